@@ -1,0 +1,15 @@
+#!/usr/bin/env python3
+"""Convert a segmentation checkpoint of InternImage (https://github.com/OpenGVLab/InternImage) to a Hugging Face model.
+
+    python conversion_scripts/convert_internimage_to_hf.py upernet_internimage_t_512_160k_ade20k.pth --output DIR
+
+The training config is taken from the checkpoint; where it has none, give ``--config FILE`` or ``--name ZOO_NAME``.
+The arguments are those of ``segzoo convert``.
+"""
+
+import sys
+
+from segzoo.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["convert", *sys.argv[1:]]))

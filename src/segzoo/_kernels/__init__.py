@@ -1,0 +1,1 @@
+"""Home of the kernel packages under ``kernels/``, which are installed here."""

@@ -1,0 +1,219 @@
+"""ResNet as segmentation uses it: deep stems, dilated stages, multi-grid, grouped convolutions, any number of channels.
+
+"Deep Residual Learning for Image Recognition" (He et al., 2016), https://arxiv.org/abs/1512.03385; the V1c and V1d stems and shortcuts
+are from "Bag of Tricks" (He et al., 2019), https://arxiv.org/abs/1812.01187; ResNeXt from https://arxiv.org/abs/1611.05431; multi-grid from
+DeepLabV3, https://arxiv.org/abs/1706.05587. The numbers are those of mmsegmentation's ``ResNet``, ``ResNetV1c``, ``ResNetV1d`` and
+``ResNeXt`` (https://github.com/open-mmlab/mmsegmentation). transformers' ResNet has neither dilation nor these stems.
+"""
+
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BackboneOutput
+from transformers.utils.generic import can_return_tuple
+
+from segzoo.auto import register_backbone
+from segzoo.base import Ints, SegZooBackboneConfig, SegZooPreTrainedModel
+from segzoo.errors import SegZooError
+from segzoo.layers import ConvNormAct
+
+# Blocks per stage, and whether they are bottlenecks.
+DEPTHS = {
+    18: ((2, 2, 2, 2), False),
+    34: ((3, 4, 6, 3), False),
+    50: ((3, 4, 6, 3), True),
+    101: ((3, 4, 23, 3), True),
+    152: ((3, 8, 36, 3), True),
+}
+
+_OUTPUT_STRIDES = {
+    32: {},
+    16: {"strides": [1, 2, 2, 1], "dilations": [1, 1, 1, 2], "contract_dilation": True},
+    8: {"strides": [1, 2, 1, 1], "dilations": [1, 1, 2, 4], "contract_dilation": True},
+}
+_STEMS = {
+    "": {"stem": "plain"},
+    "_v1c": {"stem": "deep"},
+    "_v1d": {"stem": "deep", "average_downsample": True},
+}
+
+# "resnet50", "resnet50_v1c", "resnet50_v1c_d8" ...: keyword arguments of SegZooResNetConfig.
+VARIANTS = {
+    f"resnet{depth}{stem}{'' if stride == 32 else f'_d{stride}'}": {"depth": depth} | _STEMS[stem] | _OUTPUT_STRIDES[stride]
+    for depth in DEPTHS
+    for stem in _STEMS
+    for stride in _OUTPUT_STRIDES
+}
+
+
+@strict
+class SegZooResNetConfig(SegZooBackboneConfig):
+    """Options of ``SegZooResNetBackbone``.
+
+    Args:
+        depth: 18, 34, 50, 101 or 152.
+        num_stages: 1 to 4; later stages are left out.
+        stem: "plain" (one 7x7 convolution) or "deep" (three 3x3 convolutions, V1c and V1d).
+        stem_channels: width after the stem; a deep stem has half of it in its first two convolutions.
+        base_channels: width of the first stage before expansion; it doubles with every stage.
+        groups, base_width: ResNeXt's grouped 3x3 convolutions ("32x4d" is groups=32, base_width=4).
+        strides: of the stages. Output stride 8 is [1, 2, 1, 1] with dilations [1, 1, 2, 4].
+        dilations: of the stages' 3x3 convolutions.
+        contract_dilation: give the first block of a dilated stage half of the dilation, against gridding.
+        multi_grid: dilation per block of the last stage, instead of ``dilations``.
+        average_downsample: shortcuts pool before their 1x1 convolution (V1d).
+        downsample_in_bottleneck: the stride is on a bottleneck's first 1x1 convolution ("caffe" style), not on its 3x3.
+        norm_eps: epsilon of the batch norms.
+
+    Raises:
+        SegZooError: a depth that does not exist, or lists whose lengths do not fit.
+    """
+
+    model_type = "segzoo_resnet"
+
+    depth: int = 50
+    num_stages: int = 4
+    stem: Literal["plain", "deep"] = "plain"
+    stem_channels: int = 64
+    base_channels: int = 64
+    groups: int = 1
+    base_width: int = 64
+    strides: Ints = (1, 2, 2, 2)
+    dilations: Ints = (1, 1, 1, 1)
+    contract_dilation: bool = False
+    multi_grid: Ints | None = None
+    average_downsample: bool = False
+    downsample_in_bottleneck: bool = False
+    norm_eps: float = 1e-5
+
+    @property
+    def bottleneck(self) -> bool:
+        """Whether the blocks are bottlenecks (depth 50 and more)."""
+        return DEPTHS[self.depth][1]
+
+    @property
+    def blocks(self) -> list[int]:
+        """Number of blocks of each stage."""
+        return list(DEPTHS[self.depth][0][: self.num_stages])
+
+    def check(self):
+        """Refuse a depth that does not exist, lists that do not fit the stages, and groups on basic blocks."""
+        super().check()
+        if self.depth not in DEPTHS:
+            raise SegZooError(f"ResNet has no depth {self.depth}; choose one of {', '.join(map(str, DEPTHS))}")
+        if not 1 <= self.num_stages <= 4:
+            raise SegZooError(f"ResNet: num_stages={self.num_stages} is not between 1 and 4")
+        for name in ("strides", "dilations"):
+            if len(getattr(self, name)) != self.num_stages:
+                raise SegZooError(f"ResNet: {name}={getattr(self, name)} needs one entry for each of {self.num_stages} stages")
+        if self.multi_grid is not None and len(self.multi_grid) != self.blocks[-1]:
+            raise SegZooError(
+                f"ResNet: multi_grid={self.multi_grid} needs one entry for each of the last stage's {self.blocks[-1]} blocks"
+            )
+        if self.groups != 1 and not self.bottleneck:
+            raise SegZooError(f"ResNet: groups={self.groups} needs bottleneck blocks; use depth 50, 101 or 152")
+
+    @classmethod
+    def tiny(cls):
+        return cls(depth=18, stem="deep", stem_channels=8, base_channels=8)
+
+
+class ResNetBlock(GradientCheckpointingLayer):
+    """Residual block: two 3x3 convolutions, or 1x1, 3x3, 1x1 for a bottleneck."""
+
+    def __init__(self, config: SegZooResNetConfig, in_channels: int, planes: int, stride: int, dilation: int):
+        super().__init__()
+        eps = config.norm_eps
+        if config.bottleneck:
+            out_channels = 4 * planes
+            width = planes if config.groups == 1 else planes * config.base_width // config.base_channels * config.groups
+            strides = (stride, 1) if config.downsample_in_bottleneck else (1, stride)
+            self.conv1 = ConvNormAct(in_channels, width, 1, stride=strides[0], norm_eps=eps)
+            self.conv2 = ConvNormAct(
+                width, width, 3, stride=strides[1], padding=dilation, dilation=dilation, groups=config.groups, norm_eps=eps
+            )
+            self.conv3 = ConvNormAct(width, out_channels, 1, norm_eps=eps, activation=None)
+        else:
+            out_channels = planes
+            self.conv1 = ConvNormAct(
+                in_channels, planes, 3, stride=stride, padding=dilation, dilation=dilation, norm_eps=eps
+            )
+            self.conv2 = ConvNormAct(planes, planes, 3, padding=1, norm_eps=eps, activation=None)
+            self.conv3 = nn.Identity()
+        self.pool, self.shortcut = nn.Identity(), nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            if config.average_downsample:
+                self.pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
+                stride = 1
+            self.shortcut = ConvNormAct(in_channels, out_channels, 1, stride=stride, norm_eps=eps, activation=None)
+        self.activation = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.conv3(self.conv2(self.conv1(x))) + self.shortcut(self.pool(x)))
+
+
+class SegZooResNetBackbone(BackboneMixin, SegZooPreTrainedModel):
+    """Returns the maps of the stages that ``config.out_features`` names, from fine to coarse.
+
+    ``pixel_values`` is (B, num_channels, H, W); stage s has stride 4 times the product of ``strides`` up to s.
+    """
+
+    config: SegZooResNetConfig
+    base_model_prefix = "backbone"
+    has_attentions = False
+    _no_split_modules = ["ResNetBlock"]
+
+    def __init__(self, config: SegZooResNetConfig):
+        super().__init__(config)
+        stem, eps = config.stem_channels, config.norm_eps
+        if config.stem == "deep":
+            widths = [config.num_channels, stem // 2, stem // 2, stem]
+            self.stem = nn.Sequential(
+                *(
+                    ConvNormAct(widths[i], widths[i + 1], 3, stride=2 if i == 0 else 1, padding=1, norm_eps=eps)
+                    for i in range(3)
+                )
+            )
+        else:
+            self.stem = nn.Sequential(ConvNormAct(config.num_channels, stem, 7, stride=2, padding=3, norm_eps=eps))
+        self.pool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        self.stages = nn.ModuleList()
+        self.num_features = [stem]
+        for stage in range(config.num_stages):
+            planes = config.base_channels * 2**stage
+            layers = nn.Sequential()
+            channels = self.num_features[-1]
+            for block, dilation in enumerate(self.block_dilations(stage)):
+                layers.append(ResNetBlock(config, channels, planes, config.strides[stage] if block == 0 else 1, dilation))
+                channels = 4 * planes if config.bottleneck else planes
+            self.stages.append(layers)
+            self.num_features.append(channels)
+        self.post_init()
+
+    def block_dilations(self, stage: int) -> list[int]:
+        """Dilation of each block of a stage, counted from 0."""
+        config = self.config
+        if config.multi_grid is not None and stage == config.num_stages - 1:
+            return list(config.multi_grid)
+        dilation, blocks = config.dilations[stage], config.blocks[stage]
+        first = dilation // 2 if config.contract_dilation and dilation > 1 else dilation
+        return [first] + [dilation] * (blocks - 1)
+
+    @can_return_tuple
+    @filter_output_hidden_states
+    def forward(self, pixel_values: Tensor, output_hidden_states: bool | None = None, **kwargs) -> BackboneOutput:
+        """Feature maps of an image batch (B, num_channels, H, W)."""
+        x = self.stem(pixel_values)
+        hidden_states = [x]
+        x = self.pool(x)
+        for stage in self.stages:
+            x = stage(x)
+            hidden_states.append(x)
+        maps = [h for name, h in zip(self.stage_names, hidden_states, strict=True) if name in self.out_features]
+        return BackboneOutput(feature_maps=tuple(maps), hidden_states=tuple(hidden_states))
+
+
+register_backbone(SegZooResNetConfig, SegZooResNetBackbone)

@@ -1,0 +1,151 @@
+"""What every config and every model of segzoo shares."""
+
+from dataclasses import fields
+from typing import ClassVar
+
+from huggingface_hub.dataclasses import strict
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.backbone_utils import BackboneConfigMixin
+
+from segzoo.errors import SegZooError
+
+# Lists of numbers in configs: tuples are taken too, and kept as lists, as JSON gives them back.
+Ints = list[int] | tuple[int, ...]
+Floats = list[float] | tuple[float, ...]
+
+# Keys that transformers itself passes to a config besides the config's own fields.
+_TRANSFORMERS_KEYS = frozenset(
+    {
+        "_attn_implementation_internal",
+        "_commit_hash",
+        "_experts_implementation_internal",
+        "_name_or_path",
+        "_output_attentions",
+        "attn_implementation",
+        "auto_map",
+        "experts_implementation",
+        "model_type",
+        "name_or_path",
+        "num_labels",
+        "output_attentions",
+        "per_layer_config",
+        "quantization_config",
+        "torch_dtype",
+        "use_cache",
+    }
+)
+
+
+@strict
+class SegZooBaseConfig(PreTrainedConfig):
+    """Base of all segzoo configs: typed fields, and an error for a key that is not one of them.
+
+    transformers accepts unknown keyword arguments silently, so that a misspelt option would train another model.
+
+    Raises:
+        SegZooError: a keyword argument is no field of the config; the message lists the fields.
+    """
+
+    def __post_init__(self, **kwargs):
+        unknown = sorted(key for key in kwargs if key not in _TRANSFORMERS_KEYS)
+        if unknown:
+            known = sorted({f.name for f in fields(self)} - {f.name for f in fields(PreTrainedConfig)})
+            raise SegZooError(
+                f"{type(self).__name__} has no option {', '.join(map(repr, unknown))}; its options are: {', '.join(known)}"
+            )
+        kwargs.pop("model_type", None)
+        for field in fields(self):
+            if isinstance(value := getattr(self, field.name), tuple):
+                setattr(self, field.name, list(value))
+        super().__post_init__(**kwargs)
+        self.check()
+
+    def check(self) -> None:
+        """Raise a SegZooError when options do not fit each other; subclasses add their own and call this one.
+
+        transformers' ``validate_*`` methods would do the same, but wrap the error in one that is no ValueError.
+        """
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class="AutoConfig"):
+        """Do nothing: segzoo writes its own shim, and transformers' copy of one source file would not load."""
+
+
+@strict
+class SegZooSubConfig(SegZooBaseConfig):
+    """Base of backbone, neck and head configs: class names belong to the composite config and are not repeated."""
+
+    _writes_num_labels: ClassVar[bool] = False
+
+    def to_dict(self):
+        """The config as a dict ready for JSON; a head's number of classes is written as ``num_labels``."""
+        output = super().to_dict()
+        for key in ("id2label", "label2id"):
+            output.pop(key, None)
+        if self._writes_num_labels:
+            output["num_labels"] = self.num_labels
+        return output
+
+    @classmethod
+    def tiny(cls):
+        """A config of this class small enough for tests that run over every registered model."""
+        raise SegZooError(f"{cls.__name__} has no tiny() config; add one so that the contract tests cover it")
+
+
+@strict
+class SegZooBackboneConfig(BackboneConfigMixin, SegZooSubConfig):
+    """Base of backbone configs: a stem and stages of which ``out_features`` or ``out_indices`` names the returned ones.
+
+    Args:
+        num_channels: channels of the image.
+        out_features: names among ``stage_names`` (``"stem"``, ``"stage1"``, ...); all stages but the stem by default.
+        out_indices: the same as positions in ``stage_names``.
+    """
+
+    num_channels: int = 3
+
+    def __post_init__(self, **kwargs):
+        out_features, out_indices = kwargs.pop("out_features", None), kwargs.pop("out_indices", None)
+        super().__post_init__(**kwargs)
+        if out_features is None and out_indices is None:
+            out_features = self.stage_names[1:]
+        self.set_output_features_output_indices(out_features=out_features, out_indices=out_indices)
+
+    @property
+    def stage_names(self) -> list[str]:
+        """Names of the feature maps, from the stem to the last stage."""
+        return ["stem", *(f"stage{i}" for i in range(1, self.num_stages + 1))]
+
+    @property
+    def num_stages(self) -> int:
+        """Number of stages; four unless a family says otherwise."""
+        return 4
+
+
+class SegZooPreTrainedModel(PreTrainedModel):
+    """Base of all segzoo models: weight initialisation and what the Auto classes and Trainer need to know."""
+
+    config: SegZooBaseConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    # Trainer must not think that forward consumes num_items_in_batch: it would scale the loss under accumulation.
+    accepts_loss_kwargs = False
+
+    def _init_weights(self, module):
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        else:
+            super()._init_weights(module)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class="AutoModel"):
+        """Do nothing: segzoo writes its own shim, and transformers' copy of one source file would not load."""

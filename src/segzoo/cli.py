@@ -1,0 +1,113 @@
+"""The program ``segzoo``: one subcommand per module of `segzoo.commands`.
+
+Such a module has a one-line docstring (its help line), ``add_arguments(parser)`` and ``run(args) -> int`` (the exit status). It is
+imported only when it runs; its help line is read from the source, so that ``segzoo --help`` loads no model code.
+"""
+
+import argparse
+import ast
+import difflib
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import sys
+from collections.abc import Sequence
+
+from segzoo.errors import SegZooError
+
+COMMANDS = ("convert", "list", "predict")
+"""The subcommands, in the order of the help. A new one is a new module in `segzoo.commands` and its name here."""
+
+EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 1, 2, 130, 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program.
+
+    Args:
+        argv: the arguments after the program's name; None takes them from the command line.
+
+    Returns:
+        The exit status: 0, or what the subcommand returned; 1 after an error of the user or of a file, in one line on stderr; 130 after
+        Ctrl-C; 141 when the reader of the output has gone. Wrong usage ends with 2, through argparse's `SystemExit`. An error of any
+        other kind is a fault in segzoo and keeps its traceback; ``--traceback`` or ``SEGZOO_DEBUG=1`` keep every traceback.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    with_traceback = "--traceback" in arguments or os.environ.get("SEGZOO_DEBUG", "0") not in ("", "0")
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Whatever Python still wants to flush at exit goes to the null device.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    except KeyboardInterrupt:
+        if with_traceback:
+            raise
+        print("segzoo: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except (SegZooError, OSError) as error:
+        if with_traceback:
+            raise
+        print(f"segzoo: error: {_describe(error)}", file=sys.stderr)
+        return EXIT_ERROR
+
+
+def _run(arguments: list[str]) -> int:
+    parser = _program_parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return 0
+    if options.command not in COMMANDS:
+        nearest = difflib.get_close_matches(options.command, COMMANDS, n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"choose one of {', '.join(COMMANDS)}"
+        parser.error(f"no subcommand {options.command!r}: {hint}")
+    command = importlib.import_module(f"segzoo.commands.{options.command}")
+    command_parser = argparse.ArgumentParser(prog=f"segzoo {options.command}", description=command.__doc__)
+    command.add_arguments(command_parser)
+    _add_traceback(command_parser)
+    return command.run(command_parser.parse_args(options.arguments)) or 0
+
+
+def _program_parser() -> argparse.ArgumentParser:
+    width = max(map(len, COMMANDS)) + 2
+    parser = argparse.ArgumentParser(
+        prog="segzoo",
+        usage="segzoo [-h] [--version] [--traceback] COMMAND ...",
+        description="Semantic-segmentation models as Hugging Face models.",
+        epilog="commands:\n"
+        + "\n".join(f"  {name:{width}}{help_line(name)}" for name in COMMANDS)
+        + "\n\nsegzoo COMMAND --help tells more about each.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=_versions())
+    _add_traceback(parser)
+    parser.add_argument("command", nargs="?", metavar="COMMAND", help=argparse.SUPPRESS)
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
+def _add_traceback(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+
+
+def help_line(command: str) -> str:
+    """The first line of the docstring of a subcommand's module, without importing the module."""
+    specification = importlib.util.find_spec(f"segzoo.commands.{command}")
+    source = specification.loader.get_source(specification.name)
+    return ast.get_docstring(ast.parse(source)).splitlines()[0]
+
+
+def _versions() -> str:
+    installed = (f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers"))
+    return f"segzoo {importlib.metadata.version('segzoo')} ({', '.join(installed)}, Python {platform.python_version()})"
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error).strip() or type(error).__name__

@@ -1,0 +1,1 @@
+"""Subcommands of the ``segzoo`` program, one module each."""

@@ -1,0 +1,171 @@
+"""The composite config: a backbone, an optional neck, decode heads, auxiliary heads, and how the model is used."""
+
+import copy
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from segzoo.base import Ints, SegZooBaseConfig
+from segzoo.errors import SegZooError
+from segzoo.heads import FCNHeadConfig, HeadConfig, UPerHeadConfig
+from segzoo.hub import AUTO_MAP, WritesShim
+from segzoo.necks import NeckConfig, PyramidNeckConfig
+
+
+@strict
+class SegZooConfig(WritesShim, SegZooBaseConfig):
+    """Config of ``SegZooForSemanticSegmentation``.
+
+    Args:
+        backbone_config: of any backbone that ``AutoBackbone`` builds: segzoo's, transformers', timm's; a config or its dict.
+        neck_config: of a segzoo neck, or None.
+        decode_head_configs: one or more heads in cascade: each sees the feature maps and the output of the one before; the last
+            gives ``logits``.
+        auxiliary_head_configs: heads whose loss is added while there are labels, and which do nothing else.
+        semantic_loss_ignore_index: the label of pixels that do not count.
+        window_size, window_stride: (height, width) of sliding windows and of the step between them, in pixels, when the
+            model is meant to be used so; None for whole images. ``forward`` takes them as arguments; evaluation and the
+            image processor read them from here.
+        palette: a colour (red, green, blue; 0..255) a class, or None.
+        id2label, label2id, num_labels: the classes, as in every transformers config.
+
+    Raises:
+        SegZooError: no decode head, a sub-config of the wrong kind, or windows and palette that do not fit.
+    """
+
+    model_type = "segzoo"
+    auto_map_entries = AUTO_MAP
+    sub_configs_defaults = {
+        "backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="segzoo_resnet"),
+        "neck_config": SubConfigSpec(config_class=AutoConfig, model_type="segzoo_pyramid_neck", optional=True),
+    }
+    keys_to_ignore_at_inference = ["loss", "losses", "hidden_states"]
+
+    backbone_config: dict | PreTrainedConfig | None = None
+    neck_config: dict | PreTrainedConfig | None = None
+    decode_head_configs: list | tuple | None = None
+    auxiliary_head_configs: list | tuple = ()
+    semantic_loss_ignore_index: int = 255
+    window_size: Ints | None = None
+    window_stride: Ints | None = None
+    palette: list | None = None
+
+    def __post_init__(self, **kwargs):
+        kwargs.pop("auto_map", None)  # written with every save
+        if self.decode_head_configs is None:
+            self.decode_head_configs = [UPerHeadConfig()]
+        self.decode_head_configs = [_head_config(config) for config in self.decode_head_configs]
+        self.auxiliary_head_configs = [_head_config(config) for config in self.auxiliary_head_configs]
+        if self.id2label is not None and kwargs.get("num_labels") not in (None, len(self.id2label)):
+            # from_pretrained(..., num_labels=N): names and colours of the old classes say nothing of the new ones.
+            self.id2label = self.label2id = self.palette = None
+        super().__post_init__(**kwargs)
+        if self.id2label is not None and self.label2id is None:
+            self.label2id = {name: index for index, name in self.id2label.items()}
+        self.share_num_labels()
+
+    def share_num_labels(self) -> None:
+        """Give every head the number of classes of this config; a palette for another number is dropped.
+
+        The model calls this too: ``from_pretrained(..., num_labels=...)`` changes the classes after construction.
+        """
+        if getattr(self, "_post_init_done", False) and self.palette is not None and len(self.palette) != self.num_labels:
+            self.palette = None
+        for config in (*self.decode_head_configs, *self.auxiliary_head_configs):
+            config.num_labels = self.num_labels
+
+    def check(self):
+        """Refuse a model without decode head, a neck that is none of segzoo's, windows and a palette that do not fit."""
+        super().check()
+        if not self.decode_head_configs:
+            raise SegZooError("decode_head_configs is empty; a segmentation model needs at least one decode head")
+        if self.neck_config is not None and not isinstance(self.neck_config, NeckConfig):
+            raise SegZooError(f"neck_config is a {type(self.neck_config).__name__}; give the config of a segzoo neck")
+        if (self.window_size is None) != (self.window_stride is None):
+            raise SegZooError("window_size and window_stride go together; set both or none")
+        if self.window_size is not None:
+            pairs = len(self.window_size) == len(self.window_stride) == 2
+            if not pairs or any(not 0 < s <= w for s, w in zip(self.window_stride, self.window_size, strict=True)):
+                raise SegZooError(
+                    f"window_size={self.window_size} and window_stride={self.window_stride} must be (height, width) in pixels, "
+                    "the stride positive and no longer than the window"
+                )
+        if self.palette is not None and len(self.palette) != self.num_labels:
+            raise SegZooError(f"palette has {len(self.palette)} colours for {self.num_labels} classes; give one per class")
+
+    def to_dict(self):
+        """The config as a dict ready for JSON, with the heads as dicts."""
+        output = super().to_dict()
+        for key in ("decode_head_configs", "auxiliary_head_configs"):
+            output[key] = [_nested_dict(config) for config in getattr(self, key)]
+        return output
+
+    @classmethod
+    def from_backbone(
+        cls,
+        backbone_config: PreTrainedConfig,
+        head_config: HeadConfig | None = None,
+        *,
+        auxiliary: bool = True,
+        **kwargs,
+    ) -> "SegZooConfig":
+        """A sensible model around a backbone config.
+
+        All stages of a hierarchical backbone are used. A plain ViT of transformers gives four evenly spaced layers (its
+        last one if it has fewer than four), which a ``PyramidNeck`` turns into a pyramid. Set the backbone's ``out_indices`` beforehand to choose others.
+
+        Args:
+            backbone_config: the config of any backbone; a copy is used.
+            head_config: the decode head; UPerNet's by default.
+            auxiliary: add an FCN head on the last map but one, with weight 0.4, as mmsegmentation's models have.
+            kwargs: further fields of ``SegZooConfig``, such as ``num_labels`` or ``id2label``.
+        """
+        backbone_config = copy.deepcopy(backbone_config)
+        neck_config = None
+        stages = getattr(backbone_config, "stage_names", None)
+        if is_plain_vit(backbone_config):
+            layers = len(stages) - 1
+            if len(backbone_config.out_indices) == 1 and layers >= 4:
+                backbone_config.out_indices = [layers * i // 4 for i in (1, 2, 3, 4)]
+            neck_config = PyramidNeckConfig()
+        elif stages is not None and len(backbone_config.out_indices) == 1:
+            backbone_config.out_indices = list(range(1, len(stages)))
+        head_config = UPerHeadConfig() if head_config is None else head_config
+        extra = [FCNHeadConfig(in_index=[-2], num_convs=1, concat_input=False, loss_weight=0.4)] if auxiliary else []
+        return cls(
+            backbone_config=backbone_config,
+            neck_config=neck_config,
+            decode_head_configs=[head_config],
+            auxiliary_head_configs=extra,
+            **kwargs,
+        )
+
+    @classmethod
+    def tiny(cls):
+        """A composite small enough for tests."""
+        from segzoo.backbones import SegZooResNetConfig
+
+        return cls.from_backbone(SegZooResNetConfig.tiny(), UPerHeadConfig(channels=16), num_labels=5)
+
+
+def is_plain_vit(config: PreTrainedConfig) -> bool:
+    """Whether a backbone config of transformers is a plain ViT: patches, one width, no stages of its own."""
+    values = config.to_dict()
+    plain = {"patch_size", "num_hidden_layers", "hidden_size"} <= values.keys() and "depths" not in values
+    return plain and len(config.stage_names) == config.num_hidden_layers + 1
+
+
+def _head_config(config) -> HeadConfig:
+    if isinstance(config, dict):
+        if "model_type" not in config:
+            raise SegZooError(f"a head config needs its model_type; got the keys {sorted(config)}")
+        config = AutoConfig.for_model(**config)
+    if not isinstance(config, HeadConfig):
+        raise SegZooError(f"{type(config).__name__} is no head config; give one of segzoo.heads")
+    return copy.deepcopy(config)
+
+
+def _nested_dict(config: HeadConfig) -> dict:
+    """A head's dict inside the composite's: the number of classes stands there once."""
+    return {k: v for k, v in config.to_diff_dict().items() if k not in ("num_labels", "transformers_version")}

@@ -1,0 +1,84 @@
+"""The model card of a converted checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from segzoo.conversion.report import ConversionReport
+from segzoo.conversion.translate import Translation
+from segzoo.model_card import ModelCardFacts, build_model_card, facts_of_model
+from segzoo.zoo import SYSTEMS, ZooRow
+
+
+def conversion_card(model: Any, translation: Translation, report: ConversionReport, row: ZooRow | None) -> str:
+    """The text of README.md for a converted model.
+
+    Args:
+        model: the converted model.
+        translation: of its original config.
+        report: of the conversion.
+        row: the released checkpoint that it is, for scores, licences and address; None where that is not known.
+    """
+    dataset = translation.classes.dataset
+    facts: dict[str, Any] = facts_of_model(model) | {
+        "title": row.name if row else _title(translation),
+        "dataset": dataset.title if dataset else None,
+        "dataset_url": dataset.url or None if dataset else None,
+        "source_file": Path(report.source).name,
+        "source_sha256": report.sha256,
+        "verification": _verification(report),
+        "inference": protocol(translation.processor),
+        "limitations": [f"Not carried over: {note}." for note in report.notes],
+    }
+    if row is not None:
+        system = SYSTEMS[row.system]
+        facts |= {
+            "family": system.title,
+            "backbone": row.backbone,
+            "head": row.method,
+            "dataset": facts["dataset"] or row.dataset,
+            "code_licence": system.licence_code,
+            "weights_licence": system.licence_weights,
+            "source_url": row.url,
+            "source_code_url": system.url,
+            "published_miou": None if row.miou is None else row.miou / 100,
+            "published_miou_multi_scale": None if row.miou_ms is None else row.miou_ms / 100,
+            "published_url": system.url,
+        }
+    return build_model_card(ModelCardFacts(**facts))
+
+
+def _title(translation: Translation) -> str:
+    heads = [c.original_type for c in translation.components if c.native_prefix.startswith("decode_heads.")]
+    return f"{heads[-1]} on {translation.components[0].original_type}"
+
+
+def _verification(report: ConversionReport) -> str:
+    return (
+        f"all {len(report.keys.renamed)} tensors of the model were found in the file; none was missing, left over, of "
+        "another shape, or not finite. The outputs of this file were not compared with the original code's; segzoo's "
+        "parity tests do that for its architectures, with synthesised weights."
+    )
+
+
+def protocol(processor: dict[str, Any]) -> str:
+    """The test protocol in words: sizes, multiples, windows."""
+    size = processor.get("size") or {}
+    if not processor["do_resize"]:
+        parts = ["images at their own size"]
+    elif "height" in size:
+        parts = [f"images resized to {size['height']} x {size['width']} (height x width)"]
+    else:
+        longest = size.get("longest_edge")
+        limit = f" and the long side at most {longest}" if longest else ""
+        parts = [f"images resized so that the short side is {size['shortest_edge']}{limit}, ratio kept"]
+    if processor.get("size_multiple"):
+        how = "padded" if processor["size_multiple_mode"] == "pad" else "stretched"
+        parts.append(f"{how} up to multiples of {processor['size_multiple']}")
+    if processor.get("window_size"):
+        (h, w), (dy, dx) = processor["window_size"], processor["window_stride"]
+        parts.append(f"sliding windows of {h} x {w} every {dy} x {dx} pixels, averaged")
+    else:
+        parts.append("one pass over the whole image")
+    return "; ".join(parts) + "."

@@ -1,0 +1,209 @@
+"""Original checkpoint -> Hugging Face model folder.
+
+checkpoint file -> checkpoint_reader -> state dict, config text, class names
+config text     -> config_reader     -> plain values -> translate -> SegZooConfig, processor, key tables
+state dict      -> weights           -> native state dict -> model folder, written whole or not at all
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segzoo import zoo
+from segzoo.conversion.card import conversion_card
+from segzoo.conversion.checkpoint_reader import OriginalCheckpoint, read_checkpoint
+from segzoo.conversion.config_reader import read_config_file, read_config_text
+from segzoo.conversion.errors import ConversionError
+from segzoo.conversion.report import ConversionReport
+from segzoo.conversion.translate import Translation, translate_config
+from segzoo.conversion.weights import match_weights
+from segzoo.hub import check_folder_is_free, save_model_folder
+from segzoo.image_processing_segzoo import SegZooImageProcessor
+from segzoo.modeling_segzoo import SegZooForSemanticSegmentation
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """The result of a conversion.
+
+    Args:
+        folder: the model folder that was written.
+        report: what went where.
+    """
+
+    folder: Path
+    report: ConversionReport
+
+
+def convert_checkpoint(
+    checkpoint: str | Path,
+    decoder: str | Path | None = None,
+    *,
+    output: str | Path,
+    config: str | Path | None = None,
+    name: str | None = None,
+    ema: bool = False,
+    max_shard_size: int | str = "5GB",
+) -> Conversion:
+    """Converts a checkpoint of the mmsegmentation family into a folder that the Auto classes load.
+
+    The folder holds safetensors weights with our names, ``config.json``, ``preprocessor_config.json``, a model card
+    and the shim for ``trust_remote_code``. It appears only when it is complete.
+
+    Args:
+        checkpoint: file as the original code wrote it (.pth, .pth.tar, .safetensors, a zip with one of them inside).
+        decoder: the second file of a model that was published in two.
+        output: folder to make; it may exist if it is empty.
+        config: the original training config (.py), for checkpoints that carry none, or instead of theirs.
+        name: zoo name or original file name of the released checkpoint; gives the config where there is none, and the
+            published scores for the model card.
+        ema: take the averaged weights where the file has them.
+        max_shard_size: size of one weight file at most.
+
+    Raises:
+        ConversionError: the file cannot be read safely, has no config, is no segmentation model, or its weights do not
+            fit the config (every missing, unexpected and wrong key is listed). Nothing is written then.
+        SegZooError: the output is not empty or cannot be written, or the zoo does not know ``name``.
+    """
+    check_folder_is_free(output)
+    row = None if name is None else zoo.find(name)
+    if decoder is not None:
+        which = "" if row is None else f" ({row.name} was published in one)"
+        raise ConversionError(
+            f"{decoder}: a second file, with the decoder, belongs to models that were published in two{which}; "
+            "give the checkpoint alone"
+        )
+    given = None if config is None else read_config_file(config)
+    original = read_checkpoint(checkpoint, prefer_ema=ema)
+    refuse_other_tasks(original.state_dict, checkpoint)
+    row = row or zoo.lookup(_stem(checkpoint))
+    values, config_source = _find_config(original, given, config, row if name is not None else None)
+
+    translation = translate_config(values, class_names=original.class_names, palette=original.palette)
+    notes = list(translation.notes)
+    if row is not None:
+        notes += _hash_notes(row, original, checkpoint)
+    with torch.device("meta"):
+        model = SegZooForSemanticSegmentation(translation.config)
+    _check_class_count(original.state_dict, translation, checkpoint)
+    state, match = match_weights(original.state_dict, translation.components, model.state_dict())
+    match.raise_for_problems(str(checkpoint))
+    original.state_dict.clear()  # what was copied need not be held twice
+    model.load_state_dict(state, assign=True)
+    model.eval()
+    if match.converted_dtypes:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in match.converted_dtypes.items())
+        notes.append(f"weights: {kinds} tensors are stored as float32, as the original code loads them")
+
+    native = translation.config
+    parts = [native.backbone_config, native.neck_config, *native.decode_head_configs, *native.auxiliary_head_configs]
+    types = [part.model_type for part in parts if part is not None]
+    report = ConversionReport(
+        source=str(checkpoint),
+        sha256=original.sha256,
+        config_source=config_source,
+        zoo_name=None if row is None else row.name,
+        components=[(c.original_type, kind) for c, kind in zip(translation.components, types, strict=True)],
+        parameters=sum(p.numel() for p in model.parameters()),
+        labels_source=translation.classes.source,
+        notes=notes,
+        keys=match,
+    )
+    processor = SegZooImageProcessor(**translation.processor)
+    card = conversion_card(model, translation, report, row)
+    folder = save_model_folder(model, processor, output, card=card, max_shard_size=max_shard_size)
+    return Conversion(folder, report)
+
+
+def refuse_other_tasks(state: Mapping[str, Tensor], checkpoint: str | Path) -> None:
+    """Raises where the keys are those of another kind of model.
+
+    Raises:
+        ConversionError: a detector, a classifier or backbone, or a model that has been converted already.
+    """
+    first = {key.partition(".")[0] for key in state}
+    if not first:
+        raise ConversionError(f"{checkpoint}: the checkpoint holds no weights")
+    if "decode_head" in first:
+        return
+    if first & {"rpn_head", "roi_head", "bbox_head", "mask_head", "panoptic_head"}:
+        raise ConversionError(
+            f"{checkpoint}: this is a detection checkpoint (it has {_some(first)}); "
+            "only semantic-segmentation models can be converted"
+        )
+    if "decode_heads" in first:
+        raise ConversionError(f"{checkpoint}: this is a segzoo model already; load it with from_pretrained")
+    if first & {"head", "fc", "classifier", "cls_head", "backbone", "layer1", "levels", "stages", "blocks", "conv1"}:
+        raise ConversionError(
+            f"{checkpoint}: this is a classification checkpoint or a backbone alone (it has {_some(first)}, and no "
+            "decode_head); only whole semantic-segmentation models can be converted"
+        )
+    raise ConversionError(
+        f"{checkpoint}: no weights of a segmentation model (it has {_some(first)}, and no decode_head); "
+        "give a checkpoint of the mmsegmentation family"
+    )
+
+
+def _some(names: set[str]) -> str:
+    return ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _stem(path: str | Path) -> str:
+    name = Path(path).name
+    for ending in (".tar", ".pth", ".pt", ".zip", ".safetensors"):
+        name = name.removesuffix(ending)
+    return name
+
+
+def _find_config(
+    original: OriginalCheckpoint, given: Mapping[str, Any] | None, file: str | Path | None, row: zoo.ZooRow | None
+) -> tuple[Mapping[str, Any], str]:
+    """The original config and where it came from: the file, else the checkpoint, else the zoo."""
+    if given is not None:
+        return given, f"the file {file}"
+    if original.config_text:
+        text = read_config_text(original.config_text, filename=f"{original.source} (config in the checkpoint)")
+        return text, "the checkpoint"
+    if row is not None:
+        config = zoo.original_config(row.name)
+        if config is not None:
+            return config, f"the zoo ({row.name})"
+    known = zoo.lookup(_stem(original.source))
+    hint = (
+        f"its file name is that of {known.name}: try --name {known.name}"
+        if known
+        else ("give the training config with --config FILE, or the zoo name with --name")
+    )
+    raise ConversionError(f"{original.source}: the checkpoint carries no config; {hint}")
+
+
+def _check_class_count(state: Mapping[str, Tensor], translation: Translation, checkpoint: str | Path) -> None:
+    wanted = translation.config.num_labels
+    for component in translation.components:
+        key = component.table.to_original("classifier.weight")
+        weight = None if key is None else state.get(component.original_prefix + key)
+        if weight is not None and weight.ndim and weight.shape[0] != wanted:
+            layer = component.original_prefix + key.removesuffix(".weight")
+            raise ConversionError(
+                f"{checkpoint}: class counts disagree: the config has {wanted} classes, the weights of {layer} "
+                f"{weight.shape[0]}; give the config that they were trained with"
+            )
+
+
+def _hash_notes(row: zoo.ZooRow, original: OriginalCheckpoint, checkpoint: str | Path) -> list[str]:
+    """OpenMMLab's file names end in the first digits of the file's SHA-256: a warning where they do not agree."""
+    stem = _stem(checkpoint)
+    match = re.search(r"-([0-9a-f]{8})$", stem)
+    if match is None or stem not in row.aliases or original.sha256.startswith(match[1]):
+        return []
+    return [
+        f"file: its name says that its SHA-256 begins with {match[1]}, but it is {original.sha256}; "
+        "unless you changed the file, download it again"
+    ]

@@ -1,0 +1,50 @@
+"""Errors of the conversion: each is one line that names the thing, the cause and the fix."""
+
+from pathlib import Path
+
+from segzoo.errors import SegZooError
+
+
+class ConversionError(SegZooError):
+    """An original checkpoint or config that cannot be converted."""
+
+
+class CheckpointError(ConversionError):
+    """A checkpoint file that cannot be read.
+
+    Args:
+        path: the file that the user named.
+        cause: what is wrong with it.
+        fix: what to do about it; may be left out where the cause says it.
+
+    Attributes:
+        path, cause, fix: the arguments. ``str(error)`` is ``path: cause; fix``.
+    """
+
+    def __init__(self, path: str | Path, cause: str, fix: str | None = None):
+        self.path = Path(path)
+        self.cause = cause
+        self.fix = fix
+        super().__init__(f"{path}: {cause}" + (f"; {fix}" if fix else ""))
+
+
+class ConfigReadError(ConversionError):
+    """A config text that cannot be read as literals.
+
+    Args:
+        filename: the file, or a name for a text that comes from none.
+        line: line of the text, counted from 1; None where the whole file is meant.
+        cause: what is wrong with it.
+        fix: what to do about it; may be left out where the cause says it.
+
+    Attributes:
+        filename, line, cause, fix: the arguments. ``str(error)`` is ``filename, line N: cause; fix``.
+    """
+
+    def __init__(self, filename: str | Path, line: int | None, cause: str, fix: str | None = None):
+        self.filename = str(filename)
+        self.line = line
+        self.cause = cause
+        self.fix = fix
+        where = f"{filename}, line {line}" if line is not None else f"{filename}"
+        super().__init__(f"{where}: {cause}" + (f"; {fix}" if fix else ""))

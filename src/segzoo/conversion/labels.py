@@ -1,0 +1,115 @@
+"""Which class each output channel stands for: names and colours, from the checkpoint, its config, or the data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from segzoo.conversion.errors import ConversionError
+from segzoo.conversion.processor import dataset_config, reduces_labels
+from segzoo.data.facts import DatasetFacts, facts_for_original_type
+
+
+@dataclass(frozen=True)
+class ClassFacts:
+    """Names and colours of the classes.
+
+    Args:
+        names: one per class, or None where nobody knows them.
+        palette: one [red, green, blue] (0..255) per class, or None.
+        source: where the names come from, in words.
+        dataset: the data set of the checkpoint, or None where it is not a known one.
+        original_type: name of the original data set class, or None.
+        reduce_labels: whether label 0 is "nothing" and the classes begin at 1 in the label files.
+        ignore_index: label id that training ignores, by the data set.
+    """
+
+    names: list[str] | None
+    palette: list[list[int]] | None
+    source: str
+    dataset: DatasetFacts | None
+    original_type: str | None
+    reduce_labels: bool
+    ignore_index: int = 255
+
+
+def find_classes(
+    config: Mapping[str, Any],
+    num_labels: int,
+    *,
+    class_names: Sequence[str] | None = None,
+    palette: Sequence[Sequence[int]] | None = None,
+) -> ClassFacts:
+    """Names and colours of a model's classes.
+
+    The checkpoint's own are asked first, then the config's data set options, then the facts about its data set.
+
+    Args:
+        config: the original config.
+        num_labels: number of classes of the model.
+        class_names, palette: what the checkpoint carries, or None.
+
+    Raises:
+        ConversionError: the checkpoint or the config names another number of classes than the model has.
+    """
+    dataset, where = dataset_config(config)
+    original_type = dataset.get("type") or config.get("dataset_type")
+    if isinstance(original_type, str):
+        original_type = original_type.rpartition(".")[2]
+    else:
+        original_type = None
+    reduce_labels = reduces_labels(config)
+    facts = None
+    if original_type:
+        facts = facts_for_original_type(original_type, reduce_labels=reduce_labels, num_labels=num_labels)
+    if reduce_labels is None:
+        reduce_labels = bool(facts and facts.reduce_labels)
+
+    metainfo = dataset.get("metainfo") or config.get("metainfo") or {}
+    candidates = [
+        (class_names, palette, "the checkpoint"),
+        (dataset.get("classes"), dataset.get("palette"), f"{where} of the config"),
+        (metainfo.get("classes"), metainfo.get("palette"), f"the metainfo of {where or 'the config'}"),
+    ]
+    if facts is not None:
+        candidates.append((facts.classes, facts.palette, f"the data set {facts.title}"))
+    names, colors, source = next((c for c in candidates if _are_names(c[0])), (None, None, ""))
+    if names is not None and len(names) != num_labels:
+        raise ConversionError(
+            f"class counts disagree: {source} names {len(names)} classes, the model of the config has {num_labels}; "
+            "the config does not belong to this checkpoint, or its num_classes is wrong"
+        )
+    if facts is not None and names is not None and _plain(names) != _plain(facts.classes):
+        facts = None  # the data set class was used with classes of the user's own
+    if colors is not None and len(colors) != num_labels:
+        colors = None
+    if colors is None and facts is not None:
+        colors = facts.palette
+    return ClassFacts(
+        names=None if names is None else unique_names(names),
+        palette=None if colors is None else [[int(value) for value in color] for color in colors],
+        source=source,
+        dataset=facts,
+        original_type=original_type,
+        reduce_labels=reduce_labels,
+        ignore_index=255 if facts is None else facts.ignore_index,
+    )
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) > 0 and all(isinstance(name, str) for name in value)
+
+
+def _plain(names: Sequence[str]) -> list[str]:
+    return ["".join(c for c in name.lower() if c.isalnum()) for name in names]
+
+
+def unique_names(names: Sequence[str]) -> list[str]:
+    """The names, with a number behind those that came before: ``label2id`` needs each name once."""
+    seen: dict[str, int] = {}
+    unique = []
+    for name in names:
+        count = seen[name] = seen.get(name, 0) + 1
+        unique.append(name if count == 1 else f"{name} ({count})")
+    return unique

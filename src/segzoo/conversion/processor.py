@@ -1,0 +1,284 @@
+"""Original test pipelines -> settings of SegZooImageProcessor.
+
+Three generations are read: mmsegmentation 0.x (``MultiScaleFlipAug`` around ``Resize``, ``Normalize``, ``Pad``), its
+research forks (``ResizeToMultiple``, ``SETR_Resize``), and 1.x (flat pipelines, normalised by ``data_preprocessor``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from segzoo.conversion.keys import Context, Options, type_name
+
+# steps that load, pack or name things, and do not change the pixels of one plain pass
+_NEUTRAL = (
+    "LoadAnnotations", "ImageToTensor", "DefaultFormatBundle", "Collect", "PackSegInputs", "RandomFlip", "ToTensor",
+    "DefaultFormatBundleSemantic", "ToMask",
+)  # fmt: skip
+_RESAMPLE = {"bilinear": 2, "bicubic": 3}  # numbers of PIL.Image.Resampling
+
+
+def _dig(config: Any, *path: str) -> Any:
+    """``config[path[0]][path[1]]...``, or None where a step is missing."""
+    for name in path:
+        config = config.get(name) if isinstance(config, Mapping) else None
+    return config
+
+
+def dataset_config(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """The config of the data set that the checkpoint is tested on, and its place; ({}, "") where there is none.
+
+    Wrappers (``RepeatDataset``, ``ConcatDataset``, lists) are followed to the first data set inside.
+    """
+    places = [("data", split) for split in ("test", "val", "train")]
+    places += [(f"{split}_dataloader", "dataset") for split in ("test", "val", "train")]
+    for path in places:
+        found, where = _dig(config, *path), ".".join(path)
+        while isinstance(found, (Mapping, list, tuple)):
+            if isinstance(found, (list, tuple)):
+                found, where = (found[0] if found else None), f"{where}[0]"
+            elif "dataset" in found:
+                found, where = found["dataset"], f"{where}.dataset"
+            elif "datasets" in found:
+                found, where = found["datasets"], f"{where}.datasets"
+            elif "type" in found:
+                return found, where
+            else:
+                break
+    return {}, ""
+
+
+def find_test_pipeline(config: Mapping[str, Any]) -> tuple[list[Any] | None, str]:
+    """The steps of the test pipeline and their place in the config; (None, "") where there is none."""
+    dataset, where = dataset_config(config)
+    if not where.startswith(("data.train", "train_dataloader")) and isinstance(dataset.get("pipeline"), (list, tuple)):
+        return list(dataset["pipeline"]), f"{where}.pipeline"
+    if isinstance(config.get("test_pipeline"), (list, tuple)):
+        return list(config["test_pipeline"]), "test_pipeline"
+    return None, ""
+
+
+def reduces_labels(config: Mapping[str, Any]) -> bool | None:
+    """Whether label 0 is "nothing" and classes begin at 1 in the label files; None where the config does not say."""
+    dataset = dataset_config(config)[0]
+    said = [config.get("reduce_zero_label"), dataset.get("reduce_zero_label")]
+    pipelines = [dataset.get("pipeline"), config.get("train_pipeline"), config.get("test_pipeline")]
+    steps = [step for steps in pipelines for step in steps or () if isinstance(step, Mapping)]
+    said += [step.get("reduce_zero_label") for step in steps]
+    said = [bool(value) for value in said if value is not None]
+    if said:
+        return any(said)
+    # before 1.x the step that loads labels leaves them as they are, unless told; 1.x asks the data set
+    old = "train_dataloader" not in config and "test_dataloader" not in config
+    return False if old and any(step.get("type") == "LoadAnnotations" for step in steps) else None
+
+
+def translate_processor(config: Mapping[str, Any], context: Context, num_channels: int = 3) -> dict[str, Any]:
+    """Keyword arguments of SegZooImageProcessor that prepare images as the original does in testing.
+
+    Args:
+        config: the whole original config.
+        context: takes notes about what was not carried over (test-time augmentation).
+        num_channels: channels that the model reads.
+
+    Raises:
+        ConversionError: the pipeline has a step, or a step has an option, that is not known; it is named.
+    """
+    steps, where = find_test_pipeline(config)
+    fields: dict[str, Any] = {
+        "do_resize": False,
+        "antialias": False,
+        "rounding": "nearest",
+        "resize_logits_to_input": True,
+        "num_channels": num_channels,
+    }
+    preprocessor = _dig(config, "model", "data_preprocessor") or config.get("data_preprocessor")
+    if steps is None:
+        context.note("config", "it has no test pipeline; images are normalised, and not resized")
+        fields.update(_normalisation(config.get("img_norm_cfg"), "img_norm_cfg"))
+    else:
+        fields.update(_steps(steps, where, None, context))
+    if isinstance(preprocessor, Mapping):
+        fields.update(_preprocessor(preprocessor, context))
+    fields.setdefault("do_normalize", False)
+    fields.setdefault("do_rescale", fields["do_normalize"])
+    # mmcv reads images as BGR and leaves them so where no normalisation turns them
+    fields.setdefault("channel_order", "bgr")
+    if num_channels != 3:  # no pictures but arrays, which come in the model's own order
+        fields["channel_order"] = "rgb"
+    if (raw := fields.pop("raw_pad_value", None)) is not None:  # padded before the normalisation
+        fields["pad_value"] = raw
+        if fields["do_normalize"]:
+            pairs = zip(fields["image_mean"], fields["image_std"], strict=True)
+            fields["pad_value"] = [(raw / 255 - mean) / std for mean, std in pairs]
+    return fields
+
+
+def _steps(steps: Sequence[Any], where: str, scale: Any, context: Context) -> dict[str, Any]:
+    """The settings for a list of steps; ``scale`` is what an enclosing MultiScaleFlipAug hands to Resize."""
+    fields: dict[str, Any] = {}
+    for number, step in enumerate(steps):
+        place = f"{where}[{number}]"
+        kind, options = type_name(step, place), Options(step, place)
+        if kind in _NEUTRAL:
+            continue
+        if kind == "LoadImageFromFile":
+            options.ignore("to_float32", "backend_args", "file_client_args", "imdecode_backend", "ignore_empty")
+            options.expect("color_type", "color", "unchanged", "grayscale")
+            options.finish()
+        elif kind == "MultiScaleFlipAug":
+            inner = options.take("transforms")
+            fields.update(_steps(inner, f"{place}.transforms", _test_scale(options, context), context))
+        elif kind == "Resize":
+            fields.update(_resize(options, scale))
+        elif kind == "SETR_Resize":  # the short side is at least a crop's
+            crop = options.take("crop_size")
+            by_crop = options.take("setr_multi_scale", False)
+            fields.update(_resize(options, scale, min_size=min(crop) if by_crop else None))
+        elif kind in ("ResizeShortestEdge", "SegResizeShortestEdge"):
+            fields.update(_resize_shortest_edge(options))
+        elif kind == "ResizeToMultiple":
+            options.expect("interpolation", None, "bilinear")
+            fields.update(_multiple(options.take("size_divisor", 32), "stretch", options))
+            options.finish()
+        elif kind == "Normalize":
+            fields.update(_normalisation(step, place))
+        elif kind == "Pad":
+            fields.update(_pad(options, normalised="do_normalize" in fields))
+        else:
+            raise options.error(
+                f"the step {kind!r} of the test pipeline is not supported; "
+                "write the pipeline without it into a file and give that as --config"
+            )
+    return fields
+
+
+def _test_scale(options: Options, context: Context) -> Sequence[int] | None:
+    """The one image scale of a MultiScaleFlipAug; the augmentation itself is left to the evaluation."""
+    scale, ratios = options.take("img_scale", None), options.take("img_ratios", None)
+    flip = options.take("flip", False)
+    options.ignore("flip_direction")
+    options.finish()
+    if isinstance(ratios, (int, float)):
+        ratios = [ratios]
+    scales = scale if scale and isinstance(scale[0], (list, tuple)) else [scale]
+    if flip or len(scales) > 1 or len(ratios or [1]) > 1:
+        context.note(options.where, "test-time augmentation (scales, flips) is not part of the processor")
+    scale, ratio = scales[0], 1.0
+    if ratios and 1.0 not in ratios:
+        ratio = ratios[0]
+    if scale is None:
+        if ratio != 1.0:
+            raise options.error(f"img_ratios={ratios!r} without img_scale is not supported")
+        return None
+    return [int(side * ratio) for side in scale]
+
+
+def _resize(options: Options, scale: Sequence[int] | None, min_size: int | None = None) -> dict[str, Any]:
+    old = "scale" not in options  # 1.x names it scale, and does not keep the ratio unless told so
+    own = options.take("img_scale", None) if old else options.take("scale")
+    if own is not None and isinstance(own[0], (list, tuple)):
+        own = own[0] if len(own) == 1 else None
+    scale = own if own is not None else scale
+    keep_ratio = options.take("keep_ratio", old)
+    resample = _RESAMPLE[options.expect("interpolation", "bilinear", "bicubic")]
+    options.ignore("multiscale_mode", "clip_object_border", "backend", "bbox_clip_border")
+    options.expect("ratio_range", None)
+    options.expect("scale_factor", None, 1.0, 1)
+    min_size = options.take("min_size", min_size)
+    options.finish()
+    if scale is None:  # relative to the image's own size, by the factor 1
+        return {"do_resize": False}
+    if not keep_ratio:
+        size = {"height": int(scale[1]), "width": int(scale[0])}
+    elif min_size is not None:  # the short side alone decides
+        size = {"shortest_edge": max(int(min_size), int(min(scale)))}
+    else:
+        size = {"shortest_edge": int(min(scale)), "longest_edge": int(max(scale))}
+    return {"do_resize": True, "size": size, "resample": resample}
+
+
+def _resize_shortest_edge(options: Options) -> dict[str, Any]:
+    scale, longest = options.take("scale"), options.take("max_size", None)
+    if isinstance(scale, (list, tuple)):
+        if len(scale) != 1:
+            raise options.error(f"several scales {scale!r} are not supported in testing")
+        scale = scale[0]
+    options.expect("interpolation", "bilinear")
+    options.finish()
+    size = {"shortest_edge": int(scale)} | ({} if longest is None else {"longest_edge": int(longest)})
+    return {"do_resize": True, "size": size, "resample": _RESAMPLE["bilinear"]}
+
+
+def _pad(options: Options, normalised: bool) -> dict[str, Any]:
+    """Padding at the right and the bottom; ``normalised`` is whether the pixels are so when it happens."""
+    size, divisor = options.take("size", None), options.take("size_divisor", None)
+    options.expect("pad_to_square", False)
+    options.expect("padding_mode", "constant")
+    options.ignore("seg_pad_val")
+    value = options.take("pad_val", 0)
+    if isinstance(value, Mapping):
+        value = value.get("img", 0)
+    if not isinstance(value, (int, float)):
+        raise options.error(f"pad_val={value!r} is not supported (only a number)")
+    options.finish()
+    fields: dict[str, Any] = {"pad_value" if normalised else "raw_pad_value": value}
+    if divisor is not None:
+        fields.update(_multiple(divisor, "pad", options))
+    if size is not None:
+        fields["pad_size"] = {"height": int(size[0]), "width": int(size[1])}
+    return fields
+
+
+def _multiple(divisor: Any, mode: str, options: Options) -> dict[str, Any]:
+    if isinstance(divisor, (list, tuple)):
+        if len(set(divisor)) != 1:
+            raise options.error(f"size_divisor={divisor!r} with different sides is not supported")
+        divisor = divisor[0]
+    return {"size_multiple": int(divisor), "size_multiple_mode": mode}
+
+
+def _normalisation(original: Mapping[str, Any] | None, where: str) -> dict[str, Any]:
+    """Mean and deviation in units of 0..255 -> in units of 0..1, after a rescale by 1/255."""
+    if original is None:
+        return {}
+    options = Options(original, where)
+    fields = _moments(options.take("mean"), options.take("std"))
+    fields["channel_order"] = "rgb" if options.take("to_rgb", True) else "bgr"
+    options.finish()
+    return fields
+
+
+def _moments(mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
+    return {
+        "do_rescale": True,
+        "do_normalize": True,
+        "image_mean": [round(value / 255, 12) for value in mean],
+        "image_std": [round(value / 255, 12) for value in std],
+    }
+
+
+def _preprocessor(original: Mapping[str, Any], context: Context) -> dict[str, Any]:
+    """1.x: SegDataPreProcessor turns the channels, normalises, and pads in testing where its test_cfg says so."""
+    where = "model.data_preprocessor"
+    options = Options(original, where)
+    if (kind := type_name(original, where)) != "SegDataPreProcessor":
+        raise options.error(f"the type {kind!r} is not supported (only SegDataPreProcessor)")
+    options.ignore("size", "size_divisor", "seg_pad_val", "batch_augments", "non_blocking")
+    pad_value = options.take("pad_val", 0)
+    fields: dict[str, Any] = {}
+    mean, std = options.take("mean", None), options.take("std", None)
+    if mean is not None and std is not None:
+        fields.update(_moments(mean, std))
+    to_rgb = options.take("bgr_to_rgb", False)
+    fields["channel_order"] = "rgb" if to_rgb or options.take("rgb_to_bgr", False) else "bgr"
+    test = Options(options.take("test_cfg", None) or {}, f"{where}.test_cfg")
+    options.ignore("rgb_to_bgr")
+    options.finish()
+    if (divisor := test.take("size_divisor", None)) is not None:
+        fields |= _multiple(divisor, "pad", test) | {"pad_value": pad_value}
+    if (size := test.take("size", None)) is not None:
+        fields |= {"pad_size": {"height": int(size[0]), "width": int(size[1])}, "pad_value": pad_value}
+    test.finish()
+    return fields

@@ -1,0 +1,146 @@
+"""What went where in a conversion, and the one error that lists everything that did not fit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from segzoo.conversion.errors import ConversionError
+
+
+@dataclass
+class KeyMatch:
+    """The result of renaming a state dict.
+
+    Args:
+        renamed: original key -> native key, of everything that was taken.
+        left_out: original keys that a rule drops on purpose.
+        unexpected: original keys that no rule knows, or whose target the model does not have.
+        missing: native key -> the original key that was not there.
+        doubled: original keys whose native key another one has filled already.
+        wrong_shapes: (original key, shape in the checkpoint, shape in the model).
+        not_finite: original keys of tensors with NaN or infinite values.
+        converted_dtypes: number of tensors, by their original dtype, that became float32.
+    """
+
+    renamed: dict[str, str] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+    doubled: list[str] = field(default_factory=list)
+    wrong_shapes: list[tuple[str, list[int], list[int]]] = field(default_factory=list)
+    not_finite: list[str] = field(default_factory=list)
+    converted_dtypes: dict[str, int] = field(default_factory=dict)
+
+    def raise_for_problems(self, source: str) -> None:
+        """Raises one error with everything that did not fit.
+
+        Args:
+            source: the checkpoint file, for the message.
+
+        Raises:
+            ConversionError: a key is missing, unexpected or doubled, a shape is wrong, or a value is not finite.
+        """
+        shapes = [
+            f"{key}: {_shape(found)} in the checkpoint, {_shape(wanted)} by the config"
+            for key, found, wanted in self.wrong_shapes
+        ]
+        groups = {
+            "missing": list(self.missing.values()),
+            "unexpected": self.unexpected,
+            "given twice": self.doubled,
+            "wrong shape": shapes,
+            "NaN or infinite": self.not_finite,
+        }
+        found = {name: entries for name, entries in groups.items() if entries}
+        if not found:
+            return
+        counts = ", ".join(f"{len(entries)} {name}" for name, entries in found.items())
+        if set(found) == {"NaN or infinite"}:
+            first = (
+                f"{source}: the checkpoint holds NaN or infinite values; take one from before the training diverged"
+            )
+        else:
+            first = (
+                f"{source}: the weights do not fit the config ({counts}); give the config that they were trained with"
+            )
+        lines = [f"  {name}: {entry}" for name, entries in found.items() for entry in entries]
+        raise ConversionError("\n".join([first, *lines]))
+
+
+def _shape(shape: list[int]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+@dataclass
+class ConversionReport:
+    """Everything that is known about one conversion, ready for JSON.
+
+    Args:
+        source: the checkpoint file.
+        sha256: of that file.
+        config_source: where the original config came from, in words.
+        zoo_name: the released checkpoint that this is, or None.
+        components: original class name and our model type of each component, in the order of the model.
+        parameters: number of weights (buffers not counted).
+        labels_source: where the class names come from, in words.
+        notes: what was not carried over.
+        keys: the renaming.
+    """
+
+    source: str
+    sha256: str
+    config_source: str
+    zoo_name: str | None
+    components: list[tuple[str, str]]
+    parameters: int
+    labels_source: str
+    notes: list[str]
+    keys: KeyMatch
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain values."""
+        return asdict(self)
+
+    def to_markdown(self) -> str:
+        """The report as a page with tables."""
+        rows = [
+            ("checkpoint", self.source),
+            ("SHA-256", self.sha256),
+            ("config", self.config_source),
+            ("zoo name", self.zoo_name or "none"),
+            ("weights", f"{self.parameters:,}"),
+            ("class names", self.labels_source or "not known"),
+        ]
+        text = ["# Conversion report", "", "| | |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows), ""]
+        text += [
+            "## Components",
+            "",
+            "| original | segzoo |",
+            "|---|---|",
+            *(f"| {a} | {b} |" for a, b in self.components),
+            "",
+        ]
+        if self.notes:
+            text += ["## Not carried over", "", *(f"- {note}" for note in self.notes), ""]
+        if self.keys.left_out:
+            text += ["## Left out", "", *(f"- `{key}`" for key in self.keys.left_out), ""]
+        text += ["## Keys", "", "| original | segzoo |", "|---|---|"]
+        text += [f"| `{a}` | `{b}` |" for a, b in self.keys.renamed.items()]
+        return "\n".join(text) + "\n"
+
+    def write(self, path: str | Path) -> Path:
+        """Writes the report: markdown where the name ends in ``.md``, JSON otherwise.
+
+        Raises:
+            ConversionError: the file cannot be written.
+        """
+        path = Path(path)
+        text = self.to_markdown() if path.suffix.lower() == ".md" else json.dumps(self.to_dict(), indent=1) + "\n"
+        try:
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ConversionError(f"{path}: the report cannot be written ({error.strerror})") from error
+        return path

@@ -1,0 +1,143 @@
+"""What several rule modules share: the keys of mmcv's ConvModule, and the options that all decode heads have."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from segzoo.conversion.keys import Context, KeyRule, Options, type_name
+
+# Losses on the pixels of one logits map that the heads compute exactly as the original does.
+_CROSS_ENTROPY = "CrossEntropyLoss"
+
+
+def conv_module(original: str, native: str | None = None) -> tuple[KeyRule, ...]:
+    """Rules for a ConvModule with batch norm (``conv``, ``bn``) that is our ConvNormAct (``conv``, ``norm``).
+
+    Args:
+        original: name of the module in the original; each ``{}`` stands for an index.
+        native: its name here, if it is another one.
+    """
+    native = original if native is None else native
+    return (
+        KeyRule(f"{original}.conv.{{}}", f"{native}.conv.{{}}"),
+        KeyRule(f"{original}.bn.{{}}", f"{native}.norm.{{}}"),
+    )
+
+
+CLASSIFIER = (KeyRule("conv_seg.{}", "classifier.{}"),)
+
+
+def plain_convolutions(options: Options) -> None:
+    """Accounts for ``conv_cfg``, which must ask for ordinary convolutions."""
+    conv_cfg = options.take("conv_cfg", None)
+    if conv_cfg is not None and type_name(conv_cfg, f"{options.where}.conv_cfg") not in ("Conv", "Conv2d"):
+        raise options.error(f"convolutions {conv_cfg!r} are not supported (only ordinary ones)")
+
+
+def head_options(options: Options, context: Context, *, several_maps: bool = False) -> dict[str, Any]:
+    """Takes the options that every mmsegmentation decode head has, and returns the fields of our HeadConfig.
+
+    Args:
+        options: the head's options.
+        context: where the head stands, and where notes go.
+        several_maps: the head always reads several maps (UPerHead); otherwise one, unless ``input_transform`` says so.
+
+    Raises:
+        ConversionError: an option has a value that would change the numbers and is not supported.
+    """
+    num_classes = options.take("num_classes")
+    out_channels = options.take("out_channels", None)
+    options.ignore("threshold", "init_cfg", "_scope_")
+    if num_classes == 1 or out_channels == 1:
+        raise options.error(
+            "one output channel for two classes (a sigmoid and a threshold) is not supported; "
+            "models need one channel per class"
+        )
+    if out_channels not in (None, num_classes):
+        raise options.error(f"out_channels={out_channels} and num_classes={num_classes} disagree")
+    plain_convolutions(options)
+    eps = options.norm_eps("norm_cfg", None)
+    if eps is None:
+        raise options.error("heads without normalisation (norm_cfg=None) are not supported")
+    options.expect_relu("act_cfg")
+
+    transform = options.take("input_transform", "multiple_select" if several_maps else None)
+    if several_maps and transform != "multiple_select":
+        raise options.error(f"input_transform={transform!r} does not fit this head, which reads several maps")
+    if not several_maps and transform not in (None, "resize_concat"):
+        raise options.error(f"input_transform={transform!r} does not fit this head (only None or 'resize_concat')")
+    in_channels, in_index = options.take("in_channels"), options.take("in_index", -1)
+    if transform is None:
+        if not isinstance(in_channels, int) or not isinstance(in_index, int):
+            raise options.error(f"in_channels={in_channels!r} and in_index={in_index!r} must be integers here")
+        in_channels, in_index = [in_channels], [in_index]
+    elif not isinstance(in_channels, (list, tuple)) or not isinstance(in_index, (list, tuple)):
+        raise options.error(f"in_channels={in_channels!r} and in_index={in_index!r} must be lists here")
+    if len(in_channels) != len(in_index):
+        raise options.error(f"in_channels={in_channels!r} and in_index={in_index!r} differ in length")
+
+    fields = {
+        "num_labels": num_classes,
+        "in_channels": list(in_channels),
+        "in_index": list(in_index),
+        "channels": options.take("channels"),
+        "dropout": max(float(options.take("dropout_ratio", 0.1)), 0.0),
+        "align_corners": bool(options.take("align_corners", False)),
+        "norm_eps": eps,
+    }
+    context.ignore_index.add(options.take("ignore_index", 255))
+    if options.take("sampler", None) is not None:
+        context.note(
+            options.where, "its pixel sampler (hard-example mining) is not carried over; training uses all pixels"
+        )
+    fields.update(loss_fields(options.take("loss_decode", {"type": _CROSS_ENTROPY}), options.where, context))
+    return fields
+
+
+def loss_fields(original: Any, where: str, context: Context) -> dict[str, Any]:
+    """The loss settings of our HeadConfig for an original ``loss_decode``.
+
+    A loss acts in training alone: the logits of a converted model do not depend on it. So a loss that is not available
+    here becomes plain cross-entropy, and a note says so; it is not a reason to refuse the checkpoint.
+    """
+    losses = original if isinstance(original, (list, tuple)) else [original]
+    names = [type_name(loss, f"{where}.loss_decode") for loss in losses]
+    exact = (
+        len(losses) == 1
+        and names == [_CROSS_ENTROPY]
+        and not losses[0].get("use_sigmoid")
+        and not losses[0].get("use_mask")
+    )
+    if not exact:
+        detail = ", ".join(
+            n + (" with sigmoid" if loss.get("use_sigmoid") else "") for n, loss in zip(names, losses, strict=True)
+        )
+        context.note(where, f"it was trained with {detail}; the converted model trains with plain cross-entropy")
+        return {"loss_weight": _number(losses[0], "loss_weight")}
+    return cross_entropy_fields(losses[0], where, context)
+
+
+def cross_entropy_fields(original: Mapping[str, Any], where: str, context: Context) -> dict[str, Any]:
+    """The settings of one ordinary cross-entropy loss.
+
+    Raises:
+        ConversionError: it has an option that is not known.
+    """
+    options = Options(original, f"{where}.loss_decode")
+    options.ignore("use_sigmoid", "use_mask", "loss_name")
+    options.expect("reduction", "mean")
+    weights = options.take("class_weight", None)
+    if isinstance(weights, str):
+        context.note(where, f"its class weights lie in a file ({weights}) and are not carried over")
+        weights = None
+    fields = {
+        "loss_weight": float(options.take("loss_weight", 1.0)),
+        "loss_average": "valid" if options.take("avg_non_ignore", False) else "all",
+        "class_weights": None if weights is None else [float(w) for w in weights],
+    }
+    options.finish()
+    return fields
+
+
+def _number(original: Mapping[str, Any], name: str) -> float:
+    value = original.get(name, 1.0)
+    return float(value) if isinstance(value, (int, float)) else 1.0

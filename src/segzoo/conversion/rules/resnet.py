@@ -1,0 +1,81 @@
+"""ResNet, ResNetV1c, ResNetV1d and ResNeXt of mmsegmentation."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from segzoo.backbones.resnet import DEPTHS, SegZooResNetConfig
+from segzoo.conversion.keys import BackboneRule, Context, KeyRule, Options, register, type_name
+from segzoo.conversion.rules.common import plain_convolutions
+
+
+def translate(original: Mapping[str, Any], context: Context) -> SegZooResNetConfig:
+    """The SegZooResNetConfig of an original ``dict(type="ResNetV1c", depth=50, ...)``."""
+    kind = type_name(original, context.where)
+    options = Options(original, context.where)
+    # training and initialisation only
+    options.ignore(
+        "pretrained", "init_cfg", "frozen_stages", "norm_eval", "with_cp", "zero_init_residual", "stage_with_dcn"
+    )
+    options.expect("dcn", None)
+    options.expect("plugins", None, [])
+    num_stages = options.take("num_stages", 4)
+    plain_convolutions(options)
+    depth = options.take("depth")
+    if depth not in DEPTHS:
+        raise options.error(f"depth={depth!r} is unknown ({', '.join(map(str, DEPTHS))})")
+    caffe = options.expect("style", "pytorch", "caffe") == "caffe"  # strides in the 1x1 convolution
+    eps = options.norm_eps("norm_cfg", {"type": "BN"})
+    if eps is None:
+        raise options.error("a backbone without normalisation (norm_cfg=None) is not supported")
+
+    base_channels = options.take("base_channels", 64)
+    groups, base_width = 1, base_channels
+    if kind == "ResNeXt":
+        groups, base_width = options.take("groups", 1), options.take("base_width", 4)
+        if groups == 1:  # then the original does not read base_width
+            base_width = base_channels
+    multi_grid = options.take("multi_grid", None)
+    deep_stem = options.take("deep_stem", kind in ("ResNetV1c", "ResNetV1d"))
+    out_indices = options.take("out_indices", (0, 1, 2, 3))
+    config = SegZooResNetConfig(
+        num_channels=options.take("in_channels", 3),
+        depth=depth,
+        num_stages=num_stages,
+        stem="deep" if deep_stem else "plain",
+        stem_channels=options.take("stem_channels", 64),
+        downsample_in_bottleneck=caffe and depth >= 50,
+        average_downsample=bool(options.take("avg_down", kind == "ResNetV1d")),
+        strides=list(options.take("strides", (1, 2, 2, 2))),
+        dilations=list(options.take("dilations", (1, 1, 1, 1))),
+        contract_dilation=bool(options.take("contract_dilation", False)),
+        multi_grid=None if multi_grid is None else list(multi_grid)[: DEPTHS[depth][0][num_stages - 1]],
+        groups=groups,
+        base_width=base_width,
+        base_channels=base_channels,
+        norm_eps=eps,
+        out_features=[f"stage{index + 1}" for index in sorted(out_indices)],
+    )
+    options.finish()
+    return config
+
+
+def keys(config: SegZooResNetConfig) -> Iterable[KeyRule]:
+    """The key rules: the stem and the shortcut have other names in the variants."""
+    if config.stem == "deep":
+        for i in range(3):  # convolution, norm, ReLU, three times
+            yield KeyRule(f"stem.{3 * i}.{{}}", f"stem.{i}.conv.{{}}")
+            yield KeyRule(f"stem.{3 * i + 1}.{{}}", f"stem.{i}.norm.{{}}")
+    else:
+        yield KeyRule("conv1.{}", "stem.0.conv.{}")
+        yield KeyRule("bn1.{}", "stem.0.norm.{}")
+    first = 1 if config.average_downsample else 0  # the average pool takes index 0
+    for stage in range(config.num_stages):
+        old, new = f"layer{stage + 1}.{{}}", f"stages.{stage}.{{}}"
+        for i in (1, 2, 3):
+            yield KeyRule(f"{old}.conv{i}.{{}}", f"{new}.conv{i}.conv.{{}}")
+            yield KeyRule(f"{old}.bn{i}.{{}}", f"{new}.conv{i}.norm.{{}}")
+        yield KeyRule(f"{old}.downsample.{first}.{{}}", f"{new}.shortcut.conv.{{}}")
+        yield KeyRule(f"{old}.downsample.{first + 1}.{{}}", f"{new}.shortcut.norm.{{}}")
+
+
+RESNET = register(BackboneRule(types=("ResNet", "ResNetV1c", "ResNetV1d", "ResNeXt"), translate=translate, keys=keys))

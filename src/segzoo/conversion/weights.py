@@ -1,0 +1,103 @@
+"""Original state dict -> native state dict, with an account of every key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from segzoo.conversion.report import KeyMatch
+from segzoo.conversion.translate import ComponentKeys
+
+_COUNTER = "num_batches_tracked"  # batch norms of old files lack it, and inference does not read it
+
+
+def native_name(key: str, components: Sequence[ComponentKeys]) -> tuple[bool, str | None]:
+    """(whether a rule knows the original key, its native name or None where it is left out)."""
+    for component in components:
+        if key.startswith(component.original_prefix):
+            rule, native = component.table.find(key.removeprefix(component.original_prefix))
+            if rule is not None:
+                return True, None if native is None else component.native_prefix + native
+    return False, None
+
+
+def original_name(key: str, components: Sequence[ComponentKeys]) -> str | None:
+    """The original name of a native key, or None where no rule makes one."""
+    for component in components:
+        if key.startswith(component.native_prefix):
+            original = component.table.to_original(key.removeprefix(component.native_prefix))
+            if original is not None:
+                return component.original_prefix + original
+    return None
+
+
+def match_weights(
+    state: Mapping[str, Tensor], components: Sequence[ComponentKeys], expected: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], KeyMatch]:
+    """Renames the tensors of an original state dict and compares them with what the model expects.
+
+    Tensors are not copied, except that other float types than float32 become float32 (the originals load them into
+    float32 models), and that slices of larger storages are cut out.
+
+    Args:
+        state: original key -> tensor.
+        components: the key tables of the model.
+        expected: state dict of the model (on the meta device): native keys, shapes and dtypes.
+
+    Returns:
+        The native state dict, complete where ``KeyMatch`` has nothing to complain about, and the account.
+    """
+    match = KeyMatch()
+    native_state: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        known, native = native_name(key, components)
+        if known and native is None:
+            match.left_out.append(key)
+        elif not known or native not in expected:
+            match.unexpected.append(key)
+        elif native in native_state:
+            match.doubled.append(key)
+        elif tensor.shape != expected[native].shape:
+            match.wrong_shapes.append((key, list(tensor.shape), list(expected[native].shape)))
+            native_state[native] = tensor
+        else:
+            match.renamed[key] = native
+            native_state[native] = _prepared(key, tensor, expected[native].dtype, match)
+    for native, meta in expected.items():
+        if native in native_state:
+            continue
+        if native.endswith(_COUNTER):
+            native_state[native] = torch.zeros(meta.shape, dtype=meta.dtype)
+        else:
+            match.missing[native] = original_name(native, components) or native
+    return native_state, match
+
+
+def _prepared(key: str, tensor: Tensor, dtype: torch.dtype, match: KeyMatch) -> Tensor:
+    tensor = tensor.detach()
+    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        match.not_finite.append(key)
+    if tensor.dtype != dtype:
+        name = str(tensor.dtype).removeprefix("torch.")
+        match.converted_dtypes[name] = match.converted_dtypes.get(name, 0) + 1
+        return tensor.to(dtype)
+    if not tensor.is_contiguous() or tensor.untyped_storage().nbytes() != tensor.nbytes:
+        return tensor.clone(memory_format=torch.contiguous_format)
+    return tensor
+
+
+def original_state_dict(native_state: Mapping[str, Tensor], components: Sequence[ComponentKeys]) -> dict[str, Tensor]:
+    """A native state dict with its original names, for going back to the original code.
+
+    Raises:
+        KeyError: a key has no original name.
+    """
+    renamed = {}
+    for key, tensor in native_state.items():
+        original = original_name(key, components)
+        if original is None:
+            raise KeyError(key)
+        renamed[original] = tensor
+    return renamed

@@ -1,0 +1,28 @@
+"""Data: facts about data sets, loading, checks, joint transforms and synthetic scenes.
+
+Names are imported on first use, so that facts and checks cost no import of torch or datasets.
+"""
+
+import importlib
+
+_MODULES = {
+    "checks": ("check_labels",),
+    "collate": ("collate_evaluation", "collate_training"),
+    "dataset": ("SegmentationDataset",),
+    "decoding": ("colors_to_ids", "decode_example", "decode_image", "decode_mask", "decode_pair"),
+    "facts": ("DATASETS", "DatasetFacts", "color_map", "dataset_facts", "facts_for_original_type"),
+    "loading": ("load_id2label", "load_segmentation_dataset"),
+    "scenes": ("draw_scene", "write_scenes"),
+    "transforms": ("build_eval_transform", "build_processor_transform", "build_train_transform", "reduce_labels"),
+}
+_WHERE = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str):
+    if name in _WHERE:
+        return getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_WHERE})

@@ -1,0 +1,497 @@
+"""Joint transforms of picture and mask: what mmsegmentation's training pipelines do, on torchvision v2.
+
+Every random step draws from the `numpy.random.Generator` that it is handed and from nothing else, so that whoever
+makes the generator (`SegmentationDataset` makes it from seed, epoch and index) decides the outcome. Pictures stay
+uint8 in channels-last memory until they are normalised, which is what torchvision resizes fastest on a CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torchvision import tv_tensors
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as TF
+
+from ..errors import SegZooError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class JointStep(Protocol):
+    """One step: picture (3, height, width) uint8 and mask (height, width) of ids in, the same out."""
+
+    def __call__(
+        self, image: tv_tensors.Image, mask: tv_tensors.Mask | None, rng: np.random.Generator
+    ) -> tuple[tv_tensors.Image, tv_tensors.Mask | None]: ...
+
+
+def reduce_labels(mask: Any, ignore_index: int = 255) -> Any:
+    """Label rule of data sets whose masks hold 0 for "no class": 0 becomes `ignore_index`, other ids move down by one.
+
+    Args:
+        mask: Array or tensor of ids; ids equal to `ignore_index` stay.
+        ignore_index: Id that never counts.
+
+    Returns:
+        The same kind and shape; the same dtype where `ignore_index` fits into it, else int64.
+    """
+    if isinstance(mask, torch.Tensor):
+        plain = mask.as_subclass(torch.Tensor)
+        if not torch.iinfo(plain.dtype).min <= ignore_index <= torch.iinfo(plain.dtype).max:
+            plain = plain.long()
+        reduced = torch.where((plain == 0) | (plain == ignore_index), ignore_index, plain - 1).to(plain.dtype)
+        return tv_tensors.wrap(reduced, like=mask) if isinstance(mask, tv_tensors.TVTensor) else reduced
+    mask = np.asarray(mask)
+    if not np.iinfo(mask.dtype).min <= ignore_index <= np.iinfo(mask.dtype).max:
+        mask = mask.astype(np.int64)
+    return np.where((mask == 0) | (mask == ignore_index), ignore_index, mask - 1).astype(mask.dtype)
+
+
+def keep_ratio_size(
+    height: int, width: int, short_edge: int | None, long_edge: int | None, ratio: float = 1.0
+) -> tuple[int, int]:
+    """Largest size of the same shape that fits a scale, as mmcv computes it.
+
+    Args:
+        height, width: Size of the picture.
+        short_edge, long_edge: Limits in pixels; None: no limit from that edge.
+        ratio: Both limits are multiplied by it and cut to whole pixels first.
+
+    Returns:
+        (height, width), each `int(size * factor + 0.5)`, at least 1.
+    """
+    factors = []
+    if long_edge is not None:
+        factors.append(int(long_edge * ratio) / max(height, width))
+    if short_edge is not None:
+        factors.append(int(short_edge * ratio) / min(height, width))
+    factor = min(factors) if factors else ratio
+    return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
+
+
+def _resize(
+    image: tv_tensors.Image, mask: tv_tensors.Mask | None, size: tuple[int, int], antialias: bool
+) -> tuple[tv_tensors.Image, tv_tensors.Mask | None]:
+    if tuple(image.shape[-2:]) != size:
+        image = TF.resize(image, list(size), InterpolationMode.BILINEAR, antialias=antialias)
+    if mask is not None and tuple(mask.shape[-2:]) != size:
+        rows = torch.from_numpy(_nearest(mask.shape[-2], size[0]))
+        columns = torch.from_numpy(_nearest(mask.shape[-1], size[1]))
+        mask = tv_tensors.Mask(mask.as_subclass(torch.Tensor).index_select(0, rows).index_select(1, columns))
+    return image, mask
+
+
+def _nearest(source: int, target: int) -> np.ndarray:
+    return np.minimum((np.arange(target, dtype=np.int64) * source) // target, source - 1)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Resizes to a scale times a random ratio.
+
+    Attributes:
+        size: Keeping the ratio: (short edge, long edge) limits, either may be None; both None (or `size` None): the
+            picture's own size. Not keeping it: (height, width).
+        ratio_range: The ratio is uniform in it.
+        keep_ratio: Whether the shape stays.
+        antialias: Smooth when shrinking; the originals do not.
+    """
+
+    size: tuple[int | None, int | None] | None = None
+    ratio_range: tuple[float, float] = (1.0, 1.0)
+    keep_ratio: bool = True
+    antialias: bool = False
+
+    def __call__(self, image, mask, rng):
+        low, high = self.ratio_range
+        ratio = rng.uniform(low, high) if high > low else low
+        height, width = image.shape[-2:]
+        first, second = self.size or (None, None)
+        if self.keep_ratio or self.size is None:
+            target = keep_ratio_size(height, width, first, second, ratio)
+        else:
+            target = (max(1, int(first * ratio)), max(1, int(second * ratio)))
+        return _resize(image, mask, target, self.antialias)
+
+
+@dataclass(frozen=True)
+class RandomCrop:
+    """Cuts out a box of at most the given size; avoids boxes that one class fills.
+
+    Attributes:
+        size: (height, width); a smaller picture is taken whole in that direction.
+        cat_max_ratio: A box is drawn again, up to `tries` times, while its commonest class covers this share of the
+            pixels that count, or while it holds one class only. 1.0 takes the first box.
+        ignore_index: Id that does not count.
+        tries: Number of times.
+    """
+
+    size: tuple[int, int]
+    cat_max_ratio: float = 1.0
+    ignore_index: int = 255
+    tries: int = 10
+
+    def _mixed(self, mask: np.ndarray) -> bool:
+        if mask.dtype == np.uint8:
+            counts = np.bincount(mask.ravel(), minlength=256)
+            if 0 <= self.ignore_index < 256:
+                counts[self.ignore_index] = 0
+        else:
+            ids, counts = np.unique(mask, return_counts=True)
+            counts = counts[ids != self.ignore_index]
+        return np.count_nonzero(counts) > 1 and counts.max() < self.cat_max_ratio * counts.sum()
+
+    def __call__(self, image, mask, rng):
+        height, width = image.shape[-2:]
+        crop_height, crop_width = min(height, self.size[0]), min(width, self.size[1])
+        ids = None if mask is None else mask.numpy()
+        limited = ids is not None and self.cat_max_ratio < 1.0 and (crop_height, crop_width) != (height, width)
+        for attempt in range(self.tries + 1):
+            top = int(rng.integers(0, height - crop_height + 1))
+            left = int(rng.integers(0, width - crop_width + 1))
+            box = (slice(top, top + crop_height), slice(left, left + crop_width))
+            if not limited or attempt == self.tries or self._mixed(ids[box]):
+                break
+        image = tv_tensors.Image(image.as_subclass(torch.Tensor)[(slice(None), *box)])
+        return image, None if mask is None else tv_tensors.Mask(mask.as_subclass(torch.Tensor)[box])
+
+
+@dataclass(frozen=True)
+class RandomFlip:
+    """Mirrors left and right with the given probability."""
+
+    probability: float = 0.5
+
+    def __call__(self, image, mask, rng):
+        if rng.random() >= self.probability:
+            return image, mask
+        return TF.horizontal_flip(image), None if mask is None else TF.horizontal_flip(mask)
+
+
+def _shift_colors(image: torch.Tensor, saturation: float, degrees: float) -> torch.Tensor:
+    """Scales the saturation and turns the hue of an RGB picture (3, height, width), as a way through HSV would."""
+    red, green, blue = image.to(torch.float32, memory_format=torch.contiguous_format).unbind(0)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    if degrees == 0.0:  # the hue stays, so each channel's distance from the brightest one is scaled
+        scale = torch.minimum(torch.full_like(value, saturation), value / chroma.clamp(min=1.0))
+        channels = [value - (value - channel) * scale for channel in (red, green, blue)]
+    else:
+        inverse = chroma.clamp(min=1.0).reciprocal()
+        hue = torch.where(
+            value == red,
+            (green - blue) * inverse,
+            torch.where(value == green, (blue - red) * inverse + 2.0, (red - green) * inverse + 4.0),
+        ).add_(degrees / 60.0)
+        chroma = torch.minimum(chroma.mul_(saturation), value)
+        channels = []
+        for offset in (5.0, 3.0, 1.0):
+            sextant = hue + offset
+            sextant -= torch.floor(sextant * (1.0 / 6.0)).mul_(6.0)
+            channels.append(value - chroma * torch.minimum(sextant, 4.0 - sextant).clamp_(0.0, 1.0))
+    return torch.stack(channels, dim=-1).add_(0.5).clamp_(0.0, 255.0).to(torch.uint8).permute(2, 0, 1)
+
+
+@dataclass(frozen=True)
+class PhotometricDistortion:
+    """Random brightness, contrast, saturation and hue, each applied with probability one half.
+
+    Order: brightness, contrast (or last, with probability one half), saturation, hue. Values are cut to 0..255 and to
+    whole numbers after every step.
+
+    Attributes:
+        brightness: Up to so many grey levels are added or taken.
+        contrast: Range of the factor on grey levels.
+        saturation: Range of the factor on the saturation.
+        hue: Range of the turn, in steps of 2 degrees to either side.
+    """
+
+    brightness: float = 32.0
+    contrast: tuple[float, float] = (0.5, 1.5)
+    saturation: tuple[float, float] = (0.5, 1.5)
+    hue: int = 18
+
+    def __call__(self, image, mask, rng):
+        offset = rng.uniform(-self.brightness, self.brightness) if rng.random() < 0.5 else 0.0
+        contrast_last = rng.random() < 0.5
+        factor = rng.uniform(*self.contrast) if rng.random() < 0.5 else 1.0
+        saturation = rng.uniform(*self.saturation) if rng.random() < 0.5 else 1.0
+        degrees = 2.0 * int(rng.integers(-self.hue, self.hue)) if self.hue and rng.random() < 0.5 else 0.0
+
+        first = np.arange(256)
+        first = np.clip(first + offset, 0, 255).astype(np.uint8)
+        if not contrast_last:
+            first = np.clip(first * factor, 0, 255).astype(np.uint8)
+        plain = _look_up(image.as_subclass(torch.Tensor), first)
+        if saturation != 1.0 or degrees != 0.0:
+            plain = _shift_colors(plain, saturation, degrees)
+        if contrast_last and factor != 1.0:
+            plain = _look_up(plain, np.clip(np.arange(256) * factor, 0, 255).astype(np.uint8))
+        return tv_tensors.Image(plain), mask
+
+
+def _look_up(image: torch.Tensor, table: np.ndarray) -> torch.Tensor:
+    if (table == np.arange(256)).all():
+        return image
+    return torch.from_numpy(table[image.permute(1, 2, 0).numpy()]).permute(2, 0, 1)
+
+
+@dataclass(frozen=True)
+class FromTorchvision:
+    """Any transform of torchvision v2 as a step; its randomness comes from the generator like that of the others.
+
+    Attributes:
+        transform: Called with (`tv_tensors.Image`, `tv_tensors.Mask`), or with the image alone.
+    """
+
+    transform: Any
+
+    def __call__(self, image, mask, rng):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(rng.integers(0, 2**63 - 1)))
+            if mask is None:
+                return self.transform(image), None
+            return self.transform(image, mask)
+
+
+@dataclass(frozen=True)
+class JointTransform:
+    """Steps on picture and mask, then normalisation and padding.
+
+    Call it with arrays or tensors and a generator; or hand it to `Dataset.with_transform`, where it takes a batch of
+    lists and, having no sample index there, seeds its generator from torch's.
+
+    Attributes:
+        steps: What to do, in order.
+        mean, std: Per channel, of values after `rescale_factor`.
+        rescale_factor: Grey levels are multiplied by it.
+        channel_order: "rgb" or "bgr": order of the output's channels, and of `mean` and `std`.
+        reduce_labels: Apply `reduce_labels` to the mask first.
+        ignore_index: Id that never counts; also fills the padding of the mask.
+        pad_size: (height, width) to fill up to at the right and the bottom, with 0 after normalisation; None: not.
+        keep_label_size: The mask skips the steps, so that scores can be taken at its original size.
+    """
+
+    steps: tuple[JointStep, ...] = ()
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    rescale_factor: float = 1 / 255
+    channel_order: str = "rgb"
+    reduce_labels: bool = False
+    ignore_index: int = 255
+    pad_size: tuple[int, int] | None = None
+    keep_label_size: bool = False
+
+    def __call__(self, image: Any, mask: Any = None, rng: np.random.Generator | None = None) -> dict[str, Any]:
+        """Transforms one pair.
+
+        Args:
+            image: RGB uint8, an array (height, width, 3) or tensor (3, height, width); or a batch of lists.
+            mask: Ids (height, width), or None.
+            rng: Source of randomness.
+
+        Returns:
+            `pixel_values` float32 (3, height, width) and, with a mask, `labels` int64 (height, width).
+        """
+        if isinstance(image, Mapping):
+            return self._batch(image)
+        if rng is None:
+            rng = np.random.default_rng(int(torch.randint(0, 2**62, ()).item()))
+        picture = _to_image(image)
+        ids = None if mask is None else torch.as_tensor(np.asarray(mask))
+        if ids is not None and self.reduce_labels:
+            ids = reduce_labels(ids, self.ignore_index)
+        moving = None if ids is None or self.keep_label_size else tv_tensors.Mask(ids)
+        for step in self.steps:
+            picture, moving = step(picture, moving, rng)
+        result = {"pixel_values": self._normalize(picture)}
+        if ids is not None:
+            labels = (ids if moving is None else moving.as_subclass(torch.Tensor)).long()
+            result["labels"] = self._pad(labels, self.ignore_index) if moving is not None else labels.contiguous()
+        return result
+
+    def _normalize(self, image: torch.Tensor) -> torch.Tensor:
+        plain = image.as_subclass(torch.Tensor)
+        if self.channel_order == "bgr":
+            plain = plain.flip(0)
+        values = plain.to(torch.float32, memory_format=torch.contiguous_format)
+        scale = self.rescale_factor / torch.tensor(self.std, dtype=torch.float64)
+        shift = torch.tensor(self.mean, dtype=torch.float64) / torch.tensor(self.std, dtype=torch.float64)
+        values.mul_(scale.float()[:, None, None]).sub_(shift.float()[:, None, None])
+        return self._pad(values, 0.0)
+
+    def _pad(self, values: torch.Tensor, fill: float) -> torch.Tensor:
+        if self.pad_size is None:
+            return values.contiguous()
+        bottom = max(0, self.pad_size[0] - values.shape[-2])
+        right = max(0, self.pad_size[1] - values.shape[-1])
+        return F.pad(values, (0, right, 0, bottom), value=fill) if bottom or right else values.contiguous()
+
+    def _batch(self, batch: Mapping[str, Sequence]) -> dict[str, list]:
+        from .decoding import decode_example
+
+        if "image" not in batch:
+            raise SegZooError(f"A batch needs the column 'image' (and 'label'); this one has {', '.join(batch)}.")
+        rows = [{key: batch[key][i] for key in batch} for i in range(len(batch["image"]))]
+        done = [self(*decode_example(row)) for row in rows]
+        return {key: [item[key] for item in done] for key in done[0]}
+
+
+def _to_image(image: Any) -> tv_tensors.Image:
+    if isinstance(image, torch.Tensor):
+        tensor = image
+    else:
+        array = np.asarray(image)
+        tensor = torch.from_numpy(array if array.flags.writeable else array.copy()).permute(2, 0, 1)
+    if tensor.ndim != 3 or tensor.shape[0] != 3 or tensor.dtype != torch.uint8:
+        raise SegZooError(
+            f"Transforms take RGB pictures, uint8 (3, height, width) or arrays (height, width, 3); got {tensor.dtype} "
+            f"{tuple(image.shape)}. segzoo.data.decode_image makes one from any file."
+        )
+    return tv_tensors.Image(tensor)
+
+
+def _pair_of(size: int | Sequence[int], what: str) -> tuple[int, int]:
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2 or any(not isinstance(edge, int) or edge < 1 for edge in pair):
+        raise SegZooError(f"{what} is one or two positive whole numbers (height, width), not {size!r}.")
+    return pair
+
+
+def _edges(scale_size: int | Sequence[int | None] | None) -> tuple[int | None, int | None] | None:
+    if scale_size is None:
+        return None
+    return (scale_size, None) if isinstance(scale_size, int) else tuple(scale_size)
+
+
+def build_train_transform(
+    *,
+    crop_size: int | tuple[int, int],
+    scale_size: int | tuple[int | None, int | None] | None = None,
+    scale_range: tuple[float, float] = (0.5, 2.0),
+    keep_ratio: bool = True,
+    cat_max_ratio: float = 0.75,
+    flip_probability: float = 0.5,
+    photometric: bool = True,
+    image_mean: Sequence[float] = IMAGENET_MEAN,
+    image_std: Sequence[float] = IMAGENET_STD,
+    rescale_factor: float = 1 / 255,
+    channel_order: str = "rgb",
+    reduce_labels: bool = False,
+    ignore_index: int = 255,
+    antialias: bool = False,
+    extra_steps: Sequence[JointStep] = (),
+) -> JointTransform:
+    """Training transform: random scale, random crop, flip, photometric distortion, normalisation, padding.
+
+    Args:
+        crop_size: (height, width) of what comes out; smaller pictures are padded.
+        scale_size: Keeping the ratio: short edge, or (short edge, long edge) limits, before the random ratio; mmseg's
+            `img_scale=(2048, 512)` is (512, 2048). Else (height, width). None: each picture's own size.
+        scale_range: Range of the random ratio.
+        keep_ratio: Whether scaling keeps the picture's shape.
+        cat_max_ratio: See `RandomCrop`; 1.0 switches the limit off.
+        flip_probability: Chance of mirroring.
+        photometric: Whether brightness, contrast, saturation and hue vary (`PhotometricDistortion`'s ranges).
+        image_mean, image_std, rescale_factor, channel_order: Normalisation, as the image processor's fields.
+        reduce_labels, ignore_index: Label rule.
+        antialias: Smooth when shrinking.
+        extra_steps: More steps (`JointStep`, or `FromTorchvision(v2 transform)`) between distortion and normalisation.
+
+    Raises:
+        SegZooError: A size or range that cannot be used.
+    """
+    size = _pair_of(crop_size, "crop_size")
+    low, high = scale_range
+    if not 0 < low <= high:
+        raise SegZooError(f"scale_range is (low, high) with 0 < low <= high, not {scale_range!r}.")
+    if not 0 < cat_max_ratio <= 1:
+        raise SegZooError(f"cat_max_ratio lies in 0..1, not {cat_max_ratio!r}.")
+    steps: list[JointStep] = []
+    if scale_size is not None or (low, high) != (1.0, 1.0):
+        steps.append(Scale(_edges(scale_size), (low, high), keep_ratio, antialias))
+    steps.append(RandomCrop(size, cat_max_ratio, ignore_index))
+    if flip_probability > 0:
+        steps.append(RandomFlip(flip_probability))
+    if photometric:
+        steps.append(PhotometricDistortion())
+    return JointTransform(
+        steps=(*steps, *extra_steps),
+        mean=tuple(image_mean),
+        std=tuple(image_std),
+        rescale_factor=rescale_factor,
+        channel_order=channel_order,
+        reduce_labels=reduce_labels,
+        ignore_index=ignore_index,
+        pad_size=size,
+    )
+
+
+def build_eval_transform(
+    *,
+    scale_size: int | tuple[int | None, int | None] | None = None,
+    keep_ratio: bool = True,
+    image_mean: Sequence[float] = IMAGENET_MEAN,
+    image_std: Sequence[float] = IMAGENET_STD,
+    rescale_factor: float = 1 / 255,
+    channel_order: str = "rgb",
+    reduce_labels: bool = False,
+    ignore_index: int = 255,
+    antialias: bool = False,
+) -> JointTransform:
+    """Evaluation transform without an image processor: resized picture, and the mask at its original size.
+
+    Arguments as in `build_train_transform`; `scale_size` None leaves the picture's size.
+    """
+    steps = () if scale_size is None else (Scale(_edges(scale_size), keep_ratio=keep_ratio, antialias=antialias),)
+    return JointTransform(
+        steps=steps,
+        mean=tuple(image_mean),
+        std=tuple(image_std),
+        rescale_factor=rescale_factor,
+        channel_order=channel_order,
+        reduce_labels=reduce_labels,
+        ignore_index=ignore_index,
+        keep_label_size=True,
+    )
+
+
+@dataclass(frozen=True)
+class ProcessorTransform:
+    """The picture goes through an image processor, the mask keeps its size; see `build_processor_transform`."""
+
+    image_processor: Any
+    reduce_labels: bool = False
+    ignore_index: int = 255
+
+    def __call__(
+        self, image: Any, mask: Any = None, rng: np.random.Generator | None = None
+    ) -> dict[str, torch.Tensor]:
+        result = {"pixel_values": self.image_processor(images=image, return_tensors="pt")["pixel_values"][0]}
+        if mask is not None:
+            labels = torch.as_tensor(np.asarray(mask))
+            result["labels"] = (reduce_labels(labels, self.ignore_index) if self.reduce_labels else labels).long()
+        return result
+
+
+def build_processor_transform(
+    image_processor: Any, *, reduce_labels: bool | None = None, ignore_index: int | None = None
+) -> ProcessorTransform:
+    """Evaluation transform that does to the picture exactly what inference does.
+
+    Args:
+        image_processor: Any image processor of transformers.
+        reduce_labels, ignore_index: Label rule; None: the processor's `do_reduce_labels` and `ignore_index`.
+    """
+    if reduce_labels is None:
+        reduce_labels = bool(getattr(image_processor, "do_reduce_labels", False))
+    if ignore_index is None:
+        ignore_index = getattr(image_processor, "ignore_index", None)
+    return ProcessorTransform(image_processor, reduce_labels, 255 if ignore_index is None else ignore_index)

@@ -1,0 +1,18 @@
+"""Decode heads: feature maps in, logits out. One file a head; importing this package registers all of them."""
+
+from segzoo.heads.base import Head, HeadConfig, HeadOutput
+from segzoo.heads.fcn import FCNHead, FCNHeadConfig
+from segzoo.heads.psp import PSPHead, PSPHeadConfig
+from segzoo.heads.uper import UPerHead, UPerHeadConfig
+
+__all__ = [
+    "FCNHead",
+    "FCNHeadConfig",
+    "Head",
+    "HeadConfig",
+    "HeadOutput",
+    "PSPHead",
+    "PSPHeadConfig",
+    "UPerHead",
+    "UPerHeadConfig",
+]

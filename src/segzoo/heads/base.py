@@ -1,0 +1,133 @@
+"""What all decode heads share: which maps they read, how they are classified, and their loss."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from segzoo.base import Floats, Ints, SegZooPreTrainedModel, SegZooSubConfig
+from segzoo.errors import SegZooError
+from segzoo.layers import resize
+from segzoo.losses import cross_entropy
+
+
+@strict
+class HeadConfig(SegZooSubConfig):
+    """Options of every head.
+
+    Args:
+        in_channels: channels of the maps that the head reads, in the order of ``in_index``. None lets
+            ``SegZooForSemanticSegmentation`` fill them in from the backbone or neck.
+        in_index: which feature maps the head reads; negative ones count from the last. None: all of them.
+        channels: width of the head.
+        dropout: probability of dropping a whole channel before the classifier, while training; 0 for none.
+        align_corners: how the head resizes maps and logits.
+        norm_eps: epsilon of the batch norms.
+        loss_weight: factor on the head's loss.
+        class_weights: factor per class on the pixel losses, or None.
+        loss_average: "all" averages over all pixels, as mmsegmentation does; "valid" leaves the ignored ones out.
+        num_labels: number of classes (keyword argument of every transformers config).
+    """
+
+    _writes_num_labels: ClassVar[bool] = True
+
+    in_channels: Ints | None = None
+    in_index: Ints | None = None
+    channels: int = 256
+    dropout: float = 0.1
+    align_corners: bool = False
+    norm_eps: float = 1e-5
+    loss_weight: float = 1.0
+    class_weights: Floats | None = None
+    loss_average: Literal["all", "valid"] = "all"
+
+    def check(self):
+        """Refuse a number of channels that does not fit the number of maps, and a dropout that is no probability."""
+        super().check()
+        if self.in_channels is not None and self.in_index is not None and len(self.in_channels) != len(self.in_index):
+            raise SegZooError(
+                f"{type(self).__name__}: in_channels {self.in_channels} and in_index {self.in_index} differ in length; "
+                "give the channels of exactly the maps that in_index names"
+            )
+        if not 0.0 <= self.dropout < 1.0:
+            raise SegZooError(f"{type(self).__name__}: dropout={self.dropout} is no probability below 1")
+
+
+@dataclass
+class HeadOutput(ModelOutput):
+    """Output of a head.
+
+    Args:
+        logits: dense scores (batch, num_labels, height / stride, width / stride), before softmax.
+    """
+
+    logits: torch.FloatTensor | None = None
+
+
+class Head(SegZooPreTrainedModel):
+    """Base of the decode heads. A head sees feature maps, never an image or a backbone."""
+
+    config: HeadConfig
+    base_model_prefix = "head"
+    main_input_name = "feature_maps"
+
+    def __init__(self, config: HeadConfig):
+        super().__init__(config)
+        if config.in_channels is None:
+            raise SegZooError(
+                f"{type(config).__name__}.in_channels is not set; give the channels of the feature maps that the head reads"
+            )
+        self.dropout = nn.Dropout2d(config.dropout)
+        self.classifier = nn.Conv2d(config.channels, config.num_labels, kernel_size=1)
+
+    def _init_weights(self, module):
+        if module is self.classifier:
+            init.normal_(module.weight, std=0.01)
+            init.zeros_(module.bias)
+        else:
+            super()._init_weights(module)
+
+    def select(self, feature_maps: Sequence[Tensor]) -> list[Tensor]:
+        """The maps that the head reads, in its own order.
+
+        Raises:
+            SegZooError: a map is missing or has other channels than the config says.
+        """
+        index = range(len(feature_maps)) if self.config.in_index is None else self.config.in_index
+        count = len(feature_maps)
+        missing = [i for i in index if not -count <= i < count]
+        maps = [] if missing else [feature_maps[i] for i in index]
+        channels = [x.shape[1] for x in maps]
+        if missing or channels != list(self.config.in_channels):
+            raise SegZooError(
+                f"{type(self).__name__} reads maps {list(index)} with {list(self.config.in_channels)} channels, but was given "
+                f"{count} maps with {[x.shape[1] for x in feature_maps]} channels; set in_index and in_channels to fit"
+            )
+        return maps
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits (B, num_labels, H, W) of features (B, channels, H, W)."""
+        return self.classifier(self.dropout(features))
+
+    def compute_loss(self, output: HeadOutput, labels: Tensor, ignore_index: int) -> dict[str, Tensor]:
+        """The weighted parts of the head's loss.
+
+        Args:
+            output: what ``forward`` returned.
+            labels: class ids (B, H, W), int64; the logits are resized to them.
+            ignore_index: id of the pixels that do not count.
+        """
+        logits = resize(output.logits, labels.shape[-2:], align_corners=self.config.align_corners)
+        value = cross_entropy(
+            logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits,
+            labels,
+            ignore_index=ignore_index,
+            class_weights=self.config.class_weights,
+            average=self.config.loss_average,
+        )
+        return {"cross_entropy": self.config.loss_weight * value}

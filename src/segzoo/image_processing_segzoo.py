@@ -1,0 +1,475 @@
+"""Pictures and masks into model inputs, and logits into label maps, by the rules of the original systems.
+
+Origins of the rules: mmcv 1.6 and mmsegmentation 0.27 (``Resize``, ``Normalize``, ``Pad``, ``LoadAnnotations``), the
+test pipelines of InternImage, ViT-Adapter and InternVL (``ResizeToMultiple``, ``SETR_Resize``, ``PadShortSide``) and
+MIT's semantic-segmentation-pytorch (``TestDataset``).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from huggingface_hub.dataclasses import validate_typed_dict
+from huggingface_hub.errors import StrictDataclassError
+from torchvision.transforms.v2 import functional as tvF
+from transformers.image_processing_backends import TorchvisionBackend
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, SizeDict
+from transformers.processing_utils import ImagesKwargs, Unpack
+
+from .errors import SegZooError
+from .hub import IMAGE_PROCESSOR_AUTO_MAP, WritesShim
+from .image_loading import image_to_tensor, list_of_images, list_of_masks, mask_to_tensor
+from .image_resizing import MULTIPLE_MODES, ROUNDINGS, padded_size, resize_bilinear, resize_steps
+from .inference.label_maps import label_map_from_logits, probabilities_from_logits
+
+# Entries of preprocessor_config.json that are not settings of this class.
+_BOOKKEEPING = {
+    "image_processor_type",
+    "auto_map",
+    "processor_class",
+    "feature_extractor_type",
+    "transformers_version",
+}
+
+
+class SegZooImageProcessorKwargs(ImagesKwargs, total=False):
+    """Settings of SegZooImageProcessor beyond those of every image processor; see the class."""
+
+    num_channels: int
+    channel_order: str
+    rounding: str
+    size_multiple: int | None
+    size_multiple_mode: str
+    antialias: bool
+    pad_value: float | int | list[float] | tuple[float, ...]
+    do_reduce_labels: bool
+    ignore_index: int
+    align_corners: bool
+    resize_logits_to_input: bool
+    window_size: list[int] | tuple[int, ...] | None
+    window_stride: list[int] | tuple[int, ...] | None
+
+
+class SegZooImageProcessor(WritesShim, TorchvisionBackend):
+    """Image processor of every segzoo model: each step of an original test pipeline is a field.
+
+    The steps, in this order: convert to ``num_channels`` channels, resize, rescale, normalise, pad. Everything below
+    is a constructor argument, an attribute, an entry of ``preprocessor_config.json`` and an argument of one call.
+
+    Reading
+        do_convert_rgb (`bool`, default True): grey, palette, CMYK and RGBA pictures become RGB (alpha is dropped, as
+            OpenCV does); arrays of one channel are repeated, of four lose the last. Only with ``num_channels`` 3.
+        num_channels (`int`, default 3): channels that the model reads. Other than 3: arrays, tensors or pictures that
+            have exactly this many channels; nothing is converted.
+        channel_order (`"rgb"` | `"bgr"`, default "rgb"): order handed to the model; inputs are always RGB. It is
+            mmcv's ``to_rgb`` True / False. ``image_mean`` and ``image_std`` are in this order.
+
+    Resizing
+        do_resize (`bool`, default True): False leaves pictures and masks at their size (padding still happens).
+        size (`dict`, default {"shortest_edge": 512, "longest_edge": 2048}): edges are bounds, the ratio is kept:
+            mmcv's ``img_scale=(2048, 512), keep_ratio=True``. Without ``longest_edge`` the shorter side always gets
+            ``shortest_edge`` (``SETR_Resize``, ``min_size``). ``{"height", "width"}`` is that size exactly
+            (``keep_ratio=False``). An int is the shortest edge.
+        rounding (`"nearest"` | `"down"`, default "nearest"): of scaled sides: mmcv's ``int(x + 0.5)`` or MIT's
+            ``int(x)``.
+        size_multiple (`int`, optional): both sides become multiples of it, upwards, as the next field says.
+        size_multiple_mode (`"stretch"` | `"round_up"` | `"pad"`, default "stretch"): a second resize of the already
+            resized picture (``ResizeToMultiple``); one resize to the rounded-up size (MIT); padding (``Pad`` with
+            ``size_divisor``, mmseg 1.x ``size_divisor``).
+        resample (`PILImageResampling`, default BILINEAR), antialias (`bool`, default False): the filter. False is
+            OpenCV's (mmcv), True is Pillow's (MIT, transformers).
+
+    Values
+        do_rescale (`bool`, default True), rescale_factor (`float`, default 1/255): values are multiplied by it.
+        do_normalize (`bool`, default True), image_mean, image_std (`float` or one per channel, default ImageNet's):
+            ``(value - mean) / std`` after rescaling, so mmcv's numbers divided by 255.
+
+    Padding, always at the right and the bottom, after normalisation
+        do_pad (`bool`, default True): pictures of a batch that differ in size are padded to the largest.
+        pad_size (`dict` with height, width, optional): smaller pictures are padded to at least this
+            (``Pad(size=...)``, ``PadShortSide``). Larger ones stay.
+        pad_value (`float` or one per channel, default 0): value of padded pixels. Labels get ``ignore_index``.
+
+    Labels
+        do_reduce_labels (`bool`, default False): 0 becomes ``ignore_index``, every other id is lowered by one, and
+            ``ignore_index`` stays (``reduce_zero_label``). Touches masks only.
+        ignore_index (`int`, default 255): id of pixels that count nowhere.
+
+    Results
+        align_corners (`bool`, default False): how logits are upsampled: as the decode head does it.
+        resize_logits_to_input (`bool`, default False): upsample in two steps, to the input of the model and then to
+            the target, as mmsegmentation does, and not in one. Labels differ at a few border pixels.
+        window_size, window_stride (`[height, width]`, optional): when both are set and no masks come with the
+            pictures, they are added to the output (as tuples), so that ``model(**inputs)`` predicts by windows.
+    """
+
+    auto_map_entries = IMAGE_PROCESSOR_AUTO_MAP
+    valid_kwargs = SegZooImageProcessorKwargs
+    model_input_names = ["pixel_values"]
+
+    do_convert_rgb = True
+    num_channels = 3
+    channel_order = "rgb"
+    do_resize = True
+    size = {"shortest_edge": 512, "longest_edge": 2048}
+    default_to_square = False
+    rounding = "nearest"
+    size_multiple = None
+    size_multiple_mode = "stretch"
+    resample = PILImageResampling.BILINEAR
+    antialias = False
+    do_rescale = True
+    rescale_factor = 1 / 255
+    do_normalize = True
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
+    do_pad = True
+    pad_size = None
+    pad_value = 0
+    do_reduce_labels = False
+    ignore_index = 255
+    align_corners = False
+    resize_logits_to_input = False
+    window_size = None
+    window_stride = None
+
+    def __init__(self, **kwargs: Unpack[SegZooImageProcessorKwargs]):
+        settings = {
+            name: value for name, value in kwargs.items() if name not in _BOOKKEEPING and not name.startswith("_")
+        }
+        _check_names_and_types(settings)
+        super().__init__(**kwargs)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoImageProcessor") -> None:
+        """Does nothing: a saved folder names the installed class, so no source file is to be copied into it."""
+
+    # ------------------------------------------------------------------------------------------------ settings
+
+    def _standardize_kwargs(self, **kwargs) -> dict[str, Any]:
+        """Bring settings into one form, for the processor or for one call, and refuse those that make no sense."""
+        settings = super()._standardize_kwargs(**kwargs)
+        for name in ("window_size", "window_stride"):
+            if settings.get(name) is not None:
+                settings[name] = _pair(settings[name], name)
+        _check_settings(settings)
+        return settings
+
+    # ------------------------------------------------------------------------------------------------ inputs
+
+    def preprocess(
+        self,
+        images,
+        segmentation_maps=None,
+        **kwargs: Unpack[SegZooImageProcessorKwargs],
+    ) -> BatchFeature:
+        """Turn pictures, and masks if there are any, into a batch.
+
+        Args:
+            images: a picture or a list of them: PIL pictures, file paths, NumPy arrays or tensors, (height, width),
+                (height, width, channels) or (channels, height, width); or one 4-D array. Integers are in [0, 255];
+                for floats in [0, 1] pass ``do_rescale=False``.
+            segmentation_maps: as many masks of integer class ids, each as large as its picture: PIL pictures (L, P, 1,
+                I, I;16), file paths, arrays or tensors (height, width).
+            kwargs: any field of the class, for this call.
+
+        Returns:
+            ``pixel_values`` (batch, channels, height, width) float32; with masks ``labels`` (batch, height, width)
+            int64, resized with the nearest pixel and padded with ``ignore_index``; without masks ``window_size`` and
+            ``window_stride`` where the processor has them. ``return_tensors=None`` gives lists of tensors.
+
+        Raises:
+            SegZooError: wrong numbers of channels or masks, masks of another size than their picture or not of
+                integers, sizes that differ with ``do_pad=False``.
+        """
+        _check_names_and_types(kwargs)
+        return super().preprocess(images, segmentation_maps, **kwargs)
+
+    def _preprocess_image_like_inputs(self, images, segmentation_maps=None, **settings) -> BatchFeature:
+        pictures = [
+            image_to_tensor(
+                image,
+                index,
+                num_channels=settings["num_channels"],
+                convert_rgb=settings["do_convert_rgb"],
+                input_data_format=settings["input_data_format"],
+            )
+            for index, image in enumerate(list_of_images(images))
+        ]
+        if settings["device"] is not None:
+            pictures = [picture.to(settings["device"]) for picture in pictures]
+        masks = None
+        if segmentation_maps is not None:
+            masks = self._load_masks(segmentation_maps, pictures, settings)
+        return self._preprocess(pictures, masks=masks, **settings)
+
+    def _load_masks(self, segmentation_maps, pictures: list[torch.Tensor], settings) -> list[torch.Tensor]:
+        masks = [
+            mask_to_tensor(mask, index)
+            for index, mask in enumerate(list_of_masks(segmentation_maps, expected=len(pictures)))
+        ]
+        if len(masks) != len(pictures):
+            raise SegZooError(
+                f"{len(pictures)} images came with {len(masks)} segmentation maps; give one map for each image."
+            )
+        for index, (picture, mask) in enumerate(zip(pictures, masks, strict=True)):
+            if picture.shape[-2:] != mask.shape:
+                raise SegZooError(
+                    f"segmentation map {index} is {mask.shape[0]} x {mask.shape[1]} pixels (height x width), its "
+                    f"image {picture.shape[1]} x {picture.shape[2]}; give the mask of this image, at the image's size."
+                )
+        if settings["do_reduce_labels"]:
+            masks = [reduce_labels(mask, settings["ignore_index"]) for mask in masks]
+        return [mask.to(picture.device) for picture, mask in zip(pictures, masks, strict=True)]
+
+    def _preprocess(self, images: list[torch.Tensor], masks: list[torch.Tensor] | None = None, **settings):
+        if settings["do_resize"]:
+            steps = [resize_steps(tuple(image.shape[-2:]), **_resize_settings(settings)) for image in images]
+            images = [self._resize_image(image, sizes, settings) for image, sizes in zip(images, steps, strict=True)]
+            if masks is not None:
+                masks = [_resize_mask(mask, sizes[-1]) for mask, sizes in zip(masks, steps, strict=True)]
+        if settings["channel_order"] == "bgr":
+            images = [image.flip(0) for image in images]
+        images = [self._rescale_and_normalize_one(image, settings) for image in images]
+
+        if settings["do_pad"]:
+            sizes = [padded_size(tuple(image.shape[-2:]), **_pad_settings(settings)) for image in images]
+            size = (max(height for height, _ in sizes), max(width for _, width in sizes))
+            images = [_pad_image(image, size, settings["pad_value"]) for image in images]
+            if masks is not None:
+                masks = [_pad_image(mask[None], size, settings["ignore_index"])[0] for mask in masks]
+        elif settings["return_tensors"] is not None and len({image.shape for image in images}) > 1:
+            sizes = ", ".join(sorted({f"{image.shape[1]} x {image.shape[2]}" for image in images}))
+            raise SegZooError(
+                f"the images of this batch have different sizes after resizing ({sizes}) and do_pad is False; "
+                "set do_pad=True, or process them one by one."
+            )
+
+        data: dict[str, Any] = {"pixel_values": images}
+        if masks is not None:
+            data["labels"] = masks
+        batch = BatchFeature(data=data, tensor_type=settings["return_tensors"])
+        if masks is None and settings["window_size"] is not None:
+            batch["window_size"] = tuple(settings["window_size"])
+            batch["window_stride"] = tuple(settings["window_stride"])
+        return batch
+
+    def _resize_image(self, image: torch.Tensor, sizes: list[tuple[int, int]], settings) -> torch.Tensor:
+        """Resize (channels, height, width) to one size after the other; integers are rounded each time, as in mmcv."""
+        for size in sizes:
+            if tuple(image.shape[-2:]) == size:
+                continue
+            if settings["resample"] == PILImageResampling.BILINEAR and not settings["antialias"]:
+                image = resize_bilinear(image, size)
+            else:
+                height, width = size
+                image = self.resize(
+                    image,
+                    SizeDict(height=height, width=width),
+                    resample=settings["resample"],
+                    antialias=settings["antialias"],
+                )
+        return image
+
+    def _rescale_and_normalize_one(self, image: torch.Tensor, settings) -> torch.Tensor:
+        if not settings["do_rescale"] and not settings["do_normalize"]:
+            return image
+        mean = std = None
+        if settings["do_normalize"]:
+            mean = _per_channel(settings["image_mean"], image.shape[0], "image_mean")
+            std = _per_channel(settings["image_std"], image.shape[0], "image_std")
+        return self.rescale_and_normalize(
+            image,
+            do_rescale=settings["do_rescale"],
+            rescale_factor=settings["rescale_factor"],
+            do_normalize=settings["do_normalize"],
+            image_mean=mean,
+            image_std=std,
+        )
+
+    # ------------------------------------------------------------------------------------------------ results
+
+    def input_sizes(self, image_sizes: Sequence[tuple[int, int]]) -> tuple[list[tuple[int, int]], tuple[int, int]]:
+        """What a batch of pictures of these sizes becomes: the size of each without padding, and that of the batch.
+
+        Args:
+            image_sizes: height and width of each picture before preprocessing.
+        """
+        settings = vars(self)
+        sizes = [tuple(int(side) for side in size) for size in image_sizes]
+        if self.do_resize:
+            sizes = [resize_steps(size, **_resize_settings(settings))[-1] for size in sizes]
+        padded = sizes
+        if self.do_pad:
+            padded = [padded_size(size, **_pad_settings(settings)) for size in sizes]
+        return sizes, (max(height for height, _ in padded), max(width for _, width in padded))
+
+    def post_process_semantic_segmentation(
+        self,
+        outputs,
+        target_sizes: Sequence[tuple[int, int]] | torch.Tensor | None = None,
+        return_probabilities: bool = False,
+    ) -> list[torch.Tensor] | list[BatchFeature]:
+        """Label maps of a batch, equal to bilinear upsampling of all logits and argmax, in bounded memory.
+
+        Padding that this processor added is computed from ``target_sizes`` and cut away, in the original order: logits
+        to the padded input's size, cut, resize to the target. So where pictures were padded, ``target_sizes`` must be
+        the sizes of the pictures of this batch, all of them.
+
+        Args:
+            outputs: the model's output (or a dict) with ``logits`` (batch, num_labels, height, width).
+            target_sizes: height and width of each picture, (batch, 2); None leaves the logits' size, padding included.
+            return_probabilities: also give every class's probability; that takes num_labels floats for each pixel.
+
+        Returns:
+            One int64 map (height, width) on the CPU for each picture; with ``return_probabilities`` one object with
+            ``segmentation`` and ``probabilities`` (num_labels, height, width), softmax after the upsampling.
+
+        Raises:
+            SegZooError: as many target sizes as pictures are needed; sizes must be pairs of positive integers; logits
+                that cannot come from pictures of these sizes.
+        """
+        logits = outputs["logits"] if isinstance(outputs, dict) else outputs.logits
+        if logits.ndim != 4:
+            raise SegZooError(
+                f"logits have the shape {tuple(logits.shape)}, expected (batch, num_labels, height, width); pass the "
+                "model's output unchanged."
+            )
+        if target_sizes is None:
+            plans = [{"size": tuple(logits.shape[-2:])}] * len(logits)
+        else:
+            plans = self._upsampling_plans(logits, _target_sizes(target_sizes, len(logits)))
+        results = []
+        for image_logits, plan in zip(logits.detach(), plans, strict=True):
+            plan = {**plan, "align_corners": self.align_corners}
+            if return_probabilities:
+                probabilities = probabilities_from_logits(image_logits, **plan).cpu()
+                labels = label_map_from_logits(image_logits, **plan).cpu()
+                results.append(BatchFeature({"segmentation": labels, "probabilities": probabilities}))
+            else:
+                results.append(label_map_from_logits(image_logits, **plan).cpu())
+        return results
+
+    def _upsampling_plans(self, logits: torch.Tensor, target_sizes: list[tuple[int, int]]) -> list[dict[str, Any]]:
+        image_sizes, batch_size = self.input_sizes(target_sizes)
+        padded = any(size != batch_size for size in image_sizes)
+        if not padded and not self.resize_logits_to_input:
+            return [{"size": size} for size in target_sizes]
+        height, width = logits.shape[-2:]
+        if padded and abs(height * batch_size[1] - width * batch_size[0]) > 2 * sum(batch_size):
+            raise SegZooError(
+                f"logits of {height} x {width} do not belong to an input of {batch_size[0]} x {batch_size[1]}, which "
+                "these target sizes give with this processor's resizing and padding; pass the original sizes of "
+                "exactly the images of this batch, and process them with the same settings."
+            )
+        return [
+            {"size": target, "input_size": batch_size, "crop": size}
+            for target, size in zip(target_sizes, image_sizes, strict=True)
+        ]
+
+
+def reduce_labels(mask: torch.Tensor, ignore_index: int = 255) -> torch.Tensor:
+    """Lower every class id by one; 0 becomes ``ignore_index`` and ``ignore_index`` stays (``reduce_zero_label``)."""
+    mask = mask.to(torch.int64)
+    ignored = (mask == 0) | (mask == ignore_index)
+    return torch.where(ignored, ignore_index, mask - 1)
+
+
+def _resize_settings(settings) -> dict[str, Any]:
+    return {name: settings[name] for name in ("size", "rounding", "size_multiple", "size_multiple_mode")}
+
+
+def _pad_settings(settings) -> dict[str, Any]:
+    return {name: settings[name] for name in ("size_multiple", "size_multiple_mode", "pad_size")}
+
+
+def _resize_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """The nearest pixel, by pixel centres, so that the mask lies where the bilinear picture lies."""
+    if tuple(mask.shape) == size:
+        return mask
+    return tvF.resize(mask[None], list(size), interpolation=tvF.InterpolationMode.NEAREST_EXACT)[0]
+
+
+def _pad_image(image: torch.Tensor, size: tuple[int, int], value: float | Sequence[float]) -> torch.Tensor:
+    """Pad (channels, height, width) at the right and the bottom."""
+    channels, height, width = image.shape
+    if (height, width) == size:
+        return image
+    values = torch.tensor(_per_channel(value, channels, "pad_value"), dtype=image.dtype, device=image.device)
+    padded = values[:, None, None].repeat(1, *size)
+    padded[:, :height, :width] = image
+    return padded
+
+
+def _per_channel(value: float | Sequence[float], channels: int, name: str) -> tuple[float, ...]:
+    if not isinstance(value, Sequence):
+        return (value,) * channels
+    if len(value) not in (1, channels):
+        raise SegZooError(
+            f"{name} has {len(value)} numbers, the image has {channels} channels; give one number, or one per channel."
+        )
+    return tuple(value) * (channels // len(value))
+
+
+def _pair(value: Any, name: str) -> tuple[int, int]:
+    """(height, width) from a pair of positive integers or one integer."""
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2 or any(not isinstance(side, int) or side < 1 for side in pair):
+        raise SegZooError(f"{name} is {value!r}; give [height, width] in pixels, both at least 1.")
+    return pair
+
+
+def _target_sizes(target_sizes: Sequence[tuple[int, int]] | torch.Tensor, batch: int) -> list[tuple[int, int]]:
+    if len(target_sizes) != batch:
+        raise SegZooError(
+            f"target_sizes has {len(target_sizes)} entries for {batch} predictions; give one (height, width) for each."
+        )
+    sizes = []
+    for index, size in enumerate(target_sizes):
+        pair = tuple(int(side) for side in size)
+        if len(pair) != 2 or min(pair) < 1:
+            raise SegZooError(f"target_sizes[{index}] is {pair}; give (height, width) in pixels, both at least 1.")
+        sizes.append(pair)
+    return sizes
+
+
+def _check_names_and_types(settings: dict[str, Any]) -> None:
+    known = SegZooImageProcessorKwargs.__annotations__
+    unknown = sorted(set(settings) - set(known))
+    if unknown:
+        raise SegZooError(
+            f"SegZooImageProcessor has no setting {', '.join(unknown)}; remove it, or correct the name "
+            f"(settings: {', '.join(sorted(known))})."
+        )
+    try:
+        validate_typed_dict(SegZooImageProcessorKwargs, settings)
+    except StrictDataclassError as error:
+        raise SegZooError(f"a setting of SegZooImageProcessor has the wrong type: {error}") from error
+
+
+def _check_settings(settings: dict[str, Any]) -> None:
+    size, pad_size = settings["size"], settings["pad_size"]
+    if settings.get("do_center_crop"):
+        raise SegZooError("do_center_crop is not supported: a crop would lose pixels of the label map; leave it off.")
+    if size is not None and not ((size.height and size.width) or size.shortest_edge or size.longest_edge):
+        raise SegZooError(
+            f"size is {dict(size)}; give height and width, or shortest_edge with or without longest_edge."
+        )
+    if pad_size is not None and not (pad_size.height and pad_size.width):
+        raise SegZooError(f"pad_size is {dict(pad_size)}; give height and width.")
+    for name, choices in (
+        ("rounding", ROUNDINGS),
+        ("size_multiple_mode", MULTIPLE_MODES),
+        ("channel_order", ("rgb", "bgr")),
+    ):
+        if settings[name] not in choices:
+            raise SegZooError(f"{name} is {settings[name]!r}; use one of {', '.join(choices)}.")
+    if settings["size_multiple"] is not None and settings["size_multiple"] < 1:
+        raise SegZooError(f"size_multiple is {settings['size_multiple']}; give a positive number of pixels, or None.")
+    if settings["num_channels"] < 1:
+        raise SegZooError(f"num_channels is {settings['num_channels']}; it must be at least 1.")
+    if settings["channel_order"] == "bgr" and settings["num_channels"] != 3:
+        raise SegZooError(f"channel_order 'bgr' needs num_channels 3, not {settings['num_channels']}; use 'rgb'.")
+    if (settings["window_size"] is None) != (settings["window_stride"] is None):
+        raise SegZooError("window_size and window_stride belong together; set both, or neither.")

@@ -1,0 +1,147 @@
+"""Sizes that the original test pipelines compute, and OpenCV's bilinear filter.
+
+Origins: ``mmcv.rescale_size`` (mmcv 1.6), ``ResizeToMultiple`` and ``SETR_Resize`` (InternImage, ViT-Adapter,
+InternVL), ``round2nearest_multiple`` (MIT's semantic-segmentation-pytorch) and ``cv2.resize`` (OpenCV 4). Sizes are
+``(height, width)`` in pixels.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch.nn import functional as F
+
+ROUNDINGS = ("nearest", "down")
+MULTIPLE_MODES = ("stretch", "round_up", "pad")
+
+
+def round_up(value: int, multiple: int) -> int:
+    """The smallest multiple of ``multiple`` that is not below ``value``."""
+    return -(-value // multiple) * multiple
+
+
+def keep_ratio_size(
+    image_size: tuple[int, int],
+    shortest_edge: int | None,
+    longest_edge: int | None = None,
+    rounding: str = "nearest",
+) -> tuple[int, int]:
+    """Size of an image scaled by one factor so that neither edge exceeds its bound.
+
+    Args:
+        image_size: height and width of the image.
+        shortest_edge: bound of the shorter side in pixels; None is no bound.
+        longest_edge: bound of the longer side in pixels; None is no bound.
+        rounding: ``"nearest"`` is mmcv's ``int(x * factor + 0.5)``, ``"down"`` is MIT's ``int(x * factor)``.
+    """
+    short, long = min(image_size), max(image_size)
+    if shortest_edge is None:
+        factor = longest_edge / long
+    elif longest_edge is None:
+        # As SETR_Resize, which hands mmcv the scale (shortest_edge, shortest_edge * long / short).
+        factor = min(shortest_edge * long / short / long, shortest_edge / short)
+    else:
+        # As mmcv: the larger number of the scale bounds the longer side, in whichever order they are given.
+        bounds = (shortest_edge, longest_edge)
+        factor = min(max(bounds) / long, min(bounds) / short)
+    shift = 0.5 if rounding == "nearest" else 0.0
+    height, width = (max(1, int(side * factor + shift)) for side in image_size)
+    return height, width
+
+
+def resize_steps(
+    image_size: tuple[int, int],
+    *,
+    size: Mapping[str, int],
+    rounding: str = "nearest",
+    size_multiple: int | None = None,
+    size_multiple_mode: str = "stretch",
+) -> list[tuple[int, int]]:
+    """The sizes to which an image is resized one after the other (one, or two where it is stretched to a multiple).
+
+    ``size`` is ``{"height", "width"}``, ``{"shortest_edge"}``, ``{"longest_edge"}`` or the last two together.
+    """
+    if size.get("height") is not None:
+        first = (size["height"], size["width"])
+    else:
+        first = keep_ratio_size(image_size, size.get("shortest_edge"), size.get("longest_edge"), rounding)
+    if size_multiple is None or size_multiple_mode == "pad":
+        return [first]
+    multiple = (round_up(first[0], size_multiple), round_up(first[1], size_multiple))
+    if size_multiple_mode == "round_up" or multiple == first:
+        return [multiple]
+    return [first, multiple]
+
+
+def padded_size(
+    image_size: tuple[int, int],
+    *,
+    size_multiple: int | None = None,
+    size_multiple_mode: str = "stretch",
+    pad_size: Mapping[str, int] | None = None,
+) -> tuple[int, int]:
+    """Size of one resized image after padding at the right and the bottom, before it joins a batch."""
+    height, width = image_size
+    if pad_size is not None:
+        height, width = max(height, pad_size["height"]), max(width, pad_size["width"])
+    if size_multiple is not None and size_multiple_mode == "pad":
+        height, width = round_up(height, size_multiple), round_up(width, size_multiple)
+    return height, width
+
+
+def resize_bilinear(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Bilinear resizing without antialiasing, as ``cv2.resize(..., INTER_LINEAR)`` does it.
+
+    uint8 pictures get OpenCV's fixed-point arithmetic and so its very values; other types are computed in float32, and
+    integers rounded.
+
+    Args:
+        image: (channels, height, width).
+        size: height and width of the result.
+    """
+    if image.dtype == torch.uint8:
+        return _resize_uint8(image, size)
+    values = F.interpolate(image[None].to(torch.float32), size=size, mode="bilinear", align_corners=False)[0]
+    return (values if image.is_floating_point() else values.round_()).to(image.dtype)
+
+
+def _resize_uint8(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Integer weights of 11 bits; widths first, keeping 7 fractional bits; then heights, keeping 2; then rounding."""
+    channels, height, width = image.shape
+    if (height, width) == (2 * size[0], 2 * size[1]):
+        # OpenCV takes its area filter where both sides are halved.
+        blocks = image.to(torch.int32).view(channels, size[0], 2, size[1], 2)
+        return ((blocks.sum((2, 4), dtype=torch.int32) + 2) >> 2).to(torch.uint8)
+    left, right, left_weight, right_weight = _fixed_point_taps(width, size[1], image.device, border_weights=False)
+    above, below, above_weight, below_weight = _fixed_point_taps(height, size[0], image.device, border_weights=True)
+
+    def widened(rows: torch.Tensor) -> torch.Tensor:
+        rows = rows.to(torch.int32)
+        wide = rows.index_select(2, left).mul_(left_weight)
+        return wide.add_(rows.index_select(2, right).mul_(right_weight)).bitwise_right_shift_(4)
+
+    if 2 * size[0] < height:
+        first, second = widened(image.index_select(1, above)), widened(image.index_select(1, below))
+    else:
+        wide = widened(image)
+        first, second = wide.index_select(1, above), wide.index_select(1, below)
+    first.mul_(above_weight[:, None]).bitwise_right_shift_(16)
+    second.mul_(below_weight[:, None]).bitwise_right_shift_(16)
+    return first.add_(second).add_(2).bitwise_right_shift_(2).to(torch.uint8)
+
+
+def _fixed_point_taps(length: int, size: int, device: torch.device, border_weights: bool):
+    """Both source positions of each resized one, and their weights times 2048.
+
+    Beyond the border both positions are the border's; OpenCV still splits the weight between them for heights
+    (``border_weights``) but not for widths, which rounds differently.
+    """
+    centres = ((torch.arange(size, dtype=torch.float64) + 0.5) * (1.0 / (size / length)) - 0.5).to(torch.float32)
+    lower = centres.floor()
+    share = centres - lower
+    lower = lower.long()
+    if not border_weights:
+        share = torch.where((lower < 0) | (lower >= length - 1), 0.0, share)
+        lower = lower.clamp(0, length - 1)
+    lower_weight, upper_weight = ((value * 2048).round().to(torch.int32) for value in (1 - share, share))
+    lower, upper = lower.clamp(0, length - 1), (lower + 1).clamp(0, length - 1)
+    return tuple(values.to(device) for values in (lower, upper, lower_weight, upper_weight))

@@ -1,0 +1,50 @@
+"""Convolution, norm and activation in one block."""
+
+from torch import Tensor, nn
+
+from segzoo.layers.norm import BatchNorm2d
+
+NORMS = {"batch_norm": BatchNorm2d}
+ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6, "gelu": nn.GELU, "silu": nn.SiLU, "hardswish": nn.Hardswish}
+
+
+class ConvNormAct(nn.Module):
+    """``activation(norm(conv(x)))``, the block that most segmentation heads are made of.
+
+    Args:
+        bias: None gives the convolution a bias only when no norm follows.
+        norm: "batch_norm" or None.
+        activation: a key of ``ACTIVATIONS`` or None.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool | None = None,
+        norm: str | None = "batch_norm",
+        norm_eps: float = 1e-5,
+        activation: str | None = "relu",
+    ):
+        super().__init__()
+        self.conv = nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            bias=norm is None if bias is None else bias,
+        )
+        self.norm = nn.Identity() if norm is None else NORMS[norm](out_channels, eps=norm_eps)
+        self.activation = nn.Identity() if activation is None else ACTIVATIONS[activation]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.norm(self.conv(x)))

@@ -1,0 +1,40 @@
+"""Normalisation layers."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from segzoo.errors import SegZooError
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation that is right under gradient checkpointing and says what is wrong with a batch of one.
+
+    Checkpointing runs a block's forward a second time inside backward; plain BatchNorm would then move its running
+    statistics twice a step. Here the second run leaves them alone.
+
+    Raises:
+        SegZooError: in training, an input with a single value a channel, such as one image pooled to 1x1.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return super().forward(x)
+        if x.shape[0] * x.shape[2] * x.shape[3] == 1:
+            raise SegZooError(
+                "batch normalisation cannot train on one image whose feature map is 1x1 (global pooling); "
+                "use a batch of at least 2 a process, drop the last incomplete batch, or put the norms in eval mode"
+            )
+        recomputed = not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+        if recomputed and self.track_running_stats:
+            # Copies, because the checkpoint expects the second run to save the same kinds of tensors as the first.
+            mean, var = self.running_mean.clone(), self.running_var.clone()
+            return F.batch_norm(x, mean, var, self.weight, self.bias, True, 0.0, self.eps)
+        return super().forward(x)
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """Layer normalisation over the channels of a channels-first map (B, C, H, W)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

@@ -1,0 +1,172 @@
+"""The composite model: backbone, neck, decode heads and auxiliary heads as one Hugging Face model."""
+
+from dataclasses import dataclass
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from segzoo.auto import AutoHead, AutoNeck
+from segzoo.base import SegZooPreTrainedModel
+from segzoo.configuration_segzoo import SegZooConfig
+from segzoo.errors import SegZooError
+from segzoo.heads import HeadConfig
+from segzoo.hub import WritesShim
+from segzoo.inference.sliding_window import sliding_window_logits
+
+
+@dataclass
+class SegZooOutput(ModelOutput):
+    """Output of ``SegZooForSemanticSegmentation``.
+
+    Args:
+        loss: sum of ``losses``, when labels were given.
+        losses: the weighted loss of every head, by name (``"decode_0.cross_entropy"``, ``"auxiliary_0.cross_entropy"``).
+        logits: scores before softmax (batch, num_labels, height / stride, width / stride); with windows, at the input's size.
+        hidden_states: of the backbone, when asked for.
+    """
+
+    loss: torch.FloatTensor | None = None
+    losses: dict[str, torch.FloatTensor] | None = None
+    logits: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+
+
+class SegZooForSemanticSegmentation(WritesShim, SegZooPreTrainedModel):
+    """Any backbone with any decode head, for ``AutoModelForSemanticSegmentation``, ``pipeline`` and ``Trainer``.
+
+    Example:
+        ```python
+        model = AutoModelForSemanticSegmentation.from_pretrained(folder)
+        logits = model(pixel_values).logits
+        ```
+    """
+
+    config: SegZooConfig
+    base_model_prefix = "segzoo"
+
+    def __init__(self, config: SegZooConfig):
+        super().__init__(config)
+        config.share_num_labels()
+        # transformers' own AutoBackbone: from_config never asks the Hub.
+        self.backbone = transformers.AutoBackbone.from_config(config.backbone_config)
+        channels = list(self.backbone.channels)
+        self.neck = None
+        if config.neck_config is not None:
+            if config.neck_config.in_channels is None:
+                config.neck_config.in_channels = channels
+            self.neck = AutoNeck.from_config(config.neck_config)
+            channels = list(self.neck.out_channels)
+        self.decode_heads = nn.ModuleList(_build_head(c, channels) for c in config.decode_head_configs)
+        self.auxiliary_heads = nn.ModuleList(_build_head(c, channels) for c in config.auxiliary_head_configs)
+        self.post_init()
+
+    def forward_maps(self, pixel_values: Tensor, output_hidden_states: bool | None = None):
+        """Feature maps that the heads read, and the backbone's hidden states or None."""
+        output = self.backbone.forward_with_filtered_kwargs(pixel_values, output_hidden_states=output_hidden_states)
+        maps = output.feature_maps if self.neck is None else self.neck(output.feature_maps)
+        return maps, output.hidden_states if output_hidden_states else None
+
+    def decode(self, feature_maps) -> list:
+        """Outputs of the decode heads in cascade; the last one's logits are the model's."""
+        outputs = []
+        for head in self.decode_heads:
+            outputs.append(head(feature_maps, previous=outputs[-1] if outputs else None))
+        return outputs
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        window_size: tuple[int, int] | None = None,
+        window_stride: tuple[int, int] | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> SegZooOutput:
+        """Score every pixel, and compute the loss when labels are given.
+
+        Args:
+            pixel_values: normalised images (B, num_channels, H, W).
+            labels: class ids (B, H, W), int64; ``config.semantic_loss_ignore_index`` does not count.
+            window_size: (height, width) of sliding windows in pixels; None for one pass over the whole images.
+            window_stride: (vertical, horizontal) step between windows; the window's size when None.
+            output_hidden_states: return the backbone's hidden states.
+            return_dict: False returns a tuple.
+
+        Raises:
+            SegZooError: inputs whose number of dimensions, channels or sizes do not fit; labels together with windows.
+        """
+        self._check_inputs(pixel_values, labels, window_size)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if window_size is not None:
+            logits = sliding_window_logits(
+                lambda window: self.decode(self.forward_maps(window)[0])[-1].logits,
+                pixel_values,
+                window_size=tuple(int(v) for v in window_size),
+                window_stride=tuple(int(v) for v in (window_stride or window_size)),
+                num_labels=self.config.num_labels,
+                align_corners=self.config.decode_head_configs[-1].align_corners,
+            )
+            return SegZooOutput(logits=logits)
+        feature_maps, hidden_states = self.forward_maps(pixel_values, output_hidden_states)
+        outputs = self.decode(feature_maps)
+        loss, losses = None, None
+        if labels is not None:
+            losses = self._losses(feature_maps, outputs, labels)
+            loss = sum(losses.values())
+        return SegZooOutput(loss=loss, losses=losses, logits=outputs[-1].logits, hidden_states=hidden_states)
+
+    def _losses(self, feature_maps, outputs, labels) -> dict[str, Tensor]:
+        ignore_index = self.config.semantic_loss_ignore_index
+        parts = {}
+        for i, (head, output) in enumerate(zip(self.decode_heads, outputs, strict=True)):
+            for name, value in head.compute_loss(output, labels, ignore_index).items():
+                parts[f"decode_{i}.{name}"] = value
+        for i, head in enumerate(self.auxiliary_heads):
+            for name, value in head.compute_loss(head(feature_maps), labels, ignore_index).items():
+                parts[f"auxiliary_{i}.{name}"] = value
+        return parts
+
+    def _check_inputs(self, pixel_values, labels, window_size) -> None:
+        if pixel_values.ndim != 4:
+            raise SegZooError(f"pixel_values must be (batch, channels, height, width), got {tuple(pixel_values.shape)}")
+        channels = getattr(self.config.backbone_config, "num_channels", None)
+        if channels is not None and pixel_values.shape[1] != channels:
+            raise SegZooError(
+                f"pixel_values has {pixel_values.shape[1]} channels, the backbone takes {channels}; "
+                "convert the images, or build the model with num_channels in the backbone config"
+            )
+        if labels is None:
+            return
+        if window_size is not None:
+            raise SegZooError("labels and window_size exclude each other: the loss needs one pass; leave one of them out")
+        if labels.shape != (pixel_values.shape[0], *pixel_values.shape[-2:]):
+            raise SegZooError(
+                f"labels are {tuple(labels.shape)} for images {tuple(pixel_values.shape)}; "
+                "they must be (batch, height, width) of the same images"
+            )
+        if labels.dtype != torch.int64:
+            raise SegZooError(f"labels are {labels.dtype}; class ids must be int64 (use labels.long())")
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """Save weights, config and the shim that lets the folder load with ``trust_remote_code=True``."""
+        # Native keys, always: transformers would write a registered original format otherwise.
+        kwargs.setdefault("save_original_format", False)
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+
+def _build_head(config: HeadConfig, channels: list[int]):
+    """A head whose ``in_channels`` are taken from the maps that it reads, where the config leaves them open."""
+    if config.in_channels is None:
+        index = range(len(channels)) if config.in_index is None else config.in_index
+        if any(not -len(channels) <= i < len(channels) for i in index):
+            raise SegZooError(
+                f"{type(config).__name__}.in_index={list(index)} names a map that does not exist: there are {len(channels)}; "
+                "set in_index, or the backbone's out_indices, to fit"
+            )
+        config.in_channels = [channels[i] for i in index]
+    return AutoHead.from_config(config)

@@ -1,0 +1,32 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from segzoo.heads import FCNHead, FCNHeadConfig
+
+
+def test_concatenates_resized_maps():
+    torch.manual_seed(0)
+    config = FCNHeadConfig(
+        in_channels=[4, 8], in_index=[0, 1], channels=12, num_convs=0, concat_input=False, resize_concat=True, dropout=0.0
+    )
+    head = FCNHead(config).eval()
+    fine, coarse = torch.randn(1, 4, 8, 6), torch.randn(1, 8, 4, 3)
+    joined = torch.cat([fine, F.interpolate(coarse, size=(8, 6), mode="bilinear", align_corners=False)], dim=1)
+    expected = F.conv2d(joined, head.classifier.weight, head.classifier.bias)
+    torch.testing.assert_close(head([fine, coarse]).logits, expected)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"in_channels": [4, 8], "in_index": [0, 1]}, "resize_concat"),
+        ({"kernel_size": 2}, "odd"),
+        ({"num_convs": 0, "in_channels": [4], "channels": 8}, "must equal"),
+        ({"in_channels": [4, 8], "in_index": [0]}, "differ in length"),
+        ({"dropout": 1.0}, "dropout"),
+    ],
+)
+def test_options_that_do_not_fit(options, words):
+    with pytest.raises(ValueError, match=words):
+        FCNHeadConfig(**options)

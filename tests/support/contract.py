@@ -1,0 +1,48 @@
+"""Checks that hold for every registered model, whatever kind it is."""
+
+import torch
+from torch import nn
+
+SIZES = [(64, 96), (75, 109), (33, 97)]
+
+
+def settle_norms(model: nn.Module) -> nn.Module:
+    """Give batch norms statistics that a trained model would have, so that eval mode differs from doing nothing."""
+    generator = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.copy_(torch.randn(module.running_mean.shape, generator=generator) * 0.1)
+            module.running_var.copy_(torch.rand(module.running_var.shape, generator=generator) + 0.5)
+    return model
+
+
+def assert_config_round_trip(config, tmp_path):
+    config.save_pretrained(tmp_path)
+    loaded = type(config).from_pretrained(tmp_path)
+    assert loaded.to_diff_dict() == config.to_diff_dict()
+    assert type(config).from_dict(config.to_dict()).to_dict() == config.to_dict()
+
+
+def assert_same_state(model, loaded):
+    state, other = model.state_dict(), loaded.state_dict()
+    assert list(state) == list(other)
+    for key, value in state.items():
+        assert torch.equal(value, other[key]), key
+    buffers, other_buffers = dict(model.named_buffers()), dict(loaded.named_buffers())
+    assert list(buffers) == list(other_buffers)
+    for key, value in buffers.items():
+        assert torch.equal(value, other_buffers[key]), key
+
+
+def assert_close(a, b, tolerance=1e-5):
+    a, b = a.detach(), b.detach()
+    scale = max(float(b.abs().max()), 1e-6)
+    assert float((a - b).abs().max()) <= tolerance * scale
+
+
+def assert_gradients(model):
+    """Every parameter has a finite gradient that is not zero throughout."""
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, f"{name} has no gradient"
+        assert torch.isfinite(parameter.grad).all(), f"{name} has a gradient that is not finite"
+        assert parameter.grad.abs().sum() > 0, f"the gradient of {name} is zero"

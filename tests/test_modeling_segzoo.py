@@ -1,0 +1,394 @@
+"""The composite model: what a user of transformers, Trainer, peft and torch.compile relies on."""
+
+import copy
+import json
+
+import pytest
+import torch
+import transformers
+from support.contract import assert_close, assert_gradients, assert_same_state, settle_norms
+from transformers import (
+    AutoConfig,
+    AutoModelForSemanticSegmentation,
+    ConvNextConfig,
+    Dinov2Config,
+    DINOv3ViTConfig,
+    HieraConfig,
+    ResNetConfig,
+    SwinConfig,
+    TimmBackboneConfig,
+)
+
+from segzoo import SegZooConfig, SegZooForSemanticSegmentation
+from segzoo.auto import BACKBONES, HEADS
+from segzoo.backbones import SegZooResNetConfig
+from segzoo.errors import SegZooError
+from segzoo.heads import FCNHeadConfig, PSPHeadConfig, UPerHeadConfig
+
+LABELS = 5
+FOREIGN = {
+    "swin": SwinConfig(image_size=64, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 2, 2, 2], window_size=4),
+    "convnext": ConvNextConfig(hidden_sizes=[8, 16, 16, 32], depths=[1, 1, 1, 1]),
+    "dinov2": Dinov2Config(hidden_size=16, num_hidden_layers=4, num_attention_heads=2, image_size=56),
+    "dinov3_vit": DINOv3ViTConfig(hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32),
+    "hiera": HieraConfig(embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], image_size=[64, 64]),
+    "resnet": ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 16, 32], depths=[1] * 4, layer_type="basic"),
+}
+
+
+def build(config=None, **changes) -> SegZooForSemanticSegmentation:
+    config = SegZooConfig.tiny() if config is None else config
+    for name, value in changes.items():
+        setattr(config, name, value)
+    torch.manual_seed(0)
+    return settle_norms(SegZooForSemanticSegmentation(config)).eval()
+
+
+def batch(size=(64, 96), count=2, labels=LABELS):
+    generator = torch.Generator().manual_seed(5)
+    images = torch.randn(count, 3, *size, generator=generator)
+    targets = torch.randint(0, labels, (count, *size), generator=generator)
+    targets[:, :4] = 255
+    return images, targets
+
+
+# --- every combination -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backbone", sorted(BACKBONES))
+@pytest.mark.parametrize("head", sorted(HEADS))
+def test_every_backbone_with_every_head(backbone, head, tmp_path):
+    head_config = HEADS[head][0].tiny()
+    head_config.in_channels = None
+    config = SegZooConfig.from_backbone(BACKBONES[backbone][0].tiny(), head_config, num_labels=LABELS)
+    model = build(config)
+    images, labels = batch()
+    output = model(images, labels=labels)
+    assert output.logits.shape[:2] == (2, LABELS)
+    assert torch.isclose(output.loss, sum(output.losses.values()))
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForSemanticSegmentation.from_pretrained(tmp_path).eval()
+    assert_same_state(model, loaded)
+    assert_close(loaded(images).logits, output.logits)
+
+
+@pytest.mark.parametrize("name", sorted(FOREIGN))
+def test_backbones_of_transformers(name, tmp_path):
+    config = SegZooConfig.from_backbone(FOREIGN[name], UPerHeadConfig(channels=8), num_labels=LABELS)
+    assert (config.neck_config is not None) == name.startswith("dino")
+    model = build(config)
+    images, labels = batch((56, 56) if name == "dinov2" else (64, 64))
+    output = model(images, labels=labels)
+    assert output.logits.shape[-2:] == (16, 16)
+    model.train()(images, labels=labels).loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForSemanticSegmentation.from_pretrained(tmp_path)
+    assert_same_state(model, loaded)
+
+
+def test_backbone_of_timm(tmp_path):
+    pytest.importorskip("timm")
+    backbone = TimmBackboneConfig(backbone="resnet18", out_indices=[1, 2, 3, 4], use_pretrained_backbone=False)
+    model = build(SegZooConfig.from_backbone(backbone, UPerHeadConfig(channels=8), num_labels=LABELS))
+    images, labels = batch((64, 64))
+    assert model(images, labels=labels).logits.shape == (2, LABELS, 16, 16)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForSemanticSegmentation.from_pretrained(tmp_path)
+    assert_same_state(model, loaded)
+
+
+def test_other_input_channels():
+    backbone = SegZooResNetConfig.tiny()
+    backbone.num_channels = 7
+    model = build(SegZooConfig.from_backbone(backbone, FCNHeadConfig(channels=8), num_labels=LABELS))
+    assert model(torch.randn(1, 7, 64, 64)).logits.shape[1] == LABELS
+    with pytest.raises(SegZooError, match="3 channels, the backbone takes 7"):
+        model(torch.randn(1, 3, 64, 64))
+
+
+def test_heads_in_cascade_see_the_one_before():
+    config = SegZooConfig.tiny()
+    config.decode_head_configs.append(FCNHeadConfig(channels=8, num_labels=LABELS))
+    model = build(config)
+    seen = []
+    model.decode_heads[1].register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["previous"]), with_kwargs=True
+    )
+    images, labels = batch()
+    output = model(images, labels=labels)
+    assert seen[0].logits.shape == (2, LABELS, 16, 24)
+    assert output.logits.shape == (2, LABELS, 2, 3)
+    assert set(output.losses) == {"decode_0.cross_entropy", "decode_1.cross_entropy", "auxiliary_0.cross_entropy"}
+
+
+# --- configs ---------------------------------------------------------------------------------------------------------
+
+
+def test_config_json_round_trip(tmp_path):
+    config = SegZooConfig.from_backbone(
+        SegZooResNetConfig.tiny(),
+        PSPHeadConfig(channels=8, class_weights=[1.0, 2.0, 3.0]),
+        id2label={0: "sky", 1: "road", 2: "car"},
+        palette=[[0, 0, 0], [1, 2, 3], [4, 5, 6]],
+        window_size=(64, 64),
+        window_stride=(32, 48),
+    )
+    config.save_pretrained(tmp_path)
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    assert isinstance(loaded, SegZooConfig)
+    assert loaded.to_diff_dict() == config.to_diff_dict()
+    assert loaded.label2id == {"sky": 0, "road": 1, "car": 2}
+    assert [c.num_labels for c in loaded.decode_head_configs + loaded.auxiliary_head_configs] == [3, 3]
+    text = (tmp_path / "config.json").read_text()
+    assert text.count("sky") == 2, "class names stand in id2label and label2id alone"
+    assert "num_labels" not in json.loads(text)["decode_head_configs"][0]
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"decode_head_configs": []}, "at least one decode head"),
+        ({"decode_head_configs": [{"channels": 8}]}, "model_type"),
+        ({"decode_head_configs": [SegZooResNetConfig.tiny()]}, "no head config"),
+        ({"neck_config": SegZooResNetConfig.tiny()}, "neck_config"),
+        ({"window_size": [64, 64]}, "go together"),
+        ({"window_size": [64, 64], "window_stride": [65, 64]}, "no longer than the window"),
+        ({"palette": [[0, 0, 0]]}, "1 colours for 2 classes"),
+        ({"ignore_index": 0}, "no option 'ignore_index'"),
+    ],
+)
+def test_wrong_configs(options, words):
+    with pytest.raises(SegZooError, match=words):
+        SegZooConfig(**options)
+
+
+def test_head_that_reads_a_map_that_is_not_there():
+    config = SegZooConfig.from_backbone(SegZooResNetConfig.tiny(), FCNHeadConfig(in_index=[4], channels=8))
+    with pytest.raises(SegZooError, match="there are 4"):
+        SegZooForSemanticSegmentation(config)
+
+
+# --- inputs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda x, y: (x[0], None), "must be"),
+        (lambda x, y: (x, y[:, :-1]), "of the same images"),
+        (lambda x, y: (x, y.float()), "int64"),
+    ],
+)
+def test_wrong_inputs(change, words):
+    images, labels = change(*batch())
+    with pytest.raises(SegZooError, match=words):
+        build()(images, labels=labels)
+
+
+def test_labels_and_windows_exclude_each_other():
+    images, labels = batch()
+    with pytest.raises(SegZooError, match="exclude each other"):
+        build()(images, labels=labels, window_size=(32, 32))
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+def test_gradients_reach_every_parameter():
+    model = build().train()
+    images, labels = batch()
+    model(images, labels=labels).loss.backward()
+    assert_gradients(model)
+
+
+def test_only_ignored_labels():
+    model = build().train()
+    images, labels = batch()
+    loss = model(images, labels=torch.full_like(labels, 255)).loss
+    loss.backward()
+    assert loss.item() == 0
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_losses_are_weighted():
+    model = build()
+    images, labels = batch()
+    losses = model(images, labels=labels).losses
+    model.auxiliary_heads[0].config.loss_weight = 1.0
+    again = model(images, labels=labels).losses
+    assert_close(losses["auxiliary_0.cross_entropy"], 0.4 * again["auxiliary_0.cross_entropy"])
+    assert torch.equal(losses["decode_0.cross_entropy"], again["decode_0.cross_entropy"])
+
+
+def test_bfloat16_autocast_trains():
+    model = build().train()
+    images, labels = batch()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(images, labels=labels)
+    assert output.loss.dtype == torch.float32
+    output.loss.backward()
+    assert_gradients(model)
+
+
+def test_activation_checkpointing_gives_equal_losses_and_statistics():
+    images, labels = batch()
+    results = []
+    for checkpointing in (False, True):
+        model = build().train()
+        if checkpointing:
+            model.activation_checkpointing_enable()
+            assert any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
+        torch.manual_seed(2)
+        loss = model(images, labels=labels).loss
+        loss.backward()
+        results.append((loss, [p.grad for p in model.parameters()], list(model.buffers())))
+    assert_close(results[1][0], results[0][0])
+    for part in (1, 2):
+        for a, b in zip(results[1][part], results[0][part], strict=True):
+            assert_close(a.double(), b.double())
+
+
+def test_batch_equals_single():
+    model = build()
+    images, _ = batch((75, 109), 3)
+    with torch.no_grad():
+        together = model(images).logits
+        for i in range(3):
+            assert_close(together[i : i + 1], model(images[i : i + 1]).logits)
+
+
+def test_trainer_with_accumulation_keeps_the_loss(tmp_path):
+    """One step over four images equals two accumulated steps over two, and evaluation returns logits alone."""
+    images, labels = batch((64, 64), 4)
+    rows = [{"pixel_values": x, "labels": y} for x, y in zip(images, labels, strict=True)]
+    weights = []
+    for per_device, accumulation in ((4, 1), (2, 2)):
+        model = build()
+        for module in model.modules():
+            if isinstance(module, (torch.nn.BatchNorm2d, torch.nn.Dropout2d)):
+                module.train = lambda mode=True: None  # batch statistics would differ between the two
+        arguments = transformers.TrainingArguments(
+            output_dir=tmp_path / str(accumulation),
+            per_device_train_batch_size=per_device,
+            gradient_accumulation_steps=accumulation,
+            max_steps=1,
+            learning_rate=0.1,
+            lr_scheduler_type="constant",
+            optim="sgd",
+            max_grad_norm=0,
+            report_to=[],
+            use_cpu=True,
+            save_strategy="no",
+            remove_unused_columns=False,
+        )
+        trainer = transformers.Trainer(model=model, args=arguments, train_dataset=rows)
+        trainer.train()
+        weights.append([p.detach().clone() for p in model.parameters()])
+    for a, b in zip(*weights, strict=True):
+        assert_close(a, b, 1e-4)
+    prediction = trainer.predict(rows)
+    assert prediction.predictions.shape == (4, LABELS, 16, 16)
+
+
+# --- loading ---------------------------------------------------------------------------------------------------------
+
+
+def test_new_classes_replace_the_classifiers_alone(tmp_path):
+    config = SegZooConfig.tiny()
+    config.palette = [[i, i, i] for i in range(LABELS)]
+    model = build(config)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForSemanticSegmentation.from_pretrained(
+        tmp_path, num_labels=3, ignore_mismatched_sizes=True
+    ).eval()
+    assert loaded.config.num_labels == 3 and loaded.config.palette is None
+    assert loaded(batch()[0]).logits.shape[1] == 3
+    old = model.state_dict()
+    changed = [k for k, v in loaded.state_dict().items() if old[k].shape != v.shape]
+    assert changed and all("classifier" in k for k in changed)
+    assert all(torch.equal(v, old[k]) for k, v in loaded.state_dict().items() if k not in changed)
+    loaded.save_pretrained(tmp_path / "again")
+    assert AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "again").config.num_labels == 3
+
+
+def test_missing_weights_are_initialised(tmp_path):
+    """A checkpoint without its heads: transformers builds on the meta device, and nothing may stay uninitialised."""
+    model = build()
+    state = {k: v for k, v in model.state_dict().items() if k.startswith("backbone.")}
+    model.save_pretrained(tmp_path, state_dict=state)
+    loaded = AutoModelForSemanticSegmentation.from_pretrained(tmp_path)
+    assert all(torch.isfinite(p).all() for p in loaded.parameters())
+    assert 0.005 < loaded.decode_heads[0].classifier.weight.std() < 0.02
+    assert loaded.decode_heads[0].fpn_bottleneck.norm.weight.eq(1).all()
+
+
+def test_tuple_output_and_hidden_states():
+    model = build()
+    images, labels = batch()
+    assert torch.equal(model(images, return_dict=False)[0], model(images).logits)
+    assert len(model(images, output_hidden_states=True).hidden_states) == 5
+    assert model(images).hidden_states is None
+
+
+def test_the_config_of_a_caller_is_not_shared_between_models():
+    heads = [UPerHeadConfig(channels=8)]
+    SegZooForSemanticSegmentation(SegZooConfig(backbone_config=SegZooResNetConfig.tiny(), decode_head_configs=heads))
+    assert heads[0].in_channels is None
+
+
+# --- compile, windows, peft ------------------------------------------------------------------------------------------
+
+
+def test_compiles_as_one_graph_forward_and_loss():
+    model = build()
+    images, labels = batch()
+    compiled = torch.compile(copy.deepcopy(model), backend="aot_eager", fullgraph=True)
+    assert_close(compiled(images).logits, model(images).logits)
+    model.train()
+    torch.manual_seed(1)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    compiled(images, labels=labels).loss.backward()
+    assert_gradients(model)
+
+
+@pytest.mark.parametrize("backbone", sorted(BACKBONES))
+def test_inductor(backbone):
+    config = SegZooConfig.from_backbone(BACKBONES[backbone][0].tiny(), UPerHeadConfig(channels=8), num_labels=LABELS)
+    model, images = build(config), batch((64, 64))[0]
+    with torch.no_grad():
+        assert_close(torch.compile(model, fullgraph=True)(images).logits, model(images).logits, 1e-4)
+
+
+def test_windows_cover_the_image():
+    model = build()
+    images, _ = batch((70, 101))
+    with torch.no_grad():
+        windows = model(images, window_size=(64, 64), window_stride=(40, 40)).logits
+        whole = model(images, window_size=(70, 101), window_stride=(70, 101)).logits
+        plain = torch.nn.functional.interpolate(model(images).logits, size=(70, 101), mode="bilinear")
+    assert windows.shape == whole.shape == (2, LABELS, 70, 101)
+    assert_close(whole, plain)
+    assert (windows - whole).abs().max() > 1e-3
+
+
+def test_lora_with_the_head_trained_in_full(tmp_path):
+    peft = pytest.importorskip("peft")
+    config = SegZooConfig.from_backbone(FOREIGN["dinov2"], UPerHeadConfig(channels=8), num_labels=LABELS)
+    model = build(config)
+    images, labels = batch((56, 56))
+    lora = peft.LoraConfig(
+        r=2, target_modules=["q_proj", "v_proj"], modules_to_save=["neck", "decode_heads.0", "auxiliary_heads.0"]
+    )
+    tuned = peft.get_peft_model(copy.deepcopy(model), lora).train()
+    optimizer = torch.optim.SGD([p for p in tuned.parameters() if p.requires_grad], lr=0.5)
+    for _ in range(2):
+        optimizer.zero_grad()
+        tuned(pixel_values=images, labels=labels).loss.backward()
+        optimizer.step()
+    tuned.eval()
+    tuned.save_pretrained(tmp_path)
+    loaded = peft.PeftModel.from_pretrained(copy.deepcopy(model), tmp_path).eval()
+    with torch.no_grad():
+        assert_close(loaded(pixel_values=images).logits, tuned(pixel_values=images).logits)
+        assert (model(images).logits - tuned(pixel_values=images).logits).abs().max() > 1e-3
