@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import json
 import os
 import signal
@@ -91,7 +92,9 @@ def test_each_part_writes_the_shim(part, model, processor, tmp_path):
 
 
 def test_keys_stay_native_under_a_registered_conversion(model, processor, tmp_path):
-    register_checkpoint_conversion_mapping("segzoo", [WeightRenaming(r"^decode_head\.", "decode_heads.0.")], overwrite=True)
+    register_checkpoint_conversion_mapping(
+        "segzoo", [WeightRenaming(r"^decode_head\.", "decode_heads.0.")], overwrite=True
+    )
     try:
         save_model_folder(model, processor, tmp_path / "out")
     finally:
@@ -145,9 +148,13 @@ def raiser(error):
 @pytest.mark.parametrize(
     ("error", "expected", "message"),
     [
-        (OSError(errno.ENOSPC, "No space left on device"), SegZooError, "No space left on device.*nothing was left behind"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            SegZooError,
+            "No space left on device.*nothing was left behind",
+        ),
         (RuntimeError("a fault"), RuntimeError, "a fault"),
-        (KeyboardInterrupt(), KeyboardInterrupt, ""),
+        (KeyboardInterrupt("stop"), KeyboardInterrupt, "stop"),
     ],
 )
 def test_failure_leaves_nothing(error, expected, message, tmp_path):
@@ -275,8 +282,6 @@ def test_broken_commit_is_repeated(folder, hub):
 
 
 def _sha256(path):
-    import hashlib
-
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -299,7 +304,8 @@ def test_refusals_say_what_to_do(repo_id, token, message, folder, hub, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("status", "message"), [(403, "may not write there"), (413, r"refused it \(413: too large"), (429, "wait some minutes")]
+    ("status", "message"),
+    [(403, "may not write there"), (413, r"refused it \(413: too large"), (429, "wait some minutes")],
 )
 def test_answers_to_the_commit(status, message, folder, hub):
     hub.answer_with(status, "POST", "/commit/", message="too large")
@@ -327,7 +333,10 @@ def test_clean_processes_push_and_load(model, folder, tmp_path):
     push = """
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 import segzoo, sys
-AutoModelForSemanticSegmentation.from_pretrained(sys.argv[1]).push_to_hub("tester/parts")
+model = AutoModelForSemanticSegmentation.from_pretrained(sys.argv[1])
+model.push_to_hub("tester/parts")
+model.save_pretrained("saved", push_to_hub=True, repo_id="tester/saved")
+model.save_pretrained("saved", push_to_hub=True, repo_id="tester/saved-again")
 AutoImageProcessor.from_pretrained(sys.argv[1]).push_to_hub("tester/parts")
 """
     load = """
@@ -353,5 +362,7 @@ torch.save(model.state_dict(), "state.pt")
             )
             assert done.returncode == 0, done.stderr
         assert set(hub.files("tester/parts")) == FILES
+        for repo_id in ("tester/saved", "tester/saved-again"):
+            assert set(hub.files(repo_id)) >= {"config.json", "model.safetensors", SHIM_NAME}
     state = torch.load(tmp_path / "state.pt")
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())

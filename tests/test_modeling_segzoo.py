@@ -320,7 +320,7 @@ def test_missing_weights_are_initialised(tmp_path):
     loaded = AutoModelForSemanticSegmentation.from_pretrained(tmp_path)
     assert all(torch.isfinite(p).all() for p in loaded.parameters())
     assert 0.005 < loaded.decode_heads[0].classifier.weight.std() < 0.02
-    assert loaded.decode_heads[0].fpn_bottleneck.norm.weight.eq(1).all()
+    assert loaded.decode_heads[0].fusion_conv.norm.weight.eq(1).all()
 
 
 def test_tuple_output_and_hidden_states():

@@ -57,38 +57,43 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    parser = _program_parser()
-    options = parser.parse_args(arguments)
-    if options.command is None:
+    # No option of the program itself takes a value: the first word without a dash is the subcommand.
+    position = next((i for i, argument in enumerate(arguments) if not argument.startswith("-")), len(arguments))
+    parser = _ProgramParser()
+    parser.parse_args(arguments[:position])
+    if position == len(arguments):
         parser.print_help()
         return 0
-    if options.command not in COMMANDS:
-        nearest = difflib.get_close_matches(options.command, COMMANDS, n=1)
+    name = arguments[position]
+    if name not in COMMANDS:
+        nearest = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"choose one of {', '.join(COMMANDS)}"
-        parser.error(f"no subcommand {options.command!r}: {hint}")
-    command = importlib.import_module(f"segzoo.commands.{options.command}")
-    command_parser = argparse.ArgumentParser(prog=f"segzoo {options.command}", description=command.__doc__)
+        parser.error(f"no subcommand {name!r}: {hint}")
+    command = importlib.import_module(f"segzoo.commands.{name}")
+    command_parser = argparse.ArgumentParser(prog=f"segzoo {name}", description=command.__doc__)
     command.add_arguments(command_parser)
     _add_traceback(command_parser)
-    return command.run(command_parser.parse_args(options.arguments)) or 0
+    return command.run(command_parser.parse_args(arguments[position + 1 :])) or 0
 
 
-def _program_parser() -> argparse.ArgumentParser:
-    width = max(map(len, COMMANDS)) + 2
-    parser = argparse.ArgumentParser(
-        prog="segzoo",
-        usage="segzoo [-h] [--version] [--traceback] COMMAND ...",
-        description="Semantic-segmentation models as Hugging Face models.",
-        epilog="commands:\n"
-        + "\n".join(f"  {name:{width}}{help_line(name)}" for name in COMMANDS)
-        + "\n\nsegzoo COMMAND --help tells more about each.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=_versions())
-    _add_traceback(parser)
-    parser.add_argument("command", nargs="?", metavar="COMMAND", help=argparse.SUPPRESS)
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    return parser
+class _ProgramParser(argparse.ArgumentParser):
+    """Options of the program itself; its help lists the subcommands."""
+
+    def __init__(self):
+        super().__init__(
+            prog="segzoo",
+            usage="segzoo [-h] [--version] [--traceback] COMMAND ...",
+            description="Semantic-segmentation models as Hugging Face models.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        self.add_argument("--version", action="version", version=_versions())
+        _add_traceback(self)
+
+    def format_help(self) -> str:
+        width = max(map(len, COMMANDS)) + 2
+        lines = [f"  {name:{width}}{help_line(name)}" for name in COMMANDS]
+        self.epilog = "\n".join(["commands:", *lines, "", "segzoo COMMAND --help tells more about each."])
+        return super().format_help()
 
 
 def _add_traceback(parser: argparse.ArgumentParser) -> None:
@@ -104,7 +109,9 @@ def help_line(command: str) -> str:
 
 def _versions() -> str:
     installed = (f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers"))
-    return f"segzoo {importlib.metadata.version('segzoo')} ({', '.join(installed)}, Python {platform.python_version()})"
+    return (
+        f"segzoo {importlib.metadata.version('segzoo')} ({', '.join(installed)}, Python {platform.python_version()})"
+    )
 
 
 def _describe(error: Exception) -> str:

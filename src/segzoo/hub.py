@@ -148,7 +148,9 @@ def _replacing_folder(target: Path) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, OSError) and error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-            raise SegZooError(f"{target}: was filled by someone else in the meantime; choose another folder") from error
+            raise SegZooError(
+                f"{target}: was filled by someone else in the meantime; choose another folder"
+            ) from error
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise SegZooError(f"{target}: could not be written ({reason}); nothing was left behind") from error
     except BaseException:
@@ -233,7 +235,9 @@ def push_folder(
     """
     directory = Path(directory)
     if not (directory / "config.json").is_file():
-        raise SegZooError(f"{directory}: is not a model folder (it has no config.json); push what save_pretrained wrote")
+        raise SegZooError(
+            f"{directory}: is not a model folder (it has no config.json); push what save_pretrained wrote"
+        )
     try:
         api = HfApi(token=token)
         # None keeps the organisation's default, which may be private.
@@ -241,7 +245,11 @@ def push_folder(
         if revision is not None:
             api.create_branch(url.repo_id, branch=revision, exist_ok=True)
         api.upload_folder(
-            repo_id=url.repo_id, folder_path=directory, revision=revision, commit_message=commit_message, run_as_future=False
+            repo_id=url.repo_id,
+            folder_path=directory,
+            revision=revision,
+            commit_message=commit_message,
+            run_as_future=False,
         )
         return str(url)
     except SegZooError:

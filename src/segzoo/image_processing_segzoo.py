@@ -32,6 +32,9 @@ _BOOKKEEPING = {
     "transformers_version",
 }
 
+# One number for all channels, or one for each.
+_Numbers = float | int | list[float | int] | tuple[float | int, ...]
+
 
 class SegZooImageProcessorKwargs(ImagesKwargs, total=False):
     """Settings of SegZooImageProcessor beyond those of every image processor; see the class."""
@@ -42,7 +45,9 @@ class SegZooImageProcessorKwargs(ImagesKwargs, total=False):
     size_multiple: int | None
     size_multiple_mode: str
     antialias: bool
-    pad_value: float | int | list[float] | tuple[float, ...]
+    image_mean: _Numbers | None
+    image_std: _Numbers | None
+    pad_value: _Numbers
     do_reduce_labels: bool
     ignore_index: int
     align_corners: bool
@@ -145,7 +150,7 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
     def register_for_auto_class(cls, auto_class: str = "AutoImageProcessor") -> None:
         """Does nothing: a saved folder names the installed class, so no source file is to be copied into it."""
 
-    # ------------------------------------------------------------------------------------------------ settings
+    # ------------------------------------------------------------ settings
 
     def _standardize_kwargs(self, **kwargs) -> dict[str, Any]:
         """Bring settings into one form, for the processor or for one call, and refuse those that make no sense."""
@@ -156,7 +161,7 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
         _check_settings(settings)
         return settings
 
-    # ------------------------------------------------------------------------------------------------ inputs
+    # ------------------------------------------------------------ inputs
 
     def preprocess(
         self,
@@ -288,7 +293,7 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
             image_std=std,
         )
 
-    # ------------------------------------------------------------------------------------------------ results
+    # ------------------------------------------------------------ results
 
     def input_sizes(self, image_sizes: Sequence[tuple[int, int]]) -> tuple[list[tuple[int, int]], tuple[int, int]]:
         """What a batch of pictures of these sizes becomes: the size of each without padding, and that of the batch.

@@ -128,7 +128,9 @@ class ModelCardFacts:
         for name in ("published_miou", "published_miou_multi_scale"):
             _check_fraction(name, getattr(self, name))
         if self.source_sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.source_sha256):
-            raise SegZooError(f"source_sha256={self.source_sha256!r} is no SHA-256; give 64 lower-case hexadecimal digits")
+            raise SegZooError(
+                f"source_sha256={self.source_sha256!r} is no SHA-256; give 64 lower-case hexadecimal digits"
+            )
 
 
 def facts_of_model(model) -> dict[str, object]:
@@ -259,9 +261,18 @@ def _scores(facts: ModelCardFacts) -> str:
     for score in facts.measurements:
         images = f", {score.num_images} images" if score.num_images else ""
         title = METRIC_TITLES.get(score.metric, score.metric)
-        rows.append((f"measured with this folder, {title}", score.value, f"{score.dataset} {score.split}{images}; {score.protocol}"))
+        rows.append(
+            (
+                f"measured with this folder, {title}",
+                score.value,
+                f"{score.dataset} {score.split}{images}; {score.protocol}",
+            )
+        )
     where = f"[published]({facts.published_url})" if facts.published_url else "published"
-    for value, scales in ((facts.published_miou, "single scale"), (facts.published_miou_multi_scale, "multi-scale and flip")):
+    for value, scales in (
+        (facts.published_miou, "single scale"),
+        (facts.published_miou_multi_scale, "multi-scale and flip"),
+    ):
         if value is not None:
             rows.append((f"{where} by the authors, mIoU", value, f"{facts.dataset or 'data set not known'}; {scales}"))
     lines = []

@@ -238,7 +238,14 @@ class HubServer(contextlib.AbstractContextManager):
         sha = repository.resolve(revision)
         siblings = [{"rfilename": path} for path in sorted(repository.commits[sha])]
         name = repository.name
-        return {"_id": name, "id": name, "modelId": name, "sha": sha, "private": repository.private, "siblings": siblings}
+        return {
+            "_id": name,
+            "id": name,
+            "modelId": name,
+            "sha": sha,
+            "private": repository.private,
+            "siblings": siblings,
+        }
 
     def tree(self, repository: Repository, revision: str, prefix: str) -> list[dict]:
         entries = []

@@ -1,4 +1,4 @@
-"""What kind of file a checkpoint is, and how it comes out of a zip archive: bounded, and never trusting a name in it."""
+"""What kind of file a checkpoint is, and how it comes out of a zip archive: bounded, trusting no name in it."""
 
 import hashlib
 import shutil
@@ -32,7 +32,7 @@ _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"\xff\xd8\xff", "a JPEG picture", "give the PyTorch checkpoint"),
     (b"%PDF", "a PDF document", "give the PyTorch checkpoint"),
 )
-_LEGACY_MAGIC = bytes.fromhex("6cfc9c46f920 6aa85019".replace(" ", ""))
+_LEGACY_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
 
 
 def file_kind(path: Path, source: Path) -> str:
@@ -90,7 +90,7 @@ def _what_it_is(head: bytes, size: int) -> tuple[str, str]:
             return f"this is {name}, not a checkpoint", fix
     if not head.strip(b"\0"):
         return "the file begins with zeros: a download that was not completed", _FIX_DOWNLOAD
-    if all(byte in b"\t\r\n" or 32 <= byte for byte in head) and b"\x7f" not in head:
+    if all(byte in b"\t\r\n" or byte >= 32 for byte in head) and b"\x7f" not in head:
         first = head.split(b"\n", 1)[0][:60].decode("utf-8", "replace").strip()
         return f"this is a text file, not a checkpoint; it begins with {first!r}", "give the .pth or .safetensors file"
     return (
@@ -100,15 +100,9 @@ def _what_it_is(head: bytes, size: int) -> tuple[str, str]:
 
 
 def is_legacy_torch(path: Path) -> bool:
-    """Whether a pickle is a file that torch.save wrote before 1.6 (it begins with torch's magic number)."""
+    """Whether a pickle is a file that torch.save wrote before 1.6: its first pickle is torch's magic number."""
     with path.open("rb") as file:
-        return _LEGACY_MAGIC[::-1] in file.read(32) or _magic_number(path)
-
-
-def _magic_number(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(16)
-    return int.to_bytes(0x1950A86A20F9469CFC6C, 10, "little") in head
+        return _LEGACY_MAGIC in file.read(32)
 
 
 def sha256_of(path: Path) -> str:
@@ -139,6 +133,8 @@ def open_zip(path: Path, source: Path) -> zipfile.ZipFile:
         problem = "the archive has two members of one name"
     elif any(member.header_offset + member.compress_size > size for member in members):
         problem = "the file is cut off: a member lies beyond its end"
+    elif sum(member.compress_size for member in members) > size:
+        problem = "the members of the archive overlap"
     if problem:
         archive.close()
         raise CheckpointError(source, problem, _FIX_DOWNLOAD)
@@ -155,11 +151,11 @@ def torch_folder(archive: zipfile.ZipFile) -> str | None:
 
 
 def check_torch_zip(archive: zipfile.ZipFile, folder: str, source: Path) -> None:
-    """Reads a file that torch.save wrote once through and compares the check sums of its records, which torch does not.
+    """Reads a file that torch.save wrote once through and compares its check sums, which torch does not do.
 
     Raises:
-        CheckpointError: a record is compressed (torch.save never does), does not match its check sum, or is cut off; or
-            the file is a TorchScript program.
+        CheckpointError: a record is compressed (torch.save never does that), does not match its check sum, or is cut
+            off; or the file is a TorchScript program.
     """
     names = archive.namelist()
     if f"{folder}/constants.pkl" in names or any(name.startswith(f"{folder}/code/") for name in names):
@@ -237,8 +233,8 @@ def extracted(archive: zipfile.ZipFile, member: zipfile.ZipInfo, source: Path) -
     """A temporary file with the content of ``member``; it is removed at the end.
 
     Raises:
-        CheckpointError: the content is larger than declared or than any checkpoint (a zip bomb), is damaged, or does not
-            fit on the disk.
+        CheckpointError: the content is larger than any checkpoint (a zip bomb), is damaged, or does not fit on the
+            disk.
     """
     _check_size(member.file_size, member, source)
     with tempfile.TemporaryDirectory(prefix="segzoo-") as folder:

@@ -119,7 +119,7 @@ def _file_text(path: Path) -> str:
         raise ConfigReadError(path, None, "there is no such file", "check the path of the config")
     if path.suffix not in (".py", ".json", ".txt", ""):
         raise ConfigReadError(
-            path, None, f"configs in {path.suffix!r} files are not read", "give a .py or .json config"
+            path, None, f"{path.suffix!r} files are not read", "give a .py or .json config"
         )
     try:
         if path.stat().st_size > 4 * MAX_TEXT_LENGTH:

@@ -83,13 +83,13 @@ def convert_checkpoint(
     given = None if config is None else read_config_file(config)
     original = read_checkpoint(checkpoint, prefer_ema=ema)
     refuse_other_tasks(original.state_dict, checkpoint)
-    row = row or zoo.lookup(_stem(checkpoint))
-    values, config_source = _find_config(original, given, config, row if name is not None else None)
+    values, config_source = _find_config(original, given, config, row)
 
     translation = translate_config(values, class_names=original.class_names, palette=original.palette)
     notes = list(translation.notes)
-    if row is not None:
-        notes += _hash_notes(row, original, checkpoint)
+    recognised, remarks = _identify(original, checkpoint)
+    notes += remarks
+    row = row or recognised
     with torch.device("meta"):
         model = SegZooForSemanticSegmentation(translation.config)
     _check_class_count(original.state_dict, translation, checkpoint)
@@ -98,6 +98,8 @@ def convert_checkpoint(
     original.state_dict.clear()  # what was copied need not be held twice
     model.load_state_dict(state, assign=True)
     model.eval()
+    if original.averaged:
+        notes.append("weights: the moving average was taken, not the weights that training goes on from")
     if match.converted_dtypes:
         kinds = ", ".join(f"{count} {kind}" for kind, count in match.converted_dtypes.items())
         notes.append(f"weights: {kinds} tensors are stored as float32, as the original code loads them")
@@ -171,6 +173,8 @@ def _find_config(
     if original.config_text:
         text = read_config_text(original.config_text, filename=f"{original.source} (config in the checkpoint)")
         return text, "the checkpoint"
+    if original.config:
+        return original.config, "the checkpoint"
     if row is not None:
         config = zoo.original_config(row.name)
         if config is not None:
@@ -197,13 +201,22 @@ def _check_class_count(state: Mapping[str, Tensor], translation: Translation, ch
             )
 
 
-def _hash_notes(row: zoo.ZooRow, original: OriginalCheckpoint, checkpoint: str | Path) -> list[str]:
-    """OpenMMLab's file names end in the first digits of the file's SHA-256: a warning where they do not agree."""
+def _identify(original: OriginalCheckpoint, checkpoint: str | Path) -> tuple[zoo.ZooRow | None, list[str]]:
+    """The released checkpoint that a file is by its name, and notes about that.
+
+    Scores and addresses of a release must not be put on somebody's own training, which often bears the config's name. So a
+    release whose file name ends in digits of its hash, as OpenMMLab's do, is believed by these alone.
+    """
     stem = _stem(checkpoint)
-    match = re.search(r"-([0-9a-f]{8})$", stem)
-    if match is None or stem not in row.aliases or original.sha256.startswith(match[1]):
-        return []
-    return [
-        f"file: its name says that its SHA-256 begins with {match[1]}, but it is {original.sha256}; "
+    row = zoo.lookup(stem)
+    if row is None or row.url is None or stem != _stem(row.url):
+        return None, []
+    digits = re.search(r"-([0-9a-f]{8})$", stem)
+    if digits is None:
+        return row, [f"origin: the file was taken for the released {row.name} by its name alone"]
+    if original.sha256.startswith(digits[1]):
+        return row, []
+    return None, [
+        f"file: its name says that its SHA-256 begins with {digits[1]}, but it is {original.sha256}; "
         "unless you changed the file, download it again"
     ]

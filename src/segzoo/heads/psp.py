@@ -51,7 +51,7 @@ class PSPHead(Head):
         self.pyramid = PyramidPooling(
             in_channels, width, config.pool_scales, norm_eps=config.norm_eps, align_corners=config.align_corners
         )
-        self.bottleneck = ConvNormAct(
+        self.context_conv = ConvNormAct(
             in_channels + len(config.pool_scales) * width, width, 3, padding=1, norm_eps=config.norm_eps
         )
         self.post_init()
@@ -59,7 +59,7 @@ class PSPHead(Head):
     def forward(self, feature_maps: Sequence[Tensor], previous: HeadOutput | None = None) -> HeadOutput:
         """Logits of feature maps, each (B, C, H, W); ``previous`` (an earlier head's output) is not read."""
         (x,) = self.select(feature_maps)
-        return HeadOutput(logits=self.classify(self.bottleneck(self.pyramid(x))))
+        return HeadOutput(logits=self.classify(self.context_conv(self.pyramid(x))))
 
 
 register_head(PSPHeadConfig, PSPHead)

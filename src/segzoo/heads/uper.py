@@ -47,23 +47,23 @@ class UPerHead(Head):
         self.pyramid = PyramidPooling(
             coarsest, width, config.pool_scales, norm_eps=eps, align_corners=config.align_corners
         )
-        self.bottleneck = ConvNormAct(coarsest + len(config.pool_scales) * width, width, 3, padding=1, norm_eps=eps)
+        self.context_conv = ConvNormAct(coarsest + len(config.pool_scales) * width, width, 3, padding=1, norm_eps=eps)
         self.lateral_convs = nn.ModuleList(ConvNormAct(channels, width, 1, norm_eps=eps) for channels in fine)
         self.fpn_convs = nn.ModuleList(ConvNormAct(width, width, 3, padding=1, norm_eps=eps) for _ in fine)
-        self.fpn_bottleneck = ConvNormAct(len(config.in_channels) * width, width, 3, padding=1, norm_eps=eps)
+        self.fusion_conv = ConvNormAct(len(config.in_channels) * width, width, 3, padding=1, norm_eps=eps)
         self.post_init()
 
     def forward(self, feature_maps: Sequence[Tensor], previous: HeadOutput | None = None) -> HeadOutput:
         """Logits of feature maps, each (B, C, H, W); ``previous`` (an earlier head's output) is not read."""
         *fine, coarsest = self.select(feature_maps)
         align = self.config.align_corners
-        merged = [self.bottleneck(self.pyramid(coarsest))]
+        merged = [self.context_conv(self.pyramid(coarsest))]
         for x, lateral in zip(reversed(fine), reversed(self.lateral_convs), strict=True):
             x = lateral(x)
             merged.insert(0, x + resize(merged[0], x.shape[-2:], align_corners=align))
         maps = [conv(x) for conv, x in zip(self.fpn_convs, merged[:-1], strict=True)] + [merged[-1]]
         size = maps[0].shape[-2:]
-        fused = self.fpn_bottleneck(torch.cat([resize(x, size, align_corners=align) for x in maps], dim=1))
+        fused = self.fusion_conv(torch.cat([resize(x, size, align_corners=align) for x in maps], dim=1))
         return HeadOutput(logits=self.classify(fused))
 
 

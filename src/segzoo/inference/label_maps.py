@@ -12,7 +12,7 @@ from ..errors import SegZooError
 
 # Upsampled values held at once: a strip of rows that stays in the cache of a CPU; a few classes of a map on a GPU.
 # Maps of at most _SMALL_VALUES (16 MiB) are upsampled whole.
-_STRIP_VALUES = 2**19
+_STRIP_VALUES = 2**20
 _CHUNK_VALUES = 2**26
 _SMALL_VALUES = 2**22
 
@@ -126,8 +126,7 @@ def _by_strips(logits: torch.Tensor, stages, align_corners: bool) -> torch.Tenso
     strip = logits.new_empty((max(1, _STRIP_VALUES // (width * logits.shape[0])), width, logits.shape[0]))
     for first in range(0, height, len(strip)):
         count = min(len(strip), height - first)
-        for offset in range(count):
-            rows.row(first + offset, out=strip[offset])
+        rows.fill(first, strip[:count])
         torch.argmax(strip[:count], dim=-1, out=labels[first : first + count])
     return labels
 
@@ -137,10 +136,14 @@ class _Rows:
 
     def __init__(self, maps: torch.Tensor):
         self.maps = maps
+        self.classes = maps.shape[2]
         self.dtype = maps.dtype
 
     def row(self, index: int) -> torch.Tensor:
         return self.maps[index]
+
+    def fill(self, first: int, out: torch.Tensor) -> None:
+        out.copy_(self.maps[first : first + len(out)])
 
 
 class _ResizedRows:
@@ -154,21 +157,37 @@ class _ResizedRows:
         self.source = source
         self.part = part
         self.size = size
+        self.classes = source.classes
         self.dtype = source.dtype
         lower, upper, lower_weight, upper_weight = _bilinear_weights(part[0], size[0], align_corners, self.dtype)
-        self.vertical = list(zip(lower.tolist(), upper.tolist(), lower_weight, upper_weight, strict=True))
+        self.pairs = list(zip(lower.tolist(), upper.tolist(), strict=True))
+        self.vertical_weights = (lower_weight[:, None, None], upper_weight[:, None, None])
         lower, upper, lower_weight, upper_weight = _bilinear_weights(part[1], size[1], align_corners, self.dtype)
         self.horizontal = (lower, upper, lower_weight[:, None], upper_weight[:, None])
         self._kept: dict[int, torch.Tensor] = {}
 
-    def row(self, index: int, out: torch.Tensor | None = None) -> torch.Tensor:
-        """Row ``index``, (width, classes), in ``out`` if given."""
-        if self.part[0] == self.size[0]:
-            row = self._widened(index, index)
-            return row if out is None else out.copy_(row)
-        lower, upper, lower_weight, upper_weight = self.vertical[index]
-        first, second = self._widened(lower, lower), self._widened(upper, lower)
-        return torch.mul(second, upper_weight, out=out).addcmul_(first, lower_weight)
+    def row(self, index: int) -> torch.Tensor:
+        """Row ``index``, (width, classes)."""
+        row = torch.empty((1, self.size[1], self.classes), dtype=self.dtype)
+        self.fill(index, row)
+        return row[0]
+
+    def fill(self, first: int, out: torch.Tensor) -> None:
+        """Rows ``first``, ``first + 1`` ... into ``out`` (rows, width, classes)."""
+        start, end = first, first + len(out)
+        while start < end:
+            pair = lower, upper = self.pairs[start]
+            stop = start + 1
+            while stop < end and self.pairs[stop] == pair:
+                stop += 1
+            target = out[start - first : stop - first]
+            if self.part[0] == self.size[0]:
+                target.copy_(self._widened(lower, lower))
+            else:
+                above, below = self._widened(lower, lower), self._widened(upper, lower)
+                lower_weight, upper_weight = (weights[start:stop] for weights in self.vertical_weights)
+                torch.mul(below, upper_weight, out=target).addcmul_(above, lower_weight)
+            start = stop
 
     def _widened(self, index: int, oldest: int) -> torch.Tensor:
         """Row ``index`` of the source at the result's width; rows above ``oldest`` are forgotten."""

@@ -89,6 +89,6 @@ def _pair(value: Sequence[int], name: str) -> tuple[int, int]:
     pair = tuple(value)
     if pair and isinstance(pair[0], (tuple, list)) and all(tuple(other) == tuple(pair[0]) for other in pair):
         pair = tuple(pair[0])
-    if len(pair) != 2 or any(int(side) < 1 for side in pair):
+    if len(pair) != 2 or any(isinstance(side, (tuple, list)) or int(side) < 1 for side in pair):
         raise SegZooError(f"{name} is {value!r}; give (height, width) in pixels, both at least 1.")
     return int(pair[0]), int(pair[1])

@@ -8,7 +8,7 @@ from segzoo.conversion.rules.common import CLASSIFIER, conv_module, head_options
 from segzoo.heads.psp import PSPHeadConfig
 
 # pool (without weights), then a ConvModule, per scale; UPerHead has the same
-PYRAMID_KEYS = (*conv_module("psp_modules.{}.1", "pyramid.{}"), *conv_module("bottleneck"))
+PYRAMID_KEYS = (*conv_module("psp_modules.{}.1", "pyramid.{}"), *conv_module("bottleneck", "context_conv"))
 
 
 def translate(original: Mapping[str, Any], context: Context) -> PSPHeadConfig:

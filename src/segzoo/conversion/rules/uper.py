@@ -26,7 +26,7 @@ UPER = register(
             *PYRAMID_KEYS,
             *conv_module("lateral_convs.{}"),
             *conv_module("fpn_convs.{}"),
-            *conv_module("fpn_bottleneck"),
+            *conv_module("fpn_bottleneck", "fusion_conv"),
             *CLASSIFIER,
         ),
     )

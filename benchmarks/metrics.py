@@ -1,0 +1,134 @@
+"""Mean IoU side by side: time and memory of segzoo's module, of its confusion matrix, and of another `mean_iou` module.
+
+    python benchmarks/metrics.py [--peer FOLDER_OF_EVALUATES_mean_iou] [--maps 20] [--size 512] [--labels 150]
+
+The stock module is not part of evaluate's wheel; `--peer` takes a folder with its `mean_iou.py`. Each candidate runs in
+a process of its own on the same maps; runs of the candidates alternate, and the medians are compared. Memory is the growth of the
+process's peak above what it was before the first call, so maps and imports do not count.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+
+def make_maps(count, size, num_labels):
+    """Blocky label maps with 5 % ignored pixels and predictions that are right on about 80 %."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    predictions, references = [], []
+    for _ in range(count):
+        tiles = rng.integers(
+            0, num_labels, (-(-size // 8), -(-size // 8)), dtype=np.uint8 if num_labels < 256 else np.int32
+        )
+        reference = tiles.repeat(8, 0).repeat(8, 1)[:size, :size].copy()
+        wrong = rng.random(reference.shape) > 0.8
+        prediction = reference.copy()
+        prediction[wrong] = rng.integers(0, num_labels, int(wrong.sum()))
+        reference[rng.random(reference.shape) < 0.05] = 255 if num_labels < 256 else -100
+        predictions.append(prediction)
+        references.append(reference)
+    return predictions, references, 255 if num_labels < 256 else -100
+
+
+def peak_mib():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def candidate(what, dtype, count, size, num_labels, peer):
+    """Reads lines from stdin, runs once for each, prints the seconds and the scores."""
+    import evaluate
+    import numpy as np
+
+    from segzoo.evaluation import ConfusionMatrix, mean_iou_path
+
+    predictions, references, ignore_index = make_maps(count, size, num_labels)
+    predictions = [p.astype(dtype) for p in predictions]
+    references = [r.astype(dtype) for r in references]
+    metric = None if what == "matrix" else evaluate.load(mean_iou_path() if what == "module" else peer)
+    before = peak_mib()
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        if what == "matrix":
+            counted = ConfusionMatrix(num_labels, ignore_index)
+            counted.update(predictions, references)
+            result = counted.compute()
+        else:
+            result = metric.compute(
+                predictions=predictions, references=references, num_labels=num_labels, ignore_index=ignore_index
+            )
+        seconds = time.perf_counter() - start
+        scores = [float(result[key]) for key in ("mean_iou", "mean_accuracy", "overall_accuracy")]
+        scores += np.asarray(result["per_category_iou"], dtype=float).tolist()
+        print(json.dumps({"seconds": seconds, "scores": scores, "mib": peak_mib() - before}), flush=True)
+
+
+def measure(arguments, dtype):
+    """Alternates between the candidates; returns {name: (median seconds, peak growth in MiB, scores)}."""
+    names = ["matrix", "module"] + (["peer"] if arguments.peer else [])
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
+    running = {}
+    for name in names:
+        command = [sys.executable, __file__, "--candidate", name, "--dtype", dtype]
+        for option in ("maps", "size", "labels", "peer"):
+            if getattr(arguments, option) is not None:
+                command += [f"--{option}", str(getattr(arguments, option))]
+        running[name] = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+    seconds = {name: [] for name in names}
+    last = {}
+    for repeat in range(arguments.repeats + 1):
+        for name, process in running.items():
+            process.stdin.write("\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+            if not line:
+                raise SystemExit(f"{name} broke off; its message stands above.")
+            last[name] = json.loads(line)
+            if repeat:  # the first run warms up
+                seconds[name].append(last[name]["seconds"])
+    for process in running.values():
+        process.stdin.close()
+        process.wait()
+    return {name: (statistics.median(seconds[name]), last[name]["mib"], last[name]["scores"]) for name in names}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", help="folder of another mean_iou module, such as evaluate's metrics/mean_iou")
+    parser.add_argument("--maps", type=int, default=20)
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--labels", type=int, default=150)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--dtype", default=None, help="of the maps; default: uint8 and int64, one after the other")
+    parser.add_argument("--candidate", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.candidate:
+        candidate(
+            arguments.candidate, arguments.dtype, arguments.maps, arguments.size, arguments.labels, arguments.peer
+        )
+        return
+    print(f"{arguments.maps} maps of {arguments.size}x{arguments.size}, {arguments.labels} classes")
+    for dtype in [arguments.dtype] if arguments.dtype else ["uint8", "int64"]:
+        found = measure(arguments, dtype)
+        titles = {"matrix": "segzoo ConfusionMatrix", "module": "segzoo mean_iou module", "peer": "peer module"}
+        print(f"\n{dtype} maps" + " " * 20 + "milliseconds   peak MiB")
+        for name, (seconds, mib, scores) in found.items():
+            line = f"{titles[name]:<28}{1000 * seconds:>14.1f}{mib:>11.1f}"
+            if name != "peer" and "peer" in found:
+                peer_seconds, peer_mib, peer_scores = found["peer"]
+                worst = max(abs(a - b) for a, b in zip(scores, peer_scores, strict=True) if a == a)
+                times = f"{peer_seconds / seconds:.0f} times as fast as the peer"
+                line += f"   {times}, {peer_mib / max(mib, 0.1):.0f} times less memory, scores differ by {worst:.1g}"
+            print(line)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+import os
+import subprocess
+import sys
+import textwrap
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segzoo.errors import SegZooError
+from segzoo.evaluation import ConfusionMatrix, format_table, metrics_from_confusion
+
+
+def slow_scores(predictions, labels, num_labels, ignore_index):
+    """The definition, pixel set by pixel set, without a confusion matrix."""
+    scores = {"iou": [], "accuracy": [], "precision": [], "dice": []}
+    right = total = 0
+    for predicted, true in zip(predictions, labels, strict=True):
+        valid = true != ignore_index
+        right += np.sum(predicted[valid] == true[valid])
+        total += np.sum(valid)
+    for category in range(num_labels):
+        both = either = is_true = is_predicted = 0
+        for predicted, true in zip(predictions, labels, strict=True):
+            valid = true != ignore_index
+            p, t = (predicted == category) & valid, (true == category) & valid
+            both, either = both + np.sum(p & t), either + np.sum(p | t)
+            is_true, is_predicted = is_true + np.sum(t), is_predicted + np.sum(p)
+        scores["iou"].append(both / either if either else np.nan)
+        scores["accuracy"].append(both / is_true if is_true else np.nan)
+        scores["precision"].append(both / is_predicted if is_predicted else np.nan)
+        scores["dice"].append(2 * both / (is_true + is_predicted) if is_true + is_predicted else np.nan)
+    return scores, right / total if total else np.nan
+
+
+@st.composite
+def label_maps(draw):
+    num_labels = draw(st.sampled_from([1, 2, 5, 150, 300]))
+    ignore_index = draw(st.sampled_from([255, 0, -100, 65535]))
+    if ignore_index == 255 and num_labels == 300:
+        ignore_index = 299
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    shapes = draw(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=3))
+    few = draw(st.integers(1, num_labels))
+    dtype = draw(st.sampled_from([np.uint8, np.int16, np.int64]))
+    if num_labels == 300 or not 0 <= ignore_index <= 255:
+        dtype = np.int64
+    labels = [rng.integers(0, few, shape).astype(dtype) for shape in shapes]
+    predictions = [np.where(rng.random(m.shape) < 0.5, m, rng.integers(0, num_labels, m.shape)) for m in labels]
+    for label, prediction in zip(labels, predictions, strict=True):
+        ignored = rng.random(label.shape) < draw(st.sampled_from([0.0, 0.3, 1.0]))
+        label[ignored] = ignore_index
+        prediction[ignored] = rng.integers(0, num_labels, ignored.sum())
+    return [p.astype(dtype) for p in predictions], labels, num_labels, ignore_index
+
+
+@settings(max_examples=150, deadline=None)
+@given(label_maps())
+def test_scores_equal_their_definition(maps):
+    predictions, labels, num_labels, ignore_index = maps
+    scores, overall = slow_scores(predictions, labels, num_labels, ignore_index)
+    counted = ConfusionMatrix(num_labels, ignore_index)
+    counted.update(predictions, labels)
+    result = counted.compute()
+    for name, expected in scores.items():
+        np.testing.assert_allclose(result[f"per_category_{name}"], expected, rtol=1e-12)
+        values = np.array(expected)[~np.isnan(expected)]
+        np.testing.assert_allclose(result[f"mean_{name}"], values.mean() if len(values) else np.nan, rtol=1e-12)
+    np.testing.assert_allclose(result["overall_accuracy"], overall, rtol=1e-12)
+    assert counted.matrix.dtype == torch.int64
+    assert int(counted.matrix.sum()) == sum(int((label != ignore_index).sum()) for label in labels)
+
+
+# mmsegmentation 0.27.0's eval_metrics on the maps below: `reduce_zero_label` False, then True.
+MMSEG = {
+    "iou": [
+        0.7133333333333334,
+        0.5752688172043011,
+        0.5096774193548387,
+        0.6814814814814815,
+        0.4883720930232558,
+        0.5306122448979592,
+    ],
+    "accuracy": [0.856, 0.7133333333333334, 0.7383177570093458, 0.7863247863247863, 0.63, 0.6782608695652174],
+    "dice": [
+        0.8326848249027238,
+        0.7303754266211604,
+        0.6752136752136753,
+        0.8105726872246696,
+        0.65625,
+        0.6933333333333334,
+    ],
+    "f_score": [
+        0.8326848249027238,
+        0.7303754266211604,
+        0.6752136752136751,
+        0.8105726872246696,
+        0.6562500000000001,
+        0.6933333333333334,
+    ],
+    "precision": [
+        0.8106060606060606,
+        0.7482517482517482,
+        0.6220472440944882,
+        0.8363636363636363,
+        0.6847826086956522,
+        0.7090909090909091,
+    ],
+    "recall": [0.856, 0.7133333333333334, 0.7383177570093458, 0.7863247863247863, 0.63, 0.6782608695652174],
+}
+MMSEG_REDUCED = {
+    "iou": [0.0, 0.07758620689655173, 0.0, 0.0, 0.10106382978723404, 0.0],
+    "accuracy": [0.0, 0.16822429906542055, 0.0, 0.0, 0.16521739130434782, np.nan],
+    "dice": [0.0, 0.144, 0.0, 0.0, 0.18357487922705315, 0.0],
+    "f_score": [np.nan, 0.14400000000000002, np.nan, np.nan, 0.18357487922705312, np.nan],
+    "precision": [0.0, 0.1258741258741259, 0.0, 0.0, 0.20652173913043478, 0.0],
+}
+
+
+def record_labels(label, shape, num_classes, ignore=255):
+    count, height, width = shape
+    rng = np.random.Generator(np.random.PCG64(zlib.crc32(label.encode())))
+    tiles = rng.integers(0, num_classes, size=(count, -(-height // 4), -(-width // 4)))
+    tiles[rng.random(tiles.shape) < 0.05] = ignore
+    return tiles.repeat(4, axis=1).repeat(4, axis=2)[:, :height, :width]
+
+
+@pytest.mark.parametrize("reduce", [False, True])
+@pytest.mark.parametrize("num_labels", [6, 7])
+def test_scores_equal_mmsegmentation(reduce, num_labels):
+    from segzoo.data.transforms import reduce_labels
+
+    prediction = record_labels("metric:pred", (3, 40, 50), 6, ignore=0)
+    truth = record_labels("metric:gt", (3, 40, 50), 6)
+    truth = np.where((prediction + truth) % 3 == 0, truth, np.where(truth == 255, 255, prediction))
+    counted = ConfusionMatrix(num_labels)
+    counted.update(prediction, reduce_labels(truth) if reduce else truth)
+    result = counted.compute()
+    expected = MMSEG_REDUCED if reduce else MMSEG
+    for name, values in expected.items():
+        np.testing.assert_allclose(result[f"per_category_{name}"][:6], values, rtol=1e-12)
+    assert result["overall_accuracy"] == pytest.approx(
+        0.06281833616298811 if reduce else 0.7366946778711485, rel=1e-12
+    )
+    if num_labels == 7:
+        assert np.isnan(result["per_category_iou"][6])
+
+
+def test_f_score_with_another_beta():
+    result = metrics_from_confusion(np.array([[6, 2], [1, 3]]), beta=2.0)
+    precision, recall = 6 / 7, 6 / 8
+    assert result["per_category_f_score"][0] == pytest.approx(5 * precision * recall / (4 * precision + recall))
+
+
+def test_nothing_counted_is_nan_without_a_warning(recwarn):
+    result = ConfusionMatrix(3).compute()
+    assert np.isnan(result["mean_iou"]) and np.isnan(result["overall_accuracy"])
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_ids_out_of_range_are_named(dtype):
+    counted = ConfusionMatrix(3)
+    good = torch.tensor([[0, 1, 2, 0]], dtype=dtype)
+    with pytest.raises(SegZooError, match=r"label map holds ids outside 0\.\.2.*: 4 \(2 pixels\), 9 \(1 pixels\)"):
+        counted.update(good, torch.tensor([[4, 4, 9, 255]], dtype=dtype))
+    with pytest.raises(SegZooError, match=r"prediction holds ids.*: 7 \(1 pixels\)"):
+        counted.update(torch.tensor([[7, 7, 0, 0]], dtype=dtype), torch.tensor([[1, 255, 0, 0]], dtype=dtype))
+    assert counted.matrix.sum() == 0
+    counted.update(torch.tensor([[0, 200, 2, 0]], dtype=dtype), torch.tensor([[0, 255, 2, 0]], dtype=dtype))
+    assert counted.matrix.sum() == 3
+    with pytest.raises(SegZooError, match=r"-1 \(1 pixels\)"):
+        counted.update(torch.tensor([0]), torch.tensor([-1]))
+
+
+def test_maps_that_do_not_fit():
+    counted = ConfusionMatrix(3)
+    with pytest.raises(SegZooError, match=r"\(2, 3\) and \(3, 2\)"):
+        counted.update(np.zeros((2, 3), dtype=np.uint8), np.zeros((3, 2), dtype=np.uint8))
+    with pytest.raises(SegZooError, match="argmax"):
+        counted.update(torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.long))
+    with pytest.raises(SegZooError, match="1 predictions but 2"):
+        counted.update([np.zeros((2, 3), int)], [np.zeros((2, 3), int)] * 2)
+    with pytest.raises(SegZooError, match="3 and 4 classes"):
+        counted.merge(ConfusionMatrix(4))
+    with pytest.raises(SegZooError, match="at least 1"):
+        ConfusionMatrix(0)
+    counted.update(np.zeros((0, 3), dtype=np.uint8), np.zeros((0, 3), dtype=np.uint8))
+
+
+def test_merge_and_reset():
+    rng = np.random.default_rng(0)
+    maps = [(rng.integers(0, 4, (5, 6)), rng.integers(0, 4, (5, 6))) for _ in range(4)]
+    whole, left, right = ConfusionMatrix(4), ConfusionMatrix(4), ConfusionMatrix(4)
+    for i, (prediction, label) in enumerate(maps):
+        whole.update(prediction, label)
+        (left if i % 2 else right).update(prediction, label)
+    assert torch.equal(left.merge(right).matrix, whole.matrix)
+    assert "pixels=120" in repr(whole)
+    whole.reset()
+    assert whole.matrix.sum() == 0
+
+
+def test_read_only_and_unusual_arrays():
+    label = np.arange(6, dtype=np.uint16).reshape(2, 3)
+    label.flags.writeable = False
+    counted = ConfusionMatrix(6)
+    counted.update(label.astype(np.uint8)[:, ::-1][:, ::-1], label)
+    counted.update(torch.arange(6, dtype=torch.int32).view(2, 3), label)
+    assert counted.matrix.diagonal().tolist() == [2] * 6
+
+
+def test_table():
+    result = metrics_from_confusion(np.array([[6, 2, 0], [1, 3, 0], [0, 0, 0]]))
+    text = format_table(result, {0: "sky", 1: "road", 2: "car"})
+    lines = text.splitlines()
+    assert lines[2].split() == ["sky", "66.67", "75.00", "80.00", "85.71"]
+    assert lines[4].split() == ["car", "-", "-", "-", "-"]
+    assert lines[-1] == "pixel accuracy 75.00"
+    assert format_table(result).splitlines()[2].startswith("0 ")
+
+
+def test_processes_are_summed(tmp_path):
+    script = tmp_path / "count.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import torch
+            from accelerate import Accelerator
+            from segzoo.evaluation import ConfusionMatrix
+
+            accelerator = Accelerator(cpu=True)
+            counted = ConfusionMatrix(4)
+            for index in range(accelerator.process_index, 7, accelerator.num_processes):  # 4 and 3 images
+                counted.update(torch.full((2, 2), index % 4), torch.full((2, 2), index % 3))
+            total = counted.reduce_across_processes(accelerator)
+            expected = ConfusionMatrix(4)
+            for index in range(7):
+                expected.update(torch.full((2, 2), index % 4), torch.full((2, 2), index % 3))
+            assert accelerator.num_processes == 2
+            assert torch.equal(total.matrix, expected.matrix), total.matrix
+            assert counted.matrix.sum() in (12, 16)
+            print("summed")
+            """
+        )
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("summed") == 2

@@ -1,0 +1,43 @@
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from segzoo.errors import SegZooError
+from segzoo.layers import BatchNorm2d, LayerNorm2d
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_statistics_move_once_under_checkpointing(reentrant):
+    """Output, gradients and running statistics equal plain BatchNorm without checkpointing."""
+    reference, norm = nn.BatchNorm2d(4), BatchNorm2d(4)
+    for _ in range(3):
+        x = torch.randn(2, 4, 5, 5)
+        a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+        expected, output = reference(a), checkpoint(norm, b, use_reentrant=reentrant)
+        torch.testing.assert_close(output, expected)
+        expected.square().sum().backward()
+        output.square().sum().backward()
+        torch.testing.assert_close(b.grad, a.grad)
+    torch.testing.assert_close(dict(norm.named_buffers()), dict(reference.named_buffers()))
+
+
+def test_becomes_sync_batch_norm():
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(BatchNorm2d(4)))
+    assert type(converted[0]) is nn.SyncBatchNorm
+
+
+def test_one_value_a_channel():
+    norm, point = BatchNorm2d(4), torch.randn(1, 4, 1, 1)
+    with pytest.raises(SegZooError, match="batch of at least 2"):
+        norm(point)
+    assert norm.eval()(point).shape == point.shape
+
+
+def test_layer_norm_over_channels():
+    norm = LayerNorm2d(6, eps=1e-6)
+    nn.init.normal_(norm.weight)
+    x = torch.randn(2, 6, 3, 4)
+    mean, variance = x.mean(1, keepdim=True), x.var(1, keepdim=True, unbiased=False)
+    expected = (x - mean) / (variance + 1e-6).sqrt() * norm.weight[:, None, None] + norm.bias[:, None, None]
+    torch.testing.assert_close(norm(x), expected)

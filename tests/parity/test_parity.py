@@ -1,0 +1,75 @@
+"""Converted models give the numbers of the original code.
+
+Each record holds config, state-dict keys and outputs of one original model on synthesised weights; here the
+same weights go through the conversion, and the logits and losses must be the original's within float64 noise.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from parity import synthesis
+from safetensors.torch import load_file
+
+from segzoo import SegZooForSemanticSegmentation
+from segzoo.conversion.translate import translate_config
+from segzoo.conversion.weights import match_weights, original_state_dict
+
+RECORDS = sorted((Path(__file__).parent / "records").glob("*.json"), key=lambda path: path.name)
+
+
+@pytest.fixture(scope="module", params=RECORDS, ids=lambda path: path.stem)
+def converted(request):
+    """(record, its tensors, the converted model in float64)."""
+    record = json.loads(request.param.read_text())
+    translation = translate_config(record["config"])
+    with torch.device("meta"):
+        model = SegZooForSemanticSegmentation(translation.config)
+    expected = model.state_dict()
+    state = synthesis.state_dict(record["keys"])
+    native, match = match_weights(state, translation.components, expected)
+    match.raise_for_problems(record["name"])
+    assert len(match.renamed) == len(record["keys"])
+    back = original_state_dict(native, translation.components)
+    assert back.keys() == state.keys() and all(torch.equal(back[key], state[key]) for key in state)
+    model = SegZooForSemanticSegmentation(translation.config)
+    model.load_state_dict(native)
+    return record, load_file(request.param.with_suffix(".safetensors")), model.double().eval()
+
+
+def relative_error(logits, out, tensors):
+    assert list(logits.shape) == out["shape"]
+    sample = logits[:, :, out["rows"]][..., out["cols"]]
+    worst = float((sample - tensors[out["tensor"]].double()).abs().max())
+    return max(worst, abs(float(logits.mean()) - out["mean"])) / out["absmax"]
+
+
+def test_logits(converted):
+    record, tensors, model = converted
+    for case in record["cases"]:
+        pixels = synthesis.image(case["input"], case["shape"]).double()
+        with torch.no_grad():
+            maps, _ = model.forward_maps(pixels)
+            logits = model.decode(maps)[-1].logits
+            auxiliary = model.auxiliary_heads[0](maps).logits
+        assert relative_error(logits, case["logits"], tensors) < record["tolerance"]
+        if "auxiliary" in case:
+            assert relative_error(auxiliary, case["auxiliary"], tensors) < record["tolerance"]
+
+
+def test_losses(converted):
+    record, _, model = converted
+    losses = record["losses"]
+    if losses is None:
+        pytest.skip("the record holds no losses: another one of these heads does")
+    batch, _, height, width = losses["input_shape"]
+    pixels = synthesis.image(losses["input"], losses["input_shape"]).double()
+    labels = synthesis.labels(
+        losses["labels"], [batch, height, width], model.config.num_labels, losses["block"], ignore_index=255
+    )
+    with torch.no_grad():
+        found = model(pixel_values=pixels, labels=labels)
+    wanted = {"decode_0.cross_entropy": losses["decode"], "auxiliary_0.cross_entropy": losses["auxiliary"]}
+    assert {name: float(value) for name, value in found.losses.items()} == pytest.approx(wanted, rel=1e-6)
+    assert float(found.loss) == pytest.approx(sum(wanted.values()), rel=1e-6)

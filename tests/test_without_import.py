@@ -1,0 +1,148 @@
+"""A saved folder in clean processes that never say ``import segzoo``, without a network."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import segzoo
+from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
+from segzoo.backbones import SegZooResNetConfig
+from segzoo.heads import FCNHeadConfig
+from segzoo.hub import save_model_folder
+
+CLASSES = {0: "road", 1: "sky", 2: "tree"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A working directory with a model folder, an image, and the logits that the model gives for it."""
+    torch.manual_seed(0)
+    config = SegZooConfig.from_backbone(
+        SegZooResNetConfig.tiny(),
+        FCNHeadConfig(channels=8, num_convs=1, concat_input=False),
+        auxiliary=False,
+        id2label=CLASSES,
+    )
+    model = SegZooForSemanticSegmentation(config).eval()
+    processor = SegZooImageProcessor(size={"height": 64, "width": 96})
+    home = tmp_path_factory.mktemp("clean")
+    save_model_folder(model, processor, home / "a-model v1.0")
+    pixels = torch.randint(0, 256, (40, 60, 3), dtype=torch.uint8)
+    Image.fromarray(pixels.numpy()).save(home / "image.png")
+    with torch.no_grad():
+        outputs = model(**processor(images=Image.open(home / "image.png"), return_tensors="pt"))
+    label_map = processor.post_process_semantic_segmentation(outputs, target_sizes=[(40, 60)])[0]
+    torch.save({"logits": outputs.logits, "label_map": label_map}, home / "expected.pt")
+    return home
+
+
+def run(program, home, **environment):
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(home / "hf"),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(segzoo.__file__).parents[1]),
+        **environment,
+    }
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=home,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def test_auto_classes(home):
+    done = run(
+        """
+import sys, torch
+from PIL import Image
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation
+assert "segzoo" not in sys.modules
+folder = "a-model v1.0"
+processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+config = AutoConfig.from_pretrained("./" + folder + "/", trust_remote_code=True)
+assert type(config).__module__ == "segzoo.configuration_segzoo", type(config)
+model = AutoModelForSemanticSegmentation.from_pretrained(folder, trust_remote_code=True).eval()
+with torch.no_grad():
+    logits = model(**processor(images=Image.open("image.png"), return_tensors="pt")).logits
+torch.testing.assert_close(logits, torch.load("expected.pt")["logits"])
+
+# What was loaded so can be built anew, saved, and loaded without trust: segzoo is imported by now.
+AutoModelForSemanticSegmentation.from_config(config)
+model.save_pretrained("again")
+processor.save_pretrained("again")
+AutoModelForSemanticSegmentation.from_pretrained("again")
+AutoImageProcessor.from_pretrained("again")
+""",
+        home,
+    )
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (home / "again").iterdir()} == {
+        path.name for path in (home / "a-model v1.0").iterdir()
+    }
+
+
+def test_pipeline(home):
+    done = run(
+        """
+import sys, numpy, torch
+from transformers import pipeline
+assert "segzoo" not in sys.modules
+segment = pipeline("image-segmentation", model="a-model v1.0", trust_remote_code=True)
+found = segment("image.png")
+expected = torch.load("expected.pt")["label_map"].numpy()
+names = {0: "road", 1: "sky", 2: "tree"}
+assert sorted(part["label"] for part in found) == sorted(names[i] for i in numpy.unique(expected))
+for part in found:
+    assert (numpy.asarray(part["mask"]) > 0).tolist() == [[names[i] == part["label"] for i in row] for row in expected.tolist()]
+""",
+        home,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "is not supported for image-segmentation" not in done.stderr
+
+
+def test_missing_segzoo_says_pip_install(home):
+    done = run(
+        """
+import sys
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "segzoo":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Hidden())
+
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation, pipeline
+for auto_class in (AutoConfig, AutoModelForSemanticSegmentation, AutoImageProcessor):
+    try:
+        auto_class.from_pretrained("a-model v1.0", trust_remote_code=True)
+    except ImportError as error:
+        assert "pip install segzoo" in str(error), error
+    else:
+        raise SystemExit(f"{auto_class} loaded without segzoo")
+    try:
+        auto_class.from_pretrained("a-model v1.0")
+    except ValueError as error:
+        assert "trust_remote_code=True" in str(error), error
+    else:
+        raise SystemExit(f"{auto_class} loaded without trust")
+try:
+    pipeline("image-segmentation", model="a-model v1.0", trust_remote_code=True)
+except ImportError as error:
+    assert "pip install segzoo" in str(error), error
+else:
+    raise SystemExit("the pipeline loaded without segzoo")
+""",
+        home,
+    )
+    assert done.returncode == 0, done.stderr
