@@ -148,18 +148,18 @@ def test_wrong_usage(arguments, message, probe, capsys):
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
 def test_reader_that_leaves(probe):
-    """The module, run as a program whose output is closed after one line."""
+    """A program whose output is closed after one line."""
     program = f"""
-import sys
+import sys, types
+sys.modules["segzoo"] = types.ModuleType("segzoo")  # without the models, which take seconds to import
+sys.modules["segzoo"].__path__ = [{str(SOURCE / "segzoo")!r}]
 import segzoo.commands
 from segzoo import cli
 segzoo.commands.__path__.append({str(probe)!r})
 cli.COMMANDS += ("probe",)
 sys.exit(cli.main(["probe", "flood"]))
 """
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
-    command = [sys.executable, "-c", program]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.readline()
     process.stdout.close()
     errors = process.stderr.read()
@@ -170,7 +170,7 @@ sys.exit(cli.main(["probe", "flood"]))
 
 def test_module_is_the_program():
     environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
-    command = [sys.executable, "-m", "segzoo", "convert", "no-such-file.pth", "--output", "nowhere"]
+    command = [sys.executable, "-m", "segzoo", "convret"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1
-    assert done.stdout == "" and "no-such-file.pth" in done.stderr and "Traceback" not in done.stderr
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("segzoo: error: no subcommand 'convret': did you mean 'convert'?\n")

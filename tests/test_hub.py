@@ -176,8 +176,9 @@ def test_target_filled_meanwhile_is_left_alone(tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="signals and folder locks are POSIX")
 def test_killed_half_way(tmp_path):
     program = f"""
-import os, signal, sys
-sys.path.insert(0, {str(SOURCE)!r})
+import os, signal, sys, types
+sys.modules["segzoo"] = types.ModuleType("segzoo")  # without the models, which take seconds to import
+sys.modules["segzoo"].__path__ = [{str(SOURCE / "segzoo")!r}]
 from segzoo.hub import save_model_folder
 class Part:
     def save_pretrained(self, directory, **kwargs):
@@ -329,7 +330,7 @@ def test_only_model_folders_are_pushed(hub, tmp_path):
 
 
 def test_clean_processes_push_and_load(model, folder, tmp_path):
-    """push_to_hub of the parts in one process; in another, which does not import segzoo, from_pretrained of the name."""
+    """push_to_hub of the parts in one process; from_pretrained in another, which does not import segzoo."""
     push = """
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 import segzoo, sys

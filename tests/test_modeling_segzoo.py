@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 import transformers
-from support.contract import assert_close, assert_gradients, assert_same_state, settle_norms
+from support.contract import assert_close, assert_gradients, assert_same_state, settle
 from transformers import (
     AutoConfig,
     AutoModelForSemanticSegmentation,
@@ -41,7 +41,7 @@ def build(config=None, **changes) -> SegZooForSemanticSegmentation:
     for name, value in changes.items():
         setattr(config, name, value)
     torch.manual_seed(0)
-    return settle_norms(SegZooForSemanticSegmentation(config)).eval()
+    return settle(SegZooForSemanticSegmentation(config)).eval()
 
 
 def batch(size=(64, 96), count=2, labels=LABELS):

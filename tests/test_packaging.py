@@ -52,7 +52,18 @@ def environment(tmp_path):
 
 
 def pip(python, *arguments):
-    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-build-isolation", "--no-index", *arguments)
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "install",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        *arguments,
+    )
 
 
 def test_wheel_works_outside_the_tree(tree, environment, tmp_path):
@@ -73,7 +84,13 @@ def test_import_is_light():
     """Nothing that only training, evaluation or plots need is imported with the package."""
     heavy = ("datasets", "evaluate", "matplotlib", "timm", "accelerate", "scipy", "peft", "pandas")
     before, after = (
-        set(run(sys.executable, "-c", f"import sys, torch, torchvision, transformers.image_processing_backends, {name}; print(*sys.modules)").split())
+        set(
+            run(
+                sys.executable,
+                "-c",
+                f"import sys, torch, torchvision, transformers.image_processing_backends, {name}; print(*sys.modules)",
+            ).split()
+        )
         for name in ("transformers.modeling_utils", "segzoo")
     )
     added = {name.partition(".")[0] for name in after - before}

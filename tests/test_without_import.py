@@ -104,7 +104,8 @@ expected = torch.load("expected.pt")["label_map"].numpy()
 names = {0: "road", 1: "sky", 2: "tree"}
 assert sorted(part["label"] for part in found) == sorted(names[i] for i in numpy.unique(expected))
 for part in found:
-    assert (numpy.asarray(part["mask"]) > 0).tolist() == [[names[i] == part["label"] for i in row] for row in expected.tolist()]
+    wanted = [[names[i] == part["label"] for i in row] for row in expected.tolist()]
+    assert (numpy.asarray(part["mask"]) > 0).tolist() == wanted
 """,
         home,
     )

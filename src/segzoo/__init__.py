@@ -20,9 +20,7 @@ AutoConfig.register(SegZooConfig.model_type, SegZooConfig, exist_ok=True)
 AutoModelForSemanticSegmentation.register(SegZooConfig, SegZooForSemanticSegmentation, exist_ok=True)
 # The pipeline reads this table of names, not what is registered, and would log that the model is not supported.
 MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES[SegZooConfig.model_type] = SegZooForSemanticSegmentation.__name__
-AutoImageProcessor.register(
-    SegZooConfig, image_processor_classes={"torchvision": SegZooImageProcessor}, exist_ok=True
-)
+AutoImageProcessor.register(SegZooConfig, image_processor_classes={"torchvision": SegZooImageProcessor}, exist_ok=True)
 
 __all__ = [
     "AutoBackbone",

@@ -1,7 +1,7 @@
 """The program ``segzoo``: one subcommand per module of `segzoo.commands`.
 
-Such a module has a one-line docstring (its help line), ``add_arguments(parser)`` and ``run(args) -> int`` (the exit status). It is
-imported only when it runs; its help line is read from the source, so that ``segzoo --help`` loads no model code.
+Such a module has a one-line docstring (its help line), ``add_arguments(parser)`` and ``run(args) -> int`` (the exit
+status). It is imported only when it runs; its help line is read from the source.
 """
 
 import argparse
@@ -30,9 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after the program's name; None takes them from the command line.
 
     Returns:
-        The exit status: 0, or what the subcommand returned; 1 after an error of the user or of a file, in one line on stderr; 130 after
-        Ctrl-C; 141 when the reader of the output has gone. Wrong usage ends with 2, through argparse's `SystemExit`. An error of any
-        other kind is a fault in segzoo and keeps its traceback; ``--traceback`` or ``SEGZOO_DEBUG=1`` keep every traceback.
+        The exit status: 0, or what the subcommand returned; 1 after an error of the user or of a file, in one line on
+        stderr; 130 after Ctrl-C; 141 when the reader of the output has gone. Wrong usage ends with 2, through
+        argparse's ``SystemExit``. An error of any other kind is a fault in segzoo and keeps its traceback;
+        ``--traceback`` or ``SEGZOO_DEBUG=1`` keep every traceback.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     with_traceback = "--traceback" in arguments or os.environ.get("SEGZOO_DEBUG", "0") not in ("", "0")

@@ -70,7 +70,11 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
 
         The model calls this too: ``from_pretrained(..., num_labels=...)`` changes the classes after construction.
         """
-        if getattr(self, "_post_init_done", False) and self.palette is not None and len(self.palette) != self.num_labels:
+        if (
+            getattr(self, "_post_init_done", False)
+            and self.palette is not None
+            and len(self.palette) != self.num_labels
+        ):
             self.palette = None
         for config in (*self.decode_head_configs, *self.auxiliary_head_configs):
             config.num_labels = self.num_labels
@@ -92,7 +96,9 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
                     "the stride positive and no longer than the window"
                 )
         if self.palette is not None and len(self.palette) != self.num_labels:
-            raise SegZooError(f"palette has {len(self.palette)} colours for {self.num_labels} classes; give one per class")
+            raise SegZooError(
+                f"palette has {len(self.palette)} colours for {self.num_labels} classes; give one per class"
+            )
 
     def to_dict(self):
         """The config as a dict ready for JSON, with the heads as dicts."""

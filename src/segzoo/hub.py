@@ -1,8 +1,8 @@
 """Model folders that load anywhere, written whole or not at all, and pushed to the Hugging Face Hub.
 
 A folder carries a one-line ``modeling_segzoo.py`` and, in its JSON files, an ``auto_map`` that points to it. So
-``AutoModelForSemanticSegmentation.from_pretrained(folder, trust_remote_code=True)`` loads the installed classes without an
-``import segzoo``, and where segzoo is not installed transformers says "pip install segzoo".
+``AutoModelForSemanticSegmentation.from_pretrained(folder, trust_remote_code=True)`` loads the installed classes where
+nobody has imported segzoo, and where it is not installed transformers says "pip install segzoo".
 """
 
 import contextlib
@@ -54,7 +54,7 @@ def write_shim(directory: str | os.PathLike) -> Path:
 
 
 class WritesShim:
-    """First base of what is saved into a model folder (model, config, image processor): the shim is written with it and pushed with it.
+    """First base of model, config and image processor: the shim is written, and pushed, with each of them.
 
     A class with ``auto_map`` entries of its own writes them into its JSON file.
     """
@@ -69,7 +69,7 @@ class WritesShim:
         return output
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        """Save as transformers does (same arguments), and write the shim that makes the folder load without ``import segzoo``."""
+        """Save as transformers does (same arguments), and write the shim."""
         result = super().save_pretrained(save_directory, *args, **kwargs)
         if kwargs.get("is_main_process", True) and os.path.isdir(save_directory):
             write_shim(save_directory)
@@ -86,8 +86,8 @@ def save_model_folder(
 ) -> Path:
     """Save a model and its image processor as a folder that loads with the Auto classes, whole or not at all.
 
-    Everything is written into a hidden folder beside the target, synced to the disk and renamed. A process that is killed leaves at
-    most that hidden folder behind, which the next save to the same target removes.
+    Everything is written into a hidden folder beside the target, synced to the disk and renamed. A process that is
+    killed leaves at most that hidden folder behind, which the next save to the same target removes.
 
     Args:
         model: a `SegZooForSemanticSegmentation`.
@@ -100,7 +100,8 @@ def save_model_folder(
         The folder.
 
     Raises:
-        SegZooError: the folder is not empty, is a file, or cannot be written (no permission, disk full); nothing is left behind.
+        SegZooError: the folder is not empty, is a file, or cannot be written (no permission, disk full); nothing is
+            left behind.
     """
     target = Path(directory)
     with _replacing_folder(target) as partial:
@@ -129,7 +130,7 @@ def check_folder_is_free(directory: str | os.PathLike) -> None:
 
 @contextlib.contextmanager
 def _replacing_folder(target: Path) -> Iterator[Path]:
-    """A hidden folder beside ``target`` that takes its place when the block ends without an error, and vanishes otherwise."""
+    """A hidden folder beside ``target`` that takes its place when the block ends well, and vanishes otherwise."""
     check_folder_is_free(target)
     target = Path(os.path.realpath(target))
     partial = target.parent / f".{target.name}.partial-{secrets.token_hex(4)}"
@@ -230,8 +231,8 @@ def push_folder(
         The address of the repository.
 
     Raises:
-        SegZooError: the folder holds no model, the name is not valid, there is no token or it may not write there, or the Hub did not
-            answer. The message says which, and what to do.
+        SegZooError: the folder holds no model, the name is not valid, there is no token or it may not write there, or
+            the Hub did not answer. The message says which, and what to do.
     """
     directory = Path(directory)
     if not (directory / "config.json").is_file():

@@ -111,25 +111,34 @@ def _resize_uint8(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         # OpenCV takes its area filter where both sides are halved.
         blocks = image.to(torch.int32).view(channels, size[0], 2, size[1], 2)
         return ((blocks.sum((2, 4), dtype=torch.int32) + 2) >> 2).to(torch.uint8)
-    left, right, left_weight, right_weight = _fixed_point_taps(width, size[1], image.device, border_weights=False)
-    above, below, above_weight, below_weight = _fixed_point_taps(height, size[0], image.device, border_weights=True)
+    columns = _fixed_point_taps(width, size[1], image.device, border_weights=False)
+    rows = _fixed_point_taps(height, size[0], image.device, border_weights=True)
+    # Channel by channel, which stays in the cache.
+    return torch.stack([_resize_plane(plane, rows, columns) for plane in image])
 
-    def widened(rows: torch.Tensor) -> torch.Tensor:
-        rows = rows.to(torch.int32)
-        wide = rows.index_select(2, left).mul_(left_weight)
-        return wide.add_(rows.index_select(2, right).mul_(right_weight)).bitwise_right_shift_(4)
 
-    if 2 * size[0] < height:
-        first, second = widened(image.index_select(1, above)), widened(image.index_select(1, below))
+def _resize_plane(
+    plane: torch.Tensor, rows: tuple[torch.Tensor, ...], columns: tuple[torch.Tensor, ...]
+) -> torch.Tensor:
+    left, right, left_weight, right_weight = columns
+    above, below, above_weight, below_weight = rows
+
+    def widened(part: torch.Tensor) -> torch.Tensor:
+        part = part.to(torch.int32)
+        wide = part.index_select(1, left).mul_(left_weight)
+        return wide.add_(part.index_select(1, right).mul_(right_weight)).bitwise_right_shift_(4)
+
+    if 2 * len(above) < len(plane):
+        first, second = widened(plane.index_select(0, above)), widened(plane.index_select(0, below))
     else:
-        wide = widened(image)
-        first, second = wide.index_select(1, above), wide.index_select(1, below)
+        wide = widened(plane)
+        first, second = wide.index_select(0, above), wide.index_select(0, below)
     first.mul_(above_weight[:, None]).bitwise_right_shift_(16)
     second.mul_(below_weight[:, None]).bitwise_right_shift_(16)
     return first.add_(second).add_(2).bitwise_right_shift_(2).to(torch.uint8)
 
 
-def _fixed_point_taps(length: int, size: int, device: torch.device, border_weights: bool):
+def _fixed_point_taps(length: int, size: int, device: torch.device, border_weights: bool) -> tuple[torch.Tensor, ...]:
     """Both source positions of each resized one, and their weights times 2048.
 
     Beyond the border both positions are the border's; OpenCV still splits the weight between them for heights

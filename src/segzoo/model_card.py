@@ -1,6 +1,7 @@
 """Model cards: what is known about a model, and what is not, as the README.md of its folder.
 
-`ModelCardFacts` holds the facts, `build_model_card` writes them; whoever makes a model (conversion, training) fills in what it knows::
+`ModelCardFacts` holds the facts, `build_model_card` writes them; whoever makes a model (conversion, training) fills in
+what it knows::
 
     facts = ModelCardFacts(title="UPerNet on InternImage-T", dataset="ADE20K", **facts_of_model(model))
     save_model_folder(model, processor, folder, card=build_model_card(facts))
@@ -21,9 +22,11 @@ METRIC_TITLES = {"mean_iou": "mIoU", "mean_accuracy": "mean accuracy", "overall_
 
 # Identifiers that the Hub has for licences one meets here (https://huggingface.co/docs/hub/repositories-licenses).
 HUB_LICENCES = frozenset(
-    "apache-2.0 mit bsd bsd-2-clause bsd-3-clause cc cc0-1.0 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-3.0 cc-by-nc-4.0 "
-    "cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 gpl gpl-2.0 gpl-3.0 lgpl lgpl-3.0 agpl-3.0 openrail "
-    "mpl-2.0 unlicense unknown other".split()
+    """
+    apache-2.0 mit bsd bsd-2-clause bsd-3-clause cc cc0-1.0 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-3.0
+    cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 gpl gpl-2.0 gpl-3.0 lgpl
+    lgpl-3.0 agpl-3.0 openrail mpl-2.0 unlicense unknown other
+    """.split()  # noqa: SIM905
 )
 
 
@@ -58,7 +61,7 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCardFacts:
-    """What a model card says. What is left out is called unknown there, or is not mentioned where that misleads nobody.
+    """What a model card says. What is left out is called unknown, or is not mentioned where that misleads nobody.
 
     Args:
         title: the model's name for people.
@@ -70,7 +73,7 @@ class ModelCardFacts:
         dataset: title of the data that the weights were trained on; for synthetic data it says so.
         dataset_id: its name on the Hub, if it is there.
         dataset_url: where it comes from.
-        weights_licence, code_licence: of the weights, and of the original code (``"apache-2.0"``, ``"CC BY-NC 4.0"``, ...).
+        weights_licence, code_licence: of the weights, and of the original code (``"apache-2.0"``, ``"CC BY-NC 4.0"``).
         licence_url: the text of the weights' licence.
         source_url, source_file, source_sha256: the file that was converted.
         source_code_url: the repository of the original code.
@@ -154,8 +157,9 @@ def facts_of_model(model) -> dict[str, object]:
 def build_model_card(facts: ModelCardFacts) -> str:
     """The text of README.md: metadata for the Hub as YAML, then the card.
 
-    ``library_name`` is transformers, with a tag segzoo: the Hub then shows the transformers example, with ``trust_remote_code``.
-    Measured scores become the ``model-index``; published ones stand in the text only, since nobody measured them with this folder.
+    ``library_name`` is transformers, with a tag segzoo: the Hub then shows the transformers example, with
+    ``trust_remote_code``. Measured scores become the ``model-index``; published ones stand in the text only, since
+    nobody measured them with this folder.
     """
     sections = [
         f"# {facts.title}\n\n{_summary(facts)}",
@@ -331,8 +335,8 @@ def _limitations(facts: ModelCardFacts) -> list[str]:
 
 def _component_name(config) -> str:
     name = config.model_type.removeprefix("segzoo_").replace("_", " ")
-    depth = getattr(config, "depth", None)
-    return f"{name} {depth}" if isinstance(depth, int) else name
+    detail = getattr(config, "depth", getattr(config, "backbone", None))  # a depth, or the name of a timm model
+    return f"{name} {detail}" if isinstance(detail, (int, str)) else name
 
 
 def _check_fraction(name: str, value: float | None) -> None:

@@ -133,7 +133,9 @@ class SegZooForSemanticSegmentation(WritesShim, SegZooPreTrainedModel):
 
     def _check_inputs(self, pixel_values, labels, window_size) -> None:
         if pixel_values.ndim != 4:
-            raise SegZooError(f"pixel_values must be (batch, channels, height, width), got {tuple(pixel_values.shape)}")
+            raise SegZooError(
+                f"pixel_values must be (batch, channels, height, width), got {tuple(pixel_values.shape)}"
+            )
         channels = getattr(self.config.backbone_config, "num_channels", None)
         if channels is not None and pixel_values.shape[1] != channels:
             raise SegZooError(
@@ -143,7 +145,9 @@ class SegZooForSemanticSegmentation(WritesShim, SegZooPreTrainedModel):
         if labels is None:
             return
         if window_size is not None:
-            raise SegZooError("labels and window_size exclude each other: the loss needs one pass; leave one of them out")
+            raise SegZooError(
+                "labels and window_size exclude each other: the loss needs one pass; leave one of them out"
+            )
         if labels.shape != (pixel_values.shape[0], *pixel_values.shape[-2:]):
             raise SegZooError(
                 f"labels are {tuple(labels.shape)} for images {tuple(pixel_values.shape)}; "

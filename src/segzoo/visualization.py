@@ -199,7 +199,9 @@ def contact_sheet(
                 present.update(int(i) for i in ids if 0 <= i < len(palette))
                 unlabelled |= bool(((ids < 0) | (ids >= len(palette))).any())
                 picture, method = colour_map(labels, palette), Image.Resampling.NEAREST
-            shown.append(picture.resize((cell_width, max(1, round(picture.height * cell_width / picture.width))), method))
+            shown.append(
+                picture.resize((cell_width, max(1, round(picture.height * cell_width / picture.width))), method)
+            )
         cells.append(shown)
     entries = [(names[i], palette[i], "") for i in sorted(present)] + [("no label", None, "")] * unlabelled
     width = len(headings) * cell_width + (len(headings) + 1) * gap
@@ -285,7 +287,11 @@ def plot_curves(history: Sequence[Mapping], path: str | Path, title: str | None 
     right.plot(steps, [100 * value for value in values], color="#2c8a4b", linewidth=2, marker="o", markersize=4)
     if values:
         right.annotate(
-            f"{100 * values[-1]:.1f}", (steps[-1], 100 * values[-1]), xytext=(-4, 8), textcoords="offset points", ha="right"
+            f"{100 * values[-1]:.1f}",
+            (steps[-1], 100 * values[-1]),
+            xytext=(-4, 8),
+            textcoords="offset points",
+            ha="right",
         )
     right.set(xlabel="step", ylabel="validation mIoU (%)", ylim=(0, max(10, *(115 * v for v in values), 0)))
     for axis in (left, right):

@@ -9,7 +9,7 @@ from support.contract import (
     assert_config_round_trip,
     assert_gradients,
     assert_same_state,
-    settle_norms,
+    settle,
 )
 from transformers import AutoConfig
 
@@ -25,7 +25,7 @@ def build(model_type, **options):
     config = config_class.tiny()
     for name, value in options.items():
         setattr(config, name, value)
-    return settle_norms(AutoBackbone.from_config(config)).eval()
+    return settle(AutoBackbone.from_config(config)).eval()
 
 
 def images(*shape, channels=3):

@@ -21,7 +21,14 @@ def test_variants_have_their_output_stride(name):
 @pytest.mark.parametrize(
     "options, stage, dilations",
     [
-        ({"depth": 50, **{k: VARIANTS["resnet50_v1c_d8"][k] for k in ("strides", "dilations", "contract_dilation")}}, 3, [2, 4, 4]),
+        (
+            {
+                "depth": 50,
+                **{k: VARIANTS["resnet50_v1c_d8"][k] for k in ("strides", "dilations", "contract_dilation")},
+            },
+            3,
+            [2, 4, 4],
+        ),
         ({"depth": 50, "strides": [1, 2, 1, 1], "dilations": [1, 1, 2, 4]}, 3, [4, 4, 4]),
         ({"depth": 50, "dilations": [1, 1, 1, 2], "contract_dilation": True, "multi_grid": [1, 2, 4]}, 3, [1, 2, 4]),
         ({"depth": 50, "multi_grid": [1, 2, 4]}, 2, [1] * 6),

@@ -2,6 +2,7 @@
 
 import pytest
 
+import segzoo.conversion.rules  # noqa: F401  registers every rule
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.keys import HeadRule, KeyRule, KeyTable, Options, find_rule, register, type_name
 

@@ -69,7 +69,7 @@ TEST_PIPELINE = [
 
 
 def config(**changes):
-    """The training config as values; ``changes`` are dotted paths with ``__`` for the dot, such as ``model__test_cfg``."""
+    """The training config as values; ``changes`` are paths into it, such as ``model__test_cfg``."""
     values = copy.deepcopy({"model": MODEL, "dataset_type": "CustomDataset", "test_pipeline": TEST_PIPELINE})
     for path, value in changes.items():
         *parents, last = path.split("__")
@@ -98,6 +98,10 @@ def save(path, values=None, *, state=None, **meta):
     """Writes a checkpoint as mmcv does; ``meta`` entries are added to the config's, None removes the config."""
     values = config() if values is None else values
     state = state_dict(values) if state is None else state
-    entries = {"config": config_text(values), "mmseg_version": "0.27.0", "CLASSES": ("sky", "road", "car", "tree")} | meta
+    entries = {
+        "config": config_text(values),
+        "mmseg_version": "0.27.0",
+        "CLASSES": ("sky", "road", "car", "tree"),
+    } | meta
     torch.save({"meta": {k: v for k, v in entries.items() if v is not None}, "state_dict": state}, path)
     return path

@@ -163,6 +163,24 @@ def test_parquet_folder(make_folder, tmp_path):
     assert decode_example(loaded["train"][0])[1].shape == (24, 32)
 
 
+def test_hub_names_go_to_datasets(monkeypatch, make_folder):
+    table = load_segmentation_dataset(make_folder({"train": ["a"]}))["train"].rename_column("label", "annotation")
+    asked = []
+
+    def load_dataset(*args, **kwargs):
+        asked.append((args, kwargs))
+        if args[0] == "nobody/nothing":
+            raise FileNotFoundError("no such data set\nand more")
+        return datasets.DatasetDict({"train": table, "val": table})
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    loaded = load_segmentation_dataset("merve/scene_parse_150", "small", revision="v1", token="t")
+    assert list(loaded) == ["train", "validation"] and "label" in loaded["validation"].column_names
+    assert asked[0] == (("merve/scene_parse_150", "small"), {"cache_dir": None, "revision": "v1", "token": "t"})
+    with pytest.raises(SegZooError, match="'nobody/nothing'.*failed: no such data set$"):
+        load_segmentation_dataset("nobody/nothing")
+
+
 def test_id2label(tmp_path):
     assert load_id2label(tmp_path) is None
     (tmp_path / "id2label.json").write_text(json.dumps({"0": "sky", "1": "road"}))

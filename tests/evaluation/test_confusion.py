@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from segzoo.errors import SegZooError
 from segzoo.evaluation import ConfusionMatrix, format_table, metrics_from_confusion
+from segzoo.evaluation.confusion import _byte_pairs_numpy, _byte_pairs_torch
 
 
 def slow_scores(predictions, labels, num_labels, ignore_index):
@@ -221,6 +222,26 @@ def test_table():
     assert lines[4].split() == ["car", "-", "-", "-", "-"]
     assert lines[-1] == "pixel accuracy 75.00"
     assert format_table(result).splitlines()[2].startswith("0 ")
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_both_ways_of_counting_bytes_agree(dtype):
+    maps = torch.randint(0, 256, (2, 50, 60)).to(dtype)
+    by_torch = _byte_pairs_torch(*maps)
+    assert by_torch.dtype == torch.int64 and by_torch.sum() == 3000
+    assert torch.equal(by_torch, torch.from_numpy(_byte_pairs_numpy(*maps)))
+
+
+@pytest.mark.gpu
+def test_counting_on_the_gpu():
+    maps = torch.randint(0, 150, (2, 50, 60))
+    for kind in (torch.uint8, torch.int64):
+        on_gpu, on_cpu = ConfusionMatrix(150, device="cuda"), ConfusionMatrix(150)
+        on_gpu.update(*maps.to(kind).cuda())
+        on_cpu.update(*maps.to(kind))
+        assert on_gpu.matrix.is_cuda and torch.equal(on_gpu.matrix.cpu(), on_cpu.matrix)
+        with pytest.raises(SegZooError, match="ids outside"):
+            on_gpu.update(*(maps.to(kind) + 100))
 
 
 def test_processes_are_summed(tmp_path):

@@ -7,7 +7,7 @@ from support.contract import (
     assert_config_round_trip,
     assert_gradients,
     assert_same_state,
-    settle_norms,
+    settle,
 )
 from transformers import AutoConfig
 
@@ -23,7 +23,7 @@ def build(model_type, **options):
     config = HEADS[model_type][0].tiny()
     for name, value in options.items():
         setattr(config, name, value)
-    return settle_norms(AutoHead.from_config(config)).eval()
+    return settle(AutoHead.from_config(config)).eval()
 
 
 def maps(batch=2, height=16, width=24):

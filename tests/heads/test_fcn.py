@@ -8,7 +8,13 @@ from segzoo.heads import FCNHead, FCNHeadConfig
 def test_concatenates_resized_maps():
     torch.manual_seed(0)
     config = FCNHeadConfig(
-        in_channels=[4, 8], in_index=[0, 1], channels=12, num_convs=0, concat_input=False, resize_concat=True, dropout=0.0
+        in_channels=[4, 8],
+        in_index=[0, 1],
+        channels=12,
+        num_convs=0,
+        concat_input=False,
+        resize_concat=True,
+        dropout=0.0,
     )
     head = FCNHead(config).eval()
     fine, coarse = torch.randn(1, 4, 8, 6), torch.randn(1, 8, 4, 3)

@@ -7,7 +7,7 @@ from support.contract import (
     assert_config_round_trip,
     assert_gradients,
     assert_same_state,
-    settle_norms,
+    settle,
 )
 from transformers import AutoConfig
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.parametrize("model_type", sorted(NECKS))
 
 
 def build(model_type):
-    return settle_norms(AutoNeck.from_config(NECKS[model_type][0].tiny())).eval()
+    return settle(AutoNeck.from_config(NECKS[model_type][0].tiny())).eval()
 
 
 def maps(neck, batch=2, size=(6, 8)):

@@ -6,9 +6,13 @@ from torch import nn
 SIZES = [(64, 96), (75, 109), (33, 97)]
 
 
-def settle_norms(model: nn.Module) -> nn.Module:
-    """Give batch norms statistics that a trained model would have, so that eval mode differs from doing nothing."""
+@torch.no_grad()
+def settle(model: nn.Module) -> nn.Module:
+    """Make a fresh model look trained: batch norms have statistics, and nothing that starts at zero still is zero."""
     generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        if not parameter.any():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.copy_(torch.randn(module.running_mean.shape, generator=generator) * 0.1)

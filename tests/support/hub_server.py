@@ -1,4 +1,4 @@
-"""A small Hugging Face Hub on loopback for tests: create, upload through git-LFS, commit, list, download; with faults on demand.
+"""A small Hugging Face Hub on loopback for tests: create, upload (git-LFS), commit, list, download; faults on demand.
 
 It speaks the part of the protocol that ``huggingface_hub`` uses when Xet is switched off (``HF_HUB_DISABLE_XET=1``)::
 
@@ -6,7 +6,7 @@ It speaks the part of the protocol that ``huggingface_hub`` uses when Xet is swi
         environment = {**os.environ, **hub.environment(cache)}   # HF_ENDPOINT, HF_TOKEN, HF_HOME ...
         hub.break_connection("PUT", r"/lfs/", after_bytes=1000, times=1)
 
-Everything is held in memory. Tokens: ``WRITE_TOKEN`` may write to the namespace ``tester``, ``READ_TOKEN`` may only read.
+Everything is held in memory. ``WRITE_TOKEN`` may write to the namespace ``tester``, ``READ_TOKEN`` may only read.
 """
 
 import base64
@@ -121,7 +121,7 @@ class HubServer(contextlib.AbstractContextManager):
         return variables if token is None else {**variables, "HF_TOKEN": token}
 
     def break_connection(self, method: str, path: str, *, after_bytes: int, times: int = 1) -> None:
-        """Close the connection after ``after_bytes`` of the request's body, for the next ``times`` matching requests."""
+        """Close the connection after ``after_bytes`` of the body, for the next ``times`` matching requests."""
         self._faults.append(Fault(method, re.compile(path), times, after_bytes=after_bytes))
 
     def answer_with(self, status: int, method: str, path: str, *, message: str = "injected", times: int = 1) -> None:

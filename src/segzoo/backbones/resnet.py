@@ -42,7 +42,9 @@ _STEMS = {
 
 # "resnet50", "resnet50_v1c", "resnet50_v1c_d8" ...: keyword arguments of SegZooResNetConfig.
 VARIANTS = {
-    f"resnet{depth}{stem}{'' if stride == 32 else f'_d{stride}'}": {"depth": depth} | _STEMS[stem] | _OUTPUT_STRIDES[stride]
+    f"resnet{depth}{stem}{'' if stride == 32 else f'_d{stride}'}": {"depth": depth}
+    | _STEMS[stem]
+    | _OUTPUT_STRIDES[stride]
     for depth in DEPTHS
     for stem in _STEMS
     for stride in _OUTPUT_STRIDES
@@ -108,7 +110,9 @@ class SegZooResNetConfig(SegZooBackboneConfig):
             raise SegZooError(f"ResNet: num_stages={self.num_stages} is not between 1 and 4")
         for name in ("strides", "dilations"):
             if len(getattr(self, name)) != self.num_stages:
-                raise SegZooError(f"ResNet: {name}={getattr(self, name)} needs one entry for each of {self.num_stages} stages")
+                raise SegZooError(
+                    f"ResNet: {name}={getattr(self, name)} needs one entry for each of {self.num_stages} stages"
+                )
         if self.multi_grid is not None and len(self.multi_grid) != self.blocks[-1]:
             raise SegZooError(
                 f"ResNet: multi_grid={self.multi_grid} needs one entry for each of the last stage's {self.blocks[-1]} blocks"
@@ -129,11 +133,20 @@ class ResNetBlock(GradientCheckpointingLayer):
         eps = config.norm_eps
         if config.bottleneck:
             out_channels = 4 * planes
-            width = planes if config.groups == 1 else planes * config.base_width // config.base_channels * config.groups
+            width = (
+                planes if config.groups == 1 else planes * config.base_width // config.base_channels * config.groups
+            )
             strides = (stride, 1) if config.downsample_in_bottleneck else (1, stride)
             self.conv1 = ConvNormAct(in_channels, width, 1, stride=strides[0], norm_eps=eps)
             self.conv2 = ConvNormAct(
-                width, width, 3, stride=strides[1], padding=dilation, dilation=dilation, groups=config.groups, norm_eps=eps
+                width,
+                width,
+                3,
+                stride=strides[1],
+                padding=dilation,
+                dilation=dilation,
+                groups=config.groups,
+                norm_eps=eps,
             )
             self.conv3 = ConvNormAct(width, out_channels, 1, norm_eps=eps, activation=None)
         else:
@@ -187,7 +200,9 @@ class SegZooResNetBackbone(BackboneMixin, SegZooPreTrainedModel):
             layers = nn.Sequential()
             channels = self.num_features[-1]
             for block, dilation in enumerate(self.block_dilations(stage)):
-                layers.append(ResNetBlock(config, channels, planes, config.strides[stage] if block == 0 else 1, dilation))
+                layers.append(
+                    ResNetBlock(config, channels, planes, config.strides[stage] if block == 0 else 1, dilation)
+                )
                 channels = 4 * planes if config.bottleneck else planes
             self.stages.append(layers)
             self.num_features.append(channels)

@@ -1,7 +1,9 @@
 """What kind of file a checkpoint is, and how it comes out of a zip archive: bounded, trusting no name in it."""
 
 import hashlib
+import lzma
 import shutil
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -18,6 +20,7 @@ MAX_RATIO = 50
 RATIO_FREE_BYTES = 256 << 20
 CHUNK = 1 << 20
 
+_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError, NotImplementedError)
 _FIX_DOWNLOAD = "download it again and compare the size with the one at its source"
 _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"\x1f\x8b", "a gzip archive", "unpack it with gunzip"),
@@ -59,12 +62,13 @@ def file_kind(path: Path, source: Path) -> str:
             head = file.read(1024)
     except OSError as error:
         raise CheckpointError(source, f"the file cannot be read ({error.strerror or error})") from None
+    # First of all: the length of a safetensors header may look like the beginning of anything.
+    if len(head) > 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= 100_000_000:
+        return "safetensors"
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")):
         return "zip"
     if head[:1] == b"\x80":
         return "legacy"
-    if len(head) > 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= 100_000_000:
-        return "safetensors"
     raise CheckpointError(source, *_what_it_is(head, size))
 
 
@@ -119,7 +123,7 @@ def open_zip(path: Path, source: Path) -> zipfile.ZipFile:
     """
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, OverflowError) as error:
+    except (*_DAMAGE, OSError, OverflowError) as error:
         size = path.stat().st_size
         raise CheckpointError(
             source, f"the file is cut off or damaged: its {size} bytes end without a table of contents", _FIX_DOWNLOAD
@@ -131,8 +135,10 @@ def open_zip(path: Path, source: Path) -> zipfile.ZipFile:
         problem = f"the archive has {len(members)} members, no checkpoint has more than {MAX_MEMBERS}"
     elif len({member.filename for member in members}) != len(members):
         problem = "the archive has two members of one name"
-    elif any(member.header_offset + member.compress_size > size for member in members):
-        problem = "the file is cut off: a member lies beyond its end"
+    elif not all(member.filename for member in members):
+        problem = "the archive is damaged: a member has no name"
+    elif any(not 0 <= member.header_offset <= size - member.compress_size for member in members):
+        problem = "the file is cut off: a member lies outside of it"
     elif sum(member.compress_size for member in members) > size:
         problem = "the members of the archive overlap"
     if problem:
@@ -175,12 +181,21 @@ def check_torch_zip(archive: zipfile.ZipFile, folder: str, source: Path) -> None
             with archive.open(member) as stream:
                 while stream.read(CHUNK):
                     pass
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+        except (*_DAMAGE, OSError) as error:
             raise CheckpointError(
                 source,
                 f"the file is damaged: the record {member.filename!r} is not what was saved ({error})",
                 _FIX_DOWNLOAD,
             ) from None
+
+
+def stored_bytes(path: Path, member: zipfile.ZipInfo) -> bytes:
+    """The content of an uncompressed member; `check_torch_zip` has compared its check sum, where it has one."""
+    with path.open("rb") as file:
+        file.seek(member.header_offset)
+        name, extra = struct.unpack("<26x2H", file.read(30).ljust(30, b"\0"))
+        file.seek(name + extra, 1)
+        return file.read(member.file_size)
 
 
 def checkpoint_member(archive: zipfile.ZipFile, source: Path) -> zipfile.ZipInfo:
@@ -220,7 +235,7 @@ def checkpoint_member(archive: zipfile.ZipFile, source: Path) -> zipfile.ZipInfo
 
 
 def _is_hidden(name: str) -> bool:
-    return PurePosixPath(name).name.startswith(".")
+    return PurePosixPath(name.replace("\\", "/")).name.startswith(".")
 
 
 def _listed(names: list[str], most: int = 5) -> str:
@@ -256,7 +271,7 @@ def extracted(archive: zipfile.ZipFile, member: zipfile.ZipInfo, source: Path) -
                     written += len(chunk)
                     _check_size(written, member, source)
                     file.write(chunk)
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        except _DAMAGE as error:
             raise CheckpointError(
                 source, f"{member.filename!r} in the archive is damaged ({error})", _FIX_DOWNLOAD
             ) from None

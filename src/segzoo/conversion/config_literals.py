@@ -423,8 +423,9 @@ class LiteralReader:
                     if (self.budget.left - unit.left) * times > self.budget.left:
                         raise self.error(node, f"the product makes more than {MAX_VALUES} values")
         elif isinstance(op, ast.Pow | ast.LShift) and isinstance(left, int) and isinstance(right, int) and right > 0:
-            bits = left.bit_length() * right if isinstance(op, ast.Pow) else left.bit_length() + right
-            if bits > MAX_INTEGER_BITS and left not in (-1, 0, 1):
+            power = isinstance(op, ast.Pow)
+            bits = left.bit_length() * right if power else left.bit_length() + right
+            if bits > MAX_INTEGER_BITS and not (power and left in (-1, 0, 1)):
                 raise self.error(node, f"the number would have more than {MAX_INTEGER_BITS} bits")
         elif isinstance(op, ast.Mod) and isinstance(left, str | bytes) and padding(left, right) > MAX_PADDING:
             raise self.error(node, "this format pads to a width that no config needs", "write the text out")

@@ -6,7 +6,7 @@ renames its weights.  The table works in both directions: a native model can be 
 
     RESNET = register(BackboneRule(types=("ResNet", "ResNetV1c"), translate=translate_resnet, keys=RESNET_KEYS))
 
-Adding a component touches its own file in ``conversion/rules`` and one import in ``conversion/rules/__init__.py``.
+Adding a component touches its own file in ``conversion/rules`` alone.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ and in their place come plain values (dicts, numbers, arrays) or an inert object
 nor called, nothing that a stand-in is given is kept unless it is data, and any other name is an error that says it.
 """
 
+import io
 import pickletools
 import re
 import threading
@@ -21,6 +22,7 @@ from typing import IO, Any, NoReturn
 import numpy as np
 import torch
 
+from segzoo.conversion import archives
 from segzoo.conversion.errors import CheckpointError
 
 MAX_PICKLE_BYTES = 256 << 20
@@ -255,8 +257,7 @@ def load_zip(path: Path, archive: zipfile.ZipFile, folder: str, source: Path, *,
         raise CheckpointError(
             source, f"the list of its tensors has {member.file_size} bytes; no model needs that many"
         )
-    with archive.open(member) as stream:
-        _scan(stream, 1, source)
+    _scan(io.BytesIO(archives.stored_bytes(path, member)), 1, source)
     return _load(path, source, mmap=mapped)
 
 
@@ -274,15 +275,7 @@ def load_legacy(path: Path, source: Path) -> Any:
 def _scan(stream: IO[bytes], count: int, source: Path) -> None:
     try:
         names = names_in_pickles(stream, count)
-    except (
-        ValueError,
-        EOFError,
-        MemoryError,
-        OverflowError,
-        IndexError,
-        UnicodeDecodeError,
-        zipfile.BadZipFile,
-    ) as error:
+    except (ValueError, EOFError, MemoryError, OverflowError, IndexError) as error:
         raise CheckpointError(
             source, f"the file is cut off or damaged: its pickle ends or breaks early ({error})", "download it again"
         ) from None

@@ -10,11 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
+
 from segzoo.configuration_segzoo import SegZooConfig
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.keys import ComponentRule, Context, KeyTable, Options, find_rule, type_name
 from segzoo.conversion.labels import ClassFacts, find_classes
 from segzoo.conversion.processor import translate_processor
+from segzoo.errors import SegZooError
 
 
 @dataclass(frozen=True)
@@ -197,11 +200,22 @@ def _component(
     """Translates one component, appends its key table, and returns its native config."""
     where = "model." + original_prefix.rstrip(".")
     rule: ComponentRule = find_rule(kind, original, where)
-    native = rule.translate(original, context.at(where))
+    try:
+        native = rule.translate(original, context.at(where))
+    except SegZooError:
+        raise
+    except (StrictDataclassError, TypeError, ValueError) as error:  # a value of a wrong type somewhere in the dict
+        raise ConversionError(f"{where}: a value does not fit its option ({_first_cause(error)})") from error
     components.append(
         ComponentKeys(original_prefix, native_prefix, rule.key_table(native), type_name(original, where))
     )
     return native
+
+
+def _first_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())
 
 
 def _class_count(decode_heads: Sequence[Any], auxiliary_heads: Sequence[Any]) -> int:

@@ -83,30 +83,37 @@ class ConfusionMatrix:
             )
         if label.numel() == 0:
             return
-        self.matrix += self._count(prediction, label)
+        if self.num_labels <= _BYTE and _is_byte(prediction) and _is_byte(label):
+            self._add_bytes(prediction, label)
+        else:
+            self._add_wide(prediction, label)
 
-    def _count(self, prediction: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    def _add_bytes(self, prediction: torch.Tensor, label: torch.Tensor) -> None:
+        """Counts all pairs of bytes at once; what is ignored or wrong is then a matter of rows and columns."""
         size = self.num_labels
-        if size <= _BYTE and _is_byte(prediction) and _is_byte(label):
-            # All pairs of bytes at once: what is ignored or wrong is then a matter of rows and columns.
-            index = label.to(torch.int32).mul_(_BYTE).add_(prediction).ravel()
-            pairs = torch.bincount(index, minlength=_BYTE * _BYTE).view(_BYTE, _BYTE)
-            if self.ignore_index is not None and 0 <= self.ignore_index < _BYTE:
-                pairs[self.ignore_index] = 0
-            counted = pairs[:size, :size]
-            if counted.sum() != pairs.sum():
-                self._refuse(pairs.sum(dim=1).nonzero(), pairs[:size].sum(dim=0).nonzero(), prediction, label)
-            return counted
+        if self.device.type == "cpu":
+            pairs, matrix = _byte_pairs_numpy(prediction, label), self.matrix.numpy()
+        else:
+            pairs, matrix = _byte_pairs_torch(prediction, label), self.matrix
+        if self.ignore_index is not None and 0 <= self.ignore_index < _BYTE:
+            pairs[self.ignore_index] = 0
+        if int(pairs[size:].sum()) or int(pairs[:size, size:].sum()):
+            pairs = torch.as_tensor(pairs)
+            self._refuse(pairs.sum(dim=1).nonzero(), pairs[:size].sum(dim=0).nonzero(), prediction, label)
+        matrix += pairs[:size, :size]
+
+    def _add_wide(self, prediction: torch.Tensor, label: torch.Tensor) -> None:
+        size = self.num_labels
         if self.ignore_index is not None:
             valid = label != self.ignore_index
             prediction, label = prediction[valid], label[valid]
         if label.numel() == 0:
-            return torch.zeros_like(self.matrix)
+            return
         for ids in (prediction, label):
             low, high = torch.aminmax(ids)
             if low < 0 or high >= size:
                 self._refuse(label.unique(), prediction.unique(), prediction, label)
-        return torch.bincount(label.long() * size + prediction, minlength=size * size).view(size, size)
+        self.matrix += torch.bincount(label.long() * size + prediction, minlength=size * size).view(size, size)
 
     def _refuse(
         self, label_ids: torch.Tensor, predicted_ids: torch.Tensor, prediction: torch.Tensor, label: torch.Tensor
@@ -167,8 +174,28 @@ class ConfusionMatrix:
         return f"ConfusionMatrix(num_labels={self.num_labels}, ignore_index={self.ignore_index}, pixels={pixels})"
 
 
+def _byte_pairs_numpy(prediction: torch.Tensor, label: torch.Tensor) -> np.ndarray:
+    """How often each (label, prediction) of ids 0..255 occurs, (256, 256) int64.
+
+    NumPy keeps to one thread: torch's second thread gains little here and waits whenever the cores are busy.
+    """
+    index = label.numpy().astype(np.uint16)
+    index <<= 8
+    index |= prediction.numpy().astype(np.uint16)
+    return np.bincount(index.ravel(), minlength=_BYTE * _BYTE).reshape(_BYTE, _BYTE)
+
+
+def _byte_pairs_torch(prediction: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    """The same on any device."""
+    index = label.to(torch.int32) * _BYTE + prediction
+    return torch.bincount(index.ravel(), minlength=_BYTE * _BYTE).view(_BYTE, _BYTE)
+
+
 def _is_byte(values: torch.Tensor) -> bool:
     if values.dtype in (torch.uint8, torch.bool):
         return True
+    if values.device.type == "cpu":
+        array = values.numpy()
+        return bool(array.min() >= 0) and bool(array.max() < _BYTE)
     low, high = torch.aminmax(values)
     return bool(low >= 0) and bool(high < _BYTE)

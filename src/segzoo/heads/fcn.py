@@ -43,9 +43,13 @@ class FCNHeadConfig(HeadConfig):
         super().check()
         maps = self.in_channels or self.in_index or [0]
         if len(maps) != 1 and not self.resize_concat:
-            raise SegZooError(f"FCNHeadConfig reads {len(maps)} maps; set resize_concat=True to concatenate them, or name one")
+            raise SegZooError(
+                f"FCNHeadConfig reads {len(maps)} maps; set resize_concat=True to concatenate them, or name one"
+            )
         if self.num_convs < 0 or self.kernel_size % 2 == 0:
-            raise SegZooError(f"FCNHeadConfig: num_convs={self.num_convs} must not be negative, kernel_size={self.kernel_size} odd")
+            raise SegZooError(
+                f"FCNHeadConfig: num_convs={self.num_convs} must not be negative, kernel_size={self.kernel_size} odd"
+            )
         if self.num_convs == 0 and self.in_channels is not None and sum(self.in_channels) != self.channels:
             raise SegZooError(
                 f"FCNHeadConfig: without convolutions channels={self.channels} must equal the input's {sum(self.in_channels)}"
@@ -79,7 +83,9 @@ class FCNHead(Head):
         )
         self.conv_cat = None
         if config.concat_input:
-            self.conv_cat = ConvNormAct(in_channels + width, width, kernel, padding=kernel // 2, norm_eps=config.norm_eps)
+            self.conv_cat = ConvNormAct(
+                in_channels + width, width, kernel, padding=kernel // 2, norm_eps=config.norm_eps
+            )
         self.post_init()
 
     def forward(self, feature_maps: Sequence[Tensor], previous: HeadOutput | None = None) -> HeadOutput:

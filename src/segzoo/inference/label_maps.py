@@ -118,7 +118,7 @@ def _by_classes(logits: torch.Tensor, stages, align_corners: bool) -> torch.Tens
 
 def _by_strips(logits: torch.Tensor, stages, align_corners: bool) -> torch.Tensor:
     """Some rows at a time, classes innermost, so that argmax reads memory in order."""
-    rows = _Rows(logits.permute(1, 2, 0).contiguous())
+    rows = _Rows(logits)
     for part, size in stages:
         rows = _ResizedRows(rows, part, size, align_corners)
     height, width = stages[-1][1]
@@ -132,18 +132,15 @@ def _by_strips(logits: torch.Tensor, stages, align_corners: bool) -> torch.Tenso
 
 
 class _Rows:
-    """The rows of a map (height, width, classes)."""
+    """The rows of a map (classes, height, width), classes innermost."""
 
     def __init__(self, maps: torch.Tensor):
         self.maps = maps
-        self.classes = maps.shape[2]
+        self.classes = maps.shape[0]
         self.dtype = maps.dtype
 
     def row(self, index: int) -> torch.Tensor:
-        return self.maps[index]
-
-    def fill(self, first: int, out: torch.Tensor) -> None:
-        out.copy_(self.maps[first : first + len(out)])
+        return self.maps[:, index].t().contiguous()
 
 
 class _ResizedRows:

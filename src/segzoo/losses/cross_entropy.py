@@ -40,4 +40,6 @@ def cross_entropy(
         return total / labels.numel()
     if average == "valid":
         return total / (labels != ignore_index).sum().clamp(min=1)
-    raise SegZooError(f"average={average!r} is unknown; use 'all' (all pixels) or 'valid' (pixels that are not ignored)")
+    raise SegZooError(
+        f"average={average!r} is unknown; use 'all' (all pixels) or 'valid' (pixels that are not ignored)"
+    )

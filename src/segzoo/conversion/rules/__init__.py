@@ -1,8 +1,10 @@
-"""One module per original component; importing this package registers them all.
+"""One module per original component; importing this package imports them all, and each registers its rules.
 
-To add a component: write its module here (see ``fcn.py`` for a small one) and import it below.
+To add a component, add a module (see ``psp.py`` for a small one). Nothing else has to be touched.
 """
 
-from segzoo.conversion.rules import fcn, internimage, psp, resnet, uper
+import importlib
+import pkgutil
 
-__all__ = ["fcn", "internimage", "psp", "resnet", "uper"]
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

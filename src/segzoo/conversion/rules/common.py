@@ -7,6 +7,7 @@ from segzoo.conversion.keys import Context, KeyRule, Options, type_name
 
 # Losses on the pixels of one logits map that the heads compute exactly as the original does.
 _CROSS_ENTROPY = "CrossEntropyLoss"
+MAX_CLASSES = 65536  # as many as 16-bit label files tell apart
 
 
 def conv_module(original: str, native: str | None = None) -> tuple[KeyRule, ...]:
@@ -47,6 +48,8 @@ def head_options(options: Options, context: Context, *, several_maps: bool = Fal
     num_classes = options.take("num_classes")
     out_channels = options.take("out_channels", None)
     options.ignore("threshold", "init_cfg", "_scope_")
+    if not isinstance(num_classes, int) or not 1 <= num_classes <= MAX_CLASSES:
+        raise options.error(f"num_classes={num_classes!r} must be an integer, {MAX_CLASSES} at most")
     if num_classes == 1 or out_channels == 1:
         raise options.error(
             "one output channel for two classes (a sigmoid and a threshold) is not supported; "

@@ -1,0 +1,304 @@
+"""InternImage: a convolutional backbone whose spatial operator is deformable convolution v3.
+
+"InternImage: Exploring Large-Scale Vision Foundation Models with Deformable Convolutions" (Wang et al., 2023),
+https://arxiv.org/abs/2211.05778; the numbers are those of https://github.com/OpenGVLab/InternImage. All maps are channels-last inside.
+"""
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BackboneOutput
+from transformers.utils.generic import can_return_tuple
+
+from segzoo.auto import register_backbone
+from segzoo.base import Ints, SegZooBackboneConfig, SegZooPreTrainedModel
+from segzoo.errors import SegZooError
+from segzoo.layers import DropPath
+from segzoo.ops import dcnv3
+
+NORM_EPS = 1e-6
+
+_POST = {"post_norm": True}
+_LARGE = _POST | {"offset_scale": 2.0}
+_HUGE = {
+    "layer_scale": None,
+    "center_feature_scale": True,
+    "depthwise_kernel_size": 5,
+    "post_norm_blocks": [5, 11, 17, 23, 29],
+}
+
+# Keyword arguments of InternImageConfig.
+VARIANTS = {
+    "internimage-t": {"channels": 64, "depths": [4, 4, 18, 4], "groups": [4, 8, 16, 32], "drop_path": 0.2},
+    "internimage-s": {"channels": 80, "depths": [4, 4, 21, 4], "groups": [5, 10, 20, 40], "drop_path": 0.3} | _POST,
+    "internimage-b": {"channels": 112, "depths": [4, 4, 21, 4], "groups": [7, 14, 28, 56], "drop_path": 0.4} | _POST,
+    "internimage-l": {"channels": 160, "depths": [5, 5, 22, 5], "groups": [10, 20, 40, 80], "drop_path": 0.4} | _LARGE,
+    "internimage-xl": {"channels": 192, "depths": [5, 5, 24, 5], "groups": [12, 24, 48, 96], "drop_path": 0.4}
+    | _LARGE,
+    "internimage-h": {"channels": 320, "depths": [6, 6, 32, 6], "groups": [10, 20, 40, 80], "drop_path": 0.5}
+    | _HUGE
+    | {"residual_post_norm": True},
+    "internimage-g": {"channels": 512, "depths": [2, 2, 48, 4], "groups": [16, 32, 64, 128], "drop_path": 0.5}
+    | _HUGE
+    | {"post_norm": True, "post_norm_blocks": [5, 11, 17, 23, 29, 35, 41, 47]},
+}
+
+
+@strict
+class InternImageConfig(SegZooBackboneConfig):
+    """Options of ``InternImageBackbone``; the defaults are InternImage-T.
+
+    Args:
+        channels: width of the first stage; it doubles with every stage.
+        depths: number of layers of each stage.
+        groups: of the deformable convolutions of each stage.
+        mlp_ratio: hidden width of the feed-forward part, relative to the stage's.
+        kernel_size: of the deformable convolution.
+        depthwise_kernel_size: of the depthwise convolution that predicts offsets and weights.
+        offset_scale: factor on the sampling grid and the offsets.
+        remove_center: leave out the kernel's central point.
+        center_feature_scale: blend the samples with the projected input at the position itself (H, G).
+        post_norm: norms after the operators (S, B, L, XL, G) instead of before them.
+        residual_post_norm: a second norm after each operator, with norms before it (H).
+        post_norm_blocks: layers of the third stage that are followed by a norm of their own (H, G).
+        layer_scale: initial value of the learned scales of the residual branches; None for no scales.
+        drop_path: probability of dropping a residual branch in the last layer; it grows linearly from 0.
+        drop_path_uniform: the same probability in all layers.
+        dropout: after the stem.
+    """
+
+    model_type = "segzoo_internimage"
+
+    channels: int = 64
+    depths: Ints = (4, 4, 18, 4)
+    groups: Ints = (4, 8, 16, 32)
+    mlp_ratio: float = 4.0
+    kernel_size: int = 3
+    depthwise_kernel_size: int = 3
+    offset_scale: float = 1.0
+    remove_center: bool = False
+    center_feature_scale: bool = False
+    post_norm: bool = False
+    residual_post_norm: bool = False
+    post_norm_blocks: Ints = ()
+    layer_scale: float | None = 1.0
+    drop_path: float = 0.0
+    drop_path_uniform: bool = False
+    dropout: float = 0.0
+
+    def check(self):
+        """Refuse lists and norms that do not fit each other."""
+        super().check()
+        if len(self.depths) != len(self.groups):
+            raise SegZooError(
+                f"InternImage: depths={self.depths} and groups={self.groups} need one entry for each stage"
+            )
+        for stage, groups in enumerate(self.groups):
+            if self.channels * 2**stage % groups:
+                raise SegZooError(
+                    f"InternImage: {self.channels * 2**stage} channels of stage {stage + 1} do not divide into {groups} groups"
+                )
+        if self.kernel_size % 2 == 0 or self.depthwise_kernel_size % 2 == 0:
+            raise SegZooError("InternImage: kernel_size and depthwise_kernel_size must be odd")
+        if self.residual_post_norm and (self.post_norm or self.layer_scale is not None):
+            raise SegZooError("InternImage: residual_post_norm excludes post_norm and layer_scale")
+        if self.post_norm_blocks and (self.num_stages < 3 or max(self.post_norm_blocks) >= self.depths[2]):
+            raise SegZooError(
+                f"InternImage: post_norm_blocks={self.post_norm_blocks} go beyond the third stage's layers"
+            )
+
+    @property
+    def num_stages(self) -> int:
+        """Number of stages."""
+        return len(self.depths)
+
+    @classmethod
+    def tiny(cls):
+        return cls(channels=8, depths=[1, 1, 2, 1], groups=[1, 2, 2, 4], post_norm=True, drop_path=0.1)
+
+
+class DeformableConv(nn.Module):
+    """DCNv3 with its projections: a depthwise convolution of the input predicts where and how to sample it."""
+
+    def __init__(self, config: InternImageConfig, channels: int, groups: int):
+        super().__init__()
+        kernel, points = config.depthwise_kernel_size, config.kernel_size**2 - config.remove_center
+        self.groups, self.points = groups, points
+        self.sampling = {
+            "kernel_size": config.kernel_size,
+            "padding": config.kernel_size // 2,
+            "offset_scale": config.offset_scale,
+            "remove_center": config.remove_center,
+        }
+        self.depthwise_conv = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels)
+        self.depthwise_norm = nn.LayerNorm(channels, eps=NORM_EPS)
+        self.activation = nn.GELU()
+        self.offset = nn.Linear(channels, groups * points * 2)
+        self.mask = nn.Linear(channels, groups * points)
+        self.input_proj = nn.Linear(channels, channels)
+        self.output_proj = nn.Linear(channels, channels)
+        self.center_scale = nn.Linear(channels, groups) if config.center_feature_scale else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        context = self.depthwise_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        context = self.activation(self.depthwise_norm(context))
+        mask = self.mask(context).unflatten(-1, (self.groups, self.points)).softmax(-1).flatten(-2)
+        projected = self.input_proj(x)
+        sampled = dcnv3(projected, self.offset(context), mask, groups=self.groups, **self.sampling)
+        if self.center_scale is not None:
+            share = self.center_scale(context).sigmoid().unsqueeze(-1)
+            by_group = (self.groups, -1)
+            sampled = torch.lerp(sampled.unflatten(-1, by_group), projected.unflatten(-1, by_group), share).flatten(-2)
+        return self.output_proj(sampled)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with GELU between them."""
+
+    def __init__(self, channels: int, hidden: int):
+        super().__init__()
+        self.fc1 = nn.Linear(channels, hidden)
+        self.activation = nn.GELU()
+        self.fc2 = nn.Linear(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.activation(self.fc1(x)))
+
+
+class LayerScale(nn.Module):
+    """A learned factor per channel."""
+
+    def __init__(self, channels: int, value: float):
+        super().__init__()
+        self.value = value
+        self.scale = nn.Parameter(torch.full((channels,), value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+
+class InternImageLayer(GradientCheckpointingLayer):
+    """Deformable convolution and feed-forward, each in a residual branch."""
+
+    def __init__(self, config: InternImageConfig, channels: int, groups: int, drop_path: float):
+        super().__init__()
+        self.dcn = DeformableConv(config, channels, groups)
+        self.mlp = FeedForward(channels, int(channels * config.mlp_ratio))
+        self.norm1, self.norm2 = _norm(channels), _norm(channels)
+        self.post_norm = config.post_norm
+        residual = config.residual_post_norm
+        self.residual_norm1 = _norm(channels) if residual else nn.Identity()
+        self.residual_norm2 = _norm(channels) if residual else nn.Identity()
+        scale = config.layer_scale
+        self.scale1 = nn.Identity() if scale is None else LayerScale(channels, scale)
+        self.scale2 = nn.Identity() if scale is None else LayerScale(channels, scale)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.post_norm:
+            x = x + self.drop_path(self.scale1(self.norm1(self.dcn(x))))
+            return x + self.drop_path(self.scale2(self.norm2(self.mlp(x))))
+        x = x + self.drop_path(self.scale1(self.residual_norm1(self.dcn(self.norm1(x)))))
+        return x + self.drop_path(self.scale2(self.residual_norm2(self.mlp(self.norm2(x)))))
+
+
+class InternImageStage(nn.Module):
+    """The layers of one resolution, the norms between and after them, and the way down to the next resolution."""
+
+    def __init__(self, config: InternImageConfig, stage: int, drop_paths: list[float]):
+        super().__init__()
+        channels = config.channels * 2**stage
+        self.layers = nn.ModuleList(InternImageLayer(config, channels, config.groups[stage], p) for p in drop_paths)
+        self.post_norm_blocks = list(config.post_norm_blocks) if stage == 2 else []
+        self.post_norms = nn.ModuleList(_norm(channels) for _ in self.post_norm_blocks)
+        self.norm = _norm(channels) if not config.post_norm or config.center_feature_scale else nn.Identity()
+        self.downsample = None
+        if stage < config.num_stages - 1:
+            self.downsample = StridedConv(channels, 2 * channels, bias=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The map of this stage and the one that enters the next."""
+        for i, layer in enumerate(self.layers):
+            x = layer(x)
+            if i in self.post_norm_blocks:
+                x = self.post_norms[self.post_norm_blocks.index(i)](x)
+        x = self.norm(x)
+        return x, x if self.downsample is None else self.downsample(x)
+
+
+class StridedConv(nn.Module):
+    """Halves a channels-last map: a 3x3 convolution with stride 2 and a norm."""
+
+    def __init__(self, in_channels: int, out_channels: int, bias: bool):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1, bias=bias)
+        self.norm = _norm(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+
+class InternImageBackbone(BackboneMixin, SegZooPreTrainedModel):
+    """Returns the maps of the stages that ``config.out_features`` names, at strides 4, 8, 16 and 32.
+
+    ``pixel_values`` is (B, num_channels, H, W).
+    """
+
+    config: InternImageConfig
+    base_model_prefix = "backbone"
+    has_attentions = False
+    _no_split_modules = ["InternImageLayer"]
+
+    def __init__(self, config: InternImageConfig):
+        super().__init__(config)
+        width, total = config.channels, sum(config.depths)
+        self.stem = nn.Sequential(
+            StridedConv(config.num_channels, width // 2, bias=True),
+            nn.GELU(),
+            StridedConv(width // 2, width, bias=True),
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        rates = [config.drop_path * (1 if config.drop_path_uniform else i / max(total - 1, 1)) for i in range(total)]
+        self.stages = nn.ModuleList()
+        for stage, depth in enumerate(config.depths):
+            start = sum(config.depths[:stage])
+            self.stages.append(InternImageStage(config, stage, rates[start : start + depth]))
+        self.num_features = [width, *(width * 2**stage for stage in range(config.num_stages))]
+        self.post_init()
+
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, DeformableConv):
+            # Training starts from an ordinary grid with equal weights.
+            for layer in (module.offset, module.mask, module.center_scale):
+                if layer is not None:
+                    init.zeros_(layer.weight)
+                    init.zeros_(layer.bias)
+            for layer in (module.input_proj, module.output_proj):
+                init.xavier_uniform_(layer.weight)
+                init.zeros_(layer.bias)
+        elif isinstance(module, LayerScale):
+            init.constant_(module.scale, module.value)
+
+    @can_return_tuple
+    @filter_output_hidden_states
+    def forward(self, pixel_values: Tensor, output_hidden_states: bool | None = None, **kwargs) -> BackboneOutput:
+        """Feature maps of an image batch (B, num_channels, H, W)."""
+        x = self.dropout(self.stem(pixel_values.permute(0, 2, 3, 1)))
+        hidden_states = [x]
+        for stage in self.stages:
+            features, x = stage(x)
+            hidden_states.append(features)
+        hidden_states = [h.permute(0, 3, 1, 2) for h in hidden_states]
+        maps = [h for name, h in zip(self.stage_names, hidden_states, strict=True) if name in self.out_features]
+        return BackboneOutput(feature_maps=tuple(maps), hidden_states=tuple(hidden_states))
+
+
+def _norm(channels: int) -> nn.LayerNorm:
+    return nn.LayerNorm(channels, eps=NORM_EPS)
+
+
+register_backbone(InternImageConfig, InternImageBackbone)

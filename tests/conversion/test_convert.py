@@ -1,0 +1,218 @@
+"""Checkpoint file -> model folder -> Auto classes, by the function and by the command."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conversion import tiny
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+
+from segzoo import zoo
+from segzoo.cli import main
+from segzoo.conversion import convert as convert_module
+from segzoo.conversion.convert import convert_checkpoint
+from segzoo.conversion.weights import original_state_dict
+
+SCRIPTS = Path(__file__).parents[2] / "conversion_scripts"
+
+
+def logits_of(folder):
+    model = AutoModelForSemanticSegmentation.from_pretrained(folder).eval()
+    pixels = torch.linspace(-1, 1, 3 * 40 * 48).reshape(1, 3, 40, 48)
+    with torch.no_grad():
+        return model(pixel_values=pixels).logits
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return tiny.save(tmp_path_factory.mktemp("original") / "latest.pth")
+
+
+@pytest.fixture(scope="module")
+def folder(checkpoint, tmp_path_factory):
+    return convert_checkpoint(checkpoint, output=tmp_path_factory.mktemp("converted") / "model").folder
+
+
+def test_folder(folder):
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.json", "model.safetensors", "preprocessor_config.json", "modeling_segzoo.py", "README.md"} == names
+    config = json.loads((folder / "config.json").read_text())
+    assert config["id2label"] == {"0": "sky", "1": "road", "2": "car", "3": "tree"}
+    assert not list(folder.parent.glob(".*"))
+
+
+def test_weights_go_back_to_the_original_names(checkpoint, folder):
+    original = torch.load(checkpoint)["state_dict"]
+    translation = convert_module.translate_config(tiny.config())
+    back = original_state_dict(load_file(folder / "model.safetensors"), translation.components)
+    assert back.keys() == original.keys() and all(torch.equal(back[key], original[key]) for key in original)
+
+
+def test_it_predicts(folder):
+    processor = AutoImageProcessor.from_pretrained(folder)
+    model = AutoModelForSemanticSegmentation.from_pretrained(folder).eval()
+    inputs = processor(images=Image.new("RGB", (90, 50), (120, 80, 40)), return_tensors="pt")
+    assert inputs["pixel_values"].shape == (1, 3, 32, 58)
+    with torch.no_grad():
+        outputs = model(**inputs)
+    (label_map,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[(50, 90)])
+    assert label_map.shape == (50, 90) and int(label_map.max()) < 4
+
+
+def test_card(folder, checkpoint):
+    card = (folder / "README.md").read_text()
+    assert "latest.pth" in card and "sky" in card and "short side is 32" in card
+    # nobody knows that this file is a released one
+    assert "published" not in card
+
+
+class TestForms:
+    """The same weights in the layouts that exist give the same model."""
+
+    def check(self, path, folder, tmp_path, **options):
+        done = convert_checkpoint(path, output=tmp_path / "out", **options)
+        assert torch.equal(logits_of(done.folder), logits_of(folder))
+        return done.report
+
+    def test_config_in_a_file(self, folder, tmp_path):
+        path = tmp_path / "bare.pth"
+        torch.save(tiny.state_dict(tiny.config()), path)
+        (tmp_path / "base.py").write_text(tiny.config_text(tiny.config(model__decode_head__channels=99)))
+        (tmp_path / "config.py").write_text("_base_ = './base.py'\nmodel = dict(decode_head=dict(channels=8))\n")
+        report = self.check(path, folder, tmp_path, config=tmp_path / "config.py")
+        assert report.config_source.endswith("config.py")
+
+    def test_safetensors_with_a_config_file(self, folder, tmp_path):
+        save_file(tiny.state_dict(tiny.config()), tmp_path / "weights.safetensors")
+        (tmp_path / "config.py").write_text(tiny.config_text(tiny.config()))
+        self.check(tmp_path / "weights.safetensors", folder, tmp_path, config=tmp_path / "config.py")
+
+    def test_prefix_and_old_counters(self, folder, tmp_path):
+        state = tiny.state_dict(tiny.config())
+        state = {f"module.{k}": v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+        self.check(tiny.save(tmp_path / "parallel.pth", state=state), folder, tmp_path)
+
+    def test_of_1x(self, folder, tmp_path):
+        values = tiny.config()
+        values["model"]["type"] = "mmseg.EncoderDecoder"
+        names = {"classes": ["sky", "road", "car", "tree"], "palette": [[1, 2, 3]] * 4}
+        path = tiny.save(
+            tmp_path / "iter_1.pth",
+            values,
+            config=None,
+            CLASSES=None,
+            cfg=tiny.config_text(values),
+            dataset_meta=names,
+        )
+        report = self.check(path, folder, tmp_path)
+        assert report.labels_source == "the checkpoint"
+        assert json.loads((tmp_path / "out/config.json").read_text())["palette"] == [[1, 2, 3]] * 4
+
+    def test_half_precision(self, tmp_path):
+        state = {k: v.half() if v.is_floating_point() else v for k, v in tiny.state_dict(tiny.config()).items()}
+        done = convert_checkpoint(tiny.save(tmp_path / "half.pth", state=state), output=tmp_path / "out")
+        saved = load_file(tmp_path / "out/model.safetensors")
+        assert {t.dtype for t in saved.values()} == {torch.float32, torch.int64}
+        assert any("float16" in note for note in done.report.notes)
+
+    def test_averaged_weights(self, tmp_path):
+        state = tiny.state_dict(tiny.config())
+        average = {k: v * 0 if v.is_floating_point() else v for k, v in state.items()}
+        path = tmp_path / "ema.pth"
+        meta = {"config": tiny.config_text(tiny.config())}
+        torch.save({"meta": meta, "state_dict": state, "ema_state_dict": average}, path)
+        convert_checkpoint(path, output=tmp_path / "plain")
+        done = convert_checkpoint(path, output=tmp_path / "ema", ema=True)
+        assert logits_of(tmp_path / "ema").abs().max() == 0 < logits_of(tmp_path / "plain").abs().max()
+        assert any("average" in note for note in done.report.notes)
+
+    def test_slices_of_a_large_storage(self, folder, tmp_path):
+        state = tiny.state_dict(tiny.config())
+        key = "decode_head.conv_seg.weight"
+        state[key] = torch.cat([state[key], torch.ones(500, *state[key].shape[1:])])[:4]
+        self.check(tiny.save(tmp_path / "slices.pth", state=state), folder, tmp_path)
+
+
+class TestZooNames:
+    def rows(self, monkeypatch, **changes):
+        row = zoo.ZooRow(
+            name="tiny_fcn",
+            aliases=("tiny_fcn_20200101_000000-00000000",),
+            system="mmsegmentation",
+            method="FCN",
+            backbone="R-18",
+            dataset="Toys",
+            miou=12.5,
+            url="https://example.org/tiny_fcn_20200101_000000-00000000.pth",
+            **changes,
+        )
+        monkeypatch.setattr(zoo, "rows", lambda: {row.name: row})
+        monkeypatch.setattr(zoo, "_aliases", lambda: dict.fromkeys((row.name, *row.aliases), row.name))
+        monkeypatch.setattr(zoo, "original_config", lambda name: tiny.config())
+
+    def test_a_bare_state_dict_gets_its_config_and_scores(self, monkeypatch, folder, tmp_path):
+        self.rows(monkeypatch)
+        torch.save(tiny.state_dict(tiny.config()), tmp_path / "bare.pth")
+        done = convert_checkpoint(
+            tmp_path / "bare.pth", output=tmp_path / "out", name="tiny_fcn_20200101_000000-00000000"
+        )
+        assert done.report.zoo_name == "tiny_fcn" and done.report.config_source == "the zoo (tiny_fcn)"
+        assert torch.equal(logits_of(tmp_path / "out"), logits_of(folder))
+        card = (tmp_path / "out/README.md").read_text()
+        assert "12.50" in card and "https://example.org/tiny_fcn" in card and "Apache-2.0" in card
+
+    def test_a_released_file_is_recognised_by_the_hash_in_its_name_alone(self, monkeypatch, checkpoint, tmp_path):
+        self.rows(monkeypatch)
+        for name in ("tiny_fcn.pth", "tiny_fcn_20200101_000000-00000000.pth"):
+            copy = tmp_path / name
+            copy.write_bytes(checkpoint.read_bytes())
+            done = convert_checkpoint(copy, output=tmp_path / copy.stem)
+            assert done.report.zoo_name is None
+        assert any("SHA-256" in note for note in done.report.notes)
+        monkeypatch.setattr(convert_module, "_stem", lambda path: "tiny_fcn_20200101_000000-" + done.report.sha256[:8])
+        row = zoo.rows()["tiny_fcn"]
+        monkeypatch.setattr(zoo, "lookup", lambda name: row)
+        assert convert_checkpoint(checkpoint, output=tmp_path / "yes").report.zoo_name == "tiny_fcn"
+
+
+class TestCommand:
+    def test_report(self, checkpoint, tmp_path, capsys):
+        assert main(["convert", str(checkpoint), "--output", str(tmp_path / "out"), "--report"]) == 0
+        report = json.loads((tmp_path / "out/conversion_report.json").read_text())
+        assert report["keys"]["renamed"]["decode_head.conv_seg.weight"] == "decode_heads.0.classifier.weight"
+        assert report["keys"]["missing"] == {} and len(report["sha256"]) == 64
+        assert "FCNHead" in capsys.readouterr().out
+
+    def test_report_as_a_page(self, checkpoint, tmp_path):
+        arguments = ["convert", str(checkpoint), "--output", str(tmp_path / "out"), "--report", str(tmp_path / "r.md")]
+        assert main(arguments) == 0
+        assert (
+            "| `decode_head.conv_seg.weight` | `decode_heads.0.classifier.weight` |" in (tmp_path / "r.md").read_text()
+        )
+
+    def test_push_can_be_repeated(self, checkpoint, tmp_path, monkeypatch, capsys):
+        pushed = []
+        monkeypatch.setattr("segzoo.hub.push_folder", lambda *args, **kwargs: pushed.append((args, kwargs)) or "there")
+        arguments = [
+            "convert",
+            str(checkpoint),
+            "--output",
+            str(tmp_path / "out"),
+            "--push_to_hub",
+            "me/model",
+            "--private",
+        ]
+        assert main(arguments) == 0 and main(arguments) == 0
+        assert pushed == [((str(tmp_path / "out"), "me/model"), {"private": True})] * 2
+        assert "already" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("script", ["convert_mmseg_to_hf.py", "convert_internimage_to_hf.py"])
+    def test_scripts(self, script, checkpoint, folder, tmp_path):
+        command = [sys.executable, SCRIPTS / script, checkpoint, "--output", tmp_path / "out"]
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+        assert torch.equal(logits_of(tmp_path / "out"), logits_of(folder))

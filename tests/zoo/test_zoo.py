@@ -1,0 +1,83 @@
+"""The table of released checkpoints, and ``segzoo list``."""
+
+import json
+
+import pytest
+
+from segzoo import zoo
+from segzoo.cli import main
+from segzoo.errors import SegZooError
+
+
+def test_rows_are_complete():
+    rows = zoo.rows()
+    assert len(rows) == 604 and {row.system for row in rows.values()} == set(zoo.SYSTEMS)
+    names = [name for row in rows.values() for name in (row.name, *row.aliases)]
+    assert len(names) == len(set(names))
+    for name, row in rows.items():
+        assert row.name == name and row.method and row.backbone and row.dataset
+        assert row.miou is None or 10 < row.miou < 100
+        assert row.url is None or row.url.startswith("https://")
+
+
+def test_every_row_has_a_config():
+    for name in zoo.rows():
+        config = zoo.original_config(name)
+        assert {"backbone", "decode_head", "type"} <= config["model"].keys()
+        assert config["dataset_type"].endswith(("Dataset", "Dataset59")) and config["test_pipeline"]
+
+
+def test_configs_are_copies():
+    zoo.original_config("fcn_r50-d8_512x512_160k_ade20k")["model"]["backbone"]["depth"] = 7
+    assert zoo.original_config("fcn_r50-d8_512x512_160k_ade20k")["model"]["backbone"]["depth"] == 50
+
+
+def test_published_facts():
+    row = zoo.find("upernet_internimage_xl_640_160k_ade20k")
+    assert (row.miou, row.miou_ms, row.crop, row.licence_weights) == (55.0, 55.3, (640, 640), "MIT")
+    assert zoo.original_config(row.name)["model"]["backbone"]["channels"] == 192
+    row = zoo.find("fcn_r50-d8_512x512_160k_ade20k")
+    assert (row.miou, row.iterations, row.licence_code, row.licence_weights) == (36.1, 160000, "Apache-2.0", None)
+
+
+def test_file_names_are_aliases():
+    row = zoo.find("fcn_r50-d8_512x512_160k_ade20k_20200615_100713-4edbc3b4")
+    assert row.name == "fcn_r50-d8_512x512_160k_ade20k"
+    assert zoo.lookup("no such name") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("upernet_internimage_t_512_160_ade20k", "upernet_internimage_t_512_160k_ade20k"),
+        ("FCN_R50-d8_512x512_160k_ade20k", "fcn_r50-d8_512x512_160k_ade20k"),
+        ("internimage_h", "internimage_h"),
+    ],
+)
+def test_unknown_names_suggest_the_nearest(name, near):
+    with pytest.raises(SegZooError, match=f"{name}.*{near}"):
+        zoo.find(name)
+
+
+class TestList:
+    def test_filter(self, capsys):
+        assert main(["list", "internimage", "UPERNET"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].split()[0] == "name" and sum("upernet_internimage" in line for line in lines) == 6
+        assert "47.90" in "".join(line for line in lines if "internimage_t" in line)
+
+    def test_json(self, capsys):
+        assert main(["list", "pspnet_r50-d8_512x512_160k_ade20k", "--json"]) == 0
+        (row,) = json.loads(capsys.readouterr().out)
+        assert row["converts"] is True and row["licence_code"] == "Apache-2.0" and row["crop"] == [512, 512]
+
+    def test_convertible_only(self, capsys):
+        main(["list", "--json"])
+        every = json.loads(capsys.readouterr().out)
+        main(["list", "--json", "--convertible"])
+        convertible = json.loads(capsys.readouterr().out)
+        assert convertible == [row for row in every if row["converts"]] and len(every) == len(zoo.rows())
+
+    def test_nothing_found(self, capsys):
+        assert main(["list", "nothing-is-called-so"]) == 1
+        assert "no released checkpoint" in capsys.readouterr().out
