@@ -131,6 +131,7 @@ for auto_class in (AutoConfig, AutoModelForSemanticSegmentation, AutoImageProces
         assert "pip install segzoo" in str(error), error
     else:
         raise SystemExit(f"{auto_class} loaded without segzoo")
+for auto_class in (AutoConfig, AutoModelForSemanticSegmentation):
     try:
         auto_class.from_pretrained("a-model v1.0")
     except ValueError as error:

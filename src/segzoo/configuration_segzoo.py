@@ -35,7 +35,6 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
     """
 
     model_type = "segzoo"
-    auto_map_entries = AUTO_MAP
     sub_configs_defaults = {
         "backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="segzoo_resnet"),
         "neck_config": SubConfigSpec(config_class=AutoConfig, model_type="segzoo_pyramid_neck", optional=True),
@@ -103,8 +102,10 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
     def to_dict(self):
         """The config as a dict ready for JSON, with the heads as dicts."""
         output = super().to_dict()
+        output["auto_map"] = dict(AUTO_MAP)
         for key in ("decode_head_configs", "auxiliary_head_configs"):
             output[key] = [_nested_dict(config) for config in getattr(self, key)]
+        output["backbone_config"] = _nested_dict(self.backbone_config)
         return output
 
     @classmethod
@@ -172,6 +173,6 @@ def _head_config(config) -> HeadConfig:
     return copy.deepcopy(config)
 
 
-def _nested_dict(config: HeadConfig) -> dict:
-    """A head's dict inside the composite's: the number of classes stands there once."""
+def _nested_dict(config: PreTrainedConfig) -> dict:
+    """A part's dict inside the composite's: what differs from transformers' defaults, without the number of classes."""
     return {k: v for k, v in config.to_diff_dict().items() if k not in ("num_labels", "transformers_version")}

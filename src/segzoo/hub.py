@@ -10,9 +10,8 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import (
@@ -35,9 +34,6 @@ AUTO_MAP = {
 }
 """``auto_map`` of ``config.json``."""
 
-IMAGE_PROCESSOR_AUTO_MAP = {"AutoImageProcessor": "modeling_segzoo.SegZooImageProcessor"}
-"""``auto_map`` of ``preprocessor_config.json``."""
-
 
 def write_shim(directory: str | os.PathLike) -> Path:
     """Write the one-line module that ``auto_map`` points to, which imports the installed classes.
@@ -54,19 +50,7 @@ def write_shim(directory: str | os.PathLike) -> Path:
 
 
 class WritesShim:
-    """First base of model, config and image processor: the shim is written, and pushed, with each of them.
-
-    A class with ``auto_map`` entries of its own writes them into its JSON file.
-    """
-
-    auto_map_entries: ClassVar[dict[str, str] | None] = None
-
-    def to_dict(self):
-        """The settings as a dict ready for JSON, with the ``auto_map`` that points to the shim."""
-        output = super().to_dict()
-        if self.auto_map_entries is not None:
-            output["auto_map"] = dict(self.auto_map_entries)
-        return output
+    """First base of model, config and image processor: the shim is written, and pushed, with each of them."""
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """Save as transformers does (same arguments), and write the shim."""
@@ -104,7 +88,7 @@ def save_model_folder(
             left behind.
     """
     target = Path(directory)
-    with _replacing_folder(target) as partial:
+    with replacing_folder(target) as partial:
         # Native keys: a conversion mapping that happens to be registered must not rename them on the way out.
         model.save_pretrained(partial, max_shard_size=max_shard_size, save_original_format=False)
         if processor is not None:
@@ -129,8 +113,12 @@ def check_folder_is_free(directory: str | os.PathLike) -> None:
 
 
 @contextlib.contextmanager
-def _replacing_folder(target: Path) -> Iterator[Path]:
-    """A hidden folder beside ``target`` that takes its place when the block ends well, and vanishes otherwise."""
+def replacing_folder(target: Path) -> Iterator[Path]:
+    """A hidden folder beside ``target`` that takes its place when the block ends well, and vanishes otherwise.
+
+    Raises:
+        SegZooError: ``target`` is not free (`check_folder_is_free`) or cannot be written; nothing is left behind.
+    """
     check_folder_is_free(target)
     target = Path(os.path.realpath(target))
     partial = target.parent / f".{target.name}.partial-{secrets.token_hex(4)}"
@@ -214,6 +202,7 @@ def push_folder(
     token: str | None = None,
     revision: str | None = None,
     commit_message: str = "Upload a segzoo model",
+    ignore_patterns: Sequence[str] = (),
 ) -> str:
     """Upload a model folder to the Hub; the repository is made if need be.
 
@@ -226,6 +215,7 @@ def push_folder(
         token: access token; None takes the one of ``hf auth login`` or ``HF_TOKEN``.
         revision: branch to push to, made from ``main`` if need be; None is ``main``.
         commit_message: first line of the commit.
+        ignore_patterns: files that stay here, as shell patterns such as ``"step_*/*"``.
 
     Returns:
         The address of the repository.
@@ -250,6 +240,7 @@ def push_folder(
             folder_path=directory,
             revision=revision,
             commit_message=commit_message,
+            ignore_patterns=list(ignore_patterns) or None,
             run_as_future=False,
         )
         return str(url)

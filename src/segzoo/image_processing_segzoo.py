@@ -18,7 +18,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.processing_utils import ImagesKwargs, Unpack
 
 from .errors import SegZooError
-from .hub import IMAGE_PROCESSOR_AUTO_MAP, WritesShim
+from .hub import WritesShim
 from .image_loading import image_to_tensor, list_of_images, list_of_masks, mask_to_tensor
 from .image_resizing import MULTIPLE_MODES, ROUNDINGS, padded_size, resize_bilinear, resize_steps
 from .inference.label_maps import label_map_from_logits, probabilities_from_logits
@@ -109,7 +109,6 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
             pictures, they are added to the output (as tuples), so that ``model(**inputs)`` predicts by windows.
     """
 
-    auto_map_entries = IMAGE_PROCESSOR_AUTO_MAP
     valid_kwargs = SegZooImageProcessorKwargs
     model_input_names = ["pixel_values"]
 
@@ -138,6 +137,16 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
     resize_logits_to_input = False
     window_size = None
     window_stride = None
+
+    def to_dict(self) -> dict:
+        """The settings as a dict ready for JSON.
+
+        Neither ``image_processor_type`` nor an ``auto_map`` is written: the Auto classes find this class by the
+        ``model_type`` in ``config.json``. With an ``auto_map`` here, ``pipeline`` would ask whether to run custom code.
+        """
+        output = super().to_dict()
+        output.pop("image_processor_type", None)
+        return output
 
     def __init__(self, **kwargs: Unpack[SegZooImageProcessorKwargs]):
         settings = {

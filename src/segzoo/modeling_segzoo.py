@@ -106,8 +106,8 @@ class SegZooForSemanticSegmentation(WritesShim, SegZooPreTrainedModel):
             logits = sliding_window_logits(
                 lambda window: self.decode(self.forward_maps(window)[0])[-1].logits,
                 pixel_values,
-                window_size=tuple(int(v) for v in window_size),
-                window_stride=tuple(int(v) for v in (window_stride or window_size)),
+                window_size=window_size,
+                window_stride=window_size if window_stride is None else window_stride,
                 num_labels=self.config.num_labels,
                 align_corners=self.config.decode_head_configs[-1].align_corners,
             )

@@ -1,7 +1,7 @@
 """Checkpoint file -> model folder -> Auto classes, by the function and by the command."""
 
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -212,7 +212,10 @@ class TestCommand:
         assert "already" in capsys.readouterr().out
 
     @pytest.mark.parametrize("script", ["convert_mmseg_to_hf.py", "convert_internimage_to_hf.py"])
-    def test_scripts(self, script, checkpoint, folder, tmp_path):
-        command = [sys.executable, SCRIPTS / script, checkpoint, "--output", tmp_path / "out"]
-        subprocess.run(command, check=True, capture_output=True, timeout=300)
+    def test_scripts(self, script, checkpoint, folder, tmp_path, monkeypatch):
+        arguments = [script, str(checkpoint), "--output", str(tmp_path / "out")]
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+            patch.setattr(sys, "argv", arguments)
+            runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+        assert ended.value.code == 0
         assert torch.equal(logits_of(tmp_path / "out"), logits_of(folder))

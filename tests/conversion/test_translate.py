@@ -1,9 +1,12 @@
 """Original configs -> typed configs, processor settings, class names."""
 
+import json
+
 import pytest
 from conversion import tiny
 
 from segzoo import SegZooImageProcessor, zoo
+from segzoo.conversion.convert import build_without_weights
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.translate import supports, translate_config
 from segzoo.data.facts import DATASETS
@@ -354,3 +357,31 @@ def test_every_supported_zoo_config_translates():
             SegZooImageProcessor(**translation.processor)
         except SegZooError as error:
             raise AssertionError(name) from error
+
+
+def paths(value, path=()):
+    """Every place inside nested dicts and lists."""
+    entries = (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    )
+    for key, inner in entries:
+        yield (*path, key)
+        yield from paths(inner, (*path, key))
+
+
+@pytest.mark.parametrize("junk", [None, "odd", -1, [], {}, 10**9], ids=repr)
+def test_values_of_the_wrong_kind_are_errors_of_ours_or_harmless(junk):
+    lists = json.dumps(tiny.config())  # as lists, so that every place can be changed
+    for path in paths(json.loads(lists)):
+        values = json.loads(lists)
+        place = values
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = junk
+        try:
+            translation = translate_config(values)
+            SegZooImageProcessor(**translation.processor)
+            if junk != 10**9:
+                build_without_weights(translation.config)
+        except SegZooError as error:
+            assert str(error)

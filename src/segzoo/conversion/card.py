@@ -29,7 +29,7 @@ def conversion_card(model: Any, translation: Translation, report: ConversionRepo
         "source_sha256": report.sha256,
         "verification": _verification(report),
         "inference": protocol(translation.processor),
-        "limitations": [f"Not carried over: {note}." for note in report.notes],
+        "limitations": [f"Conversion note: {note}." for note in report.notes],
     }
     if row is not None:
         system = SYSTEMS[row.system]

@@ -401,7 +401,10 @@ def check_finite(state_dict: Mapping[str, torch.Tensor], source: str | Path = "<
         count = 0
         for piece in tensor.detach().reshape(-1).split(_FINITE_CHUNK):
             piece = piece.float() if piece.element_size() == 1 else piece
-            count += piece.numel() - int(torch.isfinite(piece).sum())
+            # NaN and infinity survive a sum, so that a finite one, which is quick, clears the piece
+            wide = piece.dtype if piece.element_size() >= 4 else torch.float32
+            if not torch.isfinite(piece.sum(dtype=wide)):
+                count += piece.numel() - int(torch.isfinite(piece).sum())
         if count:
             broken.append(f"{key!r} ({count} of {tensor.numel()})")
     if broken:

@@ -118,9 +118,7 @@ def _file_text(path: Path) -> str:
     if not path.is_file():
         raise ConfigReadError(path, None, "there is no such file", "check the path of the config")
     if path.suffix not in (".py", ".json", ".txt", ""):
-        raise ConfigReadError(
-            path, None, f"{path.suffix!r} files are not read", "give a .py or .json config"
-        )
+        raise ConfigReadError(path, None, f"{path.suffix!r} files are not read", "give a .py or .json config")
     try:
         if path.stat().st_size > 4 * MAX_TEXT_LENGTH:
             raise ConfigReadError(path, None, f"the file has {path.stat().st_size} bytes; no config is that long")

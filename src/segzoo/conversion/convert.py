@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 
 from segzoo import zoo
+from segzoo.configuration_segzoo import SegZooConfig
 from segzoo.conversion.card import conversion_card
 from segzoo.conversion.checkpoint_reader import OriginalCheckpoint, read_checkpoint
 from segzoo.conversion.config_reader import read_config_file, read_config_text
 from segzoo.conversion.errors import ConversionError
+from segzoo.conversion.keys import values_that_fit
 from segzoo.conversion.report import ConversionReport
 from segzoo.conversion.translate import Translation, translate_config
 from segzoo.conversion.weights import match_weights
@@ -90,8 +92,7 @@ def convert_checkpoint(
     recognised, remarks = _identify(original, checkpoint)
     notes += remarks
     row = row or recognised
-    with torch.device("meta"):
-        model = SegZooForSemanticSegmentation(translation.config)
+    model = build_without_weights(translation.config)
     _check_class_count(original.state_dict, translation, checkpoint)
     state, match = match_weights(original.state_dict, translation.components, model.state_dict())
     match.raise_for_problems(str(checkpoint))
@@ -122,6 +123,20 @@ def convert_checkpoint(
     card = conversion_card(model, translation, report, row)
     folder = save_model_folder(model, processor, output, card=card, max_shard_size=max_shard_size)
     return Conversion(folder, report)
+
+
+def build_without_weights(config: SegZooConfig) -> SegZooForSemanticSegmentation:
+    """The model of a config on the meta device: names, shapes and dtypes, and no memory.
+
+    Raises:
+        ConversionError: the values of the config contradict each other.
+    """
+    try:
+        with torch.device("meta"), values_that_fit("model"):
+            return SegZooForSemanticSegmentation(config)
+    except (RuntimeError, ZeroDivisionError) as error:
+        cause = str(error).strip().partition("\n")[0]
+        raise ConversionError(f"the model of the config cannot be built ({cause}); correct the config") from error
 
 
 def refuse_other_tasks(state: Mapping[str, Tensor], checkpoint: str | Path) -> None:

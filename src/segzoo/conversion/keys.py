@@ -11,13 +11,17 @@ Adding a component touches its own file in ``conversion/rules`` alone.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .errors import ConversionError
+from huggingface_hub.errors import StrictDataclassError
+
+from segzoo.conversion.errors import ConversionError
+from segzoo.errors import SegZooError
 
 PLACEHOLDER = "{}"
 _CAPTURE = r"([^.]+(?:\.[^.]+)*?)"
@@ -200,6 +204,26 @@ def find_rule(kind: str, original: Any, where: str) -> ComponentRule:
     return known[name]
 
 
+@contextlib.contextmanager
+def values_that_fit(where: str) -> Iterator[None]:
+    """Turns what a value of the wrong type or length raises, deep inside, into an error that names the place.
+
+    Raises:
+        ConversionError: the block raised such an error; errors of segzoo pass unchanged.
+    """
+    try:
+        yield
+    except SegZooError:
+        raise
+    except (StrictDataclassError, TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, SegZooError):
+            raise cause from error
+        raise ConversionError(f"{where}: a value does not fit its option ({' '.join(str(cause).split())})") from error
+
+
 class Options:
     """The options of one original config dict, each of which must be accounted for.
 
@@ -212,9 +236,14 @@ class Options:
     Args:
         original: the dict; it is not changed. ``type`` and ``_delete_`` count as accounted for.
         where: its place in the original config, for error messages.
+
+    Raises:
+        ConversionError: ``original`` is no dict.
     """
 
     def __init__(self, original: Mapping[str, Any], where: str):
+        if not isinstance(original, Mapping):
+            raise ConversionError(f"{where}: expected a dict, found {original!r:.80}")
         self.where = where
         self._left = {k: v for k, v in original.items() if k not in ("type", "_delete_", "_scope_")}
 

@@ -86,7 +86,7 @@ class ConversionReport:
         components: original class name and our model type of each component, in the order of the model.
         parameters: number of weights (buffers not counted).
         labels_source: where the class names come from, in words.
-        notes: what was not carried over.
+        notes: what was not carried over, and what was assumed.
         keys: the renaming.
     """
 
@@ -124,7 +124,7 @@ class ConversionReport:
             "",
         ]
         if self.notes:
-            text += ["## Not carried over", "", *(f"- {note}" for note in self.notes), ""]
+            text += ["## Notes", "", *(f"- {note}" for note in self.notes), ""]
         if self.keys.left_out:
             text += ["## Left out", "", *(f"- `{key}`" for key in self.keys.left_out), ""]
         text += ["## Keys", "", "| original | segzoo |", "|---|---|"]

@@ -10,14 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
-
 from segzoo.configuration_segzoo import SegZooConfig
 from segzoo.conversion.errors import ConversionError
-from segzoo.conversion.keys import ComponentRule, Context, KeyTable, Options, find_rule, type_name
+from segzoo.conversion.keys import ComponentRule, Context, KeyTable, Options, find_rule, type_name, values_that_fit
 from segzoo.conversion.labels import ClassFacts, find_classes
 from segzoo.conversion.processor import translate_processor
-from segzoo.errors import SegZooError
 
 
 @dataclass(frozen=True)
@@ -112,12 +109,14 @@ def translate_config(
     else:
         auxiliary_heads = []
 
-    window_size, window_stride = _windows(options.take("test_cfg", None) or config.get("test_cfg"))
+    with values_that_fit("model.test_cfg"):
+        window_size, window_stride = _windows(options.take("test_cfg", None) or config.get("test_cfg"))
     options.finish()
     num_labels = _class_count(decode_heads, auxiliary_heads)
     if len(context.ignore_index) > 1:
         raise ConversionError(f"the heads ignore different labels ({sorted(context.ignore_index)}); one is supported")
-    classes = find_classes(config, num_labels, class_names=class_names, palette=palette)
+    with values_that_fit("the data set"):
+        classes = find_classes(config, num_labels, class_names=class_names, palette=palette)
     ignore_index = next(iter(context.ignore_index), 255)
     if classes.names is None:
         context.note("classes", "no names are known; they are called LABEL_0, LABEL_1, ... (id2label in config.json)")
@@ -134,7 +133,8 @@ def translate_config(
         id2label=dict(enumerate(names)),
         label2id={name: i for i, name in enumerate(names)},
     )
-    processor = translate_processor(config, context, num_channels=getattr(backbone, "num_channels", 3))
+    with values_that_fit("the test pipeline"):
+        processor = translate_processor(config, context, num_channels=getattr(backbone, "num_channels", 3))
     processor |= {
         "do_reduce_labels": classes.reduce_labels,
         "ignore_index": ignore_index,
@@ -200,22 +200,12 @@ def _component(
     """Translates one component, appends its key table, and returns its native config."""
     where = "model." + original_prefix.rstrip(".")
     rule: ComponentRule = find_rule(kind, original, where)
-    try:
+    with values_that_fit(where):
         native = rule.translate(original, context.at(where))
-    except SegZooError:
-        raise
-    except (StrictDataclassError, TypeError, ValueError) as error:  # a value of a wrong type somewhere in the dict
-        raise ConversionError(f"{where}: a value does not fit its option ({_first_cause(error)})") from error
     components.append(
         ComponentKeys(original_prefix, native_prefix, rule.key_table(native), type_name(original, where))
     )
     return native
-
-
-def _first_cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(str(error).split())
 
 
 def _class_count(decode_heads: Sequence[Any], auxiliary_heads: Sequence[Any]) -> int:
@@ -245,6 +235,6 @@ def _windows(test_cfg: Any) -> tuple[list[int] | None, list[int] | None]:
 def _pair(options: Options, name: str) -> list[int]:
     value = options.take(name)
     pair = [value, value] if isinstance(value, int) else list(value)
-    if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
+    if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
         raise options.error(f"{name}={value!r} must be a height and a width")
     return pair

@@ -139,15 +139,15 @@ class _Rows:
         self.classes = maps.shape[0]
         self.dtype = maps.dtype
 
-    def row(self, index: int) -> torch.Tensor:
-        return self.maps[:, index].t().contiguous()
+    def read(self, first: int, last: int) -> torch.Tensor:
+        return self.maps[:, first:last].permute(1, 2, 0).contiguous()
 
 
 class _ResizedRows:
     """The rows of a bilinearly resized part of a map, computed when asked for, from top to bottom.
 
-    Two rows of the source, widened, are kept. The order of the sums is that of F.interpolate's CPU kernel for
-    contiguous maps, so the values are equal to the last bit where the compiler fused its multiplications alike.
+    Rows of the source are widened once and kept while they are needed. The order of the sums is that of F.interpolate's
+    CPU kernel for contiguous maps: the values are equal to the last bit where compilers fuse multiplications alike.
     """
 
     def __init__(self, source, part: tuple[int, int], size: tuple[int, int], align_corners: bool):
@@ -161,42 +161,45 @@ class _ResizedRows:
         self.vertical_weights = (lower_weight[:, None, None], upper_weight[:, None, None])
         lower, upper, lower_weight, upper_weight = _bilinear_weights(part[1], size[1], align_corners, self.dtype)
         self.horizontal = (lower, upper, lower_weight[:, None], upper_weight[:, None])
-        self._kept: dict[int, torch.Tensor] = {}
+        self.wide = torch.empty((0, size[1], self.classes), dtype=self.dtype)
+        self.wide_start = 0
 
-    def row(self, index: int) -> torch.Tensor:
-        """Row ``index``, (width, classes)."""
-        row = torch.empty((1, self.size[1], self.classes), dtype=self.dtype)
-        self.fill(index, row)
-        return row[0]
+    def read(self, first: int, last: int) -> torch.Tensor:
+        """Rows ``first`` to ``last - 1``, (rows, width, classes)."""
+        out = torch.empty((last - first, self.size[1], self.classes), dtype=self.dtype)
+        self.fill(first, out)
+        return out
 
     def fill(self, first: int, out: torch.Tensor) -> None:
         """Rows ``first``, ``first + 1`` ... into ``out`` (rows, width, classes)."""
         start, end = first, first + len(out)
+        self._widen(self.pairs[start][0], self.pairs[end - 1][1] + 1)
         while start < end:
-            pair = lower, upper = self.pairs[start]
+            pair = self.pairs[start]
             stop = start + 1
             while stop < end and self.pairs[stop] == pair:
                 stop += 1
             target = out[start - first : stop - first]
+            above, below = (self.wide[index - self.wide_start] for index in pair)
             if self.part[0] == self.size[0]:
-                target.copy_(self._widened(lower, lower))
+                target.copy_(above)
             else:
-                above, below = self._widened(lower, lower), self._widened(upper, lower)
                 lower_weight, upper_weight = (weights[start:stop] for weights in self.vertical_weights)
                 torch.mul(below, upper_weight, out=target).addcmul_(above, lower_weight)
             start = stop
 
-    def _widened(self, index: int, oldest: int) -> torch.Tensor:
-        """Row ``index`` of the source at the result's width; rows above ``oldest`` are forgotten."""
-        if index not in self._kept:
-            row = self.source.row(index)[: self.part[1]]
+    def _widen(self, first: int, last: int) -> None:
+        """Have rows ``first`` to ``last - 1`` of the source at the result's width; earlier ones are forgotten."""
+        kept = self.wide[first - self.wide_start :]
+        new = first + len(kept)
+        if new < last:
+            rows = self.source.read(new, last)[:, : self.part[1]]
             if self.part[1] != self.size[1]:
                 lower, upper, lower_weight, upper_weight = self.horizontal
-                first = row.index_select(0, lower)
-                row = row.index_select(0, upper).mul_(upper_weight).addcmul_(first, lower_weight)
-            self._kept = {key: kept for key, kept in self._kept.items() if key >= oldest}
-            self._kept[index] = row
-        return self._kept[index]
+                left = rows.index_select(1, lower)
+                rows = rows.index_select(1, upper).mul_(upper_weight).addcmul_(left, lower_weight)
+            kept = torch.cat([kept, rows]) if len(kept) else rows
+        self.wide, self.wide_start = kept, first
 
 
 def _bilinear_weights(length: int, size: int, align_corners: bool, dtype: torch.dtype):

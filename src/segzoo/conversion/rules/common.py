@@ -102,7 +102,7 @@ def loss_fields(original: Any, where: str, context: Context) -> dict[str, Any]:
     A loss acts in training alone: the logits of a converted model do not depend on it. So a loss that is not available
     here becomes plain cross-entropy, and a note says so; it is not a reason to refuse the checkpoint.
     """
-    losses = original if isinstance(original, (list, tuple)) else [original]
+    losses = original if isinstance(original, (list, tuple)) and original else [original]
     names = [type_name(loss, f"{where}.loss_decode") for loss in losses]
     exact = (
         len(losses) == 1

@@ -1,0 +1,28 @@
+"""What a training script needs beside `accelerate`: data order, optimizer and schedule, checkpoints, evaluation, reports.
+
+Each module is a set of plain functions; `examples/run_semantic_segmentation.py` shows them together.
+"""
+
+import importlib
+
+_MODULES = {
+    "batches": ("EpochBatches", "training_batches"),
+    "building": ("ClassFacts", "build_model", "build_processor", "find_classes", "training_transform"),
+    "checkpoints": ("find_checkpoint", "load_checkpoint", "remove_old_checkpoints", "save_checkpoint"),
+    "evaluation": ("Evaluation", "evaluate", "predict_label_maps"),
+    "optimization": ("build_optimizer", "build_schedule", "parameter_groups"),
+    "output": ("prepare_output_folder", "publish_model", "write_json"),
+    "progress": ("Progress",),
+    "reports": ("describe_training", "draw_curves", "draw_samples"),
+}
+_WHERE = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str):
+    if name in _WHERE:
+        return getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_WHERE})

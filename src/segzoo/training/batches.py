@@ -1,0 +1,101 @@
+"""The order of the training data: a function of seed and position, so that training goes on exactly where it stopped."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from segzoo.data import collate_training
+from segzoo.errors import SegZooError
+
+
+class EpochBatches(Sampler):
+    """Batches of indices of one epoch, for one of several processes.
+
+    Every epoch is a permutation that (seed, epoch) decides. All processes together take ``batch_size * num_processes``
+    samples of it at a time; the last incomplete round is left out, so that every batch is full and no sample comes
+    twice in an epoch.
+
+    Args:
+        num_samples: size of the data set.
+        batch_size: samples a batch and process.
+        seed: of the permutations.
+        process_index, num_processes: which part of each round this process gets.
+
+    Raises:
+        SegZooError: the data set does not fill one round.
+    """
+
+    def __init__(
+        self, num_samples: int, batch_size: int, *, seed: int = 0, process_index: int = 0, num_processes: int = 1
+    ):
+        self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
+        self.process_index, self.num_processes = process_index, num_processes
+        self.round_size = batch_size * num_processes
+        self.batches_per_epoch = num_samples // self.round_size
+        if self.batches_per_epoch == 0:
+            processes = f" in {num_processes} processes" if num_processes > 1 else ""
+            raise SegZooError(
+                f"the train split has {num_samples} pictures, fewer than one batch of {batch_size}{processes}; "
+                "lower --per_device_train_batch_size"
+            )
+        self.epoch = self.first = 0
+
+    def set_position(self, epoch: int, first: int = 0) -> None:
+        """Choose the epoch that the next iteration is about, and its first batch."""
+        self.epoch, self.first = epoch, first
+
+    def indices(self, batch: int) -> list[int]:
+        """Samples of one batch of the current epoch for this process."""
+        start = batch * self.round_size + self.process_index * self.batch_size
+        return self._permutation()[start : start + self.batch_size]
+
+    def _permutation(self) -> list[int]:
+        return np.random.default_rng([self.seed, self.epoch]).permutation(self.num_samples).tolist()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = self._permutation()
+        for batch in range(self.first, self.batches_per_epoch):
+            start = batch * self.round_size + self.process_index * self.batch_size
+            yield order[start : start + self.batch_size]
+
+    def __len__(self) -> int:
+        return self.batches_per_epoch - self.first
+
+
+def training_batches(
+    dataset,
+    order: EpochBatches,
+    *,
+    first_batch: int = 0,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+    collate: Callable = collate_training,
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Batches without end, one epoch after the other.
+
+    Args:
+        dataset: a `segzoo.data.SegmentationDataset`; its epoch is set.
+        order: says which samples.
+        first_batch: how many batches, counted over all epochs, have been used already; they are not loaded again.
+        num_workers: processes that load; they live as long as the iterator. 0 loads in this process.
+        pin_memory: for faster copies to a GPU.
+        collate: makes a batch of samples.
+    """
+    loader = DataLoader(
+        dataset,
+        batch_sampler=order,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        pin_memory=pin_memory,
+        collate_fn=collate,
+        # Without it, starting to iterate draws from the global random numbers, which a resumed training does once more.
+        generator=torch.Generator(),
+    )
+    epoch, first = divmod(first_batch, order.batches_per_epoch)
+    while True:
+        dataset.set_epoch(epoch)
+        order.set_position(epoch, first)
+        yield from loader
+        epoch, first = epoch + 1, 0

@@ -1,0 +1,87 @@
+"""The line that says how training goes."""
+
+import sys
+import time
+from typing import TextIO
+
+
+class Progress:
+    """Counts time and images and writes a line: step, loss, learning rate, images a second, time left.
+
+    On a terminal the line stays in place; elsewhere every report is a line of its own.
+
+    Args:
+        total_steps: steps of the whole training.
+        start_step: steps that an earlier run did.
+        enabled: whether anything is written (one process writes).
+        stream: where to; standard output by default.
+    """
+
+    def __init__(self, total_steps: int, start_step: int = 0, *, enabled: bool = True, stream: TextIO | None = None):
+        self.total_steps, self.start_step = total_steps, start_step
+        self.enabled = enabled
+        self.stream = sys.stdout if stream is None else stream
+        self.in_place = self.stream.isatty()
+        self._length = 0
+        self.training_seconds = 0.0
+        self._since_report = self._images = self._steps = 0
+        self._mark = time.perf_counter()
+
+    def restart_clock(self) -> None:
+        """Leave out the time since the last step: evaluation and checkpoints do not count as training."""
+        self._mark = time.perf_counter()
+
+    def step(self, images: int) -> None:
+        """Note one finished step of so many images, in all processes together."""
+        now = time.perf_counter()
+        self.training_seconds += now - self._mark
+        self._since_report += now - self._mark
+        self._mark = now
+        self._images += images
+        self._steps += 1
+
+    def report(self, step: int, loss: float, learning_rate: float, extra: str = "") -> dict[str, float]:
+        """Write the line; returns ``step``, ``loss``, ``learning_rate`` and ``images_per_second`` since the last one."""
+        speed = self._images / self._since_report if self._since_report > 0 else 0.0
+        done = max(1, self._steps)
+        left = (self.total_steps - step) * self.training_seconds / done
+        line = (
+            f"step {step}/{self.total_steps}  loss {loss:.4f}  lr {learning_rate:.2e}  "
+            f"{speed:.1f} images/s  {duration(left)} left{extra}"
+        )
+        self._images, self._since_report = 0, 0.0
+        self._write(line)
+        return {"step": step, "loss": loss, "learning_rate": learning_rate, "images_per_second": round(speed, 3)}
+
+    def message(self, text: str) -> None:
+        """Write lines of their own."""
+        if self.enabled:
+            self.finish_line()
+            print(text, file=self.stream, flush=True)
+
+    def finish_line(self) -> None:
+        """End a line that stays in place, so that the next text starts on a new one."""
+        if self.enabled and self._length:
+            print(file=self.stream, flush=True)
+        self._length = 0
+
+    def _write(self, line: str) -> None:
+        if not self.enabled:
+            return
+        if self.in_place:
+            print("\r" + line.ljust(self._length), end="", file=self.stream, flush=True)
+            self._length = len(line)
+        else:
+            print(line, file=self.stream, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: ``45s``, ``12m05s``, ``3h07m``, ``2d04h``."""
+    seconds = int(seconds + 0.5)
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02d}s"
+    if seconds < 86400:
+        return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+    return f"{seconds // 86400}d{seconds % 86400 // 3600:02d}h"
