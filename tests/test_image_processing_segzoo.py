@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from transformers import AutoImageProcessor
 from transformers.utils import ModelOutput
 
-from segzoo import SegZooError, SegZooImageProcessor
+from segzoo import SegZooConfig, SegZooError, SegZooImageProcessor
 from segzoo.image_processing_segzoo import reduce_labels
 from segzoo.image_resizing import keep_ratio_size, resize_bilinear, resize_steps
 
@@ -369,6 +369,7 @@ def test_save_and_load(tmp_path):
         window_stride=(322, 322),
     )
     processor.save_pretrained(tmp_path)
+    SegZooConfig().save_pretrained(tmp_path)  # the Auto class goes by the model type
     for loaded in (SegZooImageProcessor.from_pretrained(tmp_path), AutoImageProcessor.from_pretrained(tmp_path)):
         assert type(loaded) is SegZooImageProcessor
         assert loaded.to_dict() == processor.to_dict()

@@ -126,12 +126,13 @@ class DeformableConv(nn.Module):
     def __init__(self, config: InternImageConfig, channels: int, groups: int):
         super().__init__()
         kernel, points = config.depthwise_kernel_size, config.kernel_size**2 - config.remove_center
-        self.groups, self.points = groups, points
+        self.groups = groups
         self.sampling = {
             "kernel_size": config.kernel_size,
             "padding": config.kernel_size // 2,
             "offset_scale": config.offset_scale,
             "remove_center": config.remove_center,
+            "softmax": True,
         }
         self.depthwise_conv = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels)
         self.depthwise_norm = nn.LayerNorm(channels, eps=NORM_EPS)
@@ -145,9 +146,8 @@ class DeformableConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         context = self.depthwise_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         context = self.activation(self.depthwise_norm(context))
-        mask = self.mask(context).unflatten(-1, (self.groups, self.points)).softmax(-1).flatten(-2)
         projected = self.input_proj(x)
-        sampled = dcnv3(projected, self.offset(context), mask, groups=self.groups, **self.sampling)
+        sampled = dcnv3(projected, self.offset(context), self.mask(context), groups=self.groups, **self.sampling)
         if self.center_scale is not None:
             share = self.center_scale(context).sigmoid().unsqueeze(-1)
             by_group = (self.groups, -1)

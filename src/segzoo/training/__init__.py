@@ -6,6 +6,7 @@ Each module is a set of plain functions; `examples/run_semantic_segmentation.py`
 import importlib
 
 _MODULES = {
+    "arguments": ("build_parser", "check_arguments", "settings_for_card"),
     "batches": ("EpochBatches", "training_batches"),
     "building": ("ClassFacts", "build_model", "build_processor", "find_classes", "training_transform"),
     "checkpoints": ("find_checkpoint", "load_checkpoint", "remove_old_checkpoints", "save_checkpoint"),

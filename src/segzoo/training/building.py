@@ -1,0 +1,344 @@
+"""From a few settings to classes, a model with its image processor, and the training transform that fits them."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segzoo.data import DATASETS, build_train_transform, load_id2label
+from segzoo.errors import SegZooError
+from segzoo.visualization import default_palette
+
+
+@dataclass(frozen=True)
+class ClassFacts:
+    """The classes of the data.
+
+    Args:
+        id2label: name by id, ids 0..n-1.
+        palette: colour (red, green, blue; 0..255) by id.
+        reduce_labels: masks hold 0 for "no class" and 1..n for the classes.
+        source: where the names come from, in words.
+        dataset: title of a known data set with exactly these classes, or None.
+    """
+
+    id2label: dict[int, str]
+    palette: list[list[int]]
+    reduce_labels: bool = False
+    source: str = ""
+    dataset: str | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Names in the order of their ids."""
+        return [self.id2label[index] for index in range(len(self.id2label))]
+
+
+def find_classes(
+    dataset_name: str | os.PathLike,
+    *,
+    classes: str | None = None,
+    num_labels: int | None = None,
+    model_config: Any = None,
+    reduce_labels: bool | None = None,
+    token: str | None = None,
+) -> ClassFacts:
+    """The classes of a data set: as asked for, or as they lie beside it, or those of the model to be fine-tuned.
+
+    Args:
+        dataset_name: the folder or Hub name of the data.
+        classes: a name in `segzoo.data.DATASETS`, or a JSON file of id and name.
+        num_labels: a number of classes without names.
+        model_config: config of a model that has these classes already; used when nothing else says.
+        reduce_labels: the label rule; None takes the one of a known data set, which is asked for by name or is the
+            ADE20K tree, else of nobody: masks hold 0..n-1.
+        token: for the Hub.
+
+    Raises:
+        SegZooError: nothing names the classes, or the ids are not 0..n-1.
+    """
+    facts = None
+    if classes is not None and classes in DATASETS:
+        facts = DATASETS[classes]
+        names, source = facts.id2label, facts.title
+    elif classes is not None:
+        names, source = _read_id2label(Path(classes)), classes
+    elif num_labels is not None:
+        if num_labels < 1:
+            raise SegZooError(f"--num_labels is {num_labels}; a model has at least one class")
+        names, source = {index: f"class {index}" for index in range(num_labels)}, "--num_labels"
+    elif (names := load_id2label(dataset_name, token=token)) is not None:
+        source = f"id2label of {dataset_name}"
+        if names == DATASETS["ade20k"].id2label and not (Path(dataset_name) / "id2label.json").is_file():
+            facts = DATASETS["ade20k"]  # the benchmark's own tree: its masks are known
+    elif model_config is not None and model_config.id2label:
+        names, source = {int(index): name for index, name in model_config.id2label.items()}, "the model"
+    else:
+        raise SegZooError(
+            f"{dataset_name} does not say what its classes are called: put id2label.json beside it, or pass --classes with "
+            f"a JSON file or one of {', '.join(sorted(DATASETS))}, or --num_labels"
+        )
+    if sorted(names) != list(range(len(names))):
+        raise SegZooError(
+            f"the classes of {source} have the ids {sorted(names)[:10]}...; ids must run from 0 to n - 1"
+        )
+    names = {index: names[index] for index in range(len(names))}
+    known = facts or next((d for d in DATASETS.values() if d.id2label == names), None)
+    palette = [list(colour) for colour in known.palette] if known else default_palette(len(names))
+    if reduce_labels is None:
+        reduce_labels = facts is not None and facts.reduce_labels
+    return ClassFacts(names, palette, reduce_labels, source, known.title if known else None)
+
+
+def _read_id2label(file: Path) -> dict[int, str]:
+    if not file.is_file():
+        raise SegZooError(
+            f"--classes {file}: is neither a file nor a known data set; known are {', '.join(sorted(DATASETS))}"
+        )
+    try:
+        loaded = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(loaded, list):
+            loaded = dict(enumerate(loaded))
+        return {int(index): str(name) for index, name in loaded.items()}
+    except (ValueError, AttributeError) as error:
+        raise SegZooError(f'{file} should be JSON such as {{"0": "sky", "1": "road"}}: {error}') from error
+
+
+def build_model(
+    classes: ClassFacts,
+    *,
+    model_name_or_path: str | None = None,
+    config_name: str | None = None,
+    backbone: str | None = None,
+    head: str = "uper",
+    head_channels: int | None = None,
+    auxiliary_channels: int = 0,
+    class_weights: Sequence[float] | None = None,
+    ignore_index: int = 255,
+    hub_options: Mapping[str, Any] | None = None,
+):
+    """A model for these classes: an existing one, one from a config, or a new one around a backbone.
+
+    Args:
+        classes: names and colours.
+        model_name_or_path: folder or Hub name of a model; a classifier for other classes is replaced by random weights.
+        config_name: folder or Hub name of a config; without ``model_name_or_path`` the weights are random.
+        backbone: a variant (``"resnet18_v1c"``, ``"internimage-t"``), random weights; or folder or Hub name of a backbone
+            with its weights.
+        head: ``"uper"``, ``"fcn"``, ``"psp"`` or another registered head, for a new model.
+        head_channels: its width; None keeps the head's usual one.
+        auxiliary_channels: width of an FCN head on the last map but one, for the training only; 0 for none.
+        class_weights: factor per class on the loss.
+        ignore_index: label that does not count.
+        hub_options: ``token``, ``revision``, ``cache_dir``, ``trust_remote_code`` for loading.
+
+    Raises:
+        SegZooError: settings that do not name one model, that do not exist or do not fit.
+    """
+    from transformers import AutoConfig, AutoModelForSemanticSegmentation
+
+    options = dict(hub_options or {})
+    num_labels = len(classes.id2label)
+    label_fields = {"id2label": classes.id2label, "label2id": {name: i for i, name in classes.id2label.items()}}
+    if (backbone is not None) == (model_name_or_path is not None or config_name is not None):
+        raise SegZooError(
+            "give either --backbone for a new model or --model_name_or_path (or --config_name) for an old one"
+        )
+    if class_weights is not None and len(class_weights) != num_labels:
+        raise SegZooError(f"--class_weights has {len(class_weights)} numbers for {num_labels} classes")
+    if backbone is not None:
+        model = _new_model(
+            backbone, head, head_channels, auxiliary_channels, label_fields, classes.palette, ignore_index, options
+        )
+    else:
+        try:
+            config = AutoConfig.from_pretrained(config_name or model_name_or_path, **label_fields, **options)
+            if hasattr(config, "palette"):
+                config.palette = classes.palette
+            if model_name_or_path is None:
+                model = AutoModelForSemanticSegmentation.from_config(config)
+            else:
+                model = AutoModelForSemanticSegmentation.from_pretrained(
+                    model_name_or_path, config=config, ignore_mismatched_sizes=True, **options
+                )
+        except SegZooError:
+            raise
+        except (OSError, ValueError) as error:
+            raise SegZooError(f"cannot load {model_name_or_path or config_name}: {_first_line(error)}") from error
+        model.config.semantic_loss_ignore_index = ignore_index
+    if class_weights is not None:
+        if not hasattr(model, "decode_heads"):
+            raise SegZooError(f"--class_weights: {type(model).__name__} has its own loss; use a segzoo model")
+        for part in (*model.decode_heads, *model.auxiliary_heads):
+            part.config.class_weights = [float(weight) for weight in class_weights]
+    return model
+
+
+def _new_model(backbone, head, head_channels, auxiliary_channels, label_fields, palette, ignore_index, options):
+    from transformers import AutoConfig
+
+    from segzoo import SegZooConfig, SegZooForSemanticSegmentation
+    from segzoo.auto import HEADS, AutoBackbone
+    from segzoo.heads import FCNHeadConfig
+
+    head_type = f"segzoo_{head}_head"
+    if head_type not in HEADS:
+        known = sorted(name.removeprefix("segzoo_").removesuffix("_head") for name in HEADS)
+        raise SegZooError(f"--head {head}: there is no such head; choose one of {', '.join(known)}")
+    width = {} if head_channels is None else {"channels": head_channels}
+    head_config = HEADS[head_type][0](**width)
+    variants = backbone_variants()
+    pretrained = backbone not in variants
+    if pretrained:
+        try:
+            backbone_config = AutoConfig.from_pretrained(backbone, **options)
+        except (OSError, ValueError) as error:
+            raise SegZooError(
+                f"--backbone {backbone}: is none of the variants ({', '.join(sorted(variants))}) and cannot be loaded: "
+                f"{_first_line(error)}"
+            ) from error
+    else:
+        config_class, settings = variants[backbone]
+        backbone_config = config_class(**settings)
+    config = SegZooConfig.from_backbone(
+        backbone_config,
+        head_config,
+        auxiliary=False,
+        palette=palette,
+        semantic_loss_ignore_index=ignore_index,
+        **label_fields,
+    )
+    if auxiliary_channels:
+        auxiliary = FCNHeadConfig(
+            in_index=[-2], num_convs=1, concat_input=False, loss_weight=0.4, channels=auxiliary_channels
+        )
+        auxiliary.num_labels = config.num_labels
+        config.auxiliary_head_configs = [auxiliary]
+    model = SegZooForSemanticSegmentation(config)
+    if pretrained:
+        try:
+            model.backbone = AutoBackbone.from_pretrained(backbone, config=model.config.backbone_config, **options)
+        except (OSError, ValueError) as error:
+            raise SegZooError(f"--backbone {backbone}: cannot be loaded: {_first_line(error)}") from error
+    return model
+
+
+def backbone_variants() -> dict[str, tuple[type, dict]]:
+    """Every named backbone variant: its config class and the options that make it."""
+    from segzoo.backbones import internimage, resnet
+
+    tables = (
+        (resnet.SegZooResNetConfig, resnet.VARIANTS),
+        (internimage.InternImageConfig, internimage.VARIANTS),
+    )
+    return {name: (config_class, options) for config_class, table in tables for name, options in table.items()}
+
+
+def build_processor(
+    model,
+    classes: ClassFacts,
+    *,
+    image_processor_name: str | None = None,
+    scale_size: Sequence[int] | None = None,
+    ignore_index: int = 255,
+    hub_options: Mapping[str, Any] | None = None,
+):
+    """The image processor that a model is tested with, and that is saved with it.
+
+    Args:
+        model: the model.
+        classes: their label rule goes into the processor.
+        image_processor_name: folder or Hub name to take it from; None makes one that leaves pictures at their size.
+        scale_size: (short edge,) or (short edge, long edge) limit that pictures are resized to, keeping their shape; None
+            keeps what the processor does.
+        ignore_index: label that does not count.
+        hub_options: as in `build_model`.
+
+    Raises:
+        SegZooError: it cannot be loaded, or cannot resize so.
+    """
+    if image_processor_name is not None:
+        from transformers import AutoImageProcessor
+
+        try:
+            processor = AutoImageProcessor.from_pretrained(image_processor_name, **dict(hub_options or {}))
+        except (OSError, ValueError) as error:
+            raise SegZooError(
+                f"cannot load an image processor from {image_processor_name}: {_first_line(error)}"
+            ) from error
+    else:
+        from segzoo import SegZooImageProcessor
+
+        channels = getattr(model.config.backbone_config, "num_channels", 3)
+        heads = getattr(model.config, "decode_head_configs", None)
+        processor = SegZooImageProcessor(
+            do_resize=False,
+            num_channels=channels,
+            align_corners=heads[-1].align_corners if heads else False,
+            window_size=getattr(model.config, "window_size", None),
+            window_stride=getattr(model.config, "window_stride", None),
+        )
+    if scale_size is not None:
+        edges = dict(zip(("shortest_edge", "longest_edge"), scale_size, strict=False))
+        options = {**processor.to_dict(), "do_resize": True, "size": edges}
+        processor = type(processor)(**{k: v for k, v in options.items() if k != "image_processor_type"})
+    processor.do_reduce_labels = classes.reduce_labels
+    if hasattr(processor, "ignore_index"):
+        processor.ignore_index = ignore_index
+    return processor
+
+
+def training_transform(
+    processor,
+    *,
+    crop_size: Sequence[int],
+    scale_range: Sequence[float] = (0.5, 2.0),
+    cat_max_ratio: float = 0.75,
+    photometric: bool = True,
+    ignore_index: int = 255,
+):
+    """The training transform whose scale and normalisation are those of an image processor.
+
+    Args:
+        processor: of the model; its ``size`` is what the random ratio multiplies, when it resizes.
+        crop_size: (height, width) of the crops.
+        scale_range, cat_max_ratio, photometric: as in `segzoo.data.build_train_transform`.
+        ignore_index: label that does not count.
+
+    Raises:
+        SegZooError: sizes or ranges that make no sense.
+    """
+    scale_size, keep_ratio = None, True
+    size = getattr(processor, "size", None)
+    if getattr(processor, "do_resize", False) and size:
+        size = dict(size)
+        if size.get("shortest_edge") is not None:
+            scale_size = (size["shortest_edge"], size.get("longest_edge"))
+        else:
+            scale_size, keep_ratio = (size["height"], size["width"]), False
+    normalise = getattr(processor, "do_normalize", True)
+    return build_train_transform(
+        crop_size=tuple(crop_size),
+        scale_size=scale_size,
+        scale_range=tuple(scale_range),
+        keep_ratio=keep_ratio,
+        cat_max_ratio=cat_max_ratio,
+        photometric=photometric,
+        image_mean=_three(processor.image_mean) if normalise else (0.0, 0.0, 0.0),
+        image_std=_three(processor.image_std) if normalise else (1.0, 1.0, 1.0),
+        rescale_factor=processor.rescale_factor if getattr(processor, "do_rescale", True) else 1.0,
+        channel_order=getattr(processor, "channel_order", "rgb"),
+        reduce_labels=bool(getattr(processor, "do_reduce_labels", False)),
+        ignore_index=ignore_index,
+        antialias=bool(getattr(processor, "antialias", False)),
+    )
+
+
+def _three(values) -> tuple[float, ...]:
+    return (float(values),) * 3 if isinstance(values, int | float) else tuple(values)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
