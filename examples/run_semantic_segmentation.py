@@ -187,6 +187,8 @@ def train(args: argparse.Namespace) -> dict:
     first_step, history, seconds_before = 0, [], 0.0
     if args.resume_from_checkpoint is not None:
         checkpoint = find_checkpoint(output_dir, args.resume_from_checkpoint)
+        if checkpoint is None and (output_dir / "config.json").is_file():
+            raise SegZooError(f"{output_dir} holds a finished model and no checkpoint to go on from")
         if checkpoint is None:
             say(f"There is no checkpoint in {output_dir} yet: training starts from the beginning.")
         else:
@@ -298,7 +300,8 @@ def train(args: argparse.Namespace) -> dict:
         print(format_table(evaluation.metrics, classes.names))
         write_json(output_dir / RESULTS, results)
         write_log(output_dir / LOG, history)
-        note = draw_curves(history, output_dir / FIGURES / "curves.png", title=args.dataset_name)
+        dataset_title = classes.dataset or Path(args.dataset_name).name
+        note = draw_curves(history, output_dir / FIGURES / "curves.png", title=dataset_title)
         if note:
             print(f"note: no curves: {note}")
         draw_samples(
@@ -316,7 +319,7 @@ def train(args: argparse.Namespace) -> dict:
             bare,
             evaluation,
             title=output_dir.resolve().name,
-            dataset=classes.dataset or Path(args.dataset_name).name,
+            dataset=dataset_title,
             dataset_id=None if is_local else args.dataset_name,
             inference=describe_inference(bare, processor),
             settings=settings | {"training time": f"{seconds / 60:.1f} minutes"},

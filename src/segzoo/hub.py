@@ -177,9 +177,11 @@ def _try_lock(folder: Path) -> int | None:
 
 
 def _sync(folder: Path) -> None:
-    """Wait until the files of a folder, and the folder itself, are on the disk."""
+    """Wait until the files of a folder, and the folder itself, are on the disk; the files are as open as the folder."""
+    mode = folder.stat().st_mode & 0o666
     for path in folder.rglob("*"):
         if path.is_file():
+            path.chmod(mode)  # safetensors makes files that nobody else may read, whatever the umask
             with open(path, "r+b") as file:
                 os.fsync(file.fileno())
     _sync_folder(folder)

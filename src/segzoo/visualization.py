@@ -294,6 +294,9 @@ def plot_curves(history: Sequence[Mapping], path: str | Path, title: str | None 
             ha="right",
         )
     right.set(xlabel="step", ylabel="validation mIoU (%)", ylim=(0, max(10, *(115 * v for v in values), 0)))
+    last_step = max((entry["step"] for entry in history), default=1)
+    for axis in (left, right):
+        axis.set_xlim(0, last_step * 1.02)
     for axis in (left, right):
         axis.grid(alpha=0.25)
         axis.spines["top"].set_visible(False)

@@ -107,7 +107,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_whole(two_checkpoints, monkey
     accelerator, *_ = make()
 
     def full(path):
-        (torch.zeros(3), torch.save(torch.zeros(3), f"{path}/half"))
+        torch.save(torch.zeros(3), f"{path}/half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(accelerator, "save_state", full)

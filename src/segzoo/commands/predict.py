@@ -1,0 +1,173 @@
+"""Label pictures with a model: label maps, overlays with a legend, class areas."""
+
+import argparse
+import json
+import os
+import time
+from collections import defaultdict
+from pathlib import Path
+
+from segzoo.errors import SegZooError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+RESULTS = (".png", "_overlay.png", ".json")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of ``segzoo predict``."""
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="picture, or folder of pictures")
+    parser.add_argument("--model", metavar="DIR", required=True, help="model folder, or its name on the Hub")
+    parser.add_argument("--output", metavar="DIR", required=True, help="folder for the results; made if it is missing")
+    parser.add_argument("--device", default="cpu", help="torch device, such as cuda (default: cpu)")
+    parser.add_argument("--alpha", type=float, default=0.55, help="share of the colours in the overlay, 0 to 1")
+    parser.add_argument("--overwrite", action="store_true", help="replace results that are there already")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes a label PNG, an overlay and a JSON of class areas for each picture; returns 0."""
+    if not 0 <= args.alpha <= 1:
+        raise SegZooError(f"--alpha {args.alpha} is not between 0 and 1")
+    pictures = find_pictures(args.images)
+    output = Path(args.output)
+    check_results_are_free(pictures, output, overwrite=args.overwrite)
+
+    import torch
+
+    from segzoo.data.decoding import decode_image
+
+    first = decode_image(str(pictures[0]))  # a file that is no picture shall not wait for the model
+    model, processor = load_model(args.model, args.device)
+    output.mkdir(parents=True, exist_ok=True)
+    names, palette = class_names(model.config), class_colours(model.config)
+    for index, path in enumerate(pictures):
+        start = time.perf_counter()
+        image = first if index == 0 else decode_image(str(path))
+        inputs = processor(image, return_tensors="pt").to(args.device)
+        with torch.inference_mode():
+            outputs = model(**inputs)
+        (label_map,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[image.shape[:2]])
+        areas = write_results(output / path.stem, image, label_map, names, palette, args, path)
+        largest = ", ".join(f"{area['name']} {area['fraction']:.1%}" for area in areas[:3])
+        print(f"{path}: {largest} ({time.perf_counter() - start:.2f} s)", flush=True)
+    print(f"{len(pictures)} pictures -> {output}")
+    return 0
+
+
+def find_pictures(arguments: list[str]) -> list[Path]:
+    """The pictures that are meant, folders expanded and sorted.
+
+    Raises:
+        SegZooError: a path that is not there, a folder without pictures, or two pictures whose results would have the
+            same name.
+    """
+    pictures = []
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+            if not found:
+                raise SegZooError(f"{path}: the folder holds no pictures ({', '.join(SUFFIXES)})")
+            pictures += found
+        elif path.is_file():
+            pictures.append(path)
+        else:
+            raise SegZooError(f"{path}: there is no such picture; check the path")
+    writers = defaultdict(set)
+    for path in pictures:
+        for suffix in RESULTS:
+            writers[path.stem + suffix].add(path.resolve())
+    for name, paths in writers.items():
+        if len(paths) > 1:
+            listed = " and ".join(sorted(str(p) for p in paths))
+            raise SegZooError(f"{listed} would both write {name}; rename one, or use one --output folder for each")
+    return list(dict.fromkeys(pictures))
+
+
+def check_results_are_free(pictures: list[Path], output: Path, *, overwrite: bool) -> None:
+    """Refuse to write over results, unless asked to, and over the pictures themselves in any case.
+
+    Raises:
+        SegZooError: the first file in the way, and how many there are.
+    """
+    if output.exists() and not output.is_dir():
+        raise SegZooError(f"{output}: this is a file; give a folder for the results")
+    targets = [output / (path.stem + suffix) for path in pictures for suffix in RESULTS]
+    inputs = {path.resolve() for path in pictures}
+    for target in targets:
+        if target.resolve() in inputs:
+            raise SegZooError(f"{target}: the result would replace the picture itself; choose another --output folder")
+    taken = [target for target in targets if target.exists()]
+    if taken and not overwrite:
+        raise SegZooError(f"{taken[0]}: {len(taken)} results exist already; add --overwrite, or choose another folder")
+
+
+def load_model(source: str, device: str):
+    """Model in eval mode and its image processor.
+
+    Raises:
+        SegZooError: no such model, a model of another kind, or a device that is not there.
+    """
+    import torch
+    from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    if os.sep in source and not Path(source).is_dir():
+        raise SegZooError(f"{source}: there is no such model folder; check --model")
+    try:
+        processor = AutoImageProcessor.from_pretrained(source)
+        model = AutoModelForSemanticSegmentation.from_pretrained(source).eval()
+    except SegZooError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise SegZooError(
+            f"{source}: this does not load as a segmentation model ({reason}); give a folder that segzoo wrote, or a Hub name"
+        ) from error
+    try:
+        return model.to(torch.device(device)), processor
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise SegZooError(f"--device {device} cannot be used here ({reason}); try cpu") from error
+
+
+def class_names(config) -> list[str]:
+    """Names of the classes, by id."""
+    return [config.id2label[i] for i in range(config.num_labels)]
+
+
+def class_colours(config) -> list[list[int]]:
+    """The config's palette, or colours of our own where it has none."""
+    from segzoo.visualization import default_palette
+
+    return getattr(config, "palette", None) or default_palette(config.num_labels)
+
+
+def write_results(stem: Path, image, label_map, names, palette, args, source: Path) -> list[dict]:
+    """Write the three files of one picture, each whole or not at all; returns the class areas, largest first."""
+    from segzoo.visualization import class_areas, label_image, overlay_with_legend
+
+    height, width = label_map.shape
+    areas = [{"id": a["id"], "name": names[a["id"]], **a} for a in class_areas(label_map, len(names))]
+    facts = {"image": str(source), "width": width, "height": height, "model": args.model, "classes": areas}
+    pictures = {
+        ".png": label_image(label_map, palette),
+        "_overlay.png": overlay_with_legend(image, label_map, palette, names, alpha=args.alpha),
+    }
+    for suffix, picture in pictures.items():
+        write_whole(stem.with_name(stem.name + suffix), lambda file, p=picture: p.save(file, format="PNG"))
+    text = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
+    write_whole(stem.with_name(stem.name + ".json"), lambda file: file.write(text.encode()))
+    return areas
+
+
+def write_whole(path: Path, write) -> None:
+    """Write a file aside and rename it, so that a reader never sees half of it."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            write(file)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

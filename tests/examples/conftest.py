@@ -1,0 +1,70 @@
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
+from segzoo.data.scenes import SCENES, write_scenes
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(scope="session")
+def script():
+    """The script as a module, to be run inside this process."""
+    spec = importlib.util.spec_from_file_location("script_under_test", EXAMPLES / "run_semantic_segmentation.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory):
+    return write_scenes(tmp_path_factory.mktemp("data") / "scenes", num_train=10, num_validation=5, size=(48, 64))
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A tiny model for the classes of the scenes, with its image processor."""
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    config = SegZooConfig.tiny()
+    config = SegZooConfig(**{**config.to_dict(), "id2label": SCENES.id2label, "palette": None})
+    SegZooForSemanticSegmentation(config).save_pretrained(folder)
+    SegZooImageProcessor(do_resize=False).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def run_script(scenes, tiny):
+    """Runs the script in a process of its own: a few steps on the scenes unless the options say otherwise."""
+
+    def run(output_dir, options=None, flags=(), *, launcher=(sys.executable,), environment=None):
+        words = {
+            "--dataset_name": scenes,
+            "--model_name_or_path": tiny,
+            "--output_dir": output_dir,
+            "--crop_size": "32",
+            "--per_device_train_batch_size": 4,
+            "--max_train_steps": 4,
+            "--learning_rate": 1e-3,
+            "--logging_steps": 1,
+            "--eval_steps": 0,
+            "--dataloader_num_workers": 0,
+            **(options or {}),
+        }
+        command = [*launcher, EXAMPLES / "run_semantic_segmentation.py", *flags]
+        for name, value in words.items():
+            if value is not None:
+                command += [name, *(value if isinstance(value, tuple) else (value,))]
+        return subprocess.run(
+            [str(word) for word in command],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", **(environment or {})},
+        )
+
+    return run

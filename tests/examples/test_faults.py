@@ -1,0 +1,71 @@
+"""Mistakes that end with one line before any training; the script runs inside this process."""
+
+import shutil
+
+import pytest
+
+
+@pytest.fixture
+def fail(script, scenes, tiny, tmp_path, capsys):
+    """Runs with the options given and returns the one line on stderr."""
+
+    def run(**options):
+        words = {"dataset_name": scenes, "model_name_or_path": tiny, "output_dir": tmp_path / "out", **options}
+        argv = ["--dataloader_num_workers", "0", "--crop_size", "32"]
+        for name, value in words.items():
+            if value is not None:
+                argv += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
+        assert script.main(argv) == 1
+        error = capsys.readouterr().err.strip()
+        assert error.startswith("error: ") and "\n" not in error
+        return error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"crop_size": (32, 0)}, "--crop_size is [32, 0]"),
+        ({"crop_size": (1, 2, 3)}, "give height and width"),
+        ({"scale_range": (2.0, 0.5)}, "--scale_range is 2.0 0.5"),
+        ({"scale_size": (512, 256)}, "--scale_size is [512, 256]"),
+        ({"train_val_split": 1.5}, "between 0 and 1"),
+        ({"per_device_train_batch_size": 0}, "--per_device_train_batch_size is 0; it must be above 0"),
+        ({"weight_decay": -1}, "--weight_decay is -1.0; it must be 0 or more"),
+        ({"eval_steps": "often"}, "a number of steps or 'epoch'"),
+        ({"max_train_steps": 3, "num_warmup_steps": 3}, "warm-up of 3 steps does not fit"),
+        ({"per_device_train_batch_size": 11}, "10 pictures, fewer than one batch of 11"),
+        ({"class_weights": (1.0, 2.0)}, "2 numbers for 9 classes"),
+        ({"backbone": "resnet18"}, "either --backbone"),
+        ({"model_name_or_path": "/no/such/model"}, "cannot load /no/such/model"),
+        ({"dataset_name": "/no/such/data"}, "There is no folder /no/such/data"),
+        ({"resume_from_checkpoint": "step_7"}, "there is no checkpoint step_7"),
+        ({"image_processor_name": "/no/such/processor"}, "cannot load an image processor"),
+    ],
+)
+def test_settings_that_make_no_sense(fail, options, message):
+    assert message in fail(**options)
+
+
+def test_an_empty_split(fail, scenes, tmp_path):
+    shutil.copytree(scenes, tmp_path / "data")
+    for file in (tmp_path / "data" / "images" / "validation").iterdir():
+        file.unlink()
+    assert "The validation split is empty" in fail(dataset_name=tmp_path / "data")
+
+
+def test_only_a_validation_split(fail, scenes, tmp_path):
+    for kind in ("images", "annotations"):
+        shutil.copytree(scenes / kind / "validation", tmp_path / "data" / kind / "val")
+    assert "has no train split" in fail(dataset_name=tmp_path / "data", classes="scenes")
+
+
+def test_a_batch_of_one_that_batch_norm_cannot_train_on(fail):
+    error = fail(per_device_train_batch_size=1, max_train_steps=1, eval_steps=0)
+    assert "batch normalisation cannot train on one image" in error and "batch of at least 2" in error
+
+
+def test_a_loss_that_is_no_number(fail):
+    error = fail(per_device_train_batch_size=4, learning_rate=1e30, max_train_steps=6, logging_steps=3, eval_steps=0)
+    assert "the loss is" in error and "lower --learning_rate" in error
