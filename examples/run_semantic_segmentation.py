@@ -223,7 +223,7 @@ def train(args: argparse.Namespace) -> dict:
 
     # The training itself.
     start = time.perf_counter()
-    progress = Progress(total_steps, first_step, enabled=is_main)
+    progress = Progress(total_steps, enabled=is_main)
     batches = training_batches(
         train_data,
         order,
@@ -294,6 +294,7 @@ def train(args: argparse.Namespace) -> dict:
     results = {f"eval_{name}": value for name, value in evaluation.summary().items()}
     for name, iou in zip(classes.names, evaluation.metrics["per_category_iou"].tolist(), strict=True):
         results[f"eval_iou_{name}"] = iou
+    results["eval_pixels"] = int(evaluation.confusion.matrix.sum())  # that count, in all images
     losses = [entry["loss"] for entry in history if "loss" in entry]
     results |= {"train_loss": losses[-1] if losses else None, "train_steps": total_steps, "train_seconds": seconds}
     if is_main:

@@ -67,7 +67,7 @@ class InternImageConfig(SegZooBackboneConfig):
         layer_scale: initial value of the learned scales of the residual branches; None for no scales.
         drop_path: probability of dropping a residual branch in the last layer; it grows linearly from 0.
         drop_path_uniform: the same probability in all layers.
-        dropout: after the stem.
+        dropout: after the stem and in the feed-forward parts.
     """
 
     model_type = "segzoo_internimage"
@@ -156,16 +156,17 @@ class DeformableConv(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with GELU between them."""
+    """Two linear layers with GELU between them, and dropout after each."""
 
-    def __init__(self, channels: int, hidden: int):
+    def __init__(self, channels: int, hidden: int, dropout: float):
         super().__init__()
         self.fc1 = nn.Linear(channels, hidden)
         self.activation = nn.GELU()
         self.fc2 = nn.Linear(hidden, channels)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.activation(self.fc1(x)))
+        return self.dropout(self.fc2(self.dropout(self.activation(self.fc1(x)))))
 
 
 class LayerScale(nn.Module):
@@ -186,7 +187,7 @@ class InternImageLayer(GradientCheckpointingLayer):
     def __init__(self, config: InternImageConfig, channels: int, groups: int, drop_path: float):
         super().__init__()
         self.dcn = DeformableConv(config, channels, groups)
-        self.mlp = FeedForward(channels, int(channels * config.mlp_ratio))
+        self.mlp = FeedForward(channels, int(channels * config.mlp_ratio), config.dropout)
         self.norm1, self.norm2 = _norm(channels), _norm(channels)
         self.post_norm = config.post_norm
         residual = config.residual_post_norm

@@ -25,10 +25,10 @@ from segzoo.errors import SegZooError
 _BORDER = 2
 # Sampling points that are worked on at a time: on a CPU for each thread, so that what is computed for them stays in its cache.
 _CPU_POINTS = 1 << 16
-_DEVICE_POINTS = 1 << 25
+_DEVICE_POINTS = 1 << 22
 # Numbers that are gathered at a time for the dot products of the backward.
 _CPU_GATHERED = 1 << 19
-_DEVICE_GATHERED = 1 << 27
+_DEVICE_GATHERED = 1 << 25
 
 
 def dcnv3(
@@ -95,7 +95,7 @@ def _check(input: Tensor, offset: Tensor, mask: Tensor, options: tuple) -> None:
             f"and padding={padding} at least 0"
         )
     batch, height, width, channels = input.shape
-    if channels % groups:
+    if channels < groups or channels % groups:
         raise SegZooError(f"dcnv3: input has {channels} channels, which do not divide into groups={groups}")
     if remove_center and (kernel_size % 2 == 0 or kernel_size == 1):
         raise SegZooError(f"dcnv3: remove_center needs an odd kernel_size of 3 or more, got {kernel_size}")
@@ -237,7 +237,7 @@ def _operator(
     line = (input.shape[2] + 2 * _BORDER) * groups
     table = _table(input, groups, dtype)
     output = input.new_empty(batch, rows, columns, channels)
-    by_row = output.view(batch * rows, -1)
+    by_row = output.view(batch * rows, columns * channels)
     for strip in _strips(input, offset, mask, dtype, options):
         starts = torch.arange(0, len(strip.index), points, dtype=strip.index.dtype, device=input.device)
         total = None
@@ -273,8 +273,10 @@ def _backward_operator(
     table_gradient = torch.zeros_like(table)
     offset_gradient = torch.empty(offset.shape, dtype=offset.dtype, device=offset.device)
     mask_gradient = torch.empty(mask.shape, dtype=mask.dtype, device=mask.device)
-    by_point = offset_gradient.view(batch * rows, -1, 2)
-    gradient = gradient.reshape(batch * rows, -1)
+    per_row = columns * groups * points
+    offset_by_row = offset_gradient.view(batch * rows, per_row, 2)
+    mask_by_row = mask_gradient.view(batch * rows, per_row)
+    gradient = gradient.reshape(batch * rows, columns * channels)
     for strip in _strips(input, offset, mask, dtype, options):
         sums = gradient[strip.rows].to(dtype).reshape(-1, channels // groups)
 
@@ -287,12 +289,10 @@ def _backward_operator(
         weight = strip.weight.view(-1, points)
         if softmax:
             sampled = weight * (sampled - (weight * sampled).sum(-1, keepdim=True))
-        mask_gradient.view(batch * rows, -1)[strip.rows] = sampled.view(-1, columns * groups * points)
+        mask_by_row[strip.rows] = sampled.view(-1, per_row)
         scaled = strip.weight * offset_scale
-        by_point[strip.rows, :, 0] = (
-            torch.lerp(top_step, bottom_step, strip.down).mul_(scaled).view(-1, by_point.shape[1])
-        )
-        by_point[strip.rows, :, 1] = bottom.sub_(top).mul_(scaled).view(-1, by_point.shape[1])
+        offset_by_row[strip.rows, :, 0] = torch.lerp(top_step, bottom_step, strip.down).mul_(scaled).view(-1, per_row)
+        offset_by_row[strip.rows, :, 1] = bottom.sub_(top).mul_(scaled).view(-1, per_row)
 
         _add_table_gradient(table_gradient, strip, sums, points, line, groups)
     padded = table_gradient.view(batch, height + 2 * _BORDER, width + 2 * _BORDER, channels)
@@ -318,8 +318,6 @@ def _add_table_gradient(
     table_gradient: Tensor, strip: _Strip, sums: Tensor, points: int, line: int, groups: int
 ) -> None:
     """Each row of the table gets the rows of ``sums`` that drew from it, as one bag: sorted, without atomic additions."""
-    if not len(strip.index):
-        return
     order, permutation = torch.sort(strip.index, stable=True)
     if order.device.type == "cpu":
         first, last = int(order[0]), int(order[-1]) + 1

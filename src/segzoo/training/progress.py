@@ -12,19 +12,18 @@ class Progress:
 
     Args:
         total_steps: steps of the whole training.
-        start_step: steps that an earlier run did.
         enabled: whether anything is written (one process writes).
         stream: where to; standard output by default.
     """
 
-    def __init__(self, total_steps: int, start_step: int = 0, *, enabled: bool = True, stream: TextIO | None = None):
-        self.total_steps, self.start_step = total_steps, start_step
+    def __init__(self, total_steps: int, *, enabled: bool = True, stream: TextIO | None = None):
+        self.total_steps = total_steps
         self.enabled = enabled
         self.stream = sys.stdout if stream is None else stream
         self.in_place = self.stream.isatty()
         self._length = 0
-        self.training_seconds = 0.0
-        self._since_report = self._images = self._steps = 0
+        self._seconds_per_step: float | None = None
+        self._since_report, self._images, self._steps = 0.0, 0, 0
         self._mark = time.perf_counter()
 
     def restart_clock(self) -> None:
@@ -34,7 +33,6 @@ class Progress:
     def step(self, images: int) -> None:
         """Note one finished step of so many images, in all processes together."""
         now = time.perf_counter()
-        self.training_seconds += now - self._mark
         self._since_report += now - self._mark
         self._mark = now
         self._images += images
@@ -43,13 +41,16 @@ class Progress:
     def report(self, step: int, loss: float, learning_rate: float, extra: str = "") -> dict[str, float]:
         """Write the line; returns ``step``, ``loss``, ``learning_rate`` and ``images_per_second`` since the last one."""
         speed = self._images / self._since_report if self._since_report > 0 else 0.0
-        done = max(1, self._steps)
-        left = (self.total_steps - step) * self.training_seconds / done
+        recent = self._since_report / max(1, self._steps)
+        # The first steps are slow, and other programs come and go: recent steps count for more.
+        before = recent if self._seconds_per_step is None else self._seconds_per_step
+        self._seconds_per_step = 0.7 * before + 0.3 * recent
+        left = (self.total_steps - step) * self._seconds_per_step
         line = (
             f"step {step}/{self.total_steps}  loss {loss:.4f}  lr {learning_rate:.2e}  "
             f"{speed:.1f} images/s  {duration(left)} left{extra}"
         )
-        self._images, self._since_report = 0, 0.0
+        self._since_report, self._images, self._steps = 0.0, 0, 0
         self._write(line)
         return {"step": step, "loss": loss, "learning_rate": learning_rate, "images_per_second": round(speed, 3)}
 

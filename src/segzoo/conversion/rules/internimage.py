@@ -16,6 +16,7 @@ def translate(original: Mapping[str, Any], context: Context) -> InternImageConfi
     options.expect("norm_layer", "LN")
     options.expect("act_layer", "GELU")
     options.expect("use_clip_projector", False)
+    options.expect("use_dcn_v4_op", False)  # another operator, with the same weights
     drop_path_type = options.expect("drop_path_type", "linear", "uniform")
     level2_post_norm = options.take("level2_post_norm", False)
     post_norm_blocks = options.take("level2_post_norm_block_ids", None)
