@@ -54,10 +54,14 @@ WAYS = {"grid_sample": reference, "segzoo": ours}
 
 
 def make_tensors(side: int, groups: int, channels: int, arguments: argparse.Namespace) -> list[Tensor]:
-    """(input, offset, mask, gradient of the output); offsets of about a pixel, as trained models have them."""
+    """(input, offset, mask, gradient of the output); offsets of about a pixel, as trained models have them.
+
+    They are odd multiples of 1/128: no sample lies on a pixel, where rounding would decide between two gradients.
+    """
     generator = torch.Generator().manual_seed(0)
     last = (channels, groups * POINTS * 2, groups * POINTS, channels)
     tensors = [torch.randn(arguments.batch, side, side, n, generator=generator) for n in last]
+    tensors[1] = (tensors[1] * 64).floor() / 64 + 1 / 128
     dtype = getattr(torch, arguments.dtype)
     return [t.to(arguments.device, dtype).requires_grad_(i < 3) for i, t in enumerate(tensors)]
 
@@ -152,7 +156,7 @@ def main() -> None:
 
     if not arguments.memory_of:
         print(f"batch {arguments.batch}, {arguments.dtype}, {arguments.device}, {arguments.threads} threads")
-        print(f"{'stage':26s} {'run':19s} {'grid_sample':>12s} {'segzoo':>10s}   ratio")
+        print(f"{'stage':26s} {'run':19s} {'grid_sample':>12s} {'segzoo':>10s}   ratio", flush=True)
     for stage in arguments.stages:
         side, factor = arguments.image // (4 * 2 ** (stage - 1)), 2 ** (stage - 1)
         groups, channels = arguments.groups * factor, arguments.channels * factor
@@ -164,7 +168,7 @@ def main() -> None:
         seconds = times(tensors, groups, arguments)
         for run in RUNS:
             usual, mine = (seconds[run, way] * 1e3 for way in WAYS)
-            print(f"{label:26s} {run:19s} {usual:9.1f} ms {mine:7.1f} ms {usual / mine:7.1f}")
+            print(f"{label:26s} {run:19s} {usual:9.1f} ms {mine:7.1f} ms {usual / mine:7.1f}", flush=True)
         usual, mine = (memory_in_fresh_process(way, stage, arguments) for way in WAYS)
         print(f"{label:26s} {'peak memory':19s} {usual:8.1f} MiB {mine:6.1f} MiB {usual / max(mine, 1e-9):7.1f}")
         worst = errors(tensors, groups, arguments.offset_scale)

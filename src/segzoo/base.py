@@ -146,6 +146,11 @@ class SegZooPreTrainedModel(PreTrainedModel):
         else:
             super()._init_weights(module)
 
+    def _initialize_weights(self, module, is_custom_code: bool = False):
+        # In models of other packages transformers passes over modules that hold no weights of their own, in case they
+        # overwrite loaded ones. Ours use its init functions, which do not: their _init_weights may treat a block as a whole.
+        super()._initialize_weights(module, is_custom_code=False)
+
     @classmethod
     def register_for_auto_class(cls, auto_class="AutoModel"):
         """Do nothing: segzoo writes its own shim, and transformers' copy of one source file would not load."""

@@ -122,12 +122,19 @@ def test_variants(name):
         assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
 
 
-def test_a_fresh_model_samples_an_ordinary_grid():
+def test_a_fresh_model_samples_an_ordinary_grid(tmp_path):
     model = InternImageBackbone(InternImageConfig.tiny())
     convs = [m for m in model.modules() if isinstance(m, DeformableConv)]
     assert len(convs) == 5
     for conv in convs:
-        assert not conv.offset.weight.any() and not conv.offset.bias.any() and not conv.mask.weight.any()
+        for layer in (conv.offset, conv.mask):
+            assert not layer.weight.any() and not layer.bias.any()
+            torch.nn.init.ones_(layer.weight)
+        bound = (6 / sum(conv.input_proj.weight.shape)) ** 0.5  # Xavier
+        assert 0.8 * bound < float(conv.input_proj.weight.detach().abs().max()) <= bound
+    model.save_pretrained(tmp_path)
+    loaded = InternImageBackbone.from_pretrained(tmp_path)
+    assert all((m.offset.weight == 1).all() for m in loaded.modules() if isinstance(m, DeformableConv))
 
 
 def test_drop_path_grows_with_depth():
