@@ -272,8 +272,9 @@ def plot_curves(history: Sequence[Mapping], path: str | Path, title: str | None 
     left.plot(steps, losses, color="#9db8d9", linewidth=0.9, label="loss")
     if len(losses) >= 10:
         left.plot(steps, _smooth(losses), color="#1f5fa8", linewidth=2, label="smoothed")
-    if losses:
-        left.set_ylim(0, float(np.nanpercentile(losses, 98)) * 1.15 + 1e-9)
+    finite = [loss for loss in losses if np.isfinite(loss)]
+    if finite:
+        left.set_ylim(0, float(np.percentile(finite, 98)) * 1.15 + 1e-9)
     left.set(xlabel="step", ylabel="training loss")
     rates = series("learning_rate")
     if rates[0]:

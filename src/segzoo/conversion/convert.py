@@ -77,11 +77,7 @@ def convert_checkpoint(
     check_folder_is_free(output)
     row = None if name is None else zoo.find(name)
     if decoder is not None:
-        which = "" if row is None else f" ({row.name} was published in one)"
-        raise ConversionError(
-            f"{decoder}: a second file, with the decoder, belongs to models that were published in two{which}; "
-            "give the checkpoint alone"
-        )
+        _refuse_two_files(checkpoint, decoder, row)
     given = None if config is None else read_config_file(config)
     original = read_checkpoint(checkpoint, prefer_ema=ema)
     refuse_other_tasks(original.state_dict, checkpoint)
@@ -137,6 +133,23 @@ def build_without_weights(config: SegZooConfig) -> SegZooForSemanticSegmentation
     except (RuntimeError, ZeroDivisionError) as error:
         cause = str(error).strip().partition("\n")[0]
         raise ConversionError(f"the model of the config cannot be built ({cause}); correct the config") from error
+
+
+def _refuse_two_files(checkpoint: str | Path, decoder: str | Path, row: zoo.ZooRow | None) -> None:
+    """Says what is wrong with two files: swapped, of a system that does not convert yet, or one too many."""
+    # the scene-parsing models of MIT come in two; all their decoders, and no encoder, have a layer of this name
+    first, second = ("conv_last.weight" in read_checkpoint(path).state_dict for path in (checkpoint, decoder))
+    if first and not second:
+        raise ConversionError(f"{checkpoint}: this is a decoder; the two files are swapped, give the encoder first")
+    if second:
+        raise ConversionError(
+            f"{decoder}: the scene-parsing models of MIT, in two files, cannot be converted by this version"
+        )
+    which = "" if row is None else f" ({row.name} was published in one)"
+    raise ConversionError(
+        f"{decoder}: a second file, with the decoder, belongs to models that were published in two{which}; "
+        "give the checkpoint alone"
+    )
 
 
 def refuse_other_tasks(state: Mapping[str, Tensor], checkpoint: str | Path) -> None:
