@@ -64,11 +64,3 @@ def test_stride_on_the_first_convolution():
 def test_options_that_do_not_fit(options, words):
     with pytest.raises(SegZooError, match=words):
         SegZooResNetConfig(**options)
-
-
-@pytest.mark.parametrize("depth, last", [(18, "conv2"), (50, "conv3")])
-def test_fresh_blocks_start_as_their_shortcuts(depth, last):
-    model = SegZooResNetBackbone(SegZooResNetConfig(depth=depth, base_channels=8))
-    norms = {name: module for name, module in model.named_modules() if name.endswith(".norm")}
-    for name, norm in norms.items():
-        assert bool(norm.weight.any()) != name.endswith(f"{last}.norm"), name

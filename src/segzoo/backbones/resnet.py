@@ -10,7 +10,6 @@ from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from transformers import initialization as init
 from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BackboneOutput
@@ -208,13 +207,6 @@ class SegZooResNetBackbone(BackboneMixin, SegZooPreTrainedModel):
             self.stages.append(layers)
             self.num_features.append(channels)
         self.post_init()
-
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        if isinstance(module, ResNetBlock):
-            # A fresh block starts as its shortcut, which makes training from random weights start faster.
-            last = module.conv3 if isinstance(module.conv3, ConvNormAct) else module.conv2
-            init.zeros_(last.norm.weight)
 
     def block_dilations(self, stage: int) -> list[int]:
         """Dilation of each block of a stage, counted from 0."""

@@ -3,7 +3,7 @@
 Names are imported on first use, so that facts and checks cost no import of torch or datasets.
 """
 
-import importlib
+from segzoo.lazy import lazy_attributes
 
 _MODULES = {
     "checks": ("check_labels",),
@@ -15,14 +15,5 @@ _MODULES = {
     "scenes": ("draw_scene", "write_scenes"),
     "transforms": ("build_eval_transform", "build_processor_transform", "build_train_transform", "reduce_labels"),
 }
-_WHERE = {name: module for module, names in _MODULES.items() for name in names}
 
-
-def __getattr__(name: str):
-    if name in _WHERE:
-        return getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_WHERE})
+__getattr__, __dir__ = lazy_attributes(__name__, _MODULES)

@@ -3,14 +3,14 @@
 It sees label maps, never a model.
 """
 
-import importlib
 from pathlib import Path
+
+from segzoo.lazy import lazy_attributes
 
 _MODULES = {
     "confusion": ("ConfusionMatrix",),
     "metrics": ("format_table", "metrics_from_confusion"),
 }
-_WHERE = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def mean_iou_path() -> str:
@@ -18,11 +18,4 @@ def mean_iou_path() -> str:
     return str(Path(__file__).parent / "mean_iou")
 
 
-def __getattr__(name: str):
-    if name in _WHERE:
-        return getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_WHERE})
+__getattr__, __dir__ = lazy_attributes(__name__, _MODULES)

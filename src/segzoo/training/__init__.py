@@ -3,7 +3,7 @@
 Each module is a set of plain functions; `examples/run_semantic_segmentation.py` shows them together.
 """
 
-import importlib
+from segzoo.lazy import lazy_attributes
 
 _MODULES = {
     "arguments": ("build_parser", "check_arguments", "settings_for_card"),
@@ -16,14 +16,5 @@ _MODULES = {
     "progress": ("Progress",),
     "reports": ("describe_training", "draw_curves", "draw_samples"),
 }
-_WHERE = {name: module for module, names in _MODULES.items() for name in names}
 
-
-def __getattr__(name: str):
-    if name in _WHERE:
-        return getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_WHERE})
+__getattr__, __dir__ = lazy_attributes(__name__, _MODULES)
