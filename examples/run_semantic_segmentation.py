@@ -159,7 +159,9 @@ def train(args: argparse.Namespace) -> dict:
         model.gradient_checkpointing_enable()
     if args.channels_last:
         model.to(memory_format=torch.channels_last)
-    if args.sync_batch_norm and accelerator.num_processes > 1:
+    if args.sync_batch_norm and accelerator.device.type == "cpu":
+        say("note: --sync_batch_norm does nothing on CPUs; each process normalises its own batch")
+    elif args.sync_batch_norm and accelerator.num_processes > 1:
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.train()
     optimizer = build_optimizer(
@@ -168,7 +170,10 @@ def train(args: argparse.Namespace) -> dict:
         learning_rate=args.learning_rate,
         weight_decay=args.weight_decay,
         momentum=args.momentum,
-        betas=tuple(args.betas),
+        betas=(args.adam_beta1, args.adam_beta2),
+        epsilon=args.adam_epsilon,
+        head_lr_multiplier=args.head_lr_multiplier,
+        decay_norms=args.decay_norms,
     )
     schedule = build_schedule(
         optimizer,
@@ -254,7 +259,9 @@ def train(args: argparse.Namespace) -> dict:
         loss_steps += 1
         progress.step(order.round_size * args.gradient_accumulation_steps)
 
-        if step % args.logging_steps == 0 or step == total_steps:
+        at_checkpoint = bool(checkpoint_interval) and (step % checkpoint_interval == 0 or step == total_steps)
+        # A mean loss never reaches back over a checkpoint: a resumed training reports the same ones.
+        if at_checkpoint or step % args.logging_steps == 0 or step == total_steps:
             mean_loss = float(accelerator.reduce(loss_sum, reduction="mean")) / loss_steps
             loss_sum, loss_steps = torch.zeros_like(loss_sum), 0
             if mean_loss != mean_loss or mean_loss in (float("inf"), float("-inf")):
@@ -275,7 +282,7 @@ def train(args: argparse.Namespace) -> dict:
             )
             if args.with_tracking:
                 accelerator.log(scores, step=step)
-        if checkpoint_interval and (step % checkpoint_interval == 0 or step == total_steps):
+        if at_checkpoint:
             memory = {
                 "history": history,
                 "seconds": seconds_before + time.perf_counter() - start,

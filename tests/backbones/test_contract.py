@@ -140,8 +140,10 @@ def test_compiles_as_one_graph(model_type):
 @pytest.mark.slow
 def test_inductor_forward_and_backward(model_type):
     model, x = build(model_type).train(), images(2, 64, 64)
+    torch.manual_seed(4)
     expected = model(x).feature_maps[-1]
-    compiled = torch.compile(model, fullgraph=True)
+    compiled = torch.compile(model, fullgraph=True, options={"fallback_random": True})  # drop path draws as in eager
+    torch.manual_seed(4)
     maps = compiled(x).feature_maps
     assert_close(maps[-1], expected, 1e-4)
     sum(m.square().mean() for m in maps).backward()

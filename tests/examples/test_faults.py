@@ -34,6 +34,7 @@ def fail(script, scenes, tiny, tmp_path, capsys):
         ({"per_device_train_batch_size": 0}, "--per_device_train_batch_size is 0; it must be above 0"),
         ({"weight_decay": -1}, "--weight_decay is -1.0; it must be 0 or more"),
         ({"eval_steps": "often"}, "a number of steps or 'epoch'"),
+        ({"head_lr_multiplier": 0}, "--head_lr_multiplier is 0.0; it must be above 0"),
         ({"max_train_steps": 3, "num_warmup_steps": 3}, "warm-up of 3 steps does not fit"),
         ({"per_device_train_batch_size": 11}, "10 pictures, fewer than one batch of 11"),
         ({"class_weights": (1.0, 2.0)}, "2 numbers for 9 classes"),
@@ -46,6 +47,16 @@ def fail(script, scenes, tiny, tmp_path, capsys):
 )
 def test_settings_that_make_no_sense(fail, options, message):
     assert message in fail(**options)
+
+
+def test_a_tracker_that_is_not_installed(script, scenes, tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("accelerate.tracking._available_trackers", [])
+    argv = [
+        f"--{n}={v}" for n, v in {"dataset_name": scenes, "model_name_or_path": tiny, "output_dir": tmp_path}.items()
+    ]
+    assert script.main([*argv, "--with_tracking", "--report_to", "wandb"]) == 1
+    assert "--report_to wandb: this tracker is not installed; installed: none" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_empty_split(fail, scenes, tmp_path):

@@ -33,7 +33,12 @@ LONG_RUN = {
     "--max_train_steps": 6,
     "--eval_steps": 3,
     "--checkpointing_steps": 2,
+    "--logging_steps": 3,
     "--max_grad_norm": 1,
+    "--adam_beta1": 0.8,
+    "--adam_beta2": 0.99,
+    "--adam_epsilon": 1e-7,
+    "--head_lr_multiplier": 2,
     "--mixed_precision": "bf16",
 }
 
@@ -109,9 +114,12 @@ def test_two_processes_count_every_image_once(run_script, scenes, tmp_path):
         "0",
     )
     options = {"--per_device_train_batch_size": 2, "--max_train_steps": 2, "--checkpointing_steps": 1}
-    result = run_script(tmp_path / "out", {**options, "--mixed_precision": "no"}, launcher=launcher)
+    result = run_script(
+        tmp_path / "out", {**options, "--mixed_precision": "no"}, ["--sync_batch_norm"], launcher=launcher
+    )
     assert result.returncode == 0, result.stderr[-3000:]
     assert "2 x cpu" in result.stdout and "5 images" in result.stdout
+    assert result.stdout.count("--sync_batch_norm does nothing on CPUs") == 1
     assert result.stdout.count("step 2/2") == 1
     assert len(list((tmp_path / "out" / "step_2").glob("random_states_*"))) == 2
     labels = [np.asarray(row["label"]) for row in load_segmentation_dataset(scenes)["validation"]]

@@ -40,6 +40,39 @@ def test_build_optimizer(name, kind):
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.01, 0.0]
 
 
+def test_norms_decay_when_asked():
+    model = SegZooForSemanticSegmentation(SegZooConfig.tiny())
+    (group,) = parameter_groups(model, 0.05, decay_norms=True)
+    assert group["weight_decay"] == 0.05 and len(group["params"]) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_heads_learn_at_a_rate_of_their_own(name):
+    model = SegZooForSemanticSegmentation(SegZooConfig.tiny())
+    optimizer = build_optimizer(model, name, learning_rate=0.1, weight_decay=0.01, head_lr_multiplier=10)
+    schedule = build_schedule(optimizer, total_steps=4)
+    heads = {id(p) for part in (model.decode_heads, model.auxiliary_heads) for p in part.parameters()}
+    seen = set()
+    for group in optimizer.param_groups:
+        ids = {id(p) for p in group["params"]}
+        assert ids <= heads if group["lr"] == 1.0 else group["lr"] == 0.1 and not ids & heads
+        seen |= ids
+    assert seen == {id(p) for p in model.parameters()}
+    assert optimizer.param_groups[0]["lr"] == 0.1, "the rate that progress reports is the backbone's"
+    optimizer.step()
+    schedule.step()
+    assert {group["lr"] for group in optimizer.param_groups} == {0.75 * 0.1, 0.75 * 1.0}
+
+
+def test_multipliers_that_cannot_be():
+    with pytest.raises(SegZooError, match="Linear has no parameters named decode_head"):
+        parameter_groups(nn.Linear(2, 2), 0.1, learning_rate=0.1, head_lr_multiplier=10)
+    with pytest.raises(SegZooError, match="must be above 0"):
+        parameter_groups(nn.Linear(2, 2), 0.1, learning_rate=0.1, head_lr_multiplier=0)
+    with pytest.raises(SegZooError, match="with a learning rate"):
+        parameter_groups(nn.Linear(2, 2), 0.1, head_lr_multiplier=10)
+
+
 def test_unknown_optimizer():
     with pytest.raises(SegZooError, match="adamw or sgd"):
         build_optimizer(nn.Linear(2, 2), "lion", learning_rate=0.1)

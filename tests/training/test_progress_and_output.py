@@ -63,6 +63,15 @@ def test_an_output_folder_is_refused_emptied_or_continued(tmp_path):
         prepare_output_folder(target / "notes.txt")
 
 
+def test_an_output_folder_that_cannot_be_written_is_refused_at_once(tmp_path, monkeypatch):
+    def refuse(**_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(SegZooError, match=r"out: cannot be made or written to \(Permission denied\)"):
+        prepare_output_folder(tmp_path / "out")
+
+
 def test_json_without_nan(tmp_path):
     write_json(tmp_path / "x.json", {"a": math.nan, "b": [1.5, math.inf], "c": {"d": "é"}})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": None, "b": [1.5, None], "c": {"d": "é"}}

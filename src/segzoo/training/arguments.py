@@ -51,6 +51,7 @@ def _add_data(group) -> None:
     add("--num_labels", type=int, help="number of classes, where they have no names")
     add(
         "--do_reduce_labels",
+        "--reduce_labels",
         action=argparse.BooleanOptionalAction,
         default=None,
         help="masks hold 0 for 'no class' and 1..n for the classes (default: as known of the data set)",
@@ -83,7 +84,15 @@ def _add_training(group) -> None:
     add("--weight_decay", type=float, default=0.01)
     add("--optimizer", choices=["adamw", "sgd"], default="adamw")
     add("--momentum", type=float, default=0.9, help="of sgd")
-    add("--betas", type=float, nargs=2, default=[0.9, 0.999], help="of adamw")
+    add("--adam_beta1", type=float, default=0.9, help="of adamw")
+    add("--adam_beta2", type=float, default=0.999, help="of adamw")
+    add("--adam_epsilon", type=float, default=1e-8, help="of adamw")
+    add(
+        "--decay_norms",
+        action="store_true",
+        help="weight decay on norms and biases too, as mmsegmentation's ResNets have it",
+    )
+    add("--head_lr_multiplier", type=float, default=1.0, help="learning rate of the heads over that of the backbone")
     add("--num_train_epochs", type=float, default=3)
     add("--max_train_steps", type=int, help="optimizer steps; overrides --num_train_epochs")
     add("--gradient_accumulation_steps", type=int, default=1)
@@ -130,6 +139,8 @@ _POSITIVE = (
     "head_channels",
     "save_total_limit",
     "learning_rate",
+    "head_lr_multiplier",
+    "adam_epsilon",
 )
 _NOT_NEGATIVE = ("weight_decay", "num_warmup_steps", "auxiliary_channels", "dataloader_num_workers", "max_grad_norm")
 
@@ -158,6 +169,14 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise SegZooError(f"--scale_range is {low} {high}; give the lower and the upper ratio, both above 0")
     if not 0 < args.train_val_split < 1:
         raise SegZooError(f"--train_val_split is {args.train_val_split}; it must lie between 0 and 1")
+    if args.with_tracking and args.report_to != "all":
+        from accelerate.tracking import get_available_trackers
+
+        available = [str(tracker) for tracker in get_available_trackers()]
+        if args.report_to not in available:
+            raise SegZooError(
+                f"--report_to {args.report_to}: this tracker is not installed; installed: {', '.join(available) or 'none'}"
+            )
     for name in ("eval_steps", "checkpointing_steps"):
         value = getattr(args, name)
         if value not in (None, "epoch") and not value.isdigit():

@@ -7,36 +7,58 @@ from torch import nn
 
 from segzoo.errors import SegZooError
 
+_HEADS = ("decode_head", "auxiliary_head")  # how segzoo, and most of transformers, name them
 _WARMUP_START = 1e-6  # share of the learning rate at the first step, as in mmsegmentation's recipes
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Two groups: weights with decay, and without it what has one dimension at most (biases, norms, scales) and norms.
+def parameter_groups(
+    model: nn.Module,
+    weight_decay: float,
+    *,
+    learning_rate: float | None = None,
+    head_lr_multiplier: float = 1.0,
+    decay_norms: bool = False,
+) -> list[dict]:
+    """Groups for `torch.optim`: weights with decay; without it biases, norms and scales (one dimension at most).
 
     Args:
         model: any module; frozen parameters are left out.
-        weight_decay: of the first group.
+        weight_decay: of what decays.
+        learning_rate: written into each group; needed for a multiplier other than 1.
+        head_lr_multiplier: factor on the learning rate of decode and auxiliary heads, which get groups of their own.
+        decay_norms: biases and norms decay as well.
 
     Returns:
-        Groups for `torch.optim`, empty ones left out. Every trainable parameter is in exactly one of them.
+        The groups, empty ones left out, the heads' last. Every trainable parameter is in exactly one of them.
 
     Raises:
-        SegZooError: nothing is trainable.
+        SegZooError: nothing is trainable, a multiplier that is not positive, or a model without heads to multiply.
     """
+    if head_lr_multiplier <= 0 or (head_lr_multiplier != 1 and learning_rate is None):
+        raise SegZooError(
+            f"the heads' learning-rate multiplier is {head_lr_multiplier}; it must be above 0, with a learning rate"
+        )
     norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
     in_norms = {id(p) for m in model.modules() if isinstance(m, norms) for p in m.parameters(recurse=False)}
-    with_decay, without_decay = [], []
-    for parameter in model.parameters():
+    sorted_parameters: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            bare = parameter.ndim <= 1 or id(parameter) in in_norms
-            (without_decay if bare else with_decay).append(parameter)
-    groups = [
-        {"params": with_decay, "weight_decay": weight_decay},
-        {"params": without_decay, "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    if not groups:
+            in_head = head_lr_multiplier != 1 and name.startswith(_HEADS)
+            bare = not decay_norms and (parameter.ndim <= 1 or id(parameter) in in_norms)
+            sorted_parameters.setdefault((in_head, bare), []).append(parameter)
+    if not sorted_parameters:
         raise SegZooError("the model has no trainable parameter; unfreeze some (requires_grad)")
+    if head_lr_multiplier != 1 and not any(in_head for in_head, _ in sorted_parameters):
+        raise SegZooError(
+            f"{type(model).__name__} has no parameters named {' or '.join(_HEADS)}..., so the learning rate of its head "
+            "cannot be multiplied; leave --head_lr_multiplier at 1"
+        )
+    groups = []
+    for (in_head, bare), parameters in sorted(sorted_parameters.items(), key=lambda item: item[0]):
+        group: dict = {"params": parameters, "weight_decay": 0.0 if bare else weight_decay}
+        if learning_rate is not None:
+            group["lr"] = learning_rate * (head_lr_multiplier if in_head else 1.0)
+        groups.append(group)
     return groups
 
 
@@ -48,6 +70,9 @@ def build_optimizer(
     weight_decay: float = 0.0,
     momentum: float = 0.9,
     betas: tuple[float, float] = (0.9, 0.999),
+    epsilon: float = 1e-8,
+    head_lr_multiplier: float = 1.0,
+    decay_norms: bool = False,
 ) -> torch.optim.Optimizer:
     """AdamW or SGD over `parameter_groups`.
 
@@ -56,15 +81,22 @@ def build_optimizer(
         name: ``"adamw"`` or ``"sgd"``.
         learning_rate, weight_decay: as in `torch.optim`.
         momentum: of SGD.
-        betas: of AdamW.
+        betas, epsilon: of AdamW.
+        head_lr_multiplier, decay_norms: as in `parameter_groups`.
 
     Raises:
         SegZooError: another name, or nothing to train.
     """
-    groups = parameter_groups(model, weight_decay)
+    groups = parameter_groups(
+        model,
+        weight_decay,
+        learning_rate=learning_rate,
+        head_lr_multiplier=head_lr_multiplier,
+        decay_norms=decay_norms,
+    )
     if name == "adamw":
         fused = {p.device.type for group in groups for p in group["params"]} <= {"cpu", "cuda"}
-        return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=fused)
+        return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=epsilon, fused=fused)
     if name == "sgd":
         return torch.optim.SGD(groups, lr=learning_rate, momentum=momentum)
     raise SegZooError(f"there is no optimizer {name!r}; choose adamw or sgd")

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,10 @@ def prepare_output_folder(directory: str | os.PathLike, *, overwrite: bool = Fal
             file.unlink()
     try:
         target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target):
+            pass
     except OSError as error:
-        raise SegZooError(f"--output_dir {target}: cannot be made ({error.strerror})") from error
+        raise SegZooError(f"--output_dir {target}: cannot be made or written to ({error.strerror})") from error
     return target
 
 
