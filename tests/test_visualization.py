@@ -131,22 +131,6 @@ def test_contact_sheet():
         vis.contact_sheet(rows, headings[:2], PALETTE, NAMES)
 
 
-def test_class_table():
-    metrics = {
-        "per_category_iou": [0.5, 0.25, float("nan")],
-        "per_category_accuracy": [0.75, 0.5, float("nan")],
-        "mean_iou": 0.375,
-        "mean_accuracy": 0.625,
-        "overall_accuracy": 0.7,
-    }
-    table = vis.class_table(metrics, NAMES, pixels=[75, 25, 0]).splitlines()
-    assert table[0].split() == ["class", "IoU", "acc", "share"]
-    assert table[2].split() == ["wall", "50.00", "75.00", "75.00"]
-    assert table[4].split() == ["water", "-", "-", "0.00"]
-    assert table[-2].split() == ["mean", "37.50", "62.50"] and table[-1].split() == ["pixel", "accuracy", "70.00"]
-    assert "share" not in vis.class_table(metrics, NAMES)
-
-
 @pytest.mark.parametrize(
     "history",
     [

@@ -226,29 +226,6 @@ def contact_sheet(
     return canvas
 
 
-def class_table(metrics: Mapping, names: Sequence[str], pixels: Sequence[int] | None = None) -> str:
-    """Per-class IoU and accuracy in per cent as plain text, mean and overall figures last.
-
-    `metrics` holds `per_category_iou`, `per_category_accuracy`, `mean_iou`, `mean_accuracy`, `overall_accuracy` as
-    fractions (NaN: the class does not occur, shown as "-"); `pixels` adds each class's share of the labelled pixels.
-    """
-    ious, accuracies = list(metrics["per_category_iou"]), list(metrics["per_category_accuracy"])
-    width = max([len("pixel accuracy"), *(len(str(name)) for name in names)])
-    share = ["share"] if pixels is not None else []
-    header = f"{'class':<{width}}  {'IoU':>6}  {'acc':>6}" + "".join(f"  {title:>6}" for title in share)
-    lines = [header, "-" * len(header)]
-    total = max(1, int(sum(pixels))) if pixels is not None else 1
-    for index, name in enumerate(names):
-        line = f"{str(name):<{width}}  {_percent(ious[index]):>6}  {_percent(accuracies[index]):>6}"
-        if pixels is not None:
-            line += f"  {_percent(int(pixels[index]) / total):>6}"
-        lines.append(line)
-    lines.append("-" * len(header))
-    lines.append(f"{'mean':<{width}}  {_percent(metrics['mean_iou']):>6}  {_percent(metrics['mean_accuracy']):>6}")
-    lines.append(f"{'pixel accuracy':<{width}}  {'':>6}  {_percent(metrics['overall_accuracy']):>6}")
-    return "\n".join(lines)
-
-
 def plot_curves(history: Sequence[Mapping], path: str | Path, title: str | None = None) -> Path:
     """Loss, learning rate and validation mIoU over the steps, written as one PNG at `path`.
 
@@ -327,11 +304,6 @@ def _area_entries(labels, palette, names, max_entries: int) -> list[tuple]:
 
 def _share(fraction: float) -> str:
     return f"{100 * fraction:.1f} %" if fraction >= 0.0005 else "< 0.1 %"
-
-
-def _percent(value: float) -> str:
-    value = float(value)
-    return "-" if value != value else f"{100 * value:.2f}"
 
 
 def _smooth(values: Sequence[float]) -> np.ndarray:
