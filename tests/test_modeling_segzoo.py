@@ -24,6 +24,7 @@ from segzoo.auto import BACKBONES, HEADS
 from segzoo.backbones import InternImageConfig, SegZooResNetConfig
 from segzoo.errors import SegZooError
 from segzoo.heads import FCNHeadConfig, PSPHeadConfig, UPerHeadConfig
+from segzoo.losses import CrossEntropyLoss, DiceLoss, FocalLoss, LovaszLoss
 
 LABELS = 5
 FOREIGN = {
@@ -128,7 +129,7 @@ def test_heads_in_cascade_see_the_one_before():
 def test_config_json_round_trip(tmp_path):
     config = SegZooConfig.from_backbone(
         SegZooResNetConfig.tiny(),
-        PSPHeadConfig(channels=8, class_weights=[1.0, 2.0, 3.0]),
+        PSPHeadConfig(channels=8, losses=[CrossEntropyLoss(class_weights=(1, 2, 3)), DiceLoss(weight=3)]),
         id2label={0: "sky", 1: "road", 2: "car"},
         palette=[[0, 0, 0], [1, 2, 3], [4, 5, 6]],
         window_size=(64, 64),
@@ -215,10 +216,46 @@ def test_losses_are_weighted():
     model = build()
     images, labels = batch()
     losses = model(images, labels=labels).losses
-    model.auxiliary_heads[0].config.loss_weight = 1.0
+    model.set_losses(auxiliary_losses=[CrossEntropyLoss()])
     again = model(images, labels=labels).losses
     assert_close(losses["auxiliary_0.cross_entropy"], 0.4 * again["auxiliary_0.cross_entropy"])
     assert torch.equal(losses["decode_0.cross_entropy"], again["decode_0.cross_entropy"])
+
+
+def test_other_losses(tmp_path):
+    model = build().train()
+    images, labels = batch()
+    model.set_losses([{"type": "focal"}, {"type": "lovasz", "weight": 0.5}], [{"type": "dice"}])
+    output = model(images, labels=labels)
+    assert set(output.losses) == {"decode_0.focal", "decode_0.lovasz", "auxiliary_0.dice"}
+    assert_close(output.loss, sum(output.losses.values()))
+    output.loss.backward()
+    assert_gradients(model)
+    model.save_pretrained(tmp_path)
+    loaded = SegZooForSemanticSegmentation.from_pretrained(tmp_path)
+    assert loaded.decode_heads[0].losses == (FocalLoss(), LovaszLoss(weight=0.5))
+    assert loaded.auxiliary_heads[0].losses == (DiceLoss(),)
+
+
+def test_losses_of_other_classes():
+    with pytest.raises(SegZooError, match="class_weights has 2 entries for 5 classes"):
+        build().set_losses([{"type": "cross_entropy", "class_weights": [1, 2]}])
+    head = UPerHeadConfig(channels=8, losses=[CrossEntropyLoss(class_weights=(1, 2))])
+    with pytest.raises(SegZooError, match="class_weights has 2 entries for 3 classes"):
+        SegZooConfig.from_backbone(SegZooResNetConfig.tiny(), head, num_labels=3)
+
+
+@pytest.mark.parametrize("classes", [{"num_labels": 3}, {"id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1}}])
+def test_class_weights_do_not_follow_to_other_classes(classes, tmp_path):
+    model = build()
+    model.set_losses([CrossEntropyLoss(weight=2.0, class_weights=(1, 2, 3, 4, 5))])
+    model.save_pretrained(tmp_path)
+    same = SegZooForSemanticSegmentation.from_pretrained(tmp_path)
+    assert same.decode_heads[0].losses[0].class_weights == (1.0, 2.0, 3.0, 4.0, 5.0)
+    other = SegZooForSemanticSegmentation.from_pretrained(tmp_path, ignore_mismatched_sizes=True, **classes)
+    assert other.decode_heads[0].losses == (CrossEntropyLoss(weight=2.0),)
+    assert other.config.decode_head_configs[0].losses == [{"type": "cross_entropy", "weight": 2.0}]
+    assert other.auxiliary_heads[0].losses == (CrossEntropyLoss(weight=0.4),)
 
 
 def test_bfloat16_autocast_trains():

@@ -10,6 +10,7 @@ from segzoo.base import Ints, SegZooBaseConfig
 from segzoo.errors import SegZooError
 from segzoo.heads import FCNHeadConfig, HeadConfig, UPerHeadConfig
 from segzoo.hub import AUTO_MAP, WritesShim
+from segzoo.losses import CrossEntropyLoss, build_loss
 from segzoo.necks import NeckConfig, PyramidNeckConfig
 
 
@@ -56,27 +57,34 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
             self.decode_head_configs = [UPerHeadConfig()]
         self.decode_head_configs = [_head_config(config) for config in self.decode_head_configs]
         self.auxiliary_head_configs = [_head_config(config) for config in self.auxiliary_head_configs]
-        if self.id2label is not None and kwargs.get("num_labels") not in (None, len(self.id2label)):
+        other_classes = self.id2label is not None and kwargs.get("num_labels") not in (None, len(self.id2label))
+        if other_classes:
             # from_pretrained(..., num_labels=N): names and colours of the old classes say nothing of the new ones.
             self.id2label = self.label2id = self.palette = None
         super().__post_init__(**kwargs)
         if self.id2label is not None and self.label2id is None:
             self.label2id = {name: index for index, name in self.id2label.items()}
-        self.share_num_labels()
+        self._share_num_labels(other_classes)
 
     def share_num_labels(self) -> None:
-        """Give every head the number of classes of this config; a palette for another number is dropped.
+        """Give every head the number of classes of this config; a palette and class weights for another number are dropped.
 
-        The model calls this too: ``from_pretrained(..., num_labels=...)`` changes the classes after construction.
+        The model calls this: ``from_pretrained(..., id2label=...)`` changes the classes after construction.
         """
-        if (
-            getattr(self, "_post_init_done", False)
-            and self.palette is not None
-            and len(self.palette) != self.num_labels
-        ):
+        if self.palette is not None and len(self.palette) != self.num_labels:
             self.palette = None
+        heads = (*self.decode_head_configs, *self.auxiliary_head_configs)
+        self._share_num_labels(any(config.num_labels != self.num_labels for config in heads))
+
+    def _share_num_labels(self, other_classes: bool) -> None:
         for config in (*self.decode_head_configs, *self.auxiliary_head_configs):
             config.num_labels = self.num_labels
+            losses = [build_loss(loss) for loss in config.losses]
+            if other_classes:
+                losses = [loss.for_classes(self.num_labels) for loss in losses]
+                config.losses = [loss.to_dict() for loss in losses]
+            for loss in losses:
+                loss.check_num_labels(self.num_labels)
 
     def check(self):
         """Refuse a model without decode head, a neck that is none of segzoo's, windows and a palette that do not fit."""
@@ -139,7 +147,8 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
         elif stages is not None and len(backbone_config.out_indices) == 1:
             backbone_config.out_indices = list(range(1, len(stages)))
         head_config = UPerHeadConfig() if head_config is None else head_config
-        extra = [FCNHeadConfig(in_index=[-2], num_convs=1, concat_input=False, loss_weight=0.4)] if auxiliary else []
+        losses = [CrossEntropyLoss(weight=0.4)]
+        extra = [FCNHeadConfig(in_index=[-2], num_convs=1, concat_input=False, losses=losses)] if auxiliary else []
         return cls(
             backbone_config=backbone_config,
             neck_config=neck_config,

@@ -1,6 +1,8 @@
 """The composite model: backbone, neck, decode heads and auxiliary heads as one Hugging Face model."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import transformers
@@ -15,6 +17,7 @@ from segzoo.errors import SegZooError
 from segzoo.heads import HeadConfig
 from segzoo.hub import WritesShim
 from segzoo.inference.sliding_window import sliding_window_logits
+from segzoo.losses import Loss
 
 
 @dataclass
@@ -119,6 +122,25 @@ class SegZooForSemanticSegmentation(WritesShim, SegZooPreTrainedModel):
             losses = self._losses(feature_maps, outputs, labels)
             loss = sum(losses.values())
         return SegZooOutput(loss=loss, losses=losses, logits=outputs[-1].logits, hidden_states=hidden_states)
+
+    def set_losses(
+        self,
+        losses: Sequence[Loss | Mapping[str, Any]] | None = None,
+        auxiliary_losses: Sequence[Loss | Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Train with other losses, and keep them in the config.
+
+        Args:
+            losses: for every decode head, losses or their dicts (``{"type": "cross_entropy", "weight": 0.4}``); None leaves
+                theirs.
+            auxiliary_losses: the same for every auxiliary head, if there is one.
+
+        Raises:
+            SegZooError: a loss is not known, or made for another number of classes.
+        """
+        for heads, chosen in ((self.decode_heads, losses), (self.auxiliary_heads, auxiliary_losses)):
+            for head in heads if chosen is not None else ():
+                head.set_losses(chosen)  # its config is the one inside the model's
 
     def _losses(self, feature_maps, outputs, labels) -> dict[str, Tensor]:
         ignore_index = self.config.semantic_loss_ignore_index

@@ -113,24 +113,6 @@ class TestHeads:
         assert prefixes["decode_head.1."] == "decode_heads.1."
         assert prefixes["auxiliary_head.1."] == "auxiliary_heads.1."
 
-    def test_class_weights_and_average(self):
-        loss = {"type": "CrossEntropyLoss", "loss_weight": 2.0, "class_weight": [1, 2, 3, 4], "avg_non_ignore": True}
-        head = translate(model__decode_head__loss_decode=loss).config.decode_head_configs[0]
-        assert head.class_weights == [1.0, 2.0, 3.0, 4.0] and head.loss_average == "valid" and head.loss_weight == 2.0
-
-    @pytest.mark.parametrize(
-        ("name", "value", "words"),
-        [
-            ("loss_decode", {"type": "DiceLoss", "loss_weight": 3.0}, "DiceLoss"),
-            ("loss_decode", [{"type": "CrossEntropyLoss"}, {"type": "LovaszLoss"}], "LovaszLoss"),
-            ("loss_decode", {"type": "CrossEntropyLoss", "use_sigmoid": True}, "with sigmoid"),
-            ("sampler", {"type": "OHEMPixelSampler", "thresh": 0.7}, "sampler"),
-        ],
-    )
-    def test_losses_that_are_not_carried_over_are_noted(self, name, value, words):
-        notes = translate(**{f"model__decode_head__{name}": value}).notes
-        assert any(words in note for note in notes)
-
     @pytest.mark.parametrize(
         ("name", "value", "message"),
         [
@@ -144,6 +126,8 @@ class TestHeads:
             ("in_channels", [64], "must be integers"),
             ("odd", 1, "unknown option odd=1"),
             ("loss_decode", {"type": "CrossEntropyLoss", "odd": 1}, "loss_decode: unknown option odd=1"),
+            ("loss_decode", {"type": "LovaszLoss", "per_image": True, "reduction": "sum"}, "reduction='sum'"),
+            ("sampler", {"type": "OHEMPixelSampler", "odd": 1}, "sampler: unknown option odd=1"),
         ],
     )
     def test_what_would_change_the_numbers_is_named(self, name, value, message):

@@ -14,6 +14,9 @@ from transformers import AutoConfig
 from segzoo import AutoHead
 from segzoo.auto import HEADS
 from segzoo.errors import SegZooError
+from segzoo.heads import HeadOutput
+from segzoo.layers import resize
+from segzoo.losses import CrossEntropyLoss, DiceLoss, build_loss
 
 pytestmark = pytest.mark.parametrize("model_type", sorted(HEADS))
 CHANNELS = [8, 16, 32, 64]
@@ -89,22 +92,52 @@ def test_gradients_reach_every_parameter(model_type):
     assert_gradients(head)
 
 
-def test_loss_weight_scales_the_loss(model_type):
+def test_losses_are_summed_by_name(model_type):
     features, labels = maps(), torch.randint(0, 5, (2, 64, 96))
     head = build(model_type, dropout=0.0)
-    one = sum(head.compute_loss(head(features), labels, 255).values())
-    head.config.loss_weight = 0.4
-    assert_close(sum(head.compute_loss(head(features), labels, 255).values()), 0.4 * one)
+    one = head.compute_loss(head(features), labels, 255)
+    assert set(one) == {"cross_entropy"}
+    head.set_losses([{"type": "cross_entropy", "weight": 0.4}, CrossEntropyLoss(weight=2.0), DiceLoss(weight=3.0)])
+    parts = head.compute_loss(head(features), labels, 255)
+    assert set(parts) == {"cross_entropy", "dice"}
+    assert_close(parts["cross_entropy"], 2.4 * one["cross_entropy"])
+    logits = resize(head(features).logits, (64, 96), align_corners=head.config.align_corners)
+    assert_close(parts["dice"], DiceLoss(weight=3.0)(logits, labels))
+
+
+def test_losses_are_kept_in_the_config(model_type, tmp_path):
+    losses = [{"type": "cross_entropy", "ohem": {"threshold": 0.7, "min_kept": 50}}, {"type": "lovasz", "weight": 0.5}]
+    head = build(model_type)
+    head.set_losses(losses)
+    head.save_pretrained(tmp_path)
+    loaded = AutoHead.from_pretrained(tmp_path)
+    assert loaded.config.losses == losses
+    assert loaded.losses == tuple(build_loss(loss) for loss in losses)
+
+
+@pytest.mark.parametrize("losses", [[], "dice", [{"type": "dyce"}], [{"type": "dice", "class_weights": [1.0]}]])
+def test_wrong_losses_change_nothing(model_type, losses):
+    head = build(model_type)
+    with pytest.raises(SegZooError):
+        head.set_losses(losses)
+    assert head.config.losses == [{"type": "cross_entropy"}] and head.losses == (CrossEntropyLoss(),)
 
 
 def test_only_ignored_labels_give_zero_loss(model_type):
     head = build(model_type).train()
-    for average in ("all", "valid"):
-        head.config.loss_average = average
+    for losses in ([{"type": "cross_entropy"}], [{"type": "cross_entropy", "average": "valid"}, {"type": "dice"}]):
+        head.set_losses(losses)
         loss = sum(head.compute_loss(head(maps()), torch.full((2, 64, 96), 255), 255).values())
         loss.backward()
-        assert float(loss) == 0.0
+        assert loss.item() == 0.0
         assert all(p.grad is None or torch.isfinite(p.grad).all() for p in head.parameters())
+
+
+def test_half_precision_logits_are_resized_in_float32(model_type):
+    head, labels = build(model_type), torch.randint(0, 5, (2, 64, 96))
+    logits = head(maps()).logits.bfloat16()
+    half = head.compute_loss(HeadOutput(logits=logits), labels, 255)["cross_entropy"]
+    assert torch.equal(half, head.compute_loss(HeadOutput(logits=logits.float()), labels, 255)["cross_entropy"])
 
 
 def test_bfloat16_autocast(model_type):

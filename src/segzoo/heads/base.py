@@ -1,8 +1,8 @@
 """What all decode heads share: which maps they read, how they are classified, and their loss."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from segzoo.base import Floats, Ints, SegZooPreTrainedModel, SegZooSubConfig
+from segzoo.base import Ints, SegZooPreTrainedModel, SegZooSubConfig
 from segzoo.errors import SegZooError
 from segzoo.layers import resize
-from segzoo.losses import cross_entropy
+from segzoo.losses import CrossEntropyLoss, Loss, build_loss
 
 
 @strict
@@ -28,9 +28,8 @@ class HeadConfig(SegZooSubConfig):
         dropout: probability of dropping a whole channel before the classifier, while training; 0 for none.
         align_corners: how the head resizes maps and logits.
         norm_eps: epsilon of the batch norms.
-        loss_weight: factor on the head's loss.
-        class_weights: factor per class on the pixel losses, or None.
-        loss_average: "all" averages over all pixels, as mmsegmentation does; "valid" leaves the ignored ones out.
+        losses: what the head trains with, summed: dicts such as ``{"type": "dice", "weight": 3.0}``, or the losses of
+            ``segzoo.losses`` themselves. Cross-entropy over all pixels by default.
         num_labels: number of classes (keyword argument of every transformers config).
     """
 
@@ -42,9 +41,11 @@ class HeadConfig(SegZooSubConfig):
     dropout: float = 0.1
     align_corners: bool = False
     norm_eps: float = 1e-5
-    loss_weight: float = 1.0
-    class_weights: Floats | None = None
-    loss_average: Literal["all", "valid"] = "all"
+    losses: list | tuple = (CrossEntropyLoss(),)
+
+    def __post_init__(self, **kwargs):
+        self.losses = [loss.to_dict() for loss in build_losses(self.losses)]
+        super().__post_init__(**kwargs)
 
     def check(self):
         """Refuse a number of channels that does not fit the number of maps, and a dropout that is no probability."""
@@ -56,6 +57,19 @@ class HeadConfig(SegZooSubConfig):
             )
         if not 0.0 <= self.dropout < 1.0:
             raise SegZooError(f"{type(self).__name__}: dropout={self.dropout} is no probability below 1")
+
+
+def build_losses(losses: Sequence[Loss | Mapping[str, Any]]) -> tuple[Loss, ...]:
+    """The losses of a head.
+
+    Raises:
+        SegZooError: there is none, or one is not known.
+    """
+    if not isinstance(losses, (list, tuple)) or not losses:
+        raise SegZooError(
+            f"losses={losses!r:.80} must be a list with at least one loss, such as {{'type': 'cross_entropy'}}"
+        )
+    return tuple(build_loss(loss) for loss in losses)
 
 
 @dataclass
@@ -84,6 +98,7 @@ class Head(SegZooPreTrainedModel):
             )
         self.dropout = nn.Dropout2d(config.dropout)
         self.classifier = nn.Conv2d(config.channels, config.num_labels, kernel_size=1)
+        self.losses = build_losses(config.losses)
 
     def _init_weights(self, module):
         if module is self.classifier:
@@ -114,20 +129,32 @@ class Head(SegZooPreTrainedModel):
         """Logits (B, num_labels, H, W) of features (B, channels, H, W)."""
         return self.classifier(self.dropout(features))
 
+    def set_losses(self, losses: Sequence[Loss | Mapping[str, Any]]) -> None:
+        """Train with other losses, and keep them in the config.
+
+        Raises:
+            SegZooError: a loss is not known, or made for another number of classes.
+        """
+        losses = build_losses(losses)
+        for loss in losses:
+            loss.check_num_labels(self.config.num_labels)
+        self.losses = losses
+        self.config.losses = [loss.to_dict() for loss in losses]
+
     def compute_loss(self, output: HeadOutput, labels: Tensor, ignore_index: int) -> dict[str, Tensor]:
-        """The weighted parts of the head's loss.
+        """The weighted parts of the head's loss, by the losses' names; those of one name are summed.
 
         Args:
             output: what ``forward`` returned.
             labels: class ids (B, H, W), int64; the logits are resized to them.
             ignore_index: id of the pixels that do not count.
         """
-        logits = resize(output.logits, labels.shape[-2:], align_corners=self.config.align_corners)
-        value = cross_entropy(
-            logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits,
-            labels,
-            ignore_index=ignore_index,
-            class_weights=self.config.class_weights,
-            average=self.config.loss_average,
-        )
-        return {"cross_entropy": self.config.loss_weight * value}
+        logits = output.logits
+        if logits.dtype in (torch.float16, torch.bfloat16):
+            logits = logits.float()  # before the resize, whose rounding would be the labels' size otherwise
+        logits = resize(logits, labels.shape[-2:], align_corners=self.config.align_corners)
+        parts: dict[str, Tensor] = {}
+        for loss in self.losses:
+            value = loss(logits, labels, ignore_index)
+            parts[loss.name] = parts[loss.name] + value if loss.name in parts else value
+        return parts

@@ -1,5 +1,15 @@
-"""Losses of semantic segmentation, on logits at the labels' resolution."""
+"""Losses of semantic segmentation, on logits at the labels' resolution.
 
-from segzoo.losses.cross_entropy import cross_entropy
+Each is a frozen dataclass that is called: ``DiceLoss(weight=3.0)(logits, labels, ignore_index=255)``. Configs and recipes
+hold them as dicts (``{"type": "dice", "weight": 3.0}``), which ``build_loss`` reads and ``loss.to_dict()`` writes.
+"""
 
-__all__ = ["cross_entropy"]
+from segzoo.losses.base import Loss
+from segzoo.losses.building import LOSSES, build_loss
+from segzoo.losses.cross_entropy import CrossEntropyLoss
+from segzoo.losses.dice import DiceLoss
+from segzoo.losses.focal import FocalLoss
+from segzoo.losses.lovasz import LovaszLoss
+from segzoo.losses.ohem import Ohem
+
+__all__ = ["LOSSES", "CrossEntropyLoss", "DiceLoss", "FocalLoss", "Loss", "LovaszLoss", "Ohem", "build_loss"]

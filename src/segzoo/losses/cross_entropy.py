@@ -1,45 +1,112 @@
-"""Cross-entropy with class weights, an ignored index, and both averages in use."""
+"""Cross-entropy over softmax or sigmoid, with class weights, several averages, and hard example mining."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from segzoo.errors import SegZooError
+from segzoo.losses.base import Loss, flag
+from segzoo.losses.ohem import Ohem
+
+_AVERAGES = {
+    "all": "all pixels, ignored ones included",
+    "valid": "the pixels that are not ignored",
+    "weighted": "the class weights of the pixels that are not ignored",
+    "sum": "no average",
+}
 
 
-def cross_entropy(
-    logits: Tensor,
-    labels: Tensor,
-    *,
-    ignore_index: int = 255,
-    class_weights: Sequence[float] | None = None,
-    average: str = "all",
-) -> Tensor:
-    """Mean pixel cross-entropy of logits (B, C, H, W) against labels (B, H, W).
+@dataclass(frozen=True, kw_only=True)
+class CrossEntropyLoss(Loss):
+    """Cross-entropy of every pixel, as mmsegmentation's ``CrossEntropyLoss``.
 
     Args:
-        ignore_index: labels with this value do not contribute; a batch with nothing else gives 0 with finite gradients.
-        class_weights: a factor per class on the pixel losses. The weights do not enter the divisor.
-        average: "all" divides by the number of all pixels, ignored ones included, as mmsegmentation trains its models;
-            "valid" divides by the number of pixels that are not ignored.
-
-    Raises:
-        SegZooError: ``class_weights`` has another length than there are classes, or ``average`` is unknown.
+        class_weights: factors on the pixel losses by true class; with ``sigmoid`` on the loss of a class where it is the
+            true one.
+        average: what the sum of the pixel losses is divided by. "all": the number of all pixels, ignored ones included, as
+            mmsegmentation trains its models; "valid": the number of pixels that are not ignored; "weighted": the sum of
+            the class weights of the latter, which is PyTorch's own average; "sum": nothing. Pixels that hard example
+            mining leaves out count like the others.
+        sigmoid: each class against all others, with a sigmoid each, averaged over pixels and classes; with one channel,
+            label 1 against label 0.
+        ohem: only the pixels that the model finds hard; ``Ohem`` or its dict, None for all pixels.
     """
-    weight = None
-    if class_weights is not None:
-        if len(class_weights) != logits.shape[1]:
+
+    name: ClassVar[str] = "cross_entropy"
+
+    average: str = "all"
+    sigmoid: bool = False
+    ohem: Ohem | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        flag(self.sigmoid, "cross_entropy: sigmoid")
+        if self.average not in _AVERAGES:
+            known = ", ".join(f"{name!r} ({over})" for name, over in _AVERAGES.items())
+            raise SegZooError(f"cross_entropy: average={self.average!r} is unknown; use {known}")
+        if self.average == "weighted" and self.sigmoid:
+            raise SegZooError("cross_entropy: average='weighted' needs softmax; use 'all' or 'valid' with sigmoid")
+        if isinstance(self.ohem, Mapping):
+            try:
+                self._set("ohem", Ohem(**self.ohem))
+            except TypeError:
+                raise SegZooError(
+                    f"cross_entropy: ohem has the keys {', '.join(map(repr, self.ohem))}; it takes 'threshold' and 'min_kept'"
+                ) from None
+        elif self.ohem is not None and not isinstance(self.ohem, Ohem):
             raise SegZooError(
-                f"class_weights has {len(class_weights)} entries for {logits.shape[1]} classes; give one per class"
+                f"cross_entropy: ohem={self.ohem!r} must be a dict such as {{'threshold': 0.7, 'min_kept': 100000}}"
             )
-        weight = torch.tensor(class_weights, dtype=logits.dtype, device=logits.device)
-    total = F.cross_entropy(logits, labels, weight=weight, ignore_index=ignore_index, reduction="none").sum()
-    if average == "all":
-        return total / labels.numel()
-    if average == "valid":
-        return total / (labels != ignore_index).sum().clamp(min=1)
-    raise SegZooError(
-        f"average={average!r} is unknown; use 'all' (all pixels) or 'valid' (pixels that are not ignored)"
-    )
+
+    def compute(self, logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+        valid = labels != ignore_index
+        present = torch.where(valid, labels, 0)  # any class where there is none
+        factors = None
+        if self.class_weights is not None:
+            factors = logits.new_tensor(self.class_weights)
+            factors = factors[present] if len(factors) > 1 else factors.expand(labels.shape)
+        if self.sigmoid:
+            losses, probabilities = self._over_sigmoid(logits, labels, present, valid, factors)
+        else:
+            # Ignored pixels are 0 here.
+            negative_log = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
+            probabilities = negative_log.detach().neg().exp() if self.ohem else None
+            losses = negative_log if factors is None else negative_log * factors
+        if self.ohem is not None:
+            losses = torch.where(self.ohem.keep(losses, probabilities, valid), losses, 0)
+        divisor = logits.shape[1] if self.sigmoid else 1
+        if self.average == "all":
+            return losses.sum() / (divisor * labels.numel())
+        if self.average == "sum":
+            return losses.sum()
+        counted = valid if self.average == "valid" or factors is None else factors * valid
+        counted = counted.sum()
+        return losses.sum() / (divisor * torch.where(counted > 0, counted, 1))
+
+    def _over_sigmoid(self, logits, labels, present, valid, factors) -> tuple[Tensor, Tensor | None]:
+        """Losses of the pixels (B, H, W), summed over the classes, and the probabilities of the true classes.
+
+        The loss of one class is softplus(x) - x y, so that nothing of the logits' size is made but one softplus.
+        """
+        if logits.shape[1] == 1:
+            true = logits[:, 0]
+            target = (labels == 1).to(logits.dtype)
+        else:
+            true = logits.gather(1, present[:, None])[:, 0]
+            target = 1.0
+        # The threshold above which softplus(x) is taken for x lies beyond float64's precision.
+        losses = F.softplus(logits, threshold=40).sum(1) - true * target
+        if factors is not None:
+            losses = losses + (factors - 1) * target * F.softplus(-true, threshold=40)
+        probabilities = None
+        if self.ohem is not None:
+            with torch.no_grad():
+                if logits.shape[1] == 1:
+                    probabilities = torch.where(labels == 1, true, -true).sigmoid()
+                else:
+                    probabilities = F.cross_entropy(logits, present, reduction="none").neg().exp()
+        return torch.where(valid, losses, 0), probabilities

@@ -1,12 +1,10 @@
 """What several rule modules share: the keys of mmcv's ConvModule, and the options that all decode heads have."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from segzoo.conversion.keys import Context, KeyRule, Options, type_name
+from segzoo.conversion.losses import DEFAULT_LOSS, translate_losses
 
-# Losses on the pixels of one logits map that the heads compute exactly as the original does.
-_CROSS_ENTROPY = "CrossEntropyLoss"
 MAX_CLASSES = 65536  # as many as 16-bit label files tell apart
 
 
@@ -88,59 +86,7 @@ def head_options(options: Options, context: Context, *, several_maps: bool = Fal
         "norm_eps": eps,
     }
     context.ignore_index.add(options.take("ignore_index", 255))
-    if options.take("sampler", None) is not None:
-        context.note(
-            options.where, "its pixel sampler (hard-example mining) is not carried over; training uses all pixels"
-        )
-    fields.update(loss_fields(options.take("loss_decode", {"type": _CROSS_ENTROPY}), options.where, context))
-    return fields
-
-
-def loss_fields(original: Any, where: str, context: Context) -> dict[str, Any]:
-    """The loss settings of our HeadConfig for an original ``loss_decode``.
-
-    A loss acts in training alone: the logits of a converted model do not depend on it. So a loss that is not available
-    here becomes plain cross-entropy, and a note says so; it is not a reason to refuse the checkpoint.
-    """
-    losses = original if isinstance(original, (list, tuple)) and original else [original]
-    names = [type_name(loss, f"{where}.loss_decode") for loss in losses]
-    exact = (
-        len(losses) == 1
-        and names == [_CROSS_ENTROPY]
-        and not losses[0].get("use_sigmoid")
-        and not losses[0].get("use_mask")
+    fields["losses"] = translate_losses(
+        options.take("loss_decode", DEFAULT_LOSS), options.take("sampler", None), context.at(options.where)
     )
-    if not exact:
-        detail = ", ".join(
-            n + (" with sigmoid" if loss.get("use_sigmoid") else "") for n, loss in zip(names, losses, strict=True)
-        )
-        context.note(where, f"it was trained with {detail}; the converted model trains with plain cross-entropy")
-        return {"loss_weight": _number(losses[0], "loss_weight")}
-    return cross_entropy_fields(losses[0], where, context)
-
-
-def cross_entropy_fields(original: Mapping[str, Any], where: str, context: Context) -> dict[str, Any]:
-    """The settings of one ordinary cross-entropy loss.
-
-    Raises:
-        ConversionError: it has an option that is not known.
-    """
-    options = Options(original, f"{where}.loss_decode")
-    options.ignore("use_sigmoid", "use_mask", "loss_name")
-    options.expect("reduction", "mean")
-    weights = options.take("class_weight", None)
-    if isinstance(weights, str):
-        context.note(where, f"its class weights lie in a file ({weights}) and are not carried over")
-        weights = None
-    fields = {
-        "loss_weight": float(options.take("loss_weight", 1.0)),
-        "loss_average": "valid" if options.take("avg_non_ignore", False) else "all",
-        "class_weights": None if weights is None else [float(w) for w in weights],
-    }
-    options.finish()
     return fields
-
-
-def _number(original: Mapping[str, Any], name: str) -> float:
-    value = original.get(name, 1.0)
-    return float(value) if isinstance(value, (int, float)) else 1.0

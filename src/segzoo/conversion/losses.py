@@ -1,0 +1,136 @@
+"""The losses that a head was trained with: ``loss_decode`` and ``sampler`` of an original config -> ours.
+
+A loss acts in training alone: the logits of a converted model do not depend on it. So one that is not available here is
+left out with a note; it is no reason to refuse a checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from segzoo.conversion.keys import Context, Options, type_name
+from segzoo.losses import CrossEntropyLoss, DiceLoss, FocalLoss, Loss, LovaszLoss, Ohem
+
+DEFAULT_LOSS = {"type": "CrossEntropyLoss"}
+
+
+def translate_losses(original: Any, sampler: Any, context: Context) -> list[dict[str, Any]]:
+    """The ``losses`` of our HeadConfig.
+
+    Args:
+        original: the head's ``loss_decode``: a dict or a list of dicts.
+        sampler: the head's ``sampler``, or None.
+        context: where the head stands, and where notes go.
+
+    Raises:
+        ConversionError: a loss or sampler has an option that is not known.
+        SegZooError: an option has a value that the original would not train with either.
+    """
+    originals = original if isinstance(original, (list, tuple)) and original else [original]
+    ohem = _ohem(sampler, context)
+    losses = [loss for one in originals if (loss := _loss(one, context)) is not None]
+    if not losses:
+        context.note(
+            context.where, "none of its losses is available; the converted model trains with plain cross-entropy"
+        )
+        losses = [CrossEntropyLoss(weight=originals[0].get("loss_weight", 1.0))]
+    # The original hands the sampled pixels to every loss, but the others do not look at them.
+    sampled = [replace(loss, ohem=ohem) if isinstance(loss, CrossEntropyLoss) else loss for loss in losses]
+    return [loss.to_dict() for loss in sampled]
+
+
+def _ohem(sampler: Any, context: Context) -> Ohem | None:
+    if sampler is None:
+        return None
+    place = f"{context.where}.sampler"
+    if (kind := type_name(sampler, place)) != "OHEMPixelSampler":
+        context.note(
+            context.where, f"its pixel sampler {kind} is not available; the converted model trains with all pixels"
+        )
+        return None
+    options = Options(sampler, place)
+    ohem = Ohem(threshold=options.take("thresh", None), min_kept=options.take("min_kept", 100_000))
+    options.finish()
+    return ohem
+
+
+def _loss(original: Mapping[str, Any], context: Context) -> Loss | None:
+    """One loss; None and a note where it is not available."""
+    place = f"{context.where}.loss_decode"
+    kind = type_name(original, place)
+    options = Options(original, place)
+    translate = _TRANSLATE.get(kind)
+    loss = None
+    if translate is not None:
+        options.ignore("loss_name")
+        shared = {"weight": options.take("loss_weight", 1.0), "class_weights": _class_weights(options, context)}
+        loss = translate(options, shared, context)
+    if loss is None:
+        detail = "".join(
+            f" with {k}={v!r:.40}" for k, v in original.items() if k in ("use_sigmoid", "use_mask", "loss_type")
+        )
+        context.note(context.where, f"it was trained with {kind}{detail}, which is not available and left out")
+        return None
+    options.finish()
+    return loss
+
+
+def _class_weights(options: Options, context: Context) -> list[float] | None:
+    weights = options.take("class_weight", None)
+    if isinstance(weights, str):
+        context.note(context.where, f"its class weights lie in a file ({weights}) and are not carried over")
+        return None
+    return None if weights is None else list(weights)
+
+
+def _cross_entropy(options: Options, shared: dict[str, Any], context: Context) -> CrossEntropyLoss | None:
+    if options.take("use_mask", False):
+        return None
+    sigmoid = bool(options.take("use_sigmoid", False))
+    summed = options.expect("reduction", "mean", "sum") == "sum"
+    average = "valid" if options.take("avg_non_ignore", False) else "all"
+    if shared["class_weights"] is not None and not sigmoid and _is_1x(context.config):
+        average = "weighted"  # 1.x divides by the weights, 0.x by the pixels
+    return CrossEntropyLoss(sigmoid=sigmoid, average="sum" if summed else average, **shared)
+
+
+def _dice(options: Options, shared: dict[str, Any], context: Context) -> DiceLoss:
+    smooth, exponent = options.take("smooth", 1.0), options.take("exponent", 2.0)
+    options.expect("reduction", "mean", "none", "sum")  # of one number
+    # 0.x takes every option and looks at no others; the head's ignored label is the one that counts here.
+    options.ignore("ignore_index", "loss_type", "per_image", "use_sigmoid", "activate", "naive_dice", "eps")
+    if _is_1x(context.config):
+        context.note(context.where, "its DiceLoss becomes that of mmsegmentation 0.x, which is taken class by class")
+    return DiceLoss(smooth=smooth, exponent=exponent, **shared)
+
+
+def _focal(options: Options, shared: dict[str, Any], context: Context) -> FocalLoss | None:
+    if not options.take("use_sigmoid", True):
+        return None
+    options.expect("reduction", "mean")
+    return FocalLoss(gamma=options.take("gamma", 2.0), alpha=options.take("alpha", 0.5), **shared)
+
+
+def _lovasz(options: Options, shared: dict[str, Any], context: Context) -> LovaszLoss | None:
+    # The hinge takes one channel, which models that give one per class have not.
+    if options.expect("loss_type", "multi_class", "binary") == "binary":
+        return None
+    per_image = bool(options.take("per_image", False))
+    options.expect("reduction", *(("mean",) if per_image else ("mean", "none")))
+    return LovaszLoss(classes=options.take("classes", "present"), per_image=per_image, **shared)
+
+
+_TRANSLATE = {
+    "CrossEntropyLoss": _cross_entropy,
+    "DiceLoss": _dice,
+    "FocalLoss": _focal,
+    "LovaszLoss": _lovasz,
+}
+
+
+def _is_1x(config: Mapping[str, Any]) -> bool:
+    """Whether a config is of mmsegmentation 1.x, which normalises inside the model."""
+    model = config.get("model", {})
+    return "data_preprocessor" in model or "data_preprocessor" in config or "default_scope" in config

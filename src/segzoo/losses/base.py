@@ -1,0 +1,122 @@
+"""What all losses share: a weight, factors for the classes, and a form as plain data for configs and recipes."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from segzoo.errors import SegZooError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss(ABC):
+    """Base of the pixel losses: ``loss(logits, labels)`` is a scalar that already has the weight.
+
+    Args:
+        weight: factor on the loss.
+        class_weights: a factor for each class, or None; each loss says what it multiplies.
+
+    Raises:
+        SegZooError: an option that is no number of its range.
+    """
+
+    name: ClassVar[str]
+    """How dicts call the loss, and its key among a model's losses."""
+    per_class: ClassVar[tuple[str, ...]] = ("class_weights",)
+    """The options that may hold a value for each class."""
+
+    weight: float = 1.0
+    class_weights: tuple[float, ...] | None = None
+
+    def __post_init__(self):
+        self._set("weight", number(self.weight, f"{self.name}: weight"))
+        if self.class_weights is not None:
+            self._set("class_weights", numbers(self.class_weights, f"{self.name}: class_weights", at_least=0.0))
+
+    def _set(self, field: str, value: Any) -> None:
+        object.__setattr__(self, field, value)
+
+    def __call__(self, logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
+        """The loss of one batch, computed in float32 at least.
+
+        Args:
+            logits: scores (B, C, H, W) before softmax or sigmoid, at the labels' size.
+            labels: class ids (B, H, W), int64, each in 0..C-1 or ``ignore_index``.
+            ignore_index: label of the pixels that do not count; a batch with nothing else gives 0 with finite gradients.
+
+        Returns:
+            A scalar, ``weight`` included.
+
+        Raises:
+            SegZooError: an option has a value for each class, and not as many as the logits have channels.
+        """
+        self.check_num_labels(logits.shape[1])
+        if logits.dtype in (torch.float16, torch.bfloat16):
+            logits = logits.float()
+        return self.weight * self.compute(logits, labels, ignore_index)
+
+    @abstractmethod
+    def compute(self, logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+        """The loss without its weight, of logits in float32 or float64."""
+
+    def check_num_labels(self, num_labels: int) -> None:
+        """Refuse options with a value for each class where there are other classes than so many."""
+        for option in self.per_class:
+            values = getattr(self, option)
+            if isinstance(values, tuple) and len(values) != num_labels:
+                raise SegZooError(
+                    f"{self.name}: {option} has {len(values)} entries for {num_labels} classes; give one for each class"
+                )
+
+    def for_classes(self, num_labels: int) -> "Loss":
+        """The same loss for other classes: where its lists do not fit so many, they return to their defaults."""
+        try:
+            self.check_num_labels(num_labels)
+        except SegZooError:
+            lists = [field for field in fields(self) if isinstance(getattr(self, field.name), tuple)]
+            return replace(self, **{field.name: field.default for field in lists})
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """The loss as plain data: its ``type``, and every option that has not its default."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed = {field.name for field in fields(self) if values[field.name] != field.default}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {"type": self.name, **{name: value for name, value in plain.items() if name in changed}}
+
+
+def number(value: Any, what: str, *, at_least: float | None = None, at_most: float | None = None) -> float:
+    """A finite number as float.
+
+    Raises:
+        SegZooError: it is none, or out of range; the message begins with ``what``.
+    """
+    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not usable or (at_least is not None and value < at_least) or (at_most is not None and value > at_most):
+        bounds = "" if at_least is None else f" of at least {at_least:g}"
+        bounds += "" if at_most is None else f" and at most {at_most:g}"
+        raise SegZooError(f"{what}={value!r} must be a finite number{bounds}")
+    return float(value)
+
+
+def numbers(
+    value: Any, what: str, *, at_least: float | None = None, at_most: float | None = None
+) -> tuple[float, ...]:
+    """A list of finite numbers as tuple; see ``number``."""
+    if not isinstance(value, (list, tuple)) or not value:
+        raise SegZooError(f"{what}={value!r} must be a list of numbers, one for each class")
+    return tuple(number(item, f"{what}[{i}]", at_least=at_least, at_most=at_most) for i, item in enumerate(value))
+
+
+def flag(value: Any, what: str) -> bool:
+    """A truth value; 0 and "false" are none.
+
+    Raises:
+        SegZooError: it is something else.
+    """
+    if not isinstance(value, bool):
+        raise SegZooError(f"{what}={value!r} must be true or false")
+    return value

@@ -1,0 +1,57 @@
+"""Dice loss: the overlap of probabilities and labels, class by class.
+
+From "V-Net: Fully Convolutional Neural Networks for Volumetric Medical Image Segmentation" (Milletari et al., 2016),
+https://arxiv.org/abs/1606.04797, in the form of mmsegmentation 0.x's ``DiceLoss``.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from segzoo.losses.base import Loss, number
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiceLoss(Loss):
+    """1 - (2 |P Y| + smooth) / (|P^exponent| + |Y| + smooth), averaged over images and classes; P are softmax probabilities.
+
+    As in the original, ignored pixels leave the numerator alone: in the denominator their probabilities count, and their
+    labels count for the class nearest to the ignored label (the last one for 255).
+
+    Args:
+        class_weights: factors on the classes' losses; the mean still divides by the number of classes.
+        smooth: added to both sides of the fraction; keeps classes apart from 0 / 0.
+        exponent: of the probabilities in the denominator.
+    """
+
+    name: ClassVar[str] = "dice"
+
+    smooth: float = 1.0
+    exponent: float = 2.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._set("smooth", number(self.smooth, "dice: smooth", at_least=0.0))
+        self._set("exponent", number(self.exponent, "dice: exponent", at_least=1.0))
+
+    def compute(self, logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+        classes = logits.shape[1]
+        valid = labels != ignore_index
+        nearest = labels.clamp(0, classes - 1)
+        probabilities = logits.softmax(1)
+        # Each pixel adds to one class of the numerator, so that no one-hot tensor is needed.
+        true = probabilities.gather(1, nearest[:, None])[:, 0] * valid
+        flat = nearest.flatten(1)
+        sums = logits.new_zeros(len(labels), classes)
+        overlap = sums.scatter_add(1, flat, true.flatten(1))
+        pixels = sums.scatter_add(1, flat, torch.ones_like(flat, dtype=logits.dtype))
+        mass = probabilities if self.exponent == 1 else probabilities.pow(self.exponent)
+        mass = mass.sum((2, 3))
+        losses = (1 - (2 * overlap + self.smooth) / (mass + pixels + self.smooth)).mean(0)
+        if self.class_weights is not None:
+            losses = losses * logits.new_tensor(self.class_weights)
+        if 0 <= ignore_index < classes:
+            losses = torch.cat([losses[:ignore_index], losses[ignore_index + 1 :]])
+        return losses.sum() / classes * valid.any()
