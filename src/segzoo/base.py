@@ -13,7 +13,6 @@ from segzoo.errors import SegZooError
 
 # Lists of numbers in configs: tuples are taken too, and kept as lists, as JSON gives them back.
 Ints = list[int] | tuple[int, ...]
-Floats = list[float] | tuple[float, ...]
 
 # Keys that transformers itself passes to a config besides the config's own fields.
 _TRANSFORMERS_KEYS = frozenset(
@@ -133,6 +132,19 @@ class SegZooPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     # Trainer must not think that forward consumes num_items_in_batch: it would scale the loss under accumulation.
     accepts_loss_kwargs = False
+
+    @property
+    def num_depths(self) -> int | None:
+        """Number of layers of a backbone, its stem included, for layer-wise learning rates; None where it does not tell them."""
+        return None
+
+    def parameter_depth(self, name: str) -> int | None:
+        """Layer of one of the model's own parameters: 0 for the stem, ``num_depths - 1`` for the last block.
+
+        None stands for the depth behind the backbone, which learns at the full rate. Backbones override this; necks and heads
+        do where their originals train parts of them as deep layers.
+        """
+        return None
 
     def _init_weights(self, module):
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):

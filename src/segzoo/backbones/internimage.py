@@ -270,6 +270,23 @@ class InternImageBackbone(BackboneMixin, SegZooPreTrainedModel):
         self.num_features = [width, *(width * 2**stage for stage in range(config.num_stages))]
         self.post_init()
 
+    @property
+    def num_depths(self) -> int:
+        """The stem and every layer."""
+        return 1 + sum(self.config.depths)
+
+    def parameter_depth(self, name: str) -> int:
+        """As the original groups them: what follows a stage's layers counts to the next stage's first layer, and the k-th norm
+        between layers counts to layer k, whichever it follows.
+        """
+        part, *rest = name.split(".")
+        if part != "stages":
+            return 0
+        stage, kind, index = int(rest[0]), rest[1], rest[2]
+        if kind in ("layers", "post_norms"):
+            return 1 + sum(self.config.depths[:stage]) + int(index)
+        return 1 + sum(self.config.depths[: min(stage + 1, self.config.num_stages - 1)])
+
     def _init_weights(self, module):
         super()._init_weights(module)
         if isinstance(module, DeformableConv):

@@ -208,6 +208,16 @@ class SegZooResNetBackbone(BackboneMixin, SegZooPreTrainedModel):
             self.num_features.append(channels)
         self.post_init()
 
+    @property
+    def num_depths(self) -> int:
+        """The stem and every block."""
+        return 1 + sum(self.config.blocks)
+
+    def parameter_depth(self, name: str) -> int:
+        """Blocks in their order, after the stem."""
+        part, *rest = name.split(".")
+        return 0 if part == "stem" else 1 + sum(self.config.blocks[: int(rest[0])]) + int(rest[1])
+
     def block_dilations(self, stage: int) -> list[int]:
         """Dilation of each block of a stage, counted from 0."""
         config = self.config

@@ -102,22 +102,29 @@ class Scale:
         ratio_range: The ratio is uniform in it.
         keep_ratio: Whether the shape stays.
         antialias: Smooth when shrinking; the originals do not.
+        short_edges: One of them at random stands for the short edge in `size`, for mmseg's `multiscale_mode="value"`.
+        multiple: Both sides are stretched up to multiples of it.
     """
 
     size: tuple[int | None, int | None] | None = None
     ratio_range: tuple[float, float] = (1.0, 1.0)
     keep_ratio: bool = True
     antialias: bool = False
+    short_edges: tuple[int, ...] = ()
+    multiple: int = 1
 
     def __call__(self, image, mask, rng):
+        first, second = self.size or (None, None)
+        if self.short_edges:
+            first = self.short_edges[int(rng.integers(len(self.short_edges)))]
         low, high = self.ratio_range
         ratio = rng.uniform(low, high) if high > low else low
         height, width = image.shape[-2:]
-        first, second = self.size or (None, None)
         if self.keep_ratio or self.size is None:
             target = keep_ratio_size(height, width, first, second, ratio)
         else:
             target = (max(1, int(first * ratio)), max(1, int(second * ratio)))
+        target = tuple(-(-side // self.multiple) * self.multiple for side in target)
         return _resize(image, mask, target, self.antialias)
 
 
@@ -373,10 +380,12 @@ def _edges(scale_size: int | Sequence[int | None] | None) -> tuple[int | None, i
 
 def build_train_transform(
     *,
-    crop_size: int | tuple[int, int],
+    crop_size: int | tuple[int, int] | None,
     scale_size: int | tuple[int | None, int | None] | None = None,
+    scale_edges: Sequence[int] = (),
     scale_range: tuple[float, float] = (0.5, 2.0),
     keep_ratio: bool = True,
+    size_divisor: int | None = None,
     cat_max_ratio: float = 0.75,
     flip_probability: float = 0.5,
     photometric: bool = True,
@@ -392,11 +401,13 @@ def build_train_transform(
     """Training transform: random scale, random crop, flip, photometric distortion, normalisation, padding.
 
     Args:
-        crop_size: (height, width) of what comes out; smaller pictures are padded.
+        crop_size: (height, width) of what comes out; smaller pictures are padded. None: whole pictures.
         scale_size: Keeping the ratio: short edge, or (short edge, long edge) limits, before the random ratio; mmseg's
             `img_scale=(2048, 512)` is (512, 2048). Else (height, width). None: each picture's own size.
+        scale_edges: One of them at random stands for the short edge of `scale_size`.
         scale_range: Range of the random ratio.
         keep_ratio: Whether scaling keeps the picture's shape.
+        size_divisor: Whole pictures are stretched to multiples of it; crops have their size already.
         cat_max_ratio: See `RandomCrop`; 1.0 switches the limit off.
         flip_probability: Chance of mirroring.
         photometric: Whether brightness, contrast, saturation and hue vary (`PhotometricDistortion`'s ranges).
@@ -408,16 +419,21 @@ def build_train_transform(
     Raises:
         SegZooError: A size or range that cannot be used.
     """
-    size = _pair_of(crop_size, "crop_size")
+    size = None if crop_size is None else _pair_of(crop_size, "crop_size")
     low, high = scale_range
     if not 0 < low <= high:
         raise SegZooError(f"scale_range is (low, high) with 0 < low <= high, not {scale_range!r}.")
     if not 0 < cat_max_ratio <= 1:
         raise SegZooError(f"cat_max_ratio lies in 0..1, not {cat_max_ratio!r}.")
+    if scale_edges and not keep_ratio:
+        raise SegZooError("scale_edges choose a short edge, which needs keep_ratio.")
+    multiple = size_divisor if size is None and size_divisor is not None else 1
+    scale = Scale(_edges(scale_size), (low, high), keep_ratio, antialias, tuple(scale_edges), multiple)
     steps: list[JointStep] = []
-    if scale_size is not None or (low, high) != (1.0, 1.0):
-        steps.append(Scale(_edges(scale_size), (low, high), keep_ratio, antialias))
-    steps.append(RandomCrop(size, cat_max_ratio, ignore_index))
+    if scale != Scale(keep_ratio=keep_ratio, antialias=antialias):
+        steps.append(scale)
+    if size is not None:
+        steps.append(RandomCrop(size, cat_max_ratio, ignore_index))
     if flip_probability > 0:
         steps.append(RandomFlip(flip_probability))
     if photometric:

@@ -1,154 +1,271 @@
 """Optimizer, parameter groups and learning-rate schedule."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import nn
 
 from segzoo.errors import SegZooError
+from segzoo.training.layer_depths import HEADS, layer_depths
 
-_HEADS = ("decode_head", "auxiliary_head")  # how segzoo, and most of transformers, name them
-_WARMUP_START = 1e-6  # share of the learning rate at the first step, as in mmsegmentation's recipes
+KINDS = ("norms", "layer_norms", "biases", "vectors", "positions", "offsets")
+"""What ``no_decay`` may name; see `kinds_of_parameters`."""
+
+NEED_A_METRIC = ("reduce_lr_on_plateau", "greedy")
+"""Schedules of transformers that a step count alone does not drive."""
+
+_NORM_CLASS = re.compile(r".*Norm(1d|2d|3d)?$")
+_POSITION = re.compile(
+    r"(^|[._])(pos_embed|pos_embedding|position_embeddings?|positional_embedding|relative_position_bias_table"
+    r"|cls_token|class_token|mask_token|dist_token|distillation_token|register_tokens)s?($|\.)"
+)
+
+
+def kinds_of_parameters(model: nn.Module) -> dict[str, set[str]]:
+    """The kinds that each parameter belongs to, by its name.
+
+    - norms: weights and biases of normalisation layers; layer_norms: of those that are no batch norms.
+    - biases: everything whose name ends in "bias".
+    - vectors: everything with one dimension at most: biases, most norms, learned scales.
+    - positions: position embeddings, tables of relative positions, class and mask tokens.
+    - offsets: the sampling offsets of multi-scale deformable attention.
+    """
+    found: dict[str, set[str]] = {}
+    for prefix, module in model.named_modules():
+        is_norm = _NORM_CLASS.match(type(module).__name__) is not None
+        is_batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+        for own_name, parameter in module.named_parameters(recurse=False):
+            name = f"{prefix}.{own_name}" if prefix else own_name
+            tests = {
+                "norms": is_norm,
+                "layer_norms": is_norm and not is_batch_norm,
+                "biases": name.endswith("bias"),
+                "vectors": parameter.ndim <= 1,
+                "positions": _POSITION.search(name) is not None,
+                "offsets": "sampling_offsets" in name,
+            }
+            found[name] = {kind for kind, holds in tests.items() if holds}
+    return found
 
 
 def parameter_groups(
     model: nn.Module,
-    weight_decay: float,
     *,
-    learning_rate: float | None = None,
+    learning_rate: float,
+    weight_decay: float = 0.0,
+    no_decay: Sequence[str] = ("norms", "vectors"),
+    layer_decay: float | None = None,
     head_lr_multiplier: float = 1.0,
-    decay_norms: bool = False,
 ) -> list[dict]:
-    """Groups for `torch.optim`: weights with decay; without it biases, norms and scales (one dimension at most).
+    """Groups for `torch.optim`: one for each learning rate with weight decay, and one without.
+
+    With layer-wise decay, a parameter at depth d of n (`segzoo.training.layer_depths`) has the learning rate times
+    ``layer_decay ** (n - d)``, so the heads have the whole one.
 
     Args:
         model: any module; frozen parameters are left out.
+        learning_rate: the largest one, before ``head_lr_multiplier``.
         weight_decay: of what decays.
-        learning_rate: written into each group; needed for a multiplier other than 1.
-        head_lr_multiplier: factor on the learning rate of decode and auxiliary heads, which get groups of their own.
-        decay_norms: biases and norms decay as well.
+        no_decay: kinds without weight decay, as `kinds_of_parameters` has them.
+        layer_decay: in (0, 1]; None: the backbone trains at one rate.
+        head_lr_multiplier: factor on the learning rate of decode and auxiliary heads.
 
     Returns:
-        The groups, empty ones left out, the heads' last. Every trainable parameter is in exactly one of them.
+        Dicts with ``params``, ``lr`` and ``weight_decay``, none empty, in the order in which the model has their first parameters.
+        Every trainable parameter is in exactly one of them.
 
     Raises:
-        SegZooError: nothing is trainable, a multiplier that is not positive, or a model without heads to multiply.
+        SegZooError: nothing is trainable, a number out of range, an unknown kind, a model without heads to multiply, or a backbone
+            that does not tell its layers.
     """
-    if head_lr_multiplier <= 0 or (head_lr_multiplier != 1 and learning_rate is None):
-        raise SegZooError(
-            f"the heads' learning-rate multiplier is {head_lr_multiplier}; it must be above 0, with a learning rate"
-        )
-    norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
-    in_norms = {id(p) for m in model.modules() if isinstance(m, norms) for p in m.parameters(recurse=False)}
-    sorted_parameters: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    if head_lr_multiplier <= 0:
+        raise SegZooError(f"the heads' learning-rate multiplier is {head_lr_multiplier}; it must be above 0")
+    if layer_decay is not None and not 0 < layer_decay <= 1:
+        raise SegZooError(f"layer_decay is {layer_decay}; it must be above 0 and at most 1")
+    if unknown := set(no_decay) - set(KINDS):
+        raise SegZooError(f"no_decay: there is no kind {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
+    kinds = kinds_of_parameters(model)
+    scales: dict[str, float] = {}
+    if layer_decay is not None:
+        depths, count = layer_depths(model)
+        scales = {name: layer_decay ** (count - depth) for name, depth in depths.items()}
+    groups: dict[tuple[float, bool], dict] = {}
+    heads = 0
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            in_head = head_lr_multiplier != 1 and name.startswith(_HEADS)
-            bare = not decay_norms and (parameter.ndim <= 1 or id(parameter) in in_norms)
-            sorted_parameters.setdefault((in_head, bare), []).append(parameter)
-    if not sorted_parameters:
-        raise SegZooError("the model has no trainable parameter; unfreeze some (requires_grad)")
-    if head_lr_multiplier != 1 and not any(in_head for in_head, _ in sorted_parameters):
-        raise SegZooError(
-            f"{type(model).__name__} has no parameters named {' or '.join(_HEADS)}..., so the learning rate of its head "
-            "cannot be multiplied; leave --head_lr_multiplier at 1"
+        if not parameter.requires_grad:
+            continue
+        scale = scales.get(name, 1.0)
+        if name.startswith(HEADS):
+            heads += 1
+            scale *= head_lr_multiplier
+        decays = not kinds[name].intersection(no_decay)
+        group = groups.setdefault(
+            (scale, decays),
+            {"params": [], "lr": learning_rate * scale, "weight_decay": weight_decay if decays else 0.0},
         )
-    groups = []
-    for (in_head, bare), parameters in sorted(sorted_parameters.items(), key=lambda item: item[0]):
-        group: dict = {"params": parameters, "weight_decay": 0.0 if bare else weight_decay}
-        if learning_rate is not None:
-            group["lr"] = learning_rate * (head_lr_multiplier if in_head else 1.0)
-        groups.append(group)
-    return groups
+        group["params"].append(parameter)
+    if not groups:
+        raise SegZooError("the model has no trainable parameter; unfreeze some (requires_grad)")
+    if head_lr_multiplier != 1 and not heads:
+        raise SegZooError(
+            f"{type(model).__name__} has no trainable parameters named {' or '.join(HEADS)}..., so the learning rate of its "
+            "head cannot be multiplied; leave --head_lr_multiplier at 1"
+        )
+    return list(groups.values())
 
 
 def build_optimizer(
     model: nn.Module,
-    name: str = "adamw",
+    optimizer: str = "adamw",
     *,
     learning_rate: float,
     weight_decay: float = 0.0,
     momentum: float = 0.9,
-    betas: tuple[float, float] = (0.9, 0.999),
-    epsilon: float = 1e-8,
+    adam_beta1: float = 0.9,
+    adam_beta2: float = 0.999,
+    adam_epsilon: float = 1e-8,
+    no_decay: Sequence[str] = ("norms", "vectors"),
+    layer_decay: float | None = None,
     head_lr_multiplier: float = 1.0,
-    decay_norms: bool = False,
 ) -> torch.optim.Optimizer:
-    """AdamW or SGD over `parameter_groups`.
+    """AdamW, Adam or SGD over `parameter_groups`; the keywords are the fields of `segzoo.training.recipes.Recipe`.
 
     Args:
         model: what to train.
-        name: ``"adamw"`` or ``"sgd"``.
+        optimizer: ``"adamw"``, ``"adam"`` (the weight decay is part of the gradient) or ``"sgd"``.
         learning_rate, weight_decay: as in `torch.optim`.
         momentum: of SGD.
-        betas, epsilon: of AdamW.
-        head_lr_multiplier, decay_norms: as in `parameter_groups`.
+        adam_beta1, adam_beta2, adam_epsilon: of AdamW and Adam.
+        no_decay, layer_decay, head_lr_multiplier: as in `parameter_groups`.
 
     Raises:
-        SegZooError: another name, or nothing to train.
+        SegZooError: another name, or what `parameter_groups` raises.
     """
+    if optimizer not in ("adamw", "adam", "sgd"):
+        raise SegZooError(f"there is no optimizer {optimizer!r}; choose adamw, adam or sgd")
     groups = parameter_groups(
         model,
-        weight_decay,
         learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        no_decay=no_decay,
+        layer_decay=layer_decay,
         head_lr_multiplier=head_lr_multiplier,
-        decay_norms=decay_norms,
     )
-    if name == "adamw":
-        fused = {p.device.type for group in groups for p in group["params"]} <= {"cpu", "cuda"}
-        return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=epsilon, fused=fused)
-    if name == "sgd":
+    if optimizer == "sgd":
         return torch.optim.SGD(groups, lr=learning_rate, momentum=momentum)
-    raise SegZooError(f"there is no optimizer {name!r}; choose adamw or sgd")
+    fused = {p.device.type for group in groups for p in group["params"]} <= {"cpu", "cuda"}
+    kind = torch.optim.AdamW if optimizer == "adamw" else torch.optim.Adam
+    return kind(groups, lr=learning_rate, betas=(adam_beta1, adam_beta2), eps=adam_epsilon, fused=fused)
 
 
-def poly_factor(total_steps: int, warmup_steps: int = 0, power: float = 1.0) -> Callable[[int], float]:
-    """Factor on the learning rate at a step: (1 - step / total) ** power, times a linear warm-up from 1e-6.
+def poly_factor(
+    total_steps: int,
+    warmup_steps: int = 0,
+    power: float = 1.0,
+    *,
+    end: float = 0.0,
+    warmup_start: float = 1e-6,
+) -> Callable[[int], float]:
+    """Factor on the learning rate at a step: mmsegmentation's ``poly`` policy with linear warm-up.
 
-    mmsegmentation's ``poly`` policy with ``warmup="linear"`` and ``min_lr=0``.
+    Args:
+        total_steps: of the training; the factor then is ``end``.
+        warmup_steps: the first ones, whose factor is also multiplied by a line from ``warmup_start`` to 1.
+        power: of ``(1 - step / total_steps)``.
+        end: the smallest factor.
+        warmup_start: where the warm-up begins.
     """
 
     def factor(step: int) -> float:
-        value = max(0.0, 1.0 - step / max(1, total_steps)) ** power
-        if step < warmup_steps:
-            value *= _WARMUP_START + (1.0 - _WARMUP_START) * step / warmup_steps
-        return value
+        value = (1.0 - end) * max(0.0, 1.0 - step / max(1, total_steps)) ** power + end
+        return value * _warmup(step, warmup_steps, warmup_start)
 
     return factor
 
 
+def multistep_factor(
+    steps: Iterable[int], factor: float = 0.1, *, warmup_steps: int = 0, warmup_start: float = 1e-6
+) -> Callable[[int], float]:
+    """Factor on the learning rate at a step: multiplied once more from each of ``steps`` on, with linear warm-up."""
+    steps = tuple(steps)
+
+    def value(step: int) -> float:
+        return factor ** sum(step >= mark for mark in steps) * _warmup(step, warmup_steps, warmup_start)
+
+    return value
+
+
+def _warmup(step: int, steps: int, start: float) -> float:
+    return 1.0 if step >= steps else start + (1.0 - start) * step / steps
+
+
 def build_schedule(
     optimizer: torch.optim.Optimizer,
-    name: str = "poly",
+    lr_scheduler_type: str = "poly",
     *,
     total_steps: int,
-    warmup_steps: int = 0,
-    power: float = 1.0,
+    num_warmup_steps: int = 0,
+    lr_power: float = 1.0,
+    min_learning_rate: float = 0.0,
+    warmup_start: float = 1e-6,
+    lr_steps: Sequence[int] = (),
+    lr_step_factor: float = 0.1,
 ):
     """A schedule that is stepped once after every optimizer step.
 
     Args:
         optimizer: its learning rates are the largest ones.
-        name: ``"poly"`` (`poly_factor`), or a name that `transformers.get_scheduler` knows.
+        lr_scheduler_type: ``"poly"``, ``"multistep"``, or a name that `transformers.get_scheduler` knows.
         total_steps: optimizer steps of the whole training.
-        warmup_steps: steps of linear warm-up among them.
-        power: of ``"poly"``.
+        num_warmup_steps: steps of linear warm-up among them.
+        lr_power: of ``"poly"`` and transformers' ``"polynomial"``.
+        min_learning_rate: what every group ends at under ``"poly"``, ``"polynomial"`` and ``"cosine_with_min_lr"``.
+        warmup_start: factor at the first step of a warm-up, with ``"poly"`` and ``"multistep"``; transformers' start at 0.
+        lr_steps, lr_step_factor: of ``"multistep"``: from each of these steps on the rate is multiplied by the factor.
 
     Raises:
         SegZooError: a warm-up as long as the training or longer, a power that is not positive, an unknown name.
     """
-    if not 0 <= warmup_steps < max(1, total_steps):
+    if not 0 <= num_warmup_steps < max(1, total_steps):
         raise SegZooError(
-            f"a warm-up of {warmup_steps} steps does not fit into {total_steps} steps of training; "
+            f"a warm-up of {num_warmup_steps} steps does not fit into {total_steps} steps of training; "
             "lower --num_warmup_steps or train longer"
         )
-    if name == "poly":
-        if power <= 0:
-            raise SegZooError(f"the power of the poly schedule is {power}; it must be positive")
-        return torch.optim.lr_scheduler.LambdaLR(optimizer, poly_factor(total_steps, warmup_steps, power))
+    if lr_power <= 0:
+        raise SegZooError(f"the power of the poly schedule is {lr_power}; it must be positive")
+    rates = [group["lr"] for group in optimizer.param_groups]
+    if lr_scheduler_type == "poly":
+        factors = [
+            poly_factor(
+                total_steps, num_warmup_steps, lr_power, end=min_learning_rate / rate, warmup_start=warmup_start
+            )
+            for rate in rates
+        ]
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
+    if lr_scheduler_type == "multistep":
+        if not lr_steps:
+            raise SegZooError("the multistep schedule needs --lr_steps, the steps from which the rate is lower")
+        steps = multistep_factor(lr_steps, lr_step_factor, warmup_steps=num_warmup_steps, warmup_start=warmup_start)
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, steps)
+    if lr_scheduler_type in NEED_A_METRIC:
+        raise SegZooError(
+            f"the schedule {lr_scheduler_type!r} needs a metric at every step; choose poly, linear or cosine"
+        )
     from transformers import get_scheduler
 
+    options: dict[str, float] = {}
+    if lr_scheduler_type == "polynomial":
+        options = {"power": lr_power} | ({"lr_end": min_learning_rate} if min_learning_rate else {})
+    elif lr_scheduler_type in ("cosine_with_min_lr", "cosine_warmup_with_min_lr"):
+        options = {"min_lr": min_learning_rate}
     try:
-        return get_scheduler(name, optimizer, num_warmup_steps=warmup_steps, num_training_steps=total_steps)
+        return get_scheduler(
+            lr_scheduler_type,
+            optimizer,
+            num_warmup_steps=num_warmup_steps,
+            num_training_steps=total_steps,
+            scheduler_specific_kwargs=options,
+        )
     except (ValueError, TypeError) as error:
-        raise SegZooError(f"the schedule {name!r} cannot be used: {error}") from error
+        raise SegZooError(f"the schedule {lr_scheduler_type!r} cannot be used: {error}") from error

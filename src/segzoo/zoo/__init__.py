@@ -61,6 +61,7 @@ class ZooRow:
         miou, miou_ms: published mean IoU in percent, on one scale, and with several scales and flips.
         parameters: number of weights, auxiliary heads included; published figures are rounded.
         flops: published multiply-adds x 2 at the publisher's input size, or None.
+        recipe: name of the training recipe in `segzoo.training.recipes`, or None where it is not known.
         url: where the checkpoint is, or None.
     """
 
@@ -76,6 +77,7 @@ class ZooRow:
     miou_ms: float | None = None
     parameters: int | None = None
     flops: int | None = None
+    recipe: str | None = None
     url: str | None = None
 
     @property

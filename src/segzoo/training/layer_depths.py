@@ -1,0 +1,134 @@
+"""How deep each parameter lies in a model: what layer-wise learning rates count by.
+
+Depth 0 is the stem, and each block of the backbone lies one deeper than the block before it; what comes after the backbone has
+the depth ``num_depths``. segzoo's own backbones tell theirs (``parameter_depth`` and ``num_depths``, see
+`segzoo.base.SegZooPreTrainedModel`); those of transformers and timm are read from the names of their parameters.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+
+from torch import nn
+
+from segzoo.base import SegZooPreTrainedModel
+from segzoo.errors import SegZooError
+
+HEADS = ("decode_head", "auxiliary_head")  # how segzoo, and most of transformers, name them
+_BEHIND = re.compile(r"(neck|(?:decode|auxiliary)_heads\.\d+)\.(.+)")
+# "encoder.layers.2.blocks.5.", "stages.2.layers.5.", "block.2.5.", timm's "stages_2.blocks.5." and "layer2.5."
+_BLOCK = re.compile(
+    r"(?:^|\.)(?:layers?[._]?|(?:blocks?|stages?)[._])(\d+)(?:\.(?:(?:layers?|blocks?)\.)?(\d+)(?=\.))?"
+)
+_STEM = re.compile(r"embed|token|stem|^(?:_backbone\.)?(?:conv1|bn1|conv_stem)\.")
+
+
+def layer_depths(model: nn.Module) -> tuple[dict[str, int], int]:
+    """The depth of every parameter of a segmentation model.
+
+    Args:
+        model: a segzoo model, or one of transformers whose parameters outside of ``decode_head`` and ``auxiliary_head`` are the
+            backbone's.
+
+    Returns:
+        (depth by parameter name, number of depths): depths of the backbone are below the number, those of heads and necks equal
+        it, unless a head says otherwise.
+
+    Raises:
+        SegZooError: the backbone neither tells its layers nor names its parameters in a known way.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    if not isinstance(model, SegZooPreTrainedModel):
+        inside = [name for name in names if not name.startswith(HEADS)]
+        depths, count = depths_from_names(inside, type(model).__name__, getattr(model, "config", None))
+        return {name: depths.get(name, count) for name in names}, count
+    backbone = dict(model.named_children()).get("backbone", model)
+    prefix = "" if backbone is model else "backbone."
+    inside = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+    if isinstance(backbone, SegZooPreTrainedModel):
+        if backbone.num_depths is None:
+            raise SegZooError(
+                f"{type(backbone).__name__} does not tell its layers, which layer_decay needs; leave it out"
+            )
+        count, found = backbone.num_depths, {name: backbone.parameter_depth(name) for name in inside}
+    else:
+        found, count = depths_from_names(inside, type(backbone).__name__, backbone.config)
+    depths = {prefix + name: depth for name, depth in found.items()}
+    for name in names:
+        if match := _BEHIND.fullmatch(name):
+            depths[name] = model.get_submodule(match[1]).parameter_depth(match[2])
+    return {name: count if depths.get(name) is None else depths[name] for name in names}, count
+
+
+def depths_from_names(names: list[str], owner: str, config=None) -> tuple[dict[str, int], int]:
+    """Depths of a backbone of transformers or timm, from the names of its parameters in their order.
+
+    Plain transformers count their layers. Hierarchical ones count the blocks of all stages; what stands before a stage's blocks has
+    the depth of the first of them, what stands behind has that of the next stage's first. Embeddings have depth 0; norms and other
+    parts behind the blocks train at the full rate. ConvNeXt counts its stages, as mmsegmentation's recipes do.
+
+    Args:
+        names: of the backbone's parameters.
+        owner: class of the backbone, for the error.
+        config: of the backbone; its ``model_type`` finds families with a rule of their own.
+
+    Raises:
+        SegZooError: no name has a numbered layer, block or stage.
+    """
+    rule = _FAMILIES.get(getattr(config, "model_type", None))
+    if rule is not None:
+        return rule(names, config)
+    blocks = {name: match for name in names if (match := _BLOCK.search(name))}
+    if not blocks:
+        raise SegZooError(
+            f"the layers of {owner} cannot be told from the names of its parameters, so layer_decay has no meaning; leave it out, "
+            "or give the backbone num_depths and parameter_depth"
+        )
+    if any(match[2] is not None for match in blocks.values()):
+        return _staged(names, blocks)
+    count = max(int(match[1]) for match in blocks.values()) + 2
+    depths = {name: 0 if _STEM.search(name) else count for name in names}
+    return depths | {name: int(match[1]) + 1 for name, match in blocks.items()}, count
+
+
+def _staged(names: Iterable[str], blocks: Mapping[str, re.Match]) -> tuple[dict[str, int], int]:
+    lengths: dict[int, int] = {}
+    for match in blocks.values():
+        stage = int(match[1])
+        lengths[stage] = max(lengths.get(stage, 0), 0 if match[2] is None else int(match[2]) + 1)
+    first, count = {}, 1
+    for stage in sorted(lengths):
+        first[stage] = count
+        count += lengths[stage]
+    behind = {stage: first.get(stage + 1, count) for stage in lengths}
+    entered: set[int] = set()  # stages whose blocks have begun
+    depths = {}
+    for name in names:
+        match = blocks.get(name)
+        if match is None:
+            depths[name] = 0 if _STEM.search(name) else count
+            continue
+        stage = int(match[1])
+        if match[2] is not None:
+            depths[name] = first[stage] + int(match[2])
+            entered.add(stage)
+        elif stage in entered:
+            depths[name] = behind[stage]
+        else:
+            depths[name] = 0 if stage == min(lengths) and _STEM.search(name) else first[stage]
+    return depths, count
+
+
+def _convnext(names: Iterable[str], config) -> tuple[dict[str, int], int]:
+    """Stem and downsampling 0, the stages 1 to 4, and as many steps to the heads as the third stage has block triples."""
+    count = config.depths[2] // 3 + 4
+    depths = {}
+    for name in names:
+        match = _BLOCK.search(name)
+        if match and match[2] is not None:
+            depths[name] = int(match[1]) + 1
+        else:
+            depths[name] = count if "hidden_states_norms" in name else 0
+    return depths, count
+
+
+_FAMILIES: dict[str | None, Callable] = {"convnext": _convnext, "convnextv2": _convnext}

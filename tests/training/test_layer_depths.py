@@ -1,0 +1,278 @@
+"""Depths of parameters; for the research models they must make the groups that the originals' optimizer constructors made."""
+
+import gzip
+import hashlib
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    BeitBackbone,
+    BeitConfig,
+    ConvNextBackbone,
+    ConvNextConfig,
+    Dinov2Backbone,
+    Dinov2Config,
+    PvtV2Backbone,
+    PvtV2Config,
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
+    SwinBackbone,
+    SwinConfig,
+)
+
+from segzoo import SegZooError, SegZooForSemanticSegmentation
+from segzoo.auto import BACKBONES
+from segzoo.backbones.internimage import InternImageBackbone
+from segzoo.conversion.keys import Context, find_rule
+from segzoo.conversion.translate import translate_config
+from segzoo.training import parameter_groups
+from segzoo.training.layer_depths import depths_from_names, layer_depths
+from segzoo.training.optimization import kinds_of_parameters
+from segzoo.training.recipes import load_recipe
+
+RECORDS = json.loads(gzip.decompress((Path(__file__).parent / "records/parameter_groups.json.gz").read_bytes()))
+INTERNIMAGE = [name for name, record in RECORDS.items() if "config" in record]
+OTHERS = [name for name, record in RECORDS.items() if "parameters" in record]
+
+
+def recorded(record):
+    """{(depth, decays): (tensors, elements, hash of names)}"""
+    return {
+        (group["depth"], group["weight_decay"] > 0): tuple(
+            group[key] for key in ("n_tensors", "n_elements", "names_sha256")
+        )
+        for group in record["groups"]
+    }
+
+
+def summed(members):
+    """The same, of {(depth, decays): [(original name, elements)]}."""
+    return {
+        key: (
+            len(entries),
+            sum(count for _, count in entries),
+            hashlib.sha256("\n".join(sorted(name for name, _ in entries)).encode()).hexdigest(),
+        )
+        for key, entries in members.items()
+    }
+
+
+def to_original(components, name):
+    part = next(part for part in components if name.startswith(part.native_prefix))
+    return part.original_prefix + part.table.to_original(name.removeprefix(part.native_prefix))
+
+
+@pytest.mark.parametrize("name", INTERNIMAGE)
+def test_internimage_groups_are_the_originals(name):
+    record = RECORDS[name]
+    translation = translate_config(record["config"])
+    with torch.device("meta"):
+        model = SegZooForSemanticSegmentation(translation.config)
+    depths, count = layer_depths(model)
+    kinds = kinds_of_parameters(model)
+    recipe = load_recipe(name)
+    assert (recipe.layer_decay or 1.0) == record["layer_decay"]
+    members = defaultdict(list)
+    for native, parameter in model.named_parameters():
+        decays = not kinds[native].intersection(recipe.no_decay)
+        members[depths[native], decays].append((to_original(translation.components, native), parameter.numel()))
+    assert summed(members) == recorded(record)
+    groups = parameter_groups(
+        model,
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        no_decay=recipe.no_decay,
+        layer_decay=recipe.layer_decay,
+    )
+    found = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    expected = {(g["depth"], g["weight_decay"] > 0): (g["lr_scale"], g["weight_decay"]) for g in record["groups"]}
+    for native, parameter in model.named_parameters():
+        scale, decay = expected[depths[native], not kinds[native].intersection(recipe.no_decay)]
+        assert found[id(parameter)] == pytest.approx((record["learning_rate"] * scale, decay), rel=1e-12)
+    assert len(groups) == len({(group["lr_scale"], group["weight_decay"]) for group in record["groups"]})
+
+
+def module_of(shapes):
+    """A module with parameters of these names and shapes, on the meta device."""
+    root = nn.Module()
+    for name, shape in shapes.items():
+        *path, last = name.split(".")
+        module = root
+        for part in path:
+            if part not in module._modules:
+                module.add_module(part, nn.Module())
+            module = module._modules[part]
+        module.register_parameter(last, nn.Parameter(torch.empty(shape, device="meta")))
+    return root
+
+
+PLAIN_VIT = ("blocks.", "patch_embed.", "pos_embed", "cls_token")
+LOWEST_IN_THE_HEAD = ("mask_embed.", "cls_embed.", "query_embed.", "query_feat.", "level_embed.")
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_rule_makes_the_groups_of_models_to_come(name):
+    """ViT-Adapter's and InternViT's layers are those that a plain ViT's names tell; what is added to the ViT has the full
+    rate. Mask2Former's heads put a few of their own parameters at depth 0.
+    """
+    record = RECORDS[name]
+    model = module_of(record["parameters"])
+    inside = [full.removeprefix("backbone.") for full in record["parameters"] if full.startswith("backbone.")]
+    if "backbone" in record:
+        rule = find_rule("backbone", record["backbone"], "backbone")
+        config = rule.translate(record["backbone"], Context("backbone"))
+        with torch.device("meta"):
+            backbone = InternImageBackbone(config)
+        table, count = rule.key_table(config), backbone.num_depths
+        depths = {inner: backbone.parameter_depth(table.to_native(inner)) for inner in inside}
+        no_decay = load_recipe(name).no_decay
+        assert "offsets" in no_decay
+    else:
+        depths, count = depths_from_names([inner for inner in inside if inner.startswith(PLAIN_VIT)], name)
+        no_decay = ("vectors",)
+    kinds = kinds_of_parameters(model)
+    members = defaultdict(list)
+    for full, parameter in model.named_parameters():
+        part, _, inner = full.partition(".")
+        lowest = part == "decode_head" and inner.startswith(LOWEST_IN_THE_HEAD)
+        depth = 0 if lowest else depths.get(inner, count) if part == "backbone" else count
+        members[depth, not kinds[full].intersection(no_decay)].append((full, parameter.numel()))
+    assert summed(members) == recorded(record)
+    for group in record["groups"]:
+        assert record["layer_decay"] ** (count - group["depth"]) == pytest.approx(group["lr_scale"], rel=1e-12)
+
+
+@pytest.mark.parametrize("model_type", sorted(BACKBONES))
+def test_every_backbone_tells_its_layers(model_type):
+    config_class, model_class = BACKBONES[model_type]
+    with torch.device("meta"):
+        backbone = model_class(config_class.tiny())
+    depths, count = layer_depths(backbone)
+    assert count == backbone.num_depths
+    assert set(depths.values()) - {count} == set(range(count)), "each layer from 0 on has parameters"
+
+
+def test_resnet_counts_its_blocks():
+    from segzoo.backbones.resnet import SegZooResNetBackbone, SegZooResNetConfig
+
+    with torch.device("meta"):
+        backbone = SegZooResNetBackbone(SegZooResNetConfig(depth=50, stem="deep"))
+    assert backbone.num_depths == 17
+    found = [backbone.parameter_depth(f"{name}.conv1.conv.weight") for name in ("stem.0", "stages.0.0", "stages.3.2")]
+    assert found == [0, 1, 16]
+
+
+SMALL = {"hidden_size": 24, "num_attention_heads": 2, "intermediate_size": 24, "image_size": 32, "patch_size": 16}
+
+
+@pytest.mark.parametrize(
+    ("model_class", "config", "count", "expected"),
+    [
+        (
+            SwinBackbone,
+            SwinConfig(embed_dim=12, depths=[1, 2, 2, 1], num_heads=[1, 2, 2, 3]),
+            7,
+            {
+                "embeddings.patch_embeddings": 0,
+                "encoder.layers.0.blocks.0": 1,
+                "encoder.layers.0.downsample": 2,
+                "encoder.layers.1.blocks.1": 3,
+                "encoder.layers.3.blocks.0": 6,
+                "hidden_states_norms.stage4": 7,
+            },
+        ),
+        (
+            PvtV2Backbone,
+            PvtV2Config(depths=[1, 2, 1, 1], hidden_sizes=[8] * 4, num_attention_heads=[1] * 4),
+            6,
+            {
+                "encoder.layers.0.patch_embedding": 0,
+                "encoder.layers.0.blocks.0": 1,
+                "encoder.layers.0.layer_norm.": 2,
+                "encoder.layers.1.patch_embedding": 2,
+                "encoder.layers.3.blocks.0": 5,
+                "encoder.layers.3.layer_norm.": 6,
+            },
+        ),
+        (
+            Dinov2Backbone,
+            Dinov2Config(num_hidden_layers=3, **(SMALL | {"mlp_ratio": 1})),
+            4,
+            {"embeddings.cls_token": 0, "encoder.layer.0.": 1, "encoder.layer.2.": 3, "layernorm.": 4},
+        ),
+        (
+            BeitBackbone,
+            BeitConfig(num_hidden_layers=2, **SMALL, out_indices=[1, 2], use_relative_position_bias=True),
+            3,
+            {"embeddings.cls_token": 0, "layers.0.": 1, "layers.1.": 2},
+        ),
+        # mmsegmentation's LearningRateDecayOptimizerConstructor, decay_type stage_wise: num_layers is 6 for ConvNeXt-T and 12
+        # for the others; the scale is rate ** (num_layers + 2 - id - 1) with id 0 for the downsampling, 1..4 for the stages.
+        (
+            ConvNextBackbone,
+            ConvNextConfig(depths=[3, 3, 9, 3], hidden_sizes=[8] * 4),
+            7,
+            {
+                "embeddings.": 0,
+                "encoder.stages.1.downsampling_layer.": 0,
+                "encoder.stages.0.layers.2.": 1,
+                "encoder.stages.2.layers.8.": 3,
+                "encoder.stages.3.layers.0.": 4,
+                "hidden_states_norms.": 7,
+            },
+        ),
+        (ConvNextBackbone, ConvNextConfig(depths=[3, 3, 27, 3], hidden_sizes=[8] * 4), 13, {"embeddings.": 0}),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else None,
+)
+def test_backbones_of_transformers(model_class, config, count, expected):
+    with torch.device("meta"):
+        model = model_class(config)
+    names = [name for name, _ in model.named_parameters()]
+    depths, found = depths_from_names(names, model_class.__name__, config)
+    assert found == count and set(depths) == set(names)
+    for part, depth in expected.items():
+        assert {depths[name] for name in names if part in name} == {depth}, part
+
+
+def test_a_whole_model_of_transformers():
+    config = SegformerConfig(hidden_sizes=[8] * 4, num_attention_heads=[1] * 4, depths=[2, 1, 1, 1])
+    with torch.device("meta"):
+        model = SegformerForSemanticSegmentation(config)
+    depths, count = layer_depths(model)
+    assert count == 6
+    assert {depth for name, depth in depths.items() if name.startswith("decode_head")} == {6}
+    assert {depth for name, depth in depths.items() if not name.startswith("decode_head")} == {0, 1, 2, 3, 4, 5, 6}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("resnet18", {"_backbone.conv1": 0, "_backbone.layer1.1.": 2, "_backbone.layer2.0.": 3}),
+        (
+            "convnext_atto",
+            {"_backbone.stem_0": 0, "_backbone.stages_0.blocks.1": 2, "_backbone.stages_1.downsample": 3},
+        ),
+        ("vit_tiny_patch16_224", {"model.patch_embed": 0, "model.pos_embed": 0, "model.blocks.1.": 2}),
+    ],
+)
+def test_backbones_of_timm(name, expected):
+    pytest.importorskip("timm")
+    from transformers import TimmBackbone, TimmBackboneConfig
+
+    config = TimmBackboneConfig(backbone=name, use_pretrained_backbone=False, out_indices=[1, 2])
+    with torch.device("meta"):
+        model = TimmBackbone(config)
+    names = [name for name, _ in model.named_parameters()]
+    depths, _ = depths_from_names(names, "TimmBackbone", config)
+    for part, depth in expected.items():
+        assert {depths[name] for name in names if part in name} == {depth}, part
+
+
+def test_a_backbone_whose_names_tell_nothing():
+    with pytest.raises(SegZooError, match="layers of Strange cannot be told"):
+        depths_from_names(["one.weight", "two.weight"], "Strange")
