@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from run_semantic_segmentation import train
+from run_semantic_segmentation import Run
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, pipeline
 from transformers.utils import logging
 
@@ -23,7 +23,8 @@ import segzoo  # noqa: F401  registers the models with the Auto classes
 from segzoo.data import load_segmentation_dataset
 from segzoo.data.scenes import write_scenes
 from segzoo.errors import SegZooError
-from segzoo.training.arguments import build_parser
+from segzoo.training.arguments import parse_arguments
+from segzoo.training.signals import StopRequest
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,22 +61,21 @@ def run(output_dir: Path, steps: int, num_train: int, num_validation: int) -> No
         "--backbone": "resnet18_v1c",
         "--head": "uper",
         "--head_channels": 64,
+        "--recipe": "quick",
         "--crop_size": (160, 192),
         "--scale_range": (0.75, 1.25),
-        "--per_device_train_batch_size": 8,
-        "--learning_rate": 1e-3,
         "--num_warmup_steps": steps // 20,
         "--max_train_steps": steps,
         "--eval_steps": max(1, steps // 4),
         "--logging_steps": max(1, steps // 40),
-        "--mixed_precision": "bf16",
     }
     words = [
         str(word)
         for name, value in options.items()
         for word in (name, *(value if isinstance(value, tuple) else (value,)))
     ]
-    results = train(build_parser().parse_args([*words, "--channels_last", "--overwrite_output_dir"]))
+    with StopRequest() as stop:
+        results = Run(*parse_arguments([*words, "--overwrite_output_dir"]), stop).run()
 
     print("\n3. Loading it again, through AutoModelForSemanticSegmentation and through the pipeline")
     row = load_segmentation_dataset(scenes_dir)["validation"][0]
@@ -106,6 +106,7 @@ def run(output_dir: Path, steps: int, num_train: int, num_validation: int) -> No
     )
     for path, what in (
         (model_dir, "the model: from_pretrained(...) or pipeline('image-segmentation', ...)"),
+        (model_dir / "report.html", "the report: scores, curves, samples, recipe"),
         (model_dir / "README.md", "its model card"),
         (model_dir / "all_results.json", "all scores"),
         (model_dir / "figures" / "curves.png", "loss, learning rate and mIoU over the steps"),

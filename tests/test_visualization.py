@@ -131,19 +131,59 @@ def test_contact_sheet():
         vis.contact_sheet(rows, headings[:2], PALETTE, NAMES)
 
 
-@pytest.mark.parametrize(
-    "history",
-    [
-        [],
-        [{"step": 1, "loss": 2.0}],
-        [{"step": i, "loss": 2.0 / i, "learning_rate": 0.1} for i in range(1, 40)]
-        + [{"step": 20, "eval_mean_iou": 0.3}, {"step": 40, "eval_mean_iou": 0.4}],
-        [{"step": 1, "loss": float("nan")}, {"step": 2, "eval_mean_iou": 0.0}],
-    ],
-)
-@pytest.mark.filterwarnings("error::UserWarning")
-def test_curves(history, tmp_path):
-    pytest.importorskip("matplotlib")
-    path = vis.plot_curves(history, tmp_path / "curves.png", title="run")
+def test_confusion_matrix_shades_tell_right_from_wrong(tmp_path):
+    matrix = torch.tensor([[30, 10, 0], [0, 5, 0], [0, 7, 0]])
+    path = vis.draw_confusion_matrix(matrix, NAMES, tmp_path / "matrix.png", title="validation")
     with Image.open(path) as image:
-        assert image.format == "PNG" and image.width > 500
+        assert image.format == "PNG"
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    cell = 56
+    grey = np.argwhere((pixels == vis._FAINT).all(axis=-1))  # the frame: the longest line of its colour
+    rows, counts = np.unique(grey[:, 0], return_counts=True)
+    top, bottom = rows[counts >= 3 * cell]
+    left = grey[grey[:, 0] == top][:, 1].min()
+    assert bottom - top == 3 * cell - 1
+
+    def shade(row, column):  # beside the number
+        return pixels[top + row * cell + 8, left + column * cell + 8]
+
+    def expected(share, colour):
+        return [round(255 + (c - 255) * share**0.5) for c in colour]
+
+    assert np.abs(shade(0, 0) - expected(0.75, vis._RIGHT)).max() <= 1
+    assert np.abs(shade(0, 1) - expected(0.25, vis._WRONG)).max() <= 1
+    assert list(shade(1, 1)) == list(vis._RIGHT) and list(shade(2, 1)) == list(vis._WRONG)
+    assert list(shade(0, 2)) == list(shade(2, 2)) == [255, 255, 255]
+
+
+def test_confusion_matrix_hatches_classes_without_pixels(tmp_path):
+    for absent, hatched in (([1, 2], False), ([0, 0], True)):
+        path = vis.draw_confusion_matrix(np.array([[3, 4], absent]), ["a", "b"], tmp_path / "m.png")
+        assert (vis._HATCH in colours(Image.open(path))) == hatched
+    empty = vis.draw_confusion_matrix(np.zeros((2, 2), dtype=int), ["a", "b"], tmp_path / "m.png")
+    assert vis._RIGHT in colours(Image.open(empty))  # the key alone
+
+
+@pytest.mark.parametrize("count", [1, 11, 45, 150, 400])
+def test_confusion_matrix_of_many_classes(count, tmp_path):
+    rng = np.random.default_rng(0)
+    matrix = rng.integers(0, 100, (count, count)) + 1000 * np.eye(count, dtype=int)
+    names = [f"class with a long name {i}" for i in range(count)]
+    with Image.open(vis.draw_confusion_matrix(matrix, names, tmp_path / "m.png")) as image:
+        assert 400 < image.width < 3000 and 180 < image.height < 3500
+
+
+def test_confusion_notes_are_sorted_by_pixels():
+    shares = np.array([[0.5, 0.5, 0.0], [0.1, 0.9, 0.0], [0.0, 1.0, 0.0]])
+    notes = vis._confusion_notes(shares, np.array([10.0, 1000.0, 1.0]), NAMES)
+    assert notes == [
+        "grass as wall: 10.0 % of the class",
+        "wall as grass: 50.0 % of the class",
+        "water as grass: 100.0 % of the class",
+    ]
+
+
+@pytest.mark.parametrize("matrix", [np.ones((2, 2)), np.ones((3, 2)), -np.ones((3, 3)), np.ones(3)])
+def test_confusion_matrix_must_fit_the_names(matrix, tmp_path):
+    with pytest.raises(SegZooError, match="3 x 3 counts"):
+        vis.draw_confusion_matrix(matrix, NAMES, tmp_path / "m.png")

@@ -196,6 +196,28 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def reserve_repository(repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+    """Make a repository on the Hub if it is not there yet: a wrong name or token shows before any work is done.
+
+    Args:
+        repo_id, private, token: as in `push_folder`.
+
+    Returns:
+        The full name, ``"namespace/name"``.
+
+    Raises:
+        SegZooError: the name is not valid, there is no token or it may not write there, or the Hub did not answer.
+    """
+    try:
+        # None keeps the organisation's default, which may be private.
+        return HfApi(token=token).create_repo(repo_id, private=True if private else None, exist_ok=True).repo_id
+    except Exception as error:
+        explanation = _explain(error)
+        if explanation is None:
+            raise
+        raise SegZooError(f"cannot push to {repo_id}: {explanation}") from error
+
+
 def push_folder(
     directory: str | os.PathLike,
     repo_id: str,

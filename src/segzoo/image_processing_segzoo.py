@@ -250,9 +250,9 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
         if settings["do_pad"]:
             sizes = [padded_size(tuple(image.shape[-2:]), **_pad_settings(settings)) for image in images]
             size = (max(height for height, _ in sizes), max(width for _, width in sizes))
-            images = [_pad_image(image, size, settings["pad_value"]) for image in images]
+            images = [pad_image(image, size, settings["pad_value"]) for image in images]
             if masks is not None:
-                masks = [_pad_image(mask[None], size, settings["ignore_index"])[0] for mask in masks]
+                masks = [pad_image(mask[None], size, settings["ignore_index"])[0] for mask in masks]
         elif settings["return_tensors"] is not None and len({image.shape for image in images}) > 1:
             sizes = ", ".join(sorted({f"{image.shape[1]} x {image.shape[2]}" for image in images}))
             raise SegZooError(
@@ -291,8 +291,8 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
             return image
         mean = std = None
         if settings["do_normalize"]:
-            mean = _per_channel(settings["image_mean"], image.shape[0], "image_mean")
-            std = _per_channel(settings["image_std"], image.shape[0], "image_std")
+            mean = per_channel(settings["image_mean"], image.shape[0], "image_mean")
+            std = per_channel(settings["image_std"], image.shape[0], "image_std")
         return self.rescale_and_normalize(
             image,
             do_rescale=settings["do_rescale"],
@@ -353,7 +353,9 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
         if target_sizes is None:
             plans = [{"size": tuple(logits.shape[-2:])}] * len(logits)
         else:
-            plans = self._upsampling_plans(logits, _target_sizes(target_sizes, len(logits)))
+            sizes = _target_sizes(target_sizes, len(logits))
+            _, batch_size = self.input_sizes(sizes)
+            plans = [self.upsampling_plan(logits.shape[1:], size, batch_size) for size in sizes]
         results = []
         for image_logits, plan in zip(logits.detach(), plans, strict=True):
             plan = {**plan, "align_corners": self.align_corners}
@@ -365,22 +367,31 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
                 results.append(label_map_from_logits(image_logits, **plan).cpu())
         return results
 
-    def _upsampling_plans(self, logits: torch.Tensor, target_sizes: list[tuple[int, int]]) -> list[dict[str, Any]]:
-        image_sizes, batch_size = self.input_sizes(target_sizes)
-        padded = any(size != batch_size for size in image_sizes)
-        if not padded and not self.resize_logits_to_input:
-            return [{"size": size} for size in target_sizes]
-        height, width = logits.shape[-2:]
-        if padded and abs(height * batch_size[1] - width * batch_size[0]) > 2 * sum(batch_size):
+    def upsampling_plan(
+        self, shape: Sequence[int], image_size: tuple[int, int], batch_size: tuple[int, int] | None = None
+    ) -> dict[str, Any]:
+        """How the logits of a picture become a map of its size: arguments of `segzoo.inference.label_map_from_logits`.
+
+        Args:
+            shape: (num_labels, height, width) of the logits.
+            image_size: height and width of the picture before preprocessing.
+            batch_size: height and width of the batch that it was part of, padding included; None: it was alone.
+
+        Raises:
+            SegZooError: the logits cannot come from a picture of this size.
+        """
+        (size,), alone = self.input_sizes([image_size])
+        batch_size = alone if batch_size is None else batch_size
+        if size == batch_size and not self.resize_logits_to_input:
+            return {"size": image_size}
+        height, width = shape[-2:]
+        if size != batch_size and abs(height * batch_size[1] - width * batch_size[0]) > 2 * sum(batch_size):
             raise SegZooError(
                 f"logits of {height} x {width} do not belong to an input of {batch_size[0]} x {batch_size[1]}, which "
                 "these target sizes give with this processor's resizing and padding; pass the original sizes of "
                 "exactly the images of this batch, and process them with the same settings."
             )
-        return [
-            {"size": target, "input_size": batch_size, "crop": size}
-            for target, size in zip(target_sizes, image_sizes, strict=True)
-        ]
+        return {"size": image_size, "input_size": batch_size, "crop": size}
 
 
 def reduce_labels(mask: torch.Tensor, ignore_index: int = 255) -> torch.Tensor:
@@ -405,18 +416,19 @@ def _resize_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return tvF.resize(mask[None], list(size), interpolation=tvF.InterpolationMode.NEAREST_EXACT)[0]
 
 
-def _pad_image(image: torch.Tensor, size: tuple[int, int], value: float | Sequence[float]) -> torch.Tensor:
-    """Pad (channels, height, width) at the right and the bottom."""
+def pad_image(image: torch.Tensor, size: tuple[int, int], value: float | Sequence[float]) -> torch.Tensor:
+    """Pad (channels, height, width) at the right and the bottom; the value is one for all channels or one for each."""
     channels, height, width = image.shape
     if (height, width) == size:
         return image
-    values = torch.tensor(_per_channel(value, channels, "pad_value"), dtype=image.dtype, device=image.device)
+    values = torch.tensor(per_channel(value, channels, "pad_value"), dtype=image.dtype, device=image.device)
     padded = values[:, None, None].repeat(1, *size)
     padded[:, :height, :width] = image
     return padded
 
 
-def _per_channel(value: float | Sequence[float], channels: int, name: str) -> tuple[float, ...]:
+def per_channel(value: float | Sequence[float], channels: int, name: str) -> tuple[float, ...]:
+    """One number for each channel; ``name`` is what it is called in errors."""
     if not isinstance(value, Sequence):
         return (value,) * channels
     if len(value) not in (1, channels):

@@ -6,19 +6,32 @@ what it knows::
     facts = ModelCardFacts(title="UPerNet on InternImage-T", dataset="ADE20K", **facts_of_model(model))
     save_model_folder(model, processor, folder, card=build_model_card(facts))
 
+Scores that are measured later go into a card that is there, whoever wrote it: `update_model_card`.
+
 All scores are fractions: 0.479, printed as 47.9 %.
 """
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData
 
+from segzoo.card_scores import (
+    METRIC_TITLES,
+    TASK,
+    Measurement,
+    add_measurements,
+    check_fraction,
+    measured_block,
+    percent,
+    table_cell,
+)
 from segzoo.errors import SegZooError
-
-TASK = "image-segmentation"
-METRIC_TITLES = {"mean_iou": "mIoU", "mean_accuracy": "mean accuracy", "overall_accuracy": "pixel accuracy"}
+from segzoo.files import slug, write_whole
 
 # Identifiers that the Hub has for licences one meets here (https://huggingface.co/docs/hub/repositories-licenses).
 HUB_LICENCES = frozenset(
@@ -28,35 +41,6 @@ HUB_LICENCES = frozenset(
     lgpl-3.0 agpl-3.0 openrail mpl-2.0 unlicense unknown other
     """.split()  # noqa: SIM905
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measurement:
-    """One score that was measured with the model as it lies in the folder.
-
-    Args:
-        value: the score, 0 to 1.
-        dataset: the data set's title.
-        protocol: how it was measured: sizes, windows, scales, flips, what is averaged.
-        metric: ``"mean_iou"``, ``"mean_accuracy"``, ``"overall_accuracy"`` or another name.
-        split: the part of the data set.
-        dataset_id: the data set's name on the Hub, if it is there.
-        num_images: how many images were scored.
-
-    Raises:
-        SegZooError: ``value`` is not between 0 and 1.
-    """
-
-    value: float
-    dataset: str
-    protocol: str
-    metric: str = "mean_iou"
-    split: str = "validation"
-    dataset_id: str | None = None
-    num_images: int | None = None
-
-    def __post_init__(self):
-        _check_fraction("value", self.value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +113,7 @@ class ModelCardFacts:
 
     def __post_init__(self):
         for name in ("published_miou", "published_miou_multi_scale"):
-            _check_fraction(name, getattr(self, name))
+            check_fraction(name, getattr(self, name))
         if self.source_sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.source_sha256):
             raise SegZooError(
                 f"source_sha256={self.source_sha256!r} is no SHA-256; give 64 lower-case hexadecimal digits"
@@ -172,7 +156,45 @@ def build_model_card(facts: ModelCardFacts) -> str:
         "## Limits\n\n" + "\n".join(f"- {sentence}" for sentence in _limitations(facts)),
     ]
     body = "\n\n".join(section for section in sections if section)
-    return str(ModelCard(f"---\n{_metadata(facts).to_yaml()}\n---\n\n{body}\n"))
+    card = str(ModelCard(f"---\n{_metadata(facts).to_yaml()}\n---\n\n{body}\n"))
+    return add_measurements(card, facts.measurements, name=facts.title) if facts.measurements else card
+
+
+def update_model_card(directory: str | os.PathLike, measurements: Sequence[Measurement], *, model: Any = None) -> Path:
+    """Add scores to the README.md of a model folder, whole or not at all; one that is not there is made.
+
+    Args:
+        directory: the model folder.
+        measurements: what was measured with it.
+        model: what lies there, for the text of a new card.
+
+    Returns:
+        The README.md.
+
+    Raises:
+        SegZooError: the card's metadata cannot be read.
+        OSError: the folder cannot be written to.
+    """
+    return write_whole(Path(directory) / "README.md", card_with_scores(directory, measurements, model=model))
+
+
+def card_with_scores(directory: str | os.PathLike, measurements: Sequence[Measurement], *, model: Any = None) -> str:
+    """The text that `update_model_card` writes; same arguments and `SegZooError`."""
+    path = Path(directory) / "README.md"
+    title = Path(directory).resolve().name
+    if path.is_file():
+        try:
+            card = path.read_bytes().decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise SegZooError(f"{path}: is no UTF-8 text; save it as UTF-8") from error
+    elif hasattr(model, "decode_heads"):
+        card = build_model_card(ModelCardFacts(title=title, **facts_of_model(model)))
+    else:
+        card = f"---\nlibrary_name: transformers\npipeline_tag: {TASK}\n---\n\n# {title}\n"
+    try:
+        return add_measurements(card, measurements, name=title)
+    except SegZooError as error:
+        raise SegZooError(f"{path}: {error}") from error
 
 
 def hub_licence(licence: str | None) -> dict[str, str]:
@@ -193,19 +215,7 @@ def _metadata(facts: ModelCardFacts) -> ModelCardData:
     licence = hub_licence(facts.weights_licence)
     if facts.licence_url is not None and licence["license"] == "other":
         licence["license_link"] = facts.licence_url
-    results = [
-        EvalResult(
-            task_type=TASK,
-            dataset_type=score.dataset_id or _slug(score.dataset),
-            dataset_name=score.dataset,
-            dataset_split=score.split,
-            metric_type=score.metric,
-            metric_name=METRIC_TITLES.get(score.metric, score.metric),
-            metric_value=float(score.value),
-        )
-        for score in facts.measurements
-    ]
-    family = [_slug(facts.family)] if facts.family else []
+    family = [slug(facts.family)] if facts.family else []
     return ModelCardData(
         **licence,
         library_name="transformers",
@@ -213,9 +223,7 @@ def _metadata(facts: ModelCardFacts) -> ModelCardData:
         tags=["segzoo", "semantic-segmentation", "vision", *family, *facts.tags],
         datasets=[facts.dataset_id] if facts.dataset_id else None,
         base_model=facts.base_model,
-        metrics=["mean_iou"] if results else None,
-        model_name=facts.title if results else None,
-        eval_results=results or None,
+        metrics=["mean_iou"] if facts.measurements else None,
     )
 
 
@@ -261,33 +269,21 @@ label_map = processor.post_process_semantic_segmentation(outputs, target_sizes=[
 
 
 def _scores(facts: ModelCardFacts) -> str:
-    rows = []
-    for score in facts.measurements:
-        images = f", {score.num_images} images" if score.num_images else ""
-        title = METRIC_TITLES.get(score.metric, score.metric)
-        rows.append(
-            (
-                f"measured with this folder, {title}",
-                score.value,
-                f"{score.dataset} {score.split}{images}; {score.protocol}",
-            )
-        )
+    parts = [measured_block([])]
     where = f"[published]({facts.published_url})" if facts.published_url else "published"
-    for value, scales in (
-        (facts.published_miou, "single scale"),
-        (facts.published_miou_multi_scale, "multi-scale and flip"),
-    ):
-        if value is not None:
-            rows.append((f"{where} by the authors, mIoU", value, f"{facts.dataset or 'data set not known'}; {scales}"))
-    lines = []
+    rows = [
+        f"| {where}, {METRIC_TITLES['mean_iou']} | {percent(value)} | {table_cell(facts.dataset or 'data set not known')}; {scales} |"
+        for value, scales in (
+            (facts.published_miou, "single scale"),
+            (facts.published_miou_multi_scale, "multi-scale and flip"),
+        )
+        if value is not None
+    ]
     if rows:
-        lines = ["| score | % | on |", "|---|---|---|"]
-        lines += [f"| {_cell(what)} | {_percent(value)} | {_cell(on)} |" for what, value, on in rows]
-    if not facts.measurements:
-        lines += ["", "Nobody has measured a score with this folder yet."]
+        parts.append("\n".join(["| published by the authors | % | on |", "|---|---|---|", *rows]))
     if facts.inference:
-        lines += ["", f"Test protocol that the processor carries: {facts.inference}"]
-    return "## Scores\n\n" + "\n".join(lines).strip()
+        parts.append(f"Test protocol that the processor carries: {facts.inference}")
+    return "## Scores\n\n" + "\n\n".join(parts)
 
 
 def _origin(facts: ModelCardFacts) -> str:
@@ -314,7 +310,7 @@ def _origin(facts: ModelCardFacts) -> str:
 def _training(facts: ModelCardFacts) -> str:
     if not facts.training:
         return ""
-    rows = [f"| {_cell(name)} | {_cell(value)} |" for name, value in facts.training.items()]
+    rows = [f"| {table_cell(name)} | {table_cell(value)} |" for name, value in facts.training.items()]
     return "## Training\n\n" + "\n".join(["| setting | value |", "|---|---|", *rows])
 
 
@@ -339,24 +335,7 @@ def _component_name(config) -> str:
     return f"{name} {detail}" if isinstance(detail, (int, str)) else name
 
 
-def _check_fraction(name: str, value: float | None) -> None:
-    if value is not None and not 0 <= value <= 1:
-        raise SegZooError(f"{name}={value} is not between 0 and 1; give fractions, 0.479 for 47.9 %")
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.2f}"
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-
-
 def _link(text: str | None, url: str | None) -> str | None:
     if text is None or url is None:
         return text
     return f"<{url}>" if text == url else f"[{text}]({url})"
-
-
-def _cell(value: object) -> str:
-    return " ".join(str(value).replace("|", "\\|").split())

@@ -1,10 +1,10 @@
-"""Pictures and tables of label maps: overlays, legends, contact sheets, training curves, per-class tables.
+"""Pictures of label maps: overlays, legends, contact sheets, confusion matrices. Pillow and NumPy are all they need.
 
-Everything but `plot_curves` needs Pillow and NumPy alone. A label map is an integer array (height, width) of class
-ids; ids outside `range(len(palette))`, such as the ignore index 255, have no colour and show the picture itself.
+A label map is an integer array (height, width) of class ids; ids outside `range(len(palette))`, such as the ignore
+index 255, have no colour and show the picture itself.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -226,63 +226,74 @@ def contact_sheet(
     return canvas
 
 
-def plot_curves(history: Sequence[Mapping], path: str | Path, title: str | None = None) -> Path:
-    """Loss, learning rate and validation mIoU over the steps, written as one PNG at `path`.
+def draw_confusion_matrix(matrix, names: Sequence[str], path: str | Path, title: str | None = None) -> Path:
+    """Which classes are taken for which, written as one PNG at `path`.
 
-    `history` holds dicts with `step` and any of `loss`, `learning_rate`, `eval_mean_iou`. Needs matplotlib; raises
-    `SegZooError` that says how to install it where it is missing.
+    A row is a true class, a column what its pixels were labelled as; the shade is the share of the row's pixels, blue on
+    the diagonal and red beside it. Up to some 40 classes the shares stand in the cells, in percent; above that the
+    largest confusions are listed below the matrix.
+
+    Args:
+        matrix: pixel counts (num_labels, num_labels), rows truth, columns prediction; tensor or array.
+        names: of the classes, by id.
+        path: the PNG; its folder exists.
+        title: stands above.
+
+    Raises:
+        SegZooError: the matrix is not square, holds negative counts, or there are more or fewer names than rows.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise SegZooError("Drawing curves needs matplotlib: pip install 'segzoo[plot]'.") from error
-
-    def series(key):
-        points = [(entry["step"], entry[key]) for entry in history if entry.get(key) is not None]
-        return [x for x, _ in points], [y for _, y in points]
-
-    figure = Figure(figsize=(9, 3.6), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    steps, losses = series("loss")
-    left.plot(steps, losses, color="#9db8d9", linewidth=0.9, label="loss")
-    if len(losses) >= 10:
-        left.plot(steps, _smooth(losses), color="#1f5fa8", linewidth=2, label="smoothed")
-    finite = [loss for loss in losses if np.isfinite(loss)]
-    if finite:
-        left.set_ylim(0, float(np.percentile(finite, 98)) * 1.15 + 1e-9)
-    left.set(xlabel="step", ylabel="training loss")
-    rates = series("learning_rate")
-    if rates[0]:
-        twin = left.twinx()
-        twin.plot(*rates, color="#c98a1b", linewidth=1.2, linestyle="--", label="learning rate")
-        twin.set_ylabel("learning rate", color="#c98a1b")
-        twin.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-        twin.set_ylim(bottom=0)
-    left.legend(loc="upper right", frameon=False)
-    steps, values = series("eval_mean_iou")
-    right.plot(steps, [100 * value for value in values], color="#2c8a4b", linewidth=2, marker="o", markersize=4)
-    if values:
-        right.annotate(
-            f"{100 * values[-1]:.1f}",
-            (steps[-1], 100 * values[-1]),
-            xytext=(-4, 8),
-            textcoords="offset points",
-            ha="right",
+    if hasattr(matrix, "detach"):
+        matrix = matrix.detach().cpu().numpy()
+    counts = np.asarray(matrix, dtype=np.float64)
+    if counts.ndim != 2 or counts.shape != (len(names), len(names)) or not len(names) or not (counts >= 0).all():
+        raise SegZooError(
+            f"A confusion matrix for {len(names)} classes holds {len(names)} x {len(names)} counts; this one is "
+            f"{counts.shape} with values from {counts.min(initial=0):g}."
         )
-    right.set(xlabel="step", ylabel="validation mIoU (%)", ylim=(0, max(10, *(115 * v for v in values), 0)))
-    last_step = max((entry["step"] for entry in history), default=1)
-    for axis in (left, right):
-        axis.set_xlim(0, last_step * 1.02)
-    for axis in (left, right):
-        axis.grid(alpha=0.25)
-        axis.spines["top"].set_visible(False)
-    right.spines["right"].set_visible(False)
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
+
+    count = len(names)
+    cell = min(56, max(12, 1000 // count + 6)) if count <= 200 else max(2, 2400 // count)
+    size = min(15, cell - 2) if cell >= 11 else 0  # of the names; none where they would not fit
+    grid = _confusion_grid(shares, totals[:, 0] > 0, cell)
+    labels = [_fit(str(name), 24) for name in names] if size else []
+    gap, heading = max(6, size // 2), 18
+    left = max((_text_width(label, size) for label in labels), default=0) + 3 * gap + heading
+    above = max((_text_width(label, size) for label in labels), default=0) + 3 * gap + heading
+    top = (40 if title else gap) + above
+    notes = _confusion_notes(shares, totals[:, 0], names) if cell < 26 else []
+    note_size, note_line = 15, 24
+    right = _text_width("100.0 %", max(size, 11)) + 2 * gap
+    width = max(left + grid.width + right, left + _KEY_WIDTH, _text_width(title or "", 20) + 2 * gap)
+    columns = max(1, (width - 2 * gap) // 600)
+    below = 62 + (note_line * (1 + -(-len(notes) // columns)) if notes else 0)
+    canvas = Image.new("RGB", (width, top + grid.height + below), _PAPER)
+    draw = ImageDraw.Draw(canvas)
     if title:
-        figure.suptitle(title)
+        draw.text((gap, 22), title, _INK, _font(20, title), "lm")
+    canvas.paste(grid, (left, top))
+    for index, label in enumerate(labels):
+        middle = (index + 0.5) * cell
+        draw.text((left - gap, top + middle), label, _INK, _font(size, label), "rm")
+        _text_upwards(canvas, (round(left + middle), top - gap), label, size, _INK)
+        share = _share(totals[index, 0] / totals.sum()) if totals[index, 0] else "none"
+        draw.text((left + grid.width + right - gap, top + middle), share, _FAINT, _font(max(size - 1, 9)), "rm")
+    draw.text((left + grid.width / 2, top - above + heading / 2 + gap / 2), "labelled as", _FAINT, _font(14), "mm")
+    if labels:
+        draw.text((left + grid.width + right - gap, top - gap), "of all", _FAINT, _font(max(size - 1, 10)), "rb")
+    _text_upwards(canvas, (gap + heading // 2, top + grid.height // 2), "true class", 14, _FAINT, centred=True)
+    _confusion_key(draw, left, top + grid.height + 20)
+    y = top + grid.height + 62
+    if notes:
+        draw.text((gap, y), "Largest confusions, by pixels", _INK, _font(16), "lm")
+        rows = -(-len(notes) // columns)
+        for index, note in enumerate(notes):
+            column, row = divmod(index, rows)
+            place = (gap + column * ((width - 2 * gap) // columns), y + note_line * (row + 1))
+            draw.text(place, note, _INK, _font(note_size, note), "lm")
     path = Path(path)
-    figure.savefig(path, format="png")
+    canvas.save(path, format="PNG")
     return path
 
 
@@ -306,14 +317,80 @@ def _share(fraction: float) -> str:
     return f"{100 * fraction:.1f} %" if fraction >= 0.0005 else "< 0.1 %"
 
 
-def _smooth(values: Sequence[float]) -> np.ndarray:
-    """Centred moving average over a tenth of the values; the ends use what is there."""
-    array = np.asarray(values, dtype=np.float64)
-    half = max(1, len(array) // 20)
-    sums = np.concatenate([[0.0], np.cumsum(array)])
-    low = np.maximum(np.arange(len(array)) - half, 0)
-    high = np.minimum(np.arange(len(array)) + half + 1, len(array))
-    return (sums[high] - sums[low]) / (high - low)
+_KEY_WIDTH = 450
+_RIGHT, _WRONG = (24, 90, 160), (196, 48, 24)  # full shades of the diagonal and of what lies beside it
+
+
+def _shade(shares: np.ndarray, colour: Sequence[int]) -> np.ndarray:
+    """RGB from white to a colour; by the root of the share, so that a few percent can be seen."""
+    strength = np.sqrt(np.clip(shares, 0, 1))[..., None]
+    return 255 + (np.asarray(colour, dtype=np.float64) - 255) * strength
+
+
+def _confusion_grid(shares: np.ndarray, present: np.ndarray, cell: int) -> Image.Image:
+    """The cells of a confusion matrix, with numbers where they fit; rows without pixels are hatched."""
+    count = len(shares)
+    diagonal = np.eye(count, dtype=bool)[..., None]
+    colours = np.where(diagonal, _shade(shares, _RIGHT), _shade(shares, _WRONG)).round().astype(np.uint8)
+    grid = Image.fromarray(np.kron(colours, np.ones((cell, cell, 1), dtype=np.uint8)))
+    draw = ImageDraw.Draw(grid)
+    side = count * cell
+    step = 1 if count <= 40 else 10
+    for position in range(step, count, step):
+        line = [(position * cell, 0), (position * cell, side)]
+        draw.line(line, (225, 228, 231))
+        draw.line([(y, x) for x, y in line], (225, 228, 231))
+    for row in np.flatnonzero(~present):
+        for x in range(-cell, side, 8):
+            draw.line([(x, (row + 1) * cell - 1), (x + cell, row * cell)], _HATCH)
+    if cell >= 26:
+        font = _font(max(11, round(cell * 0.3)))
+        for row, column in zip(*np.nonzero(shares >= 0.005), strict=True):
+            ink = _PAPER if colours[row, column].sum() < 380 else _INK
+            place = ((column + 0.5) * cell, (row + 0.5) * cell)
+            draw.text(place, f"{100 * shares[row, column]:.0f}", ink, font, "mm")
+    draw.rectangle([0, 0, side - 1, side - 1], outline=_FAINT)
+    return grid
+
+
+def _confusion_key(draw: ImageDraw.ImageDraw, left: int, top: int) -> None:
+    """What the shades mean, `_KEY_WIDTH` pixels wide."""
+    shares = np.array([0, 0.01, 0.05, 0.1, 0.25, 0.5, 1])
+    text = "share of the true class's pixels, %"
+    draw.text((left, top + 7), text, _FAINT, _font(13), "lm")
+    start, step = left + _text_width(text, 13) + 12, 30
+    for row, colour in enumerate((_RIGHT, _WRONG)):
+        for index, shade in enumerate(_shade(shares, colour).round().astype(int).tolist()):
+            box = [start + step * index, top + 9 * row - 2, start + step * (index + 1), top + 9 * row + 7]
+            draw.rectangle(box, tuple(shade), (225, 228, 231))
+    for index, share in enumerate(shares):
+        draw.text((start + step * (index + 0.5), top + 25), f"{100 * share:.0f}", _FAINT, _font(11), "mm")
+
+
+def _confusion_notes(shares: np.ndarray, totals: np.ndarray, names: Sequence[str], count: int = 24) -> list[str]:
+    """The confusions that cost the most pixels, in words."""
+    pixels = shares * totals[:, None]
+    np.fill_diagonal(pixels, 0)
+    order = np.argsort(-pixels, axis=None, kind="stable")[:count]
+    pairs = [(row, column) for row, column in zip(*np.unravel_index(order, pixels.shape), strict=True)]
+    return [
+        f"{_fit(str(names[row]), 20)} as {_fit(str(names[column]), 20)}: {_share(shares[row, column])} of the class"
+        for row, column in pairs
+        if pixels[row, column] > 0
+    ]
+
+
+def _text_upwards(
+    canvas: Image.Image, place: tuple[int, int], text: str, size: int, ink, centred: bool = False
+) -> None:
+    """Text that reads from below upwards, in the middle of a column and beginning at (or centred on) a height."""
+    font = _font(size, text)
+    length, height = _text_width(text, size) + 2, round(size * 1.4)
+    strip = Image.new("L", (length, height))
+    ImageDraw.Draw(strip).text((0, height / 2), text, 255, font, "lm")
+    strip = strip.transpose(Image.Transpose.ROTATE_90)
+    x, y = place[0] - height // 2, place[1] - (length // 2 if centred else length)
+    canvas.paste(Image.new("RGB", strip.size, ink), (x, y), strip)
 
 
 def _colourise(labels: np.ndarray, palette) -> tuple[np.ndarray, np.ndarray]:

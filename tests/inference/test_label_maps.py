@@ -4,8 +4,14 @@ from torch.nn import functional as F
 
 from segzoo import SegZooError
 from segzoo.inference import label_map_from_logits, label_maps, probabilities_from_logits
+from segzoo.inference.rows import MapRows, resized
 
-ENGINES = {"strips": label_maps._by_strips, "classes": label_maps._by_classes}
+
+def by_strips(logits, stages, align_corners):
+    return label_maps.label_map_from_rows(resized(MapRows(logits), stages, align_corners))
+
+
+ENGINES = {"strips": by_strips, "classes": label_maps._by_classes}
 
 
 def two_steps(logits, size, align_corners, input_size=None, crop=None):
@@ -37,7 +43,7 @@ def two_steps(logits, size, align_corners, input_size=None, crop=None):
 )
 def test_equals_interpolate_and_argmax(engine, align_corners, dtype, shape, size):
     logits = torch.randn(shape, dtype=dtype)
-    stages = label_maps._stages(logits, size, None, None)
+    stages = label_maps.resize_stages(logits.shape, size)
     labels = ENGINES[engine](logits, stages, align_corners)
     assert torch.equal(labels, two_steps(logits, size, align_corners).argmax(0))
     assert torch.equal(label_map_from_logits(logits, size, align_corners), labels)
@@ -57,7 +63,7 @@ def test_equals_interpolate_and_argmax(engine, align_corners, dtype, shape, size
 )
 def test_cuts_padding_and_resizes_twice(engine, align_corners, input_size, crop, size):
     logits = torch.randn(12, 16, 24)
-    stages = label_maps._stages(logits, size, crop, input_size)
+    stages = label_maps.resize_stages(logits.shape, size, crop, input_size)
     expected = two_steps(logits, size, align_corners, input_size, crop)
     assert torch.equal(ENGINES[engine](logits, stages, align_corners), expected.argmax(0))
     arguments = {"align_corners": align_corners, "crop": crop, "input_size": input_size}
@@ -71,7 +77,7 @@ def test_large_maps_in_several_pieces(monkeypatch):
     monkeypatch.setattr(label_maps, "_STRIP_VALUES", 9 * 128 * 5)
     monkeypatch.setattr(label_maps, "_CHUNK_VALUES", 2 * 128 * 128)
     for engine in ENGINES.values():
-        assert torch.equal(engine(logits, label_maps._stages(logits, (128, 128), None, None), False), expected)
+        assert torch.equal(engine(logits, label_maps.resize_stages(logits.shape, (128, 128)), False), expected)
 
 
 def test_argmax_comes_after_upsampling():

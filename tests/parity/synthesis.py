@@ -16,6 +16,7 @@ import torch
 
 # Ranges of one-dimensional factors. Residual branches stay small, so that the sum does not grow with the depth.
 ORDINARY, LAST_NORM, LAYER_SCALE = (0.5, 1.5), (0.4, 0.8), (0.05, 0.25)
+EMBEDDINGS = ("pos_embed", "cls_token", "cls_emb")
 
 
 def random_source(name: str) -> np.random.Generator:
@@ -32,6 +33,8 @@ def tensor(key: str, shape: tuple[int, ...]) -> torch.Tensor:
     source = random_source(key)
     if role == "running_mean" or role.endswith("bias"):
         values = 0.1 * source.standard_normal(shape)
+    elif role in EMBEDDINGS:
+        values = 0.2 * source.standard_normal(shape)
     elif len(shape) >= 2:  # kernels and matrices keep the variance
         values = source.standard_normal(shape) * (1.0 / math.sqrt(math.prod(shape[1:])))
     else:

@@ -1,12 +1,14 @@
 """A small Hugging Face Hub on loopback for tests: create, upload (git-LFS), commit, list, download; faults on demand.
 
+It serves models, and data sets as far as ``datasets.load_dataset`` reads them.
+
 It speaks the part of the protocol that ``huggingface_hub`` uses when Xet is switched off (``HF_HUB_DISABLE_XET=1``)::
 
     with HubServer() as hub:
         environment = {**os.environ, **hub.environment(cache)}   # HF_ENDPOINT, HF_TOKEN, HF_HOME ...
         hub.break_connection("PUT", r"/lfs/", after_bytes=1000, times=1)
 
-Everything is held in memory. ``WRITE_TOKEN`` may write to the namespace ``tester``, ``READ_TOKEN`` may only read.
+Everything is held in memory; data sets are the repositories whose name begins with ``datasets/``. ``WRITE_TOKEN`` may write to the namespace ``tester``, ``READ_TOKEN`` may only read.
 """
 
 import base64
@@ -17,13 +19,14 @@ import re
 import socket
 import threading
 import urllib.parse
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 WRITE_TOKEN = "hf_tester_may_write"
 READ_TOKEN = "hf_tester_may_only_read"
-LFS_SUFFIXES = (".safetensors", ".bin", ".pth", ".png", ".jpg")
+LFS_SUFFIXES = (".safetensors", ".bin", ".pth", ".png", ".jpg", ".parquet")
 
 
 class HttpAnswer(Exception):
@@ -149,6 +152,13 @@ class HubServer(contextlib.AbstractContextManager):
         repository = self.repositories[repo_id]
         return {path: file.content for path, file in repository.commits[repository.resolve(revision)].items()}
 
+    def publish(self, name: str, files: Mapping[str, bytes]) -> None:
+        """Make a public repository with these files: ``"nvidia/mit-b0"``, or ``"datasets/segments/sidewalk-semantic"``."""
+        stored = {path: StoredFile(content, lfs=path.endswith(LFS_SUFFIXES)) for path, content in files.items()}
+        repository = Repository(name)
+        repository.commit("main", stored)
+        self.repositories[name] = repository
+
     # --- what the endpoints do ---
 
     def create_repository(self, request: dict) -> dict:
@@ -208,6 +218,10 @@ class HubServer(contextlib.AbstractContextManager):
         return {}
 
     def commit(self, repository: Repository, branch: str, body: bytes) -> dict:
+        with self._lock:  # a training pushes from several threads
+            return self._commit(repository, branch, body)
+
+    def _commit(self, repository: Repository, branch: str, body: bytes) -> dict:
         files = dict(repository.commits[repository.resolve(branch)])
         for line in body.splitlines():
             operation = json.loads(line)
@@ -237,7 +251,7 @@ class HubServer(contextlib.AbstractContextManager):
     def information(self, repository: Repository, revision: str) -> dict:
         sha = repository.resolve(revision)
         siblings = [{"rfilename": path} for path in sorted(repository.commits[sha])]
-        name = repository.name
+        name = repository.name.removeprefix("datasets/")
         return {
             "_id": name,
             "id": name,
@@ -245,18 +259,41 @@ class HubServer(contextlib.AbstractContextManager):
             "sha": sha,
             "private": repository.private,
             "siblings": siblings,
+            "tags": [],
         }
 
-    def tree(self, repository: Repository, revision: str, prefix: str) -> list[dict]:
-        entries = []
-        for path, file in sorted(repository.commits[repository.resolve(revision)].items()):
-            if not path.startswith(prefix):
-                continue
-            entry = {"type": "file", "path": path, "oid": file.git_oid, "size": len(file.content)}
-            if file.lfs:
-                entry["lfs"] = {"oid": file.sha256, "size": len(file.content), "pointerSize": 134}
-            entries.append(entry)
-        return entries
+    def tree(self, repository: Repository, revision: str, folder: str, *, recursive: bool) -> list[dict]:
+        files = repository.commits[repository.resolve(revision)]
+        prefix = f"{folder.rstrip('/')}/" if folder else ""
+        folders = {
+            "/".join(parts[:depth])
+            for path in files
+            for parts in [path.split("/")]
+            for depth in range(1, len(parts))
+            if path.startswith(prefix)
+        }
+        if folder and folder.rstrip("/") not in folders:
+            raise HttpAnswer(404, f"{folder} does not exist on {revision}", "EntryNotFound")
+        entries = [
+            {"type": "directory", "path": path, "oid": hashlib.sha1(path.encode()).hexdigest(), "size": 0}
+            for path in folders
+        ]
+        entries += [_entry(path, file) for path, file in files.items()]
+        inside = [entry for entry in entries if entry["path"].startswith(prefix)]
+        if not recursive:
+            inside = [entry for entry in inside if "/" not in entry["path"].removeprefix(prefix)]
+        return sorted(inside, key=lambda entry: entry["path"])
+
+    def paths_info(self, repository: Repository, revision: str, paths: list[str]) -> list[dict]:
+        files = repository.commits[repository.resolve(revision)]
+        return [_entry(path, files[path]) for path in paths if path in files]
+
+
+def _entry(path: str, file: StoredFile) -> dict:
+    entry = {"type": "file", "path": path, "oid": file.git_oid, "size": len(file.content)}
+    if file.lfs:
+        entry["lfs"] = {"oid": file.sha256, "size": len(file.content), "pointerSize": 134}
+    return entry
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -309,6 +346,12 @@ class _Handler(BaseHTTPRequestHandler):
             raise HttpAnswer(401, "Invalid credentials in Authorization header")
         return token
 
+    def _query(self) -> dict[str, str]:
+        return {
+            name.lower(): value.lower()
+            for name, value in urllib.parse.parse_qsl(urllib.parse.urlsplit(self.path).query)
+        }
+
     def _route(self, path: str, body: bytes) -> None:
         hub, unquote = self.hub, urllib.parse.unquote
         if self.command == "PUT" and (match := re.fullmatch(r"/lfs/([0-9a-f]{64})", path)):
@@ -326,21 +369,27 @@ class _Handler(BaseHTTPRequestHandler):
         if match := re.fullmatch(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
             hub.repository(match[1], token=token, write=True)
             return self._send_json(hub.lfs_batch(json.loads(body)))
-        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(\w[\w-]*)/([^/]+)(?:/(.*))?)?", path):
-            action, revision, rest = match[2], unquote(match[3] or "main"), unquote(match[4] or "")
+        if match := re.fullmatch(r"/api/(models/|datasets/)([^/]+/[^/]+)(?:/(\w[\w-]*)/([^/]+)(?:/(.*))?)?", path):
+            action, revision, rest = match[3], unquote(match[4] or "main"), unquote(match[5] or "")
             write = action in ("preupload", "commit", "branch")
-            repository = hub.repository(match[1], token=token, write=write)
+            name = match[1].removeprefix("models/") + match[2]
+            repository = hub.repository(name, token=token, write=write)
             answers = {
                 ("GET", None): lambda: hub.information(repository, revision),
                 ("GET", "revision"): lambda: hub.information(repository, revision),
-                ("GET", "tree"): lambda: hub.tree(repository, revision, rest),
+                ("GET", "tree"): lambda: hub.tree(
+                    repository, revision, rest, recursive=self._query().get("recursive") == "true"
+                ),
+                ("POST", "paths-info"): lambda: hub.paths_info(
+                    repository, revision, urllib.parse.parse_qs(body.decode())["paths"]
+                ),
                 ("POST", "preupload"): lambda: hub.preupload(repository, revision, json.loads(body)),
                 ("POST", "commit"): lambda: hub.commit(repository, revision, body),
                 ("POST", "branch"): lambda: hub.create_branch(repository, revision),
             }
             if (self.command, action) in answers:
                 return self._send_json(answers[self.command, action]())
-        if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+        if match := re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             repository = hub.repository(match[1], token=token, write=False)
             return self._send_file(repository, unquote(match[2]), unquote(match[3]))
         raise HttpAnswer(404, f"this test server has no {self.command} {path}")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from segzoo import SegZooError
-from segzoo.training import EpochBatches, training_batches
+from segzoo.training import EpochBatches, batch_sizes, training_batches
 
 
 class Numbers(torch.utils.data.Dataset):
@@ -65,3 +65,26 @@ def test_processes_share_each_round():
 def test_too_few_samples():
     with pytest.raises(SegZooError, match="4 pictures, fewer than one batch of 3 in 2 processes"):
         EpochBatches(4, 3, num_processes=2)
+
+
+@pytest.mark.parametrize(
+    ("per_device", "accumulation", "total", "processes", "expected"),
+    [
+        (None, None, None, 1, (8, 1)),
+        (4, None, None, 2, (4, 1)),
+        (None, None, 16, 1, (16, 1)),
+        (None, None, 16, 4, (4, 1)),
+        (2, None, 16, 1, (2, 8)),
+        (None, 4, 16, 2, (2, 4)),
+        (3, 2, 16, 1, (3, 2)),
+    ],
+)
+def test_a_step_has_as_many_pictures_as_the_recipe_says(per_device, accumulation, total, processes, expected):
+    assert batch_sizes(per_device, accumulation, total, processes) == expected
+
+
+def test_a_batch_that_cannot_be_divided():
+    with pytest.raises(
+        SegZooError, match="16 pictures cannot be divided by 3 processes and --per_device_train_batch_size 2"
+    ):
+        batch_sizes(2, None, 16, 3)

@@ -4,6 +4,7 @@ import pytest
 
 from segzoo import SegZooConfig, SegZooError, SegZooForSemanticSegmentation, SegZooImageProcessor
 from segzoo.data import DATASETS
+from segzoo.losses import CrossEntropyLoss
 from segzoo.training import ClassFacts, build_model, build_processor, find_classes, training_transform
 
 THREE = ClassFacts({0: "sky", 1: "road", 2: "car"}, [[0, 0, 1], [0, 1, 0], [1, 0, 0]])
@@ -83,7 +84,7 @@ def test_another_number_of_classes(folder):
     assert model.config.num_labels == 3 and model.config.semantic_loss_ignore_index == 9
     assert model.config.palette == THREE.palette
     assert model.decode_heads[0].classifier.out_channels == 3
-    assert model.decode_heads[0].config.class_weights == [1.0, 2.0, 3.0]
+    assert model.decode_heads[0].losses == (CrossEntropyLoss(class_weights=(1, 2, 3)),)
     assert (model.backbone.stem[0].conv.weight == old.backbone.stem[0].conv.weight).all()
 
 

@@ -11,28 +11,42 @@ import torch.nn.functional as F
 from ..errors import SegZooError
 
 
-def collate_training(samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """Stacks samples of equal size.
+def collate_training(samples: Sequence[dict[str, Any]], *, pad_labels: int | None = None) -> dict[str, Any]:
+    """Stacks samples.
 
     Args:
-        samples: Dicts with `pixel_values` (3, height, width) and, optionally, `labels` (height, width).
+        samples: Dicts with `pixel_values` (3, height, width) and, optionally, `labels` (height, width) and `name`.
+        pad_labels: Fill samples up to the largest of the batch, at the right and the bottom: pictures with 0, labels with
+            this id. None: all have one size.
 
     Returns:
-        `pixel_values` (batch, 3, height, width) and `labels` (batch, height, width): what a model takes, nothing else.
+        `pixel_values` (batch, 3, height, width), and where the samples have them `labels` (batch, height, width) and
+        `name`, a list.
 
     Raises:
-        SegZooError: The sizes differ.
+        SegZooError: The sizes differ, and `pad_labels` is None.
     """
     shapes = {tuple(sample["pixel_values"].shape) for sample in samples}
-    if len(shapes) > 1:
+    if len(shapes) > 1 and pad_labels is None:
         raise SegZooError(
             f"Pictures of different sizes cannot be stacked: {sorted(shapes)}. Train on crops (crop_size), or use "
             "collate_evaluation, which pads."
         )
-    batch = {"pixel_values": torch.stack([sample["pixel_values"] for sample in samples])}
+    height, width = (max(shape[axis] for shape in shapes) for axis in (-2, -1))
+    batch: dict[str, Any] = {
+        "pixel_values": torch.stack([_filled(s["pixel_values"], height, width, 0.0) for s in samples])
+    }
     if "labels" in samples[0]:
-        batch["labels"] = torch.stack([sample["labels"] for sample in samples])
+        batch["labels"] = torch.stack([_filled(s["labels"], height, width, pad_labels or 0) for s in samples])
+    if "name" in samples[0]:
+        batch["name"] = [sample["name"] for sample in samples]
     return batch
+
+
+def _filled(values: torch.Tensor, height: int, width: int, fill: float) -> torch.Tensor:
+    """Fills up a tensor (..., height, width) at the right and the bottom."""
+    bottom, right = height - values.shape[-2], width - values.shape[-1]
+    return F.pad(values, (0, right, 0, bottom), value=fill) if bottom or right else values
 
 
 def collate_evaluation(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -51,9 +65,7 @@ def collate_evaluation(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     pictures = [sample["pixel_values"] for sample in samples]
     height, width = (max(picture.shape[axis] for picture in pictures) for axis in (-2, -1))
     batch: dict[str, Any] = {
-        "pixel_values": torch.stack(
-            [F.pad(picture, (0, width - picture.shape[-1], 0, height - picture.shape[-2])) for picture in pictures]
-        ),
+        "pixel_values": torch.stack([_filled(picture, height, width, 0.0) for picture in pictures]),
         "input_sizes": [tuple(picture.shape[-2:]) for picture in pictures],
     }
     if "labels" in samples[0]:

@@ -10,6 +10,8 @@ from segzoo.lazy import lazy_attributes
 _MODULES = {
     "confusion": ("ConfusionMatrix",),
     "metrics": ("format_table", "metrics_from_confusion"),
+    "report": ("EvaluationReport",),
+    "score_log": ("ImageRow", "ScoreLog"),
 }
 
 

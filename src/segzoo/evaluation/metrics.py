@@ -76,7 +76,14 @@ def format_table(result: Mapping[str, Any], names: Mapping[int, str] | Sequence[
     Returns:
         Text of several lines; "-" stands for a class without pixels.
     """
-    columns = {"IoU": "iou", "accuracy": "accuracy", "Dice": "dice", "precision": "precision"}
+    columns = {
+        "IoU": "iou",
+        "accuracy": "accuracy",
+        "Dice": "dice",
+        "F-score": "f_score",
+        "precision": "precision",
+        "recall": "recall",
+    }
     count = len(result["per_category_iou"])
     names = [str(i) if names is None else str(names[i]) for i in range(count)]
     width = max([len("all classes"), *(len(name) for name in names)])

@@ -1,6 +1,18 @@
-"""From logits to label maps: sliding windows and memory-bounded upsampling."""
+"""From pictures to label maps: protocols, sliding windows, several views, memory-bounded upsampling; and scoring a data set.
 
-from .label_maps import label_map_from_logits, probabilities_from_logits
-from .sliding_window import sliding_window_logits
+Names are imported on first use: the image processor and the model use parts of this package, and other parts use them.
+"""
 
-__all__ = ["label_map_from_logits", "probabilities_from_logits", "sliding_window_logits"]
+from segzoo.lazy import lazy_attributes
+
+# No module may be called as something that is offered here: importing it would put the module in the name's place.
+_MODULES = {
+    "scoring": ("Evaluation", "ImageScore", "evaluate"),
+    "label_maps": ("label_map_from_logits", "probabilities_from_logits"),
+    "predictor": ("Predictor", "evaluation_mode"),
+    "settings": ("InferenceSettings",),
+    "sliding_window": ("sliding_window_logits",),
+    "views": ("ViewMaker",),
+}
+
+__getattr__, __dir__ = lazy_attributes(__name__, _MODULES)

@@ -1,4 +1,4 @@
-"""What a training script needs beside `accelerate`: data order, optimizer and schedule, checkpoints, evaluation, reports.
+"""What a training script needs beside `accelerate`: recipes, data order, optimizer and schedule, checkpoints, guards, reports.
 
 Each module is a set of plain functions; `examples/run_semantic_segmentation.py` shows them together.
 """
@@ -6,15 +6,23 @@ Each module is a set of plain functions; `examples/run_semantic_segmentation.py`
 from segzoo.lazy import lazy_attributes
 
 _MODULES = {
-    "arguments": ("build_parser", "check_arguments", "settings_for_card"),
-    "batches": ("EpochBatches", "training_batches"),
+    "batches": ("EpochBatches", "batch_sizes", "training_batches"),
     "building": ("ClassFacts", "build_model", "build_processor", "find_classes", "training_transform"),
-    "checkpoints": ("find_checkpoint", "load_checkpoint", "remove_old_checkpoints", "save_checkpoint"),
-    "evaluation": ("Evaluation", "evaluate", "predict_label_maps"),
+    "checkpoints": (
+        "find_checkpoint",
+        "load_checkpoint",
+        "remove_old_checkpoints",
+        "resume_checkpoint",
+        "save_checkpoint",
+    ),
+    "ema": ("WeightAverage",),
     "optimization": ("build_optimizer", "build_schedule", "parameter_groups"),
     "output": ("prepare_output_folder", "publish_model", "write_json"),
     "progress": ("Progress",),
+    "recipes": ("Recipe", "list_recipes", "load_recipe", "resolve_recipe"),
     "reports": ("describe_training", "draw_curves", "draw_samples"),
+    "splits": ("load_splits",),
+    "trainer": ("SegmentationTrainer", "SegmentationTrainingArguments"),
 }
 
 __getattr__, __dir__ = lazy_attributes(__name__, _MODULES)

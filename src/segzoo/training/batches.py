@@ -10,6 +10,35 @@ from segzoo.data import collate_training
 from segzoo.errors import SegZooError
 
 
+def batch_sizes(
+    per_device: int | None, accumulation: int | None, total: int | None, num_processes: int, default: int = 8
+) -> tuple[int, int]:
+    """Pictures a process and pass, and passes an optimizer step, such that a step has as many pictures as a recipe says.
+
+    Args:
+        per_device, accumulation: what the user asks for, or None.
+        total: pictures an optimizer step over all processes; None: whatever follows from the others.
+        num_processes: that train together.
+        default: pictures a process and pass where nobody says.
+
+    Raises:
+        SegZooError: the total cannot be divided so.
+    """
+    if total is None or (per_device is not None and accumulation is not None):
+        return per_device or default, accumulation or 1
+    given = num_processes * (per_device or accumulation or 1)
+    if total % given:
+        parts = [f"{num_processes} processes"] if num_processes > 1 else []
+        parts += [f"--per_device_train_batch_size {per_device}"] if per_device else []
+        parts += [f"--gradient_accumulation_steps {accumulation}"] if accumulation else []
+        raise SegZooError(
+            f"a batch of {total} pictures cannot be divided by {' and '.join(parts)}; change them, or --total_train_batch_size"
+        )
+    if per_device is not None:
+        return per_device, total // given
+    return total // given, accumulation or 1
+
+
 class EpochBatches(Sampler):
     """Batches of indices of one epoch, for one of several processes.
 

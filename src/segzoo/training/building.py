@@ -11,6 +11,8 @@ from segzoo.data import DATASETS, build_train_transform, load_id2label
 from segzoo.errors import SegZooError
 from segzoo.visualization import default_palette
 
+_EDGES, _SIDES = ("shortest_edge", "longest_edge"), ("height", "width")
+
 
 @dataclass(frozen=True)
 class ClassFacts:
@@ -106,6 +108,26 @@ def _read_id2label(file: Path) -> dict[int, str]:
         raise SegZooError(f'{file} should be JSON such as {{"0": "sky", "1": "road"}}: {error}') from error
 
 
+def load_config(name: str | None, hub_options: Mapping[str, Any] | None = None):
+    """The config of a model to fine-tune, whose classes stand in for those of data that does not name its own.
+
+    Args:
+        name: folder or Hub name; None gives None.
+        hub_options: as in `build_model`.
+
+    Raises:
+        SegZooError: it cannot be loaded.
+    """
+    if name is None:
+        return None
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(name, **dict(hub_options or {}))
+    except (OSError, ValueError) as error:
+        raise SegZooError(f"cannot load {name}: {_first_line(error)}") from error
+
+
 def build_model(
     classes: ClassFacts,
     *,
@@ -115,7 +137,12 @@ def build_model(
     head: str = "uper",
     head_channels: int | None = None,
     auxiliary_channels: int = 0,
+    losses: Sequence[Mapping[str, Any]] | None = None,
+    auxiliary_losses: Sequence[Mapping[str, Any]] | None = None,
     class_weights: Sequence[float] | None = None,
+    drop_path_rate: float | None = None,
+    window_size: Sequence[int] | None = None,
+    window_stride: Sequence[int] | None = None,
     ignore_index: int = 255,
     hub_options: Mapping[str, Any] | None = None,
 ):
@@ -130,7 +157,11 @@ def build_model(
         head: ``"uper"``, ``"fcn"``, ``"psp"`` or another registered head, for a new model.
         head_channels: its width; None keeps the head's usual one.
         auxiliary_channels: width of an FCN head on the last map but one, for the training only; 0 for none.
-        class_weights: factor per class on the loss.
+        losses, auxiliary_losses: of the decode heads and of the auxiliary heads (`segzoo.losses`); None leaves theirs.
+        class_weights: factor per class on all these losses.
+        drop_path_rate: largest probability of skipping a residual block, in 0..1; None leaves the backbone's.
+        window_size, window_stride: (height, width) of the sliding windows that the model is tested with, and their step;
+            None leaves what the model says.
         ignore_index: label that does not count.
         hub_options: ``token``, ``revision``, ``cache_dir``, ``trust_remote_code`` for loading.
 
@@ -138,6 +169,8 @@ def build_model(
         SegZooError: settings that do not name one model, that do not exist or do not fit.
     """
     from transformers import AutoConfig, AutoModelForSemanticSegmentation
+
+    from segzoo import SegZooForSemanticSegmentation
 
     options = dict(hub_options or {})
     num_labels = len(classes.id2label)
@@ -149,14 +182,14 @@ def build_model(
     if class_weights is not None and len(class_weights) != num_labels:
         raise SegZooError(f"--class_weights has {len(class_weights)} numbers for {num_labels} classes")
     if backbone is not None:
-        model = _new_model(
-            backbone, head, head_channels, auxiliary_channels, label_fields, classes.palette, ignore_index, options
-        )
+        fields = {**label_fields, "palette": classes.palette, "semantic_loss_ignore_index": ignore_index}
+        model = _new_model(backbone, head, head_channels, auxiliary_channels, drop_path_rate, fields, options)
     else:
         try:
             config = AutoConfig.from_pretrained(config_name or model_name_or_path, **label_fields, **options)
             if hasattr(config, "palette"):
                 config.palette = classes.palette
+            _set_drop_path(getattr(config, "backbone_config", config), drop_path_rate)
             if model_name_or_path is None:
                 model = AutoModelForSemanticSegmentation.from_config(config)
             else:
@@ -168,15 +201,35 @@ def build_model(
         except (OSError, ValueError) as error:
             raise SegZooError(f"cannot load {model_name_or_path or config_name}: {_first_line(error)}") from error
         model.config.semantic_loss_ignore_index = ignore_index
-    if class_weights is not None:
-        if not hasattr(model, "decode_heads"):
-            raise SegZooError(f"--class_weights: {type(model).__name__} has its own loss; use a segzoo model")
-        for part in (*model.decode_heads, *model.auxiliary_heads):
-            part.config.class_weights = [float(weight) for weight in class_weights]
+    if losses is not None or auxiliary_losses is not None or class_weights is not None:
+        if not isinstance(model, SegZooForSemanticSegmentation):
+            raise SegZooError(
+                f"{type(model).__name__} has its own loss; losses and --class_weights work with segzoo's models"
+            )
+        model.set_losses(losses, auxiliary_losses)
+        for head in (*model.decode_heads, *model.auxiliary_heads) if class_weights is not None else ():
+            head.set_losses([loss | {"class_weights": list(class_weights)} for loss in head.config.losses])
+    if window_size is not None:
+        if not isinstance(model, SegZooForSemanticSegmentation):
+            raise SegZooError(
+                f"{type(model).__name__} takes whole images only; --window_size works with segzoo's models"
+            )
+        model.config.window_size = list(window_size)
+        model.config.window_stride = list(window_stride or window_size)
     return model
 
 
-def _new_model(backbone, head, head_channels, auxiliary_channels, label_fields, palette, ignore_index, options):
+def _set_drop_path(config, rate: float | None) -> None:
+    if rate is None:
+        return
+    if not hasattr(config, "drop_path_rate"):
+        if rate > 0:
+            raise SegZooError(f"{type(config).__name__} has no drop path; leave --drop_path_rate out, or give none")
+        return
+    config.drop_path_rate = rate
+
+
+def _new_model(backbone, head, head_channels, auxiliary_channels, drop_path_rate, fields, options):
     from transformers import AutoConfig
 
     from segzoo import SegZooConfig, SegZooForSemanticSegmentation
@@ -202,17 +255,20 @@ def _new_model(backbone, head, head_channels, auxiliary_channels, label_fields, 
     else:
         config_class, settings = variants[backbone]
         backbone_config = config_class(**settings)
+    _set_drop_path(backbone_config, drop_path_rate)
     config = SegZooConfig.from_backbone(
         backbone_config,
         head_config,
         auxiliary=False,
-        palette=palette,
-        semantic_loss_ignore_index=ignore_index,
-        **label_fields,
+        **fields,
     )
     if auxiliary_channels:
         auxiliary = FCNHeadConfig(
-            in_index=[-2], num_convs=1, concat_input=False, loss_weight=0.4, channels=auxiliary_channels
+            in_index=[-2],
+            num_convs=1,
+            concat_input=False,
+            losses=[{"type": "cross_entropy", "weight": 0.4}],
+            channels=auxiliary_channels,
         )
         auxiliary.num_labels = config.num_labels
         config.auxiliary_head_configs = [auxiliary]
@@ -242,6 +298,8 @@ def build_processor(
     *,
     image_processor_name: str | None = None,
     scale_size: Sequence[int] | None = None,
+    keep_ratio: bool = True,
+    size_divisor: int | None = None,
     ignore_index: int = 255,
     hub_options: Mapping[str, Any] | None = None,
 ):
@@ -251,14 +309,18 @@ def build_processor(
         model: the model.
         classes: their label rule goes into the processor.
         image_processor_name: folder or Hub name to take it from; None makes one that leaves pictures at their size.
-        scale_size: (short edge,) or (short edge, long edge) limit that pictures are resized to, keeping their shape; None
-            keeps what the processor does.
+        scale_size: (short edge,) or (short edge, long edge) limit that pictures are resized to; None keeps what the
+            processor does.
+        keep_ratio: pictures keep their shape; False: ``scale_size`` is (height, width).
+        size_divisor: pictures are stretched up to multiples of it.
         ignore_index: label that does not count.
         hub_options: as in `build_model`.
 
     Raises:
         SegZooError: it cannot be loaded, or cannot resize so.
     """
+    from segzoo import SegZooImageProcessor
+
     if image_processor_name is not None:
         from transformers import AutoImageProcessor
 
@@ -269,8 +331,6 @@ def build_processor(
                 f"cannot load an image processor from {image_processor_name}: {_first_line(error)}"
             ) from error
     else:
-        from segzoo import SegZooImageProcessor
-
         channels = getattr(model.config.backbone_config, "num_channels", 3)
         heads = getattr(model.config, "decode_head_configs", None)
         processor = SegZooImageProcessor(
@@ -281,9 +341,15 @@ def build_processor(
             window_stride=getattr(model.config, "window_stride", None),
         )
     if scale_size is not None:
-        edges = dict(zip(("shortest_edge", "longest_edge"), scale_size, strict=False))
+        edges = dict(zip(_EDGES if keep_ratio else _SIDES, scale_size, strict=False))
         options = {**processor.to_dict(), "do_resize": True, "size": edges}
         processor = type(processor)(**{k: v for k, v in options.items() if k != "image_processor_type"})
+    if size_divisor is not None:
+        if not isinstance(processor, SegZooImageProcessor):
+            raise SegZooError(
+                f"--size_divisor: {type(processor).__name__} cannot do that; use segzoo's image processor"
+            )
+        processor.size_multiple, processor.size_multiple_mode = size_divisor, "stretch"
     processor.do_reduce_labels = classes.reduce_labels
     if hasattr(processor, "ignore_index"):
         processor.ignore_index = ignore_index
@@ -293,38 +359,47 @@ def build_processor(
 def training_transform(
     processor,
     *,
-    crop_size: Sequence[int],
+    crop_size: Sequence[int] | None,
+    scale_size: Sequence[int] | None = None,
+    scale_edges: Sequence[int] = (),
     scale_range: Sequence[float] = (0.5, 2.0),
+    keep_ratio: bool = True,
+    size_divisor: int | None = None,
     cat_max_ratio: float = 0.75,
+    flip_probability: float = 0.5,
     photometric: bool = True,
     ignore_index: int = 255,
 ):
     """The training transform whose scale and normalisation are those of an image processor.
 
     Args:
-        processor: of the model; its ``size`` is what the random ratio multiplies, when it resizes.
-        crop_size: (height, width) of the crops.
-        scale_range, cat_max_ratio, photometric: as in `segzoo.data.build_train_transform`.
+        processor: of the model; where it resizes, and ``scale_size`` is None, its ``size`` is what the random ratio multiplies.
+        crop_size: (height, width) of the crops; None: whole pictures.
+        scale_size, keep_ratio: as in `build_processor`, for the training.
+        scale_edges, scale_range, size_divisor, cat_max_ratio, flip_probability, photometric: as in
+            `segzoo.data.build_train_transform`.
         ignore_index: label that does not count.
 
     Raises:
         SegZooError: sizes or ranges that make no sense.
     """
-    scale_size, keep_ratio = None, True
     size = getattr(processor, "size", None)
-    if getattr(processor, "do_resize", False) and size:
+    if scale_size is not None:
+        scale_size = (*scale_size, None)[:2]
+    elif getattr(processor, "do_resize", False) and size:
         size = dict(size)
-        if size.get("shortest_edge") is not None:
-            scale_size = (size["shortest_edge"], size.get("longest_edge"))
-        else:
-            scale_size, keep_ratio = (size["height"], size["width"]), False
+        keep_ratio = size.get("height") is None
+        scale_size = tuple(size.get(name) for name in (_EDGES if keep_ratio else _SIDES))
     normalise = getattr(processor, "do_normalize", True)
     return build_train_transform(
-        crop_size=tuple(crop_size),
+        crop_size=None if crop_size is None else tuple(crop_size),
         scale_size=scale_size,
+        scale_edges=scale_edges,
         scale_range=tuple(scale_range),
         keep_ratio=keep_ratio,
+        size_divisor=size_divisor,
         cat_max_ratio=cat_max_ratio,
+        flip_probability=flip_probability,
         photometric=photometric,
         image_mean=_three(processor.image_mean) if normalise else (0.0, 0.0, 0.0),
         image_std=_three(processor.image_std) if normalise else (1.0, 1.0, 1.0),

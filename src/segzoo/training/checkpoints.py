@@ -1,68 +1,85 @@
 """Checkpoints that are whole or not there, and training that goes on from the last whole one.
 
-A checkpoint is a folder ``step_<n>`` that `accelerate` fills (model, optimizer, schedule, random numbers of every
-process), with a ``checkpoint.json``: the step, what the caller wants to remember, and size and SHA-256 of every file.
+A checkpoint is a folder ``step_<n>``: what `accelerate` saves (model, optimizer, gradient scaler, registered objects such as
+schedule and weight average, random numbers of every process), ``memory.json`` with what the caller wants to remember, and
+``checkpoint.json`` with the size and hash of each of these files.
+
+The hash is XXH3 (128 bits): it finds every accident, and reads ten times as fast as SHA-256, so that it does not count beside
+writing. It protects from no attacker; files are therefore unpickled with ``weights_only`` alone.
 """
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
+import pickle
+import secrets
 import shutil
+import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
+import xxhash
+from safetensors import SafetensorError
 
 from segzoo.errors import SegZooError
-from segzoo.hub import replacing_folder
+from segzoo.hub import _remove_abandoned, replacing_folder
+from segzoo.training.processes import run_together
 
-RECORD = "checkpoint.json"
+RECORD, MEMORY = "checkpoint.json", "memory.json"
 _PREFIX = "step_"
+_ASIDE, _LEFT = ".replaced", ".left-"
+
+
+class Resumed(NamedTuple):
+    """Where a training goes on: the checkpoint's folder, the steps done, and what the caller wanted to remember."""
+
+    folder: Path
+    step: int
+    memory: dict[str, Any]
 
 
 def save_checkpoint(accelerator, directory: str | os.PathLike, step: int, memory: Mapping[str, Any]) -> Path:
-    """Write ``directory/step_<step>``; every process calls this.
+    """Write ``directory/step_<step>``; every process calls this, and all succeed or all fail.
 
     The folder is written under a hidden name, synced to the disk and renamed. What was there before stays whole when the
-    disk is full or the process is killed.
+    disk is full or the process is killed, also a checkpoint of the same step, which is replaced only then.
 
     Args:
         accelerator: everything to save has been prepared by it or registered with it.
-        directory: where the checkpoints lie; made if need be.
+        directory: where the checkpoints lie; made if need be. All processes share it.
         step: optimizer steps done.
         memory: anything else to remember, ready for JSON.
 
     Raises:
-        SegZooError: the folder cannot be written.
+        SegZooError: the folder cannot be written; nothing is left of it.
     """
-    from accelerate.utils import broadcast_object_list
-
     target = Path(directory) / f"{_PREFIX}{step}"
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process and target.exists():
-        shutil.rmtree(target)  # from a run that went on differently
     with contextlib.ExitStack() as stack:
-        shared: list[Any] = [None]
-        if accelerator.is_main_process:
-            shared[0] = str(stack.enter_context(replacing_folder(target)))
-        partial = Path(broadcast_object_list(shared)[0])
-        try:
-            accelerator.save_state(str(partial))
-        except RuntimeError as error:  # how torch.save reports a full disk
-            if "PytorchStreamWriter" not in str(error) and "write" not in str(error):
-                raise
-            raise SegZooError(f"{target}: could not be written ({error}); earlier checkpoints are whole") from error
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            files = {
-                file.relative_to(partial).as_posix(): {"bytes": file.stat().st_size, "sha256": _sha256(file)}
-                for file in sorted(partial.rglob("*"))
-                if file.is_file()
-            }
-            record = {"step": step, "memory": dict(memory), "files": files}
-            (partial / RECORD).write_text(json.dumps(record), encoding="utf-8")
-    accelerator.wait_for_everyone()
+
+        def begin() -> str:
+            with _write_errors_of(target):
+                _settle(target)
+                stack.enter_context(_out_of_the_way(target))
+            return str(stack.enter_context(replacing_folder(target)))
+
+        def save() -> None:
+            with _write_errors_of(target, partial):
+                accelerator.save_state(str(partial))
+
+        def finish() -> None:
+            with _write_errors_of(target, partial):
+                _write_record(partial, step, memory, accelerator.num_processes)
+                stack.close()  # here the folder gets its name
+
+        partial = Path(run_together(accelerator, begin, main_only=True))
+        run_together(accelerator, save)
+        run_together(accelerator, finish, main_only=True)
     return target
 
 
@@ -75,45 +92,75 @@ def load_checkpoint(accelerator, checkpoint: str | os.PathLike) -> tuple[int, di
     Raises:
         SegZooError: the folder is no whole checkpoint, or belongs to another model or optimizer.
     """
-    record = read_record(checkpoint)
-    try:
-        accelerator.load_state(str(checkpoint))
-    except (RuntimeError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()
-        raise SegZooError(
-            f"{checkpoint}: does not fit this model and optimizer ({'; '.join(line.strip() for line in first[:3])}); "
-            "resume with the settings it was written with"
-        ) from error
-    return record["step"], record["memory"]
+    folder = Path(checkpoint)
+    run_together(accelerator, lambda: read_record(folder), main_only=True)
+    return _load_whole(accelerator, folder)
 
 
-def read_record(checkpoint: str | os.PathLike) -> dict[str, Any]:
-    """The content of ``checkpoint.json``, after every file has been compared with it.
+def resume_checkpoint(accelerator, directory: str | os.PathLike, wanted: str) -> Resumed | None:
+    """Find the checkpoint to go on from and load it; every process calls this, after preparing the same objects.
+
+    The main process looks for it and compares the hashes; the others take its word. Whole checkpoints after the chosen one
+    belong to a course that is left: they are renamed (``step_<n>.left-1``), with a warning, so that they are neither resumed
+    from nor counted any more.
+
+    Args:
+        accelerator: of the training.
+        directory, wanted: as in `find_checkpoint`.
+
+    Returns:
+        What was loaded; None for ``"latest"`` where there is no checkpoint yet.
 
     Raises:
-        SegZooError: the folder or a file is missing, or a file has another size or hash than when it was written.
+        SegZooError: as `find_checkpoint` and `load_checkpoint`.
+    """
+    folder = run_together(accelerator, lambda: find_checkpoint(directory, wanted), main_only=True)
+    if folder is None:
+        return None
+    step, memory = _load_whole(accelerator, folder)
+    run_together(accelerator, lambda: _leave_later(Path(directory), step), main_only=True)
+    return Resumed(folder, step, memory)
+
+
+def read_record(checkpoint: str | os.PathLike, *, contents: bool = True) -> dict[str, Any]:
+    """The content of ``checkpoint.json``, after every file has been compared with it.
+
+    Args:
+        checkpoint: the folder.
+        contents: compare hashes as well; otherwise only that the files are there in the right size.
+
+    Raises:
+        SegZooError: the folder or a file is missing or cannot be read, or a file has another size or hash than when it was
+            written.
     """
     folder = Path(checkpoint)
+    advice = "resume from an earlier checkpoint"
     if not (folder / RECORD).is_file():
-        raise SegZooError(f"{folder}: is no checkpoint of this script (it has no {RECORD})")
+        raise SegZooError(f"{folder}: is no whole checkpoint of this script (it has no {RECORD}); {advice}")
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        files = record["files"].items()
-    except (ValueError, KeyError, AttributeError) as error:
-        raise SegZooError(f"{folder / RECORD}: is damaged ({error}); resume from an earlier checkpoint") from error
-    for name, expected in files:
-        file = folder / name
-        if not file.is_file():
-            raise SegZooError(f"{file}: is missing from the checkpoint; resume from an earlier one")
-        if file.stat().st_size != expected["bytes"]:
-            raise SegZooError(
-                f"{file}: has {file.stat().st_size} bytes instead of {expected['bytes']}; resume from an earlier checkpoint"
-            )
-        if (actual := _sha256(file)) != expected["sha256"]:
-            raise SegZooError(
-                f"{file}: has changed since it was written (SHA-256 {actual[:12]}... instead of "
-                f"{expected['sha256'][:12]}...); resume from an earlier checkpoint"
-            )
+        files = {name: (int(facts["bytes"]), str(facts["xxh3_128"])) for name, facts in record["files"].items()}
+        step = int(record["step"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SegZooError(f"{folder / RECORD}: is damaged ({error}); {advice}") from error
+    number = folder.name.removeprefix(_PREFIX)
+    if MEMORY not in files or (number.isdigit() and int(number) != step):
+        raise SegZooError(f"{folder / RECORD}: is damaged (it is about step {step}); {advice}")
+    try:
+        for name, (size, _) in files.items():
+            if not (folder / name).is_file():
+                raise SegZooError(f"{folder / name}: is missing from the checkpoint; {advice}")
+            if (actual := (folder / name).stat().st_size) != size:
+                raise SegZooError(f"{folder / name}: has {actual} bytes instead of {size}; {advice}")
+        if contents:
+            for (name, (_, expected)), actual in zip(files.items(), _hashes(folder, files), strict=True):
+                if actual != expected:
+                    raise SegZooError(
+                        f"{folder / name}: has changed since it was written (hash {actual[:12]}... instead of "
+                        f"{expected[:12]}...); {advice}"
+                    )
+    except OSError as error:
+        raise SegZooError(f"{folder}: cannot be read ({error.strerror or error}); {advice}") from error
     return record
 
 
@@ -125,6 +172,11 @@ def list_checkpoints(directory: str | os.PathLike) -> list[Path]:
         if number.isdigit() and folder.is_dir():
             found.append((int(number), folder))
     return [folder for _, folder in sorted(found)]
+
+
+def list_left_checkpoints(directory: str | os.PathLike) -> list[Path]:
+    """Folders that `resume_checkpoint` renamed because the training went on from an earlier one."""
+    return sorted(folder for folder in Path(directory).glob(f"{_PREFIX}*{_LEFT}*") if folder.is_dir())
 
 
 def find_checkpoint(directory: str | os.PathLike, wanted: str) -> Path | None:
@@ -158,14 +210,222 @@ def find_checkpoint(directory: str | os.PathLike, wanted: str) -> Path | None:
     return None
 
 
-def remove_old_checkpoints(directory: str | os.PathLike, keep: int | None) -> None:
-    """Remove all but the last ``keep`` checkpoints; None keeps all."""
-    if keep is not None:
-        candidates = list_checkpoints(directory)
-        for folder in candidates[: max(0, len(candidates) - keep)]:
-            shutil.rmtree(folder, ignore_errors=True)
+def remove_old_checkpoints(directory: str | os.PathLike, keep: int | None, best_step: int | None = None) -> None:
+    """Remove all but the last ``keep`` checkpoints; the main process calls this.
+
+    The best one stays as well, and so does the last whole one: where the last ``keep`` turn out damaged, an older one that
+    is whole (its hashes are compared) is not removed. Damaged ones do not count.
+
+    Args:
+        directory: where the checkpoints lie.
+        keep: how many, at least 1; None keeps all.
+        best_step: step of the best checkpoint, which is kept beside them.
+
+    Raises:
+        SegZooError: ``keep`` is below 1.
+    """
+    if keep is None:
+        return
+    if keep < 1:
+        raise SegZooError(f"--save_total_limit is {keep}; it must be 1 or more, or the last checkpoint would go")
+    newest_first = list_checkpoints(directory)[::-1]
+    kept, found_whole = 0, False
+    for position, folder in enumerate(newest_first):
+        if kept >= keep and found_whole:
+            doomed = [old for old in newest_first[position:] if old.name != f"{_PREFIX}{best_step}"]
+            break
+        # One whole checkpoint is certain after its hashes; the others are only looked at: they need not be read again.
+        if _is_whole(folder, contents=not found_whole):
+            kept, found_whole = kept + 1, True
+    else:
+        return
+    for folder in doomed:
+        try:
+            _remove(folder)
+        except OSError as error:
+            warnings.warn(f"{folder}: the old checkpoint could not be removed ({error.strerror})", stacklevel=2)
 
 
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def remove_leftovers(directory: str | os.PathLike) -> None:
+    """Clear away what killed trainings left beside their checkpoints: half-written and half-removed folders.
+
+    A folder that a living process is writing is locked and stays. A checkpoint that was moved aside for another one that
+    never came gets its name back. The main process calls this before it looks for checkpoints.
+    """
+    directory = Path(directory)
+    for aside in directory.glob(f".{_PREFIX}*{_ASIDE}"):
+        _settle(directory / aside.name.removeprefix(".").removesuffix(_ASIDE))
+    _remove_abandoned(directory / f"{_PREFIX}*")  # the name is a pattern there
+
+
+def _load_whole(accelerator, folder: Path) -> tuple[int, dict[str, Any]]:
+    """Load a checkpoint whose files have been compared already."""
+    from accelerate.utils import load
+
+    def read() -> tuple[int, dict[str, Any], int]:
+        try:
+            # accelerate unpickles registered objects freely; what has passed weights_only first is harmless afterwards.
+            for file in folder.glob("custom_checkpoint_*.pkl"):
+                load(file, map_location="cpu", mmap=True, weights_only=True)
+            accelerator.load_state(str(folder))
+            record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            return record["step"], json.loads((folder / MEMORY).read_text(encoding="utf-8")), record["processes"]
+        except (
+            RuntimeError,
+            ValueError,
+            KeyError,
+            TypeError,
+            OSError,
+            pickle.UnpicklingError,
+            SafetensorError,
+        ) as error:
+            lines = [line.strip() for line in str(error).strip().splitlines()[:3]]
+            raise SegZooError(
+                f"{folder}: does not fit this model and optimizer ({'; '.join(lines)}); "
+                "resume with the settings it was written with"
+            ) from error
+
+    step, memory, processes = run_together(accelerator, read)
+    if processes != accelerator.num_processes:
+        if accelerator.is_main_process:
+            warnings.warn(
+                f"{folder}: was written by {processes} process(es) and is read by {accelerator.num_processes}; the training "
+                "goes on, but with other random numbers",
+                stacklevel=3,
+            )
+    elif not _random_numbers_are_back(folder, accelerator.process_index):
+        warnings.warn(f"{folder}: the random numbers could not be restored; losses will differ a little", stacklevel=3)
+    return step, memory
+
+
+def _random_numbers_are_back(folder: Path, process_index: int) -> bool:
+    """Whether `accelerate` could restore them; it says nothing when it cannot. What it restores last is looked at."""
+    from accelerate.utils import load
+
+    states = load(folder / f"random_states_{process_index}.pkl")
+    if torch.cuda.is_available():
+        saved, now = states.get("torch_cuda_manual_seed", []), torch.cuda.get_rng_state_all()
+        return len(saved) == len(now) and all(map(torch.equal, saved, now))
+    return torch.equal(torch.get_rng_state(), states["torch_manual_seed"])
+
+
+def _write_record(folder: Path, step: int, memory: Mapping[str, Any], processes: int) -> None:
+    for index in range(processes):
+        if not (folder / f"random_states_{index}.pkl").is_file():
+            raise SegZooError(
+                f"{folder.parent}: process {index} does not see the folder that the main process writes; choose an "
+                "--output_dir that all machines share"
+            )
+    (folder / MEMORY).write_text(json.dumps(dict(memory)), encoding="utf-8")
+    names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    files = {
+        name: {"bytes": (folder / name).stat().st_size, "xxh3_128": digest}
+        for name, digest in zip(names, _hashes(folder, names, sync=True), strict=True)
+    }
+    record = {"step": step, "processes": processes, "files": files}
+    (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+
+def _hashes(folder: Path, names: Iterable[str], *, sync: bool = False) -> list[str]:
+    """XXH3 of files, several at a time; with ``sync`` each is on the disk afterwards, while others are still hashed."""
+
+    def digest(name: str) -> str:
+        with open(folder / name, "rb") as stream:
+            result = hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()
+            if sync:
+                os.fsync(stream.fileno())
+        return result
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        return list(pool.map(digest, names))
+
+
+@contextlib.contextmanager
+def _write_errors_of(target: Path, partial: Path | None = None) -> Iterator[None]:
+    """Turn what a full or broken disk causes into one line about a checkpoint that is being written in ``partial``.
+
+    torch.save makes of it a RuntimeError that says neither which file nor why; it is asked whether one can still write.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).strip()
+        if isinstance(error, RuntimeError):
+            reason = _why_not_writable(partial) if partial is not None else None
+            if reason is None:
+                raise
+        raise SegZooError(
+            f"{target}: could not be written ({reason}); nothing of it was left behind and earlier checkpoints are whole: "
+            "make room, then go on with --resume_from_checkpoint latest"
+        ) from error
+
+
+def _why_not_writable(folder: Path) -> str | None:
+    """The operating system's reason, found by trying; None when it works."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(1 << 20))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error.strerror
+    return None
+
+
+@contextlib.contextmanager
+def _out_of_the_way(target: Path) -> Iterator[None]:
+    """Give an existing folder a hidden name; it is removed when the block ends well, and gets its name back otherwise."""
+    if not target.is_dir():
+        yield
+        return
+    aside = target.with_name(f".{target.name}{_ASIDE}")
+    os.rename(target, aside)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.rename(aside, target)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _settle(target: Path) -> None:
+    """End what `_out_of_the_way` could not, because the process was killed."""
+    aside = target.with_name(f".{target.name}{_ASIDE}")
+    if aside.is_dir() and target.is_dir():
+        shutil.rmtree(aside)
+    elif aside.is_dir():
+        os.rename(aside, target)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a checkpoint under a hidden name, so that it is never seen half."""
+    hidden = folder.with_name(f".{folder.name}.partial-{secrets.token_hex(4)}")
+    os.rename(folder, hidden)
+    shutil.rmtree(hidden)
+
+
+def _leave_later(directory: Path, step: int) -> None:
+    """Rename whole checkpoints after a step."""
+    for folder in list_checkpoints(directory):
+        if int(folder.name.removeprefix(_PREFIX)) > step and _is_whole(folder, contents=False):
+            name = next(
+                name
+                for name in (f"{folder.name}{_LEFT}{number}" for number in itertools.count(1))
+                if not (directory / name).exists()
+            )
+            try:
+                os.rename(folder, directory / name)
+            except OSError as error:
+                raise SegZooError(f"{folder}: could not be renamed to {name} ({error.strerror})") from error
+            warnings.warn(
+                f"{folder}: lies after step {step}, from which the training goes on; renamed to {name}", stacklevel=4
+            )
+
+
+def _is_whole(folder: Path, *, contents: bool) -> bool:
+    try:
+        read_record(folder, contents=contents)
+    except SegZooError:
+        return False
+    return True

@@ -2,6 +2,8 @@
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 
@@ -23,8 +25,15 @@ class Progress:
         self.in_place = self.stream.isatty()
         self._length = 0
         self._seconds_per_step: float | None = None
-        self._since_report, self._images, self._steps = 0.0, 0, 0
+        self._since_report, self._waited, self._images, self._steps = 0.0, 0.0, 0, 0
         self._mark = time.perf_counter()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The time within it is spent waiting for data."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
 
     def restart_clock(self) -> None:
         """Leave out the time since the last step: evaluation and checkpoints do not count as training."""
@@ -38,21 +47,33 @@ class Progress:
         self._images += images
         self._steps += 1
 
-    def report(self, step: int, loss: float, learning_rate: float, extra: str = "") -> dict[str, float]:
-        """Write the line; returns ``step``, ``loss``, ``learning_rate`` and ``images_per_second`` since the last one."""
+    def report(
+        self, step: int, loss: float, learning_rate: float, *, grad_norm: float | None = None
+    ) -> dict[str, float]:
+        """Write the line.
+
+        Returns:
+            ``step``, ``loss``, ``learning_rate``, ``grad_norm`` where given, and since the last report ``images_per_second``
+            and ``waiting_for_data``, the share (0..1) of the time that passed before a batch was there.
+        """
         speed = self._images / self._since_report if self._since_report > 0 else 0.0
         recent = self._since_report / max(1, self._steps)
         # The first steps are slow, and other programs come and go: recent steps count for more.
         before = recent if self._seconds_per_step is None else self._seconds_per_step
         self._seconds_per_step = 0.7 * before + 0.3 * recent
         left = (self.total_steps - step) * self._seconds_per_step
+        waiting = self._waited / self._since_report if self._since_report > 0 else 0.0
+        shown = f"  {waiting:.0%} waiting for data" if waiting >= 0.1 else ""
         line = (
             f"step {step}/{self.total_steps}  loss {loss:.4f}  lr {learning_rate:.2e}  "
-            f"{speed:.1f} images/s  {duration(left)} left{extra}"
+            f"{speed:.1f} images/s  {duration(left)} left{shown}"
         )
-        self._since_report, self._images, self._steps = 0.0, 0, 0
+        self._since_report, self._waited, self._images, self._steps = 0.0, 0.0, 0, 0
         self._write(line)
-        return {"step": step, "loss": loss, "learning_rate": learning_rate, "images_per_second": round(speed, 3)}
+        entry = {"step": step, "loss": loss, "learning_rate": learning_rate}
+        if grad_norm is not None:
+            entry["grad_norm"] = grad_norm
+        return {**entry, "images_per_second": round(speed, 3), "waiting_for_data": round(waiting, 4)}
 
     def message(self, text: str) -> None:
         """Write lines of their own."""

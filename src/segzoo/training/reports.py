@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from PIL import Image
 
-from segzoo.data import collate_evaluation
 from segzoo.data.decoding import decode_pair
 from segzoo.errors import SegZooError
+from segzoo.inference import Evaluation, InferenceSettings, Predictor
 from segzoo.model_card import Measurement, ModelCardFacts, build_model_card, facts_of_model
-from segzoo.training.evaluation import Evaluation, predict_label_maps
-from segzoo.visualization import contact_sheet, overlay, overlay_with_legend, plot_curves
+from segzoo.training.curves import plot_curves
+from segzoo.visualization import contact_sheet, overlay, overlay_with_legend
 
 
 def draw_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str | None = None) -> str | None:
-    """Draw loss, learning rate and mIoU over the steps; returns what is in the way, such as matplotlib missing."""
+    """Draw loss, learning rate, gradient norm and mIoU over the steps; returns what is in the way, such as matplotlib missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         plot_curves(history, path, title=title)
@@ -56,17 +56,16 @@ def draw_samples(
     was_training = model.training
     model.eval()
     count = min(count, len(dataset))
+    predictor = Predictor(model, image_processor, autocast=accelerator.autocast)
     rows, captions, files = [], [], []
     try:
         for number in range(count):
             index = (2 * number + 1) * len(dataset) // (2 * count)
             item, row = dataset[index], dataset.dataset[index]
             picture, _ = decode_pair(row["image"], None, image_name=item["name"])
-            batch = collate_evaluation([item])
-            batch["pixel_values"] = batch["pixel_values"].to(accelerator.device)
-            with accelerator.autocast():
-                label_map = predict_label_maps(model, image_processor, batch, batch["target_sizes"])[0]
-            picture, truth, predicted = Image.fromarray(picture), item["labels"].numpy(), label_map.numpy()
+            truth = item["labels"].numpy()
+            predicted = predictor.label_map(picture, truth.shape).cpu().numpy()
+            picture = Image.fromarray(picture)
             stem = Path(item["name"]).stem
             files.append(directory / f"overlay_{number + 1}.png")
             overlay_with_legend(picture, predicted, palette, names, title=stem[:40]).save(files[-1])
@@ -81,7 +80,7 @@ def draw_samples(
 
 def describe_training(
     model,
-    evaluation: Evaluation,
+    evaluation: Evaluation | None,
     *,
     title: str,
     dataset: str,
@@ -90,6 +89,7 @@ def describe_training(
     inference: str,
     settings: Mapping[str, Any],
     base_model: str | None = None,
+    augmented: tuple[str, Evaluation] | None = None,
     synthetic: bool = False,
     repo_id: str | None = None,
 ) -> str:
@@ -97,25 +97,27 @@ def describe_training(
 
     Args:
         model: the model.
-        evaluation: the last evaluation.
+        evaluation: the last evaluation; None where nothing was scored.
         title, dataset, dataset_id, base_model, synthetic, repo_id: as in `segzoo.model_card.ModelCardFacts`.
         split: that was scored.
         inference: how images go through the model, in words.
         settings: of the training, by name.
+        augmented: another evaluation, with its protocol in words.
     """
-    metrics = evaluation.metrics
+    measured = ([] if evaluation is None else [(inference, evaluation)]) + ([] if augmented is None else [augmented])
     measurements = [
         Measurement(
-            value=metrics[name],
+            value=scored.metrics[name],
             metric=name,
             dataset=dataset,
             dataset_id=dataset_id,
             split=split,
-            num_images=evaluation.num_images,
-            protocol=f"{inference}; scored at each image's original size, one confusion matrix over all images",
+            num_images=scored.num_images,
+            protocol=f"{protocol}; scored at each image's original size, one confusion matrix over all images",
         )
+        for protocol, scored in measured
         for name in ("mean_iou", "mean_accuracy", "overall_accuracy")
-        if 0 <= metrics[name] <= 1  # NaN where no pixel counts
+        if 0 <= scored.metrics[name] <= 1  # NaN where no pixel counts
     ]
     own = facts_of_model(model) if hasattr(model, "decode_heads") else {}
     facts = ModelCardFacts(
@@ -135,16 +137,4 @@ def describe_training(
 
 def describe_inference(model, processor) -> str:
     """How an image goes through a model, in words for the card."""
-    size = dict(processor.size) if getattr(processor, "do_resize", False) and processor.size else None
-    if size is None:
-        scale = "single scale, images at their own size"
-    elif size.get("shortest_edge") is not None:
-        limit = f", longer side at most {size['longest_edge']}" if size.get("longest_edge") else ""
-        scale = f"single scale, shorter side {size['shortest_edge']}{limit}"
-    else:
-        scale = f"single scale, images resized to {size['height']}x{size['width']} (height x width)"
-    window = getattr(model.config, "window_size", None)
-    if window is None:
-        return f"{scale}, whole image, no flip"
-    stride = model.config.window_stride
-    return f"{scale}, windows of {window[0]}x{window[1]} with step {stride[0]}x{stride[1]}, no flip"
+    return InferenceSettings.of_model(model).describe(processor)

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
 from segzoo.data import SegmentationDataset, build_processor_transform
 from segzoo.evaluation import metrics_from_confusion
-from segzoo.training import evaluate
+from segzoo.inference import evaluate
 
 SIZES = [(40, 56), (40, 56), (37, 64), (64, 37), (40, 56)]
 

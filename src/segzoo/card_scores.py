@@ -1,0 +1,201 @@
+"""Measured scores in a model card: the model-index that the Hub reads, and a table that people read.
+
+All scores are fractions: 0.479, printed as 47.9 %.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from segzoo.errors import SegZooError
+from segzoo.files import slug
+
+TASK = "image-segmentation"
+METRIC_TITLES = {"mean_iou": "mIoU", "mean_accuracy": "mean accuracy", "overall_accuracy": "pixel accuracy"}
+SCORING = "scored at each image's original size, one confusion matrix over all images"
+"""How segzoo counts, as the end of a protocol in words."""
+
+_FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(?P<yaml>.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
+_BLOCK_BEGIN = "<!-- measured scores: segzoo evaluate --write_card replaces what stands here -->"
+_BLOCK_END = "<!-- end of measured scores -->"
+_NOT_MEASURED = "Nobody has measured a score with this folder yet."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One score that was measured with the model as it lies in the folder.
+
+    Args:
+        value: the score, 0 to 1.
+        dataset: the data set's title.
+        protocol: how it was measured: sizes, windows, scales, flips, what is averaged.
+        metric: ``"mean_iou"``, ``"mean_accuracy"``, ``"overall_accuracy"`` or another name.
+        split: the part of the data set.
+        dataset_id: the data set's name on the Hub, if it is there.
+        num_images: how many images were scored.
+
+    Raises:
+        SegZooError: ``value`` is not between 0 and 1.
+    """
+
+    value: float
+    dataset: str
+    protocol: str
+    metric: str = "mean_iou"
+    split: str = "validation"
+    dataset_id: str | None = None
+    num_images: int | None = None
+
+    def __post_init__(self):
+        check_fraction("value", self.value)
+
+    def _dataset(self) -> dict[str, str]:
+        """The data set as model-index has it."""
+        return {"name": self.dataset, "type": self.dataset_id or slug(self.dataset), "split": self.split}
+
+    def _metric(self) -> dict[str, Any]:
+        """The score as model-index has it; the protocol is among the metric's arguments."""
+        arguments = {"protocol": self.protocol, "num_images": self.num_images}
+        return {
+            "type": self.metric,
+            "value": float(self.value),
+            "name": METRIC_TITLES.get(self.metric, self.metric),
+            "args": {key: value for key, value in arguments.items() if value is not None},
+        }
+
+
+def add_measurements(card: str, measurements: Sequence[Measurement], *, name: str) -> str:
+    """A card with more scores: in the model-index of its metadata, and in a table that people see.
+
+    A score of the same metric, data set, split, number of images and protocol takes the place of the earlier one. All
+    else stays as it is, to the letter: the other metadata with their comments, other people's results, the text.
+
+    Args:
+        card: text of a README.md, with or without metadata.
+        measurements: what was measured.
+        name: the model's name, where the card has no model-index yet.
+
+    Raises:
+        SegZooError: the metadata are no valid YAML, or their model-index is not built as the Hub wants it.
+    """
+    newline = "\r\n" if "\r\n" in card else "\n"
+    match = _FRONT_MATTER.match(card)
+    front, body = (match["yaml"].replace("\r\n", "\n"), card[match.end() :]) if match else ("", newline + card)
+    index = _model_index(front, name)
+    for measurement in measurements:
+        _merge(index[0]["results"], measurement)
+    front = _with_model_index(front, index)
+    block = measured_block(_measured_rows(index)).replace("\n", newline)
+    return f"---\n{front}---\n".replace("\n", newline) + _with_block(body, block, newline)
+
+
+def model_index_yaml(measurements: Sequence[Measurement], *, name: str) -> str:
+    """The ``model-index`` of a card's metadata as YAML, to be pasted into a card that is somewhere else."""
+    index = _model_index("", name)
+    for measurement in measurements:
+        _merge(index[0]["results"], measurement)
+    return _dump(index)
+
+
+def _model_index(front: str, name: str) -> list[dict[str, Any]]:
+    """The model-index of metadata, made where there is none."""
+    try:
+        metadata = yaml.safe_load(front) or {}
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise SegZooError(
+            f"the metadata between the --- lines are no valid YAML ({reason}); mend them first"
+        ) from error
+    index = metadata.get("model-index") if isinstance(metadata, dict) else None
+    index = index or [{"name": name, "results": []}]
+    try:
+        index[0].setdefault("results", [])
+        for result in index[0]["results"]:
+            result["task"], result["dataset"], result["metrics"][:]  # noqa: B018  are they there?
+    except (TypeError, KeyError, AttributeError, IndexError) as error:
+        raise SegZooError("the model-index in the metadata is not built as the Hub wants it; mend it first") from error
+    return index
+
+
+def _merge(results: list[dict[str, Any]], measurement: Measurement) -> None:
+    """Put a score into the results of a model-index, in the place of an earlier one."""
+    dataset, metric = measurement._dataset(), measurement._metric()
+    for result in results:
+        if result["task"].get("type") == TASK and result["dataset"] == dataset:
+            for position, held in enumerate(result["metrics"]):
+                if held.get("type") == metric["type"] and held.get("args") == metric["args"]:
+                    result["metrics"][position] = metric
+                    return
+            result["metrics"].append(metric)
+            return
+    results.append({"task": {"type": TASK}, "dataset": dataset, "metrics": [metric]})
+
+
+def _with_model_index(front: str, index: list[dict[str, Any]]) -> str:
+    """Metadata with another model-index; every other line stays."""
+    lines = front.splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        lines[-1] += "\n"
+    first = next((i for i, line in enumerate(lines) if re.match(r"model-index\s*:", line)), None)
+    if first is None:
+        return "".join(lines) + _dump(index)
+    last = first + 1
+    while last < len(lines) and re.match(r"[\s-]", lines[last]):  # nested lines; a list may stand without indentation
+        last += 1
+    while not lines[last - 1].strip():  # empty lines before the next key
+        last -= 1
+    return "".join([*lines[:first], _dump(index), *lines[last:]])
+
+
+def _dump(index: list[dict[str, Any]]) -> str:
+    return yaml.safe_dump({"model-index": index}, sort_keys=False, allow_unicode=True, width=10_000)
+
+
+def _measured_rows(index: list[dict[str, Any]]) -> Iterable[tuple[str, float, str]]:
+    for result in index[0]["results"]:
+        for metric in result["metrics"]:
+            arguments = metric.get("args")
+            ours = isinstance(arguments, dict) and "protocol" in arguments and isinstance(metric["value"], int | float)
+            if ours:
+                count = arguments.get("num_images")
+                images = f", {count} images" if count else ""
+                split = result["dataset"].get("split", "")
+                where = f"{result['dataset'].get('name', '')} {split}{images}; {arguments['protocol']}"
+                yield metric.get("name", metric["type"]), metric["value"], where
+
+
+def measured_block(rows: Iterable[tuple[str, float, str]]) -> str:
+    """The part of a card that holds measured scores: rows of metric, score and protocol, or a sentence that has none."""
+    lines = [f"| {table_cell(what)} | {percent(value)} | {table_cell(on)} |" for what, value, on in rows]
+    table = ["| measured with this folder | % | on |", "|---|---|---|", *lines] if lines else [_NOT_MEASURED]
+    return "\n".join([_BLOCK_BEGIN, "", *table, "", _BLOCK_END])
+
+
+def _with_block(body: str, block: str, newline: str) -> str:
+    """Text with the table of measured scores: in its place, else below the heading of the scores, else at the end."""
+    begin, end = body.find(_BLOCK_BEGIN), body.find(_BLOCK_END)
+    if 0 <= begin < end:
+        return body[:begin] + block + body[end + len(_BLOCK_END) :]
+    heading = re.search(r"^## Scores[ \t]*\r?\n", body, re.MULTILINE)
+    if heading:
+        return f"{body[: heading.end()]}{newline}{block}{newline}{body[heading.end() :]}"
+    return f"{body.rstrip()}{newline}{newline}## Measured scores{newline}{newline}{block}{newline}"
+
+
+def check_fraction(name: str, value: float | None) -> None:
+    """Refuse a score that is given in percent."""
+    if value is not None and not 0 <= value <= 1:
+        raise SegZooError(f"{name}={value} is not between 0 and 1; give fractions, 0.479 for 47.9 %")
+
+
+def percent(value: float) -> str:
+    """A fraction as the number before the percent sign."""
+    return f"{100 * value:.2f}"
+
+
+def table_cell(value: object) -> str:
+    """Text that keeps a markdown table whole."""
+    return " ".join(str(value).replace("|", "\\|").split())

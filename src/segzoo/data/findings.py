@@ -1,0 +1,194 @@
+"""What a check of a data set can find: the kinds with their severity and cure, single cases, and cases in groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+ERROR, WARNING, NOTE = "error", "warning", "note"
+SEVERITIES = (ERROR, WARNING, NOTE)
+"""Errors stop a training or make it wrong; warnings are likely mistakes; notes are handled and worth knowing."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One thing that can be found.
+
+    Attributes:
+        severity: "error", "warning" or "note".
+        title: What is the matter, as a phrase that reads well before a colon.
+        fix: What to do about it; empty where nothing has to be done.
+    """
+
+    severity: str
+    title: str
+    fix: str = ""
+
+
+KINDS: dict[str, Kind] = {
+    # Files that do not pair up.
+    "image_without_mask": Kind(ERROR, "picture without mask", "add the mask under the same name, or take the picture out"),
+    "mask_without_image": Kind(ERROR, "mask without picture", "add the picture under the same name, or take the mask out"),
+    "duplicate_stem": Kind(ERROR, "several files of one name", "keep one of the files, or rename the others"),
+    "empty_split": Kind(ERROR, "empty split", "fill the folder, or take it out"),
+    # Files that cannot be used.
+    "unreadable_image": Kind(ERROR, "corrupt picture", "fetch or export the file again, or take the pair out"),
+    "unreadable_mask": Kind(ERROR, "corrupt mask", "fetch or export the file again, or take the pair out"),
+    "sizes_differ": Kind(
+        ERROR, "picture and mask differ in size", "export the mask at the picture's size, unsmoothed (nearest neighbour)"
+    ),
+    "color_mask": Kind(
+        ERROR,
+        "mask of colours instead of class ids",
+        "save segzoo.data.colors_to_ids(mask, palette) as a grey PNG; a mask whose channels are all equal needs its first "
+        "channel alone",
+    ),
+    "lossy_mask": Kind(
+        ERROR, "JPEG mask", "export masks as PNG from where they were drawn: JPEG changes ids beyond repair"
+    ),
+    # Labels.
+    "ids_out_of_range": Kind(ERROR, "label ids outside the classes"),
+    "black_and_white": Kind(
+        WARNING,
+        "masks of 0 and 255 alone",
+        "if 255 is the second class, store 1 instead (divide by 255): 255 does not count, so class 1 never appears",
+    ),
+    "labels_start_at_one": Kind(
+        WARNING,
+        "ids seem to be off by one",
+        "if 0 stands for 'no class' and 1 for the first one, pass --do_reduce_labels (do_reduce_labels=True)",
+    ),
+    "labels_start_at_zero": Kind(
+        WARNING,
+        "ids seem to be off by one",
+        "if 0 is the first class, leave out --do_reduce_labels (do_reduce_labels=False), which turns it into 'no class'",
+    ),
+    "only_ignored": Kind(WARNING, "mask of ignored pixels only", "label it, or take the pair out: nothing is learnt from it"),
+    "class_absent": Kind(WARNING, "class that never appears", "check the class list and the ids; such a class cannot be learnt"),
+    "class_absent_here": Kind(NOTE, "class that never appears in a part", "its score cannot be measured there"),
+    "classes_unknown": Kind(
+        NOTE, "unknown number of classes", "pass --classes or --num_labels, so that ids out of range can be found"
+    ),
+    # Pictures.
+    "leakage": Kind(WARNING, "same picture in two splits", "keep it in one of them: scores on pictures seen in training mislead"),
+    "duplicate_picture": Kind(NOTE, "same picture twice in a split"),
+    "smaller_than_crop": Kind(
+        WARNING, "picture smaller than the crop", "it is padded with ignored pixels: lower --crop_size, or scale pictures up"
+    ),
+    "exif_differs": Kind(
+        WARNING,
+        "mask with an EXIF rotation that its picture has not",
+        "save both upright; as it is, the mask is turned as its own tag says",
+    ),
+    "exif_ambiguous": Kind(
+        WARNING,
+        "EXIF rotation of a picture whose mask may be upright or not",
+        "look at the pair with `segzoo data show`; the mask is taken as it is stored. Save the picture upright to be sure",
+    ),
+    "exif_rotation": Kind(NOTE, "picture with EXIF rotation"),
+    # Handled.
+    "palette_mask": Kind(NOTE, "palette mask: its indices are taken as class ids, not its colours"),
+    "wide_mask": Kind(NOTE, "mask of more than 8 bits: its values are taken as class ids"),
+    "picture_mode": Kind(NOTE, "picture that is not RGB: it is converted"),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing that was found at one place.
+
+    Attributes:
+        kind: Key in `KINDS`.
+        text: What is special here, such as ids with their counts; may be empty.
+        files: The files it is about.
+        split: The split they belong to; "" for several or none.
+        details: The numbers in `text`, as JSON values.
+        fix: Instead of the kind's.
+    """
+
+    kind: str
+    text: str = ""
+    files: tuple[str, ...] = ()
+    split: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    fix: str = ""
+
+    @property
+    def severity(self) -> str:
+        """Of its kind."""
+        return KINDS[self.kind].severity
+
+    def sentence(self) -> str:
+        """Files, what is the matter and what to do, in one line."""
+        kind = KINDS[self.kind]
+        named = f"{' and '.join(self.files)}: " if self.files else ""
+        told = f"{kind.title}: {self.text}" if self.text else kind.title
+        fix = self.fix or kind.fix
+        return f"{named}{told}" + (f"; {fix}" if fix else "")
+
+
+@dataclass
+class Finding:
+    """All cases of one kind.
+
+    Attributes:
+        kind: Key in `KINDS`.
+        count: How many cases there are.
+        cases: The first of them.
+        fix: What to do.
+    """
+
+    kind: str
+    count: int
+    cases: list[Case]
+    fix: str
+
+    @property
+    def severity(self) -> str:
+        """Of its kind."""
+        return KINDS[self.kind].severity
+
+    @property
+    def title(self) -> str:
+        """Of its kind."""
+        return KINDS[self.kind].title
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "kind": self.kind,
+            "severity": self.severity,
+            "title": self.title,
+            "fix": self.fix,
+            "count": self.count,
+            "cases": [
+                {"split": case.split, "files": list(case.files), "text": case.text, "details": dict(case.details)}
+                for case in self.cases
+            ],
+            "cases_left_out": self.count - len(self.cases),
+        }
+
+
+class Findings:
+    """Collects cases by kind in bounded memory.
+
+    Args:
+        keep: How many cases of a kind are kept; the others are counted.
+    """
+
+    def __init__(self, keep: int = 1000):
+        self.keep = keep
+        self._found: dict[str, Finding] = {}
+
+    def add(self, case: Case) -> None:
+        """Notes one case."""
+        found = self._found.setdefault(case.kind, Finding(case.kind, 0, [], case.fix or KINDS[case.kind].fix))
+        found.count += 1
+        if len(found.cases) < self.keep:
+            found.cases.append(case)
+
+    def sorted(self) -> list[Finding]:
+        """The findings, errors first, then in the order of `KINDS`."""
+        order = list(KINDS)
+        return sorted(self._found.values(), key=lambda f: (SEVERITIES.index(f.severity), order.index(f.kind)))

@@ -1,0 +1,139 @@
+"""Pictures of where predictions are wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ..files import slug, write_whole
+from ..visualization import contact_sheet
+from .score_log import ImageRow
+
+WORST_SHEET, WORST_FOLDER = "worst.png", "worst"
+_WRONG = np.array([214, 39, 40], dtype=np.float32)
+_RIGHT = np.array([70, 160, 90], dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class WrongPicture:
+    """An image with its scores.
+
+    Args:
+        row: the scores.
+        picture: uint8 array (height, width, 3).
+        truth, prediction: label maps (height, width), integers.
+    """
+
+    row: ImageRow
+    picture: np.ndarray
+    truth: np.ndarray
+    prediction: np.ndarray
+
+    def caption(self) -> str:
+        """The file's stem and the two scores."""
+        row = self.row
+        return (
+            f"{Path(row.name).stem}: mIoU {100 * row.mean_iou:.1f} %, {100 * row.pixel_accuracy:.1f} % of pixels right"
+        )
+
+
+def worst_rows(rows: Sequence[ImageRow], count: int) -> list[ImageRow]:
+    """The images with the lowest mean IoU, the worst first; images without a pixel that counts are left out."""
+    scored = [row for row in rows if row.num_pixels > 0]
+    return sorted(scored, key=lambda row: (row.mean_iou, row.pixel_accuracy, row.index))[:count]
+
+
+def error_picture(picture: np.ndarray, truth: np.ndarray, prediction: np.ndarray, ignore_index: int | None):
+    """The picture in grey with what is wrong in red and what is right in pale green; pixels that do not count are dark.
+
+    Args:
+        picture: uint8 (height, width, 3).
+        truth, prediction: label maps (height, width).
+        ignore_index: label that does not count.
+
+    Returns:
+        An RGB PIL image.
+    """
+    grey = np.asarray(Image.fromarray(picture).convert("L"), dtype=np.float32)[..., None].repeat(3, axis=2)
+    ignored = np.zeros(truth.shape, dtype=bool) if ignore_index is None else truth == ignore_index
+    wrong = (truth != prediction) & ~ignored
+    tinted = np.where(wrong[..., None], 0.35 * grey + 0.65 * _WRONG, 0.8 * grey + 0.2 * _RIGHT)
+    return Image.fromarray(np.where(ignored[..., None], 0.25 * grey, tinted).clip(0, 255).astype(np.uint8))
+
+
+def draw_worst(
+    pictures: Sequence[WrongPicture],
+    folder: str | Path,
+    *,
+    palette: Sequence[Sequence[int]],
+    names: Sequence[str],
+    ignore_index: int | None,
+    title: str,
+) -> list[Path]:
+    """Write one sheet of all pictures and a larger one of each: picture, truth, prediction, where wrong.
+
+    Args:
+        pictures: the worst first.
+        folder: where ``worst.png`` and ``worst/`` go; earlier ones are replaced.
+        palette, names: of the classes.
+        ignore_index: label that does not count.
+        title: stands above, such as the protocol.
+
+    Returns:
+        The files: ``worst.png`` first; none for no pictures.
+    """
+    folder = Path(folder)
+    single = folder / WORST_FOLDER
+    for old in [folder / WORST_SHEET, *single.glob("[0-9][0-9]*_*.png")]:
+        old.unlink(missing_ok=True)
+    if not pictures:
+        return []
+    single.mkdir(exist_ok=True)
+    headings = ["picture", "truth", "prediction", "where wrong (red)"]
+    rows = [
+        [
+            Image.fromarray(p.picture),
+            p.truth,
+            p.prediction,
+            error_picture(p.picture, p.truth, p.prediction, ignore_index),
+        ]
+        for p in pictures
+    ]
+    captions = [p.caption() for p in pictures]
+    sheet = contact_sheet(rows, headings, palette, names, captions)
+    files = [save_png(titled(sheet, title), folder / WORST_SHEET)]
+    for number, (row, picture, caption) in enumerate(zip(rows, pictures, captions, strict=True), start=1):
+        width = min(max(320, picture.picture.shape[1]), 640)
+        sheet = contact_sheet([row], headings, palette, names, [caption], cell_width=width)
+        stem = slug(Path(picture.row.name).stem)[:60]
+        files.append(save_png(titled(sheet, title), single / f"{number:02d}_{stem}.png"))
+    return files
+
+
+def titled(picture: Image.Image, text: str, size: int = 14, *, below: bool = False) -> Image.Image:
+    """A picture with lines of text above it, or below, broken to its width."""
+    font, pad = ImageFont.load_default(size), size // 2
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > picture.width - 2 * pad:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    height = 2 * pad + round(1.4 * size) * len(lines)
+    canvas = Image.new("RGB", (picture.width, picture.height + height), (255, 255, 255))
+    draw = ImageDraw.Draw(canvas)
+    for number, line in enumerate(lines):
+        y = pad + round(1.4 * size) * number + (picture.height if below else 0)
+        draw.text((pad, y), line, (33, 37, 41), font)
+    canvas.paste(picture, (0, 0 if below else height))
+    return canvas
+
+
+def save_png(picture: Image.Image, path: Path) -> Path:
+    """Write a PNG, whole or not at all."""
+    return write_whole(path, lambda file: picture.save(file, format="PNG"))

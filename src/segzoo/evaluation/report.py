@@ -1,0 +1,205 @@
+"""What an evaluation leaves behind: scores as table and JSON, counts, and the files that the Hub reads."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..card_scores import METRIC_TITLES, Measurement, model_index_yaml
+from ..files import json_text, slug, write_whole
+from ..visualization import draw_confusion_matrix
+from .metrics import format_table, metrics_from_confusion
+from .pictures import save_png, titled
+from .score_log import ImageRow
+
+RESULTS, TABLE, IMAGES = "results.json", "results.txt", "images.csv"
+CONFUSION = "confusion_matrix"
+EVAL_RESULTS = ".eval_results"
+MODEL_INDEX = "model-index.yaml"
+FILES = (RESULTS, TABLE, IMAGES, MODEL_INDEX, *(f"{CONFUSION}.{kind}" for kind in ("npy", "csv", "png")))
+SUMMARY = (
+    "mean_iou",
+    "mean_accuracy",
+    "overall_accuracy",
+    "mean_dice",
+    "mean_f_score",
+    "mean_precision",
+    "mean_recall",
+)
+"""The scores that are one number, as `metrics_from_confusion` calls them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationReport:
+    """What was found, and of what.
+
+    Args:
+        confusion: int64 array (num_labels, num_labels); rows truth, columns prediction.
+        names: of the classes, by id.
+        images: scores of each image; may be empty.
+        num_images: images that were scored.
+        model: folder or Hub name.
+        data: folder or Hub name.
+        dataset: the data set's title.
+        dataset_id: its name on the Hub, if it has one.
+        split: the part of it.
+        protocol: how it was measured, in words.
+        variant: the protocol in a few letters for file names, such as ``"windows-512x512-341x341"``.
+        settings: everything that the scores depend on, as JSON values.
+        run: facts of this very run that the scores do not depend on: date, time, device.
+        task_id: the task in the Hub's benchmark.
+    """
+
+    confusion: np.ndarray
+    names: Sequence[str]
+    images: Sequence[ImageRow] = ()
+    num_images: int
+    model: str
+    data: str
+    dataset: str
+    dataset_id: str | None = None
+    split: str
+    protocol: str
+    variant: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    run: Mapping[str, Any] = field(default_factory=dict)
+    task_id: str = "default"
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """See `metrics_from_confusion`."""
+        return metrics_from_confusion(self.confusion)
+
+    def summary(self) -> dict[str, float]:
+        """The scores that are one number, 0 to 1; NaN where there is nothing to count."""
+        return {name: self.metrics[name] for name in SUMMARY}
+
+    def header(self) -> str:
+        """What was evaluated on what and how, in a few lines."""
+        return (
+            f"model: {self.model}\ndata: {self.dataset} ({self.data}), {self.split}, {self.num_images} images\n"
+            f"protocol: {self.protocol}"
+        )
+
+    def table(self) -> str:
+        """One class a line, in percent, means below."""
+        return format_table(self.metrics, self.names)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON values but for the single images; all scores 0 to 1, NaN where nothing is to be counted."""
+        truth, predicted = self.confusion.sum(axis=1), self.confusion.sum(axis=0)
+        columns = [key for key in self.metrics if key.startswith("per_category_")]
+        classes = [
+            {
+                "id": index,
+                "name": str(name),
+                **{key.removeprefix("per_category_"): float(self.metrics[key][index]) for key in columns},
+                "pixels": int(truth[index]),
+                "predicted_pixels": int(predicted[index]),
+            }
+            for index, name in enumerate(self.names)
+        ]
+        return {
+            "model": self.model,
+            "data": self.data,
+            "dataset": self.dataset,
+            "split": self.split,
+            "num_images": self.num_images,
+            "num_pixels": int(truth.sum()),
+            "protocol": self.protocol,
+            "metrics": self.summary(),
+            "classes": classes,
+            "settings": dict(self.settings),
+            "run": dict(self.run),
+        }
+
+    def write(self, folder: str | Path) -> list[Path]:
+        """Write table, JSON, counts, their picture and the Hub's files into a folder; returns them.
+
+        Raises:
+            OSError: the disk is full or the folder is gone.
+        """
+        folder = Path(folder)
+        written = [
+            write_whole(folder / RESULTS, json_text(self.to_dict())),
+            write_whole(folder / TABLE, f"{self.header()}\n\n{self.table()}\n"),
+            write_whole(folder / f"{CONFUSION}.npy", lambda file: np.save(file, self.confusion)),
+            write_whole(folder / f"{CONFUSION}.csv", _confusion_csv(self.confusion, self.names)),
+            self.write_eval_results(folder),
+        ]
+        if self.images:
+            written.append(write_whole(folder / IMAGES, _images_csv(self.images)))
+        written.append(
+            write_whole(folder / MODEL_INDEX, model_index_yaml(self.measurements(), name=Path(self.model).name))
+        )
+        written.append(self._draw_confusion(folder / f"{CONFUSION}.png"))
+        return written
+
+    def _draw_confusion(self, path: Path) -> Path:
+        score = f"mIoU {100 * self.metrics['mean_iou']:.2f} %"
+        draw_confusion_matrix(self.confusion, self.names, path, title=f"{self.dataset}, {self.split}: {score}")
+        return save_png(titled(Image.open(path), self.protocol, below=True), path)
+
+    def measurements(self) -> list[Measurement]:
+        """The scores that a model card shows; those without a pixel to count are left out."""
+        return [
+            Measurement(
+                value=self.metrics[metric],
+                metric=metric,
+                dataset=self.dataset,
+                dataset_id=self.dataset_id,
+                split=self.split,
+                num_images=self.num_images,
+                protocol=self.protocol,
+            )
+            for metric in METRIC_TITLES
+            if 0 <= self.metrics[metric] <= 1
+        ]
+
+    def write_eval_results(self, folder: str | Path) -> Path:
+        """Write ``.eval_results/<data set>_<split>_<protocol>.yaml``; that of the same three is replaced.
+
+        The format is the Hub's (https://huggingface.co/docs/hub/eval-results): one value, the mean IoU from 0 to 1; the
+        notes say how it was measured and give the other scores. The Hub shows it where the id is that of a benchmark.
+        """
+        import yaml
+        from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+
+        dataset_id = self.dataset_id or slug(self.dataset)
+        others = ", ".join(
+            f"{name.replace('_', ' ')} {value:.4f}" for name, value in self.summary().items() if name != "mean_iou"
+        )
+        entry = EvalResultEntry(
+            dataset_id=dataset_id,
+            task_id=self.task_id,
+            value=self.metrics["mean_iou"],
+            date=self.run.get("date"),
+            notes=f"mean IoU, 0 to 1; {self.split}, {self.num_images} images; {self.protocol}; {others}",
+        )
+        path = Path(folder) / EVAL_RESULTS / f"{slug(dataset_id)}_{slug(self.split)}_{self.variant}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        return write_whole(path, yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, width=10_000))
+
+
+def _confusion_csv(confusion: np.ndarray, names: Sequence[str]) -> str:
+    return _csv(
+        [["truth \\ prediction", *names], *([n, *row] for n, row in zip(names, confusion.tolist(), strict=True))]
+    )
+
+
+def _images_csv(images: Sequence[ImageRow]) -> str:
+    return _csv([[f.name for f in fields(ImageRow)], *(astuple(row) for row in images)])
+
+
+def _csv(rows: Sequence[Sequence]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,86 @@
+"""The options of a command line that say how pictures go through a model."""
+
+import argparse
+from collections.abc import Sequence
+
+from ..errors import SegZooError
+from .settings import InferenceSettings
+
+
+def add_protocol_options(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--slide``, ``--window``, ``--stride``, ``--scales``, ``--flip`` and ``--average``."""
+    group = parser.add_argument_group("protocol")
+    group.add_argument(
+        "--slide",
+        action=argparse.BooleanOptionalAction,
+        help="sliding windows, or whole images; left out, as the model says",
+    )
+    group.add_argument(
+        "--window", type=int, nargs="+", metavar="N", help="height and width of the windows (or one number)"
+    )
+    group.add_argument(
+        "--stride", type=int, nargs="+", metavar="N", help="their step; by default two thirds of the window"
+    )
+    group.add_argument(
+        "--scales", type=float, nargs="+", metavar="F", help="factors on the image size, such as 0.75 1 1.25"
+    )
+    group.add_argument("--flip", action="store_true", help="also predict the mirrored image")
+    group.add_argument("--average", choices=("probabilities", "logits"), help="what is averaged over scales and flips")
+
+
+def check_protocol_options(
+    *, slide: bool | None = None, window: Sequence[int] | None = None, stride: Sequence[int] | None = None, **_
+) -> None:
+    """Refuse what makes no sense for any model, before one is loaded.
+
+    Raises:
+        SegZooError: windows for whole images, or sizes that are not one number or two.
+    """
+    if slide is False and (window or stride):
+        raise SegZooError("--no-slide takes whole images; leave out --window and --stride")
+    for name, values in (("window", window), ("stride", stride)):
+        if values is not None and (len(values) > 2 or min(values) < 1):
+            given = " ".join(map(str, values))
+            raise SegZooError(f"--{name} {given}: give height and width in pixels, or one number for both")
+
+
+def settings_from_options(
+    model,
+    image_processor=None,
+    *,
+    slide: bool | None = None,
+    window: Sequence[int] | None = None,
+    stride: Sequence[int] | None = None,
+    scales: Sequence[float] | None = None,
+    flip: bool = False,
+    average: str | None = None,
+) -> InferenceSettings:
+    """The protocol that a model comes with, changed as the options say.
+
+    Args:
+        model, image_processor: may name windows.
+        slide: windows or whole images; None leaves it to the other options and the model.
+        window: (height, width) of the windows, or one number for both; None: the model's.
+        stride: likewise their step; None: the model's, or two thirds of a window that is given.
+        scales, flip, average: as in `InferenceSettings`; None: its defaults.
+
+    Raises:
+        SegZooError: windows are asked for and nobody says how large, or values that make no sense.
+    """
+    check_protocol_options(slide=slide, window=window, stride=stride)
+    own = InferenceSettings.of_model(model, image_processor)
+    changes = {}
+    if slide is False:
+        changes |= {"window_size": None, "window_stride": None}
+    elif slide or window or stride:
+        size = (window[0], window[-1]) if window else own.window_size
+        if size is None:
+            raise SegZooError("the model has no windows of its own; give their size as --window HEIGHT WIDTH")
+        if stride:
+            step = (stride[0], stride[-1])
+        else:
+            step = tuple(max(1, 2 * side // 3) for side in size) if window else own.window_stride
+        changes |= {"window_size": size, "window_stride": step}
+    given = {"scales": scales and tuple(scales), "flip": flip or None, "average": average}
+    changes |= {name: value for name, value in given.items() if value is not None}
+    return InferenceSettings.of_model(model, image_processor, **changes)

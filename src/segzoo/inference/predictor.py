@@ -1,0 +1,216 @@
+"""From a picture to a label map or probabilities: whole or by windows, in one or several views, in bounded memory."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+
+from segzoo.configuration_segzoo import SegZooConfig
+from segzoo.inference.label_maps import (
+    label_map_from_logits,
+    label_map_from_rows,
+    probabilities_from_logits,
+    resize_stages,
+    strips,
+)
+from segzoo.inference.rows import AveragedRows, MapRows, Rows, resized
+from segzoo.inference.settings import InferenceSettings
+from segzoo.inference.sliding_window import WindowRows
+from segzoo.inference.views import ViewMaker, ViewReader
+
+
+class Predictor:
+    """Label maps and probabilities of a model.
+
+    One view of a whole picture gives what the model and ``post_process_semantic_segmentation`` give. Windows and further
+    views give what mmsegmentation's ``slide_inference`` and ``aug_test`` give, read strip by strip: neither logits nor
+    probabilities of a whole picture exist at its resolution. What is held is a view of the picture in its own integers,
+    the result, and for every view the logits of the whole picture at the resolution of the head, or of two to three rows
+    of windows.
+
+    Args:
+        model: any semantic-segmentation model of transformers with dense logits; it runs in eval mode, and its mode is put
+            back afterwards.
+        image_processor: of the model.
+        settings: the protocol; None: the windows that the model's config or the image processor names, else whole pictures.
+        device: where the model is; None: as the model says.
+        autocast: makes the context that the model runs in, such as ``accelerator.autocast``.
+        channels_last: the memory format that the model is in.
+
+    Example:
+        ```python
+        predictor = Predictor(model, processor, InferenceSettings(scales=(0.75, 1.0, 1.25), flip=True))
+        labels = predictor.label_map(image, image.shape[:2])
+        ```
+    """
+
+    def __init__(
+        self,
+        model,
+        image_processor,
+        settings: InferenceSettings | None = None,
+        *,
+        device: torch.device | str | None = None,
+        autocast: Callable[[], AbstractContextManager] | None = None,
+        channels_last: bool = False,
+    ):
+        self.model, self.image_processor = model, image_processor
+        self.settings = InferenceSettings.of_model(model, image_processor) if settings is None else settings
+        self.views = ViewMaker(image_processor, self.settings)
+        """Makes the views of a picture; see `ViewMaker`."""
+        self.device = torch.device(model.device if device is None else device)
+        self.autocast = nullcontext if autocast is None else autocast
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.num_labels = model.config.num_labels
+        self.label_dtype = _smallest_integer(self.num_labels)
+        # mmsegmentation has one setting for both; other models' heads do not say.
+        own = isinstance(model.config, SegZooConfig)
+        self.head_align_corners = own and model.config.decode_head_configs[-1].align_corners
+        self.align_corners = getattr(image_processor, "align_corners", False)
+
+    def label_map(self, image, target_size: tuple[int, int]) -> torch.Tensor:
+        """The class of every pixel.
+
+        Args:
+            image: RGB, uint8 (height, width, 3), or what else the processor takes; or the list of its views.
+            target_size: (height, width) of the result: that of the picture, or any other.
+
+        Returns:
+            Class ids (height, width) on the model's device, of the smallest integer type that holds them all: uint8, int16
+            or int32. Of equal classes the first wins.
+        """
+        return self.label_maps([image], [target_size])[0]
+
+    @torch.no_grad()
+    def label_maps(self, images: Sequence, target_sizes: Sequence[tuple[int, int]]) -> list[torch.Tensor]:
+        """Label maps of several pictures, each as it alone gives it but for the rounding of other batches.
+
+        Padding changes what a network sees near a border, so only pictures of one size go through it together; by windows
+        every picture goes on its own.
+
+        Args:
+            images: pictures, or the views of each; as in `label_map`.
+            target_sizes: (height, width) of each result.
+        """
+        targets = [_pair(size) for size in target_sizes]
+        results = []
+        with evaluation_mode(self.model):
+            for maps, target in zip(self._maps(images), targets, strict=True):
+                if len(maps) == 1 and maps[0].logits is not None:
+                    options = maps[0].reader.plan(target) | {"align_corners": self.align_corners}
+                    results.append(label_map_from_logits(maps[0].logits, **options, dtype=self.label_dtype))
+                else:
+                    results.append(label_map_from_rows(self._average(maps, target), self.label_dtype))
+        return results
+
+    @torch.no_grad()
+    def probabilities(self, image, target_size: tuple[int, int]) -> torch.Tensor:
+        """Probability of every class, (num_labels, height, width) floats on the model's device; arguments as `label_map`.
+
+        Where the settings average logits, the softmax of their mean. The result is as large as it is: num_labels floats
+        a pixel.
+        """
+        target = _pair(target_size)
+        with evaluation_mode(self.model):
+            (maps,) = self._maps([image])
+            if len(maps) == 1 and maps[0].logits is not None:
+                options = maps[0].reader.plan(target) | {"align_corners": self.align_corners}
+                return probabilities_from_logits(maps[0].logits, **options)
+            rows = self._average(maps, target)
+            done = isinstance(rows, AveragedRows) and rows.probabilities
+            result = torch.empty((rows.classes, *rows.size), dtype=rows.dtype, device=rows.device)
+            for first, strip in strips(rows):
+                values = strip if done else strip.softmax(-1)
+                result[:, first : first + len(strip)] = values.permute(2, 0, 1)
+        return result
+
+    def _maps(self, images: Sequence) -> Iterator[list["_Map"]]:
+        """The maps of each picture: one for every view, mirrored or not."""
+        pictures = [image if isinstance(image, list | tuple) else self.views(image) for image in images]
+        for own in pictures:
+            if len(own) != len(self.settings.scales):
+                raise ValueError(f"{len(own)} views for {len(self.settings.scales)} scales")
+        mirrors = (False, True) if self.settings.flip else (False,)
+        readers = [
+            [
+                ViewReader(self.image_processor, view, mirrored)
+                for view in (view.to(self.device, non_blocking=True) for view in own)
+                for mirrored in mirrors
+            ]
+            for own in pictures
+        ]
+        if self.settings.window_size is not None:
+            for own in readers:
+                yield [_Map(reader, None, self._by_windows(reader)) for reader in own]
+            return
+        logits: list[list[torch.Tensor | None]] = [[None] * len(own) for own in readers]
+        groups: dict[tuple, list[tuple[int, int]]] = {}
+        for number, own in enumerate(readers):
+            for position, reader in enumerate(own):
+                groups.setdefault((position, reader.size), []).append((number, position))
+        for members in groups.values():
+            batch = self._predict(torch.stack([readers[number][position].whole() for number, position in members]))
+            for (number, position), one in zip(members, batch, strict=True):
+                logits[number][position] = one
+        for own, found in zip(readers, logits, strict=True):
+            yield [_Map(reader, one, MapRows(one)) for reader, one in zip(own, found, strict=True)]
+
+    def _by_windows(self, reader: ViewReader) -> WindowRows:
+        return WindowRows(
+            self._predict,
+            reader,
+            reader.size,
+            window_size=self.settings.window_size,
+            window_stride=self.settings.window_stride,
+            num_labels=self.num_labels,
+            align_corners=self.head_align_corners,
+            windows_per_pass=self.settings.windows_per_pass,
+        )
+
+    def _predict(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Logits of a batch at the head's resolution, in single precision at least."""
+        pixel_values = pixel_values.to(self.device, self.model.dtype).contiguous(memory_format=self.memory_format)
+        with self.autocast():
+            logits = self.model(pixel_values=pixel_values).logits
+        return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+
+    def _average(self, maps: Sequence["_Map"], target_size: tuple[int, int]) -> Rows:
+        """One map of a picture at the size asked for, to be read row by row."""
+        sources = []
+        for one in maps:
+            stages = resize_stages((one.rows.classes, *one.rows.size), **one.reader.plan(target_size))
+            sources.append(resized(one.rows, stages, self.align_corners))
+        if len(sources) == 1:
+            return sources[0]
+        mirrored = [one.reader.mirrored for one in maps]
+        return AveragedRows(sources, mirrored, probabilities=self.settings.average == "probabilities")
+
+
+class _Map:
+    """What the model says of one view: logits as one tensor where there is one, and row by row in any case."""
+
+    def __init__(self, reader: ViewReader, logits: torch.Tensor | None, rows: Rows):
+        self.reader, self.logits, self.rows = reader, logits, rows
+
+
+@contextmanager
+def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Within it the model is in eval mode; afterwards every module is as it was."""
+    training = [module for module in model.modules() if module.training]
+    if training:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _smallest_integer(num_labels: int) -> torch.dtype:
+    """The smallest type that holds the classes."""
+    return torch.uint8 if num_labels <= 2**8 else torch.int16 if num_labels <= 2**15 else torch.int32
+
+
+def _pair(size: Sequence[int]) -> tuple[int, int]:
+    height, width = (int(side) for side in size)
+    return height, width

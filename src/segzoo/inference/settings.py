@@ -1,0 +1,112 @@
+"""How a picture goes through a model: whole or by windows, once or in several views."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from ..errors import SegZooError
+
+Average = Literal["probabilities", "logits"]
+
+
+@dataclass(frozen=True)
+class InferenceSettings:
+    """The protocol of an inference.
+
+    Args:
+        window_size: (height, width) of sliding windows in pixels of the resized picture; None: the whole picture at once.
+        window_stride: (vertical, horizontal) step between windows; the window's size when None.
+        scales: factors on the size that the image processor resizes to, or on the picture's own size; one view each.
+        flip: every view also mirrored left and right.
+        average: what is averaged over the views at the size asked for: ``"probabilities"``, each view's softmax, as
+            mmsegmentation does; or ``"logits"``, for heads whose maps are no logits of a softmax.
+        windows_per_pass: how many windows go through the model at once.
+
+    Raises:
+        SegZooError: sizes or factors that are not positive, a stride beyond the window, an unknown average.
+    """
+
+    window_size: tuple[int, int] | None = None
+    window_stride: tuple[int, int] | None = None
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    average: Average = "probabilities"
+    windows_per_pass: int = 4
+
+    def __post_init__(self):
+        for name in ("window_size", "window_stride"):
+            value = getattr(self, name)
+            if value is not None:
+                pair = tuple(int(side) for side in value)
+                if len(pair) != 2 or min(pair) < 1:
+                    raise SegZooError(f"{name} is {value!r}; give (height, width) in pixels, both at least 1")
+                object.__setattr__(self, name, pair)
+        if self.window_stride is not None and self.window_size is None:
+            raise SegZooError("window_stride needs a window_size; set both, or neither")
+        if self.window_size is not None and self.window_stride is None:
+            object.__setattr__(self, "window_stride", self.window_size)
+        if self.window_size is not None and any(
+            step > side for step, side in zip(self.window_stride, self.window_size, strict=True)
+        ):
+            raise SegZooError(
+                f"window_stride {self.window_stride} is larger than window_size {self.window_size}, which leaves pixels "
+                "without a prediction; make the stride at most the window"
+            )
+        object.__setattr__(self, "scales", tuple(float(scale) for scale in self.scales))
+        if not self.scales or not all(0 < scale < float("inf") for scale in self.scales):
+            raise SegZooError(f"scales are {self.scales}; give at least one factor above 0, such as 1.0")
+        if self.average not in get_args(Average):
+            raise SegZooError(f"average is {self.average!r}; use one of {', '.join(get_args(Average))}")
+        if self.windows_per_pass < 1:
+            raise SegZooError(f"windows_per_pass is {self.windows_per_pass}; it must be at least 1")
+
+    @classmethod
+    def of_model(cls, model, image_processor=None, **changes) -> "InferenceSettings":
+        """The windows that a model comes with, whole pictures where it has none, and then the changes.
+
+        Args:
+            model: its config may name windows.
+            image_processor: may name windows where the config does not; the pipeline takes them from there.
+            changes: any fields; a ``window_size`` without a ``window_stride`` replaces both.
+        """
+        own = {}
+        for source in (image_processor, model.config):
+            if getattr(source, "window_stride", None) is not None:
+                own = {"window_size": source.window_size, "window_stride": source.window_stride}
+        return cls(**({} if "window_size" in changes else own) | changes)
+
+    @property
+    def num_views(self) -> int:
+        """How many times a picture goes through the model."""
+        return len(self.scales) * (2 if self.flip else 1)
+
+    def describe(self, image_processor) -> str:
+        """The protocol in words, for cards and logs.
+
+        Args:
+            image_processor: its ``size`` is what pictures are resized to.
+        """
+        return "; ".join([self._sizes(image_processor), self._windows(), self._flips()])
+
+    def _sizes(self, processor) -> str:
+        size = dict(processor.size) if getattr(processor, "do_resize", False) and processor.size else {}
+        if size.get("shortest_edge") is not None or size.get("longest_edge") is not None:
+            parts = [f"shorter side {size['shortest_edge']}"] if size.get("shortest_edge") else []
+            parts += [f"longer side at most {size['longest_edge']}"] if size.get("longest_edge") else []
+            text = ", ".join(parts)
+        elif size:
+            text = f"images resized to {size['height']}x{size['width']} (height x width)"
+        else:
+            text = "images at their own size"
+        if self.scales == (1.0,):
+            return f"single scale, {text}"
+        return f"scales {', '.join(f'{scale:g}' for scale in self.scales)} of: {text}"
+
+    def _windows(self) -> str:
+        if self.window_size is None:
+            return "whole image"
+        (height, width), (down, right) = self.window_size, self.window_stride
+        return f"windows of {height}x{width} with step {down}x{right}, logits averaged"
+
+    def _flips(self) -> str:
+        flip = "with horizontal flip" if self.flip else "no flip"
+        return flip if self.num_views == 1 else f"{flip}; {self.average} averaged over {self.num_views} views"

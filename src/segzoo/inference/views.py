@@ -1,0 +1,147 @@
+"""From a picture to the inputs of a model, in two steps: resized pictures, and normalised parts of them.
+
+In between lies what is small: pictures of integers, once for every scale. They are made where pictures are decoded, in
+other processes perhaps; mirroring, normalisation and padding are done on the model's device, window by window.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from segzoo.errors import SegZooError
+from segzoo.image_loading import image_to_tensor, list_of_images
+from segzoo.image_processing_segzoo import SegZooImageProcessor, pad_image, per_channel
+from segzoo.image_resizing import padded_size
+from segzoo.inference.settings import InferenceSettings
+
+
+@dataclass(frozen=True)
+class ViewMaker:
+    """Resizes a picture once for every scale; it holds no model, so it can work in loading processes.
+
+    Args:
+        image_processor: any of transformers'.
+        settings: which scales.
+    """
+
+    image_processor: Any
+    settings: InferenceSettings
+
+    def __call__(self, image) -> list[torch.Tensor]:
+        """The views of a picture.
+
+        Args:
+            image: RGB, uint8 (height, width, 3), or what else the processor takes.
+
+        Returns:
+            A tensor (channels, height, width) for each scale: values as in the picture where the processor is segzoo's,
+            ready for the model where it is another.
+
+        Raises:
+            SegZooError: the processor cannot use the picture, or a scale leaves nothing of it.
+        """
+        processor, options = self.image_processor, {"return_tensors": "pt"}
+        if isinstance(processor, SegZooImageProcessor):
+            (image,) = list_of_images(image)
+            image = image_to_tensor(image, num_channels=processor.num_channels, convert_rgb=processor.do_convert_rgb)
+            options = {
+                "do_rescale": False,
+                "do_normalize": False,
+                "do_pad": False,
+                "input_data_format": "channels_first",
+            }
+        return [
+            processor(images=image, **options, **self._scaled(scale, image))["pixel_values"][0]
+            for scale in self.settings.scales
+        ]
+
+    def _scaled(self, scale: float, image) -> dict[str, Any]:
+        """Options that make the processor's result larger by a factor, as mmsegmentation's ``MultiScaleFlipAug``.
+
+        The bounds are multiplied and cut to whole pixels; they are the picture's own sides where it is not resized. A
+        shorter side that is resized to without a bound of the longer one never becomes shorter than the windows, as
+        ``SETR_Resize``.
+        """
+        if scale == 1.0:
+            return {}
+        size = self._bounds(image)
+        scaled = {name: int(edge * scale) for name, edge in size.items()}
+        if min(scaled.values()) < 1:
+            raise SegZooError(f"the scale {scale:g} makes {scaled} pixels of {size}; give larger scales")
+        if scaled.keys() == {"shortest_edge"} and self.settings.window_size is not None:
+            scaled["shortest_edge"] = max(scaled["shortest_edge"], min(self.settings.window_size))
+        return {"do_resize": True, "size": scaled}
+
+    def _bounds(self, image) -> dict[str, int]:
+        processor = self.image_processor
+        if processor.do_resize and processor.size:
+            return {name: edge for name, edge in dict(processor.size).items() if edge is not None}
+        if not isinstance(processor, SegZooImageProcessor):
+            raise SegZooError(f"{type(processor).__name__} does not resize; scales other than 1 need a size to scale")
+        return {"shortest_edge": min(image.shape[-2:]), "longest_edge": max(image.shape[-2:])}
+
+
+class ViewReader:
+    """Reads the inputs of a model off one view.
+
+    Args:
+        image_processor: of the model.
+        view: (channels, height, width), of `ViewMaker`, on the device where the model is.
+        mirrored: read the mirror image instead.
+    """
+
+    def __init__(self, image_processor, view: torch.Tensor, mirrored: bool = False):
+        self.view, self.mirrored = view, mirrored
+        self.picture_size = tuple(view.shape[-2:])
+        self.processor = image_processor if isinstance(image_processor, SegZooImageProcessor) else None
+        self.size = self.picture_size
+        """(height, width) of the model's input, with the padding at the right and the bottom."""
+        if self.processor is not None and self.processor.do_pad:
+            self.size = padded_size(
+                self.picture_size,
+                size_multiple=self.processor.size_multiple,
+                size_multiple_mode=self.processor.size_multiple_mode,
+                pad_size=self.processor.pad_size,
+            )
+
+    def __call__(self, top: int, left: int, height: int, width: int) -> torch.Tensor:
+        """A part of the input, (channels, height, width) floats."""
+        rows, columns = self.picture_size
+        bottom, right = min(top + height, rows), min(left + width, columns)
+        top, left = min(top, bottom), min(left, right)
+        if self.mirrored:
+            part = self.view[:, top:bottom, columns - right : columns - left].flip(-1)
+        else:
+            part = self.view[:, top:bottom, left:right]
+        if self.processor is None:
+            return part
+        part = self._normalised(part)
+        return pad_image(part, (height, width), self.processor.pad_value)
+
+    def whole(self) -> torch.Tensor:
+        """All of the input."""
+        return self(0, 0, *self.size)
+
+    def plan(self, target_size: tuple[int, int]) -> dict[str, Any]:
+        """How logits become a map of the size asked for: arguments of `segzoo.inference.label_map_from_logits`."""
+        by_input = self.processor is not None and self.processor.resize_logits_to_input
+        if self.size == self.picture_size and not by_input:
+            return {"size": target_size}
+        return {"size": target_size, "input_size": self.size, "crop": self.picture_size}
+
+    def _normalised(self, part: torch.Tensor) -> torch.Tensor:
+        processor = self.processor
+        if processor.do_rescale or processor.do_normalize:
+            channels = part.shape[0]
+            part = processor.rescale_and_normalize(
+                part.contiguous(),
+                do_rescale=processor.do_rescale,
+                rescale_factor=processor.rescale_factor,
+                do_normalize=processor.do_normalize,
+                image_mean=per_channel(processor.image_mean, channels, "image_mean")
+                if processor.do_normalize
+                else None,
+                image_std=per_channel(processor.image_std, channels, "image_std") if processor.do_normalize else None,
+            )
+        return part if part.is_floating_point() else part.float()

@@ -1,0 +1,79 @@
+"""Guards of a training step: a loss or gradient that is not finite is not applied, and not tolerated for long."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from accelerate.utils import DistributedType
+from torch.nn.utils import get_total_norm
+
+from segzoo.errors import SegZooError
+
+
+class FiniteGuard:
+    """Decides, alike in all processes, whether a step's gradients may be applied.
+
+    After `torch.distributed`'s averaging a gradient that is not finite in one process is so in all of them: the norm of the
+    gradients tells everybody without another message. Only then do the processes compare their losses. With fp16, the
+    gradient scaler makes gradients overflow on purpose; steps with finite losses are then left to it.
+
+    Args:
+        limit: so many bad steps in a row end the training; 1 ends it at the first one.
+        accelerator: of the training.
+
+    Raises:
+        SegZooError: ``limit`` is below 1.
+    """
+
+    def __init__(self, limit: int, accelerator):
+        if limit < 1:
+            raise SegZooError(f"--max_bad_steps is {limit}; it must be 1 or more")
+        self.limit, self.accelerator = limit, accelerator
+        self.in_a_row = self.total = 0
+        self._names: list[str] = []
+
+    def allows(self, step: int, loss: torch.Tensor, grad_norm: torch.Tensor, names: Sequence[str]) -> bool:
+        """Whether to apply the gradients of a step; the caller leaves the optimizer alone otherwise.
+
+        Args:
+            step: its number, for the message.
+            loss: of this process, a scalar.
+            grad_norm: norm of all gradients, after averaging over the processes.
+            names: the files of this process's batch.
+
+        Raises:
+            SegZooError: ``limit`` steps in a row were bad; the message names loss, step and files.
+        """
+        if math.isfinite(float(grad_norm)):
+            self.in_a_row, self._names = 0, []
+            return True
+        loss_is_bad = not math.isfinite(float(loss))
+        count = torch.tensor([float(loss_is_bad)], device=self.accelerator.device)
+        somewhere = float(self.accelerator.reduce(count, reduction="sum").item()) > 0
+        if not somewhere and self.accelerator.scaler is not None:
+            return True  # the scaler sees the overflow itself, skips the step and lowers its scale
+        if loss_is_bad or not somewhere:
+            self._names.extend(str(name) for name in names)
+        self.in_a_row += 1
+        self.total += 1
+        if self.in_a_row >= self.limit:
+            what = f"the loss is {float(loss)}" if loss_is_bad else "the gradient is not finite"
+            if somewhere and not loss_is_bad:
+                what = "the loss of another process is not finite"
+            steps = f"at step {step}" if self.in_a_row == 1 else f"in steps {step - self.in_a_row + 1} to {step}"
+            files = f" The pictures of these steps: {', '.join(self._names)}." if self._names else ""
+            raise SegZooError(
+                f"{what} {steps}.{files} Lower --learning_rate, set --num_warmup_steps or --max_grad_norm 1, or take bf16 or "
+                "no --mixed_precision instead of fp16; --max_bad_steps lets so many bad steps in a row be left out."
+            )
+        return self.accelerator.scaler is not None  # which leaves the step out by itself, and has to know of it
+
+
+def gradient_norm(accelerator, model: torch.nn.Module, max_norm: float | None) -> torch.Tensor:
+    """Norm of all gradients, a scalar; they are scaled down to ``max_norm`` where it is given. Loss scaling is taken out."""
+    sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    if max_norm or sharded:
+        norm = accelerator.clip_grad_norm_(model.parameters(), max_norm or math.inf)
+        return torch.zeros(()) if norm is None else torch.as_tensor(norm).detach()  # DeepSpeed may not tell
+    accelerator.unscale_gradients()
+    return get_total_norm([p.grad for p in model.parameters() if p.grad is not None])  # no pass over them to scale by 1

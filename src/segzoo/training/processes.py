@@ -1,0 +1,116 @@
+"""Several processes that train together: what fails in one fails in all, and is said once."""
+
+import hashlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch.distributed as dist
+
+from segzoo.errors import SegZooError
+
+_KEY = "segzoo/error"
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "connection was likely closed")
+
+
+def run_together(accelerator, action: Callable[[], Any], *, main_only: bool = False) -> Any:
+    """Run an action in every process; when it fails in one of them, it fails in all, so that none waits for ever.
+
+    Args:
+        accelerator: of the training; every process calls this at the same point.
+        action: must not wait for other processes itself; what it returns can be pickled.
+        main_only: only the main process runs it.
+
+    Returns:
+        What the main process's ``action`` returned.
+
+    Raises:
+        SegZooError: the action failed in another process; the message is that process's.
+        Exception: the action's own, in the process where it failed.
+    """
+    if accelerator.num_processes == 1:
+        return action()
+    from accelerate.utils import gather_object
+
+    failure = result = None
+    try:
+        result = action() if accelerator.is_main_process or not main_only else None
+    except Exception as error:
+        failure = error
+    said = None if failure is None else str(failure) or type(failure).__name__
+    outcomes = gather_object([(said, result)])
+    if failure is not None:
+        raise failure
+    for message, _ in outcomes:
+        if message is not None:
+            raise SegZooError(message)
+    return outcomes[0][1]
+
+
+def report_error(message: str) -> None:
+    """Print ``error: <message>`` on stderr; of several processes that say the same, only one does."""
+    if _is_first_to_say(message):
+        print(f"error: {message}", file=sys.stderr, flush=True)
+
+
+def report_lost_process(error: BaseException) -> bool:
+    """Say that another process of the training has ended, if that is what an error means and nobody has said why.
+
+    Returns:
+        Whether it means that; otherwise nothing is printed, and the caller raises it again.
+    """
+    if not isinstance(error, RuntimeError) or not _several():
+        return False
+    if not isinstance(error, dist.DistError) and not any(words in str(error) for words in _LOST):
+        return False
+    if not _anything_was_said():
+        report_error(
+            "another process of the training has ended without a word (killed, or out of memory?); go on with "
+            "--resume_from_checkpoint latest"
+        )
+    return True
+
+
+def outlive_stop_signals(worker_id: int = 0) -> None:
+    """``worker_init_fn`` of a `DataLoader`: what a scheduler sends to every process of a job is for the training to answer.
+
+    A loading process that ended at once would take the training with it before it has saved. The first SIGTERM is
+    ignored; a second one, which may be the loader's own at the end, ends the process as usual.
+    """
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+    if hasattr(signal, "SIGUSR1"):  # not on Windows
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+def _is_first_to_say(message: str) -> bool:
+    if not _several():
+        return True
+    store = _store()
+    if store is None:
+        return os.environ.get("RANK", "0") == "0"  # they have only read the same command line so far
+    try:
+        store.add(f"{_KEY}/any", 1)
+        return store.add(f"{_KEY}/{hashlib.sha1(message.encode()).hexdigest()}", 1) == 1
+    except RuntimeError:  # the process that keeps the store is gone
+        return True
+
+
+def _anything_was_said() -> bool:
+    store = _store()
+    try:
+        return store is not None and store.add(f"{_KEY}/any", 0) > 0
+    except RuntimeError:
+        return False
+
+
+def _several() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _store():
+    """The key-value store that the processes have met in, or None before they have."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.distributed_c10d._get_default_store()
+    return None

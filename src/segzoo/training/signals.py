@@ -1,0 +1,53 @@
+"""A stop that a scheduler asks for: the training saves a checkpoint and ends with an exit status of its own."""
+
+import signal
+from types import FrameType
+
+import torch
+
+EXIT_STOPPED = 75
+"""Exit status after such a stop (``EX_TEMPFAIL``): run the same command again with ``--resume_from_checkpoint latest``."""
+
+
+class StopRequest:
+    """Notes SIGTERM and SIGUSR1 (what Slurm and Kubernetes send before they kill) while it is entered as a context.
+
+    A second SIGTERM ends the process at once, as usual.
+    """
+
+    def __init__(self):
+        self.received: str | None = None
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in (signal.SIGTERM, getattr(signal, "SIGUSR1", None)):  # Windows has no SIGUSR1
+            if number is not None:
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGTERM:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.received = signal.Signals(number).name
+
+    def agreed(self, accelerator) -> bool:
+        """Whether any process has been asked to stop; every process calls this after the same step and gets one answer."""
+        asked = self.received is not None
+        if accelerator.num_processes == 1:
+            return asked
+        flags = torch.tensor([float(asked)], device=accelerator.device)
+        return bool(accelerator.reduce(flags, reduction="sum").item())
+
+
+class StoppedBySignal(Exception):
+    """The training was stopped from outside after a checkpoint; ``step`` says which."""
+
+    def __init__(self, signal_name: str, step: int):
+        super().__init__(f"{signal_name}: stopped after step {step}")
+        self.signal_name, self.step = signal_name, step

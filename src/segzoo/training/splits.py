@@ -1,0 +1,76 @@
+"""The rows that a training sees and those that it is scored on; every script cuts them alike."""
+
+from segzoo.data import load_segmentation_dataset
+from segzoo.errors import SegZooError
+
+
+def load_splits(
+    dataset_name: str,
+    config_name: str | None = None,
+    *,
+    streaming: bool = False,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    train_val_split: float = 0.15,
+    max_train_samples: int | None = None,
+    max_eval_samples: int | None = None,
+    seed: int = 0,
+    cache_dir: str | None = None,
+    token: str | None = None,
+):
+    """Load a data set and split it into training and evaluation rows.
+
+    Without a validation split, a part of the training rows is set aside; ``seed`` decides which, so that a later
+    evaluation meets the same pictures.
+
+    Args:
+        dataset_name, config_name, image_column, label_column, cache_dir, token: as in
+            `segzoo.data.load_segmentation_dataset`.
+        streaming: the training rows are an iterable that is read while training. Those to evaluate on are fetched once and
+            kept, undecoded; with a limit, the first ones are taken.
+        train_val_split: share of the training rows to set aside, between 0 and 1.
+        max_train_samples, max_eval_samples: keep so many rows, chosen by ``seed``; None keeps all.
+        seed: of the choices.
+
+    Returns:
+        Training rows and evaluation rows; the former are None where there is only a validation split.
+
+    Raises:
+        SegZooError: the data cannot be loaded, has neither split, or is too small to be split.
+    """
+    if not 0 < train_val_split < 1:
+        raise SegZooError(f"--train_val_split is {train_val_split}; it must lie between 0 and 1")
+    splits = load_segmentation_dataset(
+        dataset_name,
+        config_name,
+        **({"streaming": True} if streaming else {}),
+        image_column=image_column,
+        label_column=label_column,
+        cache_dir=cache_dir,
+        token=token,
+    )
+    train_rows, eval_rows = splits.get("train"), splits.get("validation")
+    if train_rows is None and eval_rows is None:
+        raise SegZooError(f"{dataset_name} has no train and no validation split; it has {', '.join(splits)}")
+    if streaming:
+        if eval_rows is None:
+            raise SegZooError(
+                f"{dataset_name} has no validation split, and none can be cut from a stream; leave out --streaming"
+            )
+        if train_rows is not None and max_train_samples is not None:
+            train_rows = train_rows.take(max_train_samples)
+        return train_rows, list(eval_rows if max_eval_samples is None else eval_rows.take(max_eval_samples))
+    if eval_rows is None:
+        if len(train_rows) < 2:
+            raise SegZooError(f"{dataset_name} has no validation split and too few pictures to set some aside")
+        parts = train_rows.train_test_split(test_size=train_val_split, seed=seed)
+        train_rows, eval_rows = parts["train"], parts["test"]
+    return _some(train_rows, max_train_samples, seed), _some(eval_rows, max_eval_samples, seed)
+
+
+def _some(rows, count: int | None, seed: int):
+    if rows is None or count is None:
+        return rows
+    if count < 1:
+        raise SegZooError(f"a part of {count} pictures is asked for; it must be 1 or more")
+    return rows.shuffle(seed=seed).select(range(min(count, len(rows))))

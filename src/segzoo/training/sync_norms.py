@@ -1,0 +1,106 @@
+"""Batch norms of several processes: statistics over all of them, or at least the same ones in all of them."""
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from segzoo.errors import SegZooError
+from segzoo.layers import BatchNorm2d
+
+_PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNorm2d)
+
+
+class SyncBatchNorm(nn.SyncBatchNorm):
+    """Batch normalisation over all processes that moves its running statistics once a step, also where gradient
+    checkpointing runs its forward a second time inside backward (as `segzoo.layers.BatchNorm2d` does).
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        recomputed = not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+        if not (recomputed and self.training and self.track_running_stats):
+            return super().forward(x)
+        own = dict(self._buffers)
+        self._buffers.update({name: buffer.clone() for name, buffer in own.items()})
+        try:
+            return super().forward(x)
+        finally:
+            self._buffers.update(own)
+
+
+def synchronise_batch_norms(model: nn.Module) -> nn.Module:
+    """Let every batch norm of a model take its statistics over all processes, while training on GPUs.
+
+    Call it before the optimizer is made and before ``accelerator.prepare``. Parameters, buffers and their names stay the very
+    same, so checkpoints and saved models fit both forms; in eval mode the model computes what it did before. On CPUs
+    PyTorch has no such norm: leave the model as it is there. `torch.nn.SyncBatchNorm.convert_sync_batchnorm` would do the
+    same except that it loses what subclasses of BatchNorm add: here our own keep it, timm's are converted as timm does.
+
+    Args:
+        model: changed in place.
+
+    Returns:
+        The model; a new module only where the model itself is a batch norm.
+
+    Raises:
+        SegZooError: a subclass of BatchNorm that cannot be converted without changing what it computes.
+    """
+    done: dict[nn.Module, nn.Module] = {}  # a norm that is used in two places stays one
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if isinstance(module, _BatchNorm):
+            if module not in done:
+                done[module] = _converted(module)
+            if name == "":
+                return done[module]
+            model.set_submodule(name, done[module])
+    return model
+
+
+def freeze_batch_norms(model: nn.Module) -> None:
+    """Let the batch norms of a model in training mode use their running statistics and leave them as they are.
+
+    ``model.train()`` takes it back, so it is called again after an evaluation. Weights and biases still learn.
+    """
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
+
+
+def broadcast_buffers(accelerator, model: nn.Module) -> None:
+    """Give every process the main process's buffers (running statistics of norms); every process calls this.
+
+    Without synchronised norms each process has moved its own; call this before an evaluation that the processes share, so that
+    all of them score the model that will be saved.
+    """
+    if accelerator.num_processes > 1:
+        from accelerate.utils import broadcast
+
+        for buffer in model.buffers():
+            buffer.copy_(broadcast(buffer))
+
+
+def _converted(norm: _BatchNorm) -> nn.Module:
+    if isinstance(norm, nn.SyncBatchNorm):
+        return norm
+    if type(norm).__module__.startswith("timm."):
+        from timm.layers import convert_sync_batchnorm
+
+        return convert_sync_batchnorm(norm)  # also those that hold an activation
+    if type(norm) not in _PLAIN:
+        raise SegZooError(
+            f"{type(norm).__name__} is a batch norm of its own kind, which cannot be synchronised over processes; pass "
+            "--no_sync_batch_norm"
+        )
+    result = SyncBatchNorm(
+        norm.num_features,
+        norm.eps,
+        norm.momentum,
+        norm.affine,
+        norm.track_running_stats,
+        bias=norm.bias is not None,
+        device="meta",
+    )
+    for name, parameter in norm.named_parameters(recurse=False):
+        setattr(result, name, parameter)
+    for name, buffer in norm.named_buffers(recurse=False):
+        setattr(result, name, buffer)
+    return result.train(norm.training)

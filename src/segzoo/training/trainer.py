@@ -1,0 +1,310 @@
+"""transformers' `Trainer` for semantic segmentation: exact scores in constant memory, and cards that tell them."""
+
+import math
+import os
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer_utils import speed_metrics
+
+from segzoo.data import collate_training
+from segzoo.errors import SegZooError
+from segzoo.evaluation import ConfusionMatrix
+from segzoo.files import write_whole
+from segzoo.inference import Evaluation, InferenceSettings, evaluate
+from segzoo.model_card import ModelCardFacts, build_model_card, facts_of_model
+from segzoo.training.reports import describe_training
+from segzoo.training.sync_norms import broadcast_buffers
+
+
+@dataclass
+class SegmentationTrainingArguments(TrainingArguments):
+    """transformers' TrainingArguments with other defaults, and with names that they had in earlier versions.
+
+    The last incomplete batch of an epoch is left out, since batch norms cannot train on a single image, and the best
+    model is the one with the highest mIoU.
+    """
+
+    dataloader_drop_last: bool = field(default=True, metadata={"help": "Leave out an epoch's incomplete last batch."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Has no effect: no column is unused."})
+    metric_for_best_model: str | None = field(
+        default="mean_iou", metadata={"help": "Score that decides which model is the best: mean_iou, iou_sky ..."}
+    )
+    warmup_steps: float = field(
+        default=0, metadata={"help": "Steps of warm-up; below 1, their share.", "aliases": ["--warmup_ratio"]}
+    )
+    eval_strategy: str = field(
+        default="no", metadata={"help": "Evaluate: no, steps or epoch.", "aliases": ["--evaluation_strategy"]}
+    )
+    use_cpu: bool = field(default=False, metadata={"help": "Leave GPUs alone.", "aliases": ["--no_cuda"]})
+    hub_model_id: str | None = field(
+        default=None,
+        metadata={"help": "Repository; default: the output folder's name.", "aliases": ["--push_to_hub_model_id"]},
+    )
+    hub_token: str | None = field(
+        default=None, metadata={"help": "Access token of the Hub.", "aliases": ["--push_to_hub_token"]}
+    )
+
+
+class SegmentationTrainer(Trainer):
+    """Trains as `Trainer` does, and scores every image at its original size with one confusion matrix.
+
+    Evaluation keeps no logits: its memory does not grow with the data. It gives the numbers of `segzoo.inference.evaluate`,
+    in any number of processes, as ``eval_mean_iou``, ``eval_mean_accuracy``, ``eval_overall_accuracy`` ... and, for the
+    classes that occur, ``eval_iou_NAME`` and ``eval_accuracy_NAME``. A loss that is not finite ends the training and
+    names the pictures.
+
+    Args:
+        model: a semantic-segmentation model of transformers or segzoo.
+        args: the settings; a plain `TrainingArguments` does, too.
+        image_processor: of the model; saved with it.
+        train_dataset: a `segzoo.data.SegmentationDataset` that gives crops.
+        eval_dataset: one with `segzoo.data.build_processor_transform`, or several by name.
+        ignore_index: label that does not count.
+        inference: windows, scales and flips of the evaluation; None: as the model's config says.
+        callbacks, optimizers: as in `Trainer`.
+
+    Raises:
+        SegZooError: ``args`` ask for a best model by a score that there is not, or for half-precision weights in
+            evaluation.
+    """
+
+    def __init__(
+        self,
+        model,
+        args: TrainingArguments,
+        image_processor,
+        *,
+        train_dataset=None,
+        eval_dataset=None,
+        ignore_index: int = 255,
+        inference: InferenceSettings | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
+        optimizers: tuple = (None, None),
+    ):
+        if args.bf16_full_eval or args.fp16_full_eval:
+            raise SegZooError("--bf16_full_eval and --fp16_full_eval change the weights; use --bf16 or --fp16")
+        self.ignore_index, self.inference = ignore_index, inference
+        self.evaluation: Evaluation | None = None
+        """The last evaluation, with its confusion matrix."""
+        check_best_metric(args, [model.config.id2label[index] for index in range(model.config.num_labels)])
+        args.remove_unused_columns = False  # would drop the names of the pictures before they are of use
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=collate_training,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=image_processor,
+            callbacks=[_EpochForData(train_dataset), *callbacks],
+            optimizers=optimizers,
+        )
+        # Models whose forward takes any keyword pass for ones that divide their loss by the items of all accumulated
+        # batches. Segmentation losses do not, and gradients would be too large by the number of batches.
+        self.model_accepts_loss_kwargs = False
+
+    @property
+    def names(self) -> list[str]:
+        """The classes, in the order of their ids."""
+        config = self.model.config
+        return [config.id2label[index] for index in range(config.num_labels)]
+
+    def get_decay_parameter_names(self, model) -> list[str]:
+        """Weights with two or more dimensions: biases, norms and scales do not decay, whatever they are called."""
+        return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        """One step of `Trainer`.
+
+        Raises:
+            SegZooError: the loss is not finite; the message names the pictures of the batch.
+        """
+        names = inputs.pop("name", ())
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not math.isfinite(float(loss)):
+            pictures = f" The pictures of this batch: {', '.join(map(str, names))}." if names else ""
+            raise SegZooError(
+                f"the loss is {float(loss)} at step {self.state.global_step + 1}.{pictures} Lower --learning_rate, or set "
+                "--warmup_steps or --max_grad_norm 1"
+            )
+        return loss
+
+    def evaluate(
+        self, eval_dataset=None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Score the model; every process calls this.
+
+        Args:
+            eval_dataset: other data than the Trainer's, of the same kind.
+            ignore_keys: has no effect: nothing is gathered.
+            metric_key_prefix: of the scores' names.
+
+        Returns:
+            The scores, fractions, with ``eval_runtime`` in seconds and speeds.
+
+        Raises:
+            SegZooError: there is nothing to evaluate on.
+        """
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if dataset is None:
+            raise SegZooError("there is no data to evaluate on; pass eval_dataset")
+        if isinstance(dataset, Mapping):
+            scores = {}
+            for name, part in dataset.items():
+                scores |= self.evaluate(part, metric_key_prefix=f"{metric_key_prefix}_{name}")
+            return scores
+        self._memory_tracker.start()
+        broadcast_buffers(self.accelerator, self.model)
+        start = time.time()
+        self.evaluation = evaluate(
+            self.model,
+            self.processing_class,
+            dataset,
+            accelerator=self.accelerator,
+            num_labels=self.model.config.num_labels,
+            ignore_index=self.ignore_index,
+            settings=self.inference,
+            batch_size=self.args.eval_batch_size,
+            num_workers=self.args.dataloader_num_workers,
+        )
+        metrics = {
+            f"{metric_key_prefix}_{name}": value for name, value in named_scores(self.evaluation, self.names).items()
+        }
+        images = self.evaluation.num_images
+        steps = math.ceil(images / (self.args.eval_batch_size * self.args.world_size))
+        metrics |= speed_metrics(metric_key_prefix, start, num_samples=images, num_steps=steps)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self._memory_tracker.stop_and_update_metrics(metrics)
+        return metrics
+
+    def create_model_card(
+        self,
+        *,
+        model_name: str | None = None,
+        dataset: str | None = None,
+        dataset_id: str | None = None,
+        base_model: str | None = None,
+        synthetic: bool = False,
+        settings: Mapping[str, Any] | None = None,
+        tags: Sequence[str] = (),
+    ) -> None:
+        """Write ``README.md`` into the output folder, with the scores of the last evaluation if there was one.
+
+        `push_to_hub` calls this and passes keyword arguments on.
+
+        Args:
+            model_name: title of the card; default: the output folder's name.
+            dataset, dataset_id, base_model, synthetic: as in `segzoo.model_card.ModelCardFacts`.
+            settings: of the training, beside those in ``args``.
+            tags: for the Hub; the card has its own.
+        """
+        if not self.is_world_process_zero():
+            return
+        folder = Path(self.args.output_dir)
+        facts = {
+            "title": model_name or folder.resolve().name,
+            "dataset": dataset or "unknown",
+            "dataset_id": dataset_id,
+            "base_model": base_model,
+            "synthetic": synthetic,
+            "inference": (self.inference or InferenceSettings.of_model(self.model)).describe(self.processing_class),
+            "repo_id": self.hub_model_id,
+        }
+        settings = {**self._settings(), **(settings or {})} if self.state.global_step else {}
+        if self.evaluation is None:
+            own = facts_of_model(self.model) if hasattr(self.model, "decode_heads") else {}
+            card = build_model_card(ModelCardFacts(**facts, **own, training=settings, tags=tuple(tags)))
+        else:
+            card = describe_training(self.model, self.evaluation, **facts, settings=settings)
+        write_whole(folder / "README.md", card)
+
+    def _settings(self) -> dict[str, Any]:
+        args = self.args
+        precision = "fp16" if args.fp16 else "bf16" if args.bf16 else "no"
+        return {
+            "optimizer": args.optim.value,
+            "learning_rate": args.learning_rate,
+            "lr_scheduler_type": args.lr_scheduler_type.value,
+            "warmup_steps": args.get_warmup_steps(self.state.max_steps),
+            "weight_decay": args.weight_decay,
+            "adam_beta1": args.adam_beta1,
+            "adam_beta2": args.adam_beta2,
+            "adam_epsilon": args.adam_epsilon,
+            "max_grad_norm": args.max_grad_norm,
+            "images a step": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            "processes": args.world_size,
+            "mixed_precision": precision,
+            "seed": args.seed,
+            "steps": self.state.global_step,
+        }
+
+
+class _EpochForData(TrainerCallback):
+    """Tells the data the epoch, on which its random numbers depend; accelerate does not in more than one process."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def on_epoch_begin(self, args, state, control, **kwargs) -> None:
+        self.dataset.set_epoch(int(state.epoch or 0))
+
+
+def named_scores(evaluation: Evaluation, names: Sequence[str]) -> dict[str, float]:
+    """Scores of an evaluation by name, class-wise ones for the classes that occur: ``iou_sky``, ``accuracy_sky``."""
+    scores = dict(evaluation.summary())
+    for kind in ("iou", "accuracy"):
+        for name, value in zip(names, evaluation.metrics[f"per_category_{kind}"].tolist(), strict=True):
+            if math.isfinite(value):
+                scores[f"{kind}_{name}"] = value
+    return scores
+
+
+def check_best_metric(args: TrainingArguments, names: Sequence[str]) -> None:
+    """Refuse a score for the best model that no evaluation gives, before the training.
+
+    Raises:
+        SegZooError: the score, and those that there are.
+    """
+    if args.metric_for_best_model is None:
+        return
+    wanted = args.metric_for_best_model.removeprefix("eval_")
+    scores = [name for name, value in ConfusionMatrix(1).compute().items() if isinstance(value, float)]
+    if wanted not in scores and wanted.removeprefix("iou_").removeprefix("accuracy_") not in names:
+        raise SegZooError(
+            f"--metric_for_best_model {args.metric_for_best_model}: evaluation has no such score; choose {', '.join(scores)}, or "
+            "iou_ or accuracy_ and the name of a class"
+        )
+
+
+def find_trainer_checkpoint(directory: str | os.PathLike) -> Path | None:
+    """The newest whole ``checkpoint-STEP`` of a `Trainer` in a folder; halves of killed runs are skipped with a warning.
+
+    Returns:
+        Its path, or None if there is none.
+    """
+    folder = Path(directory)
+    found = sorted(
+        (path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()),
+        key=lambda path: int(path.name.removeprefix("checkpoint-")),
+    )
+    for path in reversed(found):
+        if is_whole_checkpoint(path):
+            return path
+        warnings.warn(f"{path} is not whole and is skipped", stacklevel=2)
+    return None
+
+
+def is_whole_checkpoint(directory: str | os.PathLike) -> bool:
+    """Whether a `Trainer` finished writing a checkpoint; its state is the last file."""
+    try:
+        TrainerState.load_from_json(str(Path(directory) / "trainer_state.json"))
+    except (OSError, ValueError, TypeError):
+        return False
+    return True
