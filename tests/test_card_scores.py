@@ -57,7 +57,8 @@ def test_everything_else_stays_to_the_letter():
     assert (ours.metric_value, ours.dataset_split) == (0.5, "validation")
     assert ours.metric_args == {"protocol": "whole image", "num_images": 101}
     assert results["camvid", "overall_accuracy"].metric_name == "pixel accuracy"
-    assert "| mIoU | 50.00 | CamVid validation, 101 images; whole image |" in text
+    assert "| measured with this folder, % | mIoU | pixel accuracy |" in text
+    assert "| CamVid validation, 101 images; whole image | 50.00 | 90.00 |" in text
     assert "80.1" not in card.text  # others' scores are not said to be measured with this folder
 
 

@@ -134,7 +134,7 @@ def test_a_fault_of_ours_keeps_its_traceback(probe):
     ("arguments", "message"),
     [
         (["convret"], "segzoo: error: no subcommand 'convret': did you mean 'convert'?"),
-        (["zzz"], "segzoo: error: no subcommand 'zzz': choose one of convert, list"),
+        (["zzz"], f"segzoo: error: no subcommand 'zzz': choose one of {', '.join(cli.COMMANDS)}"),
         (["--colour"], "segzoo: error: unrecognized arguments: --colour"),
         (["probe"], "segzoo probe: error: the following arguments are required: what"),
     ],

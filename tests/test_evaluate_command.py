@@ -164,6 +164,7 @@ def test_without_a_folder(scenes, model_folder, reference, tmp_path, capsys, mon
         == 0
     )
     held = json.loads((tmp_path / "r.json").read_text())
+    assert held["protocol"].endswith("only 4 of 15 images, spread evenly")
     assert held["num_images"] == 4 and "class              IoU" in capsys.readouterr().out
 
 
@@ -314,6 +315,18 @@ def test_models_of_transformers(scenes, tmp_path, capsys):
         found = np.asarray(Image.open(out / "predictions" / f"{path.stem}.png"))
         assert np.array_equal(found, expected.numpy())
     assert "images resized to 32x32" in results(out)["protocol"]
+
+
+def test_data_without_files(scenes, model_folder, reference, tmp_path):
+    """A table that holds its pictures, as the Hub's."""
+    from segzoo.data import load_segmentation_dataset
+
+    rows = load_segmentation_dataset(scenes).remove_columns(["image_path", "label_path"])
+    rows.save_to_disk(tmp_path / "table")
+    options = ["--save_predictions", "--worst", 1, "--classes", "scenes"]
+    assert evaluate(model_folder, tmp_path / "table", "--output", tmp_path / "out", *options) == 0
+    assert results(tmp_path / "out")["metrics"] == results(reference)["metrics"]
+    assert (tmp_path / "out" / "predictions" / f"{COUNT - 1:06d}.png").is_file()
 
 
 def test_label_rules(scenes, model_folder, tmp_path, capsys):

@@ -4,7 +4,7 @@ All scores are fractions: 0.479, printed as 47.9 %.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,7 +154,9 @@ def _dump(index: list[dict[str, Any]]) -> str:
     return yaml.safe_dump({"model-index": index}, sort_keys=False, allow_unicode=True, width=10_000)
 
 
-def _measured_rows(index: list[dict[str, Any]]) -> Iterable[tuple[str, float, str]]:
+def _measured_rows(index: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """What was measured with this folder: data and protocol in words -> title of each metric -> score."""
+    rows: dict[str, dict[str, float]] = {}
     for result in index[0]["results"]:
         for metric in result["metrics"]:
             arguments = metric.get("args")
@@ -162,16 +164,29 @@ def _measured_rows(index: list[dict[str, Any]]) -> Iterable[tuple[str, float, st
             if ours:
                 count = arguments.get("num_images")
                 images = f", {count} images" if count else ""
-                split = result["dataset"].get("split", "")
-                where = f"{result['dataset'].get('name', '')} {split}{images}; {arguments['protocol']}"
-                yield metric.get("name", metric["type"]), metric["value"], where
+                data = f"{result['dataset'].get('name', '')} {result['dataset'].get('split', '')}".strip()
+                row = rows.setdefault(f"{data}{images}; {arguments['protocol']}", {})
+                row[metric.get("name", metric["type"])] = metric["value"]
+    return rows
 
 
-def measured_block(rows: Iterable[tuple[str, float, str]]) -> str:
-    """The part of a card that holds measured scores: rows of metric, score and protocol, or a sentence that has none."""
-    lines = [f"| {table_cell(what)} | {percent(value)} | {table_cell(on)} |" for what, value, on in rows]
-    table = ["| measured with this folder | % | on |", "|---|---|---|", *lines] if lines else [_NOT_MEASURED]
+def measured_block(rows: Mapping[str, Mapping[str, float]]) -> str:
+    """The part of a card that holds measured scores, or says that there are none.
+
+    Args:
+        rows: data and protocol in words -> title of each metric -> score; one line of the table each.
+    """
+    titles = list(dict.fromkeys(title for row in rows.values() for title in row))
+    table = [_NOT_MEASURED]
+    if titles:
+        table = [_line("measured with this folder, %", *titles), "|" + "---|" * (1 + len(titles))]
+        for where, row in rows.items():
+            table.append(_line(where, *(percent(row[title]) if title in row else "" for title in titles)))
     return "\n".join([_BLOCK_BEGIN, "", *table, "", _BLOCK_END])
+
+
+def _line(*cells: str) -> str:
+    return "| " + " | ".join(map(table_cell, cells)) + " |"
 
 
 def _with_block(body: str, block: str, newline: str) -> str:

@@ -4,10 +4,12 @@ import hashlib
 import json
 import os
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+_NOTED = {"_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version"}
 _FILE_COLUMNS = ("image_path", "label_path")
 
 
@@ -17,14 +19,18 @@ def model_fingerprint(model: torch.nn.Module) -> str:
     Reads all weights once: about a second per gigabyte.
     """
     digest = hashlib.sha256()
-    config = model.config.to_dict()
-    for key in ("_name_or_path", "transformers_version"):
-        config.pop(key, None)
-    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+    digest.update(json.dumps(_settings(model.config.to_dict()), sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         checksum = zlib.crc32(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {checksum}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def _settings(config: Any) -> Any:
+    """A config without what transformers notes beside the settings when it saves and loads."""
+    if isinstance(config, Mapping):
+        return {str(key): _settings(value) for key, value in config.items() if key not in _NOTED}
+    return [_settings(value) for value in config] if isinstance(config, list | tuple) else config
 
 
 def rows_fingerprint(rows: Any) -> str:

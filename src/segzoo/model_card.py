@@ -269,7 +269,7 @@ label_map = processor.post_process_semantic_segmentation(outputs, target_sizes=[
 
 
 def _scores(facts: ModelCardFacts) -> str:
-    parts = [measured_block([])]
+    parts = [measured_block({})]
     where = f"[published]({facts.published_url})" if facts.published_url else "published"
     rows = [
         f"| {where}, {METRIC_TITLES['mean_iou']} | {percent(value)} | {table_cell(facts.dataset or 'data set not known')}; {scales} |"

@@ -110,7 +110,7 @@ def draw_worst(
         width = min(max(320, picture.picture.shape[1]), 640)
         sheet = contact_sheet([row], headings, palette, names, [caption], cell_width=width)
         stem = slug(Path(picture.row.name).stem)[:60]
-        files.append(save_png(titled(sheet, title), single / f"{number:02d}_{stem}.png"))
+        files.append(save_png(titled(sheet, title, size=max(14, width // 30)), single / f"{number:02d}_{stem}.png"))
     return files
 
 
