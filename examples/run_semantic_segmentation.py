@@ -184,12 +184,7 @@ class Run:
             head=args.head,
             head_channels=args.head_channels,
             auxiliary_channels=args.auxiliary_channels,
-            losses=recipe.losses,
-            auxiliary_losses=recipe.auxiliary_losses,
-            class_weights=recipe.class_weights,
-            drop_path_rate=recipe.drop_path_rate,
-            window_size=recipe.window_size,
-            window_stride=recipe.window_stride,
+            **recipe.model_options(),
             ignore_index=args.ignore_index,
             hub_options=self.hub_options,
         )
@@ -214,19 +209,7 @@ class Run:
             accelerator.num_processes,
         )
         self.global_batch = self.batch_size * accelerator.num_processes * self.accumulation
-        transform = training_transform(
-            self.processor,
-            crop_size=recipe.crop_size,
-            scale_size=recipe.scale_size,
-            scale_edges=recipe.scale_edges,
-            scale_range=recipe.scale_range,
-            keep_ratio=recipe.keep_ratio,
-            size_divisor=recipe.size_divisor,
-            cat_max_ratio=recipe.cat_max_ratio,
-            flip_probability=recipe.flip_probability,
-            photometric=recipe.photometric_distortion,
-            ignore_index=args.ignore_index,
-        )
+        transform = training_transform(self.processor, **recipe.augmentation_options(), ignore_index=args.ignore_index)
         self.collate = partial(collate_training, pad_labels=None if recipe.crop_size else args.ignore_index)
         options = {"seed": args.seed or 0, "num_labels": self.num_labels}
         processes = {"process_index": accelerator.process_index, "num_processes": accelerator.num_processes}
@@ -278,30 +261,9 @@ class Run:
             freeze_batch_norms(self.model)
         if recipe.freeze_backbone:
             self.model.backbone.requires_grad_(False)
-        optimizer = build_optimizer(
-            self.model,
-            recipe.optimizer,
-            learning_rate=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            momentum=recipe.momentum,
-            adam_beta1=recipe.adam_beta1,
-            adam_beta2=recipe.adam_beta2,
-            adam_epsilon=recipe.adam_epsilon,
-            no_decay=recipe.no_decay,
-            layer_decay=recipe.layer_decay,
-            head_lr_multiplier=recipe.head_lr_multiplier,
-        )
-        self.schedule = build_schedule(
-            optimizer,
-            recipe.lr_scheduler_type,
-            total_steps=self.total_steps,
-            num_warmup_steps=warmup_steps,
-            lr_power=recipe.lr_power,
-            min_learning_rate=recipe.min_learning_rate,
-            warmup_start=recipe.warmup_start,
-            lr_steps=recipe.lr_steps,
-            lr_step_factor=recipe.lr_step_factor,
-        )
+        optimizer = build_optimizer(self.model, **recipe.optimizer_options())
+        schedule_options = recipe.schedule_options() | {"num_warmup_steps": warmup_steps}
+        self.schedule = build_schedule(optimizer, total_steps=self.total_steps, **schedule_options)
         if recipe.ema_decay:
             self.average = WeightAverage(self.model.to(accelerator.device), recipe.ema_decay)
             accelerator.register_for_checkpointing(self.average)
@@ -500,7 +462,7 @@ class Run:
                 self.average = None
         if args.do_eval and evaluation is None:
             evaluation = self.score()
-        settings = InferenceSettings.of_model(bare)
+        settings = InferenceSettings.of_model(bare, self.processor)
         protocol = settings.describe(self.processor)
         results, augmented = {}, None
         if evaluation is not None:

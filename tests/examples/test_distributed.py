@@ -169,7 +169,7 @@ def test_a_killed_process_ends_the_other_without_a_traceback(start):
 def test_the_usual_launchers(scenes, tiny, tmp_path, module):
     options = {"dataset_name": scenes, "model_name_or_path": tiny, **TRAINING, "per_device_train_batch_size": 2}
     flags = {
-        "torch.distributed.run": ["--nproc_per_node", "2", "--master_port", "0"],
+        "torch.distributed.run": ["--standalone", "--nproc_per_node", "2"],
         "accelerate.commands.launch": ["--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
         + ["--dynamo_backend", "no", "--mixed_precision", "no", "--main_process_port", "0"],
     }[module]

@@ -144,6 +144,7 @@ def test_a_stop_that_is_asked_for_saves_and_has_its_own_exit_code(start, uninter
     assert_same(run.output, uninterrupted)
 
 
+@pytest.mark.slow
 def test_mean_losses_of_several_steps_reach_over_a_stop(start):
     """Log lines after steps 3 and 6; the stop comes in between."""
     options = {"logging_steps": 3, "checkpointing_steps": 6, "eval_steps": 0, "max_train_steps": 6}
@@ -255,6 +256,16 @@ def test_a_second_training_in_the_same_folder(start, uninterrupted):
         assert "another training is writing there" in second.stderr and second.stderr.count("\n") == 1
     assert run.wait() == 0, run.stderr
     assert_same(run.output, uninterrupted)
+
+
+def test_a_stream_goes_on_where_it_stopped(start):
+    options = {"streaming": True, "shuffle_buffer": 4, "eval_steps": 8}
+    undisturbed = start(**options)
+    assert undisturbed.wait() == 0, undisturbed.stderr
+    run = start(**options).until_step(5)
+    run.kill()
+    finish(start, run, **options)
+    assert_same(run.output, outcome(undisturbed.output))
 
 
 @pytest.mark.slow

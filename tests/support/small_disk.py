@@ -11,6 +11,8 @@ import subprocess
 import traceback
 from pathlib import Path
 
+import torch
+
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000
 
 
@@ -20,6 +22,7 @@ def in_child(function, *arguments, timeout: float = 60):
     receiver, sender = context.Pipe(duplex=False)
 
     def run():
+        torch.set_num_threads(1)  # OpenMP does not survive a fork
         try:
             sender.send((True, function(*arguments)))
         except BaseException:

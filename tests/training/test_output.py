@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from functools import partial
 
 import pytest
 from support.small_disk import can_mount, in_child, mount_small_disk, remount_read_only
@@ -30,7 +31,7 @@ def test_a_folder_is_held_until_the_end_of_the_block(tmp_path):
     out = tmp_path / "out"
     with claim_output_folder(out) as claimed:
         assert claimed == out and names(out) == [".lock"]
-        line = in_child(attempt, claim_output_folder, out, overwrite=True)
+        line = in_child(partial(attempt, claim_output_folder, out, overwrite=True))
         assert f"another training is writing there (process {os.getpid()} on " in line and "\n" not in line
     assert names(out) == []
     assert in_child(attempt, claim_output_folder, out) == "claimed"
@@ -43,7 +44,7 @@ def test_a_claim_that_is_refused_leaves_the_others_work_alone(tmp_path):
     with claim_output_folder(tmp_path, overwrite=True):
         (tmp_path / "step_3").mkdir()
         (tmp_path / "config.json").write_text("{}")
-        in_child(attempt, claim_output_folder, tmp_path, overwrite=True)
+        in_child(partial(attempt, claim_output_folder, tmp_path, overwrite=True))
         assert names(tmp_path) == [".lock", "config.json", "step_3"]
 
 

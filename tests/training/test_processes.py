@@ -95,3 +95,24 @@ def test_one_process_just_runs(capsys):
     report_error("twice")
     assert capsys.readouterr().err == "error: twice\n" * 2
     assert not report_lost_process(RuntimeError("Connection closed by peer"))
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("DataLoader worker (pid 4369) is killed by signal: Killed. ", "is killed by signal: Killed; if memory"),
+        ("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that ...", "signal: Bus error; if"),
+        ("DataLoader worker (pid(s) 12, 13) exited unexpectedly", "a process that loads data exited unexpectedly; if"),
+    ],
+)
+def test_a_lost_loading_process_is_one_line(capsys, message, said):
+    """These are torch's words; the script's own test kills a real one."""
+    assert report_lost_process(RuntimeError(message))
+    line = capsys.readouterr().err
+    assert said in line and line.count("\n") == 1 and "--dataloader_num_workers" in line
+
+
+def test_other_errors_are_not_taken_for_a_lost_process(capsys):
+    for error in (RuntimeError("shapes do not fit"), ValueError("DataLoader worker (pid 7) exited unexpectedly")):
+        assert not report_lost_process(error)
+    assert capsys.readouterr().err == ""

@@ -66,5 +66,9 @@ def test_card_tells_scores_and_settings(parts):
     evaluation = evaluate(model, processor, data, accelerator=Accelerator(cpu=True), num_labels=5)
     facts = {"title": "tiny", "dataset": "noise", "inference": describe_inference(model, processor)}
     card = describe_training(model, evaluation, **facts, settings={"learning_rate": 0.25})
-    assert f"{100 * evaluation.metrics['mean_iou']:.1f}" in card and "0.25" in card and facts["inference"] in card
+    assert (
+        f"{100 * evaluation.metrics['mean_iou']:.2f}" in card
+        and "| learning_rate | 0.25 |" in card
+        and facts["inference"] in card
+    )
     assert "mean_iou" not in describe_training(model, None, **facts, settings={}).split("---")[1]

@@ -367,7 +367,7 @@ def training_transform(
     size_divisor: int | None = None,
     cat_max_ratio: float = 0.75,
     flip_probability: float = 0.5,
-    photometric: bool = True,
+    photometric_distortion: bool = True,
     ignore_index: int = 255,
 ):
     """The training transform whose scale and normalisation are those of an image processor.
@@ -376,7 +376,7 @@ def training_transform(
         processor: of the model; where it resizes, and ``scale_size`` is None, its ``size`` is what the random ratio multiplies.
         crop_size: (height, width) of the crops; None: whole pictures.
         scale_size, keep_ratio: as in `build_processor`, for the training.
-        scale_edges, scale_range, size_divisor, cat_max_ratio, flip_probability, photometric: as in
+        scale_edges, scale_range, size_divisor, cat_max_ratio, flip_probability, photometric_distortion: as in
             `segzoo.data.build_train_transform`.
         ignore_index: label that does not count.
 
@@ -400,7 +400,7 @@ def training_transform(
         size_divisor=size_divisor,
         cat_max_ratio=cat_max_ratio,
         flip_probability=flip_probability,
-        photometric=photometric,
+        photometric=photometric_distortion,
         image_mean=_three(processor.image_mean) if normalise else (0.0, 0.0, 0.0),
         image_std=_three(processor.image_std) if normalise else (1.0, 1.0, 1.0),
         rescale_factor=processor.rescale_factor if getattr(processor, "do_rescale", True) else 1.0,

@@ -107,6 +107,7 @@ def write_log(path: str | os.PathLike, history: list[dict]) -> None:
 
 def _write(path: str | os.PathLike, text: str) -> None:
     try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)  # somebody may have removed it in the meantime
         write_whole(path, text)
     except OSError as error:
         raise SegZooError(

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -12,6 +13,9 @@ import torch.distributed as dist
 from segzoo.errors import SegZooError
 
 _KEY = "segzoo/error"
+_LOST_LOADER = re.compile(
+    r"DataLoader worker \(pid\(?s?\)? [\d, ]+\) (is killed by signal: [^.]+|exited unexpectedly)"
+)
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "connection was likely closed")
 
 
@@ -56,12 +60,22 @@ def report_error(message: str) -> None:
 
 
 def report_lost_process(error: BaseException) -> bool:
-    """Say that another process of the training has ended, if that is what an error means and nobody has said why.
+    """Say that a process that loads data, or another one of the training, has ended, if that is what an error means.
+
+    Of another one of the training this is only said if it has not given its reason itself.
 
     Returns:
-        Whether it means that; otherwise nothing is printed, and the caller raises it again.
+        Whether the error means that; otherwise nothing is printed, and the caller raises it again.
     """
-    if not isinstance(error, RuntimeError) or not _several():
+    if not isinstance(error, RuntimeError):
+        return False
+    if match := _LOST_LOADER.search(str(error)):
+        report_error(
+            f"a process that loads data {match[1].strip()}; if memory ran out, lower --dataloader_num_workers or the batch "
+            "size; go on with --resume_from_checkpoint latest"
+        )
+        return True
+    if not _several():
         return False
     if not isinstance(error, dist.DistError) and not any(words in str(error) for words in _LOST):
         return False

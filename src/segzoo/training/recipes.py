@@ -150,7 +150,9 @@ class Recipe:
         if not self.keep_ratio and (self.scale_size is None or len(self.scale_size) != 2):
             refuse("without keep_ratio, scale_size is the height and width to resize to")
         if self.keep_ratio and self.scale_size is not None and list(self.scale_size) != sorted(self.scale_size):
-            refuse(f"scale_size is {self.scale_size}; with keep_ratio the short edge comes first, then the long edge's limit")
+            refuse(
+                f"scale_size is {self.scale_size}; with keep_ratio the short edge comes first, then the long edge's limit"
+            )
         if self.scale_edges and not self.keep_ratio:
             refuse("scale_edges choose a short edge, which needs keep_ratio")
         if self.window_stride is not None:
@@ -180,6 +182,34 @@ class Recipe:
                     f"lr_scheduler_type is {self.lr_scheduler_type!r}; it is one of {', '.join(known)}"
                     f"{nearest(self.lr_scheduler_type, known)}"
                 )
+
+    def optimizer_options(self) -> dict[str, Any]:
+        """Keyword arguments of `segzoo.training.build_optimizer`."""
+        return self._chosen(
+            "optimizer learning_rate weight_decay momentum adam_beta1 adam_beta2 adam_epsilon no_decay layer_decay "
+            "head_lr_multiplier"
+        )
+
+    def schedule_options(self) -> dict[str, Any]:
+        """Keyword arguments of `segzoo.training.build_schedule`."""
+        return self._chosen(
+            "lr_scheduler_type num_warmup_steps lr_power min_learning_rate warmup_start lr_steps lr_step_factor"
+        )
+
+    def augmentation_options(self) -> dict[str, Any]:
+        """Keyword arguments of `segzoo.training.training_transform`."""
+        names = (
+            "crop_size scale_size scale_edges scale_range keep_ratio size_divisor cat_max_ratio flip_probability "
+            "photometric_distortion"
+        )
+        return self._chosen(names)
+
+    def model_options(self) -> dict[str, Any]:
+        """Keyword arguments of `segzoo.training.build_model`."""
+        return self._chosen("losses auxiliary_losses class_weights drop_path_rate window_size window_stride")
+
+    def _chosen(self, names: str) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in names.split()}
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as JSON has them."""

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from segzoo.card_scores import SCORING
 from segzoo.data.decoding import decode_pair
 from segzoo.errors import SegZooError
 from segzoo.inference import Evaluation, InferenceSettings, Predictor
@@ -113,7 +114,7 @@ def describe_training(
             dataset_id=dataset_id,
             split=split,
             num_images=scored.num_images,
-            protocol=f"{protocol}; scored at each image's original size, one confusion matrix over all images",
+            protocol=f"{protocol}; {SCORING}",
         )
         for protocol, scored in measured
         for name in ("mean_iou", "mean_accuracy", "overall_accuracy")
