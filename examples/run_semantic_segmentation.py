@@ -26,13 +26,21 @@ from transformers.utils.logging import disable_progress_bar
 
 import segzoo  # noqa: F401  registers the models
 from segzoo.data import SegmentationDataset, build_processor_transform, collate_training
+from segzoo.data.checks import check_first_batch
 from segzoo.errors import SegZooError
 from segzoo.evaluation import format_table
 from segzoo.hub import push_folder, reserve_repository
 from segzoo.inference import InferenceSettings, evaluate
 from segzoo.training.arguments import notes_on_arguments, parse_arguments, settings_for_card
 from segzoo.training.batches import EpochBatches, batch_sizes, training_batches
-from segzoo.training.building import build_model, build_processor, find_classes, load_config, training_transform
+from segzoo.training.building import (
+    build_model,
+    build_processor,
+    crop_size_of,
+    find_classes,
+    load_config,
+    training_transform,
+)
 from segzoo.training.checkpoints import load_checkpoint, remove_old_checkpoints, resume_checkpoint, save_checkpoint
 from segzoo.training.ema import WeightAverage
 from segzoo.training.guards import FiniteGuard, gradient_norm
@@ -198,6 +206,8 @@ class Run:
             ignore_index=args.ignore_index,
             hub_options=self.hub_options,
         )
+        if args.crop_by_model:
+            self.recipe = replace(recipe, crop_size=crop_size_of(self.processor))
 
     def prepare_data(self) -> None:
         """Data sets and the order of the samples; the first batch is looked at."""
@@ -231,9 +241,27 @@ class Run:
             num_labels=self.num_labels,
         )
         if args.do_train and self.order is not None:
-            self.together(lambda: [self.train_data[index] for index in self.order.indices(0)] and None)
+            self.check(
+                self.train_data, self.order.indices(0), crop_size=recipe.crop_size, max_corrupt=args.max_corrupt
+            )
         if args.do_eval:
-            self.together(lambda: self.eval_data[0] and None)
+            self.check(self.eval_data, range(min(4, len(self.eval_data))))
+
+    def check(self, data: SegmentationDataset, indices, **options) -> None:
+        """Look at some pictures and masks in every process; what is wrong with them is said before the first step."""
+
+        def look() -> None:
+            for line in check_first_batch(
+                data,
+                indices,
+                num_labels=self.num_labels,
+                ignore_index=self.args.ignore_index,
+                reduce_labels=self.classes.reduce_labels,
+                **options,
+            ):
+                self.say(line)
+
+        self.together(look)
 
     # Training
 

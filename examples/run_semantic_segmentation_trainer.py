@@ -28,7 +28,14 @@ from segzoo.errors import SegZooError
 from segzoo.evaluation import format_table
 from segzoo.hub import push_folder, reserve_repository
 from segzoo.training.batches import EpochBatches
-from segzoo.training.building import build_model, build_processor, find_classes, load_config, training_transform
+from segzoo.training.building import (
+    build_model,
+    build_processor,
+    crop_size_of,
+    find_classes,
+    load_config,
+    training_transform,
+)
 from segzoo.training.processes import report_error, report_lost_process
 from segzoo.training.splits import load_splits
 from segzoo.training.trackers import TRACKER_FILES, tracker_problem
@@ -344,14 +351,6 @@ def first_checkpoint(args: SegmentationTrainingArguments, overwrite: bool) -> Pa
 def is_of_a_class(score: str) -> bool:
     """Whether a score stands in the table of classes already."""
     return score.startswith(("eval_iou_", "eval_accuracy_"))
-
-
-def crop_size_of(processor) -> list[int]:
-    """Height and width that the model is used at; 512 where pictures keep their size."""
-    size = dict(processor.size) if processor.do_resize and processor.size else {}
-    if size.get("height") is not None:
-        return [size["height"], size["width"]]
-    return [size.get("shortest_edge") or 512] * 2
 
 
 if __name__ == "__main__":

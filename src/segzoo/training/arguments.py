@@ -75,6 +75,7 @@ def parse_arguments(
     for precision in ("bf16", "fp16"):
         if getattr(args, precision):
             overrides.setdefault("mixed_precision", precision)
+    args.crop_by_model = args.recipe is None and args.recipe_file is None and "crop_size" not in overrides
     recipe = resolve_recipe(args.recipe, args.recipe_file, overrides, defaults=DEFAULTS)
     _check(args, recipe)
     return args, recipe
@@ -358,7 +359,7 @@ _NOT_ON_THE_CARD = frozenset(
     push_to_hub hub_model_id hub_private_repo hub_token token cache_dir checkpointing_steps save_total_limit eval_steps
     trust_remote_code model_revision per_device_eval_batch_size dataset_name run_name do_train do_eval max_bad_steps
     trainer_optimizer max_steps warmup_steps warmup_ratio bf16 fp16 save_steps save_strategy eval_strategy logging_strategy
-    log_epochs metric_for_best_model push_to_hub_organization recipe_file use_cpu tf32
+    log_epochs crop_by_model metric_for_best_model push_to_hub_organization recipe_file use_cpu tf32
     """.split()  # noqa: SIM905
 ) | frozenset(_WITHOUT_EFFECT)
 

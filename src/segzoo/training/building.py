@@ -356,6 +356,14 @@ def build_processor(
     return processor
 
 
+def crop_size_of(processor) -> list[int]:
+    """Height and width of training crops where nobody says: what the model is used at; 512 where pictures keep their size."""
+    size = dict(processor.size) if getattr(processor, "do_resize", False) and processor.size else {}
+    if size.get("height") is not None:
+        return [size["height"], size["width"]]
+    return [size.get("shortest_edge") or 512] * 2
+
+
 def training_transform(
     processor,
     *,

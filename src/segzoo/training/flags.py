@@ -40,7 +40,10 @@ class FlagParser(argparse.ArgumentParser):
 
     def __init__(self, description: str | None = None):
         super().__init__(
-            description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+            usage="%(prog)s --output_dir DIR [--flag VALUE ...]; --help explains all flags",
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
         )
 
     def parse_args(self, args=None, namespace=None):
