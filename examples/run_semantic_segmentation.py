@@ -63,12 +63,19 @@ def main(argv: list[str] | None = None) -> int:
         with StopRequest() as stop:
             Run(args, recipe, stop).run()
     except StoppedBySignal as stopped:
-        print(f"{stopped}; go on with --resume_from_checkpoint latest", file=sys.stderr)
+        if PartialState().is_main_process:
+            print(f"{stopped}; go on with --resume_from_checkpoint latest", file=sys.stderr)
         return EXIT_STOPPED
     except SegZooError as error:
         # A data-loading process sends its traceback inside the message; the last line is the error itself.
         message = str(error).strip().rpartition("Error: ")[2] if "Traceback" in str(error) else str(error)
         report_error(message)
+        return 1
+    except torch.OutOfMemoryError as error:
+        report_error(
+            f"out of GPU memory ({str(error).splitlines()[0]}); lower --per_device_train_batch_size (the recipe's batch is kept in "
+            "more passes) or --crop_size, or take --mixed_precision bf16 or --gradient_checkpointing"
+        )
         return 1
     except RuntimeError as error:
         if not report_lost_process(error):
@@ -78,7 +85,8 @@ def main(argv: list[str] | None = None) -> int:
         print("interrupted; go on with --resume_from_checkpoint latest", file=sys.stderr)
         return 130
     finally:
-        PartialState().destroy_process_group()  # gloo aborts noisily otherwise
+        if torch.distributed.is_initialized():
+            PartialState().destroy_process_group()  # gloo aborts noisily otherwise
     return 0
 
 

@@ -125,7 +125,7 @@ def replacing_folder(target: Path) -> Iterator[Path]:
     lock = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(target)
+        remove_abandoned(target)
         partial.mkdir()
         lock = _try_lock(partial)
         yield partial
@@ -150,7 +150,7 @@ def replacing_folder(target: Path) -> Iterator[Path]:
             os.close(lock)
 
 
-def _remove_abandoned(target: Path) -> None:
+def remove_abandoned(target: Path) -> None:
     """Remove what a killed save to the same target left: hidden folders that no living process has locked."""
     for folder in target.parent.glob(f".{target.name}.partial-*"):
         lock = _try_lock(folder)

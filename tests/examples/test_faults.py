@@ -1,9 +1,14 @@
-"""Mistakes that end with one line before any training; the script runs inside this process."""
+"""Mistakes that end with one line before any training (inside this process), and faults in the middle of one (in others)."""
 
+import os
 import re
 import shutil
+import signal
+import subprocess
 
 import pytest
+from support.script_process import ScriptRun
+from transformers import AutoModelForSemanticSegmentation
 
 
 @pytest.fixture
@@ -80,4 +85,60 @@ def test_a_batch_of_one_that_batch_norm_cannot_train_on(fail):
 
 def test_a_loss_that_is_no_number(fail):
     error = fail(per_device_train_batch_size=4, learning_rate=1e30, max_train_steps=6, logging_steps=3, eval_steps=0)
-    assert re.search(r"the loss is nan in steps \d to \d\. The pictures of these steps: .*\.jpg", error) and "Lower --learning_rate" in error
+    assert (
+        re.search(r"the loss is nan in steps \d to \d\. The pictures of these steps: .*\.jpg", error)
+        and "Lower --learning_rate" in error
+    )
+
+
+# In the middle of a training
+
+
+@pytest.fixture
+def start(scenes, tiny, tmp_path):
+    """Starts a training long enough to be disturbed."""
+
+    def start(**options):
+        words = {"dataset_name": scenes, "model_name_or_path": tiny, "crop_size": 32, "per_device_train_batch_size": 4}
+        words |= {"max_train_steps": 300, "logging_steps": 1, "eval_steps": 0, "dataloader_num_workers": 1}
+        return ScriptRun({**words, "output_dir": tmp_path / "out", **options}, tmp_path / "logs")
+
+    return start
+
+
+def one_line(run, code=1):
+    assert run.wait() == code, run.stderr
+    (line,) = run.stderr.splitlines()
+    return line
+
+
+def test_the_output_folder_vanishes_and_the_model_is_saved_all_the_same(start, tmp_path):
+    run = start(max_train_steps=40).until_step(5)
+    shutil.rmtree(tmp_path / "out")
+    assert run.wait() == 0, run.stderr
+    AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "out")
+    assert (tmp_path / "out" / "training_log.jsonl").read_text().count("loss") >= 40
+
+
+def test_a_loading_process_is_killed(start):
+    """As the kernel does when memory runs out."""
+    run = start().until_step(3)
+    children = subprocess.run(
+        ["pgrep", "-P", str(run.processes[0].pid)], capture_output=True, text=True
+    ).stdout.split()
+    os.kill(int(children[0]), signal.SIGKILL)
+    line = one_line(run)
+    assert line.startswith("error: a process that loads data") and "--dataloader_num_workers" in line
+
+
+def test_a_picture_that_is_broken_is_named(start, scenes, tmp_path):
+    data = shutil.copytree(scenes, tmp_path / "data")
+    broken = sorted((data / "images" / "train").iterdir())[-1]
+    broken.write_bytes(broken.read_bytes()[:300])
+    line = one_line(start(dataset_name=data))
+    assert line.startswith(f"error: {broken}: ") and "cannot be read" in line
+
+
+def test_ctrl_c_ends_with_a_line_of_its_own(start):
+    run = start().until_step(3).signal(signal.SIGINT, with_children=True)
+    assert one_line(run, code=130).startswith("interrupted")

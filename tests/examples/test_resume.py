@@ -222,6 +222,7 @@ def test_a_full_disk_and_on_after_making_room(uninterrupted, scenes, tiny, tmp_p
     assert_same(tmp_path / "out", uninterrupted)
 
 
+@pytest.mark.slow
 def test_two_processes_killed(start, two_uninterrupted):
     run = start(**TWO)
     run.until(lambda: hidden(run.output, 4) or whole(run.output, 4))

@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from segzoo.data import collate_training
 from segzoo.errors import SegZooError
+from segzoo.training.processes import outlive_stop_signals
 
 
 def batch_sizes(
@@ -119,6 +120,7 @@ def training_batches(
         persistent_workers=num_workers > 0,
         pin_memory=pin_memory,
         collate_fn=collate,
+        worker_init_fn=outlive_stop_signals,
         # Without it, starting to iterate draws from the global random numbers, which a resumed training does once more.
         generator=torch.Generator(),
     )

@@ -28,7 +28,7 @@ import xxhash
 from safetensors import SafetensorError
 
 from segzoo.errors import SegZooError
-from segzoo.hub import _remove_abandoned, replacing_folder
+from segzoo.hub import remove_abandoned, replacing_folder
 from segzoo.training.processes import run_together
 
 RECORD, MEMORY = "checkpoint.json", "memory.json"
@@ -255,7 +255,7 @@ def remove_leftovers(directory: str | os.PathLike) -> None:
     directory = Path(directory)
     for aside in directory.glob(f".{_PREFIX}*{_ASIDE}"):
         _settle(directory / aside.name.removeprefix(".").removesuffix(_ASIDE))
-    _remove_abandoned(directory / f"{_PREFIX}*")  # the name is a pattern there
+    remove_abandoned(directory / f"{_PREFIX}*")  # the name is a pattern there
 
 
 def _load_whole(accelerator, folder: Path) -> tuple[int, dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from segzoo.errors import SegZooError
 from segzoo.files import json_text, write_whole
-from segzoo.hub import _remove_abandoned, save_model_folder
+from segzoo.hub import remove_abandoned, save_model_folder
 from segzoo.training.checkpoints import list_checkpoints, list_left_checkpoints, remove_leftovers
 
 RESULTS, LOG, FIGURES = "all_results.json", "training_log.jsonl", "figures"
@@ -130,7 +130,7 @@ def _make(target: Path) -> Path:
 def _clear(target: Path, *, everything: bool) -> None:
     """Remove what a killed training left half-written or, with ``everything``, all that the script writes."""
     remove_leftovers(target)
-    _remove_abandoned(target / _STAGING)
+    remove_abandoned(target / _STAGING)
     shutil.rmtree(target / _STAGING, ignore_errors=True)
     for file in target.glob(".*.partial"):
         if file.is_file():

@@ -94,6 +94,8 @@ def publish_outcome(outcome: Outcome, directory: Path, eval_data, *, accelerator
         SegZooError: something cannot be written.
     """
     classes, evaluation, notes = outcome.classes, outcome.evaluation, []
+    # The model first: whatever goes wrong with pictures and pages must not cost it.
+    publish_model(outcome.model, outcome.processor, directory, _card(outcome, directory))
     write_json(directory / RESULTS, outcome.results)
     write_log(directory / LOG, outcome.history)
     outcome.recipe.write_recipe(directory / RECIPE)
@@ -110,11 +112,17 @@ def publish_outcome(outcome: Outcome, directory: Path, eval_data, *, accelerator
             names=classes.names,
             palette=classes.palette,
         )
-        draw_confusion_matrix(evaluation.confusion.matrix, classes.names, directory / FIGURES / "confusion_matrix.png")
+        draw_confusion_matrix(
+            evaluation.confusion.matrix, classes.names, directory / FIGURES / "confusion_matrix.png"
+        )
         write_report_page(directory, _report(outcome, directory, accelerator))
-    card = describe_training(
+    return notes
+
+
+def _card(outcome: Outcome, directory: Path) -> str:
+    return describe_training(
         outcome.model,
-        evaluation,
+        outcome.evaluation,
         title=directory.resolve().name,
         dataset=outcome.dataset_title,
         dataset_id=None if outcome.is_local else outcome.dataset_name,
@@ -129,8 +137,6 @@ def publish_outcome(outcome: Outcome, directory: Path, eval_data, *, accelerator
         synthetic=outcome.is_synthetic,
         repo_id=outcome.repo_id,
     )
-    publish_model(outcome.model, outcome.processor, directory, card)
-    return notes
 
 
 def _report(outcome: Outcome, directory: Path, accelerator) -> TrainingReport:
