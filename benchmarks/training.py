@@ -40,7 +40,9 @@ def main() -> None:
                 measured["peer"].append(run_peer(args, data, precision))
                 measured["segzoo"].append(run_script(args, data, precision, Path(scratch) / f"{precision}{number}"))
             rows.append({"precision": precision} | {who: summarise(values) for who, values in measured.items()})
-    print(f"UPerNet on ResNet-50, crops of {args.crop_size}, batch {args.batch_size}, {args.steps} steps, {os.cpu_count()} cores")
+    print(
+        f"UPerNet on ResNet-50, crops of {args.crop_size}, batch {args.batch_size}, {args.steps} steps, {os.cpu_count()} cores"
+    )
     print(f"{'':10}{'upstream loop':>16}{'this script':>16}{'ratio':>8}{'memory':>22}{'waits for data':>18}")
     for row in rows:
         peer, own = row["peer"], row["segzoo"]
@@ -101,7 +103,12 @@ def run_script(args: argparse.Namespace, data: Path, precision: str, output: Pat
         "mixed_precision": precision,
         "dataloader_num_workers": args.num_workers,
     }
-    words = [sys.executable, ROOT / "examples" / "run_semantic_segmentation.py", "--do_train", "--no_photometric_distortion"]
+    words = [
+        sys.executable,
+        ROOT / "examples" / "run_semantic_segmentation.py",
+        "--do_train",
+        "--no_photometric_distortion",
+    ]
     words += ["--scale_range", 1, 1, "--cat_max_ratio", 1]  # as the peer has it
     for name, value in options.items():
         words += [f"--{name}", value]

@@ -25,8 +25,9 @@ from accelerate.utils import set_seed
 from transformers.utils.logging import disable_progress_bar
 
 import segzoo  # noqa: F401  registers the models
-from segzoo.data import SegmentationDataset, build_processor_transform, collate_training
-from segzoo.data.checks import check_first_batch
+from segzoo.data import SegmentationDataset, SegmentationStream, build_processor_transform, collate_training
+from segzoo.data.checks import check_first_batch, check_rows
+from segzoo.data.dataset import undecoded
 from segzoo.errors import SegZooError
 from segzoo.evaluation import format_table
 from segzoo.hub import push_folder, reserve_repository
@@ -229,7 +230,7 @@ class Run:
         self.global_batch = self.batch_size * accelerator.num_processes * self.accumulation
         transform = training_transform(self.processor, **recipe.augmentation_options(), ignore_index=args.ignore_index)
         self.collate = partial(collate_training, pad_labels=None if recipe.crop_size else args.ignore_index)
-        options = {"seed": args.seed or 0, "num_labels": self.num_labels}
+        options = {"seed": args.seed or 0, "num_labels": self.num_labels, "max_corrupt": args.max_corrupt}
         processes = {"process_index": accelerator.process_index, "num_processes": accelerator.num_processes}
         self.train_data = None
         if self.train_rows is None:
@@ -248,28 +249,25 @@ class Run:
             build_processor_transform(self.processor, ignore_index=args.ignore_index),
             num_labels=self.num_labels,
         )
-        if args.do_train and self.order is not None:
-            self.check(
-                self.train_data, self.order.indices(0), crop_size=recipe.crop_size, max_corrupt=args.max_corrupt
-            )
+        options = {
+            "num_labels": self.num_labels,
+            "ignore_index": args.ignore_index,
+            "reduce_labels": self.classes.reduce_labels,
+        }
+        train_options = options | {"crop_size": recipe.crop_size, "max_corrupt": args.max_corrupt}
+        if args.do_train and args.streaming:
+            rows = enumerate(undecoded(self.train_rows).take(self.batch_size))
+            self.check(lambda: check_rows(rows, **train_options, transform=transform))
+        elif args.do_train:
+            self.check(lambda: check_first_batch(self.train_data, self.order.indices(0), **train_options))
         if args.do_eval:
-            self.check(self.eval_data, range(min(4, len(self.eval_data))))
+            first = range(min(4, len(self.eval_data)))
+            self.check(lambda: check_first_batch(self.eval_data, first, **options))
 
-    def check(self, data: SegmentationDataset, indices, **options) -> None:
-        """Look at some pictures and masks in every process; what is wrong with them is said before the first step."""
-
-        def look() -> None:
-            for line in check_first_batch(
-                data,
-                indices,
-                num_labels=self.num_labels,
-                ignore_index=self.args.ignore_index,
-                reduce_labels=self.classes.reduce_labels,
-                **options,
-            ):
-                self.say(line)
-
-        self.together(look)
+    def check(self, look) -> None:
+        """Look at pictures and masks in every process; what is wrong with them is said before the first step."""
+        for line in self.together(look):
+            self.say(line)
 
     # Training
 
@@ -356,15 +354,21 @@ class Run:
         )
 
     def train(self) -> None:
-        """The training itself."""
-        args, accelerator, model = self.args, self.accelerator, self.model
+        """The training itself, with the clock running; loading processes end with it, whatever ends it."""
         self.start = time.perf_counter()
         self.progress = Progress(self.total_steps, enabled=self.is_main)
+        with contextlib.closing(self.batches()) as batches:
+            self.take_steps(batches)
+        self.progress.finish_line()
+        self.seconds += time.perf_counter() - self.start
+
+    def take_steps(self, batches) -> None:
+        """Step after step, with reports, evaluations and checkpoints in between."""
+        args, accelerator, model = self.args, self.accelerator, self.model
         guard = FiniteGuard(args.max_bad_steps, accelerator)
         every_log = self.steps_per_epoch if args.log_epochs else args.logging_steps
         every_evaluation = self.interval(args.eval_steps) if args.do_eval else 0
         every_checkpoint = self.interval(args.checkpointing_steps)
-        batches = self.batches()
         sums = self.loss_so_far["sums"]
         own_sum = sums[accelerator.process_index] if len(sums) == accelerator.num_processes else sum(sums) / len(sums)
         loss_sum, loss_steps = torch.tensor(own_sum, device=accelerator.device), self.loss_so_far["steps"]
@@ -420,8 +424,6 @@ class Run:
                 self.progress.finish_line()
                 raise StoppedBySignal(self.stop.received or "another process was asked to stop", step)
             self.progress.restart_clock()
-        self.progress.finish_line()
-        self.seconds += time.perf_counter() - self.start
 
     def interval(self, value: str | None) -> int:
         """Steps between two events: a number, or "epoch"; 0 for never."""
@@ -500,25 +502,13 @@ class Run:
             evaluation = self.score()
         settings = InferenceSettings.of_model(bare, self.processor)
         protocol = settings.describe(self.processor)
-        results, augmented = {}, None
+        augmented = None
         if evaluation is not None:
-            results |= {f"eval_{name}": value for name, value in evaluation.summary().items()}
-            for name, iou in zip(classes.names, evaluation.metrics["per_category_iou"].tolist(), strict=True):
-                results[f"eval_iou_{name}"] = iou
-            results["eval_pixels"] = int(evaluation.confusion.matrix.sum())  # that count, in all images
             self.say(f"{format_table(evaluation.metrics, classes.names)}\n{protocol}")
             if self.recipe.eval_scales != (1.0,) or self.recipe.eval_flip:
-                augmentation = replace(settings, scales=self.recipe.eval_scales, flip=self.recipe.eval_flip)
-                augmented = augmentation.describe(self.processor), self.score(augmentation)
-                results |= {f"eval_augmented_{name}": value for name, value in augmented[1].summary().items()}
-                self.say(f"mIoU {100 * results['eval_augmented_mean_iou']:.2f} %: {augmented[0]}")
-        if args.do_train:
-            losses = [entry["loss"] for entry in self.history if "loss" in entry]
-            results |= {
-                "train_loss": losses[-1] if losses else None,
-                "train_steps": self.total_steps,
-                "train_seconds": self.seconds,
-            }
+                settings = replace(settings, scales=self.recipe.eval_scales, flip=self.recipe.eval_flip)
+                augmented = settings.describe(self.processor), self.score(settings)
+                self.say(f"mIoU {100 * augmented[1].metrics['mean_iou']:.2f} %: {augmented[0]}")
         is_hub_model = args.model_name_or_path is not None and not Path(args.model_name_or_path).is_dir()
         outcome = Outcome(
             model=bare,
@@ -528,7 +518,6 @@ class Run:
             settings=self.settings,
             history=self.history,
             seconds=self.seconds,
-            results=results,
             protocol=protocol,
             evaluation=evaluation,
             augmented=augmented,
@@ -541,7 +530,7 @@ class Run:
             repo_id=args.hub_model_id,
         )
         self.together(lambda: self.publish(outcome), main_only=True)
-        return results
+        return outcome.results
 
     def publish(self, outcome: Outcome) -> None:
         """Write what there is to show, and upload it where asked to."""

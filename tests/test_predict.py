@@ -12,6 +12,7 @@ from PIL import Image
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
 from segzoo.cli import main
 from segzoo.hub import save_model_folder
+from segzoo.inference import InferenceSettings, Predictor
 
 NAMES = ["sky", "road", "car", "tree", "person"]
 ORIENTATION = 0x0112
@@ -56,12 +57,53 @@ def test_results_agree_with_the_model(model_folder, tmp_path, capsys):
 
     facts = json.loads((tmp_path / "out" / "street.json").read_text())
     assert (facts["width"], facts["height"]) == (90, 60)
+    assert (
+        facts["protocol"]
+        == "single scale, shorter side 64; windows of 64x64 with step 32x32, logits averaged; no flip"
+    )
     counts = {NAMES[i]: int((found == i).sum()) for i in range(5) if (found == i).any()}
     assert {c["name"]: c["pixels"] for c in facts["classes"]} == counts
     assert sum(c["fraction"] for c in facts["classes"]) == pytest.approx(1)
     overlay = Image.open(tmp_path / "out" / "street_overlay.png")
     assert overlay.width > image.width and len(overlay.convert("RGB").getcolors(1 << 24)) > 50
     assert "street.png: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "settings"),
+    [
+        (["--no-slide"], {"window_size": None}),
+        (
+            ["--window", "40", "--scales", "0.5", "1"],
+            {"window_size": (40, 40), "window_stride": (26, 26), "scales": (0.5, 1.0)},
+        ),
+        (
+            ["--slide", "--stride", "20", "30", "--flip"],
+            {"window_size": (64, 64), "window_stride": (20, 30), "flip": True},
+        ),
+        (["--scales", "1.5", "--flip", "--average", "logits"], {"scales": (1.5,), "flip": True, "average": "logits"}),
+    ],
+)
+def test_protocols(model_folder, tmp_path, capsys, options, settings):
+    image = picture()
+    image.save(tmp_path / "street.png")
+    arguments = [tmp_path / "street.png", "--model", model_folder, "--output", tmp_path / "out", *options]
+    assert predict(*arguments) == 0
+    model = SegZooForSemanticSegmentation.from_pretrained(model_folder).eval()
+    processor = SegZooImageProcessor.from_pretrained(model_folder)
+    settings = InferenceSettings.of_model(model, processor, **settings)
+    expected = Predictor(model, processor, settings).label_map(np.array(image), (60, 90))
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "street.png")), expected.numpy())
+    assert f"protocol: {settings.describe(processor)}" in capsys.readouterr().out
+
+
+def test_overlays_of_large_pictures_are_shrunk(model_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("segzoo.commands.predict.OVERLAY_SIDE", 400)
+    picture(1000, 301).save(tmp_path / "wide.png")
+    assert predict(tmp_path / "wide.png", "--model", model_folder, "--output", tmp_path / "out", "--no-slide") == 0
+    assert Image.open(tmp_path / "out" / "wide.png").size == (1000, 301)
+    overlay = Image.open(tmp_path / "out" / "wide_overlay.png")
+    assert 334 <= overlay.width < 1000 and overlay.height < 301
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "LA", "1"])
@@ -91,6 +133,7 @@ def test_refused_before_the_model_loads(tmp_path, capsys):
     picture().save(tmp_path / "a" / "x.jpg")
     picture().save(tmp_path / "x_overlay.jpg")
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no jpeg")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "x.png").read_bytes()[:3000])
     out = tmp_path / "out"
     cases = [
         ([tmp_path / "none.png"], "none.png: there is no such picture"),
@@ -98,7 +141,12 @@ def test_refused_before_the_model_loads(tmp_path, capsys):
         ([tmp_path / "x.png", tmp_path / "a" / "x.jpg"], "both write x.png"),
         ([tmp_path / "x.png", tmp_path / "x_overlay.jpg"], "both write x_overlay.png"),
         ([tmp_path / "broken.jpg"], "broken.jpg: the image cannot be read"),
+        ([tmp_path / "a" / "x.jpg", tmp_path / "broken.jpg"], "broken.jpg: the image cannot be read"),
+        ([tmp_path / "cut.png", tmp_path / "a" / "x.jpg"], "cut.png: the image cannot be read"),
         ([tmp_path / "x.png", "--alpha", "2"], "not between 0 and 1"),
+        ([tmp_path / "x.png", "--no-slide", "--window", "64"], "leave out --window"),
+        ([tmp_path / "x.png", "--window", "1", "2", "3"], "--window 1 2 3: give height and width"),
+        ([tmp_path / "x.png", "--scales", "1", "0"], "factors are above 0"),
         ([tmp_path / "x.png"], "no such model folder"),
     ]
     for arguments, words in cases:

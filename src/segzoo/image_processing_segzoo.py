@@ -355,7 +355,7 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
         else:
             sizes = _target_sizes(target_sizes, len(logits))
             _, batch_size = self.input_sizes(sizes)
-            plans = [self.upsampling_plan(logits.shape[1:], size, batch_size) for size in sizes]
+            plans = [self._upsampling_plan(logits.shape[1:], size, batch_size) for size in sizes]
         results = []
         for image_logits, plan in zip(logits.detach(), plans, strict=True):
             plan = {**plan, "align_corners": self.align_corners}
@@ -367,21 +367,11 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
                 results.append(label_map_from_logits(image_logits, **plan).cpu())
         return results
 
-    def upsampling_plan(
-        self, shape: Sequence[int], image_size: tuple[int, int], batch_size: tuple[int, int] | None = None
+    def _upsampling_plan(
+        self, shape: Sequence[int], image_size: tuple[int, int], batch_size: tuple[int, int]
     ) -> dict[str, Any]:
-        """How the logits of a picture become a map of its size: arguments of `segzoo.inference.label_map_from_logits`.
-
-        Args:
-            shape: (num_labels, height, width) of the logits.
-            image_size: height and width of the picture before preprocessing.
-            batch_size: height and width of the batch that it was part of, padding included; None: it was alone.
-
-        Raises:
-            SegZooError: the logits cannot come from a picture of this size.
-        """
-        (size,), alone = self.input_sizes([image_size])
-        batch_size = alone if batch_size is None else batch_size
+        """How the logits (num_labels, height, width) of a picture in a padded batch become a map of its size."""
+        (size,), _ = self.input_sizes([image_size])
         if size == batch_size and not self.resize_logits_to_input:
             return {"size": image_size}
         height, width = shape[-2:]

@@ -1,3 +1,4 @@
+import datasets
 import numpy as np
 import PIL.Image
 import pytest
@@ -6,6 +7,12 @@ import pytest
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def own_cache(tmp_path_factory, monkeypatch):
+    """What `datasets` copies stays with the test."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ def test_error_names_file_ids_and_counts():
     with pytest.raises(SegZooError) as error:
         check_labels([good, bad, bad], 3, names=["a.png", "b.png", "c.png"])
     text = str(error.value)
-    assert text.startswith("b.png") and "7 (2 pixels)" in text and "9 (1 pixels)" in text and "1 more of 3" in text
+    assert text.startswith("b.png") and "7 (2 pixels)" in text and "9 (1 pixel)" in text and "1 more of 3" in text
 
 
 @pytest.mark.parametrize(

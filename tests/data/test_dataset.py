@@ -1,15 +1,20 @@
 import pickle
+import warnings
 
+import datasets
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+from torchvision.transforms import v2
 
 from segzoo.data.collate import collate_evaluation, collate_training
-from segzoo.data.dataset import SegmentationDataset
+from segzoo.data.dataset import SegmentationDataset, row_names, undecoded
+from segzoo.data.decoding import CorruptImageError
 from segzoo.data.loading import load_segmentation_dataset
-from segzoo.data.transforms import build_eval_transform, build_train_transform
+from segzoo.data.transforms import FromTorchvision, build_eval_transform, build_train_transform
 from segzoo.errors import SegZooError
+from segzoo.training.batches import EpochBatches, training_batches
 
 
 @pytest.fixture
@@ -25,6 +30,10 @@ def test_augmentation_is_a_function_of_seed_epoch_and_index(table):
     data[0], data[5]
     assert torch.equal(data[2]["pixel_values"], first["pixel_values"])
     assert torch.equal(data[-4]["pixel_values"], first["pixel_values"])
+    assert len(list(data)) == 6
+    for outside in (6, -7):
+        with pytest.raises(IndexError):
+            data[outside]
     data.set_epoch(1)
     assert data.epoch == 1 and not torch.equal(data[2]["pixel_values"], first["pixel_values"])
     data.set_epoch(0)
@@ -43,6 +52,118 @@ def test_workers_do_not_matter_and_hear_of_the_epoch(table):
         data.set_epoch(epoch)
         batches = zip(plain, workers, strict=True)
         assert all(torch.equal(a["pixel_values"], b["pixel_values"]) for a, b in batches)
+
+
+def _every_random_step():
+    """A transform whose every step draws numbers, one of them torch's own."""
+    jitter = FromTorchvision(v2.RandomAffine(degrees=20))
+    return build_train_transform(crop_size=(16, 16), scale_edges=(24, 30), extra_steps=(jitter,))
+
+
+def test_seed_epoch_and_index_alone_decide(table):
+    """Whatever the number of workers and processes, two epochs are the same samples in the same batches."""
+    reference = SegmentationDataset(table, _every_random_step(), seed=5)
+
+    def epochs(num_workers, num_processes):
+        rounds = []
+        for process in range(num_processes):
+            data = SegmentationDataset(table, _every_random_step(), seed=5)
+            order = EpochBatches(6, 4 // num_processes, seed=5, process_index=process, num_processes=num_processes)
+            torch.manual_seed(process)  # must not matter
+            batches = training_batches(data, order, num_workers=num_workers)
+            rounds.append([next(batches) for _ in range(3)])
+        return [
+            (torch.cat([b["pixel_values"] for b in parts]), torch.cat([b["labels"] for b in parts]))
+            for parts in zip(*rounds, strict=True)
+        ]
+
+    expected = []
+    for epoch in range(3):
+        reference.set_epoch(epoch)
+        order = EpochBatches(6, 4, seed=5)
+        order.set_position(epoch)
+        samples = [reference[index] for index in order.indices(0)]
+        expected.append(tuple(torch.stack([s[key] for s in samples]) for key in ("pixel_values", "labels")))
+    assert not torch.equal(expected[0][0], expected[1][0])
+    for num_workers, num_processes in ((0, 1), (1, 1), (2, 1), (0, 2), (0, 4), (2, 2)):
+        for found, wanted in zip(epochs(num_workers, num_processes), expected, strict=True):
+            assert torch.equal(found[0], wanted[0]) and torch.equal(found[1], wanted[1])
+
+
+def _break(path):
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def test_corrupt_files_raise_or_are_passed_over(table, tmp_path):
+    _break(tmp_path / "images/train/n3.jpg")
+    (tmp_path / "annotations/train/n4.png").unlink()
+    transform = build_train_transform(crop_size=(16, 16))
+    with pytest.raises(CorruptImageError, match=r"n3\.jpg: the image cannot be read"):
+        SegmentationDataset(table, transform)[3]
+    data = SegmentationDataset(table, transform, max_corrupt=2)
+    with pytest.warns(UserWarning) as caught:
+        item = data[3]
+    told = [str(w.message) for w in caught]
+    assert len(told) == 2 and "n3.jpg" in told[0] and "n4.png" in told[1] and "2 of at most 2" in told[1]
+    assert item["index"] == 3 and item["name"].endswith("n5.jpg")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # each is told once
+        again = data[3]
+        assert torch.equal(again["pixel_values"], item["pixel_values"]) and data[4]["name"].endswith("n5.jpg")
+        assert not torch.equal(data[4]["pixel_values"], item["pixel_values"])  # the place's own random numbers
+    _break(tmp_path / "images/train/n0.jpg")
+    assert data[5]["name"].endswith("n5.jpg")
+    with pytest.raises(CorruptImageError, match=r"n0\.jpg.* 2 broken sample\(s\) were passed over before"):
+        data[0]
+
+
+def test_the_last_sample_is_replaced_by_the_first(table, tmp_path):
+    _break(tmp_path / "images/train/n5.jpg")
+    with pytest.warns(UserWarning, match="n5.jpg"):
+        item = SegmentationDataset(table, build_eval_transform(), max_corrupt=1)[5]
+    assert item["name"].endswith("n0.jpg")
+    for index in range(5):
+        _break(tmp_path / f"images/train/n{index}.jpg")
+    with pytest.warns(UserWarning), pytest.raises(CorruptImageError, match="No picture"):
+        SegmentationDataset(table, build_eval_transform(), max_corrupt=6)[0]
+
+
+def test_workers_count_corrupt_files_together(table, tmp_path):
+    for index in (1, 4):
+        _break(tmp_path / f"images/train/n{index}.jpg")
+
+    def names(max_corrupt):
+        data = SegmentationDataset(table, build_train_transform(crop_size=(16, 16)), max_corrupt=max_corrupt)
+        loader = torch.utils.data.DataLoader(data, batch_size=1, collate_fn=collate_training, num_workers=2)
+        return [batch["name"][0][-6:] for batch in loader]
+
+    assert names(2) == ["n0.jpg", "n2.jpg", "n2.jpg", "n3.jpg", "n5.jpg", "n5.jpg"]
+    with pytest.raises(CorruptImageError, match=r"were passed over before"):
+        names(1)
+
+
+def test_rows_without_a_mask_are_corrupt(table):
+    rows = [table[0], {**table[1], "label": None}]
+    with pytest.raises(CorruptImageError, match=r"n1\.jpg: there is no mask"):
+        SegmentationDataset(rows, build_eval_transform())[1]
+
+
+def test_undecoded_rows_and_their_names(table):
+    row = undecoded(table)[1]
+    assert row["image"]["bytes"] is None and row["image"]["path"] == row["image_path"]
+    assert row_names(row, 1) == (row["image_path"], row["label_path"])
+    assert row_names({"image": {"path": "zip://in/a.jpg::/x/b.zip", "bytes": None}}, 3) == (
+        "/x/b.zip/in/a.jpg",
+        "mask of row 3",
+    )
+    assert undecoded([1, 2]) == [1, 2]
+    more = (
+        table.add_column("note", ["x"] * 6)
+        .add_column("depth", table["image_path"])
+        .cast_column("depth", datasets.Image())
+    )
+    for rows in (more, more.to_iterable_dataset()):
+        assert undecoded(rows).column_names == table.column_names
 
 
 def test_dataset_can_be_pickled(table):
@@ -92,6 +213,25 @@ def test_collate():
     with pytest.raises(SegZooError, match="different sizes"):
         collate_training(samples)
     assert collate_training(samples[:1])["labels"].shape == (1, 8, 6)
+    for sample in samples:
+        sample["labels"] = sample["labels"][: sample["pixel_values"].shape[1]]
+    batch = collate_training(samples, pad_labels=255)
+    assert batch["pixel_values"].shape == (2, 3, 5, 6) and batch["labels"].shape == (2, 5, 6)
+    assert batch["name"] == ["0", "1"]
+    assert (batch["labels"][0, :4] == 0).all() and (batch["labels"][0, 4] == 255).all()
+    assert (batch["labels"][1, :, 3:] == 255).all() and (batch["pixel_values"][1, :, :, 3:] == 0).all()
+
+
+def test_collate_for_evaluation():
+    samples = [
+        {
+            "pixel_values": torch.ones(3, h, w),
+            "labels": torch.zeros(2 * h, w, dtype=torch.long),
+            "index": i,
+            "name": str(i),
+        }
+        for i, (h, w) in enumerate([(4, 6), (5, 3)])
+    ]
     batch = collate_evaluation(samples)
     assert batch["pixel_values"].shape == (2, 3, 5, 6) and batch["input_sizes"] == [(4, 6), (5, 3)]
     assert (

@@ -1,10 +1,21 @@
 import io
+import multiprocessing
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import PIL.Image
 import pytest
 
-from segzoo.data.decoding import colors_to_ids, decode_example, decode_image, decode_mask, decode_pair
+from segzoo.data.decoding import (
+    CorruptImageError,
+    colors_to_ids,
+    decode_example,
+    decode_image,
+    decode_mask,
+    decode_pair,
+    read_bytes,
+)
 from segzoo.data.loading import load_segmentation_dataset
 from segzoo.errors import SegZooError
 
@@ -69,6 +80,9 @@ def test_colours_to_ids(ids, rng):
     assert colors_to_ids(PIL.Image.fromarray(painted), palette)[0, 0] == 255
     with pytest.raises(SegZooError, match=r"\(200, 0, 0\) x"):
         colors_to_ids(painted, palette[:1] + palette[2:])
+    two = {color: int(index > 3) for index, color in enumerate(palette)}
+    assert (colors_to_ids(painted, two)[1:] == (ids > 3)[1:]).all()
+    assert colors_to_ids(painted, {(0, 0, 0): 300} | two).dtype == np.int32
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -120,7 +134,55 @@ def test_broken_files_are_named(tmp_path, rng):
     (tmp_path / "page.jpg").write_bytes(b"<html>not found</html>")
     (tmp_path / "empty.jpg").write_bytes(b"")
     for name in ("cut.jpg", "page.jpg", "empty.jpg"):
-        with pytest.raises(SegZooError, match=f"{name}: the image cannot be read"):
+        with pytest.raises(CorruptImageError, match=f"{name}: the image cannot be read"):
             decode_image(tmp_path / name)
-    with pytest.raises(SegZooError, match="gone.png.*does not exist"):
+    with pytest.raises(CorruptImageError, match="gone.png.*does not exist"):
         decode_mask(tmp_path / "gone.png")
+
+
+def test_files_in_archives(tmp_path, ids):
+    PIL.Image.fromarray(ids).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    archive = tmp_path / "größe 1.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr("masks/ä b.png", data)
+        opened.writestr("broken.png", data)
+    raw = bytearray(archive.read_bytes())
+    raw[raw.rindex(data) + len(data) // 2] ^= 1  # one bit of the second member
+    archive.write_bytes(raw)
+    address = f"zip://masks/ä b.png::{archive}"
+    assert read_bytes(address) == read_bytes({"path": address, "bytes": None}) == data
+    assert read_bytes(tmp_path / "a.png") == read_bytes(data) == read_bytes({"path": "x", "bytes": data}) == data
+    assert (decode_mask(address) == ids).all() and (decode_mask({"path": address, "bytes": None}) == ids).all()
+    with pytest.raises(CorruptImageError, match=r"größe 1.zip/broken.png: the mask cannot be read \(Bad CRC"):
+        decode_mask(f"zip://broken.png::{archive}")
+    with pytest.raises(CorruptImageError, match=r"größe 1.zip/gone.png: the mask file does not exist"):
+        decode_mask(f"zip://gone.png::{archive}")
+    with pytest.raises(CorruptImageError, match="gone.zip/a.png: the file does not exist"):
+        read_bytes(f"zip://a.png::{tmp_path}/gone.zip")
+    with pytest.raises(CorruptImageError, match="neither a path nor bytes"):
+        read_bytes({"path": None, "bytes": None})
+
+
+def test_archives_are_read_by_threads_and_forks(tmp_path, rng):
+    """Each process opens an archive anew: a shared place in the file would give one another's bytes."""
+    contents = {f"{i}.bin": rng.bytes(20_000) for i in range(8)}
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as opened:
+        for name, data in contents.items():
+            opened.writestr(name, data)
+    addresses = [f"zip://{name}::{tmp_path}/a.zip" for name in contents] * 25
+    expected = list(contents.values()) * 25
+    assert read_bytes(addresses[0]) == expected[0]  # open before the fork
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(read_bytes, addresses)) == expected
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.map(read_bytes, addresses, chunksize=1) == expected
+
+
+def test_masks_that_are_written_otherwise(tmp_path, ids):
+    PIL.Image.fromarray(ids + 6).save(tmp_path / "a.png")  # Cityscapes' own ids 6..12
+    expected = np.array([255, 0, 1, 255, 255, 2, 3])[ids]
+    for label in (tmp_path / "a.png", PIL.Image.open(tmp_path / "a.png")):
+        assert (decode_pair(None, label, encoding="cityscapes_label_ids")[1] == expected).all()
+    with pytest.raises(SegZooError, match="'something'.*known are cityscapes_label_ids"):
+        decode_pair(None, tmp_path / "a.png", encoding="something")

@@ -1,6 +1,7 @@
 import pytest
 
 from segzoo.data.facts import DATASETS, color_map, dataset_facts, facts_for_original_type
+from segzoo.data.label_encodings import LABEL_ENCODINGS, label_encoding
 from segzoo.errors import SegZooError
 
 
@@ -27,6 +28,19 @@ def test_known_facts():
     assert DATASETS["cityscapes"].palette[0] == (128, 64, 128)
     counts = {"coco_stuff_164k": 171, "loveda": 7, "potsdam": 6, "isaid": 16, "hrf": 2, "dark_zurich": 19}
     assert {name: DATASETS[name].num_labels for name in counts} == counts
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_other_ways_of_writing_masks_give_classes(name):
+    for encoding in DATASETS[name].encodings:
+        labels = (encoding.ids or encoding.colors).values()
+        assert set(labels) <= {*range(DATASETS[name].num_labels), 255}
+        assert label_encoding(encoding.name) is encoding
+
+
+def test_all_encodings_belong_to_a_data_set():
+    used = {encoding.name for facts in DATASETS.values() for encoding in facts.encodings}
+    assert used == LABEL_ENCODINGS.keys()
 
 
 def test_color_map_has_no_repeats():

@@ -11,6 +11,8 @@ from segzoo.data.decoding import decode_example
 from segzoo.data.loading import load_id2label, load_segmentation_dataset
 from segzoo.errors import SegZooError
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 
 def test_folder_is_loaded_lazily_and_in_pairs(make_folder):
     root = make_folder({"train": ["b", "a", "ünïcödé"], "val": ["c"]})
@@ -93,7 +95,7 @@ def test_unpaired_files_are_named(make_folder, tmp_path):
 def test_duplicate_stems_are_named(make_folder, tmp_path):
     make_folder({"train": ["a", "b"]})
     PIL.Image.new("RGB", (4, 4)).save(tmp_path / "images/train/a.png")
-    with pytest.raises(SegZooError, match=r"several pictures: a \(2 files\)"):
+    with pytest.raises(SegZooError, match=r"1 name\(s\) with several files: a.jpg and a.png"):
         load_segmentation_dataset(tmp_path)
     with pytest.warns(UserWarning):
         assert len(load_segmentation_dataset(tmp_path, strict=False)["train"]) == 1
@@ -105,7 +107,7 @@ def test_faults_of_folders(make_folder, tmp_path):
     (tmp_path / "images/train/notes.txt").write_text("x")
     assert len(load_segmentation_dataset(tmp_path)["train"]) == 1
     (tmp_path / "images/train/a.jpg").unlink()
-    with pytest.raises(SegZooError, match="train split is empty"):
+    with pytest.raises(SegZooError, match="1 mask.*without picture: a.png; train: the split is empty"):
         load_segmentation_dataset(tmp_path)
     PIL.Image.new("L", (4, 4)).save(tmp_path / "images/train/a.jpg")
     PIL.Image.new("L", (4, 4)).save(tmp_path / "annotations/train/a.jpg")
@@ -123,7 +125,7 @@ def test_missing_folders(make_folder, tmp_path):
     for file in (tmp_path / "annotations/val").iterdir():
         file.unlink()
     (tmp_path / "annotations/val").rmdir()
-    with pytest.raises(SegZooError, match="validation split"):
+    with pytest.raises(SegZooError, match="validation: there are pictures but no masks for .*val"):
         load_segmentation_dataset(tmp_path)
     (tmp_path / "annotations").rename(tmp_path / "elsewhere")
     with pytest.raises(SegZooError, match="no annotations/"):
@@ -135,32 +137,6 @@ def test_test_split_without_masks_is_left_out(make_folder, tmp_path):
     (tmp_path / "images/test").mkdir()
     with pytest.warns(UserWarning, match="test split is left out"):
         assert list(load_segmentation_dataset(tmp_path)) == ["train"]
-
-
-def test_saved_dataset_and_its_columns(make_folder, tmp_path):
-    table = load_segmentation_dataset(make_folder({"train": ["a", "b"]}))["train"]
-    other = table.rename_columns({"image": "img", "label": "annotation"}).add_column("label", [3, 4])
-    datasets.DatasetDict({"training": other}).save_to_disk(tmp_path / "saved")
-    loaded = load_segmentation_dataset(tmp_path / "saved")["train"]
-    assert isinstance(loaded.features["label"], datasets.Image) and loaded["original_label"] == [3, 4]
-    image, mask = decode_example(loaded[0])
-    assert image.shape[:2] == mask.shape
-    odd = table.rename_columns({"label": "truth"})
-    odd.save_to_disk(tmp_path / "odd")
-    with pytest.raises(SegZooError, match=r"truth \(Image\).*label_column"):
-        load_segmentation_dataset(tmp_path / "odd")
-    assert "label" in load_segmentation_dataset(tmp_path / "odd", label_column="truth")["train"].column_names
-    with pytest.raises(SegZooError, match="no column 'masks'"):
-        load_segmentation_dataset(tmp_path / "odd", label_column="masks")
-
-
-def test_parquet_folder(make_folder, tmp_path):
-    table = load_segmentation_dataset(make_folder({"train": ["a", "b"]}))["train"].select_columns(["image", "label"])
-    (tmp_path / "parquet").mkdir()
-    table = table.map(lambda row: row, features=table.features)
-    table.to_parquet(tmp_path / "parquet" / "train.parquet")
-    loaded = load_segmentation_dataset(tmp_path / "parquet", cache_dir=str(tmp_path / "cache"))
-    assert decode_example(loaded["train"][0])[1].shape == (24, 32)
 
 
 def test_hub_names_go_to_datasets(monkeypatch, make_folder):
@@ -176,7 +152,10 @@ def test_hub_names_go_to_datasets(monkeypatch, make_folder):
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     loaded = load_segmentation_dataset("merve/scene_parse_150", "small", revision="v1", token="t")
     assert list(loaded) == ["train", "validation"] and "label" in loaded["validation"].column_names
-    assert asked[0] == (("merve/scene_parse_150", "small"), {"cache_dir": None, "revision": "v1", "token": "t"})
+    assert asked[0] == (
+        ("merve/scene_parse_150", "small"),
+        {"cache_dir": None, "revision": "v1", "token": "t", "streaming": False},
+    )
     with pytest.raises(SegZooError, match="'nobody/nothing'.*failed: no such data set$"):
         load_segmentation_dataset("nobody/nothing")
 
@@ -188,3 +167,65 @@ def test_id2label(tmp_path):
     (tmp_path / "id2label.json").write_text("[1]")
     with pytest.raises(SegZooError, match="JSON object"):
         load_id2label(tmp_path)
+
+
+def test_problems_are_handed_over(make_folder, tmp_path):
+    make_folder({"train": [f"n{i}" for i in range(9)], "val": ["v"], "test": ["t"]})
+    for i in range(7):
+        (tmp_path / f"annotations/train/n{i}.png").unlink()
+    PIL.Image.new("RGB", (4, 4)).save(tmp_path / "images/train/n8.png")
+    (tmp_path / "annotations/val").rename(tmp_path / "annotations/extra")
+    PIL.Image.new("L", (4, 4)).save(tmp_path / "annotations/test/t.jpg")
+    (tmp_path / "annotations/test/t.png").unlink()
+    problems = []
+    loaded = load_segmentation_dataset(tmp_path, on_problem=problems.append)
+    assert {split: len(rows) for split, rows in loaded.items()} == {"train": 1, "test": 1}
+    found = [(p.kind, p.split, sorted(os.path.basename(f) for f in p.files)) for p in problems]
+    assert [files for kind, split, files in found if kind == "image_without_mask" and split == "train"] == [
+        [f"n{i}.jpg"] for i in range(7)
+    ]
+    assert ("duplicate_stem", "train", ["n8.jpg", "n8.png"]) in found
+    assert ("split_without_masks", "validation", ["val"]) in found
+    (tmp_path / "annotations/train/n7.png").unlink()
+    problems.clear()
+    load_segmentation_dataset(tmp_path, on_problem=problems.append)
+    assert any(p.kind == "empty_split" and p.split == "train" for p in problems)
+
+
+def test_splits_outside(tmp_path, rng):
+    for split in ("train", "valid"):
+        for kind, name, size in (("images", "ä b.jpg", (8, 9, 3)), ("masks", "ä b.png", (8, 9))):
+            path = tmp_path / "my data" / split / kind / name
+            path.parent.mkdir(parents=True)
+            PIL.Image.fromarray(rng.integers(0, 5, size, dtype=np.uint8)).save(path)
+    loaded = load_segmentation_dataset(tmp_path / "my data")
+    assert {split: len(rows) for split, rows in loaded.items()} == {"train": 1, "validation": 1}
+    assert len(load_segmentation_dataset(tmp_path)["train"]) == 1  # the only folder inside
+
+
+def test_a_folder_of_something_else_says_what_was_looked_for(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(SegZooError, match=r"Looked for images/\{split\}.*Cityscapes.*found pictures/, notes.txt"):
+        load_segmentation_dataset(tmp_path)
+    for name in ("a.zip", "b.odgt", "c.parquet", "shards-*.tar"):
+        with pytest.raises(SegZooError, match="There is no f"):
+            load_segmentation_dataset(tmp_path / name)
+    (tmp_path / "half.zip").write_bytes(b"PK\3\4 and nothing more")
+    with pytest.raises(SegZooError, match="half.zip cannot be read as a zip"):
+        load_segmentation_dataset(tmp_path / "half.zip")
+
+
+def test_links_that_lead_back_end(make_folder, tmp_path):
+    make_folder({"train": ["a"]})
+    (tmp_path / "images/train/again").symlink_to(tmp_path / "images", target_is_directory=True)
+    assert len(load_segmentation_dataset(tmp_path)["train"]) == 1
+
+
+def test_streams_of_folders(make_folder):
+    root = make_folder({"train": ["a", "b", "c"], "val": ["d"]})
+    loaded = load_segmentation_dataset(root, streaming=True)
+    assert isinstance(loaded, datasets.IterableDatasetDict) and list(loaded) == ["train", "validation"]
+    rows = list(loaded["train"])
+    assert [os.path.basename(row["image_path"]) for row in rows] == ["a.jpg", "b.jpg", "c.jpg"]
+    assert decode_example(rows[0])[1].shape == (24, 32)

@@ -46,7 +46,7 @@ def fail(script, scenes, tiny, tmp_path, capsys):
         ({"class_weights": (1.0, 2.0)}, "2 numbers for 9 classes"),
         ({"backbone": "resnet18"}, "either --backbone"),
         ({"model_name_or_path": "/no/such/model"}, "cannot load /no/such/model"),
-        ({"dataset_name": "/no/such/data"}, "There is no folder /no/such/data"),
+        ({"dataset_name": "/no/such/data"}, "There is no folder or file /no/such/data"),
         ({"resume_from_checkpoint": "step_7"}, "there is no checkpoint step_7"),
         ({"image_processor_name": "/no/such/processor"}, "cannot load an image processor"),
     ],
@@ -69,7 +69,7 @@ def test_an_empty_split(fail, scenes, tmp_path):
     shutil.copytree(scenes, tmp_path / "data")
     for file in (tmp_path / "data" / "images" / "validation").iterdir():
         file.unlink()
-    assert "The validation split is empty" in fail(dataset_name=tmp_path / "data")
+    assert "split is empty" in fail(dataset_name=tmp_path / "data")
 
 
 def test_only_a_validation_split(fail, scenes, tmp_path):

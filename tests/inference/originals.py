@@ -173,10 +173,14 @@ class ViTAdapter(Network):
             extra = [f"{name}.extra_extractors.{i}" for i in range(2)] if number == 3 else []
             for extractor in (f"{name}.extractor", *extra):
                 c = c + self.sample(extractor, c, all_points, x, [grid])
-                c = c + self.mixing_mlp(f"{extractor}.ffn", self.layer_norm(f"{extractor}.ffn_norm", c, self.EPS), sizes)
+                c = c + self.mixing_mlp(
+                    f"{extractor}.ffn", self.layer_norm(f"{extractor}.ffn_norm", c, self.EPS), sizes
+                )
             outputs.append(maps(x, grid))
         branch = [maps(part, size) for part, size in zip(c.split([h * w for h, w in sizes], 1), sizes, strict=True)]
-        up = F.conv_transpose2d(branch[0], self.weights["backbone.up.weight"], self.weights["backbone.up.bias"], stride=2)
+        up = F.conv_transpose2d(
+            branch[0], self.weights["backbone.up.weight"], self.weights["backbone.up.bias"], stride=2
+        )
         features = []
         for number, (m, output, factor) in enumerate(
             zip([up + fine, *branch], outputs, (4.0, 2.0, 1.0, 0.5), strict=True), start=1
@@ -217,7 +221,9 @@ class ViTAdapter(Network):
         shape = (self.HEADS, len(sizes), self.POINTS)
         offsets = self.linear(f"{name}.attn.sampling_offsets", queries).unflatten(-1, (*shape, 2))
         weights = self.linear(f"{name}.attn.attention_weights", queries).unflatten(-1, (self.HEADS, -1)).softmax(-1)
-        weights = weights.unflatten(-1, shape[1:]).permute(3, 0, 2, 1, 4).flatten(1, 2)  # level, batch x head, query, point
+        weights = (
+            weights.unflatten(-1, shape[1:]).permute(3, 0, 2, 1, 4).flatten(1, 2)
+        )  # level, batch x head, query, point
         total = 0
         for level, (part, (height, width)) in enumerate(
             zip(values.split([h * w for h, w in sizes], 1), sizes, strict=True)

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from segzoo import SegZooError
 from segzoo.inference import sliding_window_logits
-from segzoo.inference.sliding_window import window_starts
+from segzoo.inference.sliding_window import WindowRows, window_starts
 
 LABELS = 5
 
@@ -72,6 +72,46 @@ def test_equals_the_definition(network, size, window, stride, align_corners):
         torch.testing.assert_close(logits, expected)
 
 
+@pytest.mark.parametrize("windows_per_pass", [1, 3])
+@pytest.mark.parametrize("rows", [1, 5, 100])
+@pytest.mark.parametrize("size", [(20, 31), (45, 13), (9, 30), (12, 12)])
+@torch.no_grad()
+def test_the_same_row_by_row(network, size, rows, windows_per_pass):
+    image = torch.randn(1, 3, *size)
+    arguments = {"window_size": (12, 12), "window_stride": (7, 8), "num_labels": LABELS}
+    expected = sliding_window_logits(network, image, **arguments, windows_per_pass=windows_per_pass)[0]
+    seen = []
+
+    def predict(pixels):
+        seen.append(len(pixels))
+        return network(pixels)
+
+    def read(top, left, height, width):
+        return image[0, :, top : top + height, left : left + width]
+
+    source = WindowRows(predict, read, size, **arguments, windows_per_pass=windows_per_pass)
+    assert len(seen) == 1 and (source.size, source.classes, source.dtype) == (size, LABELS, torch.float32)
+    found = torch.cat([source.read(first, min(first + rows, size[0])) for first in range(0, size[0], rows)])
+    torch.testing.assert_close(found.permute(2, 0, 1), expected, rtol=1e-6, atol=1e-6)
+    windows = len(window_starts(size[0], 12, 7)) * len(window_starts(size[1], 12, 8))
+    assert sum(seen) == windows and max(seen) <= windows_per_pass
+
+
+@torch.no_grad()
+def test_windows_are_predicted_late_and_forgotten(network):
+    image = torch.randn(3, 120, 20)
+
+    def read(top, left, height, width):
+        return image[:, top : top + height, left : left + width]
+
+    source = WindowRows(network, read, (120, 20), window_size=(12, 12), window_stride=(8, 8), num_labels=LABELS)
+    held = []
+    for row in range(120):
+        source.read(row, row + 1)
+        held.append(len(source.ready))
+    assert held[0] == 2 and max(held) == 4 and source.next == len(source.corners) == 30
+
+
 def test_window_starts():
     assert window_starts(128, 64, 43) == [0, 43, 64]
     assert window_starts(160, 64, 43) == [0, 43, 86, 96]
@@ -84,6 +124,8 @@ def test_gradients_and_types(network):
     image = torch.randn(1, 3, 16, 20, requires_grad=True)
     sliding_window_logits(network, image, (12, 12), (8, 8), LABELS).sum().backward()
     assert (image.grad != 0).any()
+    half = sliding_window_logits(network.bfloat16(), image.detach().bfloat16(), (12, 12), (8, 8), LABELS)
+    assert half.dtype == torch.float32, "sums of half precision lose too much"
     double = sliding_window_logits(network.double(), image.detach().double(), [12, 12], [8, 8], LABELS)
     assert double.dtype == torch.float64
 

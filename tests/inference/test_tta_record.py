@@ -67,4 +67,6 @@ def test_views(model, picture):
     found = label_map_from_rows(rows)
     recorded = VALUES["argmax"][0].long()
     chosen = ((own + mirrored + small) / 3).gather(0, torch.stack([found, recorded])).diff(dim=0)
-    assert (found != recorded).sum() <= 3 and chosen.abs().max() < 1e-5, "other labels only where two classes are equal"
+    assert (found != recorded).sum() <= 3 and chosen.abs().max() < 1e-5, (
+        "other labels only where two classes are equal"
+    )

@@ -1,4 +1,5 @@
 import json
+import zipfile
 
 import pytest
 
@@ -29,11 +30,28 @@ def test_classes_beside_the_data(tmp_path):
 def test_the_label_rule_comes_with_a_data_set_that_is_asked_for(tmp_path):
     assert find_classes(tmp_path, classes="ade20k").reduce_labels
     assert not find_classes(tmp_path, classes="ade20k", reduce_labels=False).reduce_labels
-    (tmp_path / "ADEChallengeData2016").mkdir()
+    for folder in ("images/validation", "annotations/validation"):
+        (tmp_path / "ADEChallengeData2016" / folder).mkdir(parents=True)
     assert find_classes(tmp_path).reduce_labels
+    assert find_classes(tmp_path).source == DATASETS["ade20k"].title
     # The same names in a file say nothing of the masks.
     (tmp_path / "id2label.json").write_text(json.dumps(DATASETS["ade20k"].id2label))
     assert not find_classes(tmp_path).reduce_labels
+
+
+def test_the_classes_of_a_data_set_that_is_recognised(tmp_path):
+    for folder in ("train", "trainannot"):
+        (tmp_path / folder).mkdir()
+    found = find_classes(tmp_path, model_config=SegZooConfig.tiny())
+    assert found.names == list(DATASETS["camvid"].classes) and found.dataset == DATASETS["camvid"].title
+    assert not found.reduce_labels and found.palette == [list(colour) for colour in DATASETS["camvid"].palette]
+    with zipfile.ZipFile(tmp_path / "ade.zip", "w") as archive:
+        for folder in ("images", "annotations"):
+            archive.writestr(f"ADEChallengeData2016/{folder}/validation/a.png", b"")
+    assert find_classes(tmp_path / "ade.zip").reduce_labels
+    # Other names beside the data are the user's word.
+    (tmp_path / "id2label.json").write_text('{"0": "way", "1": "rest"}')
+    assert find_classes(tmp_path).names == ["way", "rest"]
 
 
 def test_classes_from_a_file_a_number_or_the_model(tmp_path):

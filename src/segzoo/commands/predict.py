@@ -1,52 +1,65 @@
 """Label pictures with a model: label maps, overlays with a legend, class areas."""
 
 import argparse
-import json
 import os
 import time
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from segzoo.errors import SegZooError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 RESULTS = (".png", "_overlay.png", ".json")
+OVERLAY_SIDE = 4096
+"""Overlays of larger pictures are shrunk: they are to be looked at, and take memory many times."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``segzoo predict``."""
+    from segzoo.inference.options import add_protocol_options
+
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="picture, or folder of pictures")
     parser.add_argument("--model", metavar="DIR", required=True, help="model folder, or its name on the Hub")
     parser.add_argument("--output", metavar="DIR", required=True, help="folder for the results; made if it is missing")
     parser.add_argument("--device", default="cpu", help="torch device, such as cuda (default: cpu)")
     parser.add_argument("--alpha", type=float, default=0.55, help="share of the colours in the overlay, 0 to 1")
     parser.add_argument("--overwrite", action="store_true", help="replace results that are there already")
+    add_protocol_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Writes a label PNG, an overlay and a JSON of class areas for each picture; returns 0."""
     if not 0 <= args.alpha <= 1:
         raise SegZooError(f"--alpha {args.alpha} is not between 0 and 1")
+    from segzoo.inference.options import check_protocol_options, settings_from_options
+
+    check_protocol_options(slide=args.slide, window=args.window, stride=args.stride, scales=args.scales)
     pictures = find_pictures(args.images)
     output = Path(args.output)
     check_results_are_free(pictures, output, overwrite=args.overwrite)
-
-    import torch
+    for path in pictures:
+        check_header(path)
 
     from segzoo.data.decoding import decode_image
+    from segzoo.inference import Predictor
 
-    first = decode_image(str(pictures[0]))  # a file that is no picture shall not wait for the model
+    first = decode_image(str(pictures[0]))  # a file that is cut off shall not wait for the model
     model, processor = load_model(args.model, args.device)
+    options = {name: getattr(args, name) for name in ("slide", "window", "stride", "scales", "flip", "average")}
+    settings = settings_from_options(model, processor, **options)
+    predictor = Predictor(model, processor, settings, device=args.device)
+    protocol = settings.describe(processor)
+    print(f"protocol: {protocol}", flush=True)
     output.mkdir(parents=True, exist_ok=True)
     names, palette = class_names(model.config), class_colours(model.config)
     for index, path in enumerate(pictures):
         start = time.perf_counter()
         image = first if index == 0 else decode_image(str(path))
-        inputs = processor(image, return_tensors="pt").to(args.device)
-        with torch.inference_mode():
-            outputs = model(**inputs)
-        (label_map,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[image.shape[:2]])
-        areas = write_results(output / path.stem, image, label_map, names, palette, args, path)
+        first = None
+        label_map = predictor.label_map(image, image.shape[:2]).cpu()
+        facts = {"image": str(path), "model": args.model, "protocol": protocol}
+        areas = write_results(output / path.stem, image, label_map, names, palette, alpha=args.alpha, facts=facts)
         largest = ", ".join(f"{area['name']} {area['fraction']:.1%}" for area in areas[:3])
         print(f"{path}: {largest} ({time.perf_counter() - start:.2f} s)", flush=True)
     print(f"{len(pictures)} pictures -> {output}")
@@ -81,6 +94,24 @@ def find_pictures(arguments: list[str]) -> list[Path]:
             listed = " and ".join(sorted(str(p) for p in paths))
             raise SegZooError(f"{listed} would both write {name}; rename one, or use one --output folder for each")
     return list(dict.fromkeys(pictures))
+
+
+def check_header(path: Path) -> None:
+    """Read what a file says of itself, so that one that is no picture is named before any work is done.
+
+    Raises:
+        SegZooError: the file is no picture, cannot be opened, or is larger than Pillow takes.
+    """
+    import PIL.Image
+
+    try:
+        with PIL.Image.open(path):
+            pass
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise SegZooError(
+            f"{path}: the image cannot be read ({reason}); take it out, or fetch or export it again"
+        ) from error
 
 
 def check_results_are_free(pictures: list[Path], output: Path, *, overwrite: bool) -> None:
@@ -143,31 +174,34 @@ def class_colours(config) -> list[list[int]]:
     return getattr(config, "palette", None) or default_palette(config.num_labels)
 
 
-def write_results(stem: Path, image, label_map, names, palette, args, source: Path) -> list[dict]:
-    """Write the three files of one picture, each whole or not at all; returns the class areas, largest first."""
+def write_results(
+    stem: Path, image, label_map, names: Sequence[str], palette: Sequence, *, alpha: float, facts: Mapping[str, str]
+) -> list[dict]:
+    """Write the three files of one picture, each whole or not at all; returns the class areas, largest first.
+
+    Args:
+        stem: path of the files, to which the rest of their names is added.
+        image: uint8 array (height, width, 3).
+        label_map: class ids (height, width).
+        names, palette: of the classes, by id.
+        alpha: share of the colours in the overlay.
+        facts: further entries of the JSON.
+    """
+    from PIL import Image
+
+    from segzoo.files import json_text, write_whole
     from segzoo.visualization import class_areas, label_image, overlay_with_legend
 
     height, width = label_map.shape
+    step = -(-max(height, width) // OVERLAY_SIDE)
+    small = Image.fromarray(image) if step == 1 else Image.fromarray(image).reduce(step)
     areas = [{"id": a["id"], "name": names[a["id"]], **a} for a in class_areas(label_map, len(names))]
-    facts = {"image": str(source), "width": width, "height": height, "model": args.model, "classes": areas}
+    facts = {**facts, "width": width, "height": height, "classes": areas}
     pictures = {
         ".png": label_image(label_map, palette),
-        "_overlay.png": overlay_with_legend(image, label_map, palette, names, alpha=args.alpha),
+        "_overlay.png": overlay_with_legend(small, label_map[::step, ::step], palette, names, alpha=alpha),
     }
     for suffix, picture in pictures.items():
         write_whole(stem.with_name(stem.name + suffix), lambda file, p=picture: p.save(file, format="PNG"))
-    text = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
-    write_whole(stem.with_name(stem.name + ".json"), lambda file: file.write(text.encode()))
+    write_whole(stem.with_name(stem.name + ".json"), json_text(facts, indent=1))
     return areas
-
-
-def write_whole(path: Path, write) -> None:
-    """Write a file aside and rename it, so that a reader never sees half of it."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            write(file)
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise

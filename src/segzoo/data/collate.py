@@ -26,18 +26,21 @@ def collate_training(samples: Sequence[dict[str, Any]], *, pad_labels: int | Non
     Raises:
         SegZooError: The sizes differ, and `pad_labels` is None.
     """
-    shapes = {tuple(sample["pixel_values"].shape) for sample in samples}
-    if len(shapes) > 1 and pad_labels is None:
-        raise SegZooError(
-            f"Pictures of different sizes cannot be stacked: {sorted(shapes)}. Train on crops (crop_size), or use "
-            "collate_evaluation, which pads."
-        )
-    height, width = (max(shape[axis] for shape in shapes) for axis in (-2, -1))
-    batch: dict[str, Any] = {
-        "pixel_values": torch.stack([_filled(s["pixel_values"], height, width, 0.0) for s in samples])
-    }
-    if "labels" in samples[0]:
-        batch["labels"] = torch.stack([_filled(s["labels"], height, width, pad_labels or 0) for s in samples])
+    pictures = [sample["pixel_values"] for sample in samples]
+    labels = [sample["labels"] for sample in samples if "labels" in sample]
+    shapes = {tuple(picture.shape) for picture in pictures}
+    if len(shapes) > 1:
+        if pad_labels is None:
+            raise SegZooError(
+                f"Pictures of different sizes cannot be stacked: {sorted(shapes)}. Train on crops (crop_size), or use "
+                "collate_evaluation, which pads."
+            )
+        height, width = (max(shape[axis] for shape in shapes) for axis in (-2, -1))
+        pictures = [_filled(picture, height, width, 0.0) for picture in pictures]
+        labels = [_filled(label, height, width, pad_labels) for label in labels]
+    batch: dict[str, Any] = {"pixel_values": torch.stack(pictures)}
+    if labels:
+        batch["labels"] = torch.stack(labels)
     if "name" in samples[0]:
         batch["name"] = [sample["name"] for sample in samples]
     return batch

@@ -2,14 +2,108 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
 from ..errors import SegZooError
+from .archives import readable
 from .checks import check_labels
-from .decoding import decode_pair
+from .decoding import CorruptImageError, decode_pair
+
+_COLUMNS = ("image", "label", "image_path", "label_path", "label_encoding")
+
+
+def undecoded(rows: Any) -> Any:
+    """A table or stream whose `image` and `label` give `{"path", "bytes"}` instead of pictures.
+
+    Reading a row then costs little, and whoever decodes it can name a broken file. Columns that neither training nor
+    evaluation uses are left out: they may hold pictures, too.
+
+    Args:
+        rows: `datasets.Dataset` or `datasets.IterableDataset`; anything else comes back as it is.
+
+    Raises:
+        SegZooError: There is no column `image`.
+    """
+    features = getattr(rows, "features", None)
+    if features is None:
+        return rows
+    if "image" not in features:
+        raise SegZooError(f"The data set has no column 'image'; it has {', '.join(features)}.")
+    import datasets
+
+    rows = rows.select_columns([column for column in _COLUMNS if column in features])
+    for column in ("image", "label"):
+        if isinstance(features.get(column), datasets.Image):
+            rows = rows.cast_column(column, datasets.Image(decode=False))
+    return rows
+
+
+def row_names(row: Mapping[str, Any], index: int) -> tuple[str, str]:
+    """What to call the picture and the mask of a row: their files, or "image of row 3" where there are none.
+
+    A file in a zip archive is called as if the archive were a folder: "ade20k.zip/images/a.jpg".
+    """
+    found = []
+    for column, what in (("image", "image"), ("label", "mask")):
+        value = row.get(column)
+        path = row.get(f"{column}_path") or (value.get("path") if isinstance(value, Mapping) else None)
+        found.append(readable(str(path)) if path else f"{what} of row {index}")
+    return found[0], found[1]
+
+
+def make_sample(
+    row: Mapping[str, Any],
+    index: int,
+    transform: Any,
+    rng: np.random.Generator,
+    *,
+    num_labels: int | None,
+    ignore_index: int,
+) -> dict[str, Any]:
+    """Decodes, transforms and checks one row of a table or stream.
+
+    Args:
+        row: Of `undecoded`.
+        index: Where it stands.
+        transform, num_labels, ignore_index: As in `SegmentationDataset`.
+        rng: For the transform.
+
+    Returns:
+        The transform's dict with `index` and `name`.
+
+    Raises:
+        CorruptImageError: A file of the row cannot be read, or its column `label` is empty.
+        SegZooError: Picture and mask do not fit together, or a label is no class.
+    """
+    image_name, label_name = row_names(row, index)
+    label = row.get("label")
+    if "label" in row and label is None:
+        raise CorruptImageError(f"{image_name}: there is no mask for it.")
+    encoding = row.get("label_encoding")
+    image, mask = decode_pair(row["image"], label, image_name=image_name, label_name=label_name, encoding=encoding)
+    item = dict(transform(image, mask, rng))
+    if num_labels is not None and "labels" in item:
+        check_labels(item["labels"], num_labels, ignore_index, label_name)
+    return {**item, "index": index, "name": image_name}
+
+
+def too_many_corrupt(error: CorruptImageError, max_corrupt: int) -> CorruptImageError:
+    """The error for one broken sample more than are passed over."""
+    return CorruptImageError(
+        f"{error} {max_corrupt} broken sample(s) were passed over before, as many as max_corrupt allows."
+    )
+
+
+def warn_of_corrupt(error: CorruptImageError, number: int, max_corrupt: int) -> None:
+    """Says which broken sample is passed over."""
+    warnings.warn(
+        f"{error} Another one takes its place (broken sample {number} of at most {max_corrupt}).", stacklevel=4
+    )
 
 
 class SegmentationDataset(torch.utils.data.Dataset):
@@ -25,8 +119,12 @@ class SegmentationDataset(torch.utils.data.Dataset):
         seed: Seed of the augmentation.
         num_labels: Given, the labels that come out are checked (`check_labels`), and the file of a bad id is named.
         ignore_index: Id that never counts, for that check; by default the transform's.
+        max_corrupt: So many samples whose picture or mask cannot be read are put up with, each with one warning that names
+            it: the next whole row stands in, with the random numbers of the row asked for. All workers of a loader count
+            together; each process of a distributed training counts for itself.
 
-    Each item is the transform's dict with `index` (position in the table) and `name` (the picture's file).
+    Each item is the transform's dict with `index` (the position asked for) and `name` (the picture's file). Items raise
+    `CorruptImageError` for the first corrupt file beyond `max_corrupt`.
     """
 
     def __init__(
@@ -37,24 +135,18 @@ class SegmentationDataset(torch.utils.data.Dataset):
         seed: int = 0,
         num_labels: int | None = None,
         ignore_index: int | None = None,
+        max_corrupt: int = 0,
     ):
-        columns = getattr(dataset, "column_names", None)
-        if columns is not None:
-            if "image" not in columns:
-                raise SegZooError(f"The data set has no column 'image'; it has {', '.join(columns)}.")
-            import datasets
-
-            for column in ("image", "label"):  # decode here, where a broken file can be named
-                if isinstance(dataset.features.get(column), datasets.Image):
-                    dataset = dataset.cast_column(column, datasets.Image(decode=False))
-        if len(dataset) == 0:
+        self.dataset = undecoded(dataset)  # decoding happens here, where a broken file can be named
+        if len(self.dataset) == 0:
             raise SegZooError("The data set is empty.")
-        self.dataset = dataset
         self.transform = transform
         self.seed = seed
         self.num_labels = num_labels
         self.ignore_index = getattr(transform, "ignore_index", 255) if ignore_index is None else ignore_index
+        self.max_corrupt = max_corrupt
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._corrupt = torch.zeros(len(self.dataset) if max_corrupt else 0, dtype=torch.bool).share_memory_()
 
     @property
     def epoch(self) -> int:
@@ -70,27 +162,33 @@ class SegmentationDataset(torch.utils.data.Dataset):
 
     def names(self, index: int) -> tuple[str, str]:
         """What to call the picture and the mask of a row."""
-        row = self.dataset[int(index)]
-        return self._names(row, int(index))
-
-    @staticmethod
-    def _names(row: Any, index: int) -> tuple[str, str]:
-        found = []
-        for column, what in (("image", "image"), ("label", "mask")):
-            value = row.get(column)
-            path = row.get(f"{column}_path") or (value.get("path") if isinstance(value, dict) else None)
-            found.append(str(path) if path else f"{what} of row {index}")
-        return found[0], found[1]
+        return row_names(self.dataset[int(index)], int(index))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = int(index)
         if index < 0:
             index += len(self)
-        row = self.dataset[index]
-        image_name, label_name = self._names(row, index)
-        image, mask = decode_pair(row["image"], row.get("label"), image_name=image_name, label_name=label_name)
-        rng = np.random.default_rng([self.seed, self.epoch, index])
-        item = dict(self.transform(image, mask, rng))
-        if self.num_labels is not None and "labels" in item:
-            check_labels(item["labels"], self.num_labels, self.ignore_index, label_name)
-        return {**item, "index": index, "name": image_name}
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        epoch = self.epoch
+        for step in range(len(self)):
+            place = (index + step) % len(self)
+            rng = np.random.default_rng([self.seed, epoch, index])
+            labels = {"num_labels": self.num_labels, "ignore_index": self.ignore_index}
+            try:
+                return {**make_sample(self.dataset[place], place, self.transform, rng, **labels), "index": index}
+            except CorruptImageError as error:
+                self._pass_over(place, error)
+        raise CorruptImageError("No picture of the data set can be read.")
+
+    def _pass_over(self, place: int, error: CorruptImageError) -> None:
+        """Counts a broken row; raises where that is one too many."""
+        if not self.max_corrupt:
+            raise error
+        is_new = not self._corrupt[place]
+        self._corrupt[place] = True
+        number = int(self._corrupt.sum())
+        if number > self.max_corrupt:
+            raise too_many_corrupt(error, self.max_corrupt) from error
+        if is_new:
+            warn_of_corrupt(error, number, self.max_corrupt)

@@ -9,12 +9,49 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 
 from ..errors import SegZooError
+from .archives import is_address, read_address, readable
+from .label_encodings import LabelEncoding, label_encoding
 
 _ORIENTATION_TAG = 0x0112
 _ID_MODES = {"1", "L", "P", "I", "I;16", "I;16B", "I;16L"}
+
+
+class CorruptImageError(SegZooError):
+    """A picture or mask that is missing or cannot be read; the message names the file."""
+
+
+def read_bytes(source: Any) -> bytes:
+    """The undecoded file behind a value of a table.
+
+    Args:
+        source: Path, address inside a zip archive (zip://picture.jpg::archive.zip) or on the Hub, bytes, or the
+            `{"path", "bytes"}` of an undecoded `datasets` column.
+
+    Raises:
+        CorruptImageError: There is no such file, or it cannot be read.
+    """
+    if isinstance(source, Mapping):
+        data = source.get("bytes")
+        source = source.get("path") if data is None else data
+    if isinstance(source, bytes):
+        return source
+    if source is None:
+        raise CorruptImageError("There is no file here: neither a path nor bytes.")
+    path = os.fspath(source)
+    try:
+        return read_address(path)
+    except FileNotFoundError:
+        raise CorruptImageError(f"{readable(path)}: the file does not exist.") from None
+    except OSError as error:
+        raise CorruptImageError(f"{readable(path)}: the file cannot be read ({_reason(error)}).") from error
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, PIL.UnidentifiedImageError):  # its own text names a buffer or the file once more
+        return "cannot identify image file"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _open(source: Any, name: str | None, what: str) -> tuple[PIL.Image.Image, str]:
@@ -22,24 +59,26 @@ def _open(source: Any, name: str | None, what: str) -> tuple[PIL.Image.Image, st
     if isinstance(source, Mapping):
         path, data = source.get("path"), source.get("bytes")
         name = name or path
-        source = io.BytesIO(data) if data is not None else path
-    elif isinstance(source, bytes):
-        source = io.BytesIO(source)
+        source = path if data is None else data
     elif isinstance(source, str | os.PathLike):
         name = name or os.fspath(source)
-    name = name or getattr(source, "filename", None) or f"<{what} without a file name>"
+    name = readable(str(name or getattr(source, "filename", None) or f"<{what} without a file name>"))
     if source is None:
-        raise SegZooError(f"{name}: there is no {what} here. Give a path, bytes or a PIL image.")
+        raise CorruptImageError(f"{name}: there is no {what} here. Give a path, bytes or a PIL image.")
     if isinstance(source, np.ndarray):
         return PIL.Image.fromarray(source), name
     try:
+        if isinstance(source, str) and is_address(source):
+            source = read_address(source)
+        if isinstance(source, bytes):
+            source = io.BytesIO(source)
         image = source if isinstance(source, PIL.Image.Image) else PIL.Image.open(source)
         image.load()
     except FileNotFoundError:
-        raise SegZooError(f"{name}: the {what} file does not exist.") from None
+        raise CorruptImageError(f"{name}: the {what} file does not exist.") from None
     except (OSError, SyntaxError, ValueError, EOFError, PIL.Image.DecompressionBombError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SegZooError(
+        reason = _reason(error)
+        raise CorruptImageError(
             f"{name}: the {what} cannot be read ({reason}). Fetch or export the file again, or take it out."
         ) from error
     return image, str(name)
@@ -93,13 +132,18 @@ def decode_image(source: Any, *, name: str | None = None) -> np.ndarray:
         uint8 array of shape (height, width, 3).
 
     Raises:
-        SegZooError: The file is missing, corrupt or no image; the message names it.
+        CorruptImageError: The file is missing, corrupt or no image; the message names it.
     """
     image, _ = _open(source, name, "image")
     return _to_rgb(_upright(image, _orientation(image)))
 
 
-def _ids(image: PIL.Image.Image, name: str) -> np.ndarray:
+def _ids(image: PIL.Image.Image, name: str, encoding: LabelEncoding | None) -> np.ndarray:
+    if encoding is not None and encoding.colors is not None:
+        try:
+            return colors_to_ids(image, encoding.colors)
+        except SegZooError as error:
+            raise SegZooError(f"{name}: {error}") from None
     if image.mode not in _ID_MODES:
         bands = len(image.getbands())
         if image.mode in ("RGB", "RGBA", "LA"):
@@ -114,9 +158,8 @@ def _ids(image: PIL.Image.Image, name: str) -> np.ndarray:
             f"{name}: a mask holds one class id per pixel, this one is {image.mode} with {bands} channel(s); {fix}."
         )
     array = np.asarray(image)
-    if array.dtype == bool or array.dtype == np.uint8:
-        return array.astype(np.uint8)
-    return array.astype(np.int32)
+    array = array.astype(np.uint8 if array.dtype in (bool, np.uint8) else np.int32)
+    return array if encoding is None else encoding.decode_ids(array)
 
 
 def decode_mask(source: Any, *, name: str | None = None) -> np.ndarray:
@@ -130,20 +173,33 @@ def decode_mask(source: Any, *, name: str | None = None) -> np.ndarray:
         uint8 array (8-bit masks) or int32 array (wider ones) of shape (height, width).
 
     Raises:
-        SegZooError: The file is missing or corrupt, or holds colours; the message names it and the fix.
+        CorruptImageError: The file is missing or corrupt; the message names it.
+        SegZooError: It holds colours; the message names it and the fix.
     """
     return decode_pair(None, source, label_name=name)[1]
 
 
 def decode_pair(
-    image: Any, label: Any, *, image_name: str | None = None, label_name: str | None = None
+    image: Any,
+    label: Any,
+    *,
+    image_name: str | None = None,
+    label_name: str | None = None,
+    encoding: str | None = None,
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Reads a picture and its mask; see `decode_image` and `decode_mask`. Either may be None.
 
     A photograph's EXIF rotation reaches the mask too: a mask with its own tag follows that one, a mask without a tag
     whose size is that of the unrotated picture is rotated with it, and one of the rotated size is left alone.
 
+    Args:
+        image, label: Each as those functions take it.
+        image_name, label_name: What to call them in errors.
+        encoding: How the mask is written where it does not hold class ids as they are: what stands in the column
+            `label_encoding` of the table that `load_segmentation_dataset` made. A mask that is an array is taken as it is.
+
     Raises:
+        CorruptImageError: A file is missing or cannot be read; the message names it.
         SegZooError: As the two functions, or the sizes differ; the message then names both files and both sizes.
     """
     picture = mask = None
@@ -161,7 +217,8 @@ def decode_pair(
             own = _orientation(opened)
             if own == 1 and picture is not None and opened.size != picture.shape[1::-1] and opened.size == stored_size:
                 own = orientation
-            mask = _ids(_upright(opened, own), label_name)
+            written = None if encoding is None else label_encoding(encoding)
+            mask = _ids(_upright(opened, own), label_name, written)
     if picture is not None and mask is not None and picture.shape[:2] != mask.shape:
         raise SegZooError(
             f"Image and mask differ in size: {image_name} is {picture.shape[1]}x{picture.shape[0]} (width x height), "
@@ -174,45 +231,56 @@ def decode_example(example: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray |
     """Image and mask of one row of `load_segmentation_dataset`, decoded or not; see `decode_pair`.
 
     Args:
-        example: Mapping with `image`, optionally `label`, and optionally `image_path` and `label_path` for messages.
+        example: Mapping with `image`, optionally `label`, optionally `label_encoding` (see `decode_pair`), and optionally
+            `image_path` and `label_path` for messages.
 
     Returns:
         RGB uint8 array (height, width, 3) and id array (height, width), or None for the latter when there is no mask.
     """
     image, label = example["image"], example.get("label")
-    names = {"image_name": example.get("image_path"), "label_name": example.get("label_path")}
+    image_path, label_path = example.get("image_path"), example.get("label_path")
     decoded = isinstance(image, PIL.Image.Image) and isinstance(label, PIL.Image.Image)
-    if decoded and image.size != label.size and all(name and os.path.isfile(name) for name in names.values()):
+    if decoded and image.size != label.size and image_path and label_path:
         # `datasets` turns photographs upright and leaves masks as stored; only the files still tell which it was.
-        return decode_pair(names["image_name"], names["label_name"])
-    return decode_pair(image, label, **names)
+        image, label = image_path, label_path
+    encoding = example.get("label_encoding")
+    return decode_pair(image, label, image_name=image_path, label_name=label_path, encoding=encoding)
 
 
 def colors_to_ids(
-    mask: np.ndarray | PIL.Image.Image, palette: Sequence[Sequence[int]], *, ignore_index: int = 255
+    mask: np.ndarray | PIL.Image.Image,
+    palette: Sequence[Sequence[int]] | Mapping[tuple[int, int, int], int],
+    *,
+    ignore_index: int = 255,
 ) -> np.ndarray:
     """Turns a mask painted in colours into class ids.
 
     Args:
-        mask: RGB picture or uint8 array (height, width, 3).
-        palette: One (red, green, blue) per class, in id order.
+        mask: Picture of any mode, or uint8 array (height, width, 3).
+        palette: One (red, green, blue) per class, in id order; or colour -> class id, where several colours stand for one
+            class.
         ignore_index: Id for black where the palette has no black.
 
     Returns:
-        Id array (height, width), uint8 when every id fits, else int32.
+        Id array (height, width), uint8 when every id of the palette fits, else int32.
 
     Raises:
         SegZooError: A colour is in neither; the message lists such colours and their pixel counts.
     """
     array = np.asarray(mask.convert("RGB") if isinstance(mask, PIL.Image.Image) else mask).astype(np.int32)
     packed = array[..., 0] << 16 | array[..., 1] << 8 | array[..., 2]
-    table = {0: ignore_index} | {r << 16 | g << 8 | b: index for index, (r, g, b) in enumerate(palette)}
-    found, inverse, counts = np.unique(packed, return_inverse=True, return_counts=True)
-    unknown = [(int(c), int(n)) for c, n in zip(found, counts, strict=True) if int(c) not in table]
-    if unknown:
-        words = ", ".join(f"({c >> 16}, {c >> 8 & 255}, {c & 255}) x {n}" for c, n in unknown[:8])
-        raise SegZooError(
-            f"{len(unknown)} colour(s) of the mask are not in the palette: {words}. Add them, or map them to a class."
+    classes = palette if isinstance(palette, Mapping) else {tuple(c): index for index, c in enumerate(palette)}
+    table = {0: ignore_index} | {r << 16 | g << 8 | b: index for (r, g, b), index in classes.items()}
+    colors = np.array(sorted(table), dtype=np.int32)
+    position = np.searchsorted(colors, packed).clip(max=len(colors) - 1)
+    strange = colors[position] != packed
+    if strange.any():
+        found, counts = np.unique(packed[strange], return_counts=True)
+        words = ", ".join(
+            f"({c >> 16}, {c >> 8 & 255}, {c & 255}) x {n}" for c, n in zip(found[:8], counts[:8], strict=True)
         )
-    ids = np.array([table[int(c)] for c in found])[inverse].reshape(packed.shape)
-    return ids.astype(np.uint8 if ids.min(initial=0) >= 0 and ids.max(initial=0) < 256 else np.int32)
+        raise SegZooError(
+            f"{len(found)} colour(s) of the mask are not in the palette: {words}. Add them, or map them to a class."
+        )
+    ids = np.array([table[int(color)] for color in colors])
+    return ids.astype(np.uint8 if ids.min() >= 0 and ids.max() < 256 else np.int32)[position]

@@ -11,8 +11,7 @@ import difflib
 from dataclasses import dataclass
 
 from ..errors import SegZooError
-
-Color = tuple[int, int, int]
+from .label_encodings import CAMVID_COLORS, CAMVID_SEGNET_IDS, CITYSCAPES_LABEL_IDS, Color, LabelEncoding
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,9 @@ class DatasetFacts:
         reduce_labels: True when masks on disk hold 0 for "no class" and 1..N for the classes, so that training
             turns 0 into `ignore_index` and subtracts one from the rest.
         ignore_index: Label id that never counts.
+        encodings: Other ways in which masks of the data set are written. Loading recognises them, decoding applies them.
         original_types: Names of the mmsegmentation dataset classes whose checkpoints use these classes.
+        hub_names: Data sets on the Hub that hold it with masks as this label rule says.
         licence: Terms of the pictures, in a few words.
         url: Home page.
         note: Anything else that a user must know, or an empty string.
@@ -39,7 +40,9 @@ class DatasetFacts:
     palette: tuple[Color, ...]
     reduce_labels: bool = False
     ignore_index: int = 255
+    encodings: tuple[LabelEncoding, ...] = ()
     original_types: tuple[str, ...] = ()
+    hub_names: tuple[str, ...] = ()
     licence: str = "see the data set's page"
     url: str = ""
     note: str = ""
@@ -250,6 +253,7 @@ _TABLE = (
         _ADE20K_COLORS,
         reduce_labels=True,
         original_types=("ADE20KDataset",),
+        hub_names=("merve/scene_parse_150", "zhoubolei/scene_parse_150", "scene_parse_150"),
         licence="pictures: non-commercial research and education; annotations: BSD-3-Clause",
         url="https://sceneparsing.csail.mit.edu",
         note="masks hold 0 for everything outside the 150 classes",
@@ -259,10 +263,11 @@ _TABLE = (
         "Cityscapes (19 classes)",
         _CITYSCAPES_CLASSES,
         _CITYSCAPES_COLORS,
+        encodings=(CITYSCAPES_LABEL_IDS,),
         original_types=("CityscapesDataset",),
         licence=_RESEARCH,
         url="https://www.cityscapes-dataset.com",
-        note="needs *_labelTrainIds.png masks, made by the data set's own scripts; *_labelIds.png holds other ids",
+        note="*_labelTrainIds.png holds these ids; *_labelIds.png holds others, which are mapped; blank test masks",
     ),
     DatasetFacts(
         "pascal_voc",
@@ -272,7 +277,7 @@ _TABLE = (
         original_types=("PascalVOCDataset",),
         licence="Flickr terms of use",
         url="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
-        note="masks are palette PNGs whose indices are the ids",
+        note="masks are palette PNGs whose indices are the ids, 255 at the borders of objects",
     ),
     DatasetFacts(
         "pascal_context_60",
@@ -317,6 +322,7 @@ _TABLE = (
         "CamVid (11 classes)",
         _CAMVID_CLASSES,
         _CAMVID_COLORS,
+        encodings=(CAMVID_SEGNET_IDS, CAMVID_COLORS),
         licence="CC BY-NC",
         url="http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/",
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,15 +29,30 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     # Files that do not pair up.
-    "image_without_mask": Kind(ERROR, "picture without mask", "add the mask under the same name, or take the picture out"),
-    "mask_without_image": Kind(ERROR, "mask without picture", "add the picture under the same name, or take the mask out"),
+    "image_without_mask": Kind(
+        ERROR, "picture without mask", "add the mask under the same name, or take the picture out"
+    ),
+    "mask_without_image": Kind(
+        ERROR, "mask without picture", "add the picture under the same name, or take the mask out"
+    ),
     "duplicate_stem": Kind(ERROR, "several files of one name", "keep one of the files, or rename the others"),
-    "empty_split": Kind(ERROR, "empty split", "fill the folder, or take it out"),
+    "split_without_masks": Kind(
+        ERROR, "split without masks", "add the masks beside the pictures, or take the pictures out"
+    ),
+    "split_without_images": Kind(
+        ERROR, "split without pictures", "add the pictures beside the masks, or take the masks out"
+    ),
+    "test_without_masks": Kind(NOTE, "test split without masks: it is left out"),
+    "empty_split": Kind(
+        ERROR, "split without any pair", "put pictures and masks of equal names there, or take the folder out"
+    ),
     # Files that cannot be used.
     "unreadable_image": Kind(ERROR, "corrupt picture", "fetch or export the file again, or take the pair out"),
     "unreadable_mask": Kind(ERROR, "corrupt mask", "fetch or export the file again, or take the pair out"),
     "sizes_differ": Kind(
-        ERROR, "picture and mask differ in size", "export the mask at the picture's size, unsmoothed (nearest neighbour)"
+        ERROR,
+        "picture and mask differ in size",
+        "export the mask at the picture's size, unsmoothed (nearest neighbour)",
     ),
     "color_mask": Kind(
         ERROR,
@@ -64,17 +80,25 @@ KINDS: dict[str, Kind] = {
         "ids seem to be off by one",
         "if 0 is the first class, leave out --do_reduce_labels (do_reduce_labels=False), which turns it into 'no class'",
     ),
-    "only_ignored": Kind(WARNING, "mask of ignored pixels only", "label it, or take the pair out: nothing is learnt from it"),
-    "class_absent": Kind(WARNING, "class that never appears", "check the class list and the ids; such a class cannot be learnt"),
+    "only_ignored": Kind(
+        WARNING, "mask of ignored pixels only", "label it, or take the pair out: nothing is learnt from it"
+    ),
+    "class_absent": Kind(
+        WARNING, "class that never appears", "check the class list and the ids; such a class cannot be learnt"
+    ),
     "class_absent_here": Kind(NOTE, "class that never appears in a part", "its score cannot be measured there"),
     "classes_unknown": Kind(
         NOTE, "unknown number of classes", "pass --classes or --num_labels, so that ids out of range can be found"
     ),
     # Pictures.
-    "leakage": Kind(WARNING, "same picture in two splits", "keep it in one of them: scores on pictures seen in training mislead"),
+    "leakage": Kind(
+        WARNING, "same picture in two splits", "keep it in one of them: scores on pictures seen in training mislead"
+    ),
     "duplicate_picture": Kind(NOTE, "same picture twice in a split"),
     "smaller_than_crop": Kind(
-        WARNING, "picture smaller than the crop", "it is padded with ignored pixels: lower --crop_size, or scale pictures up"
+        WARNING,
+        "picture smaller than the crop",
+        "it is padded with ignored pixels: lower --crop_size, or scale pictures up",
     ),
     "exif_differs": Kind(
         WARNING,
@@ -104,7 +128,7 @@ class Case:
         files: The files it is about.
         split: The split they belong to; "" for several or none.
         details: The numbers in `text`, as JSON values.
-        fix: Instead of the kind's.
+        title, fix: Instead of the kind's.
     """
 
     kind: str
@@ -112,6 +136,7 @@ class Case:
     files: tuple[str, ...] = ()
     split: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
+    title: str = ""
     fix: str = ""
 
     @property
@@ -123,7 +148,8 @@ class Case:
         """Files, what is the matter and what to do, in one line."""
         kind = KINDS[self.kind]
         named = f"{' and '.join(self.files)}: " if self.files else ""
-        told = f"{kind.title}: {self.text}" if self.text else kind.title
+        title = self.title or kind.title
+        told = f"{title}: {self.text}" if self.text else title
         fix = self.fix or kind.fix
         return f"{named}{told}" + (f"; {fix}" if fix else "")
 
@@ -134,25 +160,22 @@ class Finding:
 
     Attributes:
         kind: Key in `KINDS`.
+        title: What is the matter.
+        fix: What to do about most of the cases.
         count: How many cases there are.
         cases: The first of them.
-        fix: What to do.
     """
 
     kind: str
+    title: str
+    fix: str
     count: int
     cases: list[Case]
-    fix: str
 
     @property
     def severity(self) -> str:
         """Of its kind."""
         return KINDS[self.kind].severity
-
-    @property
-    def title(self) -> str:
-        """Of its kind."""
-        return KINDS[self.kind].title
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -163,7 +186,13 @@ class Finding:
             "fix": self.fix,
             "count": self.count,
             "cases": [
-                {"split": case.split, "files": list(case.files), "text": case.text, "details": dict(case.details)}
+                {
+                    "split": case.split,
+                    "files": list(case.files),
+                    "text": case.text,
+                    "fix": case.fix or KINDS[case.kind].fix,
+                    "details": dict(case.details),
+                }
                 for case in self.cases
             ],
             "cases_left_out": self.count - len(self.cases),
@@ -180,11 +209,17 @@ class Findings:
     def __init__(self, keep: int = 1000):
         self.keep = keep
         self._found: dict[str, Finding] = {}
+        self._fixes: dict[str, Counter[str]] = {}
 
     def add(self, case: Case) -> None:
         """Notes one case."""
-        found = self._found.setdefault(case.kind, Finding(case.kind, 0, [], case.fix or KINDS[case.kind].fix))
+        kind = KINDS[case.kind]
+        new = Finding(case.kind, case.title or kind.title, case.fix or kind.fix, 0, [])
+        found = self._found.setdefault(case.kind, new)
         found.count += 1
+        fixes = self._fixes.setdefault(case.kind, Counter())
+        fixes[case.fix or kind.fix] += 1
+        found.fix = fixes.most_common(1)[0][0]
         if len(found.cases) < self.keep:
             found.cases.append(case)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,43 +15,16 @@ import numpy as np
 import PIL.Image
 
 from ..errors import SegZooError
-from .decoding import decode_image, decode_mask, decode_pair
+from .decoding import CorruptImageError, decode_image, decode_pair, read_bytes
 from .findings import ERROR, Case
-from .label_ids import class_of, count_ids, ids_outside, likely_fix, list_ids
+from .label_ids import LabelRule, count_ids, list_ids
 
 _ORIENTATION_TAG = 0x0112
 _LOSSY_FORMATS = frozenset({"JPEG", "MPO"})
 _TURNED = {2: "mirrored", 3: "upside down", 4: "mirrored", 5: "on its side", 6: "on its side", 7: "on its side"}
 
 
-@dataclass(frozen=True)
-class LabelRule:
-    """What the ids in masks mean.
-
-    Attributes:
-        num_labels: Number of classes; None: not known, so no id is out of range.
-        ignore_index: Id that never counts.
-        reduce_labels: 0 stands for "no class" and 1 for the first class.
-    """
-
-    num_labels: int | None = None
-    ignore_index: int = 255
-    reduce_labels: bool = False
-
-    def class_of(self, label: int) -> int | None:
-        """The class of an id as it is stored; None for an ignored one."""
-        return class_of(label, self.ignore_index, self.reduce_labels)
-
-    def in_words(self) -> str:
-        """The ids that may occur in masks."""
-        if self.num_labels is None:
-            return f"any (ignored: {self.ignore_index})"
-        first = 1 if self.reduce_labels else 0
-        zero = "0 and " if self.reduce_labels else ""
-        return f"{first}..{first + self.num_labels - 1} (ignored: {zero}{self.ignore_index})"
-
-
-@dataclass(frozen=True)
+@dataclass
 class PairFacts:
     """What a look at one pair found.
 
@@ -96,6 +70,7 @@ def probe_pair(
     *,
     image_name: str,
     label_name: str,
+    encoding: str | None = None,
     palette: Mapping[tuple[int, int, int], str] | None = None,
 ) -> PairFacts:
     """Looks at one pair as a training would read it, and goes on after the first thing that is wrong.
@@ -105,28 +80,28 @@ def probe_pair(
             an array of ids.
         rule: What the ids mean.
         image_name, label_name: What to call the two.
+        encoding: How the mask is written, as in `decode_pair`.
         palette: Colour -> class name of the data set, to tell what a mask of colours was painted with.
     """
     facts = PairFacts(image_name, label_name)
-    found = facts.cases
     image, label = _in_memory(image), _in_memory(label)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Pillow, about huge pictures and broken EXIF blocks
         image_header, label_header = _header(image), _header(label)
-        picture, mask = _decode(image, label, label_header, facts, palette)
-    digest = _digest(image)
+        picture, mask = _decode(image, label, label_header, facts, encoding, palette)
+    facts.digest = _digest(image)
     if image_header is not None:
         _judge_picture(image_header, facts)
-    if label_header is not None and mask is not None:
+    if label_header is not None and mask is not None and encoding is None:
         _judge_mask_file(label_header, facts)
     if image_header is not None and label_header is not None:
         _judge_rotation(image_header, label_header, facts)
-    ids = None
-    if mask is not None and not any(case.kind == "lossy_mask" for case in found):
-        ids = count_ids(mask)
-        _judge_ids(ids, rule, facts)
-    size = None if picture is None else picture.shape[:2]
-    return PairFacts(image_name, label_name, found, ids, size, digest)
+    if picture is not None:
+        facts.size = picture.shape[:2]
+    if mask is not None:
+        facts.ids = count_ids(mask)
+        _judge_ids(facts.ids, rule, facts)
+    return facts
 
 
 # Reading
@@ -134,16 +109,15 @@ def probe_pair(
 
 def _in_memory(source: Any) -> Any:
     """The same with the bytes of a file, so that it is read once; unchanged where that cannot be done."""
-    path = source.get("path") if isinstance(source, Mapping) else source
-    if isinstance(source, Mapping) and source.get("bytes") is not None:
+    if isinstance(source, np.ndarray) and source.ndim == 3:
+        return PIL.Image.fromarray(source)
+    if not isinstance(source, Mapping | str | os.PathLike):
         return source
-    if isinstance(path, str | os.PathLike) and os.path.isfile(path):
-        try:
-            with open(path, "rb") as file:
-                return {"path": os.fspath(path), "bytes": file.read()}
-        except OSError:
-            return source
-    return source
+    path = source.get("path") if isinstance(source, Mapping) else os.fspath(source)
+    try:
+        return {"path": path, "bytes": read_bytes(source)}
+    except CorruptImageError:
+        return source
 
 
 def _header(source: Any) -> _Header | None:
@@ -175,51 +149,40 @@ def _digest(source: Any) -> bytes | None:
     return None if data is None else hashlib.blake2b(data, digest_size=16).digest()
 
 
-def _decode(image, label, label_header, facts: PairFacts, palette) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _decode(
+    image, label, label_header, facts: PairFacts, encoding, palette
+) -> tuple[np.ndarray | None, np.ndarray | None]:
     """The pair as training decodes it; where that fails, what can be had of it, and the reasons as cases."""
-    names = {"image_name": facts.image_name, "label_name": facts.label_name}
+    image_name, label_name = facts.image_name, facts.label_name
     if label is None:
-        facts.cases.append(Case("image_without_mask", files=(facts.image_name,)))
+        facts.cases.append(Case("image_without_mask", files=(image_name,)))
     elif label_header is not None and label_header.format in _LOSSY_FORMATS:
-        facts.cases.append(Case("lossy_mask", f"{label_header.format}, {label_header.mode}", (facts.label_name,)))
+        facts.cases.append(Case("lossy_mask", f"{label_header.format}, {label_header.mode}", (label_name,)))
         label = None
     try:
-        return decode_pair(image, label, **names)
+        return decode_pair(image, label, image_name=image_name, label_name=label_name, encoding=encoding)
     except SegZooError:
-        picture = _attempt(lambda: decode_image(image, name=facts.image_name), "unreadable_image", facts.image_name, facts)
-        if label is None:
-            return picture, None
-        # A mask that even a viewer cannot show is corrupt; one that only has no ids holds colours.
-        is_array = isinstance(label, np.ndarray)
-        shown = None
-        if not is_array:
-            shown = _attempt(lambda: decode_image(label, name=facts.label_name), "unreadable_mask", facts.label_name, facts)
-            if shown is None:
-                return picture, None
-        try:
-            mask = decode_mask(label, name=facts.label_name)
-        except SegZooError as error:
-            if shown is None or label_header is None:
-                facts.cases.append(Case("unreadable_mask", _reason(error, facts.label_name), (facts.label_name,)))
-            else:
-                facts.cases.append(_color_case(shown, label_header, facts.label_name, palette))
-            return picture, None
-        if picture is not None and picture.shape[:2] != mask.shape:
-            facts.cases.append(_size_case(picture.shape, mask.shape, facts))
-        return picture, mask
-
-
-def _attempt(read, kind: str, name: str, facts: PairFacts) -> np.ndarray | None:
+        picture = mask = None
     try:
-        return read()
+        picture = decode_image(image, name=image_name)
     except SegZooError as error:
-        facts.cases.append(Case(kind, _reason(error, name), (name,)))
-        return None
+        facts.cases.append(Case("unreadable_image", _reason(error, image_name), (image_name,)))
+    if label is None:
+        return picture, None
+    try:
+        mask = decode_pair(None, label, label_name=label_name, encoding=encoding)[1]
+    except CorruptImageError as error:
+        facts.cases.append(Case("unreadable_mask", _reason(error, label_name), (label_name,)))
+    except SegZooError as error:
+        facts.cases.append(_color_case(label, _reason(error, label_name), encoding, label_name, palette))
+    if picture is not None and mask is not None and picture.shape[:2] != mask.shape:
+        facts.cases.append(_size_case(picture.shape, mask.shape, facts))
+    return picture, mask
 
 
 def _reason(error: SegZooError, name: str) -> str:
     """The cause without the file, which stands beside it, and without the advice, which is the kind's."""
-    text = str(error).removeprefix(f"{name}: ")
+    text = re.sub(r" <_io\.BytesIO object at 0x[0-9a-f]+>", "", str(error).removeprefix(f"{name}: "))
     return text.partition(". ")[0].rstrip(".")
 
 
@@ -238,17 +201,22 @@ def _size_case(image_shape, mask_shape, facts: PairFacts) -> Case:
     )
 
 
-def _color_case(shown: np.ndarray, header: _Header, name: str, palette) -> Case:
+def _color_case(label: Any, reason: str, encoding: str | None, name: str, palette) -> Case:
+    """The case of a mask that can be read and yet holds no ids."""
+    if encoding is not None:
+        return Case("color_mask", reason, (name,), details={"encoding": encoding})
     most = 4096
-    listed = PIL.Image.fromarray(shown).getcolors(most)
-    details: dict[str, Any] = {"mode": header.mode}
+    header = _header(label)
+    mode = "an array" if header is None else header.mode
+    listed = PIL.Image.fromarray(decode_image(label, name=name)).getcolors(most)
+    details: dict[str, Any] = {"mode": mode}
     if listed is None:
-        text = f"{header.mode} with more than {most} colours, so a picture or a smoothed mask"
+        text = f"{mode} with more than {most} colours, so a picture or a smoothed mask"
         return Case("color_mask", text, (name,), details=details)
     listed.sort(key=lambda entry: (-entry[0], entry[1]))
     details |= {"num_colors": len(listed), "colors": [[*color, count] for count, color in listed[:32]]}
     words = ", ".join(f"{color} x {count}" for count, color in listed[:3]) + (", ..." if len(listed) > 3 else "")
-    text = f"{header.mode} with {len(listed)} colour{'s' * (len(listed) != 1)}: {words}"
+    text = f"{mode} with {len(listed)} colour{'s' * (len(listed) != 1)}: {words}"
     if all(color[0] == color[1] == color[2] for _, color in listed):
         text += "; all of them are grey, so the first channel probably holds the ids"
     elif palette and all(color in palette or color == (0, 0, 0) for _, color in listed):
@@ -308,15 +276,21 @@ def _judge_ids(ids: Mapping[int, int], rule: LabelRule, facts: PairFacts) -> Non
     if ids and all(rule.class_of(label) is None for label in ids):
         text = f"ids {list_ids(ids)}"
         facts.cases.append(Case("only_ignored", text, (facts.label_name,), details={"ids": _json_ids(ids)}))
-    if rule.num_labels is None:
-        return
-    bad = ids_outside(ids, rule.num_labels, rule.ignore_index, rule.reduce_labels)
+    bad = rule.outside(ids)
     if bad:
-        fix = likely_fix(bad, ids, rule.num_labels, rule.ignore_index, rule.reduce_labels)
-        text = f"{list_ids(bad)}; allowed are {rule.in_words()}"
-        facts.cases.append(
-            Case("ids_out_of_range", text, (facts.label_name,), details={"ids": _json_ids(bad)}, fix=f"likely fix: {fix}")
-        )
+        facts.cases.append(ids_case(bad, ids, rule, facts.label_name))
+
+
+def ids_case(bad: Mapping[int, int], seen: Collection[int], rule: LabelRule, name: str) -> Case:
+    """The case of ids that are no class; see `LabelRule`."""
+    return Case(
+        "ids_out_of_range",
+        list_ids(bad),
+        (name,),
+        details={"ids": _json_ids(bad)},
+        title=f"label ids outside {rule.in_words()}",
+        fix=f"likely fix: {rule.likely_fix(bad, seen)}",
+    )
 
 
 def _json_ids(ids: Mapping[int, int], most: int = 256) -> dict[str, int]:

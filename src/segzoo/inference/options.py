@@ -29,12 +29,16 @@ def add_protocol_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check_protocol_options(
-    *, slide: bool | None = None, window: Sequence[int] | None = None, stride: Sequence[int] | None = None, **_
+    *,
+    slide: bool | None = None,
+    window: Sequence[int] | None = None,
+    stride: Sequence[int] | None = None,
+    scales: Sequence[float] | None = None,
 ) -> None:
     """Refuse what makes no sense for any model, before one is loaded.
 
     Raises:
-        SegZooError: windows for whole images, or sizes that are not one number or two.
+        SegZooError: windows for whole images, sizes that are not one number or two, or factors that are not above 0.
     """
     if slide is False and (window or stride):
         raise SegZooError("--no-slide takes whole images; leave out --window and --stride")
@@ -42,6 +46,8 @@ def check_protocol_options(
         if values is not None and (len(values) > 2 or min(values) < 1):
             given = " ".join(map(str, values))
             raise SegZooError(f"--{name} {given}: give height and width in pixels, or one number for both")
+    if scales is not None and min(scales) <= 0:
+        raise SegZooError(f"--scales {' '.join(map(str, scales))}: factors are above 0")
 
 
 def settings_from_options(
@@ -67,7 +73,7 @@ def settings_from_options(
     Raises:
         SegZooError: windows are asked for and nobody says how large, or values that make no sense.
     """
-    check_protocol_options(slide=slide, window=window, stride=stride)
+    check_protocol_options(slide=slide, window=window, stride=stride, scales=scales)
     own = InferenceSettings.of_model(model, image_processor)
     changes = {}
     if slide is False:

@@ -16,6 +16,7 @@ from segzoo.evaluation import ConfusionMatrix
 from segzoo.inference.predictor import Predictor, evaluation_mode
 from segzoo.inference.settings import InferenceSettings
 from segzoo.inference.views import ViewMaker
+from segzoo.training.processes import outlive_stop_signals
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class _Samples(Dataset):
         transform = dataset.transform
         self.dataset = copy.copy(dataset)
         self.dataset.transform = _ViewTransform(views, transform.reduce_labels, transform.ignore_index)
+        self.dataset.max_corrupt = 0  # no other image stands in for one that is to be scored
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -122,11 +124,13 @@ def evaluate(
     Args:
         model: as prepared by the accelerator, or bare; its mode is put back afterwards.
         image_processor: of the model.
-        dataset: with `segzoo.data.build_processor_transform`, whose label rule is used; masks keep their size.
+        dataset: pictures with masks. Of its transform (`segzoo.data.build_processor_transform`) the label rule is used;
+            pictures go through ``image_processor``, and masks keep their size.
         accelerator: an `accelerate.Accelerator`.
         num_labels, ignore_index: for the confusion matrix.
-        settings: windows, scales and flips; None: as the model's config says.
-        batch_size: images a batch; images of different sizes still go through the model one by one.
+        settings: windows, scales and flips; None: the windows that the model comes with, if any.
+        batch_size: images a batch. Those of one size go through the model together, unless by windows; the result depends
+            on it only by the rounding of other batches.
         num_workers: processes that load.
         channels_last: the memory format that the model is in.
         start: counts of the images in ``done``; all processes pass the same, and it is added once.
@@ -156,6 +160,7 @@ def evaluate(
         num_workers=num_workers,
         collate_fn=list,
         pin_memory=accelerator.device.type == "cuda",
+        worker_init_fn=outlive_stop_signals,
         generator=torch.Generator(),  # leaves the global random numbers alone
     )
     confusion = ConfusionMatrix(num_labels, ignore_index)

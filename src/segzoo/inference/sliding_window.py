@@ -18,7 +18,9 @@ def sliding_window_logits(
     align_corners: bool = False,
     windows_per_pass: int = 1,
 ) -> torch.Tensor:
-    """Mean of the logits of all windows that cover a pixel.
+    """Mean of the logits of all windows that cover a pixel, as one tensor: num_labels floats for every pixel.
+
+    `WindowRows` gives the same map row by row, for pictures where that is too much.
 
     Windows start at multiples of the stride; the last of a row or column is shifted back to end at the border. An
     image that is smaller than the window, in either direction, is taken as it is there, not padded.

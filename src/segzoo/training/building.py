@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segzoo.data import DATASETS, build_train_transform, load_id2label
+from segzoo.data import DATASETS, build_train_transform, detect_facts, load_id2label
 from segzoo.errors import SegZooError
 from segzoo.visualization import default_palette
 
@@ -54,8 +54,8 @@ def find_classes(
         classes: a name in `segzoo.data.DATASETS`, or a JSON file of id and name.
         num_labels: a number of classes without names.
         model_config: config of a model that has these classes already; used when nothing else says.
-        reduce_labels: the label rule; None takes the one of a known data set, which is asked for by name or is the
-            ADE20K tree, else of nobody: masks hold 0..n-1.
+        reduce_labels: the label rule; None takes the one of a known data set, which is asked for by name or recognised
+            (`segzoo.data.detect_facts`), else of nobody: masks hold 0..n-1.
         token: for the Hub.
 
     Raises:
@@ -73,8 +73,12 @@ def find_classes(
         names, source = {index: f"class {index}" for index in range(num_labels)}, "--num_labels"
     elif (names := load_id2label(dataset_name, token=token)) is not None:
         source = f"id2label of {dataset_name}"
-        if names == DATASETS["ade20k"].id2label and not (Path(dataset_name) / "id2label.json").is_file():
-            facts = DATASETS["ade20k"]  # the benchmark's own tree: its masks are known
+        if not (Path(dataset_name).expanduser() / "id2label.json").is_file():
+            facts = detect_facts(dataset_name)
+        if facts is not None and facts.id2label != names:
+            facts = None
+        elif facts is not None:
+            source = facts.title
     elif model_config is not None and model_config.id2label:
         names, source = {int(index): name for index, name in model_config.id2label.items()}, "the model"
     else:

@@ -76,4 +76,6 @@ def gradient_norm(accelerator, model: torch.nn.Module, max_norm: float | None) -
         norm = accelerator.clip_grad_norm_(model.parameters(), max_norm or math.inf)
         return torch.zeros(()) if norm is None else torch.as_tensor(norm).detach()  # DeepSpeed may not tell
     accelerator.unscale_gradients()
-    return get_total_norm([p.grad for p in model.parameters() if p.grad is not None])  # no pass over them to scale by 1
+    return get_total_norm(
+        [p.grad for p in model.parameters() if p.grad is not None]
+    )  # no pass over them to scale by 1

@@ -16,6 +16,7 @@ _KEY = "segzoo/error"
 _LOST_LOADER = re.compile(
     r"DataLoader worker \(pid\(?s?\)? [\d, ]+\) (is killed by signal: [^.]+|exited unexpectedly)"
 )
+_GRACE = 20  # seconds
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "connection was likely closed")
 
 
@@ -90,11 +91,16 @@ def report_lost_process(error: BaseException) -> bool:
 def outlive_stop_signals(worker_id: int = 0) -> None:
     """``worker_init_fn`` of a `DataLoader`: what a scheduler sends to every process of a job is for the training to answer.
 
-    A loading process that ended at once would take the training with it before it has saved. The first SIGTERM is
-    ignored; a second one, which may be the loader's own at the end, ends the process as usual.
+    A loading process that ended at once would take the training with it before it has saved. So a first SIGTERM gives it
+    20 more seconds without a word from the training, which may also be at its end; a second one ends it as usual.
     """
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
-    if hasattr(signal, "SIGUSR1"):  # not on Windows
+
+    def note(number, frame) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        signal.alarm(_GRACE)
+
+    if hasattr(signal, "SIGALRM"):  # not on Windows
+        signal.signal(signal.SIGTERM, note)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 

@@ -29,7 +29,6 @@ class Outcome:
         settings: of the run, beside the recipe, by name.
         history: as ``training_log.jsonl`` has it.
         seconds: that the training took, evaluations included.
-        results: the numbers for ``all_results.json``.
         protocol: how pictures went through the model, in words.
         evaluation: of the model as it is saved; None where nothing was scored.
         augmented: protocol in words and evaluation with more views; or None.
@@ -49,7 +48,6 @@ class Outcome:
     settings: Mapping[str, Any]
     history: list[dict]
     seconds: float
-    results: Mapping[str, Any]
     protocol: str
     evaluation: Evaluation | None
     augmented: tuple[str, Evaluation] | None
@@ -61,6 +59,26 @@ class Outcome:
     base_model: str | None = None
     repo_id: str | None = None
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """The numbers, for ``all_results.json``."""
+        results: dict[str, Any] = {}
+        if self.evaluation is not None:
+            results |= {f"eval_{name}": value for name, value in self.evaluation.summary().items()}
+            ious = self.evaluation.metrics["per_category_iou"].tolist()
+            results |= {f"eval_iou_{name}": iou for name, iou in zip(self.classes.names, ious, strict=True)}
+            results["eval_pixels"] = int(self.evaluation.confusion.matrix.sum())  # that count, in all images
+        if self.augmented is not None:
+            results |= {f"eval_augmented_{name}": value for name, value in self.augmented[1].summary().items()}
+        losses = [entry["loss"] for entry in self.history if "loss" in entry]
+        if losses:
+            results |= {
+                "train_loss": losses[-1],
+                "train_steps": self.history[-1]["step"],
+                "train_seconds": self.seconds,
+            }
+        return results
 
     @property
     def dataset_title(self) -> str:
@@ -112,9 +130,7 @@ def publish_outcome(outcome: Outcome, directory: Path, eval_data, *, accelerator
             names=classes.names,
             palette=classes.palette,
         )
-        draw_confusion_matrix(
-            evaluation.confusion.matrix, classes.names, directory / FIGURES / "confusion_matrix.png"
-        )
+        draw_confusion_matrix(evaluation.confusion.matrix, classes.names, directory / FIGURES / "confusion_matrix.png")
         write_report_page(directory, _report(outcome, directory, accelerator))
     return notes
 

@@ -1,6 +1,7 @@
 """The rows that a training sees and those that it is scored on; every script cuts them alike."""
 
 from segzoo.data import load_segmentation_dataset
+from segzoo.data.dataset import undecoded
 from segzoo.errors import SegZooError
 
 
@@ -43,7 +44,7 @@ def load_splits(
     splits = load_segmentation_dataset(
         dataset_name,
         config_name,
-        **({"streaming": True} if streaming else {}),
+        streaming=streaming,
         image_column=image_column,
         label_column=label_column,
         cache_dir=cache_dir,
@@ -59,7 +60,8 @@ def load_splits(
             )
         if train_rows is not None and max_train_samples is not None:
             train_rows = train_rows.take(max_train_samples)
-        return train_rows, list(eval_rows if max_eval_samples is None else eval_rows.take(max_eval_samples))
+        kept = eval_rows if max_eval_samples is None else eval_rows.take(max_eval_samples)
+        return train_rows, list(undecoded(kept))
     if eval_rows is None:
         if len(train_rows) < 2:
             raise SegZooError(f"{dataset_name} has no validation split and too few pictures to set some aside")

@@ -1,0 +1,73 @@
+"""Files inside zip archives, read where they lie, and any other address that a table of pictures may hold."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import zipfile
+import zlib
+
+_ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
+_open_archives: dict[tuple[int, str], zipfile.ZipFile] = {}
+_lock = threading.Lock()
+
+
+def zip_address(archive: str | os.PathLike, member: str) -> str:
+    """Where a file in a zip archive lies, in the form that `datasets` and `fsspec` read as well."""
+    return f"zip://{member}::{os.fspath(archive)}"
+
+
+def is_address(path: str) -> bool:
+    """Whether a path is something else than a file on a disk: zip://..., hf://..., https://..."""
+    return _ADDRESS.match(path) is not None
+
+
+def readable(path: str) -> str:
+    """A path to show to people: that of a file in an archive goes through the archive as through a folder."""
+    if not path.startswith("zip://"):
+        return path
+    member, _, archive = path.removeprefix("zip://").partition("::")
+    return f"{archive}/{member}"
+
+
+def read_address(path: str) -> bytes:
+    """The content of a file on a disk, in a local zip archive, or at any address that `fsspec` knows.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        OSError: It cannot be read, or its checksum in the archive is wrong.
+    """
+    if not is_address(path):
+        with open(path, "rb") as file:
+            return file.read()
+    if path.startswith("zip://") and not is_address(path.partition("::")[2]):
+        member, _, archive = path.removeprefix("zip://").partition("::")
+        return _read_member(archive, member)
+    import fsspec
+
+    try:
+        with fsspec.open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        raise
+    except Exception as error:  # each of its file systems raises its own kinds
+        raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+def _read_member(archive: str, member: str) -> bytes:
+    try:
+        return _archive(archive).read(member)
+    except KeyError:
+        raise FileNotFoundError(f"{archive} has no file {member}") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        raise OSError(str(error)) from error
+
+
+def _archive(path: str) -> zipfile.ZipFile:
+    """An open archive of this process: its table of contents is read once. Threads may share it, forks may not."""
+    key = os.getpid(), path
+    with _lock:
+        if key not in _open_archives:
+            _open_archives[key] = zipfile.ZipFile(path)
+        return _open_archives[key]

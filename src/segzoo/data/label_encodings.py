@@ -1,0 +1,98 @@
+"""Ways in which masks on disk stand for class ids other than by holding them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import SegZooError
+
+Color = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class LabelEncoding:
+    """How the pixels of a mask become class ids.
+
+    Either `ids` or `colors` is given.
+
+    Attributes:
+        name: What the column `label_encoding` of a table calls it.
+        ids: Stored id -> class id.
+        colors: Colour (red, green, blue; 0..255) -> class id. Every colour of a mask has to be in it.
+        other: Class id of stored ids that are not in `ids`; None: they stay as they are.
+    """
+
+    name: str
+    ids: Mapping[int, int] | None = None
+    colors: Mapping[Color, int] | None = None
+    other: int | None = None
+
+    def decode_ids(self, mask: np.ndarray) -> np.ndarray:
+        """Class ids of stored ids, by `ids`.
+
+        Args:
+            mask: uint8 or int32 array (height, width).
+
+        Returns:
+            The same shape; uint8 for uint8.
+        """
+        if mask.dtype == np.uint8:
+            table = np.arange(256) if self.other is None else np.full(256, self.other)
+            for stored, label in self.ids.items():
+                table[stored] = label
+            return table.astype(np.uint8)[mask]
+        result = mask.copy() if self.other is None else np.full_like(mask, self.other)
+        for stored, label in self.ids.items():
+            result[mask == stored] = label
+        return result
+
+
+# Classes by the data set's own ids (labels.py of the data set's scripts); all others do not count.
+CITYSCAPES_LABEL_IDS = LabelEncoding(
+    "cityscapes_label_ids",
+    ids={
+        stored: label
+        for label, stored in enumerate((7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33))
+    },
+    other=255,
+)
+
+# SegNet's copy of CamVid gives pixels without a class the id after the last class.
+CAMVID_SEGNET_IDS = LabelEncoding("camvid_segnet_ids", ids={11: 255})
+
+_CAMVID_GROUPS = {  # of the 32 names of label_colors.txt, as SegNet (https://arxiv.org/abs/1511.00561) groups them
+    0: "808080",  # Sky
+    1: "c00080 008040 800000 400040 40c000",  # Archway, Bridge, Building, Tunnel, Wall
+    2: "c0c080 000040",  # Column_Pole, TrafficCone
+    3: "804080 8000c0 c00040",  # Road, LaneMkgsDriv, LaneMkgsNonDriv
+    4: "0000c0 40c080 8080c0",  # Sidewalk, ParkingBlock, RoadShoulder
+    5: "808000 c0c000",  # Tree, VegetationMisc
+    6: "c08080 808040 004040",  # SignSymbol, Misc_Text, TrafficLight
+    7: "404080",  # Fence
+    8: "400080 4080c0 c080c0 c04080 804040",  # Car, SUVPickupTruck, Truck_Bus, Train, OtherMoving
+    9: "404000 c08040 4000c0 408040",  # Pedestrian, Child, CartLuggagePram, Animal
+    10: "0080c0 c000c0",  # Bicyclist, MotorcycleScooter
+    255: "000000",  # Void
+}
+CAMVID_COLORS = LabelEncoding(
+    "camvid_colors",
+    colors={tuple(bytes.fromhex(code)): label for label, codes in _CAMVID_GROUPS.items() for code in codes.split()},
+)
+
+LABEL_ENCODINGS = {e.name: e for e in (CITYSCAPES_LABEL_IDS, CAMVID_SEGNET_IDS, CAMVID_COLORS)}
+
+
+def label_encoding(name: str) -> LabelEncoding:
+    """The encoding that rows name in their column `label_encoding`.
+
+    Raises:
+        SegZooError: There is none of that name.
+    """
+    if name not in LABEL_ENCODINGS:
+        raise SegZooError(
+            f"Masks are said to be written as {name!r} (column label_encoding); known are {', '.join(LABEL_ENCODINGS)}."
+        )
+    return LABEL_ENCODINGS[name]

@@ -1,0 +1,170 @@
+"""A folder on a disk or inside a zip archive, looked at without reading more of it than is asked for."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+from ...errors import SegZooError
+from ..archives import is_address, read_address, zip_address
+
+
+class Folder(ABC):
+    """What lies in one folder. Hidden files and folders, and what macOS adds to archives, are left out.
+
+    Attributes:
+        path: What to call it; for a folder on a disk its path.
+        name: The last part of it.
+        folders: Name -> folder, sorted.
+        files: Name -> address (see `segzoo.data.decoding.read_bytes`), sorted.
+    """
+
+    path: str
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(os.path.normpath(self.path))
+
+    @property
+    @abstractmethod
+    def folders(self) -> dict[str, Folder]: ...
+
+    @property
+    @abstractmethod
+    def files(self) -> dict[str, str]: ...
+
+    def child(self, *names: str) -> Folder | None:
+        """The first of these subfolders that is there; upper and lower case are the same."""
+        folders = {name.casefold(): folder for name, folder in reversed(self.folders.items())}
+        return next((folders[name.casefold()] for name in names if name.casefold() in folders), None)
+
+    def at(self, path: str) -> Folder | None:
+        """The folder at a path below this one, whose parts are separated by slashes."""
+        folder: Folder | None = self
+        for part in path.split("/"):
+            folder = None if folder is None else folder.child(part)
+        return folder
+
+    def part(self, name: str, archive: str) -> Folder | None:
+        """A subfolder, or the content of the zip archive that stands for it while it is not unpacked."""
+        found = self.child(name)
+        path = next((f for n, f in self.files.items() if n.casefold() == archive.casefold()), None)
+        if found is not None or path is None or is_address(path):
+            return found
+        content = open_folder(Path(path))
+        return content.child(name) or content
+
+    def walk(self, prefix: str = "") -> Iterator[tuple[str, str]]:
+        """Path below this folder and address of every file, subfolders too, in order."""
+        for name, address in self.files.items():
+            yield prefix + name, address
+        for name, folder in self.folders.items():
+            yield from folder.walk(f"{prefix}{name}/")
+
+    def read_text(self, name: str) -> str:
+        """The content of one of the files.
+
+        Raises:
+            SegZooError: It is no text, or cannot be read.
+        """
+        try:
+            return read_address(self.files[name]).decode("utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SegZooError(f"{self.path}/{name} cannot be read as text: {error}") from error
+
+    def in_words(self, most: int = 8) -> str:
+        """What lies here, for messages: folders first."""
+        names = [f"{name}/" for name in self.folders] + list(self.files)
+        more = f" and {len(names) - most} more" if len(names) > most else ""
+        return ", ".join(names[:most]) + more if names else "nothing"
+
+
+class DiskFolder(Folder):
+    """A folder on a disk.
+
+    Args:
+        path: Where it lies.
+        above: The real paths of the folders that led here, to stop at links that lead back.
+    """
+
+    def __init__(self, path: str, above: frozenset[str] = frozenset()):
+        self.path, self.above = path, above
+
+    @cached_property
+    def _content(self) -> tuple[dict[str, Folder], dict[str, str]]:
+        here = self.above | {os.path.realpath(self.path)}
+        folders, files = {}, {}
+        try:
+            with os.scandir(self.path) as entries:
+                for entry in sorted(entries, key=lambda e: e.name):
+                    if _hidden(entry.name):
+                        continue
+                    if not entry.is_dir():
+                        files[entry.name] = entry.path
+                    elif not entry.is_symlink() or os.path.realpath(entry.path) not in here:
+                        folders[entry.name] = DiskFolder(entry.path, here)
+        except OSError as error:
+            raise SegZooError(f"{self.path} cannot be read: {error.strerror or error}") from error
+        return folders, files
+
+    @property
+    def folders(self) -> dict[str, Folder]:
+        return self._content[0]
+
+    @property
+    def files(self) -> dict[str, str]:
+        return self._content[1]
+
+
+class ZipFolder(Folder):
+    """A folder inside a zip archive."""
+
+    def __init__(self, path: str):
+        self.path = path
+        self._folders: dict[str, ZipFolder] = {}
+        self._files: dict[str, str] = {}
+
+    @classmethod
+    def of(cls, archive: Path) -> ZipFolder:
+        """The whole content of an archive.
+
+        Raises:
+            SegZooError: It is no zip archive, or incomplete.
+        """
+        root = cls(str(archive))
+        try:
+            with zipfile.ZipFile(archive) as opened:
+                members = sorted(opened.namelist())
+        except (zipfile.BadZipFile, OSError) as error:
+            raise SegZooError(f"{archive} cannot be read as a zip archive ({error}). Fetch it again.") from error
+        for member in members:
+            parts = [part for part in member.split("/") if part]
+            if not parts or any(map(_hidden, parts)):
+                continue
+            folder = root
+            for part in parts if member.endswith("/") else parts[:-1]:
+                folder = folder._folders.setdefault(part, cls(f"{folder.path}/{part}"))
+            if not member.endswith("/"):
+                folder._files[parts[-1]] = zip_address(archive, member)
+        return root
+
+    @property
+    def folders(self) -> dict[str, Folder]:
+        return self._folders
+
+    @property
+    def files(self) -> dict[str, str]:
+        return self._files
+
+
+def open_folder(path: Path) -> Folder:
+    """A folder, or a zip archive as one."""
+    return DiskFolder(str(path)) if path.is_dir() else ZipFolder.of(path.absolute())
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"

@@ -1,0 +1,112 @@
+"""Lists of MIT's scene-parsing code: one JSON object a line, with the paths of a picture and its mask."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import SegZooError
+from ..facts import DATASETS, DatasetFacts
+from .folders import Folder
+from .pairing import SPLIT_NAMES, Listing, PairingProblem, SplitFiles
+
+LAYOUT = "lists training.odgt and validation.odgt"
+EXTENSION = ".odgt"
+
+_ADE20K = "ADEChallengeData2016/"
+
+
+@dataclass(frozen=True)
+class OdgtLists:
+    """Lists of pairs.
+
+    The masks of that code hold 0 for "no class": pass do_reduce_labels where the lists are not those of ADE20K, which is
+    recognised.
+
+    Attributes:
+        lists: Split -> file.
+        root: Folder that paths in the lists begin at; None: the lists' own folder, or the one above it.
+    """
+
+    lists: dict[str, str]
+    root: Path | None = None
+
+    @property
+    def facts(self) -> DatasetFacts | None:
+        for file in self.lists.values():
+            for _, record in _records(file):
+                return DATASETS["ade20k"] if record["fpath_img"].startswith(_ADE20K) else None
+        return None
+
+    def list_files(self) -> Listing:
+        listing = Listing()
+        for split, file in self.lists.items():
+            files = listing.splits[split] = SplitFiles(place=file)
+            root = None
+            for number, record in _records(file):
+                root = root or self._root(file, number, record)
+                image, label = (os.path.join(root, record[key]) for key in ("fpath_img", "fpath_segm"))
+                if not os.path.isfile(label):
+                    listing.problems.append(PairingProblem("image_without_mask", split, (image,)))
+                elif not os.path.isfile(image):
+                    listing.problems.append(PairingProblem("mask_without_image", split, (label,)))
+                else:
+                    files.pairs.append((image, label))
+        return listing
+
+    def _root(self, file: str, number: int, record: dict) -> Path:
+        here = Path(file).parent
+        roots = [self.root] if self.root is not None else [here, here.parent]
+        for root in roots:
+            if (root / record["fpath_img"]).exists() or (root / record["fpath_segm"]).exists():
+                return root
+        raise SegZooError(
+            f"{file}, line {number}: there is no {record['fpath_img']} in {' or '.join(map(str, roots))}. Give the folder "
+            "that the paths begin at (data_root=...)."
+        )
+
+
+def find_odgt(folder: Folder, root: Path | None = None) -> OdgtLists | None:
+    """The lists right in a folder, or None."""
+    lists = [address for name, address in folder.files.items() if name.lower().endswith(EXTENSION)]
+    return odgt_lists(lists, root) if lists else None
+
+
+def odgt_lists(files: Sequence[str], root: Path | None = None) -> OdgtLists:
+    """The source of one or more lists; names with "train", "val" and "test" tell the splits.
+
+    Raises:
+        SegZooError: Two lists are of one split.
+    """
+    found: dict[str, str] = {}
+    for file in files:
+        stem = Path(file).stem.casefold()
+        split = next((split for name, split in SPLIT_NAMES.items() if name in stem), "train")
+        if split in found:
+            raise SegZooError(f"{found[split]} and {file} both seem to be the {split} split. Keep one of them.")
+        found[split] = file
+    return OdgtLists(found, root)
+
+
+def _records(file: str):
+    """Line number and content of every line."""
+    try:
+        with open(file, encoding="utf-8-sig") as opened:
+            for number, line in enumerate(opened, 1):
+                if line.strip():
+                    yield number, _record(file, number, line)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SegZooError(f"{file} cannot be read as text: {error}") from error
+
+
+def _record(file: str, number: int, line: str) -> dict:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise SegZooError(f"{file}, line {number} is not JSON: {error}") from error
+    if not isinstance(record, dict) or not all(isinstance(record.get(k), str) for k in ("fpath_img", "fpath_segm")):
+        raise SegZooError(f'{file}, line {number} should be like {{"fpath_img": "a.jpg", "fpath_segm": "a.png"}}.')
+    return record

@@ -1,0 +1,253 @@
+"""Pictures and masks that lie in files: which belong together, and what has no partner."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from ...errors import SegZooError
+from ..facts import DatasetFacts
+from ..label_encodings import LabelEncoding
+from .folders import Folder
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+IMAGE_EXTENSIONS = frozenset(
+    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2"}
+)
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class PairingProblem:
+    """Files that do not pair up.
+
+    Attributes:
+        kind: "image_without_mask" and "mask_without_image" (one each), "duplicate_stem" (files that share their name but
+            for the extension), "split_without_masks" and "split_without_images" (a folder that has no counterpart), or
+            "empty_split".
+        split: "train", "validation" or "test".
+        files: What it is about.
+    """
+
+    kind: str
+    split: str
+    files: tuple[str, ...]
+
+
+@dataclass
+class SplitFiles:
+    """The pairs of one split.
+
+    Attributes:
+        pairs: Picture and mask, as addresses.
+        encoding: How the masks are written; None: they hold class ids.
+        place: Where its pictures lie, for messages.
+    """
+
+    pairs: list[tuple[str, str]] = field(default_factory=list)
+    encoding: LabelEncoding | None = None
+    place: str = ""
+
+
+@dataclass
+class Listing:
+    """All that a source of files holds: split -> its pairs, and what does not pair up."""
+
+    splits: dict[str, SplitFiles] = field(default_factory=dict)
+    problems: list[PairingProblem] = field(default_factory=list)
+
+
+class FileSource(Protocol):
+    """One kind of folder of pictures and masks.
+
+    Attributes:
+        facts: Of the data set, where the layout is that of a known one.
+    """
+
+    @property
+    def facts(self) -> DatasetFacts | None: ...
+
+    def list_files(self) -> Listing: ...
+
+
+def files_by_stem(folder: Folder, suffix: str = "") -> dict[str, list[str]]:
+    """Path without extension and suffix, in Unicode's composed form -> the picture files that have it.
+
+    Args:
+        folder: Looked through with its subfolders.
+        suffix: What names end in before the extension; files without it are left out.
+    """
+    found: dict[str, list[str]] = {}
+    for path, address in folder.walk():
+        stem, extension = os.path.splitext(path)
+        if extension.lower() in IMAGE_EXTENSIONS and stem.endswith(suffix):
+            key = unicodedata.normalize("NFC", stem.removesuffix(suffix))
+            found.setdefault(key, []).append(address)
+    return found
+
+
+def pair_by_stem(
+    listing: Listing, split: str, images: Mapping[str, list[str]], labels: Mapping[str, list[str]]
+) -> None:
+    """Adds a split whose pictures and masks have equal stems.
+
+    Args:
+        listing: What to add to.
+        split: Of the pairs.
+        images, labels: Of `files_by_stem`.
+    """
+    target = listing.splits.setdefault(split, SplitFiles())
+    for files in (images, labels):
+        for paths in files.values():
+            if len(paths) > 1:
+                listing.problems.append(PairingProblem("duplicate_stem", split, tuple(paths)))
+    for kind, here, there in (("image_without_mask", images, labels), ("mask_without_image", labels, images)):
+        listing.problems += [
+            PairingProblem(kind, split, (paths[0],)) for stem, paths in here.items() if stem not in there
+        ]
+    target.pairs += [
+        (paths[0], labels[stem][0])
+        for stem, paths in sorted(images.items())
+        if len(paths) == 1 and len(labels.get(stem, ())) == 1
+    ]
+
+
+def pair_by_list(
+    listing: Listing, split: str, stems: Iterable[str], images: Mapping[str, str], labels: Mapping[str, str]
+) -> None:
+    """Adds a split whose pairs a list names.
+
+    Args:
+        listing: What to add to.
+        split: Of the pairs.
+        stems: The list.
+        images, labels: Stem -> address.
+    """
+    target = listing.splits.setdefault(split, SplitFiles())
+    for stem in stems:
+        image, label = images.get(stem), labels.get(stem)
+        if image is not None and label is not None:
+            target.pairs.append((image, label))
+        elif image is not None:
+            listing.problems.append(PairingProblem("image_without_mask", split, (image,)))
+        else:
+            listing.problems.append(PairingProblem("mask_without_image", split, (label or stem,)))
+
+
+def single_files(folder: Folder) -> dict[str, str]:
+    """Stem -> address of the picture files that lie right in a folder."""
+    stems = ((os.path.splitext(name), address) for name, address in folder.files.items())
+    return {stem: address for (stem, extension), address in stems if extension.lower() in IMAGE_EXTENSIONS}
+
+
+def settle(
+    listing: Listing, where: str, *, strict: bool, on_problem: Callable[[PairingProblem], None] | None
+) -> dict[str, Dataset]:
+    """The tables of a listing, after its problems were reported.
+
+    Args:
+        listing: Of a source.
+        where: What the source is called in messages.
+        strict: Raise for files that do not pair up; False warns and goes on with the others.
+        on_problem: Given, takes the problems one by one, and nothing is raised or warned of.
+
+    Raises:
+        SegZooError: There is not one pair. Without `on_problem` also: an empty split, one without masks (a test split is
+            left out instead), JPEG masks, and, where `strict`, any problem.
+    """
+    for split, files in listing.splits.items():
+        if not files.pairs:
+            listing.problems.append(PairingProblem("empty_split", split, (files.place or where,)))
+    if on_problem is not None:
+        for problem in listing.problems:
+            on_problem(problem)
+    else:
+        _refuse_or_warn(listing, strict)
+    tables = {split: _table(listing.splits[split]) for split in SPLITS if split in listing.splits}
+    tables = {split: table for split, table in tables.items() if len(table)}
+    if not tables:
+        raise SegZooError(f"No pair of picture and mask was found in {where}.")
+    return tables
+
+
+def _refuse_or_warn(listing: Listing, strict: bool) -> None:
+    by_kind: dict[tuple[str, str], list[PairingProblem]] = {}
+    for problem in listing.problems:
+        by_kind.setdefault((problem.split, problem.kind), []).append(problem)
+    if ("test", "split_without_masks") in by_kind:
+        folder = by_kind.pop(("test", "split_without_masks"))[0].files[0]
+        warnings.warn(f"The test split is left out: there are no masks for {folder}.", stacklevel=4)
+    for split, files in listing.splits.items():
+        lossy = [label for _, label in files.pairs if label.lower().endswith((".jpg", ".jpeg"))]
+        if lossy:
+            raise SegZooError(
+                f"{split}: {len(lossy)} mask(s) are JPEG, which changes class ids: {_few(list(map(_base, lossy)))}. Export masks as PNG."
+            )
+    if not by_kind:
+        return
+    lines = [_sentence(split, kind, problems) for (split, kind), problems in by_kind.items()]
+    if any(kind in ("empty_split", "split_without_masks") for _, kind in by_kind):
+        raise SegZooError("; ".join(lines) + ".")
+    if strict:
+        raise SegZooError(
+            f"Pictures and masks do not pair up: {'; '.join(lines)}. Mend the data, or load the pairs that are there with "
+            "strict=False."
+        )
+    warnings.warn(f"Skipped files that do not pair up: {'; '.join(lines)}.", stacklevel=4)
+
+
+_WORDS = {
+    "image_without_mask": "{count} picture(s) without mask: {files}",
+    "mask_without_image": "{count} mask(s) without picture: {files}",
+    "duplicate_stem": "{count} name(s) with several files: {files}",
+    "split_without_images": "there are masks but no pictures for {files}",
+    "split_without_masks": "there are pictures but no masks for {files}",
+    "empty_split": "the split is empty, no picture with a mask in {files}",
+}
+
+
+_OF_FOLDERS = ("split_without_images", "split_without_masks", "empty_split")
+
+
+def _sentence(split: str, kind: str, problems: list[PairingProblem]) -> str:
+    if len(problems[0].files) > 1:
+        names = [" and ".join(map(_base, problem.files)) for problem in problems]
+    else:
+        names = [problem.files[0] if kind in _OF_FOLDERS else _base(problem.files[0]) for problem in problems]
+    return f"{split}: " + _WORDS[kind].format(count=len(problems), files=_few(names))
+
+
+def _base(address: str) -> str:
+    return os.path.basename(address.partition("::")[0])
+
+
+def _few(names: list[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _table(files: SplitFiles) -> Dataset:
+    import datasets
+
+    images = [image for image, _ in files.pairs]
+    labels = [label for _, label in files.pairs]
+    columns = {"image": images, "label": labels, "image_path": images, "label_path": labels}
+    if files.encoding is not None:
+        columns["label_encoding"] = [files.encoding.name] * len(images)
+    features = {name: datasets.Value("string") for name in columns}
+    features |= {"image": datasets.Image(), "label": datasets.Image()}
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))

@@ -1,0 +1,85 @@
+"""Pascal VOC: JPEGImages, SegmentationClass and the lists in ImageSets/Segmentation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from ...errors import SegZooError
+from ..facts import DATASETS, DatasetFacts
+from .folders import Folder
+from .pairing import Listing, SplitFiles, pair_by_list, single_files
+
+LAYOUT = "Pascal VOC (VOCdevkit/VOC2012 with JPEGImages, SegmentationClass and ImageSets/Segmentation)"
+
+_YEARS = range(2012, 2006, -1)
+
+
+@dataclass(frozen=True)
+class PascalVoc:
+    """One year of Pascal VOC; masks are palette PNGs whose indices are the ids, 255 at borders.
+
+    Splits come from train.txt, val.txt and test.txt. Where SegmentationClassAug lies beside SegmentationClass (the further
+    masks of SBD), the train split is trainaug.txt, or without that list every mask there that is not in val.txt.
+
+    Attributes:
+        folder: VOC2012.
+    """
+
+    folder: Folder
+    facts: DatasetFacts = DATASETS["pascal_voc"]
+
+    def list_files(self) -> Listing:
+        listing = Listing()
+        images = single_files(self.folder.child("JPEGImages"))
+        official = self.folder.child("SegmentationClass")
+        labels = {} if official is None else single_files(official)
+        lists = {
+            split: self._list(name) for split, name in (("train", "train"), ("validation", "val"), ("test", "test"))
+        }
+        further = self.folder.child("SegmentationClassAug")
+        if further is not None:
+            more = single_files(further)
+            lists["train"] = self._list("trainaug") or sorted(more.keys() - set(lists["validation"] or ()))
+            labels = {**more, **labels, **{stem: more[stem] for stem in lists["train"] if stem in more}}
+        for split, stems in lists.items():
+            if stems is None or (split == "test" and not labels.keys() & set(stems)):
+                continue  # the benchmark keeps the masks of its test split
+            listing.splits[split] = SplitFiles(place=self.folder.path)
+            pair_by_list(listing, split, stems, images, labels)
+        return listing
+
+    def _list(self, name: str) -> list[str] | None:
+        lists = self.folder.at("ImageSets/Segmentation")
+        if f"{name}.txt" not in lists.files:
+            return None
+        lines = lists.read_text(f"{name}.txt").splitlines()
+        return [PurePosixPath(line.split()[0]).stem for line in lines if line.strip()]
+
+
+def find_pascal_voc(folder: Folder) -> PascalVoc | None:
+    """The source in a folder, in its VOCdevkit or in one of their years, the latest first; or None.
+
+    Raises:
+        SegZooError: A part is missing.
+    """
+    for root in (folder, folder.child("VOCdevkit")):
+        for place in () if root is None else (root, *(root.child(f"VOC{year}") for year in _YEARS)):
+            if place is not None and place.child("JPEGImages") is not None:
+                return _checked(place)
+    return None
+
+
+def _checked(folder: Folder) -> PascalVoc | None:
+    missing = [f for f in ("SegmentationClass", "ImageSets/Segmentation") if folder.at(f) is None]
+    if missing == ["SegmentationClass"] and folder.child("SegmentationClassAug") is not None:
+        missing = []
+    if missing:
+        raise SegZooError(
+            f"{folder.path} looks like Pascal VOC, for it has JPEGImages, but {' and '.join(missing)} is not there. Unpack "
+            "all of VOCtrainval, or rename the folder if it holds something else."
+        )
+    lists = folder.at("ImageSets/Segmentation").files
+    if not {"train.txt", "val.txt", "trainaug.txt"} & lists.keys():
+        raise SegZooError(f"{folder.path}/ImageSets/Segmentation has neither train.txt nor val.txt.")
+    return PascalVoc(folder)

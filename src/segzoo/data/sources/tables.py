@@ -1,0 +1,213 @@
+"""Tables that the `datasets` library reads: the Hub, parquet files, webdataset shards, folders that it saved."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import SegZooError
+from .folders import Folder
+from .pairing import SPLIT_NAMES
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+    Tables = dict[str, Dataset | IterableDataset]
+
+LAYOUT = "parquet files, webdataset shards (.tar), a folder saved by `datasets`"
+FORMATS = {".parquet": "parquet", ".tar": "webdataset"}
+
+_IMAGE_COLUMNS = ("image", "images", "img", "picture", "pixel_values")
+_LABEL_COLUMNS = (
+    "label",
+    "annotation",
+    "mask",
+    "labels",
+    "annotations",
+    "masks",
+    "segmentation",
+    "segmentation_mask",
+    "semantic_mask",
+    "semantic_segmentation",
+    "label_map",
+    "labelmap",
+    "semantic",
+    "scene_mask",
+    "scene_category_mask",
+)
+# Columns of webdataset shards are called as the extensions of their members.
+_PHOTOGRAPHS = ("jpg", "jpeg", "webp", "png", "tif", "tiff", "bmp", "ppm")
+_LOSSLESS = ("png", "tif", "tiff", "bmp", "pgm")
+_LABEL_WORDS = ("seg", "mask", "label", "annot", "semantic", "gt")
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """What `load_segmentation_dataset` was asked for."""
+
+    config_name: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    streaming: bool = False
+    cache_dir: str | None = None
+    revision: str | None = None
+    token: str | bool | None = None
+
+
+def is_saved(folder: Folder) -> bool:
+    """Whether `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote a folder."""
+    return bool({"dataset_dict.json", "state.json"} & folder.files.keys())
+
+
+def load_saved(path: Path, options: TableOptions) -> Tables:
+    """A folder that `datasets` saved."""
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except Exception as error:  # the library raises many kinds, here and below
+        raise SegZooError(f"{path} was saved by `datasets` but cannot be loaded: {_first_line(error)}") from error
+    if not isinstance(loaded, datasets.DatasetDict):
+        loaded = {"train": loaded}
+    return _name_columns(loaded, str(path), options)
+
+
+def load_files(pattern: Path, options: TableOptions) -> Tables:
+    """One parquet file or webdataset shard, or all that a pattern with * fits; names tell the splits.
+
+    Args:
+        pattern: Its extension is a key of `FORMATS`.
+    """
+    files = sorted(pattern.parent.glob(pattern.name)) if "*" in pattern.name else [pattern]
+    if not files:
+        raise SegZooError(f"There is no file {pattern}.")
+    by_split: dict[str, list[str]] = {}
+    for file in files:
+        words = re.split(r"[^a-z]+", file.name.casefold())
+        split = next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), "train")
+        by_split.setdefault(split, []).append(str(file))
+    return _load(FORMATS[pattern.suffix.casefold()], str(pattern), options, data_files=by_split)
+
+
+def load_local(path: Path, options: TableOptions, looked_for: str, found: str) -> Tables:
+    """A folder that `datasets` can read.
+
+    Args:
+        path: The folder.
+        options: As asked for.
+        looked_for, found: What else it might have been and what lies there, for the error.
+    """
+    try:
+        return _load(str(path), str(path), options)
+    except SegZooError as error:
+        raise SegZooError(f"{error} Looked for {looked_for}; found {found}.") from error
+
+
+def load_hub(name: str, options: TableOptions) -> Tables:
+    """A data set on the Hub."""
+    return _load(name, name, options, f"No folder {name!r} here, and loading it from the Hub failed: ")
+
+
+def _load(name: str, source: str, options: TableOptions, explain: str = "", **files: Any) -> Tables:
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(
+            name,
+            options.config_name,
+            cache_dir=options.cache_dir,
+            revision=options.revision,
+            token=options.token,
+            streaming=options.streaming,
+            **files,
+        )
+    except Exception as error:
+        raise SegZooError((explain or f"{source} cannot be read: ") + _first_line(error)) from error
+    return _name_columns(loaded, source, options)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _holds_pictures(feature: Any) -> bool:
+    """Whether a column's type can be that of a picture: decoded ones, bytes, or bytes with a path."""
+    import datasets
+
+    if isinstance(feature, datasets.Image):
+        return True
+    if isinstance(feature, datasets.Value):
+        return feature.dtype in ("binary", "large_binary")
+    return isinstance(feature, Mapping) and "bytes" in feature
+
+
+def _find_columns(features: Mapping[str, Any], source: str, options: TableOptions) -> tuple[str, str]:
+    """The columns of pictures and of masks."""
+    for wanted in (options.image_column, options.label_column):
+        if wanted is not None and wanted not in features:
+            raise SegZooError(f"{source} has no column {wanted!r}; it has {', '.join(features)}.")
+    pictures = [name for name, feature in features.items() if _holds_pictures(feature)]
+    label = options.label_column or next((name for name in _LABEL_COLUMNS if name in pictures), None)
+    image = options.image_column or next((name for name in _IMAGE_COLUMNS if name in pictures), None)
+    if label is None:
+        lossless = [name for name in pictures if name != image and name.casefold().rpartition(".")[2] in _LOSSLESS]
+        named = [name for name in lossless if name.casefold().startswith(_LABEL_WORDS)]
+        bare = [name for name in lossless if "." not in name and len(pictures) == 2]
+        label = next(iter(named or bare), None)
+    if image is None:
+        left = {name.casefold(): name for name in pictures if name != label}
+        image = next((left[name] for name in _PHOTOGRAPHS if name in left), None)
+        image = image or next((column for name, column in left.items() if name.startswith(_IMAGE_COLUMNS)), None)
+    for what, name, usual in (("image", image, _IMAGE_COLUMNS), ("label", label, _LABEL_COLUMNS)):
+        if name is None:
+            listed = ", ".join(f"{column} ({type(feature).__name__})" for column, feature in features.items())
+            raise SegZooError(
+                f"{source}: no column looks like the {what}. Columns: {listed}. Name it with {what}_column=... "
+                f"({what} columns hold pictures; usual names are {', '.join(usual[:4])})."
+            )
+    return image, label
+
+
+def _name_columns(loaded: Mapping[str, Any], source: str, options: TableOptions) -> Tables:
+    import datasets
+
+    result = {}
+    for split, table in loaded.items():
+        if isinstance(table, datasets.IterableDataset) and table.features is None:
+            table = table._resolve_features()
+        image, label = _find_columns(table.features, source, options)
+        if isinstance(table, datasets.Dataset) and len(table) == 0:
+            raise SegZooError(f"{source}: the {split} split is empty.")
+        table = _renamed(table, {image: "image", label: "label"}, source)
+        result[SPLIT_NAMES.get(split, split)] = table
+    return result
+
+
+def _renamed(table: Dataset | IterableDataset, names: Mapping[str, str], source: str) -> Dataset | IterableDataset:
+    """The table with its picture columns under other names, as `datasets.Image()`.
+
+    A stream would decode and encode every picture anew to rename its columns, so decoding is switched off meanwhile.
+    """
+    import datasets
+
+    names = {column: target for column, target in names.items() if column != target}
+    taken = {target: f"original_{target}" for target in names.values() if target in table.column_names}
+    new_names = {column: {**names, **taken}.get(column, column) for column in table.column_names}
+    decoded = [column for column, feature in table.features.items() if isinstance(feature, datasets.Image)]
+    if names:
+        for column in decoded:
+            table = table.cast_column(column, datasets.Image(decode=False))
+        for part in (taken, names):
+            table = table.rename_columns(part) if part else table
+    for column in {*(new_names[column] for column in decoded), "image", "label"}:
+        if table.features[column] != datasets.Image():
+            try:
+                table = table.cast_column(column, datasets.Image())
+            except (TypeError, ValueError) as error:
+                raise SegZooError(
+                    f"{source}: the {column} column does not hold pictures: {_first_line(error)}"
+                ) from error
+    return table
