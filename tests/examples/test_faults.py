@@ -108,8 +108,9 @@ def start(scenes, tiny, tmp_path):
 
 def one_line(run, code=1):
     assert run.wait() == code, run.stderr
-    (line,) = run.stderr.splitlines()
-    return line
+    lines = run.stderr.splitlines()
+    assert len(lines) == 1, run.stderr
+    return lines[0]
 
 
 def test_the_output_folder_vanishes_and_the_model_is_saved_all_the_same(start, tmp_path):
@@ -141,4 +142,6 @@ def test_a_picture_that_is_broken_is_named(start, scenes, tmp_path):
 
 def test_ctrl_c_ends_with_a_line_of_its_own(start):
     run = start().until_step(3).signal(signal.SIGINT, with_children=True)
-    assert one_line(run, code=130).startswith("interrupted")
+    assert run.wait() == 130
+    # A loading process may add that its connection broke off in the middle of a batch; the training's own line comes first.
+    assert run.stderr.startswith("interrupted; go on with --resume_from_checkpoint latest\n")
