@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -91,17 +92,28 @@ def report_lost_process(error: BaseException) -> bool:
 def outlive_stop_signals(worker_id: int = 0) -> None:
     """``worker_init_fn`` of a `DataLoader`: what a scheduler sends to every process of a job is for the training to answer.
 
-    A loading process that ended at once would take the training with it before it has saved. So a first SIGTERM gives it
-    20 more seconds without a word from the training, which may also be at its end; a second one ends it as usual.
+    A loading process that ended at once would take the training with it before it has saved. So it ends when the training
+    tells it to, and only then; where the sender of a signal cannot be told (macOS), a SIGTERM gives it 20 more seconds.
     """
+    if not hasattr(signal, "SIGALRM"):  # Windows
+        return
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # for all threads; one waits for it
+        threading.Thread(target=_end_with_the_parent, args=(os.getppid(),), daemon=True).start()
+    else:
+        signal.signal(signal.SIGTERM, _end_later)
 
-    def note(number, frame) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        signal.alarm(_GRACE)
 
-    if hasattr(signal, "SIGALRM"):  # not on Windows
-        signal.signal(signal.SIGTERM, note)
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+def _end_with_the_parent(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
+
+
+def _end_later(number, frame) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    signal.alarm(_GRACE)
 
 
 def _is_first_to_say(message: str) -> bool:
