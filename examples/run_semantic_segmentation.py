@@ -45,6 +45,7 @@ from segzoo.training.building import (
 from segzoo.training.checkpoints import load_checkpoint, remove_old_checkpoints, resume_checkpoint, save_checkpoint
 from segzoo.training.ema import WeightAverage
 from segzoo.training.guards import FiniteGuard, gradient_norm
+from segzoo.training.memory import keep_freed_memory
 from segzoo.training.optimization import build_optimizer, build_schedule
 from segzoo.training.output import FIGURES, LOG, RESULTS, claim_output_folder, write_json
 from segzoo.training.processes import report_error, report_lost_process, run_together
@@ -104,6 +105,14 @@ class Run:
             project_dir=args.output_dir,
         )
         self.is_main = self.accelerator.is_main_process
+        on_cpu = self.accelerator.device.type == "cpu"
+        if on_cpu:
+            keep_freed_memory()
+        # On CPUs it is the faster format for half precision only.
+        self.channels_last = args.channels_last
+        if args.channels_last is None:
+            self.channels_last = not on_cpu or self.accelerator.mixed_precision != "no"
+        self.memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
         self.output_dir = Path(args.output_dir)
         self.hub_options = {
             "token": args.hub_token or args.token,
@@ -282,8 +291,7 @@ class Run:
             warmup_steps = int(args.warmup_ratio * self.total_steps)
         if args.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
-        if args.channels_last:
-            self.model.to(memory_format=torch.channels_last)
+        self.model.to(memory_format=self.memory_format)
         if accelerator.num_processes > 1 and args.sync_batch_norm and accelerator.device.type == "cpu":
             self.say(
                 "note: on CPUs batch norms are not synchronised: each process normalises its own part of the batch"
@@ -380,8 +388,7 @@ class Run:
                     batch = next(batches)
                 names += batch["name"]
                 pixel_values = batch["pixel_values"].to(accelerator.device, non_blocking=True)
-                if args.channels_last:
-                    pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
+                pixel_values = pixel_values.contiguous(memory_format=self.memory_format)
                 labels = batch["labels"].to(accelerator.device, non_blocking=True)
                 last = part == self.accumulation - 1
                 with contextlib.nullcontext() if last else accelerator.no_sync(model):
@@ -476,7 +483,7 @@ class Run:
                 settings=settings,
                 batch_size=self.args.per_device_eval_batch_size,
                 num_workers=self.args.dataloader_num_workers,
-                channels_last=self.args.channels_last,
+                channels_last=self.channels_last,
             )
         if self.args.freeze_norms and bare.training:
             freeze_batch_norms(bare)

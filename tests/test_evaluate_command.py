@@ -370,10 +370,10 @@ def fail(scenes, model_folder, tmp_path, capsys):
     ("options", "message"),
     [
         (["--batch_size", "0"], "--batch_size is 0; it must be 1 or more"),
-        (["--window", "1", "2", "3"], "--window is 1 2 3; give height and width"),
+        (["--window", "1", "2", "3"], "--window 1 2 3: give height and width"),
         (["--no-slide", "--window", "32"], "--no-slide takes whole images"),
-        (["--slide"], "give their size as --window H W"),
-        (["--stride", "16"], "give their size as --window H W"),
+        (["--slide"], "give their size as --window HEIGHT WIDTH"),
+        (["--stride", "16"], "give their size as --window HEIGHT WIDTH"),
         (["--window", "32", "--stride", "64"], "make the stride at most the window"),
         (["--scales", "0"], "factors are above 0"),
         (["--classes", "scenes", "--num_labels", "9"], "leave out --num_labels"),

@@ -5,8 +5,9 @@ from datasets import Dataset
 
 from segzoo import SegZooConfig, SegZooError, SegZooForSemanticSegmentation, SegZooImageProcessor
 from segzoo.data.scenes import write_scenes
-from segzoo.evaluation_job import EvaluationJob, load_split, settings_for, variant_of
+from segzoo.evaluation_job import EvaluationJob, load_split, variant_of
 from segzoo.inference import InferenceSettings
+from segzoo.inference.options import settings_from_options
 
 
 def model_and_processor(window=None, stride=None):
@@ -30,23 +31,23 @@ def model_and_processor(window=None, stride=None):
     ],
 )
 def test_windows(own, options, expected):
-    settings = settings_for(*model_and_processor(*own), **options)
+    settings = settings_from_options(*model_and_processor(*own), **options)
     assert (settings.window_size, settings.window_stride) == expected
 
 
 def test_views():
-    settings = settings_for(*model_and_processor(), scales=[0.5, 1], flip=True, average="logits")
+    settings = settings_from_options(*model_and_processor(), scales=[0.5, 1], flip=True, average="logits")
     assert settings == InferenceSettings(scales=(0.5, 1.0), flip=True, average="logits")
-    with pytest.raises(SegZooError, match="--window H W"):
-        settings_for(*model_and_processor(), slide=True)
+    with pytest.raises(SegZooError, match="--window HEIGHT WIDTH"):
+        settings_from_options(*model_and_processor(), slide=True)
 
 
 def test_windows_of_the_processor():
     model, _ = model_and_processor()
     processor = SegZooImageProcessor(do_resize=False, window_size=[40, 40], window_stride=[20, 20])
-    assert settings_for(model, processor).window_size == (40, 40)
-    assert settings_for(model, processor, slide=True).window_stride == (20, 20)
-    assert settings_for(model, processor, slide=False).window_size is None
+    assert settings_from_options(model, processor).window_size == (40, 40)
+    assert settings_from_options(model, processor, slide=True).window_stride == (20, 20)
+    assert settings_from_options(model, processor, slide=False).window_size is None
 
 
 def test_variants():

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +124,7 @@ def prepare_evaluation(
         data: folder or Hub name that the rows are of.
         rows: of `load_split`.
         classes: of `classes_for`.
-        settings: of `settings_for`.
+        settings: of `segzoo.inference.options.settings_from_options`.
         split: the rows' part of the data.
         subset: in words, where the rows are not all of the split.
         ignore_index: label that does not count.
@@ -161,7 +161,7 @@ def prepare_evaluation(
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-    is_folder = Path(data).is_dir()
+    is_local = Path(data).exists()
     return EvaluationJob(
         model=model,
         processor=processor,
@@ -176,8 +176,8 @@ def prepare_evaluation(
         protocol="; ".join(part for part in protocol if part),
         variant="_".join([variant_of(settings), *([suffix] if suffix else [])]),
         identity=identity,
-        title=classes.dataset or (Path(data).resolve().name if is_folder else data),
-        dataset_id=dataset_id or (None if is_folder else data),
+        title=classes.dataset or (Path(data).resolve().name if is_local else data),
+        dataset_id=dataset_id or (None if is_local else data),
     )
 
 
@@ -256,52 +256,6 @@ def classes_for(
             stacklevel=2,
         )
     return found
-
-
-def settings_for(
-    model,
-    processor,
-    *,
-    slide: bool | None = None,
-    window: Sequence[int] | None = None,
-    stride: Sequence[int] | None = None,
-    scales: Sequence[float] | None = None,
-    flip: bool = False,
-    average: str | None = None,
-) -> InferenceSettings:
-    """The model's own protocol with what is asked for changed.
-
-    Args:
-        model, processor: may name windows.
-        slide: windows or whole images; None leaves it to the other arguments and the model.
-        window: (height, width) of the windows, or one number for both; None: the model's.
-        stride: likewise their step; None: the model's, or two thirds of the window.
-        scales, flip, average: as in `InferenceSettings`.
-
-    Raises:
-        SegZooError: windows are asked for and nobody says how large, or values that make no sense.
-    """
-    changes: dict[str, Any] = {}
-    if slide is False:
-        changes |= {"window_size": None, "window_stride": None}
-    elif slide or window or stride:
-        own = InferenceSettings.of_model(model, processor)
-        size = _pair(window) or own.window_size
-        if size is None:
-            raise SegZooError("--slide: the model has no windows of its own; give their size as --window H W")
-        step = _pair(stride) or (None if window else own.window_stride) or [max(1, 2 * side // 3) for side in size]
-        changes |= {"window_size": tuple(size), "window_stride": tuple(step)}
-    if scales:
-        changes["scales"] = tuple(scales)
-    if flip:
-        changes["flip"] = True
-    if average is not None:
-        changes["average"] = average
-    return InferenceSettings.of_model(model, processor, **changes)
-
-
-def _pair(values: Sequence[int] | None) -> tuple[int, int] | None:
-    return (values[0], values[-1]) if values else None
 
 
 def variant_of(settings: InferenceSettings) -> str:

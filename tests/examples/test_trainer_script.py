@@ -218,7 +218,7 @@ def test_nothing_to_do(fail):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"dataset_name": "/no/such/folder"}, "There is no folder /no/such/folder"),
+        ({"dataset_name": "/no/such/folder"}, "There is no folder or file /no/such/folder"),
         ({"model_name_or_path": "./no/model"}, "cannot load ./no/model"),
         ({"metric_for_best_model": "loss"}, "--metric_for_best_model loss: evaluation has no such score"),
         ({"resume_from_checkpoint": "latest"}, "--resume_from_checkpoint latest: there is no whole checkpoint in"),

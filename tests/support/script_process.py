@@ -64,6 +64,7 @@ class ScriptRun:
                     "MASTER_PORT": str(self._store.port),
                     "TORCHELASTIC_USE_AGENT_STORE": "True",
                     "TORCHELASTIC_RESTART_COUNT": "0",
+                    "OMP_NUM_THREADS": "1",
                 }
             arguments = (str(script), argv, str(logs / f"out-{rank}"), str(logs / f"err-{rank}"), environment)
             self.processes.append(_context.Process(target=_run, args=arguments))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segzoo.errors import SegZooError
+from segzoo.inference.options import add_protocol_options, check_protocol_options, settings_from_options
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -35,24 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="model folder, or its name on the Hub")
     parser.add_argument("data", metavar="DATA", help="folder with images/ and annotations/, or name of a data set")
 
-    how = parser.add_argument_group("protocol")
-    how.add_argument(
-        "--slide",
-        action=argparse.BooleanOptionalAction,
-        help="sliding windows, or whole images; left out, as the model's config says",
-    )
-    how.add_argument(
-        "--window", type=int, nargs="+", metavar="N", help="height and width of the windows (or one number)"
-    )
-    how.add_argument(
-        "--stride", type=int, nargs="+", metavar="N", help="their step; by default two thirds of the window"
-    )
-    how.add_argument(
-        "--scales", type=float, nargs="+", metavar="F", help="factors on the image size, such as 0.75 1 1.25"
-    )
-    how.add_argument("--flip", action="store_true", help="also predict the mirrored image")
-    how.add_argument("--average", choices=("probabilities", "logits"), help="what is averaged over scales and flips")
-
+    add_protocol_options(parser)
     data = parser.add_argument_group("data")
     data.add_argument("--split", default="validation", help="part of the data (default: %(default)s)")
     data.add_argument("--max_samples", type=int, metavar="N", help="score N images only, spread evenly over the split")
@@ -139,14 +123,7 @@ def check_arguments(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < least:
             raise SegZooError(f"--{name} is {value}; it must be {least} or more")
-    for name in ("window", "stride"):
-        value = getattr(args, name)
-        if value is not None and (len(value) > 2 or min(value) < 1):
-            raise SegZooError(f"--{name} is {' '.join(map(str, value))}; give height and width in pixels")
-    if args.slide is False and (args.window or args.stride):
-        raise SegZooError("--no-slide takes whole images; leave out --window and --stride")
-    if args.scales is not None and min(args.scales) <= 0:
-        raise SegZooError(f"--scales is {' '.join(map(str, args.scales))}; factors are above 0")
+    check_protocol_options(slide=args.slide, window=args.window, stride=args.stride, scales=args.scales)
     if args.classes is not None and args.num_labels is not None:
         raise SegZooError("--classes names the classes and so their number; leave out --num_labels")
     if args.save_predictions and not args.output:
@@ -217,7 +194,7 @@ def prepare(args: argparse.Namespace, accelerator: Accelerator) -> EvaluationJob
     import datasets
 
     from segzoo.commands.predict import load_model
-    from segzoo.evaluation_job import classes_for, load_split, prepare_evaluation, settings_for
+    from segzoo.evaluation_job import classes_for, load_split, prepare_evaluation
 
     datasets.disable_progress_bars()
     rows, subset = load_split(
@@ -229,7 +206,7 @@ def prepare(args: argparse.Namespace, accelerator: Accelerator) -> EvaluationJob
         max_samples=args.max_samples,
     )
     model, processor = load_model(args.model, "cpu")
-    settings = settings_for(
+    settings = settings_from_options(
         model,
         processor,
         slide=args.slide,

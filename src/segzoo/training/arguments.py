@@ -190,7 +190,12 @@ def _add_running(group) -> None:
     )
     add("--logging_steps", type=int, default=10)
     add("--dataloader_num_workers", type=int, default=2)
-    add("--channels_last", action=Switch, default=True, help="memory format that convolutions are fastest in")
+    add(
+        "--channels_last",
+        action=Switch,
+        default=None,
+        help="memory format of images and convolutions (default: on GPUs, and on CPUs in half precision)",
+    )
     add("--gradient_checkpointing", action=Switch, default=False, help="less memory, more time")
     add("--torch_compile", action=Switch, default=False, help="compile the model")
     add(
