@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 
+import pytest
 from accelerate import Accelerator
 
 from segzoo.training.signals import StopRequest
@@ -33,3 +34,29 @@ def test_a_second_sigterm_ends_the_process():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert done.returncode == -signal.SIGTERM
     assert done.stdout.split() == ["first"]
+
+
+def test_ctrl_c_that_python_ignores_is_not_lost():
+    class Interrupted:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(1000):
+                pass
+
+    before = signal.getsignal(signal.SIGINT)
+    with StopRequest() as stop:
+        ignored = []
+        hook, sys.unraisablehook = sys.unraisablehook, ignored.append
+        Interrupted()
+        sys.unraisablehook = hook
+        assert ignored[0].exc_type is KeyboardInterrupt
+        with pytest.raises(KeyboardInterrupt):
+            stop.agreed(Accelerator(cpu=True))
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_interrupts_at_once():
+    with pytest.raises(KeyboardInterrupt), StopRequest():
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000):
+            pass

@@ -12,17 +12,21 @@ EXIT_STOPPED = 75
 class StopRequest:
     """Notes SIGTERM and SIGUSR1 (what Slurm and Kubernetes send before they kill) while it is entered as a context.
 
-    A second SIGTERM ends the process at once, as usual.
+    A second SIGTERM ends the process at once, as usual. Ctrl-C raises `KeyboardInterrupt` as usual, and once more after the
+    step if it fell where Python can only ignore it, such as a destructor.
     """
 
     def __init__(self):
         self.received: str | None = None
+        self._interrupted = False
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
         for number in (signal.SIGTERM, getattr(signal, "SIGUSR1", None)):  # Windows has no SIGUSR1
             if number is not None:
                 self._before[number] = signal.signal(number, self._note)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
         return self
 
     def __exit__(self, *_) -> None:
@@ -36,8 +40,18 @@ class StopRequest:
             signal.raise_signal(number)
         self.received = signal.Signals(number).name
 
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self._interrupted = True
+        raise KeyboardInterrupt
+
     def agreed(self, accelerator) -> bool:
-        """Whether any process has been asked to stop; every process calls this after the same step and gets one answer."""
+        """Whether any process has been asked to stop; every process calls this after the same step and gets one answer.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C was pressed, and got lost.
+        """
+        if self._interrupted:
+            raise KeyboardInterrupt
         asked = self.received is not None
         if accelerator.num_processes == 1:
             return asked
