@@ -1,33 +1,38 @@
-"""DCNv3 forward and backward: segzoo's operator against grid_sample, written straight from the formula.
+"""The deformable operators, forward and backward: segzoo's, eager and compiled, against grid_sample.
 
-Both run in one process on the same tensors, taking turns; times are medians, memory is the peak that a fresh process adds
-on a forward and backward. The sizes are the four stages of InternImage-T on a picture of 512 x 512. Outputs and gradients
-are compared with grid_sample in float64.
+The usual way is written straight from the formulas of DCNv3 and of multi-scale deformable attention. All ways run in one
+process on the same tensors, taking turns; times are medians, memory is the peak that a fresh process adds on a forward and
+backward. DCNv3 has the sizes of the four stages of InternImage-T, attention those of ViT-Adapter-B (queries of the ViT read
+the pyramid: injector; the other way round: extractor) and of Mask2Former's pixel decoder. Outputs and gradients are compared
+with grid_sample in float64.
 
     python benchmarks/deformable.py
-    python benchmarks/deformable.py --image 640 --channels 160 --groups 10 --offset-scale 2 --batch 2 --dtype bfloat16
+    python benchmarks/deformable.py --cases stage3 --image 640 --channels 160 --groups 10 --offset-scale 2 --dtype bfloat16
 """
 
 import argparse
+import ctypes
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segzoo.ops import dcnv3
+from segzoo.ops import dcnv3, ms_deform_attn
 
 KERNEL = 3
 POINTS = KERNEL**2
+ATTENTION_POINTS = 4
 
 
-def reference(input: Tensor, offset: Tensor, mask: Tensor, groups: int, scale: float) -> Tensor:
-    """The usual way: softmax, sampling grid, one grid_sample with every group as an image of its own, weighted sum."""
+def dcnv3_reference(input: Tensor, offset: Tensor, mask: Tensor, groups: int, scale: float) -> Tensor:
+    """Softmax, sampling grid, one grid_sample with every group as an image of its own, weighted sum."""
     batch, height, width, channels = input.shape
     dtype = torch.promote_types(input.dtype, torch.float32)
     weight = mask.to(dtype).view(batch, height, width, groups, POINTS).softmax(-1)
@@ -46,33 +51,114 @@ def reference(input: Tensor, offset: Tensor, mask: Tensor, groups: int, scale: f
     return total.permute(0, 2, 3, 1).contiguous().to(input.dtype)
 
 
-def ours(input: Tensor, offset: Tensor, mask: Tensor, groups: int, scale: float) -> Tensor:
-    return dcnv3(input, offset, mask, groups=groups, offset_scale=scale, softmax=True)
+def attention_reference(value: Tensor, locations: Tensor, weights: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
+    """One grid_sample a level with every head as an image of its own, all samples side by side, weighted sum."""
+    batch, _, heads, depth = value.shape
+    dtype = torch.promote_types(value.dtype, torch.float32)
+    grids = (2 * locations.to(dtype) - 1).transpose(1, 2).flatten(0, 1)  # N * heads, Q, levels, points, 2
+    maps = value.to(dtype).split([height * width for height, width in shapes], dim=1)
+    samples = []
+    for level, (height, width) in enumerate(shapes):
+        map = maps[level].permute(0, 2, 3, 1).reshape(batch * heads, depth, height, width)
+        grid = grids[:, :, level]
+        samples.append(F.grid_sample(map, grid, mode="bilinear", padding_mode="zeros", align_corners=False))
+    weights = weights.to(dtype).transpose(1, 2).flatten(3).flatten(0, 1).unsqueeze(1)
+    total = (torch.cat(samples, dim=-1) * weights).sum(-1)
+    return total.view(batch, heads * depth, -1).transpose(1, 2).contiguous().to(value.dtype)
 
 
-WAYS = {"grid_sample": reference, "segzoo": ours}
+@dataclass(frozen=True)
+class Case:
+    """An operator at one size. Its functions take the same three tensors."""
+
+    label: str
+    tensors: list[Tensor]  # sampled, positions, weights; gradient of the output
+    reference: Callable[..., Tensor]
+    ours: Callable[..., Tensor]
 
 
-def make_tensors(side: int, groups: int, channels: int, arguments: argparse.Namespace) -> list[Tensor]:
-    """(input, offset, mask, gradient of the output); offsets of about a pixel, as trained models have them.
-
-    They are odd multiples of 1/128: no sample lies on a pixel, where rounding would decide between two gradients.
-    """
+def dcnv3_case(stage: int, side: int, arguments: argparse.Namespace) -> Case:
+    factor = 2 ** (stage - 1)
+    groups, channels, scale = arguments.groups * factor, arguments.channels * factor, arguments.offset_scale
     generator = torch.Generator().manual_seed(0)
     last = (channels, groups * POINTS * 2, groups * POINTS, channels)
     tensors = [torch.randn(arguments.batch, side, side, n, generator=generator) for n in last]
-    tensors[1] = (tensors[1] * 64).floor() / 64 + 1 / 128
+    tensors[1] = off_pixels(tensors[1])  # of about a pixel, as trained models have them
+    return Case(
+        f"dcnv3 stage {stage}: {side}x{side}x{channels}, {groups} groups",
+        ready(tensors, arguments),
+        lambda *t: dcnv3_reference(*t, groups, scale),
+        lambda *t: dcnv3(*t, groups=groups, offset_scale=scale, softmax=True),
+    )
+
+
+def attention_case(
+    name: str, queries: list[int], levels: list[int], heads: int, depth: int, arguments: argparse.Namespace
+) -> Case:
+    """Squares of these sides; the points lie a few pixels around the centre of each query's own pixel."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return torch.randn(arguments.batch, *shape, generator=generator)
+
+    number = sum(side**2 for side in queries)
+    centers = [torch.cartesian_prod(*[(torch.arange(side) + 0.5) / side] * 2).flip(-1) for side in queries]
+    offsets = off_pixels(draw(number, heads, len(levels), ATTENTION_POINTS, 2) * 2)
+    pixels = torch.cat(centers).view(number, 1, 1, 1, 2) * torch.tensor(levels).view(-1, 1, 1) + offsets
+    # In pixels, an odd multiple of 1/512 from the grid: see off_pixels.
+    locations = ((pixels * 256).floor() / 256 + 1 / 512) / torch.tensor(levels).view(-1, 1, 1)
+    weights = draw(number, heads, len(levels) * ATTENTION_POINTS).softmax(-1).unflatten(-1, (len(levels), -1))
+    tensors = [draw(sum(side**2 for side in levels), heads, depth), locations, weights, draw(number, heads * depth)]
+    shapes = [(side, side) for side in levels]
+    return Case(
+        f"attention {name}: {number} queries, {len(levels)} levels, {heads}x{depth}",
+        ready(tensors, arguments),
+        lambda *t: attention_reference(*t, shapes),
+        lambda v, s, a: ms_deform_attn(v, shapes, s, a),
+    )
+
+
+def off_pixels(offsets: Tensor) -> Tensor:
+    """As odd multiples of 1/128: no sample lies on a pixel, where rounding would decide between two gradients."""
+    return (offsets * 64).floor() / 64 + 1 / 128
+
+
+def ready(tensors: list[Tensor], arguments: argparse.Namespace) -> list[Tensor]:
     dtype = getattr(torch, arguments.dtype)
     return [t.to(arguments.device, dtype).requires_grad_(i < 3) for i, t in enumerate(tensors)]
 
 
-def forward(way: Callable, tensors: list[Tensor], groups: int, scale: float) -> Tensor:
+STAGES = {f"stage{number}": number for number in (1, 2, 3, 4)}
+CASES = (*STAGES, "injector", "extractor", "pixel-decoder")
+
+
+def make_case(name: str, arguments: argparse.Namespace) -> Case:
+    image = arguments.image
+    if name in STAGES:
+        return dcnv3_case(STAGES[name], image // (2 * 2 ** STAGES[name]), arguments)
+    pyramid, vit = [image // 8, image // 16, image // 32], [image // 16]
+    if name == "injector":
+        return attention_case(name, vit, pyramid, 12, 32, arguments)
+    if name == "extractor":
+        return attention_case(name, pyramid, vit, 12, 32, arguments)
+    return attention_case(name, pyramid[::-1], pyramid[::-1], 8, 32, arguments)
+
+
+def ways(case: Case) -> dict[str, Callable[..., Tensor]]:
+    torch._dynamo.reset()
+    return {"grid_sample": case.reference, "eager": case.ours, "compiled": torch.compile(case.ours, fullgraph=True)}
+
+
+WAYS = ("grid_sample", "eager", "compiled")
+
+
+def forward(way: Callable, tensors: list[Tensor]) -> Tensor:
     with torch.no_grad():
-        return way(*tensors[:3], groups, scale)
+        return way(*tensors[:3])
 
 
-def forward_backward(way: Callable, tensors: list[Tensor], groups: int, scale: float) -> list[Tensor]:
-    output = way(*tensors[:3], groups, scale)
+def forward_backward(way: Callable, tensors: list[Tensor]) -> list[Tensor]:
+    output = way(*tensors[:3])
     return [output.detach(), *torch.autograd.grad(output, tensors[:3], tensors[3])]
 
 
@@ -84,44 +170,46 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def times(tensors: list[Tensor], groups: int, arguments: argparse.Namespace) -> dict[tuple[str, str], float]:
+def times(case: Case, arguments: argparse.Namespace) -> dict[tuple[str, str], float]:
     """Median seconds of each (run, way), measured in turns."""
     seconds = {(run, way): [] for run in RUNS for way in WAYS}
-    for number in range(arguments.rounds + 1):
+    functions = ways(case)
+    for number in range(arguments.rounds + 2):
         for run, way in seconds:
             synchronize(arguments.device)
             start = time.perf_counter()
-            RUNS[run](WAYS[way], tensors, groups, arguments.offset_scale)
+            RUNS[run](functions[way], case.tensors)
             synchronize(arguments.device)
-            if number:  # the first round warms up
+            if number > 1:  # the first rounds compile and warm up
                 seconds[run, way].append(time.perf_counter() - start)
     return {key: statistics.median(values) for key, values in seconds.items()}
 
 
-def errors(tensors: list[Tensor], groups: int, scale: float) -> dict[str, float]:
+def errors(case: Case) -> dict[str, float]:
     """How far each way is from grid_sample in float64: the worst of output and gradients, relative to its largest value."""
-    exact = [t.detach().double().requires_grad_(i < 3) for i, t in enumerate(tensors)]
-    expected = forward_backward(reference, exact, groups, scale)
+    exact = [t.detach().double().requires_grad_(i < 3) for i, t in enumerate(case.tensors)]
+    expected = forward_backward(case.reference, exact)
     worst = {}
-    for name, way in WAYS.items():
-        found = forward_backward(way, tensors, groups, scale)
-        pairs = zip(found, expected, strict=True)
+    for name, way in ways(case).items():
+        pairs = zip(forward_backward(way, case.tensors), expected, strict=True)
         worst[name] = max(float((a.double() - b).abs().max() / b.abs().max()) for a, b in pairs)
     return worst
 
 
-def added_memory(way: str, tensors: list[Tensor], groups: int, arguments: argparse.Namespace) -> float:
+def added_memory(way: str, name: str, arguments: argparse.Namespace) -> float:
     """MiB above what the process held before, at the peak of a forward and backward. Needs a fresh process on a CPU."""
-    small = make_tensors(8, groups, tensors[0].shape[-1], arguments)
-    forward_backward(WAYS[way], small, groups, arguments.offset_scale)
+    case = make_case(name, arguments)
+    function = ways(case)[way]
+    forward_backward(function, case.tensors)  # a compiler and lazy imports are not what is measured
     if arguments.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        forward_backward(WAYS[way], tensors, groups, arguments.offset_scale)
+        forward_backward(function, case.tensors)
         return (torch.cuda.max_memory_allocated() - before) / 2**20
+    ctypes.CDLL(None).malloc_trim(0)  # what the first run has freed goes back to the system (Linux)
     Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark back (Linux)
     before = high_water()
-    forward_backward(WAYS[way], tensors, groups, arguments.offset_scale)
+    forward_backward(function, case.tensors)
     return high_water() - before
 
 
@@ -131,49 +219,53 @@ def high_water() -> float:
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**10
 
 
-def memory_in_fresh_process(way: str, stage: int, arguments: argparse.Namespace) -> float:
-    command = [sys.executable, __file__, "--memory-of", way, "--stages", str(stage)]
+def memory_in_fresh_process(way: str, name: str, arguments: argparse.Namespace) -> float:
+    command = [sys.executable, __file__, "--memory-of", way, "--cases", name]
     for option in ("image", "channels", "groups", "offset_scale", "batch", "dtype", "threads", "device"):
         command += [f"--{option.replace('_', '-')}", str(getattr(arguments, option))]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def report(run: str, numbers: dict[str, float], unit: str) -> None:
+    cells = []
+    for way in WAYS:
+        ratio = "" if way == "grid_sample" else f" ({numbers['grid_sample'] / max(numbers[way], 1e-9):.1f}x)"
+        cells.append(f"{numbers[way]:.1f} {unit}{ratio}")
+    print(f"  {run:19s}" + "".join(f"{cell:>22s}" for cell in cells), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--image", type=int, default=512, help="side of the picture; stage 1 works on a quarter of it")
-    parser.add_argument("--stages", type=int, nargs="+", default=[1, 2, 3, 4])
-    parser.add_argument("--channels", type=int, default=64, help="of stage 1; doubled in every stage")
-    parser.add_argument("--groups", type=int, default=4, help="of stage 1; doubled in every stage")
-    parser.add_argument("--offset-scale", type=float, default=1.0)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
+    parser.add_argument("--image", type=int, default=512, help="side of the picture")
+    parser.add_argument("--channels", type=int, default=64, help="of DCNv3's stage 1; doubled in every stage")
+    parser.add_argument("--groups", type=int, default=4, help="of DCNv3's stage 1; doubled in every stage")
+    parser.add_argument("--offset-scale", type=float, default=1.0, help="of DCNv3")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16", "float64"])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--memory-of", choices=WAYS, help=argparse.SUPPRESS)  # the fresh process
+    parser.add_argument("--no-memory", action="store_true", help="skip the fresh processes that measure memory")
+    parser.add_argument("--memory-of", choices=WAYS, help=argparse.SUPPRESS)  # such a process
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if arguments.memory_of:
+        print(added_memory(arguments.memory_of, arguments.cases[0], arguments))
+        return
 
-    if not arguments.memory_of:
-        print(f"batch {arguments.batch}, {arguments.dtype}, {arguments.device}, {arguments.threads} threads")
-        print(f"{'stage':26s} {'run':19s} {'grid_sample':>12s} {'segzoo':>10s}   ratio", flush=True)
-    for stage in arguments.stages:
-        side, factor = arguments.image // (4 * 2 ** (stage - 1)), 2 ** (stage - 1)
-        groups, channels = arguments.groups * factor, arguments.channels * factor
-        tensors = make_tensors(side, groups, channels, arguments)
-        if arguments.memory_of:
-            print(added_memory(arguments.memory_of, tensors, groups, arguments))
-            continue
-        label = f"{stage}: {side}x{side}x{channels}, {groups} groups"
-        seconds = times(tensors, groups, arguments)
+    print(f"batch {arguments.batch}, {arguments.dtype}, {arguments.device}, {arguments.threads} threads")
+    print(" " * 21 + "".join(f"{way:>22s}" for way in WAYS))
+    for name in arguments.cases:
+        case = make_case(name, arguments)
+        print(case.label, flush=True)
+        seconds = times(case, arguments)
         for run in RUNS:
-            usual, mine = (seconds[run, way] * 1e3 for way in WAYS)
-            print(f"{label:26s} {run:19s} {usual:9.1f} ms {mine:7.1f} ms {usual / mine:7.1f}", flush=True)
-        usual, mine = (memory_in_fresh_process(way, stage, arguments) for way in WAYS)
-        print(f"{label:26s} {'peak memory':19s} {usual:8.1f} MiB {mine:6.1f} MiB {usual / max(mine, 1e-9):7.1f}")
-        worst = errors(tensors, groups, arguments.offset_scale)
-        usual, mine = (worst[way] for way in WAYS)
-        print(f"{label:26s} {'error':19s} {usual:12.1e} {mine:10.1e}", flush=True)
+            report(run, {way: seconds[run, way] * 1e3 for way in WAYS}, "ms")
+        if not arguments.no_memory:
+            report("peak memory", {way: memory_in_fresh_process(way, name, arguments) for way in WAYS}, "MiB")
+        worst = errors(case)
+        print(f"  {'error':19s}" + "".join(f"{worst[way]:>22.1e}" for way in WAYS), flush=True)
 
 
 if __name__ == "__main__":

@@ -391,7 +391,10 @@ def test_compiles_as_one_graph_forward_and_loss():
 
 @pytest.mark.parametrize(
     "backbone",
-    [SegZooResNetConfig.tiny(), InternImageConfig(channels=8, depths=[1, 1], groups=[1, 2])],
+    [
+        SegZooResNetConfig.tiny(),
+        pytest.param(InternImageConfig(channels=8, depths=[1, 1], groups=[1, 2]), marks=pytest.mark.slow),
+    ],
     ids=lambda config: config.model_type,
 )
 def test_inductor(backbone):

@@ -132,6 +132,11 @@ class SegZooPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     # Trainer must not think that forward consumes num_items_in_batch: it would scale the loss under accumulation.
     accepts_loss_kwargs = False
+    # A choice of attention passes through composites to the parts; those without attention take any. Others say what they cannot.
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
 
     @property
     def num_depths(self) -> int | None:

@@ -265,6 +265,8 @@ def variant_of(settings: InferenceSettings) -> str:
         parts = [f"windows-{'x'.join(map(str, settings.window_size))}-{'x'.join(map(str, settings.window_stride))}"]
     if tuple(settings.scales) != (1.0,):
         parts.append("scales-" + "-".join(f"{scale:g}" for scale in settings.scales))
+    if settings.short_sides:
+        parts.append("sides-" + "-".join(map(str, settings.short_sides)))
     if settings.flip:
         parts.append("flip")
     if settings.average != "probabilities" and len(parts) > 1:

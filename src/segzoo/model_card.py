@@ -63,6 +63,7 @@ class ModelCardFacts:
         source_code_url: the repository of the original code.
         paper_url: the paper.
         published_miou, published_miou_multi_scale: what the authors published for this file, 0 to 1.
+        published_flip: whether the latter is of mirrored pictures too.
         published_url: where they published it.
         measurements: scores measured with this folder.
         verification: how the conversion was checked, in words.
@@ -99,6 +100,7 @@ class ModelCardFacts:
     paper_url: str | None = None
     published_miou: float | None = None
     published_miou_multi_scale: float | None = None
+    published_flip: bool = True
     published_url: str | None = None
     measurements: Sequence[Measurement] = ()
     verification: str | None = None
@@ -275,7 +277,7 @@ def _scores(facts: ModelCardFacts) -> str:
         f"| {where}, {METRIC_TITLES['mean_iou']} | {percent(value)} | {table_cell(facts.dataset or 'data set not known')}; {scales} |"
         for value, scales in (
             (facts.published_miou, "single scale"),
-            (facts.published_miou_multi_scale, "multi-scale and flip"),
+            (facts.published_miou_multi_scale, "multi-scale and flip" if facts.published_flip else "multi-scale"),
         )
         if value is not None
     ]

@@ -14,7 +14,7 @@ from segzoo.auto import AutoHead, AutoNeck
 from segzoo.base import SegZooPreTrainedModel
 from segzoo.configuration_segzoo import SegZooConfig
 from segzoo.errors import SegZooError
-from segzoo.heads import HeadConfig
+from segzoo.heads import HeadConfig, Mask2FormerHeadOutput
 from segzoo.hub import WritesShim
 from segzoo.inference.sliding_window import sliding_window_logits
 from segzoo.losses import Loss
@@ -26,15 +26,21 @@ class SegZooOutput(ModelOutput):
 
     Args:
         loss: sum of ``losses``, when labels were given.
-        losses: the weighted loss of every head, by name (``"decode_0.cross_entropy"``, ``"auxiliary_0.cross_entropy"``).
+        losses: the weighted loss of every head, by name (``"decode_0.cross_entropy"``, ``"auxiliary_0.cross_entropy"``;
+            of a head with queries ``"decode_0.query_mask"``, and ``"decode_0.layer_2.query_mask"`` of its earlier predictions).
         logits: scores before softmax (batch, num_labels, height / stride, width / stride); with windows, at the input's size.
         hidden_states: of the backbone, when asked for.
+        class_queries_logits: class scores of the queries, "no object" last, (batch, num_queries, num_labels + 1); of heads
+            with queries and without windows, as is the next.
+        masks_queries_logits: masks of the queries before the sigmoid (batch, num_queries, height / stride, width / stride).
     """
 
     loss: torch.FloatTensor | None = None
     losses: dict[str, torch.FloatTensor] | None = None
     logits: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    class_queries_logits: torch.FloatTensor | None = None
+    masks_queries_logits: torch.FloatTensor | None = None
 
 
 class SegZooForSemanticSegmentation(WritesShim, SegZooPreTrainedModel):
@@ -121,7 +127,12 @@ class SegZooForSemanticSegmentation(WritesShim, SegZooPreTrainedModel):
         if labels is not None:
             losses = self._losses(feature_maps, outputs, labels)
             loss = sum(losses.values())
-        return SegZooOutput(loss=loss, losses=losses, logits=outputs[-1].logits, hidden_states=hidden_states)
+        queries = {}
+        if isinstance(outputs[-1], Mask2FormerHeadOutput):
+            queries = {name: outputs[-1][name] for name in ("class_queries_logits", "masks_queries_logits")}
+        return SegZooOutput(
+            loss=loss, losses=losses, logits=outputs[-1].logits, hidden_states=hidden_states, **queries
+        )
 
     def set_losses(
         self,

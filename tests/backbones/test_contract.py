@@ -76,8 +76,8 @@ def test_maps_have_the_promised_channels(model_type, size):
 def test_out_features_choose_maps(model_type):
     model = build(model_type)
     x = images(1, 64, 64)
-    everything = model(x).feature_maps
-    model.out_features = ["stage2", "stage4"]
+    everything, names = model(x).feature_maps, model.out_features
+    model.out_features = [names[1], names[3]]
     chosen = model(x).feature_maps
     assert len(chosen) == 2 and torch.equal(chosen[0], everything[1]) and torch.equal(chosen[1], everything[3])
 

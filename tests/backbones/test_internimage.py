@@ -142,8 +142,8 @@ def test_drop_path_grows_with_depth():
         model = InternImageBackbone(InternImageConfig(channels=8, depths=[1, 1, 2, 1], groups=[1] * 4, **options))
         return [layer.drop_path.p for stage in model.stages for layer in stage.layers]
 
-    assert rates(drop_path=0.4) == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
-    assert rates(drop_path=0.4, drop_path_uniform=True) == pytest.approx([0.4] * 5)
+    assert rates(drop_path_rate=0.4) == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
+    assert rates(drop_path_rate=0.4, drop_path_uniform=True) == pytest.approx([0.4] * 5)
 
 
 @pytest.mark.parametrize(

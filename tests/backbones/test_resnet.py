@@ -64,3 +64,12 @@ def test_stride_on_the_first_convolution():
 def test_options_that_do_not_fit(options, words):
     with pytest.raises(SegZooError, match=words):
         SegZooResNetConfig(**options)
+
+
+def test_mit_dilates_both_convolutions_of_basic_blocks():
+    model = SegZooResNetBackbone(SegZooResNetConfig(**VARIANTS["resnet18_mit_d8"]))
+    found = [[(block.conv1.conv.dilation[0], block.conv2.conv.dilation[0]) for block in s] for s in model.stages]
+    assert found == [[(1, 1), (1, 1)], [(1, 1), (1, 1)], [(1, 2), (2, 2)], [(2, 4), (4, 4)]]
+    assert [conv.conv.out_channels for conv in model.stem] == [64, 64, 128]
+    plain = SegZooResNetBackbone(SegZooResNetConfig(**VARIANTS["resnet18_v1c_d8"]))
+    assert {block.conv2.conv.dilation[0] for stage in plain.stages for block in stage} == {1}

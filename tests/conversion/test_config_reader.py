@@ -369,12 +369,16 @@ class TestBaseFiles:
         (tmp_path / "binary.py").write_bytes(b"\xff\xfe\x00x")
         (tmp_path / "list.json").write_text("[1]")
         (tmp_path / "bad.json").write_text("{")
-        (tmp_path / "a.yaml").write_text("a: 1")
+        (tmp_path / "bad.yaml").write_text("a: [1")
+        (tmp_path / "tags.yml").write_text("a: !!python/object/apply:os.getcwd []")
+        (tmp_path / "a.toml").write_text("a = 1")
         for name, cause in (
             ("binary.py", "not text in UTF-8"),
             ("list.json", "not a dict"),
             ("bad.json", "not JSON"),
-            ("a.yaml", "'.yaml' files are not read"),
+            ("bad.yaml", "not YAML"),
+            ("tags.yml", "not YAML .*could not determine a constructor"),
+            ("a.toml", "'.toml' files are not read"),
             ("none.py", "no such file"),
             (".", "a folder"),
         ):

@@ -73,6 +73,7 @@ def test_scores_equal_their_definition(maps):
         values = np.array(expected)[~np.isnan(expected)]
         np.testing.assert_allclose(result[f"mean_{name}"], values.mean() if len(values) else np.nan, rtol=1e-12)
     np.testing.assert_allclose(result["overall_accuracy"], overall, rtol=1e-12)
+    np.testing.assert_allclose(result["overall_score"], (result["mean_iou"] + overall) / 2, rtol=1e-12)
     assert counted.matrix.dtype == torch.int64
     assert int(counted.matrix.sum()) == sum(int((label != ignore_index).sum()) for label in labels)
 
@@ -205,7 +206,7 @@ def test_table():
     lines = text.splitlines()
     assert lines[2].split() == ["sky", "66.67", "75.00", "80.00", "80.00", "85.71", "75.00"]
     assert lines[4].split() == ["car", "-", "-", "-", "-", "-", "-"]
-    assert lines[-1] == "pixel accuracy 75.00"
+    assert lines[-1] == "pixel accuracy 75.00, overall score 66.67"
     assert format_table(result).splitlines()[2].startswith("0 ")
 
 

@@ -64,6 +64,7 @@ def undisturbed(shards, tiny, tmp_path_factory):
     return losses, weights
 
 
+@pytest.mark.slow
 def test_a_killed_streaming_training_goes_on_bit_for_bit(shards, tiny, tmp_path, undisturbed):
     run = start(shards, tiny, tmp_path, streaming=True, dataloader_num_workers=2).until_step(4)
     run.kill()

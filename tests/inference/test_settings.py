@@ -75,6 +75,11 @@ def test_of_model():
             "averaged; no flip; logits averaged over 3 views",
         ),
         ({}, {"size": {"shortest_edge": 640}}, "single scale, shorter side 640; whole image; no flip"),
+        (
+            {"short_sides": (300, 450)},
+            {"size": {"shortest_edge": 450, "longest_edge": 1000}},
+            "shorter sides 300, 450, longer side at most 1000; whole image; no flip; probabilities averaged over 2 views",
+        ),
     ],
 )
 def test_in_words(settings, processor, words):
@@ -100,6 +105,7 @@ def options(*arguments):
             ["--no-slide", "--scales", "0.5", "1", "--flip", "--average", "logits"],
             {"scales": (0.5, 1.0), "flip": True, "average": "logits"},
         ),
+        (["--no-slide", "--short_sides", "300", "450"], {"short_sides": (300, 450)}),
     ],
 )
 def test_options(arguments, expected):
@@ -114,12 +120,16 @@ def test_options(arguments, expected):
         (["--window", "1", "2", "3"], "--window 1 2 3: give height and width"),
         (["--stride", "0"], "--stride 0: give height and width"),
         (["--scales", "1", "-2"], "factors are above 0"),
+        (["--short_sides", "300", "0"], "at least 1"),
+        (["--short_sides", "300", "--scales", "1"], "exclude each other"),
     ],
 )
 def test_refused_options(arguments, words):
     given = options(*arguments)
     with pytest.raises(SegZooError, match=words):
-        check_protocol_options(**{name: given[name] for name in ("slide", "window", "stride", "scales")})
+        check_protocol_options(
+            **{name: given[name] for name in ("slide", "window", "stride", "scales", "short_sides")}
+        )
 
 
 def test_windows_of_nobody():

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from inference import originals
 from parity import synthesis
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from segzoo import SegZooImageProcessor
+from segzoo import SegZooForSemanticSegmentation, SegZooImageProcessor
+from segzoo.conversion.translate import translate_config
+from segzoo.conversion.weights import match_weights
 from segzoo.inference import InferenceSettings, Predictor, sliding_window_logits
 from segzoo.inference.label_maps import label_map_from_rows
 from segzoo.inference.rows import AveragedRows, MapRows
+from segzoo.zoo import original_config
 
 RECORDS = Path(__file__).parent / "records"
 RECORD = json.loads((RECORDS / "tta.json").read_text())
@@ -27,7 +29,14 @@ WINDOWS = {"window_size": (64, 64), "window_stride": (43, 43)}
 
 @pytest.fixture(scope="module")
 def model():
-    return originals.ViTAdapter(synthesis.state_dict(RECORD["keys"]), num_labels=150)
+    config = original_config("upernet_augreg_adapter_tiny_512_160k_ade20k")
+    del config["model"]["auxiliary_head"]  # the record's model has none
+    translation = translate_config(config)
+    model = SegZooForSemanticSegmentation(translation.config)
+    state, match = match_weights(synthesis.state_dict(RECORD["keys"]), translation.components, model.state_dict())
+    match.raise_for_problems("the record")
+    model.load_state_dict(state)
+    return model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +53,9 @@ def assert_recorded(maps, name, tolerance=1e-5):
 
 @torch.no_grad()
 def test_logits(model, picture):
-    logits = sliding_window_logits(model.logits, picture[None], **WINDOWS, num_labels=150, windows_per_pass=3)
+    logits = sliding_window_logits(
+        lambda x: model(x).logits, picture[None], **WINDOWS, num_labels=150, windows_per_pass=3
+    )
     assert_recorded(logits, "slide_logits", tolerance=2e-6)
     assert_recorded(F.interpolate(logits, size=TARGET, mode="bilinear"), "slide_logits_resized", tolerance=2e-6)
 

@@ -115,6 +115,29 @@ def test_short_sides_reach_the_windows_only_where_they_are_the_only_bound():
     assert bounded(noise(60, 90))[0].shape == (3, 30, 45)
 
 
+def test_short_sides_of_mit():
+    """int(side * scale), the longer side's bound for all of them, rounded up to multiples."""
+    processor = SegZooImageProcessor(
+        size={"shortest_edge": 45, "longest_edge": 100},
+        rounding="down",
+        size_multiple=8,
+        size_multiple_mode="round_up",
+        antialias=True,
+    )
+    sides = (30, 37, 45, 52, 60)
+    views = ViewMaker(processor, InferenceSettings(short_sides=sides))(noise(40, 75))
+    expected = []
+    for side in sides:
+        scale = min(side / 40, 100 / 75)
+        expected.append((3, *(-(-int(length * scale) // 8) * 8 for length in (40, 75))))
+    assert [tuple(view.shape) for view in views] == expected and expected[-1] == (3, 56, 104)
+
+
+def test_short_sides_without_a_bound():
+    maker = ViewMaker(SegZooImageProcessor(do_resize=False), InferenceSettings(short_sides=(20, 50)))
+    assert [tuple(view.shape) for view in maker(noise(40, 60))] == [(3, 20, 30), (3, 50, 75)]
+
+
 @pytest.mark.parametrize("kind", ["path", "PIL", "grey", "channels first"])
 def test_what_can_be_a_picture(tmp_path, kind):
     picture = noise(20, 30)
@@ -152,6 +175,11 @@ def test_processors_of_transformers():
 def test_refused():
     with pytest.raises(SegZooError, match="scale 0.01 makes"):
         ViewMaker(SegZooImageProcessor(do_resize=False), InferenceSettings(scales=(0.01,)))(noise(45, 61))
+    sides = InferenceSettings(short_sides=(60, 90))
+    with pytest.raises(SegZooError, match="keep a picture's shape"):
+        ViewMaker(SegZooImageProcessor(size={"height": 32, "width": 48}), sides)(noise(45, 61))
+    with pytest.raises(SegZooError, match="bounds the longer side to 80 pixels"):
+        ViewMaker(SegZooImageProcessor(size={"shortest_edge": 60, "longest_edge": 80}), sides)(noise(45, 61))
 
 
 def test_it_travels_to_other_processes():

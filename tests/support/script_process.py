@@ -141,6 +141,7 @@ def _run(script: str, argv: list[str], stdout: str, stderr: str, environment: di
 
     multiprocessing.set_start_method("fork", force=True)  # for its own loading processes, as usual on Linux
     os.setsid()  # a group of its own, with the processes that it starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs without it
     os.environ.update(environment)
     for path, descriptor in ((stdout, 1), (stderr, 2)):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

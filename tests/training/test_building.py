@@ -5,6 +5,7 @@ import pytest
 
 from segzoo import SegZooConfig, SegZooError, SegZooForSemanticSegmentation, SegZooImageProcessor
 from segzoo.data import DATASETS
+from segzoo.layers import BatchNorm2d
 from segzoo.losses import CrossEntropyLoss
 from segzoo.training import ClassFacts, build_model, build_processor, find_classes, training_transform
 
@@ -96,6 +97,15 @@ def test_a_new_model_around_a_backbone_with_weights(folder, tmp_path):
     assert all((state[name] == value).all() for name, value in backbone.state_dict().items())
 
 
+def test_the_momentum_of_batch_norms(folder):
+    def momenta(**options):
+        model = build_model(THREE, model_name_or_path=folder, **options)
+        return {module.momentum for module in model.modules() if isinstance(module, BatchNorm2d)}
+
+    assert momenta() == {0.1}
+    assert momenta(norm_momentum=0.001) == {0.001}
+
+
 def test_another_number_of_classes(folder):
     model = build_model(THREE, model_name_or_path=str(folder), class_weights=[1, 2, 3], ignore_index=9)
     old = SegZooForSemanticSegmentation.from_pretrained(folder)
@@ -112,7 +122,7 @@ def test_another_number_of_classes(folder):
         ({}, "either --backbone"),
         ({"backbone": "resnet18", "model_name_or_path": "x"}, "either --backbone"),
         ({"backbone": "resnet19"}, "none of the variants"),
-        ({"backbone": "resnet18", "head": "ocr"}, "choose one of fcn, psp, uper"),
+        ({"backbone": "resnet18", "head": "ocr"}, "there is no such head; choose one of .*fcn"),
         ({"backbone": "resnet18", "class_weights": [1.0]}, "1 numbers for 3 classes"),
         ({"model_name_or_path": "/no/such/folder"}, "cannot load /no/such/folder"),
     ],

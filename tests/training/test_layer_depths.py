@@ -26,8 +26,6 @@ from transformers import (
 
 from segzoo import SegZooError, SegZooForSemanticSegmentation
 from segzoo.auto import BACKBONES
-from segzoo.backbones.internimage import InternImageBackbone
-from segzoo.conversion.keys import Context, find_rule
 from segzoo.conversion.translate import translate_config
 from segzoo.training import parameter_groups
 from segzoo.training.layer_depths import depths_from_names, layer_depths
@@ -122,18 +120,8 @@ def test_the_rule_makes_the_groups_of_models_to_come(name):
     record = RECORDS[name]
     model = module_of(record["parameters"])
     inside = [full.removeprefix("backbone.") for full in record["parameters"] if full.startswith("backbone.")]
-    if "backbone" in record:
-        rule = find_rule("backbone", record["backbone"], "backbone")
-        config = rule.translate(record["backbone"], Context("backbone"))
-        with torch.device("meta"):
-            backbone = InternImageBackbone(config)
-        table, count = rule.key_table(config), backbone.num_depths
-        depths = {inner: backbone.parameter_depth(table.to_native(inner)) for inner in inside}
-        no_decay = load_recipe(name).no_decay
-        assert "offsets" in no_decay
-    else:
-        depths, count = depths_from_names([inner for inner in inside if inner.startswith(PLAIN_VIT)], name)
-        no_decay = ("vectors",)
+    depths, count = depths_from_names([inner for inner in inside if inner.startswith(PLAIN_VIT)], name)
+    no_decay = ("vectors",)
     kinds = kinds_of_parameters(model)
     members = defaultdict(list)
     for full, parameter in model.named_parameters():

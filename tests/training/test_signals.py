@@ -9,6 +9,14 @@ from accelerate import Accelerator
 from segzoo.training.signals import StopRequest
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """As in a terminal; shells start background jobs without a handler."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_notes_the_signal_and_gives_the_handlers_back():
     before = signal.getsignal(signal.SIGTERM)
     accelerator = Accelerator(cpu=True)

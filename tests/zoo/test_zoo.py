@@ -1,6 +1,8 @@
 """The table of released checkpoints, and ``segzoo list``."""
 
 import json
+import re
+from collections import Counter
 
 import pytest
 
@@ -11,18 +13,31 @@ from segzoo.errors import SegZooError
 
 def test_rows_are_complete():
     rows = zoo.rows()
-    assert len(rows) == 604 and {row.system for row in rows.values()} == set(zoo.SYSTEMS)
+    counts = Counter(row.system for row in rows.values())
+    assert counts == {"mmsegmentation": 597, "InternImage": 7, "ViT-Adapter": 17, "CSAIL": 9} and set(counts) == set(
+        zoo.SYSTEMS
+    )
     names = [name for row in rows.values() for name in (row.name, *row.aliases)]
     assert len(names) == len(set(names))
     for name, row in rows.items():
         assert row.name == name and row.method and row.backbone and row.dataset
         assert row.miou is None or 10 < row.miou < 100
-        assert row.url is None or row.url.startswith("https://")
+        assert row.url is None or row.url.startswith(("https://", "http://sceneparsing.csail.mit.edu/"))
+        assert row.url is not None or row.note
+        assert row.decoder_url is None or row.system == "CSAIL"
+        for size in (row.crop, row.flops_size):
+            assert size is None or (len(size) == 2 and all(type(side) is int for side in size))
+        assert row.sha256 is None or re.fullmatch("[0-9a-f]{64}", row.sha256)
+        assert (row.speed_device is None) == (row.images_per_second is None)
+        assert (row.flops is None) == (row.flops_size is None)
 
 
 def test_every_row_has_a_config():
-    for name in zoo.rows():
+    for name, row in zoo.rows().items():
         config = zoo.original_config(name)
+        if row.system == "CSAIL":
+            assert {"arch_encoder", "arch_decoder"} <= config["MODEL"].keys()
+            continue
         assert {"backbone", "decode_head", "type"} <= config["model"].keys()
         assert config["dataset_type"].endswith(("Dataset", "Dataset59")) and config["test_pipeline"]
 
@@ -38,6 +53,14 @@ def test_published_facts():
     assert zoo.original_config(row.name)["model"]["backbone"]["channels"] == 192
     row = zoo.find("fcn_r50-d8_512x512_160k_ade20k")
     assert (row.miou, row.iterations, row.licence_code, row.licence_weights) == (36.1, 160000, "Apache-2.0", None)
+
+
+def test_hashes_in_the_names_of_files():
+    row = zoo.find("fcn_r50-d8_512x512_160k_ade20k")
+    assert row.sha256 is None and row.sha256_start == "4edbc3b4"
+    assert zoo.find("upernet_internimage_t_512_160k_ade20k").sha256_start is None
+    known = [row for row in zoo.rows().values() if row.system == "mmsegmentation"]
+    assert all(re.fullmatch("[0-9a-f]{8}", row.sha256_start) for row in known)
 
 
 def test_file_names_are_aliases():

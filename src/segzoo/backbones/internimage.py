@@ -16,7 +16,7 @@ from transformers.utils.generic import can_return_tuple
 from segzoo.auto import register_backbone
 from segzoo.base import Ints, SegZooBackboneConfig, SegZooPreTrainedModel
 from segzoo.errors import SegZooError
-from segzoo.layers import DropPath
+from segzoo.layers import DropPath, PointwiseLinear
 from segzoo.ops import dcnv3
 
 NORM_EPS = 1e-6
@@ -32,16 +32,19 @@ _HUGE = {
 
 # Keyword arguments of InternImageConfig.
 VARIANTS = {
-    "internimage-t": {"channels": 64, "depths": [4, 4, 18, 4], "groups": [4, 8, 16, 32], "drop_path": 0.2},
-    "internimage-s": {"channels": 80, "depths": [4, 4, 21, 4], "groups": [5, 10, 20, 40], "drop_path": 0.3} | _POST,
-    "internimage-b": {"channels": 112, "depths": [4, 4, 21, 4], "groups": [7, 14, 28, 56], "drop_path": 0.4} | _POST,
-    "internimage-l": {"channels": 160, "depths": [5, 5, 22, 5], "groups": [10, 20, 40, 80], "drop_path": 0.4} | _LARGE,
-    "internimage-xl": {"channels": 192, "depths": [5, 5, 24, 5], "groups": [12, 24, 48, 96], "drop_path": 0.4}
+    "internimage-t": {"channels": 64, "depths": [4, 4, 18, 4], "groups": [4, 8, 16, 32], "drop_path_rate": 0.2},
+    "internimage-s": {"channels": 80, "depths": [4, 4, 21, 4], "groups": [5, 10, 20, 40], "drop_path_rate": 0.3}
+    | _POST,
+    "internimage-b": {"channels": 112, "depths": [4, 4, 21, 4], "groups": [7, 14, 28, 56], "drop_path_rate": 0.4}
+    | _POST,
+    "internimage-l": {"channels": 160, "depths": [5, 5, 22, 5], "groups": [10, 20, 40, 80], "drop_path_rate": 0.4}
     | _LARGE,
-    "internimage-h": {"channels": 320, "depths": [6, 6, 32, 6], "groups": [10, 20, 40, 80], "drop_path": 0.5}
+    "internimage-xl": {"channels": 192, "depths": [5, 5, 24, 5], "groups": [12, 24, 48, 96], "drop_path_rate": 0.4}
+    | _LARGE,
+    "internimage-h": {"channels": 320, "depths": [6, 6, 32, 6], "groups": [10, 20, 40, 80], "drop_path_rate": 0.5}
     | _HUGE
     | {"residual_post_norm": True},
-    "internimage-g": {"channels": 512, "depths": [2, 2, 48, 4], "groups": [16, 32, 64, 128], "drop_path": 0.5}
+    "internimage-g": {"channels": 512, "depths": [2, 2, 48, 4], "groups": [16, 32, 64, 128], "drop_path_rate": 0.5}
     | _HUGE
     | {"post_norm": True, "post_norm_blocks": [5, 11, 17, 23, 29, 35, 41, 47]},
 }
@@ -65,7 +68,7 @@ class InternImageConfig(SegZooBackboneConfig):
         residual_post_norm: a second norm after each operator, with norms before it (H).
         post_norm_blocks: layers of the third stage that are followed by a norm of their own (H, G).
         layer_scale: initial value of the learned scales of the residual branches; None for no scales.
-        drop_path: probability of dropping a residual branch in the last layer; it grows linearly from 0.
+        drop_path_rate: probability of dropping a residual branch in the last layer; it grows linearly from 0.
         drop_path_uniform: the same probability in all layers.
         dropout: after the stem and in the feed-forward parts.
     """
@@ -85,7 +88,7 @@ class InternImageConfig(SegZooBackboneConfig):
     residual_post_norm: bool = False
     post_norm_blocks: Ints = ()
     layer_scale: float | None = 1.0
-    drop_path: float = 0.0
+    drop_path_rate: float = 0.0
     drop_path_uniform: bool = False
     dropout: float = 0.0
 
@@ -117,7 +120,7 @@ class InternImageConfig(SegZooBackboneConfig):
 
     @classmethod
     def tiny(cls):
-        return cls(channels=8, depths=[1, 1, 2, 1], groups=[1, 2, 2, 4], post_norm=True, drop_path=0.1)
+        return cls(channels=8, depths=[1, 1, 2, 1], groups=[1, 2, 2, 4], post_norm=True, drop_path_rate=0.1)
 
 
 class DeformableConv(nn.Module):
@@ -137,11 +140,11 @@ class DeformableConv(nn.Module):
         self.depthwise_conv = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels)
         self.depthwise_norm = nn.LayerNorm(channels, eps=NORM_EPS)
         self.activation = nn.GELU()
-        self.offset = nn.Linear(channels, groups * points * 2)
-        self.mask = nn.Linear(channels, groups * points)
-        self.input_proj = nn.Linear(channels, channels)
-        self.output_proj = nn.Linear(channels, channels)
-        self.center_scale = nn.Linear(channels, groups) if config.center_feature_scale else None
+        self.offset = PointwiseLinear(channels, groups * points * 2)
+        self.mask = PointwiseLinear(channels, groups * points)
+        self.input_proj = PointwiseLinear(channels, channels)
+        self.output_proj = PointwiseLinear(channels, channels)
+        self.center_scale = PointwiseLinear(channels, groups) if config.center_feature_scale else None
 
     def forward(self, x: Tensor) -> Tensor:
         context = self.depthwise_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
@@ -160,9 +163,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, channels: int, hidden: int, dropout: float):
         super().__init__()
-        self.fc1 = nn.Linear(channels, hidden)
+        self.fc1 = PointwiseLinear(channels, hidden)
         self.activation = nn.GELU()
-        self.fc2 = nn.Linear(hidden, channels)
+        self.fc2 = PointwiseLinear(hidden, channels)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -262,7 +265,9 @@ class InternImageBackbone(BackboneMixin, SegZooPreTrainedModel):
             StridedConv(width // 2, width, bias=True),
         )
         self.dropout = nn.Dropout(config.dropout)
-        rates = [config.drop_path * (1 if config.drop_path_uniform else i / max(total - 1, 1)) for i in range(total)]
+        rates = [
+            config.drop_path_rate * (1 if config.drop_path_uniform else i / max(total - 1, 1)) for i in range(total)
+        ]
         self.stages = nn.ModuleList()
         for stage, depth in enumerate(config.depths):
             start = sum(config.depths[:stage])

@@ -3,7 +3,8 @@
 "Deep Residual Learning for Image Recognition" (He et al., 2016), https://arxiv.org/abs/1512.03385; the V1c and V1d stems and shortcuts
 are from "Bag of Tricks" (He et al., 2019), https://arxiv.org/abs/1812.01187; ResNeXt from https://arxiv.org/abs/1611.05431; multi-grid from
 DeepLabV3, https://arxiv.org/abs/1706.05587. The numbers are those of mmsegmentation's ``ResNet``, ``ResNetV1c``, ``ResNetV1d`` and
-``ResNeXt`` (https://github.com/open-mmlab/mmsegmentation). transformers' ResNet has neither dilation nor these stems.
+``ResNeXt`` (https://github.com/open-mmlab/mmsegmentation), and of MIT's encoders
+(https://github.com/CSAILVision/semantic-segmentation-pytorch). transformers' ResNet has neither dilation nor these stems.
 """
 
 from typing import Literal
@@ -40,7 +41,8 @@ _STEMS = {
     "_v1d": {"stem": "deep", "average_downsample": True},
 }
 
-# "resnet50", "resnet50_v1c", "resnet50_v1c_d8" ...: keyword arguments of SegZooResNetConfig.
+# "resnet50", "resnet50_v1c", "resnet50_v1c_d8" ...: keyword arguments of SegZooResNetConfig. Those of MIT's scene-parsing models,
+# "resnet50_mit" and "resnet50_mit_d8", have a wider stem.
 VARIANTS = {
     f"resnet{depth}{stem}{'' if stride == 32 else f'_d{stride}'}": {"depth": depth}
     | _STEMS[stem]
@@ -48,6 +50,12 @@ VARIANTS = {
     for depth in DEPTHS
     for stem in _STEMS
     for stride in _OUTPUT_STRIDES
+}
+VARIANTS |= {
+    f"resnet{depth}_mit{suffix}": {"depth": depth, "stem": "deep", "stem_channels": 128, "dilate_basic_blocks": True}
+    | _OUTPUT_STRIDES[stride]
+    for depth in (18, 50, 101)
+    for suffix, stride in (("", 32), ("_d8", 8))
 }
 
 
@@ -66,6 +74,8 @@ class SegZooResNetConfig(SegZooBackboneConfig):
         dilations: of the stages' 3x3 convolutions.
         contract_dilation: give the first block of a dilated stage half of the dilation, against gridding.
         multi_grid: dilation per block of the last stage, instead of ``dilations``.
+        dilate_basic_blocks: a basic block's second convolution has the stage's dilation too (MIT scene parsing); without it
+            only the first one has (mmsegmentation). Bottlenecks have one 3x3 convolution.
         average_downsample: shortcuts pool before their 1x1 convolution (V1d).
         downsample_in_bottleneck: the stride is on a bottleneck's first 1x1 convolution ("caffe" style), not on its 3x3.
         norm_eps: epsilon of the batch norms.
@@ -87,6 +97,7 @@ class SegZooResNetConfig(SegZooBackboneConfig):
     dilations: Ints = (1, 1, 1, 1)
     contract_dilation: bool = False
     multi_grid: Ints | None = None
+    dilate_basic_blocks: bool = False
     average_downsample: bool = False
     downsample_in_bottleneck: bool = False
     norm_eps: float = 1e-5
@@ -126,18 +137,40 @@ class SegZooResNetConfig(SegZooBackboneConfig):
 
 
 class ResNetBlock(GradientCheckpointingLayer):
-    """Residual block: two 3x3 convolutions, or 1x1, 3x3, 1x1 for a bottleneck."""
+    """Residual block: two 3x3 convolutions, or 1x1, 3x3, 1x1 for a bottleneck.
 
-    def __init__(self, config: SegZooResNetConfig, in_channels: int, planes: int, stride: int, dilation: int):
+    Args:
+        in_channels: of the input.
+        planes: width of the convolutions; a bottleneck has four times as many channels behind it.
+        bottleneck: which of the two kinds.
+        stride, dilation: of the 3x3 convolution (the first one of a basic block).
+        second_dilation: of a basic block's second convolution.
+        width, groups: of a bottleneck's 3x3 convolution; None is ``planes`` channels.
+        average_downsample: the shortcut pools before its 1x1 convolution.
+        downsample_in_bottleneck: a bottleneck's stride is on its first 1x1 convolution.
+        norm_eps: epsilon of the batch norms.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        planes: int,
+        *,
+        bottleneck: bool,
+        stride: int = 1,
+        dilation: int = 1,
+        second_dilation: int = 1,
+        width: int | None = None,
+        groups: int = 1,
+        average_downsample: bool = False,
+        downsample_in_bottleneck: bool = False,
+        norm_eps: float = 1e-5,
+    ):
         super().__init__()
-        eps = config.norm_eps
-        if config.bottleneck:
-            out_channels = 4 * planes
-            width = (
-                planes if config.groups == 1 else planes * config.base_width // config.base_channels * config.groups
-            )
-            strides = (stride, 1) if config.downsample_in_bottleneck else (1, stride)
-            self.conv1 = ConvNormAct(in_channels, width, 1, stride=strides[0], norm_eps=eps)
+        if bottleneck:
+            out_channels, width = 4 * planes, planes if width is None else width
+            strides = (stride, 1) if downsample_in_bottleneck else (1, stride)
+            self.conv1 = ConvNormAct(in_channels, width, 1, stride=strides[0], norm_eps=norm_eps)
             self.conv2 = ConvNormAct(
                 width,
                 width,
@@ -145,23 +178,33 @@ class ResNetBlock(GradientCheckpointingLayer):
                 stride=strides[1],
                 padding=dilation,
                 dilation=dilation,
-                groups=config.groups,
-                norm_eps=eps,
+                groups=groups,
+                norm_eps=norm_eps,
             )
-            self.conv3 = ConvNormAct(width, out_channels, 1, norm_eps=eps, activation=None)
+            self.conv3 = ConvNormAct(width, out_channels, 1, norm_eps=norm_eps, activation=None)
         else:
             out_channels = planes
             self.conv1 = ConvNormAct(
-                in_channels, planes, 3, stride=stride, padding=dilation, dilation=dilation, norm_eps=eps
+                in_channels, planes, 3, stride=stride, padding=dilation, dilation=dilation, norm_eps=norm_eps
             )
-            self.conv2 = ConvNormAct(planes, planes, 3, padding=1, norm_eps=eps, activation=None)
+            self.conv2 = ConvNormAct(
+                planes,
+                planes,
+                3,
+                padding=second_dilation,
+                dilation=second_dilation,
+                norm_eps=norm_eps,
+                activation=None,
+            )
             self.conv3 = nn.Identity()
         self.pool, self.shortcut = nn.Identity(), nn.Identity()
         if stride != 1 or in_channels != out_channels:
-            if config.average_downsample:
+            if average_downsample:
                 self.pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
                 stride = 1
-            self.shortcut = ConvNormAct(in_channels, out_channels, 1, stride=stride, norm_eps=eps, activation=None)
+            self.shortcut = ConvNormAct(
+                in_channels, out_channels, 1, stride=stride, norm_eps=norm_eps, activation=None
+            )
         self.activation = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -196,12 +239,26 @@ class SegZooResNetBackbone(BackboneMixin, SegZooPreTrainedModel):
         self.stages = nn.ModuleList()
         self.num_features = [stem]
         for stage in range(config.num_stages):
-            planes = config.base_channels * 2**stage
+            planes = width = config.base_channels * 2**stage
+            if config.groups != 1:
+                width = planes * config.base_width // config.base_channels * config.groups
             layers = nn.Sequential()
             channels = self.num_features[-1]
             for block, dilation in enumerate(self.block_dilations(stage)):
                 layers.append(
-                    ResNetBlock(config, channels, planes, config.strides[stage] if block == 0 else 1, dilation)
+                    ResNetBlock(
+                        channels,
+                        planes,
+                        bottleneck=config.bottleneck,
+                        stride=config.strides[stage] if block == 0 else 1,
+                        dilation=dilation,
+                        second_dilation=config.dilations[stage] if config.dilate_basic_blocks else 1,
+                        width=width,
+                        groups=config.groups,
+                        average_downsample=config.average_downsample,
+                        downsample_in_bottleneck=config.downsample_in_bottleneck,
+                        norm_eps=eps,
+                    )
                 )
                 channels = 4 * planes if config.bottleneck else planes
             self.stages.append(layers)

@@ -1,24 +1,36 @@
-"""Turn an original checkpoint into a model folder that transformers loads."""
+"""Turn an original checkpoint, or a released one by name, into a Hugging Face model."""
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import sys
 from pathlib import Path
 
+from segzoo import zoo
+from segzoo.conversion.archives import CHECKPOINT_SUFFIXES
 from segzoo.conversion.errors import ConversionError
+from segzoo.errors import SegZooError
 
 REPORT_NAME = "conversion_report.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``segzoo convert``."""
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="file as the original code wrote it")
+    parser.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        help="file as the original code wrote it; or the name of a released checkpoint (see segzoo list) or an address "
+        "(https://...), which is downloaded",
+    )
     parser.add_argument("decoder", metavar="DECODER", nargs="?", help="second file of a model published in two")
     parser.add_argument("--output", metavar="DIR", required=True, help="folder to make; it may exist if it is empty")
     parser.add_argument("--config", metavar="FILE", help="original training config, read and never executed")
     parser.add_argument("--name", metavar="ZOO_NAME", help="name of the released checkpoint (see segzoo list)")
+    parser.add_argument(
+        "--cache_dir", metavar="DIR", help="where downloads are kept (default: in the Hugging Face cache)"
+    )
     parser.add_argument("--ema", action="store_true", help="take the averaged weights where the file has them")
     parser.add_argument(
         "--report",
@@ -43,17 +55,17 @@ def run(args: argparse.Namespace) -> int:
 
     if args.private and not args.push_to_hub:
         raise ConversionError("--private is for --push_to_hub REPO, which is missing")
-    if args.push_to_hub and holds_conversion_of(args.checkpoint, args.output):
+    files, name = _find_files(args)
+    if args.push_to_hub and holds_conversion_of(files[0], args.output):
         print(f"{args.output}: holds the conversion of this file already")
         _push(args)
         return 0
     logging.disable_progress_bar()
     done = convert_checkpoint(
-        args.checkpoint,
-        args.decoder,
+        *files,
         output=args.output,
         config=args.config,
-        name=args.name,
+        name=name,
         ema=args.ema,
     )
     report = done.report
@@ -67,6 +79,70 @@ def run(args: argparse.Namespace) -> int:
     if args.push_to_hub:
         _push(args)
     return 0
+
+
+def _find_files(args: argparse.Namespace) -> tuple[list[str | Path], str | None]:
+    """The checkpoint's one or two files, downloaded where they are none yet, and its zoo name.
+
+    What can be found out without the file is found out before a download.
+
+    Raises:
+        SegZooError: there is neither such a file nor such a release, it cannot be converted, or it cannot be downloaded.
+    """
+    from segzoo.hub import check_folder_is_free
+
+    given = [part for part in (args.checkpoint, args.decoder) if part is not None]
+    row = None if Path(args.checkpoint).exists() else zoo.lookup(args.checkpoint)
+    if row is None and not any(map(_is_address, given)):
+        _explain_missing(args.checkpoint)
+        return given, args.name
+    if not (args.push_to_hub and (Path(args.output) / "config.json").is_file()):  # a push may be repeated
+        check_folder_is_free(args.output)
+    if row is None:
+        return [_downloaded(part, args.cache_dir) if _is_address(part) else part for part in given], args.name
+    if args.decoder is not None:
+        raise ConversionError(f"{args.decoder}: all files of {row.name} are downloaded; leave the second one out")
+    _check_convertible(row)
+    if row.url is not None:
+        print(f"{row.name}: from {row.url}", file=sys.stderr)
+    from segzoo.zoo.download import download_checkpoint
+
+    return list(download_checkpoint(row, folder=args.cache_dir)), args.name or row.name
+
+
+def _is_address(text: str) -> bool:
+    return text.startswith(("https://", "http://"))
+
+
+def _downloaded(url: str, folder: str | None) -> Path:
+    from segzoo.zoo.download import download
+
+    print(f"downloading {url}", file=sys.stderr)
+    return download(url, folder=folder)
+
+
+def _check_convertible(row: zoo.ZooRow) -> None:
+    from segzoo.conversion.translate import supports
+
+    config = zoo.original_config(row.name)
+    if config is not None and not supports(config):
+        raise ConversionError(
+            f"{row.name}: cannot be converted by this version (segzoo list --convertible shows what can)"
+        )
+
+
+def _explain_missing(checkpoint: str) -> None:
+    """Says what a name that is no file may have meant; returns where that is for the reader of files to say."""
+    if Path(checkpoint).exists():
+        return
+    plain = next((checkpoint.removesuffix(s) for s in CHECKPOINT_SUFFIXES if checkpoint.endswith(s)), None)
+    if plain is None and os.sep not in checkpoint:
+        try:
+            zoo.find(checkpoint)
+        except SegZooError as error:
+            raise ConversionError(f"{checkpoint}: there is no such file, and {error}") from None
+    elif plain is not None and (row := zoo.lookup(Path(plain).name)) is not None:
+        raise ConversionError(f"{checkpoint}: there is no such file; 'segzoo convert {row.name}' downloads it")
 
 
 def _push(args: argparse.Namespace) -> None:

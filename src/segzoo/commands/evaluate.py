@@ -123,7 +123,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < least:
             raise SegZooError(f"--{name} is {value}; it must be {least} or more")
-    check_protocol_options(slide=args.slide, window=args.window, stride=args.stride, scales=args.scales)
+    names = ("slide", "window", "stride", "scales", "short_sides")
+    check_protocol_options(**{name: getattr(args, name) for name in names})
     if args.classes is not None and args.num_labels is not None:
         raise SegZooError("--classes names the classes and so their number; leave out --num_labels")
     if args.save_predictions and not args.output:
@@ -213,6 +214,7 @@ def prepare(args: argparse.Namespace, accelerator: Accelerator) -> EvaluationJob
         window=args.window,
         stride=args.stride,
         scales=args.scales,
+        short_sides=args.short_sides,
         flip=args.flip,
         average=args.average,
     )

@@ -34,7 +34,8 @@ def run(args: argparse.Namespace) -> int:
         raise SegZooError(f"--alpha {args.alpha} is not between 0 and 1")
     from segzoo.inference.options import check_protocol_options, settings_from_options
 
-    check_protocol_options(slide=args.slide, window=args.window, stride=args.stride, scales=args.scales)
+    checked = ("slide", "window", "stride", "scales", "short_sides")
+    check_protocol_options(**{name: getattr(args, name) for name in checked})
     pictures = find_pictures(args.images)
     output = Path(args.output)
     check_results_are_free(pictures, output, overwrite=args.overwrite)
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
     first = decode_image(str(pictures[0]))  # a file that is cut off shall not wait for the model
     model, processor = load_model(args.model, args.device)
-    options = {name: getattr(args, name) for name in ("slide", "window", "stride", "scales", "flip", "average")}
+    options = {name: getattr(args, name) for name in (*checked, "flip", "average")}
     settings = settings_from_options(model, processor, **options)
     predictor = Predictor(model, processor, settings, device=args.device)
     protocol = settings.describe(processor)

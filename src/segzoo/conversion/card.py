@@ -44,7 +44,9 @@ def conversion_card(model: Any, translation: Translation, report: ConversionRepo
             "source_code_url": system.url,
             "published_miou": None if row.miou is None else row.miou / 100,
             "published_miou_multi_scale": None if row.miou_ms is None else row.miou_ms / 100,
+            "published_flip": row.test_flip_ms is not False,
             "published_url": system.url,
+            "limitations": facts["limitations"] + ([f"About the release: {row.note}."] if row.note else []),
         }
     return build_model_card(ModelCardFacts(**facts))
 

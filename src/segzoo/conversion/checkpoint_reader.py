@@ -8,7 +8,7 @@ since torch 1.6 stay on disk until they are read, so that optimizer states cost 
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ _OPTIMIZER_ENTRIES = frozenset(
 )
 _COUNTERS = ("steps", "n_averaged")  # of mmengine's and torch's AveragedModel
 _WRAPPERS = ("module.", "_orig_mod.")
-_FINITE_CHUNK = 1 << 24
+_FINITE_CHUNK = 1 << 22
 
 
 @dataclass
@@ -384,28 +384,37 @@ def _is_level(value: Any) -> bool:
     return isinstance(value, int | float) and 0 <= value <= 255 and value == int(value)
 
 
+def all_finite(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has neither NaN nor infinity; read in pieces, so that a large one is not held twice."""
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return True
+    for piece in _pieces(tensor):
+        # NaN and infinity survive a sum, so that a finite one, which is quick and needs no memory, clears the piece
+        wide = piece.dtype if piece.element_size() >= 4 else torch.float32
+        if not torch.isfinite(piece.sum(dtype=wide)) and not torch.isfinite(piece).all():
+            return False
+    return True
+
+
+def _pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    for piece in tensor.detach().reshape(-1).split(_FINITE_CHUNK):
+        yield piece.float() if piece.element_size() == 1 else piece
+
+
 def check_finite(state_dict: Mapping[str, torch.Tensor], source: str | Path = "<weights>") -> None:
     """Refuses weights with NaN or infinity.
 
     Args:
-        state_dict: key -> tensor; read in pieces, so that no copy of a large tensor is made.
+        state_dict: key -> tensor.
         source: the file that the weights came from, for the message.
 
     Raises:
         CheckpointError: names the keys and counts the numbers.
     """
-    broken: list[str] = []
+    broken = []
     for key, tensor in state_dict.items():
-        if not (tensor.is_floating_point() or tensor.is_complex()):
-            continue
-        count = 0
-        for piece in tensor.detach().reshape(-1).split(_FINITE_CHUNK):
-            piece = piece.float() if piece.element_size() == 1 else piece
-            # NaN and infinity survive a sum, so that a finite one, which is quick, clears the piece
-            wide = piece.dtype if piece.element_size() >= 4 else torch.float32
-            if not torch.isfinite(piece.sum(dtype=wide)):
-                count += piece.numel() - int(torch.isfinite(piece).sum())
-        if count:
+        if not all_finite(tensor):
+            count = sum(piece.numel() - int(torch.isfinite(piece).sum()) for piece in _pieces(tensor))
             broken.append(f"{key!r} ({count} of {tensor.numel()})")
     if broken:
         more = f" and {len(broken) - 5} more tensors" if len(broken) > 5 else ""

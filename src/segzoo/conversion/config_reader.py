@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from segzoo.conversion.config_limits import MAX_TEXT_LENGTH, Budget, parse
 from segzoo.conversion.config_literals import LiteralReader
 from segzoo.conversion.errors import ConfigReadError
@@ -21,6 +23,7 @@ BaseLoader = Callable[[str], Mapping[str, Any]]
 MAX_BASE_DEPTH = 20
 _DELETE = "_delete_"
 _INTERNAL_NAMES = ("_base_", "_deprecation_")
+_DATA_FORMATS = {".json": "JSON", ".yaml": "YAML", ".yml": "YAML"}
 
 
 def read_config_text(
@@ -55,10 +58,10 @@ def read_config_text(
 
 
 def read_config_file(path: str | Path) -> dict[str, Any]:
-    """Reads a Python (or JSON) config file and the base files that it builds on, as literals, never executed.
+    """Reads a Python, YAML or JSON config file and the base files that it builds on, as literals, never executed.
 
     Args:
-        path: a ``.py`` or ``.json`` file, UTF-8.
+        path: a ``.py``, ``.yaml`` or ``.json`` file, UTF-8.
 
     Returns:
         The merged values, as `read_config_text` gives them.
@@ -100,8 +103,8 @@ def _read_file(path: Path, budget: Budget, chain: tuple[Path, ...]) -> dict[str,
             bases.append((reference, _read_file(base, budget, chain)))
         return join_bases(bases, str(path), line)
 
-    if path.suffix == ".json":
-        return _read_json(text, path, budget, load_bases)
+    if path.suffix in _DATA_FORMATS:
+        return _read_data(text, path, budget, load_bases)
     folder = path.parent.absolute().as_posix()
     variables = {
         "fileDirname": folder,
@@ -117,8 +120,8 @@ def _file_text(path: Path) -> str:
         raise ConfigReadError(path, None, "this is a folder", "give the config file in it")
     if not path.is_file():
         raise ConfigReadError(path, None, "there is no such file", "check the path of the config")
-    if path.suffix not in (".py", ".json", ".txt", ""):
-        raise ConfigReadError(path, None, f"{path.suffix!r} files are not read", "give a .py or .json config")
+    if path.suffix not in (".py", *_DATA_FORMATS, ".txt", ""):
+        raise ConfigReadError(path, None, f"{path.suffix!r} files are not read", "give a .py, .yaml or .json config")
     try:
         if path.stat().st_size > 4 * MAX_TEXT_LENGTH:
             raise ConfigReadError(path, None, f"the file has {path.stat().st_size} bytes; no config is that long")
@@ -129,15 +132,17 @@ def _file_text(path: Path) -> str:
         raise ConfigReadError(path, None, f"the file cannot be read ({error.strerror or error})") from None
 
 
-def _read_json(
+def _read_data(
     text: str, path: Path, budget: Budget, load_bases: Callable[[list[str], int], dict[str, Any]]
 ) -> dict[str, Any]:
+    kind = _DATA_FORMATS[path.suffix]
     try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigReadError(path, getattr(error, "lineno", None), f"this is not JSON ({error})") from None
+        values = json.loads(text) if kind == "JSON" else yaml.safe_load(text)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigReadError(path, getattr(error, "lineno", None), f"this is not {kind} ({reason})") from None
     if not isinstance(values, dict):
-        raise ConfigReadError(path, None, "the JSON is not a dict of config values")
+        raise ConfigReadError(path, None, f"the {kind} is not a dict of config values")
     references = values.pop("_base_", [])
     references = [references] if isinstance(references, str) else references
     if not isinstance(references, list) or not all(isinstance(item, str) for item in references):

@@ -18,13 +18,17 @@ from torch import Tensor
 
 from segzoo import zoo
 from segzoo.configuration_segzoo import SegZooConfig
+from segzoo.conversion.archives import file_kind, sha256_of
 from segzoo.conversion.card import conversion_card
 from segzoo.conversion.checkpoint_reader import OriginalCheckpoint, read_checkpoint
 from segzoo.conversion.config_reader import read_config_file, read_config_text
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.keys import values_that_fit
+from segzoo.conversion.pretrained import PretrainedKind, convert_backbone, find_kind
+from segzoo.conversion.pretrained_vit import read_npz
 from segzoo.conversion.report import ConversionReport
-from segzoo.conversion.translate import Translation, translate_config
+from segzoo.conversion.scene_parsing import config_from_weights, is_decoder_state, read_encoder_and_decoder
+from segzoo.conversion.translate import Translation, is_scene_parsing, translate_config
 from segzoo.conversion.weights import match_weights
 from segzoo.hub import check_folder_is_free, save_model_folder
 from segzoo.image_processing_segzoo import SegZooImageProcessor
@@ -56,6 +60,8 @@ def convert_checkpoint(
 ) -> Conversion:
     """Converts a checkpoint of the mmsegmentation family into a folder that the Auto classes load.
 
+    A pre-training file without a decode head (an InternImage classifier, a plain ViT) becomes a backbone to train from.
+
     The folder holds safetensors weights with our names, ``config.json``, ``preprocessor_config.json``, a model card
     and the shim for ``trust_remote_code``. It appears only when it is complete.
 
@@ -76,21 +82,39 @@ def convert_checkpoint(
     """
     check_folder_is_free(output)
     row = None if name is None else zoo.find(name)
-    if decoder is not None:
-        _refuse_two_files(checkpoint, decoder, row)
     given = None if config is None else read_config_file(config)
-    original = read_checkpoint(checkpoint, prefer_ema=ema)
-    refuse_other_tasks(original.state_dict, checkpoint)
+    if decoder is None:
+        if row is not None and row.decoder_url is not None:
+            raise ConversionError(f"{checkpoint}: {row.name} was published in two files; give the decoder's too")
+        original = read_checkpoint(checkpoint, prefer_ema=ema) if not _is_npz(checkpoint) else _read_npz(checkpoint)
+        if (kind := find_kind(original.state_dict)) is not None:
+            if name is not None or config is not None:
+                raise ConversionError(
+                    f"{checkpoint}: these are pre-training weights without a decode head; leave --name and --config out to "
+                    "get the backbone"
+                )
+            return _convert_backbone(kind, original, output, max_shard_size)
+        refuse_other_tasks(original.state_dict, checkpoint)
+    else:
+        original = read_encoder_and_decoder(checkpoint, decoder)
+        checkpoint = f"{checkpoint} and {Path(decoder).name}"
     values, config_source = _find_config(original, given, config, row)
+    if (decoder is not None) != is_scene_parsing(values):
+        fix = "give the encoder's file and then the decoder's" if decoder is None else "give the checkpoint alone"
+        number = "two files" if decoder is None else "one file"
+        raise ConversionError(f"{checkpoint}: models of this config ({config_source}) come in {number}; {fix}")
 
     translation = translate_config(values, class_names=original.class_names, palette=original.palette)
     notes = list(translation.notes)
     recognised, remarks = _identify(original, checkpoint)
     notes += remarks
+    if decoder is not None:
+        notes.append(f"files: the SHA-256 given is the encoder's; the decoder's is {original.meta['decoder']}")
     row = row or recognised
     model = build_without_weights(translation.config)
-    _check_class_count(original.state_dict, translation, checkpoint)
-    state, match = match_weights(original.state_dict, translation.components, model.state_dict())
+    expected = model.state_dict()
+    _check_class_count(original.state_dict, expected, translation, checkpoint)
+    state, match = match_weights(original.state_dict, translation.components, expected)
     match.raise_for_problems(str(checkpoint))
     original.state_dict.clear()  # what was copied need not be held twice
     model.load_state_dict(state, assign=True)
@@ -121,6 +145,32 @@ def convert_checkpoint(
     return Conversion(folder, report)
 
 
+def _is_npz(checkpoint: str | Path) -> bool:
+    return Path(checkpoint).suffix == ".npz"
+
+
+def _read_npz(checkpoint: str | Path) -> OriginalCheckpoint:
+    path = Path(checkpoint)
+    file_kind(path, path)  # there, a file, and no web page
+    return OriginalCheckpoint(state_dict=read_npz(path), source=path, sha256=sha256_of(path))
+
+
+def _convert_backbone(
+    kind: PretrainedKind, original: OriginalCheckpoint, output: str | Path, max_shard_size: int | str
+) -> Conversion:
+    notes = ["weights: the moving average was taken"] if original.averaged else []
+    report = convert_backbone(
+        kind,
+        original.state_dict,
+        source=original.source,
+        sha256=original.sha256,
+        output=output,
+        notes=notes,
+        max_shard_size=max_shard_size,
+    )
+    return Conversion(Path(output), report)
+
+
 def build_without_weights(config: SegZooConfig) -> SegZooForSemanticSegmentation:
     """The model of a config on the meta device: names, shapes and dtypes, and no memory.
 
@@ -135,23 +185,6 @@ def build_without_weights(config: SegZooConfig) -> SegZooForSemanticSegmentation
         raise ConversionError(f"the model of the config cannot be built ({cause}); correct the config") from error
 
 
-def _refuse_two_files(checkpoint: str | Path, decoder: str | Path, row: zoo.ZooRow | None) -> None:
-    """Says what is wrong with two files: swapped, of a system that does not convert yet, or one too many."""
-    # the scene-parsing models of MIT come in two; all their decoders, and no encoder, have a layer of this name
-    first, second = ("conv_last.weight" in read_checkpoint(path).state_dict for path in (checkpoint, decoder))
-    if first and not second:
-        raise ConversionError(f"{checkpoint}: this is a decoder; the two files are swapped, give the encoder first")
-    if second:
-        raise ConversionError(
-            f"{decoder}: the scene-parsing models of MIT, in two files, cannot be converted by this version"
-        )
-    which = "" if row is None else f" ({row.name} was published in one)"
-    raise ConversionError(
-        f"{decoder}: a second file, with the decoder, belongs to models that were published in two{which}; "
-        "give the checkpoint alone"
-    )
-
-
 def refuse_other_tasks(state: Mapping[str, Tensor], checkpoint: str | Path) -> None:
     """Raises where the keys are those of another kind of model.
 
@@ -163,6 +196,10 @@ def refuse_other_tasks(state: Mapping[str, Tensor], checkpoint: str | Path) -> N
         raise ConversionError(f"{checkpoint}: the checkpoint holds no weights")
     if "decode_head" in first:
         return
+    if is_decoder_state(state):
+        raise ConversionError(
+            f"{checkpoint}: this is the decoder of a model of MIT's scene parsing; give the encoder's file and then this one"
+        )
     if first & {"rpn_head", "roi_head", "bbox_head", "mask_head", "panoptic_head"}:
         raise ConversionError(
             f"{checkpoint}: this is a detection checkpoint (it has {_some(first)}); "
@@ -207,6 +244,9 @@ def _find_config(
         config = zoo.original_config(row.name)
         if config is not None:
             return config, f"the zoo ({row.name})"
+    config = config_from_weights(original.state_dict, original.source)
+    if config is not None:
+        return config, "the names and shapes of the weights"
     known = zoo.lookup(_stem(original.source))
     hint = (
         f"its file name is that of {known.name}: try --name {known.name}"
@@ -216,17 +256,22 @@ def _find_config(
     raise ConversionError(f"{original.source}: the checkpoint carries no config; {hint}")
 
 
-def _check_class_count(state: Mapping[str, Tensor], translation: Translation, checkpoint: str | Path) -> None:
+def _check_class_count(
+    state: Mapping[str, Tensor], expected: Mapping[str, Tensor], translation: Translation, checkpoint: str | Path
+) -> None:
     wanted = translation.config.num_labels
     for component in translation.components:
         key = component.table.to_original("classifier.weight")
         weight = None if key is None else state.get(component.original_prefix + key)
-        if weight is not None and weight.ndim and weight.shape[0] != wanted:
-            layer = component.original_prefix + key.removesuffix(".weight")
-            raise ConversionError(
-                f"{checkpoint}: class counts disagree: the config has {wanted} classes, the weights of {layer} "
-                f"{weight.shape[0]}; give the config that they were trained with"
-            )
+        native = expected.get(component.native_prefix + "classifier.weight")
+        if weight is None or native is None or not weight.ndim or weight.shape[0] == native.shape[0]:
+            continue
+        layer = component.original_prefix + key.removesuffix(".weight")
+        more = native.shape[0] - wanted  # outputs that stand for no class, such as Mask2Former's "no object"
+        raise ConversionError(
+            f"{checkpoint}: class counts disagree: the config has {wanted} classes, the weights of {layer} "
+            f"{weight.shape[0] - more}; give the config that they were trained with"
+        )
 
 
 def _identify(original: OriginalCheckpoint, checkpoint: str | Path) -> tuple[zoo.ZooRow | None, list[str]]:

@@ -142,6 +142,7 @@ _STAND_INS: dict[str, Any] = {
     "mmengine.config.config.ConfigDict": InertMapping,
     "mmcv.utils.config.ConfigDict": InertMapping,
     "addict.addict.Dict": InertMapping,
+    "yacs.config.CfgNode": InertMapping,
     "collections.defaultdict": InertMapping,
     "mmengine.config.config.Config": InertFields,
     "mmcv.utils.config.Config": InertFields,

@@ -16,6 +16,16 @@ from segzoo.conversion.keys import ComponentRule, Context, KeyTable, Options, fi
 from segzoo.conversion.labels import ClassFacts, find_classes
 from segzoo.conversion.processor import translate_processor
 
+# Those of Mask2Former differ in how they pass labels on, and the last of them in how it adds up augmented views.
+_SEGMENTORS = (
+    "EncoderDecoder",
+    "CascadeEncoderDecoder",
+    "EncoderDecoderMask2Former",
+    "EncoderDecoderMask2FormerAug",
+)
+# Test settings of detectors that the Mask2Former configs carry along, and that nothing reads.
+_PANOPTIC = ("panoptic_on", "semantic_on", "instance_on", "max_per_image", "iou_thr", "filter_low_score")
+
 
 @dataclass(frozen=True)
 class ComponentKeys:
@@ -69,6 +79,10 @@ def translate_config(
         ConversionError: the config has no segmentation model, or says something that is not known and would change the
             numbers; the message names the place, the option and its value.
     """
+    if is_scene_parsing(config):
+        from segzoo.conversion.scene_parsing import translate_scene_parsing  # which builds on this module
+
+        return translate_scene_parsing(config)
     model = config.get("model")
     if not isinstance(model, Mapping):
         raise ConversionError("the config has no 'model'; give the training config of the checkpoint with --config")
@@ -145,8 +159,15 @@ def translate_config(
     return Translation(native, processor, classes, components, context.notes)
 
 
+def is_scene_parsing(config: Mapping[str, Any]) -> bool:
+    """Whether a config is of MIT's scene-parsing project, whose sections have names in capitals."""
+    return isinstance(config.get("MODEL"), Mapping)
+
+
 def supports(config: Mapping[str, Any]) -> bool:
     """Whether all components of a config's model have conversion rules; their options are not checked."""
+    if is_scene_parsing(config):
+        return True
     model = config.get("model")
     if not isinstance(model, Mapping):
         return False
@@ -173,7 +194,7 @@ def segmentor_type(model: Mapping[str, Any]) -> str:
         ConversionError: the dict is a detector, a classifier, or nothing that is known.
     """
     kind = type_name(model, "model")
-    if kind in ("EncoderDecoder", "CascadeEncoderDecoder"):
+    if kind in _SEGMENTORS:
         return kind
     if any(
         name in model for name in ("rpn_head", "roi_head", "bbox_head", "mask_head", "panoptic_head", "query_head")
@@ -186,7 +207,7 @@ def segmentor_type(model: Mapping[str, Any]) -> str:
             f"this is a classification checkpoint (model type {kind!r}); only semantic-segmentation models "
             "can be converted"
         )
-    raise ConversionError(f"model type {kind!r} is not supported (known: CascadeEncoderDecoder, EncoderDecoder)")
+    raise ConversionError(f"model type {kind!r} is not supported (known: {', '.join(_SEGMENTORS)})")
 
 
 def _component(
@@ -223,6 +244,7 @@ def _class_count(decode_heads: Sequence[Any], auxiliary_heads: Sequence[Any]) ->
 def _windows(test_cfg: Any) -> tuple[list[int] | None, list[int] | None]:
     """(window size, window stride), each [height, width], of the test settings; (None, None) for whole images."""
     options = Options(test_cfg or {"mode": "whole"}, "model.test_cfg")
+    options.ignore(*_PANOPTIC)
     mode = options.expect("mode", "whole", "slide")
     if mode == "whole":
         return None, None

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from segzoo.conversion.checkpoint_reader import all_finite
 from segzoo.conversion.report import KeyMatch
 from segzoo.conversion.translate import ComponentKeys
 
@@ -77,7 +78,7 @@ def match_weights(
 
 def _prepared(key: str, tensor: Tensor, dtype: torch.dtype, match: KeyMatch) -> Tensor:
     tensor = tensor.detach()
-    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+    if not all_finite(tensor):
         match.not_finite.append(key)
     if tensor.dtype != dtype:
         name = str(tensor.dtype).removeprefix("torch.")

@@ -33,8 +33,8 @@ def metrics_from_confusion(matrix: Any, *, beta: float = 1.0) -> dict[str, Any]:
         beta: Weight of recall over precision in the F-score.
 
     Returns:
-        Floats `mean_iou`, `mean_accuracy`, `overall_accuracy`, `mean_dice`, `mean_precision`, `mean_recall`,
-        `mean_f_score`, each 0..1, and float64 arrays (num_labels,) `per_category_iou`, `per_category_accuracy`,
+        Floats `mean_iou`, `mean_accuracy`, `overall_accuracy`, `overall_score` (the mean of mean IoU and overall accuracy, by
+        which the scene-parsing challenge of MIT ranks), `mean_dice`, `mean_precision`, `mean_recall`, `mean_f_score`, each 0..1, and float64 arrays (num_labels,) `per_category_iou`, `per_category_accuracy`,
         `per_category_dice`, `per_category_precision`, `per_category_recall`, `per_category_f_score`.
 
     Raises:
@@ -54,10 +54,12 @@ def metrics_from_confusion(matrix: Any, *, beta: float = 1.0) -> dict[str, Any]:
         "recall": recall.copy(),
         "f_score": _ratio((1 + beta**2) * precision * recall, beta**2 * precision + recall),
     }
+    mean_iou, overall_accuracy = _mean(per_category["iou"]), float(_ratio(intersection.sum(), truth.sum()))
     return {
-        "mean_iou": _mean(per_category["iou"]),
+        "mean_iou": mean_iou,
         "mean_accuracy": _mean(per_category["accuracy"]),
-        "overall_accuracy": float(_ratio(intersection.sum(), truth.sum())),
+        "overall_accuracy": overall_accuracy,
+        "overall_score": (mean_iou + overall_accuracy) / 2,
         "mean_dice": _mean(per_category["dice"]),
         "mean_precision": _mean(per_category["precision"]),
         "mean_recall": _mean(per_category["recall"]),
@@ -95,5 +97,7 @@ def format_table(result: Mapping[str, Any], names: Mapping[int, str] | Sequence[
     header = "class".ljust(width) + "".join(title.rjust(11) for title in columns)
     rows = [line(names[i], [result[f"per_category_{key}"][i] for key in columns.values()]) for i in range(count)]
     means = line("all classes", [result[f"mean_{key}"] for key in columns.values()])
-    pixels = f"pixel accuracy {100 * result['overall_accuracy']:.2f}"
+    pixels = (
+        f"pixel accuracy {100 * result['overall_accuracy']:.2f}, overall score {100 * result['overall_score']:.2f}"
+    )
     return "\n".join([header, "-" * len(header), *rows, "-" * len(header), means, pixels])

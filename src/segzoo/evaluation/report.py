@@ -29,6 +29,7 @@ SUMMARY = (
     "mean_iou",
     "mean_accuracy",
     "overall_accuracy",
+    "overall_score",
     "mean_dice",
     "mean_f_score",
     "mean_precision",

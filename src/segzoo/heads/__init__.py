@@ -2,6 +2,7 @@
 
 from segzoo.heads.base import Head, HeadConfig, HeadOutput
 from segzoo.heads.fcn import FCNHead, FCNHeadConfig
+from segzoo.heads.mask2former import Mask2FormerHead, Mask2FormerHeadConfig, Mask2FormerHeadOutput
 from segzoo.heads.psp import PSPHead, PSPHeadConfig
 from segzoo.heads.uper import UPerHead, UPerHeadConfig
 
@@ -11,6 +12,9 @@ __all__ = [
     "Head",
     "HeadConfig",
     "HeadOutput",
+    "Mask2FormerHead",
+    "Mask2FormerHeadConfig",
+    "Mask2FormerHeadOutput",
     "PSPHead",
     "PSPHeadConfig",
     "UPerHead",

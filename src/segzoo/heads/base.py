@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
@@ -28,12 +29,16 @@ class HeadConfig(SegZooSubConfig):
         dropout: probability of dropping a whole channel before the classifier, while training; 0 for none.
         align_corners: how the head resizes maps and logits.
         norm_eps: epsilon of the batch norms.
+        downsample_labels: the losses compare the logits at their own resolution with labels resized to it (nearest pixel, MIT
+            scene parsing), instead of the resized logits with the labels.
         losses: what the head trains with, summed: dicts such as ``{"type": "dice", "weight": 3.0}``, or the losses of
             ``segzoo.losses`` themselves. Cross-entropy over all pixels by default.
         num_labels: number of classes (keyword argument of every transformers config).
     """
 
     _writes_num_labels: ClassVar[bool] = True
+    has_queries: ClassVar[bool] = False
+    """Whether the head has queries with a class and a mask each, for losses that read them."""
 
     in_channels: Ints | None = None
     in_index: Ints | None = None
@@ -41,10 +46,11 @@ class HeadConfig(SegZooSubConfig):
     dropout: float = 0.1
     align_corners: bool = False
     norm_eps: float = 1e-5
+    downsample_labels: bool = False
     losses: list | tuple = (CrossEntropyLoss(),)
 
     def __post_init__(self, **kwargs):
-        self.losses = [loss.to_dict() for loss in build_losses(self.losses)]
+        self.losses = [loss.to_dict() for loss in self.build_losses(self.losses)]
         super().__post_init__(**kwargs)
 
     def check(self):
@@ -58,18 +64,25 @@ class HeadConfig(SegZooSubConfig):
         if not 0.0 <= self.dropout < 1.0:
             raise SegZooError(f"{type(self).__name__}: dropout={self.dropout} is no probability below 1")
 
+    @classmethod
+    def build_losses(cls, losses: Sequence[Loss | Mapping[str, Any]]) -> tuple[Loss, ...]:
+        """The losses of a head of this config.
 
-def build_losses(losses: Sequence[Loss | Mapping[str, Any]]) -> tuple[Loss, ...]:
-    """The losses of a head.
-
-    Raises:
-        SegZooError: there is none, or one is not known.
-    """
-    if not isinstance(losses, (list, tuple)) or not losses:
-        raise SegZooError(
-            f"losses={losses!r:.80} must be a list with at least one loss, such as {{'type': 'cross_entropy'}}"
-        )
-    return tuple(build_loss(loss) for loss in losses)
+        Raises:
+            SegZooError: there is none, one is not known, or one reads queries that the head has not.
+        """
+        if not isinstance(losses, (list, tuple)) or not losses:
+            raise SegZooError(
+                f"losses={losses!r:.80} must be a list with at least one loss, such as {{'type': 'cross_entropy'}}"
+            )
+        built = tuple(build_loss(loss) for loss in losses)
+        for loss in built:
+            if loss.reads_queries and not cls.has_queries:
+                raise SegZooError(
+                    f"the loss {loss.name!r} reads queries and their masks, which {cls.__name__} has not; "
+                    "use it with a head such as Mask2FormerHead, or another loss"
+                )
+        return built
 
 
 @dataclass
@@ -97,8 +110,12 @@ class Head(SegZooPreTrainedModel):
                 f"{type(config).__name__}.in_channels is not set; give the channels of the feature maps that the head reads"
             )
         self.dropout = nn.Dropout2d(config.dropout)
-        self.classifier = nn.Conv2d(config.channels, config.num_labels, kernel_size=1)
-        self.losses = build_losses(config.losses)
+        self.classifier = self.build_classifier(config)
+        self.losses = config.build_losses(config.losses)
+
+    def build_classifier(self, config: HeadConfig) -> nn.Module:
+        """The last layer, the only one whose shape depends on the number of classes."""
+        return nn.Conv2d(config.channels, config.num_labels, kernel_size=1)
 
     def _init_weights(self, module):
         if module is self.classifier:
@@ -135,7 +152,7 @@ class Head(SegZooPreTrainedModel):
         Raises:
             SegZooError: a loss is not known, or made for another number of classes.
         """
-        losses = build_losses(losses)
+        losses = self.config.build_losses(losses)
         for loss in losses:
             loss.check_num_labels(self.config.num_labels)
         self.losses = losses
@@ -144,17 +161,25 @@ class Head(SegZooPreTrainedModel):
     def compute_loss(self, output: HeadOutput, labels: Tensor, ignore_index: int) -> dict[str, Tensor]:
         """The weighted parts of the head's loss, by the losses' names; those of one name are summed.
 
+        Losses that read queries are added by the heads that have them.
+
         Args:
             output: what ``forward`` returned.
-            labels: class ids (B, H, W), int64; the logits are resized to them.
+            labels: class ids (B, H, W), int64; the logits are resized to them, or they to the logits (``downsample_labels``).
             ignore_index: id of the pixels that do not count.
         """
+        losses = [loss for loss in self.losses if not loss.reads_queries]
+        if not losses:
+            return {}
         logits = output.logits
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.float()  # before the resize, whose rounding would be the labels' size otherwise
-        logits = resize(logits, labels.shape[-2:], align_corners=self.config.align_corners)
+        if self.config.downsample_labels:
+            labels = F.interpolate(labels[:, None].float(), logits.shape[-2:], mode="nearest-exact")[:, 0].long()
+        else:
+            logits = resize(logits, labels.shape[-2:], align_corners=self.config.align_corners)
         parts: dict[str, Tensor] = {}
-        for loss in self.losses:
+        for loss in losses:
             value = loss(logits, labels, ignore_index)
             parts[loss.name] = parts[loss.name] + value if loss.name in parts else value
         return parts

@@ -14,7 +14,7 @@ from segzoo.auto import register_head
 from segzoo.base import Ints
 from segzoo.errors import SegZooError
 from segzoo.heads.base import Head, HeadConfig, HeadOutput
-from segzoo.layers import ConvNormAct, resize
+from segzoo.layers import ConvNormAct, concatenate
 
 
 @strict
@@ -90,10 +90,7 @@ class FCNHead(Head):
 
     def forward(self, feature_maps: Sequence[Tensor], previous: HeadOutput | None = None) -> HeadOutput:
         """Logits of feature maps, each (B, C, H, W); ``previous`` (an earlier head's output) is not read."""
-        maps = self.select(feature_maps)
-        x = maps[0]
-        if self.config.resize_concat:
-            x = torch.cat([resize(m, x.shape[-2:], align_corners=self.config.align_corners) for m in maps], dim=1)
+        x = concatenate(self.select(feature_maps), align_corners=self.config.align_corners)
         features = self.convs(x)
         if self.conv_cat is not None:
             features = self.conv_cat(torch.cat([x, features], dim=1))

@@ -12,7 +12,7 @@ from segzoo.auto import register_head
 from segzoo.base import Ints
 from segzoo.errors import SegZooError
 from segzoo.heads.base import Head, HeadConfig, HeadOutput
-from segzoo.layers import ConvNormAct, PyramidPooling
+from segzoo.layers import FusionConv, PyramidPooling, concatenate
 
 
 @strict
@@ -21,6 +21,7 @@ class PSPHeadConfig(HeadConfig):
 
     Args:
         pool_scales: sides of the pooled grids, in cells.
+        resize_concat: resize all maps to the first one's size and concatenate them, instead of reading one map.
     """
 
     model_type = "segzoo_psp_head"
@@ -28,12 +29,15 @@ class PSPHeadConfig(HeadConfig):
     in_index: Ints | None = (-1,)
     channels: int = 512
     pool_scales: Ints = (1, 2, 3, 6)
+    resize_concat: bool = False
 
     def check(self):
-        """Refuse more than one input map."""
+        """Refuse more than one input map without ``resize_concat``."""
         super().check()
-        if self.in_index is None or len(self.in_index) != 1:
-            raise SegZooError(f"PSPHeadConfig reads one feature map, but in_index={self.in_index}; name one")
+        if not self.resize_concat and (self.in_index is None or len(self.in_index) != 1):
+            raise SegZooError(
+                f"PSPHeadConfig reads one feature map, but in_index={self.in_index}; name one, or set resize_concat=True"
+            )
 
     @classmethod
     def tiny(cls):
@@ -41,24 +45,29 @@ class PSPHeadConfig(HeadConfig):
 
 
 class PSPHead(Head):
-    """Reads one map, returns logits at its resolution."""
+    """Reads one map (or the concatenation of several), returns logits at its resolution."""
 
     config: PSPHeadConfig
 
     def __init__(self, config: PSPHeadConfig):
         super().__init__(config)
-        (in_channels,), width = config.in_channels, config.channels
+        in_channels, width = sum(config.in_channels), config.channels
         self.pyramid = PyramidPooling(
             in_channels, width, config.pool_scales, norm_eps=config.norm_eps, align_corners=config.align_corners
         )
-        self.context_conv = ConvNormAct(
-            in_channels + len(config.pool_scales) * width, width, 3, padding=1, norm_eps=config.norm_eps
+        self.context_conv = FusionConv(
+            in_channels + len(config.pool_scales) * width,
+            width,
+            3,
+            padding=1,
+            norm_eps=config.norm_eps,
+            align_corners=config.align_corners,
         )
         self.post_init()
 
     def forward(self, feature_maps: Sequence[Tensor], previous: HeadOutput | None = None) -> HeadOutput:
         """Logits of feature maps, each (B, C, H, W); ``previous`` (an earlier head's output) is not read."""
-        (x,) = self.select(feature_maps)
+        x = concatenate(self.select(feature_maps), align_corners=self.config.align_corners)
         return HeadOutput(logits=self.classify(self.context_conv(self.pyramid(x))))
 
 

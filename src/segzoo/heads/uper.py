@@ -1,19 +1,19 @@
 """UPerNet's head: pyramid pooling on the coarsest map, then a feature pyramid fused at the finest.
 
 From "Unified Perceptual Parsing for Scene Understanding" (Xiao et al., 2018), https://arxiv.org/abs/1807.10221, as
-mmsegmentation's ``UPerHead`` trains it.
+mmsegmentation's ``UPerHead`` trains it, and MIT's ``UPerNet`` (https://github.com/CSAILVision/semantic-segmentation-pytorch) with
+``resize_pooled_first``.
 """
 
 from collections.abc import Sequence
 
-import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
 from segzoo.auto import register_head
 from segzoo.base import Ints
 from segzoo.heads.base import Head, HeadConfig, HeadOutput
-from segzoo.layers import ConvNormAct, PyramidPooling, resize
+from segzoo.layers import ConvNormAct, FusionConv, PyramidPooling, resize
 
 
 @strict
@@ -23,12 +23,16 @@ class UPerHeadConfig(HeadConfig):
     Args:
         in_index: the maps to read, finest first; None reads all.
         pool_scales: sides of the grids that the coarsest map is pooled to, in cells.
+        pool_channels: width of each grid's projection; None: ``channels``.
+        resize_pooled_first: resize each grid to the map before its projection, not after it.
     """
 
     model_type = "segzoo_uper_head"
 
     channels: int = 512
     pool_scales: Ints = (1, 2, 3, 6)
+    pool_channels: int | None = None
+    resize_pooled_first: bool = False
 
     @classmethod
     def tiny(cls):
@@ -44,13 +48,20 @@ class UPerHead(Head):
         super().__init__(config)
         width, eps = config.channels, config.norm_eps
         *fine, coarsest = config.in_channels
+        pooled = config.pool_channels or width
         self.pyramid = PyramidPooling(
-            coarsest, width, config.pool_scales, norm_eps=eps, align_corners=config.align_corners
+            coarsest,
+            pooled,
+            config.pool_scales,
+            norm_eps=eps,
+            align_corners=config.align_corners,
+            resize_first=config.resize_pooled_first,
         )
-        self.context_conv = ConvNormAct(coarsest + len(config.pool_scales) * width, width, 3, padding=1, norm_eps=eps)
+        fusion = {"padding": 1, "norm_eps": eps, "align_corners": config.align_corners}
+        self.context_conv = FusionConv(coarsest + len(config.pool_scales) * pooled, width, 3, **fusion)
         self.lateral_convs = nn.ModuleList(ConvNormAct(channels, width, 1, norm_eps=eps) for channels in fine)
         self.fpn_convs = nn.ModuleList(ConvNormAct(width, width, 3, padding=1, norm_eps=eps) for _ in fine)
-        self.fusion_conv = ConvNormAct(len(config.in_channels) * width, width, 3, padding=1, norm_eps=eps)
+        self.fusion_conv = FusionConv(len(config.in_channels) * width, width, 3, **fusion)
         self.post_init()
 
     def forward(self, feature_maps: Sequence[Tensor], previous: HeadOutput | None = None) -> HeadOutput:
@@ -62,9 +73,7 @@ class UPerHead(Head):
             x = lateral(x)
             merged.insert(0, x + resize(merged[0], x.shape[-2:], align_corners=align))
         maps = [conv(x) for conv, x in zip(self.fpn_convs, merged[:-1], strict=True)] + [merged[-1]]
-        size = maps[0].shape[-2:]
-        fused = self.fusion_conv(torch.cat([resize(x, size, align_corners=align) for x in maps], dim=1))
-        return HeadOutput(logits=self.classify(fused))
+        return HeadOutput(logits=self.classify(self.fusion_conv(maps)))
 
 
 register_head(UPerHeadConfig, UPerHead)

@@ -8,7 +8,7 @@ from .settings import InferenceSettings
 
 
 def add_protocol_options(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--slide``, ``--window``, ``--stride``, ``--scales``, ``--flip`` and ``--average``."""
+    """Adds ``--slide``, ``--window``, ``--stride``, ``--scales``, ``--short_sides``, ``--flip`` and ``--average``."""
     group = parser.add_argument_group("protocol")
     group.add_argument(
         "--slide",
@@ -24,6 +24,13 @@ def add_protocol_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--scales", type=float, nargs="+", metavar="F", help="factors on the image size, such as 0.75 1 1.25"
     )
+    group.add_argument(
+        "--short_sides",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="instead: lengths of the shorter side, such as 300 450 600",
+    )
     group.add_argument("--flip", action="store_true", help="also predict the mirrored image")
     group.add_argument("--average", choices=("probabilities", "logits"), help="what is averaged over scales and flips")
 
@@ -34,11 +41,13 @@ def check_protocol_options(
     window: Sequence[int] | None = None,
     stride: Sequence[int] | None = None,
     scales: Sequence[float] | None = None,
+    short_sides: Sequence[int] | None = None,
 ) -> None:
     """Refuse what makes no sense for any model, before one is loaded.
 
     Raises:
-        SegZooError: windows for whole images, sizes that are not one number or two, or factors that are not above 0.
+        SegZooError: windows for whole images, sizes that are not one number or two, factors or lengths that are not above 0, or
+            both of them.
     """
     if slide is False and (window or stride):
         raise SegZooError("--no-slide takes whole images; leave out --window and --stride")
@@ -48,6 +57,10 @@ def check_protocol_options(
             raise SegZooError(f"--{name} {given}: give height and width in pixels, or one number for both")
     if scales is not None and min(scales) <= 0:
         raise SegZooError(f"--scales {' '.join(map(str, scales))}: factors are above 0")
+    if short_sides is not None and min(short_sides) < 1:
+        raise SegZooError(f"--short_sides {' '.join(map(str, short_sides))}: lengths in pixels are at least 1")
+    if short_sides is not None and scales is not None:
+        raise SegZooError("--short_sides and --scales exclude each other; give one of them")
 
 
 def settings_from_options(
@@ -58,6 +71,7 @@ def settings_from_options(
     window: Sequence[int] | None = None,
     stride: Sequence[int] | None = None,
     scales: Sequence[float] | None = None,
+    short_sides: Sequence[int] | None = None,
     flip: bool = False,
     average: str | None = None,
 ) -> InferenceSettings:
@@ -68,12 +82,12 @@ def settings_from_options(
         slide: windows or whole images; None leaves it to the other options and the model.
         window: (height, width) of the windows, or one number for both; None: the model's.
         stride: likewise their step; None: the model's, or two thirds of a window that is given.
-        scales, flip, average: as in `InferenceSettings`; None: its defaults.
+        scales, short_sides, flip, average: as in `InferenceSettings`; None: its defaults.
 
     Raises:
         SegZooError: windows are asked for and nobody says how large, or values that make no sense.
     """
-    check_protocol_options(slide=slide, window=window, stride=stride, scales=scales)
+    check_protocol_options(slide=slide, window=window, stride=stride, scales=scales, short_sides=short_sides)
     own = InferenceSettings.of_model(model, image_processor)
     changes = {}
     if slide is False:
@@ -87,6 +101,6 @@ def settings_from_options(
         else:
             step = tuple(max(1, 2 * side // 3) for side in size) if window else own.window_stride
         changes |= {"window_size": size, "window_stride": step}
-    given = {"scales": scales and tuple(scales), "flip": flip or None, "average": average}
+    given = {"scales": scales, "short_sides": short_sides, "flip": flip or None, "average": average}
     changes |= {name: value for name, value in given.items() if value is not None}
     return InferenceSettings.of_model(model, image_processor, **changes)

@@ -128,8 +128,8 @@ class Predictor:
         """The maps of each picture: one for every view, mirrored or not."""
         pictures = [image if isinstance(image, list | tuple) else self.views(image) for image in images]
         for own in pictures:
-            if len(own) != len(self.settings.scales):
-                raise ValueError(f"{len(own)} views for {len(self.settings.scales)} scales")
+            if len(own) != self.settings.num_sizes:
+                raise ValueError(f"{len(own)} views for {self.settings.num_sizes} sizes")
         mirrors = (False, True) if self.settings.flip else (False,)
         readers = [
             [

@@ -16,18 +16,22 @@ class InferenceSettings:
         window_size: (height, width) of sliding windows in pixels of the resized picture; None: the whole picture at once.
         window_stride: (vertical, horizontal) step between windows; the window's size when None.
         scales: factors on the size that the image processor resizes to, or on the picture's own size; one view each.
+        short_sides: instead of ``scales``, lengths in pixels of the shorter side, one view each; the image processor's bound of the
+            longer side holds for all of them (MIT scene parsing: 300, 375, 450, 525, 600).
         flip: every view also mirrored left and right.
         average: what is averaged over the views at the size asked for: ``"probabilities"``, each view's softmax, as
             mmsegmentation does; or ``"logits"``, for heads whose maps are no logits of a softmax.
         windows_per_pass: how many windows go through the model at once.
 
     Raises:
-        SegZooError: sizes or factors that are not positive, a stride beyond the window, an unknown average.
+        SegZooError: sizes or factors that are not positive, a stride beyond the window, scales beside short sides, an unknown
+            average.
     """
 
     window_size: tuple[int, int] | None = None
     window_stride: tuple[int, int] | None = None
     scales: tuple[float, ...] = (1.0,)
+    short_sides: tuple[int, ...] = ()
     flip: bool = False
     average: Average = "probabilities"
     windows_per_pass: int = 4
@@ -54,6 +58,13 @@ class InferenceSettings:
         object.__setattr__(self, "scales", tuple(float(scale) for scale in self.scales))
         if not self.scales or not all(0 < scale < float("inf") for scale in self.scales):
             raise SegZooError(f"scales are {self.scales}; give at least one factor above 0, such as 1.0")
+        object.__setattr__(self, "short_sides", tuple(int(side) for side in self.short_sides))
+        if any(side < 1 for side in self.short_sides):
+            raise SegZooError(f"short_sides are {self.short_sides}; give lengths in pixels, all at least 1")
+        if self.short_sides and self.scales != (1.0,):
+            raise SegZooError(
+                f"short_sides {self.short_sides} and scales {self.scales} exclude each other; give one of them"
+            )
         if self.average not in get_args(Average):
             raise SegZooError(f"average is {self.average!r}; use one of {', '.join(get_args(Average))}")
         if self.windows_per_pass < 1:
@@ -75,9 +86,14 @@ class InferenceSettings:
         return cls(**({} if "window_size" in changes else own) | changes)
 
     @property
+    def num_sizes(self) -> int:
+        """To how many sizes a picture is resized."""
+        return len(self.short_sides or self.scales)
+
+    @property
     def num_views(self) -> int:
         """How many times a picture goes through the model."""
-        return len(self.scales) * (2 if self.flip else 1)
+        return self.num_sizes * (2 if self.flip else 1)
 
     def describe(self, image_processor) -> str:
         """The protocol in words, for cards and logs.
@@ -89,6 +105,9 @@ class InferenceSettings:
 
     def _sizes(self, processor) -> str:
         size = dict(processor.size) if getattr(processor, "do_resize", False) and processor.size else {}
+        if self.short_sides:
+            limit = f", longer side at most {size['longest_edge']}" if size.get("longest_edge") else ""
+            return f"shorter sides {', '.join(map(str, self.short_sides))}{limit}"
         if size.get("shortest_edge") is not None or size.get("longest_edge") is not None:
             parts = [f"shorter side {size['shortest_edge']}"] if size.get("shortest_edge") else []
             parts += [f"longer side at most {size['longest_edge']}"] if size.get("longest_edge") else []

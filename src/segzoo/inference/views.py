@@ -35,7 +35,7 @@ class ViewMaker:
             image: RGB, uint8 (height, width, 3), or what else the processor takes.
 
         Returns:
-            A tensor (channels, height, width) for each scale: values as in the picture where the processor is segzoo's,
+            A tensor (channels, height, width) for each scale or short side: values as in the picture where the processor is segzoo's,
             ready for the model where it is another.
 
         Raises:
@@ -51,10 +51,27 @@ class ViewMaker:
                 "do_pad": False,
                 "input_data_format": "channels_first",
             }
-        return [
-            processor(images=image, **options, **self._scaled(scale, image))["pixel_values"][0]
-            for scale in self.settings.scales
-        ]
+        return [processor(images=image, **options, **size)["pixel_values"][0] for size in self._sizes(image)]
+
+    def _sizes(self, image) -> list[dict[str, Any]]:
+        """The processor's options for each size."""
+        if not self.settings.short_sides:
+            return [self._scaled(scale, image) for scale in self.settings.scales]
+        own = {name: edge for name, edge in dict(self.image_processor.size or {}).items() if edge is not None}
+        if self.image_processor.do_resize and "height" in own:
+            raise SegZooError(
+                f"short_sides are for image processors that keep a picture's shape, and this one makes all {own['height']} x "
+                f"{own['width']} pixels; give scales"
+            )
+        limit = (
+            {"longest_edge": own["longest_edge"]} if self.image_processor.do_resize and "longest_edge" in own else {}
+        )
+        if limit and max(self.settings.short_sides) > limit["longest_edge"]:
+            raise SegZooError(
+                f"short_sides {self.settings.short_sides}: the image processor bounds the longer side to {limit['longest_edge']} pixels; "
+                "give smaller ones"
+            )
+        return [{"do_resize": True, "size": {"shortest_edge": side} | limit} for side in self.settings.short_sides]
 
     def _scaled(self, scale: float, image) -> dict[str, Any]:
         """Options that make the processor's result larger by a factor, as mmsegmentation's ``MultiScaleFlipAug``.

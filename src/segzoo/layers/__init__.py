@@ -2,8 +2,20 @@
 
 from segzoo.layers.conv import ConvNormAct
 from segzoo.layers.drop_path import DropPath
+from segzoo.layers.fusion_conv import FusionConv
 from segzoo.layers.norm import BatchNorm2d, LayerNorm2d
+from segzoo.layers.pointwise import PointwiseLinear
 from segzoo.layers.pyramid_pooling import PyramidPooling
-from segzoo.layers.resize import resize
+from segzoo.layers.resize import concatenate, resize
 
-__all__ = ["BatchNorm2d", "ConvNormAct", "DropPath", "LayerNorm2d", "PyramidPooling", "resize"]
+__all__ = [
+    "BatchNorm2d",
+    "ConvNormAct",
+    "DropPath",
+    "FusionConv",
+    "LayerNorm2d",
+    "PointwiseLinear",
+    "PyramidPooling",
+    "concatenate",
+    "resize",
+]

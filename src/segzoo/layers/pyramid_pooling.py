@@ -11,19 +11,59 @@ from segzoo.layers.resize import resize
 
 
 class PyramidPooling(nn.ModuleList):
-    """Pools a map to several grids, projects each and resizes them back.
+    """Pools a map to several grids and projects each; a `FusionConv` resizes them back.
 
     From "Pyramid Scene Parsing Network" (Zhao et al., 2017), https://arxiv.org/abs/1612.01105.
+
+    Args:
+        in_channels, channels: of the map, and of each projection.
+        pool_scales: sides of the grids, in cells.
+        norm_eps: epsilon of the batch norms.
+        align_corners: how grids are resized with ``resize_first``.
+        resize_first: resize each grid to the map before its projection, whose ReLU then acts on the interpolated values.
     """
 
     def __init__(
-        self, in_channels: int, channels: int, pool_scales: Sequence[int], *, norm_eps: float, align_corners: bool
+        self,
+        in_channels: int,
+        channels: int,
+        pool_scales: Sequence[int],
+        *,
+        norm_eps: float,
+        align_corners: bool,
+        resize_first: bool = False,
     ):
         super().__init__(ConvNormAct(in_channels, channels, 1, norm_eps=norm_eps) for _ in pool_scales)
         self.pool_scales = tuple(pool_scales)
         self.align_corners = align_corners
+        self.resize_first = resize_first
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C + len(pool_scales) * channels, H, W): the map itself and its context."""
-        pooled = [conv(F.adaptive_avg_pool2d(x, scale)) for conv, scale in zip(self, self.pool_scales, strict=True)]
-        return torch.cat([x, *(resize(p, x.shape[-2:], align_corners=self.align_corners) for p in pooled)], dim=1)
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, C, H, W) -> the map itself, and one (B, channels, scale, scale) a scale, or of the map's size with ``resize_first``."""
+        contexts = [x]
+        for project, scale in zip(self, self.pool_scales, strict=True):
+            grid = pool_to_grid(x, scale)
+            if self.resize_first:
+                grid = resize(grid, x.shape[-2:], align_corners=self.align_corners)
+            contexts.append(project(grid))
+        return contexts
+
+
+def pool_to_grid(x: Tensor, side: int) -> Tensor:
+    """(B, C, H, W) -> (B, C, side, side): means over a grid of cells, which overlap where ``side`` does not divide H or W.
+
+    It is ``F.adaptive_avg_pool2d``. Exports have no operator for that with free sizes, so that they get two products with the
+    cells' shares of rows and columns, which are the same numbers up to rounding.
+    """
+    if not torch.compiler.is_exporting():
+        return F.adaptive_avg_pool2d(x, side)
+    height, width = x.shape[-2:]
+    return _cells(height, side, x) @ x @ _cells(width, side, x).mT
+
+
+def _cells(length: int, side: int, like: Tensor) -> Tensor:
+    """(side, length): the share of each position in each cell, where a cell is all positions that i..i+1 of ``side`` touches."""
+    cell = torch.arange(side, device=like.device).unsqueeze(1) * length
+    position = torch.arange(length, device=like.device) * side
+    inside = ((position + side > cell) & (position < cell + length)).to(like.dtype)
+    return inside / inside.sum(1, keepdim=True)

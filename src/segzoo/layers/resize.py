@@ -1,5 +1,8 @@
 """Resizing of feature maps and logits."""
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -9,6 +12,23 @@ def resize(x: Tensor, size, mode: str = "bilinear", align_corners: bool = False)
 
     ``align_corners`` only matters for bilinear and bicubic; nothing is antialiased.
     """
-    if tuple(x.shape[-2:]) == tuple(size):
+    if _same(x.shape[-2:], size):
         return x
     return F.interpolate(x, size=tuple(size), mode=mode, align_corners=None if mode == "nearest" else align_corners)
+
+
+def concatenate(maps: Sequence[Tensor], align_corners: bool = False) -> Tensor:
+    """Maps (B, C, H, W) of any resolutions, resized to the first one's (bilinear) and joined along their channels."""
+    first, *others = maps
+    if not others:
+        return first
+    return torch.cat([first, *(resize(x, first.shape[-2:], align_corners=align_corners) for x in others)], dim=1)
+
+
+def _same(size, other) -> bool:
+    if torch.compiler.is_exporting():
+        # Asking whether free sizes are equal would tie the exported graph to those for which the answer holds.
+        from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+        return all(statically_known_true(a == b) for a, b in zip(size, other, strict=True))
+    return tuple(size) == tuple(other)

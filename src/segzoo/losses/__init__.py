@@ -10,6 +10,18 @@ from segzoo.losses.cross_entropy import CrossEntropyLoss
 from segzoo.losses.dice import DiceLoss
 from segzoo.losses.focal import FocalLoss
 from segzoo.losses.lovasz import LovaszLoss
+from segzoo.losses.mask_classification import MaskClassificationLoss, QueryPredictions
 from segzoo.losses.ohem import Ohem
 
-__all__ = ["LOSSES", "CrossEntropyLoss", "DiceLoss", "FocalLoss", "Loss", "LovaszLoss", "Ohem", "build_loss"]
+__all__ = [
+    "LOSSES",
+    "CrossEntropyLoss",
+    "DiceLoss",
+    "FocalLoss",
+    "Loss",
+    "LovaszLoss",
+    "MaskClassificationLoss",
+    "Ohem",
+    "QueryPredictions",
+    "build_loss",
+]

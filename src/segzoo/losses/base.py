@@ -27,6 +27,8 @@ class Loss(ABC):
     """How dicts call the loss, and its key among a model's losses."""
     per_class: ClassVar[tuple[str, ...]] = ("class_weights",)
     """The options that may hold a value for each class."""
+    reads_queries: ClassVar[bool] = False
+    """Whether the loss reads a head's queries and their masks instead of dense logits."""
 
     weight: float = 1.0
     class_weights: tuple[float, ...] | None = None

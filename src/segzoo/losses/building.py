@@ -11,8 +11,10 @@ from segzoo.losses.cross_entropy import CrossEntropyLoss
 from segzoo.losses.dice import DiceLoss
 from segzoo.losses.focal import FocalLoss
 from segzoo.losses.lovasz import LovaszLoss
+from segzoo.losses.mask_classification import MaskClassificationLoss
 
-LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in (CrossEntropyLoss, DiceLoss, FocalLoss, LovaszLoss)}
+_KINDS = (CrossEntropyLoss, DiceLoss, FocalLoss, LovaszLoss, MaskClassificationLoss)
+LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in _KINDS}
 
 
 def build_loss(loss: Loss | Mapping[str, Any]) -> Loss:

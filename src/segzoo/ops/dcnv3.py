@@ -5,13 +5,12 @@ https://arxiv.org/abs/2211.05778; the numbers are those of the operator in https
 
 One function, :func:`dcnv3`, and two forms of it that give the same numbers:
 
-- the registered operator ``segzoo::dcnv3``, with a backward written by hand, everywhere but in exports. Samples are rows of a
-  table of group vectors and their sums are embedding bags, so that nothing of the size points x channels is stored. Inductor
-  takes it as it is: a form that it could see into was not faster, and took it 20 seconds a layer to compile;
+- the registered operator ``segzoo::dcnv3``, with a backward written by hand, everywhere but in exports. On a GPU it launches
+  Triton kernels, elsewhere it runs the arithmetic of :mod:`segzoo.ops.bilinear_bags`. ``torch.compile`` takes it as it is and
+  sets ``fused``, so that all layers share a few compiled steps: inlined, each layer took inductor 20 seconds;
 - a ``grid_sample`` form, inlined under ``torch.export`` and ONNX, where no operator of our own could be lowered.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -19,16 +18,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segzoo.errors import SegZooError
+from segzoo.ops.bilinear_bags import BORDER, Layout, backward, forward, index_dtype
+from segzoo.ops.registration import autocast_sampled, compute_dtype, empty, gpu_kernels, register_autocast
 
-# The table has this many zeros around each map. A sample outside the map is moved to where all its corners are zeros, so
-# that its value and its gradients vanish without a mask.
-_BORDER = 2
-# Sampling points that are worked on at a time: on a CPU for each thread, so that what is computed for them stays in its cache.
-_CPU_POINTS = 1 << 16
-_DEVICE_POINTS = 1 << 22
-# Numbers that are gathered at a time for the dot products of the backward.
-_CPU_GATHERED = 1 << 19
-_DEVICE_GATHERED = 1 << 25
+
+class _Options(NamedTuple):
+    groups: int
+    kernel_size: int
+    stride: int
+    padding: int
+    dilation: int
+    offset_scale: float
+    remove_center: bool
+    softmax: bool
 
 
 def dcnv3(
@@ -73,14 +75,16 @@ def dcnv3(
     Raises:
         SegZooError: shapes, dtypes or options that do not fit; the message says which.
     """
-    options = (groups, kernel_size, stride, padding, dilation, float(offset_scale), bool(remove_center), bool(softmax))
+    options = _Options(
+        groups, kernel_size, stride, padding, dilation, float(offset_scale), bool(remove_center), bool(softmax)
+    )
     _check(input, offset, mask, options)
     if torch.compiler.is_exporting():
-        return _grid_sample_form(_autocast_input(input), offset, mask, options)
-    return torch.ops.segzoo.dcnv3(input, offset, mask, *options)
+        return _grid_sample_form(autocast_sampled(input), offset, mask, options)
+    return torch.ops.segzoo.dcnv3(input, offset, mask, *options, torch.compiler.is_compiling())
 
 
-def _check(input: Tensor, offset: Tensor, mask: Tensor, options: tuple) -> None:
+def _check(input: Tensor, offset: Tensor, mask: Tensor, options: _Options) -> None:
     groups, kernel_size, stride, padding, dilation, _, remove_center, _ = options
     for name, tensor in (("input", input), ("offset", offset), ("mask", mask)):
         if tensor.ndim != 4:
@@ -112,26 +116,18 @@ def _check(input: Tensor, offset: Tensor, mask: Tensor, options: tuple) -> None:
             raise SegZooError(f"dcnv3: {name} must be {expected} for this input, got {tuple(tensor.shape)}")
 
 
-def _output_size(size: int, options: tuple) -> int:
-    _, kernel_size, stride, padding, dilation, *_ = options
-    return (size + 2 * padding - dilation * (kernel_size - 1) - 1) // stride + 1
+def _output_size(size: int, options: _Options) -> int:
+    return (size + 2 * options.padding - options.dilation * (options.kernel_size - 1) - 1) // options.stride + 1
 
 
-def _compute_dtype(*tensors: Tensor) -> torch.dtype:
-    dtype = torch.float32
-    for tensor in tensors:
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return dtype
-
-
-def _kernel_grid(options: tuple, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+def _kernel_grid(options: _Options, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Where each point lies for output position 0 and offset 0: x and y in pixels of the input, each (points,)."""
-    _, kernel_size, _, padding, dilation, scale, remove_center, _ = options
+    kernel_size, dilation = options.kernel_size, options.dilation
     reach = dilation * (kernel_size - 1) // 2
     steps = torch.arange(kernel_size, dtype=dtype, device=device) * dilation - reach
-    steps = steps * scale + (reach - padding)
+    steps = steps * options.offset_scale + (reach - options.padding)
     grid = torch.stack([steps.repeat_interleave(kernel_size), steps.repeat(kernel_size)])
-    if remove_center:
+    if options.remove_center:
         center = kernel_size**2 // 2
         grid = torch.cat([grid[:, :center], grid[:, center + 1 :]], dim=1)
     return grid[0], grid[1]
@@ -140,79 +136,43 @@ def _kernel_grid(options: tuple, dtype: torch.dtype, device: torch.device) -> tu
 # The registered operator
 
 
-class _Strip(NamedTuple):
-    """Sampling points of some output rows. P points for each of B = rows * Wo * groups sums, so M = B * P points."""
-
-    rows: slice  # of the N * Ho output rows
-    index: Tensor  # (M,) row of the table at the upper left corner
-    across: Tensor  # (M,) share of the right corners, 0 to 1
-    down: Tensor  # (M,) share of the lower corners
-    weight: Tensor  # (M,)
-
-
 def _table(input: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
-    """The map within a border of zeros as rows of C / groups numbers, ordered by image, y, x, group."""
-    return F.pad(input.to(dtype), (0, 0, *(_BORDER,) * 4)).reshape(-1, input.shape[-1] // groups)
+    """The bordered map as rows of C / groups numbers, ordered by image, y, x, group."""
+    return F.pad(input.to(dtype), (0, 0, *(BORDER,) * 4)).reshape(-1, input.shape[-1] // groups)
 
 
-def _weights(mask: Tensor, dtype: torch.dtype, points: int, softmax: bool) -> Tensor:
-    """(B, points). PyTorch's own softmax is ten times slower over so short a dimension."""
-    weight = mask.to(dtype).reshape(-1, points)
-    if softmax:
-        weight = (weight - weight.amax(-1, keepdim=True)).exp_()
-        weight /= weight.sum(-1, keepdim=True)
-    return weight
-
-
-def _strips(input: Tensor, offset: Tensor, mask: Tensor, dtype: torch.dtype, options: tuple) -> Iterator[_Strip]:
-    groups, _, stride, _, _, scale, _, softmax = options
+def _layout(input: Tensor, offset: Tensor, dtype: torch.dtype, options: _Options) -> Layout:
+    """Each of the N * Ho output rows is a line."""
+    groups = options.groups
     batch, height, width, _ = input.shape
     rows, columns, device = offset.shape[1], offset.shape[2], input.device
-    grid_x, grid_y = (axis + _BORDER for axis in _kernel_grid(options, dtype, device))
-    points, per_row = len(grid_x), columns * groups * len(grid_x)
-    line, image = (width + 2 * _BORDER) * groups, (height + 2 * _BORDER) * (width + 2 * _BORDER) * groups
-    integer = torch.int32 if batch * image < 2**31 else torch.int64
+    grid_x, grid_y = (axis + BORDER for axis in _kernel_grid(options, dtype, device))
+    points, below = len(grid_x), (width + 2 * BORDER) * groups
+    image = (height + 2 * BORDER) * below
+    integer = index_dtype(batch * image)
 
-    # What all rows share, laid out as one row of points, so that every step below runs over long rows of memory.
-    column = torch.arange(columns, dtype=dtype, device=device) * stride
-    base_x = (column.view(-1, 1, 1) + grid_x).expand(columns, groups, points).reshape(per_row)
-    base_y = grid_y.expand(columns, groups, points).reshape(per_row)
-    base_index = torch.arange(groups, dtype=integer, device=device).view(-1, 1)
-    base_index = base_index.expand(columns, groups, points).reshape(per_row)
-    position = torch.arange(batch * rows, device=device).view(-1, 1)
-    row_y = (position % rows * stride).to(dtype)
-    row_index = (position // rows * image).to(integer)
+    def spread(numbers):  # (..., columns or 1, groups or 1, points or 1) to (..., columns * groups * points)
+        return numbers.expand(*numbers.shape[:-3], columns, groups, points).flatten(-3)
 
-    offset, mask = offset.reshape(batch * rows, per_row, 2), mask.reshape(batch * rows, per_row)
-    at_a_time = _CPU_POINTS * torch.get_num_threads() if device.type == "cpu" else _DEVICE_POINTS
-    step = max(1, at_a_time // per_row)
-    for start in range(0, batch * rows, step):
-        strip = slice(start, start + step)
-        part = offset[strip].to(dtype)
-        x = torch.add(base_x, part[..., 0], alpha=scale)
-        y = torch.add(base_y, part[..., 1], alpha=scale).add_(row_y[strip])
-        # Outside, infinite or NaN: to a place that has zeros for corners.
-        x.nan_to_num_(nan=0.0).clamp_(0, width + _BORDER)
-        y.nan_to_num_(nan=0.0).clamp_(0, height + _BORDER)
-        index = torch.add(base_index, x.to(integer), alpha=groups)
-        index.add_(y.to(integer), alpha=line).add_(row_index[strip])
-        weight = _weights(mask[strip], dtype, points, softmax)
-        yield _Strip(strip, index.view(-1), x.frac_().view(-1), y.frac_().view(-1), weight.view(-1))
+    column = torch.arange(columns, dtype=dtype, device=device).view(-1, 1, 1) * options.stride
+    line = torch.arange(batch * rows, device=device).view(-1, 1)
+    high = torch.tensor([width + BORDER, height + BORDER], dtype=dtype, device=device)
+    return Layout(
+        points=points,
+        right=groups,
+        below=below,
+        start=torch.stack([spread(column + grid_x), spread(grid_y.view(1, 1, -1))]),
+        scale=torch.full((2, columns * groups * points), options.offset_scale, dtype=dtype, device=device),
+        high=spread(high.view(2, 1, 1, 1)),
+        index=spread(torch.arange(groups, dtype=integer, device=device).view(1, -1, 1)),
+        line_y=(line % rows * options.stride).to(dtype),
+        line_index=(line // rows * image).to(integer),
+    )
 
 
-def _corners(strip: _Strip, line: int, groups: int) -> Iterator[tuple[int, Tensor]]:
-    """(distance in the table from the upper left corner, weights (M,)) of each of the four corners."""
-    lower = strip.weight * strip.down
-    upper = strip.weight - lower
-    for distance, weight in ((0, upper), (line, lower)):
-        right = weight * strip.across
-        yield distance, weight.sub_(right)
-        yield distance + groups, right
-
-
-def _bags(table: Tensor, index: Tensor, starts: Tensor, weight: Tensor) -> Tensor:
-    """Weighted sums of rows of the table, one from each start to the next."""
-    return torch.embedding_bag(table, index, starts, False, 0, False, weight)[0]
+def _by_line(tensor: Tensor) -> Tensor:
+    """(N, Ho, Wo, numbers) as (N * Ho, Wo * numbers)."""
+    return tensor.flatten(2).flatten(0, 1)
 
 
 @torch.library.custom_op("segzoo::dcnv3", mutates_args=())
@@ -228,24 +188,24 @@ def _operator(
     offset_scale: float,
     remove_center: bool,
     softmax: bool,
+    fused: bool,
 ) -> Tensor:
-    options = (groups, kernel_size, stride, padding, dilation, offset_scale, remove_center, softmax)
+    options = _Options(groups, kernel_size, stride, padding, dilation, offset_scale, remove_center, softmax)
+    if input.is_cuda and (kernels := gpu_kernels("dcnv3")):
+        return kernels.dcnv3_forward(input, offset, mask, **options._asdict())
     batch, rows, columns, _ = offset.shape
-    channels = input.shape[-1]
-    dtype = _compute_dtype(input, offset, mask)
-    points = mask.shape[-1] // groups
-    line = (input.shape[2] + 2 * _BORDER) * groups
-    table = _table(input, groups, dtype)
-    output = input.new_empty(batch, rows, columns, channels)
-    by_row = output.view(batch * rows, columns * channels)
-    for strip in _strips(input, offset, mask, dtype, options):
-        starts = torch.arange(0, len(strip.index), points, dtype=strip.index.dtype, device=input.device)
-        total = None
-        for distance, weight in _corners(strip, line, groups):
-            part = _bags(table[distance:], strip.index, starts, weight)
-            total = part if total is None else total.add_(part)
-        by_row[strip.rows] = total.view(-1, columns * channels)
-    return output
+    dtype = compute_dtype(input, offset, mask)
+    output = input.new_empty(batch * rows, columns * input.shape[-1])
+    forward(
+        _table(input, groups, dtype),
+        _layout(input, offset, dtype, options),
+        _by_line(offset).unflatten(1, (-1, 2)),
+        _by_line(mask),
+        output,
+        softmax=softmax,
+        fused=fused,
+    )
+    return output.view(batch, rows, columns, input.shape[-1])
 
 
 @torch.library.custom_op("segzoo::dcnv3_backward", mutates_args=())
@@ -262,76 +222,28 @@ def _backward_operator(
     offset_scale: float,
     remove_center: bool,
     softmax: bool,
+    fused: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    options = (groups, kernel_size, stride, padding, dilation, offset_scale, remove_center, softmax)
+    options = _Options(groups, kernel_size, stride, padding, dilation, offset_scale, remove_center, softmax)
+    if input.is_cuda and (kernels := gpu_kernels("dcnv3", backward=True)):
+        return kernels.dcnv3_backward(gradient, input, offset, mask, **options._asdict())
+    dtype = compute_dtype(input, offset, mask)
+    offset_gradient, mask_gradient = empty(offset), empty(mask)
+    table_gradient = backward(
+        _table(input, groups, dtype),
+        _layout(input, offset, dtype, options),
+        _by_line(offset).unflatten(1, (-1, 2)),
+        _by_line(mask),
+        _by_line(gradient),
+        _by_line(offset_gradient).unflatten(1, (-1, 2)),
+        _by_line(mask_gradient),
+        softmax=softmax,
+        fused=fused,
+    )
     batch, height, width, channels = input.shape
-    rows, columns = offset.shape[1:3]
-    dtype = _compute_dtype(input, offset, mask)
-    points = mask.shape[-1] // groups
-    line = (width + 2 * _BORDER) * groups
-    table = _table(input, groups, dtype)
-    table_gradient = torch.zeros_like(table)
-    offset_gradient = torch.empty(offset.shape, dtype=offset.dtype, device=offset.device)
-    mask_gradient = torch.empty(mask.shape, dtype=mask.dtype, device=mask.device)
-    per_row = columns * groups * points
-    offset_by_row = offset_gradient.view(batch * rows, per_row, 2)
-    mask_by_row = mask_gradient.view(batch * rows, per_row)
-    gradient = gradient.reshape(batch * rows, columns * channels)
-    for strip in _strips(input, offset, mask, dtype, options):
-        sums = gradient[strip.rows].to(dtype).reshape(-1, channels // groups)
-
-        # A weight's or a position's gradient needs the dot product of each corner with the gradient of the sum.
-        top, top_step = _dots_of_pair(table, strip.index, groups, sums, points)
-        bottom, bottom_step = _dots_of_pair(table[line:], strip.index, groups, sums, points)
-        top.addcmul_(top_step, strip.across)
-        bottom.addcmul_(bottom_step, strip.across)
-        sampled = torch.lerp(top, bottom, strip.down).view(-1, points)
-        weight = strip.weight.view(-1, points)
-        if softmax:
-            sampled = weight * (sampled - (weight * sampled).sum(-1, keepdim=True))
-        mask_by_row[strip.rows] = sampled.view(-1, per_row)
-        scaled = strip.weight * offset_scale
-        offset_by_row[strip.rows, :, 0] = torch.lerp(top_step, bottom_step, strip.down).mul_(scaled).view(-1, per_row)
-        offset_by_row[strip.rows, :, 1] = bottom.sub_(top).mul_(scaled).view(-1, per_row)
-
-        _add_table_gradient(table_gradient, strip, sums, points, line, groups)
-    padded = table_gradient.view(batch, height + 2 * _BORDER, width + 2 * _BORDER, channels)
-    input_gradient = padded[:, _BORDER:-_BORDER, _BORDER:-_BORDER].to(input.dtype)
-    return input_gradient.clone(memory_format=torch.contiguous_format), offset_gradient, mask_gradient
-
-
-def _dots_of_pair(table: Tensor, index: Tensor, right: int, sums: Tensor, points: int) -> tuple[Tensor, Tensor]:
-    """For each point the dot product of the left corner with its sum's row, and by how much the right corner's is larger."""
-    left, step = sums.new_empty(len(index)), sums.new_empty(len(index))
-    gathered = _CPU_GATHERED if sums.device.type == "cpu" else _DEVICE_GATHERED
-    count = max(1, gathered // (points * sums.shape[1]))
-    for start in range(0, len(sums), count):
-        vectors = sums[start : start + count].unsqueeze(1)
-        chosen = slice(start * points, (start + count) * points)
-        for dots, corner in ((left, table), (step, table[right:])):
-            values = corner.index_select(0, index[chosen]).view(-1, points, sums.shape[1])
-            dots[chosen] = torch.bmm(vectors, values.transpose(1, 2)).view(-1)
-    return left, step.sub_(left)
-
-
-def _add_table_gradient(
-    table_gradient: Tensor, strip: _Strip, sums: Tensor, points: int, line: int, groups: int
-) -> None:
-    """Each row of the table gets the rows of ``sums`` that drew from it, as one bag: sorted, without atomic additions."""
-    order, permutation = torch.sort(strip.index, stable=True)
-    if order.device.type == "cpu":
-        first, last = int(order[0]), int(order[-1]) + 1
-        counts = torch.bincount(strip.index - first, minlength=last - first)
-        starts = counts.cumsum(0).sub_(counts).to(order.dtype)
-    else:  # the whole table, rather than wait for the device
-        first, last = 0, len(table_gradient) - line - groups
-        starts = torch.searchsorted(order, torch.arange(last, dtype=order.dtype, device=order.device))
-        starts = starts.to(order.dtype)
-    owners = torch.arange(len(sums), dtype=order.dtype, device=order.device)
-    owners = owners.view(-1, 1).expand(-1, points).reshape(-1).index_select(0, permutation)
-    for distance, weight in _corners(strip, line, groups):
-        part = _bags(sums, owners, starts, weight.index_select(0, permutation))
-        table_gradient[first + distance : last + distance] += part
+    padded = table_gradient.view(batch, height + 2 * BORDER, width + 2 * BORDER, channels)
+    input_gradient = empty(input).copy_(padded[:, BORDER:-BORDER, BORDER:-BORDER])
+    return input_gradient, offset_gradient, mask_gradient
 
 
 @_operator.register_fake
@@ -342,7 +254,7 @@ def _(input, offset, mask, *options):
 
 @_backward_operator.register_fake
 def _(gradient, input, offset, mask, *options):
-    return tuple(torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (input, offset, mask))
+    return tuple(empty(t) for t in (input, offset, mask))
 
 
 def _save_for_backward(ctx, inputs, output):
@@ -358,34 +270,18 @@ def _backward(ctx, gradient):
 _operator.register_autograd(_backward, setup_context=_save_for_backward)
 
 
-def _autocast_input(input: Tensor) -> Tensor:
-    device = input.device.type
-    if torch.is_autocast_enabled(device) and input.dtype != torch.float64:
-        return input.to(torch.get_autocast_dtype(device))
-    return input
-
-
-def _autocast_rule(input, offset, mask, *options):
-    # register_autocast would also round the positions to half precision.
-    input = _autocast_input(input)
-    with torch.autocast(input.device.type, enabled=False):
-        return torch.ops.segzoo.dcnv3(input, offset, mask, *options)
-
-
-_library = torch.library.Library("segzoo", "FRAGMENT")
-for _key in ("AutocastCPU", "AutocastCUDA"):
-    _library.impl("dcnv3", _autocast_rule, _key)
+register_autocast("dcnv3")
 
 
 # The form for exports
 
 
-def _grid_sample_form(input: Tensor, offset: Tensor, mask: Tensor, options: tuple) -> Tensor:
+def _grid_sample_form(input: Tensor, offset: Tensor, mask: Tensor, options: _Options) -> Tensor:
     """One ``grid_sample`` over all groups, each an image of its own; every exporter knows the operator."""
-    groups, _, stride, *_, scale, _, softmax = options
+    groups, stride, scale = options.groups, options.stride, options.offset_scale
     batch, height, width, channels = input.shape
     rows, columns, device = offset.shape[1], offset.shape[2], input.device
-    dtype = _compute_dtype(input, offset, mask)
+    dtype = compute_dtype(input, offset, mask)
     grid_x, grid_y = _kernel_grid(options, dtype, device)
     # (N, groups, Ho, Wo, points)
     offset = offset.to(dtype).reshape(batch, rows, columns, groups, -1, 2).permute(5, 0, 3, 1, 2, 4)
@@ -400,7 +296,7 @@ def _grid_sample_form(input: Tensor, offset: Tensor, mask: Tensor, options: tupl
     maps = maps.reshape(batch * groups, channels // groups, height, width)
     sampled = F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     weight = mask.to(dtype).reshape(batch, rows, columns, groups, -1)
-    weight = weight.softmax(-1) if softmax else weight
+    weight = weight.softmax(-1) if options.softmax else weight
     weight = weight.permute(0, 3, 1, 2, 4).reshape(batch * groups, 1, rows * columns, -1)
     total = (sampled * weight).sum(-1).reshape(batch, channels, rows, columns)
     return total.permute(0, 2, 3, 1).to(input.dtype)

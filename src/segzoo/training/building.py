@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from segzoo.data import DATASETS, build_train_transform, detect_facts, load_id2label
 from segzoo.errors import SegZooError
 from segzoo.visualization import default_palette
@@ -145,6 +147,7 @@ def build_model(
     auxiliary_losses: Sequence[Mapping[str, Any]] | None = None,
     class_weights: Sequence[float] | None = None,
     drop_path_rate: float | None = None,
+    norm_momentum: float | None = None,
     window_size: Sequence[int] | None = None,
     window_stride: Sequence[int] | None = None,
     ignore_index: int = 255,
@@ -164,6 +167,7 @@ def build_model(
         losses, auxiliary_losses: of the decode heads and of the auxiliary heads (`segzoo.losses`); None leaves theirs.
         class_weights: factor per class on all these losses.
         drop_path_rate: largest probability of skipping a residual block, in 0..1; None leaves the backbone's.
+        norm_momentum: share of the new batch in the running statistics of all batch norms; None leaves the model's.
         window_size, window_stride: (height, width) of the sliding windows that the model is tested with, and their step;
             None leaves what the model says.
         ignore_index: label that does not count.
@@ -220,6 +224,10 @@ def build_model(
             )
         model.config.window_size = list(window_size)
         model.config.window_stride = list(window_stride or window_size)
+    if norm_momentum is not None:
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.momentum = norm_momentum
     return model
 
 
@@ -287,11 +295,16 @@ def _new_model(backbone, head, head_channels, auxiliary_channels, drop_path_rate
 
 def backbone_variants() -> dict[str, tuple[type, dict]]:
     """Every named backbone variant: its config class and the options that make it."""
-    from segzoo.backbones import internimage, resnet
+    from segzoo.backbones import beit, hrnet, internimage, mobilenetv2, resnet, vit, vit_adapter
 
     tables = (
         (resnet.SegZooResNetConfig, resnet.VARIANTS),
+        (hrnet.HRNetConfig, hrnet.VARIANTS),
+        (mobilenetv2.MobileNetV2Config, mobilenetv2.VARIANTS),
         (internimage.InternImageConfig, internimage.VARIANTS),
+        (vit.SegZooViTConfig, vit.VARIANTS),
+        (beit.SegZooBeitConfig, beit.VARIANTS),
+        (vit_adapter.ViTAdapterConfig, vit_adapter.VARIANTS),
     )
     return {name: (config_class, options) for config_class, table in tables for name, options in table.items()}
 

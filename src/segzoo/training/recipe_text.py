@@ -116,6 +116,8 @@ def _model(recipe) -> str:
     parts = []
     if recipe.drop_path_rate is not None:
         parts.append(f"drop path {recipe.drop_path_rate:g}")
+    if recipe.norm_momentum is not None:
+        parts.append(f"momentum of batch norms {recipe.norm_momentum:g}")
     if recipe.freeze_backbone:
         parts.append("frozen backbone")
     return ", ".join(parts)

@@ -108,6 +108,12 @@ class Recipe:
         at_least=0,
         below=1,
     )
+    norm_momentum: float | None = option(
+        None,
+        "share of the new batch in the running statistics of batch norms; none: the model's own, usually 0.1",
+        above=0,
+        at_most=1,
+    )
     freeze_backbone: bool = option(False, "train neck and heads only")
     mixed_precision: str | None = option(None, "none: as accelerate is configured", choices=PRECISIONS)
     ema_decay: float | None = option(
@@ -206,7 +212,9 @@ class Recipe:
 
     def model_options(self) -> dict[str, Any]:
         """Keyword arguments of `segzoo.training.build_model`."""
-        return self._chosen("losses auxiliary_losses class_weights drop_path_rate window_size window_stride")
+        return self._chosen(
+            "losses auxiliary_losses class_weights drop_path_rate norm_momentum window_size window_stride"
+        )
 
     def _chosen(self, names: str) -> dict[str, Any]:
         return {name: getattr(self, name) for name in names.split()}

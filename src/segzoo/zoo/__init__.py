@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import difflib
 import json
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -44,6 +45,17 @@ SYSTEMS = {
         licence_code="MIT",
         licence_weights="MIT",
     ),
+    "ViT-Adapter": System(
+        title="ViT-Adapter",
+        url="https://github.com/czczup/ViT-Adapter",
+        licence_code="Apache-2.0",
+        licence_weights="Apache-2.0",
+    ),
+    "CSAIL": System(
+        title="MIT scene parsing",
+        url="https://github.com/CSAILVision/semantic-segmentation-pytorch",
+        licence_code="BSD-3-Clause",
+    ),
 }
 
 
@@ -58,11 +70,22 @@ class ZooRow:
         aliases: the original file names without their endings, where they differ from ``name``.
         crop: [height, width] of the training crops, in pixels.
         iterations: length of the training.
-        miou, miou_ms: published mean IoU in percent, on one scale, and with several scales and flips.
+        miou, pixel_accuracy, score: published mean IoU, pixel accuracy and their mean, in percent, on one scale.
+        miou_ms, pixel_accuracy_ms, score_ms: the same, averaged over several scales.
+        test_flip: the test on one scale averages each picture with its mirror image.
+        test_scales: factors on the size of the test on one scale, over which the other one averages.
+        test_short_sides: the short sides, in pixels, over which it averages, where the publisher gives those instead.
+        test_flip_ms: the test on several scales has mirror images too.
         parameters: number of weights, auxiliary heads included; published figures are rounded.
-        flops: published multiply-adds x 2 at the publisher's input size, or None.
+        flops: published floating-point operations of one forward pass.
+        flops_size: [height, width] of the picture that ``flops`` belongs to, in pixels.
+        images_per_second, images_per_second_ms: published speed of the two tests.
+        speed_device: what that speed was measured on.
         recipe: name of the training recipe in `segzoo.training.recipes`, or None where it is not known.
         url: where the checkpoint is, or None.
+        size_bytes, sha256: of that file, where the publisher states them.
+        decoder_url, decoder_size_bytes, decoder_sha256: of the second file of a model that is published in two.
+        note: what a reader of the row must know.
     """
 
     name: str
@@ -75,10 +98,28 @@ class ZooRow:
     iterations: int | None = None
     miou: float | None = None
     miou_ms: float | None = None
+    pixel_accuracy: float | None = None
+    pixel_accuracy_ms: float | None = None
+    score: float | None = None
+    score_ms: float | None = None
+    test_flip: bool = False
+    test_scales: tuple[float, ...] = ()
+    test_short_sides: tuple[int, ...] = ()
+    test_flip_ms: bool | None = None
     parameters: int | None = None
     flops: int | None = None
+    flops_size: tuple[int, int] | None = None
+    images_per_second: float | None = None
+    images_per_second_ms: float | None = None
+    speed_device: str | None = None
     recipe: str | None = None
     url: str | None = None
+    size_bytes: int | None = None
+    sha256: str | None = None
+    decoder_url: str | None = None
+    decoder_size_bytes: int | None = None
+    decoder_sha256: str | None = None
+    note: str | None = None
 
     @property
     def licence_code(self) -> str:
@@ -90,6 +131,12 @@ class ZooRow:
         """SPDX name of the licence of the weights, or None where the publisher states none."""
         return SYSTEMS[self.system].licence_weights
 
+    @property
+    def sha256_start(self) -> str | None:
+        """Leading digits of the file's SHA-256: all, or the eight that OpenMMLab's file names end in."""
+        named = re.search(r"-([0-9a-f]{8})\.pth$", self.url or "") if self.system == "mmsegmentation" else None
+        return self.sha256 or (named[1] if named else None)
+
 
 def _read(name: str) -> Any:
     return json.loads(resources.files(__name__).joinpath(name).read_text(encoding="utf-8"))
@@ -100,9 +147,8 @@ def rows() -> dict[str, ZooRow]:
     """All rows by zoo name."""
     table = {}
     for entry in _read("rows.json"):
-        crop = entry.get("crop")
-        entry |= {"aliases": tuple(entry.get("aliases", ())), "crop": None if crop is None else tuple(crop)}
-        table[entry["name"]] = ZooRow(**entry)
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+        table[entry["name"]] = ZooRow(**values)
     return table
 
 
@@ -140,14 +186,17 @@ def _configs() -> dict[str, Any]:
 
 
 def original_config(name: str) -> dict[str, Any] | None:
-    """The original config of a row: ``model``, ``dataset_type``, ``test_pipeline``; None where the zoo has none.
+    """The original config of a row; None where the zoo has none.
+
+    Those of the mmsegmentation family have ``model``, ``dataset_type`` and ``test_pipeline``, those of MIT's scene parsing ``MODEL``
+    and ``DATASET``.
 
     Args:
         name: the zoo name, not an alias.
     """
     stored = _configs()["configs"].get(name)
-    if stored is None:
-        return None
+    if stored is None or "MODEL" in stored:
+        return copy.deepcopy(stored)
     parts = _configs()["parts"]
     model = dict(stored["model"])
     for kind in ("backbone", "neck", "decode_head", "auxiliary_head"):

@@ -35,7 +35,7 @@ def translate(original: Mapping[str, Any], context: Context) -> InternImageConfi
         residual_post_norm=bool(options.take("res_post_norm", False)),
         post_norm_blocks=list(post_norm_blocks or []) if level2_post_norm else [],
         layer_scale=options.take("layer_scale", None),
-        drop_path=float(options.take("drop_path_rate", 0.2)),
+        drop_path_rate=float(options.take("drop_path_rate", 0.2)),
         drop_path_uniform=drop_path_type == "uniform",
         dropout=float(options.take("drop_rate", 0.0)),
         out_features=[f"stage{i + 1}" for i in sorted(options.take("out_indices", (0, 1, 2, 3)))],

@@ -14,7 +14,11 @@ PYRAMID_KEYS = (*conv_module("psp_modules.{}.1", "pyramid.{}"), *conv_module("bo
 def translate(original: Mapping[str, Any], context: Context) -> PSPHeadConfig:
     """The PSPHeadConfig of an original ``dict(type="PSPHead", ...)``."""
     options = Options(original, context.where)
-    fields = {"pool_scales": list(options.take("pool_scales", (1, 2, 3, 6)))} | head_options(options, context)
+    fields = {
+        "pool_scales": list(options.take("pool_scales", (1, 2, 3, 6))),
+        "resize_concat": original.get("input_transform") == "resize_concat",
+    }
+    fields |= head_options(options, context)
     options.finish()
     return PSPHeadConfig(**fields)
 

@@ -68,6 +68,11 @@ def keys(config: SegZooResNetConfig) -> Iterable[KeyRule]:
     else:
         yield KeyRule("conv1.{}", "stem.0.conv.{}")
         yield KeyRule("bn1.{}", "stem.0.norm.{}")
+    yield from stage_keys(config)
+
+
+def stage_keys(config: SegZooResNetConfig) -> Iterable[KeyRule]:
+    """The key rules without those of the stem."""
     first = 1 if config.average_downsample else 0  # the average pool takes index 0
     for stage in range(config.num_stages):
         old, new = f"layer{stage + 1}.{{}}", f"stages.{stage}.{{}}"

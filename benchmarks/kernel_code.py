@@ -1,0 +1,160 @@
+"""The machine code of the Triton kernels, compiled ahead of time: no GPU is needed.
+
+For each kernel, dtype and architecture: how many loads take 16 bytes, how many atomic additions there are and how many of
+them add 16 bytes, how often a block waits at a barrier, registers and stack of a thread. The block is one of the shapes
+that the kernel would try there.
+
+    python benchmarks/kernel_code.py
+    python benchmarks/kernel_code.py --kernels dcnv3 --capabilities 90 --dtypes float32 --channels 16 --json
+"""
+
+import argparse
+import dataclasses
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+
+import torch
+from segzoo._kernels.dcnv3 import functions as dcnv3_functions
+from segzoo._kernels.dcnv3 import kernels as dcnv3_kernels
+from segzoo._kernels.dcnv3.bilinear import block_shapes, compute_dtype, lanes, vector
+from segzoo._kernels.ms_deform_attn import functions as ms_deform_attn_functions
+from segzoo._kernels.ms_deform_attn import kernels as ms_deform_attn_kernels
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+
+KERNELS = {"dcnv3": dcnv3_kernels, "ms_deform_attn": ms_deform_attn_kernels}
+PASSES = ("forward", "backward")
+DTYPES = ("float32", "float16", "bfloat16")
+POINTERS = {torch.float64: "*fp64", torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
+WARPS = 4
+COUNTED = {
+    "loads": r"\bld\.global",
+    "vector_loads": r"\bld\.global[.\w:]*\.(v4\.\w?32|v2\.\w?64|\w?128)",
+    "atomics": r"\b(red|atom)\.",
+    "vector_atomics": r"\b(red|atom)\.[.\w]*v4",
+    "barriers": r"\b(bar|barrier)\.",
+    "shuffles": r"\bshfl\.",
+}
+
+
+@dataclasses.dataclass
+class Code:
+    kernel: str
+    direction: str
+    dtype: str
+    channels: int
+    capability: int
+    softmax: bool
+    block: int
+    loads: int
+    vector_loads: int
+    atomics: int
+    vector_atomics: int
+    barriers: int
+    shuffles: int
+    registers: int
+    stack: int
+
+
+def compiled(kernel: str, direction: str, dtype: torch.dtype, channels: int, capability: int, softmax: bool) -> Code:
+    """Compile one kernel as a launch on such a GPU would; offsets, locations and weights are float32.
+
+    The sizes are InternImage's (3x3, 4 groups) and ViT-Adapter's (8 heads, 3 levels of 4 points).
+    """
+    if kernel == "dcnv3":
+        options = dcnv3_functions.Options(4, 3, 1, 1, 1, 1.0, False, softmax)
+        constants = dcnv3_functions.kernel_constants(options, dtype, torch.float32, torch.float32)
+    else:
+        constants = ms_deform_attn_functions.kernel_constants(8, 3, 4, dtype, torch.float32, torch.float32)
+    sums = compute_dtype(dtype)
+    moved = sums if direction == "backward" else dtype
+    shapes = block_shapes(channels, vector(moved, direction == "backward", divmod(capability, 10)))
+    rows = next(rows for rows, warps in shapes if warps == WARPS)
+    constants |= {"D": channels, "LANES": lanes(channels), "BLOCK": rows}
+    pointers = dict.fromkeys(("input", "value", "output", "output_gradient"), dtype)
+    pointers |= dict.fromkeys(("input_gradient", "value_gradient"), sums)
+    names = ("offset", "mask", "locations", "weights")
+    pointers |= dict.fromkeys((*names, *(f"{name}_gradient" for name in names)), torch.float32)
+
+    function = getattr(KERNELS[kernel], f"{direction}_kernel")
+    signature, values, attributes = {}, {}, {}
+    for number, name in enumerate(function.arg_names):
+        if name in constants:
+            signature[name] = "constexpr"
+            values[(number,)] = constants[name]
+        elif name in pointers:
+            signature[name] = POINTERS[pointers[name]]
+            attributes[(number,)] = [["tt.divisibility", 16]]  # as memory from torch is
+        else:
+            signature[name] = ("i32",) * 6 if name == "codes" else "i32"
+    source = ASTSource(function, signature, values, attributes)
+    options = {"num_warps": WARPS, "num_stages": 1, "enable_fp_fusion": True}
+    code = compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    counts = {name: len(re.findall(pattern, code.asm["ptx"])) for name, pattern in COUNTED.items()}
+    name = str(dtype).removeprefix("torch.")
+    return Code(
+        kernel, direction, name, channels, capability, softmax, rows, **counts, **_resources(code.asm["cubin"])
+    )
+
+
+def _resources(cubin: bytes) -> dict[str, int]:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    labels = {"registers": "REG", "stack": "STACK"}
+    return {name: int(re.search(rf"\b{label}:(\d+)", usage)[1]) for name, label in labels.items()}
+
+
+def table(codes: Iterator[Code]) -> None:
+    print(
+        "| kernel | D | dtype | arch | block | 16-byte loads | atomics, of them 16 bytes | barriers | registers | stack |\n"
+        "|---|---|---|---|---|---|---|---|---|---|"
+    )
+    for code in codes:
+        name = f"{code.kernel} {code.direction}{', softmax' if code.softmax else ''}"
+        print(
+            f"| {name} | {code.channels} | {code.dtype} | sm_{code.capability} | {code.block} "
+            f"| {code.vector_loads} of {code.loads} | {code.atomics}, {code.vector_atomics} | {code.barriers} "
+            f"| {code.registers} | {code.stack} |",
+            flush=True,
+        )
+
+
+def all_codes(arguments: argparse.Namespace) -> Iterator[Code]:
+    for kernel in arguments.kernels:
+        for direction in arguments.passes:
+            for capability in arguments.capabilities:
+                for dtype in arguments.dtypes:
+                    for channels in arguments.channels:
+                        yield compiled(
+                            kernel, direction, getattr(torch, dtype), channels, capability, kernel == "dcnv3"
+                        )
+
+
+def parse(given: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kernels", nargs="+", choices=KERNELS, default=list(KERNELS))
+    parser.add_argument("--passes", nargs="+", choices=PASSES, default=list(PASSES))
+    parser.add_argument("--capabilities", nargs="+", type=int, default=[80, 90], metavar="CC")
+    parser.add_argument("--dtypes", nargs="+", choices=(*DTYPES, "float64"), default=list(DTYPES))
+    parser.add_argument("--channels", nargs="+", type=int, default=[16], help="of a group or head")
+    parser.add_argument("--json", action="store_true", help="print a list of records instead of a table")
+    return parser.parse_args(given)
+
+
+def main() -> None:
+    arguments = parse()
+    if arguments.json:
+        print(json.dumps([dataclasses.asdict(code) for code in all_codes(arguments)]))
+    else:
+        table(all_codes(arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,363 @@
+"""Whole models, side by side in one run: seconds an image, and the memory of a training step.
+
+    python benchmarks/models.py                              # InternImage-T UPerNet, its grid_sample form, and peers
+    python benchmarks/models.py --groups mit --json mit.json # another group of the table below
+    python benchmarks/models.py --cases segzoo grid_sample --precisions float32 --rounds 15 --size 640 640
+
+Speed: one picture (batch 1) through models with random weights in inference, fp32 and under bfloat16 autocast. Every case of
+a group is built in one process and all take turns; times are medians of the rounds. "times as fast" compares with the group's
+first case in fp32. Cases of one model share their weights: "differs" is how far their logits are from those of that first
+case, relative to its largest. All models have channels-last weights and inputs; compiled ones come from torch.compile.
+
+Memory: what a forward and backward on one picture with labels adds, at its peak, to what a fresh process holds with the model
+built, with and without gradient checkpointing; and what that costs in time. This reads /proc (Linux).
+
+A case is a line of `cases()`: what is built, what is swapped while it runs, and whether it is compiled. Published figures are
+those of the zoo's rows, measured on another device at other sizes: context, no comparison.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+NUM_LABELS = 150
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of the table.
+
+    Args:
+        group, name: what it is printed and chosen as; the first case of a group is what the others are compared with.
+        build: returns the model; cases with equal ``model`` share it.
+        model: what ``build`` builds, in words.
+        swap: a context that changes what the model runs, such as its operator, while it is measured.
+        compiled: whether it runs under torch.compile.
+        trains: whether its training memory is measured.
+        package: what must be installed beyond segzoo's own requirements.
+        published: figures of others, in words.
+    """
+
+    group: str
+    name: str
+    build: Callable[[], nn.Module]
+    model: str
+    swap: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+    compiled: bool = False
+    trains: bool = False
+    package: str | None = None
+    published: str = ""
+
+
+def cases() -> list[Case]:
+    """All cases, by group."""
+    internimage = {
+        "build": partial(zoo_model, "upernet_internimage_t_512_160k_ade20k"),
+        "model": "InternImage-T UPerNet",
+    }
+    adapter = {
+        "build": partial(zoo_model, "upernet_deit_adapter_base_512_160k_ade20k"),
+        "model": "ViT-Adapter-B UPerNet",
+    }
+    return [
+        Case("internimage", "grid_sample", swap=grid_sample_dcnv3, trains=True, **internimage),
+        Case("internimage", "grid_sample, plain layers", swap=plain_form, **internimage),
+        Case("internimage", "segzoo", trains=True, **internimage),
+        Case("internimage", "segzoo compiled", compiled=True, **internimage),
+        Case("internimage", "transformers Swin-T", transformers_swin, "transformers' UPerNet-Swin-T", trains=True),
+        Case(
+            "internimage",
+            "smp ResNet-50",
+            smp_resnet,
+            "segmentation_models.pytorch's UPerNet-R50 (256 channels; logits at full size)",
+            trains=True,
+            package="segmentation_models_pytorch",
+        ),
+        Case("adapter", "grid_sample", swap=grid_sample_attention, trains=True, **adapter),
+        Case("adapter", "segzoo", trains=True, **adapter),
+        Case("adapter", "segzoo compiled", compiled=True, **adapter),
+        *mit_cases(),
+    ]
+
+
+def mit_cases() -> list[Case]:
+    """The released models of MIT's scene parsing, with the speed that its authors give."""
+    from segzoo import zoo
+
+    rows = [row for row in zoo.rows().values() if row.system == "CSAIL" and zoo.original_config(row.name)]
+    return [
+        Case(
+            "mit",
+            row.name,
+            partial(zoo_model, row.name),
+            row.name,
+            published=f"{row.images_per_second:g} images/s on {row.speed_device}" if row.images_per_second else "",
+        )
+        for row in rows
+    ]
+
+
+# What is built
+
+
+def zoo_model(name: str) -> nn.Module:
+    """The model of a zoo row, without its weights."""
+    from segzoo import SegZooForSemanticSegmentation, zoo
+    from segzoo.conversion.translate import translate_config
+
+    config = translate_config(zoo.original_config(name)).config
+    config.auxiliary_head_configs = []
+    return SegZooForSemanticSegmentation(config)
+
+
+def transformers_swin() -> nn.Module:
+    from transformers import SwinConfig, UperNetConfig, UperNetForSemanticSegmentation
+
+    backbone = SwinConfig(
+        embed_dim=96,
+        depths=(2, 2, 6, 2),
+        num_heads=(3, 6, 12, 24),
+        window_size=7,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    config = UperNetConfig(backbone_config=backbone, num_labels=NUM_LABELS, use_auxiliary_head=False)
+    return UperNetForSemanticSegmentation(config)
+
+
+def smp_resnet() -> nn.Module:
+    import segmentation_models_pytorch as smp
+
+    return smp.UPerNet("resnet50", encoder_weights=None, classes=NUM_LABELS)
+
+
+# What is swapped
+
+
+def grid_sample_dcnv3() -> contextlib.AbstractContextManager:
+    """InternImage's operator by one grid_sample, as benchmarks/deformable.py writes it from the formula."""
+    from deformable import dcnv3_reference
+
+    def dcnv3(input: Tensor, offset: Tensor, mask: Tensor, *, groups: int, offset_scale: float, **_) -> Tensor:
+        return dcnv3_reference(input, offset, mask, groups, offset_scale)
+
+    return mock.patch("segzoo.backbones.internimage.dcnv3", dcnv3)
+
+
+def grid_sample_attention() -> contextlib.AbstractContextManager:
+    """Multi-scale deformable attention by one grid_sample a level."""
+    from deformable import attention_reference
+
+    def ms_deform_attn(value: Tensor, shapes: list[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
+        return attention_reference(value, locations, weights, shapes)
+
+    return mock.patch("segzoo.layers.deformable_attention.ms_deform_attn", ms_deform_attn)
+
+
+@contextlib.contextmanager
+def plain_form() -> Iterator[None]:
+    """That, and also the plain forms of the layers that segzoo writes in another way for CPUs."""
+    from segzoo.layers import FusionConv, PointwiseLinear
+
+    with (
+        grid_sample_dcnv3(),
+        mock.patch.object(FusionConv, "_short_way", lambda self, maps: False),
+        mock.patch.object(PointwiseLinear, "forward", nn.Linear.forward),
+    ):
+        yield
+
+
+# Speed
+
+
+def main() -> None:
+    """Measure, print tables, and write JSON where asked to."""
+    args = parse()
+    torch.set_num_threads(args.threads)
+    chosen = [case for case in cases() if case.group in args.groups and (not args.cases or case.name in args.cases)]
+    if args.memory_of:
+        case = next(case for case in chosen if case.name == args.memory_of)
+        print(json.dumps(training_step(case, args)))
+        return
+    missing = {case.package for case in chosen if case.package and importlib.util.find_spec(case.package) is None}
+    for package in sorted(missing):
+        print(f"{package} is not installed: its line is left out (pip install {package})")
+    chosen = [case for case in chosen if case.package not in missing]
+    results = {"torch": torch.__version__, "threads": args.threads, "size": args.size}
+    for group in dict.fromkeys(case.group for case in chosen):
+        members = [case for case in chosen if case.group == group]
+        results[group] = {}
+        if "speed" in args.parts:
+            results[group]["speed"] = speed(members, args)
+        if "memory" in args.parts:
+            results[group]["memory"] = memory([case for case in members if case.trains], args)
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+def parse() -> argparse.Namespace:
+    """The options."""
+    groups = list(dict.fromkeys(case.group for case in cases()))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--groups", nargs="+", choices=groups, default=["internimage"])
+    parser.add_argument("--cases", nargs="+", metavar="NAME", help="only these cases of the groups")
+    parser.add_argument("--parts", nargs="+", choices=["speed", "memory"], default=["speed", "memory"])
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
+    parser.add_argument("--size", type=int, nargs=2, default=[512, 512], metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)  # the fresh process
+    parser.add_argument("--checkpointing", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def speed(members: list[Case], args: argparse.Namespace) -> list[dict]:
+    """Time all cases of a group in turns, and print them."""
+    models: dict[str, nn.Module] = {}
+    runs = {}
+    for case in members:
+        if case.model not in models:
+            torch.manual_seed(0)
+            models[case.model] = case.build().eval().to(memory_format=torch.channels_last)
+        model = models[case.model]
+        runs[case.name] = torch.compile(model) if case.compiled else model
+    image = picture(args)
+    entries = [(case, precision) for precision in args.precisions for case in members]
+    seconds: dict[tuple[str, str], list[float]] = {(case.name, precision): [] for case, precision in entries}
+    outputs: dict[tuple[str, str], Tensor] = {}
+    for number in range(args.rounds + 1):
+        for case, precision in entries:
+            with torch.no_grad(), case.swap(), autocast(precision):
+                start = time.perf_counter()
+                output = logits(runs[case.name](image))
+                elapsed = time.perf_counter() - start
+            if number:  # the first round warms up and compiles
+                seconds[case.name, precision].append(elapsed)
+            else:
+                outputs[case.name, precision] = output.float()
+
+    first, precision = members[0], args.precisions[0]
+    exact, usual = outputs[first.name, precision], statistics.median(seconds[first.name, precision])
+    print(
+        f"\n{first.group}: {args.size[0]}x{args.size[1]}, batch 1, {args.threads} threads, {args.rounds} rounds in turns"
+    )
+    print(
+        f"{'':44s} {'precision':>9s} {'s/image':>8s} {'images/s':>9s} {'times as fast':>14s} {'differs':>9s}  published"
+    )
+    lines = []
+    for case, precision in entries:
+        median = statistics.median(seconds[case.name, precision])
+        line = {"case": case.name, "model": case.model, "precision": precision, "seconds": median}
+        line |= {"images_per_second": 1 / median, "times_as_fast": usual / median, "published": case.published}
+        if case.model == first.model:
+            line["differs"] = float((outputs[case.name, precision] - exact).abs().max() / exact.abs().max())
+        lines.append(line)
+        differs = f"{line['differs']:.1e}" if "differs" in line else ""
+        print(
+            f"{case.name:44s} {precision:>9s} {median:8.3f} {1 / median:9.2f} {usual / median:14.2f} {differs:>9s}"
+            f"  {case.published}",
+            flush=True,
+        )
+    for model in dict.fromkeys(case.model for case in members):
+        count = sum(p.numel() for p in models[model].parameters())
+        print(f"  {model}: {count / 1e6:.1f}M weights")
+    return lines
+
+
+def picture(args: argparse.Namespace) -> Tensor:
+    """A picture of noise, normalised."""
+    image = torch.randn(1, 3, *args.size, generator=torch.Generator().manual_seed(1))
+    return image.to(memory_format=torch.channels_last)
+
+
+def logits(output) -> Tensor:
+    return output if isinstance(output, Tensor) else output.logits
+
+
+def autocast(precision: str) -> torch.autocast:
+    return torch.autocast("cpu", PRECISIONS[precision], enabled=precision != "float32")
+
+
+# Memory
+
+
+def memory(members: list[Case], args: argparse.Namespace) -> list[dict]:
+    """Memory and time of a training step of each case, each in a fresh process."""
+    if not members:
+        return []
+    print(
+        f"\ntraining step, batch 1, {args.size[0]}x{args.size[1]}: memory above the built model, at its peak, and seconds"
+    )
+    print(f"{'':44s} {'precision':>9s} {'plain':>20s} {'checkpointing':>20s}   memory   time")
+    lines = []
+    for precision in args.precisions:
+        for case in members:
+            plain, checkpointed = (in_fresh_process(case, precision, args, flag) for flag in (False, True))
+            line = {"case": case.name, "precision": precision, "plain": plain, "checkpointing": checkpointed}
+            lines.append(line)
+            text = f"{case.name:44s} {precision:>9s} {plain['mib']:8.0f} MiB {plain['seconds']:6.2f} s"
+            if checkpointed is None:
+                print(f"{text} {'not supported':>20s}", flush=True)
+                continue
+            ratios = (checkpointed[key] / plain[key] for key in ("mib", "seconds"))
+            text += f" {checkpointed['mib']:8.0f} MiB {checkpointed['seconds']:6.2f} s"
+            print(text + " {:8.2f} {:6.2f}".format(*ratios), flush=True)
+    return lines
+
+
+def in_fresh_process(case: Case, precision: str, args: argparse.Namespace, checkpointing: bool) -> dict | None:
+    command = [sys.executable, __file__, "--memory-of", case.name, "--groups", case.group, "--precisions", precision]
+    command += ["--threads", str(args.threads), "--size", *map(str, args.size)]
+    command += ["--checkpointing"] if checkpointing else []
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(f"the process for {case.name} broke off; its message stands above")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def training_step(case: Case, args: argparse.Namespace) -> dict | None:
+    """Forward and backward; None for a model without gradient checkpointing where that is asked for."""
+    torch.manual_seed(0)
+    model = case.build().train().to(memory_format=torch.channels_last)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()  # a batch of one has no statistics on pooled grids
+    if args.checkpointing:
+        if not getattr(model, "supports_gradient_checkpointing", False):
+            return None
+        model.gradient_checkpointing_enable()
+    labels = torch.randint(0, NUM_LABELS, (1, *args.size), generator=torch.Generator().manual_seed(2))
+    Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark back
+    before = high_water()
+    start = time.perf_counter()
+    with case.swap():  # also in the backward, where checkpointing runs the layers again
+        with autocast(args.precisions[0]):
+            scores = logits(model(picture(args))).float()
+            scores = nn.functional.interpolate(scores, size=tuple(args.size), mode="bilinear")
+            loss = nn.functional.cross_entropy(scores, labels)
+        loss.backward()
+    return {"mib": high_water() - before, "seconds": time.perf_counter() - start}
+
+
+def high_water() -> float:
+    """Peak resident memory of this process in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**10
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""The Triton kernels of multi-scale deformable attention.
+
+A row is one head of one query; rows are numbered as they lie in memory, so a block reads and writes one stretch of
+locations, weights and sums. ``D`` is the number of channels of a head.
+"""
+
+import triton
+import triton.language as tl
+
+from .bilinear import row_mask, sample, sample_backward
+
+_SIZES = ["positions", "rows", "size_class"]
+
+
+@triton.jit
+def _side(codes, number: tl.constexpr):
+    """The height (2 * level) or width (2 * level + 1) of a level.
+
+    They come as odd numbers, because Triton compiles a tuple's integers anew for each that is 1 or divides by 16.
+    """
+    return codes[number] >> 1
+
+
+@triton.jit
+def _point(locations, at, alive, point, height, width, COMPUTE: tl.constexpr):
+    """Where sampling point number ``point`` of each row lies in its level, in pixels."""
+    x = tl.load(locations + at * 2 + 2 * point, mask=alive, other=0.0).to(COMPUTE)
+    y = tl.load(locations + at * 2 + 2 * point + 1, mask=alive, other=0.0).to(COMPUTE)
+    return x * width - 0.5, y * height - 0.5
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def forward_kernel(
+    value,
+    locations,
+    weights,
+    output,
+    codes,
+    positions,
+    rows,
+    size_class,
+    HEADS: tl.constexpr,
+    D: tl.constexpr,
+    LANES: tl.constexpr,
+    LEVELS: tl.constexpr,
+    POINTS: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    INDEX: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    ALL: tl.constexpr = LEVELS * POINTS
+    UNROLL: tl.constexpr = POINTS if ALL <= 16 else 4  # more takes minutes to compile
+    tiles = tl.cdiv(rows, BLOCK)
+    image = (tl.program_id(0) // tiles).to(tl.int64)
+    row = tl.program_id(0) % tiles * BLOCK + tl.arange(0, BLOCK)
+    alive = row < rows
+    value += image * positions * (HEADS * D)
+    locations += image * rows * (2 * ALL)
+    weights += image * rows * ALL
+    output += image * rows * D
+    at = row.to(INDEX) * ALL
+    channel = (row % HEADS * D)[:, None]
+
+    sums = tl.zeros([BLOCK, LANES], COMPUTE)
+    first = 0
+    for level in tl.static_range(LEVELS):
+        height = _side(codes, 2 * level)
+        width = _side(codes, 2 * level + 1)
+        for step in tl.range(0, POINTS, loop_unroll_factor=UNROLL):
+            point = level * POINTS + step
+            x, y = _point(locations, at, alive, point, height, width, COMPUTE)
+            weight = tl.load(weights + at + point, mask=alive, other=0.0).to(COMPUTE)
+            sums += sample(
+                value + channel, first, x, y, weight, alive, height, width, HEADS * D, LANES, D, INDEX, COMPUTE
+            )
+        first += height * width
+    to = output + (row.to(INDEX) * D)[:, None] + tl.arange(0, LANES)[None, :]
+    tl.store(to, sums.to(output.dtype.element_ty), mask=row_mask(alive, LANES, D))
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def backward_kernel(
+    output_gradient,
+    value,
+    locations,
+    weights,
+    value_gradient,
+    locations_gradient,
+    weights_gradient,
+    codes,
+    positions,
+    rows,
+    size_class,
+    HEADS: tl.constexpr,
+    D: tl.constexpr,
+    LANES: tl.constexpr,
+    LEVELS: tl.constexpr,
+    POINTS: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    INDEX: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    ALL: tl.constexpr = LEVELS * POINTS
+    UNROLL: tl.constexpr = POINTS if ALL <= 16 else 4
+    tiles = tl.cdiv(rows, BLOCK)
+    image = (tl.program_id(0) // tiles).to(tl.int64)
+    row = tl.program_id(0) % tiles * BLOCK + tl.arange(0, BLOCK)
+    alive = row < rows
+    value += image * positions * (HEADS * D)
+    value_gradient += image * positions * (HEADS * D)
+    locations += image * rows * (2 * ALL)
+    locations_gradient += image * rows * (2 * ALL)
+    weights += image * rows * ALL
+    weights_gradient += image * rows * ALL
+    output_gradient += image * rows * D
+    at = row.to(INDEX) * ALL
+    channel = (row % HEADS * D)[:, None]
+    given = output_gradient + (row.to(INDEX) * D)[:, None] + tl.arange(0, LANES)[None, :]
+    given = tl.load(given, mask=row_mask(alive, LANES, D), other=0.0).to(COMPUTE)
+
+    # Results of a level's points side by side, as they lie in memory, to be written at once.
+    PADDED: tl.constexpr = triton.next_power_of_2(POINTS)
+    lane = tl.arange(0, PADDED)[None, :]
+    pair = tl.arange(0, 2 * PADDED)[None, :]
+    first = 0
+    for level in tl.static_range(LEVELS):
+        height = _side(codes, 2 * level)
+        width = _side(codes, 2 * level + 1)
+        gains = tl.zeros([BLOCK, PADDED], COMPUTE)
+        slopes = tl.zeros([BLOCK, 2 * PADDED], COMPUTE)
+        for step in tl.range(0, POINTS, loop_unroll_factor=UNROLL):
+            point = level * POINTS + step
+            x, y = _point(locations, at, alive, point, height, width, COMPUTE)
+            weight = tl.load(weights + at + point, mask=alive, other=0.0).to(COMPUTE)
+            gain, slope_x, slope_y = sample_backward(
+                given,
+                value + channel,
+                value_gradient + channel,
+                first,
+                x,
+                y,
+                weight,
+                alive,
+                height,
+                width,
+                HEADS * D,
+                LANES,
+                D,
+                INDEX,
+                COMPUTE,
+            )
+            gains = tl.where(lane == step, gain[:, None], gains)
+            slopes = tl.where(pair == 2 * step, (slope_x * width)[:, None], slopes)
+            slopes = tl.where(pair == 2 * step + 1, (slope_y * height)[:, None], slopes)
+        to = weights_gradient + at[:, None] + (level * POINTS + lane)
+        tl.store(to, gains.to(weights_gradient.dtype.element_ty), mask=row_mask(alive, PADDED, POINTS))
+        to = locations_gradient + 2 * at[:, None] + (2 * level * POINTS + pair)
+        tl.store(to, slopes.to(locations_gradient.dtype.element_ty), mask=row_mask(alive, 2 * PADDED, 2 * POINTS))
+        first += height * width

@@ -1,0 +1,270 @@
+"""BEiT: a plain vision transformer whose blocks learn a bias for every distance between two patches, for one image size.
+
+"BEiT: BERT Pre-Training of Image Transformers" (Bao et al., 2021), https://arxiv.org/abs/2106.08254, and "BEiT v2" (Peng et al., 2022),
+https://arxiv.org/abs/2208.06366. The numbers are those of the BEiT inside ViT-Adapter (https://github.com/czczup/ViT-Adapter).
+transformers' BEiT takes the tables of images that are not square for transposed ones, and resizes tables silently and bilinearly.
+"""
+
+from functools import cache
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from transformers import initialization as init
+
+from segzoo.auto import register_backbone
+from segzoo.backbones.plain_vit import PlainViTBackbone, PlainViTConfig, to_tokens
+from segzoo.base import Ints
+from segzoo.errors import SegZooError
+from segzoo.layers.vit import Attention, ViTBlock, drop_path_rates
+
+# Keyword arguments of SegZooBeitConfig.
+VARIANTS = {
+    "beit-b": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "layer_scale": 0.1},
+    "beit-l": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "layer_scale": 1e-5},
+}
+
+
+@strict
+class SegZooBeitConfig(PlainViTConfig):
+    """Options of ``SegZooBeitBackbone``; the defaults are BEiT-B/16 for images of 224 x 224.
+
+    Args:
+        image_size: side, or (height, width), of the images that the tables of position biases are made for, in pixels.
+        resize_tables: resize the tables to images of other sizes, with every image. Otherwise images of other sizes are refused
+            in training, and larger ones always; smaller ones read the part of the tables that they need.
+        layer_scale: initial value of the learned scales of the residual branches; None for no scales.
+        qkv_bias: queries and values have a bias; keys never do.
+
+    Raises:
+        SegZooError: an image size that is no pair, or smaller than a patch.
+    """
+
+    model_type = "segzoo_beit"
+
+    image_size: int | Ints = 224
+    resize_tables: bool = False
+    layer_scale: float | None = 0.1
+    qkv_bias: bool = True
+
+    def check(self):
+        """Refuse an image size without patches."""
+        super().check()
+        if len(self._sides) != 2 or min(self._sides) < self.patch_size:
+            raise SegZooError(
+                f"BEiT: image_size={self.image_size} must be a side or (height, width), of {self.patch_size} pixels at least"
+            )
+
+    @property
+    def _sides(self) -> list[int]:
+        return [self.image_size] * 2 if isinstance(self.image_size, int) else list(self.image_size)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(height, width) in patches of the images that the tables are made for."""
+        height, width = (side // self.patch_size for side in self._sides)
+        return height, width
+
+    @classmethod
+    def tiny(cls):
+        return cls(
+            hidden_size=16,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            mlp_ratio=2.0,
+            image_size=[64, 96],
+            resize_tables=True,
+            layer_scale=0.5,
+            drop_path_rate=0.1,
+        )
+
+
+class BeitAttention(Attention):
+    """Attention over a class token and patches, with a learned bias for the distance between two patches.
+
+    The table has a row for each distance, (2H - 1) rows of (2W - 1) each, then one for the class token as query, one for it as key
+    and one for both.
+    """
+
+    def __init__(self, config: SegZooBeitConfig):
+        super().__init__(
+            config,
+            config.hidden_size,
+            config.num_attention_heads,
+            qkv_bias="query_value" if config.qkv_bias else "none",
+            dropout=config.attention_dropout,
+        )
+        height, width = self.table_grid = config.grid
+        self.resize_tables = config.resize_tables
+        rows = (2 * height - 1) * (2 * width - 1) + 3
+        self.relative_position_bias_table = nn.Parameter(torch.zeros(rows, config.num_attention_heads))
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Mix a class token and the patches of a grid: (B, 1 + height * width, C)."""
+        table, made_for = self.relative_position_bias_table, self.table_grid
+        if self.resize_tables and grid != made_for:
+            table, made_for = resize_bias_table(table, made_for, grid), grid
+        return super().forward(x, grid, position_bias(table, made_for, grid).to(x.dtype))
+
+
+def position_bias(table: Tensor, made_for: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """The bias of every pair of tokens, (1, heads, 1 + patches, 1 + patches), of a table's rows (rows, heads).
+
+    Args:
+        table: distances between patches, row by row, then class token to patch, patch to class token, class token to itself.
+        made_for: (height, width) of the grid that the table belongs to.
+        grid: the same of the image, no larger than ``made_for``; its distances are in the middle of the table.
+    """
+    (height, width), (rows, columns) = made_for, grid
+    heads, patches = table.shape[1], rows * columns
+    distances = table[:-3].t().unflatten(1, (2 * height - 1, 2 * width - 1))
+    distances = distances[:, height - rows : height + rows - 1, width - columns : width + columns - 1]
+    # (heads, vertical distance from the largest down, x of the query, x of the key); one row of queries then reads a slice.
+    # Written row by row this takes a third of the time of looking up a table of indices.
+    pairs = distances.unfold(2, columns, 1).flip(1, 3)
+    from_class, to_class, to_itself = table[-3:].t().unflatten(1, (3, 1, 1)).unbind(1)
+    lines = [torch.cat([to_itself, from_class.expand(-1, 1, patches)], dim=2)]
+    for y in range(rows):
+        line = pairs[:, rows - 1 - y : 2 * rows - 1 - y].transpose(1, 2).reshape(heads, columns, patches)
+        lines.append(torch.cat([to_class.expand(-1, columns, 1), line], dim=2))
+    return torch.cat(lines, dim=1).unsqueeze(0)
+
+
+def resize_bias_table(table: Tensor, made_for: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """The table of another grid, as BEiT resizes them: near distances stay sharp, far ones are spread in geometric steps.
+
+    A cubic spline through the old entries, at places that follow a geometric sequence, is read at the new distances; the three rows
+    of the class token are kept.
+
+    Args:
+        table: (rows, heads) of the grid ``made_for``.
+        made_for: (height, width) in patches.
+        grid: the same, wanted.
+    """
+    if made_for == grid:
+        return table
+    old = table[:-3].unflatten(0, tuple(2 * side - 1 for side in made_for)).double()
+    along_y, along_x = (
+        spline_matrix(2 * a - 1, 2 * b - 1).to(table.device) for a, b in zip(made_for, grid, strict=True)
+    )
+    new = torch.einsum("yi,ijh,xj->yxh", along_y, old, along_x).flatten(0, 1)
+    return torch.cat([new.to(table.dtype), table[-3:]])
+
+
+@torch.compiler.assume_constant_result
+def spline_matrix(old: int, new: int) -> Tensor:
+    """The weights (new, old) of the old distances of one axis in each new one, float64; both counts are odd.
+
+    A cubic spline (not-a-knot) is linear in its values, so it is a matrix. Up to three distances are read linearly.
+    """
+    return torch.from_numpy(_spline_matrix(old, new))
+
+
+@cache
+def _spline_matrix(old: int, new: int):
+    import numpy as np
+    from scipy.interpolate import make_interp_spline
+
+    if old == 1:
+        return np.ones((new, 1))
+    places = geometric_places(old, new)
+    wanted = np.clip(
+        np.arange(new) - new // 2, places[0], places[-1]
+    )  # the last place falls short of it by a millionth
+    return make_interp_spline(places, np.eye(old), k=3 if old > 3 else 1)(wanted)
+
+
+def geometric_places(old: int, new: int) -> list[float]:
+    """Where the old distances go: 0, 1, 1 + q, 1 + q + q^2 ... to both sides, with the q that takes the last to the largest new one.
+
+    As in the original, q is between 1.01 and 1.5 and found to a millionth.
+    """
+    low, high, q = 1.01, 1.5, 1.0
+    while high - low > 1e-6:
+        q = (low + high) / 2
+        low, high = (low, q) if (1 - q ** (old // 2)) / (1 - q) > new // 2 else (q, high)
+    right = [sum(q**i for i in range(steps)) for steps in range(1, old // 2 + 1)]
+    return [-place for place in reversed(right)] + [0.0] + right
+
+
+class SegZooBeitBackbone(PlainViTBackbone):
+    """Returns the maps of the blocks that ``config.out_features`` names, all at the stride of a patch.
+
+    Raises:
+        SegZooError: in ``forward``, an image that the tables are not made for (see ``SegZooBeitConfig.resize_tables``).
+    """
+
+    config: SegZooBeitConfig
+    _supports_flash_attn = False  # takes no bias
+    _supports_flex_attn = False
+
+    def __init__(self, config: SegZooBeitConfig):
+        super().__init__(config)
+        width = config.hidden_size
+        self.class_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(
+            ViTBlock(
+                BeitAttention(config),
+                width,
+                int(width * config.mlp_ratio),
+                norm_eps=config.norm_eps,
+                layer_scale=config.layer_scale,
+                dropout=config.dropout,
+                drop_path=rate,
+            )
+            for rate in drop_path_rates(config.drop_path_rate, config.num_hidden_layers)
+        )
+        self.post_init()
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """The class token."""
+        return 1
+
+    def embed(self, pixel_values: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """A class token and the patches; positions come in with every block's attention."""
+        x = self.patch_embedding(pixel_values)
+        grid = (x.shape[2], x.shape[3])
+        self._check_size(grid)
+        tokens = torch.cat([self.class_token.expand(x.shape[0], -1, -1), to_tokens(x)], dim=1)
+        return self.dropout(tokens), grid
+
+    def resize_image(self, image_size: int | tuple[int, int]) -> None:
+        """Make the tables ones for images of this side or (height, width) in pixels, once and for all."""
+        old = self.config.grid
+        self.config.image_size = image_size if isinstance(image_size, int) else list(image_size)
+        self.config.check()
+        for layer in self.layers:
+            table = layer.attention.relative_position_bias_table
+            layer.attention.table_grid = self.config.grid
+            resized = resize_bias_table(table.detach(), old, self.config.grid)
+            layer.attention.relative_position_bias_table = nn.Parameter(resized)
+
+    def _check_size(self, grid: tuple[int, int]) -> None:
+        made_for, patch = self.config.grid, self.config.patch_size
+        if self.config.resize_tables or grid == made_for:
+            return
+        fits = grid[0] <= made_for[0] and grid[1] <= made_for[1]
+        if fits and not self.training:
+            return
+        height, width = (side * patch for side in made_for)
+        given = f"{grid[0] * patch}x{grid[1] * patch}"
+        if self.training:
+            fix = f"train on crops of {height}x{width} (crop_size), or set resize_tables=True in the backbone's config"
+        else:
+            fix = f"give window_size=({height}, {width}) for sliding windows, or set resize_tables=True in the backbone's config"
+        raise SegZooError(f"this BEiT is made for images of {height}x{width}, and was given {given}; {fix}")
+
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, SegZooBeitBackbone):
+            init.trunc_normal_(module.class_token, std=0.02)
+        elif isinstance(module, BeitAttention):
+            init.zeros_(module.relative_position_bias_table)
+            if module.q_bias is not None:
+                init.zeros_(module.q_bias)
+                init.zeros_(module.v_bias)
+
+
+register_backbone(SegZooBeitConfig, SegZooBeitBackbone)

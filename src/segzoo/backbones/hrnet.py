@@ -1,0 +1,249 @@
+"""HRNet: branches of four resolutions side by side, which exchange what they see.
+
+"Deep High-Resolution Representation Learning for Visual Recognition" (Wang et al., 2019), https://arxiv.org/abs/1908.07919. The
+numbers are those of mmsegmentation's ``HRNet`` (https://github.com/open-mmlab/mmsegmentation) and of MIT's ``hrnetv2``
+(https://github.com/CSAILVision/semantic-segmentation-pytorch).
+"""
+
+from collections.abc import Sequence
+
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
+from transformers.modeling_outputs import BackboneOutput
+from transformers.utils.generic import can_return_tuple
+
+from segzoo.auto import register_backbone
+from segzoo.backbones.resnet import ResNetBlock
+from segzoo.base import Ints, SegZooBackboneConfig, SegZooPreTrainedModel
+from segzoo.errors import SegZooError
+from segzoo.layers import ConvNormAct, resize
+
+_FULL = {"stem_blocks": 4, "modules": [1, 4, 3], "blocks": [4, 4, 4]}
+
+# Keyword arguments of HRNetConfig.
+VARIANTS = {
+    "hrnet_w18_small": {"width": 18, "stem_blocks": 2, "modules": [1, 3, 2], "blocks": [2, 2, 2]},
+    "hrnet_w18": {"width": 18} | _FULL,
+    "hrnet_w32": {"width": 32} | _FULL,
+    "hrnet_w40": {"width": 40} | _FULL,
+    "hrnet_w48": {"width": 48} | _FULL,
+}
+
+
+@strict
+class HRNetConfig(SegZooBackboneConfig):
+    """Options of ``HRNetBackbone``.
+
+    The returned maps ("stage1" to "stage4") are the four branches behind the last module: strides 4, 8, 16 and 32, with 1, 2, 4
+    and 8 times ``width`` channels.
+
+    Args:
+        width: channels of the finest branch.
+        stem_channels: width of the two convolutions with stride 2, and of the bottlenecks behind them.
+        stem_blocks: bottleneck blocks before the branches part.
+        modules: exchange modules with two, three and four branches.
+        blocks: basic blocks that each branch of such a module has before the exchange.
+        upsample_by_factor: a coarser branch's map is enlarged by a whole factor first, and then resized where odd sizes left it larger
+            than the finer one (mmsegmentation); False resizes it at once (MIT). The same where sizes are multiples of 32.
+        norm_eps: epsilon of the batch norms.
+
+    Raises:
+        SegZooError: lists that do not have three entries, or sizes below 1.
+    """
+
+    model_type = "segzoo_hrnet"
+
+    width: int = 18
+    stem_channels: int = 64
+    stem_blocks: int = 4
+    modules: Ints = (1, 4, 3)
+    blocks: Ints = (4, 4, 4)
+    upsample_by_factor: bool = True
+    norm_eps: float = 1e-5
+
+    @property
+    def branch_channels(self) -> list[int]:
+        """Channels of the four branches, from fine to coarse."""
+        return [self.width * 2**branch for branch in range(4)]
+
+    def check(self):
+        """Refuse lists without an entry for two, three and four branches, and sizes below 1."""
+        super().check()
+        for name in ("modules", "blocks"):
+            if len(getattr(self, name)) != 3:
+                raise SegZooError(
+                    f"HRNet: {name}={getattr(self, name)} needs three entries, for two, three and four branches"
+                )
+        if min(self.width, self.stem_channels, self.stem_blocks, *self.modules, *self.blocks) < 1:
+            raise SegZooError("HRNet: width, stem_channels, stem_blocks, modules and blocks must be at least 1")
+
+    @classmethod
+    def tiny(cls):
+        return cls(width=4, stem_channels=8, stem_blocks=1, modules=[1, 1, 1], blocks=[1, 1, 1])
+
+
+class HRNetExchange(nn.Module):
+    """Every branch's map becomes the sum of all branches' maps, brought to its resolution and width."""
+
+    def __init__(self, channels: Sequence[int], *, upsample_by_factor: bool, norm_eps: float):
+        super().__init__()
+        self.upsample_by_factor = upsample_by_factor
+        self.paths = nn.ModuleList(
+            nn.ModuleList(_path(channels, source, target, norm_eps) for source in range(len(channels)))
+            for target in range(len(channels))
+        )
+        self.activation = nn.ReLU()
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Maps (B, C, H, W) of the branches, from fine to coarse; the same shapes come back."""
+        return [self._sum(target, maps) for target in range(len(maps))]
+
+    def _sum(self, target: int, maps: Sequence[Tensor]) -> Tensor:
+        size, total = maps[target].shape[-2:], None
+        for source, (path, x) in enumerate(zip(self.paths[target], maps, strict=True)):
+            x = path(x)
+            if source > target and self.upsample_by_factor:
+                x = resize(x, [side * 2 ** (source - target) for side in x.shape[-2:]])
+            x = resize(x, size)
+            total = x if total is None else total + x
+        return self.activation(total)
+
+
+def _path(channels: Sequence[int], source: int, target: int, norm_eps: float) -> nn.Module:
+    """From a coarser branch a 1x1 convolution (resized afterwards), from a finer one 3x3 convolutions with stride 2."""
+    if source == target:
+        return nn.Identity()
+    if source > target:
+        return ConvNormAct(channels[source], channels[target], 1, norm_eps=norm_eps, activation=None)
+    last = target - source - 1
+    return nn.Sequential(
+        *(
+            ConvNormAct(
+                channels[source],
+                channels[target] if step == last else channels[source],
+                3,
+                stride=2,
+                padding=1,
+                norm_eps=norm_eps,
+                activation=None if step == last else "relu",
+            )
+            for step in range(last + 1)
+        )
+    )
+
+
+class HRNetModule(nn.Module):
+    """Residual blocks on every branch, then an exchange between the branches."""
+
+    def __init__(self, channels: Sequence[int], blocks: int, *, upsample_by_factor: bool, norm_eps: float):
+        super().__init__()
+        self.branches = nn.ModuleList(
+            nn.Sequential(*(ResNetBlock(width, width, bottleneck=False, norm_eps=norm_eps) for _ in range(blocks)))
+            for width in channels
+        )
+        self.exchange = HRNetExchange(channels, upsample_by_factor=upsample_by_factor, norm_eps=norm_eps)
+
+    def forward(self, *maps: Tensor) -> list[Tensor]:
+        """As `HRNetExchange`."""
+        return self.exchange([branch(x) for branch, x in zip(self.branches, maps, strict=True)])
+
+
+class HRNetStage(nn.Module):
+    """A new branch of half the resolution, and modules over all branches so far.
+
+    Args:
+        config: of the backbone.
+        in_channels: of the maps before the stage; if there are several, they have their branches' widths already.
+        branches: of the stage.
+    """
+
+    def __init__(self, config: HRNetConfig, in_channels: Sequence[int], branches: int):
+        super().__init__()
+        channels, eps = config.branch_channels[:branches], config.norm_eps
+        self.transitions = nn.ModuleList()
+        for branch, width in enumerate(channels):
+            old = branch < len(in_channels)
+            source = in_channels[branch if old else -1]
+            self.transitions.append(
+                nn.Identity()
+                if old and source == width
+                else ConvNormAct(source, width, 3, stride=1 if old else 2, padding=1, norm_eps=eps)
+            )
+        self.exchanges = nn.ModuleList(
+            HRNetModule(
+                channels, config.blocks[branches - 2], upsample_by_factor=config.upsample_by_factor, norm_eps=eps
+            )
+            for _ in range(config.modules[branches - 2])
+        )
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Maps of the branches before the stage, from fine to coarse; one more comes back."""
+        sources = [*maps, maps[-1]]
+        maps = [transition(x) for transition, x in zip(self.transitions, sources, strict=True)]
+        for module in self.exchanges:
+            maps = module(*maps)
+        return maps
+
+
+class HRNetBackbone(BackboneMixin, SegZooPreTrainedModel):
+    """Returns the branches that ``config.out_features`` names, from fine to coarse.
+
+    ``pixel_values`` is (B, num_channels, H, W); the branches have strides 4, 8, 16 and 32.
+    """
+
+    config: HRNetConfig
+    base_model_prefix = "backbone"
+    has_attentions = False
+    _no_split_modules = ["ResNetBlock"]
+
+    def __init__(self, config: HRNetConfig):
+        super().__init__(config)
+        width, eps = config.stem_channels, config.norm_eps
+        self.stem = nn.Sequential(
+            ConvNormAct(config.num_channels, width, 3, stride=2, padding=1, norm_eps=eps),
+            ConvNormAct(width, width, 3, stride=2, padding=1, norm_eps=eps),
+        )
+        self.stem_blocks = nn.Sequential(
+            *(
+                ResNetBlock(width if i == 0 else 4 * width, width, bottleneck=True, norm_eps=eps)
+                for i in range(config.stem_blocks)
+            )
+        )
+        channels = config.branch_channels
+        self.stages = nn.ModuleList(
+            HRNetStage(config, [4 * width] if branches == 2 else channels[: branches - 1], branches)
+            for branches in (2, 3, 4)
+        )
+        self.num_features = [width, *channels]
+        self.post_init()
+
+    @property
+    def num_depths(self) -> int:
+        """The stem, each bottleneck, and each module."""
+        return 1 + self.config.stem_blocks + sum(self.config.modules)
+
+    def parameter_depth(self, name: str) -> int:
+        """Bottlenecks and modules in their order, after the stem; a transition belongs to the module behind it."""
+        part, *rest = name.split(".")
+        if part == "stem":
+            return 0
+        if part == "stem_blocks":
+            return 1 + int(rest[0])
+        first = 1 + self.config.stem_blocks + sum(self.config.modules[: int(rest[0])])
+        return first + (int(rest[2]) if rest[1] == "exchanges" else 0)
+
+    @can_return_tuple
+    @filter_output_hidden_states
+    def forward(self, pixel_values: Tensor, output_hidden_states: bool | None = None, **kwargs) -> BackboneOutput:
+        """Feature maps of an image batch (B, num_channels, H, W)."""
+        stem = self.stem(pixel_values)
+        maps = [self.stem_blocks(stem)]
+        for stage in self.stages:
+            maps = stage(maps)
+        hidden_states = (stem, *maps)
+        chosen = [h for name, h in zip(self.stage_names, hidden_states, strict=True) if name in self.out_features]
+        return BackboneOutput(feature_maps=tuple(chosen), hidden_states=hidden_states)
+
+
+register_backbone(HRNetConfig, HRNetBackbone)

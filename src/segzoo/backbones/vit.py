@@ -1,0 +1,149 @@
+"""The plain vision transformer of ViT, DeiT, AugReg and MAE: learned position embeddings, resized to the image.
+
+"An Image is Worth 16x16 Words" (Dosovitskiy et al., 2021), https://arxiv.org/abs/2010.11929; "Training data-efficient image
+transformers" (Touvron et al., 2021), https://arxiv.org/abs/2012.12877; windowed attention as in ViTDet,
+https://arxiv.org/abs/2203.16527. The numbers are those of the ViT inside ViT-Adapter (https://github.com/czczup/ViT-Adapter).
+transformers' ViT has neither learned scales of its branches, nor drop path, nor windows, and always runs with its class token.
+"""
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from transformers import initialization as init
+
+from segzoo.auto import register_backbone
+from segzoo.backbones.plain_vit import PlainViTBackbone, PlainViTConfig, to_map, to_tokens
+from segzoo.base import Ints
+from segzoo.errors import SegZooError
+from segzoo.layers import resize
+from segzoo.layers.vit import Attention, ViTBlock, drop_path_rates
+
+_SIZES = {
+    "t": {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3},
+    "s": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6},
+    "b": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
+    "l": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16},
+}
+
+# Keyword arguments of SegZooViTConfig.
+VARIANTS = {f"vit-{size}": options for size, options in _SIZES.items()}
+
+
+@strict
+class SegZooViTConfig(PlainViTConfig):
+    """Options of ``SegZooViTBackbone``; the defaults are ViT-B/16.
+
+    Args:
+        image_size: side of the square images that the position embeddings were made for, in pixels; they are resized to others.
+        class_token: a class token goes through the blocks.
+        layer_scale: initial value of the learned scales of the residual branches; None for no scales.
+        qkv_bias: queries, keys and values have a bias.
+        windows: for each block the side of its attention windows in patches, 0 for attention over the whole image; none: all 0.
+
+    Raises:
+        SegZooError: windows for another number of blocks, or together with a class token.
+    """
+
+    model_type = "segzoo_vit"
+
+    image_size: int = 224
+    class_token: bool = True
+    layer_scale: float | None = None
+    qkv_bias: bool = True
+    windows: Ints = ()
+
+    def check(self):
+        """Refuse windows that do not fit the blocks or a class token."""
+        super().check()
+        if self.windows and len(self.windows) != self.num_hidden_layers:
+            raise SegZooError(
+                f"ViT: windows={self.windows} needs one entry for each of {self.num_hidden_layers} blocks"
+            )
+        if any(self.windows) and self.class_token:
+            raise SegZooError("ViT: a class token has no place in windows; set class_token=False, or windows to 0")
+
+    @classmethod
+    def tiny(cls):
+        return cls(
+            hidden_size=16,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            mlp_ratio=2.0,
+            image_size=64,
+            class_token=False,
+            layer_scale=0.5,
+            windows=[0, 3, 0, 3],
+            drop_path_rate=0.1,
+        )
+
+
+class SegZooViTBackbone(PlainViTBackbone):
+    """Returns the maps of the blocks that ``config.out_features`` names, all at the stride of a patch."""
+
+    config: SegZooViTConfig
+
+    def __init__(self, config: SegZooViTConfig):
+        super().__init__(config)
+        width, side = config.hidden_size, config.image_size // config.patch_size
+        self.class_token = nn.Parameter(torch.zeros(1, 1, width)) if config.class_token else None
+        # The first position is the class token's, and unused without one: checkpoints have it in any case.
+        self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + side * side, width))
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(
+            ViTBlock(
+                Attention(
+                    config,
+                    width,
+                    config.num_attention_heads,
+                    qkv_bias="all" if config.qkv_bias else "none",
+                    window=window,
+                    dropout=config.attention_dropout,
+                ),
+                width,
+                int(width * config.mlp_ratio),
+                norm_eps=config.norm_eps,
+                layer_scale=config.layer_scale,
+                dropout=config.dropout,
+                drop_path=rate,
+            )
+            for window, rate in zip(
+                config.windows or [0] * config.num_hidden_layers,
+                drop_path_rates(config.drop_path_rate, config.num_hidden_layers),
+                strict=True,
+            )
+        )
+        self.post_init()
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """1 with a class token."""
+        return int(self.config.class_token)
+
+    def embed(self, pixel_values: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Patches with their positions, behind the class token."""
+        x = self.patch_embedding(pixel_values)
+        grid = (x.shape[2], x.shape[3])
+        positions = self.position_embeddings
+        tokens = to_tokens(x) + resize_positions(positions[:, 1:], grid)
+        if self.class_token is not None:
+            first = self.class_token + positions[:, :1]
+            tokens = torch.cat([first.expand(tokens.shape[0], -1, -1), tokens], dim=1)
+        return self.dropout(tokens), grid
+
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, SegZooViTBackbone):
+            init.trunc_normal_(module.position_embeddings, std=0.02)
+            if module.class_token is not None:
+                init.trunc_normal_(module.class_token, std=0.02)
+
+
+def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Position embeddings of a square grid (1, side * side, C) for another grid (height, width): bicubic, not antialiased."""
+    side = round(positions.shape[1] ** 0.5)
+    if grid == (side, side):
+        return positions
+    return to_tokens(resize(to_map(positions, (side, side)), grid, mode="bicubic"))
+
+
+register_backbone(SegZooViTConfig, SegZooViTBackbone)

@@ -1,0 +1,407 @@
+"""ViT-Adapter: a convolutional branch beside a plain vision transformer, and the exchange of features between the two.
+
+"Vision Transformer Adapter for Dense Predictions" (Chen et al., 2023), https://arxiv.org/abs/2205.08534; the numbers are those of
+https://github.com/czczup/ViT-Adapter. One adapter serves every ViT that `segzoo.backbones.vit_interface` knows. Without injectors it
+only reads from the ViT, as the adapter over a frozen DINOv3 does (https://arxiv.org/abs/2508.10104).
+"""
+
+import os
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from transformers import AutoConfig, PreTrainedConfig
+from transformers import initialization as init
+from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
+from transformers.configuration_utils import SubConfigSpec
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BackboneOutput
+from transformers.utils.generic import can_return_tuple
+
+from segzoo.auto import register_backbone
+from segzoo.backbones import beit, vit
+from segzoo.backbones.plain_vit import to_map, to_tokens, whole_patches
+from segzoo.backbones.vit_interface import PlainViT, patch_size_of, plain_vit_of
+from segzoo.base import Ints, SegZooBackboneConfig, SegZooPreTrainedModel
+from segzoo.errors import SegZooError
+from segzoo.layers import BatchNorm2d, ConvNormAct, DropPath, resize
+from segzoo.layers.deformable_attention import DeformableAttention, cell_centres
+
+Size = tuple[int, int]
+
+
+def _variant(vit_options: dict, heads: int, ratio: float, **options) -> dict:
+    return {"vit_config": vit_options, "deform_num_heads": heads, "deform_ratio": ratio} | options
+
+
+_VIT = {"model_type": "segzoo_vit", "class_token": False, "layer_scale": 1.0}
+_BEIT = {"model_type": "segzoo_beit", "image_size": 640, "layer_scale": 1e-6}
+
+# Keyword arguments of ViTAdapterConfig.
+VARIANTS = {
+    "vit-adapter-t": _variant(vit.VARIANTS["vit-t"] | _VIT, 6, 1.0, drop_path_rate=0.1),
+    "vit-adapter-s": _variant(vit.VARIANTS["vit-s"] | _VIT, 6, 1.0, drop_path_rate=0.2),
+    "vit-adapter-b": _variant(vit.VARIANTS["vit-b"] | _VIT, 12, 0.5, drop_path_rate=0.3),
+    "vit-adapter-l": _variant(vit.VARIANTS["vit-l"] | _VIT | {"image_size": 384}, 16, 0.5, drop_path_rate=0.4),
+    "beit-adapter-b": _variant(beit.VARIANTS["beit-b"] | _BEIT, 12, 0.5, drop_path_rate=0.2, injector_scale=1e-6),
+    "beit-adapter-l": _variant(beit.VARIANTS["beit-l"] | _BEIT, 16, 0.5, drop_path_rate=0.3, injector_scale=1e-6),
+}
+
+
+@strict
+class ViTAdapterConfig(SegZooBackboneConfig):
+    """Options of ``ViTAdapterBackbone``; the defaults are those of ViT-Adapter-B over a ViT-B/16.
+
+    Args:
+        vit_config: of the plain ViT: segzoo's ``SegZooViTConfig`` or ``SegZooBeitConfig``, or a ``vit``, ``dinov2``,
+            ``dinov2_with_registers`` or ``dinov3_vit`` of transformers; a config or its dict.
+        freeze_vit: the ViT's weights are not trained, and it stays in evaluation mode.
+        interaction_layers: number of the ViT's blocks that have run at the end of each of the four interactions; none: a quarter
+            more each.
+        injectors: the ViT reads from the branch before each interaction; False leaves a frozen ViT as it was trained.
+        read_normalized: the branch reads the ViT's tokens through the ViT's last norm.
+        branch_channels: width of the convolutional branch's stem.
+        deform_num_heads: heads of the deformable attention.
+        deform_num_points: points that each head reads from each level.
+        deform_ratio: width of what deformable attention reads, relative to the ViT's.
+        mlp_ratio: hidden width of the branch's feed-forward parts, relative to the ViT's width.
+        extra_extractors: further extractors behind the last interaction.
+        injector_scale: initial value of the learned factor on what injectors add.
+        drop_path_rate: probability of dropping the feed-forward parts of the branch, and of the ViT's last residual branch; None
+            takes the ViT's own.
+        norm_eps: epsilon of the layer norms.
+
+    Raises:
+        SegZooError: another ViT, four interactions that do not fit its blocks, or channels that do not divide into the heads.
+    """
+
+    model_type = "segzoo_vit_adapter"
+    sub_configs_defaults = {"vit_config": SubConfigSpec(config_class=AutoConfig, model_type="segzoo_vit")}
+
+    vit_config: dict | PreTrainedConfig | None = None
+    freeze_vit: bool = False
+    interaction_layers: Ints = ()
+    injectors: bool = True
+    read_normalized: bool = False
+    branch_channels: int = 64
+    deform_num_heads: int = 12
+    deform_num_points: int = 4
+    deform_ratio: float = 0.5
+    mlp_ratio: float = 0.25
+    extra_extractors: int = 2
+    injector_scale: float = 0.0
+    drop_path_rate: float | None = None
+    norm_eps: float = 1e-6
+
+    def check(self):
+        """Refuse a ViT that is not known, and options that do not fit it."""
+        super().check()
+        plain_vit_of(self.vit_config)
+        patch_size_of(self.vit_config)
+        if self.vit_config.num_channels != self.num_channels:
+            raise SegZooError(
+                f"ViT-Adapter: num_channels={self.num_channels}, but the ViT's is {self.vit_config.num_channels}; "
+                "give both the same"
+            )
+        width, layers = self.vit_config.hidden_size, self.vit_config.num_hidden_layers
+        ends = self.interactions
+        if len(ends) != 4 or list(ends) != sorted(set(ends)) or ends[0] < 1 or ends[-1] > layers:
+            raise SegZooError(
+                f"ViT-Adapter: interaction_layers={list(ends)} must be four rising numbers of the ViT's {layers} blocks"
+            )
+        if int(width * self.deform_ratio) % self.deform_num_heads:
+            raise SegZooError(
+                f"ViT-Adapter: {int(width * self.deform_ratio)} channels (hidden_size {width} x deform_ratio "
+                f"{self.deform_ratio:g}) do not divide into deform_num_heads={self.deform_num_heads}"
+            )
+
+    @property
+    def interactions(self) -> list[int]:
+        """Number of the ViT's blocks that have run at the end of each interaction."""
+        layers = self.vit_config.num_hidden_layers
+        return list(self.interaction_layers) or [layers * i // 4 for i in (1, 2, 3, 4)]
+
+    @property
+    def rate(self) -> float:
+        """The drop path rate: this config's, else the ViT's, else 0."""
+        if self.drop_path_rate is not None:
+            return self.drop_path_rate
+        return float(self.vit_config.to_dict().get("drop_path_rate", 0.0))
+
+    def to_dict(self):
+        """The config as a dict ready for JSON; of the ViT's config what differs from transformers' defaults."""
+        output = super().to_dict()
+        if isinstance(self.vit_config, PreTrainedConfig):
+            nested = self.vit_config.to_diff_dict()
+            output["vit_config"] = {k: v for k, v in nested.items() if k not in ("transformers_version", "num_labels")}
+        return output
+
+    @classmethod
+    def tiny(cls):
+        return cls(
+            vit_config=beit.SegZooBeitConfig.tiny(),
+            branch_channels=8,
+            deform_num_heads=2,
+            deform_num_points=2,
+            extra_extractors=1,
+            injector_scale=0.1,
+            drop_path_rate=0.1,
+        )
+
+
+class SpatialPrior(nn.Module):
+    """The convolutional branch: maps of an image at strides 4, 8, 16 and 32, of the ViT's width."""
+
+    def __init__(self, in_channels: int, branch_channels: int, channels: int):
+        super().__init__()
+        widths = [branch_channels, 2 * branch_channels, 4 * branch_channels, 4 * branch_channels]
+        self.stem = nn.Sequential(
+            ConvNormAct(in_channels, branch_channels, 3, stride=2, padding=1),
+            ConvNormAct(branch_channels, branch_channels, 3, padding=1),
+            ConvNormAct(branch_channels, branch_channels, 3, padding=1),
+        )
+        self.pool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        self.stages = nn.ModuleList(
+            ConvNormAct(widths[i], widths[i + 1], 3, stride=2, padding=1) for i in range(len(widths) - 1)
+        )
+        self.projections = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in widths)
+
+    def forward(self, pixel_values: Tensor) -> list[Tensor]:
+        """Images (B, C, H, W) to four maps, from fine to coarse."""
+        maps = [self.pool(self.stem(pixel_values))]
+        for stage in self.stages:
+            maps.append(stage(maps[-1]))
+        return [project(x) for project, x in zip(self.projections, maps, strict=True)]
+
+
+class Injector(GradientCheckpointingLayer):
+    """Adds to the ViT's patch tokens what they read from the branch's three coarser maps."""
+
+    def __init__(self, config: ViTAdapterConfig, channels: int):
+        super().__init__()
+        self.initial_scale = config.injector_scale
+        self.query_norm = nn.LayerNorm(channels, eps=config.norm_eps)
+        self.feature_norm = nn.LayerNorm(channels, eps=config.norm_eps)
+        self.attention = DeformableAttention(
+            channels, config.deform_num_heads, 3, config.deform_num_points, ratio=config.deform_ratio
+        )
+        self.scale = nn.Parameter(torch.full((channels,), config.injector_scale))
+
+    def forward(self, patches: Tensor, branch: Tensor, grid: Size, sizes: list[Size]) -> Tensor:
+        centres = cell_centres([grid], patches)[None, :, None]
+        read = self.attention(self.query_norm(patches), centres, self.feature_norm(branch), sizes)
+        return patches + self.scale * read
+
+
+class BranchFeedForward(nn.Module):
+    """Two linear layers with a depthwise convolution and GELU between them; the convolution is the same on every map."""
+
+    def __init__(self, channels: int, hidden: int):
+        super().__init__()
+        self.fc1 = nn.Linear(channels, hidden)
+        self.depthwise_conv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.activation = nn.GELU()
+        self.fc2 = nn.Linear(hidden, channels)
+
+    def forward(self, x: Tensor, sizes: list[Size]) -> Tensor:
+        parts = self.fc1(x).split([height * width for height, width in sizes], dim=1)
+        mixed = [to_tokens(self.depthwise_conv(to_map(part, size))) for part, size in zip(parts, sizes, strict=True)]
+        return self.fc2(self.activation(torch.cat(mixed, dim=1)))
+
+
+class Extractor(GradientCheckpointingLayer):
+    """Adds to the branch what it reads from the ViT's patch tokens, then mixes it."""
+
+    def __init__(self, config: ViTAdapterConfig, channels: int):
+        super().__init__()
+        self.query_norm = nn.LayerNorm(channels, eps=config.norm_eps)
+        self.feature_norm = nn.LayerNorm(channels, eps=config.norm_eps)
+        self.attention = DeformableAttention(
+            channels, config.deform_num_heads, 1, config.deform_num_points, ratio=config.deform_ratio
+        )
+        self.mlp_norm = nn.LayerNorm(channels, eps=config.norm_eps)
+        self.mlp = BranchFeedForward(channels, int(channels * config.mlp_ratio))
+        self.drop_path = DropPath(config.rate)
+
+    def forward(self, branch: Tensor, patches: Tensor, grid: Size, sizes: list[Size]) -> Tensor:
+        centres = cell_centres(sizes, branch)[None, :, None]
+        branch = branch + self.attention(self.query_norm(branch), centres, self.feature_norm(patches), [grid])
+        return branch + self.drop_path(self.mlp(self.mlp_norm(branch), sizes))
+
+
+class Interaction(nn.Module):
+    """What happens around some blocks of the ViT: one injector before them, extractors behind them."""
+
+    def __init__(self, config: ViTAdapterConfig, channels: int, extractors: int):
+        super().__init__()
+        self.injector = Injector(config, channels) if config.injectors else None
+        self.extractors = nn.ModuleList(Extractor(config, channels) for _ in range(extractors))
+
+
+class ViTAdapterBackbone(BackboneMixin, SegZooPreTrainedModel):
+    """Returns maps of strides 4, 8, 16 and 32, all of the ViT's width.
+
+    ``pixel_values`` is (B, num_channels, H, W), of any size that the ViT takes: the ViT sees images filled up with zeros, on the
+    right and at the bottom, to whole patches. ``hidden_states`` are the branch's stem and the four maps.
+    """
+
+    config: ViTAdapterConfig
+    base_model_prefix = "backbone"
+    has_attentions = False
+    _no_split_modules = ["ViTBlock", "Injector", "Extractor"]
+
+    def __init__(self, config: ViTAdapterConfig):
+        super().__init__(config)
+        vit_config = config.vit_config
+        vit_config.num_channels = config.num_channels
+        if config.drop_path_rate is not None and "drop_path_rate" in vit_config.to_dict():
+            vit_config.drop_path_rate = config.drop_path_rate
+        self.vit = self._plain_vit.build(vit_config)
+        channels = vit_config.hidden_size
+        self.spatial_prior = SpatialPrior(config.num_channels, config.branch_channels, channels)
+        self.level_embeddings = nn.Parameter(torch.zeros(3, channels))
+        last = 1 + config.extra_extractors
+        self.interactions = nn.ModuleList(Interaction(config, channels, n) for n in (1, 1, 1, last))
+        self.upsample = nn.ConvTranspose2d(channels, channels, kernel_size=2, stride=2)
+        self.norms = nn.ModuleList(BatchNorm2d(channels) for _ in range(4))
+        self.num_features = [channels] * 5
+        self.post_init()
+        self._freeze()
+
+    @property
+    def _plain_vit(self) -> PlainViT:
+        return plain_vit_of(self.config.vit_config)
+
+    @classmethod
+    def from_vit(
+        cls,
+        name_or_path: str | os.PathLike,
+        *,
+        vit_options: dict | None = None,
+        hub_options: dict | None = None,
+        **options,
+    ) -> "ViTAdapterBackbone":
+        """A fresh adapter over a trained ViT.
+
+        Args:
+            name_or_path: Hub name or local folder of the ViT.
+            vit_options: fields of the ViT's config to change. The tables of a segzoo BEiT are resized to a new ``image_size``;
+                a segzoo ViT loses its class token with ``class_token=False`` and gets scales with ``layer_scale=1.0``, as in
+                ViT-Adapter.
+            hub_options: ``revision``, ``token``, ``cache_dir`` and the like for loading.
+            options: further fields of ``ViTAdapterConfig``, such as ``freeze_vit``.
+
+        Raises:
+            SegZooError: the ViT cannot be loaded or used, or its weights do not fit the changed options.
+        """
+        hub_options, vit_options = hub_options or {}, vit_options or {}
+        try:
+            plain_vit = plain_vit_of(AutoConfig.from_pretrained(name_or_path, **hub_options))
+            trained = plain_vit.load(name_or_path, **hub_options)
+        except SegZooError:
+            raise
+        except (OSError, ValueError) as error:
+            raise SegZooError(f"cannot load the ViT {name_or_path}: {str(error).strip().splitlines()[0]}") from error
+        if "image_size" in vit_options and isinstance(trained, beit.SegZooBeitBackbone):
+            trained.resize_image(vit_options["image_size"])
+        vit_config = type(trained.config).from_dict(trained.config.to_dict() | vit_options)
+        config = ViTAdapterConfig(vit_config=vit_config, num_channels=vit_config.num_channels, **options)
+        model = cls(config)
+        fresh, state = model.vit.state_dict(), trained.state_dict()
+        wrong = [
+            name
+            for name in fresh.keys() | state.keys()
+            if not name.endswith((".scale1", ".scale2", "class_token"))
+            and (name not in fresh or name not in state or fresh[name].shape != state[name].shape)
+        ]
+        if wrong:
+            raise SegZooError(
+                f"{name_or_path}: its weights do not fit vit_options={vit_options} ({len(wrong)} differ, such as {min(wrong)})"
+            )
+        model.vit.load_state_dict(fresh | {name: value for name, value in state.items() if name in fresh})
+        return model
+
+    def _freeze(self) -> None:
+        """Leave out of the training what is not to be trained, and what no map depends on."""
+        config, plain_vit = self.config, self._plain_vit
+        for name, parameter in self.vit.named_parameters():
+            depth = plain_vit.depth(name)
+            idle = name in plain_vit.idle or (depth or 0) > config.interactions[-1]
+            idle |= depth is None and not config.read_normalized
+            if idle or config.freeze_vit:
+                parameter.requires_grad = False
+
+    def train(self, mode: bool = True):
+        """As every module's; a frozen ViT stays in evaluation mode."""
+        super().train(mode)
+        self._freeze()  # once more: loading weights makes all parameters trainable
+        if self.config.freeze_vit:
+            self.vit.eval()
+        return self
+
+    @property
+    def num_depths(self) -> int:
+        """The ViT's embeddings and its blocks."""
+        return 1 + self.config.vit_config.num_hidden_layers
+
+    def parameter_depth(self, name: str) -> int | None:
+        """The ViT's embeddings and blocks; the branch learns at the full rate."""
+        return self._plain_vit.depth(name.removeprefix("vit.")) if name.startswith("vit.") else None
+
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, DeformableAttention):
+            module.reset()
+        elif isinstance(module, Injector):
+            init.constant_(module.scale, module.initial_scale)
+        elif isinstance(module, BranchFeedForward):
+            init.normal_(module.depthwise_conv.weight, std=(2 / 9) ** 0.5)
+        elif isinstance(module, ViTAdapterBackbone):
+            init.normal_(module.level_embeddings)
+
+    @can_return_tuple
+    @filter_output_hidden_states
+    def forward(self, pixel_values: Tensor, output_hidden_states: bool | None = None, **kwargs) -> BackboneOutput:
+        """Feature maps of an image batch (B, num_channels, H, W)."""
+        stem, *coarser = self.spatial_prior(pixel_values)
+        sizes = [(x.shape[2], x.shape[3]) for x in coarser]
+        levels = zip(coarser, self.level_embeddings, strict=True)
+        branch = torch.cat([to_tokens(x) + embedding for x, embedding in levels], dim=1)
+        branch, outputs = self._interact(pixel_values, branch, sizes)
+        parts = branch.split([height * width for height, width in sizes], dim=1)
+        maps = [to_map(part, size) for part, size in zip(parts, sizes, strict=True)]
+        maps.insert(0, self.upsample(maps[0])[..., : stem.shape[2], : stem.shape[3]] + stem)
+        maps = [
+            norm(x + resize(output, x.shape[-2:])) for norm, x, output in zip(self.norms, maps, outputs, strict=True)
+        ]
+        hidden_states = (stem, *maps)
+        chosen = [h for name, h in zip(self.stage_names, hidden_states, strict=True) if name in self.out_features]
+        return BackboneOutput(feature_maps=tuple(chosen), hidden_states=hidden_states)
+
+    def _interact(self, pixel_values: Tensor, branch: Tensor, sizes: list[Size]) -> tuple[Tensor, list[Tensor]]:
+        """The branch's tokens behind all interactions, and the ViT's map behind each."""
+        config, plain_vit = self.config, self._plain_vit
+        patch_size, prefix = patch_size_of(config.vit_config), plain_vit.prefix(config.vit_config)
+        pixel_values = whole_patches(pixel_values, patch_size)
+        grid = (pixel_values.shape[2] // patch_size, pixel_values.shape[3] // patch_size)
+        blocks, norm = plain_vit.blocks_of(self.vit), plain_vit.norm_of(self.vit)
+        trains = torch.is_grad_enabled() and (config.injectors or not config.freeze_vit)
+        with torch.set_grad_enabled(trains):
+            tokens, options = plain_vit.embed(self.vit, pixel_values)
+        start, outputs = 0, []
+        for interaction, end in zip(self.interactions, config.interactions, strict=True):
+            if interaction.injector is not None:
+                patches = interaction.injector(tokens[:, prefix:], branch, grid, sizes)
+                tokens = torch.cat([tokens[:, :prefix], patches], dim=1) if prefix else patches
+            with torch.set_grad_enabled(trains):
+                for block in blocks[start:end]:
+                    tokens = block(tokens, **options)
+            start = end
+            patches = (norm(tokens) if config.read_normalized else tokens)[:, prefix:]
+            for extractor in interaction.extractors:
+                branch = extractor(branch, patches, grid, sizes)
+            outputs.append(to_map(patches, grid))
+        return branch, outputs
+
+
+register_backbone(ViTAdapterConfig, ViTAdapterBackbone)

@@ -1,0 +1,127 @@
+"""What an adapter needs of a plain vision transformer, for segzoo's and for transformers'.
+
+An adapter embeds an image, runs some blocks, changes the patch tokens, and runs the next. ``plain_vit_of`` says for each kind of
+config how this is done; nothing else tells one ViT from another.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial, reduce
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedConfig
+
+from segzoo.auto import AutoBackbone
+from segzoo.errors import SegZooError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainViT:
+    """How to drive one kind of plain ViT.
+
+    Args:
+        build: makes the model of a config, with random weights.
+        load: ``load(name_or_path, **hub_options)`` makes one with its trained weights.
+        blocks: path of the list of blocks inside the model.
+        norm: path of the norm behind the last block.
+        prefix: number of tokens before those of the patches.
+        embed: ``embed(vit, pixel_values) -> (tokens, options)`` of images whose sides are multiples of the patch size; the
+            options are keyword arguments of every block.
+        idle: parameters that no feature depends on.
+    """
+
+    build: Callable[[PreTrainedConfig], nn.Module]
+    load: Callable[..., nn.Module]
+    blocks: str
+    norm: str
+    prefix: Callable[[PreTrainedConfig], int]
+    embed: Callable[[nn.Module, Tensor], tuple[Tensor, dict[str, Any]]]
+    idle: tuple[str, ...] = ()
+
+    def blocks_of(self, vit: nn.Module) -> nn.ModuleList:
+        """The blocks of a model, in their order."""
+        return reduce(getattr, self.blocks.split("."), vit)
+
+    def norm_of(self, vit: nn.Module) -> nn.Module:
+        """The norm behind the last block of a model."""
+        return reduce(getattr, self.norm.split("."), vit)
+
+    def depth(self, name: str) -> int | None:
+        """Depth of a parameter: 0 for embeddings, 1 for the first block; None for the norm behind the last."""
+        if name.startswith(f"{self.blocks}."):
+            return 1 + int(name.removeprefix(f"{self.blocks}.").partition(".")[0])
+        return None if name.startswith(f"{self.norm}.") else 0
+
+
+def _embed_own(vit: nn.Module, pixel_values: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    tokens, grid = vit.embed(pixel_values)
+    return tokens, {"grid": grid}
+
+
+def _embed_vit(vit: nn.Module, pixel_values: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    return vit.embeddings(pixel_values, interpolate_pos_encoding=True), {}
+
+
+def _embed_dinov2(vit: nn.Module, pixel_values: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    return vit.embeddings(pixel_values), {}
+
+
+def _embed_dinov3(vit: nn.Module, pixel_values: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    return vit.embeddings(pixel_values), {"position_embeddings": vit.rope_embeddings(pixel_values)}
+
+
+_BACKBONE = {"build": AutoBackbone.from_config, "load": AutoBackbone.from_pretrained}
+_OWN = _BACKBONE | {"blocks": "layers", "norm": "norm", "embed": _embed_own}
+_MASK = {"idle": ("embeddings.mask_token",)}
+_DINOV2 = _BACKBONE | _MASK | {"blocks": "encoder.layer", "norm": "layernorm", "embed": _embed_dinov2}
+
+PLAIN_VITS = {
+    "segzoo_vit": PlainViT(prefix=lambda config: int(config.class_token), **_OWN),
+    "segzoo_beit": PlainViT(prefix=lambda config: 1, **_OWN),
+    "vit": PlainViT(
+        build=partial(AutoModel.from_config, add_pooling_layer=False),
+        load=partial(AutoModel.from_pretrained, add_pooling_layer=False),
+        blocks="layers",
+        norm="layernorm",
+        prefix=lambda config: 1,
+        embed=_embed_vit,
+    ),
+    "dinov2": PlainViT(prefix=lambda config: 1, **_DINOV2),
+    "dinov2_with_registers": PlainViT(prefix=lambda config: 1 + config.num_register_tokens, **_DINOV2),
+    "dinov3_vit": PlainViT(
+        blocks="model.layer",
+        norm="norm",
+        prefix=lambda config: 1 + config.num_register_tokens,
+        embed=_embed_dinov3,
+        **_BACKBONE,
+        **_MASK,
+    ),
+}
+
+
+def plain_vit_of(config: PreTrainedConfig) -> PlainViT:
+    """How to drive the ViT of a config.
+
+    Raises:
+        SegZooError: it is none of the plain ViTs that are known.
+    """
+    known = PLAIN_VITS.get(config.model_type)
+    if known is None:
+        raise SegZooError(
+            f"a ViT adapter cannot use a {config.model_type!r}; its vit_config is one of {', '.join(PLAIN_VITS)}"
+        )
+    return known
+
+
+def patch_size_of(config: PreTrainedConfig) -> int:
+    """Side of a ViT's patches in pixels.
+
+    Raises:
+        SegZooError: the patches are not square.
+    """
+    size = config.patch_size
+    sides = {size} if isinstance(size, int) else set(size)
+    if len(sides) != 1:
+        raise SegZooError(f"a ViT adapter needs square patches, and the ViT's are {size}")
+    return sides.pop()

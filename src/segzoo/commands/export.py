@@ -1,0 +1,76 @@
+"""Write a model as one file that runs without segzoo: ONNX or torch.export."""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of ``segzoo export``."""
+    parser.add_argument("model", metavar="MODEL", help="model folder, or its name on the Hub")
+    parser.add_argument(
+        "--output", metavar="FILE", required=True, help="file to write: .onnx, or .pt2 for torch.export"
+    )
+    parser.add_argument(
+        "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="fix the input's size in pixels (default: any)"
+    )
+    parser.add_argument("--batch", type=int, metavar="N", help="fix the number of pictures at once (default: any)")
+    parser.add_argument(
+        "--labels", action="store_true", help="put out class ids at the input's size instead of logits"
+    )
+    parser.add_argument(
+        "--uint8", action="store_true", help="take RGB pictures of 0..255 (batch, height, width, 3), normalised inside"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "float16"),
+        default="float32",
+        help="of weights and computation (default: float32)",
+    )
+    parser.add_argument("--opset", type=int, metavar="N", help="version of ONNX's operators, 17 to 23 (default: 20)")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="X",
+        help="largest accepted difference from the model (default: 1e-4; float16: 2e-2)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a file of this name")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes and checks the file, prints what it holds; returns 0.
+
+    Raises:
+        SegZooError: as `segzoo.export.export_model`.
+    """
+    from segzoo.export import check_target, export_model
+
+    output = Path(args.output)
+    check_target(output, opset=args.opset, overwrite=args.overwrite)
+
+    from segzoo.commands.predict import load_model
+
+    model, processor = load_model(args.model, "cpu")
+    report = export_model(
+        model.float(),
+        output,
+        processor=processor,
+        size=tuple(args.size) if args.size else None,
+        batch=args.batch,
+        labels=args.labels,
+        uint8=args.uint8,
+        dtype=args.dtype,
+        opset=args.opset,
+        tolerance=args.tolerance,
+        overwrite=args.overwrite,
+        name=Path(args.model).name if Path(args.model).is_dir() else args.model,
+    )
+    print(f"input   {report.input}\noutput  {report.output}")
+    for check in report.checks:
+        height, width = check.size
+        print(f"checked {check.batch} of {height}x{width}: largest difference {check.difference:.1e}")
+    if model.config.window_size is not None:
+        height, width = model.config.window_size
+        print(f"note    the model was made for windows of {height}x{width}, which are left to whoever runs the file")
+    for path in report.files:
+        print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
+    return 0

@@ -1,0 +1,277 @@
+"""Show the facts about a released checkpoint or a model, and count its operations."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segzoo import zoo
+from segzoo.errors import SegZooError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Size = tuple[int, int]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of ``segzoo info``."""
+    parser.add_argument(
+        "model",
+        metavar="NAME",
+        help="name of a released checkpoint (see segzoo list), model folder, or name on the Hub",
+    )
+    parser.add_argument(
+        "--size",
+        metavar="HEIGHTxWIDTH",
+        nargs="+",
+        type=parse_size,
+        help="count the operations for pictures of these sizes (default: the training crop, and the publisher's size)",
+    )
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+
+
+def parse_size(text: str) -> Size:
+    """(height, width) of ``"512x2048"``, or of ``"512"`` for a square.
+
+    Raises:
+        argparse.ArgumentTypeError: it is neither.
+    """
+    sides = text.lower().split("x")
+    if len(sides) not in (1, 2) or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise argparse.ArgumentTypeError(f"{text!r} is no HEIGHTxWIDTH in pixels, such as 512x2048")
+    return int(sides[0]), int(sides[-1])
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the facts and the counts; returns 0.
+
+    Raises:
+        SegZooError: there is no such model; the message suggests the nearest names.
+    """
+    folder = Path(args.model)
+    if folder.is_dir() or (zoo.lookup(args.model) is None and "/" in args.model):
+        facts = facts_of_folder(args.model, args.size)
+        lines = _folder_lines(facts)
+    else:
+        row = zoo.find(args.model)
+        facts = facts_of_row(row, args.size)
+        lines = _row_lines(row, facts)
+    if args.json:
+        print(json.dumps(facts, indent=1))
+    else:
+        width = max(len(title) for title, _ in lines)
+        print(facts["name"])
+        print("\n".join(f"  {title:<{width}}  {text}" for title, text in lines))
+    return 0
+
+
+def facts_of_row(row: zoo.ZooRow, sizes: list[Size] | None = None) -> dict[str, Any]:
+    """Everything about a released checkpoint, ready for JSON: the row's fields, its licences, test and counts.
+
+    Args:
+        row: the release.
+        sizes: (height, width) of the pictures to count operations for; None: the training crop and the publisher's size.
+    """
+    from segzoo.conversion.card import protocol
+    from segzoo.conversion.convert import build_without_weights
+    from segzoo.conversion.translate import translate_config
+
+    system = zoo.SYSTEMS[row.system]
+    facts = asdict(row) | {
+        "sha256_start": row.sha256_start,
+        "licence_code": row.licence_code,
+        "licence_weights": row.licence_weights,
+        "source": system.url,
+    }
+    config = zoo.original_config(row.name)
+    try:
+        if config is None:
+            raise SegZooError("the zoo does not have its config")
+        translation = translate_config(config)
+        model = build_without_weights(translation.config)
+    except SegZooError as error:
+        return facts | {"converts": False, "why_not": str(error), "test": None, "counted": None}
+    return facts | {
+        "converts": True,
+        "num_labels": translation.config.num_labels,
+        "test": protocol(translation.processor),
+        "counted": _counts(model, sizes or [size for size in (row.crop, row.flops_size) if size] or [(512, 512)]),
+    }
+
+
+def facts_of_folder(name: str, sizes: list[Size] | None = None) -> dict[str, Any]:
+    """What a model folder, or a model on the Hub, says about itself, and the counts; its weights are not loaded.
+
+    Args:
+        name: the folder, or ``"namespace/name"``.
+        sizes: (height, width) of the pictures to count operations for; None: the model's windows, else what the image processor
+            makes of a square picture, else 512x512.
+
+    Raises:
+        SegZooError: it is no model for semantic segmentation, or cannot be reached.
+    """
+    import torch
+    from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation
+
+    from segzoo.conversion.card import protocol
+    from segzoo.model_card import facts_of_model
+
+    try:
+        config = AutoConfig.from_pretrained(name)
+        with torch.device("meta"):
+            model = AutoModelForSemanticSegmentation.from_config(config)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise SegZooError(
+            f"{name}: is no released checkpoint (segzoo list), and does not load as a segmentation model ({reason})"
+        ) from error
+    try:
+        processor = AutoImageProcessor.from_pretrained(name).to_dict()
+    except (OSError, ValueError):
+        processor = {}
+    ours = model.config.model_type == "segzoo"
+    described = facts_of_model(model) if ours else {"backbone": config.model_type, "head": type(model).__name__}
+    files = list(Path(name).glob("*.safetensors"))
+    return {
+        "name": name,
+        "model_type": config.model_type,
+        "method": described["head"],
+        "backbone": described["backbone"],
+        "num_labels": config.num_labels,
+        "test": protocol(processor) if ours and processor else None,
+        "size_bytes": sum(path.stat().st_size for path in files) or None,
+        "counted": _counts(model, sizes or [_usual_size(processor)]),
+    }
+
+
+def _usual_size(processor: dict[str, Any]) -> Size:
+    if window := processor.get("window_size"):
+        return tuple(window)
+    size = processor.get("size") or {}
+    if "height" in size:
+        return size["height"], size["width"]
+    side = size.get("shortest_edge") or 512
+    multiple = processor.get("size_multiple") or 1
+    side = -(-side // multiple) * multiple
+    return side, side
+
+
+def _counts(model: nn.Module, sizes: list[Size]) -> dict[str, Any]:
+    from segzoo.flops import count_operations, count_parameters
+
+    operations = [count_operations(model, size) for size in dict.fromkeys(map(tuple, sizes))]
+    return {
+        "parameters": count_parameters(model),
+        "operations": [
+            {
+                "size": list(c.size),
+                "multiply_adds": c.multiply_adds,
+                "flops": c.flops,
+                "by_operator": dict(c.by_operator),
+            }
+            for c in operations
+        ],
+    }
+
+
+def _row_lines(row: zoo.ZooRow, facts: dict[str, Any]) -> list[tuple[str, str]]:
+    lines = [
+        ("model", f"{row.method}, {row.backbone}; trained on {row.dataset}"),
+        ("origin", f"{row.system}, {facts['source']}"),
+        ("licence", f"code {row.licence_code}; weights {row.licence_weights or 'not stated by the publisher'}"),
+    ]
+    crop = f"crops of {_by(row.crop)}" if row.crop else None
+    steps = f"{row.iterations} iterations" if row.iterations else None
+    recipe = f"recipe {row.recipe}" if row.recipe else None
+    lines.append(("training", "; ".join(part for part in (steps, crop, recipe) if part) or "not known"))
+    if facts["test"]:
+        lines.append(("test", facts["test"] + (" With mirror images." if row.test_flip else "")))
+    scales = [f"x{s:g}" for s in row.test_scales] + [f"{side} px" for side in row.test_short_sides]
+    if scales:
+        lines.append(("several scales", ", ".join(scales) + (", with mirror images" if row.test_flip_ms else "")))
+    for title, one, several in (
+        ("mean IoU", row.miou, row.miou_ms),
+        ("pixel accuracy", row.pixel_accuracy, row.pixel_accuracy_ms),
+        ("overall score", row.score, row.score_ms),
+    ):
+        if one is not None or several is not None:
+            lines.append((title, f"published: {_percent(one)} on one scale, {_percent(several)} on several"))
+    if row.images_per_second is not None:
+        several = f", {row.images_per_second_ms:g} on several scales" if row.images_per_second_ms else ""
+        lines.append(("speed", f"published: {row.images_per_second:g} images/s{several} ({row.speed_device})"))
+    if row.parameters is not None:
+        lines.append(("parameters", f"published: {_weights(row.parameters)}"))
+    if row.flops is not None:
+        lines.append(
+            ("operations", f"published: {_short(row.flops)} at {_by(row.flops_size)} (one for each multiply-add)")
+        )
+    if facts["counted"]:
+        lines += _count_lines(facts["counted"])
+    lines.append(
+        ("converts", f"segzoo convert {row.name} --output DIR" if facts["converts"] else f"no: {facts['why_not']}")
+    )
+    for title, url, size, sha256 in (
+        ("checkpoint", row.url, row.size_bytes, row.sha256_start),
+        ("second file", row.decoder_url, row.decoder_size_bytes, row.decoder_sha256),
+    ):
+        if url is not None:
+            known = [
+                f"{size} bytes" if size else None,
+                f"SHA-256 {sha256}{'' if len(sha256) == 64 else '...'}" if sha256 else None,
+            ]
+            lines.append((title, ", ".join([url, *(part for part in known if part)])))
+    if row.url is None:
+        lines.append(("checkpoint", "published without weights"))
+    if row.note:
+        lines.append(("note", row.note))
+    return lines
+
+
+def _folder_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    lines = [("model", f"{facts['method']}, {facts['backbone']}; {facts['num_labels']} classes")]
+    if facts["test"]:
+        lines.append(("test", facts["test"]))
+    if facts["size_bytes"]:
+        lines.append(("weights", f"{facts['size_bytes'] / 1e6:.1f} MB"))
+    return lines + _count_lines(facts["counted"])
+
+
+def _count_lines(counted: dict[str, Any]) -> list[tuple[str, str]]:
+    parts = dict(counted["parameters"])
+    total = parts.pop("total")
+    listed = ", ".join(f"{name} {_weights(n)}" for name, n in parts.items())
+    lines = [("parameters", f"counted: {total:,} ({listed})")]
+    for entry in counted["operations"]:
+        pairs, single = _short(entry["multiply_adds"]), _short(entry["flops"])
+        lines.append(
+            (
+                "operations",
+                f"counted: {pairs} multiply-adds at {_by(entry['size'])}, which are {single} single operations (FLOPs)",
+            )
+        )
+    return lines
+
+
+def _by(size: Any) -> str:
+    return "x".join(map(str, size)) if size else "a size that is not stated"
+
+
+def _percent(value: float | None) -> str:
+    return "not published" if value is None else f"{value:.2f} %"
+
+
+def _weights(number: int) -> str:
+    return _short(number).replace("G", "B")
+
+
+def _short(number: int) -> str:
+    """Four digits: 944G, 3571G, 59.08M."""
+    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= factor:
+            scaled = number / factor
+            return f"{scaled:.0f}{unit}" if scaled >= 1000 else f"{scaled:.4g}{unit}"
+    return str(number)

@@ -1,0 +1,166 @@
+"""Pre-training weights of plain ViTs -> backbones: DeiT, AugReg, MAE, BEiT and BEiTv2, in their publishers' layouts.
+
+These files carry no config; names and shapes tell everything but the number of heads, which is 64 channels a head in all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segzoo.backbones.beit import SegZooBeitConfig
+from segzoo.backbones.vit import SegZooViTConfig
+from segzoo.conversion.errors import ConversionError
+from segzoo.conversion.keys import KeyRule, KeyTable
+from segzoo.conversion.pretrained import PretrainedBackbone, rename
+from segzoo.conversion.rules.vit import timm_vit_keys
+
+HEAD_WIDTH = 64
+_SHARED_TABLE = "rel_pos_bias.relative_position_bias_table"
+_TABLE = "blocks.{}.attn.relative_position_bias_table"
+# What belongs to the task that a ViT was pre-trained on: classifiers, norms of pooled tokens, masks and decoders, distillation.
+_LEFT_OUT = (
+    *("head.{}", "head_dist.{}", "pre_logits.{}", "fc_norm.{}", "lm_head.{}", "cls_pt_layers.{}", "decoder_blocks.{}"),
+    *("decoder_embed.{}", "decoder_norm.{}", "decoder_pred.{}", "decoder_pos_embed", "mask_token", "dist_token"),
+    "rel_pos_bias.relative_position_index",
+)
+
+
+def is_pretrained_vit(state: Mapping[str, Tensor]) -> bool:
+    """Whether these are the weights of a plain ViT, with timm's names or with those of AugReg's .npz files."""
+    return {"patch_embed.proj.weight", "blocks.0.norm1.weight", "blocks.0.attn.qkv.weight"} <= state.keys() or (
+        "Transformer/encoderblock_0/LayerNorm_0/scale" in state
+    )
+
+
+def read_npz(path: str | Path) -> dict[str, Tensor]:
+    """The arrays of an .npz file, as tensors.
+
+    Raises:
+        ConversionError: it cannot be read, or holds objects that are no arrays of numbers.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: torch.from_numpy(np.ascontiguousarray(file[name])) for name in file.files}
+    except (OSError, ValueError, TypeError, EOFError, KeyError, AttributeError) as error:
+        raise ConversionError(f"{path}: cannot be read as .npz weights ({error}); download it again") from error
+    except Exception as error:  # zipfile and zlib have error classes of their own
+        raise ConversionError(f"{path}: the .npz file is damaged ({error}); download it again") from error
+
+
+def translate_pretrained_vit(state: Mapping[str, Tensor], source: str = "the file") -> PretrainedBackbone:
+    """The backbone of a pre-training file.
+
+    Args:
+        state: its weights, without the names of wrappers.
+        source: the file, for messages.
+
+    Raises:
+        ConversionError: keys that are not known or not there, or shapes that are no plain ViT's.
+    """
+    if "Transformer/encoderblock_0/LayerNorm_0/scale" in state:
+        state = _from_flax(state, source)
+    if not is_pretrained_vit(state):
+        raise ConversionError(f"{source}: these are no weights of a plain ViT")
+    state, notes = dict(state), []
+    depth = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("blocks."))
+    width, channels, patch, _ = state["patch_embed.proj.weight"].shape
+    if width % HEAD_WIDTH:
+        raise ConversionError(f"{source}: its width {width} does not divide into heads of {HEAD_WIDTH} channels")
+    shared = {
+        "num_channels": channels,
+        "hidden_size": width,
+        "num_hidden_layers": depth,
+        "num_attention_heads": width // HEAD_WIDTH,
+        "mlp_ratio": state["blocks.0.mlp.fc1.weight"].shape[0] / width,
+        "patch_size": patch,
+        "final_norm": "norm.weight" in state,
+    }
+    if {"blocks.0.gamma_1", "blocks.0.gamma1"} & state.keys():
+        shared["layer_scale"] = 0.1 if depth <= 12 else 1e-5  # what BEiT and its kin begin with
+    else:
+        shared["layer_scale"] = None
+    if _TABLE.format(0) in state or _SHARED_TABLE in state:
+        config, style = _beit_config(state, shared, depth, source), "gamma_"
+        if _SHARED_TABLE in state:
+            notes.append("positions: the one table that all blocks shared was given to each of them")
+            table = state.pop(_SHARED_TABLE)
+            state |= {_TABLE.format(i): table.clone() for i in range(depth)}
+    else:
+        config, style = _vit_config(state, shared, source), "gamma"
+        if "dist_token" in state:
+            notes.append("distillation: the token for it and its position were left out")
+            positions = state["pos_embed"]
+            state["pos_embed"] = torch.cat([positions[:, :1], positions[:, 2:]], dim=1)
+    result = rename(state, config, KeyTable(_rules(style)), source)
+    result.notes += notes
+    return result
+
+
+def _vit_config(state: Mapping[str, Tensor], shared: dict, source: str) -> SegZooViTConfig:
+    if "pos_embed" not in state or "cls_token" not in state:
+        raise ConversionError(f"{source}: it has no pos_embed and cls_token; it is no ViT, DeiT, AugReg or MAE")
+    patches = state["pos_embed"].shape[1] - (2 if "dist_token" in state else 1)
+    side = round(patches**0.5)
+    if side * side != patches:
+        raise ConversionError(f"{source}: its {patches} positions are no square of patches")
+    return SegZooViTConfig(
+        image_size=side * shared["patch_size"], qkv_bias="blocks.0.attn.qkv.bias" in state, **shared
+    )
+
+
+def _beit_config(state: Mapping[str, Tensor], shared: dict, depth: int, source: str) -> SegZooBeitConfig:
+    if "pos_embed" in state or "blocks.0.attn.qkv.bias" in state:
+        raise ConversionError(f"{source}: a BEiT with absolute positions or a bias on keys is not supported")
+    table = state[_SHARED_TABLE] if _SHARED_TABLE in state else state[_TABLE.format(0)]
+    distances = round((table.shape[0] - 3) ** 0.5)
+    if distances * distances != table.shape[0] - 3 or distances % 2 == 0:
+        raise ConversionError(f"{source}: a table of {table.shape[0]} positions belongs to no square image")
+    shared["num_attention_heads"] = table.shape[1]
+    image_size = (distances + 1) // 2 * shared["patch_size"]
+    return SegZooBeitConfig(image_size=image_size, qkv_bias="blocks.0.attn.q_bias" in state, **shared)
+
+
+def _rules(style: str) -> Iterable[KeyRule]:
+    yield from (KeyRule(name, None) for name in _LEFT_OUT)
+    yield from timm_vit_keys(scale=style)
+    yield KeyRule("norm.{}", "norm.{}")
+
+
+def _from_flax(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """AugReg's arrays under timm's names; Flax has the output axis last and the heads as axes of their own."""
+    converted, block = {}, "Transformer/encoderblock_"
+    try:
+        kernel = state["embedding/kernel"]
+        converted["patch_embed.proj.weight"] = kernel.permute(3, 2, 0, 1)
+        converted["patch_embed.proj.bias"] = state["embedding/bias"]
+        converted["cls_token"] = state["cls"]
+        converted["pos_embed"] = state["Transformer/posembed_input/pos_embedding"]
+        names = [("Transformer/encoder_norm", "norm")]
+        depth = 1 + max(int(key.removeprefix(block).split("/")[0]) for key in state if key.startswith(block))
+        width = kernel.shape[3]
+        for i in range(depth):
+            old, new = f"{block}{i}", f"blocks.{i}"
+            names += [(f"{old}/LayerNorm_0", f"{new}.norm1"), (f"{old}/LayerNorm_2", f"{new}.norm2")]
+            attention = f"{old}/MultiHeadDotProductAttention_1"
+            parts = ("query", "key", "value")
+            converted[f"{new}.attn.qkv.weight"] = torch.cat(
+                [state[f"{attention}/{part}/kernel"].flatten(1).t() for part in parts]
+            )
+            converted[f"{new}.attn.qkv.bias"] = torch.cat(
+                [state[f"{attention}/{part}/bias"].flatten() for part in parts]
+            )
+            converted[f"{new}.attn.proj.weight"] = state[f"{attention}/out/kernel"].reshape(-1, width).t()
+            converted[f"{new}.attn.proj.bias"] = state[f"{attention}/out/bias"]
+            for j in (0, 1):
+                converted[f"{new}.mlp.fc{j + 1}.weight"] = state[f"{old}/MlpBlock_3/Dense_{j}/kernel"].t()
+                converted[f"{new}.mlp.fc{j + 1}.bias"] = state[f"{old}/MlpBlock_3/Dense_{j}/bias"]
+        for old, new in names:
+            converted[f"{new}.weight"], converted[f"{new}.bias"] = state[f"{old}/scale"], state[f"{old}/bias"]
+    except KeyError as error:
+        raise ConversionError(f"{source}: the array {error.args[0]!r} is missing; it is no ViT of AugReg") from error
+    return {key: value.float() for key, value in converted.items()}

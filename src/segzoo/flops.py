@@ -1,0 +1,123 @@
+"""Parameters and operations of a model, counted without memory and without weights.
+
+The counter is torch's own (`torch.utils.flop_counter`), which knows convolutions, matrix products and attention; formulas for
+segzoo's operators are registered here. Norms, activations, pooling and resizing are not counted, as is usual.
+
+Two conventions are in use. One counts a multiplication and its addition as two operations (torch, papers on hardware), the other the pair
+as one (mmcv's counter, and with it most tables of segmentation models, under the name FLOPs). `OperationCount` has both.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
+
+from segzoo import ops  # noqa: F401  registers the operators
+from segzoo.errors import SegZooError
+
+BILINEAR_SAMPLE = 5
+"""Multiply-adds of one sampled value: one for each of the four neighbours, one for its weight in the sum."""
+
+# What the tensors without memory claim to be on; no such device is needed. On "cpu" some layers take a way with fewer operations, and
+# the counts would be of segzoo's code and not of the architecture; on "meta" autocast is not known.
+_DEVICE = "cuda"
+
+
+@dataclass(frozen=True)
+class OperationCount:
+    """What one forward pass of one picture takes.
+
+    Args:
+        size: (height, width) of the picture, in pixels.
+        multiply_adds: pairs of a multiplication and an addition; what mmcv and most published tables call FLOPs.
+        by_operator: the same for each operator.
+    """
+
+    size: tuple[int, int]
+    multiply_adds: int
+    by_operator: Mapping[str, int]
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions counted one by one."""
+        return 2 * self.multiply_adds
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Numbers of weights by part: ``total``, and each direct child of the model by its name; shared weights count once."""
+    counted = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
+    return {"total": sum(p.numel() for p in model.parameters())} | {name: n for name, n in counted.items() if n}
+
+
+def count_operations(model: nn.Module, size: Sequence[int]) -> OperationCount:
+    """Counts the operations of one forward pass in inference, auxiliary heads left out.
+
+    Args:
+        model: a `SegZooForSemanticSegmentation`, on any device, the meta device too; its weights are not read, and it is as it was
+            afterwards.
+        size: height and width of the picture, in pixels.
+
+    Raises:
+        SegZooError: the model does not take pictures of this size.
+    """
+    height, width = size
+    channels = getattr(getattr(model.config, "backbone_config", model.config), "num_channels", 3)
+    dtype = next(model.parameters()).dtype
+    try:
+        with _in_inference(model), FakeTensorMode(), FlopCounterMode(display=False) as counter:
+            pixels = torch.empty(1, channels, height, width, dtype=dtype, device=_DEVICE)
+            torch.func.functional_call(model, _stand_ins(model), kwargs={"pixel_values": pixels})
+    except SegZooError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        cause = str(error).strip().partition("\n")[0]
+        raise SegZooError(
+            f"the model does not take pictures of {height}x{width} ({cause}); choose another --size"
+        ) from error
+    counts = counter.get_flop_counts()["Global"]
+    by_operator = {str(operator): flops // 2 for operator, flops in counts.items()}
+    return OperationCount((height, width), sum(by_operator.values()), by_operator)
+
+
+def _stand_ins(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Tensors without memory for all parameters and buffers."""
+    named = (*model.named_parameters(), *model.named_buffers())
+    return {name: torch.empty(tensor.shape, dtype=tensor.dtype, device=_DEVICE) for name, tensor in named}
+
+
+@contextmanager
+def _in_inference(model: nn.Module) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+# The counter hands over the shape of each tensor, and wants operations one by one.
+
+
+@register_flop_formula(torch.ops.segzoo.dcnv3)
+def _dcnv3(input: torch.Size, offset: torch.Size, mask: torch.Size, groups: int, *_: Any, **__: Any) -> int:
+    channels_of_a_group = input[-1] // groups
+    return 2 * BILINEAR_SAMPLE * math.prod(mask) * channels_of_a_group
+
+
+@register_flop_formula(torch.ops.segzoo.ms_deform_attn)
+def _ms_deform_attn(
+    value: torch.Size,
+    spatial_shapes: Any,
+    sampling_locations: torch.Size,
+    attention_weights: torch.Size,
+    *_: Any,
+    **__: Any,
+) -> int:
+    return 2 * BILINEAR_SAMPLE * math.prod(attention_weights) * value[-1]

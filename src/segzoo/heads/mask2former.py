@@ -1,0 +1,267 @@
+"""Mask2Former's head: queries that each find a class and a mask, put together to dense scores.
+
+From "Masked-attention Mask Transformer for Universal Image Segmentation" (Cheng et al., 2021), https://arxiv.org/abs/2112.01527,
+in the form of mmdetection's ``Mask2FormerHead`` that InternImage and ViT-Adapter train for semantic segmentation. transformers' own
+parts fix what these checkpoints vary (levels, groups of the norms), make whole masks where a few points will do, and read the
+deformable attention's points one level after the other; so the parts here are ours.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.utils.generic import maybe_autocast
+
+from segzoo.auto import register_head
+from segzoo.errors import SegZooError
+from segzoo.heads.base import Head, HeadConfig, HeadOutput
+from segzoo.layers import resize
+from segzoo.layers.masked_attention import MaskedDecoderLayer
+from segzoo.layers.pixel_decoder import PixelDecoder, reset_linear, sine_positions
+from segzoo.losses import CrossEntropyLoss, MaskClassificationLoss, QueryPredictions
+
+
+@strict
+class Mask2FormerHeadConfig(HeadConfig):
+    """Options of ``Mask2FormerHead`` beside those of ``HeadConfig``.
+
+    Args:
+        in_index: the maps to read, finest first; None reads all.
+        channels: width of pixel decoder, queries and attention; a multiple of 4 and of the numbers of heads and groups.
+        mask_channels: width of mask features and mask embeddings.
+        num_queries: masks that the head makes; more than there are classes in an image.
+        num_levels: how many of the coarsest maps the pixel decoder's attention joins, and the queries look at in turn.
+        encoder_layers, encoder_heads, encoder_points, encoder_hidden_channels: of the pixel decoder's deformable attention:
+            layers, heads, points a head and level, width inside the feed-forward nets.
+        decoder_layers, decoder_heads, decoder_hidden_channels: of the queries' decoder.
+        project_levels: a 1x1 convolution on each level before the queries look at it.
+        norm_groups: groups of the pixel decoder's group norms.
+        norm_eps: epsilon of all norms.
+        dropout: probability of dropping a value of the transformers' residual branches, while training.
+        losses: mask classification by default; losses on the dense logits can be added to it.
+    """
+
+    model_type = "segzoo_mask2former_head"
+    has_queries: ClassVar[bool] = True
+
+    dropout: float = 0.0
+    mask_channels: int = 256
+    num_queries: int = 100
+    num_levels: int = 3
+    encoder_layers: int = 6
+    encoder_heads: int = 8
+    encoder_points: int = 4
+    encoder_hidden_channels: int = 1024
+    decoder_layers: int = 9
+    decoder_heads: int = 8
+    decoder_hidden_channels: int = 2048
+    project_levels: bool = False
+    norm_groups: int = 32
+    losses: list | tuple = (MaskClassificationLoss(),)
+
+    def check(self):
+        """Refuse widths that cannot be split, and numbers of layers, levels, points and queries that make no head."""
+        super().check()
+        for option in ("num_queries", "num_levels", "decoder_layers", "encoder_points", "mask_channels", "channels"):
+            if getattr(self, option) < 1:
+                raise SegZooError(f"{type(self).__name__}: {option}={getattr(self, option)} must be 1 at least")
+        if self.encoder_layers < 0:
+            raise SegZooError(f"{type(self).__name__}: encoder_layers={self.encoder_layers} must not be negative")
+        if self.channels % 4:
+            raise SegZooError(f"{type(self).__name__}: channels={self.channels} must be a multiple of 4")
+        for option in ("norm_groups", "encoder_heads", "decoder_heads"):
+            count = getattr(self, option)
+            if count < 1 or self.channels % count:
+                raise SegZooError(
+                    f"{type(self).__name__}: channels={self.channels} cannot be split into {option}={count}; "
+                    "choose a number that divides the channels"
+                )
+        if self.in_channels is not None and len(self.in_channels) < self.num_levels:
+            raise SegZooError(
+                f"{type(self).__name__}: num_levels={self.num_levels}, but the head reads {len(self.in_channels)} maps; "
+                "lower num_levels or give more maps"
+            )
+
+    @classmethod
+    def tiny(cls):
+        """A small head; it trains on its dense logits, as the tests that run over all heads expect."""
+        return cls(
+            in_channels=[8, 16, 32, 64],
+            channels=16,
+            mask_channels=16,
+            num_queries=8,
+            encoder_layers=1,
+            encoder_heads=2,
+            encoder_hidden_channels=32,
+            decoder_layers=3,
+            decoder_heads=2,
+            decoder_hidden_channels=32,
+            norm_groups=4,
+            num_labels=5,
+            losses=[CrossEntropyLoss()],
+        )
+
+
+@dataclass
+class Mask2FormerHeadOutput(HeadOutput):
+    """Output of ``Mask2FormerHead``.
+
+    Args:
+        logits: each class's sum over the queries of its probability times the mask's, (B, num_labels, h, w), in float32 at least.
+        class_queries_logits: class scores of the queries, "no object" last, (B, num_queries, num_labels + 1).
+        masks_queries_logits: masks of the queries before the sigmoid, (B, num_queries, h, w).
+        auxiliary_predictions: what the queries say before the first decoder layer and after each of them, the last one included.
+        mask_features: what the masks are made from, (B, mask_channels, h, w).
+    """
+
+    class_queries_logits: torch.FloatTensor | None = None
+    masks_queries_logits: torch.FloatTensor | None = None
+    auxiliary_predictions: tuple[QueryPredictions, ...] | None = None
+    mask_features: torch.FloatTensor | None = None
+
+
+class Mask2FormerHead(Head):
+    """Reads maps from fine to coarse, returns logits at the resolution of the finest."""
+
+    config: Mask2FormerHeadConfig
+    _no_split_modules = ["DeformableEncoderLayer", "MaskedDecoderLayer"]
+
+    def __init__(self, config: Mask2FormerHeadConfig):
+        super().__init__(config)
+        channels = config.channels
+        self.pixel_decoder = PixelDecoder(
+            config.in_channels,
+            channels,
+            config.mask_channels,
+            num_levels=config.num_levels,
+            num_layers=config.encoder_layers,
+            num_heads=config.encoder_heads,
+            num_points=config.encoder_points,
+            hidden_channels=config.encoder_hidden_channels,
+            norm_groups=config.norm_groups,
+            norm_eps=config.norm_eps,
+            dropout=config.dropout,
+        )
+        self.level_convs = None
+        if config.project_levels:
+            self.level_convs = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(config.num_levels))
+        self.layers = nn.ModuleList(
+            MaskedDecoderLayer(
+                channels,
+                num_heads=config.decoder_heads,
+                hidden_channels=config.decoder_hidden_channels,
+                dropout=config.dropout,
+                norm_eps=config.norm_eps,
+            )
+            for _ in range(config.decoder_layers)
+        )
+        self.norm = nn.LayerNorm(channels, eps=config.norm_eps)
+        self.query_positions = nn.Embedding(config.num_queries, channels)
+        self.query_features = nn.Embedding(config.num_queries, channels)
+        self.level_embed = nn.Embedding(config.num_levels, channels)
+        self.mask_embed = nn.Sequential(
+            nn.Linear(channels, channels),
+            nn.ReLU(),
+            nn.Linear(channels, channels),
+            nn.ReLU(),
+            nn.Linear(channels, config.mask_channels),
+        )
+        self.post_init()
+
+    def build_classifier(self, config: Mask2FormerHeadConfig) -> nn.Module:
+        """The queries' classifier, whose last output is "no object"."""
+        return nn.Linear(config.channels, config.num_labels + 1)
+
+    def forward(self, feature_maps: Sequence[Tensor], previous: HeadOutput | None = None) -> Mask2FormerHeadOutput:
+        """Logits of feature maps, each (B, C, H, W); ``previous`` (an earlier head's output) is not read."""
+        mask_features, levels = self.pixel_decoder(self.select(feature_maps))
+        if self.level_convs is not None:
+            levels = [conv(x) for conv, x in zip(self.level_convs, levels, strict=True)]
+        batch = mask_features.shape[0]
+        queries = self.query_features.weight.expand(batch, -1, -1)
+        positions = self.query_positions.weight.expand(batch, -1, -1)
+        places = [self._keys_and_values(*pair) for pair in zip(levels, self.level_embed.weight, strict=True)]
+        # The masks that guide the attention are made at each level's size: resizing the features or the masks is the same.
+        guides = [resize(mask_features, x.shape[-2:]).detach().flatten(2) for x in levels]
+        predictions = [self._predict(queries)]
+        for i, layer in enumerate(self.layers):
+            level = i % len(levels)
+            with torch.no_grad():
+                visible = predictions[-1].mask_embeddings @ guides[level] >= 0
+                visible = visible | ~visible.any(-1, keepdim=True)  # who sees nothing may look everywhere
+            queries = layer(queries, positions, *places[level], visible)
+            predictions.append(self._predict(queries))
+        classes = predictions[-1].class_logits
+        masks = torch.einsum("bqc,bchw->bqhw", predictions[-1].mask_embeddings, mask_features)
+        return Mask2FormerHeadOutput(
+            logits=combined_logits(classes, masks),
+            class_queries_logits=classes,
+            masks_queries_logits=masks,
+            auxiliary_predictions=tuple(predictions),
+            mask_features=mask_features,
+        )
+
+    def _keys_and_values(self, level: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        values = level.flatten(2).transpose(1, 2) + embedding
+        height, width = level.shape[-2:]
+        positions = sine_positions(height, width, level.shape[1], dtype=values.dtype, device=values.device)
+        return values + positions.flatten(2).transpose(1, 2), values
+
+    def _predict(self, queries: Tensor) -> QueryPredictions:
+        queries = self.norm(queries)
+        return QueryPredictions(self.classifier(queries), self.mask_embed(queries))
+
+    def compute_loss(self, output: Mask2FormerHeadOutput, labels: Tensor, ignore_index: int) -> dict[str, Tensor]:
+        """The weighted parts of the head's loss; mask classification's are ``query_class``, ``query_mask``, ``query_dice``, and the
+        same after ``layer_0.``, ``layer_1.`` ... for the earlier predictions.
+
+        Args:
+            output: what ``forward`` returned.
+            labels: class ids (B, H, W), int64, at any resolution.
+            ignore_index: id of the pixels that do not count: they belong to no mask.
+        """
+        parts = super().compute_loss(output, labels, ignore_index)
+        for loss in self.losses:
+            if loss.reads_queries:
+                found = loss.parts(output.auxiliary_predictions, output.mask_features, labels, ignore_index)
+                parts |= {name: parts.get(name, 0) + value for name, value in found.items()}
+        return parts
+
+    def parameter_depth(self, name: str) -> int | None:
+        """0 for queries, level embeddings, classifier and mask embedding: the originals train them at the lowest rate."""
+        lowest = ("mask_embed.", "classifier.", "query_positions.", "query_features.", "level_embed.")
+        return 0 if name.startswith(lowest) else None
+
+    def _init_weights(self, module):
+        if isinstance(module, (PixelDecoder, MaskedDecoderLayer)):
+            module.reset()
+        elif module is self:  # after all its parts
+            for linear in (self.classifier, *self.mask_embed[::2]):
+                reset_linear(linear)
+            for embedding in (self.query_positions, self.query_features, self.level_embed):
+                init.normal_(embedding.weight)
+            for conv in self.level_convs or ():
+                init.kaiming_uniform_(conv.weight, a=1)
+                init.zeros_(conv.bias)
+        else:
+            super()._init_weights(module)
+
+
+def combined_logits(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
+    """Dense scores (B, K, h, w) of queries: the sum of class probability times mask probability, "no object" left out.
+
+    Args:
+        class_logits: (B, Q, K + 1), no object last.
+        mask_logits: (B, Q, h, w).
+    """
+    precise = torch.promote_types(mask_logits.dtype, torch.float32)
+    with maybe_autocast(mask_logits.device.type, enabled=False):  # sums of many small numbers
+        classes = class_logits.to(precise).softmax(-1)[..., :-1]
+        return torch.einsum("bqk,bqhw->bkhw", classes, mask_logits.to(precise).sigmoid())
+
+
+register_head(Mask2FormerHeadConfig, Mask2FormerHead)

@@ -1,0 +1,79 @@
+"""Mask2Former's decoder layers: queries that look where their own masks are.
+
+From "Masked-attention Mask Transformer for Universal Image Segmentation" (Cheng et al., 2021), https://arxiv.org/abs/2112.01527.
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from segzoo.layers.pixel_decoder import FeedForward
+
+
+class Attention(nn.Module):
+    """Multi-head attention with the weights of ``torch.nn.MultiheadAttention``.
+
+    That module spreads a mask over the heads in float32, which at Mask2Former's sizes is by far its largest tensor; here one
+    boolean mask serves all heads.
+    """
+
+    def __init__(self, channels: int, num_heads: int, dropout: float):
+        super().__init__()
+        self.num_heads, self.dropout = num_heads, dropout
+        self.in_proj = nn.Linear(channels, 3 * channels)
+        self.out_proj = nn.Linear(channels, channels)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Attend.
+
+        Args:
+            query: (B, Q, C).
+            key, value: (B, S, C).
+            visible: booleans (B, Q, S), True where a query may look, at one place at least; None: everywhere.
+
+        Returns:
+            (B, Q, C).
+        """
+        sources = (query, key, value)
+        projections = zip(sources, self.in_proj.weight.chunk(3), self.in_proj.bias.chunk(3), strict=True)
+        q, k, v = (F.linear(x, w, b).unflatten(2, (self.num_heads, -1)).transpose(1, 2) for x, w, b in projections)
+        mask = None if visible is None else visible[:, None]
+        x = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=self.dropout if self.training else 0.0)
+        return self.out_proj(x.transpose(1, 2).flatten(2))
+
+    def reset(self) -> None:
+        """The original's first weights."""
+        for layer in (self.in_proj, self.out_proj):
+            init.xavier_normal_(layer.weight)
+            init.zeros_(layer.bias)
+
+
+class MaskedDecoderLayer(GradientCheckpointingLayer):
+    """Masked cross-attention, self-attention among the queries, feed-forward net, each followed by its norm."""
+
+    def __init__(self, channels: int, *, num_heads: int, hidden_channels: int, dropout: float, norm_eps: float):
+        super().__init__()
+        self.cross_attention = Attention(channels, num_heads, dropout)
+        self.norm1 = nn.LayerNorm(channels, eps=norm_eps)
+        self.self_attention = Attention(channels, num_heads, dropout)
+        self.norm2 = nn.LayerNorm(channels, eps=norm_eps)
+        self.feed_forward = FeedForward(channels, hidden_channels, dropout)
+        self.norm3 = nn.LayerNorm(channels, eps=norm_eps)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, queries: Tensor, query_positions: Tensor, keys: Tensor, values: Tensor, visible: Tensor
+    ) -> Tensor:
+        """New queries (B, Q, C); ``keys`` are ``values`` (B, S, C) with positions, ``visible`` is (B, Q, S)."""
+        x = self.cross_attention(queries + query_positions, keys, values, visible)
+        queries = self.norm1(queries + self.dropout(x))
+        placed = queries + query_positions
+        queries = self.norm2(queries + self.dropout(self.self_attention(placed, placed, queries)))
+        return self.norm3(self.feed_forward(queries))
+
+    def reset(self) -> None:
+        """The original's first weights."""
+        self.cross_attention.reset()
+        self.self_attention.reset()
+        self.feed_forward.reset()

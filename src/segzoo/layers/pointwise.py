@@ -1,0 +1,28 @@
+"""A linear layer for maps."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# Builds of PyTorch whose matrix products in float32 come from MKL and whose convolutions come from oneDNN (x86).
+_TWO_LIBRARIES = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+
+
+class PointwiseLinear(nn.Linear):
+    """``nn.Linear`` over the channels of a channels-last map (B, H, W, C).
+
+    In float32 on an x86 CPU it runs as the 1x1 convolution that it is: oneDNN is as fast as MKL on Intel's processors and
+    twice as fast on AMD's, where MKL leaves half of the vector units idle.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim == 4 and x.device.type == "cpu" and x.dtype == torch.float32 and _convolutions_are_faster():
+            return F.conv2d(x.permute(0, 3, 1, 2), self.weight[:, :, None, None], self.bias).permute(0, 2, 3, 1)
+        return super().forward(x)
+
+
+def _convolutions_are_faster() -> bool:
+    """Not under autocast, where both come from oneDNN, nor with one thread, for which PyTorch leaves oneDNN out."""
+    if not _TWO_LIBRARIES or torch.compiler.is_exporting() or torch.is_autocast_enabled("cpu"):
+        return False
+    return torch.compiler.is_compiling() or torch.get_num_threads() > 1  # a compiled graph cannot ask

@@ -1,0 +1,174 @@
+"""The parts of plain vision transformers: attention with its variants, feed-forward, residual block.
+
+"An Image is Worth 16x16 Words" (Dosovitskiy et al., 2021), https://arxiv.org/abs/2010.11929. Attention goes through transformers'
+attention interface, so ``attn_implementation`` chooses how it is computed.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from segzoo.layers.drop_path import DropPath
+
+
+def eager_attention(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+    """Attention written out, with the signature of transformers' attention functions."""
+    scores = query @ key.transpose(-2, -1) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = F.dropout(scores.softmax(-1), dropout, module.training)
+    return (weights @ value).transpose(1, 2), weights
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over all tokens, or over those of windows.
+
+    Args:
+        config: of the model; names the implementation of attention.
+        channels: of the tokens.
+        num_heads: heads.
+        qkv_bias: "all", "query_value" (BEiT: keys have none) or "none".
+        window: side of square windows of patches; 0 for attention over all tokens.
+        dropout: of the attention weights.
+    """
+
+    is_causal = False
+
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        channels: int,
+        num_heads: int,
+        *,
+        qkv_bias: str = "all",
+        window: int = 0,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.config, self.num_heads, self.window, self.dropout = config, num_heads, window, dropout
+        self.scaling = (channels // num_heads) ** -0.5
+        self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias == "all")
+        if qkv_bias == "query_value":
+            self.q_bias = nn.Parameter(torch.zeros(channels))
+            self.v_bias = nn.Parameter(torch.zeros(channels))
+        else:
+            self.q_bias = self.v_bias = None
+        self.proj = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor, grid: tuple[int, int], position_bias: Tensor | None = None) -> Tensor:
+        """Mix tokens (B, N, C).
+
+        Args:
+            x: tokens; with windows, the patches of the grid and nothing else.
+            grid: (height, width) of the patches.
+            position_bias: (1, heads, N, N), added to the scores.
+        """
+        if self.q_bias is None:
+            qkv = self.qkv(x)
+        else:
+            bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
+            qkv = F.linear(x, self.qkv.weight, bias)
+        if self.window:
+            qkv = into_windows(qkv, grid, self.window)
+        query, key, value = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+        mixed, _ = attend(
+            self,
+            query,
+            key,
+            value,
+            position_bias,
+            scaling=self.scaling,
+            dropout=self.dropout if self.training else 0.0,
+        )
+        mixed = mixed.flatten(2)
+        if self.window:
+            mixed = from_windows(mixed, grid, self.window)
+        return self.proj(mixed)
+
+
+def into_windows(x: Tensor, grid: tuple[int, int], side: int) -> Tensor:
+    """Tokens (B, h * w, C) of a grid to those of windows (B * windows, side * side, C).
+
+    The grid is filled up with zeros on the right and at the bottom; as in ViT-Adapter these take part in the attention.
+    """
+    height, width = grid
+    x = F.pad(x.unflatten(1, grid), (0, 0, 0, -width % side, 0, -height % side))
+    x = x.unflatten(2, (-1, side)).unflatten(1, (-1, side))  # B, rows, side, columns, side, C
+    return x.transpose(2, 3).flatten(0, 2).flatten(1, 2)
+
+
+def from_windows(x: Tensor, grid: tuple[int, int], side: int) -> Tensor:
+    """The tokens (B, h * w, C) of a grid again, without the fill."""
+    rows, columns = -(-grid[0] // side), -(-grid[1] // side)
+    x = x.unflatten(1, (side, side)).unflatten(0, (-1, rows, columns))
+    x = x.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # B, rows * side, columns * side, C
+    return x[:, : grid[0], : grid[1]].flatten(1, 2)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with GELU between them, and dropout after each."""
+
+    def __init__(self, channels: int, hidden: int, dropout: float = 0.0):
+        super().__init__()
+        self.fc1 = nn.Linear(channels, hidden)
+        self.activation = nn.GELU()
+        self.fc2 = nn.Linear(hidden, channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.fc2(self.dropout(self.activation(self.fc1(x)))))
+
+
+class ViTBlock(GradientCheckpointingLayer):
+    """Attention and feed-forward, each behind a norm, in a residual branch that a learned factor per channel may scale.
+
+    Args:
+        attention: the mixing of tokens.
+        channels: of the tokens.
+        hidden: width of the feed-forward part.
+        norm_eps: epsilon of the norms.
+        layer_scale: initial value of the factors; None for none.
+        dropout: of the feed-forward part and of what attention gives.
+        drop_path: probability of dropping a branch.
+    """
+
+    def __init__(
+        self,
+        attention: nn.Module,
+        channels: int,
+        hidden: int,
+        *,
+        norm_eps: float,
+        layer_scale: float | None = None,
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+    ):
+        super().__init__()
+        self.layer_scale = layer_scale
+        self.norm1 = nn.LayerNorm(channels, eps=norm_eps)
+        self.attention = attention
+        self.norm2 = nn.LayerNorm(channels, eps=norm_eps)
+        self.mlp = FeedForward(channels, hidden, dropout)
+        self.dropout = nn.Dropout(dropout)
+        self.drop_path = DropPath(drop_path)
+        if layer_scale is None:
+            self.scale1 = self.scale2 = None
+        else:
+            self.scale1 = nn.Parameter(torch.full((channels,), layer_scale))
+            self.scale2 = nn.Parameter(torch.full((channels,), layer_scale))
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Tokens (B, N, C) of a grid of patches (height, width) to tokens."""
+        mixed = self.dropout(self.attention(self.norm1(x), grid))
+        x = x + self.drop_path(mixed if self.scale1 is None else mixed * self.scale1)
+        hidden = self.mlp(self.norm2(x))
+        return x + self.drop_path(hidden if self.scale2 is None else hidden * self.scale2)
+
+
+def drop_path_rates(largest: float, layers: int) -> list[float]:
+    """Probabilities that grow linearly from 0 to the largest, one a layer."""
+    return [largest * i / max(layers - 1, 1) for i in range(layers)]

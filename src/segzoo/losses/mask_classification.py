@@ -1,0 +1,243 @@
+"""The loss of heads whose queries each give a class and a mask.
+
+From "Masked-attention Mask Transformer for Universal Image Segmentation" (Cheng et al., 2021), https://arxiv.org/abs/2112.01527,
+as the Mask2Former heads of InternImage and ViT-Adapter train with it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+import torch
+from torch import Tensor, distributed
+from torch.nn import functional as F
+from transformers.utils.generic import maybe_autocast
+
+from segzoo.errors import SegZooError
+from segzoo.losses.base import Loss, number
+from segzoo.losses.matching import (
+    Draw,
+    cheapest_pairs,
+    matching_costs,
+    sample_label_masks,
+    sample_maps,
+    uncertain_points,
+)
+
+
+@dataclass(frozen=True)
+class QueryPredictions:
+    """What the queries say after one decoder layer.
+
+    A query's mask is the product of its embedding and the head's mask features: the loss makes masks of the queries that answer
+    for a class alone.
+
+    Args:
+        class_logits: (B, Q, K + 1), no object last.
+        mask_embeddings: (B, Q, C).
+    """
+
+    class_logits: Tensor
+    mask_embeddings: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskClassificationLoss(Loss):
+    """Cross-entropy of every query's class, and binary cross-entropy and dice of the masks of the queries that have one.
+
+    Each class of an image is matched with the query that fits it best, and the other queries learn to say "no object". Masks
+    are compared at random points. Every decoder layer is trained so, with a matching and points of its own.
+
+    Args:
+        weight: factor on all parts.
+        class_weights: factors on the queries' cross-entropy by class; it is divided by the sum of the factors.
+        no_object_weight: the factor of "no object".
+        class_loss_weight, mask_loss_weight, dice_loss_weight: factors on the three parts.
+        class_cost_weight, mask_cost_weight, dice_cost_weight: factors on the three costs of the matching.
+        num_points: points a mask, in costs and losses.
+        oversample_ratio: how many times as many points the uncertain ones are chosen from.
+        importance_ratio: part of the points that lie where the mask is least certain.
+    """
+
+    name: ClassVar[str] = "mask_classification"
+    reads_queries: ClassVar[bool] = True
+
+    no_object_weight: float = 0.1
+    class_loss_weight: float = 2.0
+    mask_loss_weight: float = 5.0
+    dice_loss_weight: float = 5.0
+    class_cost_weight: float = 2.0
+    mask_cost_weight: float = 5.0
+    dice_cost_weight: float = 5.0
+    num_points: int = 12544
+    oversample_ratio: float = 3.0
+    importance_ratio: float = 0.75
+
+    def __post_init__(self):
+        super().__post_init__()
+        for option in (field.name for field in fields(self) if field.name.endswith("_weight")):
+            self._set(option, number(getattr(self, option), f"{self.name}: {option}", at_least=0.0))
+        self._set("oversample_ratio", number(self.oversample_ratio, f"{self.name}: oversample_ratio", at_least=1.0))
+        ratio = number(self.importance_ratio, f"{self.name}: importance_ratio", at_least=0.0, at_most=1.0)
+        self._set("importance_ratio", ratio)
+        if type(self.num_points) is not int or self.num_points < 1:
+            raise SegZooError(f"{self.name}: num_points={self.num_points!r} must be a whole number from 1 on")
+
+    def compute(self, logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+        """Raise: dense logits tell nothing of queries; ``parts`` is the loss.
+
+        Raises:
+            SegZooError: always.
+        """
+        raise SegZooError(
+            f"{self.name} needs a head with queries, such as Mask2FormerHead; it cannot read dense logits"
+        )
+
+    def parts(
+        self,
+        predictions: Sequence[QueryPredictions],
+        mask_features: Tensor,
+        labels: Tensor,
+        ignore_index: int = 255,
+        draw: Draw | None = None,
+    ) -> dict[str, Tensor]:
+        """The weighted parts of the loss, in float32 at least.
+
+        In a distributed training the masks count against their mean number over the processes, as in the original, so that all
+        processes must take the loss together where gradients are on.
+
+        Args:
+            predictions: of every decoder layer, the last one last.
+            mask_features: (B, C, H, W).
+            labels: class ids (B, H', W'), int64, each in 0..K-1 or ``ignore_index``, at any resolution. Ignored pixels belong to no
+                mask; an image with nothing else only teaches its queries to say "no object".
+            ignore_index: label of the pixels that do not count.
+            draw: random numbers; by default torch's, so that ``torch.manual_seed`` decides.
+
+        Returns:
+            Scalars ``query_class``, ``query_mask`` and ``query_dice`` of the last layer, and with ``layer_0.`` and so on before
+            the name those of the others; layer 0 is the queries before the first decoder layer.
+
+        Raises:
+            SegZooError: there are not as many ``class_weights`` as classes.
+        """
+        self.check_num_labels(predictions[0].class_logits.shape[2] - 1)
+        with maybe_autocast(mask_features.device.type, enabled=False):
+            features = _precise(mask_features)
+            layers = [
+                QueryPredictions(_precise(layer.class_logits), _precise(layer.mask_embeddings))
+                for layer in predictions
+            ]
+            if draw is None:
+                draw = lambda shape: torch.rand(shape, device=features.device)  # noqa: E731
+            present = _present_classes(labels, layers[0].class_logits.shape[2] - 1, ignore_index)
+            matched = [min(len(classes), layers[0].class_logits.shape[1]) for classes in present]
+            num_masks = _mean_over_processes(features.new_tensor(float(sum(matched)))).clamp(min=1)
+            found = {}
+            for i, layer in enumerate(layers):
+                prefix = "" if i == len(layers) - 1 else f"layer_{i}."
+                for name, value in self._layer(layer, features, labels, present, num_masks, draw).items():
+                    found[prefix + name] = self.weight * value
+        return found
+
+    def match(
+        self, layer: QueryPredictions, features: Tensor, labels: Tensor, present: Sequence[Tensor], draw: Draw
+    ) -> list[tuple[Tensor, Tensor]]:
+        """For each image, the queries (ascending) and the positions in ``present`` of the classes that they answer for."""
+        points = torch.cat([draw((1, self.num_points, 2)) for _ in present]).to(features.dtype)
+        # Sampling and the product with the embeddings may change places: no whole mask is needed here.
+        masks = layer.mask_embeddings @ sample_maps(features, points)
+        costs = []
+        for i, classes in enumerate(present):
+            image = torch.full((1,), i, device=labels.device)
+            targets = sample_label_masks(labels, image, points[i : i + 1], classes[None])[0]
+            costs.append(
+                matching_costs(
+                    layer.class_logits[i],
+                    masks[i],
+                    classes,
+                    targets,
+                    class_weight=self.class_cost_weight,
+                    mask_weight=self.mask_cost_weight,
+                    dice_weight=self.dice_cost_weight,
+                )
+            )
+        return cheapest_pairs(costs)
+
+    def _layer(
+        self,
+        layer: QueryPredictions,
+        features: Tensor,
+        labels: Tensor,
+        present: Sequence[Tensor],
+        num_masks: Tensor,
+        draw: Draw,
+    ) -> dict[str, Tensor]:
+        device, no_object = features.device, layer.class_logits.shape[2] - 1
+        with torch.no_grad():
+            pairs = self.match(layer, features, labels, present, draw)
+        wanted = torch.full(layer.class_logits.shape[:2], no_object, device=device)
+        masks, classes = [], []
+        for i, (queries, positions) in enumerate(pairs):
+            queries = queries.to(device)
+            classes.append(present[i][positions.to(device)])
+            wanted[i, queries] = classes[i]
+            masks.append(torch.einsum("qc,chw->qhw", layer.mask_embeddings[i, queries], features[i]))
+        masks, classes = torch.cat(masks), torch.cat(classes)
+        class_loss = self.query_class_loss(layer.class_logits.flatten(0, 1), wanted.flatten())
+
+        with torch.no_grad():
+            points = uncertain_points(
+                masks,
+                self.num_points,
+                oversample_ratio=self.oversample_ratio,
+                importance_ratio=self.importance_ratio,
+                draw=draw,
+            )
+            images = torch.repeat_interleave(torch.tensor([len(queries) for queries, _ in pairs])).to(device)
+            targets = sample_label_masks(labels, images, points, classes[:, None])[:, 0]
+        mask_loss, dice_loss = self.mask_losses(sample_maps(masks[:, None], points)[:, 0], targets)
+        return {
+            "query_class": self.class_loss_weight * class_loss,
+            "query_mask": self.mask_loss_weight * mask_loss / num_masks,
+            "query_dice": self.dice_loss_weight * dice_loss / num_masks,
+        }
+
+    def query_class_loss(self, logits: Tensor, wanted: Tensor) -> Tensor:
+        """Cross-entropy of queries (N, K + 1) whose classes should be ``wanted`` (N,), K for "no object"; without its factor."""
+        weights = logits.new_ones(logits.shape[1])
+        if self.class_weights is not None:
+            weights[:-1] = weights.new_tensor(self.class_weights)
+        weights[-1] = self.no_object_weight
+        total = F.cross_entropy(logits, wanted, weights, reduction="sum")
+        return total / weights[wanted].sum().clamp(min=torch.finfo(weights.dtype).tiny)
+
+    def mask_losses(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Binary cross-entropy and dice of masks at points (N, P), targets 0..1, summed over the masks; without their factors."""
+        cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / logits.shape[1]
+        positive = logits.sigmoid()
+        dice = 1 - (2 * (positive * targets).sum(1) + 1) / (positive.sum(1) + targets.sum(1) + 1)
+        return cross_entropy, dice.sum()
+
+
+def _precise(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _present_classes(labels: Tensor, num_labels: int, ignore_index: int) -> list[Tensor]:
+    """The ids of the classes in each image, ascending."""
+    ids = labels.flatten(1)
+    ids = torch.where(ids == ignore_index, num_labels, ids)
+    seen = torch.zeros(ids.shape[0], num_labels + 1, dtype=torch.bool, device=ids.device).scatter_(1, ids, True)
+    where = seen[:, :-1].nonzero()
+    counts = torch.bincount(where[:, 0], minlength=ids.shape[0])
+    return list(where[:, 1].split(counts.tolist()))
+
+
+def _mean_over_processes(value: Tensor) -> Tensor:
+    """The mean over all processes of a training; in an evaluation, where they need not have as many batches, the own value."""
+    if not (torch.is_grad_enabled() and distributed.is_available() and distributed.is_initialized()):
+        return value
+    total = value.clone()
+    distributed.all_reduce(total)
+    return total / distributed.get_world_size()

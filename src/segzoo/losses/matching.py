@@ -1,0 +1,132 @@
+"""Which query answers for which class of an image: the cheapest assignment, and the points that costs and losses are taken at.
+
+From "Masked-attention Mask Transformer for Universal Image Segmentation" (Cheng et al., 2021), https://arxiv.org/abs/2112.01527,
+and for the uncertain points "PointRend: Image Segmentation as Rendering" (Kirillov et al., 2019),
+https://arxiv.org/abs/1912.08193.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn import functional as F
+
+Draw = Callable[[tuple[int, ...]], Tensor]
+"""Uniform random numbers in 0..1 of a shape, on the device of the loss."""
+
+
+def sample_maps(maps: Tensor, points: Tensor) -> Tensor:
+    """Values of maps at points, bilinear, zero outside.
+
+    Args:
+        maps: (N, C, H, W).
+        points: (N, P, 2), (x, y) in 0..1 from edge to edge.
+
+    Returns:
+        (N, C, P).
+    """
+    return F.grid_sample(maps, (2 * points - 1)[:, None], align_corners=False)[:, :, 0]
+
+
+def sample_label_masks(labels: Tensor, images: Tensor, points: Tensor, classes: Tensor) -> Tensor:
+    """Values of the classes' masks at points, as ``sample_maps`` of the masks would give them, without making masks.
+
+    Args:
+        labels: class ids (B, H, W).
+        images: (G,) which image each group of points lies in.
+        points: (G, P, 2), (x, y) in 0..1 from edge to edge.
+        classes: (G, M) the classes to look for in each group.
+
+    Returns:
+        (G, M, P) in the points' dtype: the part of the four nearest pixels, by their weights, that are of the class.
+    """
+    height, width = labels.shape[-2:]
+    x, y = (points * points.new_tensor([width, height]) - 0.5).unbind(-1)
+    left, top = x.floor(), y.floor()
+    total = points.new_zeros(*classes.shape, points.shape[1])
+    for column in (left, left + 1):
+        for row in (top, top + 1):
+            weight = (1 - (x - column).abs()) * (1 - (y - row).abs())
+            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+            at = row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long()
+            found = labels.flatten(1)[images[:, None], at]
+            total += (found[:, None] == classes[:, :, None]) * (weight * inside)[:, None]
+    return total
+
+
+def uncertain_points(
+    masks: Tensor, num_points: int, *, oversample_ratio: float, importance_ratio: float, draw: Draw
+) -> Tensor:
+    """Points of which a part lies where the masks' logits are nearest to zero, and the rest anywhere.
+
+    Args:
+        masks: logits (N, H, W).
+        num_points: P.
+        oversample_ratio: how many times as many points to choose the uncertain ones from.
+        importance_ratio: part of the points that are chosen so.
+        draw: random numbers; called for (N, P * oversample_ratio, 2) and, if there are any, for the rest.
+
+    Returns:
+        (N, P, 2), (x, y) in 0..1.
+    """
+    count = masks.shape[0]
+    points = draw((count, int(num_points * oversample_ratio), 2)).to(masks.dtype)
+    uncertain = int(importance_ratio * num_points)
+    certainty = sample_maps(masks[:, None], points)[:, 0].abs()
+    nearest = certainty.topk(uncertain, dim=1, largest=False).indices
+    points = points.gather(1, nearest[:, :, None].expand(-1, -1, 2))
+    if uncertain < num_points:
+        points = torch.cat([points, draw((count, num_points - uncertain, 2)).to(masks.dtype)], dim=1)
+    return points
+
+
+def matching_costs(
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    classes: Tensor,
+    targets: Tensor,
+    *,
+    class_weight: float,
+    mask_weight: float,
+    dice_weight: float,
+) -> Tensor:
+    """What it would cost to let each query answer for each class, for one image.
+
+    Args:
+        class_logits: (Q, K + 1), no object last.
+        mask_logits: (Q, P) at points.
+        classes: (M,) ids of the classes.
+        targets: (M, P) their masks at the points, 0..1.
+        class_weight, mask_weight, dice_weight: factors on minus the class's probability, the binary cross-entropy averaged over the
+            points, and the dice loss.
+
+    Returns:
+        (Q, M).
+    """
+    class_cost = -class_logits.softmax(-1)[:, classes]
+    # x's binary cross-entropy is softplus(x) - x where the target is 1, and softplus(x) where it is 0
+    positive, points = mask_logits.sigmoid(), mask_logits.shape[1]
+    mask_cost = (F.softplus(mask_logits, threshold=40).sum(1, keepdim=True) - mask_logits @ targets.T) / points
+    overlap = 2 * positive @ targets.T
+    dice_cost = 1 - (overlap + 1) / (positive.sum(1, keepdim=True) + targets.sum(1) + 1)
+    return class_weight * class_cost + mask_weight * mask_cost + dice_weight * dice_cost
+
+
+def cheapest_pairs(costs: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """The assignment of least cost for each image.
+
+    Args:
+        costs: (Q, M) for each image; M may differ, and be 0.
+
+    Returns:
+        For each image the indices of the queries, ascending, and of the classes that they answer for, on the CPU. Costs that
+        are not finite count as very high, so that a training whose loss is NaN says so itself.
+    """
+    sizes = [cost.shape[1] for cost in costs]
+    together = torch.cat(list(costs), dim=1).nan_to_num(1e10, 1e10, -1e10).cpu()  # one copy for all images
+    pairs = []
+    for cost in together.split(sizes, dim=1):
+        queries, classes = linear_sum_assignment(cost.numpy())
+        pairs.append((torch.from_numpy(queries), torch.from_numpy(classes)))
+    return pairs

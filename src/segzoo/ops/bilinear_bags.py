@@ -1,0 +1,343 @@
+"""Weighted sums of bilinear samples, and their gradients: the arithmetic that the deformable operators share.
+
+The maps lie in a *table*: its rows are the vectors that are sampled whole (the channels of one group or head at one pixel),
+and each map has a border of zeros. A bilinear sample is then four rows of the table, and a weighted sum of samples is a bag of
+rows, as ``embedding_bag`` sums them: nothing of the size points x channels is ever stored.
+
+The same arithmetic has two forms. The plain one is made of PyTorch's operators. The fused one, for CPUs, has its three steps
+compiled: placing the points, summing their samples, and the dot products of the backward.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from segzoo.ops.fusing import Fused
+
+# Zeros around each map. A sample outside the map is moved to where all its corners are zeros, so that its value and its
+# gradients vanish without a mask.
+BORDER = 2
+# Sampling points that are worked on at a time: on a CPU for each thread, so that what is computed for them stays in its cache.
+_CPU_POINTS = 1 << 16
+_DEVICE_POINTS = 1 << 22
+# Numbers that are gathered at a time for the dot products of the plain backward.
+_CPU_GATHERED = 1 << 19
+_DEVICE_GATHERED = 1 << 25
+
+
+class Layout(NamedTuple):
+    """Where the points of an operator lie in its table. They come in R lines of L points, P consecutive ones a sum.
+
+    Point j of line i lies at x = start[0, j] + scale[0, j] * position_x[i, j] and y = start[1, j] + line_y[i] + scale[1, j] *
+    position_y[i, j] of its map, in pixels that count the border.
+    """
+
+    points: int  # P
+    right: int  # rows of the table from a pixel to the next one in x
+    below: int  # and to the next one in y
+    start: Tensor  # (2, L), for x and for y
+    scale: Tensor  # (2, L)
+    high: Tensor  # (2, L) the first place beyond the map where all corners are zeros
+    index: Tensor  # (L,) row of the table of the map's first pixel, border included
+    line_y: Tensor  # (R, 1)
+    line_index: Tensor  # (R, 1)
+
+
+class _Strip(NamedTuple):
+    """The points of some lines, P for each of B sums."""
+
+    lines: slice
+    index: Tensor  # (B, P) row of the table at the upper left corner
+    across: Tensor  # (B, P) share of the right corners, 0 to 1
+    down: Tensor  # (B, P) share of the lower corners
+    weight: Tensor  # (B, P)
+
+
+def index_dtype(rows: int) -> torch.dtype:
+    """The smallest integers that count the rows of a table."""
+    return torch.int32 if rows < 2**31 else torch.int64
+
+
+def forward(
+    table: Tensor,
+    layout: Layout,
+    positions: Tensor,
+    weights: Tensor,
+    output: Tensor,
+    *,
+    softmax: bool = False,
+    fused: bool = False,
+) -> None:
+    """Write the weighted sums of all samples.
+
+    Args:
+        table: (rows, D); everything is computed in its dtype.
+        positions: (R, L, 2).
+        weights: (R, L), or with ``softmax`` logits over the points of each sum.
+        output: (R, L / P * D), of any dtype.
+        fused: with the compiled steps, where a compiler is found.
+    """
+    steps = _FUSED if fused and table.device.type == "cpu" else _PLAIN
+    for strip in _strips(steps, table.dtype, layout, positions, weights, softmax):
+        total = steps.sum_samples(table, *strip[1:], layout.right, layout.below)
+        output[strip.lines] = total.view(-1, output.shape[1])
+
+
+def backward(
+    table: Tensor,
+    layout: Layout,
+    positions: Tensor,
+    weights: Tensor,
+    gradient: Tensor,
+    positions_gradient: Tensor,
+    weights_gradient: Tensor,
+    *,
+    softmax: bool = False,
+    fused: bool = False,
+) -> Tensor:
+    """Write the gradients of positions and weights, given that of the output, and return that of the table."""
+    steps = _FUSED if fused and table.device.type == "cpu" else _PLAIN
+    table_gradient = torch.zeros_like(table)
+    width = positions.shape[1]
+    for strip in _strips(steps, table.dtype, layout, positions, weights, softmax):
+        sums = gradient[strip.lines].to(table.dtype).reshape(-1, table.shape[1]).contiguous()
+        found = steps.point_gradients(table, sums, *strip[1:], layout.right, layout.below, softmax)
+        weight, step_x, step_y = (part.view(-1, width) for part in found)
+        weights_gradient[strip.lines] = weight
+        positions_gradient[strip.lines, :, 0] = step_x.mul_(layout.scale[0])
+        positions_gradient[strip.lines, :, 1] = step_y.mul_(layout.scale[1])
+        _add_table_gradient(table_gradient, strip, sums, layout)
+    return table_gradient
+
+
+def _strips(
+    steps: "_Steps", dtype: torch.dtype, layout: Layout, positions: Tensor, weights: Tensor, softmax: bool
+) -> Iterator[_Strip]:
+    lines, width, _ = positions.shape
+    positions, weights = positions.contiguous(), weights.contiguous().unflatten(1, (-1, layout.points))
+    at_a_time = _CPU_POINTS * torch.get_num_threads() if positions.device.type == "cpu" else _DEVICE_POINTS
+    count = min(lines, -(-lines * width // at_a_time))
+    # Of even sizes: a strip of a single line would be compiled for itself.
+    ends = [lines * number // count for number in range(count + 1)] if count else []
+    place = steps.placing(layout, dtype, softmax)
+    for start, end in zip(ends, ends[1:], strict=False):
+        chosen = slice(start, end)
+        placed = place(positions[chosen], weights[chosen], layout.line_y[chosen], layout.line_index[chosen])
+        yield _Strip(chosen, *(tensor.view(-1, layout.points) for tensor in placed))
+
+
+def _placing(layout: Layout, dtype: torch.dtype, softmax: bool) -> Callable[..., tuple[Tensor, ...]]:
+    """A function from positions (lines, L, 2), weights (lines, L / P, P) and the lines' y and index to what a strip holds."""
+    (start_x, start_y), (scale_x, scale_y), (high_x, high_y) = layout.start, layout.scale, layout.high
+    low = torch.zeros_like(high_x)
+
+    def place(positions: Tensor, weights: Tensor, line_y: Tensor, line_index: Tensor) -> tuple[Tensor, ...]:
+        positions = positions.to(dtype)
+        x = torch.addcmul(start_x, positions[..., 0], scale_x)
+        y = torch.addcmul(start_y, positions[..., 1], scale_y).add_(line_y)
+        # Outside, infinite or NaN: to a place that has zeros for corners.
+        x.nan_to_num_(nan=0.0).clamp_(low, high_x)
+        y.nan_to_num_(nan=0.0).clamp_(low, high_y)
+        index = torch.add(layout.index, x.to(layout.index.dtype), alpha=layout.right)
+        index.add_(y.to(index.dtype), alpha=layout.below).add_(line_index)
+        weight = weights.to(dtype)
+        if softmax:  # PyTorch's own is ten times slower over so short a dimension
+            weight = (weight - weight.amax(-1, keepdim=True)).exp_()
+            weight /= weight.sum(-1, keepdim=True)
+        return index, x.frac_(), y.frac_(), weight
+
+    return place
+
+
+def _placing_fused(layout: Layout, dtype: torch.dtype, softmax: bool) -> Callable[..., tuple[Tensor, ...]]:
+    """The same over (x, y) pairs as they lie in memory, which vectorises: taken apart they would not."""
+    step = layout.index.new_tensor([[layout.right], [layout.below]]).expand(layout.high.shape)
+    vertical = torch.tensor([[0], [1]], dtype=dtype).expand(layout.high.shape)
+    base = torch.stack([layout.index, torch.zeros_like(layout.index)])
+    by_point = layout.start, layout.scale, layout.high, vertical, step, base
+    by_point = [pairs.t().reshape(-1) for pairs in by_point]
+
+    def place(positions: Tensor, weights: Tensor, line_y: Tensor, line_index: Tensor) -> tuple[Tensor, ...]:
+        cells, shares, weight = _place_pairs(positions.flatten(1), weights, line_y, line_index, *by_point, softmax)
+        cells, shares = cells.view(positions.shape), shares.view(positions.shape)
+        return cells[..., 0] + cells[..., 1], shares[..., 0], shares[..., 1], weight
+
+    return place
+
+
+def _place_pairs_traced(
+    positions: Tensor,
+    weights: Tensor,
+    line_y: Tensor,
+    line_index: Tensor,
+    start: Tensor,
+    scale: Tensor,
+    high: Tensor,
+    vertical: Tensor,
+    step: Tensor,
+    base: Tensor,
+    softmax: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """For each coordinate its part of the index and its share, and the weights."""
+    at = start + vertical * line_y + scale * positions.to(scale.dtype)
+    at = torch.where(at > 0, at, 0).minimum(high)  # as in `_placing`; no comparison holds for NaN
+    first = at.floor()
+    cell = first.to(step.dtype) * step + base + vertical.to(step.dtype) * line_index
+    weight = weights.to(scale.dtype)
+    if softmax:
+        points = weight.unbind(-1)
+        weight = (weight - functools.reduce(torch.maximum, points).unsqueeze(-1)).exp()
+        weight = weight / functools.reduce(torch.add, weight.unbind(-1)).unsqueeze(-1)
+    return cell, at - first, weight
+
+
+def _sum_samples(
+    table: Tensor, index: Tensor, across: Tensor, down: Tensor, weight: Tensor, right: int, below: int
+) -> Tensor:
+    """(B, D)."""
+    starts = torch.arange(0, index.numel(), index.shape[1], dtype=index.dtype, device=index.device)
+    index, total = index.view(-1), None
+    for distance, share in _corners(across, down, weight, right, below):
+        part = _bags(table[distance:], index, starts, share.view(-1))
+        total = part if total is None else total.add_(part)
+    return total
+
+
+def _sum_samples_traced(
+    table: Tensor, index: Tensor, across: Tensor, down: Tensor, weight: Tensor, right: int, below: int
+) -> Tensor:
+    """Written out point by point: in a loop over the points, inductor would not vectorise over the rows."""
+    total = None
+    for point in range(index.shape[1]):
+        corners = _gather(table, index[:, point], right, below)
+        top, bottom = (left + (right_corner - left) * across[:, point, None] for left, right_corner in corners)
+        part = (top + (bottom - top) * down[:, point, None]) * weight[:, point, None]
+        total = part if total is None else total + part
+    return total
+
+
+def _point_gradients(
+    table: Tensor,
+    sums: Tensor,
+    index: Tensor,
+    across: Tensor,
+    down: Tensor,
+    weight: Tensor,
+    right: int,
+    below: int,
+    softmax: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of weight (or logits), x and y, each (B, P), given those of the sums, (B, D)."""
+    top_left, top_right = _dots(table, index, sums), _dots(table[right:], index, sums)
+    bottom_left, bottom_right = _dots(table[below:], index, sums), _dots(table[below + right :], index, sums)
+    return _from_dots(top_left, top_right, bottom_left, bottom_right, across, down, weight, softmax)
+
+
+def _point_gradients_traced(
+    table: Tensor,
+    sums: Tensor,
+    index: Tensor,
+    across: Tensor,
+    down: Tensor,
+    weight: Tensor,
+    right: int,
+    below: int,
+    softmax: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dots = [(corner * sums.unsqueeze(1)).sum(-1) for pair in _gather(table, index, right, below) for corner in pair]
+    return _from_dots(*dots, across, down, weight, softmax)
+
+
+def _from_dots(
+    top: Tensor,
+    top_right: Tensor,
+    bottom: Tensor,
+    bottom_right: Tensor,
+    across: Tensor,
+    down: Tensor,
+    weight: Tensor,
+    softmax: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Everything follows from the dot products of the four corners with the gradient of their sum."""
+    top_step, bottom_step = top_right - top, bottom_right - bottom
+    top = torch.addcmul(top, top_step, across)
+    rise = torch.addcmul(bottom, bottom_step, across) - top
+    sampled = torch.addcmul(top, rise, down)
+    step_x = torch.addcmul(top_step, bottom_step - top_step, down) * weight
+    step_y = rise * weight
+    if softmax:
+        sampled = weight * (sampled - (weight * sampled).sum(-1, keepdim=True))
+    return sampled, step_x, step_y
+
+
+class _Steps(NamedTuple):
+    placing: Callable
+    sum_samples: Callable
+    point_gradients: Callable
+
+
+_place_pairs = Fused(_place_pairs_traced, _place_pairs_traced, static=(1,))
+_PLAIN = _Steps(_placing, _sum_samples, _point_gradients)
+_FUSED = _Steps(
+    _placing_fused,
+    Fused(_sum_samples_traced, _sum_samples, static=range(5)),
+    Fused(_point_gradients_traced, _point_gradients, static=range(6)),
+)
+
+
+def _gather(table: Tensor, index: Tensor, right: int, below: int) -> tuple[tuple[Tensor, Tensor], ...]:
+    """The corners: (upper left, upper right), (lower left, lower right), each (*index.shape, D)."""
+    return (
+        (table[index], table[index + right]),
+        (table[index + below], table[index + (below + right)]),
+    )
+
+
+def _corners(across: Tensor, down: Tensor, weight: Tensor, right: int, below: int) -> Iterator[tuple[int, Tensor]]:
+    """(distance in the table from the upper left corner, weight of the corner) of each of the four."""
+    lower = weight * down
+    upper = weight - lower
+    for distance, left_share in ((0, upper), (below, lower)):
+        right_share = left_share * across
+        yield distance, left_share.sub_(right_share)
+        yield distance + right, right_share
+
+
+def _bags(table: Tensor, index: Tensor, starts: Tensor, weight: Tensor) -> Tensor:
+    """Weighted sums of rows of the table, one from each start to the next."""
+    return torch.embedding_bag(table, index, starts, False, 0, False, weight)[0]
+
+
+def _dots(table: Tensor, index: Tensor, sums: Tensor) -> Tensor:
+    """(B, P): for each point the dot product of its row of the table with its row of ``sums``."""
+    dots = sums.new_empty(index.shape)
+    points, depth = index.shape[1], sums.shape[1]
+    gathered = _CPU_GATHERED if sums.device.type == "cpu" else _DEVICE_GATHERED
+    count = max(1, gathered // (points * depth))
+    for start in range(0, len(sums), count):
+        chosen = slice(start, start + count)
+        rows = table.index_select(0, index[chosen].view(-1)).view(-1, points, depth)
+        dots[chosen] = torch.bmm(sums[chosen].unsqueeze(1), rows.transpose(1, 2)).squeeze(1)
+    return dots
+
+
+def _add_table_gradient(table_gradient: Tensor, strip: _Strip, sums: Tensor, layout: Layout) -> None:
+    """Each row of the table gets the rows of ``sums`` that drew from it, as one bag: sorted, without atomic additions."""
+    index = strip.index.view(-1)
+    order, permutation = torch.sort(index, stable=True)
+    if order.device.type == "cpu":
+        first, last = int(order[0]), int(order[-1]) + 1
+        counts = torch.bincount(index - first, minlength=last - first)
+        starts = counts.cumsum(0).sub_(counts).to(order.dtype)
+    else:  # the whole table, rather than wait for the device
+        first, last = 0, len(table_gradient) - layout.below - layout.right
+        starts = torch.searchsorted(order, torch.arange(last, dtype=order.dtype, device=order.device))
+        starts = starts.to(order.dtype)
+    owners = torch.arange(len(sums), dtype=order.dtype, device=order.device)
+    owners = owners.view(-1, 1).expand(strip.index.shape).reshape(-1).index_select(0, permutation)
+    for distance, share in _corners(strip.across, strip.down, strip.weight, layout.right, layout.below):
+        part = _bags(sums, owners, starts, share.view(-1).index_select(0, permutation))
+        table_gradient[first + distance : last + distance] += part

@@ -1,0 +1,195 @@
+"""segzoo's plain ViTs: windows, positions, and a BEiT that is made for one size of images."""
+
+import pytest
+import torch
+from transformers import pipeline
+
+from segzoo import (
+    AutoBackbone,
+    SegZooConfig,
+    SegZooForSemanticSegmentation,
+    SegZooImageProcessor,
+)
+from segzoo.backbones import (
+    SegZooBeitBackbone,
+    SegZooBeitConfig,
+    SegZooViTBackbone,
+    SegZooViTConfig,
+    ViTAdapterConfig,
+    beit,
+    vit,
+)
+from segzoo.backbones.beit import geometric_places, position_bias, resize_bias_table
+from segzoo.errors import SegZooError
+from segzoo.heads import UPerHeadConfig
+from segzoo.layers.vit import from_windows, into_windows
+
+# Counted in timm's models without their classifiers.
+PARAMETERS = {"vit-t": 5524416, "vit-s": 21665664, "vit-b": 85798656, "vit-l": 303301632}
+
+
+@pytest.mark.parametrize("name", vit.VARIANTS)
+def test_published_sizes(name):
+    with torch.device("meta"):
+        model = SegZooViTBackbone(SegZooViTConfig(**vit.VARIANTS[name], final_norm=True))
+        maps = model(torch.empty(1, 3, 224, 224)).feature_maps
+    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
+    assert [tuple(x.shape[1:]) for x in maps] == [(model.config.hidden_size, 14, 14)] * 4
+
+
+@pytest.mark.parametrize("name", beit.VARIANTS)
+def test_published_sizes_of_beit(name):
+    config = SegZooBeitConfig(**beit.VARIANTS[name])
+    with torch.device("meta"):
+        model = SegZooBeitBackbone(config)
+    width, table = config.hidden_size, (27 * 27 + 3) * config.num_attention_heads
+    block = (
+        12 * width**2 + 12 * width + 2 * width + table
+    )  # as a ViT's without the bias on keys; two scales, one table
+    embeddings = (3 * 16 * 16 + 1) * width + width
+    assert sum(p.numel() for p in model.parameters()) == embeddings + config.num_hidden_layers * block
+
+
+def test_windows_are_cut_and_put_together():
+    x = torch.arange(2 * 5 * 7 * 3).view(2, 35, 3)
+    windows = into_windows(x, (5, 7), 3)
+    assert windows.shape == (2 * 2 * 3, 9, 3)
+    assert torch.equal(windows[0].view(3, 3, 3), x.view(2, 5, 7, 3)[0, :3, :3])
+    assert torch.equal(windows[5].view(3, 3, 3)[:2, :1], x.view(2, 5, 7, 3)[0, 3:, 6:]), "the rest is fill"
+    assert not windows[5].view(3, 3, 3)[2:].any() and not windows[5].view(3, 3, 3)[:, 1:].any()
+    assert torch.equal(from_windows(windows, (5, 7), 3), x)
+
+
+def test_a_window_sees_nothing_outside():
+    model = SegZooViTBackbone(
+        SegZooViTConfig(
+            hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=64, class_token=False, windows=[2]
+        )
+    ).eval()
+    x = torch.randn(1, 3, 64, 64)
+    y = x.clone()
+    y[..., 32:] = 0
+    with torch.no_grad():
+        a, b = model(x).feature_maps[0], model(y).feature_maps[0]
+    assert torch.equal(a[..., :2], b[..., :2]) and not torch.equal(a[..., 2:], b[..., 2:])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"windows": [1, 2]}, "one entry for each of 12 blocks"),
+        ({"windows": [2] * 12}, "no place in windows"),
+        ({"num_attention_heads": 7}, "does not divide"),
+    ],
+)
+def test_options_of_a_vit_that_do_not_fit(options, words):
+    with pytest.raises(SegZooError, match=words):
+        SegZooViTConfig(**options)
+
+
+def test_default_maps_are_evenly_spaced():
+    assert SegZooViTConfig().out_indices == [3, 6, 9, 12]
+    assert SegZooViTConfig(num_hidden_layers=3).out_indices == [3]
+    assert SegZooViTConfig(out_indices=[1, 2]).out_features == ["stage1", "stage2"]
+    model = SegZooConfig.from_backbone(SegZooViTConfig.tiny())
+    assert model.neck_config is not None, "a plain ViT gets a pyramid"
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_attention_of_the_whole_model_is_chosen_by_name(implementation, tmp_path):
+    config = SegZooConfig.from_backbone(ViTAdapterConfig.tiny(), UPerHeadConfig(channels=8), num_labels=3)
+    SegZooForSemanticSegmentation(config).save_pretrained(tmp_path)
+    model = SegZooForSemanticSegmentation.from_pretrained(tmp_path, attn_implementation=implementation)
+    assert model.backbone.vit.layers[0].attention.config._attn_implementation == implementation
+    assert model.backbone.vit.config._attn_implementation == implementation
+
+
+def test_attention_that_takes_no_bias_is_refused_where_there_is_one():
+    with pytest.raises((ValueError, ImportError), match="(?i)flash"):
+        AutoBackbone.from_config(SegZooBeitConfig.tiny(), attn_implementation="flash_attention_2")
+
+
+def fixed(**options) -> SegZooBeitConfig:
+    config = SegZooBeitConfig.tiny().to_dict() | {"image_size": 64, "resize_tables": False} | options
+    return SegZooBeitConfig.from_dict(config)
+
+
+def filled(config: SegZooBeitConfig) -> SegZooBeitBackbone:
+    model = SegZooBeitBackbone(config)
+    for layer in model.layers:
+        torch.nn.init.normal_(layer.attention.relative_position_bias_table, generator=torch.Generator().manual_seed(2))
+    return model
+
+
+def test_a_fixed_beit_refuses_other_sizes_in_training():
+    model = filled(fixed()).train()
+    model(torch.randn(1, 3, 64, 64))
+    for size in ((48, 64), (80, 64)):
+        words = r"made for images of 64x64, .* train on crops of 64x64 \(crop_size\), or set resize_tables=True"
+        with pytest.raises(SegZooError, match=words):
+            model(torch.randn(1, 3, *size))
+    filled(fixed(resize_tables=True)).train()(torch.randn(1, 3, 80, 48))
+
+
+def test_a_fixed_beit_reads_the_middle_of_its_tables_for_smaller_images():
+    model = filled(fixed()).eval()
+    table = model.layers[0].attention.relative_position_bias_table
+    whole = position_bias(table, (4, 4), (4, 4))
+    part = position_bias(table, (4, 4), (2, 3))
+    rows = [0] + [1 + 4 * y + x for y in range(2) for x in range(3)]
+    assert torch.equal(part, whole[..., rows, :][..., rows])
+    assert model(torch.randn(1, 3, 32, 40)).feature_maps[0].shape[2:] == (2, 3)
+    with pytest.raises(SegZooError, match=r"given 64x80; give window_size=\(64, 64\) for sliding windows"):
+        model(torch.randn(1, 3, 64, 80))
+
+
+def test_resizing_once_equals_resizing_with_every_image():
+    each, once = filled(fixed(resize_tables=True)).eval(), filled(fixed()).eval()
+    once.load_state_dict(each.state_dict())
+    once.resize_image((96, 80))
+    x = torch.randn(1, 3, 96, 80)
+    with torch.no_grad():
+        for a, b in zip(each(x).feature_maps, once(x).feature_maps, strict=True):
+            assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_tables_of_oblong_images_are_resized_along_each_side():
+    """Two sides are independent: a table that is a product of a column and a row stays one."""
+    column, row = torch.randn(7, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    table = torch.cat([torch.outer(column, row).reshape(-1, 1), torch.zeros(3, 1, dtype=torch.float64)])
+    new = resize_bias_table(table, (4, 3), (6, 8))[:-3].view(11, 15)
+    assert torch.linalg.matrix_rank(new) == 1
+    assert new[5, 7] == pytest.approx(table[:-3].view(7, 5)[3, 2].item()), "distance 0 is kept"
+    assert geometric_places(7, 7)[3] == 0
+
+
+def test_sliding_windows_serve_any_photo(tmp_path):
+    """A fixed BEiT in the pipeline: photos larger than its size, smaller, and oblong."""
+    from PIL import Image
+
+    config = SegZooConfig.from_backbone(
+        fixed(), UPerHeadConfig(channels=8), num_labels=3, window_size=[64, 64], window_stride=[43, 43]
+    )
+    SegZooForSemanticSegmentation(config).save_pretrained(tmp_path)
+    SegZooImageProcessor(do_resize=False, window_size=[64, 64], window_stride=[43, 43]).save_pretrained(tmp_path)
+    segment = pipeline("image-segmentation", model=str(tmp_path))
+    for size in ((150, 90), (64, 64), (40, 30), (30, 170)):
+        photo = Image.new("RGB", size, (120, 60, 30))
+        masks = segment(photo)
+        assert masks and all(entry["mask"].size == size for entry in masks)
+
+
+def test_resize_image_is_saved(tmp_path):
+    model = filled(fixed())
+    model.resize_image(96)
+    model.save_pretrained(tmp_path)
+    loaded = AutoBackbone.from_pretrained(tmp_path)
+    assert loaded.config.grid == (6, 6)
+    table = loaded.layers[0].attention.relative_position_bias_table
+    assert torch.equal(table, model.layers[0].attention.relative_position_bias_table) and len(table) == 11 * 11 + 3
+
+
+@pytest.mark.parametrize("size", [8, [64], [64, 8]])
+def test_image_sizes_of_a_beit_that_do_not_fit(size):
+    with pytest.raises(SegZooError, match="image_size"):
+        SegZooBeitConfig(image_size=size)

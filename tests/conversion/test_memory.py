@@ -1,0 +1,66 @@
+"""Peak memory of converting and loading a large checkpoint, measured in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conversion import tiny
+
+MEASURE = r"""
+import json, os, re, sys
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForSemanticSegmentation
+
+import segzoo
+from segzoo.conversion.convert import convert_checkpoint
+
+
+def resident(name):
+    return 1024 * int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+
+def touched(model):
+    return sum(float(p.detach().reshape(-1)[::1024].sum()) for p in model.parameters())
+
+
+small, large, folder = map(Path, sys.argv[1:])
+steps = {
+    "convert": lambda path, out: convert_checkpoint(path, output=out, max_shard_size=50_000_000),
+    "load": lambda path, out: touched(AutoModelForSemanticSegmentation.from_pretrained(out)),
+}
+peaks = {}
+for name, step in steps.items():
+    step(small, folder / "small")  # what is imported and set up once does not grow with the file
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
+    start = resident("VmRSS")
+    step(large, folder / "large")
+    peaks[name] = resident("VmHWM") - start
+print(json.dumps(peaks))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak can be reset on Linux only")
+def test_no_second_copy(tmp_path):
+    """A checkpoint of some hundred MB in float32: 1.3 times its size at most, for converting it and for loading the result."""
+    values = tiny.config(model__backbone__base_channels=128, model__decode_head__in_channels=1024)
+    small = tiny.save(tmp_path / "small.pth")
+    large = tiny.save(tmp_path / "large.pth", values, state=tiny.state_dict(values))
+    size = large.stat().st_size
+    assert size > 150e6
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", MEASURE, str(small), str(large), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
+    assert done.returncode == 0, done.stderr
+    peaks = json.loads(done.stdout.splitlines()[-1])
+    assert peaks["convert"] < 1.3 * size and peaks["load"] < 1.3 * size, (peaks, size)
+    shards = list(Path(tmp_path / "large").glob("*.safetensors"))
+    assert len(shards) > 1 and all(path.stat().st_size < 60e6 for path in shards)
+    # The measure sees a copy: holding the weights once more would have shown.
+    assert sum(t.nbytes for t in torch.load(large, mmap=True)["state_dict"].values()) > 0.9 * size

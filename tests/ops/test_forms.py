@@ -1,0 +1,184 @@
+"""Every form of an operator gives the same numbers: eager, compiled, exported, and on a GPU."""
+
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+
+from segzoo.ops import dcnv3, ms_deform_attn
+
+SHAPES = ((5, 9), (3, 4))
+# All with rows of 3 numbers and most with 8 points, so that they share compiled steps.
+OPTIONS = {
+    "stride, dilation and scale": {
+        "stride": 2,
+        "dilation": 2,
+        "padding": 2,
+        "offset_scale": 1.5,
+        "remove_center": True,
+    },
+    "softmax": {"softmax": True, "remove_center": True},
+    "nine points": {"softmax": True},
+}
+FORMS_AND_CASES = [
+    *(("exported", name) for name in (*OPTIONS, "attention")),
+    *(("compiled", name) for name in ("stride, dilation and scale", "softmax", "attention")),
+    pytest.param("compiled", "nine points", marks=pytest.mark.slow),
+]
+
+
+class Sampling(torch.nn.Module):
+    """One of the operators as a layer, its tensors as parameters."""
+
+    def __init__(self, name, dtype=torch.float64, side=7):
+        super().__init__()
+        generator = torch.Generator().manual_seed(1)
+        draw = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64)  # noqa: E731
+        self.options = OPTIONS.get(name)
+        if self.options:
+            points = 9 - self.options.get("remove_center", False)
+            rows, columns = ((n - 1) // self.options.get("stride", 1) + 1 for n in (7, side))
+            positions, weights = draw(2, rows, columns, 2 * points * 2) * 2, draw(2, rows, columns, 2 * points)
+            tensors = draw(2, 7, side, 6), positions, weights
+        else:
+            tensors = draw(2, 57, 2, 3), 0.5 + 0.4 * draw(2, side, 2, 2, 4, 2), draw(2, side, 2, 2, 4)
+        for place, number in enumerate((float("nan"), float("inf"), -1e30, 4e9, 1e4)):
+            tensors[1].view(-1)[7 * place] = number
+        self.tensors = torch.nn.ParameterList(tensor.to(dtype) for tensor in tensors)
+
+    def forward(self, factor):
+        sampled, positions, weights = self.tensors
+        if self.options:
+            return dcnv3(sampled * factor, positions, weights, groups=2, **self.options)
+        return ms_deform_attn(sampled * factor, SHAPES, positions, weights)
+
+
+def numbers(run, module):
+    output = run(torch.ones((), dtype=module.tensors[0].dtype))
+    weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype, device=output.device).view(output.shape)
+    return [output.detach(), *torch.autograd.grad((output * weights).sum(), list(module.tensors))]
+
+
+def assert_same(found, expected, tolerance):
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == b.dtype and bool(torch.isfinite(a).all())
+        assert float((a - b).abs().max()) <= tolerance * float(b.abs().max())
+
+
+def compiled(module):
+    torch._dynamo.reset()
+    return torch.compile(module, fullgraph=True, backend="aot_eager")
+
+
+def exported(module):
+    program = torch.export.export(module, (torch.ones((), dtype=module.tensors[0].dtype),))
+    assert "segzoo" not in str(program.graph)
+    runnable = program.module()
+    for mine, theirs in zip(module.tensors, runnable.parameters(), strict=True):
+        assert torch.equal(mine, theirs) or mine.isnan().any()
+    # Gradients belong to the program's own parameters.
+    module.tensors = torch.nn.ParameterList(runnable.parameters())
+    return runnable
+
+
+@pytest.mark.parametrize("form, name", FORMS_AND_CASES)
+def test_forms_agree(form, name):
+    """Far and broken positions among them. What the eager form gives is tested against definitions and records."""
+    module = Sampling(name)
+    expected = numbers(module, module)
+    run = {"compiled": compiled, "exported": exported}[form](module)
+    assert_same(numbers(run, module), expected, 1e-13)
+
+
+def test_compiled_steps_serve_all_sizes():
+    """The first size compiles placing, summing and the backward; the others compile nothing."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    graphs = []
+    for side in (7, 9, 12, 30):
+        module = Sampling("attention", side=side)
+        expected = numbers(module, module)
+
+        def fused(factor, module=module):
+            sampled, positions, weights = module.tensors
+            return torch.ops.segzoo.ms_deform_attn(sampled * factor, [5, 9, 3, 4], positions, weights, True)
+
+        assert_same(numbers(fused, module), expected, 1e-13)
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert graphs == [3] * 4
+
+
+def test_whole_model_in_one_graph_trains():
+    """Convolutions around the operator, inductor, float32 and bfloat16, two sizes."""
+
+    class Layer(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.input, self.offset, self.mask = (torch.nn.Linear(6, n) for n in (6, 36, 18))
+
+        def forward(self, x):
+            return dcnv3(self.input(x), self.offset(x), self.mask(x), groups=2, softmax=True)
+
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    model = torch.nn.Sequential(Layer(), torch.nn.GELU(), Layer())
+    fast = torch.compile(model, fullgraph=True, dynamic=True)
+    for size in (6, 9):
+        x = torch.randn(2, size, size + 1, 6)
+        expected = model(x)
+        expected_gradients = torch.autograd.grad(expected.square().sum(), list(model.parameters()))
+        output = fast(x)
+        found = torch.autograd.grad(output.square().sum(), list(model.parameters()))
+        assert torch.allclose(output, expected, atol=1e-5)
+        assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in zip(found, expected_gradients, strict=True))
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = model(x)
+        output = fast(x)
+    assert output.dtype == expected.dtype and torch.allclose(output, expected, atol=0.05)
+
+
+WITHOUT_COMPILER = """
+import warnings, torch
+from segzoo.ops import dcnv3
+tensors = [torch.randn(1, 6, 6, n, requires_grad=True) for n in (8, 36, 18)]
+expected = dcnv3(*tensors, groups=2)
+run = torch.compile(lambda *t: dcnv3(*t, groups=2), backend="aot_eager", fullgraph=True)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(2):
+        output = run(*tensors)
+        output.sum().backward()
+assert torch.allclose(output, expected, atol=1e-6)
+print(*(str(w.message) for w in caught if "segzoo" in str(w.message)), sep="\\n")
+"""
+
+
+def test_without_a_compiler_the_plain_form_runs_after_one_warning(tmp_path):
+    settings = {"CXX": str(tmp_path / "no-compiler"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT_COMPILER], capture_output=True, text=True, env=os.environ | settings
+    )
+    assert result.returncode == 0, result.stderr
+    (line,) = result.stdout.splitlines()
+    assert line.startswith("segzoo: the deformable operators run uncompiled") and "g++" in line
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("name", [*OPTIONS, "attention"])
+def test_gpu_agrees_with_cpu(name, dtype, tolerance, monkeypatch):
+    """Both with the Triton kernels, where Triton is installed, and with PyTorch's operators alone."""
+    module = Sampling(name, dtype)
+    expected = [t.double() for t in numbers(Sampling(name), Sampling(name))]
+    module.cuda()
+    for without_kernels in (False, True):
+        if without_kernels:
+            for operator in ("dcnv3", "ms_deform_attn"):
+                monkeypatch.setattr(sys.modules[f"segzoo.ops.{operator}"], "gpu_kernels", lambda name: None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = numbers(lambda factor: module(factor.cuda()), module)
+        assert_same([t.double().cpu() for t in found], expected, tolerance)
