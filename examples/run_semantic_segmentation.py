@@ -55,6 +55,7 @@ from segzoo.training.signals import EXIT_STOPPED, StoppedBySignal, StopRequest
 from segzoo.training.splits import load_splits
 from segzoo.training.sync_norms import broadcast_buffers, freeze_batch_norms, synchronise_batch_norms
 from segzoo.training.trackers import TRACKER_FILES, start_trackers
+from segzoo.training.unused import freeze_unused_parameters
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -292,6 +293,12 @@ class Run:
         if args.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
         self.model.to(memory_format=self.memory_format)
+        if recipe.freeze_backbone:
+            self.model.backbone.requires_grad_(False)
+        if accelerator.num_processes > 1 and (unused := freeze_unused_parameters(self.model, recipe.crop_size)):
+            self.say(
+                f"note: {len(unused)} parameters are not trained, because no head reads them, such as {unused[0]}"
+            )
         if accelerator.num_processes > 1 and args.sync_batch_norm and accelerator.device.type == "cpu":
             self.say(
                 "note: on CPUs batch norms are not synchronised: each process normalises its own part of the batch"
@@ -301,8 +308,6 @@ class Run:
         self.model.train()
         if args.freeze_norms:
             freeze_batch_norms(self.model)
-        if recipe.freeze_backbone:
-            self.model.backbone.requires_grad_(False)
         optimizer = build_optimizer(self.model, **recipe.optimizer_options())
         schedule_options = recipe.schedule_options() | {"num_warmup_steps": warmup_steps}
         self.schedule = build_schedule(optimizer, total_steps=self.total_steps, **schedule_options)

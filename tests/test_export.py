@@ -198,6 +198,57 @@ def test_models_that_are_not_ready(tmp_path):
         export_model(resnet(), tmp_path / "model.pt2", processor=processor, uint8=True)
 
 
+def test_models_of_others(tmp_path):
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
+
+    config = SegformerConfig(
+        num_encoder_blocks=1,
+        depths=[1],
+        sr_ratios=[1],
+        hidden_sizes=[8],
+        num_attention_heads=[1],
+        decoder_hidden_size=8,
+    )
+    with pytest.raises(SegZooError, match=r"segformer cannot be exported, segzoo's own models only.*optimum"):
+        export_model(SegformerForSemanticSegmentation(config).eval(), tmp_path / "model.pt2")
+    with pytest.raises(SegZooError, match="SegformerImageProcessor.*give a SegZooImageProcessor"):
+        export_model(resnet(), tmp_path / "model.pt2", processor=SegformerImageProcessor())
+
+
+@pytest.mark.parametrize(
+    ("fixed", "message"),
+    [
+        ({}, r"with a free size and batch \(.+\); give --size HEIGHT WIDTH and --batch 1$"),
+        ({"batch": 1}, r"with a free size \(.+\); give --size HEIGHT WIDTH$"),
+        ({"size": (64, 64)}, r"with a free batch \(.+\); give --batch 1$"),
+        ({"size": (64, 64), "batch": 1}, r"for the input \(1, 3, 64, 64\) \(.+\); try another --size"),
+    ],
+)
+def test_models_that_cannot_be_traced(fixed, message, tmp_path):
+    """The fix names what was left free, and no error of PyTorch's reaches the user."""
+
+    class Undecided(SegZooForSemanticSegmentation):
+        def forward(self, pixel_values, **options):  # which way it goes is known only with the picture
+            return super().forward(pixel_values if pixel_values.sum() > 0 else -pixel_values, **options)
+
+    model = Undecided(resnet().config).eval()
+    with pytest.raises(SegZooError, match=message):
+        export_model(model, tmp_path / "model.pt2", **fixed)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("suffix", "fix"), [(".onnx", "another --opset"), (".pt2", "an .onnx file")])
+def test_files_that_do_not_load(suffix, fix, tmp_path, monkeypatch):
+    def damaged(program, *args, **options):
+        next(arg for arg in args if hasattr(arg, "write_bytes")).write_bytes(b"not what was to be written")
+
+    monkeypatch.setattr(torch.export, "save", damaged)
+    monkeypatch.setattr("segzoo.export._write_onnx", damaged)
+    with pytest.raises(SegZooError, match=rf"^model{suffix}: could not be written and loaded again \(.+\); try {fix}"):
+        export_model(resnet(), tmp_path / f"model{suffix}")
+    assert list(tmp_path.iterdir()) == []
+
+
 FIXED_SIZE = {"segzoo_beit", "segzoo_vit", "segzoo_vit_adapter"}
 """Backbones whose position tables belong to one size."""
 

@@ -23,7 +23,7 @@ from segzoo import SegZooConfig, SegZooForSemanticSegmentation
 from segzoo.auto import BACKBONES, HEADS
 from segzoo.backbones import InternImageConfig, SegZooResNetConfig
 from segzoo.errors import SegZooError
-from segzoo.heads import FCNHeadConfig, PSPHeadConfig, UPerHeadConfig
+from segzoo.heads import FCNHeadConfig, Mask2FormerHeadConfig, PSPHeadConfig, UPerHeadConfig
 from segzoo.losses import CrossEntropyLoss, DiceLoss, FocalLoss, LovaszLoss
 
 LABELS = 5
@@ -436,3 +436,18 @@ def test_lora_with_the_head_trained_in_full(tmp_path):
     with torch.no_grad():
         assert_close(loaded(pixel_values=images).logits, tuned(pixel_values=images).logits)
         assert (model(images).logits - tuned(pixel_values=images).logits).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (FCNHeadConfig(in_index=None), "reads 4 maps"),
+        (FCNHeadConfig(num_convs=0, concat_input=False, channels=7), "must equal the input's"),
+        (Mask2FormerHeadConfig(num_levels=5), "num_levels=5, but the head reads 4 maps"),
+    ],
+    ids=["maps", "channels", "levels"],
+)
+def test_heads_that_do_not_fit_the_backbone_are_refused_when_built(head, message):
+    config = SegZooConfig(backbone_config=SegZooResNetConfig.tiny(), decode_head_configs=[head])
+    with pytest.raises(SegZooError, match=message):
+        SegZooForSemanticSegmentation(config)

@@ -8,7 +8,6 @@ import contextlib
 import copy
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,8 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from segzoo.configuration_segzoo import SegZooConfig
 from segzoo.errors import SegZooError
+from segzoo.export_files import aside
 from segzoo.export_metadata import describe
+from segzoo.image_processing_segzoo import SegZooImageProcessor
 from segzoo.layers import resize
 
 SUFFIXES = (".onnx", ".pt2")
@@ -158,8 +160,9 @@ def export_model(
         What was written, with the largest differences.
 
     Raises:
-        SegZooError: packages are missing, an argument does not fit, the model cannot be traced with free sizes, or the
-            file computes something else than the model. No file is left behind.
+        SegZooError: packages are missing, the model is not one of segzoo's, an argument does not fit, the model cannot be
+            traced, or the file cannot be written, cannot be loaded or computes something else than the model. No new file
+            is left behind, and an old one is as it was.
     """
     output = Path(output)
     check_target(output, opset=opset, overwrite=overwrite)
@@ -174,13 +177,8 @@ def export_model(
     example = _picture(exported, batch or 2, size or _CHECK_SIZES[0])
     program = _trace(exported, example, free_batch=batch is None, free_size=size is None)
     metadata = describe(exported, processor, size=size, name=name)
-    with _aside(output) as partial:
-        if output.suffix == ".onnx":
-            _write_onnx(program, exported, partial, metadata, opset or DEFAULT_OPSET, batch, size)
-            run = _onnx_runner(partial)
-        else:
-            torch.export.save(program, partial, extra_files={METADATA_FILE: json.dumps(metadata, indent=1)})
-            run = torch.export.load(partial).module()
+    with aside(output, overwrite=overwrite) as partial:
+        run = _write(program, exported, partial, metadata, opset or DEFAULT_OPSET, batch, size)
         accepted = TOLERANCES[precision] if tolerance is None else tolerance
         checks = _compare(run, exported, model, batch, size, processor, accepted, output)
         del run  # before its file is moved, for Windows
@@ -233,6 +231,16 @@ def check_target(output: Path, *, opset: int | None = None, overwrite: bool = Fa
 
 
 def _check_model(model, processor, size, batch, uint8: bool, dtype: str) -> None:
+    config = getattr(model, "config", None)
+    if not isinstance(config, SegZooConfig):
+        kind = getattr(config, "model_type", type(model).__name__)
+        raise SegZooError(
+            f"a model of type {kind} cannot be exported, segzoo's own models only; use another exporter for it, such as optimum"
+        )
+    if processor is not None and not isinstance(processor, SegZooImageProcessor):
+        raise SegZooError(
+            f"the image processor is a {type(processor).__name__}, whose steps cannot be described; give a SegZooImageProcessor"
+        )
     if model.training:
         raise SegZooError("the model is in training mode, in which it drops features; call model.eval() first")
     if model.dtype != torch.float32 or model.device.type != "cpu":
@@ -283,11 +291,13 @@ def _trace(
     except SegZooError:
         raise
     except Exception as error:
-        if not free:
-            raise
-        raise SegZooError(
-            f"the model cannot be traced with a free size or batch ({_first_line(error)}); give --size HEIGHT WIDTH and --batch 1"
-        ) from error
+        freed = {"size": "--size HEIGHT WIDTH"} if free_size else {}
+        freed |= {"batch": "--batch 1"} if free_batch else {}
+        if freed:
+            how, fix = f"with a free {' and '.join(freed)}", f"give {' and '.join(freed.values())}"
+        else:
+            how, fix = f"for the input {tuple(example.shape)}", "try another --size, such as that of its training"
+        raise SegZooError(f"the model cannot be traced {how} ({_first_line(error)}); {fix}") from error
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine
     return program
@@ -305,6 +315,25 @@ def _eager_attention(module: nn.Module) -> Iterator[None]:
     finally:
         for config, implementation in zip(configs, before, strict=True):
             config._attn_implementation = implementation
+
+
+def _write(
+    program, exported: ExportedModel, path: Path, metadata: Mapping[str, str], opset: int, batch, size
+) -> Callable[[Tensor], Tensor]:
+    """Write the file; returns what runs it."""
+    try:
+        if path.suffix == ".onnx":
+            _write_onnx(program, exported, path, metadata, opset, batch, size)
+            return _onnx_runner(path)
+        torch.export.save(program, path, extra_files={METADATA_FILE: json.dumps(metadata, indent=1)})
+        return torch.export.load(path).module()
+    except (SegZooError, OSError):
+        raise
+    except Exception as error:  # PyTorch and onnxruntime have many kinds
+        fix = "another --opset, a newer onnxruntime or a .pt2 file" if path.suffix == ".onnx" else "an .onnx file"
+        raise SegZooError(
+            f"{path.name}: could not be written and loaded again ({_first_line(error)}); try {fix}, or free space on the disk"
+        ) from error
 
 
 def _write_onnx(
@@ -351,28 +380,6 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def _aside(target: Path) -> Iterator[Path]:
-    """A path of the same name in a hidden folder beside the target; all files there take their places when the block ends well."""
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.partial-", dir=target.parent) as folder:
-            partial = Path(folder) / target.name
-            yield partial
-            for path in Path(folder).iterdir():
-                with open(path, "r+b") as file:
-                    os.fsync(file.fileno())
-            # Weights beside an old graph would be wrong without a word: the graph goes first and comes last.
-            others = [path for path in Path(folder).iterdir() if path != partial]
-            if others:
-                target.unlink(missing_ok=True)
-            for path in (*others, partial):
-                os.replace(path, target.with_name(path.name))
-    except OSError as error:
-        raise SegZooError(
-            f"{target}: could not be written ({error.strerror or error}); no file was left behind"
-        ) from error
 
 
 # Checking

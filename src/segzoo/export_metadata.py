@@ -3,6 +3,7 @@
 import json
 
 import torch
+from transformers.image_utils import PILImageResampling
 
 
 def describe(exported, processor=None, *, size=None, name: str | None = None) -> dict[str, str]:
@@ -45,27 +46,51 @@ def describe(exported, processor=None, *, size=None, name: str | None = None) ->
     if size is not None:
         metadata["input_size"] = json.dumps(list(size))
     if processor is not None:
-        metadata["preprocessing"] = json.dumps(_preprocessing(processor, exported.uint8))
+        metadata["preprocessing"] = json.dumps(_preprocessing(processor, exported))
     return metadata
 
 
-def _preprocessing(processor, uint8: bool) -> dict:
+def _preprocessing(processor, exported) -> dict:
     """The steps that are left to whoever runs the file, in their order."""
     steps = {}
     if processor.do_resize:
-        steps["resize"] = {
-            **{side: value for side, value in dict(processor.size).items() if value is not None},
-            "filter": "bilinear, antialiased" if processor.antialias else "bilinear, not antialiased",
-        }
-        if processor.size_multiple is not None:
-            steps["resize"] |= {"multiple_of": processor.size_multiple, "how": processor.size_multiple_mode}
-    if not uint8:
+        steps["resize"] = _resizing(processor)
+    if not exported.uint8:
         steps["channel_order"] = processor.channel_order
         if processor.do_rescale:
             steps["rescale_factor"] = processor.rescale_factor
         if processor.do_normalize:
             steps["mean"], steps["std"] = processor.image_mean, processor.image_std
-    if processor.pad_size is not None:
-        steps["pad_to_at_least"] = {k: v for k, v in dict(processor.pad_size).items() if v is not None}
-        steps["pad_value"] = processor.pad_value
+    if processor.do_pad and (padding := _padding(processor)):
+        value = _raw_colour(processor.pad_value, exported) if exported.uint8 else processor.pad_value
+        steps["pad"] = {"sides": "right and bottom", **padding, "value": value}
     return steps
+
+
+def _resizing(processor) -> dict:
+    resize = {side: value for side, value in dict(processor.size).items() if value is not None}
+    if "height" not in resize:
+        resize["rounding"] = processor.rounding
+    resize["filter"] = PILImageResampling(processor.resample).name.lower()
+    if resize["filter"] != "nearest":
+        resize["filter"] += ", antialiased" if processor.antialias else ", not antialiased"
+    if processor.size_multiple is not None and processor.size_multiple_mode != "pad":
+        resize |= {"multiple_of": processor.size_multiple, "how": processor.size_multiple_mode}
+    return resize
+
+
+def _padding(processor) -> dict:
+    """To which sizes a single picture is padded; empty where it is not."""
+    padding = {}
+    if processor.pad_size is not None:
+        padding["at_least"] = {side: value for side, value in dict(processor.pad_size).items() if value is not None}
+    if processor.size_multiple is not None and processor.size_multiple_mode == "pad":
+        padding["multiple_of"] = processor.size_multiple
+    return padding
+
+
+def _raw_colour(value, exported) -> list[int]:
+    """The RGB colour of 0..255 that normalisation inside the file brings closest to ``value``, which is in the model's order."""
+    raw = (torch.as_tensor(value, dtype=torch.float32).expand(3) - exported.shift.view(3)) / exported.scale.view(3)
+    raw = raw.round().clamp(0, 255).int()
+    return (raw.flip(0) if exported.bgr else raw).tolist()

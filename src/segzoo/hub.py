@@ -127,7 +127,7 @@ def replacing_folder(target: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(target)
         partial.mkdir()
-        lock = _try_lock(partial)
+        lock = try_lock(partial)
         yield partial
         _sync(partial)
         if target.is_dir():
@@ -153,13 +153,13 @@ def replacing_folder(target: Path) -> Iterator[Path]:
 def remove_abandoned(target: Path) -> None:
     """Remove what a killed save to the same target left: hidden folders that no living process has locked."""
     for folder in target.parent.glob(f".{target.name}.partial-*"):
-        lock = _try_lock(folder)
+        lock = try_lock(folder)
         if lock is not None:
             shutil.rmtree(folder, ignore_errors=True)
             os.close(lock)
 
 
-def _try_lock(folder: Path) -> int | None:
+def try_lock(folder: Path) -> int | None:
     """Lock a folder until the descriptor is closed or the process dies; None when it is locked or cannot be."""
     try:
         import fcntl

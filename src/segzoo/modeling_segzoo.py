@@ -66,6 +66,7 @@ class SegZooForSemanticSegmentation(WritesShim, SegZooPreTrainedModel):
         if config.neck_config is not None:
             if config.neck_config.in_channels is None:
                 config.neck_config.in_channels = channels
+                config.neck_config.check()
             self.neck = AutoNeck.from_config(config.neck_config)
             channels = list(self.neck.out_channels)
         self.decode_heads = nn.ModuleList(_build_head(c, channels) for c in config.decode_head_configs)

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel
 from segzoo import AutoBackbone, SegZooConfig, SegZooForSemanticSegmentation
 from segzoo.backbones import SegZooBeitConfig, SegZooViTConfig, ViTAdapterBackbone, ViTAdapterConfig
 from segzoo.backbones.beit import BeitAttention, resize_bias_table
-from segzoo.backbones.vit import resize_positions
+from segzoo.backbones.vit import SegZooViTBackbone, resize_positions
 from segzoo.backbones.vit_adapter import VARIANTS, Extractor, Injector, SpatialPrior
 from segzoo.conversion.rules.vit_adapter import VIT_ADAPTER
 from segzoo.errors import SegZooError
@@ -250,6 +250,13 @@ def test_tables_of_a_trained_beit_are_resized_once(tmp_path):
         expected = resize_bias_table(old.attention.relative_position_bias_table, (4, 6), (8, 8))
         assert torch.equal(new.attention.relative_position_bias_table, expected)
     assert len(model(torch.randn(2, 3, 128, 128)).feature_maps) == 4
+
+
+def test_trained_scales_are_not_dropped(tmp_path):
+    vit = SegZooViTBackbone(SegZooViTConfig(**SegZooViTConfig.tiny().to_dict() | {"layer_scale": 0.5}))
+    vit.save_pretrained(tmp_path)
+    with pytest.raises(SegZooError, match="do not fit"):
+        ViTAdapterBackbone.from_vit(tmp_path, vit_options={"layer_scale": None}, deform_num_heads=2)
 
 
 def test_frozen_dinov3_with_mask2former_trains_from_a_config():

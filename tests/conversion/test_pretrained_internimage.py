@@ -255,3 +255,10 @@ class TestFaults:
         del state["levels.0.blocks.0.norm1.0.weight"]
         with pytest.raises(ConversionError, match=r"some\.pth: the weights do not make an InternImage"):
             translate_internimage(state, "some.pth")
+
+
+def test_a_scale_under_both_of_its_names_is_refused():
+    state = weights(CASES["post-norm with scales, as S to XL"][0])
+    state["levels.0.blocks.0.layer_scale1"] = state["levels.0.blocks.0.gamma1"] + 1
+    with pytest.raises(ConversionError, match="layer_scale1 and levels.0.blocks.0.gamma1 are the same.*given twice"):
+        translate_internimage(state, "mixed.pth")

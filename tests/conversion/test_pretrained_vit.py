@@ -10,9 +10,11 @@ from segzoo import AutoBackbone
 from segzoo.backbones import SegZooBeitBackbone, SegZooViTBackbone, ViTAdapterBackbone
 from segzoo.cli import main
 from segzoo.conversion.errors import ConversionError
+from segzoo.conversion.keys import KeyRule, KeyTable
+from segzoo.conversion.pretrained import rename
 from segzoo.conversion.pretrained_vit import read_npz, translate_pretrained_vit
 
-WIDTH, DEPTH, PATCH, SIDE = 128, 2, 16, 4  # two heads; 4 x 4 patches
+WIDTH, DEPTH, PATCH, SIDE = 192, 2, 16, 4  # three heads; 4 x 4 patches
 
 
 def shapes_of_timm() -> dict[str, tuple[int, ...]]:
@@ -90,7 +92,7 @@ def reference(state: dict[str, Tensor], x: Tensor, *, positions: Tensor | None =
             qkv_bias = torch.cat([part["attn.q_bias"], zero, part["attn.v_bias"]])
         else:
             qkv_bias = part["attn.qkv.bias"]
-        q, k, v = F.linear(y, part["attn.qkv.weight"], qkv_bias).unflatten(2, (3, 2, 64)).permute(2, 0, 3, 1, 4)
+        q, k, v = F.linear(y, part["attn.qkv.weight"], qkv_bias).unflatten(2, (3, 3, 64)).permute(2, 0, 3, 1, 4)
         scores = q @ k.transpose(2, 3) / 8
         if bias is not None:
             scores = scores + bias(part["attn.relative_position_bias_table"])
@@ -142,8 +144,8 @@ def test_distilled_deit_loses_its_token(tmp_path, capsys):
     assert_same(model, reference(state, image(), positions=state["pos_embed"]))
 
 
-def test_augreg_npz(tmp_path):
-    state = weights(shapes_of_timm())
+def flax_arrays(state: dict[str, Tensor], heads: int = 3) -> dict[str, Tensor]:
+    """The same weights as AugReg's .npz files have them."""
     arrays = {
         "embedding/kernel": state["patch_embed.proj.weight"].permute(2, 3, 1, 0),
         "embedding/bias": state["patch_embed.proj.bias"],
@@ -167,13 +169,19 @@ def test_augreg_npz(tmp_path):
         kernels = state[f"{old}.attn.qkv.weight"].chunk(3)
         biases = state[f"{old}.attn.qkv.bias"].chunk(3)
         for part, kernel, bias in zip(("query", "key", "value"), kernels, biases, strict=True):
-            arrays[f"{attention}/{part}/kernel"] = kernel.t().unflatten(1, (2, 64))
-            arrays[f"{attention}/{part}/bias"] = bias.unflatten(0, (2, 64))
-        arrays[f"{attention}/out/kernel"] = state[f"{old}.attn.proj.weight"].t().unflatten(0, (2, 64))
+            arrays[f"{attention}/{part}/kernel"] = kernel.t().unflatten(1, (heads, WIDTH // heads))
+            arrays[f"{attention}/{part}/bias"] = bias.unflatten(0, (heads, WIDTH // heads))
+        arrays[f"{attention}/out/kernel"] = state[f"{old}.attn.proj.weight"].t().unflatten(0, (heads, WIDTH // heads))
         arrays[f"{attention}/out/bias"] = state[f"{old}.attn.proj.bias"]
         for j in (0, 1):
             arrays[f"{new}/MlpBlock_3/Dense_{j}/kernel"] = state[f"{old}.mlp.fc{j + 1}.weight"].t()
             arrays[f"{new}/MlpBlock_3/Dense_{j}/bias"] = state[f"{old}.mlp.fc{j + 1}.bias"]
+    return arrays
+
+
+def test_augreg_npz(tmp_path):
+    state = weights(shapes_of_timm())
+    arrays = flax_arrays(state)
     np.savez(tmp_path / "L_16.npz", **{name: value.numpy() for name, value in arrays.items()})
     model = convert(tmp_path / "L_16.npz", tmp_path)
     assert_same(model, reference(state, image(), positions=state["pos_embed"]))
@@ -247,3 +255,51 @@ def test_files_that_are_no_plain_vit(change, words):
     change(state)
     with pytest.raises(ConversionError, match=words):
         translate_pretrained_vit(state, "vit.pth")
+
+
+@pytest.mark.parametrize("heads", [2, 3, 4])
+def test_an_npz_file_tells_its_heads(heads):
+    done = translate_pretrained_vit(flax_arrays(weights(shapes_of_timm()), heads), "vit.npz")
+    assert done.config.num_attention_heads == heads
+    assert sorted(done.left_out) == ["head/bias", "head/kernel", "pre_logits/bias", "pre_logits/kernel"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("conv_root/kernel", "hybrid of a ResNet and a ViT is not supported"),
+        ("gn_root/scale", "hybrid of a ResNet and a ViT is not supported"),
+        ("block1/unit1/conv1/kernel", "no plain ViT has: block1/unit1/conv1/kernel"),
+    ],
+)
+def test_npz_files_with_more_than_a_vit(name, words):
+    arrays = flax_arrays(weights(shapes_of_timm())) | {name: torch.zeros(3)}
+    with pytest.raises(ConversionError, match=words):
+        translate_pretrained_vit(arrays, "vit.npz")
+
+
+@pytest.mark.parametrize(("width", "heads"), [(384, 6), (1280, 16), (128, None), (1408, None)])
+def test_the_width_tells_the_heads_of_published_models(width, heads, monkeypatch):
+    monkeypatch.setitem(globals(), "WIDTH", width)
+    monkeypatch.setitem(globals(), "DEPTH", 1)
+    state = weights(shapes_of_timm())
+    if heads is None:
+        with pytest.raises(ConversionError, match=f"no published ViT has its width {width}"):
+            translate_pretrained_vit(state, "vit.pth")
+    else:
+        assert translate_pretrained_vit(state, "vit.pth").config.num_attention_heads == heads
+
+
+def test_parts_of_larger_storages_are_cut_out():
+    state = weights(shapes_of_timm())
+    state["norm.weight"] = torch.ones(1000, WIDTH)[7]
+    done = translate_pretrained_vit(state, "vit.pth")
+    assert done.state_dict[done.renamed["norm.weight"]].untyped_storage().nbytes() == 4 * WIDTH
+
+
+def test_two_originals_of_one_weight_are_named():
+    config = translate_pretrained_vit(weights(shapes_of_timm()), "vit.pth").config
+    table = KeyTable([KeyRule("a.{}", "norm.{}"), KeyRule("b.{}", "norm.{}")])
+    ones = torch.ones(WIDTH)
+    with pytest.raises(ConversionError, match="given twice: b.weight"):
+        rename({"a.weight": ones, "b.weight": ones}, config, table, "vit.pth")

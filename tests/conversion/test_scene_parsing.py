@@ -19,6 +19,7 @@ from segzoo.conversion.scene_parsing import (
     ENCODER,
     ENCODERS,
     config_from_weights,
+    read_encoder_and_decoder,
     translate_scene_parsing,
 )
 from segzoo.conversion.weights import match_weights, original_state_dict
@@ -244,3 +245,18 @@ class TestTwoFiles:
         )
         with pytest.raises(ConversionError, match="class counts disagree: the config has 5 classes"):
             convert_checkpoint(*files, output=tmp_path / "out", config=path)
+
+    def test_the_average_is_taken_from_both(self, files, tmp_path):
+        paths = []
+        for path in files:
+            state = torch.load(path)
+            average = {key: value + 1 if value.is_floating_point() else value for key, value in state.items()}
+            paths.append(tmp_path / path.name)
+            torch.save({"state_dict": state, "ema_state_dict": average}, paths[-1])
+        plain, averaged = read_encoder_and_decoder(*paths), read_encoder_and_decoder(*paths, prefer_ema=True)
+        for key in ("encoder.features.0.0.weight", "decoder.conv_last.weight"):
+            assert torch.equal(averaged.state_dict[key], plain.state_dict[key] + 1)
+        done = convert_checkpoint(*paths, output=tmp_path / "out", ema=True)
+        assert any("moving average" in note for note in done.report.notes)
+        with pytest.raises(ConversionError, match="no moving average"):
+            convert_checkpoint(*files, output=tmp_path / "none", ema=True)

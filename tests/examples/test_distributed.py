@@ -14,9 +14,11 @@ from support.script_process import SCRIPT, ScriptRun, words
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
+from segzoo.backbones import SegZooResNetConfig
 from segzoo.data import load_segmentation_dataset
 from segzoo.data.scenes import SCENES
 from segzoo.evaluation import ConfusionMatrix
+from segzoo.heads import FCNHeadConfig
 
 TRAINING = {
     "crop_size": 32,
@@ -86,6 +88,17 @@ def test_parts_of_the_batch_follow_the_whole(start, one_process, processes, opti
     weights, wanted = (load_file(path / "model.safetensors") for path in (run.output, one_process))
     for name, tensor in wanted.items():
         torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_a_head_that_leaves_out_the_last_stages(start, tmp_path):
+    config = SegZooConfig.from_backbone(
+        SegZooResNetConfig.tiny(), FCNHeadConfig(in_index=[1], channels=8), id2label=SCENES.id2label
+    )
+    SegZooForSemanticSegmentation(config).save_pretrained(tmp_path)
+    SegZooImageProcessor(do_resize=False).save_pretrained(tmp_path)
+    run = start(2, model_name_or_path=tmp_path, per_device_train_batch_size=2, max_train_steps=3, eval_steps=0)
+    assert run.wait() == [0, 0], run.stderr
+    assert (run.stdout + run.stderr).count("because no head reads them") == 1
 
 
 @pytest.mark.parametrize("images", [5, pytest.param(1, marks=pytest.mark.slow)])

@@ -116,6 +116,22 @@ def test_a_file_that_became_shorter(server, fetch):
     assert fetch().read_bytes() == b"short"
 
 
+@pytest.mark.parametrize("known", [{}, {"size_bytes": len(CONTENT), "sha256": SHA256}], ids=["unknown", "known"])
+def test_a_whole_file_that_was_not_renamed_is_kept(server, fetch, tmp_path, known):
+    path = fetch()
+    path.rename(path.with_name(f"{path.name}.incomplete"))
+    server.requests.clear()
+    assert fetch(**known).read_bytes() == CONTENT
+    assert [r.range for r in server.requests] == ([] if known else [f"bytes={len(CONTENT)}-"])
+    assert leftovers(tmp_path) == ["toy-weights.pth"]
+
+
+def test_a_kept_file_that_was_damaged_is_replaced(server, fetch):
+    path = fetch()
+    path.write_bytes(b"rot" + CONTENT[3:])
+    assert fetch(size_bytes=len(CONTENT), sha256=SHA256[:8]).read_bytes() == CONTENT
+
+
 def test_truncated(server, fetch, tmp_path):
     server.misbehave(*[file_server.truncates(0)] * 2)
     fails(fetch, "ended the file early", size_bytes=len(CONTENT))
@@ -298,6 +314,26 @@ class TestConvert:
         monkeypatch.chdir(tmp_path)
         (tmp_path / "tiny_fcn").write_bytes((tmp_path / "original.pth").read_bytes())
         assert self.run(tmp_path, "tiny_fcn") == 0 and server.requests == []
+
+    def test_a_folder_of_that_name_does_not_matter(self, row, server, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "unheard").mkdir()
+        assert self.run(tmp_path, "unheard") == 1
+        assert "this is a folder" in capsys.readouterr().err
+        (tmp_path / "tiny_fcn").mkdir()
+        assert self.run(tmp_path, "tiny_fcn") == 0
+        (tmp_path / "tiny_fcn.pth").mkdir()
+        assert self.run(tmp_path, "tiny_fcn.pth") == 1
+        assert "'segzoo convert tiny_fcn' downloads it" in capsys.readouterr().err
+
+    def test_a_damaged_download_is_named(self, row, server, tmp_path, capsys):
+        server.files["/mine.pth"] = (tmp_path / "original.pth").read_bytes()[:5000]
+        assert self.run(tmp_path, f"{server.url}/mine.pth") == 1
+        error = capsys.readouterr().err
+        kept = next((tmp_path / "cache").rglob("mine.pth"))
+        assert f"{kept}: " in error and "delete it and run the same command again" in error
+        assert self.run(tmp_path, str(kept)) == 1  # the user's own file
+        assert "delete it" not in capsys.readouterr().err
 
     def test_without_weights(self, tmp_path, monkeypatch, capsys):
         row = zoo.ZooRow(

@@ -55,7 +55,8 @@ class ViTAdapterConfig(SegZooBackboneConfig):
     Args:
         vit_config: of the plain ViT: segzoo's ``SegZooViTConfig`` or ``SegZooBeitConfig``, or a ``vit``, ``dinov2``,
             ``dinov2_with_registers`` or ``dinov3_vit`` of transformers; a config or its dict.
-        freeze_vit: the ViT's weights are not trained, and it stays in evaluation mode.
+        freeze_vit: the ViT's weights are not trained, and it stays in evaluation mode (where gradient checkpointing, which
+            injectors would make use of, leaves its blocks alone).
         interaction_layers: number of the ViT's blocks that have run at the end of each of the four interactions; none: a quarter
             more each.
         injectors: the ViT reads from the branch before each interaction; False leaves a frozen ViT as it was trained.
@@ -308,12 +309,11 @@ class ViTAdapterBackbone(BackboneMixin, SegZooPreTrainedModel):
         config = ViTAdapterConfig(vit_config=vit_config, num_channels=vit_config.num_channels, **options)
         model = cls(config)
         fresh, state = model.vit.state_dict(), trained.state_dict()
-        wrong = [
-            name
-            for name in fresh.keys() | state.keys()
-            if not name.endswith((".scale1", ".scale2", "class_token"))
-            and (name not in fresh or name not in state or fresh[name].shape != state[name].shape)
-        ]
+        # A class token may be dropped, and scales may be added.
+        spare = {name for name in state.keys() - fresh.keys() if name.endswith("class_token")}
+        extra = {name for name in fresh.keys() - state.keys() if name.endswith((".scale1", ".scale2"))}
+        wrong = (fresh.keys() ^ state.keys()) - spare - extra
+        wrong |= {name for name in fresh.keys() & state.keys() if fresh[name].shape != state[name].shape}
         if wrong:
             raise SegZooError(
                 f"{name_or_path}: its weights do not fit vit_options={vit_options} ({len(wrong)} differ, such as {min(wrong)})"

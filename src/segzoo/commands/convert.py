@@ -10,7 +10,7 @@ from pathlib import Path
 
 from segzoo import zoo
 from segzoo.conversion.archives import CHECKPOINT_SUFFIXES
-from segzoo.conversion.errors import ConversionError
+from segzoo.conversion.errors import CheckpointError, ConversionError
 from segzoo.errors import SegZooError
 
 REPORT_NAME = "conversion_report.json"
@@ -61,13 +61,13 @@ def run(args: argparse.Namespace) -> int:
         _push(args)
         return 0
     logging.disable_progress_bar()
-    done = convert_checkpoint(
-        *files,
-        output=args.output,
-        config=args.config,
-        name=name,
-        ema=args.ema,
-    )
+    try:
+        done = convert_checkpoint(*files, output=args.output, config=args.config, name=name, ema=args.ema)
+    except CheckpointError as error:
+        if error.path not in files:  # only what was downloaded is a Path there
+            raise
+        fix = "the file is a download that was kept; if it is damaged, delete it and run the same command again"
+        raise CheckpointError(error.path, error.cause, fix) from error
     report = done.report
     for note in report.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -92,7 +92,7 @@ def _find_files(args: argparse.Namespace) -> tuple[list[str | Path], str | None]
     from segzoo.hub import check_folder_is_free
 
     given = [part for part in (args.checkpoint, args.decoder) if part is not None]
-    row = None if Path(args.checkpoint).exists() else zoo.lookup(args.checkpoint)
+    row = None if Path(args.checkpoint).is_file() else zoo.lookup(args.checkpoint)
     if row is None and not any(map(_is_address, given)):
         _explain_missing(args.checkpoint)
         return given, args.name
@@ -133,10 +133,10 @@ def _check_convertible(row: zoo.ZooRow) -> None:
 
 def _explain_missing(checkpoint: str) -> None:
     """Says what a name that is no file may have meant; returns where that is for the reader of files to say."""
-    if Path(checkpoint).exists():
+    if Path(checkpoint).is_file():
         return
     plain = next((checkpoint.removesuffix(s) for s in CHECKPOINT_SUFFIXES if checkpoint.endswith(s)), None)
-    if plain is None and os.sep not in checkpoint:
+    if plain is None and os.sep not in checkpoint and not Path(checkpoint).exists():
         try:
             zoo.find(checkpoint)
         except SegZooError as error:

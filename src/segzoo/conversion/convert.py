@@ -96,7 +96,7 @@ def convert_checkpoint(
             return _convert_backbone(kind, original, output, max_shard_size)
         refuse_other_tasks(original.state_dict, checkpoint)
     else:
-        original = read_encoder_and_decoder(checkpoint, decoder)
+        original = read_encoder_and_decoder(checkpoint, decoder, prefer_ema=ema)
         checkpoint = f"{checkpoint} and {Path(decoder).name}"
     values, config_source = _find_config(original, given, config, row)
     if (decoder is not None) != is_scene_parsing(values):

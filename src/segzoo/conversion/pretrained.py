@@ -15,9 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from segzoo.auto import AutoBackbone
-from segzoo.conversion.checkpoint_reader import all_finite
 from segzoo.conversion.keys import KeyTable
 from segzoo.conversion.report import ConversionReport, KeyMatch
+from segzoo.conversion.weights import prepared
 from segzoo.hub import save_model_folder
 
 
@@ -80,7 +80,7 @@ def rename(state: Mapping[str, Tensor], config: PreTrainedConfig, table: KeyTabl
         source: the file, for messages.
 
     Raises:
-        ConversionError: keys that are not known or not there, values that are not finite, or shapes that do not fit.
+        ConversionError: keys that are not known, not there or given twice, values that are not finite, or shapes that do not fit.
     """
     with torch.device("meta"):
         expected = AutoBackbone.from_config(config).state_dict()
@@ -92,13 +92,13 @@ def rename(state: Mapping[str, Tensor], config: PreTrainedConfig, table: KeyTabl
             result.left_out.append(key)
         elif native not in expected:
             match.unexpected.append(key)
+        elif native in result.state_dict:
+            match.doubled.append(key)
         elif tensor.shape != expected[native].shape:
             match.wrong_shapes.append((key, list(tensor.shape), list(expected[native].shape)))
         else:
-            if not all_finite(tensor):
-                match.not_finite.append(key)
             result.renamed[key] = native
-            result.state_dict[native] = tensor.to(expected[native].dtype).contiguous()
+            result.state_dict[native] = prepared(key, tensor, expected[native].dtype, match)
     found = result.state_dict.keys() | {table.to_native(key) for key, *_ in match.wrong_shapes}
     match.missing = {name: table.to_original(name) or name for name in expected.keys() - found}
     match.raise_for_problems(source)
@@ -143,7 +143,7 @@ def convert_backbone(
         parameters=sum(p.numel() for p in model.parameters()),
         labels_source="",
         notes=[*(notes or ()), *done.notes, *_about(done.left_out)],
-        keys=KeyMatch(renamed=getattr(done, "renamed", {}), left_out=done.left_out),
+        keys=KeyMatch(renamed=done.renamed, left_out=done.left_out),
     )
     save_model_folder(model, None, output, card=_card(kind, report, done.config), max_shard_size=max_shard_size)
     return report

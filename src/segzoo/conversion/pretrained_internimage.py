@@ -37,7 +37,11 @@ def translate_internimage(state: Mapping[str, Tensor], source: str) -> Pretraine
     """
     prefix = _prefix(state)
     # The copies on the Hub call the scales otherwise.
-    state = {key.removeprefix(prefix).replace(".layer_scale", ".gamma"): value for key, value in state.items()}
+    names = {key: key.removeprefix(prefix).replace(".layer_scale", ".gamma") for key in state}
+    if len(set(names.values())) < len(names):
+        doubled = next(key for key, name in names.items() if key != name and name in state)
+        raise ConversionError(f"{source}: {doubled} and {names[doubled]} are the same weight, given twice; remove one")
+    state = {names[key]: value for key, value in state.items()}
     try:
         config, notes = config_from_weights(state)
     except (KeyError, IndexError, ZeroDivisionError) as error:

@@ -1,6 +1,7 @@
 """Pre-training weights of plain ViTs -> backbones: DeiT, AugReg, MAE, BEiT and BEiTv2, in their publishers' layouts.
 
-These files carry no config; names and shapes tell everything but the number of heads, which is 64 channels a head in all of them.
+These files carry no config; names and shapes tell everything but the number of heads, which only AugReg's arrays and BEiT's tables
+show. For the others the published widths tell it.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from torch import Tensor
 
 from segzoo.backbones.beit import SegZooBeitConfig
 from segzoo.backbones.vit import SegZooViTConfig
-from segzoo.conversion.errors import ConversionError
+from segzoo.conversion.errors import CheckpointError, ConversionError
 from segzoo.conversion.keys import KeyRule, KeyTable
 from segzoo.conversion.pretrained import PretrainedBackbone, rename
 from segzoo.conversion.rules.vit import timm_vit_keys
 
-HEAD_WIDTH = 64
+# Width -> heads of the published ViTs: tiny, small, base, large, and MAE's huge.
+_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
 _SHARED_TABLE = "rel_pos_bias.relative_position_bias_table"
 _TABLE = "blocks.{}.attn.relative_position_bias_table"
 # What belongs to the task that a ViT was pre-trained on: classifiers, norms of pooled tokens, masks and decoders, distillation.
@@ -41,15 +43,15 @@ def read_npz(path: str | Path) -> dict[str, Tensor]:
     """The arrays of an .npz file, as tensors.
 
     Raises:
-        ConversionError: it cannot be read, or holds objects that are no arrays of numbers.
+        CheckpointError: it cannot be read, or holds objects that are no arrays of numbers.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: torch.from_numpy(np.ascontiguousarray(file[name])) for name in file.files}
     except (OSError, ValueError, TypeError, EOFError, KeyError, AttributeError) as error:
-        raise ConversionError(f"{path}: cannot be read as .npz weights ({error}); download it again") from error
+        raise CheckpointError(path, f"cannot be read as .npz weights ({error})", "download it again") from error
     except Exception as error:  # zipfile and zlib have error classes of their own
-        raise ConversionError(f"{path}: the .npz file is damaged ({error}); download it again") from error
+        raise CheckpointError(path, f"the .npz file is damaged ({error})", "download it again") from error
 
 
 def translate_pretrained_vit(state: Mapping[str, Tensor], source: str = "the file") -> PretrainedBackbone:
@@ -60,22 +62,32 @@ def translate_pretrained_vit(state: Mapping[str, Tensor], source: str = "the fil
         source: the file, for messages.
 
     Raises:
-        ConversionError: keys that are not known or not there, or shapes that are no plain ViT's.
+        ConversionError: keys that are not known or not there, shapes that are no plain ViT's, or a width whose number of heads is
+            not known.
     """
     if "Transformer/encoderblock_0/LayerNorm_0/scale" in state:
-        state = _from_flax(state, source)
+        state, heads, left_out = _from_flax(state, source)
+    else:
+        heads, left_out = None, []
     if not is_pretrained_vit(state):
         raise ConversionError(f"{source}: these are no weights of a plain ViT")
     state, notes = dict(state), []
     depth = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("blocks."))
     width, channels, patch, _ = state["patch_embed.proj.weight"].shape
-    if width % HEAD_WIDTH:
-        raise ConversionError(f"{source}: its width {width} does not divide into heads of {HEAD_WIDTH} channels")
+    table = state.get(_SHARED_TABLE, state.get(_TABLE.format(0)))
+    if table is not None:
+        heads = table.shape[1]
+    heads = heads or _HEADS.get(width)
+    if heads is None:
+        known = ", ".join(map(str, _HEADS))
+        raise ConversionError(
+            f"{source}: the file does not tell its number of heads, and no published ViT has its width {width} (known: {known})"
+        )
     shared = {
         "num_channels": channels,
         "hidden_size": width,
         "num_hidden_layers": depth,
-        "num_attention_heads": width // HEAD_WIDTH,
+        "num_attention_heads": heads,
         "mlp_ratio": state["blocks.0.mlp.fc1.weight"].shape[0] / width,
         "patch_size": patch,
         "final_norm": "norm.weight" in state,
@@ -84,11 +96,11 @@ def translate_pretrained_vit(state: Mapping[str, Tensor], source: str = "the fil
         shared["layer_scale"] = 0.1 if depth <= 12 else 1e-5  # what BEiT and its kin begin with
     else:
         shared["layer_scale"] = None
-    if _TABLE.format(0) in state or _SHARED_TABLE in state:
+    if table is not None:
         config, style = _beit_config(state, shared, depth, source), "gamma_"
         if _SHARED_TABLE in state:
             notes.append("positions: the one table that all blocks shared was given to each of them")
-            table = state.pop(_SHARED_TABLE)
+            del state[_SHARED_TABLE]
             state |= {_TABLE.format(i): table.clone() for i in range(depth)}
     else:
         config, style = _vit_config(state, shared, source), "gamma"
@@ -98,6 +110,7 @@ def translate_pretrained_vit(state: Mapping[str, Tensor], source: str = "the fil
             state["pos_embed"] = torch.cat([positions[:, :1], positions[:, 2:]], dim=1)
     result = rename(state, config, KeyTable(_rules(style)), source)
     result.notes += notes
+    result.left_out += left_out
     return result
 
 
@@ -120,7 +133,6 @@ def _beit_config(state: Mapping[str, Tensor], shared: dict, depth: int, source: 
     distances = round((table.shape[0] - 3) ** 0.5)
     if distances * distances != table.shape[0] - 3 or distances % 2 == 0:
         raise ConversionError(f"{source}: a table of {table.shape[0]} positions belongs to no square image")
-    shared["num_attention_heads"] = table.shape[1]
     image_size = (distances + 1) // 2 * shared["patch_size"]
     return SegZooBeitConfig(image_size=image_size, qkv_bias="blocks.0.attn.q_bias" in state, **shared)
 
@@ -131,17 +143,29 @@ def _rules(style: str) -> Iterable[KeyRule]:
     yield KeyRule("norm.{}", "norm.{}")
 
 
-def _from_flax(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """AugReg's arrays under timm's names; Flax has the output axis last and the heads as axes of their own."""
+def _from_flax(arrays: Mapping[str, Tensor], source: str) -> tuple[dict[str, Tensor], int, list[str]]:
+    """AugReg's arrays under timm's names, the number of heads, and the names of what was left out.
+
+    Flax has the output axis last and the heads as axes of their own.
+    """
+    if any(key.startswith(("conv_root/", "gn_root/")) for key in arrays):
+        raise ConversionError(f"{source}: a hybrid of a ResNet and a ViT is not supported; give a plain ViT")
     converted, block = {}, "Transformer/encoderblock_"
+    used: set[str] = set()
+
+    def take(name: str) -> Tensor:
+        used.add(name)
+        return arrays[name]
+
     try:
-        kernel = state["embedding/kernel"]
+        heads = take(f"{block}0/MultiHeadDotProductAttention_1/query/kernel").shape[1]
+        kernel = take("embedding/kernel")
         converted["patch_embed.proj.weight"] = kernel.permute(3, 2, 0, 1)
-        converted["patch_embed.proj.bias"] = state["embedding/bias"]
-        converted["cls_token"] = state["cls"]
-        converted["pos_embed"] = state["Transformer/posembed_input/pos_embedding"]
+        converted["patch_embed.proj.bias"] = take("embedding/bias")
+        converted["cls_token"] = take("cls")
+        converted["pos_embed"] = take("Transformer/posembed_input/pos_embedding")
         names = [("Transformer/encoder_norm", "norm")]
-        depth = 1 + max(int(key.removeprefix(block).split("/")[0]) for key in state if key.startswith(block))
+        depth = 1 + max(int(key.removeprefix(block).split("/")[0]) for key in arrays if key.startswith(block))
         width = kernel.shape[3]
         for i in range(depth):
             old, new = f"{block}{i}", f"blocks.{i}"
@@ -149,18 +173,21 @@ def _from_flax(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
             attention = f"{old}/MultiHeadDotProductAttention_1"
             parts = ("query", "key", "value")
             converted[f"{new}.attn.qkv.weight"] = torch.cat(
-                [state[f"{attention}/{part}/kernel"].flatten(1).t() for part in parts]
+                [take(f"{attention}/{part}/kernel").flatten(1).t() for part in parts]
             )
             converted[f"{new}.attn.qkv.bias"] = torch.cat(
-                [state[f"{attention}/{part}/bias"].flatten() for part in parts]
+                [take(f"{attention}/{part}/bias").flatten() for part in parts]
             )
-            converted[f"{new}.attn.proj.weight"] = state[f"{attention}/out/kernel"].reshape(-1, width).t()
-            converted[f"{new}.attn.proj.bias"] = state[f"{attention}/out/bias"]
+            converted[f"{new}.attn.proj.weight"] = take(f"{attention}/out/kernel").reshape(-1, width).t()
+            converted[f"{new}.attn.proj.bias"] = take(f"{attention}/out/bias")
             for j in (0, 1):
-                converted[f"{new}.mlp.fc{j + 1}.weight"] = state[f"{old}/MlpBlock_3/Dense_{j}/kernel"].t()
-                converted[f"{new}.mlp.fc{j + 1}.bias"] = state[f"{old}/MlpBlock_3/Dense_{j}/bias"]
+                converted[f"{new}.mlp.fc{j + 1}.weight"] = take(f"{old}/MlpBlock_3/Dense_{j}/kernel").t()
+                converted[f"{new}.mlp.fc{j + 1}.bias"] = take(f"{old}/MlpBlock_3/Dense_{j}/bias")
         for old, new in names:
-            converted[f"{new}.weight"], converted[f"{new}.bias"] = state[f"{old}/scale"], state[f"{old}/bias"]
+            converted[f"{new}.weight"], converted[f"{new}.bias"] = take(f"{old}/scale"), take(f"{old}/bias")
     except KeyError as error:
         raise ConversionError(f"{source}: the array {error.args[0]!r} is missing; it is no ViT of AugReg") from error
-    return {key: value.float() for key, value in converted.items()}
+    rest = [key for key in arrays if key not in used]
+    if unknown := [key for key in rest if not key.startswith(("head/", "pre_logits/"))]:
+        raise ConversionError(f"{source}: arrays that no plain ViT has: {', '.join(unknown[:5])}; give a plain ViT")
+    return {key: value.float() for key, value in converted.items()}, heads, rest

@@ -195,15 +195,18 @@ DECODERS = {
 }
 
 
-def read_encoder_and_decoder(encoder: str | Path, decoder: str | Path) -> OriginalCheckpoint:
+def read_encoder_and_decoder(
+    encoder: str | Path, decoder: str | Path, *, prefer_ema: bool = False
+) -> OriginalCheckpoint:
     """Reads the two files of a model; the keys of the result begin with "encoder." and "decoder.".
 
     ``sha256`` of the result is the encoder's; the decoder's is in ``meta["decoder"]``.
+    ``prefer_ema`` is that of `read_checkpoint`, for both files.
 
     Raises:
         ConversionError: the files are swapped, or are not such a pair; or as `read_checkpoint`.
     """
-    first, second = read_checkpoint(encoder), read_checkpoint(decoder)
+    first, second = (read_checkpoint(part, prefer_ema=prefer_ema) for part in (encoder, decoder))
     is_decoder = [is_decoder_state(part.state_dict) for part in (first, second)]
     if is_decoder == [True, False]:
         raise ConversionError(f"{encoder}: this is a decoder; the two files are swapped, give the encoder first")

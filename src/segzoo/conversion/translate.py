@@ -16,7 +16,8 @@ from segzoo.conversion.keys import ComponentRule, Context, KeyTable, Options, fi
 from segzoo.conversion.labels import ClassFacts, find_classes
 from segzoo.conversion.processor import translate_processor
 
-# Those of Mask2Former differ in how they pass labels on, and the last of them in how it adds up augmented views.
+# Those of Mask2Former differ in how they pass labels on, and the last of them cuts padding off after sliding windows. All of them
+# average the probabilities of augmented views.
 _SEGMENTORS = (
     "EncoderDecoder",
     "CascadeEncoderDecoder",

@@ -65,7 +65,7 @@ def match_weights(
             native_state[native] = tensor
         else:
             match.renamed[key] = native
-            native_state[native] = _prepared(key, tensor, expected[native].dtype, match)
+            native_state[native] = prepared(key, tensor, expected[native].dtype, match)
     for native, meta in expected.items():
         if native in native_state:
             continue
@@ -76,7 +76,8 @@ def match_weights(
     return native_state, match
 
 
-def _prepared(key: str, tensor: Tensor, dtype: torch.dtype, match: KeyMatch) -> Tensor:
+def prepared(key: str, tensor: Tensor, dtype: torch.dtype, match: KeyMatch) -> Tensor:
+    """The tensor as a model holds it: of its dtype, in a storage of its own size; what is odd about it goes to ``match``."""
     tensor = tensor.detach()
     if not all_finite(tensor):
         match.not_finite.append(key)

@@ -109,6 +109,7 @@ class Head(SegZooPreTrainedModel):
             raise SegZooError(
                 f"{type(config).__name__}.in_channels is not set; give the channels of the feature maps that the head reads"
             )
+        config.check()  # once more: in_channels may have come from the backbone
         self.dropout = nn.Dropout2d(config.dropout)
         self.classifier = self.build_classifier(config)
         self.losses = config.build_losses(config.losses)

@@ -279,12 +279,12 @@ class _Steps(NamedTuple):
     point_gradients: Callable
 
 
-_place_pairs = Fused(_place_pairs_traced, _place_pairs_traced, static=(1,))
+_place_pairs = Fused(_place_pairs_traced, _place_pairs_traced)
 _PLAIN = _Steps(_placing, _sum_samples, _point_gradients)
 _FUSED = _Steps(
     _placing_fused,
-    Fused(_sum_samples_traced, _sum_samples, static=range(5)),
-    Fused(_point_gradients_traced, _point_gradients, static=range(6)),
+    Fused(_sum_samples_traced, _sum_samples),
+    Fused(_point_gradients_traced, _point_gradients),
 )
 
 

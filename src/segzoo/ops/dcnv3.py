@@ -11,6 +11,7 @@ One function, :func:`dcnv3`, and two forms of it that give the same numbers:
 - a ``grid_sample`` form, inlined under ``torch.export`` and ONNX, where no operator of our own could be lowered.
 """
 
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -175,6 +176,11 @@ def _by_line(tensor: Tensor) -> Tensor:
     return tensor.flatten(2).flatten(0, 1)
 
 
+def _trial(kernels: ModuleType, device: torch.device) -> Tensor:
+    input, offset, mask = (torch.zeros(1, 3, 3, n, dtype=torch.float32, device=device) for n in (16, 18, 9))
+    return kernels.dcnv3_forward(input, offset, mask, groups=1)
+
+
 @torch.library.custom_op("segzoo::dcnv3", mutates_args=())
 def _operator(
     input: Tensor,
@@ -191,7 +197,7 @@ def _operator(
     fused: bool,
 ) -> Tensor:
     options = _Options(groups, kernel_size, stride, padding, dilation, offset_scale, remove_center, softmax)
-    if input.is_cuda and (kernels := gpu_kernels("dcnv3")):
+    if input.is_cuda and (kernels := gpu_kernels("dcnv3", input.device, _trial)):
         return kernels.dcnv3_forward(input, offset, mask, **options._asdict())
     batch, rows, columns, _ = offset.shape
     dtype = compute_dtype(input, offset, mask)
@@ -225,7 +231,7 @@ def _backward_operator(
     fused: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     options = _Options(groups, kernel_size, stride, padding, dilation, offset_scale, remove_center, softmax)
-    if input.is_cuda and (kernels := gpu_kernels("dcnv3", backward=True)):
+    if input.is_cuda and (kernels := gpu_kernels("dcnv3", input.device, _trial, backward=True)):
         return kernels.dcnv3_backward(gradient, input, offset, mask, **options._asdict())
     dtype = compute_dtype(input, offset, mask)
     offset_gradient, mask_gradient = empty(offset), empty(mask)

@@ -1,10 +1,12 @@
 """Functions that are compiled when they are first called, and do without where no compiler is found."""
 
+import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch._dynamo.exc import BackendCompilerFailed, FailOnRecompileLimitHit
 
 # Indices are clamped before they are used, so that inductor need not check them. Its thresholds for keeping an intermediate
 # result in memory would write out every sample.
@@ -14,44 +16,51 @@ _OPTIONS = {
     "realize_reads_threshold": 1000,
     "realize_acc_reads_threshold": 1000,
 }
-# Kinds of calls, by dtype, points a sum and width of a row, before a function is no longer compiled anew.
+# Kinds of calls, by dtypes, flags, numbers that a loop counts to and sizes of 1, that a function is compiled for.
 _KINDS = 64
 
-_found_no_compiler = False
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Warn the caller's caller, the first time that this is to be said in the process."""
+    warnings.warn(message, stacklevel=3)
 
 
 class Fused:
-    """A function, compiled once for all sizes.
+    """A function, compiled once for all sizes of a kind of call.
+
+    Errors of the call itself, such as too little memory, are raised as they are.
 
     Args:
         traced: what is compiled.
-        plain: what is called instead where compiling fails; takes the same arguments.
-        static: arguments that are tensors whose last dimension is compiled as a constant.
+        plain: takes the same arguments; called instead from when compiling has failed, and for the kinds that come after
+            the first 64.
     """
 
-    def __init__(self, traced: Callable, plain: Callable, static: Sequence[int]):
-        self._plain, self._static = plain, static
+    def __init__(self, traced: Callable, plain: Callable):
+        self._plain, self._compiles = plain, True
         self._compiled = torch.compile(
             traced, dynamic=True, fullgraph=True, options=_OPTIONS, recompile_limit=_KINDS, isolate_recompiles=True
         )
 
     def __call__(self, *arguments):
-        global _found_no_compiler
-        if _found_no_compiler:
+        if not self._compiles:
             return self._plain(*arguments)
         arguments = [a.detach() if isinstance(a, Tensor) else a for a in arguments]
-        for number in self._static:
-            torch._dynamo.mark_static(arguments[number], -1)
         try:
             # The same state in forward and backward, in training and inference, else each is compiled for itself.
             with torch.no_grad(), torch._C._AutoDispatchBelowADInplaceOrView():
                 return self._compiled(*arguments)
-        except (RuntimeError, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
-            _found_no_compiler = True
-            cause = str(error).strip().partition("\n")[0]
-            warnings.warn(
+        except BackendCompilerFailed as error:  # inductor's errors, of which a missing compiler is one
+            self._compiles = False
+            cause = str(error.inner_exception).strip().partition("\n")[0]
+            warn_once(
                 f"segzoo: the deformable operators run uncompiled, because torch.compile failed here ({cause}); a C++ compiler "
-                "such as g++, or its path in the environment variable CXX, makes them faster",
-                stacklevel=2,
+                "such as g++, or its path in the environment variable CXX, makes them faster"
             )
-            return self._plain(*arguments)
+        except FailOnRecompileLimitHit:
+            warn_once(
+                f"segzoo: some calls of the deformable operators run uncompiled, because {_KINDS} kinds of calls (by dtypes, "
+                "options, numbers of points) are compiled already; torch.compiler.reset() makes room for others"
+            )
+        return self._plain(*arguments)

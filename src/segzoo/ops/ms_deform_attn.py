@@ -8,6 +8,7 @@ One function, :func:`ms_deform_attn`, in the same forms as :func:`segzoo.ops.dcn
 """
 
 from collections.abc import Sequence
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -164,12 +165,18 @@ def _by_line(tensor: Tensor) -> Tensor:
     return tensor.flatten(2).flatten(0, 1)
 
 
+def _trial(kernels: ModuleType, device: torch.device) -> Tensor:
+    shapes = (1, 9, 1, 16), (1, 9, 1, 1, 4, 2), (1, 9, 1, 1, 4)
+    value, locations, weights = (torch.zeros(shape, dtype=torch.float32, device=device) for shape in shapes)
+    return kernels.ms_deform_attn_forward(value, [(3, 3)], locations, weights)
+
+
 @torch.library.custom_op("segzoo::ms_deform_attn", mutates_args=())
 def _operator(
     value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor, fused: bool
 ) -> Tensor:
     sizes = list(spatial_shapes)
-    if value.is_cuda and (kernels := gpu_kernels("ms_deform_attn")):
+    if value.is_cuda and (kernels := gpu_kernels("ms_deform_attn", value.device, _trial)):
         return kernels.ms_deform_attn_forward(value, _pairs(sizes), sampling_locations, attention_weights)
     batch, _, heads, depth = value.shape
     queries = sampling_locations.shape[1]
@@ -196,7 +203,7 @@ def _backward_operator(
     fused: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     sizes = list(spatial_shapes)
-    if value.is_cuda and (kernels := gpu_kernels("ms_deform_attn", backward=True)):
+    if value.is_cuda and (kernels := gpu_kernels("ms_deform_attn", value.device, _trial, backward=True)):
         return kernels.ms_deform_attn_backward(gradient, value, _pairs(sizes), sampling_locations, attention_weights)
     dtype = compute_dtype(value, sampling_locations, attention_weights)
     locations_gradient = empty(sampling_locations)

@@ -2,10 +2,13 @@
 
 import functools
 import importlib
+from collections.abc import Callable
 from types import ModuleType
 
 import torch
 from torch import Tensor
+
+from segzoo.ops.fusing import warn_once
 
 # One library object for the rules that ``torch.library.custom_op`` has no place for.
 _library = torch.library.Library("segzoo", "FRAGMENT")
@@ -44,18 +47,35 @@ def register_autocast(name: str) -> None:
         _library.impl(name, rule, key)
 
 
-def gpu_kernels(name: str, *, backward: bool = False) -> ModuleType | None:
-    """The launch functions of a kernel package; None where Triton is not installed, and for the backward, whose kernels add in
-    any order, where PyTorch is to be deterministic.
+# Launches the forward kernel of a package over small float32 tensors on a device.
+Trial = Callable[[ModuleType, torch.device], object]
+
+
+def gpu_kernels(name: str, device: torch.device, trial: Trial, *, backward: bool = False) -> ModuleType | None:
+    """The launch functions of a kernel package; None where Triton is not installed or the trial fails on the device, and for
+    the backward, whose kernels add in any order, where PyTorch is to be deterministic.
     """
-    return None if backward and torch.are_deterministic_algorithms_enabled() else _import_kernels(name)
+    return None if backward and torch.are_deterministic_algorithms_enabled() else _working_kernels(name, device, trial)
 
 
 @functools.cache
-def _import_kernels(name: str) -> ModuleType | None:
+def _working_kernels(name: str, device: torch.device, trial: Trial) -> ModuleType | None:
+    """Tried once, so that no error of a later launch is taken for a missing compiler."""
     try:
-        return importlib.import_module(f"segzoo._kernels.{name}")
+        kernels = importlib.import_module(f"segzoo._kernels.{name}")
     except ModuleNotFoundError as error:
         if error.name and error.name.partition(".")[0] not in ("triton", "segzoo"):
             raise
         return None
+    try:
+        trial(kernels, device)
+    except (torch.OutOfMemoryError, torch.AcceleratorError):  # of the device, not of Triton
+        raise
+    except Exception as error:  # Triton has no class of its own for what it needs of the system and does not find
+        cause = str(error).strip().partition("\n")[0] or type(error).__name__
+        warn_once(
+            f"segzoo: the deformable operators run without their GPU kernels, because Triton failed here ({cause}); a C compiler "
+            "such as gcc, or its path in the environment variable CC, makes them faster"
+        )
+        return None
+    return kernels

@@ -84,7 +84,7 @@ def download(
     if parts.scheme not in ("http", "https") or not parts.netloc or not name:
         raise SegZooError(f"{url}: is not the address of a file; it must look like https://HOST/PATH/FILE")
     target = Path(folder or cache_folder()) / hashlib.sha256(url.encode()).hexdigest()[:12] / name
-    if _is_whole(target, size_bytes):
+    if _is_whole(target, size_bytes, sha256):
         return target
     headers: dict[str, str] = {"Accept-Encoding": "identity"}  # ranges count bytes as they are sent
     if url.startswith((f"{_HUB}/", f"{constants.ENDPOINT}/")):
@@ -98,7 +98,7 @@ def download(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(target.with_name(f"{name}.lock")):  # two processes must not append to one file
-            if not _is_whole(target, size_bytes):
+            if not _is_whole(target, size_bytes, sha256):
                 source = _Source(url, address, headers, size_bytes, sha256)
                 source.fetch(target.with_name(f"{name}.incomplete"))
                 os.replace(target.with_name(f"{name}.incomplete"), target)
@@ -109,8 +109,16 @@ def download(
     return target
 
 
-def _is_whole(path: Path, size_bytes: int | None) -> bool:
-    return path.is_file() and size_bytes in (None, path.stat().st_size)
+def _is_whole(path: Path, size_bytes: int | None, sha256: str | None) -> bool:
+    """Whether the file is there, with the size and the leading digits of the hash that are known."""
+    if not path.is_file() or size_bytes not in (None, path.stat().st_size):
+        return False
+    return sha256 is None or _sha256_of(path).startswith(sha256)
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _ask_hub(url: str, size_bytes: int | None, sha256: str | None) -> tuple[Path | None, int | None, str | None]:
@@ -118,7 +126,7 @@ def _ask_hub(url: str, size_bytes: int | None, sha256: str | None) -> tuple[Path
     path = _HUB_PATH.fullmatch(unquote(urlsplit(url).path))
     if path is not None:
         cached = try_to_load_from_cache(path["repo"], path["file"], revision=path["revision"])
-        if isinstance(cached, str) and _is_whole(Path(cached), size_bytes):
+        if isinstance(cached, str) and _is_whole(Path(cached), size_bytes, sha256):
             return Path(cached), size_bytes, sha256
     try:
         facts = get_hf_file_metadata(url.replace(_HUB, constants.ENDPOINT, 1), timeout=TIMEOUT)
@@ -156,7 +164,7 @@ class _Source:
     def fetch(self, part: Path) -> None:
         """Fills ``part`` until it is whole, and checks it."""
         pauses: Iterator[float] = iter(PAUSES)
-        while True:
+        while self.size_bytes is None or _size(part) != self.size_bytes:  # an earlier call may have got it all
             before = _size(part)
             try:
                 self._receive(part)
@@ -189,6 +197,8 @@ class _Source:
         with get_session().stream("GET", self.address, headers=headers, timeout=TIMEOUT) as response:
             status = response.status_code
             if status == 416 and have:
+                if _total(response.headers, status) == have:
+                    return  # an earlier call got it all and was stopped before it could say so
                 part.unlink()
                 raise _BrokenOff("the server has fewer bytes than an earlier download; it begins anew")
             if status in (408, 429) or status >= 500:
@@ -241,8 +251,7 @@ class _Source:
         if self.size_bytes not in (None, size):
             problem = f"has {size} bytes, the published file {self.size_bytes}"
         elif self.sha256 is not None:
-            with part.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = _sha256_of(part)
             if not found.startswith(self.sha256):
                 problem = f"its SHA-256 begins with {found[: len(self.sha256)][:16]}, the published file's with {self.sha256[:16]}"
         part.with_suffix(".etag").unlink(missing_ok=True)
@@ -277,7 +286,11 @@ def _size(path: Path) -> int:
 
 def _total(headers, status: int) -> int | None:
     """The size of the whole file by the headers of an answer."""
-    text = headers.get("Content-Range", "").rpartition("/")[2] if status == 206 else headers.get("Content-Length", "")
+    text = (
+        headers.get("Content-Range", "").rpartition("/")[2]
+        if status in (206, 416)
+        else headers.get("Content-Length", "")
+    )
     return int(text) if text.isdigit() else None
 
 
