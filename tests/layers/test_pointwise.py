@@ -14,7 +14,7 @@ def threads(request):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(2, 5, 7, 6), (1, 1, 1, 6), (4, 6)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 5, 7, 6), (1, 1, 1, 6), (2, 7, 6), (3, 1, 6), (4, 6)], ids=str)
 def test_equals_linear(shape, bias, threads):
     layer, x = PointwiseLinear(6, 10, bias=bias), torch.randn(shape).requires_grad_()
     found, expected = layer(x), F.linear(x, layer.weight, layer.bias)

@@ -24,7 +24,7 @@ from segzoo.backbones.plain_vit import to_map, to_tokens, whole_patches
 from segzoo.backbones.vit_interface import PlainViT, patch_size_of, plain_vit_of
 from segzoo.base import Ints, SegZooBackboneConfig, SegZooPreTrainedModel
 from segzoo.errors import SegZooError
-from segzoo.layers import BatchNorm2d, ConvNormAct, DropPath, resize
+from segzoo.layers import BatchNorm2d, ConvNormAct, DropPath, PointwiseLinear, resize
 from segzoo.layers.deformable_attention import DeformableAttention, cell_centres
 
 Size = tuple[int, int]
@@ -199,10 +199,10 @@ class BranchFeedForward(nn.Module):
 
     def __init__(self, channels: int, hidden: int):
         super().__init__()
-        self.fc1 = nn.Linear(channels, hidden)
+        self.fc1 = PointwiseLinear(channels, hidden)
         self.depthwise_conv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
         self.activation = nn.GELU()
-        self.fc2 = nn.Linear(hidden, channels)
+        self.fc2 = PointwiseLinear(hidden, channels)
 
     def forward(self, x: Tensor, sizes: list[Size]) -> Tensor:
         parts = self.fc1(x).split([height * width for height, width in sizes], dim=1)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from segzoo.errors import SegZooError
+from segzoo.layers.pointwise import PointwiseLinear
 from segzoo.ops import ms_deform_attn
 
 
@@ -38,10 +39,10 @@ class DeformableAttention(nn.Module):
             )
         self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
         points = num_heads * num_levels * num_points
-        self.sampling_offsets = nn.Linear(channels, points * 2)
-        self.attention_weights = nn.Linear(channels, points)
-        self.value_proj = nn.Linear(channels, width)
-        self.output_proj = nn.Linear(width, channels)
+        self.sampling_offsets = PointwiseLinear(channels, points * 2)
+        self.attention_weights = PointwiseLinear(channels, points)
+        self.value_proj = PointwiseLinear(channels, width)
+        self.output_proj = PointwiseLinear(width, channels)
 
     def reset(self) -> None:
         """A fresh layer looks in a direction of its own with each head, one cell further with each point, at equal weights."""

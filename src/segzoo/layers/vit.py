@@ -12,6 +12,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from segzoo.layers.drop_path import DropPath
+from segzoo.layers.pointwise import PointwiseLinear
 
 
 def eager_attention(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
@@ -50,13 +51,13 @@ class Attention(nn.Module):
         super().__init__()
         self.config, self.num_heads, self.window, self.dropout = config, num_heads, window, dropout
         self.scaling = (channels // num_heads) ** -0.5
-        self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias == "all")
+        self.qkv = PointwiseLinear(channels, 3 * channels, bias=qkv_bias == "all")
         if qkv_bias == "query_value":
             self.q_bias = nn.Parameter(torch.zeros(channels))
             self.v_bias = nn.Parameter(torch.zeros(channels))
         else:
             self.q_bias = self.v_bias = None
-        self.proj = nn.Linear(channels, channels)
+        self.proj = PointwiseLinear(channels, channels)
 
     def forward(self, x: Tensor, grid: tuple[int, int], position_bias: Tensor | None = None) -> Tensor:
         """Mix tokens (B, N, C).
@@ -114,9 +115,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, channels: int, hidden: int, dropout: float = 0.0):
         super().__init__()
-        self.fc1 = nn.Linear(channels, hidden)
+        self.fc1 = PointwiseLinear(channels, hidden)
         self.activation = nn.GELU()
-        self.fc2 = nn.Linear(hidden, channels)
+        self.fc2 = PointwiseLinear(hidden, channels)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
