@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# How many processes run the tests side by side, each with one thread.
+WORKERS ?= 2
 
 .PHONY: quickstart test test-slow lint format clean
 
@@ -9,7 +11,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py --output_dir outputs/quickstart
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m "slow and not gpu"

@@ -162,8 +162,9 @@ def test_without_a_compiler_the_plain_form_runs_after_one_warning(tmp_path):
         [sys.executable, "-c", WITHOUT_COMPILER], capture_output=True, text=True, env=os.environ | settings
     )
     assert result.returncode == 0, result.stderr
-    (line,) = result.stdout.splitlines()
-    assert line.startswith("segzoo: the deformable operators run uncompiled") and "g++" in line
+    lines = result.stdout.splitlines()
+    assert len(lines) == 1, result.stdout + result.stderr
+    assert lines[0].startswith("segzoo: the deformable operators run uncompiled") and "g++" in lines[0]
 
 
 @pytest.mark.gpu
