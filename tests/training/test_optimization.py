@@ -90,6 +90,40 @@ def test_frozen_parameters_are_left_out():
         groups_of(model)
 
 
+def test_the_first_rule_that_matches_replaces_kinds_and_multiplier(tiny):
+    rules = [
+        {"match": r"^decode_head.*bias$", "decay_multiplier": 0.5},
+        {"match": "decode_head", "lr_multiplier": 3},
+    ]
+    groups = groups_of(tiny, head_lr_multiplier=10, parameter_rules=rules, layer_decay=0.5)
+    found = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    names = dict(tiny.named_parameters())
+    assert len(found) == len(names)
+    for name, parameter in names.items():
+        lr, decay = found[id(parameter)]
+        if name.startswith("decode_head"):
+            assert (lr, decay) == pytest.approx((0.1, 0.025) if name.endswith("bias") else (0.3, 0.05))
+        elif name.startswith("auxiliary_head"):
+            assert lr == pytest.approx(1.0)
+        else:
+            assert lr < 0.1 and (decay == 0) == (parameter.ndim <= 1)
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ({"lr_multiplier": 2}, "has no match"),
+        ({"match": "("}, r"match '\(' is no regular expression"),
+        ({"match": "head", "lr_mult": 2}, "there is no lr_mult in"),
+        ({"match": "head", "lr_multiplier": -1}, "lr_multiplier is -1; it must be a number of at least 0"),
+        ({"match": "head", "decay_multiplier": "no"}, "decay_multiplier is 'no'"),
+    ],
+)
+def test_bad_rules(tiny, rule, message):
+    with pytest.raises(SegZooError, match=message):
+        groups_of(tiny, parameter_rules=[rule])
+
+
 @pytest.mark.parametrize(
     ("name", "kind"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)]
 )

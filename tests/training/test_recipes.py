@@ -51,7 +51,7 @@ def test_every_recipe_reads_back_equal_and_makes_a_transform(recipe, tmp_path):
     assert Recipe(**json.loads(file.read_text())) == recipe
     table = recipe.describe()
     assert recipe.name in table and f"{recipe.learning_rate:g}" in table and str(recipe.max_train_steps) in table
-    assert all(line.count("|") == 3 for line in table.splitlines())
+    assert all(line.replace(r"\|", "").count("|") == 3 for line in table.splitlines())
     transform = build_train_transform(
         crop_size=recipe.crop_size,
         scale_size=recipe.scale_size,

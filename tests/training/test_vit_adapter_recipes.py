@@ -89,7 +89,25 @@ def test_published_facts():
     assert (row.miou, row.miou_ms, row.test_flip, row.test_flip_ms) == (61.2, 61.5, True, True)
     assert row.test_scales == pytest.approx((0.893, 0.929, 0.964, 1), abs=5e-4)
     assert zoo.find("upernet_deit_adapter_tiny_512_160_ade20k").name == "upernet_deit_adapter_tiny_512_160k_ade20k"
-    assert load_recipe("upernet_augreg_adapter_base_512_160k_ade20k").head_lr_multiplier == 10
+
+
+def test_augreg_b_is_trained_by_names_of_parameters():
+    """Its config has mmcv's custom_keys: of those in a name the longest decides, then the first in the alphabet."""
+    name = "upernet_augreg_adapter_base_512_160k_ade20k"
+    translation, model = without_weights(name)
+    recipe = load_recipe(name)
+    keys = {"level_embed": (1, 0), "pos_embed": (1, 0), "norm": (1, 0), "bias": (1, 0), "head": (10, 1)}
+    expected = {}
+    for native, parameter in model.named_parameters():
+        original = original_name(translation, native)
+        key = next((key for key in sorted(sorted(keys), key=len, reverse=True) if key in original), None)
+        factor, decay = keys.get(key, (1, 1))
+        expected[id(parameter)] = (2e-5 * factor, 0.01 * decay)
+    options = recipe.optimizer_options()
+    chosen = {key: options[key] for key in ("learning_rate", "weight_decay", "no_decay", "parameter_rules")}
+    groups = parameter_groups(model, **chosen)
+    found = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    assert found == expected and len(groups) == 3
 
 
 def test_from_coco_stuff_to_ade20k_only_the_classifier_is_new(tmp_path, caplog):

@@ -10,6 +10,7 @@ compiled: placing the points, summing their samples, and the dot products of the
 
 import functools
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -23,7 +24,7 @@ BORDER = 2
 # Sampling points that are worked on at a time: on a CPU for each thread, so that what is computed for them stays in its cache.
 _CPU_POINTS = 1 << 16
 _DEVICE_POINTS = 1 << 22
-# Numbers that are gathered at a time for the dot products of the plain backward.
+# Numbers that are gathered at a time for the dot products of the plain backward, and summed for the table's gradient.
 _CPU_GATHERED = 1 << 19
 _DEVICE_GATHERED = 1 << 25
 
@@ -332,12 +333,18 @@ def _add_table_gradient(table_gradient: Tensor, strip: _Strip, sums: Tensor, lay
         first, last = int(order[0]), int(order[-1]) + 1
         counts = torch.bincount(index - first, minlength=last - first)
         starts = counts.cumsum(0).sub_(counts).to(order.dtype)
+        at_a_time = max(1, _CPU_GATHERED // sums.shape[1])  # so that what is added to the table comes from the cache
     else:  # the whole table, rather than wait for the device
         first, last = 0, len(table_gradient) - layout.below - layout.right
         starts = torch.searchsorted(order, torch.arange(last, dtype=order.dtype, device=order.device))
         starts = starts.to(order.dtype)
+        at_a_time = last
+    rows = [*range(0, last - first, at_a_time), last - first]
+    drawn = [0, *(int(starts[row]) for row in rows[1:-1]), index.numel()]  # what is drawn from the rows before
     owners = torch.arange(len(sums), dtype=order.dtype, device=order.device)
     owners = owners.view(-1, 1).expand(strip.index.shape).reshape(-1).index_select(0, permutation)
     for distance, share in _corners(strip.across, strip.down, strip.weight, layout.right, layout.below):
-        part = _bags(sums, owners, starts, share.view(-1).index_select(0, permutation))
-        table_gradient[first + distance : last + distance] += part
+        share = share.view(-1).index_select(0, permutation)
+        gradient = table_gradient[first + distance : last + distance]
+        for (row, end), (start, stop) in zip(pairwise(rows), pairwise(drawn), strict=True):
+            gradient[row:end] += _bags(sums, owners[start:stop], starts[row:end] - start, share[start:stop])

@@ -1,7 +1,9 @@
 """Optimizer, parameter groups and learning-rate schedule."""
 
+import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -49,6 +51,26 @@ def kinds_of_parameters(model: nn.Module) -> dict[str, set[str]]:
     return found
 
 
+def check_rules(rules: Sequence[Mapping[str, Any]]) -> None:
+    """Raise SegZooError unless these are rules as `parameter_groups` takes them."""
+    for rule in rules:
+        if not isinstance(rule.get("match"), str) or not rule["match"]:
+            raise SegZooError(f"parameter_rules: {dict(rule)} has no match, a regular expression on parameters' names")
+        try:
+            re.compile(rule["match"])
+        except re.error as error:
+            raise SegZooError(f"parameter_rules: match {rule['match']!r} is no regular expression: {error}") from None
+        if unknown := set(rule) - {"match", "lr_multiplier", "decay_multiplier"}:
+            raise SegZooError(
+                f"parameter_rules: there is no {', '.join(sorted(unknown))} in {dict(rule)}; there are match, "
+                "lr_multiplier and decay_multiplier"
+            )
+        for key in ("lr_multiplier", "decay_multiplier"):
+            value = rule.get(key, 1)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise SegZooError(f"parameter_rules: {key} is {value!r}; it must be a number of at least 0")
+
+
 def parameter_groups(
     model: nn.Module,
     *,
@@ -57,8 +79,9 @@ def parameter_groups(
     no_decay: Sequence[str] = ("norms", "vectors"),
     layer_decay: float | None = None,
     head_lr_multiplier: float = 1.0,
+    parameter_rules: Sequence[Mapping[str, Any]] = (),
 ) -> list[dict]:
-    """Groups for `torch.optim`: one for each learning rate with weight decay, and one without.
+    """Groups for `torch.optim`: one for each learning rate and weight decay.
 
     With layer-wise decay, a parameter at depth d of n (`segzoo.training.layer_depths`) has the learning rate times
     ``layer_decay ** (n - d)``, so the heads have the whole one.
@@ -70,15 +93,19 @@ def parameter_groups(
         no_decay: kinds without weight decay, as `kinds_of_parameters` has them.
         layer_decay: in (0, 1]; None: the backbone trains at one rate.
         head_lr_multiplier: factor on the learning rate of decode and auxiliary heads.
+        parameter_rules: mappings of ``match``, a regular expression, ``lr_multiplier`` and ``decay_multiplier``, both 1 where they
+            are not given. The first one that is found in a parameter's name takes the place of ``no_decay`` and
+            ``head_lr_multiplier`` for it. mmcv's ``custom_keys`` are such rules, the longest key first.
 
     Returns:
         Dicts with ``params``, ``lr`` and ``weight_decay``, none empty, in the order in which the model has their first parameters.
         Every trainable parameter is in exactly one of them.
 
     Raises:
-        SegZooError: nothing is trainable, a number out of range, an unknown kind, a model without heads to multiply, or a backbone
-            that does not tell its layers.
+        SegZooError: nothing is trainable, a number out of range, an unknown kind, a bad rule, a model without heads to multiply, or
+            a backbone that does not tell its layers.
     """
+    check_rules(parameter_rules)
     if head_lr_multiplier <= 0:
         raise SegZooError(f"the heads' learning-rate multiplier is {head_lr_multiplier}; it must be above 0")
     if layer_decay is not None and not 0 < layer_decay <= 1:
@@ -90,19 +117,22 @@ def parameter_groups(
     if layer_decay is not None:
         depths, count = layer_depths(model)
         scales = {name: layer_decay ** (count - depth) for name, depth in depths.items()}
-    groups: dict[tuple[float, bool], dict] = {}
+    groups: dict[tuple[float, float], dict] = {}
     heads = 0
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        scale = scales.get(name, 1.0)
-        if name.startswith(HEADS):
-            heads += 1
-            scale *= head_lr_multiplier
-        decays = not kinds[name].intersection(no_decay)
+        in_head = name.startswith(HEADS)
+        heads += in_head
+        rule = next((rule for rule in parameter_rules if re.search(rule["match"], name)), None)
+        if rule is not None:
+            factor, decay = rule.get("lr_multiplier", 1.0), rule.get("decay_multiplier", 1.0)
+        else:
+            factor = head_lr_multiplier if in_head else 1.0
+            decay = 0.0 if kinds[name].intersection(no_decay) else 1.0
+        scale = scales.get(name, 1.0) * factor
         group = groups.setdefault(
-            (scale, decays),
-            {"params": [], "lr": learning_rate * scale, "weight_decay": weight_decay if decays else 0.0},
+            (scale, decay), {"params": [], "lr": learning_rate * scale, "weight_decay": weight_decay * decay}
         )
         group["params"].append(parameter)
     if not groups:
@@ -128,6 +158,7 @@ def build_optimizer(
     no_decay: Sequence[str] = ("norms", "vectors"),
     layer_decay: float | None = None,
     head_lr_multiplier: float = 1.0,
+    parameter_rules: Sequence[Mapping[str, Any]] = (),
 ) -> torch.optim.Optimizer:
     """AdamW, Adam or SGD over `parameter_groups`; the keywords are the fields of `segzoo.training.recipes.Recipe`.
 
@@ -137,7 +168,7 @@ def build_optimizer(
         learning_rate, weight_decay: as in `torch.optim`.
         momentum: of SGD.
         adam_beta1, adam_beta2, adam_epsilon: of AdamW and Adam.
-        no_decay, layer_decay, head_lr_multiplier: as in `parameter_groups`.
+        no_decay, layer_decay, head_lr_multiplier, parameter_rules: as in `parameter_groups`.
 
     Raises:
         SegZooError: another name, or what `parameter_groups` raises.
@@ -151,6 +182,7 @@ def build_optimizer(
         no_decay=no_decay,
         layer_decay=layer_decay,
         head_lr_multiplier=head_lr_multiplier,
+        parameter_rules=parameter_rules,
     )
     if optimizer == "sgd":
         return torch.optim.SGD(groups, lr=learning_rate, momentum=momentum)

@@ -22,7 +22,8 @@ def recipe_rows(recipe) -> dict[str, str]:
 
 def describe_recipe(recipe) -> str:
     """The same as a Markdown table."""
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in recipe_rows(recipe).items())])
+    rows = [(name, text.replace("|", r"\|")) for name, text in recipe_rows(recipe).items()]
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows)])
 
 
 def _optimizer(recipe) -> str:
@@ -46,6 +47,7 @@ def _learning_rate(recipe) -> str:
         parts.append(f"times {recipe.layer_decay:g} for each layer below the heads")
     if recipe.head_lr_multiplier != 1:
         parts.append(f"times {recipe.head_lr_multiplier:g} in the heads")
+    parts += [_rule(rule) for rule in recipe.parameter_rules]
     if recipe.lr_scheduler_type == "poly":
         parts.append(f"poly of power {recipe.lr_power:g} down to {recipe.min_learning_rate:g}")
     elif recipe.lr_scheduler_type == "multistep":
@@ -55,6 +57,13 @@ def _learning_rate(recipe) -> str:
     if recipe.num_warmup_steps:
         parts.append(f"warm-up of {recipe.num_warmup_steps} steps")
     return ", ".join(parts)
+
+
+def _rule(rule: dict) -> str:
+    factors = (
+        f"learning rate times {rule.get('lr_multiplier', 1):g}, weight decay times {rule.get('decay_multiplier', 1):g}"
+    )
+    return f"`{rule['match']}`: {factors}"
 
 
 def _length(recipe) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from segzoo import zoo
 from segzoo.errors import SegZooError
-from segzoo.training.optimization import KINDS, NEED_A_METRIC
+from segzoo.training.optimization import KINDS, NEED_A_METRIC, check_rules
 from segzoo.training.recipe_text import describe_recipe
 from segzoo.training.recipe_values import convert, nearest, option, plain
 
@@ -53,6 +53,11 @@ class Recipe:
         None, "factor on the learning rate from each layer of the backbone to the one before it", above=0, at_most=1
     )
     head_lr_multiplier: float = option(1.0, "learning rate of the heads over that of the backbone", above=0)
+    parameter_rules: tuple[dict[str, Any], ...] = option(
+        (),
+        'exceptions by name, the first match decides, such as [{"match": "level_embed", "lr_multiplier": 1, '
+        '"decay_multiplier": 0}]; in place of no_decay and head_lr_multiplier',
+    )
     max_grad_norm: float | None = option(None, "largest norm of the gradient; 0 or none: no limit", at_least=0)
 
     lr_scheduler_type: str = option(
@@ -150,6 +155,7 @@ class Recipe:
         def refuse(text: str) -> None:
             raise SegZooError(f"recipe: {text}")
 
+        check_rules(self.parameter_rules)
         low, high = self.scale_range
         if low > high:
             refuse(f"scale_range is {low:g} to {high:g}; the first number is the smaller one")
@@ -193,7 +199,7 @@ class Recipe:
         """Keyword arguments of `segzoo.training.build_optimizer`."""
         return self._chosen(
             "optimizer learning_rate weight_decay momentum adam_beta1 adam_beta2 adam_epsilon no_decay layer_decay "
-            "head_lr_multiplier"
+            "head_lr_multiplier parameter_rules"
         )
 
     def schedule_options(self) -> dict[str, Any]:
