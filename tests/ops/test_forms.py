@@ -140,6 +140,16 @@ def test_whole_model_in_one_graph_trains():
     assert output.dtype == expected.dtype and torch.allclose(output, expected, atol=0.05)
 
 
+@pytest.mark.parametrize("name", ["stride, dilation and scale", "attention"])
+def test_what_inference_has_prepared_serves_training(name):
+    """Both keep where their points lie, from one call to the next of the same sizes."""
+    module = Sampling(name, side=5)
+    with torch.inference_mode():
+        expected = module(1)
+    found = numbers(module, module)
+    assert torch.equal(found[0], expected) and all(gradient.abs().sum() > 0 for gradient in found[1:])
+
+
 WITHOUT_COMPILER = """
 import warnings, torch
 from segzoo.ops import dcnv3

@@ -10,6 +10,7 @@ compiled: placing the points, summing their samples, and the dot products of the
 
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -29,7 +30,8 @@ _CPU_GATHERED = 1 << 19
 _DEVICE_GATHERED = 1 << 25
 
 
-class Layout(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Layout:
     """Where the points of an operator lie in its table. They come in R lines of L points, P consecutive ones a sum.
 
     Point j of line i lies at x = start[0, j] + scale[0, j] * position_x[i, j] and y = start[1, j] + line_y[i] + scale[1, j] *
@@ -45,6 +47,30 @@ class Layout(NamedTuple):
     index: Tensor  # (L,) row of the table of the map's first pixel, border included
     line_y: Tensor  # (R, 1)
     line_index: Tensor  # (R, 1)
+
+    @functools.cached_property
+    def pairs(self) -> tuple[Tensor, ...]:
+        """Start, scale, high, which axis, step in the table and index, each (2 L,): for x and y of the points in turns."""
+        vertical = torch.tensor([[0], [1]], dtype=self.high.dtype).expand(self.high.shape)
+        step = self.index.new_tensor([[self.right], [self.below]]).expand(self.high.shape)
+        index = torch.stack([self.index, torch.zeros_like(self.index)])
+        by_point = self.start, self.scale, self.high, vertical, step, index
+        return tuple(numbers.t().reshape(-1) for numbers in by_point)
+
+
+def kept_layouts(build: Callable[..., Layout]) -> Callable[..., Layout]:
+    """A function that keeps the last layouts that ``build`` made on a CPU, where making one costs as much as using it.
+
+    Its arguments are hashable; the device is the last one. On other devices a graph may be under capture, whose memory is not
+    to be kept.
+    """
+
+    @functools.lru_cache(maxsize=32)
+    def kept(*arguments) -> Layout:
+        with torch.inference_mode(False):  # the next call may be a training's
+            return build(*arguments)
+
+    return lambda *arguments: (kept if arguments[-1].type == "cpu" else build)(*arguments)
 
 
 class _Strip(NamedTuple):
@@ -120,7 +146,7 @@ def _strips(
     lines, width, _ = positions.shape
     positions, weights = positions.contiguous(), weights.contiguous().unflatten(1, (-1, layout.points))
     at_a_time = _CPU_POINTS * torch.get_num_threads() if positions.device.type == "cpu" else _DEVICE_POINTS
-    count = min(lines, -(-lines * width // at_a_time))
+    count = min(lines, max(1, round(lines * width / at_a_time)))
     # Of even sizes: a strip of a single line would be compiled for itself.
     ends = [lines * number // count for number in range(count + 1)] if count else []
     place = steps.placing(layout, dtype, softmax)
@@ -155,14 +181,9 @@ def _placing(layout: Layout, dtype: torch.dtype, softmax: bool) -> Callable[...,
 
 def _placing_fused(layout: Layout, dtype: torch.dtype, softmax: bool) -> Callable[..., tuple[Tensor, ...]]:
     """The same over (x, y) pairs as they lie in memory, which vectorises: taken apart they would not."""
-    step = layout.index.new_tensor([[layout.right], [layout.below]]).expand(layout.high.shape)
-    vertical = torch.tensor([[0], [1]], dtype=dtype).expand(layout.high.shape)
-    base = torch.stack([layout.index, torch.zeros_like(layout.index)])
-    by_point = layout.start, layout.scale, layout.high, vertical, step, base
-    by_point = [pairs.t().reshape(-1) for pairs in by_point]
 
     def place(positions: Tensor, weights: Tensor, line_y: Tensor, line_index: Tensor) -> tuple[Tensor, ...]:
-        cells, shares, weight = _place_pairs(positions.flatten(1), weights, line_y, line_index, *by_point, softmax)
+        cells, shares, weight = _place_pairs(positions.flatten(1), weights, line_y, line_index, *layout.pairs, softmax)
         cells, shares = cells.view(positions.shape), shares.view(positions.shape)
         return cells[..., 0] + cells[..., 1], shares[..., 0], shares[..., 1], weight
 

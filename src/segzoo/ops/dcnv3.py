@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segzoo.errors import SegZooError
-from segzoo.ops.bilinear_bags import BORDER, Layout, backward, forward, index_dtype
+from segzoo.ops.bilinear_bags import BORDER, Layout, backward, forward, index_dtype, kept_layouts
 from segzoo.ops.registration import autocast_sampled, compute_dtype, empty, gpu_kernels, register_autocast
 
 
@@ -142,11 +142,19 @@ def _table(input: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
     return F.pad(input.to(dtype), (0, 0, *(BORDER,) * 4)).reshape(-1, input.shape[-1] // groups)
 
 
-def _layout(input: Tensor, offset: Tensor, dtype: torch.dtype, options: _Options) -> Layout:
+@kept_layouts
+def _layout(
+    batch: int,
+    height: int,
+    width: int,
+    rows: int,
+    columns: int,
+    options: _Options,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Layout:
     """Each of the N * Ho output rows is a line."""
     groups = options.groups
-    batch, height, width, _ = input.shape
-    rows, columns, device = offset.shape[1], offset.shape[2], input.device
     grid_x, grid_y = (axis + BORDER for axis in _kernel_grid(options, dtype, device))
     points, below = len(grid_x), (width + 2 * BORDER) * groups
     image = (height + 2 * BORDER) * below
@@ -204,7 +212,7 @@ def _operator(
     output = input.new_empty(batch * rows, columns * input.shape[-1])
     forward(
         _table(input, groups, dtype),
-        _layout(input, offset, dtype, options),
+        _layout(*input.shape[:3], *offset.shape[1:3], options, dtype, input.device),
         _by_line(offset).unflatten(1, (-1, 2)),
         _by_line(mask),
         output,
@@ -237,7 +245,7 @@ def _backward_operator(
     offset_gradient, mask_gradient = empty(offset), empty(mask)
     table_gradient = backward(
         _table(input, groups, dtype),
-        _layout(input, offset, dtype, options),
+        _layout(*input.shape[:3], *offset.shape[1:3], options, dtype, input.device),
         _by_line(offset).unflatten(1, (-1, 2)),
         _by_line(mask),
         _by_line(gradient),

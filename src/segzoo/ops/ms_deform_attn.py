@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segzoo.errors import SegZooError
-from segzoo.ops.bilinear_bags import BORDER, Layout, backward, forward, index_dtype
+from segzoo.ops.bilinear_bags import BORDER, Layout, backward, forward, index_dtype, kept_layouts
 from segzoo.ops.registration import autocast_sampled, compute_dtype, empty, gpu_kernels, register_autocast
 
 
@@ -133,9 +133,17 @@ def _levels(table: Tensor, value: Tensor, sizes: list[int]):
         start += height * width
 
 
-def _layout(sizes: list[int], locations: Tensor, dtype: torch.dtype) -> Layout:
-    batch, queries, heads, levels, points, _ = locations.shape
-    device = locations.device
+@kept_layouts
+def _layout(
+    sizes: tuple[int, ...],
+    batch: int,
+    queries: int,
+    heads: int,
+    levels: int,
+    points: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Layout:
     tops, height, width = _bordered(sizes)
     below = width * heads
     integer = index_dtype(batch * height * below)
@@ -184,7 +192,7 @@ def _operator(
     output = value.new_empty(batch * queries, heads * depth)
     forward(
         _table(value, sizes, dtype),
-        _layout(sizes, sampling_locations, dtype),
+        _layout(tuple(sizes), *sampling_locations.shape[:5], dtype, value.device),
         _by_line(sampling_locations).unflatten(1, (-1, 2)),
         _by_line(attention_weights),
         output,
@@ -210,7 +218,7 @@ def _backward_operator(
     weights_gradient = empty(attention_weights)
     table_gradient = backward(
         _table(value, sizes, dtype),
-        _layout(sizes, sampling_locations, dtype),
+        _layout(tuple(sizes), *sampling_locations.shape[:5], dtype, value.device),
         _by_line(sampling_locations).unflatten(1, (-1, 2)),
         _by_line(attention_weights),
         _by_line(gradient),
