@@ -75,7 +75,7 @@ def cases() -> list[Case]:
     }
     return [
         Case("internimage", "grid_sample", swap=grid_sample_dcnv3, trains=True, **internimage),
-        Case("internimage", "grid_sample, plain layers", swap=plain_form, **internimage),
+        Case("internimage", "grid_sample, plain layers", swap=partial(plain_form, grid_sample_dcnv3), **internimage),
         Case("internimage", "segzoo", trains=True, **internimage),
         Case("internimage", "segzoo compiled", compiled=True, **internimage),
         Case("internimage", "transformers Swin-T", transformers_swin, "transformers' UPerNet-Swin-T", trains=True),
@@ -88,6 +88,7 @@ def cases() -> list[Case]:
             package="segmentation_models_pytorch",
         ),
         Case("adapter", "grid_sample", swap=grid_sample_attention, trains=True, **adapter),
+        Case("adapter", "grid_sample, plain layers", swap=partial(plain_form, grid_sample_attention), **adapter),
         Case("adapter", "segzoo", trains=True, **adapter),
         Case("adapter", "segzoo compiled", compiled=True, **adapter),
         *mit_cases(),
@@ -168,12 +169,12 @@ def grid_sample_attention() -> contextlib.AbstractContextManager:
 
 
 @contextlib.contextmanager
-def plain_form() -> Iterator[None]:
-    """That, and also the plain forms of the layers that segzoo writes in another way for CPUs."""
+def plain_form(operator: Callable[[], contextlib.AbstractContextManager]) -> Iterator[None]:
+    """The operator's swap, and also the plain forms of the layers that segzoo writes in another way for CPUs."""
     from segzoo.layers import FusionConv, PointwiseLinear
 
     with (
-        grid_sample_dcnv3(),
+        operator(),
         mock.patch.object(FusionConv, "_short_way", lambda self, maps: False),
         mock.patch.object(PointwiseLinear, "forward", nn.Linear.forward),
     ):

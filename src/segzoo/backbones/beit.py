@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from segzoo.auto import register_backbone
-from segzoo.backbones.plain_vit import PlainViTBackbone, PlainViTConfig, to_tokens
+from segzoo.backbones.plain_vit import PlainViTBackbone, PlainViTConfig
 from segzoo.base import Ints
 from segzoo.errors import SegZooError
+from segzoo.layers import to_tokens
 from segzoo.layers.vit import Attention, ViTBlock, drop_path_rates
 
 # Keyword arguments of SegZooBeitConfig.

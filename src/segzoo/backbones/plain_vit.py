@@ -10,6 +10,7 @@ from transformers.utils.generic import can_return_tuple
 
 from segzoo.base import SegZooBackboneConfig, SegZooPreTrainedModel
 from segzoo.errors import SegZooError
+from segzoo.layers import to_map
 from segzoo.layers.vit import ViTBlock
 
 
@@ -141,13 +142,3 @@ def whole_patches(pixel_values: Tensor, patch_size: int) -> Tensor:
     if height % patch_size == 0 and width % patch_size == 0:
         return pixel_values
     return F.pad(pixel_values, (0, -width % patch_size, 0, -height % patch_size))
-
-
-def to_tokens(x: Tensor) -> Tensor:
-    """A map (B, C, H, W) as tokens (B, H * W, C)."""
-    return x.flatten(2).transpose(1, 2)
-
-
-def to_map(x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Tokens (B, H * W, C) as a map (B, C, H, W)."""
-    return x.transpose(1, 2).unflatten(2, grid)

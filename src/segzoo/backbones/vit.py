@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from segzoo.auto import register_backbone
-from segzoo.backbones.plain_vit import PlainViTBackbone, PlainViTConfig, to_map, to_tokens
+from segzoo.backbones.plain_vit import PlainViTBackbone, PlainViTConfig
 from segzoo.base import Ints
 from segzoo.errors import SegZooError
-from segzoo.layers import resize
+from segzoo.layers import resize, to_map, to_tokens
 from segzoo.layers.vit import Attention, ViTBlock, drop_path_rates
 
 _SIZES = {

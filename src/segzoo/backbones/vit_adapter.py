@@ -20,11 +20,11 @@ from transformers.utils.generic import can_return_tuple
 
 from segzoo.auto import register_backbone
 from segzoo.backbones import beit, vit
-from segzoo.backbones.plain_vit import to_map, to_tokens, whole_patches
+from segzoo.backbones.plain_vit import whole_patches
 from segzoo.backbones.vit_interface import PlainViT, patch_size_of, plain_vit_of
 from segzoo.base import Ints, SegZooBackboneConfig, SegZooPreTrainedModel
 from segzoo.errors import SegZooError
-from segzoo.layers import BatchNorm2d, ConvNormAct, DropPath, PointwiseLinear, resize
+from segzoo.layers import BatchNorm2d, ConvNormAct, DropPath, PointwiseLinear, resize, to_map, to_tokens
 from segzoo.layers.deformable_attention import DeformableAttention, cell_centres
 
 Size = tuple[int, int]

@@ -19,7 +19,7 @@ from transformers.utils.generic import maybe_autocast
 from segzoo.auto import register_head
 from segzoo.errors import SegZooError
 from segzoo.heads.base import Head, HeadConfig, HeadOutput
-from segzoo.layers import resize
+from segzoo.layers import resize, to_tokens
 from segzoo.layers.masked_attention import MaskedDecoderLayer
 from segzoo.layers.pixel_decoder import PixelDecoder, reset_linear, sine_positions
 from segzoo.losses import CrossEntropyLoss, MaskClassificationLoss, QueryPredictions
@@ -206,10 +206,10 @@ class Mask2FormerHead(Head):
         )
 
     def _keys_and_values(self, level: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
-        values = level.flatten(2).transpose(1, 2) + embedding
+        values = to_tokens(level) + embedding
         height, width = level.shape[-2:]
         positions = sine_positions(height, width, level.shape[1], dtype=values.dtype, device=values.device)
-        return values + positions.flatten(2).transpose(1, 2), values
+        return values + to_tokens(positions), values
 
     def _predict(self, queries: Tensor) -> QueryPredictions:
         queries = self.norm(queries)

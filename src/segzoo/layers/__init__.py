@@ -7,6 +7,7 @@ from segzoo.layers.norm import BatchNorm2d, LayerNorm2d
 from segzoo.layers.pointwise import PointwiseLinear
 from segzoo.layers.pyramid_pooling import PyramidPooling
 from segzoo.layers.resize import concatenate, resize
+from segzoo.layers.tokens import to_map, to_tokens
 
 __all__ = [
     "BatchNorm2d",
@@ -18,4 +19,6 @@ __all__ = [
     "PyramidPooling",
     "concatenate",
     "resize",
+    "to_map",
+    "to_tokens",
 ]

@@ -15,6 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from segzoo.layers.deformable_attention import DeformableAttention, cell_centres
 from segzoo.layers.resize import resize
+from segzoo.layers.tokens import to_map, to_tokens
 
 
 def sine_positions(
@@ -191,18 +192,18 @@ class PixelDecoder(nn.Module):
         fine, coarse = feature_maps[: -self.num_levels], feature_maps[-self.num_levels :]
         levels = [conv(x) for conv, x in zip(self.input_convs, reversed(coarse), strict=True)]
         shapes = [tuple(x.shape[-2:]) for x in levels]
-        x = torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2)
+        x = torch.cat([to_tokens(level) for level in levels], dim=1)
         precise = torch.promote_types(x.dtype, torch.float32)
         positions = [
-            sine_positions(*shape, x.shape[2], dtype=precise, device=x.device).flatten(2).transpose(1, 2) + embedding
+            to_tokens(sine_positions(*shape, x.shape[2], dtype=precise, device=x.device)) + embedding
             for shape, embedding in zip(shapes, self.level_embed.weight, strict=True)
         ]
         positions = torch.cat(positions, dim=1).to(x.dtype)
         points = cell_centres(shapes, x)[None, :, None]
         for layer in self.layers:
             x = layer(x, positions, points, shapes)
-        parts = x.transpose(1, 2).split([height * width for height, width in shapes], dim=2)
-        outputs = [part.unflatten(2, shape) for part, shape in zip(parts, shapes, strict=True)]
+        parts = x.split([height * width for height, width in shapes], dim=1)
+        outputs = [to_map(part, shape) for part, shape in zip(parts, shapes, strict=True)]
         steps = zip(reversed(fine), reversed(self.lateral_convs), reversed(self.output_convs), strict=True)
         for finer, lateral, output in steps:
             finer = lateral(finer)
