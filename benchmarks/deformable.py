@@ -1,8 +1,8 @@
 """The deformable operators, forward and backward: segzoo's, eager and compiled, against grid_sample.
 
 The usual way is written straight from the formulas of DCNv3 and of multi-scale deformable attention. All ways run in one
-process on the same tensors, taking turns; times are medians, memory is the peak that a fresh process adds on a forward and
-backward. DCNv3 has the sizes of the four stages of InternImage-T, attention those of ViT-Adapter-B (queries of the ViT read
+process on the same tensors, taking turns; freed memory stays with the process while times are taken, as it does in segzoo's
+commands. Times are medians, memory is the peak that a fresh process adds on a forward and backward. DCNv3 has the sizes of the four stages of InternImage-T, attention those of ViT-Adapter-B (queries of the ViT read
 the pyramid: injector; the other way round: extractor) and of Mask2Former's pixel decoder. Outputs and gradients are compared
 with grid_sample in float64.
 
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from segzoo.memory import keep_freed_memory
 from segzoo.ops import dcnv3, ms_deform_attn
 
 KERNEL = 3
@@ -254,6 +255,7 @@ def main() -> None:
         print(added_memory(arguments.memory_of, arguments.cases[0], arguments))
         return
 
+    keep_freed_memory()
     print(f"batch {arguments.batch}, {arguments.dtype}, {arguments.device}, {arguments.threads} threads")
     print(" " * 21 + "".join(f"{way:>22s}" for way in WAYS))
     for name in arguments.cases:

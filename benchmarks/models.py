@@ -7,7 +7,8 @@
 Speed: one picture (batch 1) through models with random weights in inference, fp32 and under bfloat16 autocast. Every case of
 a group is built in one process and all take turns; times are medians of the rounds. "times as fast" compares with the group's
 first case in fp32. Cases of one model share their weights: "differs" is how far their logits are from those of that first
-case, relative to its largest. All models have channels-last weights and inputs; compiled ones come from torch.compile.
+case, relative to its largest. All models have channels-last weights and inputs; compiled ones come from torch.compile. Freed
+memory stays with the process, as it does in segzoo's commands.
 
 Memory: what a forward and backward on one picture with labels adds, at its peak, to what a fresh process holds with the model
 built, with and without gradient checkpointing; and what that costs in time. This reads /proc (Linux).
@@ -32,6 +33,8 @@ from unittest import mock
 
 import torch
 from torch import Tensor, nn
+
+from segzoo.memory import keep_freed_memory
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 NUM_LABELS = 150
@@ -193,6 +196,7 @@ def main() -> None:
         case = next(case for case in chosen if case.name == args.memory_of)
         print(json.dumps(training_step(case, args)))
         return
+    keep_freed_memory()
     missing = {case.package for case in chosen if case.package and importlib.util.find_spec(case.package) is None}
     for package in sorted(missing):
         print(f"{package} is not installed: its line is left out (pip install {package})")

@@ -32,6 +32,7 @@ from segzoo.errors import SegZooError
 from segzoo.evaluation import format_table
 from segzoo.hub import push_folder, reserve_repository
 from segzoo.inference import InferenceSettings, evaluate
+from segzoo.memory import keep_freed_memory
 from segzoo.training.arguments import notes_on_arguments, parse_arguments, settings_for_card
 from segzoo.training.batches import EpochBatches, batch_sizes, training_batches
 from segzoo.training.building import (
@@ -45,7 +46,6 @@ from segzoo.training.building import (
 from segzoo.training.checkpoints import load_checkpoint, remove_old_checkpoints, resume_checkpoint, save_checkpoint
 from segzoo.training.ema import WeightAverage
 from segzoo.training.guards import FiniteGuard, gradient_norm
-from segzoo.training.memory import keep_freed_memory
 from segzoo.training.optimization import build_optimizer, build_schedule
 from segzoo.training.output import FIGURES, LOG, RESULTS, claim_output_folder, write_json
 from segzoo.training.processes import report_error, report_lost_process, run_together

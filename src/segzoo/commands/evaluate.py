@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from segzoo.errors import SegZooError
 from segzoo.inference.options import add_protocol_options, check_protocol_options, settings_from_options
+from segzoo.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -92,6 +93,8 @@ def run(args: argparse.Namespace) -> int:
     """
     check_arguments(args)
     accelerator = make_accelerator(args.device, args.mixed_precision)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     with contextlib.ExitStack() as open_things:
         # The main process goes first: what is wrong is said once, and nobody waits for a download twice.
         with accelerator.main_process_first():

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import textwrap
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,8 @@ from segzoo.errors import SegZooError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 RESULTS = (".png", "_overlay.png", ".json")
+QUICK_PIXELS = 4_000_000
+"""Pictures up to this size are labelled in less time for a little more memory; for larger ones memory is what counts."""
 OVERLAY_SIDE = 4096
 """Overlays of larger pictures are shrunk: they are to be looked at, and take memory many times."""
 
@@ -39,12 +42,14 @@ def run(args: argparse.Namespace) -> int:
     pictures = find_pictures(args.images)
     output = Path(args.output)
     check_results_are_free(pictures, output, overwrite=args.overwrite)
-    for path in pictures:
-        check_header(path)
+    most_pixels = max(check_header(path) for path in pictures)
 
     from segzoo.data.decoding import decode_image
     from segzoo.inference import Predictor
+    from segzoo.memory import keep_freed_memory
 
+    if args.device == "cpu" and most_pixels <= QUICK_PIXELS:
+        keep_freed_memory()
     first = decode_image(str(pictures[0]))  # a file that is cut off shall not wait for the model
     model, processor = load_model(args.model, args.device)
     options = {name: getattr(args, name) for name in (*checked, "flip", "average")}
@@ -97,8 +102,11 @@ def find_pictures(arguments: list[str]) -> list[Path]:
     return list(dict.fromkeys(pictures))
 
 
-def check_header(path: Path) -> None:
+def check_header(path: Path) -> int:
     """Read what a file says of itself, so that one that is no picture is named before any work is done.
+
+    Returns:
+        How many pixels it has.
 
     Raises:
         SegZooError: the file is no picture, cannot be opened, or is larger than Pillow takes.
@@ -106,8 +114,8 @@ def check_header(path: Path) -> None:
     import PIL.Image
 
     try:
-        with PIL.Image.open(path):
-            pass
+        with PIL.Image.open(path) as image:
+            return image.width * image.height
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise SegZooError(
@@ -152,7 +160,7 @@ def load_model(source: str, device: str):
     except SegZooError:
         raise
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = textwrap.shorten(str(error).strip().splitlines()[0], 200, placeholder=" ...")
         raise SegZooError(
             f"{source}: this does not load as a segmentation model ({reason}); give a folder that segzoo wrote, or a Hub name"
         ) from error

@@ -6,7 +6,7 @@ import pytest
 CODE = """
 import sys
 import numpy as np
-from segzoo.training.memory import keep_freed_memory
+from segzoo.memory import keep_freed_memory
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
 assert sys.argv[1] == "no" or keep_freed_memory()
