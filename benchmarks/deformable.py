@@ -1,8 +1,8 @@
 """The deformable operators, forward and backward: segzoo's, eager and compiled, against grid_sample.
 
 The usual way is written straight from the formulas of DCNv3 and of multi-scale deformable attention. All ways run in one
-process on the same tensors, taking turns; freed memory stays with the process while times are taken, as it does in segzoo's
-commands. Times are medians, memory is the peak that a fresh process adds on a forward and backward. DCNv3 has the sizes of the four stages of InternImage-T, attention those of ViT-Adapter-B (queries of the ViT read
+process on the same tensors, taking turns. Times are medians; memory is the peak that a fresh process adds on a forward and
+backward. DCNv3 has the sizes of the four stages of InternImage-T, attention those of ViT-Adapter-B (queries of the ViT read
 the pyramid: injector; the other way round: extractor) and of Mask2Former's pixel decoder. Outputs and gradients are compared
 with grid_sample in float64.
 
@@ -247,6 +247,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--keep-freed-memory", action="store_true", help="while times are taken, as segzoo's commands do"
+    )
     parser.add_argument("--no-memory", action="store_true", help="skip the fresh processes that measure memory")
     parser.add_argument("--memory-of", choices=WAYS, help=argparse.SUPPRESS)  # such a process
     arguments = parser.parse_args()
@@ -255,7 +258,8 @@ def main() -> None:
         print(added_memory(arguments.memory_of, arguments.cases[0], arguments))
         return
 
-    keep_freed_memory()
+    if arguments.keep_freed_memory:
+        keep_freed_memory()
     print(f"batch {arguments.batch}, {arguments.dtype}, {arguments.device}, {arguments.threads} threads")
     print(" " * 21 + "".join(f"{way:>22s}" for way in WAYS))
     for name in arguments.cases:
