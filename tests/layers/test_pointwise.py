@@ -37,3 +37,17 @@ def test_other_dtypes_and_autocast():
 def test_compiles_as_one_graph(threads):
     layer, x = PointwiseLinear(6, 10), torch.randn(1, 3, 4, 6)
     torch.testing.assert_close(torch.compile(layer, backend="aot_eager", fullgraph=True)(x), layer(x))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [2], indirect=True)
+def test_compiled_graphs_do_not_reorder_images(threads):
+    """The hidden map lies in memory as the second convolution reads it."""
+    layers = torch.nn.Sequential(PointwiseLinear(64, 256), torch.nn.GELU(), PointwiseLinear(256, 64))
+    compiled, x = torch.compile(layers), torch.randn(1, 32, 32, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(compiled(x), layers(x))
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            compiled(x)
+    names = {event.key for event in profile.key_averages()}
+    assert "aten::mkldnn_convolution" in names and not names & {"aten::copy_", "aten::clone"}

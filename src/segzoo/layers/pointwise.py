@@ -24,7 +24,10 @@ class PointwiseLinear(nn.Linear):
         ):
             return super().forward(x)
         images = x.unsqueeze(1) if x.ndim == 3 else x
-        y = F.conv2d(images.permute(0, 3, 1, 2), self.weight[:, :, None, None], self.bias).permute(0, 2, 3, 1)
+        # In this order of axes the weight is channels-last too, else compiled graphs would reorder the images for it.
+        y = F.conv2d(images.permute(0, 3, 1, 2), self.weight[:, None, None].permute(0, 3, 1, 2), self.bias).permute(
+            0, 2, 3, 1
+        )
         return y.squeeze(1) if x.ndim == 3 else y
 
 
