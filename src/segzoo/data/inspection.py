@@ -281,6 +281,11 @@ def load_tables(
 
 
 def choose_splits(tables: Mapping[str, Any], splits: Sequence[str] | None, source) -> dict[str, Any]:
+    """The splits that are asked for, by any of their usual names and in that order; all of them for None.
+
+    Raises:
+        SegZooError: a split that ``source`` does not have; the message names those that it has.
+    """
     if splits is None:
         return dict(tables)
     wanted = [SPLIT_NAMES.get(split.casefold(), split) for split in splits]
