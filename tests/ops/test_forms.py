@@ -140,6 +140,15 @@ def test_whole_model_in_one_graph_trains():
     assert output.dtype == expected.dtype and torch.allclose(output, expected, atol=0.05)
 
 
+def test_kept_layouts_are_no_tensors_of_inference_mode():
+    with torch.inference_mode():
+        layout = sys.modules["segzoo.ops.ms_deform_attn"]._layout(
+            (3, 5), 1, 7, 2, 1, 4, torch.float64, torch.device("cpu")
+        )
+        assert torch.ones(()).is_inference()
+    assert not any(tensor.is_inference() for tensor in (layout.start, layout.line_y, *layout.pairs))
+
+
 @pytest.mark.parametrize("name", ["stride, dilation and scale", "attention"])
 def test_what_inference_has_prepared_serves_training(name):
     """Both keep where their points lie, from one call to the next of the same sizes."""

@@ -67,8 +67,10 @@ def kept_layouts(build: Callable[..., Layout]) -> Callable[..., Layout]:
 
     @functools.lru_cache(maxsize=32)
     def kept(*arguments) -> Layout:
-        with torch.inference_mode(False):  # the next call may be a training's
-            return build(*arguments)
+        with torch.inference_mode(False):  # the next call may be a training's, and compiled steps tell the two apart
+            layout = build(*arguments)
+            _ = layout.pairs
+            return layout
 
     return lambda *arguments: (kept if arguments[-1].type == "cpu" else build)(*arguments)
 
