@@ -81,8 +81,8 @@ def config(**changes):
 
 
 def config_text(values):
-    """The config as mmcv writes it into a checkpoint."""
-    return "".join(f"{name} = {value!r}\n" for name, value in values.items())
+    """The config as mmcv writes it into a checkpoint, its range of GPUs included."""
+    return "".join(f"{name} = {value!r}\n" for name, value in values.items()) + "gpu_ids = range(0, 8)\n"
 
 
 def state_dict(values):

@@ -2,7 +2,7 @@
 
 This module walks the syntax tree of the text. It knows constants, containers, ``dict()``, names assigned earlier,
 arithmetic, comparisons, subscripts, f-strings and some pure functions of literals (``list``, ``tuple``, ``sum``,
-``len``, ``min``, ``max``). Whatever else a text holds is refused with its line. The work is bounded (`config_limits`).
+``len``, ``min``, ``max``, ``range``). Whatever else a text holds is refused with its line. The work is bounded (`config_limits`).
 """
 
 import ast
@@ -386,8 +386,10 @@ class LiteralReader:
                     values[keyword.arg] = self.evaluate(keyword.value)
             self.guarded(node, self.budget.charge, 1 + len(values))
             return values
-        if name in _FUNCTIONS and not node.keywords:
+        if (name in _FUNCTIONS or name == "range") and not node.keywords:
             arguments = self.items(node.args)
+            if name == "range":  # every distributed 0.x training writes gpu_ids = range(0, N)
+                return self.guarded(node, self.number_range, arguments)
             if name == "sum" and not all(isinstance(item, int | float) for item in flat(arguments)):
                 raise self.error(node, "'sum' of anything but numbers is not read", "write its result out")
             return self.checked(node, self.guarded(node, _FUNCTIONS[name], *arguments))
@@ -395,6 +397,14 @@ class LiteralReader:
         raise self.error(
             node, f"the call of '{called}' is not read: a config is data here, never executed", "write its result out"
         )
+
+    def number_range(self, arguments: list[Any]) -> list[int]:
+        """The numbers of ``range(*arguments)``, charged before they are made."""
+        if not all(type(argument) is int for argument in arguments):
+            raise TypeError("'range' takes whole numbers")
+        numbers = range(*arguments)
+        self.budget.charge(1 + abs(numbers.stop - numbers.start) // abs(numbers.step))
+        return list(numbers)
 
     def _binop(self, node: ast.BinOp) -> Any:
         return self.binary(node, node.op, self.evaluate(node.left), self.evaluate(node.right))
