@@ -1,0 +1,1 @@
+from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor  # noqa: F401
