@@ -31,7 +31,7 @@ import torch
 from torch.nn import functional as F
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
-from segzoo.backbones import SegZooResNetConfig
+from segzoo.backbones import ResNetConfig
 from segzoo.heads import UPerHeadConfig
 from segzoo.inference import InferenceSettings, Predictor, label_map_from_logits, sliding_window_logits
 from segzoo.inference.sliding_window import window_starts
@@ -179,7 +179,7 @@ def windows_measurement(bounded: bool) -> Callable:
     def measure(args: argparse.Namespace) -> dict:
         torch.manual_seed(0)
         config = SegZooConfig.from_backbone(
-            SegZooResNetConfig(depth=18, stem="deep"),
+            ResNetConfig(depth=18, stem="deep"),
             UPerHeadConfig(channels=64),
             auxiliary=False,
             num_labels=args.classes,

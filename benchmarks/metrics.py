@@ -47,7 +47,7 @@ def candidate(what, dtype, count, size, num_labels, peer):
     import evaluate
     import numpy as np
 
-    from segzoo.evaluation import ConfusionMatrix, mean_iou_path
+    from segzoo.metrics import ConfusionMatrix, mean_iou_path
 
     predictions, references, ignore_index = make_maps(count, size, num_labels)
     predictions = [p.astype(dtype) for p in predictions]

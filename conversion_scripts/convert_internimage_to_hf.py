@@ -12,7 +12,7 @@ The arguments are those of ``segzoo convert``.
 
 import sys
 
-from segzoo.cli import main
+from segzoo.commands.cli import main
 
 if __name__ == "__main__":
     sys.exit(main(["convert", *sys.argv[1:]]))

@@ -10,7 +10,7 @@ that you trained with) or, except for ResNets, from the weights themselves. The 
 
 import sys
 
-from segzoo.cli import main
+from segzoo.commands.cli import main
 
 if __name__ == "__main__":
     sys.exit(main(["convert", *sys.argv[1:]]))

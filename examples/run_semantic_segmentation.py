@@ -26,16 +26,22 @@ from transformers.utils.logging import disable_progress_bar
 
 import segzoo  # noqa: F401  registers the models
 from segzoo.data import SegmentationDataset, SegmentationStream, build_processor_transform, collate_training
-from segzoo.data.checks import check_first_batch, check_rows
+from segzoo.data.checks.first_batch import check_first_batch, check_rows
 from segzoo.data.dataset import undecoded
+from segzoo.data.splits import load_splits
 from segzoo.errors import SegZooError
-from segzoo.evaluation import format_table
+from segzoo.evaluation import evaluate
 from segzoo.hub import push_folder, reserve_repository
-from segzoo.inference import InferenceSettings, evaluate
+from segzoo.inference import InferenceSettings
 from segzoo.memory import keep_freed_memory
+from segzoo.metrics import format_table
+from segzoo.progress import Progress
 from segzoo.training.arguments import notes_on_arguments, parse_arguments, settings_for_card
-from segzoo.training.batches import EpochBatches, batch_sizes, training_batches
-from segzoo.training.building import (
+from segzoo.training.checkpoints import load_checkpoint, remove_old_checkpoints, resume_checkpoint, save_checkpoint
+from segzoo.training.ema import WeightAverage
+from segzoo.training.folder import FIGURES, LOG, RESULTS, claim_output_folder, write_json
+from segzoo.training.guards import FiniteGuard, gradient_norm
+from segzoo.training.models import (
     build_model,
     build_processor,
     crop_size_of,
@@ -43,16 +49,11 @@ from segzoo.training.building import (
     load_config,
     training_transform,
 )
-from segzoo.training.checkpoints import load_checkpoint, remove_old_checkpoints, resume_checkpoint, save_checkpoint
-from segzoo.training.ema import WeightAverage
-from segzoo.training.guards import FiniteGuard, gradient_norm
 from segzoo.training.optimization import build_optimizer, build_schedule
-from segzoo.training.output import FIGURES, LOG, RESULTS, claim_output_folder, write_json
+from segzoo.training.order import EpochBatches, batch_sizes, training_batches
 from segzoo.training.processes import report_error, report_lost_process, run_together
-from segzoo.training.progress import Progress
-from segzoo.training.publishing import Outcome, publish_outcome
+from segzoo.training.reports.publishing import Outcome, publish_outcome
 from segzoo.training.signals import EXIT_STOPPED, StoppedBySignal, StopRequest
-from segzoo.training.splits import load_splits
 from segzoo.training.sync_norms import broadcast_buffers, freeze_batch_norms, synchronise_batch_norms
 from segzoo.training.trackers import TRACKER_FILES, start_trackers
 from segzoo.training.unused import freeze_unused_parameters

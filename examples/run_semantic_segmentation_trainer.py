@@ -24,11 +24,11 @@ from transformers.utils.logging import disable_progress_bar
 
 import segzoo  # noqa: F401  registers the models
 from segzoo.data import SegmentationDataset, build_processor_transform
+from segzoo.data.splits import load_splits
 from segzoo.errors import SegZooError
-from segzoo.evaluation import format_table
 from segzoo.hub import push_folder, reserve_repository
-from segzoo.training.batches import EpochBatches
-from segzoo.training.building import (
+from segzoo.metrics import format_table
+from segzoo.training.models import (
     build_model,
     build_processor,
     crop_size_of,
@@ -36,8 +36,8 @@ from segzoo.training.building import (
     load_config,
     training_transform,
 )
+from segzoo.training.order import EpochBatches
 from segzoo.training.processes import report_error, report_lost_process
-from segzoo.training.splits import load_splits
 from segzoo.training.trackers import TRACKER_FILES, tracker_problem
 from segzoo.training.trainer import (
     SegmentationTrainer,

@@ -12,7 +12,7 @@ from transformers.utils import ModelOutput
 
 from segzoo import SegZooConfig, SegZooError, SegZooImageProcessor
 from segzoo.image_processing_segzoo import reduce_labels
-from segzoo.image_resizing import keep_ratio_size, resize_bilinear, resize_steps
+from segzoo.images.resizing import keep_ratio_size, resize_bilinear, resize_steps
 
 RECORDS = json.loads((Path(__file__).parent / "records" / "test_pipelines.json").read_text())
 NO_CHANGE = {"do_resize": False, "do_rescale": False, "do_normalize": False}

@@ -14,14 +14,13 @@ from transformers import (
     Dinov2Config,
     DINOv3ViTConfig,
     HieraConfig,
-    ResNetConfig,
     SwinConfig,
     TimmBackboneConfig,
 )
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation
 from segzoo.auto import BACKBONES, HEADS
-from segzoo.backbones import InternImageConfig, SegZooResNetConfig
+from segzoo.backbones import InternImageConfig, ResNetConfig
 from segzoo.errors import SegZooError
 from segzoo.heads import FCNHeadConfig, Mask2FormerHeadConfig, PSPHeadConfig, UPerHeadConfig
 from segzoo.losses import CrossEntropyLoss, DiceLoss, FocalLoss, LovaszLoss
@@ -33,7 +32,9 @@ FOREIGN = {
     "dinov2": Dinov2Config(hidden_size=16, num_hidden_layers=4, num_attention_heads=2, image_size=56),
     "dinov3_vit": DINOv3ViTConfig(hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32),
     "hiera": HieraConfig(embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], image_size=[64, 64]),
-    "resnet": ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 16, 32], depths=[1] * 4, layer_type="basic"),
+    "resnet": transformers.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16, 16, 32], depths=[1] * 4, layer_type="basic"
+    ),
 }
 
 
@@ -100,7 +101,7 @@ def test_backbone_of_timm(tmp_path):
 
 
 def test_other_input_channels():
-    backbone = SegZooResNetConfig.tiny()
+    backbone = ResNetConfig.tiny()
     backbone.num_channels = 7
     model = build(SegZooConfig.from_backbone(backbone, FCNHeadConfig(channels=8), num_labels=LABELS))
     assert model(torch.randn(1, 7, 64, 64)).logits.shape[1] == LABELS
@@ -128,7 +129,7 @@ def test_heads_in_cascade_see_the_one_before():
 
 def test_config_json_round_trip(tmp_path):
     config = SegZooConfig.from_backbone(
-        SegZooResNetConfig.tiny(),
+        ResNetConfig.tiny(),
         PSPHeadConfig(channels=8, losses=[CrossEntropyLoss(class_weights=(1, 2, 3)), DiceLoss(weight=3)]),
         id2label={0: "sky", 1: "road", 2: "car"},
         palette=[[0, 0, 0], [1, 2, 3], [4, 5, 6]],
@@ -151,8 +152,8 @@ def test_config_json_round_trip(tmp_path):
     [
         ({"decode_head_configs": []}, "at least one decode head"),
         ({"decode_head_configs": [{"channels": 8}]}, "model_type"),
-        ({"decode_head_configs": [SegZooResNetConfig.tiny()]}, "no head config"),
-        ({"neck_config": SegZooResNetConfig.tiny()}, "neck_config"),
+        ({"decode_head_configs": [ResNetConfig.tiny()]}, "no head config"),
+        ({"neck_config": ResNetConfig.tiny()}, "neck_config"),
         ({"window_size": [64, 64]}, "go together"),
         ({"window_size": [64, 64], "window_stride": [65, 64]}, "no longer than the window"),
         ({"palette": [[0, 0, 0]]}, "1 colours for 2 classes"),
@@ -165,7 +166,7 @@ def test_wrong_configs(options, words):
 
 
 def test_head_that_reads_a_map_that_is_not_there():
-    config = SegZooConfig.from_backbone(SegZooResNetConfig.tiny(), FCNHeadConfig(in_index=[4], channels=8))
+    config = SegZooConfig.from_backbone(ResNetConfig.tiny(), FCNHeadConfig(in_index=[4], channels=8))
     with pytest.raises(SegZooError, match="there are 4"):
         SegZooForSemanticSegmentation(config)
 
@@ -242,7 +243,7 @@ def test_losses_of_other_classes():
         build().set_losses([{"type": "cross_entropy", "class_weights": [1, 2]}])
     head = UPerHeadConfig(channels=8, losses=[CrossEntropyLoss(class_weights=(1, 2))])
     with pytest.raises(SegZooError, match="class_weights has 2 entries for 3 classes"):
-        SegZooConfig.from_backbone(SegZooResNetConfig.tiny(), head, num_labels=3)
+        SegZooConfig.from_backbone(ResNetConfig.tiny(), head, num_labels=3)
 
 
 @pytest.mark.parametrize("classes", [{"num_labels": 3}, {"id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1}}])
@@ -370,7 +371,7 @@ def test_tuple_output_and_hidden_states():
 
 def test_the_config_of_a_caller_is_not_shared_between_models():
     heads = [UPerHeadConfig(channels=8)]
-    SegZooForSemanticSegmentation(SegZooConfig(backbone_config=SegZooResNetConfig.tiny(), decode_head_configs=heads))
+    SegZooForSemanticSegmentation(SegZooConfig(backbone_config=ResNetConfig.tiny(), decode_head_configs=heads))
     assert heads[0].in_channels is None
 
 
@@ -392,7 +393,7 @@ def test_compiles_as_one_graph_forward_and_loss():
 @pytest.mark.parametrize(
     "backbone",
     [
-        SegZooResNetConfig.tiny(),
+        ResNetConfig.tiny(),
         pytest.param(InternImageConfig(channels=8, depths=[1, 1], groups=[1, 2]), marks=pytest.mark.slow),
     ],
     ids=lambda config: config.model_type,
@@ -448,6 +449,6 @@ def test_lora_with_the_head_trained_in_full(tmp_path):
     ids=["maps", "channels", "levels"],
 )
 def test_heads_that_do_not_fit_the_backbone_are_refused_when_built(head, message):
-    config = SegZooConfig(backbone_config=SegZooResNetConfig.tiny(), decode_head_configs=[head])
+    config = SegZooConfig(backbone_config=ResNetConfig.tiny(), decode_head_configs=[head])
     with pytest.raises(SegZooError, match=message):
         SegZooForSemanticSegmentation(config)

@@ -18,7 +18,7 @@ config = segzoo.SegZooConfig.tiny()
 model = AutoModelForSemanticSegmentation.from_config(config).eval()
 assert model(torch.zeros(1, 3, 64, 64)).logits.shape == (1, 5, 16, 16)
 import segzoo.zoo
-from segzoo.evaluation import mean_iou_path
+from segzoo.metrics import mean_iou_path
 assert len(segzoo.zoo.rows()) > 100 and os.path.exists(mean_iou_path() + "/mean_iou.py")
 """
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 import segzoo
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
-from segzoo.backbones import SegZooResNetConfig
+from segzoo.backbones import ResNetConfig
 from segzoo.heads import FCNHeadConfig
 from segzoo.hub import save_model_folder
 
@@ -23,7 +23,7 @@ def home(tmp_path_factory):
     """A working directory with a model folder, an image, and the logits that the model gives for it."""
     torch.manual_seed(0)
     config = SegZooConfig.from_backbone(
-        SegZooResNetConfig.tiny(),
+        ResNetConfig.tiny(),
         FCNHeadConfig(channels=8, num_convs=1, concat_input=False),
         auxiliary=False,
         id2label=CLASSES,

@@ -2,6 +2,6 @@
 
 import sys
 
-from segzoo.cli import main
+from segzoo.commands.cli import main
 
 sys.exit(main())

@@ -160,9 +160,9 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
     @classmethod
     def tiny(cls):
         """A composite small enough for tests."""
-        from segzoo.backbones import SegZooResNetConfig
+        from segzoo.backbones import ResNetConfig
 
-        return cls.from_backbone(SegZooResNetConfig.tiny(), UPerHeadConfig(channels=16), num_labels=5)
+        return cls.from_backbone(ResNetConfig.tiny(), UPerHeadConfig(channels=16), num_labels=5)
 
 
 def is_plain_vit(config: PreTrainedConfig) -> bool:

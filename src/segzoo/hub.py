@@ -77,7 +77,7 @@ def save_model_folder(
         model: a `SegZooForSemanticSegmentation`.
         processor: its image processor; None writes none.
         directory: the folder to make; it may exist if it is empty.
-        card: text of ``README.md`` (see `segzoo.model_card`); None writes none.
+        card: text of ``README.md`` (see `segzoo.cards.model_card`); None writes none.
         max_shard_size: largest size of one safetensors file, in bytes or as text such as ``"5GB"``.
 
     Returns:

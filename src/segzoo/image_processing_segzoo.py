@@ -17,11 +17,11 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs, Unpack
 
-from .errors import SegZooError
-from .hub import WritesShim
-from .image_loading import image_to_tensor, list_of_images, list_of_masks, mask_to_tensor
-from .image_resizing import MULTIPLE_MODES, ROUNDINGS, padded_size, resize_bilinear, resize_steps
-from .inference.label_maps import label_map_from_logits, probabilities_from_logits
+from segzoo.errors import SegZooError
+from segzoo.hub import WritesShim
+from segzoo.images.loading import image_to_tensor, list_of_images, list_of_masks, mask_to_tensor
+from segzoo.images.resizing import MULTIPLE_MODES, ROUNDINGS, padded_size, resize_bilinear, resize_steps
+from segzoo.inference.label_maps import label_map_from_logits, probabilities_from_logits
 
 # Entries of preprocessor_config.json that are not settings of this class.
 _BOOKKEEPING = {

@@ -11,11 +11,11 @@ from segzoo import (
     SegZooImageProcessor,
 )
 from segzoo.backbones import (
-    SegZooBeitBackbone,
-    SegZooBeitConfig,
-    SegZooViTBackbone,
-    SegZooViTConfig,
+    BeitBackbone,
+    BeitConfig,
     ViTAdapterConfig,
+    ViTBackbone,
+    ViTConfig,
     beit,
     vit,
 )
@@ -31,7 +31,7 @@ PARAMETERS = {"vit-t": 5524416, "vit-s": 21665664, "vit-b": 85798656, "vit-l": 3
 @pytest.mark.parametrize("name", vit.VARIANTS)
 def test_published_sizes(name):
     with torch.device("meta"):
-        model = SegZooViTBackbone(SegZooViTConfig(**vit.VARIANTS[name], final_norm=True))
+        model = ViTBackbone(ViTConfig(**vit.VARIANTS[name], final_norm=True))
         maps = model(torch.empty(1, 3, 224, 224)).feature_maps
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
     assert [tuple(x.shape[1:]) for x in maps] == [(model.config.hidden_size, 14, 14)] * 4
@@ -39,9 +39,9 @@ def test_published_sizes(name):
 
 @pytest.mark.parametrize("name", beit.VARIANTS)
 def test_published_sizes_of_beit(name):
-    config = SegZooBeitConfig(**beit.VARIANTS[name])
+    config = BeitConfig(**beit.VARIANTS[name])
     with torch.device("meta"):
-        model = SegZooBeitBackbone(config)
+        model = BeitBackbone(config)
     width, table = config.hidden_size, (27 * 27 + 3) * config.num_attention_heads
     block = (
         12 * width**2 + 12 * width + 2 * width + table
@@ -61,8 +61,8 @@ def test_windows_are_cut_and_put_together():
 
 
 def test_a_window_sees_nothing_outside():
-    model = SegZooViTBackbone(
-        SegZooViTConfig(
+    model = ViTBackbone(
+        ViTConfig(
             hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=64, class_token=False, windows=[2]
         )
     ).eval()
@@ -84,14 +84,14 @@ def test_a_window_sees_nothing_outside():
 )
 def test_options_of_a_vit_that_do_not_fit(options, words):
     with pytest.raises(SegZooError, match=words):
-        SegZooViTConfig(**options)
+        ViTConfig(**options)
 
 
 def test_default_maps_are_evenly_spaced():
-    assert SegZooViTConfig().out_indices == [3, 6, 9, 12]
-    assert SegZooViTConfig(num_hidden_layers=3).out_indices == [3]
-    assert SegZooViTConfig(out_indices=[1, 2]).out_features == ["stage1", "stage2"]
-    model = SegZooConfig.from_backbone(SegZooViTConfig.tiny())
+    assert ViTConfig().out_indices == [3, 6, 9, 12]
+    assert ViTConfig(num_hidden_layers=3).out_indices == [3]
+    assert ViTConfig(out_indices=[1, 2]).out_features == ["stage1", "stage2"]
+    model = SegZooConfig.from_backbone(ViTConfig.tiny())
     assert model.neck_config is not None, "a plain ViT gets a pyramid"
 
 
@@ -106,16 +106,16 @@ def test_attention_of_the_whole_model_is_chosen_by_name(implementation, tmp_path
 
 def test_attention_that_takes_no_bias_is_refused_where_there_is_one():
     with pytest.raises((ValueError, ImportError), match="(?i)flash"):
-        AutoBackbone.from_config(SegZooBeitConfig.tiny(), attn_implementation="flash_attention_2")
+        AutoBackbone.from_config(BeitConfig.tiny(), attn_implementation="flash_attention_2")
 
 
-def fixed(**options) -> SegZooBeitConfig:
-    config = SegZooBeitConfig.tiny().to_dict() | {"image_size": 64, "resize_tables": False} | options
-    return SegZooBeitConfig.from_dict(config)
+def fixed(**options) -> BeitConfig:
+    config = BeitConfig.tiny().to_dict() | {"image_size": 64, "resize_tables": False} | options
+    return BeitConfig.from_dict(config)
 
 
-def filled(config: SegZooBeitConfig) -> SegZooBeitBackbone:
-    model = SegZooBeitBackbone(config)
+def filled(config: BeitConfig) -> BeitBackbone:
+    model = BeitBackbone(config)
     for layer in model.layers:
         torch.nn.init.normal_(layer.attention.relative_position_bias_table, generator=torch.Generator().manual_seed(2))
     return model
@@ -192,4 +192,4 @@ def test_resize_image_is_saved(tmp_path):
 @pytest.mark.parametrize("size", [8, [64], [64, 8]])
 def test_image_sizes_of_a_beit_that_do_not_fit(size):
     with pytest.raises(SegZooError, match="image_size"):
-        SegZooBeitConfig(image_size=size)
+        BeitConfig(image_size=size)

@@ -13,9 +13,9 @@ from transformers import AutoBackbone as TransformersAutoBackbone
 from transformers import AutoConfig, AutoModel
 
 from segzoo import AutoBackbone, SegZooConfig, SegZooForSemanticSegmentation
-from segzoo.backbones import SegZooBeitConfig, SegZooViTConfig, ViTAdapterBackbone, ViTAdapterConfig
+from segzoo.backbones import BeitConfig, ViTAdapterBackbone, ViTAdapterConfig, ViTConfig
 from segzoo.backbones.beit import BeitAttention, resize_bias_table
-from segzoo.backbones.vit import SegZooViTBackbone, resize_positions
+from segzoo.backbones.vit import ViTBackbone, resize_positions
 from segzoo.backbones.vit_adapter import VARIANTS, Extractor, Injector, SpatialPrior
 from segzoo.conversion.rules.vit_adapter import VIT_ADAPTER
 from segzoo.errors import SegZooError
@@ -47,11 +47,9 @@ def block(attention):
 
 def build(kind: str, variant: str):
     """Our module of a record, the config it is named after, and further arguments of its forward."""
-    vit = SegZooViTConfig(
-        hidden_size=16, num_attention_heads=4, num_hidden_layers=4, layer_scale=1.0, class_token=False
-    )
+    vit = ViTConfig(hidden_size=16, num_attention_heads=4, num_hidden_layers=4, layer_scale=1.0, class_token=False)
     if kind == "beit_block":
-        vit = SegZooBeitConfig(hidden_size=16, num_attention_heads=4, num_hidden_layers=4, image_size=[64, 96])
+        vit = BeitConfig(hidden_size=16, num_attention_heads=4, num_hidden_layers=4, image_size=[64, 96])
     ratio = float(variant.removeprefix("ratio")) if variant.startswith("ratio") else 0.5
     config = ViTAdapterConfig(vit_config=vit, branch_channels=8, deform_num_heads=4, deform_ratio=ratio)
     if kind == "spm":
@@ -138,8 +136,8 @@ def test_tables_are_resized_as_in_the_original(size):
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}
 VITS = {
-    "segzoo_vit": SegZooViTConfig.tiny,
-    "segzoo_beit": SegZooBeitConfig.tiny,
+    "segzoo_vit": ViTConfig.tiny,
+    "segzoo_beit": BeitConfig.tiny,
     "vit": lambda: AutoConfig.for_model("vit", **SMALL, intermediate_size=32, image_size=64, patch_size=16),
     "dinov2": lambda: AutoConfig.for_model("dinov2", **SMALL, mlp_ratio=2, image_size=56, patch_size=14),
     "dinov2_with_registers": lambda: AutoConfig.for_model(
@@ -238,7 +236,7 @@ def test_a_vit_that_is_not_there(tmp_path):
 
 
 def test_tables_of_a_trained_beit_are_resized_once(tmp_path):
-    config = SegZooBeitConfig.tiny()
+    config = BeitConfig.tiny()
     config.resize_tables = False
     vit = TransformersAutoBackbone.from_config(config)
     for layer in vit.layers:
@@ -253,7 +251,7 @@ def test_tables_of_a_trained_beit_are_resized_once(tmp_path):
 
 
 def test_trained_scales_are_not_dropped(tmp_path):
-    vit = SegZooViTBackbone(SegZooViTConfig(**SegZooViTConfig.tiny().to_dict() | {"layer_scale": 0.5}))
+    vit = ViTBackbone(ViTConfig(**ViTConfig.tiny().to_dict() | {"layer_scale": 0.5}))
     vit.save_pretrained(tmp_path)
     with pytest.raises(SegZooError, match="do not fit"):
         ViTAdapterBackbone.from_vit(tmp_path, vit_options={"layer_scale": None}, deform_num_heads=2)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
 from segzoo import zoo
-from segzoo.cli import main
+from segzoo.commands.cli import main
 from segzoo.conversion import convert as convert_module
 from segzoo.conversion.convert import convert_checkpoint
 from segzoo.conversion.weights import original_state_dict

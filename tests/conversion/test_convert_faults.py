@@ -11,7 +11,7 @@ import pytest
 import torch
 from conversion import tiny
 
-from segzoo.cli import main
+from segzoo.commands.cli import main
 from segzoo.conversion.convert import convert_checkpoint
 from segzoo.conversion.errors import ConversionError
 from segzoo.errors import SegZooError
@@ -177,7 +177,7 @@ def test_killed_while_writing_leaves_no_folder(tmp_path, state):
         "import transformers.modeling_utils as m\n"
         "def wait(*args, **kwargs):\n    print('writing', flush=True)\n    time.sleep(600)\n"
         "m.safe_save_file = wait\n"
-        "from segzoo.cli import main\nmain(sys.argv[1:])\n"
+        "from segzoo.commands.cli import main\nmain(sys.argv[1:])\n"
     )
     arguments = ["convert", str(path), "--output", str(tmp_path / "out")]
     process = subprocess.Popen([sys.executable, "-c", hold, *arguments], stdout=subprocess.PIPE, text=True)

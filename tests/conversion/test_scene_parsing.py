@@ -10,9 +10,9 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
 import segzoo  # noqa: F401  registers
 from segzoo import SegZooForSemanticSegmentation, zoo
-from segzoo.conversion.config_reader import read_config_file
 from segzoo.conversion.convert import build_without_weights, convert_checkpoint
 from segzoo.conversion.errors import ConversionError
+from segzoo.conversion.reading.configs import read_config_file
 from segzoo.conversion.scene_parsing import (
     DECODER,
     DECODERS,

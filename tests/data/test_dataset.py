@@ -14,7 +14,7 @@ from segzoo.data.decoding import CorruptImageError
 from segzoo.data.loading import load_segmentation_dataset
 from segzoo.data.transforms import FromTorchvision, build_eval_transform, build_train_transform
 from segzoo.errors import SegZooError
-from segzoo.training.batches import EpochBatches, training_batches
+from segzoo.training.order import EpochBatches, training_batches
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ from support.script_process import SCRIPT, ScriptRun, words
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
-from segzoo.backbones import SegZooResNetConfig
+from segzoo.backbones import ResNetConfig
 from segzoo.data import load_segmentation_dataset
 from segzoo.data.scenes import SCENES
-from segzoo.evaluation import ConfusionMatrix
 from segzoo.heads import FCNHeadConfig
+from segzoo.metrics import ConfusionMatrix
 
 TRAINING = {
     "crop_size": 32,
@@ -92,7 +92,7 @@ def test_parts_of_the_batch_follow_the_whole(start, one_process, processes, opti
 
 def test_a_head_that_leaves_out_the_last_stages(start, tmp_path):
     config = SegZooConfig.from_backbone(
-        SegZooResNetConfig.tiny(), FCNHeadConfig(in_index=[1], channels=8), id2label=SCENES.id2label
+        ResNetConfig.tiny(), FCNHeadConfig(in_index=[1], channels=8), id2label=SCENES.id2label
     )
     SegZooForSemanticSegmentation(config).save_pretrained(tmp_path)
     SegZooImageProcessor(do_resize=False).save_pretrained(tmp_path)

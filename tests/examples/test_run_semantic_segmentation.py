@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, pipeline
 
 from segzoo.data import load_segmentation_dataset
-from segzoo.evaluation import ConfusionMatrix
+from segzoo.metrics import ConfusionMatrix
 
 
 def losses(output_dir):

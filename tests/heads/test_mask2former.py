@@ -16,7 +16,7 @@ from support.contract import assert_close, assert_gradients, settle
 from transformers import AutoModelForSemanticSegmentation, pipeline
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
-from segzoo.backbones import SegZooResNetConfig
+from segzoo.backbones import ResNetConfig
 from segzoo.conversion.convert import convert_checkpoint
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.keys import Context
@@ -184,7 +184,7 @@ def config_of(num_labels=7, **head):
     options = {"losses": [MaskClassificationLoss(num_points=256).to_dict()]} | head
     for name, value in options.items():
         setattr(head_config, name, value)
-    return SegZooConfig.from_backbone(SegZooResNetConfig.tiny(), head_config, auxiliary=False, num_labels=num_labels)
+    return SegZooConfig.from_backbone(ResNetConfig.tiny(), head_config, auxiliary=False, num_labels=num_labels)
 
 
 def batch(size=(64, 96), num_labels=7):

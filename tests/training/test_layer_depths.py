@@ -30,7 +30,7 @@ from segzoo.conversion.translate import translate_config
 from segzoo.training import parameter_groups
 from segzoo.training.layer_depths import depths_from_names, layer_depths
 from segzoo.training.optimization import kinds_of_parameters
-from segzoo.training.recipes import load_recipe
+from segzoo.training.recipes.recipe import load_recipe
 
 RECORDS = json.loads(gzip.decompress((Path(__file__).parent / "records/parameter_groups.json.gz").read_bytes()))
 INTERNIMAGE = [name for name, record in RECORDS.items() if "config" in record]
@@ -145,10 +145,10 @@ def test_every_backbone_tells_its_layers(model_type):
 
 
 def test_resnet_counts_its_blocks():
-    from segzoo.backbones.resnet import SegZooResNetBackbone, SegZooResNetConfig
+    from segzoo.backbones.resnet import ResNetBackbone, ResNetConfig
 
     with torch.device("meta"):
-        backbone = SegZooResNetBackbone(SegZooResNetConfig(depth=50, stem="deep"))
+        backbone = ResNetBackbone(ResNetConfig(depth=50, stem="deep"))
     assert backbone.num_depths == 17
     found = [backbone.parameter_depth(f"{name}.conv1.conv.weight") for name in ("stem.0", "stages.0.0", "stages.3.2")]
     assert found == [0, 1, 16]

@@ -11,7 +11,7 @@ from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProce
 from segzoo.data import SegmentationDataset, build_processor_transform, load_segmentation_dataset
 from segzoo.data.scenes import SCENES, write_scenes
 from segzoo.errors import SegZooError
-from segzoo.evaluation import ConfusionMatrix
+from segzoo.metrics import ConfusionMatrix
 from segzoo.training import training_transform
 from segzoo.training.trainer import SegmentationTrainer, SegmentationTrainingArguments, find_trainer_checkpoint
 

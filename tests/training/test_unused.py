@@ -1,13 +1,13 @@
 import torch
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation
-from segzoo.backbones import SegZooResNetConfig
+from segzoo.backbones import ResNetConfig
 from segzoo.heads import FCNHeadConfig, Mask2FormerHeadConfig
 from segzoo.training.unused import freeze_unused_parameters
 
 
 def model(head):
-    return SegZooForSemanticSegmentation(SegZooConfig.from_backbone(SegZooResNetConfig.tiny(), head, num_labels=5))
+    return SegZooForSemanticSegmentation(SegZooConfig.from_backbone(ResNetConfig.tiny(), head, num_labels=5))
 
 
 def test_stages_behind_the_last_map_that_is_read():

@@ -12,7 +12,7 @@ from support.file_server import FileServer
 from support.hub_server import HubServer
 
 from segzoo import zoo
-from segzoo.cli import main
+from segzoo.commands.cli import main
 from segzoo.errors import SegZooError
 from segzoo.zoo import download as module
 from segzoo.zoo.download import download

@@ -9,7 +9,7 @@ import torch
 from segzoo import SegZooForSemanticSegmentation, zoo
 from segzoo.conversion.translate import translate_config
 from segzoo.training import parameter_groups
-from segzoo.training.recipes import load_recipe
+from segzoo.training.recipes.recipe import load_recipe
 
 ROWS = [row for row in zoo.rows().values() if row.system == "InternImage"]
 

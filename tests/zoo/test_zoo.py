@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from segzoo import zoo
-from segzoo.cli import main
+from segzoo.commands.cli import main
 from segzoo.errors import SegZooError
 
 

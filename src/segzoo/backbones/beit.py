@@ -19,7 +19,7 @@ from segzoo.errors import SegZooError
 from segzoo.layers import to_tokens
 from segzoo.layers.vit import Attention, ViTBlock, drop_path_rates
 
-# Keyword arguments of SegZooBeitConfig.
+# Keyword arguments of BeitConfig.
 VARIANTS = {
     "beit-b": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "layer_scale": 0.1},
     "beit-l": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "layer_scale": 1e-5},
@@ -27,8 +27,8 @@ VARIANTS = {
 
 
 @strict
-class SegZooBeitConfig(PlainViTConfig):
-    """Options of ``SegZooBeitBackbone``; the defaults are BEiT-B/16 for images of 224 x 224.
+class BeitConfig(PlainViTConfig):
+    """Options of ``BeitBackbone``; the defaults are BEiT-B/16 for images of 224 x 224.
 
     Args:
         image_size: side, or (height, width), of the images that the tables of position biases are made for, in pixels.
@@ -87,7 +87,7 @@ class BeitAttention(Attention):
     and one for both.
     """
 
-    def __init__(self, config: SegZooBeitConfig):
+    def __init__(self, config: BeitConfig):
         super().__init__(
             config,
             config.hidden_size,
@@ -188,18 +188,18 @@ def geometric_places(old: int, new: int) -> list[float]:
     return [-place for place in reversed(right)] + [0.0] + right
 
 
-class SegZooBeitBackbone(PlainViTBackbone):
+class BeitBackbone(PlainViTBackbone):
     """Returns the maps of the blocks that ``config.out_features`` names, all at the stride of a patch.
 
     Raises:
-        SegZooError: in ``forward``, an image that the tables are not made for (see ``SegZooBeitConfig.resize_tables``).
+        SegZooError: in ``forward``, an image that the tables are not made for (see ``BeitConfig.resize_tables``).
     """
 
-    config: SegZooBeitConfig
+    config: BeitConfig
     _supports_flash_attn = False  # takes no bias
     _supports_flex_attn = False
 
-    def __init__(self, config: SegZooBeitConfig):
+    def __init__(self, config: BeitConfig):
         super().__init__(config)
         width = config.hidden_size
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))
@@ -259,7 +259,7 @@ class SegZooBeitBackbone(PlainViTBackbone):
 
     def _init_weights(self, module):
         super()._init_weights(module)
-        if isinstance(module, SegZooBeitBackbone):
+        if isinstance(module, BeitBackbone):
             init.trunc_normal_(module.class_token, std=0.02)
         elif isinstance(module, BeitAttention):
             init.zeros_(module.relative_position_bias_table)
@@ -268,4 +268,4 @@ class SegZooBeitBackbone(PlainViTBackbone):
                 init.zeros_(module.v_bias)
 
 
-register_backbone(SegZooBeitConfig, SegZooBeitBackbone)
+register_backbone(BeitConfig, BeitBackbone)

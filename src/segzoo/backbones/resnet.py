@@ -41,7 +41,7 @@ _STEMS = {
     "_v1d": {"stem": "deep", "average_downsample": True},
 }
 
-# "resnet50", "resnet50_v1c", "resnet50_v1c_d8" ...: keyword arguments of SegZooResNetConfig. Those of MIT's scene-parsing models,
+# "resnet50", "resnet50_v1c", "resnet50_v1c_d8" ...: keyword arguments of ResNetConfig. Those of MIT's scene-parsing models,
 # "resnet50_mit" and "resnet50_mit_d8", have a wider stem.
 VARIANTS = {
     f"resnet{depth}{stem}{'' if stride == 32 else f'_d{stride}'}": {"depth": depth}
@@ -60,8 +60,8 @@ VARIANTS |= {
 
 
 @strict
-class SegZooResNetConfig(SegZooBackboneConfig):
-    """Options of ``SegZooResNetBackbone``.
+class ResNetConfig(SegZooBackboneConfig):
+    """Options of ``ResNetBackbone``.
 
     Args:
         depth: 18, 34, 50, 101 or 152.
@@ -211,18 +211,18 @@ class ResNetBlock(GradientCheckpointingLayer):
         return self.activation(self.conv3(self.conv2(self.conv1(x))) + self.shortcut(self.pool(x)))
 
 
-class SegZooResNetBackbone(BackboneMixin, SegZooPreTrainedModel):
+class ResNetBackbone(BackboneMixin, SegZooPreTrainedModel):
     """Returns the maps of the stages that ``config.out_features`` names, from fine to coarse.
 
     ``pixel_values`` is (B, num_channels, H, W); stage s has stride 4 times the product of ``strides`` up to s.
     """
 
-    config: SegZooResNetConfig
+    config: ResNetConfig
     base_model_prefix = "backbone"
     has_attentions = False
     _no_split_modules = ["ResNetBlock"]
 
-    def __init__(self, config: SegZooResNetConfig):
+    def __init__(self, config: ResNetConfig):
         super().__init__(config)
         stem, eps = config.stem_channels, config.norm_eps
         if config.stem == "deep":
@@ -298,4 +298,4 @@ class SegZooResNetBackbone(BackboneMixin, SegZooPreTrainedModel):
         return BackboneOutput(feature_maps=tuple(maps), hidden_states=tuple(hidden_states))
 
 
-register_backbone(SegZooResNetConfig, SegZooResNetBackbone)
+register_backbone(ResNetConfig, ResNetBackbone)

@@ -25,13 +25,13 @@ _SIZES = {
     "l": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16},
 }
 
-# Keyword arguments of SegZooViTConfig.
+# Keyword arguments of ViTConfig.
 VARIANTS = {f"vit-{size}": options for size, options in _SIZES.items()}
 
 
 @strict
-class SegZooViTConfig(PlainViTConfig):
-    """Options of ``SegZooViTBackbone``; the defaults are ViT-B/16.
+class ViTConfig(PlainViTConfig):
+    """Options of ``ViTBackbone``; the defaults are ViT-B/16.
 
     Args:
         image_size: side of the square images that the position embeddings were made for, in pixels; they are resized to others.
@@ -77,12 +77,12 @@ class SegZooViTConfig(PlainViTConfig):
         )
 
 
-class SegZooViTBackbone(PlainViTBackbone):
+class ViTBackbone(PlainViTBackbone):
     """Returns the maps of the blocks that ``config.out_features`` names, all at the stride of a patch."""
 
-    config: SegZooViTConfig
+    config: ViTConfig
 
-    def __init__(self, config: SegZooViTConfig):
+    def __init__(self, config: ViTConfig):
         super().__init__(config)
         width, side = config.hidden_size, config.image_size // config.patch_size
         self.class_token = nn.Parameter(torch.zeros(1, 1, width)) if config.class_token else None
@@ -132,7 +132,7 @@ class SegZooViTBackbone(PlainViTBackbone):
 
     def _init_weights(self, module):
         super()._init_weights(module)
-        if isinstance(module, SegZooViTBackbone):
+        if isinstance(module, ViTBackbone):
             init.trunc_normal_(module.position_embeddings, std=0.02)
             if module.class_token is not None:
                 init.trunc_normal_(module.class_token, std=0.02)
@@ -146,4 +146,4 @@ def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
     return to_tokens(resize(to_map(positions, (side, side)), grid, mode="bicubic"))
 
 
-register_backbone(SegZooViTConfig, SegZooViTBackbone)
+register_backbone(ViTConfig, ViTBackbone)

@@ -53,7 +53,7 @@ class ViTAdapterConfig(SegZooBackboneConfig):
     """Options of ``ViTAdapterBackbone``; the defaults are those of ViT-Adapter-B over a ViT-B/16.
 
     Args:
-        vit_config: of the plain ViT: segzoo's ``SegZooViTConfig`` or ``SegZooBeitConfig``, or a ``vit``, ``dinov2``,
+        vit_config: of the plain ViT: segzoo's ``ViTConfig`` or ``BeitConfig``, or a ``vit``, ``dinov2``,
             ``dinov2_with_registers`` or ``dinov3_vit`` of transformers; a config or its dict.
         freeze_vit: the ViT's weights are not trained, and it stays in evaluation mode (where gradient checkpointing, which
             injectors would make use of, leaves its blocks alone).
@@ -140,7 +140,7 @@ class ViTAdapterConfig(SegZooBackboneConfig):
     @classmethod
     def tiny(cls):
         return cls(
-            vit_config=beit.SegZooBeitConfig.tiny(),
+            vit_config=beit.BeitConfig.tiny(),
             branch_channels=8,
             deform_num_heads=2,
             deform_num_points=2,
@@ -303,7 +303,7 @@ class ViTAdapterBackbone(BackboneMixin, SegZooPreTrainedModel):
             raise
         except (OSError, ValueError) as error:
             raise SegZooError(f"cannot load the ViT {name_or_path}: {str(error).strip().splitlines()[0]}") from error
-        if "image_size" in vit_options and isinstance(trained, beit.SegZooBeitBackbone):
+        if "image_size" in vit_options and isinstance(trained, beit.BeitBackbone):
             trained.resize_image(vit_options["image_size"])
         vit_config = type(trained.config).from_dict(trained.config.to_dict() | vit_options)
         config = ViTAdapterConfig(vit_config=vit_config, num_channels=vit_config.num_channels, **options)

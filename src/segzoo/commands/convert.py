@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from segzoo import zoo
-from segzoo.conversion.archives import CHECKPOINT_SUFFIXES
 from segzoo.conversion.errors import CheckpointError, ConversionError
+from segzoo.conversion.reading.archives import CHECKPOINT_SUFFIXES
 from segzoo.errors import SegZooError
 
 REPORT_NAME = "conversion_report.json"

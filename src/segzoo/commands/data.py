@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from segzoo.errors import SegZooError
 
 if TYPE_CHECKING:
-    from segzoo.training.building import ClassFacts
-    from segzoo.training.recipes import Recipe
+    from segzoo.training.models import ClassFacts
+    from segzoo.training.recipes.recipe import Recipe
 
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -121,7 +121,7 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
 
 def _add_show(parser: argparse.ArgumentParser) -> None:
     from segzoo.training.flags import add_dataclass_flags
-    from segzoo.training.recipes import Recipe
+    from segzoo.training.recipes.recipe import Recipe
 
     show = parser.add_argument_group("sheet")
     show.add_argument(
@@ -176,8 +176,8 @@ def check(args: argparse.Namespace) -> int:
     if args.crop_size is not None and (len(args.crop_size) > 2 or min(args.crop_size) < 1):
         raise SegZooError(f"--crop_size is {' '.join(map(str, args.crop_size))}; give height and width in pixels")
 
-    from segzoo.data.inspection import inspect_dataset
-    from segzoo.data.inspection_text import report_text
+    from segzoo.data.checks.inspection import inspect_dataset
+    from segzoo.data.checks.inspection_text import report_text
     from segzoo.evaluation.progress import EvaluationProgress
     from segzoo.files import json_text, write_whole
 
@@ -222,7 +222,7 @@ def check(args: argparse.Namespace) -> int:
 
 def show(args: argparse.Namespace) -> int:
     """Draws the sheet; returns 0."""
-    from segzoo.training.recipes import Recipe
+    from segzoo.training.recipes.recipe import Recipe
 
     _refuse(args, positive=("count", "num_labels", "cell_width"), not_negative=("seed",))
     output = Path(args.output)
@@ -253,9 +253,9 @@ def show(args: argparse.Namespace) -> int:
 
 def _file_sheet(args: argparse.Namespace, classes: ClassFacts | None):
     """The sheet of pairs as they are, and its title."""
-    from segzoo.data.inspection_text import short_name
-    from segzoo.data.label_ids import LabelRule
-    from segzoo.data.sheets import draw_pairs
+    from segzoo.data.checks.inspection_text import short_name
+    from segzoo.data.checks.label_ids import LabelRule
+    from segzoo.data.checks.sheets import draw_pairs
 
     split, rows = _rows_of_split(args, _tables(args))
     names, palette = _names_and_colors(args, classes)
@@ -278,12 +278,12 @@ def _trained_sheet(args: argparse.Namespace, classes: ClassFacts | None, given: 
     """The sheet of samples as a training gets them, and its title."""
     from segzoo import SegZooImageProcessor
     from segzoo.data import SegmentationDataset
-    from segzoo.data.inspection_text import short_name
-    from segzoo.data.sheets import draw_samples_as_trained
+    from segzoo.data.checks.inspection_text import short_name
+    from segzoo.data.checks.sheets import draw_samples_as_trained
+    from segzoo.data.splits import load_splits
     from segzoo.training.arguments import DEFAULTS
-    from segzoo.training.building import ClassFacts, build_processor, training_transform
-    from segzoo.training.recipes import resolve_recipe
-    from segzoo.training.splits import load_splits
+    from segzoo.training.models import ClassFacts, build_processor, training_transform
+    from segzoo.training.recipes.recipe import resolve_recipe
 
     recipe = resolve_recipe(args.recipe, None, given, defaults=DEFAULTS)
     if args.image_processor_name is not None:
@@ -360,7 +360,7 @@ def _quiet() -> None:
 def _classes(args: argparse.Namespace) -> ClassFacts | None:
     """The classes as asked for or as known of the data; None where nothing tells."""
     from segzoo.data import load_id2label
-    from segzoo.training.building import find_classes
+    from segzoo.training.models import find_classes
 
     if args.classes is None and args.num_labels is None and load_id2label(args.data) is None:
         return None
@@ -370,7 +370,7 @@ def _classes(args: argparse.Namespace) -> ClassFacts | None:
 
 
 def _names_and_colors(args: argparse.Namespace, classes: ClassFacts | None) -> tuple[list[str], list]:
-    from segzoo.visualization import default_palette
+    from segzoo.images.drawing import default_palette
 
     if classes is not None:
         return classes.names, classes.palette
@@ -380,7 +380,7 @@ def _names_and_colors(args: argparse.Namespace, classes: ClassFacts | None) -> t
 
 def _tables(args: argparse.Namespace) -> dict:
     """Pairs of all splits; what does not pair up is for ``segzoo data check``."""
-    from segzoo.data.inspection import load_tables
+    from segzoo.data.checks.inspection import load_tables
 
     return load_tables(
         args.data,
@@ -396,7 +396,7 @@ def _tables(args: argparse.Namespace) -> dict:
 
 
 def _rows_of_split(args: argparse.Namespace, tables: dict) -> tuple[str, object]:
-    from segzoo.data.inspection import choose_splits
+    from segzoo.data.checks.inspection import choose_splits
 
     if not tables:
         raise SegZooError(f"{args.data} has no pair to show; `segzoo data check` says why")
@@ -407,7 +407,7 @@ def _rows_of_split(args: argparse.Namespace, tables: dict) -> tuple[str, object]
 
 
 def _indices(args: argparse.Namespace, count: int, split: str) -> list[int]:
-    from segzoo.data.inspection import spread
+    from segzoo.data.checks.inspection import spread
 
     if args.indices is None:
         return spread(count, args.count)

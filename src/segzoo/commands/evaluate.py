@@ -19,9 +19,9 @@ from segzoo.memory import keep_freed_memory
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from segzoo.evaluation.job import EvaluationJob
     from segzoo.evaluation.report import EvaluationReport
     from segzoo.evaluation.score_log import ScoreLog
-    from segzoo.evaluation_job import EvaluationJob
 
 STATE, PREDICTIONS = "state", "predictions"
 EPILOG = """
@@ -141,7 +141,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.write_card and not os.access(args.model, os.W_OK):
         raise SegZooError(f"--write_card: the folder {args.model} cannot be written to")
     if args.write_card:
-        from segzoo.model_card import card_with_scores
+        from segzoo.cards.model_card import card_with_scores
 
         card_with_scores(args.model, [])  # a card that cannot be read shall not wait
     if args.output:
@@ -198,7 +198,7 @@ def prepare(args: argparse.Namespace, accelerator: Accelerator) -> EvaluationJob
     import datasets
 
     from segzoo.commands.predict import load_model
-    from segzoo.evaluation_job import classes_for, load_split, prepare_evaluation
+    from segzoo.evaluation.job import classes_for, load_split, prepare_evaluation
 
     datasets.disable_progress_bars()
     rows, subset = load_split(
@@ -311,12 +311,12 @@ def score(
     args: argparse.Namespace, job: EvaluationJob, accelerator: Accelerator, log: ScoreLog | None
 ) -> EvaluationReport:
     """Score all images that are not scored yet; every process calls this and gets the counts of all."""
+    from segzoo.evaluation import evaluate
     from segzoo.evaluation.progress import EvaluationProgress
     from segzoo.evaluation.report import EvaluationReport
     from segzoo.evaluation.score_log import ImageRow
     from segzoo.files import write_whole
-    from segzoo.inference import evaluate
-    from segzoo.visualization import label_image
+    from segzoo.images.drawing import label_image
 
     done = frozenset() if log is None else frozenset(log.done)
     progress = EvaluationProgress(
@@ -406,13 +406,13 @@ def publish(args: argparse.Namespace, job: EvaluationJob, report: EvaluationRepo
         write_results(args, job, report, accelerator)
         print(f"results, counts and pictures are in {args.output}", file=sys.stderr)
     if args.write_card:
-        from segzoo.model_card import update_model_card
+        from segzoo.cards.model_card import update_model_card
 
         card = update_model_card(args.model, report.measurements(), model=job.model)
         print(f"scores are in {card} and {report.write_eval_results(args.model)}", file=sys.stderr)
     speed = report.run["images_per_second"]
     if speed:
-        from segzoo.training.progress import duration
+        from segzoo.progress import duration
 
         seconds = report.run["seconds"]
         shown = duration(seconds) if seconds >= 60 else f"{seconds:.1f}s"

@@ -40,9 +40,9 @@ def run(args: argparse.Namespace) -> int:
     """Writes and checks the file, prints what it holds; returns 0.
 
     Raises:
-        SegZooError: as `segzoo.export.export_model`.
+        SegZooError: as `segzoo.export.export.export_model`.
     """
-    from segzoo.export import check_target, export_model
+    from segzoo.export.export import check_target, export_model
 
     output = Path(args.output)
     check_target(output, opset=args.opset, overwrite=args.overwrite)

@@ -117,8 +117,8 @@ def facts_of_folder(name: str, sizes: list[Size] | None = None) -> dict[str, Any
     import torch
     from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation
 
+    from segzoo.cards.model_card import facts_of_model
     from segzoo.conversion.card import protocol
-    from segzoo.model_card import facts_of_model
 
     try:
         config = AutoConfig.from_pretrained(name)

@@ -178,7 +178,7 @@ def class_names(config) -> list[str]:
 
 def class_colours(config) -> list[list[int]]:
     """The config's palette, or colours of our own where it has none."""
-    from segzoo.visualization import default_palette
+    from segzoo.images.drawing import default_palette
 
     return getattr(config, "palette", None) or default_palette(config.num_labels)
 
@@ -199,7 +199,7 @@ def write_results(
     from PIL import Image
 
     from segzoo.files import json_text, write_whole
-    from segzoo.visualization import class_areas, label_image, overlay_with_legend
+    from segzoo.images.drawing import class_areas, label_image, overlay_with_legend
 
     height, width = label_map.shape
     step = -(-max(height, width) // OVERLAY_SIDE)

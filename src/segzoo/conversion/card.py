@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from segzoo.cards.model_card import ModelCardFacts, build_model_card, facts_of_model
 from segzoo.conversion.report import ConversionReport
 from segzoo.conversion.translate import Translation
-from segzoo.model_card import ModelCardFacts, build_model_card, facts_of_model
 from segzoo.zoo import SYSTEMS, ZooRow
 
 

@@ -18,14 +18,14 @@ from torch import Tensor
 
 from segzoo import zoo
 from segzoo.configuration_segzoo import SegZooConfig
-from segzoo.conversion.archives import file_kind, sha256_of
 from segzoo.conversion.card import conversion_card
-from segzoo.conversion.checkpoint_reader import OriginalCheckpoint, read_checkpoint
-from segzoo.conversion.config_reader import read_config_file, read_config_text
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.keys import values_that_fit
-from segzoo.conversion.pretrained import PretrainedKind, convert_backbone, find_kind
-from segzoo.conversion.pretrained_vit import read_npz
+from segzoo.conversion.pretrained.base import PretrainedKind, convert_backbone, find_kind
+from segzoo.conversion.pretrained.vit import read_npz
+from segzoo.conversion.reading.archives import file_kind, sha256_of
+from segzoo.conversion.reading.checkpoints import OriginalCheckpoint, read_checkpoint
+from segzoo.conversion.reading.configs import read_config_file, read_config_text
 from segzoo.conversion.report import ConversionReport
 from segzoo.conversion.scene_parsing import config_from_weights, is_decoder_state, read_encoder_and_decoder
 from segzoo.conversion.translate import Translation, is_scene_parsing, translate_config

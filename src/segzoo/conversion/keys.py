@@ -191,7 +191,7 @@ def find_rule(kind: str, original: Any, where: str) -> ComponentRule:
     Raises:
         ConversionError: no rule knows its type; the message names it, the known types and the nearest of them.
     """
-    from . import rules  # noqa: F401  (each rule module registers itself)
+    from segzoo.conversion import rules  # noqa: F401  (each rule module registers itself)
 
     name = type_name(original, where)
     known = RULES[kind]

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from segzoo.backbones import hrnet, mobilenetv2, resnet
 from segzoo.configuration_segzoo import SegZooConfig
-from segzoo.conversion.checkpoint_reader import OriginalCheckpoint, read_checkpoint
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.keys import KeyRule, KeyTable, Options
 from segzoo.conversion.labels import find_classes
+from segzoo.conversion.reading.checkpoints import OriginalCheckpoint, read_checkpoint
 from segzoo.conversion.rules import hrnet as hrnet_rules
 from segzoo.conversion.rules import resnet as resnet_rules
 from segzoo.conversion.rules.common import MAX_CLASSES
@@ -64,7 +64,7 @@ class Encoder:
         return sum(self.channels) if self.joined else self.channels[-1]
 
 
-def _resnet_keys(config: resnet.SegZooResNetConfig) -> Iterable[KeyRule]:
+def _resnet_keys(config: resnet.ResNetConfig) -> Iterable[KeyRule]:
     for i in (1, 2, 3):
         yield from _conv_norm(f"conv{i}", f"bn{i}", f"stem.{i - 1}")
     yield from resnet_rules.stage_keys(config)
@@ -86,7 +86,7 @@ def _resnet(depth: int, dilated: bool) -> Encoder:
     options = resnet.VARIANTS[f"resnet{depth}_mit{'_d8' if dilated else ''}"]
     expansion = 4 if resnet.DEPTHS[depth][1] else 1
     channels = tuple(expansion * 64 * 2**stage for stage in range(4))
-    return Encoder(partial(resnet.SegZooResNetConfig, **options), _resnet_keys, channels)
+    return Encoder(partial(resnet.ResNetConfig, **options), _resnet_keys, channels)
 
 
 ENCODERS = {

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from segzoo.conversion.checkpoint_reader import all_finite
+from segzoo.conversion.reading.checkpoints import all_finite
 from segzoo.conversion.report import KeyMatch
 from segzoo.conversion.translate import ComponentKeys
 

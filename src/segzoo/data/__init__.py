@@ -6,14 +6,15 @@ Names are imported on first use, so that facts and checks cost no import of torc
 from segzoo.lazy import lazy_attributes
 
 _MODULES = {
-    "checks": ("check_first_batch", "check_labels", "check_rows"),
+    "checks.first_batch": ("check_first_batch", "check_labels", "check_rows"),
     "collate": ("collate_evaluation", "collate_training"),
     "dataset": ("SegmentationDataset",),
     "decoding": ("CorruptImageError", "colors_to_ids", "decode_example", "decode_image", "decode_mask", "decode_pair"),
     "facts": ("DATASETS", "DatasetFacts", "color_map", "dataset_facts", "facts_for_original_type"),
-    "inspection": ("DataReport", "inspect_dataset"),
+    "checks.inspection": ("DataReport", "inspect_dataset"),
     "loading": ("PairingProblem", "detect_facts", "load_id2label", "load_segmentation_dataset"),
     "scenes": ("draw_scene", "write_scenes"),
+    "splits": ("load_splits",),
     "streaming": ("SegmentationStream",),
     "transforms": ("build_eval_transform", "build_processor_transform", "build_train_transform", "reduce_labels"),
 }

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..errors import SegZooError
+from segzoo.errors import SegZooError
 
 
 def collate_training(samples: Sequence[dict[str, Any]], *, pad_labels: int | None = None) -> dict[str, Any]:

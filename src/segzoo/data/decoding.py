@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from ..errors import SegZooError
-from .archives import is_address, read_address, readable
-from .label_encodings import LabelEncoding, label_encoding
+from segzoo.data.archives import is_address, read_address, readable
+from segzoo.data.label_encodings import LabelEncoding, label_encoding
+from segzoo.errors import SegZooError
 
 _ORIENTATION_TAG = 0x0112
 _ID_MODES = {"1", "L", "P", "I", "I;16", "I;16B", "I;16L"}

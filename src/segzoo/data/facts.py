@@ -10,8 +10,8 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
-from ..errors import SegZooError
-from .label_encodings import CAMVID_COLORS, CAMVID_SEGNET_IDS, CITYSCAPES_LABEL_IDS, Color, LabelEncoding
+from segzoo.data.label_encodings import CAMVID_COLORS, CAMVID_SEGNET_IDS, CITYSCAPES_LABEL_IDS, Color, LabelEncoding
+from segzoo.errors import SegZooError
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import SegZooError
+from segzoo.errors import SegZooError
 
 Color = tuple[int, int, int]
 

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import SegZooError
-from .facts import DATASETS, DatasetFacts
-from .sources import LAYOUTS, FileSource, find_source, odgt, tables
-from .sources.folders import Folder, open_folder
-from .sources.pairing import IMAGE_EXTENSIONS, SPLIT_NAMES, PairingProblem, settle
+from segzoo.data.facts import DATASETS, DatasetFacts
+from segzoo.data.sources import LAYOUTS, FileSource, find_source, odgt, tables
+from segzoo.data.sources.folders import Folder, open_folder
+from segzoo.data.sources.pairing import IMAGE_EXTENSIONS, SPLIT_NAMES, PairingProblem, settle
+from segzoo.errors import SegZooError
 
 if TYPE_CHECKING:
     from datasets import DatasetDict, IterableDatasetDict

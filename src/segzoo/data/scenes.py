@@ -19,8 +19,8 @@ import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFilter
 
-from ..errors import SegZooError
-from .facts import DATASETS, DatasetFacts
+from segzoo.data.facts import DATASETS, DatasetFacts
+from segzoo.errors import SegZooError
 
 SCENES: DatasetFacts = DATASETS["scenes"]
 SKY, BUILDING, ROAD, PAVEMENT, TREE, GRASS, CAR, PERSON, POLE = range(9)

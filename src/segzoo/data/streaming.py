@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import SegZooError
-from ..training.processes import outlive_stop_signals
-from .collate import collate_training
-from .dataset import make_sample, too_many_corrupt, undecoded, warn_of_corrupt
-from .decoding import CorruptImageError
+from segzoo.data.collate import collate_training
+from segzoo.data.dataset import make_sample, too_many_corrupt, undecoded, warn_of_corrupt
+from segzoo.data.decoding import CorruptImageError
+from segzoo.errors import SegZooError
+from segzoo.training.processes import outlive_stop_signals
 
 
 @dataclass(frozen=True)

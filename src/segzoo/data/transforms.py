@@ -18,7 +18,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
-from ..errors import SegZooError
+from segzoo.errors import SegZooError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -342,7 +342,7 @@ class JointTransform:
         return F.pad(values, (0, right, 0, bottom), value=fill) if bottom or right else values.contiguous()
 
     def _batch(self, batch: Mapping[str, Sequence]) -> dict[str, list]:
-        from .decoding import decode_example
+        from segzoo.data.decoding import decode_example
 
         if "image" not in batch:
             raise SegZooError(f"A batch needs the column 'image' (and 'label'); this one has {', '.join(batch)}.")

@@ -1,23 +1,12 @@
-"""Evaluation: a streaming confusion matrix, the metrics that follow from it, and the `mean_iou` module for `evaluate`.
-
-It sees label maps, never a model.
-"""
-
-from pathlib import Path
+"""Scoring a model on a data set: the run, its log, its report and its pictures."""
 
 from segzoo.lazy import lazy_attributes
 
+# No module may be called as something that is offered here: importing it would put the module in the name's place.
 _MODULES = {
-    "confusion": ("ConfusionMatrix",),
-    "metrics": ("format_table", "metrics_from_confusion"),
     "report": ("EvaluationReport",),
     "score_log": ("ImageRow", "ScoreLog"),
+    "scoring": ("Evaluation", "ImageScore", "evaluate"),
 }
-
-
-def mean_iou_path() -> str:
-    """Folder of the `mean_iou` module: `evaluate.load(segzoo.evaluation.mean_iou_path())` works without a network."""
-    return str(Path(__file__).parent / "mean_iou")
-
 
 __getattr__, __dir__ = lazy_attributes(__name__, _MODULES)

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..files import slug, write_whole
-from ..visualization import contact_sheet
-from .score_log import ImageRow
+from segzoo.evaluation.score_log import ImageRow
+from segzoo.files import slug, write_whole
+from segzoo.images.drawing import contact_sheet
 
 WORST_SHEET, WORST_FOLDER = "worst.png", "worst"
 _WRONG = np.array([214, 39, 40], dtype=np.float32)

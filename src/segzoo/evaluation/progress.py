@@ -6,7 +6,7 @@ import sys
 import time
 from typing import TextIO
 
-from ..training.progress import Progress, duration
+from segzoo.progress import Progress, duration
 
 
 class EvaluationProgress(Progress):

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..card_scores import METRIC_TITLES, Measurement, model_index_yaml
-from ..files import json_text, slug, write_whole
-from ..visualization import draw_confusion_matrix
-from .metrics import format_table, metrics_from_confusion
-from .pictures import save_png, titled
-from .score_log import ImageRow
+from segzoo.cards.scores import METRIC_TITLES, Measurement, model_index_yaml
+from segzoo.evaluation.pictures import save_png, titled
+from segzoo.evaluation.score_log import ImageRow
+from segzoo.files import json_text, slug, write_whole
+from segzoo.images.drawing import draw_confusion_matrix
+from segzoo.metrics.scores import format_table, metrics_from_confusion
 
 RESULTS, TABLE, IMAGES = "results.json", "results.txt", "images.csv"
 CONFUSION = "confusion_matrix"

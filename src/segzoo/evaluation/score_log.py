@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import SegZooError
-from ..files import write_whole
-from .confusion import ConfusionMatrix
+from segzoo.errors import SegZooError
+from segzoo.files import write_whole
+from segzoo.metrics.confusion import ConfusionMatrix
 
 _LOCK_SECONDS = 10.0  # data-loading workers of a killed process hold its lock until they notice, after some seconds
 

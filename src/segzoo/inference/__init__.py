@@ -1,13 +1,11 @@
-"""From pictures to label maps: protocols, sliding windows, several views, memory-bounded upsampling; and scoring a data set.
+"""From pictures to label maps: protocols, sliding windows, several views, memory-bounded upsampling.
 
 Names are imported on first use: the image processor and the model use parts of this package, and other parts use them.
 """
 
 from segzoo.lazy import lazy_attributes
 
-# No module may be called as something that is offered here: importing it would put the module in the name's place.
 _MODULES = {
-    "scoring": ("Evaluation", "ImageScore", "evaluate"),
     "label_maps": ("label_map_from_logits", "probabilities_from_logits"),
     "predictor": ("Predictor", "evaluation_mode"),
     "settings": ("InferenceSettings",),

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import torch
 from torch.nn import functional as F
 
-from ..errors import SegZooError
-from .rows import MapRows, Rows, resized
+from segzoo.errors import SegZooError
+from segzoo.inference.rows import MapRows, Rows, resized
 
 # Upsampled values held at once: a strip of rows that stays in the cache of a CPU; a few classes or rows on a GPU.
 # Maps of at most _SMALL_VALUES (16 MiB) are upsampled whole.

@@ -3,8 +3,8 @@
 import argparse
 from collections.abc import Sequence
 
-from ..errors import SegZooError
-from .settings import InferenceSettings
+from segzoo.errors import SegZooError
+from segzoo.inference.settings import InferenceSettings
 
 
 def add_protocol_options(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from ..errors import SegZooError
+from segzoo.errors import SegZooError
 
 Average = Literal["probabilities", "logits"]
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.nn import functional as F
 
-from ..errors import SegZooError
-from .rows import MapRows, Rows, resized
+from segzoo.errors import SegZooError
+from segzoo.inference.rows import MapRows, Rows, resized
 
 
 def sliding_window_logits(

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from segzoo.errors import SegZooError
-from segzoo.image_loading import image_to_tensor, list_of_images
 from segzoo.image_processing_segzoo import SegZooImageProcessor, pad_image, per_channel
-from segzoo.image_resizing import padded_size
+from segzoo.images.loading import image_to_tensor, list_of_images
+from segzoo.images.resizing import padded_size
 from segzoo.inference.settings import InferenceSettings
 
 

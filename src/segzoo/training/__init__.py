@@ -6,8 +6,8 @@ Each module is a set of plain functions; `examples/run_semantic_segmentation.py`
 from segzoo.lazy import lazy_attributes
 
 _MODULES = {
-    "batches": ("EpochBatches", "batch_sizes", "training_batches"),
-    "building": ("ClassFacts", "build_model", "build_processor", "find_classes", "training_transform"),
+    "order": ("EpochBatches", "batch_sizes", "training_batches"),
+    "models": ("ClassFacts", "build_model", "build_processor", "find_classes", "training_transform"),
     "checkpoints": (
         "find_checkpoint",
         "load_checkpoint",
@@ -17,11 +17,9 @@ _MODULES = {
     ),
     "ema": ("WeightAverage",),
     "optimization": ("build_optimizer", "build_schedule", "parameter_groups"),
-    "output": ("prepare_output_folder", "publish_model", "write_json"),
-    "progress": ("Progress",),
-    "recipes": ("Recipe", "list_recipes", "load_recipe", "resolve_recipe"),
-    "reports": ("describe_training", "draw_curves", "draw_samples"),
-    "splits": ("load_splits",),
+    "folder": ("prepare_output_folder", "publish_model", "write_json"),
+    "recipes.recipe": ("Recipe", "list_recipes", "load_recipe", "resolve_recipe"),
+    "reports.summary": ("describe_training", "draw_curves", "draw_samples"),
     "trainer": ("SegmentationTrainer", "SegmentationTrainingArguments"),
 }
 

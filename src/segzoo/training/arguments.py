@@ -11,7 +11,7 @@ from pathlib import Path
 
 from segzoo.errors import SegZooError
 from segzoo.training.flags import FlagParser, Switch, add_dataclass_flags
-from segzoo.training.recipes import Recipe, resolve_recipe
+from segzoo.training.recipes.recipe import Recipe, resolve_recipe
 
 UPSTREAM_MODEL, UPSTREAM_DATASET = "nvidia/mit-b0", "segments/sidewalk-semantic"
 

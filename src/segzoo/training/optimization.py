@@ -160,7 +160,7 @@ def build_optimizer(
     head_lr_multiplier: float = 1.0,
     parameter_rules: Sequence[Mapping[str, Any]] = (),
 ) -> torch.optim.Optimizer:
-    """AdamW, Adam or SGD over `parameter_groups`; the keywords are the fields of `segzoo.training.recipes.Recipe`.
+    """AdamW, Adam or SGD over `parameter_groups`; the keywords are the fields of `segzoo.training.recipes.recipe.Recipe`.
 
     Args:
         model: what to train.

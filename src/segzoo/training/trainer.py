@@ -13,13 +13,14 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_utils import speed_metrics
 
+from segzoo.cards.model_card import ModelCardFacts, build_model_card, facts_of_model
 from segzoo.data import collate_training
 from segzoo.errors import SegZooError
-from segzoo.evaluation import ConfusionMatrix
+from segzoo.evaluation import Evaluation, evaluate
 from segzoo.files import write_whole
-from segzoo.inference import Evaluation, InferenceSettings, evaluate
-from segzoo.model_card import ModelCardFacts, build_model_card, facts_of_model
-from segzoo.training.reports import describe_training
+from segzoo.inference import InferenceSettings
+from segzoo.metrics import ConfusionMatrix
+from segzoo.training.reports.summary import describe_training
 from segzoo.training.sync_norms import broadcast_buffers
 
 
@@ -201,7 +202,7 @@ class SegmentationTrainer(Trainer):
 
         Args:
             model_name: title of the card; default: the output folder's name.
-            dataset, dataset_id, base_model, synthetic: as in `segzoo.model_card.ModelCardFacts`.
+            dataset, dataset_id, base_model, synthetic: as in `segzoo.cards.model_card.ModelCardFacts`.
             settings: of the training, beside those in ``args``.
             tags: for the Hub; the card has its own.
         """

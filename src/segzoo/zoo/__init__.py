@@ -81,7 +81,7 @@ class ZooRow:
         flops_size: [height, width] of the picture that ``flops`` belongs to, in pixels.
         images_per_second, images_per_second_ms: published speed of the two tests.
         speed_device: what that speed was measured on.
-        recipe: name of the training recipe in `segzoo.training.recipes`, or None where it is not known.
+        recipe: name of the training recipe in `segzoo.training.recipes.recipe`, or None where it is not known.
         url: where the checkpoint is, or None.
         size_bytes, sha256: of that file, where the publisher states them.
         decoder_url, decoder_size_bytes, decoder_sha256: of the second file of a model that is published in two.

@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from segzoo.backbones.resnet import DEPTHS, SegZooResNetConfig
+from segzoo.backbones.resnet import DEPTHS, ResNetConfig
 from segzoo.conversion.keys import BackboneRule, Context, KeyRule, Options, register, type_name
 from segzoo.conversion.rules.common import plain_convolutions
 
 
-def translate(original: Mapping[str, Any], context: Context) -> SegZooResNetConfig:
-    """The SegZooResNetConfig of an original ``dict(type="ResNetV1c", depth=50, ...)``."""
+def translate(original: Mapping[str, Any], context: Context) -> ResNetConfig:
+    """The ResNetConfig of an original ``dict(type="ResNetV1c", depth=50, ...)``."""
     kind = type_name(original, context.where)
     options = Options(original, context.where)
     # training and initialisation only
@@ -37,7 +37,7 @@ def translate(original: Mapping[str, Any], context: Context) -> SegZooResNetConf
     multi_grid = options.take("multi_grid", None)
     deep_stem = options.take("deep_stem", kind in ("ResNetV1c", "ResNetV1d"))
     out_indices = options.take("out_indices", (0, 1, 2, 3))
-    config = SegZooResNetConfig(
+    config = ResNetConfig(
         num_channels=options.take("in_channels", 3),
         depth=depth,
         num_stages=num_stages,
@@ -59,7 +59,7 @@ def translate(original: Mapping[str, Any], context: Context) -> SegZooResNetConf
     return config
 
 
-def keys(config: SegZooResNetConfig) -> Iterable[KeyRule]:
+def keys(config: ResNetConfig) -> Iterable[KeyRule]:
     """The key rules: the stem and the shortcut have other names in the variants."""
     if config.stem == "deep":
         for i in range(3):  # convolution, norm, ReLU, three times
@@ -71,7 +71,7 @@ def keys(config: SegZooResNetConfig) -> Iterable[KeyRule]:
     yield from stage_keys(config)
 
 
-def stage_keys(config: SegZooResNetConfig) -> Iterable[KeyRule]:
+def stage_keys(config: ResNetConfig) -> Iterable[KeyRule]:
     """The key rules without those of the stem."""
     first = 1 if config.average_downsample else 0  # the average pool takes index 0
     for stage in range(config.num_stages):

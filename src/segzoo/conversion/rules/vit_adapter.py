@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from segzoo.backbones.beit import SegZooBeitConfig
-from segzoo.backbones.vit import SegZooViTConfig
+from segzoo.backbones.beit import BeitConfig
+from segzoo.backbones.vit import ViTConfig
 from segzoo.backbones.vit_adapter import ViTAdapterConfig
 from segzoo.conversion.keys import BackboneRule, Context, KeyRule, Options, register
 from segzoo.conversion.rules.vit import timm_vit_keys
@@ -23,7 +23,7 @@ def translate_vit(original: Mapping[str, Any], context: Context) -> ViTAdapterCo
     windows = [side if flag else 0 for flag, side in zip(windowed, sides, strict=True)]
     options.ignore("img_size")  # the checkpoint's positions are those of pretrain_size
     options.expect("pretrained", None)
-    vit = SegZooViTConfig(
+    vit = ViTConfig(
         image_size=options.take("pretrain_size", 224),
         class_token=False,
         layer_scale=1.0 if options.take("layer_scale", True) else None,
@@ -43,7 +43,7 @@ def translate_beit(original: Mapping[str, Any], context: Context) -> ViTAdapterC
         raise options.error("a BEiT without tables of relative positions (use_rel_pos_bias) is not supported")
     options.ignore("pretrain_size")
     size, scale = options.take("img_size", 224), options.take("init_values", None)
-    beit = SegZooBeitConfig(
+    beit = BeitConfig(
         image_size=size if isinstance(size, int) else list(size), layer_scale=scale or None, **_shared(options, depth)
     )
     return _adapter(options, beit, depth, injector_scale=float(scale or 0.0))
@@ -67,9 +67,7 @@ def _shared(options: Options, depth: int) -> dict[str, Any]:
     }
 
 
-def _adapter(
-    options: Options, vit: SegZooViTConfig | SegZooBeitConfig, depth: int, *, injector_scale: float
-) -> ViTAdapterConfig:
+def _adapter(options: Options, vit: ViTConfig | BeitConfig, depth: int, *, injector_scale: float) -> ViTAdapterConfig:
     """The adapter's own fields, over a ViT."""
     options.ignore(
         "init_cfg", "with_cp", "num_classes"
@@ -101,9 +99,7 @@ def _adapter(
 
 def keys(config: ViTAdapterConfig) -> Iterable[KeyRule]:
     """The key rules; the ViT's keys lie among the adapter's in the original."""
-    yield from timm_vit_keys(
-        new="vit.", scale="gamma_" if isinstance(config.vit_config, SegZooBeitConfig) else "gamma"
-    )
+    yield from timm_vit_keys(new="vit.", scale="gamma_" if isinstance(config.vit_config, BeitConfig) else "gamma")
     yield KeyRule("level_embed", "level_embeddings")
     for i in range(3):  # convolution, norm, ReLU, three times
         yield KeyRule(f"spm.stem.{3 * i}.{{}}", f"spatial_prior.stem.{i}.conv.{{}}")

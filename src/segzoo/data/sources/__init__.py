@@ -8,19 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from .camvid import LAYOUT as _CAMVID
-from .camvid import find_camvid
-from .cityscapes import LAYOUT as _CITYSCAPES
-from .cityscapes import find_cityscapes
-from .folders import Folder
-from .odgt import LAYOUT as _ODGT
-from .odgt import find_odgt
-from .pair_folders import LAYOUT as _PAIRS
-from .pair_folders import find_pair_folders
-from .pairing import FileSource
-from .pascal_voc import LAYOUT as _VOC
-from .pascal_voc import find_pascal_voc
-from .tables import LAYOUT as _TABLES
+from segzoo.data.sources.camvid import LAYOUT as _CAMVID
+from segzoo.data.sources.camvid import find_camvid
+from segzoo.data.sources.cityscapes import LAYOUT as _CITYSCAPES
+from segzoo.data.sources.cityscapes import find_cityscapes
+from segzoo.data.sources.folders import Folder
+from segzoo.data.sources.odgt import LAYOUT as _ODGT
+from segzoo.data.sources.odgt import find_odgt
+from segzoo.data.sources.pair_folders import LAYOUT as _PAIRS
+from segzoo.data.sources.pair_folders import find_pair_folders
+from segzoo.data.sources.pairing import FileSource
+from segzoo.data.sources.pascal_voc import LAYOUT as _VOC
+from segzoo.data.sources.pascal_voc import find_pascal_voc
+from segzoo.data.sources.tables import LAYOUT as _TABLES
 
 LAYOUTS = "; ".join((_PAIRS, _CITYSCAPES, _VOC, _CAMVID, _ODGT, _TABLES))
 """What is looked for in a folder, in words."""

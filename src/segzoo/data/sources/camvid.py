@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ...errors import SegZooError
-from ..facts import DATASETS, DatasetFacts
-from ..label_encodings import CAMVID_COLORS, CAMVID_SEGNET_IDS, LabelEncoding
-from .folders import Folder
-from .pairing import SPLIT_NAMES, Listing, PairingProblem, SplitFiles, files_by_stem, pair_by_stem
+from segzoo.data.facts import DATASETS, DatasetFacts
+from segzoo.data.label_encodings import CAMVID_COLORS, CAMVID_SEGNET_IDS, LabelEncoding
+from segzoo.data.sources.folders import Folder
+from segzoo.data.sources.pairing import SPLIT_NAMES, Listing, PairingProblem, SplitFiles, files_by_stem, pair_by_stem
+from segzoo.errors import SegZooError
 
 LAYOUT = "CamVid (train and trainannot, train and train_labels, or 701_StillsRaw_full and LabeledApproved_full)"
 

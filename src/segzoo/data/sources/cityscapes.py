@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...errors import SegZooError
-from ..facts import DATASETS, DatasetFacts
-from ..label_encodings import CITYSCAPES_LABEL_IDS
-from .folders import Folder
-from .pairing import Listing, SplitFiles, files_by_stem, pair_by_stem
+from segzoo.data.facts import DATASETS, DatasetFacts
+from segzoo.data.label_encodings import CITYSCAPES_LABEL_IDS
+from segzoo.data.sources.folders import Folder
+from segzoo.data.sources.pairing import Listing, SplitFiles, files_by_stem, pair_by_stem
+from segzoo.errors import SegZooError
 
 LAYOUT = "Cityscapes (leftImg8bit and gtFine, as folders or zip archives)"
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from ...errors import SegZooError
-from ..archives import is_address, read_address, zip_address
+from segzoo.data.archives import is_address, read_address, zip_address
+from segzoo.errors import SegZooError
 
 
 class Folder(ABC):

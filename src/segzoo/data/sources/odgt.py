@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import SegZooError
-from ..facts import DATASETS, DatasetFacts
-from .folders import Folder
-from .pairing import SPLIT_NAMES, Listing, PairingProblem, SplitFiles
+from segzoo.data.facts import DATASETS, DatasetFacts
+from segzoo.data.sources.folders import Folder
+from segzoo.data.sources.pairing import SPLIT_NAMES, Listing, PairingProblem, SplitFiles
+from segzoo.errors import SegZooError
 
 LAYOUT = "lists training.odgt and validation.odgt"
 EXTENSION = ".odgt"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...errors import SegZooError
-from ..facts import DATASETS, DatasetFacts
-from .folders import Folder
-from .pairing import SPLIT_NAMES, Listing, PairingProblem, SplitFiles, files_by_stem, pair_by_stem
+from segzoo.data.facts import DATASETS, DatasetFacts
+from segzoo.data.sources.folders import Folder
+from segzoo.data.sources.pairing import SPLIT_NAMES, Listing, PairingProblem, SplitFiles, files_by_stem, pair_by_stem
+from segzoo.errors import SegZooError
 
 LAYOUT = "images/{split} and annotations/{split}, or {split}/images and {split}/annotations"
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from ...errors import SegZooError
-from ..facts import DatasetFacts
-from ..label_encodings import LabelEncoding
-from .folders import Folder
+from segzoo.data.facts import DatasetFacts
+from segzoo.data.label_encodings import LabelEncoding
+from segzoo.data.sources.folders import Folder
+from segzoo.errors import SegZooError
 
 if TYPE_CHECKING:
     from datasets import Dataset

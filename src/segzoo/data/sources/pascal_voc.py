@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from ...errors import SegZooError
-from ..facts import DATASETS, DatasetFacts
-from .folders import Folder
-from .pairing import Listing, SplitFiles, pair_by_list, single_files
+from segzoo.data.facts import DATASETS, DatasetFacts
+from segzoo.data.sources.folders import Folder
+from segzoo.data.sources.pairing import Listing, SplitFiles, pair_by_list, single_files
+from segzoo.errors import SegZooError
 
 LAYOUT = "Pascal VOC (VOCdevkit/VOC2012 with JPEGImages, SegmentationClass and ImageSets/Segmentation)"
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import SegZooError
-from .folders import Folder
-from .pairing import SPLIT_NAMES
+from segzoo.data.sources.folders import Folder
+from segzoo.data.sources.pairing import SPLIT_NAMES
+from segzoo.errors import SegZooError
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset

@@ -1,0 +1,343 @@
+"""Model cards: what is known about a model, and what is not, as the README.md of its folder.
+
+`ModelCardFacts` holds the facts, `build_model_card` writes them; whoever makes a model (conversion, training) fills in
+what it knows::
+
+    facts = ModelCardFacts(title="UPerNet on InternImage-T", dataset="ADE20K", **facts_of_model(model))
+    save_model_folder(model, processor, folder, card=build_model_card(facts))
+
+Scores that are measured later go into a card that is there, whoever wrote it: `update_model_card`.
+
+All scores are fractions: 0.479, printed as 47.9 %.
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from segzoo.cards.scores import (
+    METRIC_TITLES,
+    TASK,
+    Measurement,
+    add_measurements,
+    check_fraction,
+    measured_block,
+    percent,
+    table_cell,
+)
+from segzoo.errors import SegZooError
+from segzoo.files import slug, write_whole
+
+# Identifiers that the Hub has for licences one meets here (https://huggingface.co/docs/hub/repositories-licenses).
+HUB_LICENCES = frozenset(
+    """
+    apache-2.0 mit bsd bsd-2-clause bsd-3-clause cc cc0-1.0 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-3.0
+    cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 gpl gpl-2.0 gpl-3.0 lgpl
+    lgpl-3.0 agpl-3.0 openrail mpl-2.0 unlicense unknown other
+    """.split()  # noqa: SIM905
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCardFacts:
+    """What a model card says. What is left out is called unknown, or is not mentioned where that misleads nobody.
+
+    Args:
+        title: the model's name for people.
+        summary: one or two sentences on what it is; None writes one from backbone, head and data set.
+        family: the architecture's family, such as ``"InternImage"``.
+        backbone, head: what they are, in words.
+        num_parameters: number of weights.
+        classes: names of the classes, in the order of their ids.
+        dataset: title of the data that the weights were trained on; for synthetic data it says so.
+        dataset_id: its name on the Hub, if it is there.
+        dataset_url: where it comes from.
+        weights_licence, code_licence: of the weights, and of the original code (``"apache-2.0"``, ``"CC BY-NC 4.0"``).
+        licence_url: the text of the weights' licence.
+        source_url, source_file, source_sha256: the file that was converted.
+        source_code_url: the repository of the original code.
+        paper_url: the paper.
+        published_miou, published_miou_multi_scale: what the authors published for this file, 0 to 1.
+        published_flip: whether the latter is of mirrored pictures too.
+        published_url: where they published it.
+        measurements: scores measured with this folder.
+        verification: how the conversion was checked, in words.
+        inference: the test protocol that the processor carries, in words.
+        training: settings of the training, by name.
+        usage: text of a Python example; None writes the usual one.
+        repo_id: the name on the Hub, for the example.
+        base_model: name on the Hub of the model that was fine-tuned.
+        limitations: sentences.
+        synthetic: the model was trained on synthetic data; the card then warns against using it.
+        tags: further tags for the Hub.
+
+    Raises:
+        SegZooError: a score that is not between 0 and 1, or a SHA-256 that is none.
+    """
+
+    title: str
+    summary: str | None = None
+    family: str | None = None
+    backbone: str | None = None
+    head: str | None = None
+    num_parameters: int | None = None
+    classes: Sequence[str] = ()
+    dataset: str | None = None
+    dataset_id: str | None = None
+    dataset_url: str | None = None
+    weights_licence: str | None = None
+    code_licence: str | None = None
+    licence_url: str | None = None
+    source_url: str | None = None
+    source_file: str | None = None
+    source_sha256: str | None = None
+    source_code_url: str | None = None
+    paper_url: str | None = None
+    published_miou: float | None = None
+    published_miou_multi_scale: float | None = None
+    published_flip: bool = True
+    published_url: str | None = None
+    measurements: Sequence[Measurement] = ()
+    verification: str | None = None
+    inference: str | None = None
+    training: Mapping[str, object] = field(default_factory=dict)
+    usage: str | None = None
+    repo_id: str | None = None
+    base_model: str | None = None
+    limitations: Sequence[str] = ()
+    synthetic: bool = False
+    tags: Sequence[str] = ()
+
+    def __post_init__(self):
+        for name in ("published_miou", "published_miou_multi_scale"):
+            check_fraction(name, getattr(self, name))
+        if self.source_sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.source_sha256):
+            raise SegZooError(
+                f"source_sha256={self.source_sha256!r} is no SHA-256; give 64 lower-case hexadecimal digits"
+            )
+
+
+def facts_of_model(model) -> dict[str, object]:
+    """What a model itself knows: keyword arguments for `ModelCardFacts`.
+
+    Args:
+        model: a `SegZooForSemanticSegmentation`.
+
+    Returns:
+        ``backbone``, ``head``, ``num_parameters`` and ``classes``.
+    """
+    config = model.config
+    return {
+        "backbone": _component_name(config.backbone_config),
+        "head": ", then ".join(map(_component_name, config.decode_head_configs)),
+        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "classes": tuple(config.id2label[index] for index in range(config.num_labels)),
+    }
+
+
+def build_model_card(facts: ModelCardFacts) -> str:
+    """The text of README.md: metadata for the Hub as YAML, then the card.
+
+    ``library_name`` is transformers, with a tag segzoo: the Hub then shows the transformers example, with
+    ``trust_remote_code``. Measured scores become the ``model-index``; published ones stand in the text only, since
+    nobody measured them with this folder.
+    """
+    sections = [
+        f"# {facts.title}\n\n{_summary(facts)}",
+        _synthetic_warning(facts),
+        "## Use\n\n" + (facts.usage or _usage(facts)),
+        _scores(facts),
+        "## Where the weights come from\n\n" + _origin(facts),
+        _training(facts),
+        _classes(facts),
+        "## Limits\n\n" + "\n".join(f"- {sentence}" for sentence in _limitations(facts)),
+    ]
+    body = "\n\n".join(section for section in sections if section)
+    card = str(ModelCard(f"---\n{_metadata(facts).to_yaml()}\n---\n\n{body}\n"))
+    return add_measurements(card, facts.measurements, name=facts.title) if facts.measurements else card
+
+
+def update_model_card(directory: str | os.PathLike, measurements: Sequence[Measurement], *, model: Any = None) -> Path:
+    """Add scores to the README.md of a model folder, whole or not at all; one that is not there is made.
+
+    Args:
+        directory: the model folder.
+        measurements: what was measured with it.
+        model: what lies there, for the text of a new card.
+
+    Returns:
+        The README.md.
+
+    Raises:
+        SegZooError: the card's metadata cannot be read.
+        OSError: the folder cannot be written to.
+    """
+    return write_whole(Path(directory) / "README.md", card_with_scores(directory, measurements, model=model))
+
+
+def card_with_scores(directory: str | os.PathLike, measurements: Sequence[Measurement], *, model: Any = None) -> str:
+    """The text that `update_model_card` writes; same arguments and `SegZooError`."""
+    path = Path(directory) / "README.md"
+    title = Path(directory).resolve().name
+    if path.is_file():
+        try:
+            card = path.read_bytes().decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise SegZooError(f"{path}: is no UTF-8 text; save it as UTF-8") from error
+    elif hasattr(model, "decode_heads"):
+        card = build_model_card(ModelCardFacts(title=title, **facts_of_model(model)))
+    else:
+        card = f"---\nlibrary_name: transformers\npipeline_tag: {TASK}\n---\n\n# {title}\n"
+    try:
+        return add_measurements(card, measurements, name=title)
+    except SegZooError as error:
+        raise SegZooError(f"{path}: {error}") from error
+
+
+def hub_licence(licence: str | None) -> dict[str, str]:
+    """A licence as the Hub's metadata wants it: its identifier, or ``other`` with the name, or ``unknown``.
+
+    >>> hub_licence("CC BY-NC 4.0")
+    {'license': 'cc-by-nc-4.0'}
+    """
+    if licence is None:
+        return {"license": "unknown"}
+    identifier = re.sub(r"[\s_]+", "-", licence.strip().lower())
+    if identifier in HUB_LICENCES:
+        return {"license": identifier}
+    return {"license": "other", "license_name": identifier}
+
+
+def _metadata(facts: ModelCardFacts) -> ModelCardData:
+    licence = hub_licence(facts.weights_licence)
+    if facts.licence_url is not None and licence["license"] == "other":
+        licence["license_link"] = facts.licence_url
+    family = [slug(facts.family)] if facts.family else []
+    return ModelCardData(
+        **licence,
+        library_name="transformers",
+        pipeline_tag=TASK,
+        tags=["segzoo", "semantic-segmentation", "vision", *family, *facts.tags],
+        datasets=[facts.dataset_id] if facts.dataset_id else None,
+        base_model=facts.base_model,
+        metrics=["mean_iou"] if facts.measurements else None,
+    )
+
+
+def _summary(facts: ModelCardFacts) -> str:
+    if facts.summary is not None:
+        return facts.summary
+    parts = " on ".join(part for part in (facts.head, facts.backbone) if part)
+    what = f"A semantic-segmentation model: {parts}" if parts else "A semantic-segmentation model"
+    trained = f"trained on {facts.dataset}" if facts.dataset else "the data set that it was trained on is not known"
+    classes = f", {len(facts.classes)} classes" if facts.classes else ""
+    size = f" It has {facts.num_parameters / 1e6:.1f} million parameters." if facts.num_parameters else ""
+    return f"{what}; {trained}{classes}.{size}"
+
+
+def _synthetic_warning(facts: ModelCardFacts) -> str:
+    if not facts.synthetic:
+        return ""
+    return "> **Synthetic data.** This model has seen drawn pictures only. Its scores say nothing about photographs."
+
+
+def _usage(facts: ModelCardFacts) -> str:
+    name = facts.repo_id or "PATH_OR_REPOSITORY"
+    return f"""```bash
+pip install segzoo
+```
+
+```python
+import segzoo  # or pass trust_remote_code=True below
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+
+processor = AutoImageProcessor.from_pretrained("{name}")
+model = AutoModelForSemanticSegmentation.from_pretrained("{name}").eval()
+
+image = Image.open("picture.jpg")
+with torch.no_grad():
+    outputs = model(**processor(images=image, return_tensors="pt"))
+label_map = processor.post_process_semantic_segmentation(outputs, target_sizes=[image.size[::-1]])[0]
+```
+
+`pipeline("image-segmentation", "{name}")` works too."""
+
+
+def _scores(facts: ModelCardFacts) -> str:
+    parts = [measured_block({})]
+    where = f"[published]({facts.published_url})" if facts.published_url else "published"
+    rows = [
+        f"| {where}, {METRIC_TITLES['mean_iou']} | {percent(value)} | {table_cell(facts.dataset or 'data set not known')}; {scales} |"
+        for value, scales in (
+            (facts.published_miou, "single scale"),
+            (facts.published_miou_multi_scale, "multi-scale and flip" if facts.published_flip else "multi-scale"),
+        )
+        if value is not None
+    ]
+    if rows:
+        parts.append("\n".join(["| published by the authors | % | on |", "|---|---|---|", *rows]))
+    if facts.inference:
+        parts.append(f"Test protocol that the processor carries: {facts.inference}")
+    return "## Scores\n\n" + "\n\n".join(parts)
+
+
+def _origin(facts: ModelCardFacts) -> str:
+    rows = [
+        ("data set", _link(facts.dataset, facts.dataset_url)),
+        ("licence of the weights", _link(facts.weights_licence, facts.licence_url)),
+        ("licence of the original code", facts.code_licence),
+        ("original code", _link(facts.source_code_url, facts.source_code_url)),
+        ("paper", _link(facts.paper_url, facts.paper_url)),
+        ("fine-tuned from", facts.base_model),
+        ("file", f"`{facts.source_file}`" if facts.source_file else None),
+        ("address", _link(facts.source_url, facts.source_url)),
+        ("SHA-256 of the file", f"`{facts.source_sha256}`" if facts.source_sha256 else None),
+    ]
+    must_be_said = {"data set", "licence of the weights"}
+    if facts.source_file or facts.source_url:
+        must_be_said |= {"file", "address", "SHA-256 of the file", "licence of the original code"}
+    lines = [f"- {name}: {value or 'not known'}" for name, value in rows if value or name in must_be_said]
+    if facts.source_file or facts.verification:
+        lines += ["", f"How this conversion was verified: {facts.verification or 'it was not.'}"]
+    return "\n".join(lines)
+
+
+def _training(facts: ModelCardFacts) -> str:
+    if not facts.training:
+        return ""
+    rows = [f"| {table_cell(name)} | {table_cell(value)} |" for name, value in facts.training.items()]
+    return "## Training\n\n" + "\n".join(["| setting | value |", "|---|---|", *rows])
+
+
+def _classes(facts: ModelCardFacts) -> str:
+    if not facts.classes:
+        return ""
+    names = ", ".join(f"{index} {name}" for index, name in enumerate(facts.classes))
+    return f"## Classes\n\n<details><summary>{len(facts.classes)} classes</summary>\n\n{names}\n\n</details>"
+
+
+def _limitations(facts: ModelCardFacts) -> list[str]:
+    sentences = list(facts.limitations)
+    if facts.weights_licence is None:
+        sentences.append("The licence of the weights is not known: ask their authors before you use them.")
+    sentences.append("It labels every pixel with one of its classes, also pixels of things that are none of them.")
+    return sentences
+
+
+def _component_name(config) -> str:
+    name = config.model_type.removeprefix("segzoo_").replace("_", " ")
+    detail = getattr(config, "depth", getattr(config, "backbone", None))  # a depth, or the name of a timm model
+    return f"{name} {detail}" if isinstance(detail, (int, str)) else name
+
+
+def _link(text: str | None, url: str | None) -> str | None:
+    if text is None or url is None:
+        return text
+    return f"<{url}>" if text == url else f"[{text}]({url})"

@@ -1,0 +1,1 @@
+"""Pre-trained backbones: one module a kind of file."""

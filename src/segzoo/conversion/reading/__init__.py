@@ -1,0 +1,1 @@
+"""Original files and the configs inside them: read as data, never executed."""

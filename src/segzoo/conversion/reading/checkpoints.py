@@ -1,0 +1,425 @@
+"""Reads the weights that an original system saved, whatever layout and file format they come in.
+
+    .pth, .pth.tar (torch.save before and since 1.6), .safetensors, or a zip archive with exactly one of them
+    -> {"state_dict"}, {"model"}, {"module"}, {"state_dict", "meta"}, a bare dict of tensors; with or without averages
+
+Nothing in a file is run (`safe_pickle`), nothing is unpacked without bounds (`archives`), and tensors of the format
+since torch 1.6 stay on disk until they are read, so that optimizer states cost nothing.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from segzoo.conversion.errors import CheckpointError
+from segzoo.conversion.reading import archives, safe_pickle
+
+WEIGHT_ENTRIES = ("state_dict", "model_state_dict", "model", "module", "model_state", "net", "network", "weights")
+AVERAGE_ENTRIES = ("ema_state_dict", "state_dict_ema", "model_ema", "ema_model", "ema", "module_ema")
+_OPTIMIZER_ENTRIES = frozenset(
+    ("optimizer", "optimizer_state_dict", "optim", "optim_wrapper", "lr_scheduler", "param_schedulers", "param_groups")
+)
+_COUNTERS = ("steps", "n_averaged")  # of mmengine's and torch's AveragedModel
+_WRAPPERS = ("module.", "_orig_mod.")
+_FINITE_CHUNK = 1 << 22
+
+
+@dataclass
+class OriginalCheckpoint:
+    """What an original checkpoint holds.
+
+    Attributes:
+        state_dict: original key -> tensor on the CPU, in the dtype of the file, without the prefixes of wrappers
+            (``module.``). Tensors may lie in the mapped file: do not overwrite it while they are in use.
+        config_text: Python text of the training config, where the file has one.
+        config: the training config as values, where the file has it as values and not as text.
+        class_names: names of the classes, in order.
+        palette: a colour [red, green, blue], each 0..255, per class, in order.
+        meta: the file's ``meta`` (mmcv, mmengine) or safetensors' metadata, as plain data.
+        sha256: of the file that was named, 64 hexadecimal digits.
+        source: the file that was named.
+        member: name of the checkpoint inside of it, where it is a zip archive.
+        entry: the entry that the weights came from, ``""`` for a bare dict.
+        averaged: whether the weights are an exponential moving average.
+        ignored: entries of the file that were not used (optimizer, schedulers, averages ...).
+    """
+
+    state_dict: dict[str, torch.Tensor]
+    source: Path
+    sha256: str
+    config_text: str | None = None
+    config: dict[str, Any] | None = None
+    class_names: list[str] | None = None
+    palette: list[list[int]] | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+    member: str | None = None
+    entry: str = ""
+    averaged: bool = False
+    ignored: tuple[str, ...] = ()
+
+
+def read_checkpoint(path: str | Path, *, prefer_ema: bool = False) -> OriginalCheckpoint:
+    """Reads a checkpoint of an original system.
+
+    Args:
+        path: a ``.pth``, ``.pth.tar`` or other file of torch.save (the format before 1.6 too), a ``.safetensors``
+            file, or a zip archive with exactly one of them inside.
+        prefer_ema: take the exponential moving average of the weights. mmengine has saved the average as
+            ``state_dict`` and the weights in training as ``ema_state_dict``: there both choices give the average.
+
+    Returns:
+        The weights and what the file says about them.
+
+    Raises:
+        CheckpointError: the file cannot be read, is not what its name says, asks for objects that weights do not need,
+            or has no weights; the message names file, cause and fix.
+    """
+    source = Path(path)
+    kind = archives.file_kind(source, source)
+    member = None
+    if kind == "zip":
+        with archives.open_zip(source, source) as archive:
+            if archives.torch_folder(archive) is None:
+                inner = archives.checkpoint_member(archive, source)
+                member = inner.filename
+                with archives.extracted(archive, inner, source) as unpacked:
+                    content = _load_unpacked(unpacked, source, member)
+            else:
+                content = _load(source, kind, source)
+    else:
+        content = _load(source, kind, source)
+    checkpoint = _interpret(content, source, prefer_ema)
+    checkpoint.member = member
+    checkpoint.sha256 = archives.sha256_of(source)
+    return checkpoint
+
+
+def _load_unpacked(path: Path, source: Path, member: str) -> Any:
+    """The content of a checkpoint that came out of a zip archive; its file is removed afterwards."""
+    try:
+        kind = archives.file_kind(path, source)
+        if kind == "zip":
+            with archives.open_zip(path, source) as archive:
+                if archives.torch_folder(archive) is None:
+                    raise CheckpointError(source, "this is an archive in an archive", "unpack it")
+        return _load(path, kind, source, mapped=os.name != "nt")  # Windows cannot remove a file that is mapped
+    except CheckpointError as error:
+        raise CheckpointError(source, f"{member!r} in it: {error.cause}", error.fix) from error
+
+
+def _load(path: Path, kind: str, source: Path, *, mapped: bool = True) -> Any:
+    """The object that a file holds; ``source`` is the name for messages, ``mapped`` leaves tensors on disk."""
+    if kind == "safetensors":
+        content = _load_safetensors(path, source)
+        if not mapped:
+            content["state_dict"] = {key: tensor.clone() for key, tensor in content["state_dict"].items()}
+        return content
+    if kind == "legacy":
+        if not archives.is_legacy_torch(path):
+            raise CheckpointError(
+                source,
+                "this is a pickle that torch.save did not write",
+                "give the PyTorch checkpoint (.pth), or save the weights with torch.save or safetensors",
+            )
+        return safe_pickle.load_legacy(path, source)
+    with archives.open_zip(path, source) as archive:
+        folder = archives.torch_folder(archive)
+        if folder is None:
+            raise CheckpointError(source, "this is a zip archive without a checkpoint", "give the checkpoint file")
+        archives.check_torch_zip(archive, folder, source)
+        return safe_pickle.load_zip(path, archive, folder, source, mapped=mapped)
+
+
+def _load_safetensors(path: Path, source: Path) -> dict[str, Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            return {"state_dict": tensors, "meta": dict(file.metadata() or {})}
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            source, f"the safetensors file is cut off or damaged ({error})", "download it again"
+        ) from error
+
+
+def _interpret(content: Any, source: Path, prefer_ema: bool) -> OriginalCheckpoint:
+    """Finds weights, config and class names in what a file holds."""
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise CheckpointError(
+            source, f"it holds a {kind}, not a dict of weights", "save the model's state_dict() with torch.save"
+        )
+    content = dict(dict.items(content))
+    meta = safe_pickle.plain(content.get("meta"))
+    meta = meta if isinstance(meta, dict) else {}
+    entry, weights, averaged = _choose_weights(content, meta, source, prefer_ema)
+    state_dict = _without_wrappers(_tensors(weights, source, entry), source)
+    if entry in AVERAGE_ENTRIES:
+        state_dict = _completed_average(state_dict, content, source)
+    state_dict, from_buffers = _separate_averages(state_dict, source, prefer_ema and not averaged)
+    if prefer_ema and not (averaged or from_buffers):
+        raise CheckpointError(
+            source, "it holds no moving average of the weights", "leave the option for the average out"
+        )
+    text, values = _find_config(content, meta)
+    names, palette = _find_classes(content, meta)
+    ignored = () if entry == "" else tuple(str(key) for key in content if key not in (entry, "meta"))
+    return OriginalCheckpoint(
+        state_dict=state_dict,
+        source=source,
+        sha256="",
+        config_text=text,
+        config=values,
+        class_names=names,
+        palette=palette,
+        meta=meta,
+        entry=entry,
+        averaged=averaged or from_buffers,
+        ignored=ignored,
+    )
+
+
+def _choose_weights(
+    content: dict[Any, Any], meta: dict[str, Any], source: Path, prefer_ema: bool
+) -> tuple[str, dict[Any, Any], bool]:
+    """The entry with the weights, its dict, and whether it is an average."""
+    average = next((name for name in AVERAGE_ENTRIES if _has_tensors(content.get(name))), None)
+    weights = next((name for name in WEIGHT_ENTRIES if _has_tensors(content.get(name))), None)
+    if weights == "state_dict" and average == "ema_state_dict" and _is_swapped(content, meta):
+        return weights, content[weights], True
+    if prefer_ema and average is not None:
+        return average, content[average], True
+    if weights is not None:
+        return weights, content[weights], False
+    if _has_tensors(content):
+        return "", content, False
+    if average is not None:
+        return average, content[average], True
+    entries = ", ".join(repr(str(key)[:60]) for key in list(content)[:8])
+    if content and (content.keys() & _OPTIMIZER_ENTRIES or set(content) == {"state", "param_groups"}):
+        raise CheckpointError(
+            source,
+            f"it holds the state of an optimizer and no weights (entries: {entries})",
+            "give the checkpoint of the model",
+        )
+    raise CheckpointError(
+        source,
+        f"it holds no weights (entries: {entries})" if content else "it holds an empty dict, no weights",
+        "give a checkpoint with a 'state_dict' or 'model' entry, or a dict of tensors",
+    )
+
+
+def _is_swapped(content: dict[Any, Any], meta: dict[str, Any]) -> bool:
+    """Whether mmengine's EMAHook saved the file.
+
+    It saves the average as ``state_dict``, and the weights in training as ``ema_state_dict``, keys of its own model.
+    """
+    keys = content["ema_state_dict"].keys()
+    averaged_model = "steps" in keys and all(str(key).startswith("module.") for key in keys if key != "steps")
+    return averaged_model and ("mmengine_version" in meta or "message_hub" in content)
+
+
+def _has_tensors(value: Any) -> bool:
+    return isinstance(value, dict) and any(isinstance(item, torch.Tensor) for item in dict.values(value))
+
+
+def _tensors(weights: dict[Any, Any], source: Path, entry: str) -> dict[str, torch.Tensor]:
+    """The tensors of a state dict, detached, in the order of the file.
+
+    Raises:
+        CheckpointError: a key is not a string, or a value not an ordinary tensor.
+    """
+    where = f"{entry!r} " if entry else ""
+    state_dict: dict[str, torch.Tensor] = {}
+    wrong: list[str] = []
+    for key, value in dict.items(weights):
+        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
+            if entry == "" and not isinstance(value, torch.Tensor):
+                continue  # a bare dict may say more than weights: epoch, optimizer
+            wrong.append(f"{str(key)[:80]!r} ({type(value).__name__})")
+        elif value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
+            wrong.append(f"{key[:80]!r} ({_odd_kind(value)} tensor)")
+        elif value.numel() * value.element_size() > max(value.untyped_storage().nbytes(), 1 << 26):
+            wrong.append(f"{key[:80]!r} (a tensor of {value.numel()} numbers that are not in the file)")
+        else:
+            state_dict[key] = value.detach()
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise CheckpointError(
+            source,
+            f"its {where}weights hold values that are no ordinary tensors: {', '.join(wrong[:5])}{more}",
+            "remove them from the state dict",
+        )
+    return state_dict
+
+
+def _odd_kind(value: torch.Tensor) -> str:
+    if value.is_quantized:
+        return "quantized"
+    return "sparse" if value.layout != torch.strided else value.device.type
+
+
+def _without_wrappers(state_dict: dict[str, torch.Tensor], source: Path) -> dict[str, torch.Tensor]:
+    """Keys without the prefixes of DataParallel and torch.compile."""
+    renamed: dict[str, torch.Tensor] = {}
+    for key, value in state_dict.items():
+        short = key
+        while short.startswith(_WRAPPERS):
+            short = short.split(".", 1)[1]
+        if short in renamed:
+            raise CheckpointError(
+                source,
+                f"the key {short!r} is there twice, with and without 'module.'",
+                "save the weights of one model",
+            )
+        renamed[short] = value
+    return renamed
+
+
+def _completed_average(
+    average: dict[str, torch.Tensor], content: dict[Any, Any], source: Path
+) -> dict[str, torch.Tensor]:
+    """An average without its counters; what was not averaged (running statistics, say) comes from the weights."""
+    average = {key: value for key, value in average.items() if key not in _COUNTERS}
+    entry = next((name for name in WEIGHT_ENTRIES if _has_tensors(content.get(name))), None)
+    if entry is None:
+        return average
+    weights = _without_wrappers(_tensors(content[entry], source, entry), source)
+    return {**weights, **average} if average.keys() <= weights.keys() else average
+
+
+def _separate_averages(
+    state_dict: dict[str, torch.Tensor], source: Path, take: bool
+) -> tuple[dict[str, torch.Tensor], bool]:
+    """Takes mmcv's averages, buffers named ``ema_backbone_conv1_weight``, out of the weights.
+
+    Args:
+        state_dict: keys of the model and of the averages.
+        source: the file, for messages.
+        take: put the averages in the place of the weights.
+
+    Returns:
+        The weights under the model's keys, and whether averages took their place.
+    """
+    buffers = {key: value for key, value in state_dict.items() if key.startswith("ema_") and "." not in key}
+    if not buffers:
+        return state_dict, False
+    weights = {key: value for key, value in state_dict.items() if key not in buffers}
+    averages: dict[str, str] = {}
+    for key in weights:
+        name = f"ema_{key.replace('.', '_')}"
+        if name in buffers:
+            if take and name in averages:
+                raise CheckpointError(
+                    source,
+                    f"{name!r} could be the average of {averages[name]!r} and of {key!r}",
+                    "leave the option for the average out",
+                )
+            averages[name] = key
+    unmatched = {key: value for key, value in buffers.items() if key not in averages}
+    weights.update(unmatched)  # not an average: let whoever maps the keys judge it
+    if take:
+        weights.update((key, buffers[name]) for name, key in averages.items())
+    return weights, take and bool(averages)
+
+
+def _find_config(content: dict[Any, Any], meta: dict[str, Any]) -> tuple[str | None, dict[str, Any] | None]:
+    """The training config as text, or as values."""
+    hub = safe_pickle.plain(content.get("message_hub"))
+    runtime = hub.get("runtime_info") if isinstance(hub, dict) else None
+    runtime = runtime if isinstance(runtime, dict) else {}
+    top = safe_pickle.plain({key: content.get(key) for key in ("config", "cfg")})
+    places = (meta.get("config"), meta.get("cfg"), top["cfg"], top["config"], runtime.get("cfg"))
+    for value in places:
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "replace")
+        if isinstance(value, str) and value.strip() and not value.strip().endswith(".py"):  # not a mere path
+            return value, None
+        if isinstance(value, dict):
+            value = value.get("_cfg_dict", value)  # mmengine's Config, pickled as an object
+            if isinstance(value, dict) and "model" in value:
+                return None, value
+    return None, None
+
+
+def _find_classes(content: dict[Any, Any], meta: dict[str, Any]) -> tuple[list[str] | None, list[list[int]] | None]:
+    """Class names and palette: ``CLASSES`` and ``PALETTE`` of mmcv, ``dataset_meta`` of mmengine."""
+    hub = safe_pickle.plain(content.get("message_hub"))
+    runtime = hub.get("runtime_info") if isinstance(hub, dict) else None
+    top = safe_pickle.plain({key: content.get(key) for key in ("CLASSES", "PALETTE", "dataset_meta")})
+    dicts: list[Mapping[str, Any]] = [meta]
+    for holder in (meta, top, runtime):
+        if isinstance(holder, dict) and isinstance(holder.get("dataset_meta"), dict):
+            dicts.append(holder["dataset_meta"])
+    dicts.append(top)
+    names, palette = None, None
+    for values in dicts:
+        names = names or _names(values.get("CLASSES")) or _names(values.get("classes"))
+        palette = palette or _palette(values.get("PALETTE")) or _palette(values.get("palette"))
+    return names, palette
+
+
+def _names(value: Any) -> list[str] | None:
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list | tuple) or not value:
+        return None
+    names = [name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in value]
+    return names if all(isinstance(name, str) for name in names) else None
+
+
+def _palette(value: Any) -> list[list[int]] | None:
+    if not isinstance(value, list | tuple) or not value:
+        return None
+    colours = [list(colour) if isinstance(colour, list | tuple) else [] for colour in value]
+    good = all(len(colour) == 3 and all(_is_level(level) for level in colour) for colour in colours)
+    return [[int(level) for level in colour] for colour in colours] if good else None
+
+
+def _is_level(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= 255 and value == int(value)
+
+
+def all_finite(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has neither NaN nor infinity; read in pieces, so that a large one is not held twice."""
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return True
+    for piece in _pieces(tensor):
+        # NaN and infinity survive a sum, so that a finite one, which is quick and needs no memory, clears the piece
+        wide = piece.dtype if piece.element_size() >= 4 else torch.float32
+        if not torch.isfinite(piece.sum(dtype=wide)) and not torch.isfinite(piece).all():
+            return False
+    return True
+
+
+def _pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    for piece in tensor.detach().reshape(-1).split(_FINITE_CHUNK):
+        yield piece.float() if piece.element_size() == 1 else piece
+
+
+def check_finite(state_dict: Mapping[str, torch.Tensor], source: str | Path = "<weights>") -> None:
+    """Refuses weights with NaN or infinity.
+
+    Args:
+        state_dict: key -> tensor.
+        source: the file that the weights came from, for the message.
+
+    Raises:
+        CheckpointError: names the keys and counts the numbers.
+    """
+    broken = []
+    for key, tensor in state_dict.items():
+        if not all_finite(tensor):
+            count = sum(piece.numel() - int(torch.isfinite(piece).sum()) for piece in _pieces(tensor))
+            broken.append(f"{key!r} ({count} of {tensor.numel()})")
+    if broken:
+        more = f" and {len(broken) - 5} more tensors" if len(broken) > 5 else ""
+        raise CheckpointError(
+            source,
+            f"weights are NaN or infinite: {', '.join(broken[:5])}{more}",
+            "training diverged or the file is damaged: take another checkpoint",
+        )

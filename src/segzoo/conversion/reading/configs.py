@@ -1,0 +1,256 @@
+"""Reads the Python configs of mmcv and mmengine as data.
+
+A checkpoint of the mmsegmentation family carries its training config as Python text, and its repository has the
+config as a file that builds on base files. Both are read as literals (`config_literals`) and never executed.
+Inheritance follows mmcv: base files relative to the file, no key in two of them, dicts merged key by key,
+``_delete_=True`` replaces instead of merging; ``{{ _base_.a.b }}`` (mmcv) and ``_base_.a.b`` (mmengine) read values of
+the base files.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from segzoo.conversion.errors import ConfigReadError
+from segzoo.conversion.reading.limits import MAX_TEXT_LENGTH, Budget, parse
+from segzoo.conversion.reading.literals import LiteralReader
+
+BaseLoader = Callable[[str], Mapping[str, Any]]
+
+MAX_BASE_DEPTH = 20
+_DELETE = "_delete_"
+_INTERNAL_NAMES = ("_base_", "_deprecation_")
+_DATA_FORMATS = {".json": "JSON", ".yaml": "YAML", ".yml": "YAML"}
+
+
+def read_config_text(
+    text: str, *, filename: str = "<config>", base_loader: BaseLoader | None = None
+) -> dict[str, Any]:
+    """Reads the text of a Python config as literals, never executed.
+
+    Args:
+        text: the config; at most a million characters.
+        filename: name for messages.
+        base_loader: gives the values of one base file for the text of its ``_base_`` entry. None: ``_base_`` is
+            refused, as in the text of a checkpoint, which is resolved and has no folder.
+
+    Returns:
+        The names that the text assigns (those that begin with ``__`` left out), merged over its base files: a tree of
+        dicts, lists, tuples, strings, numbers, booleans and None that shares nothing.
+
+    Raises:
+        ConfigReadError: the text is not Python, or holds more than literals (imports, loops, function calls ...); the
+            message has the line.
+    """
+    budget = Budget()
+
+    if base_loader is None:
+        return _read(text, filename, budget, {}, None)
+
+    def load_bases(references: list[str], line: int) -> dict[str, Any]:
+        bases = [(reference, copy_tree(base_loader(reference), filename, budget)) for reference in references]
+        return join_bases(bases, filename, line)
+
+    return _read(text, filename, budget, {}, load_bases)
+
+
+def read_config_file(path: str | Path) -> dict[str, Any]:
+    """Reads a Python, YAML or JSON config file and the base files that it builds on, as literals, never executed.
+
+    Args:
+        path: a ``.py``, ``.yaml`` or ``.json`` file, UTF-8.
+
+    Returns:
+        The merged values, as `read_config_text` gives them.
+
+    Raises:
+        ConfigReadError: the file or a base file does not exist, is no config, holds more than literals, or the files
+            build on each other in a circle.
+    """
+    return _read_file(Path(path), Budget(), ())
+
+
+def _read_file(path: Path, budget: Budget, chain: tuple[Path, ...]) -> dict[str, Any]:
+    text = _file_text(path)
+    try:
+        budget.charge(1000)  # so that a few files that name each other many times end
+    except OverflowError as error:
+        raise ConfigReadError(path, None, str(error)) from None
+    chain = (*chain, path.resolve())
+    if len(chain) > MAX_BASE_DEPTH:
+        raise ConfigReadError(path, None, f"the base files build on each other more than {MAX_BASE_DEPTH} deep")
+
+    def load_bases(references: list[str], line: int) -> dict[str, Any]:
+        bases = []
+        for reference in references:
+            if "::" in reference:
+                raise ConfigReadError(
+                    path,
+                    line,
+                    f"the base file {reference!r} belongs to another package",
+                    "give the resolved config (mmsegmentation's print_config prints it)",
+                )
+            base = path.parent / reference
+            if not base.exists():
+                raise ConfigReadError(
+                    path, line, f"the base file {reference!r} does not exist ({base})", "keep the configs folder whole"
+                )
+            if base.resolve() in chain:
+                raise ConfigReadError(path, line, f"the base file {reference!r} builds on this file in a circle")
+            bases.append((reference, _read_file(base, budget, chain)))
+        return join_bases(bases, str(path), line)
+
+    if path.suffix in _DATA_FORMATS:
+        return _read_data(text, path, budget, load_bases)
+    folder = path.parent.absolute().as_posix()
+    variables = {
+        "fileDirname": folder,
+        "fileBasename": path.name,
+        "fileBasenameNoExtension": path.stem,
+        "fileExtname": path.suffix,
+    }
+    return _read(text, str(path), budget, variables, load_bases)
+
+
+def _file_text(path: Path) -> str:
+    if path.is_dir():
+        raise ConfigReadError(path, None, "this is a folder", "give the config file in it")
+    if not path.is_file():
+        raise ConfigReadError(path, None, "there is no such file", "check the path of the config")
+    if path.suffix not in (".py", *_DATA_FORMATS, ".txt", ""):
+        raise ConfigReadError(path, None, f"{path.suffix!r} files are not read", "give a .py, .yaml or .json config")
+    try:
+        if path.stat().st_size > 4 * MAX_TEXT_LENGTH:
+            raise ConfigReadError(path, None, f"the file has {path.stat().st_size} bytes; no config is that long")
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ConfigReadError(path, None, "this is not text in UTF-8", "give a Python config file") from None
+    except OSError as error:
+        raise ConfigReadError(path, None, f"the file cannot be read ({error.strerror or error})") from None
+
+
+def _read_data(
+    text: str, path: Path, budget: Budget, load_bases: Callable[[list[str], int], dict[str, Any]]
+) -> dict[str, Any]:
+    kind = _DATA_FORMATS[path.suffix]
+    try:
+        values = json.loads(text) if kind == "JSON" else yaml.safe_load(text)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigReadError(path, getattr(error, "lineno", None), f"this is not {kind} ({reason})") from None
+    if not isinstance(values, dict):
+        raise ConfigReadError(path, None, f"the {kind} is not a dict of config values")
+    references = values.pop("_base_", [])
+    references = [references] if isinstance(references, str) else references
+    if not isinstance(references, list) or not all(isinstance(item, str) for item in references):
+        raise ConfigReadError(path, None, "'_base_' must be a file name or a list of file names")
+    base = load_bases(references, 1)
+    return merge(copy_tree(values, str(path), budget), base, str(path))
+
+
+def _read(
+    text: str,
+    filename: str,
+    budget: Budget,
+    variables: dict[str, str],
+    load_bases: Callable[[list[str], int], dict[str, Any]] | None,
+) -> dict[str, Any]:
+    reader = LiteralReader(filename, budget, variables, load_bases)
+    reader.run(parse(text, filename))
+    names = {
+        name: value
+        for name, value in reader.names.items()
+        if not name.startswith("__") and name not in _INTERNAL_NAMES
+    }
+    return merge(copy_tree(names, filename, budget), copy_tree(reader.base or {}, filename, budget), filename)
+
+
+def join_bases(bases: list[tuple[str, dict[str, Any]]], filename: str, line: int | None) -> dict[str, Any]:
+    """The values of several base files in one dict.
+
+    Raises:
+        ConfigReadError: a key stands in two of them.
+    """
+    joined: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for reference, values in bases:
+        double = sorted(joined.keys() & values.keys())
+        if double:
+            raise ConfigReadError(
+                filename,
+                line,
+                f"the base files {origin[double[0]]!r} and {reference!r} both set {', '.join(map(repr, double))}",
+                "a key may stand in one base file only",
+            )
+        joined.update(values)
+        origin.update(dict.fromkeys(values, reference))
+    return joined
+
+
+def merge(child: dict[str, Any], base: dict[str, Any], filename: str, where: str = "") -> dict[str, Any]:
+    """``child`` merged over ``base`` as mmcv merges: dicts key by key, everything else replaced.
+
+    ``_delete_=True`` in a dict of ``child`` replaces the dict of ``base`` instead; the marker itself is not kept.
+
+    Args:
+        child: the values that win.
+        base: the values below; not changed.
+        filename: name for messages.
+        where: dotted path of the two dicts, for messages.
+
+    Raises:
+        ConfigReadError: a dict is to be merged into something that is not a dict.
+    """
+    merged = dict(base)
+    for key, value in child.items():
+        if key == _DELETE:
+            continue
+        if isinstance(value, dict):
+            place = f"{where}.{key}" if where else str(key)
+            below = merged.get(key, {}) if not value.get(_DELETE) else {}
+            if not isinstance(below, dict):
+                raise ConfigReadError(
+                    filename,
+                    None,
+                    f"{place!r} is a dict here and a {type(below).__name__} in the base file",
+                    f"add {_DELETE}=True to replace it",
+                )
+            merged[key] = merge(value, below, filename, place)
+        else:
+            merged[key] = _without_delete(value)
+    return merged
+
+
+def _without_delete(value: Any) -> Any:
+    """``value`` without the ``_delete_`` markers of dicts inside of lists, where nothing is merged."""
+    if isinstance(value, dict):
+        return {key: _without_delete(item) for key, item in value.items() if key != _DELETE}
+    if isinstance(value, list | tuple):
+        return type(value)(_without_delete(item) for item in value)
+    return value
+
+
+def copy_tree(value: Any, filename: str, budget: Budget | None = None) -> Any:
+    """``value`` as plain dicts, lists, tuples and literals that share nothing, whatever kinds of dict it is made of.
+
+    Raises:
+        ConfigReadError: it is too large or nested too deeply.
+    """
+    try:
+        (budget or Budget()).charge_deep(value)
+    except OverflowError as error:
+        raise ConfigReadError(filename, None, str(error)) from None
+    return _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, tuple):
+        return tuple(_plain(item) for item in value)
+    return value

@@ -1,0 +1,355 @@
+"""Loads what torch.save wrote without running anything that a file brings along.
+
+``torch.load(weights_only=True)`` is the only loader, always. It builds nothing but what is on a list; the list here
+adds stand-ins to torch's own: a checkpoint of mmcv, mmengine, argparse or NumPy names classes that hold no weights,
+and in their place come plain values (dicts, numbers, arrays) or an inert object. The real classes are neither imported
+nor called, nothing that a stand-in is given is kept unless it is data, and any other name is an error that says it.
+"""
+
+import io
+import pickletools
+import re
+import threading
+import warnings
+import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+import numpy as np
+import torch
+
+from segzoo.conversion.errors import CheckpointError
+from segzoo.conversion.reading import archives
+
+MAX_PICKLE_BYTES = 256 << 20
+MAX_ARRAY_BYTES = 64 << 20
+_LEGACY_PICKLES = 5  # magic number, protocol, system, the object, its storage keys
+
+
+class Inert:
+    """Stands for an object that is not needed: takes whatever it is given and keeps nothing."""
+
+    def __new__(cls, *arguments: Any) -> "Inert":
+        return super().__new__(cls)
+
+    def __init__(self, *arguments: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class InertMapping:
+    """Stands for a subclass of dict: makes a plain OrderedDict with the same items."""
+
+    def __new__(cls, *arguments: Any) -> OrderedDict:  # type: ignore[misc]
+        items = arguments[-1] if arguments else ()
+        return OrderedDict(items if isinstance(items, dict | list | tuple) else ())
+
+
+class InertText:
+    """Stands for a path or a subclass of str: makes a plain string."""
+
+    def __new__(cls, *parts: Any) -> str:  # type: ignore[misc]
+        return "/".join(part for part in parts if isinstance(part, str))
+
+
+class InertFields:
+    """Stands for an object that is a set of named values (argparse.Namespace, mmcv's Config): keeps the values."""
+
+    def __init__(self, *arguments: Any):
+        self.fields: dict[Any, Any] = {}
+
+    def __setstate__(self, state: Any) -> None:
+        # mmcv's Config gives (values, filename, text, ...)
+        state = state[0] if isinstance(state, tuple) and state else state
+        self.fields = dict(dict.items(state)) if isinstance(state, dict) else {}
+
+
+class ArrayType:
+    """Stands for numpy.dtype: keeps the type's text and byte order."""
+
+    def __init__(self, text: Any = "", *flags: Any):
+        self.text = text.decode("latin-1") if isinstance(text, bytes) else str(text)
+        self.order = "="
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, tuple) and len(state) > 1:
+            order = state[1].decode("latin-1") if isinstance(state[1], bytes) else state[1]
+            self.order = order if order in ("<", ">", "|", "=") else "="
+
+    def resolve(self) -> np.dtype | None:
+        """The type, None where it is not a plain number, truth value or text."""
+        if len(self.text) > 12 or self.text[:1] not in "biufcSU" or not (self.text[1:].isdigit() or not self.text[1:]):
+            return None
+        try:
+            return np.dtype(self.text).newbyteorder("=" if self.order == "|" else self.order)
+        except (TypeError, ValueError):
+            return None
+
+
+class ArrayData:
+    """Stands for numpy.ndarray: keeps shape, type and bytes, and becomes a real array afterwards (`plain`)."""
+
+    def __init__(self, *arguments: Any):
+        self.state: tuple[Any, ...] = ()
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state if isinstance(state, tuple) else ()
+
+    def array(self) -> np.ndarray | None:
+        """The array, None where it is not one of plain numbers or text."""
+        if len(self.state) != 5:
+            return None
+        _, shape, kind, columns_first, data = self.state
+        dtype = kind.resolve() if isinstance(kind, ArrayType) else None
+        if dtype is None or not isinstance(data, bytes) or len(data) > MAX_ARRAY_BYTES or not isinstance(shape, tuple):
+            return None
+        try:
+            return np.frombuffer(data, dtype).reshape(shape, order="F" if columns_first else "C").copy()
+        except (ValueError, TypeError):
+            return None
+
+
+def _scalar(kind: Any, data: Any = b"") -> Any:
+    """Stands for numpy's scalar constructor: a plain Python number or string."""
+    dtype = kind.resolve() if isinstance(kind, ArrayType) else None
+    if dtype is None or not isinstance(data, bytes) or len(data) != dtype.itemsize:
+        return None
+    return np.frombuffer(data, dtype)[0].item() if dtype.itemsize else ""
+
+
+def _reconstruct(*arguments: Any) -> ArrayData:
+    """Stands for numpy's array constructor, which gets the content afterwards."""
+    return ArrayData()
+
+
+def _getattr(*arguments: Any) -> Inert:
+    """Stands for builtins.getattr, with which mmengine's HistoryBuffer names its own methods: looks nothing up."""
+    return Inert()
+
+
+_STAND_INS: dict[str, Any] = {
+    "builtins.getattr": _getattr,
+    **dict.fromkeys(("builtins.list", "builtins.dict", "builtins.int", "builtins.float", "builtins.object"), Inert),
+    "mmengine.logging.history_buffer.HistoryBuffer": Inert,
+    "mmengine.logging.message_hub.MessageHub": Inert,
+    "mmcv.runner.log_buffer.LogBuffer": Inert,
+    "mmengine.config.config.ConfigDict": InertMapping,
+    "mmcv.utils.config.ConfigDict": InertMapping,
+    "addict.addict.Dict": InertMapping,
+    "yacs.config.CfgNode": InertMapping,
+    "collections.defaultdict": InertMapping,
+    "mmengine.config.config.Config": InertFields,
+    "mmcv.utils.config.Config": InertFields,
+    "argparse.Namespace": InertFields,
+    "torch.torch_version.TorchVersion": InertText,
+    **dict.fromkeys(
+        (f"pathlib{module}.{name}" for module in ("", "._local") for name in ("Path", "PosixPath", "PurePosixPath")),
+        InertText,
+    ),
+    **dict.fromkeys(
+        (f"pathlib{module}.{name}" for module in ("", "._local") for name in ("WindowsPath", "PureWindowsPath")),
+        InertText,
+    ),
+    "numpy.dtype": ArrayType,
+    "numpy.ndarray": ArrayData,
+    **{
+        f"numpy.{core}.multiarray.{name}": function
+        for core in ("core", "_core")
+        for name, function in (("scalar", _scalar), ("_reconstruct", _reconstruct))
+    },
+}
+# What torch's own list has besides names of torch.
+_TORCH_LIST = frozenset(
+    (
+        "_codecs.encode",
+        "builtins.bytearray",
+        "builtins.complex",
+        "builtins.set",
+        "collections.Counter",
+        "collections.OrderedDict",
+    )
+)
+_lock = threading.Lock()
+
+
+def names_in_pickles(stream: IO[bytes], count: int) -> list[str]:
+    """The full names of everything that ``count`` pickles, one after the other, would import.
+
+    Raises:
+        ValueError, EOFError: a pickle is cut off or damaged.
+    """
+    names: dict[str, None] = {}
+    for _ in range(count):
+        strings: list[str] = []  # the last two that were pushed: what STACK_GLOBAL (protocol 4) imports
+        memo: dict[int, str] = {}
+        for opcode, argument, _position in pickletools.genops(stream):
+            name = opcode.name
+            if name in ("GLOBAL", "INST"):
+                names[_today(*str(argument).split(" ", 1))] = None
+            elif name == "STACK_GLOBAL":
+                names[".".join(strings) if len(strings) == 2 else "a name that is computed"] = None
+            elif name in ("EXT1", "EXT2", "EXT4"):
+                names[f"extension {argument}"] = None
+            elif "UNICODE" in name or "STRING" in name:
+                strings = [*strings[-1:], str(argument)]
+            elif name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
+                memo[len(memo) if name == "MEMOIZE" else argument] = strings[-1] if strings else ""
+            elif name in ("GET", "BINGET", "LONG_BINGET"):
+                strings = [*strings[-1:], memo.get(argument, "")]
+    return list(names)
+
+
+def _today(module: str, name: str = "") -> str:
+    """The full name in Python 3 of something that a pickle of Python 2 may name."""
+    module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+    return f"{module}.{name}"
+
+
+def _is_known(name: str) -> bool:
+    """Whether the name has a stand-in, or is for torch's own list to judge (tensors, storages, what rebuilds them)."""
+    if name in _STAND_INS or name in _TORCH_LIST:
+        return True
+    return name.startswith("torch.") and not name.startswith("torch.nn.modules.")
+
+
+def refuse_unknown_names(names: list[str], source: Path) -> None:
+    """Refuses a file whose pickle names anything but weights and what has a stand-in.
+
+    Raises:
+        CheckpointError: with the full names.
+    """
+    unknown = [name for name in names if not _is_known(name)]
+    if unknown:
+        refuse_names(unknown, source)
+
+
+def refuse_names(unknown: list[str], source: Path) -> NoReturn:
+    """Raises the CheckpointError that names what a pickle asks for."""
+    listed = ", ".join(unknown[:8]) + (f" and {len(unknown) - 8} more" if len(unknown) > 8 else "")
+    fix = "do not trust the file unless you know its origin"
+    if any(name.startswith(("torch.nn.modules.", "mmseg.models.", "mmcv.cnn.")) for name in unknown):
+        fix = "a whole model was pickled: save its state_dict() instead"
+    raise CheckpointError(
+        source, f"refused: its pickle asks for {listed}, which weights do not need; nothing was run", fix
+    )
+
+
+def load_zip(path: Path, archive: zipfile.ZipFile, folder: str, source: Path, *, mapped: bool = True) -> Any:
+    """The object in a file that torch.save wrote since 1.6.
+
+    Args:
+        path: the file.
+        archive: the same file, opened.
+        folder: the folder inside it, from `archives.torch_folder`.
+        source: the file that the user named, for messages.
+        mapped: tensors stay on disk until they are read.
+
+    Raises:
+        CheckpointError: its pickle asks for an object that is not on the list, or is damaged.
+    """
+    member = archive.getinfo(f"{folder}/data.pkl")
+    if member.file_size > MAX_PICKLE_BYTES:
+        raise CheckpointError(
+            source, f"the list of its tensors has {member.file_size} bytes; no model needs that many"
+        )
+    _scan(io.BytesIO(archives.stored_bytes(path, member)), 1, source)
+    return _load(path, source, mmap=mapped)
+
+
+def load_legacy(path: Path, source: Path) -> Any:
+    """The object in a file that torch.save wrote before 1.6; it is read into memory as a whole.
+
+    Raises:
+        CheckpointError: its pickle asks for an object that is not on the list, or the file is cut off.
+    """
+    with path.open("rb") as stream:
+        _scan(stream, _LEGACY_PICKLES, source)
+    return _load(path, source, mmap=False)
+
+
+def _scan(stream: IO[bytes], count: int, source: Path) -> None:
+    try:
+        names = names_in_pickles(stream, count)
+    except (ValueError, EOFError, MemoryError, OverflowError, IndexError) as error:
+        raise CheckpointError(
+            source, f"the file is cut off or damaged: its pickle ends or breaks early ({error})", "download it again"
+        ) from None
+    refuse_unknown_names(names, source)
+
+
+@contextmanager
+def _only_stand_ins() -> Iterator[None]:
+    """Puts our list in the place of whatever other libraries allowed, for the time of one load."""
+    with _lock:
+        others = torch.serialization.get_safe_globals()
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals([(value, name) for name, value in _STAND_INS.items()])
+        try:
+            yield
+        finally:
+            torch.serialization.clear_safe_globals()
+            torch.serialization.add_safe_globals(others)
+
+
+def _load(path: Path, source: Path, *, mmap: bool) -> Any:
+    try:
+        with _only_stand_ins(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice to its developers
+            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:  # hostile bytes end in errors of many kinds; each is the file's fault
+        message = str(error)
+        if "unexpected EOF" in message or isinstance(error, EOFError):
+            raise CheckpointError(
+                source,
+                f"the file is cut off: {path.stat().st_size} bytes are there, and more tensors are announced",
+                "download it again and compare the size with the one at its source",
+            ) from error
+        name = re.search(r"GLOBAL (\S+)", message)
+        if name:
+            refuse_names([name[1]], source)
+        operand = re.search(r"Unsupported operand \d+", message)
+        reason = operand[0] if operand else (message.splitlines() or [type(error).__name__])[0][:200]
+        raise CheckpointError(
+            source,
+            f"torch.load(weights_only=True) cannot read it ({type(error).__name__}: {reason})",
+            "download it again, or save its weights anew with torch.save and the default pickle protocol",
+        ) from error
+
+
+def plain(value: Any) -> Any:
+    """``value`` as plain Python data: dicts, lists, tuples, numbers, strings, tensors.
+
+    Arrays become lists; whatever is inert, contains itself or is nested 100 levels deep becomes None.
+    """
+    return _plain(value, {}, 0)
+
+
+def _plain(value: Any, done: dict[int, Any], depth: int) -> Any:
+    if value is None or isinstance(value, str | bytes | bool | int | float | complex | torch.Tensor):
+        return value
+    if id(value) in done or depth > 100:
+        return done.get(id(value))
+    done[id(value)] = None
+    result: Any = None
+    if isinstance(value, dict):
+        result = {key: _plain(item, done, depth + 1) for key, item in dict.items(value) if _is_key(key)}
+    elif isinstance(value, list | tuple):
+        result = [_plain(item, done, depth + 1) for item in value]
+        result = result if isinstance(value, list) else tuple(result)
+    elif isinstance(value, InertFields):
+        result = _plain(value.fields, done, depth + 1)
+    elif isinstance(value, ArrayData):
+        array = value.array()
+        result = None if array is None else array.tolist()
+    done[id(value)] = result
+    return result
+
+
+def _is_key(key: Any) -> bool:
+    return key is None or isinstance(key, str | bytes | bool | int | float | tuple)

@@ -1,0 +1,217 @@
+"""The checks that run before a loss sees a batch: of labels in memory, and of the files behind the first batch."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from segzoo.data.checks.findings import ERROR, Case
+from segzoo.data.checks.label_ids import LabelRule, count_ids
+from segzoo.data.checks.probing import PairFacts, crop_case, ids_case, probe_pair
+from segzoo.errors import SegZooError
+
+_BLACK_AND_WHITE = (
+    "These masks hold only 0 and 255, and 255 is ignored, so class 1 never appears. If 255 means class 1, divide the masks "
+    "by 255."
+)
+_PASSED_OVER = ("unreadable_image", "unreadable_mask", "image_without_mask")
+_WHOLE_BATCH_IGNORED = (
+    "warning: all labels of the first batch are ignored, so that its loss is 0: check --ignore_index and "
+    "--do_reduce_labels, or look at the pictures with `segzoo data show`"
+)
+
+
+def _as_arrays(labels: Any) -> list[np.ndarray]:
+    if not isinstance(labels, list | tuple):
+        labels = [labels]
+    arrays = []
+    for label in labels:
+        array = label.detach().cpu().numpy() if hasattr(label, "detach") else np.asarray(label)
+        arrays.extend(array if array.ndim == 3 else [array])
+    return arrays
+
+
+def check_labels(
+    labels: Any, num_labels: int, ignore_index: int = 255, names: Sequence[str] | str | None = None
+) -> None:
+    """Makes sure that every label id is a class or the ignore index.
+
+    Args:
+        labels: Label map (height, width), batch (batch, height, width), or a list of maps of any sizes; tensors or
+            arrays of class ids.
+        num_labels: Number of classes; valid ids are 0..num_labels-1.
+        ignore_index: Id that never counts.
+        names: What to call each map in the error, usually its file.
+
+    Raises:
+        SegZooError: Ids outside the range. The message names the first such file, the ids with their pixel counts, how
+            many maps are affected, and the likely fix. A batch of 0 and 255 alone for a two-class model only warns,
+            since 255 is then ignored and class 1 never appears.
+    """
+    arrays = _as_arrays(labels)
+    names = [names] if isinstance(names, str) else names
+    rule = LabelRule(num_labels, ignore_index)
+    counts = [count_ids(array) for array in arrays]
+    seen = set().union(*counts)
+    bad = {index: found for index, ids in enumerate(counts) if (found := rule.outside(ids))}
+    if bad:
+        index, first = next(iter(bad.items()))
+        name = names[index] if names is not None and index < len(names) else f"label map {index}"
+        others = f" ({len(bad) - 1} more of {len(arrays)} maps here have such ids)" if len(bad) > 1 else ""
+        fix = rule.likely_fix(set().union(*bad.values()), seen)
+        raise SegZooError(
+            f"{replace(ids_case(first, seen, rule, name), fix=f'likely fix: {fix}').sentence()}{others}."
+        )
+    if num_labels == 2 and ignore_index == 255 and seen == {0, 255}:
+        warnings.warn(_BLACK_AND_WHITE, stacklevel=2)
+
+
+def check_first_batch(
+    dataset: Any,
+    indices: Sequence[int],
+    *,
+    num_labels: int,
+    ignore_index: int = 255,
+    reduce_labels: bool = False,
+    crop_size: tuple[int, int] | None = None,
+    max_corrupt: int = 0,
+) -> list[str]:
+    """Looks at the files of the first batch as `segzoo data check` does, before the first step of a training.
+
+    Whole masks are looked at, whatever crops the training takes of them; then one sample is made as the training makes it.
+
+    Args:
+        dataset: A `SegmentationDataset` that trains.
+        indices: Its samples that make up the first batch.
+        num_labels, ignore_index, reduce_labels: What the ids in the masks mean.
+        crop_size: (height, width) of the training's crops; None: whole pictures.
+        max_corrupt: So many corrupt files are left to the data set, which passes over them.
+
+    Returns:
+        Warnings, one line each: pictures smaller than the crop, masks of ignored pixels only, masks of 0 and 255 alone,
+        rotations that cannot be told.
+
+    Raises:
+        SegZooError: A file that a training cannot use. The message names the first such file (or pair), what is the
+            matter with it, the likely fix, and how many more there are in the batch.
+    """
+    lines = check_rows(
+        {int(index): dataset.dataset[int(index)] for index in indices}.items(),
+        num_labels=num_labels,
+        ignore_index=ignore_index,
+        reduce_labels=reduce_labels,
+        crop_size=crop_size,
+        max_corrupt=max_corrupt,
+        transform=dataset.transform,
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=_BLACK_AND_WHITE[:40])  # `lines` says it
+        dataset[int(indices[0])]
+    return lines
+
+
+def check_rows(
+    rows: Iterable[tuple[int, Mapping[str, Any]]],
+    *,
+    num_labels: int,
+    ignore_index: int = 255,
+    reduce_labels: bool = False,
+    crop_size: tuple[int, int] | None = None,
+    max_corrupt: int = 0,
+    transform: Any = None,
+) -> list[str]:
+    """`check_first_batch` for rows of any source, such as the first ones of a stream.
+
+    Args:
+        rows: Index and undecoded row (`segzoo.data.undecoded`) of each pair.
+        transform: Of the training: a scale in it is taken into account before pictures are held against the crop.
+        num_labels, ignore_index, reduce_labels, crop_size, max_corrupt: As there.
+    """
+    from segzoo.data.dataset import row_names
+
+    rule = LabelRule(num_labels, ignore_index, reduce_labels)
+    facts = []
+    for index, row in rows:
+        image_name, label_name = row_names(row, index)
+        facts.append(
+            probe_pair(
+                row["image"],
+                row.get("label"),
+                rule,
+                image_name=image_name,
+                label_name=label_name,
+                encoding=row.get("label_encoding"),
+            )
+        )
+    _refuse_errors(facts, max_corrupt)
+    return _warnings(facts, rule, crop_size, transform)
+
+
+def _refuse_errors(facts: Sequence[PairFacts], max_corrupt: int) -> None:
+    """Raises for the first pair with an error."""
+    errors = [[case for case in pair.cases if case.severity == ERROR] for pair in facts]
+    if max_corrupt:
+        corrupt = [any(case.kind in _PASSED_OVER for case in cases) for cases in errors]
+        if sum(corrupt) <= max_corrupt:
+            errors = [cases for cases, is_corrupt in zip(errors, corrupt, strict=True) if not is_corrupt]
+    bad = [cases for cases in errors if cases]
+    if bad:
+        more = len(bad) - 1
+        others = f" ({more} more of the {len(facts)} pairs of the first batch {'has' if more == 1 else 'have'} errors)"
+        raise SegZooError(
+            f"{bad[0][0].sentence()}.{others * (more > 0)} `segzoo data check` finds all such files at once."
+        )
+
+
+def _warnings(
+    facts: Sequence[PairFacts], rule: LabelRule, crop_size: tuple[int, int] | None, transform: Any
+) -> list[str]:
+    """What a training can go on with, and its user should know."""
+    lines = []
+    by_kind: dict[str, list[Case]] = {}
+    for pair in facts:
+        for case in pair.cases:
+            by_kind.setdefault(case.kind, []).append(case)
+    ignored = by_kind.get("only_ignored", [])
+    if ignored and len(ignored) == len(facts):
+        lines.append(_WHOLE_BATCH_IGNORED)
+    elif ignored:
+        lines.append(_counted(ignored, len(facts)))
+    seen = set().union(*(pair.ids or () for pair in facts))
+    if rule.num_labels == 2 and rule.ignore_index == 255 and seen == {0, 255}:
+        lines.append(f"warning: {Case('black_and_white', files=(facts[0].label_name,)).sentence()}")
+    if crop_size is not None:
+        small = [
+            case
+            for pair in facts
+            if pair.size is not None
+            and (case := crop_case(pair.size, _scaled(pair.size, transform), crop_size, pair.image_name))
+        ]
+        if small:
+            lines.append(_counted(small, len(facts)))
+    lines += [_counted(by_kind[kind], len(facts)) for kind in ("exif_differs", "exif_ambiguous") if kind in by_kind]
+    return lines
+
+
+def _counted(cases: Sequence[Case], total: int) -> str:
+    """The first of some cases in a line, and how many there are."""
+    return f"warning: {len(cases)} of the {total} pairs of the first batch: {cases[0].sentence()}"
+
+
+def _scaled(size: tuple[int, int], transform: Any) -> tuple[int, int]:
+    """(height, width) of a picture after resizing, before random scaling."""
+    from segzoo.data.transforms import Scale, keep_ratio_size
+
+    scale = next((step for step in getattr(transform, "steps", ()) if isinstance(step, Scale)), None)
+    if scale is None:
+        return size
+    short_edge, long_edge = scale.size or (None, None)
+    if scale.short_edges:
+        short_edge = min(scale.short_edges)
+    if scale.size is not None and not scale.keep_ratio:
+        return scale.size
+    return keep_ratio_size(*size, short_edge, long_edge)

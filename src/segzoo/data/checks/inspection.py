@@ -1,0 +1,409 @@
+"""A look at every pair of a data set: what is the matter with it, and how often each class occurs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from segzoo.data.checks.class_counts import ClassCounts, ClassTally
+from segzoo.data.checks.findings import ERROR, NOTE, WARNING, Case, Finding, Findings
+from segzoo.data.checks.label_ids import LabelRule, list_ranges
+from segzoo.data.checks.probing import PairFacts, crop_case, probe_pair
+from segzoo.data.dataset import row_names, undecoded
+from segzoo.data.loading import SPLIT_NAMES, PairingProblem, load_segmentation_dataset
+from segzoo.errors import SegZooError
+
+FORMAT_VERSION = 1
+_TRAIN = "train"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataReport:
+    """What a check of a data set found.
+
+    Attributes:
+        source: The data set.
+        rule: What its ids were held against.
+        names: Of the classes, by id.
+        findings: Errors first.
+        pairs: Split -> how many pairs it has.
+        checked: Split -> how many of them were looked at.
+        counts: Split -> frequencies of the classes, over the pairs that a training can use.
+        crop_size: (height, width) that pictures were held against, or None.
+        classes_source: Where the class names come from, in words.
+    """
+
+    source: str
+    rule: LabelRule
+    names: Sequence[str]
+    findings: Sequence[Finding]
+    pairs: Mapping[str, int]
+    checked: Mapping[str, int]
+    counts: Mapping[str, ClassCounts]
+    crop_size: tuple[int, int] | None = None
+    classes_source: str = ""
+
+    def count(self, severity: str) -> int:
+        """How many cases of a severity there are: "error", "warning" or "note"."""
+        return sum(finding.count for finding in self.findings if finding.severity == severity)
+
+    @property
+    def clean(self) -> bool:
+        """Whether there is neither an error nor a warning."""
+        return not self.count(ERROR) and not self.count(WARNING)
+
+    @property
+    def weights_split(self) -> str | None:
+        """The split that class weights are suggested from: the training split, where there is one."""
+        return next(iter(self.counts), None) if _TRAIN not in self.counts else _TRAIN
+
+    def class_weights(self) -> np.ndarray | None:
+        """`ClassCounts.median_frequency_weights` of the training split (else of the first); None without a pair."""
+        return None if self.weights_split is None else self.counts[self.weights_split].median_frequency_weights()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON values; NaN for weights of classes that do not occur."""
+        weights = self.class_weights()
+        classes = [
+            {
+                "id": index,
+                "name": str(name),
+                "splits": {
+                    split: {
+                        "pixels": int(counts.pixels[index]),
+                        "share": float(counts.share[index]),
+                        "images": int(counts.images[index]),
+                    }
+                    for split, counts in self.counts.items()
+                },
+                "weight": None if weights is None else float(weights[index]),
+            }
+            for index, name in enumerate(self.names)
+        ]
+        return {
+            "format": FORMAT_VERSION,
+            "source": self.source,
+            "clean": self.clean,
+            "num_errors": self.count(ERROR),
+            "num_warnings": self.count(WARNING),
+            "num_notes": self.count(NOTE),
+            "settings": {
+                "num_labels": self.rule.num_labels,
+                "classes": self.classes_source,
+                "ignore_index": self.rule.ignore_index,
+                "do_reduce_labels": self.rule.reduce_labels,
+                "crop_size": None if self.crop_size is None else list(self.crop_size),
+            },
+            "splits": {
+                split: {
+                    "pairs": self.pairs[split],
+                    "checked": self.checked[split],
+                    "counted": self.counts[split].num_images if split in self.counts else 0,
+                    "ignored_pixels": self.counts[split].ignored if split in self.counts else 0,
+                }
+                for split in self.pairs
+            },
+            "findings": [finding.to_dict() for finding in self.findings],
+            "classes": classes,
+            "class_weights": {"method": "median-frequency balancing", "split": self.weights_split},
+        }
+
+
+def inspect_dataset(
+    source: str | os.PathLike,
+    config_name: str | None = None,
+    *,
+    splits: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
+    num_labels: int | None = None,
+    palette: Sequence[Sequence[int]] | None = None,
+    reduce_labels: bool = False,
+    ignore_index: int = 255,
+    crop_size: tuple[int, int] | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    image_suffix: str = "",
+    label_suffix: str = "",
+    data_root: str | os.PathLike | None = None,
+    cache_dir: str | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    max_samples: int | None = None,
+    num_workers: int = 0,
+    keep_cases: int = 1000,
+    classes_source: str = "",
+    on_start: Callable[[int], object] | None = None,
+    on_pair: Callable[[], object] | None = None,
+) -> DataReport:
+    """Looks at every pair of a data set and reports all that is wrong with it.
+
+    Every picture and mask is decoded as a training decodes it; a broken one is noted, and the check goes on. Memory does not
+    grow with the pictures, but for a hash of 16 bytes of each.
+
+    Args:
+        source, config_name, image_column, label_column, image_suffix, label_suffix, data_root, cache_dir, revision,
+            token: As in `load_segmentation_dataset`.
+        splits: Look at these alone.
+        names: Of the classes, by id.
+        num_labels: Number of classes; by default that of `names`, and where both are missing, ids cannot be out of range.
+        palette: Colours of the classes, to tell what a mask of colours was painted with.
+        reduce_labels: Masks hold 0 for "no class" and 1 for the first class.
+        ignore_index: Id that never counts.
+        crop_size: (height, width); smaller pictures are reported.
+        max_samples: Look at so many pairs of each split, spread evenly over it.
+        num_workers: Processes that look; 0: this one.
+        keep_cases: Cases listed of each kind of finding; more are counted only.
+        classes_source: Where the class names come from, for the report.
+        on_start: Called with the number of pairs, before the first.
+        on_pair: Called after every pair.
+
+    Raises:
+        SegZooError: The data set cannot be loaded at all, or has no split of that name.
+    """
+    if num_labels is None and names is not None:
+        num_labels = len(names)
+    rule = LabelRule(num_labels, ignore_index, reduce_labels)
+    found = Findings(keep_cases)
+    tables = load_tables(
+        source,
+        config_name,
+        on_case=found.add,
+        image_column=image_column,
+        label_column=label_column,
+        image_suffix=image_suffix,
+        label_suffix=label_suffix,
+        data_root=data_root,
+        cache_dir=cache_dir,
+        revision=revision,
+        token=token,
+    )
+    tables = choose_splits(tables, splits, source)
+    colors = {tuple(color[:3]): str(name) for color, name in zip(palette or (), names or (), strict=False)}
+    chosen = {split: spread(len(rows), max_samples) for split, rows in tables.items()}
+    if on_start is not None:
+        on_start(sum(map(len, chosen.values())))
+    tallies = {}
+    seen_pictures: dict[bytes, tuple[str, str]] = {}
+    for split, rows in tables.items():
+        tally = tallies[split] = ClassTally(rule)
+        for facts in _probe_all(rows, chosen[split], rule, colors, num_workers):
+            tally.add(facts)
+            for case in facts.cases:
+                found.add(replace(case, split=split))
+            if crop_size is not None and facts.size is not None:
+                case = crop_case(facts.size, facts.size, crop_size, facts.image_name)
+                if case is not None:
+                    found.add(replace(case, split=split))
+            _judge_twins(facts, split, seen_pictures, found)
+            if on_pair is not None:
+                on_pair()
+    whole = all(len(chosen[split]) == len(rows) for split, rows in tables.items())
+    if num_labels is None:
+        num_labels = _guess_num_labels(tallies)
+    if names is None:
+        names = [f"class {index}" for index in range(num_labels)]
+    counts = {split: tally.counts(num_labels) for split, tally in tallies.items() if tally.num_images}
+    _judge_labels(tallies, counts, rule, names, whole, found)
+    return DataReport(
+        source=os.fspath(source),
+        rule=rule,
+        names=tuple(names),
+        findings=found.sorted(),
+        pairs={split: len(rows) for split, rows in tables.items()},
+        checked={split: len(indices) for split, indices in chosen.items()},
+        counts=counts,
+        crop_size=crop_size,
+        classes_source=classes_source,
+    )
+
+
+# What to look at
+
+
+def load_tables(
+    source: str | os.PathLike,
+    config_name: str | None = None,
+    *,
+    on_case: Callable[[Case], object],
+    image_column: str | None = None,
+    label_column: str | None = None,
+    image_suffix: str = "",
+    label_suffix: str = "",
+    data_root: str | os.PathLike | None = None,
+    cache_dir: str | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+) -> dict[str, Any]:
+    """The pairs that are there, undecoded; what does not pair up becomes cases instead of an error.
+
+    Args:
+        on_case: Called with every such case.
+        source, and all others: As in `load_segmentation_dataset`.
+
+    Returns:
+        Split -> table; empty where nothing pairs up.
+
+    Raises:
+        SegZooError: There is no such data set.
+    """
+    cases = []
+
+    def note(problem: PairingProblem) -> None:
+        is_test = problem.kind == "split_without_masks" and problem.split == "test"
+        cases.append(Case("test_without_masks" if is_test else problem.kind, "", problem.files, problem.split))
+
+    try:
+        tables = load_segmentation_dataset(
+            source,
+            config_name,
+            image_column=image_column,
+            label_column=label_column,
+            image_suffix=image_suffix,
+            label_suffix=label_suffix,
+            data_root=data_root,
+            strict=False,
+            on_problem=note,
+            cache_dir=cache_dir,
+            revision=revision,
+            token=token,
+        )
+    except SegZooError:
+        if not cases:  # else they say what is the matter
+            raise
+        tables = {}
+    for case in cases:
+        on_case(case)
+    return {split: undecoded(rows) for split, rows in tables.items()}
+
+
+def choose_splits(tables: Mapping[str, Any], splits: Sequence[str] | None, source) -> dict[str, Any]:
+    """The splits that are asked for, by any of their usual names and in that order; all of them for None.
+
+    Raises:
+        SegZooError: a split that ``source`` does not have; the message names those that it has.
+    """
+    if splits is None:
+        return dict(tables)
+    wanted = [SPLIT_NAMES.get(split.casefold(), split) for split in splits]
+    missing = [split for split in wanted if split not in tables]
+    if missing:
+        raise SegZooError(f"{source} has no split {missing[0]!r}; it has {', '.join(tables) or 'none with pairs'}.")
+    return {split: tables[split] for split in wanted}
+
+
+def spread(count: int, most: int | None) -> list[int]:
+    """Up to `most` positions of `count`, spread evenly."""
+    if most is None or most >= count:
+        return list(range(count))
+    return [int(position) for position in np.linspace(0, count - 1, most).round()]
+
+
+def _probe_all(
+    rows: Any, indices: Sequence[int], rule: LabelRule, palette: Mapping, num_workers: int
+) -> Iterator[PairFacts]:
+    """Facts of the chosen pairs, in order."""
+    probes = _Probes(rows, indices, rule, palette)
+    num_workers = min(num_workers, len(probes) // 32)  # starting a process takes as long as some pairs
+    if num_workers == 0:
+        yield from (probes[position] for position in range(len(probes)))
+        return
+    from torch.utils.data import DataLoader
+
+    loader = DataLoader(probes, batch_size=8, collate_fn=list, num_workers=num_workers)
+    for batch in loader:
+        yield from batch
+
+
+@dataclass(frozen=True)
+class _Probes:
+    """The chosen pairs as a data set whose items are `PairFacts`."""
+
+    rows: Any
+    indices: Sequence[int]
+    rule: LabelRule
+    palette: Mapping
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> PairFacts:
+        index = self.indices[position]
+        row = self.rows[index]
+        image_name, label_name = row_names(row, index)
+        return probe_pair(
+            row["image"],
+            row.get("label"),
+            self.rule,
+            image_name=image_name,
+            label_name=label_name,
+            encoding=row.get("label_encoding"),
+            palette=self.palette,
+        )
+
+
+# What it means
+
+
+def _judge_twins(facts: PairFacts, split: str, pictures: dict[bytes, tuple[str, str]], found: Findings) -> None:
+    """Pictures whose files are equal byte for byte."""
+    if facts.digest is None or facts.size is None:
+        return
+    other_split, other = pictures.setdefault(facts.digest, (split, facts.image_name))
+    if other == facts.image_name:
+        return
+    if other_split == split:
+        found.add(Case("duplicate_picture", files=(other, facts.image_name), split=split))
+    else:
+        details = {"splits": [other_split, split]}
+        found.add(Case("leakage", f"{other_split} and {split}", (other, facts.image_name), details=details))
+
+
+def _judge_labels(
+    tallies: Mapping[str, ClassTally],
+    counts: Mapping[str, ClassCounts],
+    rule: LabelRule,
+    names: Sequence[str],
+    whole: bool,
+    found: Findings,
+) -> None:
+    """What only the ids of all masks together tell.
+
+    Args:
+        tallies, counts: Of each split.
+        rule: What the ids were held against.
+        names: Of the classes.
+        whole: Every pair was looked at.
+        found: Takes the cases.
+    """
+    seen = set().union(*(tally.seen for tally in tallies.values()))
+    bad = rule.outside(dict.fromkeys(seen, 0))
+    if rule.num_labels is None and seen:
+        found.add(Case("classes_unknown", f"the masks hold the ids {list_ranges(seen)}"))
+    if seen == {0, 255} and rule.ignore_index == 255 and rule.num_labels in (None, 2):
+        found.add(Case("black_and_white"))
+    absent = {split: np.flatnonzero(c.pixels == 0).tolist() for split, c in counts.items()}
+    everywhere = set.intersection(*map(set, absent.values())) if absent else set()
+    last = len(names) - 1
+    if whole and not bad and last >= 2 and everywhere == {0} and not rule.reduce_labels:
+        found.add(Case("labels_start_at_one", f"no mask holds the id 0, class {names[0]!r}"))
+    elif whole and not bad and last >= 2 and everywhere == {last} and rule.reduce_labels and 0 in seen:
+        text = f"no mask holds the id {last + 1}, class {names[last]!r}, but 0 occurs"
+        found.add(Case("labels_start_at_zero", text))
+    for split, classes in absent.items():
+        if not classes:
+            continue
+        listed = ", ".join(str(names[index]) for index in classes[:12])
+        more = f" and {len(classes) - 12} more" if len(classes) > 12 else ""
+        text = f"{split}: {len(classes)} of {len(names)} classes: {listed}{more}"
+        certain = split == _TRAIN and whole and rule.num_labels is not None
+        kind = "class_absent" if certain else "class_absent_here"
+        found.add(Case(kind, text, split=split, details={"classes": classes}))
+
+
+def _guess_num_labels(tallies: Mapping[str, ClassTally]) -> int:
+    """One more than the largest class that occurs."""
+    return 1 + max((index for tally in tallies.values() for index in tally.pixels if index >= 0), default=-1)

@@ -1,0 +1,318 @@
+"""What is the matter with one pair of picture and mask: the check behind `segzoo data check` and before a first step."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import warnings
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import PIL.Image
+
+from segzoo.data.checks.findings import ERROR, Case
+from segzoo.data.checks.label_ids import LabelRule, count_ids, list_ids
+from segzoo.data.decoding import CorruptImageError, decode_image, decode_pair, read_bytes
+from segzoo.errors import SegZooError
+
+_ORIENTATION_TAG = 0x0112
+_LOSSY_FORMATS = frozenset({"JPEG", "MPO"})
+_TURNED = {2: "mirrored", 3: "upside down", 4: "mirrored", 5: "on its side", 6: "on its side", 7: "on its side"}
+
+
+@dataclass
+class PairFacts:
+    """What a look at one pair found.
+
+    Attributes:
+        image_name, label_name: The two files.
+        cases: What is the matter.
+        ids: Pixels of every id of the mask, as stored; None where it cannot be read.
+        size: (height, width) of the upright picture; None where it cannot be read.
+        digest: Hash of the picture's file, 16 bytes; None where it is missing.
+    """
+
+    image_name: str
+    label_name: str
+    cases: list[Case] = field(default_factory=list)
+    ids: dict[int, int] | None = None
+    size: tuple[int, int] | None = None
+    digest: bytes | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether a training can take the pair as it is."""
+        return not any(case.severity == ERROR for case in self.cases)
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What a file says about its pixels without decoding them."""
+
+    format: str | None
+    mode: str
+    size: tuple[int, int]
+    orientation: int
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        return self.size[::-1] if self.orientation >= 5 else self.size
+
+
+def probe_pair(
+    image: Any,
+    label: Any,
+    rule: LabelRule,
+    *,
+    image_name: str,
+    label_name: str,
+    encoding: str | None = None,
+    palette: Mapping[tuple[int, int, int], str] | None = None,
+) -> PairFacts:
+    """Looks at one pair as a training would read it, and goes on after the first thing that is wrong.
+
+    Args:
+        image, label: Paths, bytes, PIL images, or `{"path", "bytes"}` of undecoded `datasets` columns; a mask may also be
+            an array of ids.
+        rule: What the ids mean.
+        image_name, label_name: What to call the two.
+        encoding: How the mask is written, as in `decode_pair`.
+        palette: Colour -> class name of the data set, to tell what a mask of colours was painted with.
+    """
+    facts = PairFacts(image_name, label_name)
+    image, label = _in_memory(image), _in_memory(label)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Pillow, about huge pictures and broken EXIF blocks
+        image_header, label_header = _header(image), _header(label)
+        picture, mask = _decode(image, label, label_header, facts, encoding, palette)
+    facts.digest = _digest(image)
+    if image_header is not None:
+        _judge_picture(image_header, facts)
+    if label_header is not None and mask is not None and encoding is None:
+        _judge_mask_file(label_header, facts)
+    if image_header is not None and label_header is not None:
+        _judge_rotation(image_header, label_header, facts)
+    if picture is not None:
+        facts.size = picture.shape[:2]
+    if mask is not None:
+        facts.ids = count_ids(mask)
+        _judge_ids(facts.ids, rule, facts)
+    return facts
+
+
+# Reading
+
+
+def _in_memory(source: Any) -> Any:
+    """The same with the bytes of a file, so that it is read once; unchanged where that cannot be done."""
+    if isinstance(source, np.ndarray) and source.ndim == 3:
+        return PIL.Image.fromarray(source)
+    if not isinstance(source, Mapping | str | os.PathLike):
+        return source
+    path = source.get("path") if isinstance(source, Mapping) else os.fspath(source)
+    try:
+        return {"path": path, "bytes": read_bytes(source)}
+    except CorruptImageError:
+        return source
+
+
+def _header(source: Any) -> _Header | None:
+    try:
+        if isinstance(source, PIL.Image.Image):
+            image = source
+        elif isinstance(source, Mapping) and source.get("bytes") is not None:
+            image = PIL.Image.open(io.BytesIO(source["bytes"]))
+        elif isinstance(source, bytes):
+            image = PIL.Image.open(io.BytesIO(source))
+        else:
+            return None
+    except (OSError, SyntaxError, ValueError, EOFError, PIL.Image.DecompressionBombError):
+        return None
+    try:
+        orientation = int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except (OSError, SyntaxError, ValueError, TypeError):
+        orientation = 1
+    return _Header(image.format, image.mode, image.size, orientation if 1 <= orientation <= 8 else 1)
+
+
+def _digest(source: Any) -> bytes | None:
+    if isinstance(source, Mapping):
+        data = source.get("bytes")
+    elif isinstance(source, PIL.Image.Image | np.ndarray):
+        data = np.ascontiguousarray(source).tobytes()
+    else:
+        data = source if isinstance(source, bytes) else None
+    return None if data is None else hashlib.blake2b(data, digest_size=16).digest()
+
+
+def _decode(
+    image, label, label_header, facts: PairFacts, encoding, palette
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The pair as training decodes it; where that fails, what can be had of it, and the reasons as cases."""
+    image_name, label_name = facts.image_name, facts.label_name
+    if label is None:
+        facts.cases.append(Case("image_without_mask", files=(image_name,)))
+    elif label_header is not None and label_header.format in _LOSSY_FORMATS:
+        facts.cases.append(Case("lossy_mask", f"{label_header.format}, {label_header.mode}", (label_name,)))
+        label = None
+    try:
+        return decode_pair(image, label, image_name=image_name, label_name=label_name, encoding=encoding)
+    except SegZooError:
+        picture = mask = None
+    try:
+        picture = decode_image(image, name=image_name)
+    except SegZooError as error:
+        facts.cases.append(Case("unreadable_image", _reason(error, image_name), (image_name,)))
+    if label is None:
+        return picture, None
+    try:
+        mask = decode_pair(None, label, label_name=label_name, encoding=encoding)[1]
+    except CorruptImageError as error:
+        facts.cases.append(Case("unreadable_mask", _reason(error, label_name), (label_name,)))
+    except SegZooError as error:
+        facts.cases.append(_color_case(label, _reason(error, label_name), encoding, label_name, palette))
+    if picture is not None and mask is not None and picture.shape[:2] != mask.shape:
+        facts.cases.append(_size_case(picture.shape, mask.shape, facts))
+    return picture, mask
+
+
+def _reason(error: SegZooError, name: str) -> str:
+    """The cause without the file, which stands beside it, and without the advice, which is the kind's."""
+    text = re.sub(r" <_io\.BytesIO object at 0x[0-9a-f]+>", "", str(error).removeprefix(f"{name}: "))
+    return text.partition(". ")[0].rstrip(".")
+
+
+def _size_case(image_shape, mask_shape, facts: PairFacts) -> Case:
+    (height, width), (mask_height, mask_width) = image_shape[:2], mask_shape
+    return Case(
+        "sizes_differ",
+        f"the picture is {width}x{height}, the mask {mask_width}x{mask_height} (width x height)",
+        (facts.image_name, facts.label_name),
+        details={
+            "image_height": height,
+            "image_width": width,
+            "mask_height": mask_height,
+            "mask_width": mask_width,
+        },
+    )
+
+
+def _color_case(label: Any, reason: str, encoding: str | None, name: str, palette) -> Case:
+    """The case of a mask that can be read and yet holds no ids."""
+    if encoding is not None:
+        return Case("color_mask", reason, (name,), details={"encoding": encoding})
+    most = 4096
+    header = _header(label)
+    mode = "an array" if header is None else header.mode
+    listed = PIL.Image.fromarray(decode_image(label, name=name)).getcolors(most)
+    details: dict[str, Any] = {"mode": mode}
+    if listed is None:
+        text = f"{mode} with more than {most} colours, so a picture or a smoothed mask"
+        return Case("color_mask", text, (name,), details=details)
+    listed.sort(key=lambda entry: (-entry[0], entry[1]))
+    details |= {"num_colors": len(listed), "colors": [[*color, count] for count, color in listed[:32]]}
+    words = ", ".join(f"{color} x {count}" for count, color in listed[:3]) + (", ..." if len(listed) > 3 else "")
+    text = f"{mode} with {len(listed)} colour{'s' * (len(listed) != 1)}: {words}"
+    if all(color[0] == color[1] == color[2] for _, color in listed):
+        text += "; all of them are grey, so the first channel probably holds the ids"
+    elif palette and all(color in palette or color == (0, 0, 0) for _, color in listed):
+        text += "; they are the classes' own colours"
+    return Case("color_mask", text, (name,), details=details)
+
+
+# Judging
+
+
+def _judge_picture(header: _Header, facts: PairFacts) -> None:
+    if header.mode != "RGB":
+        dropped = ", its transparency is dropped" if header.mode in ("RGBA", "LA", "PA") else ""
+        facts.cases.append(
+            Case("picture_mode", header.mode + dropped, (facts.image_name,), details={"mode": header.mode})
+        )
+
+
+def _judge_mask_file(header: _Header, facts: PairFacts) -> None:
+    if header.mode == "P":
+        facts.cases.append(Case("palette_mask", "", (facts.label_name,)))
+    elif header.mode.startswith("I"):
+        facts.cases.append(Case("wide_mask", header.mode, (facts.label_name,), details={"mode": header.mode}))
+
+
+def _judge_rotation(image: _Header, label: _Header, facts: PairFacts) -> None:
+    """EXIF rotation, told as `decode_pair` handles it."""
+    if image.orientation == label.orientation == 1:
+        return
+    files = (facts.image_name, facts.label_name)
+    details = {"image_orientation": image.orientation, "mask_orientation": label.orientation}
+    if label.orientation != 1:
+        if label.orientation == image.orientation:
+            text = f"orientation {image.orientation}, as its mask; both are turned upright"
+            facts.cases.append(Case("exif_rotation", text, files, details=details))
+        else:
+            text = f"the mask has orientation {label.orientation}, the picture {_orientation_words(image.orientation)}"
+            facts.cases.append(Case("exif_differs", text, files, details=details))
+        return
+    told = f"orientation {image.orientation} (stored {_TURNED.get(image.orientation, 'on its side')})"
+    if image.orientation < 5 or image.size[0] == image.size[1]:
+        text = f"{told}, and the mask's size fits either way"
+        facts.cases.append(Case("exif_ambiguous", text, files, details=details))
+    elif label.size == image.size:
+        text = f"{told}; the mask has no tag and the stored size, so it is turned with the picture"
+        facts.cases.append(Case("exif_rotation", text, files, details=details))
+    elif label.size == image.upright_size:
+        text = f"{told}; the mask has no tag and is upright already"
+        facts.cases.append(Case("exif_rotation", text, files, details=details))
+
+
+def _orientation_words(orientation: int) -> str:
+    return "none" if orientation == 1 else f"orientation {orientation}"
+
+
+def _judge_ids(ids: Mapping[int, int], rule: LabelRule, facts: PairFacts) -> None:
+    if ids and all(rule.class_of(label) is None for label in ids):
+        text = f"ids {list_ids(ids)}"
+        facts.cases.append(Case("only_ignored", text, (facts.label_name,), details={"ids": _json_ids(ids)}))
+    bad = rule.outside(ids)
+    if bad:
+        facts.cases.append(ids_case(bad, ids, rule, facts.label_name))
+
+
+def ids_case(bad: Mapping[int, int], seen: Collection[int], rule: LabelRule, name: str) -> Case:
+    """The case of ids that are no class; see `LabelRule`."""
+    return Case(
+        "ids_out_of_range",
+        list_ids(bad),
+        (name,),
+        details={"ids": _json_ids(bad)},
+        title=f"label ids outside {rule.in_words()}",
+        fix=f"likely fix: {rule.likely_fix(bad, seen)}",
+    )
+
+
+def _json_ids(ids: Mapping[int, int], most: int = 256) -> dict[str, int]:
+    return {str(label): pixels for label, pixels in list(ids.items())[:most]}
+
+
+def crop_case(size: tuple[int, int], scaled: tuple[int, int], crop_size: tuple[int, int], name: str) -> Case | None:
+    """The case of a picture that is smaller than the crop, or None.
+
+    Args:
+        size: (height, width) of the picture.
+        scaled: The same after resizing, before random scaling.
+        crop_size: (height, width) of the crops.
+        name: The picture.
+    """
+    if scaled[0] >= crop_size[0] and scaled[1] >= crop_size[1]:
+        return None
+    (height, width), (crop_height, crop_width) = scaled, crop_size
+    resized = "" if scaled == size else f", resized from {size[1]}x{size[0]}"
+    return Case(
+        "smaller_than_crop",
+        f"{width}x{height}{resized}, the crop {crop_width}x{crop_height} (width x height)",
+        (name,),
+        details={"height": height, "width": width, "crop_height": crop_height, "crop_width": crop_width},
+    )

@@ -1,0 +1,166 @@
+"""Contact sheets of a data set: pictures with their masks, as they lie in the files or as a training sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+
+from segzoo.data.checks.label_ids import LabelRule, count_ids, list_ids
+from segzoo.data.dataset import row_names
+from segzoo.data.decoding import decode_pair
+from segzoo.data.transforms import JointTransform, reduce_labels
+from segzoo.errors import SegZooError
+from segzoo.images.drawing import contact_sheet, overlay
+
+
+def denormalize(pixel_values: torch.Tensor, transform: JointTransform) -> np.ndarray:
+    """The picture that a `JointTransform` normalised.
+
+    Args:
+        pixel_values: float (3, height, width).
+        transform: What made it.
+
+    Returns:
+        uint8 array (height, width, 3), RGB: grey level for grey level what the steps put out. Padding, which is 0 after
+        normalisation, shows the mean colour.
+    """
+    std = torch.tensor(transform.std, dtype=torch.float64)[:, None, None]
+    mean = torch.tensor(transform.mean, dtype=torch.float64)[:, None, None]
+    levels = (pixel_values.double() * std + mean) / transform.rescale_factor
+    if transform.channel_order == "bgr":
+        levels = levels.flip(0)
+    return levels.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+
+
+def draw_pairs(
+    rows: Any,
+    indices: Sequence[int],
+    *,
+    names: Sequence[str],
+    palette: Sequence[Sequence[int]],
+    rule: LabelRule,
+    short: Callable[[str], str] = str,
+    on_problem: Callable[[str], object] | None = None,
+    alpha: float = 0.55,
+    cell_width: int = 320,
+) -> PIL.Image.Image:
+    """A sheet of pairs as they lie in the files: picture, mask, overlay.
+
+    Args:
+        rows: Undecoded rows of `load_segmentation_dataset`.
+        indices: Which of them.
+        names, palette: Of the classes, by id; colours 0..255.
+        rule: What the ids in masks mean.
+        short: A file's name as the captions have it.
+        on_problem: Called with a line about a pair that cannot be shown, or ids without a class; None raises for the former.
+        alpha: Share of the colours in the overlay, 0..1.
+        cell_width: In pixels.
+
+    Raises:
+        SegZooError: No pair can be shown.
+    """
+    cells, captions = [], []
+    for index in indices:
+        row = rows[index]
+        image_name, label_name = row_names(row, index)
+        try:
+            image, mask = _decode(row, image_name, label_name)
+        except SegZooError as error:
+            if on_problem is None:
+                raise
+            on_problem(str(error))
+            continue
+        _tell_odd_ids(mask, rule, label_name, on_problem)
+        height, width = image.shape[:2]
+        picture, labels = _smaller(image, mask, 2 * cell_width)
+        labels = reduce_labels(labels, rule.ignore_index) if rule.reduce_labels else labels
+        labels = _without(labels, rule.ignore_index)
+        cells.append([picture, labels, overlay(picture, labels, palette, alpha)])
+        captions.append(f"{index}: {short(image_name)}, {width}x{height}")
+    if not cells:
+        raise SegZooError("None of the chosen pairs can be shown; `segzoo data check` says what is the matter.")
+    return contact_sheet(cells, ["picture", "mask", "overlay"], palette, names, captions, cell_width)
+
+
+def draw_samples_as_trained(
+    dataset: Any,
+    indices: Sequence[int],
+    *,
+    names: Sequence[str],
+    palette: Sequence[Sequence[int]],
+    epochs: Sequence[int] = (0,),
+    short: Callable[[str], str] = str,
+    on_problem: Callable[[str], object] | None = None,
+    alpha: float = 0.55,
+    cell_width: int = 320,
+) -> PIL.Image.Image:
+    """A sheet of samples exactly as a training sees them: file, augmented picture, labels, overlay.
+
+    Args:
+        dataset: A `SegmentationDataset` with a `JointTransform`; its seed, the epoch and the index decide the sample.
+        indices: Which samples.
+        epochs: In which epochs; one row for every sample and epoch.
+        names, palette, short, on_problem, alpha, cell_width: As in `draw_pairs`.
+
+    Raises:
+        SegZooError: No sample can be shown.
+    """
+    transform: JointTransform = dataset.transform
+    cells, captions = [], []
+    for index in indices:
+        for epoch in epochs:
+            dataset.set_epoch(epoch)
+            image_name, label_name = dataset.names(index)
+            try:
+                item = dataset[index]
+                row = dataset.dataset[index]
+                original, mask = _decode(row, image_name, label_name)
+            except SegZooError as error:
+                if on_problem is None:
+                    raise
+                on_problem(str(error))
+                break
+            if epoch == epochs[0]:
+                rule = LabelRule(len(palette), transform.ignore_index, transform.reduce_labels)
+                _tell_odd_ids(mask, rule, label_name, on_problem)
+            picture = PIL.Image.fromarray(denormalize(item["pixel_values"], transform))
+            labels = _without(item["labels"].numpy(), transform.ignore_index)
+            before = _smaller(original, mask, 2 * cell_width)[0]
+            cells.append([before, picture, labels, overlay(picture, labels, palette, alpha)])
+            captions.append(f"{index}: {short(image_name)}, epoch {epoch}: {picture.width}x{picture.height}")
+    if not cells:
+        raise SegZooError("None of the chosen samples can be shown; `segzoo data check` says what is the matter.")
+    headings = ["file", "as trained", "labels", "overlay"]
+    return contact_sheet(cells, headings, palette, names, captions, cell_width)
+
+
+def _decode(row: Mapping, image_name: str, label_name: str) -> tuple[np.ndarray, np.ndarray]:
+    encoding = row.get("label_encoding")
+    return decode_pair(row["image"], row["label"], image_name=image_name, label_name=label_name, encoding=encoding)
+
+
+def _tell_odd_ids(mask: np.ndarray, rule: LabelRule, name: str, tell: Callable[[str], object] | None) -> None:
+    bad = rule.outside(count_ids(mask))
+    if bad and tell is not None:
+        tell(f"{name}: label ids outside {rule.in_words()} are shown without colour: {list_ids(bad)}")
+
+
+def _smaller(image: np.ndarray, mask: np.ndarray, width: int) -> tuple[PIL.Image.Image, np.ndarray]:
+    """Picture and mask shrunk to a width, where they are wider: a sheet of huge pictures has to fit into memory."""
+    picture = PIL.Image.fromarray(image)
+    if picture.width <= width:
+        return picture, mask
+    size = (width, max(1, round(picture.height * width / picture.width)))
+    rows = (np.arange(size[1]) + 0.5) * mask.shape[0] / size[1]
+    columns = (np.arange(size[0]) + 0.5) * mask.shape[1] / size[0]
+    small = mask[rows.astype(np.int64)[:, None], columns.astype(np.int64)[None, :]]
+    return picture.resize(size, PIL.Image.Resampling.BICUBIC, reducing_gap=2.0), small
+
+
+def _without(labels: np.ndarray, ignore_index: int) -> np.ndarray:
+    """Labels whose ignored pixels have no class, also where the ignore index is one."""
+    return np.where(labels == ignore_index, -1, labels.astype(np.int64))

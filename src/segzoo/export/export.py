@@ -1,0 +1,446 @@
+"""Models as files that run without segzoo: ONNX, and the programs of ``torch.export``.
+
+Such a file holds operators of the standard only (DCNv3 becomes GridSample) and says in its metadata what goes in and what comes
+out. It appears under its name only after it has been run and compared with the model.
+"""
+
+import contextlib
+import copy
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from segzoo.configuration_segzoo import SegZooConfig
+from segzoo.errors import SegZooError
+from segzoo.export.files import aside
+from segzoo.export.metadata import describe
+from segzoo.image_processing_segzoo import SegZooImageProcessor
+from segzoo.layers import resize
+
+SUFFIXES = (".onnx", ".pt2")
+OPSETS = range(17, 24)
+"""Opsets of ONNX that can be asked for: LayerNormalization came with the first, PyTorch writes up to the last."""
+DEFAULT_OPSET = 20
+
+TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2}
+"""Largest difference from the model that is accepted, of a logit, relative to the largest logit where that is above 1."""
+
+METADATA_FILE = "segzoo.json"
+"""Name of the metadata inside a ``.pt2`` file (``torch.export.load(..., extra_files={METADATA_FILE: ""})``)."""
+
+# Sizes of the check where sizes are free. The first one is also traced: it must not fit a special case (1, equal sides).
+_CHECK_SIZES = ((256, 320), (347, 225))
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison of the file with the model on a made-up picture.
+
+    Args:
+        size: height and width of the picture.
+        batch: number of pictures.
+        difference: largest difference of a logit, relative to the largest one where that is above 1; for label maps, by
+            how much the chosen class's logit is below the best one's.
+    """
+
+    size: tuple[int, int]
+    batch: int
+    difference: float
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written.
+
+    Args:
+        path: the file.
+        files: all files, ``path`` first; models above 2 GB keep their weights in a second one.
+        input: name, dtype and shape of the input.
+        output: name, dtype and shape of the output.
+        checks: the comparisons that the file has passed.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    input: str
+    output: str
+    checks: tuple[Check, ...]
+
+    @property
+    def difference(self) -> float:
+        """The largest difference of all checks."""
+        return max(check.difference for check in self.checks)
+
+
+class ExportedModel(nn.Module):
+    """What a file computes: optionally normalisation before the model, and upsampling and argmax after it.
+
+    Args:
+        model: a SegZooForSemanticSegmentation in eval mode.
+        processor: its image processor; only needed with ``uint8``.
+        labels: return class ids at the input's size instead of logits.
+        uint8: take RGB pictures (B, H, W, 3) of 0..255 instead of normalised images (B, C, H, W).
+    """
+
+    def __init__(self, model: nn.Module, processor=None, *, labels: bool = False, uint8: bool = False):
+        super().__init__()
+        self.model, self.labels, self.uint8 = model, labels, uint8
+        self.align_corners = model.config.decode_head_configs[-1].align_corners
+        if uint8:
+            scale, shift = _affine(processor)
+            self.register_buffer("scale", scale, persistent=False)
+            self.register_buffer("shift", shift, persistent=False)
+            self.bgr = processor.channel_order == "bgr"
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = image
+        if self.uint8:
+            x = x.permute(0, 3, 1, 2).float()
+            x = x.flip(1) if self.bgr else x
+            x = x * self.scale + self.shift
+        logits = self.model(x.to(self.model.dtype)).logits.float()
+        if not self.labels:
+            return logits
+        return resize(logits, x.shape[-2:], align_corners=self.align_corners).argmax(1)
+
+    @property
+    def input_name(self) -> str:
+        """Name of the input."""
+        return "image" if self.uint8 else "pixel_values"
+
+    @property
+    def output_name(self) -> str:
+        """Name of the output."""
+        return "labels" if self.labels else "logits"
+
+
+def export_model(
+    model,
+    output: str | os.PathLike,
+    *,
+    processor=None,
+    size: tuple[int, int] | None = None,
+    batch: int | None = None,
+    labels: bool = False,
+    uint8: bool = False,
+    dtype: Literal["float32", "float16"] = "float32",
+    opset: int | None = None,
+    tolerance: float | None = None,
+    overwrite: bool = False,
+    name: str | None = None,
+) -> ExportReport:
+    """Write a model as one file, run it, compare, and only then give it its name.
+
+    Args:
+        model: a SegZooForSemanticSegmentation in eval mode, float32, on the CPU.
+        output: a name that ends in ``.onnx`` (needs the packages of ``segzoo[onnx]``) or ``.pt2`` (``torch.export.load``).
+        processor: the model's image processor; what it does to pictures goes into the metadata.
+        size: (height, width) of the input in pixels; None leaves both free.
+        batch: number of pictures at once; None leaves it free.
+        labels: the output is a map of class ids at the input's size, int64 (B, H, W), instead of logits at the head's
+            resolution, float32 (B, num_labels, H / stride, W / stride).
+        uint8: the input is RGB pictures of 0..255, uint8 (B, H, W, 3), and the file normalises them; else it is what the
+            image processor returns, float32 (B, C, H, W).
+        dtype: of the weights and of the computation between input and output.
+        opset: version of ONNX's operators, one of ``OPSETS``; None is ``DEFAULT_OPSET``.
+        tolerance: largest accepted difference from the model; None takes the dtype's of ``TOLERANCES``.
+        overwrite: replace a file of this name.
+        name: what the model is called in the metadata.
+
+    Returns:
+        What was written, with the largest differences.
+
+    Raises:
+        SegZooError: packages are missing, the model is not one of segzoo's, an argument does not fit, the model cannot be
+            traced, or the file cannot be written, cannot be loaded or computes something else than the model. No new file
+            is left behind, and an old one is as it was.
+    """
+    output = Path(output)
+    check_target(output, opset=opset, overwrite=overwrite)
+    _check_model(model, processor, size, batch, uint8, dtype)
+    precision = getattr(torch, dtype)
+    exported = ExportedModel(
+        copy.deepcopy(model).to(precision) if precision != model.dtype else model,
+        processor,
+        labels=labels,
+        uint8=uint8,
+    )
+    example = _picture(exported, batch or 2, size or _CHECK_SIZES[0])
+    program = _trace(exported, example, free_batch=batch is None, free_size=size is None)
+    metadata = describe(exported, processor, size=size, name=name)
+    with aside(output, overwrite=overwrite) as partial:
+        run = _write(program, exported, partial, metadata, opset or DEFAULT_OPSET, batch, size)
+        accepted = TOLERANCES[precision] if tolerance is None else tolerance
+        checks = _compare(run, exported, model, batch, size, processor, accepted, output)
+        del run  # before its file is moved, for Windows
+        files = tuple(
+            sorted((output.with_name(path.name) for path in partial.parent.iterdir()), key=lambda p: p != output)
+        )
+    shape = "(batch, {}, {}, 3)" if uint8 else f"(batch, {example.shape[1]}, {{}}, {{}})"
+    sides = size or ("height", "width")
+    return ExportReport(
+        path=output,
+        files=files,
+        input=f"{exported.input_name}: {'uint8' if uint8 else 'float32'} {shape.format(*sides)}",
+        output=f"{exported.output_name}: {metadata['output']}",
+        checks=checks,
+    )
+
+
+# Before any work
+
+
+def check_target(output: Path, *, opset: int | None = None, overwrite: bool = False) -> None:
+    """Find out whether a file can be written at all; call it before a model is loaded.
+
+    Raises:
+        SegZooError: another suffix, a file that is there already, no such folder, an opset that cannot be written, or
+            missing packages.
+    """
+    if output.suffix not in SUFFIXES:
+        raise SegZooError(f"{output}: the name must end in {' or '.join(SUFFIXES)}, which says what to write")
+    if output.is_dir():
+        raise SegZooError(f"{output}: this is a folder; name a file")
+    if output.exists() and not overwrite:
+        raise SegZooError(f"{output}: the file exists already; choose another name, or allow to overwrite it")
+    if not output.parent.is_dir():
+        raise SegZooError(f"{output.parent}: there is no such folder; make it first")
+    if output.suffix == ".pt2":
+        if opset is not None:
+            raise SegZooError(f"{output}: an opset belongs to ONNX; leave it out, or name the file .onnx")
+        return
+    if opset is not None and opset not in OPSETS:
+        raise SegZooError(f"opset {opset} cannot be written; choose one from {OPSETS[0]} to {OPSETS[-1]}")
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise SegZooError(
+            f"exports to ONNX need the packages onnx, onnxscript and onnxruntime ({error}); pip install 'segzoo[onnx]'"
+        ) from error
+
+
+def _check_model(model, processor, size, batch, uint8: bool, dtype: str) -> None:
+    config = getattr(model, "config", None)
+    if not isinstance(config, SegZooConfig):
+        kind = getattr(config, "model_type", type(model).__name__)
+        raise SegZooError(
+            f"a model of type {kind} cannot be exported, segzoo's own models only; use another exporter for it, such as optimum"
+        )
+    if processor is not None and not isinstance(processor, SegZooImageProcessor):
+        raise SegZooError(
+            f"the image processor is a {type(processor).__name__}, whose steps cannot be described; give a SegZooImageProcessor"
+        )
+    if model.training:
+        raise SegZooError("the model is in training mode, in which it drops features; call model.eval() first")
+    if model.dtype != torch.float32 or model.device.type != "cpu":
+        raise SegZooError(
+            f"the model is {model.dtype} on {model.device}, but is compared with the file in float32 on the CPU; "
+            "load it so, and choose the file's precision with dtype"
+        )
+    if dtype not in ("float32", "float16"):
+        raise SegZooError(f"dtype {dtype!r} cannot be exported; use float32 or float16")
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise SegZooError(f"size is {size}; give (height, width) in pixels")
+    if batch is not None and batch < 1:
+        raise SegZooError(f"batch is {batch}; give the number of pictures at once")
+    if uint8 and processor is None:
+        raise SegZooError(
+            "uint8 input needs the model's image processor, whose mean and standard deviation go into the file"
+        )
+    if uint8 and processor.num_channels != 3:
+        raise SegZooError(
+            f"uint8 input is RGB, but the model reads {processor.num_channels} channels; leave uint8 out"
+        )
+
+
+def _affine(processor) -> tuple[Tensor, Tensor]:
+    """Factor and summand (1, 3, 1, 1) that turn 0..255 into what the model reads."""
+    scale = torch.full((3,), float(processor.rescale_factor) if processor.do_rescale else 1.0, dtype=torch.float64)
+    shift = torch.zeros(3, dtype=torch.float64)
+    if processor.do_normalize:
+        mean, std = (
+            torch.as_tensor(v, dtype=torch.float64).expand(3) for v in (processor.image_mean, processor.image_std)
+        )
+        scale, shift = scale / std, -mean / std
+    return scale.float().view(1, 3, 1, 1), shift.float().view(1, 3, 1, 1)
+
+
+# Writing
+
+
+def _trace(
+    exported: ExportedModel, example: Tensor, *, free_batch: bool, free_size: bool
+) -> torch.export.ExportedProgram:
+    free = [0] * free_batch + ([1, 2] if exported.uint8 else [2, 3]) * free_size
+    shapes = (dict.fromkeys(free, torch.export.Dim.DYNAMIC),)
+    try:
+        with torch.no_grad(), _eager_attention(exported), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(exported, (example,), dynamic_shapes=shapes, strict=False)
+    except SegZooError:
+        raise
+    except Exception as error:
+        freed = {"size": "--size HEIGHT WIDTH"} if free_size else {}
+        freed |= {"batch": "--batch 1"} if free_batch else {}
+        if freed:
+            how, fix = f"with a free {' and '.join(freed)}", f"give {' and '.join(freed.values())}"
+        else:
+            how, fix = f"for the input {tuple(example.shape)}", "try another --size, such as that of its training"
+        raise SegZooError(f"the model cannot be traced {how} ({_first_line(error)}); {fix}") from error
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine
+    return program
+
+
+@contextlib.contextmanager
+def _eager_attention(module: nn.Module) -> Iterator[None]:
+    """Attention as products and softmax: the fused operator's memory layout is not that of its decomposition in exporters."""
+    configs = [part.config for part in module.modules() if isinstance(part, PreTrainedModel)]  # outer ones first
+    before = [config._attn_implementation for config in configs]
+    for config in configs:
+        config._attn_implementation = "eager"
+    try:
+        yield
+    finally:
+        for config, implementation in zip(configs, before, strict=True):
+            config._attn_implementation = implementation
+
+
+def _write(
+    program, exported: ExportedModel, path: Path, metadata: Mapping[str, str], opset: int, batch, size
+) -> Callable[[Tensor], Tensor]:
+    """Write the file; returns what runs it."""
+    try:
+        if path.suffix == ".onnx":
+            _write_onnx(program, exported, path, metadata, opset, batch, size)
+            return _onnx_runner(path)
+        torch.export.save(program, path, extra_files={METADATA_FILE: json.dumps(metadata, indent=1)})
+        return torch.export.load(path).module()
+    except (SegZooError, OSError):
+        raise
+    except Exception as error:  # PyTorch and onnxruntime have many kinds
+        fix = "another --opset, a newer onnxruntime or a .pt2 file" if path.suffix == ".onnx" else "an .onnx file"
+        raise SegZooError(
+            f"{path.name}: could not be written and loaded again ({_first_line(error)}); try {fix}, or free space on the disk"
+        ) from error
+
+
+def _write_onnx(
+    program, exported: ExportedModel, path: Path, metadata: Mapping[str, str], opset: int, batch, size
+) -> None:
+    sides = (1, 2) if exported.uint8 else (2, 3)
+    names = {} if batch is not None else {0: "batch"}
+    if size is None:
+        names |= dict(zip(sides, ("height", "width"), strict=True))
+    try:
+        with warnings.catch_warnings(), _quiet():
+            warnings.simplefilter("ignore")
+            written = torch.onnx.export(
+                program,
+                input_names=[exported.input_name],
+                output_names=[exported.output_name],
+                dynamic_shapes=(names,),
+                opset_version=opset,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise SegZooError(
+            f"{path.name}: this model has no form in ONNX ({_first_line(error)}); write a .pt2 file instead"
+        ) from error
+    if written.model.opset_imports[""] != opset:
+        raise SegZooError(f"{path.name}: this model has no form in opset {opset}; use {DEFAULT_OPSET}")
+    for node in written.model.graph.all_nodes():
+        node.metadata_props.clear()  # where in the sources it came from: twice the size of a small graph
+    written.model.metadata_props.update(metadata)
+    written.save(path, external_data=False)  # above 2 GB, a second file all the same
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter's own remarks, which tell a user nothing, are left out."""
+    import logging
+
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+# Checking
+
+
+def _onnx_runner(path: Path) -> Callable[[Tensor], Tensor]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+    return lambda image: torch.from_numpy(session.run(None, {given.name: image.numpy()})[0])
+
+
+@torch.no_grad()
+def _compare(
+    run, exported: ExportedModel, model, batch, size, processor, tolerance: float, path: Path
+) -> tuple[Check, ...]:
+    multiple = (processor.size_multiple if processor is not None else None) or 1
+    sizes = (
+        [size] if size is not None else [tuple(-(-side // multiple) * multiple for side in s) for s in _CHECK_SIZES]
+    )
+    reference = ExportedModel(model, processor, uint8=exported.uint8)
+    checks = []
+    for number, checked in enumerate(sizes):
+        image = _picture(exported, batch or 1 + number, checked)
+        try:
+            found = run(image)
+        except Exception as error:  # of onnxruntime, or a guard of the traced program
+            fix = "" if size is not None else "; give --size HEIGHT WIDTH"
+            raise SegZooError(
+                f"{path}: the file does not run at {checked[0]}x{checked[1]} ({_first_line(error)}){fix}; it was not written"
+            ) from error
+        logits = reference(image)
+        if exported.labels:
+            scores = resize(logits, checked, align_corners=exported.align_corners)
+            error = (scores.amax(1) - scores.gather(1, found.unsqueeze(1)).squeeze(1)).max()
+        else:
+            error = (found - logits).abs().max()
+        difference = float(error / logits.abs().max().clamp(min=1))
+        if not difference <= tolerance:
+            raise SegZooError(
+                f"{path}: at {checked[0]}x{checked[1]} the file differs from the model by {difference:.1e} of the largest logit, "
+                f"more than {tolerance:g}; it was not written (a larger --tolerance accepts it)"
+            )
+        checks.append(Check(checked, len(image), difference))
+    return tuple(checks)
+
+
+def _picture(exported: ExportedModel, batch: int, size: tuple[int, int]) -> Tensor:
+    """Something to compare on: smooth surfaces with noise, always the same."""
+    generator = torch.Generator().manual_seed(0)
+    channels = 3 if exported.uint8 else getattr(exported.model.config.backbone_config, "num_channels", 3)
+    smooth = F.interpolate(torch.randn(batch, channels, 5, 7, generator=generator), size=size, mode="bicubic")
+    image = smooth + 0.3 * torch.randn(batch, channels, *size, generator=generator)
+    return (image * 50 + 120).clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous() if exported.uint8 else image
+
+
+def _first_line(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

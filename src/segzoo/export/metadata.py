@@ -1,0 +1,96 @@
+"""What an exported file says of itself, for people who run it without segzoo."""
+
+import json
+
+import torch
+from transformers.image_utils import PILImageResampling
+
+
+def describe(exported, processor=None, *, size=None, name: str | None = None) -> dict[str, str]:
+    """The metadata of a file: names and values are text; those of lists and settings are JSON.
+
+    Args:
+        exported: the `segzoo.export.export.ExportedModel` that the file computes.
+        processor: the model's image processor.
+        size: (height, width) of a fixed input.
+        name: what the model is called.
+    """
+    from segzoo import __version__
+
+    config = exported.model.config
+    names = [config.id2label[i] for i in range(config.num_labels)]
+    corners = "true" if exported.align_corners else "false"
+    if exported.labels:
+        output = "int64 (batch, height, width), the class id of every pixel of the input"
+    else:
+        output = (
+            f"float32 (batch, {len(names)}, rows, columns), scores before softmax; resize them to the picture "
+            f"(bilinear, align_corners={corners}), then take the largest"
+        )
+    metadata = {
+        "task": "semantic-segmentation",
+        "producer": f"segzoo {__version__}, torch {torch.__version__}",
+        "class_names": json.dumps(names, ensure_ascii=False),
+        "ignore_index": str(config.semantic_loss_ignore_index),
+        "input": "uint8 (batch, height, width, 3), RGB"
+        if exported.uint8
+        else "float32 (batch, channels, height, width)",
+        "output": output,
+    }
+    if name is not None:
+        metadata["model"] = name
+    if config.palette is not None:
+        metadata["palette"] = json.dumps(config.palette)
+    if config.window_size is not None:
+        metadata["windows"] = json.dumps({"size": config.window_size, "stride": config.window_stride})
+    if size is not None:
+        metadata["input_size"] = json.dumps(list(size))
+    if processor is not None:
+        metadata["preprocessing"] = json.dumps(_preprocessing(processor, exported))
+    return metadata
+
+
+def _preprocessing(processor, exported) -> dict:
+    """The steps that are left to whoever runs the file, in their order."""
+    steps = {}
+    if processor.do_resize:
+        steps["resize"] = _resizing(processor)
+    if not exported.uint8:
+        steps["channel_order"] = processor.channel_order
+        if processor.do_rescale:
+            steps["rescale_factor"] = processor.rescale_factor
+        if processor.do_normalize:
+            steps["mean"], steps["std"] = processor.image_mean, processor.image_std
+    if processor.do_pad and (padding := _padding(processor)):
+        value = _raw_colour(processor.pad_value, exported) if exported.uint8 else processor.pad_value
+        steps["pad"] = {"sides": "right and bottom", **padding, "value": value}
+    return steps
+
+
+def _resizing(processor) -> dict:
+    resize = {side: value for side, value in dict(processor.size).items() if value is not None}
+    if "height" not in resize:
+        resize["rounding"] = processor.rounding
+    resize["filter"] = PILImageResampling(processor.resample).name.lower()
+    if resize["filter"] != "nearest":
+        resize["filter"] += ", antialiased" if processor.antialias else ", not antialiased"
+    if processor.size_multiple is not None and processor.size_multiple_mode != "pad":
+        resize |= {"multiple_of": processor.size_multiple, "how": processor.size_multiple_mode}
+    return resize
+
+
+def _padding(processor) -> dict:
+    """To which sizes a single picture is padded; empty where it is not."""
+    padding = {}
+    if processor.pad_size is not None:
+        padding["at_least"] = {side: value for side, value in dict(processor.pad_size).items() if value is not None}
+    if processor.size_multiple is not None and processor.size_multiple_mode == "pad":
+        padding["multiple_of"] = processor.size_multiple
+    return padding
+
+
+def _raw_colour(value, exported) -> list[int]:
+    """The RGB colour of 0..255 that normalisation inside the file brings closest to ``value``, which is in the model's order."""
+    raw = (torch.as_tensor(value, dtype=torch.float32).expand(3) - exported.shift.view(3)) / exported.scale.view(3)
+    raw = raw.round().clamp(0, 255).int()
+    return (raw.flip(0) if exported.bgr else raw).tolist()

@@ -1,0 +1,438 @@
+"""Pictures of label maps: overlays, legends, contact sheets, confusion matrices. Pillow and NumPy are all they need.
+
+A label map is an integer array (height, width) of class ids; ids outside `range(len(palette))`, such as the ignore
+index 255, have no colour and show the picture itself.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from segzoo.errors import SegZooError
+
+_PAPER = (255, 255, 255)
+_INK = (33, 37, 41)
+_FAINT = (120, 126, 132)
+_HATCH = (200, 203, 207)
+
+
+def default_palette(num_labels: int) -> list[list[int]]:
+    """`num_labels` RGB colours (0..255) that differ well from their neighbours; the same ones every time.
+
+    Hues advance by the golden ratio while lightness and strength cycle, so that any number of classes gets colours.
+    """
+    import colorsys
+
+    colours = []
+    for index in range(num_labels):
+        hue = (0.6 + index * 0.61803398875) % 1.0
+        lightness = (0.50, 0.66, 0.36)[index % 3]
+        saturation = (0.80, 0.62, 0.70)[(index // 3) % 3]
+        colours.append([round(255 * value) for value in colorsys.hls_to_rgb(hue, lightness, saturation)])
+    return colours
+
+
+def class_areas(label_map, num_labels: int) -> list[dict]:
+    """Pixels of each class that occurs, largest first: `{"id": int, "pixels": int, "fraction": float}`.
+
+    Fractions are of all pixels of the map, those without a class included.
+    """
+    array = _as_label_array(label_map)
+    inside = array[(array >= 0) & (array < num_labels)]
+    counts = np.bincount(inside.reshape(-1), minlength=num_labels)
+    order = np.argsort(-counts, kind="stable")
+    return [
+        {"id": int(i), "pixels": int(counts[i]), "fraction": float(counts[i] / array.size)} for i in order if counts[i]
+    ]
+
+
+def label_image(label_map, palette: Sequence[Sequence[int]]) -> Image.Image:
+    """The label map as a picture whose pixel values ARE the class ids.
+
+    Up to 256 classes: an 8-bit palette PNG image (mode "P") that viewers show in the classes' colours. More: 16-bit
+    grey (mode "I;16"), without colours. Raises `SegZooError` for ids that do not fit.
+    """
+    array = _as_label_array(label_map)
+    if array.size and (array.min() < 0 or array.max() > 65535):
+        raise SegZooError(
+            f"A label PNG holds ids from 0 to 65535; this map has ids from {array.min()} to {array.max()}."
+        )
+    if array.size == 0 or (array.max() <= 255 and len(palette) <= 256):
+        image = Image.fromarray(array.astype(np.uint8)).convert("L")
+        image = Image.frombytes("P", image.size, image.tobytes())
+        flat = [int(value) for colour in palette for value in colour[:3]]
+        image.putpalette(flat + [0] * (768 - len(flat)))
+        return image
+    return Image.fromarray(array.astype(np.uint16))
+
+
+def overlay(image, label_map, palette: Sequence[Sequence[int]], alpha: float = 0.55, outline: bool = True):
+    """The picture (PIL image or uint8 array) with each class's colour laid over it; an RGB PIL image.
+
+    `alpha` is the share of the colour (0 shows the picture, 1 the colours alone); `outline` draws the borders between
+    classes in full strength. Picture and map must have the same size; `SegZooError` otherwise.
+    """
+    picture = _as_picture(image)
+    labels = _as_label_array(label_map)
+    if picture.size != (labels.shape[1], labels.shape[0]):
+        raise SegZooError(
+            f"The picture is {picture.width}x{picture.height} and the label map {labels.shape[1]}x{labels.shape[0]} "
+            "(width x height): resize the map to the picture first (post_process_semantic_segmentation, target_sizes)."
+        )
+    if not 0 <= alpha <= 1:
+        raise SegZooError(f"alpha is {alpha}; it must lie between 0 and 1.")
+    colours, known = _colourise(labels, palette)
+    base = np.asarray(picture, dtype=np.float32)
+    strength = np.where(known, np.float32(alpha), np.float32(0))
+    if outline:
+        edge = np.zeros(labels.shape, dtype=bool)
+        edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+        edge[1:, :] |= labels[1:, :] != labels[:-1, :]
+        strength = np.where(edge & known, np.float32(max(alpha, 0.95)), strength)
+    blend = base + (colours.astype(np.float32) - base) * strength[..., None]
+    return Image.fromarray(np.clip(np.rint(blend), 0, 255).astype(np.uint8))
+
+
+def colour_map(label_map, palette: Sequence[Sequence[int]]) -> Image.Image:
+    """The label map in its classes' colours alone (RGB); pixels without a class are hatched in grey."""
+    labels = _as_label_array(label_map)
+    colours, known = _colourise(labels, palette)
+    rows, columns = np.indices(labels.shape)
+    stripes = ((rows + columns) // 4 % 2 == 0)[..., None]
+    hatch = np.where(stripes, np.array(_HATCH, np.uint8), np.array(_PAPER, np.uint8))
+    return Image.fromarray(np.where(known[..., None], colours, hatch).astype(np.uint8))
+
+
+def legend(entries: Sequence[tuple], size: int = 16, columns: int = 1, title: str | None = None) -> Image.Image:
+    """A key to colours. `entries`: (name, RGB colour or None for "no class", note) with a note such as "12.3 %".
+
+    `size` is the height of the text in pixels; entries run down the columns. Returns an RGB picture just large enough.
+    """
+    pad, swatch, line = round(size * 0.7), round(size * 1.15), round(size * 1.65)
+    gap = round(size * 0.55)
+    columns = max(1, min(columns, len(entries)))
+    rows = -(-len(entries) // columns) if entries else 0
+    names = [_fit(str(name), 28) for name, _, _ in entries]
+    notes = [str(note) for _, _, note in entries]
+    name_width = max((_text_width(name, size) for name in names), default=0)
+    note_width = max((_text_width(note, size) for note in notes), default=0)
+    column_width = swatch + gap + name_width + (2 * gap + note_width if note_width else 0)
+    title_height = round(size * 2.1) if title else 0
+    title_width = _text_width(title, round(size * 1.15)) if title else 0
+    width = max(columns * column_width + (columns - 1) * 3 * gap, title_width) + 2 * pad
+    canvas = Image.new("RGB", (width, rows * line + title_height + 2 * pad), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    if title:
+        draw.text((pad, pad + title_height * 0.38), title, _INK, _font(round(size * 1.15), title), "lm")
+    for index, ((_, colour, _), name, note) in enumerate(zip(entries, names, notes, strict=True)):
+        column, row = divmod(index, rows)
+        x = pad + column * (column_width + 3 * gap)
+        middle = pad + title_height + row * line + line / 2
+        box = [x, middle - swatch / 2, x + swatch, middle + swatch / 2]
+        draw.rounded_rectangle(box, swatch / 5, tuple(colour) if colour is not None else _PAPER, _FAINT)
+        if colour is None:
+            draw.line([box[0] + 3, box[3] - 3, box[2] - 3, box[1] + 3], _FAINT)
+        draw.text((x + swatch + gap, middle), name, _INK, _font(size, name), "lm")
+        if note:
+            draw.text((x + column_width, middle), note, _FAINT, _font(size, note), "rm")
+    return canvas
+
+
+def overlay_with_legend(
+    image, label_map, palette, names: Sequence[str], alpha: float = 0.55, max_entries: int = 20, title=None
+) -> Image.Image:
+    """`overlay` beside a legend of the classes that occur, largest first, with the share of the picture each covers.
+
+    Small pictures are shown larger (whole factors) so that the text stays in proportion. At most `max_entries`
+    classes are listed, the others summed in the last line.
+    """
+    labels = _as_label_array(label_map)
+    picture = overlay(image, labels, palette, alpha)
+    factor = max(1, -(-360 // max(picture.size)))
+    if factor > 1:
+        picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    size = int(min(max(14, round(max(picture.size) * 0.024)), 96))
+    key = legend(_area_entries(labels, palette, names, max_entries), size, title=title)
+    if picture.width > 1.9 * picture.height or key.height > 1.3 * picture.height:
+        columns = max(1, picture.width // max(key.width, 1))
+        key = legend(_area_entries(labels, palette, names, max_entries), size, columns, title)
+        canvas = Image.new("RGB", (max(picture.width, key.width), picture.height + key.height), _PAPER)
+        canvas.paste(key, (0, picture.height))
+    else:
+        canvas = Image.new("RGB", (picture.width + key.width, max(picture.height, key.height)), _PAPER)
+        canvas.paste(key, (picture.width, 0))
+    canvas.paste(picture, (0, 0))
+    return canvas
+
+
+def contact_sheet(
+    rows: Sequence[Sequence],
+    headings: Sequence[str],
+    palette: Sequence[Sequence[int]],
+    names: Sequence[str],
+    captions: Sequence[str] | None = None,
+    cell_width: int = 320,
+) -> Image.Image:
+    """Pictures side by side, one row per image: each cell is a PIL image or a label map (shown in colours).
+
+    `headings` stand over the columns, `captions` (one per row, optional) under the rows, and a legend of all classes
+    that occur in any label map beneath everything. Cells are scaled to `cell_width` pixels.
+    """
+    if any(len(row) != len(headings) for row in rows):
+        raise SegZooError(f"Every row of a contact sheet needs {len(headings)} cells, one per heading.")
+    size, gap = max(13, cell_width // 22), max(6, cell_width // 40)
+    head = round(size * 2.2)
+    foot = round(size * 1.7) if captions else 0
+    present: set[int] = set()
+    unlabelled = False
+    cells = []
+    for row in rows:
+        shown = []
+        for cell in row:
+            if isinstance(cell, Image.Image) and cell.mode != "P":
+                picture, method = _as_picture(cell), Image.Resampling.BICUBIC
+            else:
+                labels = _as_label_array(cell)
+                ids = np.unique(labels)
+                present.update(int(i) for i in ids if 0 <= i < len(palette))
+                unlabelled |= bool(((ids < 0) | (ids >= len(palette))).any())
+                picture, method = colour_map(labels, palette), Image.Resampling.NEAREST
+            shown.append(
+                picture.resize((cell_width, max(1, round(picture.height * cell_width / picture.width))), method)
+            )
+        cells.append(shown)
+    entries = [(names[i], palette[i], "") for i in sorted(present)] + [("no label", None, "")] * unlabelled
+    width = len(headings) * cell_width + (len(headings) + 1) * gap
+    one = legend(entries, size)
+    per_row = max(1, min(len(entries), width // max(1, one.width - round(size * 0.3))))
+    key = legend(entries, size, per_row) if entries else Image.new("RGB", (1, 1), _PAPER)
+    heights = [max(cell.height for cell in row) + gap + foot for row in cells]
+    canvas = Image.new("RGB", (max(width, key.width), head + sum(heights) + key.height), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for column, heading in enumerate(headings):
+        x = gap + column * (cell_width + gap)
+        draw.text((x, head / 2), str(heading), _INK, _font(round(size * 1.1), str(heading)), "lm")
+    y = head
+    for index, row in enumerate(cells):
+        for column, cell in enumerate(row):
+            canvas.paste(cell, (gap + column * (cell_width + gap), y))
+        if captions:
+            bottom = y + heights[index] - foot / 2 - gap / 2
+            draw.text((gap, bottom), str(captions[index]), _FAINT, _font(size, str(captions[index])), "lm")
+        y += heights[index]
+    canvas.paste(key, (0, y))
+    return canvas
+
+
+def draw_confusion_matrix(matrix, names: Sequence[str], path: str | Path, title: str | None = None) -> Path:
+    """Which classes are taken for which, written as one PNG at `path`.
+
+    A row is a true class, a column what its pixels were labelled as; the shade is the share of the row's pixels, blue on
+    the diagonal and red beside it. Up to some 40 classes the shares stand in the cells, in percent; above that the
+    largest confusions are listed below the matrix.
+
+    Args:
+        matrix: pixel counts (num_labels, num_labels), rows truth, columns prediction; tensor or array.
+        names: of the classes, by id.
+        path: the PNG; its folder exists.
+        title: stands above.
+
+    Raises:
+        SegZooError: the matrix is not square, holds negative counts, or there are more or fewer names than rows.
+    """
+    if hasattr(matrix, "detach"):
+        matrix = matrix.detach().cpu().numpy()
+    counts = np.asarray(matrix, dtype=np.float64)
+    if counts.ndim != 2 or counts.shape != (len(names), len(names)) or not len(names) or not (counts >= 0).all():
+        raise SegZooError(
+            f"A confusion matrix for {len(names)} classes holds {len(names)} x {len(names)} counts; this one is "
+            f"{counts.shape} with values from {counts.min(initial=0):g}."
+        )
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
+
+    count = len(names)
+    cell = min(56, max(12, 1000 // count + 6)) if count <= 200 else max(2, 2400 // count)
+    size = min(15, cell - 2) if cell >= 11 else 0  # of the names; none where they would not fit
+    grid = _confusion_grid(shares, totals[:, 0] > 0, cell)
+    labels = [_fit(str(name), 24) for name in names] if size else []
+    gap, heading = max(6, size // 2), 18
+    left = max((_text_width(label, size) for label in labels), default=0) + 3 * gap + heading
+    above = max((_text_width(label, size) for label in labels), default=0) + 3 * gap + heading
+    top = (40 if title else gap) + above
+    notes = _confusion_notes(shares, totals[:, 0], names) if cell < 26 else []
+    note_size, note_line = 15, 24
+    right = _text_width("100.0 %", max(size, 11)) + 2 * gap
+    width = max(left + grid.width + right, left + _KEY_WIDTH, _text_width(title or "", 20) + 2 * gap)
+    columns = max(1, (width - 2 * gap) // 600)
+    below = 62 + (note_line * (1 + -(-len(notes) // columns)) if notes else 0)
+    canvas = Image.new("RGB", (width, top + grid.height + below), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    if title:
+        draw.text((gap, 22), title, _INK, _font(20, title), "lm")
+    canvas.paste(grid, (left, top))
+    for index, label in enumerate(labels):
+        middle = (index + 0.5) * cell
+        draw.text((left - gap, top + middle), label, _INK, _font(size, label), "rm")
+        _text_upwards(canvas, (round(left + middle), top - gap), label, size, _INK)
+        share = _share(totals[index, 0] / totals.sum()) if totals[index, 0] else "none"
+        draw.text((left + grid.width + right - gap, top + middle), share, _FAINT, _font(max(size - 1, 9)), "rm")
+    draw.text((left + grid.width / 2, top - above + heading / 2 + gap / 2), "labelled as", _FAINT, _font(14), "mm")
+    if labels:
+        draw.text((left + grid.width + right - gap, top - gap), "of all", _FAINT, _font(max(size - 1, 10)), "rb")
+    _text_upwards(canvas, (gap + heading // 2, top + grid.height // 2), "true class", 14, _FAINT, centred=True)
+    _confusion_key(draw, left, top + grid.height + 20)
+    y = top + grid.height + 62
+    if notes:
+        draw.text((gap, y), "Largest confusions, by pixels", _INK, _font(16), "lm")
+        rows = -(-len(notes) // columns)
+        for index, note in enumerate(notes):
+            column, row = divmod(index, rows)
+            place = (gap + column * ((width - 2 * gap) // columns), y + note_line * (row + 1))
+            draw.text(place, note, _INK, _font(note_size, note), "lm")
+    path = Path(path)
+    canvas.save(path, format="PNG")
+    return path
+
+
+def _area_entries(labels, palette, names, max_entries: int) -> list[tuple]:
+    areas = class_areas(labels, len(palette))
+    if len(areas) > max_entries:
+        rest = areas[max_entries - 1 :]
+        areas = areas[: max_entries - 1]
+    else:
+        rest = []
+    entries = [(names[area["id"]], palette[area["id"]], _share(area["fraction"])) for area in areas]
+    if rest:
+        entries.append((f"{len(rest)} more", None, _share(sum(area["fraction"] for area in rest))))
+    covered = sum(area["fraction"] for area in areas + rest)
+    if covered < 1 - 1e-9:
+        entries.append(("no label", None, _share(1 - covered)))
+    return entries
+
+
+def _share(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %" if fraction >= 0.0005 else "< 0.1 %"
+
+
+_KEY_WIDTH = 450
+_RIGHT, _WRONG = (24, 90, 160), (196, 48, 24)  # full shades of the diagonal and of what lies beside it
+
+
+def _shade(shares: np.ndarray, colour: Sequence[int]) -> np.ndarray:
+    """RGB from white to a colour; by the root of the share, so that a few percent can be seen."""
+    strength = np.sqrt(np.clip(shares, 0, 1))[..., None]
+    return 255 + (np.asarray(colour, dtype=np.float64) - 255) * strength
+
+
+def _confusion_grid(shares: np.ndarray, present: np.ndarray, cell: int) -> Image.Image:
+    """The cells of a confusion matrix, with numbers where they fit; rows without pixels are hatched."""
+    count = len(shares)
+    diagonal = np.eye(count, dtype=bool)[..., None]
+    colours = np.where(diagonal, _shade(shares, _RIGHT), _shade(shares, _WRONG)).round().astype(np.uint8)
+    grid = Image.fromarray(np.kron(colours, np.ones((cell, cell, 1), dtype=np.uint8)))
+    draw = ImageDraw.Draw(grid)
+    side = count * cell
+    step = 1 if count <= 40 else 10
+    for position in range(step, count, step):
+        line = [(position * cell, 0), (position * cell, side)]
+        draw.line(line, (225, 228, 231))
+        draw.line([(y, x) for x, y in line], (225, 228, 231))
+    for row in np.flatnonzero(~present):
+        for x in range(-cell, side, 8):
+            draw.line([(x, (row + 1) * cell - 1), (x + cell, row * cell)], _HATCH)
+    if cell >= 26:
+        font = _font(max(11, round(cell * 0.3)))
+        for row, column in zip(*np.nonzero(shares >= 0.005), strict=True):
+            ink = _PAPER if colours[row, column].sum() < 380 else _INK
+            place = ((column + 0.5) * cell, (row + 0.5) * cell)
+            draw.text(place, f"{100 * shares[row, column]:.0f}", ink, font, "mm")
+    draw.rectangle([0, 0, side - 1, side - 1], outline=_FAINT)
+    return grid
+
+
+def _confusion_key(draw: ImageDraw.ImageDraw, left: int, top: int) -> None:
+    """What the shades mean, `_KEY_WIDTH` pixels wide."""
+    shares = np.array([0, 0.01, 0.05, 0.1, 0.25, 0.5, 1])
+    text = "share of the true class's pixels, %"
+    draw.text((left, top + 7), text, _FAINT, _font(13), "lm")
+    start, step = left + _text_width(text, 13) + 12, 30
+    for row, colour in enumerate((_RIGHT, _WRONG)):
+        for index, shade in enumerate(_shade(shares, colour).round().astype(int).tolist()):
+            box = [start + step * index, top + 9 * row - 2, start + step * (index + 1), top + 9 * row + 7]
+            draw.rectangle(box, tuple(shade), (225, 228, 231))
+    for index, share in enumerate(shares):
+        draw.text((start + step * (index + 0.5), top + 25), f"{100 * share:.0f}", _FAINT, _font(11), "mm")
+
+
+def _confusion_notes(shares: np.ndarray, totals: np.ndarray, names: Sequence[str], count: int = 24) -> list[str]:
+    """The confusions that cost the most pixels, in words."""
+    pixels = shares * totals[:, None]
+    np.fill_diagonal(pixels, 0)
+    order = np.argsort(-pixels, axis=None, kind="stable")[:count]
+    pairs = [(row, column) for row, column in zip(*np.unravel_index(order, pixels.shape), strict=True)]
+    return [
+        f"{_fit(str(names[row]), 20)} as {_fit(str(names[column]), 20)}: {_share(shares[row, column])} of the class"
+        for row, column in pairs
+        if pixels[row, column] > 0
+    ]
+
+
+def _text_upwards(
+    canvas: Image.Image, place: tuple[int, int], text: str, size: int, ink, centred: bool = False
+) -> None:
+    """Text that reads from below upwards, in the middle of a column and beginning at (or centred on) a height."""
+    font = _font(size, text)
+    length, height = _text_width(text, size) + 2, round(size * 1.4)
+    strip = Image.new("L", (length, height))
+    ImageDraw.Draw(strip).text((0, height / 2), text, 255, font, "lm")
+    strip = strip.transpose(Image.Transpose.ROTATE_90)
+    x, y = place[0] - height // 2, place[1] - (length // 2 if centred else length)
+    canvas.paste(Image.new("RGB", strip.size, ink), (x, y), strip)
+
+
+def _colourise(labels: np.ndarray, palette) -> tuple[np.ndarray, np.ndarray]:
+    table = np.zeros((len(palette) + 1, 3), dtype=np.uint8)
+    if len(palette):
+        table[:-1] = np.asarray([colour[:3] for colour in palette], dtype=np.uint8)
+    known = (labels >= 0) & (labels < len(palette))
+    return table[np.where(known, labels, len(palette))], known
+
+
+def _as_label_array(label_map) -> np.ndarray:
+    if hasattr(label_map, "detach"):
+        label_map = label_map.detach().cpu().numpy()
+    array = np.asarray(label_map)
+    if array.ndim != 2 or not (np.issubdtype(array.dtype, np.integer) or array.dtype == bool):
+        raise SegZooError(f"A label map is an integer array (height, width); this one is {array.dtype} {array.shape}.")
+    return array.astype(np.int64) if array.dtype in (bool, np.uint64) else array.astype(np.int64, copy=False)
+
+
+def _as_picture(image) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    array = np.asarray(image)
+    if array.dtype != np.uint8:
+        raise SegZooError(f"A picture is a PIL image or a uint8 array; this one is {array.dtype} {array.shape}.")
+    return Image.fromarray(array).convert("RGB")
+
+
+def _fit(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+def _font(size: int, text: str = ""):
+    """Pillow's own font, or a system font with more characters where `text` needs one and it is there."""
+    if any(ord(character) > 0x17F for character in text.replace("…", "")):
+        for name in ("NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "DejaVuSans.ttf", "arial.ttf"):
+            try:
+                return ImageFont.truetype(name, size)
+            except OSError:
+                continue
+    return ImageFont.load_default(size)
+
+
+def _text_width(text: str, size: int) -> int:
+    return int(np.ceil(_font(size, text).getlength(text)))

@@ -1,0 +1,189 @@
+"""What a training leaves in its output folder: results, log, figures, report page, and the model with its card."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from segzoo.evaluation import Evaluation
+from segzoo.images.drawing import draw_confusion_matrix
+from segzoo.training.environment import hardware_facts, software_versions
+from segzoo.training.folder import FIGURES, LOG, RESULTS, publish_model, write_json, write_log
+from segzoo.training.models import ClassFacts
+from segzoo.training.recipes.recipe import Recipe
+from segzoo.training.recipes.text import recipe_rows
+from segzoo.training.reports.page import TrainingReport, write_report_page
+from segzoo.training.reports.summary import describe_training, draw_curves, draw_samples
+
+RECIPE = "recipe.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A finished training.
+
+    Args:
+        model, processor: what is saved.
+        classes: of the data.
+        recipe: as resolved.
+        settings: of the run, beside the recipe, by name.
+        history: as ``training_log.jsonl`` has it.
+        seconds: that the training took, evaluations included.
+        protocol: how pictures went through the model, in words.
+        evaluation: of the model as it is saved; None where nothing was scored.
+        augmented: protocol in words and evaluation with more views; or None.
+        best: ``step`` and ``mean_iou`` of the best evaluation, or None.
+        step: that the saved model is of.
+        dataset_name: as the user calls the data.
+        num_train, num_eval: pictures; ``num_train`` None for a stream.
+        base_model: Hub name of the model that was fine-tuned, or None.
+        repo_id: where the model goes on the Hub, or None.
+        notes: what a reader must know.
+    """
+
+    model: Any
+    processor: Any
+    classes: ClassFacts
+    recipe: Recipe
+    settings: Mapping[str, Any]
+    history: list[dict]
+    seconds: float
+    protocol: str
+    evaluation: Evaluation | None
+    augmented: tuple[str, Evaluation] | None
+    best: Mapping[str, Any] | None
+    step: int
+    dataset_name: str
+    num_train: int | None
+    num_eval: int
+    base_model: str | None = None
+    repo_id: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """The numbers, for ``all_results.json``."""
+        results: dict[str, Any] = {}
+        if self.evaluation is not None:
+            results |= {f"eval_{name}": value for name, value in self.evaluation.summary().items()}
+            ious = self.evaluation.metrics["per_category_iou"].tolist()
+            results |= {f"eval_iou_{name}": iou for name, iou in zip(self.classes.names, ious, strict=True)}
+            results["eval_pixels"] = int(self.evaluation.confusion.matrix.sum())  # that count, in all images
+        if self.augmented is not None:
+            results |= {f"eval_augmented_{name}": value for name, value in self.augmented[1].summary().items()}
+        losses = [entry["loss"] for entry in self.history if "loss" in entry]
+        if losses:
+            results |= {
+                "train_loss": losses[-1],
+                "train_steps": self.history[-1]["step"],
+                "train_seconds": self.seconds,
+            }
+        return results
+
+    @property
+    def dataset_title(self) -> str:
+        """The data set's name for people."""
+        return self.classes.dataset or Path(self.dataset_name).name
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the data lie in a folder or file."""
+        return Path(self.dataset_name).exists()
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether the pictures were drawn by a program."""
+        return (Path(self.dataset_name) / "scenes.json").is_file()
+
+
+def publish_outcome(outcome: Outcome, directory: Path, eval_data, *, accelerator) -> list[str]:
+    """Write everything; one process calls this.
+
+    Args:
+        outcome: of the training.
+        directory: the output folder.
+        eval_data: what was scored; a few samples are drawn.
+        accelerator: of the training.
+
+    Returns:
+        Lines for the user about what could not be made.
+
+    Raises:
+        SegZooError: something cannot be written.
+    """
+    classes, evaluation, notes = outcome.classes, outcome.evaluation, []
+    # The model first: whatever goes wrong with pictures and pages must not cost it.
+    publish_model(outcome.model, outcome.processor, directory, _card(outcome, directory))
+    write_json(directory / RESULTS, outcome.results)
+    write_log(directory / LOG, outcome.history)
+    outcome.recipe.write_recipe(directory / RECIPE)
+    note = draw_curves(outcome.history, directory / FIGURES / "curves.png", title=outcome.dataset_title)
+    if note:
+        notes.append(f"note: no curves: {note}")
+    if evaluation is not None:
+        draw_samples(
+            outcome.model,
+            outcome.processor,
+            eval_data,
+            directory / FIGURES,
+            accelerator=accelerator,
+            names=classes.names,
+            palette=classes.palette,
+        )
+        draw_confusion_matrix(evaluation.confusion.matrix, classes.names, directory / FIGURES / "confusion_matrix.png")
+        write_report_page(directory, _report(outcome, directory, accelerator))
+    return notes
+
+
+def _card(outcome: Outcome, directory: Path) -> str:
+    return describe_training(
+        outcome.model,
+        outcome.evaluation,
+        title=directory.resolve().name,
+        dataset=outcome.dataset_title,
+        dataset_id=None if outcome.is_local else outcome.dataset_name,
+        inference=outcome.protocol,
+        settings={
+            **recipe_rows(outcome.recipe),
+            **outcome.settings,
+            "training time": f"{outcome.seconds / 60:.1f} minutes",
+        },
+        augmented=outcome.augmented,
+        base_model=outcome.base_model,
+        synthetic=outcome.is_synthetic,
+        repo_id=outcome.repo_id,
+    )
+
+
+def _report(outcome: Outcome, directory: Path, accelerator) -> TrainingReport:
+    classes = outcome.classes
+    data = {
+        "data": outcome.dataset_title,
+        "training pictures": "a stream" if outcome.num_train is None else outcome.num_train,
+        "validation pictures": outcome.num_eval,
+        "classes": f"{len(classes.names)} ({classes.source})",
+        "label rule": "0 is no class, ids from 1" if classes.reduce_labels else "ids from 0",
+    }
+    others = [] if outcome.augmented is None else [(outcome.augmented[0], outcome.augmented[1].metrics["mean_iou"])]
+    return TrainingReport(
+        title=directory.resolve().name,
+        summary=f"{type(outcome.model).__name__}, {sum(p.numel() for p in outcome.model.parameters()) / 1e6:.1f} million parameters.",
+        dataset=outcome.dataset_title,
+        num_images=outcome.evaluation.num_images,
+        protocol=outcome.protocol,
+        confusion=outcome.evaluation.confusion.matrix,
+        names=classes.names,
+        palette=classes.palette,
+        step=outcome.step,
+        best=outcome.best,
+        other_scores=others,
+        history=outcome.history,
+        seconds=outcome.seconds,
+        recipe={**outcome.recipe.to_dict(), **outcome.settings},
+        data=data,
+        hardware=hardware_facts(accelerator.device, accelerator.num_processes),
+        software=software_versions(),
+        model_name=outcome.repo_id or directory.resolve().name,
+        synthetic=outcome.is_synthetic,
+        notes=outcome.notes,
+    )

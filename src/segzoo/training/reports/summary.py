@@ -1,0 +1,142 @@
+"""What a training leaves for people: curve, sample pictures, and the facts of the model card."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from segzoo.cards.model_card import Measurement, ModelCardFacts, build_model_card, facts_of_model
+from segzoo.cards.scores import SCORING
+from segzoo.data.decoding import decode_pair
+from segzoo.errors import SegZooError
+from segzoo.evaluation import Evaluation
+from segzoo.images.drawing import contact_sheet, overlay, overlay_with_legend
+from segzoo.inference import InferenceSettings, Predictor
+from segzoo.training.reports.curves import plot_curves
+
+
+def draw_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str | None = None) -> str | None:
+    """Draw loss, learning rate, gradient norm and mIoU over the steps; returns what is in the way, such as matplotlib missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        plot_curves(history, path, title=title)
+    except SegZooError as error:
+        return str(error)
+    return None
+
+
+@torch.no_grad()
+def draw_samples(
+    model,
+    image_processor,
+    dataset,
+    directory: Path,
+    *,
+    accelerator,
+    names: Sequence[str],
+    palette: Sequence[Sequence[int]],
+    count: int = 4,
+) -> list[Path]:
+    """Pictures of a few samples, spread over a data set: one overlay with legend each, and all with their truth.
+
+    Args:
+        model: as prepared by the accelerator, or bare.
+        image_processor: of the model.
+        dataset: the `segzoo.data.SegmentationDataset` that `segzoo.training.evaluate` takes.
+        directory: where to; made if need be.
+        accelerator: an `accelerate.Accelerator`.
+        names, palette: of the classes.
+        count: how many samples at most.
+
+    Returns:
+        The files: ``samples.png`` first.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    model = accelerator.unwrap_model(model)
+    was_training = model.training
+    model.eval()
+    count = min(count, len(dataset))
+    predictor = Predictor(model, image_processor, autocast=accelerator.autocast)
+    rows, captions, files = [], [], []
+    try:
+        for number in range(count):
+            index = (2 * number + 1) * len(dataset) // (2 * count)
+            item, row = dataset[index], dataset.dataset[index]
+            picture, _ = decode_pair(row["image"], None, image_name=item["name"])
+            truth = item["labels"].numpy()
+            predicted = predictor.label_map(picture, truth.shape).cpu().numpy()
+            picture = Image.fromarray(picture)
+            stem = Path(item["name"]).stem
+            files.append(directory / f"overlay_{number + 1}.png")
+            overlay_with_legend(picture, predicted, palette, names, title=stem[:40]).save(files[-1])
+            rows.append([picture, truth, predicted, overlay(picture, predicted, palette)])
+            captions.append(stem)
+    finally:
+        model.train(was_training)
+    headings = ["picture", "truth", "prediction", "overlay"]
+    contact_sheet(rows, headings, palette, names, captions).save(directory / "samples.png")
+    return [directory / "samples.png", *files]
+
+
+def describe_training(
+    model,
+    evaluation: Evaluation | None,
+    *,
+    title: str,
+    dataset: str,
+    dataset_id: str | None = None,
+    split: str = "validation",
+    inference: str,
+    settings: Mapping[str, Any],
+    base_model: str | None = None,
+    augmented: tuple[str, Evaluation] | None = None,
+    synthetic: bool = False,
+    repo_id: str | None = None,
+) -> str:
+    """The model card of a trained model, with the scores that were measured.
+
+    Args:
+        model: the model.
+        evaluation: the last evaluation; None where nothing was scored.
+        title, dataset, dataset_id, base_model, synthetic, repo_id: as in `segzoo.cards.model_card.ModelCardFacts`.
+        split: that was scored.
+        inference: how images go through the model, in words.
+        settings: of the training, by name.
+        augmented: another evaluation, with its protocol in words.
+    """
+    measured = ([] if evaluation is None else [(inference, evaluation)]) + ([] if augmented is None else [augmented])
+    measurements = [
+        Measurement(
+            value=scored.metrics[name],
+            metric=name,
+            dataset=dataset,
+            dataset_id=dataset_id,
+            split=split,
+            num_images=scored.num_images,
+            protocol=f"{protocol}; {SCORING}",
+        )
+        for protocol, scored in measured
+        for name in ("mean_iou", "mean_accuracy", "overall_accuracy")
+        if 0 <= scored.metrics[name] <= 1  # NaN where no pixel counts
+    ]
+    own = facts_of_model(model) if hasattr(model, "decode_heads") else {}
+    facts = ModelCardFacts(
+        title=title,
+        dataset=dataset,
+        dataset_id=dataset_id,
+        measurements=measurements,
+        inference=inference,
+        training=settings,
+        base_model=base_model,
+        synthetic=synthetic,
+        repo_id=repo_id,
+        **own,
+    )
+    return build_model_card(facts)
+
+
+def describe_inference(model, processor) -> str:
+    """How an image goes through a model, in words for the card."""
+    return InferenceSettings.of_model(model).describe(processor)

@@ -1,0 +1,178 @@
+"""`segzoo predict`: files, folders, odd pictures, and what is refused before the model runs."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
+from segzoo.commands.cli import main
+from segzoo.hub import save_model_folder
+from segzoo.inference import InferenceSettings, Predictor
+
+NAMES = ["sky", "road", "car", "tree", "person"]
+ORIENTATION = 0x0112
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    torch.manual_seed(0)
+    config = SegZooConfig.tiny()
+    config.id2label, config.label2id = dict(enumerate(NAMES)), {n: i for i, n in enumerate(NAMES)}
+    config.palette = [[40 * i, 255 - 40 * i, 99] for i in range(5)]
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    processor = SegZooImageProcessor(size={"shortest_edge": 64}, window_size=[64, 64], window_stride=[32, 32])
+    return save_model_folder(SegZooForSemanticSegmentation(config), processor, folder)
+
+
+def picture(width=90, height=60, mode="RGB"):
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 4), dtype=np.uint8)
+    return Image.fromarray(noise, "RGBA").convert(mode)
+
+
+def predict(*arguments):
+    return main(["predict", *map(str, arguments)])
+
+
+def test_results_agree_with_the_model(model_folder, tmp_path, capsys):
+    image = picture()
+    image.save(tmp_path / "street.png")
+    assert predict(tmp_path / "street.png", "--model", model_folder, "--output", tmp_path / "out") == 0
+    label_png = Image.open(tmp_path / "out" / "street.png")
+    assert label_png.mode == "P" and label_png.size == image.size
+    assert label_png.getpalette()[:15] == [v for i in range(5) for v in (40 * i, 255 - 40 * i, 99)]
+    found = np.asarray(label_png)
+
+    model = SegZooForSemanticSegmentation.from_pretrained(model_folder).eval()
+    processor = SegZooImageProcessor.from_pretrained(model_folder)
+    with torch.no_grad():
+        outputs = model(**processor(image, return_tensors="pt"))
+    assert outputs.logits.shape[-2:] == (64, 96), "the processor's windows reach the model"
+    (expected,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[(60, 90)])
+    assert np.array_equal(found, expected.numpy())
+
+    facts = json.loads((tmp_path / "out" / "street.json").read_text())
+    assert (facts["width"], facts["height"]) == (90, 60)
+    assert (
+        facts["protocol"]
+        == "single scale, shorter side 64; windows of 64x64 with step 32x32, logits averaged; no flip"
+    )
+    counts = {NAMES[i]: int((found == i).sum()) for i in range(5) if (found == i).any()}
+    assert {c["name"]: c["pixels"] for c in facts["classes"]} == counts
+    assert sum(c["fraction"] for c in facts["classes"]) == pytest.approx(1)
+    overlay = Image.open(tmp_path / "out" / "street_overlay.png")
+    assert overlay.width > image.width and len(overlay.convert("RGB").getcolors(1 << 24)) > 50
+    assert "street.png: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "settings"),
+    [
+        (["--no-slide"], {"window_size": None}),
+        (
+            ["--window", "40", "--scales", "0.5", "1"],
+            {"window_size": (40, 40), "window_stride": (26, 26), "scales": (0.5, 1.0)},
+        ),
+        (
+            ["--slide", "--stride", "20", "30", "--flip"],
+            {"window_size": (64, 64), "window_stride": (20, 30), "flip": True},
+        ),
+        (["--scales", "1.5", "--flip", "--average", "logits"], {"scales": (1.5,), "flip": True, "average": "logits"}),
+    ],
+)
+def test_protocols(model_folder, tmp_path, capsys, options, settings):
+    image = picture()
+    image.save(tmp_path / "street.png")
+    arguments = [tmp_path / "street.png", "--model", model_folder, "--output", tmp_path / "out", *options]
+    assert predict(*arguments) == 0
+    model = SegZooForSemanticSegmentation.from_pretrained(model_folder).eval()
+    processor = SegZooImageProcessor.from_pretrained(model_folder)
+    settings = InferenceSettings.of_model(model, processor, **settings)
+    expected = Predictor(model, processor, settings).label_map(np.array(image), (60, 90))
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "street.png")), expected.numpy())
+    assert f"protocol: {settings.describe(processor)}" in capsys.readouterr().out
+
+
+def test_overlays_of_large_pictures_are_shrunk(model_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("segzoo.commands.predict.OVERLAY_SIDE", 400)
+    picture(1000, 301).save(tmp_path / "wide.png")
+    assert predict(tmp_path / "wide.png", "--model", model_folder, "--output", tmp_path / "out", "--no-slide") == 0
+    assert Image.open(tmp_path / "out" / "wide.png").size == (1000, 301)
+    overlay = Image.open(tmp_path / "out" / "wide_overlay.png")
+    assert 334 <= overlay.width < 1000 and overlay.height < 301
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "LA", "1"])
+def test_pictures_of_every_mode(model_folder, tmp_path, mode):
+    picture(mode=mode).save(tmp_path / "odd.png")
+    assert predict(tmp_path / "odd.png", "--model", model_folder, "--output", tmp_path / "out") == 0
+    assert Image.open(tmp_path / "out" / "odd.png").size == (90, 60)
+
+
+def test_folders_unicode_names_and_rotation(model_folder, tmp_path):
+    photos = tmp_path / "φωτογραφίες"
+    photos.mkdir()
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    picture().save(photos / "Straße.JPG", exif=exif)
+    picture().save(photos / "zwei.webp")
+    (photos / "notes.txt").write_text("no picture")
+    assert predict(photos, "--model", model_folder, "--output", tmp_path / "out") == 0
+    assert Image.open(tmp_path / "out" / "Straße.png").size == (60, 90), "shown upright"
+    assert len(list((tmp_path / "out").iterdir())) == 6
+
+
+def test_refused_before_the_model_loads(tmp_path, capsys):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "empty").mkdir()
+    picture().save(tmp_path / "x.png")
+    picture().save(tmp_path / "a" / "x.jpg")
+    picture().save(tmp_path / "x_overlay.jpg")
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no jpeg")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "x.png").read_bytes()[:3000])
+    out = tmp_path / "out"
+    cases = [
+        ([tmp_path / "none.png"], "none.png: there is no such picture"),
+        ([tmp_path / "empty"], "holds no pictures"),
+        ([tmp_path / "x.png", tmp_path / "a" / "x.jpg"], "both write x.png"),
+        ([tmp_path / "x.png", tmp_path / "x_overlay.jpg"], "both write x_overlay.png"),
+        ([tmp_path / "broken.jpg"], "broken.jpg: the image cannot be read"),
+        ([tmp_path / "a" / "x.jpg", tmp_path / "broken.jpg"], "broken.jpg: the image cannot be read"),
+        ([tmp_path / "cut.png", tmp_path / "a" / "x.jpg"], "cut.png: the image cannot be read"),
+        ([tmp_path / "x.png", "--alpha", "2"], "not between 0 and 1"),
+        ([tmp_path / "x.png", "--no-slide", "--window", "64"], "leave out --window"),
+        ([tmp_path / "x.png", "--window", "1", "2", "3"], "--window 1 2 3: give height and width"),
+        ([tmp_path / "x.png", "--scales", "1", "0"], "factors are above 0"),
+        ([tmp_path / "x.png"], "no such model folder"),
+    ]
+    for arguments, words in cases:
+        assert predict(*arguments, "--model", tmp_path / "no-model", "--output", out) == 1
+        error = capsys.readouterr().err
+        assert words in error and error.count("\n") == 1, error
+        assert not out.exists()
+    assert predict(tmp_path / "x.png", "--model", tmp_path / "no-model", "--output", tmp_path) == 1
+    assert "replace the picture itself" in capsys.readouterr().err
+
+
+def test_results_are_not_overwritten_unasked(model_folder, tmp_path, capsys):
+    picture().save(tmp_path / "x.png")
+    arguments = [tmp_path / "x.png", "--model", model_folder, "--output", tmp_path / "out"]
+    assert predict(*arguments) == 0
+    assert predict(*arguments) == 1
+    assert "3 results exist already" in capsys.readouterr().err
+    assert predict(*arguments, "--overwrite") == 0
+
+
+def test_as_a_program(model_folder, tmp_path):
+    picture().save(tmp_path / "x.png")
+    command = [sys.executable, "-m", "segzoo", "predict", "x.png", "--model", str(model_folder), "--output", "out"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "1 pictures -> out"
+    command[-3] = str(tmp_path / "no-model")
+    done = subprocess.run([*command, "--overwrite"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr

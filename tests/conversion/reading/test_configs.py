@@ -1,0 +1,401 @@
+"""Configs are read as literals, never executed, and merged as mmcv merges them."""
+
+import json
+import time
+import warnings
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segzoo.conversion.errors import ConfigReadError, ConversionError
+from segzoo.conversion.reading.configs import read_config_file, read_config_text
+from segzoo.errors import SegZooError
+
+RESOLVED = """\
+norm_cfg = dict(type='SyncBN', requires_grad=True)
+model = dict(
+    type='EncoderDecoder',
+    pretrained='open-mmlab://resnet50_v1c',
+    backbone=dict(type='ResNetV1c', depth=50, out_indices=(0, 1, 2, 3), norm_cfg=dict(type='SyncBN')),
+    decode_head=dict(type='UPerHead', in_channels=[256, 512, 1024, 2048], dropout_ratio=0.1, align_corners=False),
+    test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)))
+custom_imports = dict(imports=['mmseg_custom'], allow_failed_imports=False)
+load_from = None  # nothing
+optimizer = dict(
+    type='AdamW', lr=6e-05, betas=(0.9, 0.999),
+    paramwise_cfg=dict(custom_keys={'absolute_pos_embed': dict(decay_mult=0.0)}))
+crop_size = (512, 512)
+lr_mult = -1
+"""
+
+keys = st.text(st.characters(codec="utf-8", exclude_characters="\x00{}"), max_size=6)
+literals = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**64), 2**64)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(codec="utf-8", exclude_characters="{}"), max_size=20)
+    | st.binary(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.tuples(inner, inner) | st.dictionaries(keys, inner, max_size=4),
+    max_leaves=20,
+)
+names = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True).filter(lambda name: name.isidentifier())
+
+
+def write(folder, **files):
+    """Writes ``name.py`` for each argument and gives the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / f"{name}.py").write_text(text, encoding="utf-8")
+    return folder
+
+
+def is_keyword(name):
+    import keyword
+
+    return keyword.iskeyword(name)
+
+
+class TestLiterals:
+    def test_a_resolved_config_equals_what_python_makes_of_it(self):
+        expected: dict = {}
+        exec(RESOLVED, {}, expected)
+        assert read_config_text(RESOLVED) == expected
+
+    @settings(max_examples=150, deadline=None)
+    @given(st.dictionaries(names.filter(lambda name: not is_keyword(name)), literals, max_size=4))
+    def test_whatever_repr_writes_is_read_back(self, values):
+        text = "\n".join(f"{name} = {value!r}" for name, value in values.items())
+        result = read_config_text(text)
+        assert result == values
+        assert repr(result) == repr(values)  # types and order too: 1 is not True, and a tuple no list
+
+    @pytest.mark.parametrize(
+        ("text", "value"),
+        [
+            ("x = [dict(a=1)] * 2 + [3]", [{"a": 1}, {"a": 1}, 3]),
+            ("n = 18\nx = n * 2 ** 3 // 5 - 1", 27),
+            ("x = -0.5 + 768.0 / 896.0", -0.5 + 768.0 / 896.0),
+            ("x = [1.0] * 3 + [0.1]", [1.0, 1.0, 1.0, 0.1]),
+            ("c = (512, 256)\nx = dict(size=c[0], rest=c[1:])", {"size": 512, "rest": (256,)}),
+            ("d = dict(a=1, b=2)\nx = dict(**d, c=3)", {"a": 1, "b": 2, "c": 3}),
+            ("d = {'a': 1}\nx = {**d, 'b': 2}", {"a": 1, "b": 2}),
+            ("x = dict({'a.b': 1}, c=2)", {"a.b": 1, "c": 2}),
+            ("x = dict([('a', 1)])", {"a": 1}),
+            ("a, (b, *c) = 1, (2, 3, 4)\nx = [a, b, c]", [1, 2, [3, 4]]),
+            ("a = b = 2\nx = a + b", 4),
+            ("x = range(0, 8)", [0, 1, 2, 3, 4, 5, 6, 7]),
+            ("x = list(range(3)) + [range(6, 0, -2)]", [0, 1, 2, [6, 4, 2]]),
+            ("n = 2\nx = range(n * 2)[1:]", [1, 2, 3]),
+            ("x = [1]\nx += [2]", [1, 2]),
+            ("x = 3\nx *= 2", 6),
+            ("x: int = 4", 4),
+            ("x = dict(a=dict(b=1))\nx['a']['c'] = 2", {"a": {"b": 1, "c": 2}}),
+            ("x = [1, 2]\nx[-1] = 5", [1, 5]),
+            ("a = dict(b=1)\nx = dict(a=a)\na['c'] = 2", {"a": {"b": 1, "c": 2}}),  # one object, two names
+            ("x = 1\ny = 2\ndel y", 1),
+            ("r = 101\nx = f'resnet{r:04d}_{r!r}_v1c'", "resnet0101_101_v1c"),
+            ("x = 'iter_%d_%s' % (160000, 'a')", "iter_160000_a"),
+            ("x = 'a' 'b' + \"c\"", "abc"),
+            ("x = 1 if 2 > 1 and not None else 0", 1),
+            ("x = 'a' in ['a'] or 1 / 0", True),
+            ("x = 1 < 2 < 3 != 4", True),
+            ("x = [*range_, 3]", None),
+            ("x = sum([18, 36, 72, 144])", 270),
+            ("x = tuple([1, len('ab'), max(3, 4)])", (1, 2, 4)),
+            ("x = {1, 2}", {1, 2}),
+            ("x = r'\\d'", "\\d"),
+            ("x = '\\d'", "\\d"),  # a stray escape, as Windows paths have it, warns nobody
+            ("x = ~1 | 6", -2),
+            ("x = (\n    1,\n)  # a comment", (1,)),
+            ("'''a docstring'''\npass\nx = 1", 1),
+            ("x = inf", float("inf")),
+            ("\ufeffx = 1", 1),
+            ("{'x': 1, 'a b': 2}", 1),  # how mmcv prints a config with a key that is no identifier
+        ],
+    )
+    def test_expressions(self, text, value):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            if value is None:
+                with pytest.raises(ConfigReadError, match="'range_' has no value"):
+                    read_config_text(text)
+            else:
+                assert read_config_text(text)["x"] == value
+
+    def test_names_with_two_underscores_are_left_out(self):
+        assert read_config_text("__a = 1\n_b = 2\n_deprecation_ = dict(expected='y.py')") == {"_b": 2}
+
+    def test_the_result_shares_nothing(self):
+        result = read_config_text("a = dict(b=[1])\nc = [a] * 2")
+        result["c"][0]["b"].append(2)
+        assert result == {"a": {"b": [1]}, "c": [{"b": [1, 2]}, {"b": [1]}]}
+
+
+REFUSED = [
+    ("import os", "'import'"),
+    ("from mmseg.models import *", "'import'"),
+    ("with read_base():\n    from .a import *", "'with'"),
+    ("for i in (1, 2):\n    x = i", "'for' loop"),
+    ("while True:\n    pass", "'while' loop"),
+    ("if True:\n    x = 1", "'if' statement"),
+    ("def f():\n    return 1", "function definition"),
+    ("class A:\n    pass", "class definition"),
+    ("try:\n    x = 1\nfinally:\n    pass", "'try'"),
+    ("assert True", "'assert'"),
+    ("global x", "'global x' is not read"),
+    ("raise ValueError", "'raise ValueError' is not read"),
+    ("x = [i for i in 'ab']", "comprehension"),
+    ("x = {i: i for i in 'ab'}", "comprehension"),
+    ("x = sum(i for i in [1])", "comprehension"),
+    ("x = lambda: 1", "lambda"),
+    ("x = (y := 1)", "':='"),
+    ("x = __import__('os').system('true')", "call of '__import__\\('os'\\).system'"),
+    ("x = os.path.join('a', 'b')", "call of 'os.path.join'"),
+    ("x = open('/etc/passwd')", "call of 'open'"),
+    ("x = eval('1')", "call of 'eval'"),
+    ("x = getattr(1, 'real')", "call of 'getattr'"),
+    ("x = 'a,b'.split(',')", "call of ''a,b'.split'"),
+    ("x = range('3')", "'range' takes whole numbers"),
+    ("x = range(True)", "'range' takes whole numbers"),
+    ("x = range()", "range expected at least 1 argument"),
+    ("x = range(0, 3, 0)", "must not be zero"),
+    ("x = range(stop=3)", "call of 'range'"),
+    ("x = sum([[1], [2]], [])", "'sum' of anything but numbers"),
+    ("print('hello')", "call of 'print'"),
+    ("x = torch.float16", "'torch.float16' is an object of a module"),
+    ("x = ().__class__.__base__", "a tuple has no keys"),
+    ("x = ''.__class__", "a str has no keys"),
+    ("x = undefined", "'undefined' has no value"),
+    ("x = {{ fileUnknown }}", "no known variable"),
+    ("x = {{ _base_.y }}", "no base file is named before"),
+    ("x = _base_.y", "no base file is named before"),
+    ("x = {{$HOME:/root}}", "environment variables"),
+    ("x = '{{ $HOME:/root }}'", "environment variables"),
+    ("_base_ = 'a.py'", "no folder to find them in"),
+    ("x = 1 / 0", "division by zero"),
+    ("x = {}['a']", "no key 'a'"),
+    ("x = [1][2]", "index out of range"),
+    ("x = 'a' + 1", "can only concatenate"),
+    ("x = -'a'", "bad operand"),
+    ("x = {[]: 1}", "unhashable"),
+    ("x = {**[1]}", "cannot be spread"),
+    ("a, b = 1, 2, 3", "3 values are unpacked into 2 names"),
+    ("a, b = 1", "cannot be unpacked"),
+    ("x = (1,)\nx[0] = 2", "item of a tuple"),
+    ("x = 1 @ 2", "MatMult"),
+    ("1 + 1", "value is not used"),
+    ("x = (1", "not Python"),
+    ("x = 1\x00", "not Python"),
+    ("/home/me/config.py\nx = 1", "not Python"),
+]
+BOMBS = [
+    "x = [0] * 10**12",
+    "x = 10**12 * [0]",
+    "x = 9**9**9",
+    "x = 'a' * 10**10",
+    "x = b'a' * 10**10",
+    "x = ((0,) * 1000000, (0,) * 1000000, (0,) * 1000000)",
+    "x = 1 << 10**9",
+    "x = '%1000000000d' % 1",
+    "x = '%(a)1000000000d' % dict(a=1)",
+    "x = '%*d' % (1000000000, 1)",
+    "x = f'{1:1000000000}'",
+    "x = range(1000000000)",
+    "x = range(-(10**300), 0)",
+    "w = 1000000000\nx = f'{1:{w}}'",
+    "x = 0x" + "f" * 1000,
+    "a = [0] * 1000\nb = [a] * 1000\nx = [b] * 1000",
+    "a = ['lol'] * 10\n" + "\n".join(f"{chr(98 + i)} = [{chr(97 + i)}] * 10" for i in range(9)),
+    "a = 'ha'\n" + "a = a + a\n" * 60,
+    "a = [1]\n" + "a += a\n" * 60,
+    "a = 3\n" + "a *= a\n" * 40,
+    "a = [1]\na[0] = a\nb = a",
+    "a = [1]\na[0] = a",
+    "x = " + "[" * 150 + "]" * 150,
+    "x = " + "[" * 5000 + "]" * 5000,
+    "x = " + "1+" * 100_000 + "1",
+    "x = " + "-" * 100_000 + "1",
+    "x = a" + "[0]" * 100_000,
+    "x = '" + "a" * 2_000_000 + "'",
+]
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(("text", "cause"), REFUSED, ids=[text.split("\n")[0] for text, _ in REFUSED])
+    def test_what_is_not_a_literal_is_refused_with_its_line(self, text, cause):
+        with pytest.raises(ConfigReadError, match=cause) as caught:
+            read_config_text("# first\n" + text, filename="some.py")
+        assert caught.value.line in (2, 3) or "\x00" in text
+        assert str(caught.value).startswith("some.py")
+        assert "\n" not in str(caught.value)
+
+    def test_the_errors_are_the_library_s(self):
+        assert issubclass(ConfigReadError, ConversionError) and issubclass(ConversionError, SegZooError)
+
+    def test_nothing_is_executed(self, tmp_path):
+        target = tmp_path / "made"
+        for text in (
+            f"x = __import__('pathlib').Path({str(target)!r}).touch()",
+            f"import pathlib\npathlib.Path({str(target)!r}).touch()",
+            f"x = f\"{{open({str(target)!r}, 'w')}}\"",
+            f"class A:\n    open({str(target)!r}, 'w')",
+            f"@open({str(target)!r}, 'w')\ndef f(): pass",
+            f"x = [open({str(target)!r}, 'w') for _ in 'a']",
+        ):
+            with pytest.raises(ConfigReadError):
+                read_config_text(text)
+        assert not target.exists()
+
+    @pytest.mark.parametrize("text", BOMBS, ids=[text.replace("\n", ";")[:40] for text in BOMBS])
+    def test_bombs_end_in_an_error(self, text):
+        start = time.monotonic()
+        with pytest.raises(ConfigReadError):
+            read_config_text(text)
+        assert time.monotonic() - start < 10
+
+
+class TestBaseFiles:
+    def test_dicts_are_merged_key_by_key(self, tmp_path):
+        write(
+            tmp_path / "_base_",
+            model="model = dict(type='E', backbone=dict(type='ResNet', depth=50), head=dict(channels=512))\nkeep = 1",
+            data="data = dict(workers=2)\npipeline = [dict(type='Load')]",
+        )
+        write(
+            tmp_path,
+            main="_base_ = ['./_base_/model.py', '_base_/data.py']\n"
+            "model = dict(backbone=dict(depth=101), head=dict(num_classes=19))\npipeline = []",
+        )
+        assert read_config_file(tmp_path / "main.py") == {
+            "model": {
+                "type": "E",
+                "backbone": {"type": "ResNet", "depth": 101},
+                "head": {"channels": 512, "num_classes": 19},
+            },
+            "keep": 1,
+            "data": {"workers": 2},
+            "pipeline": [],
+        }
+
+    def test_delete_replaces(self, tmp_path):
+        write(
+            tmp_path,
+            base="opt = dict(type='SGD', lr=1, more=dict(a=1))\nother = dict(a=dict(b=1, c=2))",
+            main="_base_ = 'base.py'\nopt = dict(_delete_=True, type='AdamW', more=dict(b=2))\n"
+            "other = dict(a=dict(_delete_=True, d=3))\nnew = dict(_delete_=True, x=[dict(_delete_=True, y=1)])",
+            same="_base_ = 'base.py'\ntmp = dict(_delete_=True, x=1)\nopt = tmp\nother = tmp",
+            no="_base_ = 'base.py'\nopt = dict(_delete_=False, lr=2)",
+        )
+        result = read_config_file(tmp_path / "main.py")
+        assert result["opt"] == {"type": "AdamW", "more": {"b": 2}}
+        assert result["other"] == {"a": {"d": 3}}
+        assert result["new"] == {"x": [{"y": 1}]}
+        same = read_config_file(tmp_path / "same.py")
+        assert same["opt"] == same["other"] == {"x": 1}
+        assert read_config_file(tmp_path / "no.py")["opt"] == {"type": "SGD", "lr": 2, "more": {"a": 1}}
+
+    def test_values_of_the_base_files(self, tmp_path):
+        write(
+            tmp_path,
+            l1="item1 = [1, 2]\nitem2 = dict(a=0, b=dict(c='deep'))",
+            l2="item3 = True",
+            mmcv="_base_ = ['./l1.py', './l2.py']\n"
+            "x = {{ _base_.item1 }}\ny = dict(a={{_base_.item2.b.c}}, b=[{{ _base_.item3 }}])\nz = '_base_.item1'",
+            mmengine="_base_ = ['./l1.py', './l2.py']\n"
+            "x = _base_.item1 + [3]\ny = _base_['item2']['b'].c\n_base_.item2.a = 5\n_base_.item2['b']['d'] = 6",
+            late="x = _base_.item3\n_base_ = './l2.py'",
+            child="_base_ = 'mmcv.py'\nq = {{ _base_.y.b }}",
+        )
+        mmcv = read_config_file(tmp_path / "mmcv.py")
+        assert (mmcv["x"], mmcv["y"], mmcv["z"]) == ([1, 2], {"a": "deep", "b": [True]}, "_base_.item1")
+        mmengine = read_config_file(tmp_path / "mmengine.py")
+        assert (mmengine["x"], mmengine["y"]) == ([1, 2, 3], "deep")
+        assert mmengine["item2"] == {"a": 5, "b": {"c": "deep", "d": 6}}
+        assert read_config_file(tmp_path / "late.py")["x"] is True
+        assert read_config_file(tmp_path / "child.py")["q"] == [True]
+
+    def test_names_of_a_base_file_are_not_names_of_the_child(self, tmp_path):
+        write(tmp_path, base="crop = 1", main="_base_ = 'base.py'\nx = crop")
+        with pytest.raises(ConfigReadError, match="a value of a base file is '_base_.crop'"):
+            read_config_file(tmp_path / "main.py")
+
+    def test_predefined_variables(self, tmp_path):
+        folder = write(
+            tmp_path / "it's {here}",
+            upernet="a = '{{ fileDirname }}/x'\nb = {{fileBasename}}\n"
+            "c = '{{fileBasenameNoExtension}}{{ fileExtname }}'\nd = f'{{ fileBasename }}-{1}'",
+        )
+        assert read_config_file(folder / "upernet.py") == {
+            "a": f"{folder.as_posix()}/x",
+            "b": "upernet.py",
+            "c": "upernet.py",
+            "d": "upernet.py-1",
+        }
+
+    def test_a_json_base(self, tmp_path):
+        (tmp_path / "base.json").write_text(json.dumps({"model": {"type": "E", "n": 1}}))
+        write(tmp_path, main="_base_ = 'base.json'\nmodel = dict(n=2)")
+        assert read_config_file(tmp_path / "main.py") == {"model": {"type": "E", "n": 2}}
+
+    @pytest.mark.parametrize(
+        ("files", "cause"),
+        [
+            ({"main": "_base_ = 'gone.py'"}, "main.py, line 1: the base file 'gone.py' does not exist"),
+            ({"main": "_base_ = 'main.py'"}, "in a circle"),
+            ({"main": "_base_ = 'b.py'", "b": "_base_ = 'main.py'"}, "b.py, line 1.*in a circle"),
+            ({"main": "_base_ = ['b.py', 'c.py']", "b": "x = 1", "c": "x = 2"}, "'b.py' and 'c.py' both set 'x'"),
+            ({"main": "_base_ = 'b.py'\nx = dict(a=1)", "b": "x = [1]"}, "'x' is a dict here and a list in the base"),
+            ({"main": "_base_ = 'b.py'\nx = dict(a=dict(b=1))", "b": "x = dict(a=1)"}, "'x.a' is a dict"),
+            ({"main": "_base_ = 'mmdet::a.py'"}, "belongs to another package"),
+            ({"main": "_base_ = 3"}, "must be a file name"),
+            ({"main": "_base_ = 'b.py'\n_base_ = 'c.py'", "b": "", "c": ""}, "assigned twice"),
+            ({"main": "_base_ = 'b.py'\nx = _base_", "b": ""}, "'_base_' alone is no value"),
+            ({"main": "_base_ = 'b.py'\nx = _base_.y.z", "b": "y = dict()"}, "no key 'z'"),
+            ({"main": "_base_ = '.'"}, "a folder"),
+            ({"main": "_base_ = 'b.py'", "b": "\nimport os"}, "b.py, line 2: 'import'"),
+        ],
+    )
+    def test_errors(self, tmp_path, files, cause):
+        write(tmp_path, **files)
+        with pytest.raises(ConfigReadError, match=cause):
+            read_config_file(tmp_path / "main.py")
+
+    def test_files_that_multiply_end(self, tmp_path):
+        write(tmp_path, f0="x = 1")
+        for level in range(1, 19):
+            (tmp_path / f"f{level}.py").write_text(f"_base_ = ['f{level - 1}.py', './f{level - 1}.py']")
+        write(tmp_path, g0="")
+        for level in range(1, 19):
+            (tmp_path / f"g{level}.py").write_text(f"_base_ = ['g{level - 1}.py', './g{level - 1}.py']")
+        with pytest.raises(ConfigReadError, match="both set 'x'"):
+            read_config_file(tmp_path / "f18.py")
+        with pytest.raises(ConfigReadError, match="more than 2000000 values"):
+            read_config_file(tmp_path / "g18.py")
+
+    def test_files_that_are_no_configs(self, tmp_path):
+        (tmp_path / "binary.py").write_bytes(b"\xff\xfe\x00x")
+        (tmp_path / "list.json").write_text("[1]")
+        (tmp_path / "bad.json").write_text("{")
+        (tmp_path / "bad.yaml").write_text("a: [1")
+        (tmp_path / "tags.yml").write_text("a: !!python/object/apply:os.getcwd []")
+        (tmp_path / "a.toml").write_text("a = 1")
+        for name, cause in (
+            ("binary.py", "not text in UTF-8"),
+            ("list.json", "not a dict"),
+            ("bad.json", "not JSON"),
+            ("bad.yaml", "not YAML"),
+            ("tags.yml", "not YAML .*could not determine a constructor"),
+            ("a.toml", "'.toml' files are not read"),
+            ("none.py", "no such file"),
+            (".", "a folder"),
+        ):
+            with pytest.raises(ConfigReadError, match=cause):
+                read_config_file(tmp_path / name)
+
+    def test_a_loader_for_a_text(self):
+        bases = {"a.py": {"model": {"type": "E", "n": 1}}}
+        text = "_base_ = 'a.py'\nmodel = dict(n=2)\nt = _base_.model.type"
+        assert read_config_text(text, base_loader=bases.__getitem__) == {"model": {"type": "E", "n": 2}, "t": "E"}
+        assert bases == {"a.py": {"model": {"type": "E", "n": 1}}}

@@ -1,0 +1,61 @@
+import shutil
+
+import pytest
+
+from segzoo.data.scenes import write_scenes
+from segzoo.data.splits import load_splits
+from segzoo.errors import SegZooError
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    return write_scenes(tmp_path_factory.mktemp("data") / "scenes", num_train=8, num_validation=3, size=(32, 48))
+
+
+@pytest.fixture
+def only_train(scenes, tmp_path):
+    for kind in ("images", "annotations"):
+        shutil.copytree(scenes / kind / "train", tmp_path / kind)
+    return tmp_path
+
+
+def names(rows):
+    return rows["image_path"]
+
+
+def test_both_splits(scenes):
+    train, validation = load_splits(str(scenes))
+    assert len(train) == 8 and len(validation) == 3
+
+
+def test_a_part_is_set_aside_and_the_seed_decides_which(only_train):
+    train, validation = load_splits(str(only_train), train_val_split=0.25, seed=3)
+    assert len(train) == 6 and len(validation) == 2 and not set(names(train)) & set(names(validation))
+    assert names(load_splits(str(only_train), train_val_split=0.25, seed=3)[1]) == names(validation)
+    others = [set(names(load_splits(str(only_train), train_val_split=0.25, seed=seed)[1])) for seed in range(6)]
+    assert any(other != set(names(validation)) for other in others)
+
+
+def test_a_few_of_each(scenes):
+    train, validation = load_splits(str(scenes), max_train_samples=5, max_eval_samples=100, seed=1)
+    assert len(train) == 5 and len(validation) == 3
+    assert names(train) == names(load_splits(str(scenes), max_train_samples=5, seed=1)[0])
+
+
+def test_only_a_validation_split(scenes, tmp_path):
+    for kind in ("images", "annotations"):
+        shutil.copytree(scenes / kind / "validation", tmp_path / kind / "val")
+    train, validation = load_splits(str(tmp_path))
+    assert train is None and len(validation) == 3
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"train_val_split": 1.0}, "--train_val_split is 1.0; it must lie between 0 and 1"),
+        ({"max_train_samples": 0}, "0 pictures"),
+    ],
+)
+def test_numbers_that_make_no_sense(scenes, options, message):
+    with pytest.raises(SegZooError, match=message):
+        load_splits(str(scenes), **options)
