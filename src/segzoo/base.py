@@ -1,7 +1,9 @@
 """What every config and every model of segzoo shares."""
 
+from collections.abc import Callable
 from dataclasses import fields
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from torch import nn
@@ -10,6 +12,7 @@ from transformers import initialization as init
 from transformers.backbone_utils import BackboneConfigMixin
 
 from segzoo.errors import SegZooError
+from segzoo.layers import ConvNormAct
 
 # Lists of numbers in configs: tuples are taken too, and kept as lists, as JSON gives them back.
 Ints = list[int] | tuple[int, ...]
@@ -91,6 +94,31 @@ class SegZooSubConfig(SegZooBaseConfig):
     def tiny(cls):
         """A config of this class small enough for tests that run over every registered model."""
         raise SegZooError(f"{cls.__name__} has no tiny() config; add one so that the contract tests cover it")
+
+
+@strict
+class ConvBlockConfig(SegZooSubConfig):
+    """Base of the configs of models that are made of convolutions, norms and activations.
+
+    Args:
+        norm: what follows the convolutions: "batch_norm", "group_norm" (of 32 groups), or None; then they have a bias.
+        norm_eps: epsilon of the norms.
+        activation: what follows the norms, a key of ``segzoo.layers.conv.ACTIVATIONS``.
+    """
+
+    norm: Literal["batch_norm", "group_norm"] | None = "batch_norm"
+    norm_eps: float = 1e-5
+    activation: Literal["relu", "relu6", "leaky_relu", "gelu", "silu", "hardswish"] = "relu"
+
+    @property
+    def block_options(self) -> dict[str, Any]:
+        """``norm``, ``norm_eps`` and ``activation``, for `ConvNormAct` and the layers that take its options."""
+        return {"norm": self.norm, "norm_eps": self.norm_eps, "activation": self.activation}
+
+    @property
+    def block(self) -> Callable[..., ConvNormAct]:
+        """`ConvNormAct` with this config's norm and activation."""
+        return partial(ConvNormAct, **self.block_options)
 
 
 @strict

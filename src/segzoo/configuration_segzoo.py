@@ -69,6 +69,8 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
     def share_num_labels(self) -> None:
         """Give every head the number of classes of this config; a palette and class weights for another number are dropped.
 
+        Heads with ``own_outputs`` keep theirs.
+
         The model calls this: ``from_pretrained(..., id2label=...)`` changes the classes after construction.
         """
         if self.palette is not None and len(self.palette) != self.num_labels:
@@ -81,16 +83,28 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
             config.num_labels = self.num_labels
             losses = [build_loss(loss) for loss in config.losses]
             if other_classes:
-                losses = [loss.for_classes(self.num_labels) for loss in losses]
+                losses = [loss.for_classes(config.num_outputs) for loss in losses]
                 config.losses = [loss.to_dict() for loss in losses]
             for loss in losses:
-                loss.check_num_labels(self.num_labels)
+                loss.check_num_labels(config.num_outputs)
 
     def check(self):
-        """Refuse a model without decode head, a neck that is none of segzoo's, windows and a palette that do not fit."""
+        """Refuse heads that do not fit their place, a neck that is none of segzoo's, windows and a palette that do not fit."""
         super().check()
         if not self.decode_head_configs:
             raise SegZooError("decode_head_configs is empty; a segmentation model needs at least one decode head")
+        last = self.decode_head_configs[-1]
+        if last.own_outputs is not None:
+            raise SegZooError(
+                f"the last decode head ({type(last).__name__}) gives the model's logits, but has own_outputs={last.own_outputs}; "
+                "set num_labels of the model instead"
+            )
+        for config in (self.decode_head_configs[0], *self.auxiliary_head_configs):
+            if config.reads_previous:
+                raise SegZooError(
+                    f"{type(config).__name__} reads the output of the decode head before it, and there is none; put it behind "
+                    "another one in decode_head_configs"
+                )
         if self.neck_config is not None and not isinstance(self.neck_config, NeckConfig):
             raise SegZooError(f"neck_config is a {type(self.neck_config).__name__}; give the config of a segzoo neck")
         if (self.window_size is None) != (self.window_stride is None):

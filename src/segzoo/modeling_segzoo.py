@@ -1,7 +1,7 @@
 """The composite model: backbone, neck, decode heads and auxiliary heads as one Hugging Face model."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from segzoo.auto import AutoHead, AutoNeck
 from segzoo.base import SegZooPreTrainedModel
 from segzoo.configuration_segzoo import SegZooConfig
 from segzoo.errors import SegZooError
-from segzoo.heads import HeadConfig, Mask2FormerHeadOutput
+from segzoo.heads import HeadConfig, HeadOutput
 from segzoo.hub import WritesShim
 from segzoo.inference.sliding_window import sliding_window_logits
 from segzoo.losses import Loss
@@ -41,6 +41,9 @@ class SegZooOutput(ModelOutput):
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     class_queries_logits: torch.FloatTensor | None = None
     masks_queries_logits: torch.FloatTensor | None = None
+
+
+_OUTPUT_FIELDS = tuple(field.name for field in fields(SegZooOutput))
 
 
 class SegZooForSemanticSegmentation(WritesShim, SegZooPreTrainedModel):
@@ -79,11 +82,19 @@ class SegZooForSemanticSegmentation(WritesShim, SegZooPreTrainedModel):
         maps = output.feature_maps if self.neck is None else self.neck(output.feature_maps)
         return maps, output.hidden_states if output_hidden_states else None
 
-    def decode(self, feature_maps) -> list:
-        """Outputs of the decode heads in cascade; the last one's logits are the model's."""
-        outputs = []
+    def decode(self, feature_maps: Sequence[Tensor]) -> list[HeadOutput]:
+        """Outputs of the decode heads in cascade; the last one's logits are the model's.
+
+        In training a head that another one follows runs twice, as mmsegmentation's do: once for its own loss, and once, with other
+        dropped channels, for the next head, whose loss reaches it too.
+        """
+        outputs: list[HeadOutput] = []
+        previous = None
         for head in self.decode_heads:
-            outputs.append(head(feature_maps, previous=outputs[-1] if outputs else None))
+            if outputs:
+                before = self.decode_heads[len(outputs) - 1]
+                previous = before(feature_maps, previous=previous) if self.training else outputs[-1]
+            outputs.append(head(feature_maps, previous=previous))
         return outputs
 
     @can_return_tuple
@@ -128,12 +139,11 @@ class SegZooForSemanticSegmentation(WritesShim, SegZooPreTrainedModel):
         if labels is not None:
             losses = self._losses(feature_maps, outputs, labels)
             loss = sum(losses.values())
-        queries = {}
-        if isinstance(outputs[-1], Mask2FormerHeadOutput):
-            queries = {name: outputs[-1][name] for name in ("class_queries_logits", "masks_queries_logits")}
-        return SegZooOutput(
-            loss=loss, losses=losses, logits=outputs[-1].logits, hidden_states=hidden_states, **queries
-        )
+        output = SegZooOutput(loss=loss, losses=losses, hidden_states=hidden_states)
+        for name in _OUTPUT_FIELDS:  # whatever the last head returns under the same name
+            if name in outputs[-1]:
+                output[name] = outputs[-1][name]
+        return output
 
     def set_losses(
         self,
@@ -154,13 +164,17 @@ class SegZooForSemanticSegmentation(WritesShim, SegZooPreTrainedModel):
             for head in heads if chosen is not None else ():
                 head.set_losses(chosen)  # its config is the one inside the model's
 
-    def _losses(self, feature_maps, outputs, labels) -> dict[str, Tensor]:
+    def _losses(
+        self, feature_maps: Sequence[Tensor], outputs: Sequence[HeadOutput], labels: Tensor
+    ) -> dict[str, Tensor]:
         ignore_index = self.config.semantic_loss_ignore_index
         parts = {}
         for i, (head, output) in enumerate(zip(self.decode_heads, outputs, strict=True)):
             for name, value in head.compute_loss(output, labels, ignore_index).items():
                 parts[f"decode_{i}.{name}"] = value
         for i, head in enumerate(self.auxiliary_heads):
+            if not head.has_loss:
+                continue
             for name, value in head.compute_loss(head(feature_maps), labels, ignore_index).items():
                 parts[f"auxiliary_{i}.{name}"] = value
         return parts

@@ -118,7 +118,7 @@ def test_two_files(tmp_path, output, state):
 
 def test_config_that_would_run_code(tmp_path, output, state):
     values = tiny.config_text(tiny.config()) + "import os\n"
-    fails(tiny.save(tmp_path / "a.pth", state=state, config=values), output, "line 4")
+    fails(tiny.save(tmp_path / "a.pth", state=state, config=values), output, "line 5")
 
 
 class TestFiles:

@@ -21,7 +21,8 @@ from segzoo.configuration_segzoo import SegZooConfig
 from segzoo.conversion.card import conversion_card
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.keys import values_that_fit
-from segzoo.conversion.pretrained.base import PretrainedKind, convert_backbone, find_kind
+from segzoo.conversion.pretrained import find_kind
+from segzoo.conversion.pretrained.base import PretrainedKind, convert_backbone
 from segzoo.conversion.pretrained.vit import read_npz
 from segzoo.conversion.reading.archives import file_kind, sha256_of
 from segzoo.conversion.reading.checkpoints import OriginalCheckpoint, read_checkpoint

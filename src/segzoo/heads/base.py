@@ -11,15 +11,15 @@ from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from segzoo.base import Ints, SegZooPreTrainedModel, SegZooSubConfig
+from segzoo.base import ConvBlockConfig, Ints, SegZooPreTrainedModel
 from segzoo.errors import SegZooError
-from segzoo.layers import resize
+from segzoo.layers import concatenate, resize
 from segzoo.losses import CrossEntropyLoss, Loss, build_loss
 
 
 @strict
-class HeadConfig(SegZooSubConfig):
-    """Options of every head.
+class HeadConfig(ConvBlockConfig):
+    """Options of every head, beside ``norm``, ``norm_eps`` and ``activation``.
 
     Args:
         in_channels: channels of the maps that the head reads, in the order of ``in_index``. None lets
@@ -28,7 +28,8 @@ class HeadConfig(SegZooSubConfig):
         channels: width of the head.
         dropout: probability of dropping a whole channel before the classifier, while training; 0 for none.
         align_corners: how the head resizes maps and logits.
-        norm_eps: epsilon of the batch norms.
+        own_outputs: number of the head's outputs where they are not the model's classes: STDC's boundary head has such, and an
+            auxiliary head that came with other classes than its model. None: one output a class of the model.
         downsample_labels: the losses compare the logits at their own resolution with labels resized to it (nearest pixel, MIT
             scene parsing), instead of the resized logits with the labels.
         losses: what the head trains with, summed: dicts such as ``{"type": "dice", "weight": 3.0}``, or the losses of
@@ -39,13 +40,17 @@ class HeadConfig(SegZooSubConfig):
     _writes_num_labels: ClassVar[bool] = True
     has_queries: ClassVar[bool] = False
     """Whether the head has queries with a class and a mask each, for losses that read them."""
+    reads_previous: ClassVar[bool] = False
+    """Whether the head reads the output of the one before it, and so cannot be the first or an auxiliary one."""
+    pools_to_points: ClassVar[bool] = False
+    """Whether a norm of the head sees the mean of a whole map, which batch norms cannot train on from one image."""
 
     in_channels: Ints | None = None
     in_index: Ints | None = None
     channels: int = 256
     dropout: float = 0.1
     align_corners: bool = False
-    norm_eps: float = 1e-5
+    own_outputs: int | None = None
     downsample_labels: bool = False
     losses: list | tuple = (CrossEntropyLoss(),)
 
@@ -63,6 +68,13 @@ class HeadConfig(SegZooSubConfig):
             )
         if not 0.0 <= self.dropout < 1.0:
             raise SegZooError(f"{type(self).__name__}: dropout={self.dropout} is no probability below 1")
+        if self.own_outputs is not None and self.own_outputs < 1:
+            raise SegZooError(f"{type(self).__name__}: own_outputs={self.own_outputs} must be 1 at least, or None")
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of channels of the head's logits: ``own_outputs``, or the number of classes."""
+        return self.num_labels if self.own_outputs is None else self.own_outputs
 
     @classmethod
     def build_losses(cls, losses: Sequence[Loss | Mapping[str, Any]]) -> tuple[Loss, ...]:
@@ -84,10 +96,48 @@ class HeadConfig(SegZooSubConfig):
                 )
         return built
 
+    def tiny_inputs(self, batch: int = 2, height: int = 16, width: int = 24) -> dict[str, Any]:
+        """Random keyword arguments of the head's ``forward``, for tests that run over every registered head.
+
+        There are as many maps as the config's indices ask for. Map i has ``height / 2**i`` rows, rounded up, and the channels that
+        the config names for it, or 8. A head that reads more than maps adds it.
+        """
+        index = range(len(self.in_channels)) if self.in_index is None else self.in_index
+        count = 1 + max(i if i >= 0 else -i - 1 for i in index)
+        channels = {i % count: c for i, c in zip(index, self.in_channels, strict=True)}
+        maps = [torch.randn(batch, channels.get(i, 8), -(-height // 2**i), -(-width // 2**i)) for i in range(count)]
+        return {"feature_maps": maps}
+
+
+@strict
+class OneMapHeadConfig(HeadConfig):
+    """Options of the heads that read one map, beside those of ``HeadConfig``.
+
+    Args:
+        in_index: the map, the last one by default.
+        resize_concat: read several maps, all resized to the first one's size and concatenated.
+    """
+
+    in_index: Ints | None = (-1,)
+    resize_concat: bool = False
+
+    def check(self):
+        """Refuse several maps without ``resize_concat``."""
+        super().check()
+        maps = self.in_channels or self.in_index
+        if not self.resize_concat and maps is not None and len(maps) != 1:
+            raise SegZooError(
+                f"{type(self).__name__} reads one feature map, but with in_index={self.in_index} it reads {len(maps)} maps; name "
+                "one, or set resize_concat=True to resize and concatenate them"
+            )
+
 
 @dataclass
 class HeadOutput(ModelOutput):
     """Output of a head.
+
+    A head that returns more derives its own output from this one. Its further tensors are what ``compute_loss`` and the next head
+    of a cascade read; those that ``SegZooOutput`` has too reach the user.
 
     Args:
         logits: dense scores (batch, num_labels, height / stride, width / stride), before softmax.
@@ -97,7 +147,11 @@ class HeadOutput(ModelOutput):
 
 
 class Head(SegZooPreTrainedModel):
-    """Base of the decode heads. A head sees feature maps, never an image or a backbone."""
+    """Base of the decode heads. A head sees feature maps, never an image or a backbone.
+
+    A simple head writes its constructor and ``features``. One whose ``reads_previous`` is set, or with more to return, writes
+    ``forward``; one with losses of its own ``compute_loss``, which makes them from the tensors of its output.
+    """
 
     config: HeadConfig
     base_model_prefix = "head"
@@ -116,7 +170,7 @@ class Head(SegZooPreTrainedModel):
 
     def build_classifier(self, config: HeadConfig) -> nn.Module:
         """The last layer, the only one whose shape depends on the number of classes."""
-        return nn.Conv2d(config.channels, config.num_labels, kernel_size=1)
+        return nn.Conv2d(config.channels, config.num_outputs, kernel_size=1)
 
     def _init_weights(self, module):
         if module is self.classifier:
@@ -125,8 +179,21 @@ class Head(SegZooPreTrainedModel):
         else:
             super()._init_weights(module)
 
+    def forward(self, feature_maps: Sequence[Tensor], previous: HeadOutput | None = None) -> HeadOutput:
+        """Logits of feature maps.
+
+        Args:
+            feature_maps: all maps of the backbone or neck, each (B, C, H, W); ``in_index`` says which are read.
+            previous: output of the head before this one in a cascade; None for the first and for auxiliary heads.
+        """
+        return HeadOutput(logits=self.classify(self.features(*self.select(feature_maps))))
+
+    def features(self, *maps: Tensor) -> Tensor:
+        """What the classifier reads, (B, channels, H, W), of the maps that the head selects, each (B, C, H, W)."""
+        raise SegZooError(f"{type(self).__name__} has neither `features` nor a `forward` of its own")
+
     def select(self, feature_maps: Sequence[Tensor]) -> list[Tensor]:
-        """The maps that the head reads, in its own order.
+        """The maps that the head reads, in its own order; one, where the config concatenates them.
 
         Raises:
             SegZooError: a map is missing or has other channels than the config says.
@@ -141,11 +208,18 @@ class Head(SegZooPreTrainedModel):
                 f"{type(self).__name__} reads maps {list(index)} with {list(self.config.in_channels)} channels, but was given "
                 f"{count} maps with {[x.shape[1] for x in feature_maps]} channels; set in_index and in_channels to fit"
             )
+        if isinstance(self.config, OneMapHeadConfig):
+            return [concatenate(maps, align_corners=self.config.align_corners)]
         return maps
 
     def classify(self, features: Tensor) -> Tensor:
         """Logits (B, num_labels, H, W) of features (B, channels, H, W)."""
         return self.classifier(self.dropout(features))
+
+    @property
+    def has_loss(self) -> bool:
+        """Whether the model's labels train the head; those of a head with ``own_outputs`` are other classes than the labels'."""
+        return self.config.own_outputs is None
 
     def set_losses(self, losses: Sequence[Loss | Mapping[str, Any]]) -> None:
         """Train with other losses, and keep them in the config.
@@ -155,14 +229,15 @@ class Head(SegZooPreTrainedModel):
         """
         losses = self.config.build_losses(losses)
         for loss in losses:
-            loss.check_num_labels(self.config.num_labels)
+            loss.check_num_labels(self.config.num_outputs)
         self.losses = losses
         self.config.losses = [loss.to_dict() for loss in losses]
 
     def compute_loss(self, output: HeadOutput, labels: Tensor, ignore_index: int) -> dict[str, Tensor]:
         """The weighted parts of the head's loss, by the losses' names; those of one name are summed.
 
-        Losses that read queries are added by the heads that have them.
+        Losses that read queries are added by the heads that have them. A head that makes its own targets of the labels overrides
+        this, and ``has_loss``.
 
         Args:
             output: what ``forward`` returned.
@@ -170,7 +245,7 @@ class Head(SegZooPreTrainedModel):
             ignore_index: id of the pixels that do not count.
         """
         losses = [loss for loss in self.losses if not loss.reads_queries]
-        if not losses:
+        if not losses or not self.has_loss:
             return {}
         logits = output.logits
         if logits.dtype in (torch.float16, torch.bfloat16):

@@ -8,7 +8,7 @@ deformable attention's points one level after the other; so the parts here are o
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -39,8 +39,10 @@ class Mask2FormerHeadConfig(HeadConfig):
             layers, heads, points a head and level, width inside the feed-forward nets.
         decoder_layers, decoder_heads, decoder_hidden_channels: of the queries' decoder.
         project_levels: a 1x1 convolution on each level before the queries look at it.
+        norm: of the pixel decoder's convolutions, always "group_norm"; queries have layer norms.
         norm_groups: groups of the pixel decoder's group norms.
         norm_eps: epsilon of all norms.
+        activation: always "relu".
         dropout: probability of dropping a value of the transformers' residual branches, while training.
         losses: mask classification by default; losses on the dense logits can be added to it.
     """
@@ -48,6 +50,8 @@ class Mask2FormerHeadConfig(HeadConfig):
     model_type = "segzoo_mask2former_head"
     has_queries: ClassVar[bool] = True
 
+    norm: Literal["group_norm"] = "group_norm"
+    activation: Literal["relu"] = "relu"
     dropout: float = 0.0
     mask_channels: int = 256
     num_queries: int = 100

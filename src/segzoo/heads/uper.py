@@ -5,15 +5,15 @@ mmsegmentation's ``UPerHead`` trains it, and MIT's ``UPerNet`` (https://github.c
 ``resize_pooled_first``.
 """
 
-from collections.abc import Sequence
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
 from segzoo.auto import register_head
 from segzoo.base import Ints
-from segzoo.heads.base import Head, HeadConfig, HeadOutput
-from segzoo.layers import ConvNormAct, FusionConv, PyramidPooling, resize
+from segzoo.heads.base import Head, HeadConfig
+from segzoo.layers import FusionConv, PyramidPooling, resize
 
 
 @strict
@@ -28,6 +28,7 @@ class UPerHeadConfig(HeadConfig):
     """
 
     model_type = "segzoo_uper_head"
+    pools_to_points: ClassVar[bool] = True
 
     channels: int = 512
     pool_scales: Ints = (1, 2, 3, 6)
@@ -46,34 +47,25 @@ class UPerHead(Head):
 
     def __init__(self, config: UPerHeadConfig):
         super().__init__(config)
-        width, eps = config.channels, config.norm_eps
+        width, options = config.channels, {**config.block_options, "align_corners": config.align_corners}
         *fine, coarsest = config.in_channels
-        pooled = config.pool_channels or width
-        self.pyramid = PyramidPooling(
-            coarsest,
-            pooled,
-            config.pool_scales,
-            norm_eps=eps,
-            align_corners=config.align_corners,
-            resize_first=config.resize_pooled_first,
-        )
-        fusion = {"padding": 1, "norm_eps": eps, "align_corners": config.align_corners}
-        self.context_conv = FusionConv(coarsest + len(config.pool_scales) * pooled, width, 3, **fusion)
-        self.lateral_convs = nn.ModuleList(ConvNormAct(channels, width, 1, norm_eps=eps) for channels in fine)
-        self.fpn_convs = nn.ModuleList(ConvNormAct(width, width, 3, padding=1, norm_eps=eps) for _ in fine)
-        self.fusion_conv = FusionConv(len(config.in_channels) * width, width, 3, **fusion)
+        pooled, first = config.pool_channels or width, config.resize_pooled_first
+        self.pyramid = PyramidPooling(coarsest, pooled, config.pool_scales, resize_first=first, **options)
+        self.context_conv = FusionConv(coarsest + len(self.pyramid) * pooled, width, 3, padding=1, **options)
+        self.lateral_convs = nn.ModuleList(config.block(channels, width, 1) for channels in fine)
+        self.fpn_convs = nn.ModuleList(config.block(width, width, 3, padding=1) for _ in fine)
+        self.fusion_conv = FusionConv(len(config.in_channels) * width, width, 3, padding=1, **options)
         self.post_init()
 
-    def forward(self, feature_maps: Sequence[Tensor], previous: HeadOutput | None = None) -> HeadOutput:
-        """Logits of feature maps, each (B, C, H, W); ``previous`` (an earlier head's output) is not read."""
-        *fine, coarsest = self.select(feature_maps)
+    def features(self, *maps: Tensor) -> Tensor:
+        *fine, coarsest = maps
         align = self.config.align_corners
         merged = [self.context_conv(self.pyramid(coarsest))]
         for x, lateral in zip(reversed(fine), reversed(self.lateral_convs), strict=True):
             x = lateral(x)
             merged.insert(0, x + resize(merged[0], x.shape[-2:], align_corners=align))
-        maps = [conv(x) for conv, x in zip(self.fpn_convs, merged[:-1], strict=True)] + [merged[-1]]
-        return HeadOutput(logits=self.classify(self.fusion_conv(maps)))
+        merged = [conv(x) for conv, x in zip(self.fpn_convs, merged[:-1], strict=True)] + [merged[-1]]
+        return self.fusion_conv(merged)
 
 
 register_head(UPerHeadConfig, UPerHead)

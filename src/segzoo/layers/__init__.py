@@ -3,9 +3,9 @@
 from segzoo.layers.conv import ConvNormAct
 from segzoo.layers.drop_path import DropPath
 from segzoo.layers.fusion_conv import FusionConv
-from segzoo.layers.norm import BatchNorm2d, LayerNorm2d
+from segzoo.layers.norm import BatchNorm2d, GroupNorm, LayerNorm2d
 from segzoo.layers.pointwise import PointwiseLinear
-from segzoo.layers.pyramid_pooling import PyramidPooling
+from segzoo.layers.pyramid_pooling import PyramidPooling, pool_to_grid
 from segzoo.layers.resize import concatenate, resize
 from segzoo.layers.tokens import to_map, to_tokens
 
@@ -14,10 +14,12 @@ __all__ = [
     "ConvNormAct",
     "DropPath",
     "FusionConv",
+    "GroupNorm",
     "LayerNorm2d",
     "PointwiseLinear",
     "PyramidPooling",
     "concatenate",
+    "pool_to_grid",
     "resize",
     "to_map",
     "to_tokens",

@@ -2,10 +2,17 @@
 
 from torch import Tensor, nn
 
-from segzoo.layers.norm import BatchNorm2d
+from segzoo.layers.norm import BatchNorm2d, GroupNorm
 
-NORMS = {"batch_norm": BatchNorm2d}
-ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6, "gelu": nn.GELU, "silu": nn.SiLU, "hardswish": nn.Hardswish}
+NORMS = {"batch_norm": BatchNorm2d, "group_norm": GroupNorm}
+ACTIVATIONS = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "leaky_relu": nn.LeakyReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "hardswish": nn.Hardswish,
+}
 
 
 class ConvNormAct(nn.Module):
@@ -13,7 +20,7 @@ class ConvNormAct(nn.Module):
 
     Args:
         bias: None gives the convolution a bias only when no norm follows.
-        norm: "batch_norm" or None.
+        norm: a key of ``NORMS``, or None.
         activation: a key of ``ACTIVATIONS`` or None.
     """
 

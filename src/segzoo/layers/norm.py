@@ -38,3 +38,21 @@ class LayerNorm2d(nn.LayerNorm):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation of a map (B, C, H, W), in 32 groups as its paper and mmsegmentation's configs have.
+
+    From "Group Normalization" (Wu & He, 2018), https://arxiv.org/abs/1803.08494.
+
+    Raises:
+        SegZooError: the channels do not divide into the groups.
+    """
+
+    def __init__(self, channels: int, *, eps: float, groups: int = 32):
+        if channels % groups:
+            raise SegZooError(
+                f"group normalisation splits channels into {groups} groups, which {channels} channels do not divide into; "
+                "choose another width, or batch_norm"
+            )
+        super().__init__(groups, channels, eps=eps)

@@ -18,9 +18,9 @@ class PyramidPooling(nn.ModuleList):
     Args:
         in_channels, channels: of the map, and of each projection.
         pool_scales: sides of the grids, in cells.
-        norm_eps: epsilon of the batch norms.
         align_corners: how grids are resized with ``resize_first``.
-        resize_first: resize each grid to the map before its projection, whose ReLU then acts on the interpolated values.
+        resize_first: resize each grid to the map before its projection, whose activation then acts on the interpolated values.
+        options: norm and activation of the projections, as in `ConvNormAct`.
     """
 
     def __init__(
@@ -29,11 +29,11 @@ class PyramidPooling(nn.ModuleList):
         channels: int,
         pool_scales: Sequence[int],
         *,
-        norm_eps: float,
         align_corners: bool,
         resize_first: bool = False,
+        **options,
     ):
-        super().__init__(ConvNormAct(in_channels, channels, 1, norm_eps=norm_eps) for _ in pool_scales)
+        super().__init__(ConvNormAct(in_channels, channels, 1, **options) for _ in pool_scales)
         self.pool_scales = tuple(pool_scales)
         self.align_corners = align_corners
         self.resize_first = resize_first

@@ -1,1 +1,19 @@
-"""Pre-trained backbones: one module a kind of file."""
+"""Pre-training checkpoints -> backbones to train from: one module a kind of file, with its ``KIND``.
+
+To add a kind, add a module. Nothing else has to be touched.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from segzoo.conversion.pretrained.base import PretrainedKind
+
+
+def find_kind(state: Mapping[str, Tensor]) -> PretrainedKind | None:
+    """The kind of pre-training file that these weights are from, or None."""
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
+    kinds = (importlib.import_module(f"{__name__}.{name}").KIND for name in names)
+    return next((kind for kind in kinds if kind.recognises(state)), None)

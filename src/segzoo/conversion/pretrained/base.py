@@ -1,6 +1,6 @@
 """Pre-training checkpoints -> backbones to train from: files of classifiers and of masked image modelling, without a decode head.
 
-``PRETRAINED`` lists the kinds of files: how one is recognised and how it becomes a backbone. What belongs to its old task is left out.
+A `PretrainedKind` says how a kind of files is recognised and how it becomes a backbone. What belongs to its old task is left out.
 """
 
 from __future__ import annotations
@@ -53,22 +53,6 @@ class PretrainedKind:
     title: str
     recognises: Callable[[Mapping[str, Tensor]], bool]
     translate: Callable[[Mapping[str, Tensor], str], PretrainedBackbone]
-
-
-def find_kind(state: Mapping[str, Tensor]) -> PretrainedKind | None:
-    """The kind of pre-training file that these weights are from, or None."""
-    from segzoo.conversion.pretrained.base import internimage as pretrained_internimage
-    from segzoo.conversion.pretrained.base import vit as pretrained_vit
-
-    kinds = (
-        PretrainedKind(
-            "InternImage (classification)",
-            pretrained_internimage.is_internimage,
-            pretrained_internimage.translate_internimage,
-        ),
-        PretrainedKind("plain ViT", pretrained_vit.is_pretrained_vit, pretrained_vit.translate_pretrained_vit),
-    )
-    return next((kind for kind in kinds if kind.recognises(state)), None)
 
 
 def rename(state: Mapping[str, Tensor], config: PreTrainedConfig, table: KeyTable, source: str) -> PretrainedBackbone:

@@ -10,7 +10,7 @@ from torch import Tensor
 from segzoo.backbones.internimage import VARIANTS, InternImageConfig
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.keys import KeyRule, KeyTable
-from segzoo.conversion.pretrained.base import PretrainedBackbone, rename
+from segzoo.conversion.pretrained.base import PretrainedBackbone, PretrainedKind, rename
 from segzoo.conversion.rules.internimage import keys
 
 # The classifier of T to XL, and the attention pooling and classifier of H and G.
@@ -129,3 +129,6 @@ def _post_norm_blocks(state: Mapping[str, Tensor], depths: Sequence[int]) -> lis
     if blocks and blocks[-1] >= depths[2]:
         raise KeyError(f"the place of {count} norms between the {depths[2]} layers of the third stage")
     return blocks
+
+
+KIND = PretrainedKind("InternImage (classification)", is_internimage, translate_internimage)

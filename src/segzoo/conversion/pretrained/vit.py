@@ -17,7 +17,7 @@ from segzoo.backbones.beit import BeitConfig
 from segzoo.backbones.vit import ViTConfig
 from segzoo.conversion.errors import CheckpointError, ConversionError
 from segzoo.conversion.keys import KeyRule, KeyTable
-from segzoo.conversion.pretrained.base import PretrainedBackbone, rename
+from segzoo.conversion.pretrained.base import PretrainedBackbone, PretrainedKind, rename
 from segzoo.conversion.rules.vit import timm_vit_keys
 
 # Width -> heads of the published ViTs: tiny, small, base, large, and MAE's huge.
@@ -189,3 +189,6 @@ def _from_flax(arrays: Mapping[str, Tensor], source: str) -> tuple[dict[str, Ten
     if unknown := [key for key in rest if not key.startswith(("head/", "pre_logits/"))]:
         raise ConversionError(f"{source}: arrays that no plain ViT has: {', '.join(unknown[:5])}; give a plain ViT")
     return {key: value.float() for key, value in converted.items()}, heads, rest
+
+
+KIND = PretrainedKind("plain ViT", is_pretrained_vit, translate_pretrained_vit)
