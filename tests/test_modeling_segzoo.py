@@ -66,7 +66,8 @@ def decode_heads(model_type):
 
 @pytest.mark.parametrize(
     ("backbone", "head"),
-    [(name, "segzoo_fcn_head") for name in sorted(BACKBONES)] + [("segzoo_resnet", name) for name in sorted(HEADS)],
+    [pytest.param(name, "segzoo_fcn_head", id=name) for name in sorted(BACKBONES)]
+    + [pytest.param("segzoo_resnet", name, id=name) for name in sorted(HEADS)],
 )
 def test_every_backbone_with_one_head_and_every_head_with_one_backbone(backbone, head, tmp_path):
     config = SegZooConfig.from_backbone(BACKBONES[backbone][0].tiny(), num_labels=LABELS)
