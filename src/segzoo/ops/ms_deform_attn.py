@@ -53,7 +53,7 @@ def ms_deform_attn(
     )
 
 
-def _check(value: Tensor, spatial_shapes: Sequence[int], locations: Tensor, weights: Tensor) -> list[int]:
+def _check(value: Tensor, spatial_shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> list[int]:
     """The levels' heights and widths in one list: height, width, height ..."""
     named = (
         ("value", value, "(N, S, heads, D)"),
