@@ -6,7 +6,9 @@ Names are imported on first use, so that facts and checks cost no import of torc
 from segzoo.lazy import lazy_attributes
 
 _MODULES = {
+    "augmentation": ("Augmentation",),
     "checks.first_batch": ("check_first_batch", "check_labels", "check_rows"),
+    "classes": ("ClassFacts", "find_classes"),
     "collate": ("collate_evaluation", "collate_training"),
     "dataset": ("SegmentationDataset",),
     "decoding": ("CorruptImageError", "colors_to_ids", "decode_example", "decode_image", "decode_mask", "decode_pair"),
@@ -16,7 +18,7 @@ _MODULES = {
     "scenes": ("draw_scene", "write_scenes"),
     "splits": ("load_splits",),
     "streaming": ("SegmentationStream",),
-    "transforms": ("build_eval_transform", "build_processor_transform", "build_train_transform", "reduce_labels"),
+    "transforms": ("build_processor_transform", "build_train_transform", "reduce_labels"),
 }
 
 __getattr__, __dir__ = lazy_attributes(__name__, _MODULES)

@@ -1,13 +1,14 @@
-"""What a training script needs beside `accelerate`: recipes, data order, optimizer and schedule, checkpoints, guards, reports.
+"""Training: `train` and its options, recipes, and the parts that a training script needs beside `accelerate`.
 
-Each module is a set of plain functions; `examples/run_semantic_segmentation.py` shows them together.
+`run.py` shows the course of a training; each of the other modules is a part of it.
 """
 
 from segzoo.lazy import lazy_attributes
 
 _MODULES = {
+    "arguments": ("DEFAULTS", "RunOptions"),
     "order": ("EpochBatches", "batch_sizes", "training_batches"),
-    "models": ("ClassFacts", "build_model", "build_processor", "find_classes", "training_transform"),
+    "models": ("build_model", "build_processor", "training_transform"),
     "checkpoints": (
         "find_checkpoint",
         "load_checkpoint",
@@ -18,8 +19,10 @@ _MODULES = {
     "ema": ("WeightAverage",),
     "optimization": ("build_optimizer", "build_schedule", "parameter_groups"),
     "folder": ("prepare_output_folder", "publish_model", "write_json"),
+    "recipes.groups": ("ModelOptions", "OptimizerOptions", "ScheduleOptions"),
     "recipes.recipe": ("Recipe", "list_recipes", "load_recipe", "resolve_recipe"),
     "reports.summary": ("describe_training", "draw_curves", "draw_samples"),
+    "run": ("train",),
     "trainer": ("SegmentationTrainer", "SegmentationTrainingArguments"),
 }
 
