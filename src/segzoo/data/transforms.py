@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -18,18 +18,19 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
+from segzoo.data.augmentation import Augmentation
 from segzoo.errors import SegZooError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+Pair: TypeAlias = tuple[tv_tensors.Image, tv_tensors.Mask | None]
+
 
 class JointStep(Protocol):
     """One step: picture (3, height, width) uint8 and mask (height, width) of ids in, the same out."""
 
-    def __call__(
-        self, image: tv_tensors.Image, mask: tv_tensors.Mask | None, rng: np.random.Generator
-    ) -> tuple[tv_tensors.Image, tv_tensors.Mask | None]: ...
+    def __call__(self, image: tv_tensors.Image, mask: tv_tensors.Mask | None, rng: np.random.Generator) -> Pair: ...
 
 
 def reduce_labels(mask: Any, ignore_index: int = 255) -> Any:
@@ -76,9 +77,7 @@ def keep_ratio_size(
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
 
-def _resize(
-    image: tv_tensors.Image, mask: tv_tensors.Mask | None, size: tuple[int, int], antialias: bool
-) -> tuple[tv_tensors.Image, tv_tensors.Mask | None]:
+def _resize(image: tv_tensors.Image, mask: tv_tensors.Mask | None, size: tuple[int, int], antialias: bool) -> Pair:
     if tuple(image.shape[-2:]) != size:
         image = TF.resize(image, list(size), InterpolationMode.BILINEAR, antialias=antialias)
     if mask is not None and tuple(mask.shape[-2:]) != size:
@@ -113,7 +112,7 @@ class Scale:
     short_edges: tuple[int, ...] = ()
     multiple: int = 1
 
-    def __call__(self, image, mask, rng):
+    def __call__(self, image: tv_tensors.Image, mask: tv_tensors.Mask | None, rng: np.random.Generator) -> Pair:
         first, second = self.size or (None, None)
         if self.short_edges:
             first = self.short_edges[int(rng.integers(len(self.short_edges)))]
@@ -155,7 +154,7 @@ class RandomCrop:
             counts = counts[ids != self.ignore_index]
         return np.count_nonzero(counts) > 1 and counts.max() < self.cat_max_ratio * counts.sum()
 
-    def __call__(self, image, mask, rng):
+    def __call__(self, image: tv_tensors.Image, mask: tv_tensors.Mask | None, rng: np.random.Generator) -> Pair:
         height, width = image.shape[-2:]
         crop_height, crop_width = min(height, self.size[0]), min(width, self.size[1])
         ids = None if mask is None else mask.numpy()
@@ -176,7 +175,7 @@ class RandomFlip:
 
     probability: float = 0.5
 
-    def __call__(self, image, mask, rng):
+    def __call__(self, image: tv_tensors.Image, mask: tv_tensors.Mask | None, rng: np.random.Generator) -> Pair:
         if rng.random() >= self.probability:
             return image, mask
         return TF.horizontal_flip(image), None if mask is None else TF.horizontal_flip(mask)
@@ -225,7 +224,7 @@ class PhotometricDistortion:
     saturation: tuple[float, float] = (0.5, 1.5)
     hue: int = 18
 
-    def __call__(self, image, mask, rng):
+    def __call__(self, image: tv_tensors.Image, mask: tv_tensors.Mask | None, rng: np.random.Generator) -> Pair:
         offset = rng.uniform(-self.brightness, self.brightness) if rng.random() < 0.5 else 0.0
         contrast_last = rng.random() < 0.5
         factor = rng.uniform(*self.contrast) if rng.random() < 0.5 else 1.0
@@ -260,7 +259,7 @@ class FromTorchvision:
 
     transform: Any
 
-    def __call__(self, image, mask, rng):
+    def __call__(self, image: tv_tensors.Image, mask: tv_tensors.Mask | None, rng: np.random.Generator) -> Pair:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(rng.integers(0, 2**63 - 1)))
             if mask is None:
@@ -365,30 +364,9 @@ def _to_image(image: Any) -> tv_tensors.Image:
     return tv_tensors.Image(tensor)
 
 
-def _pair_of(size: int | Sequence[int], what: str) -> tuple[int, int]:
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2 or any(not isinstance(edge, int) or edge < 1 for edge in pair):
-        raise SegZooError(f"{what} is one or two positive whole numbers (height, width), not {size!r}.")
-    return pair
-
-
-def _edges(scale_size: int | Sequence[int | None] | None) -> tuple[int | None, int | None] | None:
-    if scale_size is None:
-        return None
-    return (scale_size, None) if isinstance(scale_size, int) else tuple(scale_size)
-
-
 def build_train_transform(
+    augmentation: Augmentation | None = None,
     *,
-    crop_size: int | tuple[int, int] | None,
-    scale_size: int | tuple[int | None, int | None] | None = None,
-    scale_edges: Sequence[int] = (),
-    scale_range: tuple[float, float] = (0.5, 2.0),
-    keep_ratio: bool = True,
-    size_divisor: int | None = None,
-    cat_max_ratio: float = 0.75,
-    flip_probability: float = 0.5,
-    photometric: bool = True,
     image_mean: Sequence[float] = IMAGENET_MEAN,
     image_std: Sequence[float] = IMAGENET_STD,
     rescale_factor: float = 1 / 255,
@@ -401,42 +379,31 @@ def build_train_transform(
     """Training transform: random scale, random crop, flip, photometric distortion, normalisation, padding.
 
     Args:
-        crop_size: (height, width) of what comes out; smaller pictures are padded. None: whole pictures.
-        scale_size: Keeping the ratio: short edge, or (short edge, long edge) limits, before the random ratio; mmseg's
-            `img_scale=(2048, 512)` is (512, 2048). Else (height, width). None: each picture's own size.
-        scale_edges: One of them at random stands for the short edge of `scale_size`.
-        scale_range: Range of the random ratio.
-        keep_ratio: Whether scaling keeps the picture's shape.
-        size_divisor: Whole pictures are stretched to multiples of it; crops have their size already.
-        cat_max_ratio: See `RandomCrop`; 1.0 switches the limit off.
-        flip_probability: Chance of mirroring.
-        photometric: Whether brightness, contrast, saturation and hue vary (`PhotometricDistortion`'s ranges).
+        augmentation: What is done at random; None: `Augmentation()`. Without a `scale_size`, the random factor is on each picture's
+            own size; pictures smaller than `crop_size` are padded.
         image_mean, image_std, rescale_factor, channel_order: Normalisation, as the image processor's fields.
         reduce_labels, ignore_index: Label rule.
         antialias: Smooth when shrinking.
         extra_steps: More steps (`JointStep`, or `FromTorchvision(v2 transform)`) between distortion and normalisation.
-
-    Raises:
-        SegZooError: A size or range that cannot be used.
     """
-    size = None if crop_size is None else _pair_of(crop_size, "crop_size")
-    low, high = scale_range
-    if not 0 < low <= high:
-        raise SegZooError(f"scale_range is (low, high) with 0 < low <= high, not {scale_range!r}.")
-    if not 0 < cat_max_ratio <= 1:
-        raise SegZooError(f"cat_max_ratio lies in 0..1, not {cat_max_ratio!r}.")
-    if scale_edges and not keep_ratio:
-        raise SegZooError("scale_edges choose a short edge, which needs keep_ratio.")
-    multiple = size_divisor if size is None and size_divisor is not None else 1
-    scale = Scale(_edges(scale_size), (low, high), keep_ratio, antialias, tuple(scale_edges), multiple)
+    chosen = augmentation or Augmentation()
+    crop = chosen.crop_size
+    scale = Scale(
+        size=None if chosen.scale_size is None else (*chosen.scale_size, None)[:2],
+        ratio_range=chosen.scale_range,
+        keep_ratio=chosen.keep_ratio,
+        antialias=antialias,
+        short_edges=chosen.scale_edges,
+        multiple=chosen.size_divisor if crop is None and chosen.size_divisor is not None else 1,
+    )
     steps: list[JointStep] = []
-    if scale != Scale(keep_ratio=keep_ratio, antialias=antialias):
+    if scale != Scale(keep_ratio=chosen.keep_ratio, antialias=antialias):
         steps.append(scale)
-    if size is not None:
-        steps.append(RandomCrop(size, cat_max_ratio, ignore_index))
-    if flip_probability > 0:
-        steps.append(RandomFlip(flip_probability))
-    if photometric:
+    if crop is not None:
+        steps.append(RandomCrop(crop, chosen.cat_max_ratio, ignore_index))
+    if chosen.flip_probability > 0:
+        steps.append(RandomFlip(chosen.flip_probability))
+    if chosen.photometric_distortion:
         steps.append(PhotometricDistortion())
     return JointTransform(
         steps=(*steps, *extra_steps),
@@ -446,36 +413,7 @@ def build_train_transform(
         channel_order=channel_order,
         reduce_labels=reduce_labels,
         ignore_index=ignore_index,
-        pad_size=size,
-    )
-
-
-def build_eval_transform(
-    *,
-    scale_size: int | tuple[int | None, int | None] | None = None,
-    keep_ratio: bool = True,
-    image_mean: Sequence[float] = IMAGENET_MEAN,
-    image_std: Sequence[float] = IMAGENET_STD,
-    rescale_factor: float = 1 / 255,
-    channel_order: str = "rgb",
-    reduce_labels: bool = False,
-    ignore_index: int = 255,
-    antialias: bool = False,
-) -> JointTransform:
-    """Evaluation transform without an image processor: resized picture, and the mask at its original size.
-
-    Arguments as in `build_train_transform`; `scale_size` None leaves the picture's size.
-    """
-    steps = () if scale_size is None else (Scale(_edges(scale_size), keep_ratio=keep_ratio, antialias=antialias),)
-    return JointTransform(
-        steps=steps,
-        mean=tuple(image_mean),
-        std=tuple(image_std),
-        rescale_factor=rescale_factor,
-        channel_order=channel_order,
-        reduce_labels=reduce_labels,
-        ignore_index=ignore_index,
-        keep_label_size=True,
+        pad_size=crop,
     )
 
 

@@ -14,6 +14,7 @@ import transformers
 
 from segzoo.cards.scores import SCORING
 from segzoo.data import SegmentationDataset, build_processor_transform, load_segmentation_dataset
+from segzoo.data.classes import ClassFacts, find_classes
 from segzoo.data.decoding import decode_pair
 from segzoo.data.loading import SPLIT_NAMES
 from segzoo.errors import SegZooError
@@ -21,7 +22,6 @@ from segzoo.evaluation.fingerprints import model_fingerprint, rows_fingerprint
 from segzoo.evaluation.pictures import WrongPicture
 from segzoo.evaluation.score_log import ImageRow
 from segzoo.inference import InferenceSettings, Predictor
-from segzoo.training.models import ClassFacts, find_classes
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ def classes_for(
 
     Args:
         model, processor: what is to be scored.
-        data, classes, num_labels, reduce_labels: as in `segzoo.training.models.find_classes`. Where nothing is known of
+        data, classes, num_labels, reduce_labels: as in `segzoo.data.classes.find_classes`. Where nothing is known of
             the data, its classes and its label rule are taken to be the model's.
         model_name: for messages.
 
