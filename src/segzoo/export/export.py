@@ -21,8 +21,8 @@ from transformers import PreTrainedModel
 
 from segzoo.configuration_segzoo import SegZooConfig
 from segzoo.errors import SegZooError
-from segzoo.export.files import aside
 from segzoo.export.metadata import describe
+from segzoo.files import moved_together
 from segzoo.image_processing_segzoo import SegZooImageProcessor
 from segzoo.layers import resize
 
@@ -177,14 +177,18 @@ def export_model(
     example = _picture(exported, batch or 2, size or _CHECK_SIZES[0])
     program = _trace(exported, example, free_batch=batch is None, free_size=size is None)
     metadata = describe(exported, processor, size=size, name=name)
-    with aside(output, overwrite=overwrite) as partial:
+    stale = []
+    if output.suffix == ".onnx" and output.is_file():
+        stale = [
+            output.with_name(f"{output.name}.data")
+        ]  # the weights of the graph that is overwritten, if it is large
+    with moved_together(output, overwrite=overwrite, stale=stale) as folder:
+        partial = folder / output.name
         run = _write(program, exported, partial, metadata, opset or DEFAULT_OPSET, batch, size)
         accepted = TOLERANCES[precision] if tolerance is None else tolerance
         checks = _compare(run, exported, model, batch, size, processor, accepted, output)
         del run  # before its file is moved, for Windows
-        files = tuple(
-            sorted((output.with_name(path.name) for path in partial.parent.iterdir()), key=lambda p: p != output)
-        )
+        files = tuple(sorted((output.with_name(path.name) for path in folder.iterdir()), key=lambda p: p != output))
     shape = "(batch, {}, {}, 3)" if uint8 else f"(batch, {example.shape[1]}, {{}}, {{}})"
     sides = size or ("height", "width")
     return ExportReport(

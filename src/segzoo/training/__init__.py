@@ -17,7 +17,7 @@ _MODULES = {
     ),
     "ema": ("WeightAverage",),
     "optimization": ("build_optimizer", "build_schedule", "parameter_groups"),
-    "folder": ("prepare_output_folder", "publish_model", "write_json"),
+    "folder": ("claim_output_folder", "publish_model", "write_json"),
     "recipes.recipe": ("Recipe", "list_recipes", "load_recipe", "resolve_recipe"),
     "reports.summary": ("describe_training", "draw_curves", "draw_samples"),
     "trainer": ("SegmentationTrainer", "SegmentationTrainingArguments"),
