@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 
-from segzoo.errors import SegZooError
+from segzoo.errors import SegZooError, one_line
 from segzoo.files import whole_folder
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def push_folder(
 def _explain(error: BaseException) -> str | None:
     """What went wrong at the Hub and how to mend it; None for an error that is not the Hub's."""
     if isinstance(error, HFValidationError):
-        return f"{_one_line(error)} Name it as NAMESPACE/NAME, of letters, digits, '-', '_' and '.'."
+        return f"{one_line(error)} Name it as NAMESPACE/NAME, of letters, digits, '-', '_' and '.'."
     if isinstance(error, LocalTokenNotFoundError):
         return "no access token; run `hf auth login`, or set HF_TOKEN to a token with write access"
     if isinstance(error, OfflineModeIsEnabled):
@@ -221,14 +221,14 @@ def _explain(error: BaseException) -> str | None:
     if isinstance(error, HfHubHTTPError):
         return _explain_status(error)
     if isinstance(error, (HTTPError, ConnectionError, TimeoutError)):
-        return f"the connection to the Hub failed ({_one_line(error)}); repeat the push, it goes on where it stopped"
+        return f"the connection to the Hub failed ({one_line(error)}); repeat the push, it goes on where it stopped"
     # The upload of one file wraps what happened.
     return _explain(error.__cause__) if error.__cause__ is not None else None
 
 
 def _explain_status(error: HfHubHTTPError) -> str:
     status = error.response.status_code
-    said = _one_line(error.server_message or error)
+    said = one_line(error.server_message or error)
     if status == 401:
         return "the Hub knows no valid token; run `hf auth login`, or set HF_TOKEN to a token with write access"
     if status == 403:
@@ -240,7 +240,3 @@ def _explain_status(error: HfHubHTTPError) -> str:
     if status >= 500:
         return f"the Hub has a fault of its own ({status}); repeat the push later, it goes on where it stopped"
     return f"the Hub refused it ({status}: {said})"
-
-
-def _one_line(text: object) -> str:
-    return " ".join(str(text).split())

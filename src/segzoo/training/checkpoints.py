@@ -332,11 +332,12 @@ def _write_errors_of(target: Path, partial: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).strip()
         if isinstance(error, RuntimeError):
             reason = _why_not_writable(partial)
             if reason is None:
                 raise
+        else:
+            reason = getattr(error, "strerror", None) or str(error).strip()
         raise SegZooError(
             f"{target}: could not be written ({reason}); nothing of it was left behind and earlier checkpoints are whole: "
             "make room, then go on with --resume_from_checkpoint latest"

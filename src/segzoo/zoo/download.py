@@ -17,7 +17,7 @@ from huggingface_hub import constants, get_hf_file_metadata, get_session, try_to
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import build_hf_headers, tqdm
 
-from segzoo.errors import SegZooError
+from segzoo.errors import SegZooError, one_line
 from segzoo.files import lock, sha256_of
 from segzoo.zoo import ZooRow
 
@@ -270,7 +270,7 @@ class _Source:
         if not have:
             return _unreachable(self.url, error)
         whole = f" of {_human(self.size_bytes)}" if self.size_bytes else ""
-        return f"{self.url}: the download broke off after {_human(have)}{whole} ({_line(error)}); {_AGAIN}"
+        return f"{self.url}: the download broke off after {_human(have)}{whole} ({_reason(error)}); {_AGAIN}"
 
 
 class _BrokenOff(Exception):
@@ -305,11 +305,11 @@ def _refusal(status: int) -> str:
 def _unreachable(url: str, error: Exception) -> str:
     if isinstance(error, OfflineModeIsEnabled):
         return f"{url}: offline mode is on; unset HF_HUB_OFFLINE, or give the file"
-    return f"{url}: cannot be downloaded ({_line(error)}); check the connection, or try again later"
+    return f"{url}: cannot be downloaded ({_reason(error)}); check the connection, or try again later"
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def _reason(error: Exception) -> str:
+    return one_line(error)[:200] or type(error).__name__
 
 
 def _human(size: int) -> str:
