@@ -2,6 +2,7 @@
 
     python kernels/build.py                      # kernels/<name>/build/torch-cuda
     python kernels/build.py --output /tmp/built  # /tmp/built/<name>/build/torch-cuda
+    python kernels/build.py --shared             # only bring what kernels share from kernels/shared into each of them
 
 The ``kernels`` library loads the result: ``kernels.get_local_kernel(Path("kernels/dcnv3"))``.
 """
@@ -17,15 +18,49 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 
+SHARED = {
+    "bilinear.py": "torch-ext/{module}/bilinear.py",
+    "support.py": "tests/support.py",
+    "conftest.py": "tests/conftest.py",
+    "flake.nix": "flake.nix",
+}
+"""Files of ``kernels/shared``, and where each kernel has its copy; ``NAME`` in a flake is the kernel's name."""
+
+
 def sources() -> list[Path]:
     """The kernels' folders."""
     return sorted(path.parent for path in HERE.glob("*/build.toml"))
 
 
+def settings(source: Path) -> tuple[dict, str]:
+    """The general part of ``build.toml``, and the name of the kernel's module."""
+    general = tomllib.loads((source / "build.toml").read_text())["general"]
+    return general, general["name"].replace("-", "_")
+
+
+def shared_files(source: Path) -> dict[Path, str]:
+    """What the kernel in ``source`` must have in common with the others: paths and contents."""
+    general, module = settings(source)
+    files = {}
+    for file, place in SHARED.items():
+        text = (HERE / "shared" / file).read_text()
+        files[source / place.format(module=module)] = (
+            text.replace("NAME", general["name"]) if file == "flake.nix" else text
+        )
+    return files
+
+
+def bring_shared_files(source: Path) -> None:
+    """Write the copies of the kernel in ``source`` that differ from ``kernels/shared``."""
+    for path, text in shared_files(source).items():
+        if not path.is_file() or path.read_text() != text:
+            path.write_text(text)
+            print(path)
+
+
 def build(source: Path, target: Path) -> None:
     """Write ``target/build/torch-<backend>`` for every backend of the kernel in ``source``."""
-    general = tomllib.loads((source / "build.toml").read_text())["general"]
-    module = general["name"].replace("-", "_")
+    general, module = settings(source)
     python = {path.name: path.read_bytes() for path in sorted((source / "torch-ext" / module).glob("*.py"))}
     unique = hashlib.sha256(b"".join(python.values())).hexdigest()[:7]
     # Where versions of the kernels library look that do not know flat builds.
@@ -51,12 +86,16 @@ def build(source: Path, target: Path) -> None:
 
 
 def main() -> None:
+    """Bring shared files into the kernels and build them, as the arguments say."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=HERE, help="a folder for each kernel is written in it")
-    output = parser.parse_args().output
+    parser.add_argument("--shared", action="store_true", help="only bring what kernels share into each of them")
+    args = parser.parse_args()
     for source in sources():
-        build(source, output / source.name)
-        print(output / source.name / "build")
+        bring_shared_files(source)
+        if not args.shared:
+            build(source, args.output / source.name)
+            print(args.output / source.name / "build")
 
 
 if __name__ == "__main__":

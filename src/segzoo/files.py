@@ -1,12 +1,40 @@
-"""Files that are there whole or not at all, and JSON that every reader understands."""
+"""Files and folders that are there whole or not at all, locks, and JSON that every reader understands.
 
+What is written lies beside its place first, under a hidden name with ``.partial`` in it, and is renamed when the disk has it.
+While it is written it is locked, and a lock ends with its process: what has such a name and no lock was left by a process that
+was killed, and `remove_abandoned` clears it away.
+"""
+
+import contextlib
+import errno
+import glob
+import hashlib
 import json
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+import secrets
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
+
+from segzoo.errors import SegZooError
+
+if sys.platform != "win32":
+    import fcntl
+
+LOCK = ".lock"
+"""Name of the file in a folder that `lock` locks."""
+
+_REPLACED, _EARLIER = ".replaced", ".earlier"  # what makes room: a folder, and files in a folder
+_LOCK_PAUSE = 0.2  # seconds
+
+
+# Files and folders
 
 
 def write_whole(path: str | os.PathLike, content: bytes | str | Callable[[BinaryIO], object]) -> Path:
@@ -27,18 +55,424 @@ def write_whole(path: str | os.PathLike, content: bytes | str | Callable[[Binary
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as file:
-            if callable(content):
-                content(file)
-            else:
-                file.write(content.encode("utf-8") if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        partial.touch()
+        with _locked(partial):
+            with partial.open("wb") as file:
+                if callable(content):
+                    content(file)
+                else:
+                    file.write(content.encode("utf-8") if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
     return path
+
+
+@contextlib.contextmanager
+def whole_folder(directory: str | os.PathLike, *, replace: bool = False) -> Iterator[Path]:
+    """A hidden folder that takes its place when the block ends well, synced to the disk, and vanishes otherwise.
+
+    What processes that were killed left of the same folder is removed first. Its files become as readable as the folder.
+
+    Args:
+        directory: the folder to make, with its parents if need be. It may exist if it is empty.
+        replace: it may also exist and hold something, which stays until the new one is whole. A process that is killed between
+            the two renames leaves the old one under a hidden name, and `remove_abandoned` gives it its name back.
+
+    Raises:
+        SegZooError: ``directory`` is not free (`check_folder_is_free`) or cannot be written: what was there before is
+            unchanged.
+    """
+    target = Path(directory)
+    if not (replace and target.is_dir()):
+        check_folder_is_free(target)
+    target = Path(os.path.realpath(target))
+    with _write_errors_of(target), _hidden_folder(target) as partial:
+        yield partial
+        _sync(partial)
+        if replace and target.is_dir():
+            _exchange(partial, target)
+            return
+        try:
+            if target.is_dir():
+                target.rmdir()  # os.rename replaces an empty folder on POSIX only
+            os.rename(partial, target)
+        except OSError as error:
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                raise SegZooError(
+                    f"{target}: was filled by someone else in the meantime; choose another folder"
+                ) from error
+            raise
+        _sync_folder(target.parent)
+
+
+@contextlib.contextmanager
+def moved_together(main: str | os.PathLike, *, overwrite: bool = True, stale: Iterable[Path] = ()) -> Iterator[Path]:
+    """A hidden folder whose files all move beside ``main`` when the block ends well, or none of them.
+
+    The main file is the one that says what the others are: it goes first and comes last, so that it never stands beside files
+    that are not its own. Where moving fails, the earlier files are put back; after a kill, `remove_abandoned` does that, as
+    does the next call for the same main file.
+
+    Args:
+        main: the file that the block writes into the folder, under this name; others may be written beside it.
+        overwrite: files of the same names may be replaced.
+        stale: files beside ``main`` that go with the earlier main file, where they are not replaced.
+
+    Raises:
+        SegZooError: something cannot be written, or is there already: what was there before is unchanged.
+    """
+    main = Path(main)
+    stale = list(stale)
+    with _write_errors_of(main), _hidden_folder(main) as folder:
+        yield folder
+        _sync(folder)
+        others = sorted(main.with_name(path.name) for path in folder.iterdir() if path.name != main.name)
+        if not overwrite and (there := next((place for place in (*others, main) if place.exists()), None)):
+            raise SegZooError(f"{there}: the file exists already; choose another name, or allow to overwrite it")
+        old = [place for place in {*others, *stale} if place.is_file()]
+        if others or old:
+            _exchange_files(folder, main, others, old)
+        else:
+            os.replace(folder / main.name, main)
+        _sync_folder(main.parent)
+
+
+def check_folder_is_free(directory: str | os.PathLike) -> None:
+    """Check that a folder can be made here: call it before long work whose result goes there.
+
+    Raises:
+        SegZooError: it is a file, or a folder that is not empty.
+    """
+    target = Path(directory)
+    if target.is_dir():
+        if any(target.iterdir()):
+            raise SegZooError(f"{target}: the folder is not empty; choose another one, or empty it first")
+    elif os.path.lexists(target):
+        raise SegZooError(f"{target}: is not a folder; choose another name for the output")
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder under a hidden name, so that it is never seen half.
+
+    Raises:
+        OSError: it is not there, or something in it cannot be removed.
+    """
+    hidden = _hidden_name(folder)
+    with _locked(folder):
+        os.rename(folder, hidden)
+        shutil.rmtree(hidden)
+
+
+def remove_abandoned(directory: Path, name: str | None = None) -> None:
+    """Clear away what killed processes left beside the things in a folder; what a living process has locked stays.
+
+    What is half-written or half-removed goes. What was moved aside for something that never came gets its name back.
+
+    Args:
+        directory: the folder to look into.
+        name: look at what belongs to this file or folder only.
+    """
+    pattern = "*" if name is None else glob.escape(name)
+    for path in [*directory.glob(f".{pattern}.partial-*"), *directory.glob(f".{pattern}.*.partial")]:
+        with _locked(path) as is_ours:
+            if is_ours:
+                _remove(path)
+    for aside in directory.glob(f".{pattern}{_REPLACED}"):
+        target = aside.with_name(aside.name[1:].removesuffix(_REPLACED))
+        with _locked(aside) as is_ours:
+            if is_ours is False:
+                continue
+            if target.is_dir():
+                _remove(aside)
+            else:
+                os.rename(aside, target)
+    for aside in directory.glob(f".{pattern}{_EARLIER}"):
+        main = aside.with_name(aside.name[1:].removesuffix(_EARLIER))
+        with _locked(aside) as is_ours:
+            if is_ours is False:
+                continue
+            if not main.is_file():
+                _put_back(aside, main)
+            _remove(aside)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file as 64 hexadecimal digits, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hidden_name(target: Path) -> Path:
+    return target.with_name(f".{target.name}.partial-{secrets.token_hex(4)}")
+
+
+@contextlib.contextmanager
+def _hidden_folder(target: Path) -> Iterator[Path]:
+    """A new, locked folder beside a target; what has not been moved away by the end of the block is removed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(target.parent, target.name)
+    folder = _hidden_name(target)
+    folder.mkdir()
+    with _locked(folder):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _write_errors_of(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SegZooError(
+            f"{target}: could not be written ({error.strerror or error}); what was there before is unchanged, and nothing was "
+            "left behind"
+        ) from error
+
+
+def _exchange(partial: Path, target: Path) -> None:
+    """Give a folder the name of another one, which is removed."""
+    aside = target.with_name(f".{target.name}{_REPLACED}")
+    with _locked(target):  # so that nobody puts it back meanwhile
+        os.rename(target, aside)
+        try:
+            os.rename(partial, target)
+            _sync_folder(target.parent)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.rename(aside, target)
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange_files(folder: Path, main: Path, others: Iterable[Path], old: Iterable[Path]) -> None:
+    """Move files out of a folder to ``others`` and ``main``, after ``main`` and the ``old`` ones have made room."""
+    aside = main.with_name(f".{main.name}{_EARLIER}")
+    aside.mkdir()
+    come: list[Path] = []
+    with _locked(aside):
+        try:
+            for place in (main, *old):
+                if place.is_file():
+                    os.replace(place, aside / place.name)
+            for place in (*others, main):
+                os.replace(folder / place.name, place)
+                come.append(place)
+            _sync_folder(main.parent)
+        except BaseException as error:
+            try:
+                for place in come:
+                    place.unlink()
+                _put_back(aside, main)
+                aside.rmdir()
+            except OSError:
+                raise SegZooError(
+                    f"{main}: could not be written ({error}); the earlier files are in {aside}, move them back"
+                ) from error
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _put_back(aside: Path, main: Path) -> None:
+    """Give the files of a folder their places beside ``main`` again, ``main`` at last."""
+    for path in sorted(aside.iterdir(), key=lambda path: path.name == main.name):
+        os.replace(path, main.with_name(path.name))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    """Wait until the files of a folder, and the folder itself, are on the disk; the files are as open as the folder."""
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)  # safetensors makes files that nobody else may read, whatever the umask
+            with open(path, "r+b") as file:
+                os.fsync(file.fileno())
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":  # Windows cannot open folders
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+# Locks
+
+
+class FolderInUse(Exception):
+    """Another process holds a folder; ``holder`` is its number and machine, as far as it has said so."""
+
+    def __init__(self, holder: str):
+        super().__init__(holder)
+        self.holder = holder
+
+
+@contextlib.contextmanager
+def lock(
+    directory: str | os.PathLike, *, shared: bool = False, joining: bool = False, wait: float = 0.0
+) -> Iterator[None]:
+    """Hold a folder until the block ends or the process dies; processes that it starts do not hold it.
+
+    The file `LOCK` in it is locked; whoever leaves last removes it. Where the system or the disk has no locks, nobody is kept
+    out.
+
+    Args:
+        directory: an existing folder.
+        shared: others may join as soon as it is held.
+        joining: hold it together with those who share it; otherwise nobody may hold it yet.
+        wait: seconds to wait until it is free.
+
+    Raises:
+        FolderInUse: another process holds it.
+        OSError: the file cannot be made.
+    """
+    path = Path(directory) / LOCK
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            held = _hold_file(path, shared=shared, joining=joining)
+            break
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise FolderInUse(_holder(path)) from None
+            time.sleep(_LOCK_PAUSE)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if held is not None:
+                held.take()  # fails while others share it, and in a forked child
+            path.unlink()
+        if held is not None:
+            held.close()
+
+
+def _hold_file(path: Path, *, shared: bool, joining: bool) -> "_Held | None":
+    while True:
+        held = _try_lock(path, os.O_RDWR | os.O_CREAT, shared=joining)
+        if held is None:
+            return None
+        try:
+            if not held.is_at(path):  # whoever held it before has just removed it
+                held.close()
+                continue
+            if not joining:
+                held.sign()
+            if shared and not joining:
+                held.take(shared=True)
+        except BaseException:
+            held.close()
+            raise
+        return held
+
+
+def _holder(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[bool | None]:
+    """Lock a file or folder for the block, whatever becomes of its name.
+
+    Yields True; False where another process has it locked, or it cannot be opened; None where there are no locks.
+    """
+    held: _Held | None = None
+    try:
+        held = _try_lock(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+        is_ours = None if held is None else True
+    except OSError:
+        is_ours = False
+    try:
+        yield is_ours
+    finally:
+        if held is not None:
+            held.close()
+
+
+def _try_lock(path: Path, flags: int, *, shared: bool = False) -> "_Held | None":
+    """Lock what ``path`` names; None where the system or the disk has no locks.
+
+    Raises:
+        BlockingIOError: another process holds it.
+        OSError: it cannot be opened.
+    """
+    if sys.platform == "win32":
+        return None
+    held = _Held(path, flags)
+    try:
+        held.take(shared=shared)
+    except OSError as error:
+        held.close()
+        if isinstance(error, BlockingIOError):
+            raise
+        return None
+    return held
+
+
+class _Held:
+    """An open file or folder that may be locked. The lock lasts until all copies of the descriptor are closed.
+
+    Forked children close theirs at once: a process that loads data outlives a killed training by seconds.
+    """
+
+    _all: "ClassVar[set[_Held]]" = set()
+
+    def __init__(self, path: Path, flags: int):
+        self._descriptor: int | None = os.open(path, flags, 0o666)
+        self._all.add(self)
+
+    def take(self, *, shared: bool = False) -> None:
+        if self._descriptor is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        fcntl.flock(self._descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+
+    def is_at(self, path: Path) -> bool:
+        try:
+            return self._descriptor is not None and os.path.samestat(os.fstat(self._descriptor), path.stat())
+        except FileNotFoundError:
+            return False
+
+    def sign(self) -> None:
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):  # only for the message of whoever comes too late
+                os.ftruncate(self._descriptor, 0)
+                os.write(self._descriptor, f"{os.getpid()} on {socket.gethostname()}".encode())
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            self._all.discard(self)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    @classmethod
+    def close_all(cls) -> None:
+        for held in list(cls._all):
+            held.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_Held.close_all)
+
+
+# Texts
 
 
 def json_text(values: Any, *, indent: int | None = 2) -> str:

@@ -5,13 +5,12 @@ A folder carries a one-line ``modeling_segzoo.py`` and, in its JSON files, an ``
 nobody has imported segzoo, and where it is not installed transformers says "pip install segzoo".
 """
 
-import contextlib
-import errno
+from __future__ import annotations
+
 import os
-import secrets
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import (
@@ -23,7 +22,11 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 
-from segzoo.errors import SegZooError
+from segzoo.errors import SegZooError, one_line
+from segzoo.files import whole_folder
+
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor, PreTrainedModel
 
 SHIM_NAME = "modeling_segzoo.py"
 SHIM = "from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor  # noqa: F401\n"
@@ -52,21 +55,26 @@ def write_shim(directory: str | os.PathLike) -> Path:
 class WritesShim:
     """First base of model, config and image processor: the shim is written, and pushed, with each of them."""
 
-    def save_pretrained(self, save_directory, *args, **kwargs):
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
         """Save as transformers does (same arguments), and write the shim."""
         result = super().save_pretrained(save_directory, *args, **kwargs)
         if kwargs.get("is_main_process", True) and os.path.isdir(save_directory):
             write_shim(save_directory)
         return result
 
-    def _upload_modified_files(self, working_dir, *args, **kwargs):
+    def _upload_modified_files(self, working_dir: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
         # save_pretrained(push_to_hub=True) uploads what has changed before it returns: the shim must be there by then.
         write_shim(working_dir)
         return super()._upload_modified_files(working_dir, *args, **kwargs)
 
 
 def save_model_folder(
-    model, processor, directory: str | os.PathLike, *, card: str | None = None, max_shard_size: int | str = "5GB"
+    model: PreTrainedModel,
+    processor: BaseImageProcessor | None,
+    directory: str | os.PathLike,
+    *,
+    card: str | None = None,
+    max_shard_size: int | str = "5GB",
 ) -> Path:
     """Save a model and its image processor as a folder that loads with the Auto classes, whole or not at all.
 
@@ -88,112 +96,37 @@ def save_model_folder(
             left behind.
     """
     target = Path(directory)
-    with replacing_folder(target) as partial:
-        # Native keys: a conversion mapping that happens to be registered must not rename them on the way out.
-        model.save_pretrained(partial, max_shard_size=max_shard_size, save_original_format=False)
-        if processor is not None:
-            processor.save_pretrained(partial)
-        if card is not None:
-            (partial / "README.md").write_text(card, encoding="utf-8")
+    with whole_folder(target) as partial:
+        write_model_files(model, processor, partial, card=card, max_shard_size=max_shard_size)
     return target
 
 
-def check_folder_is_free(directory: str | os.PathLike) -> None:
-    """Check that a folder can be made here: call it before long work whose result goes there.
+def write_model_files(
+    model: PreTrainedModel,
+    processor: BaseImageProcessor | None,
+    directory: Path,
+    *,
+    card: str | None = None,
+    max_shard_size: int | str = "5GB",
+) -> None:
+    """Write what `save_model_folder` writes into an existing folder, one file after the other.
+
+    Args:
+        model, processor, card, max_shard_size: as in `save_model_folder`.
+        directory: the folder.
 
     Raises:
-        SegZooError: it is a file, or a folder that is not empty.
+        OSError: a file cannot be written.
     """
-    target = Path(directory)
-    if target.is_dir():
-        if any(target.iterdir()):
-            raise SegZooError(f"{target}: the folder is not empty; choose another one, or empty it first")
-    elif os.path.lexists(target):
-        raise SegZooError(f"{target}: is not a folder; choose another name for the output")
-
-
-@contextlib.contextmanager
-def replacing_folder(target: Path) -> Iterator[Path]:
-    """A hidden folder beside ``target`` that takes its place when the block ends well, and vanishes otherwise.
-
-    Raises:
-        SegZooError: ``target`` is not free (`check_folder_is_free`) or cannot be written; nothing is left behind.
-    """
-    check_folder_is_free(target)
-    target = Path(os.path.realpath(target))
-    partial = target.parent / f".{target.name}.partial-{secrets.token_hex(4)}"
-    lock = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(target)
-        partial.mkdir()
-        lock = try_lock(partial)
-        yield partial
-        _sync(partial)
-        if target.is_dir():
-            target.rmdir()  # os.rename replaces an empty folder on POSIX only
-        os.rename(partial, target)
-        _sync_folder(target.parent)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-            raise SegZooError(
-                f"{target}: was filled by someone else in the meantime; choose another folder"
-            ) from error
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise SegZooError(f"{target}: could not be written ({reason}); nothing was left behind") from error
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    finally:
-        if lock is not None:
-            os.close(lock)
-
-
-def remove_abandoned(target: Path) -> None:
-    """Remove what a killed save to the same target left: hidden folders that no living process has locked."""
-    for folder in target.parent.glob(f".{target.name}.partial-*"):
-        lock = try_lock(folder)
-        if lock is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-            os.close(lock)
-
-
-def try_lock(folder: Path) -> int | None:
-    """Lock a folder until the descriptor is closed or the process dies; None when it is locked or cannot be."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return None
-    descriptor = None
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return descriptor
-    except OSError:
-        if descriptor is not None:
-            os.close(descriptor)
-        return None
-
-
-def _sync(folder: Path) -> None:
-    """Wait until the files of a folder, and the folder itself, are on the disk; the files are as open as the folder."""
-    mode = folder.stat().st_mode & 0o666
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(mode)  # safetensors makes files that nobody else may read, whatever the umask
-            with open(path, "r+b") as file:
-                os.fsync(file.fileno())
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":  # Windows cannot open folders
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        # Native keys: a conversion mapping that happens to be registered must not rename them on the way out.
+        model.save_pretrained(directory, max_shard_size=max_shard_size, save_original_format=False)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    if processor is not None:
+        processor.save_pretrained(directory)
+    if card is not None:
+        (directory / "README.md").write_text(card, encoding="utf-8")
 
 
 def reserve_repository(repo_id: str, *, private: bool = False, token: str | None = None) -> str:
@@ -280,7 +213,7 @@ def push_folder(
 def _explain(error: BaseException) -> str | None:
     """What went wrong at the Hub and how to mend it; None for an error that is not the Hub's."""
     if isinstance(error, HFValidationError):
-        return f"{_one_line(error)} Name it as NAMESPACE/NAME, of letters, digits, '-', '_' and '.'."
+        return f"{one_line(error)} Name it as NAMESPACE/NAME, of letters, digits, '-', '_' and '.'."
     if isinstance(error, LocalTokenNotFoundError):
         return "no access token; run `hf auth login`, or set HF_TOKEN to a token with write access"
     if isinstance(error, OfflineModeIsEnabled):
@@ -288,14 +221,14 @@ def _explain(error: BaseException) -> str | None:
     if isinstance(error, HfHubHTTPError):
         return _explain_status(error)
     if isinstance(error, (HTTPError, ConnectionError, TimeoutError)):
-        return f"the connection to the Hub failed ({_one_line(error)}); repeat the push, it goes on where it stopped"
+        return f"the connection to the Hub failed ({one_line(error)}); repeat the push, it goes on where it stopped"
     # The upload of one file wraps what happened.
     return _explain(error.__cause__) if error.__cause__ is not None else None
 
 
 def _explain_status(error: HfHubHTTPError) -> str:
     status = error.response.status_code
-    said = _one_line(error.server_message or error)
+    said = one_line(error.server_message or error)
     if status == 401:
         return "the Hub knows no valid token; run `hf auth login`, or set HF_TOKEN to a token with write access"
     if status == 403:
@@ -307,7 +240,3 @@ def _explain_status(error: HfHubHTTPError) -> str:
     if status >= 500:
         return f"the Hub has a fault of its own ({status}); repeat the push later, it goes on where it stopped"
     return f"the Hub refused it ({status}: {said})"
-
-
-def _one_line(text: object) -> str:
-    return " ".join(str(text).split())

@@ -148,6 +148,18 @@ def test_weights_beside_a_graph_that_is_too_large(tmp_path, monkeypatch):
     assert sorted(tmp_path.iterdir()) == sorted(report.files) and report.files[0] == file and len(report.files) == 2
     image = torch.randn(1, 3, 64, 96)
     assert largest_difference(run_onnx(file, image), model, image) < 1e-4
+    monkeypatch.undo()
+    export_model(model, file, overwrite=True)
+    assert list(tmp_path.iterdir()) == [file], "the weights of a graph go with it"
+
+
+def test_files_of_others_beside_an_export_stay(tmp_path):
+    mine = tmp_path / "model.onnx.data", tmp_path / "model.pt2.data", tmp_path / "model.pt2"
+    for path in mine:
+        path.write_text("mine")
+    export_model(resnet(), tmp_path / "model.onnx")
+    export_model(resnet(), tmp_path / "model.pt2", overwrite=True)
+    assert mine[0].read_text() == mine[1].read_text() == "mine" and mine[2].read_bytes() != b"mine"
 
 
 def test_a_file_that_computes_something_else_is_not_written(tmp_path):

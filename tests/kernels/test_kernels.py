@@ -1,7 +1,9 @@
 """The Triton kernels without a GPU: in Triton's interpreter, as packages, and as machine code."""
 
+import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -83,9 +85,33 @@ def test_follows_the_kernel_builder(name):
     assert not (ROOT / "kernels" / "__init__.py").exists()
 
 
-@pytest.mark.parametrize("file", ["torch-ext/{}/bilinear.py", "tests/support.py", "tests/conftest.py"])
-def test_what_kernels_share_is_the_same(file):
-    assert len({(ROOT / "kernels" / name / file.format(name)).read_text() for name in NAMES}) == 1
+def load_build():
+    spec = importlib.util.spec_from_file_location("build_kernels", ROOT / "kernels" / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_copies_are_what_kernels_share():
+    build = load_build()
+    assert [source.name for source in build.sources()] == sorted(NAMES)
+    for source in build.sources():
+        files = build.shared_files(source)
+        assert len(files) == len(list((ROOT / "kernels" / "shared").glob("*.*"))) == 4
+        for path, text in files.items():
+            assert path.read_text() == text, f"{path}: run python kernels/build.py --shared"
+
+
+def test_copies_are_made_from_what_kernels_share(tmp_path):
+    shutil.copytree(ROOT / "kernels", tmp_path / "kernels", ignore=shutil.ignore_patterns("build", "__pycache__"))
+    changed = tmp_path / "kernels" / "shared" / "bilinear.py"
+    changed.write_text(changed.read_text() + "# changed\n")
+    (tmp_path / "kernels" / "dcnv3" / "flake.nix").unlink()
+    written = run(sys.executable, tmp_path / "kernels" / "build.py", "--shared").split()
+    copies = [tmp_path / "kernels" / name / "torch-ext" / name / "bilinear.py" for name in NAMES]
+    assert set(map(Path, written)) == {*copies, tmp_path / "kernels" / "dcnv3" / "flake.nix"}
+    assert all(copy.read_text() == changed.read_text() for copy in copies)
+    assert "Flake for the dcnv3 kernel" in (tmp_path / "kernels" / "dcnv3" / "flake.nix").read_text()
 
 
 def test_every_package_is_installed():

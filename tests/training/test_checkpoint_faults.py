@@ -15,10 +15,10 @@ from support.tiny_training import make, names, train
 from torch import nn
 
 from segzoo import SegZooError
+from segzoo.files import remove_abandoned
 from segzoo.training import find_checkpoint, load_checkpoint, remove_old_checkpoints, save_checkpoint
 from segzoo.training.checkpoints import (
     read_record,
-    remove_leftovers,
     resume_checkpoint,
 )
 
@@ -236,7 +236,7 @@ def test_killed_while_a_checkpoint_is_written(two_checkpoints, step, file):
             shutil.rmtree(directory / "step_11", ignore_errors=True)
 
     killed_while(save, lambda: list(directory.glob(f".step_{step}.partial-*/{file}")))
-    remove_leftovers(directory)
+    remove_abandoned(directory)
     assert [name for name in names(directory) if name != "step_11"] == ["step_10", "step_2"]
     torch.manual_seed(99)
     accelerator, *parts = make()
@@ -247,10 +247,10 @@ def test_killed_while_a_checkpoint_is_written(two_checkpoints, step, file):
 def test_killed_between_the_two_renames_of_a_replacement(two_checkpoints):
     directory, _ = two_checkpoints
     (directory / "step_10").rename(directory / ".step_10.replaced")
-    remove_leftovers(directory)
+    remove_abandoned(directory)
     assert find_checkpoint(directory, "latest").name == "step_10"
     shutil.copytree(directory / "step_2", directory / ".step_10.replaced")  # killed after the second one
-    remove_leftovers(directory)
+    remove_abandoned(directory)
     assert names(directory) == ["step_10", "step_2"] and read_record(directory / "step_10")["step"] == 10
 
 
@@ -266,12 +266,12 @@ def test_what_a_living_process_writes_is_no_leftover(two_checkpoints):
     def look():
         if not list(directory.glob(f"{pattern}/random_states_0.pkl")):
             return False
-        remove_leftovers(directory)
+        remove_abandoned(directory)
         return len(list(directory.glob(pattern))) == 1
 
     killed_while(save, look)
     assert len(list(directory.glob(pattern))) == 1
-    remove_leftovers(directory)
+    remove_abandoned(directory)
     assert names(directory) == ["step_10", "step_2"]
 
 
@@ -282,7 +282,7 @@ def test_killed_at_random_again_and_again(tmp_path):
 
     def save_for_ever():
         accelerator, *_ = make()
-        remove_leftovers(tmp_path)
+        remove_abandoned(tmp_path)
         start = find_checkpoint(tmp_path, "latest")
         step = 0 if start is None else load_checkpoint(accelerator, start)[0]
         while True:
@@ -303,7 +303,7 @@ def test_killed_at_random_again_and_again(tmp_path):
             )
 
         killed_while(save_for_ever, moment)
-        remove_leftovers(tmp_path)
+        remove_abandoned(tmp_path)
         done, begun = (
             (tmp_path / name).read_text() if (tmp_path / name).exists() else "0" for name in ("done", "begun")
         )

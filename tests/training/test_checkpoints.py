@@ -13,7 +13,6 @@ from segzoo.training import find_checkpoint, load_checkpoint, remove_old_checkpo
 from segzoo.training.checkpoints import (
     RECORD,
     list_checkpoints,
-    list_left_checkpoints,
     resume_checkpoint,
 )
 
@@ -141,20 +140,39 @@ def test_other_registered_objects(two_checkpoints):
         load_checkpoint(accelerator, directory / "step_2")
 
 
+def test_a_course_that_has_whole_checkpoints_is_not_left_by_accident(two_checkpoints):
+    directory, _ = two_checkpoints
+    accelerator, *_ = make()
+    with pytest.raises(SegZooError, match=r"step_10: lies after step 2.*latest.*--output_dir.*--overwrite_output_dir"):
+        resume_checkpoint(accelerator, directory, "step_2")
+    assert names(directory) == ["step_10", "step_2"]
+    assert resume_checkpoint(accelerator, directory, "step_10").step == 10
+    (directory / "other").mkdir()
+    assert resume_checkpoint(accelerator, directory / "other", str(directory / "step_2")).step == 2
+
+
 def test_later_checkpoints_of_a_course_that_is_left_do_not_come_back(two_checkpoints):
     """Going on from step 2 on purpose must not resume from the old step 10 after the next kill."""
     directory, _ = two_checkpoints
-    shutil.copytree(directory / "step_10", directory / "step_10.left-1")
     (directory / "step_11").mkdir()
     accelerator, *parts = make()
-    with pytest.warns(UserWarning, match=r"step_10.*after step 2.*renamed to step_10\.left-2"):
-        assert resume_checkpoint(accelerator, directory, "step_2").step == 2
-    assert names(directory) == ["step_10.left-1", "step_10.left-2", "step_11", "step_2"]
-    assert len(list_left_checkpoints(directory)) == 2
+    with pytest.warns(UserWarning, match=r"step_10.*after step 2.*removed"):
+        assert resume_checkpoint(accelerator, directory, "step_2", overwrite=True).step == 2
+    assert names(directory) == ["step_11", "step_2"]
     train(*parts, 1)
     save_checkpoint(accelerator, directory, 3, {})
     remove_old_checkpoints(directory, 1)
     assert [folder.name for folder in list_checkpoints(directory)] == ["step_3", "step_11"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_later_checkpoint_that_is_damaged_does_not_stand_in_the_way(two_checkpoints, overwrite):
+    directory, _ = two_checkpoints
+    damage(directory / "step_10")
+    accelerator, *_ = make()
+    with pytest.warns(UserWarning, match="skipped a damaged checkpoint"):
+        assert resume_checkpoint(accelerator, directory, "latest", overwrite=overwrite).step == 2
+    assert names(directory) == ["step_10", "step_2"]
 
 
 class Bomb:

@@ -1,6 +1,6 @@
 """What the kernels' tests share: where to run, a plain bilinear sample, tensors with poison around them, comparing.
 
-The file is the same in each kernel of this project, because a published kernel has to stand alone.
+Each kernel has a copy, because a published kernel has to stand alone; build.py makes it from kernels/shared.
 """
 
 import os

@@ -89,7 +89,7 @@ def _find_files(args: argparse.Namespace) -> tuple[list[str | Path], str | None]
     Raises:
         SegZooError: there is neither such a file nor such a release, it cannot be converted, or it cannot be downloaded.
     """
-    from segzoo.hub import check_folder_is_free
+    from segzoo.files import check_folder_is_free
 
     given = [part for part in (args.checkpoint, args.decoder) if part is not None]
     row = None if Path(args.checkpoint).is_file() else zoo.lookup(args.checkpoint)

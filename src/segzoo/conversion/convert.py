@@ -24,14 +24,15 @@ from segzoo.conversion.keys import values_that_fit
 from segzoo.conversion.pretrained import find_kind
 from segzoo.conversion.pretrained.base import PretrainedKind, convert_backbone
 from segzoo.conversion.pretrained.vit import read_npz
-from segzoo.conversion.reading.archives import file_kind, sha256_of
+from segzoo.conversion.reading.archives import file_kind
 from segzoo.conversion.reading.checkpoints import OriginalCheckpoint, read_checkpoint
 from segzoo.conversion.reading.configs import read_config_file, read_config_text
 from segzoo.conversion.report import ConversionReport
 from segzoo.conversion.scene_parsing import config_from_weights, is_decoder_state, read_encoder_and_decoder
 from segzoo.conversion.translate import Translation, is_scene_parsing, translate_config
 from segzoo.conversion.weights import match_weights
-from segzoo.hub import check_folder_is_free, save_model_folder
+from segzoo.files import check_folder_is_free, sha256_of
+from segzoo.hub import save_model_folder
 from segzoo.image_processing_segzoo import SegZooImageProcessor
 from segzoo.modeling_segzoo import SegZooForSemanticSegmentation
 

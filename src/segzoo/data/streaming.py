@@ -15,8 +15,8 @@ import torch
 from segzoo.data.collate import collate_training
 from segzoo.data.dataset import make_sample, too_many_corrupt, undecoded, warn_of_corrupt
 from segzoo.data.decoding import CorruptImageError
+from segzoo.data.workers import outlive_stop_signals
 from segzoo.errors import SegZooError
-from segzoo.training.processes import outlive_stop_signals
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from segzoo.errors import SegZooError
-from segzoo.files import write_whole
+from segzoo.files import FolderInUse, lock, write_whole
 from segzoo.metrics.confusion import ConfusionMatrix
 
-_LOCK_SECONDS = 10.0  # data-loading workers of a killed process hold its lock until they notice, after some seconds
+_LOCK_SECONDS = 10.0  # other processes of a run that was killed live until they notice, after some seconds
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,18 @@ class ScoreLog:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SegZooError(f"{self.folder}: cannot be made ({error.strerror}); choose another folder") from error
-        self._lock = _lock(self.folder, exclusive_first=process_index == 0)
+        self._held = contextlib.ExitStack()
+        try:
+            self._held.enter_context(lock(self.folder, shared=True, joining=process_index > 0, wait=_LOCK_SECONDS))
+        except FolderInUse as error:
+            raise SegZooError(
+                f"{self.folder.parent}: another evaluation is running there (process {error.holder}); wait for it, end it, or "
+                "choose another folder"
+            ) from None
+        except OSError as error:
+            raise SegZooError(
+                f"{self.folder}: cannot be written to ({error.strerror}); choose another folder"
+            ) from error
         try:
             files = sorted(self.folder.glob("scores_*.json"))
             if start_anew:
@@ -187,14 +198,12 @@ class ScoreLog:
 
     def close(self) -> None:
         """Give the folder free for others."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._held.close()
 
     def __enter__(self) -> ScoreLog:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         try:
             self.save()
         finally:
@@ -224,33 +233,3 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _lock(folder: Path, *, exclusive_first: bool) -> int | None:
-    """Share a lock on a folder with the other processes of this run, having made sure that nobody else has it.
-
-    None where the system or the disk has no such locks.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return None
-    descriptor = os.open(folder, os.O_RDONLY)
-    deadline = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            if exclusive_first:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return descriptor
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                os.close(descriptor)
-                raise SegZooError(
-                    f"{folder.parent}: another evaluation is running there; wait for it, end it, or choose another folder"
-                ) from None
-            time.sleep(0.2)
-        except OSError:  # a disk without locks
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
-            return None

@@ -20,9 +20,9 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from segzoo.configuration_segzoo import SegZooConfig
-from segzoo.errors import SegZooError
-from segzoo.export.files import aside
+from segzoo.errors import SegZooError, first_line
 from segzoo.export.metadata import describe
+from segzoo.files import moved_together
 from segzoo.image_processing_segzoo import SegZooImageProcessor
 from segzoo.layers import resize
 
@@ -91,7 +91,14 @@ class ExportedModel(nn.Module):
         uint8: take RGB pictures (B, H, W, 3) of 0..255 instead of normalised images (B, C, H, W).
     """
 
-    def __init__(self, model: nn.Module, processor=None, *, labels: bool = False, uint8: bool = False):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: SegZooImageProcessor | None = None,
+        *,
+        labels: bool = False,
+        uint8: bool = False,
+    ):
         super().__init__()
         self.model, self.labels, self.uint8 = model, labels, uint8
         self.align_corners = model.config.decode_head_configs[-1].align_corners
@@ -124,10 +131,10 @@ class ExportedModel(nn.Module):
 
 
 def export_model(
-    model,
+    model: PreTrainedModel,
     output: str | os.PathLike,
     *,
-    processor=None,
+    processor: SegZooImageProcessor | None = None,
     size: tuple[int, int] | None = None,
     batch: int | None = None,
     labels: bool = False,
@@ -177,14 +184,18 @@ def export_model(
     example = _picture(exported, batch or 2, size or _CHECK_SIZES[0])
     program = _trace(exported, example, free_batch=batch is None, free_size=size is None)
     metadata = describe(exported, processor, size=size, name=name)
-    with aside(output, overwrite=overwrite) as partial:
+    stale = []
+    if output.suffix == ".onnx" and output.is_file():
+        stale = [
+            output.with_name(f"{output.name}.data")
+        ]  # the weights of the graph that is overwritten, if it is large
+    with moved_together(output, overwrite=overwrite, stale=stale) as folder:
+        partial = folder / output.name
         run = _write(program, exported, partial, metadata, opset or DEFAULT_OPSET, batch, size)
         accepted = TOLERANCES[precision] if tolerance is None else tolerance
         checks = _compare(run, exported, model, batch, size, processor, accepted, output)
         del run  # before its file is moved, for Windows
-        files = tuple(
-            sorted((output.with_name(path.name) for path in partial.parent.iterdir()), key=lambda p: p != output)
-        )
+        files = tuple(sorted((output.with_name(path.name) for path in folder.iterdir()), key=lambda p: p != output))
     shape = "(batch, {}, {}, 3)" if uint8 else f"(batch, {example.shape[1]}, {{}}, {{}})"
     sides = size or ("height", "width")
     return ExportReport(
@@ -230,7 +241,14 @@ def check_target(output: Path, *, opset: int | None = None, overwrite: bool = Fa
         ) from error
 
 
-def _check_model(model, processor, size, batch, uint8: bool, dtype: str) -> None:
+def _check_model(
+    model: PreTrainedModel,
+    processor: SegZooImageProcessor | None,
+    size: tuple[int, int] | None,
+    batch: int | None,
+    uint8: bool,
+    dtype: str,
+) -> None:
     config = getattr(model, "config", None)
     if not isinstance(config, SegZooConfig):
         kind = getattr(config, "model_type", type(model).__name__)
@@ -264,7 +282,7 @@ def _check_model(model, processor, size, batch, uint8: bool, dtype: str) -> None
         )
 
 
-def _affine(processor) -> tuple[Tensor, Tensor]:
+def _affine(processor: SegZooImageProcessor) -> tuple[Tensor, Tensor]:
     """Factor and summand (1, 3, 1, 1) that turn 0..255 into what the model reads."""
     scale = torch.full((3,), float(processor.rescale_factor) if processor.do_rescale else 1.0, dtype=torch.float64)
     shift = torch.zeros(3, dtype=torch.float64)
@@ -297,7 +315,7 @@ def _trace(
             how, fix = f"with a free {' and '.join(freed)}", f"give {' and '.join(freed.values())}"
         else:
             how, fix = f"for the input {tuple(example.shape)}", "try another --size, such as that of its training"
-        raise SegZooError(f"the model cannot be traced {how} ({_first_line(error)}); {fix}") from error
+        raise SegZooError(f"the model cannot be traced {how} ({first_line(_cause(error))}); {fix}") from error
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine
     return program
@@ -332,7 +350,7 @@ def _write(
     except Exception as error:  # PyTorch and onnxruntime have many kinds
         fix = "another --opset, a newer onnxruntime or a .pt2 file" if path.suffix == ".onnx" else "an .onnx file"
         raise SegZooError(
-            f"{path.name}: could not be written and loaded again ({_first_line(error)}); try {fix}, or free space on the disk"
+            f"{path.name}: could not be written and loaded again ({first_line(_cause(error))}); try {fix}, or free space on the disk"
         ) from error
 
 
@@ -356,7 +374,7 @@ def _write_onnx(
             )
     except torch.onnx.OnnxExporterError as error:
         raise SegZooError(
-            f"{path.name}: this model has no form in ONNX ({_first_line(error)}); write a .pt2 file instead"
+            f"{path.name}: this model has no form in ONNX ({first_line(_cause(error))}); write a .pt2 file instead"
         ) from error
     if written.model.opset_imports[""] != opset:
         raise SegZooError(f"{path.name}: this model has no form in opset {opset}; use {DEFAULT_OPSET}")
@@ -413,7 +431,7 @@ def _compare(
         except Exception as error:  # of onnxruntime, or a guard of the traced program
             fix = "" if size is not None else "; give --size HEIGHT WIDTH"
             raise SegZooError(
-                f"{path}: the file does not run at {checked[0]}x{checked[1]} ({_first_line(error)}){fix}; it was not written"
+                f"{path}: the file does not run at {checked[0]}x{checked[1]} ({first_line(_cause(error))}){fix}; it was not written"
             ) from error
         logits = reference(image)
         if exported.labels:
@@ -440,7 +458,8 @@ def _picture(exported: ExportedModel, batch: int, size: tuple[int, int]) -> Tens
     return (image * 50 + 120).clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous() if exported.uint8 else image
 
 
-def _first_line(error: BaseException) -> str:
+def _cause(error: BaseException) -> BaseException:
+    """What an error goes back to."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return error

@@ -1,12 +1,25 @@
 """What an exported file says of itself, for people who run it without segzoo."""
 
+from __future__ import annotations
+
 import json
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.image_utils import PILImageResampling
 
+if TYPE_CHECKING:
+    from segzoo.export.export import ExportedModel
+    from segzoo.image_processing_segzoo import SegZooImageProcessor
 
-def describe(exported, processor=None, *, size=None, name: str | None = None) -> dict[str, str]:
+
+def describe(
+    exported: ExportedModel,
+    processor: SegZooImageProcessor | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    name: str | None = None,
+) -> dict[str, str]:
     """The metadata of a file: names and values are text; those of lists and settings are JSON.
 
     Args:
@@ -50,9 +63,9 @@ def describe(exported, processor=None, *, size=None, name: str | None = None) ->
     return metadata
 
 
-def _preprocessing(processor, exported) -> dict:
+def _preprocessing(processor: SegZooImageProcessor, exported: ExportedModel) -> dict[str, Any]:
     """The steps that are left to whoever runs the file, in their order."""
-    steps = {}
+    steps: dict[str, Any] = {}
     if processor.do_resize:
         steps["resize"] = _resizing(processor)
     if not exported.uint8:
@@ -67,8 +80,8 @@ def _preprocessing(processor, exported) -> dict:
     return steps
 
 
-def _resizing(processor) -> dict:
-    resize = {side: value for side, value in dict(processor.size).items() if value is not None}
+def _resizing(processor: SegZooImageProcessor) -> dict[str, Any]:
+    resize: dict[str, Any] = {side: value for side, value in dict(processor.size).items() if value is not None}
     if "height" not in resize:
         resize["rounding"] = processor.rounding
     resize["filter"] = PILImageResampling(processor.resample).name.lower()
@@ -79,9 +92,9 @@ def _resizing(processor) -> dict:
     return resize
 
 
-def _padding(processor) -> dict:
+def _padding(processor: SegZooImageProcessor) -> dict[str, Any]:
     """To which sizes a single picture is padded; empty where it is not."""
-    padding = {}
+    padding: dict[str, Any] = {}
     if processor.pad_size is not None:
         padding["at_least"] = {side: value for side, value in dict(processor.pad_size).items() if value is not None}
     if processor.size_multiple is not None and processor.size_multiple_mode == "pad":
@@ -89,7 +102,7 @@ def _padding(processor) -> dict:
     return padding
 
 
-def _raw_colour(value, exported) -> list[int]:
+def _raw_colour(value: Any, exported: ExportedModel) -> list[int]:
     """The RGB colour of 0..255 that normalisation inside the file brings closest to ``value``, which is in the model's order."""
     raw = (torch.as_tensor(value, dtype=torch.float32).expand(3) - exported.shift.view(3)) / exported.scale.view(3)
     raw = raw.round().clamp(0, 255).int()

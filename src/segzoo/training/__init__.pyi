@@ -7,7 +7,7 @@ from .checkpoints import remove_old_checkpoints as remove_old_checkpoints
 from .checkpoints import resume_checkpoint as resume_checkpoint
 from .checkpoints import save_checkpoint as save_checkpoint
 from .ema import WeightAverage as WeightAverage
-from .folder import prepare_output_folder as prepare_output_folder
+from .folder import claim_output_folder as claim_output_folder
 from .folder import publish_model as publish_model
 from .folder import write_json as write_json
 from .models import build_model as build_model

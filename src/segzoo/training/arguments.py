@@ -126,7 +126,9 @@ class RunningOptions(Options):
     prefix = "--"
 
     output_dir: str | None = option(None, "becomes the model folder, with checkpoints and figures (required)")
-    overwrite_output_dir: bool = option(False, "remove what an earlier training left there")
+    overwrite_output_dir: bool = option(
+        False, "remove what an earlier training left there; when going on from an earlier checkpoint, those after it"
+    )
     do_train: bool = option(True, "train (default, unless --do_eval alone is given)")
     do_eval: bool = option(True, "evaluate (default, unless --do_train alone is given)")
     seed: int = option(42, "of weights, order and augmentation")

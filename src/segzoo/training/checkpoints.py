@@ -8,32 +8,33 @@ The hash is XXH3 (128 bits): it finds every accident, and reads ten times as fas
 writing. It protects from no attacker; files are therefore unpickled with ``weights_only`` alone.
 """
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
-import itertools
 import json
 import os
 import pickle
-import secrets
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import xxhash
 from safetensors import SafetensorError
 
 from segzoo.errors import SegZooError
-from segzoo.hub import remove_abandoned, replacing_folder
+from segzoo.files import remove_folder, whole_folder
 from segzoo.training.processes import run_together
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 RECORD, MEMORY = "checkpoint.json", "memory.json"
 _PREFIX = "step_"
-_ASIDE, _LEFT = ".replaced", ".left-"
 
 
 class Resumed(NamedTuple):
@@ -44,7 +45,9 @@ class Resumed(NamedTuple):
     memory: dict[str, Any]
 
 
-def save_checkpoint(accelerator, directory: str | os.PathLike, step: int, memory: Mapping[str, Any]) -> Path:
+def save_checkpoint(
+    accelerator: Accelerator, directory: str | os.PathLike, step: int, memory: Mapping[str, Any]
+) -> Path:
     """Write ``directory/step_<step>``; every process calls this, and all succeed or all fail.
 
     The folder is written under a hidden name, synced to the disk and renamed. What was there before stays whole when the
@@ -63,10 +66,7 @@ def save_checkpoint(accelerator, directory: str | os.PathLike, step: int, memory
     with contextlib.ExitStack() as stack:
 
         def begin() -> str:
-            with _write_errors_of(target):
-                _settle(target)
-                stack.enter_context(_out_of_the_way(target))
-            return str(stack.enter_context(replacing_folder(target)))
+            return str(stack.enter_context(whole_folder(target, replace=True)))
 
         def save() -> None:
             with _write_errors_of(target, partial):
@@ -75,7 +75,7 @@ def save_checkpoint(accelerator, directory: str | os.PathLike, step: int, memory
         def finish() -> None:
             with _write_errors_of(target, partial):
                 _write_record(partial, step, memory, accelerator.num_processes)
-                stack.close()  # here the folder gets its name
+            stack.close()  # here the folder gets its name
 
         partial = Path(run_together(accelerator, begin, main_only=True))
         run_together(accelerator, save)
@@ -83,7 +83,7 @@ def save_checkpoint(accelerator, directory: str | os.PathLike, step: int, memory
     return target
 
 
-def load_checkpoint(accelerator, checkpoint: str | os.PathLike) -> tuple[int, dict[str, Any]]:
+def load_checkpoint(accelerator: Accelerator, checkpoint: str | os.PathLike) -> tuple[int, dict[str, Any]]:
     """Put everything back as it was; every process calls this, after preparing the same objects.
 
     Returns:
@@ -97,28 +97,31 @@ def load_checkpoint(accelerator, checkpoint: str | os.PathLike) -> tuple[int, di
     return _load_whole(accelerator, folder)
 
 
-def resume_checkpoint(accelerator, directory: str | os.PathLike, wanted: str) -> Resumed | None:
+def resume_checkpoint(
+    accelerator: Accelerator, directory: str | os.PathLike, wanted: str, *, overwrite: bool = False
+) -> Resumed | None:
     """Find the checkpoint to go on from and load it; every process calls this, after preparing the same objects.
 
     The main process looks for it and compares the hashes; the others take its word. Whole checkpoints after the chosen one
-    belong to a course that is left: they are renamed (``step_<n>.left-1``), with a warning, so that they are neither resumed
-    from nor counted any more.
+    belong to another course of the training, and must never be gone on from once this one has begun.
 
     Args:
         accelerator: of the training.
         directory, wanted: as in `find_checkpoint`.
+        overwrite: remove whole checkpoints that lie after the chosen one, with a warning each.
 
     Returns:
         What was loaded; None for ``"latest"`` where there is no checkpoint yet.
 
     Raises:
-        SegZooError: as `find_checkpoint` and `load_checkpoint`.
+        SegZooError: as `find_checkpoint` and `load_checkpoint`; or a whole checkpoint lies after the chosen one, and
+            ``overwrite`` is not asked for.
     """
     folder = run_together(accelerator, lambda: find_checkpoint(directory, wanted), main_only=True)
     if folder is None:
         return None
     step, memory = _load_whole(accelerator, folder)
-    run_together(accelerator, lambda: _leave_later(Path(directory), step), main_only=True)
+    run_together(accelerator, lambda: _give_up_later(Path(directory), step, overwrite=overwrite), main_only=True)
     return Resumed(folder, step, memory)
 
 
@@ -166,17 +169,9 @@ def read_record(checkpoint: str | os.PathLike, *, contents: bool = True) -> dict
 
 def list_checkpoints(directory: str | os.PathLike) -> list[Path]:
     """Folders ``step_<n>`` in a directory, the earliest first, whole or not."""
-    found = []
-    for folder in Path(directory).glob(f"{_PREFIX}*"):
-        number = folder.name.removeprefix(_PREFIX)
-        if number.isdigit() and folder.is_dir():
-            found.append((int(number), folder))
-    return [folder for _, folder in sorted(found)]
-
-
-def list_left_checkpoints(directory: str | os.PathLike) -> list[Path]:
-    """Folders that `resume_checkpoint` renamed because the training went on from an earlier one."""
-    return sorted(folder for folder in Path(directory).glob(f"{_PREFIX}*{_LEFT}*") if folder.is_dir())
+    folders = Path(directory).glob(f"{_PREFIX}*")
+    found = [folder for folder in folders if folder.name.removeprefix(_PREFIX).isdigit() and folder.is_dir()]
+    return sorted(found, key=_step_of)
 
 
 def find_checkpoint(directory: str | os.PathLike, wanted: str) -> Path | None:
@@ -241,24 +236,12 @@ def remove_old_checkpoints(directory: str | os.PathLike, keep: int | None, best_
         return
     for folder in doomed:
         try:
-            _remove(folder)
+            remove_folder(folder)
         except OSError as error:
             warnings.warn(f"{folder}: the old checkpoint could not be removed ({error.strerror})", stacklevel=2)
 
 
-def remove_leftovers(directory: str | os.PathLike) -> None:
-    """Clear away what killed trainings left beside their checkpoints: half-written and half-removed folders.
-
-    A folder that a living process is writing is locked and stays. A checkpoint that was moved aside for another one that
-    never came gets its name back. The main process calls this before it looks for checkpoints.
-    """
-    directory = Path(directory)
-    for aside in directory.glob(f".{_PREFIX}*{_ASIDE}"):
-        _settle(directory / aside.name.removeprefix(".").removesuffix(_ASIDE))
-    remove_abandoned(directory / f"{_PREFIX}*")  # the name is a pattern there
-
-
-def _load_whole(accelerator, folder: Path) -> tuple[int, dict[str, Any]]:
+def _load_whole(accelerator: Accelerator, folder: Path) -> tuple[int, dict[str, Any]]:
     """Load a checkpoint whose files have been compared already."""
     from accelerate.utils import load
 
@@ -341,7 +324,7 @@ def _hashes(folder: Path, names: Iterable[str], *, sync: bool = False) -> list[s
 
 
 @contextlib.contextmanager
-def _write_errors_of(target: Path, partial: Path | None = None) -> Iterator[None]:
+def _write_errors_of(target: Path, partial: Path) -> Iterator[None]:
     """Turn what a full or broken disk causes into one line about a checkpoint that is being written in ``partial``.
 
     torch.save makes of it a RuntimeError that says neither which file nor why; it is asked whether one can still write.
@@ -349,11 +332,12 @@ def _write_errors_of(target: Path, partial: Path | None = None) -> Iterator[None
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).strip()
         if isinstance(error, RuntimeError):
-            reason = _why_not_writable(partial) if partial is not None else None
+            reason = _why_not_writable(partial)
             if reason is None:
                 raise
+        else:
+            reason = getattr(error, "strerror", None) or str(error).strip()
         raise SegZooError(
             f"{target}: could not be written ({reason}); nothing of it was left behind and earlier checkpoints are whole: "
             "make room, then go on with --resume_from_checkpoint latest"
@@ -372,55 +356,26 @@ def _why_not_writable(folder: Path) -> str | None:
     return None
 
 
-@contextlib.contextmanager
-def _out_of_the_way(target: Path) -> Iterator[None]:
-    """Give an existing folder a hidden name; it is removed when the block ends well, and gets its name back otherwise."""
-    if not target.is_dir():
-        yield
-        return
-    aside = target.with_name(f".{target.name}{_ASIDE}")
-    os.rename(target, aside)
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.rename(aside, target)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _settle(target: Path) -> None:
-    """End what `_out_of_the_way` could not, because the process was killed."""
-    aside = target.with_name(f".{target.name}{_ASIDE}")
-    if aside.is_dir() and target.is_dir():
-        shutil.rmtree(aside)
-    elif aside.is_dir():
-        os.rename(aside, target)
-
-
-def _remove(folder: Path) -> None:
-    """Remove a checkpoint under a hidden name, so that it is never seen half."""
-    hidden = folder.with_name(f".{folder.name}.partial-{secrets.token_hex(4)}")
-    os.rename(folder, hidden)
-    shutil.rmtree(hidden)
-
-
-def _leave_later(directory: Path, step: int) -> None:
-    """Rename whole checkpoints after a step."""
-    for folder in list_checkpoints(directory):
-        if int(folder.name.removeprefix(_PREFIX)) > step and _is_whole(folder, contents=False):
-            name = next(
-                name
-                for name in (f"{folder.name}{_LEFT}{number}" for number in itertools.count(1))
-                if not (directory / name).exists()
+def _give_up_later(directory: Path, step: int, *, overwrite: bool) -> None:
+    """Remove whole checkpoints after a step, or refuse to go on from there; damaged ones are never gone on from."""
+    for folder in reversed(list_checkpoints(directory)):
+        if _step_of(folder) <= step or not _is_whole(folder, contents=True):
+            continue
+        if not overwrite:
+            raise SegZooError(
+                f"{folder}: lies after step {step}, from which the training is to go on, and belongs to another course then; "
+                "pass --resume_from_checkpoint latest, or choose another --output_dir and name the checkpoint with its path, or "
+                f"pass --overwrite_output_dir to remove what lies after step {step}"
             )
-            try:
-                os.rename(folder, directory / name)
-            except OSError as error:
-                raise SegZooError(f"{folder}: could not be renamed to {name} ({error.strerror})") from error
-            warnings.warn(
-                f"{folder}: lies after step {step}, from which the training goes on; renamed to {name}", stacklevel=4
-            )
+        try:
+            remove_folder(folder)
+        except OSError as error:
+            raise SegZooError(f"{folder}: could not be removed ({error.strerror})") from error
+        warnings.warn(f"{folder}: lay after step {step}, from which the training goes on; removed", stacklevel=4)
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix(_PREFIX))
 
 
 def _is_whole(folder: Path, *, contents: bool) -> bool:

@@ -1,42 +1,35 @@
 """The output folder of a training: free, and held, when it starts; a whole model folder when it ends."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segzoo.errors import SegZooError
-from segzoo.files import json_text, write_whole
-from segzoo.hub import remove_abandoned, save_model_folder
-from segzoo.training.checkpoints import list_checkpoints, list_left_checkpoints, remove_leftovers
+from segzoo.files import LOCK, FolderInUse, json_text, lock, moved_together, remove_abandoned, write_whole
+from segzoo.hub import write_model_files
+from segzoo.training.checkpoints import list_checkpoints
+
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor, PreTrainedModel
 
 RESULTS, LOG, FIGURES = "all_results.json", "training_log.jsonl", "figures"
-_STAGING, _LOCK = ".model", ".lock"
-_MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*config.json", "modeling_segzoo.py", "README.md")
+_WEIGHTS = "*.safetensors*"  # with the index of several
+_MODEL_FILES = (_WEIGHTS, "*config.json", "modeling_segzoo.py", "README.md")
 
 
 @contextlib.contextmanager
 def claim_output_folder(
     directory: str | os.PathLike, *, overwrite: bool = False, resume: bool = False
 ) -> Iterator[Path]:
-    """`prepare_output_folder`, and no other training can have the folder until the block ends or the process dies.
+    """Make the folder, or refuse it, before any work is done; no other training can have it until the block ends.
 
     The main process enters it. What a killed training left half-written is removed.
-
-    Raises:
-        SegZooError: as `prepare_output_folder`, or another living process holds the folder.
-    """
-    target = _make(Path(directory))
-    with _held(target):
-        yield prepare_output_folder(target, overwrite=overwrite, resume=resume)
-
-
-def prepare_output_folder(directory: str | os.PathLike, *, overwrite: bool = False, resume: bool = False) -> Path:
-    """Make the folder, or refuse it, before any work is done.
 
     Args:
         directory: the folder.
@@ -44,46 +37,51 @@ def prepare_output_folder(directory: str | os.PathLike, *, overwrite: bool = Fal
         resume: what is there is to be continued; it wins over ``overwrite``.
 
     Raises:
-        SegZooError: it is a file, cannot be made, or holds something and neither ``overwrite`` nor ``resume`` is asked for.
+        SegZooError: it is a file, cannot be made or written to, holds something and neither ``overwrite`` nor ``resume`` is
+            asked for, or another living process holds it.
     """
     target = _make(Path(directory))
-    if any(file.name != _LOCK for file in target.iterdir()):
-        if not (resume or overwrite):
-            raise SegZooError(
-                f"--output_dir {target}: is not empty; choose another folder, or pass --overwrite_output_dir to start anew "
-                "there or --resume_from_checkpoint latest to go on"
-            )
+    with contextlib.ExitStack() as held:
         try:
-            _clear(target, everything=not resume)
-        except OSError as error:
+            held.enter_context(lock(target))
+        except FolderInUse as error:
             raise SegZooError(
-                f"--output_dir {target}: {error.filename} cannot be removed ({error.strerror})"
+                f"--output_dir {target}: another training is writing there (process {error.holder}); wait for its end, stop it, "
+                "or choose another folder"
             ) from error
-    return target
+        except OSError as error:
+            raise SegZooError(f"--output_dir {target}: cannot be written to ({error.strerror})") from error
+        if any(file.name != LOCK for file in target.iterdir()):
+            if not (resume or overwrite):
+                raise SegZooError(
+                    f"--output_dir {target}: is not empty; choose another folder, or pass --overwrite_output_dir to start anew "
+                    "there or --resume_from_checkpoint latest to go on"
+                )
+            try:
+                remove_abandoned(target)
+                if not resume:
+                    _clear(target)
+            except OSError as error:
+                raise SegZooError(
+                    f"--output_dir {target}: {error.filename} cannot be removed ({error.strerror})"
+                ) from error
+        yield target
 
 
-def publish_model(model, processor, directory: str | os.PathLike, card: str) -> Path:
+def publish_model(
+    model: PreTrainedModel, processor: BaseImageProcessor | None, directory: str | os.PathLike, card: str
+) -> Path:
     """Save model, processor and card into the output folder, beside checkpoints and figures.
 
-    They are written and synced in a hidden folder first, then moved, the config last: a folder with a config is whole.
+    They take the places of an earlier model's files together, the config last: a folder with a config is whole.
 
     Raises:
-        SegZooError: it cannot be written.
+        SegZooError: it cannot be written; an earlier model is as it was.
     """
     target = Path(directory)
-    staging = target / _STAGING
-    shutil.rmtree(staging, ignore_errors=True)
-    save_model_folder(model, processor, staging, card=card)
-    try:
-        (target / "config.json").unlink(missing_ok=True)
-        for old in target.glob("*.safetensors*"):
-            if not (staging / old.name).exists():
-                old.unlink()  # shards of an earlier, larger model
-        for file in sorted(staging.iterdir(), key=lambda file: file.name == "config.json"):
-            os.replace(file, target / file.name)
-        staging.rmdir()
-    except OSError as error:
-        raise SegZooError(f"{target}: the model could not be moved into place ({error.strerror})") from error
+    # Shards of an earlier, larger model go.
+    with moved_together(target / "config.json", stale=target.glob(_WEIGHTS)) as folder:
+        write_model_files(model, processor, folder, card=card)
     return target
 
 
@@ -127,51 +125,10 @@ def _make(target: Path) -> Path:
     return target
 
 
-def _clear(target: Path, *, everything: bool) -> None:
-    """Remove what a killed training left half-written or, with ``everything``, all that the script writes."""
-    remove_leftovers(target)
-    remove_abandoned(target / _STAGING)
-    shutil.rmtree(target / _STAGING, ignore_errors=True)
-    for file in target.glob(".*.partial"):
-        if file.is_file():
+def _clear(target: Path) -> None:
+    """Remove all that the script writes."""
+    for checkpoint in list_checkpoints(target):
+        shutil.rmtree(checkpoint)
+    for pattern in (*_MODEL_FILES, RESULTS, LOG, f"{FIGURES}/*.png"):
+        for file in target.glob(pattern):
             file.unlink()
-    if everything:
-        for checkpoint in (*list_checkpoints(target), *list_left_checkpoints(target)):
-            shutil.rmtree(checkpoint)
-        for pattern in (*_MODEL_FILES, RESULTS, LOG, f"{FIGURES}/*.png"):
-            for file in target.glob(pattern):
-                file.unlink()
-
-
-@contextlib.contextmanager
-def _held(target: Path) -> Iterator[None]:
-    """Hold a lock file in the folder. The lock is this process's alone: processes that it starts do not inherit it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    path = target / _LOCK
-    with contextlib.ExitStack() as stack:
-        while True:
-            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            stack.callback(os.close, file)
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError) as error:
-                raise SegZooError(
-                    f"--output_dir {target}: another training is writing there (process {os.read(file, 99).decode()}); wait "
-                    "for its end, stop it, or choose another folder"
-                ) from error
-            except OSError:  # a file system without locks
-                break
-            if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
-                break  # otherwise the one before has just removed it
-        with contextlib.suppress(OSError):  # only what the message above says
-            os.ftruncate(file, 0)
-            os.write(file, f"{os.getpid()} on {socket.gethostname()}".encode())
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                path.unlink()

@@ -204,7 +204,8 @@ class Run:
         """Go on from where an earlier run stopped, if asked to."""
         if self.options.resume_from_checkpoint is None:
             return
-        resumed = resume_checkpoint(self.accelerator, self.output_dir, self.options.resume_from_checkpoint)
+        wanted, overwrite = self.options.resume_from_checkpoint, self.options.overwrite_output_dir
+        resumed = resume_checkpoint(self.accelerator, self.output_dir, wanted, overwrite=overwrite)
         if resumed is None and (self.output_dir / "config.json").is_file():
             raise SegZooError(f"{self.output_dir} holds a finished model and no checkpoint to go on from")
         if resumed is None:

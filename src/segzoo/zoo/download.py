@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import shutil
@@ -14,9 +15,10 @@ from urllib.parse import unquote, urlsplit
 
 from huggingface_hub import constants, get_hf_file_metadata, get_session, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import WeakFileLock, build_hf_headers, tqdm
+from huggingface_hub.utils import build_hf_headers, tqdm
 
-from segzoo.errors import SegZooError
+from segzoo.errors import SegZooError, one_line
+from segzoo.files import lock, sha256_of
 from segzoo.zoo import ZooRow
 
 PAUSES = (1.0, 4.0, 10.0)
@@ -97,7 +99,7 @@ def download(
         address = url
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with WeakFileLock(target.with_name(f"{name}.lock")):  # two processes must not append to one file
+        with lock(target.parent, wait=math.inf):  # two processes must not append to one file
             if not _is_whole(target, size_bytes, sha256):
                 source = _Source(url, address, headers, size_bytes, sha256)
                 source.fetch(target.with_name(f"{name}.incomplete"))
@@ -113,12 +115,7 @@ def _is_whole(path: Path, size_bytes: int | None, sha256: str | None) -> bool:
     """Whether the file is there, with the size and the leading digits of the hash that are known."""
     if not path.is_file() or size_bytes not in (None, path.stat().st_size):
         return False
-    return sha256 is None or _sha256_of(path).startswith(sha256)
-
-
-def _sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256 is None or sha256_of(path).startswith(sha256)
 
 
 def _ask_hub(url: str, size_bytes: int | None, sha256: str | None) -> tuple[Path | None, int | None, str | None]:
@@ -251,7 +248,7 @@ class _Source:
         if self.size_bytes not in (None, size):
             problem = f"has {size} bytes, the published file {self.size_bytes}"
         elif self.sha256 is not None:
-            found = _sha256_of(part)
+            found = sha256_of(part)
             if not found.startswith(self.sha256):
                 problem = f"its SHA-256 begins with {found[: len(self.sha256)][:16]}, the published file's with {self.sha256[:16]}"
         part.with_suffix(".etag").unlink(missing_ok=True)
@@ -273,7 +270,7 @@ class _Source:
         if not have:
             return _unreachable(self.url, error)
         whole = f" of {_human(self.size_bytes)}" if self.size_bytes else ""
-        return f"{self.url}: the download broke off after {_human(have)}{whole} ({_line(error)}); {_AGAIN}"
+        return f"{self.url}: the download broke off after {_human(have)}{whole} ({_reason(error)}); {_AGAIN}"
 
 
 class _BrokenOff(Exception):
@@ -308,11 +305,11 @@ def _refusal(status: int) -> str:
 def _unreachable(url: str, error: Exception) -> str:
     if isinstance(error, OfflineModeIsEnabled):
         return f"{url}: offline mode is on; unset HF_HUB_OFFLINE, or give the file"
-    return f"{url}: cannot be downloaded ({_line(error)}); check the connection, or try again later"
+    return f"{url}: cannot be downloaded ({_reason(error)}); check the connection, or try again later"
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def _reason(error: Exception) -> str:
+    return one_line(error)[:200] or type(error).__name__
 
 
 def _human(size: int) -> str:

@@ -1,6 +1,6 @@
 """What the Triton kernels for deformable operators share: bilinear corners, block shapes and launching.
 
-The file is the same in each kernel of this project, because a published kernel has to stand alone.
+Each kernel has a copy, because a published kernel has to stand alone; build.py makes it from kernels/shared.
 """
 
 import contextlib

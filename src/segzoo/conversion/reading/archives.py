@@ -1,6 +1,5 @@
 """What kind of file a checkpoint is, and how it comes out of a zip archive: bounded, trusting no name in it."""
 
-import hashlib
 import lzma
 import shutil
 import struct
@@ -107,12 +106,6 @@ def is_legacy_torch(path: Path) -> bool:
     """Whether a pickle is a file that torch.save wrote before 1.6: its first pickle is torch's magic number."""
     with path.open("rb") as file:
         return _LEGACY_MAGIC in file.read(32)
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file as 64 hexadecimal digits, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_zip(path: Path, source: Path) -> zipfile.ZipFile:

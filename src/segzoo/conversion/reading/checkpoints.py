@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from segzoo.conversion.errors import CheckpointError
 from segzoo.conversion.reading import archives, safe_pickle
+from segzoo.files import sha256_of
 
 WEIGHT_ENTRIES = ("state_dict", "model_state_dict", "model", "module", "model_state", "net", "network", "weights")
 AVERAGE_ENTRIES = ("ema_state_dict", "state_dict_ema", "model_ema", "ema_model", "ema", "module_ema")
@@ -95,7 +96,7 @@ def read_checkpoint(path: str | Path, *, prefer_ema: bool = False) -> OriginalCh
         content = _load(source, kind, source)
     checkpoint = _interpret(content, source, prefer_ema)
     checkpoint.member = member
-    checkpoint.sha256 = archives.sha256_of(source)
+    checkpoint.sha256 = sha256_of(source)
     return checkpoint
 
 

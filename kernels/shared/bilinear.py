@@ -1,0 +1,236 @@
+"""What the Triton kernels for deformable operators share: bilinear corners, block shapes and launching.
+
+Each kernel has a copy, because a published kernel has to stand alone; build.py makes it from kernels/shared.
+"""
+
+import contextlib
+import functools
+
+import torch
+import triton
+import triton.language as tl
+
+TRITON_DTYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
+
+
+@triton.jit
+def _corners(x, y, alive, height, width):
+    """The four pixels around (x, y) in a map of height * width.
+
+    Returns the number of the upper left pixel (row by row), which of the upper left, upper right, lower left and lower
+    right pixels lie in the map, and the shares of the right and of the lower pixels. Nothing lies in the map where ``alive``
+    is false or the position is NaN, infinite or far off.
+    """
+    inside = alive & (x > -1) & (x < width) & (y > -1) & (y < height)
+    x = tl.where(inside, x, 0.0)
+    y = tl.where(inside, y, 0.0)
+    left = tl.floor(x)
+    upper = tl.floor(y)
+    column = left.to(tl.int32)
+    row = upper.to(tl.int32)
+    has_left = inside & (column >= 0)
+    has_right = inside & (column < width - 1)
+    has_upper = row >= 0
+    has_lower = row < height - 1
+    return (
+        row * width + column,
+        has_left & has_upper,
+        has_right & has_upper,
+        has_left & has_lower,
+        has_right & has_lower,
+        x - left,
+        y - upper,
+    )
+
+
+@triton.jit
+def row_mask(rows, LANES: tl.constexpr, D: tl.constexpr):
+    """(BLOCK, LANES) mask of the first D lanes of each row in ``rows`` (BLOCK,)."""
+    if LANES == D:
+        mask = rows[:, None]
+    else:
+        mask = rows[:, None] & (tl.arange(0, LANES) < D)[None, :]
+    return mask
+
+
+@triton.jit
+def _gather(base, pixel, rows, STEP: tl.constexpr, LANES: tl.constexpr, D: tl.constexpr, COMPUTE: tl.constexpr):
+    at = (pixel * STEP)[:, None] + tl.arange(0, LANES)[None, :]
+    return tl.load(base + at, mask=row_mask(rows, LANES, D), other=0.0).to(COMPUTE)
+
+
+@triton.jit
+def _scatter(base, pixel, rows, values, STEP: tl.constexpr, LANES: tl.constexpr, D: tl.constexpr):
+    at = (pixel * STEP)[:, None] + tl.arange(0, LANES)[None, :]
+    tl.atomic_add(base + at, values, mask=row_mask(rows, LANES, D), sem="relaxed")
+
+
+@triton.jit
+def sample(
+    base,
+    first,
+    x,
+    y,
+    weight,
+    alive,
+    height,
+    width,
+    STEP: tl.constexpr,
+    LANES: tl.constexpr,
+    D: tl.constexpr,
+    INDEX: tl.constexpr,
+    COMPUTE: tl.constexpr,
+):
+    """(BLOCK, LANES): each row's sample of its map at (x, y), times its weight.
+
+    Args:
+        base: (BLOCK, 1) pointers to each row's first channel at pixel 0.
+        first: the map's first pixel.
+        x, y, weight, alive: (BLOCK,); a row that is not alive has no sample.
+        STEP: numbers from one pixel to the next.
+    """
+    pixel, ul, ur, ll, lr, across, down = _corners(x, y, alive, height, width)
+    pixel = (pixel + first).to(INDEX)
+    lower = weight * down
+    upper = weight - lower
+    total = _gather(base, pixel, ul, STEP, LANES, D, COMPUTE) * (upper - upper * across)[:, None]
+    total += _gather(base, pixel + 1, ur, STEP, LANES, D, COMPUTE) * (upper * across)[:, None]
+    pixel += width
+    total += _gather(base, pixel, ll, STEP, LANES, D, COMPUTE) * (lower - lower * across)[:, None]
+    total += _gather(base, pixel + 1, lr, STEP, LANES, D, COMPUTE) * (lower * across)[:, None]
+    return total
+
+
+@triton.jit
+def sample_backward(
+    given,
+    base,
+    base_gradient,
+    first,
+    x,
+    y,
+    weight,
+    alive,
+    height,
+    width,
+    STEP: tl.constexpr,
+    LANES: tl.constexpr,
+    D: tl.constexpr,
+    INDEX: tl.constexpr,
+    COMPUTE: tl.constexpr,
+):
+    """The gradients of weight, x and y, (BLOCK,) each, given that of :func:`sample`'s result; adds that of the map."""
+    pixel, ul, ur, ll, lr, across, down = _corners(x, y, alive, height, width)
+    pixel = (pixel + first).to(INDEX)
+    below = pixel + width
+    # The product of each corner's channels with what is given.
+    dot_ul = tl.sum(_gather(base, pixel, ul, STEP, LANES, D, COMPUTE) * given, 1)
+    dot_ur = tl.sum(_gather(base, pixel + 1, ur, STEP, LANES, D, COMPUTE) * given, 1)
+    dot_ll = tl.sum(_gather(base, below, ll, STEP, LANES, D, COMPUTE) * given, 1)
+    dot_lr = tl.sum(_gather(base, below + 1, lr, STEP, LANES, D, COMPUTE) * given, 1)
+    step_upper = dot_ur - dot_ul
+    step_lower = dot_lr - dot_ll
+    upper = dot_ul + step_upper * across
+    lower = dot_ll + step_lower * across
+    slope_x = (step_upper + (step_lower - step_upper) * down) * weight
+    slope_y = (lower - upper) * weight
+
+    share = weight * down
+    rest = weight - share
+    _scatter(base_gradient, pixel, ul, given * (rest - rest * across)[:, None], STEP, LANES, D)
+    _scatter(base_gradient, pixel + 1, ur, given * (rest * across)[:, None], STEP, LANES, D)
+    _scatter(base_gradient, below, ll, given * (share - share * across)[:, None], STEP, LANES, D)
+    _scatter(base_gradient, below + 1, lr, given * (share * across)[:, None], STEP, LANES, D)
+    return upper + (lower - upper) * down, slope_x, slope_y
+
+
+def lanes(channels: int) -> int:
+    """Channels of a block, a power of two."""
+    return triton.next_power_of_2(channels)
+
+
+def vector(dtype: torch.dtype, atomics: bool, capability: "tuple[int, int]") -> int:
+    """How many channels a thread holds: 16 bytes of them, which is what one instruction loads or adds to memory.
+
+    Before compute capability 9 atomic additions take single numbers, and float64 always does: one channel, then, and the
+    additions of neighbouring threads are neighbours in memory.
+    """
+    if atomics and (capability < (9, 0) or dtype == torch.float64):
+        return 1
+    return 16 // dtype.itemsize
+
+
+@functools.cache
+def block_shapes(channels: int, vector: int) -> "tuple[tuple[int, int], ...]":
+    """(rows, warps) of the blocks worth trying: those where every thread holds one vector of one row.
+
+    Then what a row needs (its position, its weight) is computed by the threads that hold the row, and no block ever waits
+    at a barrier for it. Other shapes move positions through shared memory.
+    """
+    row = lanes(channels)
+    shapes = tuple((32 * warps * vector // row, warps) for warps in (1, 2, 4, 8) if row <= 32 * warps * vector)
+    return shapes or ((1, 8),)
+
+
+@functools.cache
+def _tuned(kernel, shapes: "tuple[tuple[int, int], ...]", key: "tuple[str, ...]", zeroed: "tuple[str, ...]"):
+    configs = [triton.Config({"BLOCK": rows}, num_warps=warps, num_stages=1) for rows, warps in shapes]
+    return triton.autotune(configs, key=list(key), reset_to_zero=list(zeroed), cache_results=True)(kernel)
+
+
+def launch(
+    kernel,
+    arguments: dict,
+    *,
+    rows: int,
+    images: int,
+    channels: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    key: "tuple[str, ...]",
+    adds_to: "tuple[str, ...]" = (),
+) -> None:
+    """Run ``kernel`` over the ``rows`` of every image, at the fastest of the block shapes.
+
+    Block shapes are timed once for each combination of the tensors' dtypes, of the arguments in ``key`` and of the size's
+    order of magnitude; Triton keeps the result on disk.
+
+    Args:
+        channels: of a row.
+        dtype: of what the kernel gathers, or adds to memory.
+        adds_to: arguments that the kernel adds to by atomic operations, and that start at zero.
+    """
+    size_class = (rows * images).bit_length() // 3
+    arguments = {**arguments, "size_class": size_class, "D": channels, "LANES": lanes(channels)}
+    on_gpu = isinstance(kernel, triton.runtime.JITFunction)  # else interpreted
+    capability = torch.cuda.get_device_capability(device) if on_gpu else (9, 0)
+    shapes = block_shapes(channels, vector(dtype, bool(adds_to), capability))
+    if on_gpu:
+        kernel = _tuned(kernel, shapes, ("size_class", "D", *key), adds_to)
+    else:
+        arguments["BLOCK"] = 128  # no layouts there
+    with torch.cuda.device(device) if on_gpu else contextlib.nullcontext():
+        kernel[lambda meta: (triton.cdiv(rows, meta["BLOCK"]) * images,)](**arguments, enable_fp_fusion=True)
+
+
+def compute_dtype(*dtypes: torch.dtype) -> torch.dtype:
+    """In what positions, weights and sums are computed: float32, or float64 where one of ``dtypes`` is."""
+    return functools.reduce(torch.promote_types, dtypes, torch.float32)
+
+
+def check(name: str, tensors: "dict[str, tuple[torch.Tensor, tuple[int, ...]]]") -> None:
+    """Each tensor with the shape it must have; all floating-point and where Triton reaches them.
+
+    Raises:
+        ValueError: says which tensor does not fit.
+    """
+    device = next(iter(tensors.values()))[0].device
+    if not device.type == "cuda" and not triton.knobs.runtime.interpret:
+        raise ValueError(f"{name}: the Triton kernel needs tensors on a GPU, got {device}")
+    for argument, (tensor, shape) in tensors.items():
+        if tuple(tensor.shape) != tuple(shape):
+            raise ValueError(f"{name}: {argument} must be {tuple(shape)}, got {tuple(tensor.shape)}")
+        if not tensor.is_floating_point():
+            raise ValueError(f"{name}: {argument} must be floating-point, got {tensor.dtype}")
+        if tensor.device != device:
+            raise ValueError(f"{name}: {argument} is on {tensor.device}, others are on {device}")
