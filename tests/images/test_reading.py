@@ -166,6 +166,7 @@ def test_channels_that_a_model_reads(tmp_path, rng):
         decode_image(tmp_path / "rgb.png", num_channels=4)
     with pytest.raises(SegZooError, match="has 3 channels"):
         open_picture(tmp_path / "rgb.png").grey_levels(1 + 1)
+    assert not np.shares_memory(decode_image(rgba, num_channels=4), rgba)
     assert (in_colour(rgba) == rgba[..., :3]).all()
     assert (in_colour(rgba[..., :2]) == rgba[..., [0, 0, 0]]).all()
 

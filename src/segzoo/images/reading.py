@@ -128,7 +128,7 @@ def open_picture(source: Any, *, name: str | None = None, what: str = "image") -
     """
     source, name = _named(source, name, what)
     if isinstance(source, np.ndarray):
-        return Picture(source, name)
+        return Picture(source.copy(), name)
     with _faults_of(name, what):
         if isinstance(source, PIL.Image.Image):
             source.load()
