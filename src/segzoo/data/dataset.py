@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from segzoo.data.archives import readable
 from segzoo.data.checks.first_batch import check_labels
 from segzoo.data.decoding import CorruptImageError, decode_pair
 from segzoo.errors import SegZooError
+from segzoo.images.archives import readable
 
 _COLUMNS = ("image", "label", "image_path", "label_path", "label_encoding")
 

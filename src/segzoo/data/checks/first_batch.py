@@ -204,7 +204,8 @@ def _counted(cases: Sequence[Case], total: int) -> str:
 
 def _scaled(size: tuple[int, int], transform: Any) -> tuple[int, int]:
     """(height, width) of a picture after resizing, before random scaling."""
-    from segzoo.data.transforms import Scale, keep_ratio_size
+    from segzoo.data.transforms import Scale
+    from segzoo.images.resizing import keep_ratio_size
 
     scale = next((step for step in getattr(transform, "steps", ()) if isinstance(step, Scale)), None)
     if scale is None:
@@ -214,4 +215,4 @@ def _scaled(size: tuple[int, int], transform: Any) -> tuple[int, int]:
         short_edge = min(scale.short_edges)
     if scale.size is not None and not scale.keep_ratio:
         return scale.size
-    return keep_ratio_size(*size, short_edge, long_edge)
+    return keep_ratio_size(size, short_edge, long_edge)
