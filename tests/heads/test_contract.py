@@ -23,7 +23,7 @@ CHANNELS = [8, 16, 32, 64]
 
 
 def build(model_type, **options):
-    config = HEADS[model_type][0].tiny()
+    config = HEADS[model_type].config.tiny()
     for name, value in options.items():
         setattr(config, name, value)
     return settle(AutoHead.from_config(config)).eval()
@@ -34,13 +34,13 @@ def maps(batch=2, height=16, width=24):
 
 
 def test_registered(model_type):
-    config_class, model_class = HEADS[model_type]
+    config_class, model_class = HEADS[model_type].config, HEADS[model_type].model
     assert isinstance(AutoConfig.for_model(model_type), config_class)
     assert type(AutoHead.from_config(config_class.tiny())) is model_class
 
 
 def test_config_round_trip(model_type, tmp_path):
-    config = HEADS[model_type][0].tiny()
+    config = HEADS[model_type].config.tiny()
     config.num_labels = 9
     assert_config_round_trip(config, tmp_path)
     assert type(config).from_pretrained(tmp_path).num_labels == 9
@@ -49,11 +49,11 @@ def test_config_round_trip(model_type, tmp_path):
 
 def test_unknown_option_is_named(model_type):
     with pytest.raises(SegZooError, match="no_such_option"):
-        HEADS[model_type][0](no_such_option=1)
+        HEADS[model_type].config(no_such_option=1)
 
 
 def test_needs_channels(model_type):
-    config = HEADS[model_type][0].tiny()
+    config = HEADS[model_type].config.tiny()
     config.in_channels = None
     with pytest.raises(SegZooError, match="in_channels"):
         AutoHead.from_config(config)

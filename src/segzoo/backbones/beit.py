@@ -218,11 +218,6 @@ class BeitBackbone(PlainViTBackbone):
         )
         self.post_init()
 
-    @property
-    def num_prefix_tokens(self) -> int:
-        """The class token."""
-        return 1
-
     def embed(self, pixel_values: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """A class token and the patches; positions come in with every block's attention."""
         x = self.patch_embedding(pixel_values)
@@ -268,4 +263,4 @@ class BeitBackbone(PlainViTBackbone):
                 init.zeros_(module.v_bias)
 
 
-register_backbone(BeitConfig, BeitBackbone)
+register_backbone(BeitConfig, BeitBackbone, variants=VARIANTS)

@@ -8,13 +8,11 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import initialization as init
-from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BackboneOutput
-from transformers.utils.generic import can_return_tuple
 
 from segzoo.auto import register_backbone
-from segzoo.base import Ints, SegZooBackboneConfig, SegZooPreTrainedModel
+from segzoo.backbones.base import Backbone, BackboneConfig
+from segzoo.base import Ints
 from segzoo.errors import SegZooError
 from segzoo.layers import DropPath, PointwiseLinear
 from segzoo.ops import dcnv3
@@ -51,7 +49,7 @@ VARIANTS = {
 
 
 @strict
-class InternImageConfig(SegZooBackboneConfig):
+class InternImageConfig(BackboneConfig):
     """Options of ``InternImageBackbone``; the defaults are InternImage-T.
 
     Args:
@@ -115,7 +113,6 @@ class InternImageConfig(SegZooBackboneConfig):
 
     @property
     def num_stages(self) -> int:
-        """Number of stages."""
         return len(self.depths)
 
     @classmethod
@@ -245,15 +242,13 @@ class StridedConv(nn.Module):
         return self.norm(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 
-class InternImageBackbone(BackboneMixin, SegZooPreTrainedModel):
+class InternImageBackbone(Backbone):
     """Returns the maps of the stages that ``config.out_features`` names, at strides 4, 8, 16 and 32.
 
     ``pixel_values`` is (B, num_channels, H, W).
     """
 
     config: InternImageConfig
-    base_model_prefix = "backbone"
-    has_attentions = False
     _no_split_modules = ["InternImageLayer"]
 
     def __init__(self, config: InternImageConfig):
@@ -306,22 +301,17 @@ class InternImageBackbone(BackboneMixin, SegZooPreTrainedModel):
         elif isinstance(module, LayerScale):
             init.constant_(module.scale, module.value)
 
-    @can_return_tuple
-    @filter_output_hidden_states
-    def forward(self, pixel_values: Tensor, output_hidden_states: bool | None = None, **kwargs) -> BackboneOutput:
-        """Feature maps of an image batch (B, num_channels, H, W)."""
+    def features(self, pixel_values: Tensor) -> list[Tensor]:
         x = self.dropout(self.stem(pixel_values.permute(0, 2, 3, 1)))
-        hidden_states = [x]
+        maps = [x]
         for stage in self.stages:
-            features, x = stage(x)
-            hidden_states.append(features)
-        hidden_states = [h.permute(0, 3, 1, 2) for h in hidden_states]
-        maps = [h for name, h in zip(self.stage_names, hidden_states, strict=True) if name in self.out_features]
-        return BackboneOutput(feature_maps=tuple(maps), hidden_states=tuple(hidden_states))
+            stage_map, x = stage(x)
+            maps.append(stage_map)
+        return [m.permute(0, 3, 1, 2) for m in maps]
 
 
 def _norm(channels: int) -> nn.LayerNorm:
     return nn.LayerNorm(channels, eps=NORM_EPS)
 
 
-register_backbone(InternImageConfig, InternImageBackbone)
+register_backbone(InternImageConfig, InternImageBackbone, variants=VARIANTS)

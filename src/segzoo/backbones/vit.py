@@ -52,6 +52,10 @@ class ViTConfig(PlainViTConfig):
     qkv_bias: bool = True
     windows: Ints = ()
 
+    @property
+    def num_prefix_tokens(self) -> int:
+        return int(self.class_token)
+
     def check(self):
         """Refuse windows that do not fit the blocks or a class token."""
         super().check()
@@ -114,11 +118,6 @@ class ViTBackbone(PlainViTBackbone):
         )
         self.post_init()
 
-    @property
-    def num_prefix_tokens(self) -> int:
-        """1 with a class token."""
-        return int(self.config.class_token)
-
     def embed(self, pixel_values: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Patches with their positions, behind the class token."""
         x = self.patch_embedding(pixel_values)
@@ -146,4 +145,4 @@ def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
     return to_tokens(resize(to_map(positions, (side, side)), grid, mode="bicubic"))
 
 
-register_backbone(ViTConfig, ViTBackbone)
+register_backbone(ViTConfig, ViTBackbone, variants=VARIANTS)

@@ -12,17 +12,15 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig
 from transformers import initialization as init
-from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
 from transformers.configuration_utils import SubConfigSpec
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BackboneOutput
-from transformers.utils.generic import can_return_tuple
 
 from segzoo.auto import register_backbone
 from segzoo.backbones import beit, vit
+from segzoo.backbones.base import Backbone, BackboneConfig, evenly_spaced_layers
 from segzoo.backbones.plain_vit import whole_patches
 from segzoo.backbones.vit_interface import PlainViT, patch_size_of, plain_vit_of
-from segzoo.base import Ints, SegZooBackboneConfig, SegZooPreTrainedModel
+from segzoo.base import Ints
 from segzoo.errors import SegZooError
 from segzoo.layers import BatchNorm2d, ConvNormAct, DropPath, PointwiseLinear, resize, to_map, to_tokens
 from segzoo.layers.deformable_attention import DeformableAttention, cell_centres
@@ -49,7 +47,7 @@ VARIANTS = {
 
 
 @strict
-class ViTAdapterConfig(SegZooBackboneConfig):
+class ViTAdapterConfig(BackboneConfig):
     """Options of ``ViTAdapterBackbone``; the defaults are those of ViT-Adapter-B over a ViT-B/16.
 
     Args:
@@ -119,8 +117,7 @@ class ViTAdapterConfig(SegZooBackboneConfig):
     @property
     def interactions(self) -> list[int]:
         """Number of the ViT's blocks that have run at the end of each interaction."""
-        layers = self.vit_config.num_hidden_layers
-        return list(self.interaction_layers) or [layers * i // 4 for i in (1, 2, 3, 4)]
+        return list(self.interaction_layers) or evenly_spaced_layers(self.vit_config.num_hidden_layers)
 
     @property
     def rate(self) -> float:
@@ -239,7 +236,7 @@ class Interaction(nn.Module):
         self.extractors = nn.ModuleList(Extractor(config, channels) for _ in range(extractors))
 
 
-class ViTAdapterBackbone(BackboneMixin, SegZooPreTrainedModel):
+class ViTAdapterBackbone(Backbone):
     """Returns maps of strides 4, 8, 16 and 32, all of the ViT's width.
 
     ``pixel_values`` is (B, num_channels, H, W), of any size that the ViT takes: the ViT sees images filled up with zeros, on the
@@ -247,8 +244,6 @@ class ViTAdapterBackbone(BackboneMixin, SegZooPreTrainedModel):
     """
 
     config: ViTAdapterConfig
-    base_model_prefix = "backbone"
-    has_attentions = False
     _no_split_modules = ["ViTBlock", "Injector", "Extractor"]
 
     def __init__(self, config: ViTAdapterConfig):
@@ -359,10 +354,7 @@ class ViTAdapterBackbone(BackboneMixin, SegZooPreTrainedModel):
         elif isinstance(module, ViTAdapterBackbone):
             init.normal_(module.level_embeddings)
 
-    @can_return_tuple
-    @filter_output_hidden_states
-    def forward(self, pixel_values: Tensor, output_hidden_states: bool | None = None, **kwargs) -> BackboneOutput:
-        """Feature maps of an image batch (B, num_channels, H, W)."""
+    def features(self, pixel_values: Tensor) -> list[Tensor]:
         stem, *coarser = self.spatial_prior(pixel_values)
         sizes = [(x.shape[2], x.shape[3]) for x in coarser]
         levels = zip(coarser, self.level_embeddings, strict=True)
@@ -374,9 +366,7 @@ class ViTAdapterBackbone(BackboneMixin, SegZooPreTrainedModel):
         maps = [
             norm(x + resize(output, x.shape[-2:])) for norm, x, output in zip(self.norms, maps, outputs, strict=True)
         ]
-        hidden_states = (stem, *maps)
-        chosen = [h for name, h in zip(self.stage_names, hidden_states, strict=True) if name in self.out_features]
-        return BackboneOutput(feature_maps=tuple(chosen), hidden_states=hidden_states)
+        return [stem, *maps]
 
     def _interact(self, pixel_values: Tensor, branch: Tensor, sizes: list[Size]) -> tuple[Tensor, list[Tensor]]:
         """The branch's tokens behind all interactions, and the ViT's map behind each."""
@@ -404,4 +394,4 @@ class ViTAdapterBackbone(BackboneMixin, SegZooPreTrainedModel):
         return branch, outputs
 
 
-register_backbone(ViTAdapterConfig, ViTAdapterBackbone)
+register_backbone(ViTAdapterConfig, ViTAdapterBackbone, variants=VARIANTS)

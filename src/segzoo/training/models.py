@@ -245,7 +245,7 @@ def _new_model(backbone, head, head_channels, auxiliary_channels, drop_path_rate
     from transformers import AutoConfig
 
     from segzoo import SegZooConfig, SegZooForSemanticSegmentation
-    from segzoo.auto import HEADS, AutoBackbone
+    from segzoo.auto import HEADS, AutoBackbone, backbone_variants
     from segzoo.heads import FCNHeadConfig
 
     head_type = f"segzoo_{head}_head"
@@ -253,7 +253,7 @@ def _new_model(backbone, head, head_channels, auxiliary_channels, drop_path_rate
         known = sorted(name.removeprefix("segzoo_").removesuffix("_head") for name in HEADS)
         raise SegZooError(f"--head {head}: there is no such head; choose one of {', '.join(known)}")
     width = {} if head_channels is None else {"channels": head_channels}
-    head_config = HEADS[head_type][0](**width)
+    head_config = HEADS[head_type].config(**width)
     variants = backbone_variants()
     pretrained = backbone not in variants
     if pretrained:
@@ -265,8 +265,7 @@ def _new_model(backbone, head, head_channels, auxiliary_channels, drop_path_rate
                 f"{_first_line(error)}"
             ) from error
     else:
-        config_class, settings = variants[backbone]
-        backbone_config = config_class(**settings)
+        backbone_config = variants[backbone].variant_config(backbone)
     _set_drop_path(backbone_config, drop_path_rate)
     config = SegZooConfig.from_backbone(
         backbone_config,
@@ -291,22 +290,6 @@ def _new_model(backbone, head, head_channels, auxiliary_channels, drop_path_rate
         except (OSError, ValueError) as error:
             raise SegZooError(f"--backbone {backbone}: cannot be loaded: {_first_line(error)}") from error
     return model
-
-
-def backbone_variants() -> dict[str, tuple[type, dict]]:
-    """Every named backbone variant: its config class and the options that make it."""
-    from segzoo.backbones import beit, hrnet, internimage, mobilenetv2, resnet, vit, vit_adapter
-
-    tables = (
-        (resnet.ResNetConfig, resnet.VARIANTS),
-        (hrnet.HRNetConfig, hrnet.VARIANTS),
-        (mobilenetv2.MobileNetV2Config, mobilenetv2.VARIANTS),
-        (internimage.InternImageConfig, internimage.VARIANTS),
-        (vit.ViTConfig, vit.VARIANTS),
-        (beit.BeitConfig, beit.VARIANTS),
-        (vit_adapter.ViTAdapterConfig, vit_adapter.VARIANTS),
-    )
-    return {name: (config_class, options) for config_class, table in tables for name, options in table.items()}
 
 
 def build_processor(
