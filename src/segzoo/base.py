@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from huggingface_hub.dataclasses import strict
 from torch import nn
@@ -74,7 +74,7 @@ class SegZooBaseConfig(PreTrainedConfig):
         """
 
     @classmethod
-    def register_for_auto_class(cls, auto_class="AutoConfig"):
+    def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
         """Do nothing: segzoo writes its own shim, and transformers' copy of one source file would not load."""
 
 
@@ -84,7 +84,7 @@ class SegZooSubConfig(SegZooBaseConfig):
 
     _writes_num_labels: ClassVar[bool] = False
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """The config as a dict ready for JSON; a head's number of classes is written as ``num_labels``."""
         output = super().to_dict()
         for key in ("id2label", "label2id"):
@@ -94,7 +94,7 @@ class SegZooSubConfig(SegZooBaseConfig):
         return output
 
     @classmethod
-    def tiny(cls):
+    def tiny(cls) -> Self:
         """A config of this class small enough for tests that run over every registered model."""
         raise SegZooError(f"{cls.__name__} has no tiny() config; add one so that the contract tests cover it")
 
@@ -178,5 +178,5 @@ class SegZooPreTrainedModel(PreTrainedModel):
         super()._initialize_weights(module, is_custom_code=False)
 
     @classmethod
-    def register_for_auto_class(cls, auto_class="AutoModel"):
+    def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
         """Do nothing: segzoo writes its own shim, and transformers' copy of one source file would not load."""

@@ -90,7 +90,7 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
                 loss.check_num_labels(config.num_outputs)
 
     def check(self):
-        """Refuse heads that do not fit their place, a neck that is none of segzoo's, windows and a palette that do not fit."""
+        """Refuse heads that do not fit their place, a neck that is not segzoo's, windows and a palette that do not fit."""
         super().check()
         if not self.decode_head_configs:
             raise SegZooError("decode_head_configs is empty; a segmentation model needs at least one decode head")

@@ -173,6 +173,7 @@ def test_bfloat16_autocast(model_type):
     ],
 )
 def test_compiles_as_one_graph(model_type):
+    torch.compiler.reset()  # backbones share a forward, and one forward is compiled a limited number of times
     model, x = build(model_type), images(1, 64, 64)
     with torch.no_grad():
         expected = model(x).feature_maps
@@ -184,6 +185,7 @@ def test_compiles_as_one_graph(model_type):
 @pytest.mark.slow
 @every_backbone
 def test_inductor_forward_and_backward(model_type):
+    torch.compiler.reset()
     model, x = build(model_type).train(), images(2, 64, 64)
     torch.manual_seed(4)
     expected = model(x).feature_maps[-1]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.odd_backbones import OneMapBackbone, OneMapConfig, UNetBackbone, UNetConfig
 from torch import nn
 from transformers import (
     BeitBackbone,
@@ -258,6 +259,14 @@ def test_backbones_of_timm(name, expected):
     depths, _ = depths_from_names(names, "TimmBackbone", config)
     for part, depth in expected.items():
         assert {depths[name] for name in names if part in name} == {depth}, part
+
+
+def test_a_backbone_of_segzoo_whose_names_tell_nothing():
+    with torch.device("meta"):
+        depths, count = layer_depths(OneMapBackbone(OneMapConfig()))
+        assert count == 3 and depths["blocks.0.conv.weight"] == 1 and depths["blocks.1.conv2.conv.weight"] == 2
+        with pytest.raises(SegZooError, match="layers of UNetBackbone cannot be told"):
+            layer_depths(UNetBackbone(UNetConfig()))
 
 
 def test_a_backbone_whose_names_tell_nothing():

@@ -58,7 +58,7 @@ def is_token(name: str) -> bool:
 
 
 def evenly_spaced_layers(layers: int) -> list[int]:
-    """Which blocks of a plain ViT are read where nobody chooses, counted from 1: a quarter more each, and of fewer than four the last."""
+    """Which blocks of a plain ViT are read where nobody chooses, counted from 1: at each quarter of them, or the last of fewer than four."""
     return [layers * i // 4 for i in (1, 2, 3, 4)] if layers >= 4 else [layers]
 
 

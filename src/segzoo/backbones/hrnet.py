@@ -6,6 +6,7 @@ numbers are those of mmsegmentation's ``HRNet`` (https://github.com/open-mmlab/m
 """
 
 from collections.abc import Sequence
+from typing import Self
 
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ class HRNetConfig(ConvBlockConfig, BackboneConfig):
         modules: exchange modules with two, three and four branches.
         blocks: basic blocks that each branch of such a module has before the exchange.
         upsample_by_factor: a coarser branch's map is enlarged by a whole factor first, and then resized where odd sizes left it larger
-            than the finer one (mmsegmentation); False resizes it at once (MIT). The same where sizes are multiples of 32.
+            than the finer one (mmsegmentation); False resizes it at once (MIT). Where sizes are multiples of 32 both give the same.
 
     Raises:
         SegZooError: lists that do not have three entries, or sizes below 1.
@@ -63,7 +64,7 @@ class HRNetConfig(ConvBlockConfig, BackboneConfig):
         """Channels of the four branches, from fine to coarse."""
         return [self.width * 2**branch for branch in range(4)]
 
-    def check(self):
+    def check(self) -> None:
         """Refuse lists without an entry for two, three and four branches, and sizes below 1."""
         super().check()
         for name in ("modules", "blocks"):
@@ -75,7 +76,7 @@ class HRNetConfig(ConvBlockConfig, BackboneConfig):
             raise SegZooError("HRNet: width, stem_channels, stem_blocks, modules and blocks must be at least 1")
 
     @classmethod
-    def tiny(cls):
+    def tiny(cls) -> Self:
         return cls(width=4, stem_channels=8, stem_blocks=1, modules=[1, 1, 1], blocks=[1, 1, 1])
 
 
@@ -129,7 +130,7 @@ class HRNetModule(nn.Module):
         self.exchange = HRNetExchange(config, branches)
 
     def forward(self, *maps: Tensor) -> list[Tensor]:
-        """As `HRNetExchange`."""
+        """Maps (B, C, H, W) of the branches, from fine to coarse; the same shapes come back."""
         return self.exchange([branch(x) for branch, x in zip(self.branches, maps, strict=True)])
 
 

@@ -4,6 +4,8 @@
 https://arxiv.org/abs/2211.05778; the numbers are those of https://github.com/OpenGVLab/InternImage. All maps are channels-last inside.
 """
 
+from typing import Self
+
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
@@ -90,7 +92,7 @@ class InternImageConfig(BackboneConfig):
     drop_path_uniform: bool = False
     dropout: float = 0.0
 
-    def check(self):
+    def check(self) -> None:
         """Refuse lists and norms that do not fit each other."""
         super().check()
         if len(self.depths) != len(self.groups):
@@ -116,7 +118,7 @@ class InternImageConfig(BackboneConfig):
         return len(self.depths)
 
     @classmethod
-    def tiny(cls):
+    def tiny(cls) -> Self:
         return cls(channels=8, depths=[1, 1, 2, 1], groups=[1, 2, 2, 4], post_norm=True, drop_path_rate=0.1)
 
 
@@ -276,7 +278,7 @@ class InternImageBackbone(Backbone):
         return 1 + sum(self.config.depths)
 
     def parameter_depth(self, name: str) -> int:
-        """As the original groups them: what follows a stage's layers counts to the next stage's first layer, and the k-th norm
+        """Layer as the original's optimizer groups parameters: what follows a stage's layers counts to the next stage's first layer, and the k-th norm
         between layers counts to layer k, whichever it follows.
         """
         part, *rest = name.split(".")

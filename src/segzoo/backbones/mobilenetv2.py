@@ -5,6 +5,8 @@ those of mmsegmentation's ``MobileNetV2`` (https://github.com/open-mmlab/mmsegme
 (https://github.com/CSAILVision/semantic-segmentation-pytorch). transformers' MobileNetV2 pads as TensorFlow does and is no backbone.
 """
 
+from typing import Self
+
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -72,7 +74,7 @@ class MobileNetV2Config(ConvBlockConfig, BackboneConfig):
         rounded = max(8, int(wanted + 4) // 8 * 8)
         return rounded if rounded >= 0.9 * wanted else rounded + 8
 
-    def check(self):
+    def check(self) -> None:
         """Refuse lists without an entry for each stage, and a width that is not positive."""
         super().check()
         for name in ("strides", "dilations", "later_dilations"):
@@ -84,7 +86,7 @@ class MobileNetV2Config(ConvBlockConfig, BackboneConfig):
             raise SegZooError(f"MobileNetV2: widen_factor={self.widen_factor} must be above 0")
 
     @classmethod
-    def tiny(cls):
+    def tiny(cls) -> Self:
         return cls(widen_factor=0.1)
 
 

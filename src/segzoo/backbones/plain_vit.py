@@ -43,7 +43,7 @@ class PlainViTConfig(BackboneConfig):
     drop_path_rate: float = 0.0
     final_norm: bool = False
 
-    def check(self):
+    def check(self) -> None:
         """Refuse a width that does not divide into the heads."""
         super().check()
         if self.hidden_size % self.num_attention_heads:
@@ -76,7 +76,7 @@ class PlainViTBackbone(Backbone):
     """Base of segzoo's plain ViTs: subclasses have ``layers`` and ``norm``, and say how an image becomes tokens.
 
     ``pixel_values`` is (B, num_channels, H, W); the maps are (B, hidden_size, H / patch_size, W / patch_size), rounded up: images
-    are filled up with zeros on the right and at the bottom to whole patches.
+    are filled up with zeros on the right and at the bottom to whole patches. Class tokens are maps (B, hidden_size, 1, 1).
     """
 
     config: PlainViTConfig

@@ -7,7 +7,7 @@ DeepLabV3, https://arxiv.org/abs/1706.05587. The numbers are those of mmsegmenta
 (https://github.com/CSAILVision/semantic-segmentation-pytorch). transformers' ResNet has neither dilation nor these stems.
 """
 
-from typing import Literal
+from typing import Literal, Self
 
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
@@ -107,7 +107,7 @@ class ResNetConfig(ConvBlockConfig, BackboneConfig):
         """Number of blocks of each stage."""
         return list(DEPTHS[self.depth][0][: self.num_stages])
 
-    def check(self):
+    def check(self) -> None:
         """Refuse a depth that does not exist, lists that do not fit the stages, and groups on basic blocks."""
         super().check()
         if self.depth not in DEPTHS:
@@ -127,7 +127,7 @@ class ResNetConfig(ConvBlockConfig, BackboneConfig):
             raise SegZooError(f"ResNet: groups={self.groups} needs bottleneck blocks; use depth 50, 101 or 152")
 
     @classmethod
-    def tiny(cls):
+    def tiny(cls) -> Self:
         return cls(depth=18, stem="deep", stem_channels=8, base_channels=8)
 
 

@@ -6,6 +6,7 @@ only reads from the ViT, as the adapter over a frozen DINOv3 does (https://arxiv
 """
 
 import os
+from typing import Any, Self
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -92,7 +93,7 @@ class ViTAdapterConfig(BackboneConfig):
     drop_path_rate: float | None = None
     norm_eps: float = 1e-6
 
-    def check(self):
+    def check(self) -> None:
         """Refuse a ViT that is not known, and options that do not fit it."""
         super().check()
         plain_vit_of(self.vit_config)
@@ -126,7 +127,7 @@ class ViTAdapterConfig(BackboneConfig):
             return self.drop_path_rate
         return float(self.vit_config.to_dict().get("drop_path_rate", 0.0))
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """The config as a dict ready for JSON; of the ViT's config what differs from transformers' defaults."""
         output = super().to_dict()
         if isinstance(self.vit_config, PreTrainedConfig):
@@ -135,7 +136,7 @@ class ViTAdapterConfig(BackboneConfig):
         return output
 
     @classmethod
-    def tiny(cls):
+    def tiny(cls) -> Self:
         return cls(
             vit_config=beit.BeitConfig.tiny(),
             branch_channels=8,
@@ -326,8 +327,8 @@ class ViTAdapterBackbone(Backbone):
             if idle or config.freeze_vit:
                 parameter.requires_grad = False
 
-    def train(self, mode: bool = True):
-        """As every module's; a frozen ViT stays in evaluation mode."""
+    def train(self, mode: bool = True) -> Self:
+        """Set training or evaluation mode; a frozen ViT stays in evaluation mode."""
         super().train(mode)
         self._freeze()  # once more: loading weights makes all parameters trainable
         if self.config.freeze_vit:

@@ -109,7 +109,7 @@ def plain_vit_of(config: PreTrainedConfig) -> PlainViT:
     """How to drive the ViT of a config.
 
     Raises:
-        SegZooError: it is none of the plain ViTs that are known.
+        SegZooError: it is not a plain ViT that segzoo knows.
     """
     known = PLAIN_VITS.get(config.model_type)
     if known is None:
