@@ -278,8 +278,8 @@ class InternImageBackbone(Backbone):
         return 1 + sum(self.config.depths)
 
     def parameter_depth(self, name: str) -> int:
-        """Layer as the original's optimizer groups parameters: what follows a stage's layers counts to the next stage's first layer, and the k-th norm
-        between layers counts to layer k, whichever it follows.
+        """Layer as the original's optimizer counts: what follows a stage's layers belongs to the next stage's first layer, and the
+        k-th norm between layers to layer k, whichever it follows.
         """
         part, *rest = name.split(".")
         if part != "stages":
