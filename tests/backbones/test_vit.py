@@ -134,6 +134,15 @@ def test_heads_read_class_tokens_by_their_index(tmp_path):
     assert logits.shape == (2, 3, 4, 6) and torch.equal(again, logits)
 
 
+def test_tokens_alone_are_maps_too():
+    backbone = BeitConfig.tiny()
+    backbone.out_features = ["token4"]
+    config = SegZooConfig.from_backbone(backbone, FCNHeadConfig(channels=8), num_labels=3)
+    assert config.auxiliary_head_configs[0].in_index == [-1]
+    model = SegZooForSemanticSegmentation(config).eval()
+    assert model(torch.randn(1, 3, 64, 96)).logits.shape == (1, 3, 1, 1)
+
+
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_attention_of_the_whole_model_is_chosen_by_name(implementation, tmp_path):
     config = SegZooConfig.from_backbone(ViTAdapterConfig.tiny(), UPerHeadConfig(channels=8), num_labels=3)
