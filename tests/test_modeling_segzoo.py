@@ -58,12 +58,18 @@ def batch(size=(64, 96), count=2, labels=LABELS):
 # --- heads and backbones -----------------------------------------------------------------------------------------------
 
 
+def decode_heads(model_type):
+    """The configs of a model with this head: itself, behind an FCN head if it reads one before it."""
+    config = HEADS[model_type].config.tiny()
+    config.in_channels = None
+    return [FCNHeadConfig(channels=8), config] if config.reads_previous else [config]
+
+
 @pytest.mark.parametrize("head", sorted(HEADS))
 def test_every_head_with_a_resnet(head, tmp_path):
     """Every backbone with one head is in `backbones/test_contract.py`."""
-    head_config = HEADS[head].config.tiny()
-    head_config.in_channels = None
-    config = SegZooConfig.from_backbone(ResNetConfig.tiny(), head_config, num_labels=LABELS)
+    config = SegZooConfig.from_backbone(ResNetConfig.tiny(), num_labels=LABELS)
+    config.decode_head_configs = decode_heads(head)
     model = build(config)
     images, labels = batch()
     output = model(images, labels=labels)
@@ -381,6 +387,8 @@ def test_tuple_output_and_hidden_states():
     assert torch.equal(model(images, return_dict=False)[0], model(images).logits)
     assert len(model(images, output_hidden_states=True).hidden_states) == 5
     assert model(images).hidden_states is None
+    everything = model(images, labels=labels, output_hidden_states=True)
+    assert list(everything) == ["loss", "losses", "logits", "hidden_states"]
 
 
 def test_the_config_of_a_caller_is_not_shared_between_models():
