@@ -3,21 +3,24 @@
 from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.backbone_utils import BackboneConfigMixin
 
 from segzoo.errors import SegZooError
-from segzoo.layers import ConvNormAct
+from segzoo.layers.conv import ACTIVATIONS, ConvNormAct
 
 # Lists of numbers in configs: tuples are taken too, and kept as lists, as JSON gives them back.
 Ints = list[int] | tuple[int, ...]
 
-# Keys that transformers itself passes to a config besides the config's own fields.
+Activation = Literal["relu", "relu6", "leaky_relu", "gelu", "silu", "hardswish"]
+
+# What transformers itself gives to a config besides the config's fields: what PreTrainedConfig.__post_init__ takes out of its
+# keyword arguments, the attributes that it sets (both end up in config.json), and what from_pretrained, quantizers and code on
+# the Hub add. After a new release of transformers tests/test_base.py names what is missing here.
 _TRANSFORMERS_KEYS = frozenset(
     {
         "_attn_implementation_internal",
@@ -71,7 +74,7 @@ class SegZooBaseConfig(PreTrainedConfig):
         """
 
     @classmethod
-    def register_for_auto_class(cls, auto_class="AutoConfig"):
+    def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
         """Do nothing: segzoo writes its own shim, and transformers' copy of one source file would not load."""
 
 
@@ -81,7 +84,7 @@ class SegZooSubConfig(SegZooBaseConfig):
 
     _writes_num_labels: ClassVar[bool] = False
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """The config as a dict ready for JSON; a head's number of classes is written as ``num_labels``."""
         output = super().to_dict()
         for key in ("id2label", "label2id"):
@@ -91,7 +94,7 @@ class SegZooSubConfig(SegZooBaseConfig):
         return output
 
     @classmethod
-    def tiny(cls):
+    def tiny(cls) -> Self:
         """A config of this class small enough for tests that run over every registered model."""
         raise SegZooError(f"{cls.__name__} has no tiny() config; add one so that the contract tests cover it")
 
@@ -108,7 +111,7 @@ class ConvBlockConfig(SegZooSubConfig):
 
     norm: Literal["batch_norm", "group_norm"] | None = "batch_norm"
     norm_eps: float = 1e-5
-    activation: Literal["relu", "relu6", "leaky_relu", "gelu", "silu", "hardswish"] = "relu"
+    activation: Activation = "relu"
 
     @property
     def block_options(self) -> dict[str, Any]:
@@ -120,35 +123,9 @@ class ConvBlockConfig(SegZooSubConfig):
         """`ConvNormAct` with this config's norm and activation."""
         return partial(ConvNormAct, **self.block_options)
 
-
-@strict
-class SegZooBackboneConfig(BackboneConfigMixin, SegZooSubConfig):
-    """Base of backbone configs: a stem and stages of which ``out_features`` or ``out_indices`` names the returned ones.
-
-    Args:
-        num_channels: channels of the image.
-        out_features: names among ``stage_names`` (``"stem"``, ``"stage1"``, ...); all stages but the stem by default.
-        out_indices: the same as positions in ``stage_names``.
-    """
-
-    num_channels: int = 3
-
-    def __post_init__(self, **kwargs):
-        out_features, out_indices = kwargs.pop("out_features", None), kwargs.pop("out_indices", None)
-        super().__post_init__(**kwargs)
-        if out_features is None and out_indices is None:
-            out_features = self.stage_names[1:]
-        self.set_output_features_output_indices(out_features=out_features, out_indices=out_indices)
-
-    @property
-    def stage_names(self) -> list[str]:
-        """Names of the feature maps, from the stem to the last stage."""
-        return ["stem", *(f"stage{i}" for i in range(1, self.num_stages + 1))]
-
-    @property
-    def num_stages(self) -> int:
-        """Number of stages; four unless a family says otherwise."""
-        return 4
+    def make_activation(self) -> nn.Module:
+        """A layer with this config's activation alone, for what is added up behind a norm."""
+        return ACTIVATIONS[self.activation]()
 
 
 class SegZooPreTrainedModel(PreTrainedModel):
@@ -168,14 +145,18 @@ class SegZooPreTrainedModel(PreTrainedModel):
 
     @property
     def num_depths(self) -> int | None:
-        """Number of layers of a backbone, its stem included, for layer-wise learning rates; None where it does not tell them."""
+        """Number of layers of a backbone, its stem included, for layer-wise learning rates.
+
+        None: the layers are counted by the names of the parameters, see `segzoo.training.layer_depths`.
+        """
         return None
 
     def parameter_depth(self, name: str) -> int | None:
         """Layer of one of the model's own parameters: 0 for the stem, ``num_depths - 1`` for the last block.
 
-        None stands for the depth behind the backbone, which learns at the full rate. Backbones override this; necks and heads
-        do where their originals train parts of them as deep layers.
+        None stands for the depth behind the backbone, which learns at the full rate. A backbone overrides this and ``num_depths``
+        where its original's optimizer has other groups than the names give; necks and heads do where their originals train
+        parts of them as deep layers.
         """
         return None
 
@@ -197,5 +178,5 @@ class SegZooPreTrainedModel(PreTrainedModel):
         super()._initialize_weights(module, is_custom_code=False)
 
     @classmethod
-    def register_for_auto_class(cls, auto_class="AutoModel"):
+    def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
         """Do nothing: segzoo writes its own shim, and transformers' copy of one source file would not load."""

@@ -7,6 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from segzoo.backbones.base import BackboneConfig, evenly_spaced_layers, is_token
 from segzoo.base import Ints, SegZooBaseConfig
 from segzoo.errors import SegZooError
 from segzoo.heads import FCNHeadConfig, HeadConfig, UPerHeadConfig
@@ -90,7 +91,7 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
                 loss.check_num_labels(config.num_outputs)
 
     def check(self) -> None:
-        """Refuse heads that do not fit their place, a neck that is none of segzoo's, windows and a palette that do not fit."""
+        """Refuse heads that do not fit their place, a neck that is not segzoo's, windows and a palette that do not fit."""
         super().check()
         if not self.decode_head_configs:
             raise SegZooError("decode_head_configs is empty; a segmentation model needs at least one decode head")
@@ -142,33 +143,34 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
     ) -> "SegZooConfig":
         """A sensible model around a backbone config.
 
-        All stages of a hierarchical backbone are used. A plain ViT of transformers gives four evenly spaced layers (its
-        last one if it has fewer than four), which a ``PyramidNeck`` turns into a pyramid. Set the backbone's ``out_indices`` beforehand to choose others.
+        The maps that the config of a segzoo backbone names are used. Of others that return their last map alone, as they do where
+        nobody chooses, all stages are taken; of a plain ViT four evenly spaced layers, or its last one if it has fewer than four.
+        A ``PyramidNeck`` turns the maps of a plain ViT into a pyramid, unless class tokens are among them. Set the backbone's
+        ``out_features`` or ``out_indices`` beforehand to choose others.
 
         Args:
             backbone_config: the config of any backbone; a copy is used.
             head_config: the decode head; UPerNet's by default.
-            auxiliary: add an FCN head on the last map but one, with weight 0.4, as mmsegmentation's models have.
+            auxiliary: add an FCN head on the last map but one, or the only one, with weight 0.4, as mmsegmentation's models have.
             kwargs: further fields of ``SegZooConfig``, such as ``num_labels`` or ``id2label``.
         """
         backbone_config = copy.deepcopy(backbone_config)
-        neck_config = None
-        stages = getattr(backbone_config, "stage_names", None)
-        if is_plain_vit(backbone_config):
-            layers = len(stages) - 1
-            if len(backbone_config.out_indices) == 1 and layers >= 4:
-                backbone_config.out_indices = [layers * i // 4 for i in (1, 2, 3, 4)]
-            neck_config = PyramidNeckConfig()
-        elif stages is not None and len(backbone_config.out_indices) == 1:
-            backbone_config.out_indices = list(range(1, len(stages)))
-        head_config = UPerHeadConfig() if head_config is None else head_config
-        losses = [CrossEntropyLoss(weight=0.4)]
-        extra = [FCNHeadConfig(in_index=[-2], num_convs=1, concat_input=False, losses=losses)] if auxiliary else []
+        # timm's config names no maps before its model is built.
+        named = getattr(backbone_config, "stage_names", None) is not None
+        if named and not isinstance(backbone_config, BackboneConfig):
+            _choose_maps(backbone_config)
+        chosen = backbone_config.out_features if named else []
+        pyramid = named and is_plain_vit(backbone_config) and not any(map(is_token, chosen))
+        heads = []
+        if auxiliary:
+            index = [-2] if pyramid or not named else [_last_but_one(chosen)]
+            losses = [CrossEntropyLoss(weight=0.4)]
+            heads.append(FCNHeadConfig(in_index=index, num_convs=1, concat_input=False, losses=losses))
         return cls(
             backbone_config=backbone_config,
-            neck_config=neck_config,
-            decode_head_configs=[head_config],
-            auxiliary_head_configs=extra,
+            neck_config=PyramidNeckConfig() if pyramid else None,
+            decode_head_configs=[UPerHeadConfig() if head_config is None else head_config],
+            auxiliary_head_configs=heads,
             **kwargs,
         )
 
@@ -181,10 +183,26 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
 
 
 def is_plain_vit(config: PreTrainedConfig) -> bool:
-    """Whether a backbone config of transformers is a plain ViT: patches, one width, no stages of its own."""
+    """Whether a backbone config, segzoo's or transformers', is a plain ViT: patches, one width, a map behind every block."""
     values = config.to_dict()
     plain = {"patch_size", "num_hidden_layers", "hidden_size"} <= values.keys() and "depths" not in values
-    return plain and len(config.stage_names) == config.num_hidden_layers + 1
+    return plain and sum(not is_token(name) for name in config.stage_names) == config.num_hidden_layers + 1
+
+
+def _choose_maps(config: PreTrainedConfig) -> None:
+    """All stages of a backbone of transformers that would return its last map alone, or four layers of a plain ViT."""
+    if len(config.out_indices) != 1:
+        return
+    if is_plain_vit(config):
+        config.out_indices = evenly_spaced_layers(config.num_hidden_layers)
+    else:
+        config.out_indices = [i for i, name in enumerate(config.stage_names) if name != "stem"]
+
+
+def _last_but_one(names: list[str]) -> int:
+    """Position, counted from the end, of the last map but one that is no class token, or of the only one."""
+    maps = [i for i, name in enumerate(names) if not is_token(name)] or [0]
+    return maps[-2:][0] - len(names)
 
 
 def _head_config(config: HeadConfig | dict[str, Any]) -> HeadConfig:

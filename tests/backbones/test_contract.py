@@ -1,4 +1,4 @@
-"""What every registered backbone must do."""
+"""What every registered backbone must do, alone and in a model with an FCN head."""
 
 import pytest
 import torch
@@ -11,18 +11,24 @@ from support.contract import (
     assert_same_state,
     settle,
 )
-from transformers import AutoConfig
+from support.odd_backbones import ODD_BACKBONES
+from transformers import AutoConfig, AutoModelForSemanticSegmentation
 
-from segzoo import AutoBackbone
+from segzoo import AutoBackbone, SegZooConfig, SegZooForSemanticSegmentation
 from segzoo.auto import BACKBONES
+from segzoo.backbones.base import is_token
 from segzoo.errors import SegZooError
+from segzoo.heads import FCNHeadConfig
 
-pytestmark = pytest.mark.parametrize("model_type", sorted(BACKBONES))
+ALL = BACKBONES | ODD_BACKBONES
+# One of a family is compiled with every run of the tests: conv blocks, plain ViTs, operators of our own.
+ALWAYS_COMPILED = ("segzoo_resnet", "segzoo_vit", "segzoo_internimage")
+
+every_backbone = pytest.mark.parametrize("model_type", sorted(ALL))
 
 
 def build(model_type, **options):
-    config_class, _ = BACKBONES[model_type]
-    config = config_class.tiny()
+    config = ALL[model_type].config.tiny()
     for name, value in options.items():
         setattr(config, name, value)
     return settle(AutoBackbone.from_config(config)).eval()
@@ -32,24 +38,29 @@ def images(*shape, channels=3):
     return torch.randn(*shape[:1], channels, *shape[1:])
 
 
+@every_backbone
 def test_registered(model_type):
-    config_class, model_class = BACKBONES[model_type]
-    assert config_class.model_type == model_type
-    assert isinstance(AutoConfig.for_model(model_type), config_class)
-    assert type(transformers.AutoBackbone.from_config(config_class.tiny())) is model_class
+    entry = ALL[model_type]
+    assert entry.config.model_type == model_type
+    assert isinstance(AutoConfig.for_model(model_type), entry.config)
+    assert type(transformers.AutoBackbone.from_config(entry.config.tiny())) is entry.model
 
 
+@every_backbone
 def test_config_round_trip(model_type, tmp_path):
-    config = BACKBONES[model_type][0].tiny()
-    config.out_features = ["stage2", "stage4"]
-    assert_config_round_trip(config, tmp_path)
+    config = ALL[model_type].config.tiny()
+    assert_config_round_trip(config, tmp_path / "default")
+    config.out_features = config.stage_names[::2]
+    assert_config_round_trip(config, tmp_path / "chosen")
 
 
+@every_backbone
 def test_unknown_option_is_named(model_type):
     with pytest.raises(SegZooError, match="no_such_option"):
-        BACKBONES[model_type][0](no_such_option=1)
+        ALL[model_type].config(no_such_option=1)
 
 
+@every_backbone
 def test_save_and_load_alone(model_type, tmp_path):
     model = build(model_type)
     model.save_pretrained(tmp_path)
@@ -61,27 +72,48 @@ def test_save_and_load_alone(model_type, tmp_path):
         assert_close(b, a)
 
 
+@every_backbone
+def test_in_a_model_with_an_fcn_head(model_type, tmp_path):
+    config = SegZooConfig.from_backbone(ALL[model_type].config.tiny(), FCNHeadConfig(channels=8), num_labels=5)
+    model = settle(SegZooForSemanticSegmentation(config)).eval()
+    x, labels = images(2, 64, 96), torch.randint(0, 5, (2, 64, 96))
+    output = model(x, labels=labels)
+    assert output.logits.shape[:2] == (2, 5)
+    assert set(output.losses) == {"decode_0.cross_entropy", "auxiliary_0.cross_entropy"}
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForSemanticSegmentation.from_pretrained(tmp_path).eval()
+    assert_same_state(model, loaded)
+    assert_close(loaded(x).logits, output.logits)
+
+
+@every_backbone
 @pytest.mark.parametrize("size", SIZES)
 def test_maps_have_the_promised_channels(model_type, size):
     model = build(model_type)
+    names = model.stage_names
+    assert model.out_features == model.config.default_out_features
     with torch.no_grad():
         output = model(images(2, *size), output_hidden_states=True)
     assert [m.shape[1] for m in output.feature_maps] == model.channels
-    assert len(output.hidden_states) == len(model.stage_names)
-    assert all(torch.isfinite(m).all() for m in output.feature_maps)
-    heights = [m.shape[2] for m in output.feature_maps]
-    assert heights == sorted(heights, reverse=True)
+    assert [h.shape[1] for h in output.hidden_states] == [model.out_feature_channels[name] for name in names]
+    assert all(torch.isfinite(m).all() for m in (*output.feature_maps, *output.hidden_states))
+    for name, state in zip(names, output.hidden_states, strict=True):
+        assert (state.shape[2:] == (1, 1)) == is_token(name), name
 
 
+@every_backbone
 def test_out_features_choose_maps(model_type):
     model = build(model_type)
-    x = images(1, 64, 64)
-    everything, names = model(x).feature_maps, model.out_features
-    model.out_features = [names[1], names[3]]
-    chosen = model(x).feature_maps
-    assert len(chosen) == 2 and torch.equal(chosen[0], everything[1]) and torch.equal(chosen[1], everything[3])
+    x, names = images(1, 64, 64), model.stage_names
+    model.out_features = list(names)
+    everything = dict(zip(names, model(x).feature_maps, strict=True))
+    for chosen in (*([name] for name in names), names[::2], names[-2:]):
+        model.out_features = chosen
+        for name, x_map in zip(chosen, model(x).feature_maps, strict=True):
+            assert torch.equal(x_map, everything[name])
 
 
+@every_backbone
 def test_batch_equals_single(model_type):
     model, x = build(model_type), images(3, 64, 96)
     with torch.no_grad():
@@ -91,17 +123,21 @@ def test_batch_equals_single(model_type):
                 assert_close(a[i : i + 1], b)
 
 
+@every_backbone
 def test_other_numbers_of_channels(model_type):
     model = build(model_type, num_channels=5)
-    assert len(model(images(1, 64, 64, channels=5)).feature_maps) == 4
+    maps = model(images(1, 64, 64, channels=5)).feature_maps
+    assert [m.shape[1] for m in maps] == model.channels
 
 
+@every_backbone
 def test_gradients_reach_every_parameter(model_type):
     model = build(model_type).train()
     sum((m * torch.randn_like(m)).sum() for m in model(images(2, 64, 96)).feature_maps).backward()
     assert_gradients(model)
 
 
+@every_backbone
 def test_gradient_checkpointing_changes_nothing(model_type):
     x = images(2, 64, 64)
     results = []
@@ -118,6 +154,7 @@ def test_gradient_checkpointing_changes_nothing(model_type):
             assert_close(b.double(), a.double())
 
 
+@every_backbone
 def test_bfloat16_autocast(model_type):
     model, x = build(model_type), images(1, 64, 64)
     with torch.no_grad():
@@ -128,7 +165,15 @@ def test_bfloat16_autocast(model_type):
         assert float((a.float() - b).square().mean().sqrt()) < 0.05 * float(b.square().mean().sqrt()) + 1e-3
 
 
+@pytest.mark.parametrize(
+    "model_type",
+    [
+        pytest.param(name, marks=() if name in ALWAYS_COMPILED else pytest.mark.slow)
+        for name in (*ALWAYS_COMPILED, *sorted(ALL.keys() - set(ALWAYS_COMPILED)))
+    ],
+)
 def test_compiles_as_one_graph(model_type):
+    torch.compiler.reset()  # backbones share a forward, and one forward is compiled a limited number of times
     model, x = build(model_type), images(1, 64, 64)
     with torch.no_grad():
         expected = model(x).feature_maps
@@ -138,7 +183,9 @@ def test_compiles_as_one_graph(model_type):
 
 
 @pytest.mark.slow
+@every_backbone
 def test_inductor_forward_and_backward(model_type):
+    torch.compiler.reset()
     model, x = build(model_type).train(), images(2, 64, 64)
     torch.manual_seed(4)
     expected = model(x).feature_maps[-1]

@@ -6,6 +6,7 @@ import torch
 from segzoo.backbones import HRNetBackbone, HRNetConfig
 from segzoo.backbones.hrnet import VARIANTS, HRNetExchange
 from segzoo.errors import SegZooError
+from segzoo.training.layer_depths import layer_depths
 
 # Of the encoders alone; the first three were counted in the originals' state dicts (W48 is MIT's).
 PARAMETERS = {"hrnet_w18_small": 3_860_720, "hrnet_w18": 9_562_260, "hrnet_w48": 65_325_120}
@@ -24,7 +25,7 @@ def test_variants(name):
 
 
 def test_every_branch_hears_every_other():
-    exchange = HRNetExchange([4, 8, 16], upsample_by_factor=True, norm_eps=1e-5).eval()
+    exchange = HRNetExchange(HRNetConfig(width=4), 3).eval()
     maps = [torch.randn(1, 4 * 2**i, 16 // 2**i, 24 // 2**i, requires_grad=True) for i in range(3)]
     for fused in exchange(maps):
         gradients = torch.autograd.grad(fused.sum(), maps, retain_graph=True)
@@ -45,8 +46,9 @@ def test_the_two_ways_to_upsample_agree_on_multiples_of_32(size, same):
 
 def test_depths_rise_from_the_stem_to_the_last_module():
     model = HRNetBackbone(HRNetConfig(**VARIANTS["hrnet_w18_small"]))
-    depths = [model.parameter_depth(name) for name, _ in model.named_parameters()]
-    assert depths == sorted(depths) and set(depths) == set(range(model.num_depths))
+    depths, count = layer_depths(model)
+    assert count == 1 + 2 + (1 + 3 + 2), "the stem, two bottlenecks, and the modules"
+    assert list(depths.values()) == sorted(depths.values()) and set(depths.values()) == set(range(count))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from segzoo.backbones import (
 )
 from segzoo.backbones.beit import geometric_places, position_bias, resize_bias_table
 from segzoo.errors import SegZooError
-from segzoo.heads import UPerHeadConfig
+from segzoo.heads import FCNHeadConfig, UPerHeadConfig
 from segzoo.layers.vit import from_windows, into_windows
 
 # Counted in timm's models without their classifiers.
@@ -93,6 +93,54 @@ def test_default_maps_are_evenly_spaced():
     assert ViTConfig(out_indices=[1, 2]).out_features == ["stage1", "stage2"]
     model = SegZooConfig.from_backbone(ViTConfig.tiny())
     assert model.neck_config is not None, "a plain ViT gets a pyramid"
+
+
+@pytest.mark.parametrize("config_class", [ViTConfig, BeitConfig])
+def test_class_tokens_are_maps_of_one_pixel(config_class):
+    options = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 64}
+    config = config_class(**options, final_norm=True, out_features=["stage2", "stage3", "token2", "token3"])
+    model, x = AutoBackbone.from_config(config).eval(), torch.randn(2, 3, 64, 64)
+    assert model.stage_names == ["stem", "stage1", "stage2", "stage3", "token1", "token2", "token3"]
+    with torch.no_grad():
+        *maps, second, third = model(x).feature_maps
+        tokens, grid = model.embed(x)
+        for layer in model.layers:
+            tokens = layer(tokens, grid)
+    assert [tuple(m.shape) for m in maps] == [(2, 16, 4, 4)] * 2
+    assert tuple(second.shape) == tuple(third.shape) == (2, 16, 1, 1)
+    assert torch.equal(third[:, :, 0, 0], model.norm(tokens[:, 0]))
+
+
+def test_a_vit_without_class_token_has_none():
+    assert ViTConfig.tiny().stage_names == ["stem", "stage1", "stage2", "stage3", "stage4"]
+    with pytest.raises(ValueError, match="token4"):
+        ViTConfig(class_token=False, out_features=["stage4", "token4"])
+
+
+def test_heads_read_class_tokens_by_their_index(tmp_path):
+    backbone = BeitConfig.tiny()
+    backbone.out_features = ["stage3", "stage4", "token3", "token4"]
+    head = FCNHeadConfig(in_index=[1, 3], resize_concat=True, channels=8)
+    config = SegZooConfig.from_backbone(backbone, head, num_labels=3)
+    assert config.neck_config is None, "a pyramid has no place for tokens"
+    assert config.auxiliary_head_configs[0].in_index == [-4], "the last map but one"
+    model = SegZooForSemanticSegmentation(config).eval()
+    assert model.config.decode_head_configs[0].in_channels == [16, 16]
+    x = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        logits = model(x).logits
+        model.save_pretrained(tmp_path)
+        again = SegZooForSemanticSegmentation.from_pretrained(tmp_path)(x).logits
+    assert logits.shape == (2, 3, 4, 6) and torch.equal(again, logits)
+
+
+def test_tokens_alone_are_maps_too():
+    backbone = BeitConfig.tiny()
+    backbone.out_features = ["token4"]
+    config = SegZooConfig.from_backbone(backbone, FCNHeadConfig(channels=8), num_labels=3)
+    assert config.auxiliary_head_configs[0].in_index == [-1]
+    model = SegZooForSemanticSegmentation(config).eval()
+    assert model(torch.randn(1, 3, 64, 96)).logits.shape == (1, 3, 1, 1)
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])

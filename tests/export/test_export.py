@@ -273,9 +273,9 @@ FIXED_SIZE = {"segzoo_beit", "segzoo_vit", "segzoo_vit_adapter"}
     [(b, "segzoo_fcn_head") for b in sorted(BACKBONES)] + [("segzoo_resnet", h) for h in sorted(HEADS)],
 )
 def test_every_registered_model(backbone, head, suffix, tmp_path):
-    config = HEADS[head][0].tiny()
+    config = HEADS[head].config.tiny()
     config.in_channels, config.in_index = None, None if config.in_index is None else [-1]
-    model = build(BACKBONES[backbone][0].tiny(), config)
+    model = build(BACKBONES[backbone].config.tiny(), config)
     fixed = {"size": (64, 64), "batch": 1} if backbone in FIXED_SIZE else {}
     assert export_model(model, tmp_path / f"model{suffix}", **fixed).difference < 1e-4
 

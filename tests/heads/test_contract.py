@@ -33,7 +33,7 @@ compiled_heads = pytest.mark.parametrize(
 
 
 def build(model_type, **options):
-    config = HEADS[model_type][0].tiny()
+    config = HEADS[model_type].config.tiny()
     for name, value in options.items():
         setattr(config, name, value)
     return settle(AutoHead.from_config(config)).eval()
@@ -51,14 +51,14 @@ def cut(inputs, batch):
 
 @every_head
 def test_registered(model_type):
-    config_class, model_class = HEADS[model_type]
+    config_class, model_class = HEADS[model_type].config, HEADS[model_type].model
     assert isinstance(AutoConfig.for_model(model_type), config_class)
     assert type(AutoHead.from_config(config_class.tiny())) is model_class
 
 
 @every_head
 def test_config_round_trip(model_type, tmp_path):
-    config = HEADS[model_type][0].tiny()
+    config = HEADS[model_type].config.tiny()
     config.num_labels = 9
     assert_config_round_trip(config, tmp_path)
     assert type(config).from_pretrained(tmp_path).num_labels == 9
@@ -68,12 +68,12 @@ def test_config_round_trip(model_type, tmp_path):
 @every_head
 def test_unknown_option_is_named(model_type):
     with pytest.raises(SegZooError, match="no_such_option"):
-        HEADS[model_type][0](no_such_option=1)
+        HEADS[model_type].config(no_such_option=1)
 
 
 @every_head
 def test_needs_channels(model_type):
-    config = HEADS[model_type][0].tiny()
+    config = HEADS[model_type].config.tiny()
     config.in_channels = None
     with pytest.raises(SegZooError, match="in_channels"):
         AutoHead.from_config(config)
@@ -221,7 +221,7 @@ def test_one_image_pooled_to_a_point_cannot_be_normalised_in_training(model_type
 @every_head
 @pytest.mark.parametrize("norm", ["group_norm", None])
 def test_other_norms(model_type, norm, tmp_path):
-    config_class = HEADS[model_type][0]
+    config_class = HEADS[model_type].config
     options = {**config_class.tiny().to_diff_dict(), "norm": norm, "channels": 64}
     options.pop("model_type")
     (kind,) = (field.type for field in dataclasses.fields(config_class) if field.name == "norm")

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.parametrize("model_type", sorted(NECKS))
 
 
 def build(model_type):
-    return settle(AutoNeck.from_config(NECKS[model_type][0].tiny())).eval()
+    return settle(AutoNeck.from_config(NECKS[model_type].config.tiny())).eval()
 
 
 def maps(neck, batch=2, size=(6, 8)):
@@ -27,18 +27,18 @@ def maps(neck, batch=2, size=(6, 8)):
 
 
 def test_registered(model_type):
-    config_class, model_class = NECKS[model_type]
+    config_class, model_class = NECKS[model_type].config, NECKS[model_type].model
     assert isinstance(AutoConfig.for_model(model_type), config_class)
     assert type(AutoNeck.from_config(config_class.tiny())) is model_class
 
 
 def test_config_round_trip(model_type, tmp_path):
-    assert_config_round_trip(NECKS[model_type][0].tiny(), tmp_path)
+    assert_config_round_trip(NECKS[model_type].config.tiny(), tmp_path)
 
 
 def test_needs_channels(model_type):
     with pytest.raises(SegZooError, match="in_channels"):
-        AutoNeck.from_config(NECKS[model_type][0]())
+        AutoNeck.from_config(NECKS[model_type].config())
 
 
 def test_save_and_load_alone(model_type, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.odd_backbones import OneMapBackbone, OneMapConfig, UNetBackbone, UNetConfig
 from torch import nn
 from transformers import (
     BeitBackbone,
@@ -136,11 +137,9 @@ def test_the_rule_makes_the_groups_of_models_to_come(name):
 
 @pytest.mark.parametrize("model_type", sorted(BACKBONES))
 def test_every_backbone_tells_its_layers(model_type):
-    config_class, model_class = BACKBONES[model_type]
     with torch.device("meta"):
-        backbone = model_class(config_class.tiny())
+        backbone = BACKBONES[model_type].model(BACKBONES[model_type].config.tiny())
     depths, count = layer_depths(backbone)
-    assert count == backbone.num_depths
     assert set(depths.values()) - {count} == set(range(count)), "each layer from 0 on has parameters"
 
 
@@ -149,9 +148,10 @@ def test_resnet_counts_its_blocks():
 
     with torch.device("meta"):
         backbone = ResNetBackbone(ResNetConfig(depth=50, stem="deep"))
-    assert backbone.num_depths == 17
-    found = [backbone.parameter_depth(f"{name}.conv1.conv.weight") for name in ("stem.0", "stages.0.0", "stages.3.2")]
-    assert found == [0, 1, 16]
+    depths, count = layer_depths(backbone)
+    assert count == 17
+    names = ("stem.0.conv.weight", "stages.0.0.conv1.conv.weight", "stages.3.2.conv3.norm.bias")
+    assert [depths[name] for name in names] == [0, 1, 16]
 
 
 SMALL = {"hidden_size": 24, "num_attention_heads": 2, "intermediate_size": 24, "image_size": 32, "patch_size": 16}
@@ -259,6 +259,14 @@ def test_backbones_of_timm(name, expected):
     depths, _ = depths_from_names(names, "TimmBackbone", config)
     for part, depth in expected.items():
         assert {depths[name] for name in names if part in name} == {depth}, part
+
+
+def test_a_backbone_of_segzoo_whose_names_tell_nothing():
+    with torch.device("meta"):
+        depths, count = layer_depths(OneMapBackbone(OneMapConfig()))
+        assert count == 3 and depths["blocks.0.conv.weight"] == 1 and depths["blocks.1.conv2.conv.weight"] == 2
+        with pytest.raises(SegZooError, match="layers of UNetBackbone cannot be told"):
+            layer_depths(UNetBackbone(UNetConfig()))
 
 
 def test_a_backbone_whose_names_tell_nothing():

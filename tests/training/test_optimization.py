@@ -4,6 +4,7 @@ from torch import nn
 
 from segzoo import SegZooConfig, SegZooError, SegZooForSemanticSegmentation
 from segzoo.training import OptimizerOptions, ScheduleOptions, build_optimizer, build_schedule, parameter_groups
+from segzoo.training.layer_depths import layer_depths
 from segzoo.training.optimization import kinds_of_parameters, multistep_factor, poly_factor
 
 
@@ -162,8 +163,8 @@ def test_layer_decay_and_the_heads_multiplier_go_together(tiny):
     groups = groups_of(tiny, layer_decay=0.5, head_lr_multiplier=10)
     rate = {id(p): group["lr"] for group in groups for p in group["params"]}
     named = dict(tiny.named_parameters())
-    count = tiny.backbone.num_depths
-    stem = next(name for name in named if tiny.backbone.parameter_depth(name.removeprefix("backbone.")) == 0)
+    depths, count = layer_depths(tiny)
+    stem = next(name for name in named if depths[name] == 0)
     assert rate[id(named[stem])] == pytest.approx(0.1 * 0.5**count)
     assert rate[id(tiny.decode_heads[0].classifier.weight)] == pytest.approx(1.0)
     assert len({round(lr, 12) for lr in rate.values()}) == count + 1

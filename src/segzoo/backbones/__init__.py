@@ -1,5 +1,6 @@
 """Backbones: image in, feature maps out. One file a family; importing this package registers all of them."""
 
+from segzoo.backbones.base import Backbone, BackboneConfig
 from segzoo.backbones.beit import BeitBackbone, BeitConfig
 from segzoo.backbones.hrnet import HRNetBackbone, HRNetConfig
 from segzoo.backbones.internimage import InternImageBackbone, InternImageConfig
@@ -9,14 +10,16 @@ from segzoo.backbones.vit import ViTBackbone, ViTConfig
 from segzoo.backbones.vit_adapter import ViTAdapterBackbone, ViTAdapterConfig
 
 __all__ = [
+    "Backbone",
+    "BackboneConfig",
+    "BeitBackbone",
+    "BeitConfig",
     "HRNetBackbone",
     "HRNetConfig",
     "InternImageBackbone",
     "InternImageConfig",
     "MobileNetV2Backbone",
     "MobileNetV2Config",
-    "BeitBackbone",
-    "BeitConfig",
     "ResNetBackbone",
     "ResNetConfig",
     "ViTBackbone",

@@ -6,6 +6,7 @@ transformers' BEiT takes the tables of images that are not square for transposed
 """
 
 from functools import cache
+from typing import Self
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -48,7 +49,7 @@ class BeitConfig(PlainViTConfig):
     layer_scale: float | None = 0.1
     qkv_bias: bool = True
 
-    def check(self):
+    def check(self) -> None:
         """Refuse an image size without patches."""
         super().check()
         if len(self._sides) != 2 or min(self._sides) < self.patch_size:
@@ -67,7 +68,7 @@ class BeitConfig(PlainViTConfig):
         return height, width
 
     @classmethod
-    def tiny(cls):
+    def tiny(cls) -> Self:
         return cls(
             hidden_size=16,
             num_hidden_layers=4,
@@ -218,11 +219,6 @@ class BeitBackbone(PlainViTBackbone):
         )
         self.post_init()
 
-    @property
-    def num_prefix_tokens(self) -> int:
-        """The class token."""
-        return 1
-
     def embed(self, pixel_values: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """A class token and the patches; positions come in with every block's attention."""
         x = self.patch_embedding(pixel_values)
@@ -232,7 +228,7 @@ class BeitBackbone(PlainViTBackbone):
         return self.dropout(tokens), grid
 
     def resize_image(self, image_size: int | tuple[int, int]) -> None:
-        """Make the tables ones for images of this side or (height, width) in pixels, once and for all."""
+        """Resize the tables to those of images of this side or (height, width) in pixels, and change the config."""
         old = self.config.grid
         self.config.image_size = image_size if isinstance(image_size, int) else list(image_size)
         self.config.check()
@@ -268,4 +264,4 @@ class BeitBackbone(PlainViTBackbone):
                 init.zeros_(module.v_bias)
 
 
-register_backbone(BeitConfig, BeitBackbone)
+register_backbone(BeitConfig, BeitBackbone, variants=VARIANTS)

@@ -6,18 +6,17 @@ numbers are those of mmsegmentation's ``HRNet`` (https://github.com/open-mmlab/m
 """
 
 from collections.abc import Sequence
+from typing import Self
 
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
-from transformers.modeling_outputs import BackboneOutput
-from transformers.utils.generic import can_return_tuple
 
 from segzoo.auto import register_backbone
+from segzoo.backbones.base import Backbone, BackboneConfig
 from segzoo.backbones.resnet import ResNetBlock
-from segzoo.base import Ints, SegZooBackboneConfig, SegZooPreTrainedModel
+from segzoo.base import ConvBlockConfig, Ints
 from segzoo.errors import SegZooError
-from segzoo.layers import ConvNormAct, resize
+from segzoo.layers import resize
 
 _FULL = {"stem_blocks": 4, "modules": [1, 4, 3], "blocks": [4, 4, 4]}
 
@@ -32,8 +31,8 @@ VARIANTS = {
 
 
 @strict
-class HRNetConfig(SegZooBackboneConfig):
-    """Options of ``HRNetBackbone``.
+class HRNetConfig(ConvBlockConfig, BackboneConfig):
+    """Options of ``HRNetBackbone``, beside those of its conv blocks.
 
     The returned maps ("stage1" to "stage4") are the four branches behind the last module: strides 4, 8, 16 and 32, with 1, 2, 4
     and 8 times ``width`` channels.
@@ -45,8 +44,7 @@ class HRNetConfig(SegZooBackboneConfig):
         modules: exchange modules with two, three and four branches.
         blocks: basic blocks that each branch of such a module has before the exchange.
         upsample_by_factor: a coarser branch's map is enlarged by a whole factor first, and then resized where odd sizes left it larger
-            than the finer one (mmsegmentation); False resizes it at once (MIT). The same where sizes are multiples of 32.
-        norm_eps: epsilon of the batch norms.
+            than the finer one (mmsegmentation); False resizes it at once (MIT). Where sizes are multiples of 32 both give the same.
 
     Raises:
         SegZooError: lists that do not have three entries, or sizes below 1.
@@ -60,14 +58,13 @@ class HRNetConfig(SegZooBackboneConfig):
     modules: Ints = (1, 4, 3)
     blocks: Ints = (4, 4, 4)
     upsample_by_factor: bool = True
-    norm_eps: float = 1e-5
 
     @property
     def branch_channels(self) -> list[int]:
         """Channels of the four branches, from fine to coarse."""
         return [self.width * 2**branch for branch in range(4)]
 
-    def check(self):
+    def check(self) -> None:
         """Refuse lists without an entry for two, three and four branches, and sizes below 1."""
         super().check()
         for name in ("modules", "blocks"):
@@ -79,21 +76,20 @@ class HRNetConfig(SegZooBackboneConfig):
             raise SegZooError("HRNet: width, stem_channels, stem_blocks, modules and blocks must be at least 1")
 
     @classmethod
-    def tiny(cls):
+    def tiny(cls) -> Self:
         return cls(width=4, stem_channels=8, stem_blocks=1, modules=[1, 1, 1], blocks=[1, 1, 1])
 
 
 class HRNetExchange(nn.Module):
     """Every branch's map becomes the sum of all branches' maps, brought to its resolution and width."""
 
-    def __init__(self, channels: Sequence[int], *, upsample_by_factor: bool, norm_eps: float):
+    def __init__(self, config: HRNetConfig, branches: int):
         super().__init__()
-        self.upsample_by_factor = upsample_by_factor
+        self.upsample_by_factor = config.upsample_by_factor
         self.paths = nn.ModuleList(
-            nn.ModuleList(_path(channels, source, target, norm_eps) for source in range(len(channels)))
-            for target in range(len(channels))
+            nn.ModuleList(_path(config, source, target) for source in range(branches)) for target in range(branches)
         )
-        self.activation = nn.ReLU()
+        self.activation = config.make_activation()
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Maps (B, C, H, W) of the branches, from fine to coarse; the same shapes come back."""
@@ -110,42 +106,31 @@ class HRNetExchange(nn.Module):
         return self.activation(total)
 
 
-def _path(channels: Sequence[int], source: int, target: int, norm_eps: float) -> nn.Module:
+def _path(config: HRNetConfig, source: int, target: int) -> nn.Module:
     """From a coarser branch a 1x1 convolution (resized afterwards), from a finer one 3x3 convolutions with stride 2."""
     if source == target:
         return nn.Identity()
+    old, new = config.branch_channels[source], config.branch_channels[target]
     if source > target:
-        return ConvNormAct(channels[source], channels[target], 1, norm_eps=norm_eps, activation=None)
-    last = target - source - 1
-    return nn.Sequential(
-        *(
-            ConvNormAct(
-                channels[source],
-                channels[target] if step == last else channels[source],
-                3,
-                stride=2,
-                padding=1,
-                norm_eps=norm_eps,
-                activation=None if step == last else "relu",
-            )
-            for step in range(last + 1)
-        )
-    )
+        return config.block(old, new, 1, activation=None)
+    steps = [config.block(old, old, 3, stride=2, padding=1) for _ in range(target - source - 1)]
+    return nn.Sequential(*steps, config.block(old, new, 3, stride=2, padding=1, activation=None))
 
 
 class HRNetModule(nn.Module):
     """Residual blocks on every branch, then an exchange between the branches."""
 
-    def __init__(self, channels: Sequence[int], blocks: int, *, upsample_by_factor: bool, norm_eps: float):
+    def __init__(self, config: HRNetConfig, branches: int):
         super().__init__()
+        blocks = config.blocks[branches - 2]
         self.branches = nn.ModuleList(
-            nn.Sequential(*(ResNetBlock(width, width, bottleneck=False, norm_eps=norm_eps) for _ in range(blocks)))
-            for width in channels
+            nn.Sequential(*(ResNetBlock(config, width, width, bottleneck=False) for _ in range(blocks)))
+            for width in config.branch_channels[:branches]
         )
-        self.exchange = HRNetExchange(channels, upsample_by_factor=upsample_by_factor, norm_eps=norm_eps)
+        self.exchange = HRNetExchange(config, branches)
 
     def forward(self, *maps: Tensor) -> list[Tensor]:
-        """As `HRNetExchange`."""
+        """Maps (B, C, H, W) of the branches, from fine to coarse; the same shapes come back."""
         return self.exchange([branch(x) for branch, x in zip(self.branches, maps, strict=True)])
 
 
@@ -160,22 +145,16 @@ class HRNetStage(nn.Module):
 
     def __init__(self, config: HRNetConfig, in_channels: Sequence[int], branches: int):
         super().__init__()
-        channels, eps = config.branch_channels[:branches], config.norm_eps
         self.transitions = nn.ModuleList()
-        for branch, width in enumerate(channels):
+        for branch, width in enumerate(config.branch_channels[:branches]):
             old = branch < len(in_channels)
             source = in_channels[branch if old else -1]
             self.transitions.append(
                 nn.Identity()
                 if old and source == width
-                else ConvNormAct(source, width, 3, stride=1 if old else 2, padding=1, norm_eps=eps)
+                else config.block(source, width, 3, stride=1 if old else 2, padding=1)
             )
-        self.exchanges = nn.ModuleList(
-            HRNetModule(
-                channels, config.blocks[branches - 2], upsample_by_factor=config.upsample_by_factor, norm_eps=eps
-            )
-            for _ in range(config.modules[branches - 2])
-        )
+        self.exchanges = nn.ModuleList(HRNetModule(config, branches) for _ in range(config.modules[branches - 2]))
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Maps of the branches before the stage, from fine to coarse; one more comes back."""
@@ -186,27 +165,25 @@ class HRNetStage(nn.Module):
         return maps
 
 
-class HRNetBackbone(BackboneMixin, SegZooPreTrainedModel):
+class HRNetBackbone(Backbone):
     """Returns the branches that ``config.out_features`` names, from fine to coarse.
 
     ``pixel_values`` is (B, num_channels, H, W); the branches have strides 4, 8, 16 and 32.
     """
 
     config: HRNetConfig
-    base_model_prefix = "backbone"
-    has_attentions = False
     _no_split_modules = ["ResNetBlock"]
 
     def __init__(self, config: HRNetConfig):
         super().__init__(config)
-        width, eps = config.stem_channels, config.norm_eps
+        width = config.stem_channels
         self.stem = nn.Sequential(
-            ConvNormAct(config.num_channels, width, 3, stride=2, padding=1, norm_eps=eps),
-            ConvNormAct(width, width, 3, stride=2, padding=1, norm_eps=eps),
+            config.block(config.num_channels, width, 3, stride=2, padding=1),
+            config.block(width, width, 3, stride=2, padding=1),
         )
         self.stem_blocks = nn.Sequential(
             *(
-                ResNetBlock(width if i == 0 else 4 * width, width, bottleneck=True, norm_eps=eps)
+                ResNetBlock(config, width if i == 0 else 4 * width, width, bottleneck=True)
                 for i in range(config.stem_blocks)
             )
         )
@@ -218,32 +195,12 @@ class HRNetBackbone(BackboneMixin, SegZooPreTrainedModel):
         self.num_features = [width, *channels]
         self.post_init()
 
-    @property
-    def num_depths(self) -> int:
-        """The stem, each bottleneck, and each module."""
-        return 1 + self.config.stem_blocks + sum(self.config.modules)
-
-    def parameter_depth(self, name: str) -> int:
-        """Bottlenecks and modules in their order, after the stem; a transition belongs to the module behind it."""
-        part, *rest = name.split(".")
-        if part == "stem":
-            return 0
-        if part == "stem_blocks":
-            return 1 + int(rest[0])
-        first = 1 + self.config.stem_blocks + sum(self.config.modules[: int(rest[0])])
-        return first + (int(rest[2]) if rest[1] == "exchanges" else 0)
-
-    @can_return_tuple
-    @filter_output_hidden_states
-    def forward(self, pixel_values: Tensor, output_hidden_states: bool | None = None, **kwargs) -> BackboneOutput:
-        """Feature maps of an image batch (B, num_channels, H, W)."""
+    def features(self, pixel_values: Tensor) -> list[Tensor]:
         stem = self.stem(pixel_values)
         maps = [self.stem_blocks(stem)]
         for stage in self.stages:
             maps = stage(maps)
-        hidden_states = (stem, *maps)
-        chosen = [h for name, h in zip(self.stage_names, hidden_states, strict=True) if name in self.out_features]
-        return BackboneOutput(feature_maps=tuple(chosen), hidden_states=hidden_states)
+        return [stem, *maps]
 
 
-register_backbone(HRNetConfig, HRNetBackbone)
+register_backbone(HRNetConfig, HRNetBackbone, variants=VARIANTS)

@@ -4,17 +4,17 @@
 https://arxiv.org/abs/2211.05778; the numbers are those of https://github.com/OpenGVLab/InternImage. All maps are channels-last inside.
 """
 
+from typing import Self
+
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import initialization as init
-from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BackboneOutput
-from transformers.utils.generic import can_return_tuple
 
 from segzoo.auto import register_backbone
-from segzoo.base import Ints, SegZooBackboneConfig, SegZooPreTrainedModel
+from segzoo.backbones.base import Backbone, BackboneConfig
+from segzoo.base import Ints
 from segzoo.errors import SegZooError
 from segzoo.layers import DropPath, PointwiseLinear
 from segzoo.ops import dcnv3
@@ -51,7 +51,7 @@ VARIANTS = {
 
 
 @strict
-class InternImageConfig(SegZooBackboneConfig):
+class InternImageConfig(BackboneConfig):
     """Options of ``InternImageBackbone``; the defaults are InternImage-T.
 
     Args:
@@ -92,7 +92,7 @@ class InternImageConfig(SegZooBackboneConfig):
     drop_path_uniform: bool = False
     dropout: float = 0.0
 
-    def check(self):
+    def check(self) -> None:
         """Refuse lists and norms that do not fit each other."""
         super().check()
         if len(self.depths) != len(self.groups):
@@ -115,11 +115,10 @@ class InternImageConfig(SegZooBackboneConfig):
 
     @property
     def num_stages(self) -> int:
-        """Number of stages."""
         return len(self.depths)
 
     @classmethod
-    def tiny(cls):
+    def tiny(cls) -> Self:
         return cls(channels=8, depths=[1, 1, 2, 1], groups=[1, 2, 2, 4], post_norm=True, drop_path_rate=0.1)
 
 
@@ -245,15 +244,13 @@ class StridedConv(nn.Module):
         return self.norm(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 
-class InternImageBackbone(BackboneMixin, SegZooPreTrainedModel):
+class InternImageBackbone(Backbone):
     """Returns the maps of the stages that ``config.out_features`` names, at strides 4, 8, 16 and 32.
 
     ``pixel_values`` is (B, num_channels, H, W).
     """
 
     config: InternImageConfig
-    base_model_prefix = "backbone"
-    has_attentions = False
     _no_split_modules = ["InternImageLayer"]
 
     def __init__(self, config: InternImageConfig):
@@ -281,8 +278,8 @@ class InternImageBackbone(BackboneMixin, SegZooPreTrainedModel):
         return 1 + sum(self.config.depths)
 
     def parameter_depth(self, name: str) -> int:
-        """As the original groups them: what follows a stage's layers counts to the next stage's first layer, and the k-th norm
-        between layers counts to layer k, whichever it follows.
+        """Layer as the original's optimizer counts: what follows a stage's layers belongs to the next stage's first layer, and the
+        k-th norm between layers to layer k, whichever it follows.
         """
         part, *rest = name.split(".")
         if part != "stages":
@@ -306,22 +303,17 @@ class InternImageBackbone(BackboneMixin, SegZooPreTrainedModel):
         elif isinstance(module, LayerScale):
             init.constant_(module.scale, module.value)
 
-    @can_return_tuple
-    @filter_output_hidden_states
-    def forward(self, pixel_values: Tensor, output_hidden_states: bool | None = None, **kwargs) -> BackboneOutput:
-        """Feature maps of an image batch (B, num_channels, H, W)."""
+    def features(self, pixel_values: Tensor) -> list[Tensor]:
         x = self.dropout(self.stem(pixel_values.permute(0, 2, 3, 1)))
-        hidden_states = [x]
+        maps = [x]
         for stage in self.stages:
-            features, x = stage(x)
-            hidden_states.append(features)
-        hidden_states = [h.permute(0, 3, 1, 2) for h in hidden_states]
-        maps = [h for name, h in zip(self.stage_names, hidden_states, strict=True) if name in self.out_features]
-        return BackboneOutput(feature_maps=tuple(maps), hidden_states=tuple(hidden_states))
+            stage_map, x = stage(x)
+            maps.append(stage_map)
+        return [m.permute(0, 3, 1, 2) for m in maps]
 
 
 def _norm(channels: int) -> nn.LayerNorm:
     return nn.LayerNorm(channels, eps=NORM_EPS)
 
 
-register_backbone(InternImageConfig, InternImageBackbone)
+register_backbone(InternImageConfig, InternImageBackbone, variants=VARIANTS)

@@ -5,17 +5,16 @@ those of mmsegmentation's ``MobileNetV2`` (https://github.com/open-mmlab/mmsegme
 (https://github.com/CSAILVision/semantic-segmentation-pytorch). transformers' MobileNetV2 pads as TensorFlow does and is no backbone.
 """
 
+from typing import Self
+
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BackboneOutput
-from transformers.utils.generic import can_return_tuple
 
 from segzoo.auto import register_backbone
-from segzoo.base import Ints, SegZooBackboneConfig, SegZooPreTrainedModel
+from segzoo.backbones.base import Backbone, BackboneConfig
+from segzoo.base import Activation, ConvBlockConfig, Ints
 from segzoo.errors import SegZooError
-from segzoo.layers import ConvNormAct
 
 # Of each stage: how much wider the blocks are inside, channels, blocks.
 STAGES = ((1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1))
@@ -36,8 +35,8 @@ VARIANTS = {
 
 
 @strict
-class MobileNetV2Config(SegZooBackboneConfig):
-    """Options of ``MobileNetV2Backbone``, which has a stem and seven stages.
+class MobileNetV2Config(ConvBlockConfig, BackboneConfig):
+    """Options of ``MobileNetV2Backbone``, which has a stem and seven stages, beside those of its conv blocks.
 
     Args:
         widen_factor: on all channels, which are rounded to multiples of 8.
@@ -45,7 +44,7 @@ class MobileNetV2Config(SegZooBackboneConfig):
         dilations: of the 3x3 convolution in the first block of each stage.
         later_dilations: of those in its other blocks.
         maps_after_first_blocks: a stage's map is that behind its first block (MIT scene parsing), not behind its last.
-        norm_eps: epsilon of the batch norms.
+        activation: ReLU6 by default.
         out_features: by default "stage2", "stage3", "stage5" and "stage7", the last ones of their resolutions.
 
     Raises:
@@ -59,17 +58,15 @@ class MobileNetV2Config(SegZooBackboneConfig):
     dilations: Ints = (1, 1, 1, 1, 1, 1, 1)
     later_dilations: Ints = (1, 1, 1, 1, 1, 1, 1)
     maps_after_first_blocks: bool = False
-    norm_eps: float = 1e-5
-
-    def __post_init__(self, **kwargs):
-        if kwargs.get("out_features") is None and kwargs.get("out_indices") is None:
-            kwargs["out_features"] = ["stage2", "stage3", "stage5", "stage7"]
-        super().__post_init__(**kwargs)
+    activation: Activation = "relu6"
 
     @property
     def num_stages(self) -> int:
-        """Seven."""
         return len(STAGES)
+
+    @property
+    def default_out_features(self) -> list[str]:
+        return ["stage2", "stage3", "stage5", "stage7"]
 
     def width(self, channels: int) -> int:
         """Channels after ``widen_factor``: the nearest multiple of 8 that is not more than a tenth below, at least 8."""
@@ -77,7 +74,7 @@ class MobileNetV2Config(SegZooBackboneConfig):
         rounded = max(8, int(wanted + 4) // 8 * 8)
         return rounded if rounded >= 0.9 * wanted else rounded + 8
 
-    def check(self):
+    def check(self) -> None:
         """Refuse lists without an entry for each stage, and a width that is not positive."""
         super().check()
         for name in ("strides", "dilations", "later_dilations"):
@@ -89,7 +86,7 @@ class MobileNetV2Config(SegZooBackboneConfig):
             raise SegZooError(f"MobileNetV2: widen_factor={self.widen_factor} must be above 0")
 
     @classmethod
-    def tiny(cls):
+    def tiny(cls) -> Self:
         return cls(widen_factor=0.1)
 
 
@@ -97,25 +94,24 @@ class InvertedResidual(GradientCheckpointingLayer):
     """1x1 convolution that widens, depthwise 3x3, 1x1 that narrows without activation; added to its input where shapes agree."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, expansion: int, stride: int, dilation: int, norm_eps: float
+        self,
+        config: MobileNetV2Config,
+        in_channels: int,
+        out_channels: int,
+        *,
+        expansion: int,
+        stride: int,
+        dilation: int,
     ):
         super().__init__()
         width = in_channels * expansion
         self.expand = nn.Identity()
         if expansion != 1:
-            self.expand = ConvNormAct(in_channels, width, 1, norm_eps=norm_eps, activation="relu6")
-        self.depthwise = ConvNormAct(
-            width,
-            width,
-            3,
-            stride=stride,
-            padding=dilation,
-            dilation=dilation,
-            groups=width,
-            norm_eps=norm_eps,
-            activation="relu6",
+            self.expand = config.block(in_channels, width, 1)
+        self.depthwise = config.block(
+            width, width, 3, stride=stride, padding=dilation, dilation=dilation, groups=width
         )
-        self.project = ConvNormAct(width, out_channels, 1, norm_eps=norm_eps, activation=None)
+        self.project = config.block(width, out_channels, 1, activation=None)
         self.adds = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
@@ -123,23 +119,19 @@ class InvertedResidual(GradientCheckpointingLayer):
         return x + output if self.adds else output
 
 
-class MobileNetV2Backbone(BackboneMixin, SegZooPreTrainedModel):
+class MobileNetV2Backbone(Backbone):
     """Returns the maps of the stages that ``config.out_features`` names, from fine to coarse.
 
     ``pixel_values`` is (B, num_channels, H, W); stage s has stride 2 times the product of ``strides`` up to s.
     """
 
     config: MobileNetV2Config
-    base_model_prefix = "backbone"
-    has_attentions = False
     _no_split_modules = ["InvertedResidual"]
 
     def __init__(self, config: MobileNetV2Config):
         super().__init__(config)
         channels = config.width(32)
-        self.stem = ConvNormAct(
-            config.num_channels, channels, 3, stride=2, padding=1, norm_eps=config.norm_eps, activation="relu6"
-        )
+        self.stem = config.block(config.num_channels, channels, 3, stride=2, padding=1)
         self.num_features = [channels]
         self.stages = nn.ModuleList()
         for stage, (expansion, width, blocks) in enumerate(STAGES):
@@ -148,12 +140,12 @@ class MobileNetV2Backbone(BackboneMixin, SegZooPreTrainedModel):
                 first = block == 0
                 layers.append(
                     InvertedResidual(
+                        config,
                         channels,
                         config.width(width),
                         expansion=expansion,
                         stride=config.strides[stage] if first else 1,
                         dilation=(config.dilations if first else config.later_dilations)[stage],
-                        norm_eps=config.norm_eps,
                     )
                 )
                 channels = config.width(width)
@@ -161,30 +153,16 @@ class MobileNetV2Backbone(BackboneMixin, SegZooPreTrainedModel):
             self.num_features.append(channels)
         self.post_init()
 
-    @property
-    def num_depths(self) -> int:
-        """The stem and every block."""
-        return 1 + sum(blocks for _, _, blocks in STAGES)
-
-    def parameter_depth(self, name: str) -> int:
-        """Blocks in their order, after the stem."""
-        part, *rest = name.split(".")
-        return 0 if part == "stem" else 1 + sum(blocks for _, _, blocks in STAGES[: int(rest[0])]) + int(rest[1])
-
-    @can_return_tuple
-    @filter_output_hidden_states
-    def forward(self, pixel_values: Tensor, output_hidden_states: bool | None = None, **kwargs) -> BackboneOutput:
-        """Feature maps of an image batch (B, num_channels, H, W)."""
+    def features(self, pixel_values: Tensor) -> list[Tensor]:
         x = self.stem(pixel_values)
-        hidden_states = [x]
+        maps = [x]
         for stage in self.stages:
-            maps = []
+            outputs = []
             for block in stage:
                 x = block(x)
-                maps.append(x)
-            hidden_states.append(maps[0 if self.config.maps_after_first_blocks else -1])
-        chosen = [h for name, h in zip(self.stage_names, hidden_states, strict=True) if name in self.out_features]
-        return BackboneOutput(feature_maps=tuple(chosen), hidden_states=tuple(hidden_states))
+                outputs.append(x)
+            maps.append(outputs[0 if self.config.maps_after_first_blocks else -1])
+        return maps
 
 
-register_backbone(MobileNetV2Config, MobileNetV2Backbone)
+register_backbone(MobileNetV2Config, MobileNetV2Backbone, variants=VARIANTS)

@@ -4,23 +4,21 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
-from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
-from transformers.modeling_outputs import BackboneOutput
-from transformers.utils.generic import can_return_tuple
 
-from segzoo.base import SegZooBackboneConfig, SegZooPreTrainedModel
+from segzoo.backbones.base import Backbone, BackboneConfig, evenly_spaced_layers
 from segzoo.errors import SegZooError
-from segzoo.layers import to_map
+from segzoo.layers import to_map, to_tokens
 from segzoo.layers.vit import ViTBlock
 
 
 @strict
-class PlainViTConfig(SegZooBackboneConfig):
-    """Options of every plain ViT of segzoo. The returned maps are by default four evenly spaced layers.
+class PlainViTConfig(BackboneConfig):
+    """Options of every plain ViT of segzoo. The returned maps are by default those behind four evenly spaced blocks.
 
     Args:
         hidden_size: width of the tokens.
-        num_hidden_layers: number of blocks; ``"stage3"`` in ``out_features`` is the third.
+        num_hidden_layers: number of blocks; ``"stage3"`` in ``out_features`` is the map behind the third, and ``"token3"``
+            the class token behind it, as a map of one pixel.
         num_attention_heads: heads.
         mlp_ratio: hidden width of the feed-forward part, relative to ``hidden_size``.
         patch_size: side of the patches, in pixels.
@@ -45,13 +43,7 @@ class PlainViTConfig(SegZooBackboneConfig):
     drop_path_rate: float = 0.0
     final_norm: bool = False
 
-    def __post_init__(self, **kwargs):
-        if kwargs.get("out_features") is None and kwargs.get("out_indices") is None:
-            layers = self.num_hidden_layers
-            kwargs["out_indices"] = [layers * i // 4 for i in (1, 2, 3, 4)] if layers >= 4 else [layers]
-        super().__post_init__(**kwargs)
-
-    def check(self):
+    def check(self) -> None:
         """Refuse a width that does not divide into the heads."""
         super().check()
         if self.hidden_size % self.num_attention_heads:
@@ -61,21 +53,33 @@ class PlainViTConfig(SegZooBackboneConfig):
             )
 
     @property
+    def num_prefix_tokens(self) -> int:
+        """Number of tokens before those of the patches; the first is the class token."""
+        return 1
+
+    @property
     def num_stages(self) -> int:
-        """Number of blocks."""
         return self.num_hidden_layers
 
+    @property
+    def stage_names(self) -> list[str]:
+        """The patches and the map behind every block, and with a class token the token behind every block."""
+        tokens = [f"token{i}" for i in range(1, self.num_hidden_layers + 1)] if self.num_prefix_tokens else []
+        return [*super().stage_names, *tokens]
 
-class PlainViTBackbone(BackboneMixin, SegZooPreTrainedModel):
+    @property
+    def default_out_features(self) -> list[str]:
+        return [f"stage{i}" for i in evenly_spaced_layers(self.num_hidden_layers)]
+
+
+class PlainViTBackbone(Backbone):
     """Base of segzoo's plain ViTs: subclasses have ``layers`` and ``norm``, and say how an image becomes tokens.
 
     ``pixel_values`` is (B, num_channels, H, W); the maps are (B, hidden_size, H / patch_size, W / patch_size), rounded up: images
-    are filled up with zeros on the right and at the bottom to whole patches.
+    are filled up with zeros on the right and at the bottom to whole patches. Class tokens are maps (B, hidden_size, 1, 1).
     """
 
     config: PlainViTConfig
-    base_model_prefix = "backbone"
-    has_attentions = False
     _no_split_modules = ["ViTBlock"]
 
     layers: nn.ModuleList
@@ -87,31 +91,14 @@ class PlainViTBackbone(BackboneMixin, SegZooPreTrainedModel):
             config.num_channels, config.hidden_size, config.patch_size, stride=config.patch_size
         )
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps) if config.final_norm else nn.Identity()
-        self.num_features = [config.hidden_size] * (config.num_hidden_layers + 1)
-
-    @property
-    def num_prefix_tokens(self) -> int:
-        """Tokens before those of the patches."""
-        raise NotImplementedError
+        self.num_features = [config.hidden_size] * len(config.stage_names)
 
     def embed(self, pixel_values: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Tokens (B, prefix + patches, hidden_size) that enter the first block, and the (height, width) of the patches.
 
         The sides of ``pixel_values`` are multiples of the patch size.
         """
-        raise NotImplementedError
-
-    @property
-    def num_depths(self) -> int:
-        """The embeddings and every block."""
-        return 1 + self.config.num_hidden_layers
-
-    def parameter_depth(self, name: str) -> int | None:
-        """Blocks in their order, behind the embeddings; a final norm learns at the full rate."""
-        part, _, rest = name.partition(".")
-        if part == "layers":
-            return 1 + int(rest.partition(".")[0])
-        return None if part == "norm" else 0
+        raise NotImplementedError(f"{type(self).__name__} has no `embed`")
 
     def _init_weights(self, module):
         super()._init_weights(module)
@@ -119,21 +106,18 @@ class PlainViTBackbone(BackboneMixin, SegZooPreTrainedModel):
             init.constant_(module.scale1, module.layer_scale)
             init.constant_(module.scale2, module.layer_scale)
 
-    @can_return_tuple
-    @filter_output_hidden_states
-    def forward(self, pixel_values: Tensor, output_hidden_states: bool | None = None, **kwargs) -> BackboneOutput:
-        """Feature maps of an image batch (B, num_channels, H, W)."""
+    def features(self, pixel_values: Tensor) -> list[Tensor]:
         tokens, grid = self.embed(whole_patches(pixel_values, self.config.patch_size))
-        hidden_states = [tokens]
+        states = [tokens]
         for layer in self.layers:
-            hidden_states.append(layer(hidden_states[-1], grid))
-        states = [to_map(h[:, self.num_prefix_tokens :], grid) for h in hidden_states]
-        maps = [
-            to_map(self.norm(h[:, self.num_prefix_tokens :]), grid)
-            for name, h in zip(self.stage_names, hidden_states, strict=True)
-            if name in self.out_features
-        ]
-        return BackboneOutput(feature_maps=tuple(maps), hidden_states=tuple(states))
+            states.append(layer(states[-1], grid))
+        prefix = self.config.num_prefix_tokens
+        maps = [to_map(x[:, prefix:], grid) for x in states]
+        return maps + [to_map(x[:, :1], (1, 1)) for x in states[1:]] if prefix else maps
+
+    def finish(self, feature_map: Tensor) -> Tensor:
+        size = (feature_map.shape[2], feature_map.shape[3])
+        return to_map(self.norm(to_tokens(feature_map)), size)
 
 
 def whole_patches(pixel_values: Tensor, patch_size: int) -> Tensor:

@@ -7,19 +7,16 @@ DeepLabV3, https://arxiv.org/abs/1706.05587. The numbers are those of mmsegmenta
 (https://github.com/CSAILVision/semantic-segmentation-pytorch). transformers' ResNet has neither dilation nor these stems.
 """
 
-from typing import Literal
+from typing import Literal, Self
 
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BackboneOutput
-from transformers.utils.generic import can_return_tuple
 
 from segzoo.auto import register_backbone
-from segzoo.base import Ints, SegZooBackboneConfig, SegZooPreTrainedModel
+from segzoo.backbones.base import Backbone, BackboneConfig
+from segzoo.base import ConvBlockConfig, Ints
 from segzoo.errors import SegZooError
-from segzoo.layers import ConvNormAct
 
 # Blocks per stage, and whether they are bottlenecks.
 DEPTHS = {
@@ -60,8 +57,8 @@ VARIANTS |= {
 
 
 @strict
-class ResNetConfig(SegZooBackboneConfig):
-    """Options of ``ResNetBackbone``.
+class ResNetConfig(ConvBlockConfig, BackboneConfig):
+    """Options of ``ResNetBackbone``, beside those of its conv blocks.
 
     Args:
         depth: 18, 34, 50, 101 or 152.
@@ -78,7 +75,6 @@ class ResNetConfig(SegZooBackboneConfig):
             only the first one has (mmsegmentation). Bottlenecks have one 3x3 convolution.
         average_downsample: shortcuts pool before their 1x1 convolution (V1d).
         downsample_in_bottleneck: the stride is on a bottleneck's first 1x1 convolution ("caffe" style), not on its 3x3.
-        norm_eps: epsilon of the batch norms.
 
     Raises:
         SegZooError: a depth that does not exist, or lists whose lengths do not fit.
@@ -100,7 +96,6 @@ class ResNetConfig(SegZooBackboneConfig):
     dilate_basic_blocks: bool = False
     average_downsample: bool = False
     downsample_in_bottleneck: bool = False
-    norm_eps: float = 1e-5
 
     @property
     def bottleneck(self) -> bool:
@@ -112,7 +107,7 @@ class ResNetConfig(SegZooBackboneConfig):
         """Number of blocks of each stage."""
         return list(DEPTHS[self.depth][0][: self.num_stages])
 
-    def check(self):
+    def check(self) -> None:
         """Refuse a depth that does not exist, lists that do not fit the stages, and groups on basic blocks."""
         super().check()
         if self.depth not in DEPTHS:
@@ -132,7 +127,7 @@ class ResNetConfig(SegZooBackboneConfig):
             raise SegZooError(f"ResNet: groups={self.groups} needs bottleneck blocks; use depth 50, 101 or 152")
 
     @classmethod
-    def tiny(cls):
+    def tiny(cls) -> Self:
         return cls(depth=18, stem="deep", stem_channels=8, base_channels=8)
 
 
@@ -140,6 +135,7 @@ class ResNetBlock(GradientCheckpointingLayer):
     """Residual block: two 3x3 convolutions, or 1x1, 3x3, 1x1 for a bottleneck.
 
     Args:
+        config: says what the conv blocks are made of.
         in_channels: of the input.
         planes: width of the convolutions; a bottleneck has four times as many channels behind it.
         bottleneck: which of the two kinds.
@@ -148,11 +144,11 @@ class ResNetBlock(GradientCheckpointingLayer):
         width, groups: of a bottleneck's 3x3 convolution; None is ``planes`` channels.
         average_downsample: the shortcut pools before its 1x1 convolution.
         downsample_in_bottleneck: a bottleneck's stride is on its first 1x1 convolution.
-        norm_eps: epsilon of the batch norms.
     """
 
     def __init__(
         self,
+        config: ConvBlockConfig,
         in_channels: int,
         planes: int,
         *,
@@ -164,77 +160,51 @@ class ResNetBlock(GradientCheckpointingLayer):
         groups: int = 1,
         average_downsample: bool = False,
         downsample_in_bottleneck: bool = False,
-        norm_eps: float = 1e-5,
     ):
         super().__init__()
+        block = config.block
         if bottleneck:
             out_channels, width = 4 * planes, planes if width is None else width
             strides = (stride, 1) if downsample_in_bottleneck else (1, stride)
-            self.conv1 = ConvNormAct(in_channels, width, 1, stride=strides[0], norm_eps=norm_eps)
-            self.conv2 = ConvNormAct(
-                width,
-                width,
-                3,
-                stride=strides[1],
-                padding=dilation,
-                dilation=dilation,
-                groups=groups,
-                norm_eps=norm_eps,
-            )
-            self.conv3 = ConvNormAct(width, out_channels, 1, norm_eps=norm_eps, activation=None)
+            self.conv1 = block(in_channels, width, 1, stride=strides[0])
+            self.conv2 = block(width, width, 3, stride=strides[1], padding=dilation, dilation=dilation, groups=groups)
+            self.conv3 = block(width, out_channels, 1, activation=None)
         else:
             out_channels = planes
-            self.conv1 = ConvNormAct(
-                in_channels, planes, 3, stride=stride, padding=dilation, dilation=dilation, norm_eps=norm_eps
-            )
-            self.conv2 = ConvNormAct(
-                planes,
-                planes,
-                3,
-                padding=second_dilation,
-                dilation=second_dilation,
-                norm_eps=norm_eps,
-                activation=None,
-            )
+            self.conv1 = block(in_channels, planes, 3, stride=stride, padding=dilation, dilation=dilation)
+            self.conv2 = block(planes, planes, 3, padding=second_dilation, dilation=second_dilation, activation=None)
             self.conv3 = nn.Identity()
         self.pool, self.shortcut = nn.Identity(), nn.Identity()
         if stride != 1 or in_channels != out_channels:
             if average_downsample:
                 self.pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
                 stride = 1
-            self.shortcut = ConvNormAct(
-                in_channels, out_channels, 1, stride=stride, norm_eps=norm_eps, activation=None
-            )
-        self.activation = nn.ReLU()
+            self.shortcut = block(in_channels, out_channels, 1, stride=stride, activation=None)
+        self.activation = config.make_activation()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.conv3(self.conv2(self.conv1(x))) + self.shortcut(self.pool(x)))
 
 
-class ResNetBackbone(BackboneMixin, SegZooPreTrainedModel):
+class ResNetBackbone(Backbone):
     """Returns the maps of the stages that ``config.out_features`` names, from fine to coarse.
 
     ``pixel_values`` is (B, num_channels, H, W); stage s has stride 4 times the product of ``strides`` up to s.
     """
 
     config: ResNetConfig
-    base_model_prefix = "backbone"
-    has_attentions = False
     _no_split_modules = ["ResNetBlock"]
 
     def __init__(self, config: ResNetConfig):
         super().__init__(config)
-        stem, eps = config.stem_channels, config.norm_eps
+        stem = config.stem_channels
         if config.stem == "deep":
             widths = [config.num_channels, stem // 2, stem // 2, stem]
             self.stem = nn.Sequential(
-                *(
-                    ConvNormAct(widths[i], widths[i + 1], 3, stride=2 if i == 0 else 1, padding=1, norm_eps=eps)
-                    for i in range(3)
-                )
+                *(config.block(widths[i], widths[i + 1], 3, stride=2 if i == 0 else 1, padding=1) for i in range(3))
             )
         else:
-            self.stem = nn.Sequential(ConvNormAct(config.num_channels, stem, 7, stride=2, padding=3, norm_eps=eps))
+            self.stem = nn.Sequential(config.block(config.num_channels, stem, 7, stride=2, padding=3))
         self.pool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         self.stages = nn.ModuleList()
         self.num_features = [stem]
@@ -247,6 +217,7 @@ class ResNetBackbone(BackboneMixin, SegZooPreTrainedModel):
             for block, dilation in enumerate(self.block_dilations(stage)):
                 layers.append(
                     ResNetBlock(
+                        config,
                         channels,
                         planes,
                         bottleneck=config.bottleneck,
@@ -257,23 +228,12 @@ class ResNetBackbone(BackboneMixin, SegZooPreTrainedModel):
                         groups=config.groups,
                         average_downsample=config.average_downsample,
                         downsample_in_bottleneck=config.downsample_in_bottleneck,
-                        norm_eps=eps,
                     )
                 )
                 channels = 4 * planes if config.bottleneck else planes
             self.stages.append(layers)
             self.num_features.append(channels)
         self.post_init()
-
-    @property
-    def num_depths(self) -> int:
-        """The stem and every block."""
-        return 1 + sum(self.config.blocks)
-
-    def parameter_depth(self, name: str) -> int:
-        """Blocks in their order, after the stem."""
-        part, *rest = name.split(".")
-        return 0 if part == "stem" else 1 + sum(self.config.blocks[: int(rest[0])]) + int(rest[1])
 
     def block_dilations(self, stage: int) -> list[int]:
         """Dilation of each block of a stage, counted from 0."""
@@ -284,18 +244,14 @@ class ResNetBackbone(BackboneMixin, SegZooPreTrainedModel):
         first = dilation // 2 if config.contract_dilation and dilation > 1 else dilation
         return [first] + [dilation] * (blocks - 1)
 
-    @can_return_tuple
-    @filter_output_hidden_states
-    def forward(self, pixel_values: Tensor, output_hidden_states: bool | None = None, **kwargs) -> BackboneOutput:
-        """Feature maps of an image batch (B, num_channels, H, W)."""
+    def features(self, pixel_values: Tensor) -> list[Tensor]:
         x = self.stem(pixel_values)
-        hidden_states = [x]
+        maps = [x]
         x = self.pool(x)
         for stage in self.stages:
             x = stage(x)
-            hidden_states.append(x)
-        maps = [h for name, h in zip(self.stage_names, hidden_states, strict=True) if name in self.out_features]
-        return BackboneOutput(feature_maps=tuple(maps), hidden_states=tuple(hidden_states))
+            maps.append(x)
+        return maps
 
 
-register_backbone(ResNetConfig, ResNetBackbone)
+register_backbone(ResNetConfig, ResNetBackbone, variants=VARIANTS)

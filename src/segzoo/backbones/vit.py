@@ -6,6 +6,8 @@ https://arxiv.org/abs/2203.16527. The numbers are those of the ViT inside ViT-Ad
 transformers' ViT has neither learned scales of its branches, nor drop path, nor windows, and always runs with its class token.
 """
 
+from typing import Self
+
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
@@ -52,7 +54,11 @@ class ViTConfig(PlainViTConfig):
     qkv_bias: bool = True
     windows: Ints = ()
 
-    def check(self):
+    @property
+    def num_prefix_tokens(self) -> int:
+        return int(self.class_token)
+
+    def check(self) -> None:
         """Refuse windows that do not fit the blocks or a class token."""
         super().check()
         if self.windows and len(self.windows) != self.num_hidden_layers:
@@ -63,7 +69,7 @@ class ViTConfig(PlainViTConfig):
             raise SegZooError("ViT: a class token has no place in windows; set class_token=False, or windows to 0")
 
     @classmethod
-    def tiny(cls):
+    def tiny(cls) -> Self:
         return cls(
             hidden_size=16,
             num_hidden_layers=4,
@@ -86,7 +92,7 @@ class ViTBackbone(PlainViTBackbone):
         super().__init__(config)
         width, side = config.hidden_size, config.image_size // config.patch_size
         self.class_token = nn.Parameter(torch.zeros(1, 1, width)) if config.class_token else None
-        # The first position is the class token's, and unused without one: checkpoints have it in any case.
+        # The first position is the class token's, and unused without one: checkpoints always have it.
         self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + side * side, width))
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(
@@ -113,11 +119,6 @@ class ViTBackbone(PlainViTBackbone):
             )
         )
         self.post_init()
-
-    @property
-    def num_prefix_tokens(self) -> int:
-        """1 with a class token."""
-        return int(self.config.class_token)
 
     def embed(self, pixel_values: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Patches with their positions, behind the class token."""
@@ -146,4 +147,4 @@ def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
     return to_tokens(resize(to_map(positions, (side, side)), grid, mode="bicubic"))
 
 
-register_backbone(ViTConfig, ViTBackbone)
+register_backbone(ViTConfig, ViTBackbone, variants=VARIANTS)

@@ -6,23 +6,22 @@ only reads from the ViT, as the adapter over a frozen DINOv3 does (https://arxiv
 """
 
 import os
+from typing import Any, Self
 
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig
 from transformers import initialization as init
-from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
 from transformers.configuration_utils import SubConfigSpec
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BackboneOutput
-from transformers.utils.generic import can_return_tuple
 
 from segzoo.auto import register_backbone
 from segzoo.backbones import beit, vit
+from segzoo.backbones.base import Backbone, BackboneConfig, evenly_spaced_layers
 from segzoo.backbones.plain_vit import whole_patches
 from segzoo.backbones.vit_interface import PlainViT, patch_size_of, plain_vit_of
-from segzoo.base import Ints, SegZooBackboneConfig, SegZooPreTrainedModel
+from segzoo.base import Ints
 from segzoo.errors import SegZooError
 from segzoo.layers import BatchNorm2d, ConvNormAct, DropPath, PointwiseLinear, resize, to_map, to_tokens
 from segzoo.layers.deformable_attention import DeformableAttention, cell_centres
@@ -49,7 +48,7 @@ VARIANTS = {
 
 
 @strict
-class ViTAdapterConfig(SegZooBackboneConfig):
+class ViTAdapterConfig(BackboneConfig):
     """Options of ``ViTAdapterBackbone``; the defaults are those of ViT-Adapter-B over a ViT-B/16.
 
     Args:
@@ -94,7 +93,7 @@ class ViTAdapterConfig(SegZooBackboneConfig):
     drop_path_rate: float | None = None
     norm_eps: float = 1e-6
 
-    def check(self):
+    def check(self) -> None:
         """Refuse a ViT that is not known, and options that do not fit it."""
         super().check()
         plain_vit_of(self.vit_config)
@@ -119,8 +118,7 @@ class ViTAdapterConfig(SegZooBackboneConfig):
     @property
     def interactions(self) -> list[int]:
         """Number of the ViT's blocks that have run at the end of each interaction."""
-        layers = self.vit_config.num_hidden_layers
-        return list(self.interaction_layers) or [layers * i // 4 for i in (1, 2, 3, 4)]
+        return list(self.interaction_layers) or evenly_spaced_layers(self.vit_config.num_hidden_layers)
 
     @property
     def rate(self) -> float:
@@ -129,7 +127,7 @@ class ViTAdapterConfig(SegZooBackboneConfig):
             return self.drop_path_rate
         return float(self.vit_config.to_dict().get("drop_path_rate", 0.0))
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """The config as a dict ready for JSON; of the ViT's config what differs from transformers' defaults."""
         output = super().to_dict()
         if isinstance(self.vit_config, PreTrainedConfig):
@@ -138,7 +136,7 @@ class ViTAdapterConfig(SegZooBackboneConfig):
         return output
 
     @classmethod
-    def tiny(cls):
+    def tiny(cls) -> Self:
         return cls(
             vit_config=beit.BeitConfig.tiny(),
             branch_channels=8,
@@ -239,7 +237,7 @@ class Interaction(nn.Module):
         self.extractors = nn.ModuleList(Extractor(config, channels) for _ in range(extractors))
 
 
-class ViTAdapterBackbone(BackboneMixin, SegZooPreTrainedModel):
+class ViTAdapterBackbone(Backbone):
     """Returns maps of strides 4, 8, 16 and 32, all of the ViT's width.
 
     ``pixel_values`` is (B, num_channels, H, W), of any size that the ViT takes: the ViT sees images filled up with zeros, on the
@@ -247,8 +245,6 @@ class ViTAdapterBackbone(BackboneMixin, SegZooPreTrainedModel):
     """
 
     config: ViTAdapterConfig
-    base_model_prefix = "backbone"
-    has_attentions = False
     _no_split_modules = ["ViTBlock", "Injector", "Extractor"]
 
     def __init__(self, config: ViTAdapterConfig):
@@ -331,8 +327,8 @@ class ViTAdapterBackbone(BackboneMixin, SegZooPreTrainedModel):
             if idle or config.freeze_vit:
                 parameter.requires_grad = False
 
-    def train(self, mode: bool = True):
-        """As every module's; a frozen ViT stays in evaluation mode."""
+    def train(self, mode: bool = True) -> Self:
+        """Set training or evaluation mode; a frozen ViT stays in evaluation mode."""
         super().train(mode)
         self._freeze()  # once more: loading weights makes all parameters trainable
         if self.config.freeze_vit:
@@ -359,10 +355,7 @@ class ViTAdapterBackbone(BackboneMixin, SegZooPreTrainedModel):
         elif isinstance(module, ViTAdapterBackbone):
             init.normal_(module.level_embeddings)
 
-    @can_return_tuple
-    @filter_output_hidden_states
-    def forward(self, pixel_values: Tensor, output_hidden_states: bool | None = None, **kwargs) -> BackboneOutput:
-        """Feature maps of an image batch (B, num_channels, H, W)."""
+    def features(self, pixel_values: Tensor) -> list[Tensor]:
         stem, *coarser = self.spatial_prior(pixel_values)
         sizes = [(x.shape[2], x.shape[3]) for x in coarser]
         levels = zip(coarser, self.level_embeddings, strict=True)
@@ -374,9 +367,7 @@ class ViTAdapterBackbone(BackboneMixin, SegZooPreTrainedModel):
         maps = [
             norm(x + resize(output, x.shape[-2:])) for norm, x, output in zip(self.norms, maps, outputs, strict=True)
         ]
-        hidden_states = (stem, *maps)
-        chosen = [h for name, h in zip(self.stage_names, hidden_states, strict=True) if name in self.out_features]
-        return BackboneOutput(feature_maps=tuple(chosen), hidden_states=hidden_states)
+        return [stem, *maps]
 
     def _interact(self, pixel_values: Tensor, branch: Tensor, sizes: list[Size]) -> tuple[Tensor, list[Tensor]]:
         """The branch's tokens behind all interactions, and the ViT's map behind each."""
@@ -404,4 +395,4 @@ class ViTAdapterBackbone(BackboneMixin, SegZooPreTrainedModel):
         return branch, outputs
 
 
-register_backbone(ViTAdapterConfig, ViTAdapterBackbone)
+register_backbone(ViTAdapterConfig, ViTAdapterBackbone, variants=VARIANTS)

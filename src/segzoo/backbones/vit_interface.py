@@ -72,13 +72,18 @@ def _embed_dinov3(vit: nn.Module, pixel_values: Tensor) -> tuple[Tensor, dict[st
 
 
 _BACKBONE = {"build": AutoBackbone.from_config, "load": AutoBackbone.from_pretrained}
-_OWN = _BACKBONE | {"blocks": "layers", "norm": "norm", "embed": _embed_own}
+_OWN = _BACKBONE | {
+    "blocks": "layers",
+    "norm": "norm",
+    "prefix": lambda config: config.num_prefix_tokens,
+    "embed": _embed_own,
+}
 _MASK = {"idle": ("embeddings.mask_token",)}
 _DINOV2 = _BACKBONE | _MASK | {"blocks": "encoder.layer", "norm": "layernorm", "embed": _embed_dinov2}
 
 PLAIN_VITS = {
-    "segzoo_vit": PlainViT(prefix=lambda config: int(config.class_token), **_OWN),
-    "segzoo_beit": PlainViT(prefix=lambda config: 1, **_OWN),
+    "segzoo_vit": PlainViT(**_OWN),
+    "segzoo_beit": PlainViT(**_OWN),
     "vit": PlainViT(
         build=partial(AutoModel.from_config, add_pooling_layer=False),
         load=partial(AutoModel.from_pretrained, add_pooling_layer=False),
@@ -104,7 +109,7 @@ def plain_vit_of(config: PreTrainedConfig) -> PlainViT:
     """How to drive the ViT of a config.
 
     Raises:
-        SegZooError: it is none of the plain ViTs that are known.
+        SegZooError: it is not a plain ViT that segzoo knows.
     """
     known = PLAIN_VITS.get(config.model_type)
     if known is None:

@@ -1,26 +1,32 @@
-"""List the released checkpoints that segzoo knows, with their published scores."""
+"""List the released checkpoints that segzoo knows and their scores, or the backbones."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from segzoo import zoo
 
 COLUMNS = ("name", "method", "backbone", "data set", "crop", "mIoU", "ms+flip", "converts")
+BACKBONE_COLUMNS = ("name", "family", "parameters (M)")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``segzoo list``."""
     parser.add_argument("text", metavar="TEXT", nargs="*", help="show rows that contain every one of these words")
-    parser.add_argument("--convertible", action="store_true", help="leave out what this version cannot convert")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--convertible", action="store_true", help="leave out what this version cannot convert")
+    kind.add_argument("--backbones", action="store_true", help="list what `--backbone` of a training takes instead")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON, with all their facts")
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the table; returns 0, or 1 where no row fits."""
+    if args.backbones:
+        return _list_backbones(args)
     from segzoo.conversion.translate import supports
 
     chosen = []
@@ -34,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([_facts(row, converts) for row, converts in chosen], indent=1))
     elif chosen:
-        _print_table([_cells(row, converts) for row, converts in chosen])
+        _print_table(COLUMNS, {"mIoU", "ms+flip"}, [_cells(row, converts) for row, converts in chosen])
         print(f"\n{len(chosen)} of {len(zoo.rows())} released checkpoints, {sum(c for _, c in chosen)} convertible")
     else:
         print(f"no released checkpoint fits {' '.join(args.text)!r}")
@@ -55,11 +61,34 @@ def _cells(row: zoo.ZooRow, converts: bool) -> list[str]:
     return [row.name, row.method, row.backbone, row.dataset, crop, *scores, "yes" if converts else ""]
 
 
-def _print_table(cells: list[list[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(COLUMNS, *cells, strict=True)]
-    numbers = {COLUMNS.index("mIoU"), COLUMNS.index("ms+flip")}
-    for line in [list(COLUMNS), ["-" * width for width in widths], *cells]:
+def _list_backbones(args: argparse.Namespace) -> int:
+    import torch
+    from transformers import AutoBackbone
+
+    from segzoo.auto import backbone_variants
+
+    rows = []
+    for name, backbone in sorted(backbone_variants().items()):
+        family = backbone.config.model_type.removeprefix("segzoo_")
+        if all(word.lower() in f"{name} {family}".lower() for word in args.text):
+            with torch.device("meta"):
+                model = AutoBackbone.from_config(backbone.variant_config(name))
+            rows.append({"name": name, "family": family, "parameters": sum(p.numel() for p in model.parameters())})
+    if args.json:
+        print(json.dumps(rows, indent=1))
+    elif rows:
+        cells = [[row["name"], row["family"], f"{row['parameters'] / 1e6:.1f}"] for row in rows]
+        _print_table(BACKBONE_COLUMNS, {"parameters (M)"}, cells)
+    else:
+        print(f"no backbone fits {' '.join(args.text)!r}")
+    return 0 if rows else 1
+
+
+def _print_table(columns: Sequence[str], numbers: set[str], cells: list[list[str]]) -> None:
+    """Prints rows of cells under the names of the columns; those in ``numbers`` are aligned to the right."""
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    for line in [list(columns), ["-" * width for width in widths], *cells]:
         padded = (
-            c.rjust(w) if i in numbers else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
+            c.rjust(w) if name in numbers else c.ljust(w) for name, c, w in zip(columns, line, widths, strict=True)
         )
         print("  ".join(padded).rstrip())

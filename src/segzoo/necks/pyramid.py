@@ -6,6 +6,7 @@ max pooling down.
 """
 
 from collections.abc import Sequence
+from typing import Self
 
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ class PyramidNeckConfig(NeckConfig):
 
     norm_eps: float = 1e-5
 
-    def check(self):
+    def check(self) -> None:
         """Refuse another number of maps than one or four."""
         super().check()
         if self.in_channels is not None and len(self.in_channels) not in (1, 4):
@@ -39,7 +40,7 @@ class PyramidNeckConfig(NeckConfig):
             )
 
     @classmethod
-    def tiny(cls):
+    def tiny(cls) -> Self:
         return cls(in_channels=[16, 16, 16, 16])
 
 

@@ -1,24 +1,29 @@
 """How deep each parameter lies in a model: what layer-wise learning rates count by.
 
 Depth 0 is the stem, and each block of the backbone lies one deeper than the block before it; what comes after the backbone has
-the depth ``num_depths``. segzoo's own backbones tell theirs (``parameter_depth`` and ``num_depths``, see
-`segzoo.base.SegZooPreTrainedModel`); those of transformers and timm are read from the names of their parameters.
+the depth ``num_depths``. The layers of a backbone are read from the names of its parameters, be it segzoo's, transformers' or timm's;
+one of segzoo's whose original's optimizer groups them otherwise tells its own (``num_depths`` and ``parameter_depth``, see
+`segzoo.base.SegZooPreTrainedModel`).
 """
 
 import re
 from collections.abc import Callable, Iterable, Mapping
 
 from torch import nn
+from transformers import PreTrainedConfig
 
 from segzoo.base import SegZooPreTrainedModel
 from segzoo.errors import SegZooError
 
 HEADS = ("decode_head", "auxiliary_head")  # how segzoo, and most of transformers, name them
 _BEHIND = re.compile(r"(neck|(?:decode|auxiliary)_heads\.\d+)\.(.+)")
-# "encoder.layers.2.blocks.5.", "stages.2.layers.5.", "block.2.5.", timm's "stages_2.blocks.5." and "layer2.5."
+# "encoder.layers.2.blocks.5.", "stages.2.layers.5.", "block.2.5.", timm's "stages_2.blocks.5." and "layer2.5.", and HRNet's
+# "stages.2.exchanges.5."
 _BLOCK = re.compile(
-    r"(?:^|\.)(?:layers?[._]?|(?:blocks?|stages?)[._])(\d+)(?:\.(?:(?:layers?|blocks?)\.)?(\d+)(?=\.))?"
+    r"(?:^|\.)(?:layers?[._]?|(?:blocks?|stages?)[._])(\d+)(?:\.(?:(?:layers?|blocks?|exchanges)\.)?(\d+)(?=\.))?"
 )
+# Blocks between the stem and the first stage.
+_FIRST_BLOCK = re.compile(r"^stem_blocks()\.(\d+)(?=\.)")
 _STEM = re.compile(r"embed|token|stem|^(?:_backbone\.)?(?:conv1|bn1|conv_stem)\.")
 
 
@@ -44,11 +49,7 @@ def layer_depths(model: nn.Module) -> tuple[dict[str, int], int]:
     backbone = dict(model.named_children()).get("backbone", model)
     prefix = "" if backbone is model else "backbone."
     inside = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
-    if isinstance(backbone, SegZooPreTrainedModel):
-        if backbone.num_depths is None:
-            raise SegZooError(
-                f"{type(backbone).__name__} does not tell its layers, which layer_decay needs; leave it out"
-            )
+    if isinstance(backbone, SegZooPreTrainedModel) and backbone.num_depths is not None:
         count, found = backbone.num_depths, {name: backbone.parameter_depth(name) for name in inside}
     else:
         found, count = depths_from_names(inside, type(backbone).__name__, backbone.config)
@@ -59,8 +60,10 @@ def layer_depths(model: nn.Module) -> tuple[dict[str, int], int]:
     return {name: count if depths.get(name) is None else depths[name] for name in names}, count
 
 
-def depths_from_names(names: list[str], owner: str, config=None) -> tuple[dict[str, int], int]:
-    """Depths of a backbone of transformers or timm, from the names of its parameters in their order.
+def depths_from_names(
+    names: list[str], owner: str, config: PreTrainedConfig | None = None
+) -> tuple[dict[str, int], int]:
+    """Depths of a backbone from the names of its parameters in their order.
 
     Plain transformers count their layers. Hierarchical ones count the blocks of all stages; what stands before a stage's blocks has
     the depth of the first of them, what stands behind has that of the next stage's first. Embeddings have depth 0; norms and other
@@ -77,7 +80,7 @@ def depths_from_names(names: list[str], owner: str, config=None) -> tuple[dict[s
     rule = _FAMILIES.get(getattr(config, "model_type", None))
     if rule is not None:
         return rule(names, config)
-    blocks = {name: match for name in names if (match := _BLOCK.search(name))}
+    blocks = {name: match for name in names if (match := _FIRST_BLOCK.search(name) or _BLOCK.search(name))}
     if not blocks:
         raise SegZooError(
             f"the layers of {owner} cannot be told from the names of its parameters, so layer_decay has no meaning; leave it out, "
@@ -93,7 +96,7 @@ def depths_from_names(names: list[str], owner: str, config=None) -> tuple[dict[s
 def _staged(names: Iterable[str], blocks: Mapping[str, re.Match]) -> tuple[dict[str, int], int]:
     lengths: dict[int, int] = {}
     for match in blocks.values():
-        stage = int(match[1])
+        stage = int(match[1] or -1)
         lengths[stage] = max(lengths.get(stage, 0), 0 if match[2] is None else int(match[2]) + 1)
     first, count = {}, 1
     for stage in sorted(lengths):
@@ -107,7 +110,7 @@ def _staged(names: Iterable[str], blocks: Mapping[str, re.Match]) -> tuple[dict[
         if match is None:
             depths[name] = 0 if _STEM.search(name) else count
             continue
-        stage = int(match[1])
+        stage = int(match[1] or -1)
         if match[2] is not None:
             depths[name] = first[stage] + int(match[2])
             entered.add(stage)

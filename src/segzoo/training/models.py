@@ -16,7 +16,7 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
-from segzoo.auto import HEADS, AutoBackbone
+from segzoo.auto import HEADS, AutoBackbone, backbone_variants
 from segzoo.data.augmentation import Augmentation
 from segzoo.data.classes import ClassFacts
 from segzoo.data.transforms import JointTransform, build_train_transform
@@ -164,14 +164,13 @@ def _head_config_class(head: str) -> type:
     if head_type not in HEADS:
         known = sorted(name.removeprefix("segzoo_").removesuffix("_head") for name in HEADS)
         raise SegZooError(f"--head {head}: there is no such head; choose one of {', '.join(known)}")
-    return HEADS[head_type][0]
+    return HEADS[head_type].config
 
 
 def _backbone_config(backbone: str, drop_path_rate: float | None, hub_options: Mapping[str, Any]) -> PreTrainedConfig:
     variants = backbone_variants()
     if backbone in variants:
-        config_class, settings = variants[backbone]
-        config = config_class(**settings)
+        config = variants[backbone].variant_config(backbone)
     else:
         names = ", ".join(sorted(variants))
         with _loading(f"--backbone {backbone}: is none of the variants ({names}) and cannot be loaded"):
@@ -198,22 +197,6 @@ def _new_model(
         with _loading(f"--backbone {backbone}: cannot be loaded"):
             model.backbone = AutoBackbone.from_pretrained(backbone, config=model.config.backbone_config, **hub_options)
     return model
-
-
-def backbone_variants() -> dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]]:
-    """Every named backbone variant: its config class and the options that make it."""
-    from segzoo.backbones import beit, hrnet, internimage, mobilenetv2, resnet, vit, vit_adapter
-
-    tables = (
-        (resnet.ResNetConfig, resnet.VARIANTS),
-        (hrnet.HRNetConfig, hrnet.VARIANTS),
-        (mobilenetv2.MobileNetV2Config, mobilenetv2.VARIANTS),
-        (internimage.InternImageConfig, internimage.VARIANTS),
-        (vit.ViTConfig, vit.VARIANTS),
-        (beit.BeitConfig, beit.VARIANTS),
-        (vit_adapter.ViTAdapterConfig, vit_adapter.VARIANTS),
-    )
-    return {name: (config_class, options) for config_class, table in tables for name, options in table.items()}
 
 
 def build_processor(

@@ -1,0 +1,96 @@
+"""What all backbones share: an image comes in, maps with names go out."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from torch import Tensor
+from transformers.backbone_utils import BackboneConfigMixin, BackboneMixin, filter_output_hidden_states
+from transformers.modeling_outputs import BackboneOutput
+from transformers.utils.generic import can_return_tuple
+
+from segzoo.base import SegZooPreTrainedModel, SegZooSubConfig
+
+
+@strict
+class BackboneConfig(BackboneConfigMixin, SegZooSubConfig):
+    """Base of the configs of backbones.
+
+    Args:
+        num_channels: channels of the image.
+        out_features: names of the maps that are returned, among ``stage_names`` and in their order; ``default_out_features``
+            where neither this nor ``out_indices`` is given.
+        out_indices: the same as positions in ``stage_names``.
+    """
+
+    num_channels: int = 3
+
+    def __post_init__(self, **kwargs):
+        out_features, out_indices = kwargs.pop("out_features", None), kwargs.pop("out_indices", None)
+        super().__post_init__(**kwargs)
+        if out_features is None and out_indices is None:
+            out_features = self.default_out_features
+        self.set_output_features_output_indices(out_features=out_features, out_indices=out_indices)
+
+    @property
+    def stage_names(self) -> list[str]:
+        """Names of all maps: ``"stem"`` and ``"stage1"``, ``"stage2"``, ..., unless a family says otherwise.
+
+        There may be any number of maps, of any resolutions and in any order. A map of one pixel that holds a class token is
+        called ``"token1"``, ``"token2"``, ...
+        """
+        return ["stem", *(f"stage{i}" for i in range(1, self.num_stages + 1))]
+
+    @property
+    def num_stages(self) -> int:
+        """Number of stages behind the stem; four unless a family says otherwise."""
+        return 4
+
+    @property
+    def default_out_features(self) -> list[str]:
+        """Names of the maps that are returned where nobody chooses: all but a stem and class tokens."""
+        return [name for name in self.stage_names if name != "stem" and not is_token(name)]
+
+
+def is_token(name: str) -> bool:
+    """Whether a map of this name is a class token, of one pixel."""
+    return name.startswith("token")
+
+
+def evenly_spaced_layers(layers: int) -> list[int]:
+    """Which blocks of a plain ViT are read where nobody chooses, counted from 1: at each quarter of them, or the last of fewer than four."""
+    return [layers * i // 4 for i in (1, 2, 3, 4)] if layers >= 4 else [layers]
+
+
+class Backbone(BackboneMixin, SegZooPreTrainedModel):
+    """Base of the backbones.
+
+    A backbone writes its constructor and `features`. The constructor sets ``num_features``, the channels of the maps in the order
+    of ``config.stage_names``, and ends with ``post_init()``.
+    """
+
+    config: BackboneConfig
+    base_model_prefix = "backbone"
+    has_attentions = False
+
+    def features(self, pixel_values: Tensor) -> Sequence[Tensor]:
+        """All maps of images (B, num_channels, H, W), each (B, C, height, width), in the order of ``config.stage_names``."""
+        raise NotImplementedError(f"{type(self).__name__} has no `features`")
+
+    def finish(self, feature_map: Tensor) -> Tensor:
+        """What is returned of a map that ``config.out_features`` names; itself, unless a family has a last norm."""
+        return feature_map
+
+    @can_return_tuple
+    @filter_output_hidden_states
+    def forward(self, pixel_values: Tensor, output_hidden_states: bool | None = None, **kwargs: Any) -> BackboneOutput:
+        """The maps that ``config.out_features`` names, of images (B, num_channels, H, W).
+
+        Args:
+            pixel_values: the images, normalised.
+            output_hidden_states: return all maps as well, as ``hidden_states``.
+            kwargs: ``return_dict=False`` returns a tuple.
+        """
+        states = tuple(self.features(pixel_values))
+        maps = [self.finish(x) for name, x in zip(self.stage_names, states, strict=True) if name in self.out_features]
+        return BackboneOutput(feature_maps=tuple(maps), hidden_states=states)
