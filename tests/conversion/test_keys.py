@@ -4,7 +4,8 @@ import pytest
 
 import segzoo.conversion.rules  # noqa: F401  registers every rule
 from segzoo.conversion.errors import ConversionError
-from segzoo.conversion.keys import HeadRule, KeyRule, KeyTable, Options, find_rule, register, type_name
+from segzoo.conversion.keys import HeadRule, KeyRule, KeyTable, find_rule, register
+from segzoo.conversion.options import Options, type_name
 
 TABLE = KeyTable(
     [
@@ -56,6 +57,22 @@ def test_malformed_rules_are_refused(original, native):
         KeyRule(original, native)
 
 
+def test_an_alias_is_a_second_name():
+    first, alias = KeyRule("key_project.{}", "key.{}"), KeyRule("query_project.{}", "key.{}", alias=True)
+    for table in (KeyTable([first, alias]), KeyTable([alias, first])):
+        assert table.to_native("query_project.0.weight") == table.to_native("key_project.0.weight") == "key.0.weight"
+        assert table.to_originals("key.0.weight") == ["key_project.0.weight", "query_project.0.weight"]
+        assert table.to_original("key.0.weight") == "key_project.0.weight"
+    with pytest.raises(ValueError, match="alias needs a native name"):
+        KeyRule("query_project.{}", None, alias=True)
+
+
+def test_rules_of_a_component_inside_another():
+    rule = KeyRule("layers.{}.0.{}", "stages.{}.{}", alias=True)
+    assert rule.inside("backbone.", "inner.") == KeyRule("backbone.layers.{}.0.{}", "inner.stages.{}.{}", alias=True)
+    assert KeyRule("unused.{}", None).inside("backbone.", "inner.") == KeyRule("backbone.unused.{}", None)
+
+
 def test_a_type_has_one_rule():
     with pytest.raises(ValueError, match="FCNHead"):
         register(HeadRule(types=("FCNHead",), translate=lambda o, c: None, keys=()))
@@ -101,17 +118,47 @@ class TestOptions:
             self.options(style="odd").expect("style", "pytorch")
 
     def test_norms(self):
-        assert self.options(norm_cfg={"type": "SyncBN", "eps": 1e-3}).norm_eps() == 1e-3
-        assert self.options(norm_cfg=None).norm_eps() is None
-        assert self.options().norm_eps("norm_cfg", {"type": "BN"}) == 1e-5
-        with pytest.raises(ConversionError, match=r"model.x.norm_cfg: norm type 'GN'"):
-            self.options(norm_cfg={"type": "GN", "num_groups": 32}).norm_eps()
+        assert self.options(norm_cfg={"type": "SyncBN", "eps": 1e-3}).norm() == {
+            "norm": "batch_norm",
+            "norm_eps": 1e-3,
+        }
+        group = {"type": "GN", "num_groups": 32, "requires_grad": True}
+        assert self.options(norm_cfg=group).norm() == {"norm": "group_norm", "norm_eps": 1e-5}
+        assert self.options(norm_cfg=None).norm() == self.options().norm() == {"norm": None}
+        assert self.options().norm(default={"type": "BN"}) == {"norm": "batch_norm", "norm_eps": 1e-5}
+        with pytest.raises(ConversionError, match=r"model.x.norm_cfg: norm type 'IN'"):
+            self.options(norm_cfg={"type": "IN"}).norm()
+        with pytest.raises(ConversionError, match=r"model.x.norm_cfg: the option 'num_groups' is missing"):
+            self.options(norm_cfg={"type": "GN"}).norm()
         with pytest.raises(ConversionError, match=r"model.x.norm_cfg: unknown option odd=1"):
-            self.options(norm_cfg={"type": "BN", "odd": 1}).norm_eps()
+            self.options(norm_cfg={"type": "BN", "odd": 1}).norm()
 
-    def test_activations(self):
-        self.options(act_cfg={"type": "ReLU", "inplace": True}).expect_relu()
-        self.options().expect_relu()
-        for odd in (None, {"type": "GELU"}):
-            with pytest.raises(ConversionError, match="only ReLU"):
-                self.options(act_cfg=odd).expect_relu()
+    def test_norms_that_must_be_batch_norms(self):
+        assert self.options(norm_cfg={"type": "SyncBN", "eps": 1e-3}).batch_norm_eps() == 1e-3
+        assert self.options().batch_norm_eps() == 1e-5
+        with pytest.raises(ConversionError, match=r"model.x.norm_cfg: norm type 'GN'.*BN"):
+            self.options(norm_cfg={"type": "GN", "num_groups": 32}).batch_norm_eps()
+        with pytest.raises(ConversionError, match=r"model.x: .*without normalisation"):
+            self.options(norm_cfg=None).batch_norm_eps()
+
+    @pytest.mark.parametrize(
+        ("original", "name"),
+        [
+            ({"type": "ReLU", "inplace": True}, "relu"),
+            ({"type": "mmcv.HSwish"}, "hardswish"),
+            ({"type": "LeakyReLU", "negative_slope": 0.01}, "leaky_relu"),
+        ],
+    )
+    def test_activations(self, original, name):
+        assert self.options(act_cfg=original).activation() == name
+
+    def test_the_activation_where_the_config_names_none(self):
+        assert self.options().activation() == "relu"
+        assert self.options().activation(default="ReLU6", only="ReLU6") == "relu6"
+
+    def test_activations_that_are_not_supported(self):
+        for odd in (None, {"type": "Sigmoid"}):
+            with pytest.raises(ConversionError, match="model.x.act_cfg: activation .*only ReLU, ReLU6"):
+                self.options(act_cfg=odd).activation()
+        with pytest.raises(ConversionError, match="only ReLU6"):
+            self.options(act_cfg={"type": "ReLU"}).activation(only="ReLU6")
