@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from segzoo import zoo
 from segzoo.backbones import hrnet, mobilenetv2, resnet
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.keys import KeyRule, KeyTable
@@ -242,8 +243,6 @@ def config_from_weights(state: Mapping[str, Tensor], source: str | Path) -> dict
     if not encoders or decoder is None:
         return None
     if len(encoders) > 1:
-        from segzoo import zoo
-
         names = [row.name for row in zoo.rows().values() if row.backbone in encoders and row.method == decoder]
         released = f" (the released one is {names[0]})" if names else ""
         raise ConversionError(
