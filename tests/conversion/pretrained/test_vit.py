@@ -261,7 +261,14 @@ def test_files_that_are_no_plain_vit(change, words, tmp_path):
 def test_an_npz_file_tells_its_heads(heads):
     done = translate_pretrained_vit(flax_arrays(weights(shapes_of_timm()), heads), "vit.npz")
     assert done.config.num_attention_heads == heads
-    assert sorted(done.left_out) == ["head/bias", "head/kernel", "pre_logits/bias", "pre_logits/kernel"]
+
+
+def test_what_an_npz_file_holds_beside_the_backbone_is_reported(tmp_path):
+    arrays = flax_arrays(weights(shapes_of_timm()))
+    np.savez(tmp_path / "L_16.npz", **{name: value.numpy() for name, value in arrays.items()})
+    report = convert_checkpoint(tmp_path / "L_16.npz", output=tmp_path / "out").report
+    assert sorted(report.keys.left_out) == ["head/bias", "head/kernel", "pre_logits/bias", "pre_logits/kernel"]
+    assert any("left out: 4 tensors" in note for note in report.notes)
 
 
 @pytest.mark.parametrize(
