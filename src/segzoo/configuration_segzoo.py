@@ -139,6 +139,7 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
         head_config: HeadConfig | None = None,
         *,
         auxiliary: bool = True,
+        auxiliary_channels: int = 256,
         **kwargs: Any,
     ) -> "SegZooConfig":
         """A sensible model around a backbone config.
@@ -152,6 +153,7 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
             backbone_config: the config of any backbone; a copy is used.
             head_config: the decode head; UPerNet's by default.
             auxiliary: add an FCN head on the last map but one, or the only one, with weight 0.4, as mmsegmentation's models have.
+            auxiliary_channels: its width.
             kwargs: further fields of ``SegZooConfig``, such as ``num_labels`` or ``id2label``.
         """
         backbone_config = copy.deepcopy(backbone_config)
@@ -164,8 +166,8 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
         heads = []
         if auxiliary:
             index = [-2] if pyramid or not named else [_last_but_one(chosen)]
-            losses = [CrossEntropyLoss(weight=0.4)]
-            heads.append(FCNHeadConfig(in_index=index, num_convs=1, concat_input=False, losses=losses))
+            options = {"num_convs": 1, "concat_input": False, "losses": [CrossEntropyLoss(weight=0.4)]}
+            heads.append(FCNHeadConfig(in_index=index, channels=auxiliary_channels, **options))
         return cls(
             backbone_config=backbone_config,
             neck_config=PyramidNeckConfig() if pyramid else None,

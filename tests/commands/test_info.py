@@ -9,7 +9,8 @@ from conversion import tiny
 from segzoo import zoo
 from segzoo.backbones.internimage import DeformableConv, InternImageConfig
 from segzoo.commands.cli import main
-from segzoo.conversion.convert import build_without_weights, convert_checkpoint
+from segzoo.conversion.convert import convert_checkpoint
+from segzoo.conversion.plan import build_without_weights
 from segzoo.conversion.translate import translate_config
 from segzoo.flops import count_operations, count_parameters
 from segzoo.ops import ms_deform_attn

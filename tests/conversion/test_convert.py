@@ -14,8 +14,9 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
 from segzoo import zoo
 from segzoo.commands.cli import main
-from segzoo.conversion import convert as convert_module
+from segzoo.conversion import plan
 from segzoo.conversion.convert import convert_checkpoint
+from segzoo.conversion.translate import translate_config
 from segzoo.conversion.weights import original_state_dict
 
 SCRIPTS = Path(__file__).parents[2] / "conversion_scripts"
@@ -48,7 +49,7 @@ def test_folder(folder):
 
 def test_weights_go_back_to_the_original_names(checkpoint, folder):
     original = torch.load(checkpoint)["state_dict"]
-    translation = convert_module.translate_config(tiny.config())
+    translation = translate_config(tiny.config())
     back = original_state_dict(load_file(folder / "model.safetensors"), translation.components)
     assert back.keys() == original.keys() and all(torch.equal(back[key], original[key]) for key in original)
 
@@ -174,7 +175,7 @@ class TestZooNames:
             done = convert_checkpoint(copy, output=tmp_path / copy.stem)
             assert done.report.zoo_name is None
         assert any("SHA-256" in note for note in done.report.notes)
-        monkeypatch.setattr(convert_module, "_stem", lambda path: "tiny_fcn_20200101_000000-" + done.report.sha256[:8])
+        monkeypatch.setattr(plan, "_stem", lambda path: "tiny_fcn_20200101_000000-" + done.report.sha256[:8])
         row = zoo.rows()["tiny_fcn"]
         monkeypatch.setattr(zoo, "lookup", lambda name: row)
         assert convert_checkpoint(checkpoint, output=tmp_path / "yes").report.zoo_name == "tiny_fcn"

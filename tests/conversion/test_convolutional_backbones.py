@@ -6,6 +6,7 @@ import pytest
 
 from segzoo.backbones import HRNetConfig, MobileNetV2Config
 from segzoo.backbones.hrnet import VARIANTS
+from segzoo.conversion import rules  # noqa: F401  registers every rule
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.keys import Context, find_rule
 

@@ -1,10 +1,10 @@
-"""The key-rule engine and the accounting of options."""
+"""The key-rule engine."""
 
 import pytest
 
 import segzoo.conversion.rules  # noqa: F401  registers every rule
 from segzoo.conversion.errors import ConversionError
-from segzoo.conversion.keys import HeadRule, KeyRule, KeyTable, Options, find_rule, register, type_name
+from segzoo.conversion.keys import HeadRule, KeyRule, KeyTable, find_rule, register
 
 TABLE = KeyTable(
     [
@@ -56,6 +56,22 @@ def test_malformed_rules_are_refused(original, native):
         KeyRule(original, native)
 
 
+def test_an_alias_is_a_second_name():
+    first, alias = KeyRule("key_project.{}", "key.{}"), KeyRule("query_project.{}", "key.{}", alias=True)
+    for table in (KeyTable([first, alias]), KeyTable([alias, first])):
+        assert table.to_native("query_project.0.weight") == table.to_native("key_project.0.weight") == "key.0.weight"
+        assert table.to_originals("key.0.weight") == ["key_project.0.weight", "query_project.0.weight"]
+        assert table.to_original("key.0.weight") == "key_project.0.weight"
+    with pytest.raises(ValueError, match="alias needs a native name"):
+        KeyRule("query_project.{}", None, alias=True)
+
+
+def test_rules_of_a_component_inside_another():
+    rule = KeyRule("layers.{}.0.{}", "stages.{}.{}", alias=True)
+    assert rule.inside("backbone.", "inner.") == KeyRule("backbone.layers.{}.0.{}", "inner.stages.{}.{}", alias=True)
+    assert KeyRule("unused.{}", None).inside("backbone.", "inner.") == KeyRule("backbone.unused.{}", None)
+
+
 def test_a_type_has_one_rule():
     with pytest.raises(ValueError, match="FCNHead"):
         register(HeadRule(types=("FCNHead",), translate=lambda o, c: None, keys=()))
@@ -69,49 +85,3 @@ def test_rules_are_found_with_and_without_scope(name):
 def test_an_unknown_type_is_named_with_the_nearest():
     with pytest.raises(ConversionError, match="model.decode_head: head type 'FCNHeed'.*did you mean FCNHead"):
         find_rule("head", {"type": "FCNHeed"}, "model.decode_head")
-
-
-@pytest.mark.parametrize("value", [None, [], {"depth": 50}, {"type": 3}])
-def test_a_component_needs_a_type(value):
-    with pytest.raises(ConversionError, match="model.backbone"):
-        type_name(value, "model.backbone")
-
-
-class TestOptions:
-    def options(self, **entries):
-        return Options({"type": "X", **entries}, "model.x")
-
-    def test_everything_must_be_accounted_for(self):
-        options = self.options(a=1, b=2, odd=3, other=[4])
-        assert options.take("a") == 1
-        options.ignore("b", "absent")
-        with pytest.raises(ConversionError, match=r"model.x: unknown options odd=3, other=\[4\]"):
-            options.finish()
-
-    def test_defaults_and_missing_options(self):
-        assert self.options().take("a", 5) == 5
-        with pytest.raises(ConversionError, match="model.x: the option 'a' is missing"):
-            self.options().take("a")
-
-    def test_expect(self):
-        assert self.options(style="caffe").expect("style", "pytorch", "caffe") == "caffe"
-        assert self.options().expect("style", "pytorch") == "pytorch"
-        assert self.options(pair=(1, 2)).expect("pair", [1, 2]) == [1, 2]
-        with pytest.raises(ConversionError, match="style='odd' is not supported"):
-            self.options(style="odd").expect("style", "pytorch")
-
-    def test_norms(self):
-        assert self.options(norm_cfg={"type": "SyncBN", "eps": 1e-3}).norm_eps() == 1e-3
-        assert self.options(norm_cfg=None).norm_eps() is None
-        assert self.options().norm_eps("norm_cfg", {"type": "BN"}) == 1e-5
-        with pytest.raises(ConversionError, match=r"model.x.norm_cfg: norm type 'GN'"):
-            self.options(norm_cfg={"type": "GN", "num_groups": 32}).norm_eps()
-        with pytest.raises(ConversionError, match=r"model.x.norm_cfg: unknown option odd=1"):
-            self.options(norm_cfg={"type": "BN", "odd": 1}).norm_eps()
-
-    def test_activations(self):
-        self.options(act_cfg={"type": "ReLU", "inplace": True}).expect_relu()
-        self.options().expect_relu()
-        for odd in (None, {"type": "GELU"}):
-            with pytest.raises(ConversionError, match="only ReLU"):
-                self.options(act_cfg=odd).expect_relu()

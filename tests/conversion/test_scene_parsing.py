@@ -10,8 +10,9 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
 import segzoo  # noqa: F401  registers
 from segzoo import SegZooForSemanticSegmentation, zoo
-from segzoo.conversion.convert import build_without_weights, convert_checkpoint
+from segzoo.conversion.convert import convert_checkpoint
 from segzoo.conversion.errors import ConversionError
+from segzoo.conversion.plan import build_without_weights
 from segzoo.conversion.reading.configs import read_config_file
 from segzoo.conversion.scene_parsing import (
     DECODER,

@@ -6,8 +6,8 @@ import pytest
 from conversion import tiny
 
 from segzoo import SegZooImageProcessor, zoo
-from segzoo.conversion.convert import build_without_weights
 from segzoo.conversion.errors import ConversionError
+from segzoo.conversion.plan import build_without_weights
 from segzoo.conversion.translate import supports, translate_config
 from segzoo.data.facts import DATASETS
 from segzoo.errors import SegZooError
@@ -120,8 +120,12 @@ class TestHeads:
             ("out_channels", 1, "one output channel"),
             ("out_channels", 7, "disagree"),
             ("norm_cfg", {"type": "LN"}, "norm type 'LN'"),
-            ("norm_cfg", None, "without normalisation"),
-            ("act_cfg", {"type": "GELU"}, "activation"),
+            ("norm_cfg", {"type": "GN", "num_groups": 16}, "norm_cfg: num_groups=16 is not supported .only 32"),
+            ("norm_cfg", {"type": "BN", "affine": False}, "norm_cfg: affine=False"),
+            ("act_cfg", None, "act_cfg: activation None is not supported"),
+            ("act_cfg", {"type": "Tanh"}, "act_cfg: activation {'type': 'Tanh'} is not supported"),
+            ("act_cfg", {"type": "LeakyReLU", "negative_slope": 0.2}, "act_cfg: negative_slope=0.2"),
+            ("act_cfg", {"type": "GELU", "approximate": "tanh"}, "act_cfg: approximate='tanh'"),
             ("input_transform", "multiple_select", "input_transform"),
             ("in_channels", [64], "must be integers"),
             ("odd", 1, "unknown option odd=1"),
@@ -161,15 +165,30 @@ class TestModel:
             ({"model__odd": 1}, "model: unknown option odd=1"),
             ({"model__test_cfg": {"mode": "tiles"}}, "mode='tiles'"),
             ({"model__test_cfg": {"mode": "slide", "crop_size": (1, 2, 3), "stride": 1}}, "crop_size"),
+            ({"model__test_cfg": {"mode": "whole", "sigmoid": True}}, "model.test_cfg: unknown option sigmoid=True"),
+            ({"model__test_cfg": {"multi_label": True}}, "model.test_cfg: unknown option multi_label=True"),
+            ({"model__test_cfg": {"mode": "whole", "subdivision_steps": 2}}, "unknown option subdivision_steps=2"),
+            ({"model__test_cfg": "whole"}, "model.test_cfg: expected a dict"),
         ],
     )
     def test_errors(self, changes, message):
         with pytest.raises(ConversionError, match=message):
             translate(**changes)
 
-    def test_unequal_class_counts(self):
-        with pytest.raises(ConversionError, match="class counts disagree"):
-            translate(model__auxiliary_head=tiny.MODEL["decode_head"] | {"num_classes": 5})
+    def test_windows_that_whole_mode_does_not_use(self):
+        test_cfg = {"mode": "whole", "crop_size": (48, 64), "stride": (32, 40), "panoptic_on": False}
+        assert translate(model__test_cfg=test_cfg).config.window_size is None
+
+    def test_the_loop_of_1x_is_no_test_setting_of_the_model(self):
+        values = tiny.config(test_cfg={"type": "TestLoop", "fp16": True})
+        del values["model"]["test_cfg"]
+        assert translate_config(values).config.window_size is None
+
+    def test_decode_heads_with_unequal_class_counts(self):
+        head = tiny.MODEL["decode_head"]
+        changes = {"model__type": "CascadeEncoderDecoder", "model__decode_head": [head | {"num_classes": 5}, head]}
+        with pytest.raises(ConversionError, match="class counts disagree.* 4 classes, model.decode_head.0 has 5"):
+            translate(**changes)
 
 
 class TestClasses:

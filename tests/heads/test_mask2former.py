@@ -20,6 +20,7 @@ from segzoo.backbones import ResNetConfig
 from segzoo.conversion.convert import convert_checkpoint
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.keys import Context
+from segzoo.conversion.original_config import OriginalConfig
 from segzoo.conversion.rules.mask2former import MASK2FORMER
 from segzoo.conversion.translate import segmentor_type
 from segzoo.data.scenes import SCENES, draw_scene
@@ -35,7 +36,7 @@ RELEASED = json.loads(gzip.decompress((RECORDS / "mask2former_released.json.gz")
 
 
 def translated(config, train_cfg=None):
-    context = Context("model.decode_head", {"model": {"train_cfg": train_cfg}})
+    context = Context("model.decode_head", OriginalConfig(train_cfg=train_cfg))
     return MASK2FORMER.translate(config, context), context
 
 

@@ -12,6 +12,7 @@ from transformers import SegformerImageProcessor
 
 from segzoo import SegZooError, SegZooImageProcessor
 from segzoo.conversion.keys import Context
+from segzoo.conversion.original_config import OriginalConfig
 from segzoo.conversion.processor import translate_processor
 from segzoo.inference import InferenceSettings, ViewMaker
 from segzoo.inference.views import ViewReader
@@ -29,7 +30,8 @@ def test_sizes_of_the_original_pipelines(case):
     pipeline = case["transforms"]
     # The processor comes from the pipeline at scale 1, as of a single-scale test.
     single = {**pipeline, "img_ratios": None, "transforms": [_as_pad(step) for step in pipeline["transforms"]]}
-    processor = SegZooImageProcessor(**translate_processor({"test_pipeline": [single]}, Context("")))
+    original = OriginalConfig.parse({"test_pipeline": [single]})
+    processor = SegZooImageProcessor(**translate_processor(Context("", original)))
     resize = pipeline["transforms"][0]
     windows = {"window_size": resize["crop_size"]} if resize["type"] == "SETR_Resize" else {}
     settings = InferenceSettings(scales=pipeline.get("img_ratios") or (1.0,), flip=pipeline["flip"], **windows)

@@ -77,7 +77,7 @@ def facts_of_row(row: zoo.ZooRow, sizes: list[Size] | None = None) -> dict[str, 
         sizes: (height, width) of the pictures to count operations for; None: the training crop and the publisher's size.
     """
     from segzoo.conversion.card import protocol
-    from segzoo.conversion.convert import build_without_weights
+    from segzoo.conversion.plan import build_without_weights
     from segzoo.conversion.translate import translate_config
 
     system = zoo.SYSTEMS[row.system]

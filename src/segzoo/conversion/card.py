@@ -1,23 +1,28 @@
-"""The model card of a converted checkpoint."""
+"""The model cards of converted checkpoints."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from segzoo.cards.model_card import ModelCardFacts, build_model_card, facts_of_model
 from segzoo.conversion.report import ConversionReport
-from segzoo.conversion.translate import Translation
+from segzoo.conversion.translation import Translation
+from segzoo.modeling_segzoo import SegZooForSemanticSegmentation
 from segzoo.zoo import SYSTEMS, ZooRow
 
 
-def conversion_card(model: Any, translation: Translation, report: ConversionReport, row: ZooRow | None) -> str:
+def conversion_card(
+    model: SegZooForSemanticSegmentation, report: ConversionReport, *, translation: Translation, row: ZooRow | None
+) -> str:
     """The text of README.md for a converted model.
 
     Args:
         model: the converted model.
-        translation: of its original config.
         report: of the conversion.
+        translation: of its original config.
         row: the released checkpoint that it is, for scores, licences and address; None where that is not known.
     """
     dataset = translation.classes.dataset
@@ -62,6 +67,37 @@ def _verification(report: ConversionReport) -> str:
         "another shape, or not finite. The outputs of this file were not compared with the original code's; segzoo's "
         "parity tests do that for its architectures, with synthesised weights."
     )
+
+
+def backbone_card(model: PreTrainedModel, report: ConversionReport, *, title: str) -> str:
+    """The text of README.md for a backbone out of a pre-training file.
+
+    Args:
+        model: the backbone.
+        report: of the conversion.
+        title: of the kind of file, for people.
+    """
+    notes = "".join(f"- {note}\n" for note in report.notes)
+    return f"""---
+library_name: segzoo
+tags:
+- backbone
+- {model.config.model_type}
+---
+# Backbone of {Path(report.source).name}
+
+{title}, {report.parameters / 1e6:.1f}M weights, for training a segmentation model. It has no decode head and labels nothing by itself.
+
+    segzoo train --backbone FOLDER ...
+
+or, in Python,
+
+    from segzoo import AutoBackbone
+    backbone = AutoBackbone.from_pretrained("FOLDER")
+
+- File: `{Path(report.source).name}`, SHA-256 `{report.sha256}`
+- Licence of the weights: that of their publisher; it is not known here.
+{notes}"""
 
 
 def protocol(processor: dict[str, Any]) -> str:

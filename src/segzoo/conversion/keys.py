@@ -11,37 +11,18 @@ Adding a component touches its own file in ``conversion/rules`` alone.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-from huggingface_hub.errors import StrictDataclassError
+from typing import Any, TypeVar
 
 from segzoo.conversion.errors import ConversionError
-from segzoo.errors import SegZooError
+from segzoo.conversion.options import Options, type_name, values_that_fit
+from segzoo.conversion.original_config import OriginalConfig
 
 PLACEHOLDER = "{}"
 _CAPTURE = r"([^.]+(?:\.[^.]+)*?)"
-_REQUIRED = object()
-# mmengine writes the scope of a registry before the type: mmseg.FCNHead, mmpretrain.ConvNeXt
-_SCOPES = ("mmseg.", "mmcls.", "mmpretrain.", "mmdet.", "mmengine.", "mmcv.")
-
-
-def type_name(original: Any, where: str) -> str:
-    """The ``type`` of an original config dict, without the registry scope that 1.x configs may carry.
-
-    Raises:
-        ConversionError: ``original`` is not a dict, or has no ``type``.
-    """
-    if not isinstance(original, Mapping) or not isinstance(original.get("type"), str):
-        raise ConversionError(f"{where}: expected a dict with a 'type', found {original!r:.80}")
-    name = original["type"]
-    for scope in _SCOPES:
-        name = name.removeprefix(scope)
-    return name
 
 
 @dataclass(frozen=True)
@@ -53,10 +34,13 @@ class KeyRule:
             dotted segments.
         native: name in our state dict, with as many ``{}``, filled in the same order. None: the original has the entry
             and we need it not (a buffer that is computed, a layer that is never used); it is left out, and reported.
+        alias: the original has the tensor under another name as well, which another rule renames. Both must be equal; written
+            back, it gets both names.
     """
 
     original: str
     native: str | None
+    alias: bool = False
 
     def __post_init__(self) -> None:
         for pattern in (self.original, self.native):
@@ -65,8 +49,16 @@ class KeyRule:
             for segment in pattern.split("."):
                 if PLACEHOLDER in segment and segment != PLACEHOLDER:
                     raise ValueError(f"key rule {pattern!r}: '{{}}' must be a whole dotted segment")
-        if self.native is not None and self.native.count(PLACEHOLDER) != self.original.count(PLACEHOLDER):
+        if self.native is None:
+            if self.alias:
+                raise ValueError(f"key rule {self.original!r}: an alias needs a native name")
+        elif self.native.count(PLACEHOLDER) != self.original.count(PLACEHOLDER):
             raise ValueError(f"key rule {self.original!r} -> {self.native!r}: different numbers of '{{}}'")
+
+    def inside(self, old_prefix: str, new_prefix: str) -> KeyRule:
+        """The rule of the same tensor in a component that holds this one's under these prefixes, each with its dot."""
+        native = None if self.native is None else new_prefix + self.native
+        return replace(self, original=old_prefix + self.original, native=native)
 
 
 def _matcher(pattern: str) -> re.Pattern[str]:
@@ -93,17 +85,27 @@ class KeyTable:
                 return rule, None if rule.native is None else rule.native.format(*match.groups())
         return None, None
 
+    def leaves_out(self, original_key: str) -> bool:
+        """Whether a rule knows an original key and drops it."""
+        rule, native = self.find(original_key)
+        return rule is not None and native is None
+
     def to_native(self, original_key: str) -> str | None:
         """The native name of an original key, or None where there is none."""
         return self.find(original_key)[1]
 
-    def to_original(self, native_key: str) -> str | None:
-        """The original name of a native key, or None where there is none."""
+    def to_originals(self, native_key: str) -> list[str]:
+        """The original name of a native key, and behind it its aliases; empty where there is none."""
+        first: list[str] = []
+        aliases: list[str] = []
         for matcher, rule in self._backward:
-            match = matcher.fullmatch(native_key)
-            if match:
-                return rule.original.format(*match.groups())
-        return None
+            if (not first or rule.alias) and (match := matcher.fullmatch(native_key)):
+                (aliases if rule.alias else first).append(rule.original.format(*match.groups()))
+        return first + aliases
+
+    def to_original(self, native_key: str) -> str | None:
+        """The original name of a native key, the first where it has several, or None where there is none."""
+        return next(iter(self.to_originals(native_key)), None)
 
 
 @dataclass(frozen=True)
@@ -112,13 +114,15 @@ class Context:
 
     Args:
         where: place of the dict in the original config, for error messages ("model.decode_head[1]").
-        config: the whole original config.
+        original: the whole original config.
+        test_cfg: the model's test settings, from which a head takes those that are its own; shared by all components of a model.
         notes: remarks for the user about what was not carried over; shared by all components of a model.
         ignore_index: the ignored label ids that the heads named; shared by all components of a model.
     """
 
     where: str
-    config: Mapping[str, Any] = field(default_factory=dict)
+    original: OriginalConfig = field(default_factory=OriginalConfig)
+    test_cfg: Options = field(default_factory=lambda: Options({}, "model.test_cfg"))
     notes: list[str] = field(default_factory=list)
     ignore_index: set[int] = field(default_factory=set)
 
@@ -138,7 +142,8 @@ class ComponentRule:
     Args:
         types: names of the original classes, as configs write them in ``type``.
         translate: ``translate(original_dict, context) -> native config``. It accounts for every option of the dict
-            through :class:`Options`, so an option that nobody knows is an error and never silently dropped.
+            through :class:`Options`, so an option that nobody knows is an error and never silently dropped. A component that holds
+            another one returns ``(native config, key rules)``, the rules being those that `nested` gave.
         keys: the key rules, or ``keys(native_config) -> rules`` where they depend on the config.
     """
 
@@ -147,8 +152,19 @@ class ComponentRule:
     keys: tuple[KeyRule, ...] | Callable[[Any], Iterable[KeyRule]]
 
     def key_table(self, config: Any) -> KeyTable:
-        """The key table for a component with this native config."""
+        """The key table for a component with this native config, without the keys of components inside it."""
         return KeyTable(self.keys(config) if callable(self.keys) else self.keys)
+
+    def convert(self, original: Mapping[str, Any], context: Context) -> tuple[Any, KeyTable]:
+        """The native config of an original dict, and the key table of the whole component.
+
+        Raises:
+            ConversionError: an option is not known or not supported, or a value does not fit its option.
+        """
+        with values_that_fit(context.where):
+            found = self.translate(original, context)
+        config, inner = found if isinstance(found, tuple) else (found, ())
+        return config, KeyTable((*inner, *self.key_table(config).rules))
 
 
 class BackboneRule(ComponentRule):
@@ -169,10 +185,11 @@ class HeadRule(ComponentRule):
     kind = "head"
 
 
+Rule = TypeVar("Rule", bound=ComponentRule)
 RULES: dict[str, dict[str, ComponentRule]] = {"backbone": {}, "neck": {}, "head": {}}
 
 
-def register(rule: ComponentRule) -> ComponentRule:
+def register(rule: Rule) -> Rule:
     """Makes a rule known under each of its type names, and returns it.
 
     Raises:
@@ -186,13 +203,11 @@ def register(rule: ComponentRule) -> ComponentRule:
 
 
 def find_rule(kind: str, original: Any, where: str) -> ComponentRule:
-    """The rule for an original dict; kind is "backbone", "neck" or "head".
+    """The rule for an original dict; kind is "backbone", "neck" or "head". Importing `segzoo.conversion.rules` registers all.
 
     Raises:
         ConversionError: no rule knows its type; the message names it, the known types and the nearest of them.
     """
-    from segzoo.conversion import rules  # noqa: F401  (each rule module registers itself)
-
     name = type_name(original, where)
     known = RULES[kind]
     if name not in known:
@@ -204,128 +219,23 @@ def find_rule(kind: str, original: Any, where: str) -> ComponentRule:
     return known[name]
 
 
-@contextlib.contextmanager
-def values_that_fit(where: str) -> Iterator[None]:
-    """Turns what a value of the wrong type or length raises, deep inside, into an error that names the place.
-
-    Raises:
-        ConversionError: the block raised such an error; errors of segzoo pass unchanged.
-    """
-    try:
-        yield
-    except SegZooError:
-        raise
-    except (StrictDataclassError, TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        if isinstance(cause, SegZooError):
-            raise cause from error
-        raise ConversionError(f"{where}: a value does not fit its option ({' '.join(str(cause).split())})") from error
-
-
-class Options:
-    """The options of one original config dict, each of which must be accounted for.
-
-    >>> o = Options({"type": "ResNet", "depth": 50, "with_cp": True}, where="model.backbone")
-    >>> o.take("depth")
-    50
-    >>> o.ignore("with_cp")
-    >>> o.finish()
+def nested(
+    kind: str, original: Any, context: Context, old_prefix: str, new_prefix: str
+) -> tuple[Any, tuple[KeyRule, ...]]:
+    """Translates a component inside another one, for the ``translate`` of the outer one, which returns the rules with its config.
 
     Args:
-        original: the dict; it is not changed. ``type`` and ``_delete_`` count as accounted for.
-        where: its place in the original config, for error messages.
+        kind: "backbone", "neck" or "head".
+        original: the inner one's dict.
+        context: at the inner one's place.
+        old_prefix: what its keys begin with inside the outer one's original state dict, with the dot.
+        new_prefix: the same in ours.
+
+    Returns:
+        The native config, and the key rules with the prefixes.
 
     Raises:
-        ConversionError: ``original`` is no dict.
+        ConversionError: no rule knows its type, or as `ComponentRule.convert`.
     """
-
-    def __init__(self, original: Mapping[str, Any], where: str):
-        if not isinstance(original, Mapping):
-            raise ConversionError(f"{where}: expected a dict, found {original!r:.80}")
-        self.where = where
-        self._left = {k: v for k, v in original.items() if k not in ("type", "_delete_", "_scope_")}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._left
-
-    def error(self, message: str) -> ConversionError:
-        """A ConversionError that begins with the place of this dict."""
-        return ConversionError(f"{self.where}: {message}")
-
-    def take(self, name: str, default: Any = _REQUIRED) -> Any:
-        """The value of an option; ``default`` where it is absent.
-
-        Raises:
-            ConversionError: it is absent and there is no default.
-        """
-        value = self._left.pop(name, default)
-        if value is _REQUIRED:
-            raise self.error(f"the option {name!r} is missing")
-        return value
-
-    def ignore(self, *names: str) -> None:
-        """Accounts for options that do not change the numbers of the converted model (training and initialisation)."""
-        for name in names:
-            self._left.pop(name, None)
-
-    def expect(self, name: str, *allowed: Any) -> Any:
-        """Accounts for an option that is supported with some values only; absent is fine and gives the first of them.
-
-        Raises:
-            ConversionError: it has another value; the message names the option, its value and the supported ones.
-        """
-        value = self._left.pop(name, allowed[0])
-        if isinstance(value, tuple):
-            value = list(value)
-        if value not in [list(a) if isinstance(a, tuple) else a for a in allowed]:
-            supported = " or ".join(repr(a) for a in allowed)
-            raise self.error(f"{name}={value!r} is not supported (only {supported})")
-        return value
-
-    def norm_eps(self, name: str = "norm_cfg", default: Any = _REQUIRED) -> float | None:
-        """Takes a norm config: the eps of its batch normalisation, or None where there is no norm (``norm_cfg=None``).
-
-        ``default`` is the norm config of the original class where the option is absent.
-
-        Raises:
-            ConversionError: the norm is not a batch normalisation, or has an option that is not known.
-        """
-        original = self.take(name, default)
-        if original is None:
-            return None
-        place = f"{self.where}.{name}"
-        if (kind := type_name(original, place)) not in ("BN", "BN2d", "SyncBN", "MMSyncBN", "NaiveSyncBN"):
-            raise ConversionError(f"{place}: norm type {kind!r} is not supported here (only BN and SyncBN)")
-        options = Options(original, place)
-        options.ignore("requires_grad", "momentum")
-        options.expect("affine", True)
-        options.expect("track_running_stats", True)
-        eps = options.take("eps", 1e-5)
-        options.finish()
-        return float(eps)
-
-    def expect_relu(self, name: str = "act_cfg") -> None:
-        """Accounts for an activation config that must be ReLU.
-
-        Raises:
-            ConversionError: it is another activation.
-        """
-        original = self.take(name, {"type": "ReLU"})
-        place = f"{self.where}.{name}"
-        if original is None or type_name(original, place) != "ReLU":
-            raise ConversionError(f"{place}: activation {original!r} is not supported here (only ReLU)")
-        options = Options(original, place)
-        options.ignore("inplace")
-        options.finish()
-
-    def finish(self) -> None:
-        """Closes the account.
-
-        Raises:
-            ConversionError: options are left that nobody took; the message names them with their values.
-        """
-        if self._left:
-            listed = ", ".join(f"{k}={v!r:.60}" for k, v in self._left.items())
-            raise self.error(f"unknown option{'s' if len(self._left) > 1 else ''} {listed}")
+    config, table = find_rule(kind, original, context.where).convert(original, context)
+    return config, tuple(rule.inside(old_prefix, new_prefix) for rule in table.rules)

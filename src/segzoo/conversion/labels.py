@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from segzoo.conversion.errors import ConversionError
-from segzoo.conversion.processor import dataset_config, reduces_labels
+from segzoo.conversion.original_config import OriginalDataset
 from segzoo.data.facts import DatasetFacts, facts_for_original_type
 
 
 @dataclass(frozen=True)
-class ClassFacts:
+class OriginalClasses:
     """Names and colours of the classes.
 
     Args:
@@ -20,57 +20,46 @@ class ClassFacts:
         palette: one [red, green, blue] (0..255) per class, or None.
         source: where the names come from, in words.
         dataset: the data set of the checkpoint, or None where it is not a known one.
-        original_type: name of the original data set class, or None.
         reduce_labels: whether label 0 is "nothing" and the classes begin at 1 in the label files.
-        ignore_index: label id that training ignores, by the data set.
     """
 
     names: list[str] | None
     palette: list[list[int]] | None
     source: str
     dataset: DatasetFacts | None
-    original_type: str | None
     reduce_labels: bool
-    ignore_index: int = 255
 
 
 def find_classes(
-    config: Mapping[str, Any],
+    dataset: OriginalDataset,
     num_labels: int,
     *,
     class_names: Sequence[str] | None = None,
     palette: Sequence[Sequence[int]] | None = None,
-) -> ClassFacts:
+) -> OriginalClasses:
     """Names and colours of a model's classes.
 
     The checkpoint's own are asked first, then the config's data set options, then the facts about its data set.
 
     Args:
-        config: the original config.
+        dataset: what the original config says of its data set.
         num_labels: number of classes of the model.
         class_names, palette: what the checkpoint carries, or None.
 
     Raises:
         ConversionError: the checkpoint or the config names another number of classes than the model has.
     """
-    dataset, where = dataset_config(config)
-    original_type = dataset.get("type") or config.get("dataset_type")
-    if isinstance(original_type, str):
-        original_type = original_type.rpartition(".")[2]
-    else:
-        original_type = None
-    reduce_labels = reduces_labels(config)
-    facts = None
-    if original_type:
-        facts = facts_for_original_type(original_type, reduce_labels=reduce_labels, num_labels=num_labels)
+    facts, reduce_labels = None, dataset.reduce_labels
+    if dataset.type:
+        facts = facts_for_original_type(dataset.type, reduce_labels=reduce_labels, num_labels=num_labels)
     if reduce_labels is None:
         reduce_labels = bool(facts and facts.reduce_labels)
 
-    metainfo = dataset.get("metainfo") or config.get("metainfo") or {}
+    options, metainfo = dataset.options, dataset.metainfo
     candidates = [
         (class_names, palette, "the checkpoint"),
-        (dataset.get("classes"), dataset.get("palette"), f"{where} of the config"),
-        (metainfo.get("classes"), metainfo.get("palette"), f"the metainfo of {where or 'the config'}"),
+        (options.get("classes"), options.get("palette"), f"{dataset.where} of the config"),
+        (metainfo.get("classes"), metainfo.get("palette"), f"the metainfo of {dataset.where or 'the config'}"),
     ]
     if facts is not None:
         candidates.append((facts.classes, facts.palette, f"the data set {facts.title}"))
@@ -86,14 +75,12 @@ def find_classes(
         colors = None
     if colors is None and facts is not None:
         colors = facts.palette
-    return ClassFacts(
+    return OriginalClasses(
         names=None if names is None else unique_names(names),
         palette=None if colors is None else [[int(value) for value in color] for color in colors],
         source=source,
         dataset=facts,
-        original_type=original_type,
         reduce_labels=reduce_labels,
-        ignore_index=255 if facts is None else facts.ignore_index,
     )
 
 

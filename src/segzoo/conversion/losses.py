@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from segzoo.conversion.keys import Context, Options, type_name
+from segzoo.conversion.keys import Context
+from segzoo.conversion.options import Options, type_name
 from segzoo.losses import CrossEntropyLoss, DiceLoss, FocalLoss, Loss, LovaszLoss, Ohem
 
 DEFAULT_LOSS = {"type": "CrossEntropyLoss"}
@@ -91,7 +92,7 @@ def _cross_entropy(options: Options, shared: dict[str, Any], context: Context) -
     sigmoid = bool(options.take("use_sigmoid", False))
     summed = options.expect("reduction", "mean", "sum") == "sum"
     average = "valid" if options.take("avg_non_ignore", False) else "all"
-    if shared["class_weights"] is not None and not sigmoid and _is_1x(context.config):
+    if shared["class_weights"] is not None and not sigmoid and context.original.is_1x:
         average = "weighted"  # 1.x divides by the weights, 0.x by the pixels
     return CrossEntropyLoss(sigmoid=sigmoid, average="sum" if summed else average, **shared)
 
@@ -101,7 +102,7 @@ def _dice(options: Options, shared: dict[str, Any], context: Context) -> DiceLos
     options.expect("reduction", "mean", "none", "sum")  # of one number
     # 0.x takes every option and looks at no others; the head's ignored label is the one that counts here.
     options.ignore("ignore_index", "loss_type", "per_image", "use_sigmoid", "activate", "naive_dice", "eps")
-    if _is_1x(context.config):
+    if context.original.is_1x:
         context.note(context.where, "its DiceLoss becomes that of mmsegmentation 0.x, which is taken class by class")
     return DiceLoss(smooth=smooth, exponent=exponent, **shared)
 
@@ -128,9 +129,3 @@ _TRANSLATE = {
     "FocalLoss": _focal,
     "LovaszLoss": _lovasz,
 }
-
-
-def _is_1x(config: Mapping[str, Any]) -> bool:
-    """Whether a config is of mmsegmentation 1.x, which normalises inside the model."""
-    model = config.get("model", {})
-    return "data_preprocessor" in model or "data_preprocessor" in config or "default_scope" in config

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from segzoo.conversion.keys import Context, Options, type_name
+from segzoo.conversion.keys import Context
+from segzoo.conversion.options import Options, type_name
 
 # steps that load, pack or name things, and do not change the pixels of one plain pass
 _NEUTRAL = (
@@ -19,73 +20,17 @@ _NEUTRAL = (
 _RESAMPLE = {"bilinear": 2, "bicubic": 3}  # numbers of PIL.Image.Resampling
 
 
-def _dig(config: Any, *path: str) -> Any:
-    """``config[path[0]][path[1]]...``, or None where a step is missing."""
-    for name in path:
-        config = config.get(name) if isinstance(config, Mapping) else None
-    return config
-
-
-def dataset_config(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
-    """The config of the data set that the checkpoint is tested on, and its place; ({}, "") where there is none.
-
-    Wrappers (``RepeatDataset``, ``ConcatDataset``, lists) are followed to the first data set inside.
-    """
-    places = [("data", split) for split in ("test", "val", "train")]
-    places += [(f"{split}_dataloader", "dataset") for split in ("test", "val", "train")]
-    for path in places:
-        found, where = _dig(config, *path), ".".join(path)
-        while isinstance(found, (Mapping, list, tuple)):
-            if isinstance(found, (list, tuple)):
-                found, where = (found[0] if found else None), f"{where}[0]"
-            elif "dataset" in found:
-                found, where = found["dataset"], f"{where}.dataset"
-            elif "datasets" in found:
-                found, where = found["datasets"], f"{where}.datasets"
-            elif "type" in found:
-                return found, where
-            else:
-                break
-    return {}, ""
-
-
-def find_test_pipeline(config: Mapping[str, Any]) -> tuple[list[Any] | None, str]:
-    """The steps of the test pipeline and their place in the config; (None, "") where there is none."""
-    dataset, where = dataset_config(config)
-    if not where.startswith(("data.train", "train_dataloader")) and isinstance(dataset.get("pipeline"), (list, tuple)):
-        return list(dataset["pipeline"]), f"{where}.pipeline"
-    if isinstance(config.get("test_pipeline"), (list, tuple)):
-        return list(config["test_pipeline"]), "test_pipeline"
-    return None, ""
-
-
-def reduces_labels(config: Mapping[str, Any]) -> bool | None:
-    """Whether label 0 is "nothing" and classes begin at 1 in the label files; None where the config does not say."""
-    dataset = dataset_config(config)[0]
-    said = [config.get("reduce_zero_label"), dataset.get("reduce_zero_label")]
-    pipelines = [dataset.get("pipeline"), config.get("train_pipeline"), config.get("test_pipeline")]
-    steps = [step for steps in pipelines for step in steps or () if isinstance(step, Mapping)]
-    said += [step.get("reduce_zero_label") for step in steps]
-    said = [bool(value) for value in said if value is not None]
-    if said:
-        return any(said)
-    # before 1.x the step that loads labels leaves them as they are, unless told; 1.x asks the data set
-    old = "train_dataloader" not in config and "test_dataloader" not in config
-    return False if old and any(step.get("type") == "LoadAnnotations" for step in steps) else None
-
-
-def translate_processor(config: Mapping[str, Any], context: Context, num_channels: int = 3) -> dict[str, Any]:
+def translate_processor(context: Context, num_channels: int = 3) -> dict[str, Any]:
     """Keyword arguments of SegZooImageProcessor that prepare images as the original does in testing.
 
     Args:
-        config: the whole original config.
-        context: takes notes about what was not carried over (test-time augmentation).
+        context: with the original config; takes notes about what was not carried over (test-time augmentation).
         num_channels: channels that the model reads.
 
     Raises:
         ConversionError: the pipeline has a step, or a step has an option, that is not known; it is named.
     """
-    steps, where = find_test_pipeline(config)
+    original = context.original
     fields: dict[str, Any] = {
         "do_resize": False,
         "antialias": False,
@@ -93,14 +38,13 @@ def translate_processor(config: Mapping[str, Any], context: Context, num_channel
         "resize_logits_to_input": True,
         "num_channels": num_channels,
     }
-    preprocessor = _dig(config, "model", "data_preprocessor") or config.get("data_preprocessor")
-    if steps is None:
+    if original.test_pipeline is None:
         context.note("config", "it has no test pipeline; images are normalised, and not resized")
-        fields.update(_normalisation(config.get("img_norm_cfg"), "img_norm_cfg"))
+        fields.update(_normalisation(original.normalisation, "img_norm_cfg"))
     else:
-        fields.update(_steps(steps, where, None, context))
-    if isinstance(preprocessor, Mapping):
-        fields.update(_preprocessor(preprocessor, context))
+        fields.update(_steps(original.test_pipeline, original.pipeline_place, None, context))
+    if isinstance(original.preprocessor, Mapping):
+        fields.update(_preprocessor(original.preprocessor))
     fields.setdefault("do_normalize", False)
     fields.setdefault("do_rescale", fields["do_normalize"])
     # mmcv reads images as BGR and leaves them so where no normalisation turns them
@@ -259,7 +203,7 @@ def _moments(mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _preprocessor(original: Mapping[str, Any], context: Context) -> dict[str, Any]:
+def _preprocessor(original: Mapping[str, Any]) -> dict[str, Any]:
     """1.x: SegDataPreProcessor turns the channels, normalises, and pads in testing where its test_cfg says so."""
     where = "model.data_preprocessor"
     options = Options(original, where)

@@ -20,6 +20,7 @@ class KeyMatch:
         unexpected: original keys that no rule knows, or whose target the model does not have.
         missing: native key -> the original key that was not there.
         doubled: original keys whose native key another one has filled already.
+        unequal: pairs of original keys that are names of one tensor, and hold different values.
         wrong_shapes: (original key, shape in the checkpoint, shape in the model).
         not_finite: original keys of tensors with NaN or infinite values.
         converted_dtypes: number of tensors, by their original dtype, that became float32.
@@ -30,6 +31,7 @@ class KeyMatch:
     unexpected: list[str] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
     doubled: list[str] = field(default_factory=list)
+    unequal: list[tuple[str, str]] = field(default_factory=list)
     wrong_shapes: list[tuple[str, list[int], list[int]]] = field(default_factory=list)
     not_finite: list[str] = field(default_factory=list)
     converted_dtypes: dict[str, int] = field(default_factory=dict)
@@ -41,7 +43,8 @@ class KeyMatch:
             source: the checkpoint file, for the message.
 
         Raises:
-            ConversionError: a key is missing, unexpected or doubled, a shape is wrong, or a value is not finite.
+            ConversionError: a key is missing, unexpected or doubled, two names of one tensor hold different values, a shape is
+                wrong, or a value is not finite.
         """
         shapes = [
             f"{key}: {_shape(found)} in the checkpoint, {_shape(wanted)} by the config"
@@ -51,6 +54,7 @@ class KeyMatch:
             "missing": list(self.missing.values()),
             "unexpected": self.unexpected,
             "given twice": self.doubled,
+            "two names of one tensor with different values": [f"{first}, {second}" for first, second in self.unequal],
             "wrong shape": shapes,
             "NaN or infinite": self.not_finite,
         }

@@ -15,16 +15,18 @@ from typing import Any
 
 from torch import Tensor
 
+from segzoo import zoo
 from segzoo.backbones import hrnet, mobilenetv2, resnet
-from segzoo.configuration_segzoo import SegZooConfig
 from segzoo.conversion.errors import ConversionError
-from segzoo.conversion.keys import KeyRule, KeyTable, Options
+from segzoo.conversion.keys import KeyRule, KeyTable
 from segzoo.conversion.labels import find_classes
+from segzoo.conversion.options import Options
+from segzoo.conversion.original_config import OriginalDataset
 from segzoo.conversion.reading.checkpoints import OriginalCheckpoint, read_checkpoint
 from segzoo.conversion.rules import hrnet as hrnet_rules
 from segzoo.conversion.rules import resnet as resnet_rules
 from segzoo.conversion.rules.common import MAX_CLASSES
-from segzoo.conversion.translate import ComponentKeys, Translation
+from segzoo.conversion.translation import ComponentKeys, Translation, assemble
 from segzoo.heads import FCNHeadConfig, HeadConfig, PSPHeadConfig, UPerHeadConfig
 from segzoo.losses import CrossEntropyLoss
 
@@ -241,8 +243,6 @@ def config_from_weights(state: Mapping[str, Tensor], source: str | Path) -> dict
     if not encoders or decoder is None:
         return None
     if len(encoders) > 1:
-        from segzoo import zoo
-
         names = [row.name for row in zoo.rows().values() if row.backbone in encoders and row.method == decoder]
         released = f" (the released one is {names[0]})" if names else ""
         raise ConversionError(
@@ -282,6 +282,11 @@ def _decoder_of(state: Mapping[str, Tensor]) -> str | None:
     return "upernet_lite" if fused.shape[0] == 256 else "upernet"
 
 
+def is_scene_parsing(config: Mapping[str, Any]) -> bool:
+    """Whether a config is of this project, whose sections have names in capitals."""
+    return isinstance(config.get("MODEL"), Mapping)
+
+
 def translate_scene_parsing(config: Mapping[str, Any]) -> Translation:
     """Translates a config of the project: ``MODEL`` and, where it has it, ``DATASET``; what else it holds is training.
 
@@ -303,39 +308,26 @@ def translate_scene_parsing(config: Mapping[str, Any]) -> Translation:
     backbone = encoder.build()
     shared = {"dropout": decoder.dropout, "downsample_labels": True, "num_labels": num_labels}
     loss = CrossEntropyLoss(average="valid")
-    heads = [decoder.build(encoder, losses=[loss], **shared)]
+    head = decoder.build(encoder, losses=[loss], **shared)
     components = [
-        ComponentKeys(ENCODER, "backbone.", KeyTable((*_BOOKKEEPING, *encoder.keys(backbone))), names[0]),
-        ComponentKeys(DECODER, "decode_heads.0.", KeyTable((*_BOOKKEEPING, *decoder.keys)), names[1]),
+        ComponentKeys(ENCODER, "backbone.", KeyTable((*_BOOKKEEPING, *encoder.keys(backbone))), names[0], backbone),
+        ComponentKeys(DECODER, "decode_heads.0.", KeyTable((*_BOOKKEEPING, *decoder.keys)), names[1], head),
     ]
-    auxiliary = []
     if decoder.deep_supervision:
-        auxiliary.append(
-            FCNHeadConfig(
-                num_convs=1,
-                concat_input=False,
-                channels=encoder.width // 4,
-                in_channels=[encoder.channels[-2]],
-                in_index=[-2],
-                losses=[replace(loss, weight=DEEP_SUPERVISION)],
-                **shared,
-            )
+        auxiliary = FCNHeadConfig(
+            num_convs=1,
+            concat_input=False,
+            channels=encoder.width // 4,
+            in_channels=[encoder.channels[-2]],
+            in_index=[-2],
+            losses=[replace(loss, weight=DEEP_SUPERVISION)],
+            **shared,
         )
-        keys = KeyTable(_DEEP_SUPERVISION_KEYS)
-        components.append(ComponentKeys(DECODER, "auxiliary_heads.0.", keys, f"{names[1]} (deep supervision)"))
-    classes = find_classes({"dataset_type": "ADE20KDataset", "reduce_zero_label": True}, num_labels)
-    labels = classes.names or [f"LABEL_{i}" for i in range(num_labels)]
-    native = SegZooConfig(
-        backbone_config=backbone,
-        decode_head_configs=heads,
-        auxiliary_head_configs=auxiliary,
-        palette=classes.palette,
-        id2label=dict(enumerate(labels)),
-        label2id={name: i for i, name in enumerate(labels)},
-    )
-    notes = [] if classes.names else ["classes: no names are known; they are called LABEL_0, LABEL_1, ..."]
-    multiple = 32 if encoder.joined or isinstance(heads[0], UPerHeadConfig) else 8
-    return Translation(native, _processor(data, multiple), classes, components, notes)
+        title, keys = f"{names[1]} (deep supervision)", KeyTable(_DEEP_SUPERVISION_KEYS)
+        components.append(ComponentKeys(DECODER, "auxiliary_heads.0.", keys, title, auxiliary))
+    classes = find_classes(OriginalDataset(type="ADE20KDataset", reduce_labels=True), num_labels)
+    multiple = 32 if encoder.joined or isinstance(head, UPerHeadConfig) else 8
+    return assemble(components, classes, processor=_processor(data, multiple), notes=())
 
 
 def _known(options: Options, name: str, table: Mapping[str, Any]) -> str:
@@ -377,9 +369,4 @@ def _processor(data: Options, multiple: int) -> dict[str, Any]:
         "channel_order": "rgb",
         "num_channels": 3,
         "resize_logits_to_input": False,
-        "do_reduce_labels": True,
-        "ignore_index": 255,
-        "align_corners": False,
-        "window_size": None,
-        "window_stride": None,
     }

@@ -1,20 +1,24 @@
 """Original training configs (mmsegmentation 0.x and 1.x, research forks) -> SegZooConfig and processor settings.
 
-The config has been read as literals by ``config_reader``; here its ``model``, ``test_cfg``, data set and test pipeline
+The config has been read as literals by ``reading.configs``; here its ``model``, ``test_cfg``, data set and test pipeline
 become our typed configs.  Every option is accounted for: one that nobody knows is an error that names it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from segzoo.configuration_segzoo import SegZooConfig
+from segzoo.conversion import rules  # noqa: F401  (each rule module registers itself)
 from segzoo.conversion.errors import ConversionError
-from segzoo.conversion.keys import ComponentRule, Context, KeyTable, Options, find_rule, type_name, values_that_fit
-from segzoo.conversion.labels import ClassFacts, find_classes
+from segzoo.conversion.keys import Context, find_rule
+from segzoo.conversion.labels import find_classes
+from segzoo.conversion.options import Options, type_name, values_that_fit
+from segzoo.conversion.original_config import OriginalConfig
 from segzoo.conversion.processor import translate_processor
+from segzoo.conversion.scene_parsing import is_scene_parsing, translate_scene_parsing
+from segzoo.conversion.translation import ComponentKeys, Translation, assemble
+from segzoo.heads import HeadConfig
 
 # Those of Mask2Former differ in how they pass labels on, and the last of them cuts padding off after sliding windows. All of them
 # average the probabilities of augmented views.
@@ -26,42 +30,6 @@ _SEGMENTORS = (
 )
 # Test settings of detectors that the Mask2Former configs carry along, and that nothing reads.
 _PANOPTIC = ("panoptic_on", "semantic_on", "instance_on", "max_per_image", "iou_thr", "filter_low_score")
-
-
-@dataclass(frozen=True)
-class ComponentKeys:
-    """The key table of one component, and where the component stands in both models.
-
-    Args:
-        original_prefix: what its keys begin with in the original state dict ("decode_head.").
-        native_prefix: the same in ours ("decode_heads.0.").
-        table: the renaming of the rest.
-        original_type: name of the original class, for reports.
-    """
-
-    original_prefix: str
-    native_prefix: str
-    table: KeyTable
-    original_type: str
-
-
-@dataclass(frozen=True)
-class Translation:
-    """Everything that an original config says about a converted model.
-
-    Args:
-        config: the model's config, class names and palette included.
-        processor: keyword arguments of SegZooImageProcessor.
-        classes: class names, colours and data set, and where they come from.
-        components: key tables, in the order of the model.
-        notes: what was not carried over, for people.
-    """
-
-    config: SegZooConfig
-    processor: dict[str, Any]
-    classes: ClassFacts
-    components: list[ComponentKeys]
-    notes: list[str] = field(default_factory=list)
 
 
 def translate_config(
@@ -81,88 +49,44 @@ def translate_config(
             numbers; the message names the place, the option and its value.
     """
     if is_scene_parsing(config):
-        from segzoo.conversion.scene_parsing import translate_scene_parsing  # which builds on this module
-
         return translate_scene_parsing(config)
-    model = config.get("model")
-    if not isinstance(model, Mapping):
-        raise ConversionError("the config has no 'model'; give the training config of the checkpoint with --config")
-    kind = segmentor_type(model)
-    context = Context("model", config)
-    options = Options(model, "model")
+    original = OriginalConfig.parse(config)
+    kind, options = segmentor_type(original.model), Options(original.model, "model")
+    test_cfg = Options(original.test_cfg or {}, "model.test_cfg")
+    context = Context("model", original, test_cfg=test_cfg)
     # training and initialisation, or read elsewhere
-    options.ignore("pretrained", "init_cfg", "train_cfg", "data_preprocessor")
+    options.ignore("pretrained", "init_cfg", "train_cfg", "test_cfg", "data_preprocessor")
 
-    components: list[ComponentKeys] = []
-    backbone = _component("backbone", options.take("backbone"), "backbone.", "backbone.", context, components)
+    components = [_component("backbone", options.take("backbone"), "backbone.", "backbone.", context)]
     neck = options.take("neck", None)
     if neck is not None:
-        neck = _component("neck", neck, "neck.", "neck.", context, components)
-
-    decode = options.take("decode_head")
-    if kind == "CascadeEncoderDecoder":
-        stages = options.take("num_stages", None)
-        if not isinstance(decode, (list, tuple)) or stages not in (None, len(decode)):
-            raise options.error(f"num_stages={stages!r} and the number of decode heads disagree")
-        decode_heads = [
-            _component("head", head, f"decode_head.{i}.", f"decode_heads.{i}.", context, components)
-            for i, head in enumerate(decode)
-        ]
-    elif isinstance(decode, (list, tuple)):
-        raise options.error("several decode heads need the type CascadeEncoderDecoder")
-    else:
-        decode_heads = [_component("head", decode, "decode_head.", "decode_heads.0.", context, components)]
-
+        components.append(_component("neck", neck, "neck.", "neck.", context))
+    decode_heads = _heads(_decode_heads(kind, options), "decode_head.", "decode_heads.", context)
     auxiliary = options.take("auxiliary_head", None)
-    if isinstance(auxiliary, (list, tuple)):
-        auxiliary_heads = [
-            _component("head", head, f"auxiliary_head.{i}.", f"auxiliary_heads.{i}.", context, components)
-            for i, head in enumerate(auxiliary)
-        ]
-    elif auxiliary is not None:
-        auxiliary_heads = [_component("head", auxiliary, "auxiliary_head.", "auxiliary_heads.0.", context, components)]
-    else:
-        auxiliary_heads = []
-
-    with values_that_fit("model.test_cfg"):
-        window_size, window_stride = _windows(options.take("test_cfg", None) or config.get("test_cfg"))
+    auxiliary_heads = [] if auxiliary is None else _heads(auxiliary, "auxiliary_head.", "auxiliary_heads.", context)
+    components += [*decode_heads, *auxiliary_heads]
+    with values_that_fit(test_cfg.where):
+        window_size, window_stride = _windows(test_cfg)
+    test_cfg.finish()  # the heads have taken theirs
     options.finish()
-    num_labels = _class_count(decode_heads, auxiliary_heads)
+
+    num_labels = _class_count(decode_heads, auxiliary_heads, context)
     if len(context.ignore_index) > 1:
         raise ConversionError(f"the heads ignore different labels ({sorted(context.ignore_index)}); one is supported")
     with values_that_fit("the data set"):
-        classes = find_classes(config, num_labels, class_names=class_names, palette=palette)
-    ignore_index = next(iter(context.ignore_index), 255)
-    if classes.names is None:
-        context.note("classes", "no names are known; they are called LABEL_0, LABEL_1, ... (id2label in config.json)")
-    names = classes.names or [f"LABEL_{i}" for i in range(num_labels)]
-    native = SegZooConfig(
-        backbone_config=backbone,
-        neck_config=neck,
-        decode_head_configs=decode_heads,
-        auxiliary_head_configs=auxiliary_heads,
-        semantic_loss_ignore_index=ignore_index,
+        classes = find_classes(original.dataset, num_labels, class_names=class_names, palette=palette)
+    with values_that_fit("the test pipeline"):
+        num_channels = getattr(components[0].config, "num_channels", 3)
+        processor = translate_processor(context, num_channels=num_channels)
+    return assemble(
+        components,
+        classes,
+        processor=processor,
+        notes=context.notes,
+        ignore_index=next(iter(context.ignore_index), 255),
         window_size=window_size,
         window_stride=window_stride,
-        palette=classes.palette,
-        id2label=dict(enumerate(names)),
-        label2id={name: i for i, name in enumerate(names)},
     )
-    with values_that_fit("the test pipeline"):
-        processor = translate_processor(config, context, num_channels=getattr(backbone, "num_channels", 3))
-    processor |= {
-        "do_reduce_labels": classes.reduce_labels,
-        "ignore_index": ignore_index,
-        "align_corners": decode_heads[-1].align_corners,
-        "window_size": window_size,
-        "window_stride": window_stride,
-    }
-    return Translation(native, processor, classes, components, context.notes)
-
-
-def is_scene_parsing(config: Mapping[str, Any]) -> bool:
-    """Whether a config is of MIT's scene-parsing project, whose sections have names in capitals."""
-    return isinstance(config.get("MODEL"), Mapping)
 
 
 def supports(config: Mapping[str, Any]) -> bool:
@@ -170,8 +94,6 @@ def supports(config: Mapping[str, Any]) -> bool:
     if is_scene_parsing(config):
         return True
     model = config.get("model")
-    if not isinstance(model, Mapping):
-        return False
     try:
         segmentor_type(model)
         for kind, name in (
@@ -188,12 +110,14 @@ def supports(config: Mapping[str, Any]) -> bool:
     return True
 
 
-def segmentor_type(model: Mapping[str, Any]) -> str:
+def segmentor_type(model: Any) -> str:
     """The type of a segmentation model.
 
     Raises:
-        ConversionError: the dict is a detector, a classifier, or nothing that is known.
+        ConversionError: there is no model, or it is a detector, a classifier, or nothing that is known.
     """
+    if not isinstance(model, Mapping):
+        raise ConversionError("the config has no 'model'; give the training config of the checkpoint with --config")
     kind = type_name(model, "model")
     if kind in _SEGMENTORS:
         return kind
@@ -211,48 +135,71 @@ def segmentor_type(model: Mapping[str, Any]) -> str:
     raise ConversionError(f"model type {kind!r} is not supported (known: {', '.join(_SEGMENTORS)})")
 
 
-def _component(
-    kind: str,
-    original: Any,
-    original_prefix: str,
-    native_prefix: str,
-    context: Context,
-    components: list[ComponentKeys],
-) -> Any:
-    """Translates one component, appends its key table, and returns its native config."""
+def _decode_heads(kind: str, options: Options) -> Any:
+    """The decode head's dict, or the list of them in a cascade."""
+    heads = options.take("decode_head")
+    if kind == "CascadeEncoderDecoder":
+        stages = options.take("num_stages", None)
+        if not isinstance(heads, (list, tuple)) or stages not in (None, len(heads)):
+            raise options.error(f"num_stages={stages!r} and the number of decode heads disagree")
+    elif isinstance(heads, (list, tuple)):
+        raise options.error("several decode heads need the type CascadeEncoderDecoder")
+    return heads
+
+
+def _heads(originals: Any, original_prefix: str, native_prefix: str, context: Context) -> list[ComponentKeys]:
+    """The components of one head, or of a list of them, whose keys are numbered."""
+    if isinstance(originals, (list, tuple)):
+        places = [(head, f"{original_prefix}{i}.") for i, head in enumerate(originals)]
+    else:
+        places = [(originals, original_prefix)]
+    return [_component("head", head, old, f"{native_prefix}{i}.", context) for i, (head, old) in enumerate(places)]
+
+
+def _component(kind: str, original: Any, original_prefix: str, native_prefix: str, context: Context) -> ComponentKeys:
     where = "model." + original_prefix.rstrip(".")
-    rule: ComponentRule = find_rule(kind, original, where)
-    with values_that_fit(where):
-        native = rule.translate(original, context.at(where))
-    components.append(
-        ComponentKeys(original_prefix, native_prefix, rule.key_table(native), type_name(original, where))
-    )
-    return native
+    native, table = find_rule(kind, original, where).convert(original, context.at(where))
+    return ComponentKeys(original_prefix, native_prefix, table, type_name(original, where), native)
 
 
-def _class_count(decode_heads: Sequence[Any], auxiliary_heads: Sequence[Any]) -> int:
-    count = decode_heads[-1].num_labels
-    for name, heads in (("decode", decode_heads), ("auxiliary", auxiliary_heads)):
-        for head in heads:
-            if head.num_labels != count:
-                raise ConversionError(
-                    f"class counts disagree: the last decode head has {count} classes, an {name} head "
-                    f"{head.num_labels}; give a config whose num_classes is the same everywhere"
-                )
+def _class_count(
+    decode_heads: Sequence[ComponentKeys], auxiliary_heads: Sequence[ComponentKeys], context: Context
+) -> int:
+    """The model's number of classes: the last decode head's.
+
+    An auxiliary head with another one has no part in inference; it keeps its own.
+
+    Raises:
+        ConversionError: a decode head has another one, which is not one of its own by nature.
+    """
+    count = decode_heads[-1].config.num_labels
+
+    def others(heads: Sequence[ComponentKeys]) -> Iterator[tuple[str, HeadConfig]]:
+        for component in heads:
+            if component.config.own_outputs is None and component.config.num_labels != count:
+                yield "model." + component.original_prefix.rstrip("."), component.config
+
+    for place, head in others(decode_heads):
+        raise ConversionError(
+            f"class counts disagree: the last decode head has {count} classes, {place} has {head.num_labels}; "
+            "give a config whose num_classes is the same in all decode heads"
+        )
+    for place, head in others(auxiliary_heads):
+        head.own_outputs = head.num_labels
+        context.note(
+            place,
+            f"it has {head.num_labels} classes and the model {count}; it is kept, and not trained on labels of the model's classes",
+        )
     return count
 
 
-def _windows(test_cfg: Any) -> tuple[list[int] | None, list[int] | None]:
+def _windows(options: Options) -> tuple[list[int] | None, list[int] | None]:
     """(window size, window stride), each [height, width], of the test settings; (None, None) for whole images."""
-    options = Options(test_cfg or {"mode": "whole"}, "model.test_cfg")
-    options.ignore(*_PANOPTIC)
-    mode = options.expect("mode", "whole", "slide")
-    if mode == "whole":
+    options.ignore(*_PANOPTIC, "batched_slide", "rescale")
+    if options.expect("mode", "whole", "slide") == "whole":
+        options.ignore("crop_size", "stride")  # idle
         return None, None
-    size, stride = _pair(options, "crop_size"), _pair(options, "stride")
-    options.ignore("batched_slide", "rescale")
-    options.finish()
-    return size, stride
+    return _pair(options, "crop_size"), _pair(options, "stride")
 
 
 def _pair(options: Options, name: str) -> list[int]:

@@ -7,31 +7,32 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from segzoo.conversion.keys import KeyRule
 from segzoo.conversion.reading.checkpoints import all_finite
 from segzoo.conversion.report import KeyMatch
-from segzoo.conversion.translate import ComponentKeys
+from segzoo.conversion.translation import ComponentKeys
 
 _COUNTER = "num_batches_tracked"  # batch norms of old files lack it, and inference does not read it
 
 
-def native_name(key: str, components: Sequence[ComponentKeys]) -> tuple[bool, str | None]:
-    """(whether a rule knows the original key, its native name or None where it is left out)."""
+def find_native(key: str, components: Sequence[ComponentKeys]) -> tuple[KeyRule | None, str | None]:
+    """(rule, native name) of an original key: (None, None) where no rule knows it, (rule, None) where it is left out."""
     for component in components:
         if key.startswith(component.original_prefix):
             rule, native = component.table.find(key.removeprefix(component.original_prefix))
             if rule is not None:
-                return True, None if native is None else component.native_prefix + native
-    return False, None
+                return rule, None if native is None else component.native_prefix + native
+    return None, None
 
 
-def original_name(key: str, components: Sequence[ComponentKeys]) -> str | None:
-    """The original name of a native key, or None where no rule makes one."""
+def original_names(key: str, components: Sequence[ComponentKeys]) -> list[str]:
+    """The original name of a native key, and behind it its aliases; empty where no rule makes one."""
     for component in components:
         if key.startswith(component.native_prefix):
-            original = component.table.to_original(key.removeprefix(component.native_prefix))
-            if original is not None:
-                return component.original_prefix + original
-    return None
+            names = component.table.to_originals(key.removeprefix(component.native_prefix))
+            if names:
+                return [component.original_prefix + name for name in names]
+    return []
 
 
 def match_weights(
@@ -48,31 +49,41 @@ def match_weights(
         expected: state dict of the model (on the meta device): native keys, shapes and dtypes.
 
     Returns:
-        The native state dict, complete where ``KeyMatch`` has nothing to complain about, and the account.
+        The native state dict, complete where ``KeyMatch`` has nothing to complain about, and the account. Of a tensor with two
+        original names one is enough.
     """
     match = KeyMatch()
     native_state: dict[str, Tensor] = {}
+    origins: dict[str, tuple[str, KeyRule]] = {}
     for key, tensor in state.items():
-        known, native = native_name(key, components)
-        if known and native is None:
-            match.left_out.append(key)
-        elif not known or native not in expected:
+        rule, native = find_native(key, components)
+        if rule is None or (native is not None and native not in expected):
             match.unexpected.append(key)
-        elif native in native_state:
-            match.doubled.append(key)
-        elif tensor.shape != expected[native].shape:
-            match.wrong_shapes.append((key, list(tensor.shape), list(expected[native].shape)))
-            native_state[native] = tensor
+        elif native is None:
+            match.left_out.append(key)
+        elif native in origins:
+            other, first_rule = origins[native]
+            if not (rule.alias or first_rule.alias):
+                match.doubled.append(key)
+            elif not torch.equal(tensor, state[other]):
+                match.unequal.append((other, key))
+            else:
+                match.renamed[key] = native
         else:
-            match.renamed[key] = native
-            native_state[native] = prepared(key, tensor, expected[native].dtype, match)
+            origins[native] = key, rule
+            if tensor.shape != expected[native].shape:
+                match.wrong_shapes.append((key, list(tensor.shape), list(expected[native].shape)))
+                native_state[native] = tensor
+            else:
+                match.renamed[key] = native
+                native_state[native] = prepared(key, tensor, expected[native].dtype, match)
     for native, meta in expected.items():
         if native in native_state:
             continue
         if native.endswith(_COUNTER):
             native_state[native] = torch.zeros(meta.shape, dtype=meta.dtype)
         else:
-            match.missing[native] = original_name(native, components) or native
+            match.missing[native] = next(iter(original_names(native, components)), native)
     return native_state, match
 
 
@@ -91,15 +102,15 @@ def prepared(key: str, tensor: Tensor, dtype: torch.dtype, match: KeyMatch) -> T
 
 
 def original_state_dict(native_state: Mapping[str, Tensor], components: Sequence[ComponentKeys]) -> dict[str, Tensor]:
-    """A native state dict with its original names, for going back to the original code.
+    """A native state dict with its original names, all of them, for going back to the original code.
 
     Raises:
         KeyError: a key has no original name.
     """
     renamed = {}
     for key, tensor in native_state.items():
-        original = original_name(key, components)
-        if original is None:
+        names = original_names(key, components)
+        if not names:
             raise KeyError(key)
-        renamed[original] = tensor
+        renamed |= dict.fromkeys(names, tensor)
     return renamed

@@ -21,7 +21,6 @@ from segzoo.data.augmentation import Augmentation
 from segzoo.data.classes import ClassFacts
 from segzoo.data.transforms import JointTransform, build_train_transform
 from segzoo.errors import SegZooError
-from segzoo.heads import FCNHeadConfig
 from segzoo.training.recipes.groups import ModelOptions
 
 _EDGES, _SIDES = ("shortest_edge", "longest_edge"), ("height", "width")
@@ -100,12 +99,13 @@ def build_model(
         config = SegZooConfig.from_backbone(
             _backbone_config(backbone, options.drop_path_rate, hub_options),
             _head_config_class(head)(**settings),
-            auxiliary=False,
+            auxiliary=auxiliary_channels > 0,
+            auxiliary_channels=auxiliary_channels,
             palette=classes.palette,
             semantic_loss_ignore_index=ignore_index,
             **labels,
         )
-        model = _new_model(config, backbone, auxiliary_channels, hub_options)
+        model = _new_model(config, backbone, hub_options)
     else:
         with _loading(f"cannot load {name}"):
             config = AutoConfig.from_pretrained(config_name or model_name_or_path, **labels, **hub_options)
@@ -179,19 +179,7 @@ def _backbone_config(backbone: str, drop_path_rate: float | None, hub_options: M
     return config
 
 
-def _new_model(
-    config: SegZooConfig, backbone: str, auxiliary_channels: int, hub_options: Mapping[str, Any]
-) -> SegZooForSemanticSegmentation:
-    if auxiliary_channels:
-        auxiliary = FCNHeadConfig(
-            in_index=[-2],
-            num_convs=1,
-            concat_input=False,
-            losses=[{"type": "cross_entropy", "weight": 0.4}],
-            channels=auxiliary_channels,
-        )
-        auxiliary.num_labels = config.num_labels
-        config.auxiliary_head_configs = [auxiliary]
+def _new_model(config: SegZooConfig, backbone: str, hub_options: Mapping[str, Any]) -> SegZooForSemanticSegmentation:
     model = SegZooForSemanticSegmentation(config)
     if backbone not in backbone_variants():
         with _loading(f"--backbone {backbone}: cannot be loaded"):

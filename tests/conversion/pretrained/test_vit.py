@@ -9,9 +9,8 @@ from torch.nn import functional as F
 from segzoo import AutoBackbone
 from segzoo.backbones import BeitBackbone, ViTAdapterBackbone, ViTBackbone
 from segzoo.commands.cli import main
+from segzoo.conversion.convert import convert_checkpoint
 from segzoo.conversion.errors import ConversionError
-from segzoo.conversion.keys import KeyRule, KeyTable
-from segzoo.conversion.pretrained.base import rename
 from segzoo.conversion.pretrained.vit import read_npz, translate_pretrained_vit
 
 WIDTH, DEPTH, PATCH, SIDE = 192, 2, 16, 4  # three heads; 4 x 4 patches
@@ -250,18 +249,26 @@ def test_an_adapter_over_a_converted_file(tmp_path):
         (lambda s: s.update({"blocks.0.norm1.bias": torch.zeros(7)}), "blocks.0.norm1.bias"),
     ],
 )
-def test_files_that_are_no_plain_vit(change, words):
+def test_files_that_are_no_plain_vit(change, words, tmp_path):
     state = weights(shapes_of_timm())
     change(state)
-    with pytest.raises(ConversionError, match=words):
-        translate_pretrained_vit(state, "vit.pth")
+    torch.save({"model": state}, tmp_path / "vit.pth")
+    with pytest.raises(ConversionError, match=f"(?s)vit.pth: .*{words}"):
+        convert_checkpoint(tmp_path / "vit.pth", output=tmp_path / "out")
 
 
 @pytest.mark.parametrize("heads", [2, 3, 4])
 def test_an_npz_file_tells_its_heads(heads):
     done = translate_pretrained_vit(flax_arrays(weights(shapes_of_timm()), heads), "vit.npz")
     assert done.config.num_attention_heads == heads
-    assert sorted(done.left_out) == ["head/bias", "head/kernel", "pre_logits/bias", "pre_logits/kernel"]
+
+
+def test_what_an_npz_file_holds_beside_the_backbone_is_reported(tmp_path):
+    arrays = flax_arrays(weights(shapes_of_timm()))
+    np.savez(tmp_path / "L_16.npz", **{name: value.numpy() for name, value in arrays.items()})
+    report = convert_checkpoint(tmp_path / "L_16.npz", output=tmp_path / "out").report
+    assert sorted(report.keys.left_out) == ["head/bias", "head/kernel", "pre_logits/bias", "pre_logits/kernel"]
+    assert any("left out: 4 tensors" in note for note in report.notes)
 
 
 @pytest.mark.parametrize(
@@ -288,18 +295,3 @@ def test_the_width_tells_the_heads_of_published_models(width, heads, monkeypatch
             translate_pretrained_vit(state, "vit.pth")
     else:
         assert translate_pretrained_vit(state, "vit.pth").config.num_attention_heads == heads
-
-
-def test_parts_of_larger_storages_are_cut_out():
-    state = weights(shapes_of_timm())
-    state["norm.weight"] = torch.ones(1000, WIDTH)[7]
-    done = translate_pretrained_vit(state, "vit.pth")
-    assert done.state_dict[done.renamed["norm.weight"]].untyped_storage().nbytes() == 4 * WIDTH
-
-
-def test_two_originals_of_one_weight_are_named():
-    config = translate_pretrained_vit(weights(shapes_of_timm()), "vit.pth").config
-    table = KeyTable([KeyRule("a.{}", "norm.{}"), KeyRule("b.{}", "norm.{}")])
-    ones = torch.ones(WIDTH)
-    with pytest.raises(ConversionError, match="given twice: b.weight"):
-        rename({"a.weight": ones, "b.weight": ones}, config, table, "vit.pth")

@@ -10,7 +10,7 @@ from torch import Tensor
 from segzoo.backbones.internimage import VARIANTS, InternImageConfig
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.keys import KeyRule, KeyTable
-from segzoo.conversion.pretrained.base import PretrainedBackbone, PretrainedKind, rename
+from segzoo.conversion.pretrained.base import PretrainedBackbone, PretrainedKind
 from segzoo.conversion.rules.internimage import keys
 
 # The classifier of T to XL, and the attention pooling and classifier of H and G.
@@ -33,7 +33,7 @@ def translate_internimage(state: Mapping[str, Tensor], source: str) -> Pretraine
         source: the file, for messages.
 
     Raises:
-        ConversionError: a key that is not known, weights that are missing, or shapes that are no InternImage's.
+        ConversionError: weights that tell the shape are missing, one is given under two names, or shapes are no InternImage's.
     """
     prefix = _prefix(state)
     # The copies on the Hub call the scales otherwise.
@@ -56,9 +56,7 @@ def translate_internimage(state: Mapping[str, Tensor], source: str) -> Pretraine
         for stage, depth in enumerate(config.depths):
             ones = state[f"levels.{stage}.blocks.0.norm1.0.weight"].new_ones(config.channels * 2**stage)
             state |= {f"levels.{stage}.blocks.{i}.gamma{k}": ones.clone() for i in range(depth) for k in (1, 2)}
-    result = rename(state, config, table, source)
-    result.notes[:0] = notes
-    return result
+    return PretrainedBackbone(config, state, table, notes=notes)
 
 
 def _prefix(state: Mapping[str, Tensor]) -> str:

@@ -17,7 +17,7 @@ from segzoo.backbones.beit import BeitConfig
 from segzoo.backbones.vit import ViTConfig
 from segzoo.conversion.errors import CheckpointError, ConversionError
 from segzoo.conversion.keys import KeyRule, KeyTable
-from segzoo.conversion.pretrained.base import PretrainedBackbone, PretrainedKind, rename
+from segzoo.conversion.pretrained.base import PretrainedBackbone, PretrainedKind
 from segzoo.conversion.rules.vit import timm_vit_keys
 
 # Width -> heads of the published ViTs: tiny, small, base, large, and MAE's huge.
@@ -62,8 +62,8 @@ def translate_pretrained_vit(state: Mapping[str, Tensor], source: str = "the fil
         source: the file, for messages.
 
     Raises:
-        ConversionError: keys that are not known or not there, shapes that are no plain ViT's, or a width whose number of heads is
-            not known.
+        ConversionError: weights that tell the shape are missing, shapes are no plain ViT's, or the number of heads of such a width
+            is not known.
     """
     if "Transformer/encoderblock_0/LayerNorm_0/scale" in state:
         state, heads, left_out = _from_flax(state, source)
@@ -108,10 +108,7 @@ def translate_pretrained_vit(state: Mapping[str, Tensor], source: str = "the fil
             notes.append("distillation: the token for it and its position were left out")
             positions = state["pos_embed"]
             state["pos_embed"] = torch.cat([positions[:, :1], positions[:, 2:]], dim=1)
-    result = rename(state, config, KeyTable(_rules(style)), source)
-    result.notes += notes
-    result.left_out += left_out
-    return result
+    return PretrainedBackbone(config, state, KeyTable(_rules(style)), left_out, notes)
 
 
 def _vit_config(state: Mapping[str, Tensor], shared: dict, source: str) -> ViTConfig:

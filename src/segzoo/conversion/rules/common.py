@@ -1,15 +1,22 @@
-"""What several rule modules share: the keys of mmcv's ConvModule, and the options that all decode heads have."""
+"""What several rule modules share: the keys of mmcv's ConvModule, the options of decode heads, and heads that are a table."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from segzoo.conversion.keys import Context, KeyRule, Options, type_name
+from segzoo.conversion.keys import Context, HeadRule, KeyRule, register
 from segzoo.conversion.losses import DEFAULT_LOSS, translate_losses
+from segzoo.conversion.options import Options, type_name
+from segzoo.heads.base import HeadConfig, OneMapHeadConfig
 
 MAX_CLASSES = 65536  # as many as 16-bit label files tell apart
+CLASSIFIER = (KeyRule("conv_seg.{}", "classifier.{}"),)
+_BATCH_NORM, _GROUP_NORM = ".bn.{}", ".gn.{}"
 
 
 def conv_module(original: str, native: str | None = None) -> tuple[KeyRule, ...]:
-    """Rules for a ConvModule with batch norm (``conv``, ``bn``) that is our ConvNormAct (``conv``, ``norm``).
+    """Rules for a ConvModule with batch norm (``conv``, ``bn``) or without norm that is our ConvNormAct (``conv``, ``norm``).
 
     Args:
         original: name of the module in the original; each ``{}`` stands for an index.
@@ -18,11 +25,8 @@ def conv_module(original: str, native: str | None = None) -> tuple[KeyRule, ...]
     native = original if native is None else native
     return (
         KeyRule(f"{original}.conv.{{}}", f"{native}.conv.{{}}"),
-        KeyRule(f"{original}.bn.{{}}", f"{native}.norm.{{}}"),
+        KeyRule(f"{original}{_BATCH_NORM}", f"{native}.norm.{{}}"),
     )
-
-
-CLASSIFIER = (KeyRule("conv_seg.{}", "classifier.{}"),)
 
 
 def plain_convolutions(options: Options) -> None:
@@ -32,20 +36,21 @@ def plain_convolutions(options: Options) -> None:
         raise options.error(f"convolutions {conv_cfg!r} are not supported (only ordinary ones)")
 
 
-def head_options(options: Options, context: Context, *, several_maps: bool = False) -> dict[str, Any]:
+def head_options(options: Options, context: Context, config: type[HeadConfig]) -> dict[str, Any]:
     """Takes the options that every mmsegmentation decode head has, and returns the fields of our HeadConfig.
 
     Args:
         options: the head's options.
         context: where the head stands, and where notes go.
-        several_maps: the head always reads several maps (UPerHead); otherwise one, unless ``input_transform`` says so.
+        config: class of our config. One of a `OneMapHeadConfig` reads one map unless ``input_transform`` says otherwise, any other
+            several.
 
     Raises:
         ConversionError: an option has a value that would change the numbers and is not supported.
     """
     num_classes = options.take("num_classes")
     out_channels = options.take("out_channels", None)
-    options.ignore("threshold", "init_cfg", "_scope_")
+    options.ignore("threshold", "init_cfg")
     if not isinstance(num_classes, int) or not 1 <= num_classes <= MAX_CLASSES:
         raise options.error(f"num_classes={num_classes!r} must be an integer, {MAX_CLASSES} at most")
     if num_classes == 1 or out_channels == 1:
@@ -56,15 +61,28 @@ def head_options(options: Options, context: Context, *, several_maps: bool = Fal
     if out_channels not in (None, num_classes):
         raise options.error(f"out_channels={out_channels} and num_classes={num_classes} disagree")
     plain_convolutions(options)
-    eps = options.norm_eps("norm_cfg", None)
-    if eps is None:
-        raise options.error("heads without normalisation (norm_cfg=None) are not supported")
-    options.expect_relu("act_cfg")
+    fields = {
+        **_maps(options, one_map=issubclass(config, OneMapHeadConfig)),
+        **options.norm(),
+        "activation": options.activation(),
+        "num_labels": num_classes,
+        "channels": options.take("channels"),
+        "dropout": max(float(options.take("dropout_ratio", 0.1)), 0.0),
+        "align_corners": bool(options.take("align_corners", False)),
+    }
+    context.ignore_index.add(options.take("ignore_index", 255))
+    fields["losses"] = translate_losses(
+        options.take("loss_decode", DEFAULT_LOSS), options.take("sampler", None), context.at(options.where)
+    )
+    return fields
 
-    transform = options.take("input_transform", "multiple_select" if several_maps else None)
-    if several_maps and transform != "multiple_select":
+
+def _maps(options: Options, *, one_map: bool) -> dict[str, Any]:
+    """The fields that say which maps a head reads."""
+    transform = options.take("input_transform", None if one_map else "multiple_select")
+    if not one_map and transform != "multiple_select":
         raise options.error(f"input_transform={transform!r} does not fit this head, which reads several maps")
-    if not several_maps and transform not in (None, "resize_concat"):
+    if one_map and transform not in (None, "resize_concat"):
         raise options.error(f"input_transform={transform!r} does not fit this head (only None or 'resize_concat')")
     in_channels, in_index = options.take("in_channels"), options.take("in_index", -1)
     if transform is None:
@@ -75,18 +93,57 @@ def head_options(options: Options, context: Context, *, several_maps: bool = Fal
         raise options.error(f"in_channels={in_channels!r} and in_index={in_index!r} must be lists here")
     if len(in_channels) != len(in_index):
         raise options.error(f"in_channels={in_channels!r} and in_index={in_index!r} differ in length")
+    fields = {"in_channels": list(in_channels), "in_index": list(in_index)}
+    return fields | {"resize_concat": transform == "resize_concat"} if one_map else fields
 
-    fields = {
-        "num_labels": num_classes,
-        "in_channels": list(in_channels),
-        "in_index": list(in_index),
-        "channels": options.take("channels"),
-        "dropout": max(float(options.take("dropout_ratio", 0.1)), 0.0),
-        "align_corners": bool(options.take("align_corners", False)),
-        "norm_eps": eps,
-    }
-    context.ignore_index.add(options.take("ignore_index", 255))
-    fields["losses"] = translate_losses(
-        options.take("loss_decode", DEFAULT_LOSS), options.take("sampler", None), context.at(options.where)
+
+def head_keys(keys: Iterable[KeyRule], config: HeadConfig) -> tuple[KeyRule, ...]:
+    """The key rules of a head with its classifier's; mmcv calls a norm by its kind, so those of group norms have another name."""
+    rules = (*keys, *CLASSIFIER)
+    if config.norm != "group_norm":
+        return rules
+    return tuple(
+        KeyRule(rule.original.removesuffix(_BATCH_NORM) + _GROUP_NORM, rule.native, rule.alias)
+        if rule.original.endswith(_BATCH_NORM)
+        else rule
+        for rule in rules
     )
-    return fields
+
+
+def head_rule(
+    *types: str,
+    config: type[HeadConfig],
+    options: Mapping[str, Any] | None = None,
+    fixed: Mapping[str, Any] | None = None,
+    expected: Mapping[str, tuple[Any, ...]] | None = None,
+    keys: Iterable[KeyRule] | Callable[[Any], Iterable[KeyRule]] = (),
+) -> HeadRule:
+    """Registers the rule of a head whose options have the names of our config's fields, and returns it.
+
+    Args:
+        types: names of the original classes.
+        config: class of our config.
+        options: the head's own options with the defaults of the original class, beside those of every head.
+        fixed: fields of our config that the original class decides.
+        expected: options that are supported with some values only; the first is the default.
+        keys: the key rules without the classifier's, or ``keys(native_config) -> rules``.
+
+    Raises:
+        ValueError: another rule already has one of the types.
+    """
+
+    own_keys = keys if callable(keys) else tuple(keys)
+
+    def translate(original: Mapping[str, Any], context: Context) -> HeadConfig:
+        own = Options(original, context.where)
+        for name, allowed in (expected or {}).items():
+            own.expect(name, *allowed)
+        fields = {name: own.take(name, default) for name, default in (options or {}).items()}
+        fields |= head_options(own, context, config) | dict(fixed or {})
+        own.finish()
+        return config(**fields)
+
+    def key_rules(native: HeadConfig) -> tuple[KeyRule, ...]:
+        return head_keys(own_keys(native) if callable(own_keys) else own_keys, native)
+
+    return register(HeadRule(types=types, translate=translate, keys=key_rules))

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from segzoo.backbones.hrnet import HRNetConfig
-from segzoo.conversion.keys import BackboneRule, Context, KeyRule, Options, register
+from segzoo.conversion.keys import BackboneRule, Context, KeyRule, register
+from segzoo.conversion.options import Options
 from segzoo.conversion.rules.common import plain_convolutions
 
 
@@ -15,9 +16,6 @@ def translate(original: Mapping[str, Any], context: Context) -> HRNetConfig:
     options.ignore("pretrained", "init_cfg", "frozen_stages", "norm_eval", "with_cp", "zero_init_residual")
     options.expect("multiscale_output", True)
     plain_convolutions(options)
-    eps = options.norm_eps("norm_cfg", {"type": "BN"})
-    if eps is None:
-        raise options.error("a backbone without normalisation (norm_cfg=None) is not supported")
     extra = Options(options.take("extra"), f"{context.where}.extra")
     stages = [_stage(extra, number) for number in (1, 2, 3, 4)]
     extra.finish()
@@ -32,7 +30,7 @@ def translate(original: Mapping[str, Any], context: Context) -> HRNetConfig:
         stem_blocks=stem["num_blocks"][0],
         modules=[stage["num_modules"] for stage in branched],
         blocks=[stage["num_blocks"][0] for stage in branched],
-        norm_eps=eps,
+        norm_eps=options.batch_norm_eps(),
     )
     if config.stem_channels != 64:
         raise extra.error(f"stage1: num_channels={stem['num_channels']} is not supported (only 64)")

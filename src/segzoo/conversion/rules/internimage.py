@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from segzoo.backbones.internimage import InternImageConfig
-from segzoo.conversion.keys import BackboneRule, Context, KeyRule, Options, register
+from segzoo.conversion.keys import BackboneRule, Context, KeyRule, register
+from segzoo.conversion.options import Options
 
 
 def translate(original: Mapping[str, Any], context: Context) -> InternImageConfig:

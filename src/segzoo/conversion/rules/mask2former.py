@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from segzoo.conversion.keys import Context, HeadRule, KeyRule, Options, register, type_name
+from segzoo.conversion.keys import Context, HeadRule, KeyRule, register
+from segzoo.conversion.options import Options, type_name
 from segzoo.conversion.rules.common import MAX_CLASSES
 from segzoo.heads.mask2former import Mask2FormerHeadConfig
 from segzoo.losses import MaskClassificationLoss
@@ -65,7 +66,7 @@ def _pixel_decoder(options: Options, channels: int, num_levels: int) -> tuple[di
     decoder = _inner(options, "pixel_decoder", "MSDeformAttnPixelDecoder")
     decoder.ignore("strides", "in_channels", "feat_channels", "out_channels")  # the head's own
     decoder.expect("num_outs", num_levels)
-    decoder.expect_relu("act_cfg")
+    decoder.activation(only="ReLU")
     norm = _inner(decoder, "norm_cfg", "GN")
     norm.ignore("requires_grad")
     fields = {"norm_groups": norm.take("num_groups", 32)}
@@ -120,7 +121,7 @@ def _feed_forward(layer: Options, channels: int, hidden: int | None) -> tuple[in
     ffn.expect("embed_dims", channels)
     ffn.expect("num_fcs", 2)
     ffn.expect("add_identity", True)
-    ffn.expect_relu("act_cfg")
+    ffn.activation(only="ReLU")
     _no_drop_path(ffn)
     hidden, rate = ffn.take("feedforward_channels", hidden), float(ffn.take("ffn_drop", 0.0))
     if hidden is None:
@@ -175,9 +176,8 @@ def _loss(options: Options, num_labels: int, context: Context) -> MaskClassifica
     for part in (classes, masks, dice):
         part.finish()
     options.ignore("loss_decode")
-    model = context.config.get("model", {})
-    original = options.take("train_cfg", None) or model.get("train_cfg") or context.config.get("train_cfg")
-    return MaskClassificationLoss(**fields, **_matching(original))
+    train_cfg = options.take("train_cfg", None) or context.original.train_cfg
+    return MaskClassificationLoss(**fields, **_matching(train_cfg))
 
 
 def _matching(original: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from segzoo.backbones.mobilenetv2 import STAGES, MobileNetV2Config
-from segzoo.conversion.keys import BackboneRule, Context, KeyRule, Options, register, type_name
+from segzoo.conversion.keys import BackboneRule, Context, KeyRule, register
+from segzoo.conversion.options import Options
 from segzoo.conversion.rules.common import conv_module, plain_convolutions
 
 
@@ -14,17 +15,12 @@ def translate(original: Mapping[str, Any], context: Context) -> MobileNetV2Confi
     # training and initialisation only
     options.ignore("pretrained", "init_cfg", "frozen_stages", "norm_eval", "with_cp")
     plain_convolutions(options)
-    eps = options.norm_eps("norm_cfg", {"type": "BN"})
-    if eps is None:
-        raise options.error("a backbone without normalisation (norm_cfg=None) is not supported")
-    activation = options.take("act_cfg", {"type": "ReLU6"})
-    if activation is None or type_name(activation, f"{context.where}.act_cfg") != "ReLU6":
-        raise options.error(f"activation {activation!r} is not supported here (only ReLU6)")
+    options.activation(default="ReLU6", only="ReLU6")
     config = MobileNetV2Config(
         widen_factor=options.take("widen_factor", 1.0),
         strides=list(options.take("strides", (1, 2, 2, 2, 1, 2, 1))),
         dilations=list(options.take("dilations", (1,) * len(STAGES))),
-        norm_eps=eps,
+        norm_eps=options.batch_norm_eps(),
         out_features=[f"stage{index + 1}" for index in sorted(options.take("out_indices", (1, 2, 4, 6)))],
     )
     options.finish()

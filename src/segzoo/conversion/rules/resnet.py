@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from segzoo.backbones.resnet import DEPTHS, ResNetConfig
-from segzoo.conversion.keys import BackboneRule, Context, KeyRule, Options, register, type_name
+from segzoo.conversion.keys import BackboneRule, Context, KeyRule, register
+from segzoo.conversion.options import Options, type_name
 from segzoo.conversion.rules.common import plain_convolutions
 
 
@@ -24,9 +25,6 @@ def translate(original: Mapping[str, Any], context: Context) -> ResNetConfig:
     if depth not in DEPTHS:
         raise options.error(f"depth={depth!r} is unknown ({', '.join(map(str, DEPTHS))})")
     caffe = options.expect("style", "pytorch", "caffe") == "caffe"  # strides in the 1x1 convolution
-    eps = options.norm_eps("norm_cfg", {"type": "BN"})
-    if eps is None:
-        raise options.error("a backbone without normalisation (norm_cfg=None) is not supported")
 
     base_channels = options.take("base_channels", 64)
     groups, base_width = 1, base_channels
@@ -52,7 +50,7 @@ def translate(original: Mapping[str, Any], context: Context) -> ResNetConfig:
         groups=groups,
         base_width=base_width,
         base_channels=base_channels,
-        norm_eps=eps,
+        norm_eps=options.batch_norm_eps(),
         out_features=[f"stage{index + 1}" for index in sorted(out_indices)],
     )
     options.finish()

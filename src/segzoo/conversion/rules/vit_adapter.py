@@ -6,7 +6,8 @@ from typing import Any
 from segzoo.backbones.beit import BeitConfig
 from segzoo.backbones.vit import ViTConfig
 from segzoo.backbones.vit_adapter import ViTAdapterConfig
-from segzoo.conversion.keys import BackboneRule, Context, KeyRule, Options, register
+from segzoo.conversion.keys import BackboneRule, Context, KeyRule, register
+from segzoo.conversion.options import Options
 from segzoo.conversion.rules.vit import timm_vit_keys
 
 

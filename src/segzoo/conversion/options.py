@@ -1,0 +1,207 @@
+"""The account of an original config's options: each is taken, expected or ignored, and what is left over is an error.
+
+So an option that nobody thought of cannot change the numbers silently.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+
+from segzoo.conversion.errors import ConversionError
+from segzoo.errors import SegZooError
+
+_REQUIRED = object()
+_BATCH_NORM = {"type": "BN"}
+# Original types -> keys of `segzoo.layers.conv.NORMS` and `ACTIVATIONS`.
+_NORMS = {
+    **dict.fromkeys(("BN", "SyncBN", "BN2d", "MMSyncBN", "NaiveSyncBN"), "batch_norm"),
+    "GN": "group_norm",
+}
+_ACTIVATIONS = {
+    "ReLU": "relu",
+    "ReLU6": "relu6",
+    "LeakyReLU": "leaky_relu",
+    "GELU": "gelu",
+    "SiLU": "silu",
+    "Swish": "silu",
+    "HSwish": "hardswish",
+}
+# mmengine writes the scope of a registry before the type: mmseg.FCNHead, mmpretrain.ConvNeXt
+_SCOPES = ("mmseg.", "mmcls.", "mmpretrain.", "mmdet.", "mmengine.", "mmcv.")
+
+
+def type_name(original: Any, where: str) -> str:
+    """The ``type`` of an original config dict, without the registry scope that 1.x configs may carry.
+
+    Raises:
+        ConversionError: ``original`` is not a dict, or has no ``type``.
+    """
+    if not isinstance(original, Mapping) or not isinstance(original.get("type"), str):
+        raise ConversionError(f"{where}: expected a dict with a 'type', found {original!r:.80}")
+    name = original["type"]
+    for scope in _SCOPES:
+        name = name.removeprefix(scope)
+    return name
+
+
+@contextlib.contextmanager
+def values_that_fit(where: str) -> Iterator[None]:
+    """Turns what a value of the wrong type or length raises, deep inside, into an error that names the place.
+
+    Raises:
+        ConversionError: the block raised such an error; errors of segzoo pass unchanged.
+    """
+    try:
+        yield
+    except SegZooError:
+        raise
+    except (StrictDataclassError, TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, SegZooError):
+            raise cause from error
+        raise ConversionError(f"{where}: a value does not fit its option ({' '.join(str(cause).split())})") from error
+
+
+class Options:
+    """The options of one original config dict, each of which must be accounted for.
+
+    >>> o = Options({"type": "ResNet", "depth": 50, "with_cp": True}, where="model.backbone")
+    >>> o.take("depth")
+    50
+    >>> o.ignore("with_cp")
+    >>> o.finish()
+
+    Args:
+        original: the dict; it is not changed. ``type`` and ``_delete_`` count as accounted for.
+        where: its place in the original config, for error messages.
+
+    Raises:
+        ConversionError: ``original`` is no dict.
+    """
+
+    def __init__(self, original: Mapping[str, Any], where: str):
+        if not isinstance(original, Mapping):
+            raise ConversionError(f"{where}: expected a dict, found {original!r:.80}")
+        self.where = where
+        self._left = {k: v for k, v in original.items() if k not in ("type", "_delete_", "_scope_")}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._left
+
+    def error(self, message: str) -> ConversionError:
+        """A ConversionError that begins with the place of this dict."""
+        return ConversionError(f"{self.where}: {message}")
+
+    def take(self, name: str, default: Any = _REQUIRED) -> Any:
+        """The value of an option; ``default`` where it is absent.
+
+        Raises:
+            ConversionError: it is absent and there is no default.
+        """
+        value = self._left.pop(name, default)
+        if value is _REQUIRED:
+            raise self.error(f"the option {name!r} is missing")
+        return value
+
+    def ignore(self, *names: str) -> None:
+        """Accounts for options that do not change the numbers of the converted model (training and initialisation)."""
+        for name in names:
+            self._left.pop(name, None)
+
+    def expect(self, name: str, *allowed: Any) -> Any:
+        """Accounts for an option that is supported with some values only; absent is fine and gives the first of them.
+
+        Raises:
+            ConversionError: it has another value; the message names the option, its value and the supported ones.
+        """
+        value = self._left.pop(name, allowed[0])
+        if isinstance(value, tuple):
+            value = list(value)
+        if value not in [list(a) if isinstance(a, tuple) else a for a in allowed]:
+            supported = " or ".join(repr(a) for a in allowed)
+            raise self.error(f"{name}={value!r} is not supported (only {supported})")
+        return value
+
+    def norm(self, name: str = "norm_cfg", default: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Takes a norm config: the fields ``norm`` and ``norm_eps`` of our configs; ``norm`` alone, None, where there is no norm.
+
+        Args:
+            name: of the option.
+            default: the norm config of the original class where the option is absent; None: no norm.
+
+        Raises:
+            ConversionError: the norm is neither a batch norm nor a group norm of 32 groups, or has an option that is not known.
+        """
+        return self._norm(name, default, _NORMS)
+
+    def batch_norm_eps(self, name: str = "norm_cfg", default: Mapping[str, Any] | None = _BATCH_NORM) -> float:
+        """Takes a norm config that must be a batch norm: its eps.
+
+        Raises:
+            ConversionError: there is no norm, it is another one, or has an option that is not known.
+        """
+        fields = self._norm(name, default, {k: norm for k, norm in _NORMS.items() if norm == "batch_norm"})
+        if fields["norm"] is None:
+            raise self.error(f"a network without normalisation ({name}=None) is not supported here")
+        return fields["norm_eps"]
+
+    def _norm(self, name: str, default: Mapping[str, Any] | None, supported: Mapping[str, str]) -> dict[str, Any]:
+        original = self.take(name, default)
+        if original is None:
+            return {"norm": None}
+        place = f"{self.where}.{name}"
+        kind, options = type_name(original, place), Options(original, place)
+        if kind not in supported:
+            raise options.error(f"norm type {kind!r} is not supported here (only {', '.join(supported)})")
+        options.ignore("requires_grad", "momentum")
+        options.expect("affine", True)
+        if supported[kind] == "group_norm":
+            if (groups := options.take("num_groups")) != 32:
+                raise options.error(f"num_groups={groups!r} is not supported (only 32)")
+        else:
+            options.expect("track_running_stats", True)
+        eps = float(options.take("eps", 1e-5))
+        options.finish()
+        return {"norm": supported[kind], "norm_eps": eps}
+
+    def activation(self, name: str = "act_cfg", default: str = "ReLU", only: str | None = None) -> str:
+        """Takes an activation config: a key of `segzoo.layers.conv.ACTIVATIONS`.
+
+        Args:
+            name: of the option.
+            default: the activation of the original class where the option is absent.
+            only: the one original type that is supported here; None: all that we have.
+
+        Raises:
+            ConversionError: it is another activation, none at all, or has an option that is not known.
+        """
+        original = self.take(name, {"type": default})
+        place = f"{self.where}.{name}"
+        kind = None if original is None else type_name(original, place)
+        if kind not in _ACTIVATIONS or only not in (None, kind):
+            supported = only or ", ".join(_ACTIVATIONS)
+            raise ConversionError(f"{place}: activation {original!r} is not supported here (only {supported})")
+        options = Options(original, place)
+        options.ignore("inplace")
+        if kind == "LeakyReLU":
+            options.expect("negative_slope", 0.01)
+        elif kind == "GELU":
+            options.expect("approximate", "none")
+        options.finish()
+        return _ACTIVATIONS[kind]
+
+    def finish(self) -> None:
+        """Closes the account.
+
+        Raises:
+            ConversionError: options are left that nobody took; the message names them with their values.
+        """
+        if self._left:
+            listed = ", ".join(f"{k}={v!r:.60}" for k, v in self._left.items())
+            raise self.error(f"unknown option{'s' if len(self._left) > 1 else ''} {listed}")

@@ -1,0 +1,142 @@
+"""The parts of an original training config that conversion reads, each found once, whatever generation wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from segzoo.conversion.options import values_that_fit
+
+
+@dataclass(frozen=True)
+class OriginalDataset:
+    """The data set that a checkpoint is tested on.
+
+    Args:
+        type: name of its class, without scopes; None where the config does not say.
+        options: its dict; empty where there is none.
+        where: the dict's place in the config.
+        metainfo: names and colours as 1.x gives them.
+        reduce_labels: whether label 0 is "nothing" and classes begin at 1 in the label files; None where the config does not say.
+    """
+
+    type: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    where: str = ""
+    metainfo: Mapping[str, Any] = field(default_factory=dict)
+    reduce_labels: bool | None = None
+
+
+@dataclass(frozen=True)
+class OriginalConfig:
+    """A training config of mmsegmentation 0.x, 1.x or a fork. Of settings that may stand in two places, the model's come first.
+
+    Values are as the config has them, of any type: who reads them checks them.
+
+    Args:
+        model: the model's dict; None where there is none.
+        train_cfg, test_cfg: settings of training and of testing, inside the model or beside it.
+        dataset: the data set.
+        test_pipeline: steps that prepare an image in testing; None where there are none.
+        pipeline_place: where they stand.
+        normalisation: ``img_norm_cfg``, which pipelines refer to.
+        preprocessor: ``data_preprocessor`` of 1.x, inside the model or beside it.
+        is_1x: whether it is of mmsegmentation 1.x, which normalises inside the model.
+    """
+
+    model: Any = None
+    train_cfg: Any = None
+    test_cfg: Any = None
+    dataset: OriginalDataset = field(default_factory=OriginalDataset)
+    test_pipeline: list[Any] | None = None
+    pipeline_place: str = ""
+    normalisation: Any = None
+    preprocessor: Any = None
+    is_1x: bool = False
+
+    @classmethod
+    def parse(cls, config: Mapping[str, Any]) -> OriginalConfig:
+        """The parts of a whole config.
+
+        Raises:
+            ConversionError: what describes the data set has another type than data sets have.
+        """
+        model = config.get("model")
+        parts: Mapping[str, Any] = model if isinstance(model, Mapping) else {}
+        test_cfg = config.get("test_cfg")
+        if isinstance(test_cfg, Mapping) and "type" in test_cfg:
+            test_cfg = None  # 1.x: the loop that tests
+        with values_that_fit("the data set"):
+            options, where = _find_dataset(config)
+            steps, place = _find_test_pipeline(config, options, where)
+            dataset = OriginalDataset(
+                type=_class_name(options.get("type") or config.get("dataset_type")),
+                options=options,
+                where=where,
+                metainfo=options.get("metainfo") or config.get("metainfo") or {},
+                reduce_labels=_reduces_labels(config, options),
+            )
+        return cls(
+            model=model,
+            train_cfg=parts.get("train_cfg") or config.get("train_cfg"),
+            test_cfg=parts.get("test_cfg") or test_cfg,
+            dataset=dataset,
+            test_pipeline=steps,
+            pipeline_place=place,
+            normalisation=config.get("img_norm_cfg"),
+            preprocessor=parts.get("data_preprocessor") or config.get("data_preprocessor"),
+            is_1x="data_preprocessor" in parts or "data_preprocessor" in config or "default_scope" in config,
+        )
+
+
+def _class_name(kind: Any) -> str | None:
+    return kind.rpartition(".")[2] if isinstance(kind, str) else None
+
+
+def _find_dataset(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """The dict of the data set and its place; ({}, "") where there is none.
+
+    Wrappers (``RepeatDataset``, ``ConcatDataset``, lists) are followed to the first data set inside.
+    """
+    places = [("data", split) for split in ("test", "val", "train")]
+    places += [(f"{split}_dataloader", "dataset") for split in ("test", "val", "train")]
+    for outer, inner in places:
+        found, where = config.get(outer), f"{outer}.{inner}"
+        found = found.get(inner) if isinstance(found, Mapping) else None
+        while isinstance(found, (Mapping, list, tuple)):
+            if isinstance(found, (list, tuple)):
+                found, where = (found[0] if found else None), f"{where}[0]"
+            elif "dataset" in found:
+                found, where = found["dataset"], f"{where}.dataset"
+            elif "datasets" in found:
+                found, where = found["datasets"], f"{where}.datasets"
+            elif "type" in found:
+                return found, where
+            else:
+                break
+    return {}, ""
+
+
+def _find_test_pipeline(
+    config: Mapping[str, Any], dataset: Mapping[str, Any], where: str
+) -> tuple[list[Any] | None, str]:
+    """The steps of the test pipeline and their place; (None, "") where there is none."""
+    if not where.startswith(("data.train", "train_dataloader")) and isinstance(dataset.get("pipeline"), (list, tuple)):
+        return list(dataset["pipeline"]), f"{where}.pipeline"
+    if isinstance(config.get("test_pipeline"), (list, tuple)):
+        return list(config["test_pipeline"]), "test_pipeline"
+    return None, ""
+
+
+def _reduces_labels(config: Mapping[str, Any], dataset: Mapping[str, Any]) -> bool | None:
+    said = [config.get("reduce_zero_label"), dataset.get("reduce_zero_label")]
+    pipelines = [dataset.get("pipeline"), config.get("train_pipeline"), config.get("test_pipeline")]
+    steps = [step for steps in pipelines for step in steps or () if isinstance(step, Mapping)]
+    said += [step.get("reduce_zero_label") for step in steps]
+    said = [bool(value) for value in said if value is not None]
+    if said:
+        return any(said)
+    # before 1.x the step that loads labels leaves them as they are, unless told; 1.x asks the data set
+    old = "train_dataloader" not in config and "test_dataloader" not in config
+    return False if old and any(step.get("type") == "LoadAnnotations" for step in steps) else None

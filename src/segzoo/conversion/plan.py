@@ -1,0 +1,320 @@
+"""What an original checkpoint becomes, worked out before anything is written: one function for each kind of file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from segzoo import zoo
+from segzoo.auto import AutoBackbone
+from segzoo.configuration_segzoo import SegZooConfig
+from segzoo.conversion.card import backbone_card, conversion_card
+from segzoo.conversion.errors import ConversionError
+from segzoo.conversion.options import values_that_fit
+from segzoo.conversion.pretrained import find_kind
+from segzoo.conversion.pretrained.base import PretrainedKind
+from segzoo.conversion.reading.checkpoints import OriginalCheckpoint
+from segzoo.conversion.reading.configs import read_config_text
+from segzoo.conversion.report import ConversionReport
+from segzoo.conversion.scene_parsing import (
+    config_from_weights,
+    is_decoder_state,
+    is_scene_parsing,
+    translate_scene_parsing,
+)
+from segzoo.conversion.translate import translate_config
+from segzoo.conversion.translation import ComponentKeys, Translation
+from segzoo.heads import HeadConfig
+from segzoo.image_processing_segzoo import SegZooImageProcessor
+from segzoo.modeling_segzoo import SegZooForSemanticSegmentation
+
+
+@dataclass(frozen=True)
+class Original:
+    """An original checkpoint as it was read, and what the caller says about it.
+
+    Args:
+        checkpoint: the weights and what the file says about them; of a model in two files those of both.
+        title: the file or the two files, for messages.
+        in_two_files: whether an encoder and a decoder were given.
+        config: the training config that the caller gives, as values, or None.
+        config_file: the file that it was read from, or None.
+        row: the released checkpoint that the caller names, or None.
+    """
+
+    checkpoint: OriginalCheckpoint
+    title: str
+    in_two_files: bool = False
+    config: Mapping[str, Any] | None = None
+    config_file: str | Path | None = None
+    row: zoo.ZooRow | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What becomes of an original checkpoint.
+
+    Args:
+        original: what it was made for.
+        model: on the meta device, without weights.
+        components: the key tables of the model's components, in its order.
+        state: original key -> tensor.
+        processor: None for a backbone alone.
+        card: ``card(model, report) -> text of README.md``.
+        config_source: where the original config came from, in words.
+        labels_source: where the class names come from, in words.
+        row: the released checkpoint that it is, or None.
+        notes: remarks for the user.
+        left_out: names of what the file holds beside ``state`` and a model does not need.
+    """
+
+    original: Original
+    model: PreTrainedModel
+    components: Sequence[ComponentKeys]
+    state: dict[str, Tensor]
+    processor: SegZooImageProcessor | None
+    card: Callable[[PreTrainedModel, ConversionReport], str]
+    config_source: str
+    labels_source: str = ""
+    row: zoo.ZooRow | None = None
+    notes: Sequence[str] = ()
+    left_out: Sequence[str] = ()
+
+
+def make_plan(original: Original) -> Plan:
+    """What an original becomes: a segmentation model, or the backbone of a pre-training file.
+
+    Raises:
+        ConversionError: it has no config, is no segmentation model, or its config says something that is not supported.
+    """
+    if original.in_two_files:
+        return plan_scene_parsing(original)
+    kind = find_kind(original.checkpoint.state_dict)
+    return plan_segmentor(original) if kind is None else plan_backbone(original, kind)
+
+
+def plan_segmentor(original: Original) -> Plan:
+    """The plan of a model of the mmsegmentation family.
+
+    Raises:
+        ConversionError: as `make_plan`.
+    """
+    checkpoint = original.checkpoint
+    refuse_other_tasks(checkpoint.state_dict, original.title)
+    config, source = _find_config(original)
+    if is_scene_parsing(config):
+        raise ConversionError(
+            f"{original.title}: models of this config ({source}) come in two files; "
+            "give the encoder's file and then the decoder's"
+        )
+    translation = translate_config(config, class_names=checkpoint.class_names, palette=checkpoint.palette)
+    return _plan_model(original, translation, source)
+
+
+def plan_scene_parsing(original: Original) -> Plan:
+    """The plan of a model of MIT's scene parsing, in two files.
+
+    Raises:
+        ConversionError: as `make_plan`.
+    """
+    config, source = _find_config(original)
+    if not is_scene_parsing(config):
+        raise ConversionError(
+            f"{original.title}: models of this config ({source}) come in one file; give the checkpoint alone"
+        )
+    note = f"files: the SHA-256 given is the encoder's; the decoder's is {original.checkpoint.meta['decoder']}"
+    return _plan_model(original, translate_scene_parsing(config), source, note)
+
+
+def plan_backbone(original: Original, kind: PretrainedKind) -> Plan:
+    """The plan of a pre-training file, which becomes a backbone to train from.
+
+    Raises:
+        ConversionError: weights are missing or not of this kind, or a config or zoo name was given.
+    """
+    if original.row is not None or original.config is not None:
+        raise ConversionError(
+            f"{original.title}: these are pre-training weights without a decode head; leave --name and --config out to "
+            "get the backbone"
+        )
+    found = kind.translate(original.checkpoint.state_dict, original.title)
+    with torch.device("meta"):
+        model = AutoBackbone.from_config(found.config)
+    dropped = [key for key in found.state_dict if found.table.leaves_out(key)] + found.left_out
+    notes = list(found.notes)
+    if dropped:
+        first = ", ".join(dropped[:4]) + (f" and {len(dropped) - 4} more" if len(dropped) > 4 else "")
+        notes.append(f"left out: {len(dropped)} tensors of the task that it was pre-trained on ({first})")
+    return Plan(
+        original,
+        model,
+        components=[ComponentKeys("", "", found.table, kind.title, found.config)],
+        state=found.state_dict,
+        processor=None,
+        card=partial(backbone_card, title=kind.title),
+        config_source="the weights themselves",
+        notes=[*_remarks(original), *notes],
+        left_out=found.left_out,
+    )
+
+
+def _plan_model(original: Original, translation: Translation, config_source: str, *notes: str) -> Plan:
+    model = build_without_weights(translation.config)
+    _check_class_count(original, model, translation.components)
+    recognised, remarks = _identify(original)
+    row = original.row or recognised
+    return Plan(
+        original,
+        model,
+        components=translation.components,
+        state=original.checkpoint.state_dict,
+        processor=SegZooImageProcessor(**translation.processor),
+        card=partial(conversion_card, translation=translation, row=row),
+        config_source=config_source,
+        labels_source=translation.classes.source,
+        row=row,
+        notes=[*translation.notes, *remarks, *notes, *_remarks(original)],
+    )
+
+
+def _remarks(original: Original) -> list[str]:
+    if not original.checkpoint.averaged:
+        return []
+    return ["weights: the moving average was taken, not the weights that training goes on from"]
+
+
+def build_without_weights(config: SegZooConfig) -> SegZooForSemanticSegmentation:
+    """The model of a config on the meta device: names, shapes and dtypes, and no memory.
+
+    Raises:
+        ConversionError: the values of the config contradict each other.
+    """
+    try:
+        with torch.device("meta"), values_that_fit("model"):
+            return SegZooForSemanticSegmentation(config)
+    except (RuntimeError, ZeroDivisionError) as error:
+        cause = str(error).strip().partition("\n")[0]
+        raise ConversionError(f"the model of the config cannot be built ({cause}); correct the config") from error
+
+
+def refuse_other_tasks(state: Mapping[str, Tensor], title: str) -> None:
+    """Raises where the keys are those of another kind of model.
+
+    Args:
+        state: original key -> tensor.
+        title: the file, for messages.
+
+    Raises:
+        ConversionError: a detector, a classifier or backbone, or a model that has been converted already.
+    """
+    first = {key.partition(".")[0] for key in state}
+    if not first:
+        raise ConversionError(f"{title}: the checkpoint holds no weights")
+    if "decode_head" in first:
+        return
+    if is_decoder_state(state):
+        raise ConversionError(
+            f"{title}: this is the decoder of a model of MIT's scene parsing; give the encoder's file and then this one"
+        )
+    if first & {"rpn_head", "roi_head", "bbox_head", "mask_head", "panoptic_head"}:
+        raise ConversionError(
+            f"{title}: this is a detection checkpoint (it has {_some(first)}); "
+            "only semantic-segmentation models can be converted"
+        )
+    if "decode_heads" in first:
+        raise ConversionError(f"{title}: this is a segzoo model already; load it with from_pretrained")
+    if first & {"head", "fc", "classifier", "cls_head", "backbone", "layer1", "levels", "stages", "blocks", "conv1"}:
+        raise ConversionError(
+            f"{title}: this is a classification checkpoint or a backbone alone (it has {_some(first)}, and no "
+            "decode_head); only whole semantic-segmentation models can be converted"
+        )
+    raise ConversionError(
+        f"{title}: no weights of a segmentation model (it has {_some(first)}, and no decode_head); "
+        "give a checkpoint of the mmsegmentation family"
+    )
+
+
+def _some(names: set[str]) -> str:
+    return ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _stem(path: str | Path) -> str:
+    name = Path(path).name
+    for ending in (".tar", ".pth", ".pt", ".zip", ".safetensors"):
+        name = name.removesuffix(ending)
+    return name
+
+
+def _find_config(original: Original) -> tuple[Mapping[str, Any], str]:
+    """The original config and where it came from: the caller, else the checkpoint, else the zoo, else the weights."""
+    checkpoint, row = original.checkpoint, original.row
+    if original.config is not None:
+        return original.config, f"the file {original.config_file}"
+    if checkpoint.config_text:
+        text = read_config_text(checkpoint.config_text, filename=f"{checkpoint.source} (config in the checkpoint)")
+        return text, "the checkpoint"
+    if checkpoint.config:
+        return checkpoint.config, "the checkpoint"
+    if row is not None:
+        config = zoo.original_config(row.name)
+        if config is not None:
+            return config, f"the zoo ({row.name})"
+    config = config_from_weights(checkpoint.state_dict, checkpoint.source)
+    if config is not None:
+        return config, "the names and shapes of the weights"
+    known = zoo.lookup(_stem(checkpoint.source))
+    hint = (
+        f"its file name is that of {known.name}: try --name {known.name}"
+        if known
+        else ("give the training config with --config FILE, or the zoo name with --name")
+    )
+    raise ConversionError(f"{checkpoint.source}: the checkpoint carries no config; {hint}")
+
+
+def _check_class_count(original: Original, model: PreTrainedModel, components: Sequence[ComponentKeys]) -> None:
+    """Names the one wrong thing where the weights have other classes than the config, instead of a list of wrong shapes."""
+    state, expected = original.checkpoint.state_dict, model.state_dict()
+    for component in components:
+        if not isinstance(component.config, HeadConfig):
+            continue
+        key = component.table.to_original("classifier.weight")
+        weight = None if key is None else state.get(component.original_prefix + key)
+        native = expected.get(component.native_prefix + "classifier.weight")
+        if weight is None or native is None or not weight.ndim or weight.shape[0] == native.shape[0]:
+            continue
+        layer = component.original_prefix + key.removesuffix(".weight")
+        wanted = component.config.num_outputs
+        more = native.shape[0] - wanted  # outputs that stand for no class, such as Mask2Former's "no object"
+        raise ConversionError(
+            f"{original.title}: class counts disagree: the config has {wanted} classes, the weights of {layer} "
+            f"{weight.shape[0] - more}; give the config that they were trained with"
+        )
+
+
+def _identify(original: Original) -> tuple[zoo.ZooRow | None, list[str]]:
+    """The released checkpoint that a file is by its name, and notes about that.
+
+    Scores and addresses of a release must not be put on somebody's own training, which often bears the config's name. So a
+    release whose file name ends in digits of its hash, as OpenMMLab's do, is believed by these alone.
+    """
+    stem, sha256 = _stem(original.title), original.checkpoint.sha256
+    row = zoo.lookup(stem)
+    if row is None or row.url is None or stem != _stem(row.url):
+        return None, []
+    digits = re.search(r"-([0-9a-f]{8})$", stem)
+    if digits is None:
+        return row, [f"origin: the file was taken for the released {row.name} by its name alone"]
+    if sha256.startswith(digits[1]):
+        return row, []
+    return None, [
+        f"file: its name says that its SHA-256 begins with {digits[1]}, but it is {sha256}; "
+        "unless you changed the file, download it again"
+    ]

@@ -1,0 +1,105 @@
+"""What a translated config comes to: our config, the processor's settings, and how each component's weights are called."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from segzoo.configuration_segzoo import SegZooConfig
+from segzoo.conversion.keys import KeyTable
+from segzoo.conversion.labels import OriginalClasses
+
+
+@dataclass(frozen=True)
+class ComponentKeys:
+    """The key table of one component, and where the component stands in both models.
+
+    Args:
+        original_prefix: what its keys begin with in the original state dict ("decode_head.").
+        native_prefix: the same in ours ("decode_heads.0.").
+        table: the renaming of the rest.
+        original_type: name of the original class, for reports.
+        config: our config of the component.
+    """
+
+    original_prefix: str
+    native_prefix: str
+    table: KeyTable
+    original_type: str
+    config: PreTrainedConfig
+
+
+@dataclass(frozen=True)
+class Translation:
+    """Everything that an original config says about a converted model.
+
+    Args:
+        config: the model's config, class names and palette included.
+        processor: keyword arguments of SegZooImageProcessor.
+        classes: class names, colours and data set, and where they come from.
+        components: key tables, in the order of the model.
+        notes: what was not carried over, for people.
+    """
+
+    config: SegZooConfig
+    processor: dict[str, Any]
+    classes: OriginalClasses
+    components: list[ComponentKeys]
+    notes: list[str]
+
+
+def assemble(
+    components: Sequence[ComponentKeys],
+    classes: OriginalClasses,
+    *,
+    processor: dict[str, Any],
+    notes: Sequence[str],
+    ignore_index: int = 255,
+    window_size: list[int] | None = None,
+    window_stride: list[int] | None = None,
+) -> Translation:
+    """The translation of a whole model out of its translated parts.
+
+    Args:
+        components: in the order of the model; their native prefixes say what each is.
+        classes: of the model.
+        processor: keyword arguments of SegZooImageProcessor about the preparation of images; those that follow from the model
+            are added.
+        notes: remarks for the user so far.
+        ignore_index: label id that does not count.
+        window_size, window_stride: (height, width) in pixels of sliding windows and of their step; None for whole images.
+
+    Raises:
+        SegZooError: the parts do not fit each other.
+    """
+    places: dict[str, list[PreTrainedConfig]] = {"backbone": [], "neck": [], "decode_heads": [], "auxiliary_heads": []}
+    for component in components:
+        places[component.native_prefix.partition(".")[0]].append(component.config)
+    decode_heads = places["decode_heads"]
+    notes = list(notes)
+    if classes.names is None:
+        notes.append("classes: no names are known; they are called LABEL_0, LABEL_1, ... (id2label in config.json)")
+    names = classes.names or [f"LABEL_{i}" for i in range(decode_heads[-1].num_labels)]
+    config = SegZooConfig(
+        backbone_config=places["backbone"][0],
+        neck_config=next(iter(places["neck"]), None),
+        decode_head_configs=decode_heads,
+        auxiliary_head_configs=places["auxiliary_heads"],
+        semantic_loss_ignore_index=ignore_index,
+        window_size=window_size,
+        window_stride=window_stride,
+        palette=classes.palette,
+        id2label=dict(enumerate(names)),
+        label2id={name: i for i, name in enumerate(names)},
+    )
+    processor = processor | {
+        "do_reduce_labels": classes.reduce_labels,
+        "ignore_index": ignore_index,
+        "align_corners": decode_heads[-1].align_corners,
+        "window_size": window_size,
+        "window_stride": window_stride,
+    }
+    return Translation(config, processor, classes, list(components), notes)

@@ -1,0 +1,82 @@
+"""The accounting of options: each is taken, expected or ignored."""
+
+import pytest
+
+from segzoo.conversion.errors import ConversionError
+from segzoo.conversion.options import Options, type_name
+
+
+@pytest.mark.parametrize("value", [None, [], {"depth": 50}, {"type": 3}])
+def test_a_component_needs_a_type(value):
+    with pytest.raises(ConversionError, match="model.backbone"):
+        type_name(value, "model.backbone")
+
+
+class TestOptions:
+    def options(self, **entries):
+        return Options({"type": "X", **entries}, "model.x")
+
+    def test_everything_must_be_accounted_for(self):
+        options = self.options(a=1, b=2, odd=3, other=[4])
+        assert options.take("a") == 1
+        options.ignore("b", "absent")
+        with pytest.raises(ConversionError, match=r"model.x: unknown options odd=3, other=\[4\]"):
+            options.finish()
+
+    def test_defaults_and_missing_options(self):
+        assert self.options().take("a", 5) == 5
+        with pytest.raises(ConversionError, match="model.x: the option 'a' is missing"):
+            self.options().take("a")
+
+    def test_expect(self):
+        assert self.options(style="caffe").expect("style", "pytorch", "caffe") == "caffe"
+        assert self.options().expect("style", "pytorch") == "pytorch"
+        assert self.options(pair=(1, 2)).expect("pair", [1, 2]) == [1, 2]
+        with pytest.raises(ConversionError, match="style='odd' is not supported"):
+            self.options(style="odd").expect("style", "pytorch")
+
+    def test_norms(self):
+        assert self.options(norm_cfg={"type": "SyncBN", "eps": 1e-3}).norm() == {
+            "norm": "batch_norm",
+            "norm_eps": 1e-3,
+        }
+        group = {"type": "GN", "num_groups": 32, "requires_grad": True}
+        assert self.options(norm_cfg=group).norm() == {"norm": "group_norm", "norm_eps": 1e-5}
+        assert self.options(norm_cfg=None).norm() == self.options().norm() == {"norm": None}
+        assert self.options().norm(default={"type": "BN"}) == {"norm": "batch_norm", "norm_eps": 1e-5}
+        with pytest.raises(ConversionError, match=r"model.x.norm_cfg: norm type 'IN'"):
+            self.options(norm_cfg={"type": "IN"}).norm()
+        with pytest.raises(ConversionError, match=r"model.x.norm_cfg: the option 'num_groups' is missing"):
+            self.options(norm_cfg={"type": "GN"}).norm()
+        with pytest.raises(ConversionError, match=r"model.x.norm_cfg: unknown option odd=1"):
+            self.options(norm_cfg={"type": "BN", "odd": 1}).norm()
+
+    def test_norms_that_must_be_batch_norms(self):
+        assert self.options(norm_cfg={"type": "SyncBN", "eps": 1e-3}).batch_norm_eps() == 1e-3
+        assert self.options().batch_norm_eps() == 1e-5
+        with pytest.raises(ConversionError, match=r"model.x.norm_cfg: norm type 'GN'.*BN"):
+            self.options(norm_cfg={"type": "GN", "num_groups": 32}).batch_norm_eps()
+        with pytest.raises(ConversionError, match=r"model.x: .*without normalisation"):
+            self.options(norm_cfg=None).batch_norm_eps()
+
+    @pytest.mark.parametrize(
+        ("original", "name"),
+        [
+            ({"type": "ReLU", "inplace": True}, "relu"),
+            ({"type": "mmcv.HSwish"}, "hardswish"),
+            ({"type": "LeakyReLU", "negative_slope": 0.01}, "leaky_relu"),
+        ],
+    )
+    def test_activations(self, original, name):
+        assert self.options(act_cfg=original).activation() == name
+
+    def test_the_activation_where_the_config_names_none(self):
+        assert self.options().activation() == "relu"
+        assert self.options().activation(default="ReLU6", only="ReLU6") == "relu6"
+
+    def test_activations_that_are_not_supported(self):
+        for odd in (None, {"type": "Sigmoid"}):
+            with pytest.raises(ConversionError, match="model.x.act_cfg: activation .*only ReLU, ReLU6"):
+                self.options(act_cfg=odd).activation()
+        with pytest.raises(ConversionError, match="only ReLU6"):
+            self.options(act_cfg={"type": "ReLU"}).activation(only="ReLU6")
