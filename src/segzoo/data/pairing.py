@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from segzoo.data.data_source import DataSource
 from segzoo.data.facts import DatasetFacts
+from segzoo.data.folders import Folder
 from segzoo.data.label_encodings import LabelEncoding
-from segzoo.data.sources.folders import Folder
 from segzoo.errors import SegZooError
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class Listing:
 
 
 class FileSource(Protocol):
-    """One kind of folder of pictures and masks.
+    """Pictures and masks that were found.
 
     Attributes:
         facts: Of the data set, where the layout is that of a known one.
@@ -83,6 +84,25 @@ class FileSource(Protocol):
     def facts(self) -> DatasetFacts | None: ...
 
     def list_files(self) -> Listing: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A layout in which pictures and masks lie.
+
+    Attributes:
+        layout: What it looks like, in words that follow "looked for".
+        find: The pictures and masks of such a folder; None where another layout, or none, has them. It is called with the
+            folder and with what the user said of the data. It raises SegZooError for a known data set with a part missing.
+        order: Layouts with lower numbers are tried first.
+        extension: Of a file that stands for the folder it lies in, as a list of pictures does; `find` is then called with
+            a folder that holds that file alone.
+    """
+
+    layout: str
+    find: Callable[[Folder, DataSource], FileSource | None]
+    order: int
+    extension: str | None = None
 
 
 def files_by_stem(folder: Folder, suffix: str = "") -> dict[str, list[str]]:
