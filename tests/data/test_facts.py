@@ -32,17 +32,14 @@ def test_of_equal_classes_the_data_set_that_they_are_named_after_comes_first():
 
 def test_facts_are_read_when_they_are_asked_for():
     code = """
-import json
-parse, facts = json.loads, []
-def loads(text, **options):
-    found = parse(text, **options)
-    facts.extend([found] if "classes" in found and "title" in found else [])
-    return found
-json.loads = loads
+import re, sys
+opened = []
+is_facts = re.compile(r"facts.[a-z0-9_]+[.]json$").search
+sys.addaudithook(lambda event, values: opened.append(values[0]) if event == "open" and is_facts(str(values[0])) else None)
 import segzoo.data.sources
 from segzoo.data.facts import DATASETS
-assert not facts
-assert DATASETS["camvid"].num_labels == 11 and len(facts) == len(DATASETS)
+assert not opened
+assert DATASETS["camvid"].num_labels == 11 and len(opened) == len(DATASETS)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
