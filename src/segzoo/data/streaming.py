@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from segzoo.data.collate import collate_training
-from segzoo.data.dataset import make_sample, too_many_corrupt, undecoded, warn_of_corrupt
+from segzoo.data.dataset import make_sample, too_many_corrupt, warn_of_corrupt
 from segzoo.data.decoding import CorruptImageError
+from segzoo.data.rows import undecoded
 from segzoo.errors import SegZooError
 from segzoo.training.processes import outlive_stop_signals
 

@@ -14,10 +14,11 @@ from segzoo.data.checks.inspection import inspect_dataset, spread
 from segzoo.data.checks.inspection_text import report_text
 from segzoo.data.checks.label_ids import LabelRule
 from segzoo.data.checks.probing import probe_pair
-from segzoo.data.dataset import SegmentationDataset, undecoded
+from segzoo.data.dataset import SegmentationDataset
 from segzoo.data.decoding import read_bytes
 from segzoo.data.label_encodings import CAMVID_COLORS
 from segzoo.data.loading import load_segmentation_dataset
+from segzoo.data.rows import undecoded
 from segzoo.data.transforms import build_train_transform
 from segzoo.errors import SegZooError
 from segzoo.files import json_text

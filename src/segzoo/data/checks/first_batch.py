@@ -12,6 +12,8 @@ import numpy as np
 from segzoo.data.checks.findings import ERROR, Case
 from segzoo.data.checks.label_ids import LabelRule, count_ids
 from segzoo.data.checks.probing import PairFacts, crop_case, ids_case, probe_pair
+from segzoo.data.rows import row_names
+from segzoo.data.transforms import Scale, keep_ratio_size
 from segzoo.errors import SegZooError
 
 _BLACK_AND_WHITE = (
@@ -127,12 +129,10 @@ def check_rows(
     """`check_first_batch` for rows of any source, such as the first ones of a stream.
 
     Args:
-        rows: Index and undecoded row (`segzoo.data.undecoded`) of each pair.
+        rows: Index and undecoded row (`segzoo.data.rows.undecoded`) of each pair.
         transform: Of the training: a scale in it is taken into account before pictures are held against the crop.
-        num_labels, ignore_index, reduce_labels, crop_size, max_corrupt: As there.
+        num_labels, ignore_index, reduce_labels, crop_size, max_corrupt: As in `check_first_batch`.
     """
-    from segzoo.data.dataset import row_names
-
     rule = LabelRule(num_labels, ignore_index, reduce_labels)
     facts = []
     for index, row in rows:
@@ -204,8 +204,6 @@ def _counted(cases: Sequence[Case], total: int) -> str:
 
 def _scaled(size: tuple[int, int], transform: Any) -> tuple[int, int]:
     """(height, width) of a picture after resizing, before random scaling."""
-    from segzoo.data.transforms import Scale, keep_ratio_size
-
     scale = next((step for step in getattr(transform, "steps", ()) if isinstance(step, Scale)), None)
     if scale is None:
         return size

@@ -13,8 +13,8 @@ from segzoo.data.checks.class_counts import ClassCounts, ClassTally
 from segzoo.data.checks.findings import ERROR, NOTE, WARNING, Case, Finding, Findings
 from segzoo.data.checks.label_ids import LabelRule, list_ranges
 from segzoo.data.checks.probing import PairFacts, crop_case, probe_pair
-from segzoo.data.dataset import row_names, undecoded
 from segzoo.data.loading import SPLIT_NAMES, PairingProblem, load_segmentation_dataset
+from segzoo.data.rows import row_names, undecoded
 from segzoo.errors import SegZooError
 
 FORMAT_VERSION = 1

@@ -10,8 +10,8 @@ import PIL.Image
 import torch
 
 from segzoo.data.checks.label_ids import LabelRule, count_ids, list_ids
-from segzoo.data.dataset import row_names
 from segzoo.data.decoding import decode_pair
+from segzoo.data.rows import row_names
 from segzoo.data.transforms import JointTransform, reduce_labels
 from segzoo.errors import SegZooError
 from segzoo.images.drawing import contact_sheet, overlay
