@@ -16,8 +16,8 @@ from segzoo.data.collate import collate_training
 from segzoo.data.dataset import make_sample, too_many_corrupt, warn_of_corrupt
 from segzoo.data.decoding import CorruptImageError
 from segzoo.data.rows import undecoded
+from segzoo.data.workers import outlive_stop_signals
 from segzoo.errors import SegZooError
-from segzoo.training.processes import outlive_stop_signals
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from segzoo.data import SegmentationDataset, reduce_labels
+from segzoo.data.workers import outlive_stop_signals
 from segzoo.errors import SegZooError
 from segzoo.inference.predictor import Predictor, evaluation_mode
 from segzoo.inference.settings import InferenceSettings
 from segzoo.inference.views import ViewMaker
 from segzoo.metrics import ConfusionMatrix
-from segzoo.training.processes import outlive_stop_signals
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from segzoo.data import collate_training
+from segzoo.data.workers import outlive_stop_signals
 from segzoo.errors import SegZooError
-from segzoo.training.processes import outlive_stop_signals
 
 
 def batch_sizes(

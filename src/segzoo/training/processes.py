@@ -1,27 +1,29 @@
 """Several processes that train together: what fails in one fails in all, and is said once."""
 
+from __future__ import annotations
+
 import hashlib
 import os
 import re
-import signal
 import sys
-import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
 from segzoo.errors import SegZooError
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 _KEY = "segzoo/error"
 _LOST_LOADER = re.compile(
     r"DataLoader worker \(pid\(?s?\)? [\d, ]+\) (is killed by signal: [^.]+|exited unexpectedly)"
 )
-_GRACE = 20  # seconds
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "connection was likely closed")
 
 
-def run_together(accelerator, action: Callable[[], Any], *, main_only: bool = False) -> Any:
+def run_together(accelerator: Accelerator, action: Callable[[], Any], *, main_only: bool = False) -> Any:
     """Run an action in every process; when it fails in one of them, it fails in all, so that none waits for ever.
 
     Args:
@@ -89,33 +91,6 @@ def report_lost_process(error: BaseException) -> bool:
     return True
 
 
-def outlive_stop_signals(worker_id: int = 0) -> None:
-    """``worker_init_fn`` of a `DataLoader`: what a scheduler sends to every process of a job is for the training to answer.
-
-    A loading process that ended at once would take the training with it before it has saved. So it ends when the training
-    tells it to, and only then; where the sender of a signal cannot be told (macOS), a SIGTERM gives it 20 more seconds.
-    """
-    if not hasattr(signal, "SIGALRM"):  # Windows
-        return
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # for all threads; one waits for it
-        threading.Thread(target=_end_with_the_parent, args=(os.getppid(),), daemon=True).start()
-    else:
-        signal.signal(signal.SIGTERM, _end_later)
-
-
-def _end_with_the_parent(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)
-
-
-def _end_later(number, frame) -> None:
-    signal.signal(number, signal.SIG_DFL)
-    signal.alarm(_GRACE)
-
-
 def _is_first_to_say(message: str) -> bool:
     if not _several():
         return True
@@ -141,7 +116,7 @@ def _several() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def _store():
+def _store() -> dist.Store | None:
     """The key-value store that the processes have met in, or None before they have."""
     if dist.is_available() and dist.is_initialized():
         return dist.distributed_c10d._get_default_store()
