@@ -25,9 +25,15 @@ from accelerate.utils import set_seed
 from transformers.utils.logging import disable_progress_bar
 
 import segzoo  # noqa: F401  registers the models
-from segzoo.data import SegmentationDataset, SegmentationStream, build_processor_transform, collate_training
+from segzoo.data import (
+    DataSource,
+    SegmentationDataset,
+    SegmentationStream,
+    build_processor_transform,
+    collate_training,
+)
 from segzoo.data.checks.first_batch import check_first_batch, check_rows
-from segzoo.data.dataset import undecoded
+from segzoo.data.rows import undecoded
 from segzoo.data.splits import load_splits
 from segzoo.errors import SegZooError
 from segzoo.evaluation import evaluate
@@ -176,18 +182,21 @@ class Run:
         """The rows to train on and those to evaluate on, and the classes."""
         args = self.args
         with self.accelerator.main_process_first():  # it fills the cache for the others
-            self.train_rows, self.eval_rows = load_splits(
+            source = DataSource(
                 args.dataset_name,
-                args.dataset_config_name,
+                config_name=args.dataset_config_name,
                 streaming=args.streaming,
                 image_column=args.image_column,
                 label_column=args.label_column,
+                cache_dir=args.cache_dir,
+                token=self.hub_options["token"],
+            )
+            self.train_rows, self.eval_rows = load_splits(
+                source,
                 train_val_split=args.train_val_split,
                 max_train_samples=args.max_train_samples,
                 max_eval_samples=args.max_eval_samples,
                 seed=args.seed or 0,
-                cache_dir=args.cache_dir,
-                token=self.hub_options["token"],
             )
         if self.train_rows is None and args.do_train:
             raise SegZooError(f"{args.dataset_name} has no train split; pass --do_eval alone to evaluate")

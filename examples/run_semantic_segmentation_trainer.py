@@ -23,7 +23,7 @@ from transformers import HfArgumentParser, set_seed
 from transformers.utils.logging import disable_progress_bar
 
 import segzoo  # noqa: F401  registers the models
-from segzoo.data import SegmentationDataset, build_processor_transform
+from segzoo.data import DataSource, SegmentationDataset, build_processor_transform
 from segzoo.data.splits import load_splits
 from segzoo.errors import SegZooError
 from segzoo.hub import push_folder, reserve_repository
@@ -199,16 +199,19 @@ def run(model_args: ModelArguments, data_args: DataTrainingArguments, args: Segm
 
     # Data, classes, model: every mistake that can be found here is found before the first step.
     with args.main_process_first():
-        train_rows, eval_rows = load_splits(
+        source = DataSource(
             data_args.dataset_name,
-            data_args.dataset_config_name,
+            config_name=data_args.dataset_config_name,
             image_column=data_args.image_column,
             label_column=data_args.label_column,
+            cache_dir=model_args.cache_dir,
+        )
+        train_rows, eval_rows = load_splits(
+            source,
             train_val_split=data_args.train_val_split,
             max_train_samples=data_args.max_train_samples,
             max_eval_samples=data_args.max_eval_samples,
             seed=args.seed,
-            cache_dir=model_args.cache_dir,
         )
     if args.do_train and train_rows is None:
         raise SegZooError(f"{data_args.dataset_name} has no train split to train on")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,13 @@ from typing import TYPE_CHECKING
 from segzoo.errors import SegZooError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import PIL.Image
+    from datasets import Dataset
+
+    from segzoo.data import DataSource
+    from segzoo.data.checks.label_ids import LabelRule
     from segzoo.training.models import ClassFacts
     from segzoo.training.recipes.recipe import Recipe
 
@@ -183,30 +191,27 @@ def check(args: argparse.Namespace) -> int:
 
     _quiet()
     classes = _classes(args)
-    progress: list[EvaluationProgress] = []
+    lines: list[EvaluationProgress] = []
+
+    def progress(count: int) -> Callable[[], object]:
+        lines.append(EvaluationProgress(count))
+        return lines[0].image
+
     report = inspect_dataset(
-        args.data,
-        args.dataset_config_name,
-        splits=args.split,
+        _source(args),
+        _rule(args, classes),
         names=None if classes is None else classes.names,
         palette=None if classes is None else classes.palette,
-        reduce_labels=bool(args.do_reduce_labels) if classes is None else classes.reduce_labels,
-        classes_source="" if classes is None else classes.source,
-        ignore_index=args.ignore_index,
+        splits=args.split,
         crop_size=crop_size,
-        image_column=args.image_column,
-        label_column=args.label_column,
-        image_suffix=args.image_suffix,
-        label_suffix=args.label_suffix,
-        data_root=args.data_root,
-        cache_dir=args.cache_dir,
         max_samples=args.max_samples,
         num_workers=min(8, os.cpu_count() or 1) if args.num_workers is None else args.num_workers,
-        on_start=lambda count: progress.append(EvaluationProgress(count)),
-        on_pair=lambda: progress[0].image(),
+        progress=progress,
     )
-    for line in progress:
+    for line in lines:
         line.finish_line()
+    if classes is not None:
+        report = replace(report, classes_source=classes.source)
     print(report_text(report, most_cases=args.list), file=sys.stderr if args.json == "-" else sys.stdout)
     if args.json == "-":
         print(json_text(report.to_dict()), end="")
@@ -251,21 +256,19 @@ def show(args: argparse.Namespace) -> int:
     return 0
 
 
-def _file_sheet(args: argparse.Namespace, classes: ClassFacts | None):
+def _file_sheet(args: argparse.Namespace, classes: ClassFacts | None) -> tuple[PIL.Image.Image, str]:
     """The sheet of pairs as they are, and its title."""
     from segzoo.data.checks.inspection_text import short_name
-    from segzoo.data.checks.label_ids import LabelRule
     from segzoo.data.checks.sheets import draw_pairs
 
-    split, rows = _rows_of_split(args, _tables(args))
+    split, rows = _rows_of_split(args)
     names, palette = _names_and_colors(args, classes)
-    reduce_labels = bool(args.do_reduce_labels) if classes is None else classes.reduce_labels
     sheet = draw_pairs(
         rows,
         _indices(args, len(rows), split),
         names=names,
         palette=palette,
-        rule=LabelRule(None if classes is None else len(names), args.ignore_index, reduce_labels),
+        rule=_rule(args, classes),
         short=partial(short_name, source=args.data),
         on_problem=_note,
         alpha=args.alpha,
@@ -274,7 +277,7 @@ def _file_sheet(args: argparse.Namespace, classes: ClassFacts | None):
     return sheet, f"{args.data}, {split}: {len(rows)} pairs, as they lie in the files"
 
 
-def _trained_sheet(args: argparse.Namespace, classes: ClassFacts | None, given: dict):
+def _trained_sheet(args: argparse.Namespace, classes: ClassFacts | None, given: dict) -> tuple[PIL.Image.Image, str]:
     """The sheet of samples as a training gets them, and its title."""
     from segzoo import SegZooImageProcessor
     from segzoo.data import SegmentationDataset
@@ -290,24 +293,16 @@ def _trained_sheet(args: argparse.Namespace, classes: ClassFacts | None, given: 
         known = classes or ClassFacts({}, [], bool(args.do_reduce_labels))
         processor = build_processor(None, known, image_processor_name=args.image_processor_name)
     else:
-        reduce_labels = bool(args.do_reduce_labels) if classes is None else classes.reduce_labels
+        reduce_labels = _rule(args, classes).reduce_labels
         processor = SegZooImageProcessor(do_resize=False, do_reduce_labels=reduce_labels)
     transform = training_transform(processor, **recipe.augmentation_options(), ignore_index=args.ignore_index)
     if args.split in (None, "train"):
         split = "train"
-        rows, _ = load_splits(
-            args.data,
-            args.dataset_config_name,
-            image_column=args.image_column,
-            label_column=args.label_column,
-            train_val_split=args.train_val_split,
-            seed=args.seed,
-            cache_dir=args.cache_dir,
-        )
+        rows, _ = load_splits(_source(args), train_val_split=args.train_val_split, seed=args.seed)
         if rows is None:
             raise SegZooError(f"{args.data} has no train split; name another one with --split")
     else:
-        split, rows = _rows_of_split(args, _tables(args))
+        split, rows = _rows_of_split(args)
     names, palette = _names_and_colors(args, classes)
     sheet = draw_samples_as_trained(
         SegmentationDataset(rows, transform, seed=args.seed),
@@ -378,14 +373,12 @@ def _names_and_colors(args: argparse.Namespace, classes: ClassFacts | None) -> t
     return [f"id {index + first}" for index in range(256)], default_palette(256)
 
 
-def _tables(args: argparse.Namespace) -> dict:
-    """Pairs of all splits; what does not pair up is for ``segzoo data check``."""
-    from segzoo.data.checks.inspection import load_tables
+def _source(args: argparse.Namespace) -> DataSource:
+    from segzoo.data import DataSource
 
-    return load_tables(
+    return DataSource(
         args.data,
-        args.dataset_config_name,
-        on_case=lambda case: None,
+        config_name=args.dataset_config_name,
         image_column=args.image_column,
         label_column=args.label_column,
         image_suffix=args.image_suffix,
@@ -395,13 +388,25 @@ def _tables(args: argparse.Namespace) -> dict:
     )
 
 
-def _rows_of_split(args: argparse.Namespace, tables: dict) -> tuple[str, object]:
-    from segzoo.data.checks.inspection import choose_splits
+def _rule(args: argparse.Namespace, classes: ClassFacts | None) -> LabelRule:
+    """What the ids in the masks mean."""
+    from segzoo.data.checks.label_ids import LabelRule
 
+    if classes is None:
+        return LabelRule(None, args.ignore_index, bool(args.do_reduce_labels))
+    return LabelRule(len(classes.names), args.ignore_index, classes.reduce_labels)
+
+
+def _rows_of_split(args: argparse.Namespace) -> tuple[str, Dataset]:
+    """The pairs to show; what does not pair up is for ``segzoo data check``."""
+    from segzoo.data.checks.inspection import choose_splits, load_tables
+
+    source = _source(args)
+    tables = load_tables(source, on_case=lambda case: None)
     if not tables:
         raise SegZooError(f"{args.data} has no pair to show; `segzoo data check` says why")
     if args.split is not None:
-        tables = choose_splits(tables, [args.split], args.data)
+        tables = choose_splits(tables, [args.split], source)
     split = "train" if "train" in tables else next(iter(tables))
     return split, tables[split]
 

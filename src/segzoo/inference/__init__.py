@@ -7,6 +7,7 @@ from segzoo.lazy import lazy_attributes
 
 _MODULES = {
     "label_maps": ("label_map_from_logits", "probabilities_from_logits"),
+    "loading": ("load_model",),
     "predictor": ("Predictor", "evaluation_mode"),
     "settings": ("InferenceSettings",),
     "sliding_window": ("sliding_window_logits",),
