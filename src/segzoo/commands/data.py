@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segzoo.data.options import add_data_options, check_data_options, source_from_options
 from segzoo.errors import SegZooError
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     import PIL.Image
     from datasets import Dataset
 
-    from segzoo.data import DataSource
     from segzoo.data.checks.label_ids import LabelRule
     from segzoo.training.models import ClassFacts
     from segzoo.training.recipes.recipe import Recipe
@@ -75,28 +75,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="folder with images/ and annotations/, another known layout, or name of a data set",
     )
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        "--classes", metavar="NAME|FILE", help="the classes: a known data set such as camvid, or a JSON of names"
-    )
-    data.add_argument("--num_labels", type=int, metavar="N", help="number of classes, where they have no names")
-    data.add_argument(
-        "--do_reduce_labels",
-        action=argparse.BooleanOptionalAction,
-        help="masks hold 0 for 'no class' and 1..N; left out, as is known of the data",
-    )
-    data.add_argument("--ignore_index", type=int, default=255, help="label that does not count (default: %(default)s)")
-    data.add_argument("--dataset_config_name", metavar="NAME", help="configuration of a data set on the Hub")
-    data.add_argument("--image_column", metavar="NAME", help="column of the pictures, where it is not found")
-    data.add_argument("--label_column", metavar="NAME", help="column of the masks, where it is not found")
-    data.add_argument(
-        "--image_suffix", metavar="TEXT", default="", help="what pictures' names end in, such as _leftImg8bit"
-    )
-    data.add_argument(
-        "--label_suffix", metavar="TEXT", default="", help="what masks' names end in, such as _gtFine_labelTrainIds"
-    )
-    data.add_argument("--data_root", metavar="DIR", help="folder that the paths in .odgt lists begin at")
-    data.add_argument("--cache_dir", metavar="DIR", help="where downloads are kept")
+    add_data_options(parser.add_argument_group("data"))
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
@@ -177,7 +156,7 @@ def run(args: argparse.Namespace) -> int:
 
 def check(args: argparse.Namespace) -> int:
     """Prints and writes the report; 1 where something is wrong."""
-    _refuse(args, positive=("max_samples", "num_labels"), not_negative=("num_workers", "list"))
+    _refuse(args, positive=("max_samples",), not_negative=("num_workers", "list"))
     if args.json not in (None, "-") and not Path(args.json).absolute().parent.is_dir():
         raise SegZooError(f"--json {args.json}: there is no folder {Path(args.json).parent}")
     crop_size = None if args.crop_size is None else tuple(args.crop_size * (3 - len(args.crop_size)))[:2]
@@ -198,7 +177,7 @@ def check(args: argparse.Namespace) -> int:
         return lines[0].image
 
     report = inspect_dataset(
-        _source(args),
+        source_from_options(args),
         _rule(args, classes),
         names=None if classes is None else classes.names,
         palette=None if classes is None else classes.palette,
@@ -229,7 +208,7 @@ def show(args: argparse.Namespace) -> int:
     """Draws the sheet; returns 0."""
     from segzoo.training.recipes.recipe import Recipe
 
-    _refuse(args, positive=("count", "num_labels", "cell_width"), not_negative=("seed",))
+    _refuse(args, positive=("count", "cell_width"), not_negative=("seed",))
     output = Path(args.output)
     if output.suffix.lower() not in SHEET_SUFFIXES:
         raise SegZooError(f"--output {output}: name a picture ({', '.join(SHEET_SUFFIXES)})")
@@ -298,7 +277,7 @@ def _trained_sheet(args: argparse.Namespace, classes: ClassFacts | None, given: 
     transform = training_transform(processor, **recipe.augmentation_options(), ignore_index=args.ignore_index)
     if args.split in (None, "train"):
         split = "train"
-        rows, _ = load_splits(_source(args), train_val_split=args.train_val_split, seed=args.seed)
+        rows, _ = load_splits(source_from_options(args), train_val_split=args.train_val_split, seed=args.seed)
         if rows is None:
             raise SegZooError(f"{args.data} has no train split; name another one with --split")
     else:
@@ -342,8 +321,7 @@ def _refuse(args: argparse.Namespace, *, positive: tuple[str, ...], not_negative
         value = getattr(args, name)
         if value is not None and value < (1 if name in positive else 0):
             raise SegZooError(f"--{name} is {value}; it must be {'1' if name in positive else '0'} or more")
-    if args.classes is not None and args.num_labels is not None:
-        raise SegZooError("--classes names the classes and so their number; leave out --num_labels")
+    check_data_options(args)
 
 
 def _quiet() -> None:
@@ -373,21 +351,6 @@ def _names_and_colors(args: argparse.Namespace, classes: ClassFacts | None) -> t
     return [f"id {index + first}" for index in range(256)], default_palette(256)
 
 
-def _source(args: argparse.Namespace) -> DataSource:
-    from segzoo.data import DataSource
-
-    return DataSource(
-        args.data,
-        config_name=args.dataset_config_name,
-        image_column=args.image_column,
-        label_column=args.label_column,
-        image_suffix=args.image_suffix,
-        label_suffix=args.label_suffix,
-        data_root=args.data_root,
-        cache_dir=args.cache_dir,
-    )
-
-
 def _rule(args: argparse.Namespace, classes: ClassFacts | None) -> LabelRule:
     """What the ids in the masks mean."""
     from segzoo.data.checks.label_ids import LabelRule
@@ -401,7 +364,7 @@ def _rows_of_split(args: argparse.Namespace) -> tuple[str, Dataset]:
     """The pairs to show; what does not pair up is for ``segzoo data check``."""
     from segzoo.data.checks.inspection import choose_splits, load_tables
 
-    source = _source(args)
+    source = source_from_options(args)
     tables = load_tables(source, on_case=lambda case: None)
     if not tables:
         raise SegZooError(f"{args.data} has no pair to show; `segzoo data check` says why")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segzoo.data.options import add_data_options, check_data_options, source_from_options
 from segzoo.errors import SegZooError
 from segzoo.evaluation.folder import check_output_folder
 from segzoo.inference.options import add_protocol_options, check_protocol_options, settings_from_options
@@ -40,21 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
     data.add_argument("--split", default="validation", help="part of the data (default: %(default)s)")
     data.add_argument("--max_samples", type=int, metavar="N", help="score N images only, spread evenly over the split")
-    data.add_argument(
-        "--classes", metavar="NAME|FILE", help="the data's classes: a known data set, or a JSON of names"
-    )
-    data.add_argument(
-        "--num_labels", type=int, metavar="N", help="the data's number of classes, where it has no names"
-    )
-    data.add_argument(
-        "--do_reduce_labels",
-        action=argparse.BooleanOptionalAction,
-        help="masks hold 0 for 'no class' and 1..N; left out, as is known of the data, else of the model",
-    )
-    data.add_argument("--ignore_index", type=int, default=255, help="label that does not count (default: %(default)s)")
-    data.add_argument("--dataset_config_name", metavar="NAME", help="configuration of a data set on the Hub")
-    data.add_argument("--image_column", metavar="NAME", help="column of the pictures, where it is not found")
-    data.add_argument("--label_column", metavar="NAME", help="column of the masks, where it is not found")
+    add_data_options(data)
     data.add_argument(
         "--dataset_id", metavar="REPO", help="the data set's name on the Hub, for the card, if DATA is a folder"
     )
@@ -137,14 +124,13 @@ def check_arguments(args: argparse.Namespace) -> None:
     Raises:
         SegZooError: the first of them.
     """
-    for name, least in (("batch_size", 1), ("num_workers", 0), ("max_samples", 1), ("num_labels", 1), ("worst", 0)):
+    for name, least in (("batch_size", 1), ("num_workers", 0), ("max_samples", 1), ("worst", 0)):
         value = getattr(args, name)
         if value is not None and value < least:
             raise SegZooError(f"--{name} is {value}; it must be {least} or more")
     names = ("slide", "window", "stride", "scales", "short_sides")
     check_protocol_options(**{name: getattr(args, name) for name in names})
-    if args.classes is not None and args.num_labels is not None:
-        raise SegZooError("--classes names the classes and so their number; leave out --num_labels")
+    check_data_options(args)
     if args.save_predictions and not args.output:
         raise SegZooError("--save_predictions needs --output DIR, the folder where they go")
     if os.sep in args.model and not Path(args.model).is_dir():
@@ -173,18 +159,11 @@ def prepare(args: argparse.Namespace, accelerator: Accelerator) -> EvaluationJob
     """
     import datasets
 
-    from segzoo.data import DataSource
     from segzoo.evaluation.job import classes_for, load_split, prepare_evaluation
     from segzoo.inference.loading import load_model
 
     datasets.disable_progress_bars()
-    source = DataSource(
-        args.data,
-        config_name=args.dataset_config_name,
-        image_column=args.image_column,
-        label_column=args.label_column,
-    )
-    data = load_split(source, args.split, max_samples=args.max_samples, dataset_id=args.dataset_id)
+    data = load_split(source_from_options(args), args.split, max_samples=args.max_samples, dataset_id=args.dataset_id)
     model, processor = load_model(args.model)
     settings = settings_from_options(
         model,
