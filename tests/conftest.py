@@ -6,12 +6,46 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores: more threads would wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import re
+
 import pytest
 import torch
 
 import segzoo  # noqa: F401
 
+_COMPONENT = re.compile(r"(?:test_contract|test_modeling_segzoo)\.py::.*\[(?:.*-)?(segzoo_\w+)")
+
 
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+class ComponentTimes:
+    """Seconds of the contract tests of each backbone, neck and head; tests are added with every one of them."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+        self.total = 0.0
+
+    def pytest_runtest_logreport(self, report):
+        self.total += report.duration
+        if found := _COMPONENT.search(report.nodeid):
+            self.seconds[found[1]] = self.seconds.get(found[1], 0.0) + report.duration
+
+    def pytest_terminal_summary(self, terminalreporter):
+        if not self.seconds:
+            return
+        longest_first = sorted(self.seconds.items(), key=lambda item: -item[1])
+        mean = sum(self.seconds.values()) / len(self.seconds)
+        rest = self.total - sum(self.seconds.values())
+        terminalreporter.section("seconds of tests per component")
+        terminalreporter.write_line(", ".join(f"{name} {seconds:.1f}" for name, seconds in longest_first))
+        terminalreporter.write_line(
+            f"mean {mean:.1f}; all other tests {rest:.0f}; with 60 components {60 * mean + rest:.0f} seconds of one process"
+        )
+
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):  # not in the processes that run tests side by side: their reports come here
+        config.pluginmanager.register(ComponentTimes())

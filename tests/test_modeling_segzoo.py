@@ -57,12 +57,21 @@ def batch(size=(64, 96), count=2, labels=LABELS):
 # --- every combination -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backbone", sorted(BACKBONES))
-@pytest.mark.parametrize("head", sorted(HEADS))
-def test_every_backbone_with_every_head(backbone, head, tmp_path):
-    head_config = HEADS[head][0].tiny()
-    head_config.in_channels = None
-    config = SegZooConfig.from_backbone(BACKBONES[backbone][0].tiny(), head_config, num_labels=LABELS)
+def decode_heads(model_type):
+    """The configs of a model with this head: itself, behind an FCN head if it reads one before it."""
+    config = HEADS[model_type][0].tiny()
+    config.in_channels = None
+    return [FCNHeadConfig(channels=8), config] if config.reads_previous else [config]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "head"),
+    [pytest.param(name, "segzoo_fcn_head", id=name) for name in sorted(BACKBONES)]
+    + [pytest.param("segzoo_resnet", name, id=name) for name in sorted(HEADS)],
+)
+def test_every_backbone_with_one_head_and_every_head_with_one_backbone(backbone, head, tmp_path):
+    config = SegZooConfig.from_backbone(BACKBONES[backbone][0].tiny(), num_labels=LABELS)
+    config.decode_head_configs = decode_heads(head)
     model = build(config)
     images, labels = batch()
     output = model(images, labels=labels)
@@ -367,6 +376,8 @@ def test_tuple_output_and_hidden_states():
     assert torch.equal(model(images, return_dict=False)[0], model(images).logits)
     assert len(model(images, output_hidden_states=True).hidden_states) == 5
     assert model(images).hidden_states is None
+    everything = model(images, labels=labels, output_hidden_states=True)
+    assert list(everything) == ["loss", "losses", "logits", "hidden_states"]
 
 
 def test_the_config_of_a_caller_is_not_shared_between_models():

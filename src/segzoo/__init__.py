@@ -1,34 +1,29 @@
 """segzoo: the published semantic-segmentation models as Hugging Face models.
 
 Importing segzoo registers its configs, models and image processor with transformers' Auto classes, so that
-``AutoModelForSemanticSegmentation``, ``AutoImageProcessor``, ``AutoBackbone`` and ``pipeline("image-segmentation")`` know them.
+``AutoModelForSemanticSegmentation``, ``AutoImageProcessor``, ``AutoBackbone`` and ``pipeline("image-segmentation")`` know them. The
+program ``segzoo`` does so only when a command runs: its help and its answer to a typo need no model.
+
+What the package offers is listed in ``__init__.pyi``.
 """
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation
-from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
+import os
+import sys
 
-from segzoo import backbones, heads, necks  # noqa: F401  each registers its models
-from segzoo.auto import AutoBackbone, AutoHead, AutoNeck
-from segzoo.configuration_segzoo import SegZooConfig
-from segzoo.errors import SegZooError
-from segzoo.image_processing_segzoo import SegZooImageProcessor
-from segzoo.modeling_segzoo import SegZooForSemanticSegmentation, SegZooOutput
+import lazy_loader
 
 __version__ = "0.1.0"
 
-AutoConfig.register(SegZooConfig.model_type, SegZooConfig, exist_ok=True)
-AutoModelForSemanticSegmentation.register(SegZooConfig, SegZooForSemanticSegmentation, exist_ok=True)
-# The pipeline reads this table of names, not what is registered, and would log that the model is not supported.
-MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES[SegZooConfig.model_type] = SegZooForSemanticSegmentation.__name__
-AutoImageProcessor.register(SegZooConfig, image_processor_classes={"torchvision": SegZooImageProcessor}, exist_ok=True)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
-__all__ = [
-    "AutoBackbone",
-    "AutoHead",
-    "AutoNeck",
-    "SegZooConfig",
-    "SegZooError",
-    "SegZooForSemanticSegmentation",
-    "SegZooImageProcessor",
-    "SegZooOutput",
-]
+
+def _is_program() -> bool:
+    """Whether this process is the program ``segzoo``, or ``python -m segzoo``, not one that imports the package."""
+    if sys.argv[:1] == ["-m"]:
+        words = sys.orig_argv
+        return "-m" in words and words[words.index("-m") + 1 :][:1] == ["segzoo"]
+    return os.path.basename(sys.argv[0] if sys.argv else "").removesuffix(".exe") == "segzoo"
+
+
+if not _is_program():
+    from segzoo import registration  # noqa: F401

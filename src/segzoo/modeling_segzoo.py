@@ -43,6 +43,7 @@ class SegZooOutput(ModelOutput):
     masks_queries_logits: torch.FloatTensor | None = None
 
 
+# The last head's output passes on what it has under these names.
 _OUTPUT_FIELDS = tuple(field.name for field in fields(SegZooOutput))
 
 
@@ -139,11 +140,8 @@ class SegZooForSemanticSegmentation(WritesShim, SegZooPreTrainedModel):
         if labels is not None:
             losses = self._losses(feature_maps, outputs, labels)
             loss = sum(losses.values())
-        output = SegZooOutput(loss=loss, losses=losses, hidden_states=hidden_states)
-        for name in _OUTPUT_FIELDS:  # whatever the last head returns under the same name
-            if name in outputs[-1]:
-                output[name] = outputs[-1][name]
-        return output
+        found = {name: outputs[-1][name] for name in _OUTPUT_FIELDS if name in outputs[-1]}
+        return SegZooOutput(loss=loss, losses=losses, hidden_states=hidden_states, **found)
 
     def set_losses(
         self,

@@ -151,10 +151,10 @@ def test_reader_that_leaves(probe):
     """A program whose output is closed after one line."""
     program = f"""
 import sys, types
-sys.modules["segzoo"] = types.ModuleType("segzoo")  # without the models, which take seconds to import
-sys.modules["segzoo"].__path__ = [{str(SOURCE / "segzoo")!r}]
+sys.argv[0] = "segzoo"
 import segzoo.commands
-from segzoo import cli
+from segzoo.commands import cli
+sys.modules["segzoo.registration"] = types.ModuleType("nothing")  # the models take seconds to import
 segzoo.commands.__path__.append({str(probe)!r})
 cli.COMMANDS += ("probe",)
 sys.exit(cli.main(["probe", "flood"]))
@@ -174,3 +174,38 @@ def test_module_is_the_program():
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.endswith("segzoo: error: no subcommand 'convret': did you mean 'convert'?\n")
+
+
+START = """
+import sys
+sys.argv[0] = "segzoo"
+from segzoo.commands.cli import main
+try:
+    main()
+finally:
+    heavy = {"torch", "transformers", "numpy", "datasets", "PIL"} & set(sys.modules)
+    print("imported:", *sorted(heavy), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("words", [["--help"], ["convet"], *([name, "--hlep"] for name in cli.COMMANDS)], ids=" ".join)
+def test_help_and_typos_import_no_library_of_models(words):
+    done = subprocess.run([sys.executable, "-c", START, *words], capture_output=True, text=True)
+    assert done.returncode in (0, 2)
+    assert "\nimported:\n" in "\n" + done.stderr, done.stderr
+
+
+def test_the_program_registers_with_transformers_before_a_command_runs(probe):
+    program = f"""
+import sys
+sys.argv[0] = "segzoo"
+import segzoo.commands
+from segzoo.commands import cli
+segzoo.commands.__path__.append({str(probe)!r})
+cli.COMMANDS += ("probe",)
+assert "transformers" not in sys.modules
+assert cli.main(["probe", "nothing"]) == 0
+from transformers import AutoConfig
+assert AutoConfig.for_model("segzoo").model_type == "segzoo"
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

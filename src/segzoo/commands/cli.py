@@ -74,7 +74,9 @@ def _run(arguments: list[str]) -> int:
     command_parser = argparse.ArgumentParser(prog=f"segzoo {name}", description=command.__doc__)
     command.add_arguments(command_parser)
     _add_traceback(command_parser)
-    return command.run(command_parser.parse_args(arguments[position + 1 :])) or 0
+    args = command_parser.parse_args(arguments[position + 1 :])
+    importlib.import_module("segzoo.registration")  # from here on the Auto classes know segzoo
+    return command.run(args) or 0
 
 
 class _ProgramParser(argparse.ArgumentParser):

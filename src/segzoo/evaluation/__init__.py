@@ -1,12 +1,8 @@
-"""Scoring a model on a data set: the run, its log, its report and its pictures."""
+"""Scoring a model on a data set: the run, its log, its report and its pictures.
 
-from segzoo.lazy import lazy_attributes
+What the package offers is listed in ``__init__.pyi``, and imported on first use.
+"""
 
-# No module may be called as something that is offered here: importing it would put the module in the name's place.
-_MODULES = {
-    "report": ("EvaluationReport",),
-    "score_log": ("ImageRow", "ScoreLog"),
-    "scoring": ("Evaluation", "ImageScore", "evaluate"),
-}
+import lazy_loader
 
-__getattr__, __dir__ = lazy_attributes(__name__, _MODULES)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

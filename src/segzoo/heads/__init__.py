@@ -1,6 +1,6 @@
 """Decode heads: feature maps in, logits out. One file a head; importing this package registers all of them."""
 
-from segzoo.heads.base import Head, HeadConfig, HeadOutput
+from segzoo.heads.base import Head, HeadConfig, HeadOutput, OneMapHeadConfig
 from segzoo.heads.fcn import FCNHead, FCNHeadConfig
 from segzoo.heads.mask2former import Mask2FormerHead, Mask2FormerHeadConfig, Mask2FormerHeadOutput
 from segzoo.heads.psp import PSPHead, PSPHeadConfig
@@ -15,6 +15,7 @@ __all__ = [
     "Mask2FormerHead",
     "Mask2FormerHeadConfig",
     "Mask2FormerHeadOutput",
+    "OneMapHeadConfig",
     "PSPHead",
     "PSPHeadConfig",
     "UPerHead",

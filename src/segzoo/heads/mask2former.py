@@ -22,7 +22,7 @@ from segzoo.heads.base import Head, HeadConfig, HeadOutput
 from segzoo.layers import resize, to_tokens
 from segzoo.layers.masked_attention import MaskedDecoderLayer
 from segzoo.layers.pixel_decoder import PixelDecoder, reset_linear, sine_positions
-from segzoo.losses import CrossEntropyLoss, MaskClassificationLoss, QueryPredictions
+from segzoo.losses import MaskClassificationLoss, QueryPredictions
 
 
 @strict
@@ -92,7 +92,6 @@ class Mask2FormerHeadConfig(HeadConfig):
 
     @classmethod
     def tiny(cls):
-        """A small head; it trains on its dense logits, as the tests that run over all heads expect."""
         return cls(
             in_channels=[8, 16, 32, 64],
             channels=16,
@@ -106,7 +105,6 @@ class Mask2FormerHeadConfig(HeadConfig):
             decoder_hidden_channels=32,
             norm_groups=4,
             num_labels=5,
-            losses=[CrossEntropyLoss()],
         )
 
 
@@ -178,7 +176,7 @@ class Mask2FormerHead(Head):
 
     def build_classifier(self, config: Mask2FormerHeadConfig) -> nn.Module:
         """The queries' classifier, whose last output is "no object"."""
-        return nn.Linear(config.channels, config.num_labels + 1)
+        return nn.Linear(config.channels, config.num_outputs + 1)
 
     def forward(self, feature_maps: Sequence[Tensor], previous: HeadOutput | None = None) -> Mask2FormerHeadOutput:
         """Logits of feature maps, each (B, C, H, W); ``previous`` (an earlier head's output) is not read."""

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 from transformers.utils.logging import disable_progress_bar
 
+from segzoo import registration  # noqa: F401  the Auto classes know segzoo's models
 from segzoo.errors import SegZooError
 
 if TYPE_CHECKING:

@@ -38,9 +38,18 @@ class Fused:
     """
 
     def __init__(self, traced: Callable, plain: Callable):
-        self._plain, self._compiles = plain, True
-        self._compiled = torch.compile(
-            traced, dynamic=True, fullgraph=True, options=_OPTIONS, recompile_limit=_KINDS, isolate_recompiles=True
+        self._traced, self._plain, self._compiles = traced, plain, True
+
+    @functools.cached_property
+    def _compiled(self) -> Callable:
+        # Not before the first call: inductor, which reads the options, takes a tenth of the time of importing segzoo.
+        return torch.compile(
+            self._traced,
+            dynamic=True,
+            fullgraph=True,
+            options=_OPTIONS,
+            recompile_limit=_KINDS,
+            isolate_recompiles=True,
         )
 
     def __call__(self, *arguments):

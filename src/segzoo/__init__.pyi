@@ -1,0 +1,11 @@
+# What segzoo offers.
+from .auto import AutoBackbone as AutoBackbone
+from .auto import AutoHead as AutoHead
+from .auto import AutoNeck as AutoNeck
+from .configuration_segzoo import SegZooConfig as SegZooConfig
+from .errors import SegZooError as SegZooError
+from .image_processing_segzoo import SegZooImageProcessor as SegZooImageProcessor
+from .modeling_segzoo import SegZooForSemanticSegmentation as SegZooForSemanticSegmentation
+from .modeling_segzoo import SegZooOutput as SegZooOutput
+
+__version__: str

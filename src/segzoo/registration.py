@@ -1,0 +1,15 @@
+"""Everything that transformers' Auto classes shall know of segzoo; importing this module registers it."""
+
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
+
+from segzoo import backbones, heads, necks  # noqa: F401  each registers its models
+from segzoo.configuration_segzoo import SegZooConfig
+from segzoo.image_processing_segzoo import SegZooImageProcessor
+from segzoo.modeling_segzoo import SegZooForSemanticSegmentation
+
+AutoConfig.register(SegZooConfig.model_type, SegZooConfig, exist_ok=True)
+AutoModelForSemanticSegmentation.register(SegZooConfig, SegZooForSemanticSegmentation, exist_ok=True)
+# The pipeline reads this table of names, not what is registered, and would log that the model is not supported.
+MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES[SegZooConfig.model_type] = SegZooForSemanticSegmentation.__name__
+AutoImageProcessor.register(SegZooConfig, image_processor_classes={"torchvision": SegZooImageProcessor}, exist_ok=True)
