@@ -10,7 +10,15 @@ import pytest
 import torch
 
 from segzoo.commands.cli import main
-from segzoo.data import DATASETS, SegmentationDataset, build_train_transform, draw_scene, load_segmentation_dataset
+from segzoo.data import (
+    DATASETS,
+    Augmentation,
+    SegmentationDataset,
+    build_train_transform,
+    draw_scene,
+    load_segmentation_dataset,
+)
+from segzoo.data.augmentation import Augmentation
 from segzoo.data.checks.sheets import denormalize, draw_samples_as_trained
 from segzoo.data.transforms import JointTransform
 from segzoo.training import training_transform
@@ -177,7 +185,9 @@ def test_sheet_of_what_a_training_sees(folder, tmp_path):
 
     from segzoo import SegZooImageProcessor
 
-    transform = training_transform(SegZooImageProcessor(do_resize=False), crop_size=(32, 40), scale_range=(0.4, 2))
+    transform = training_transform(
+        SegZooImageProcessor(do_resize=False), Augmentation(crop_size=(32, 40), scale_range=(0.4, 2))
+    )
     trained = SegmentationDataset(load_segmentation_dataset(folder)["train"], transform, seed=7)
     for epoch, index, expected in ((0, 2, True), (3, 2, True), (1, 2, False), (0, 1, False)):
         trained.set_epoch(epoch)
@@ -197,7 +207,9 @@ def test_denormalized_pictures_are_exact(channel_order):
 
 
 def test_padding_and_ignored_pixels_have_no_colour(folder):
-    transform = build_train_transform(crop_size=(64, 64), scale_range=(1, 1), photometric=False, flip_probability=0)
+    transform = build_train_transform(
+        Augmentation(crop_size=(64, 64), scale_range=(1, 1), photometric_distortion=False, flip_probability=0)
+    )
     dataset = SegmentationDataset(load_segmentation_dataset(folder)["train"], transform)
     sheet = np.asarray(
         draw_samples_as_trained(dataset, [0], names=SCENES.classes, palette=SCENES.palette, cell_width=64)

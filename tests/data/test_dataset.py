@@ -7,11 +7,12 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
+from segzoo.data.augmentation import Augmentation
 from segzoo.data.collate import collate_evaluation, collate_training
 from segzoo.data.dataset import SegmentationDataset
 from segzoo.data.decoding import CorruptImageError
 from segzoo.data.loading import load_segmentation_dataset
-from segzoo.data.transforms import FromTorchvision, build_eval_transform, build_train_transform
+from segzoo.data.transforms import FromTorchvision, JointTransform, build_train_transform
 from segzoo.errors import SegZooError
 from segzoo.training.order import EpochBatches, training_batches
 
@@ -22,7 +23,7 @@ def table(make_folder):
 
 
 def test_augmentation_is_a_function_of_seed_epoch_and_index(table):
-    transform = build_train_transform(crop_size=(16, 16))
+    transform = build_train_transform(Augmentation(crop_size=(16, 16)))
     data = SegmentationDataset(table, transform, seed=3)
     first = data[2]
     assert first["name"].endswith("n2.jpg") and first["index"] == 2
@@ -42,7 +43,7 @@ def test_augmentation_is_a_function_of_seed_epoch_and_index(table):
 
 
 def test_workers_do_not_matter_and_hear_of_the_epoch(table):
-    data = SegmentationDataset(table, build_train_transform(crop_size=(16, 16)))
+    data = SegmentationDataset(table, build_train_transform(Augmentation(crop_size=(16, 16))))
     plain = torch.utils.data.DataLoader(data, batch_size=2, collate_fn=collate_training)
     workers = torch.utils.data.DataLoader(
         data, batch_size=2, collate_fn=collate_training, num_workers=2, persistent_workers=True
@@ -56,7 +57,7 @@ def test_workers_do_not_matter_and_hear_of_the_epoch(table):
 def _every_random_step():
     """A transform whose every step draws numbers, one of them torch's own."""
     jitter = FromTorchvision(v2.RandomAffine(degrees=20))
-    return build_train_transform(crop_size=(16, 16), scale_edges=(24, 30), extra_steps=(jitter,))
+    return build_train_transform(Augmentation(crop_size=(16, 16), scale_edges=(24, 30)), extra_steps=(jitter,))
 
 
 def test_seed_epoch_and_index_alone_decide(table):
@@ -96,7 +97,7 @@ def _break(path):
 def test_corrupt_files_raise_or_are_passed_over(table, tmp_path):
     _break(tmp_path / "images/train/n3.jpg")
     (tmp_path / "annotations/train/n4.png").unlink()
-    transform = build_train_transform(crop_size=(16, 16))
+    transform = build_train_transform(Augmentation(crop_size=(16, 16)))
     with pytest.raises(CorruptImageError, match=r"n3\.jpg: the image cannot be read"):
         SegmentationDataset(table, transform)[3]
     data = SegmentationDataset(table, transform, max_corrupt=2)
@@ -119,12 +120,12 @@ def test_corrupt_files_raise_or_are_passed_over(table, tmp_path):
 def test_the_last_sample_is_replaced_by_the_first(table, tmp_path):
     _break(tmp_path / "images/train/n5.jpg")
     with pytest.warns(UserWarning, match="n5.jpg"):
-        item = SegmentationDataset(table, build_eval_transform(), max_corrupt=1)[5]
+        item = SegmentationDataset(table, JointTransform(keep_label_size=True), max_corrupt=1)[5]
     assert item["name"].endswith("n0.jpg")
     for index in range(5):
         _break(tmp_path / f"images/train/n{index}.jpg")
     with pytest.warns(UserWarning), pytest.raises(CorruptImageError, match="No picture"):
-        SegmentationDataset(table, build_eval_transform(), max_corrupt=6)[0]
+        SegmentationDataset(table, JointTransform(keep_label_size=True), max_corrupt=6)[0]
 
 
 def test_workers_count_corrupt_files_together(table, tmp_path):
@@ -132,7 +133,9 @@ def test_workers_count_corrupt_files_together(table, tmp_path):
         _break(tmp_path / f"images/train/n{index}.jpg")
 
     def names(max_corrupt):
-        data = SegmentationDataset(table, build_train_transform(crop_size=(16, 16)), max_corrupt=max_corrupt)
+        data = SegmentationDataset(
+            table, build_train_transform(Augmentation(crop_size=(16, 16))), max_corrupt=max_corrupt
+        )
         loader = torch.utils.data.DataLoader(data, batch_size=1, collate_fn=collate_training, num_workers=2)
         return [batch["name"][0][-6:] for batch in loader]
 
@@ -144,21 +147,21 @@ def test_workers_count_corrupt_files_together(table, tmp_path):
 def test_rows_without_a_mask_are_corrupt(table):
     rows = [table[0], {**table[1], "label": None}]
     with pytest.raises(CorruptImageError, match=r"n1\.jpg: there is no mask"):
-        SegmentationDataset(rows, build_eval_transform())[1]
+        SegmentationDataset(rows, JointTransform(keep_label_size=True))[1]
 
 
 def test_dataset_can_be_pickled(table):
-    data = SegmentationDataset(table, build_train_transform(crop_size=(16, 16)))
+    data = SegmentationDataset(table, build_train_transform(Augmentation(crop_size=(16, 16))))
     copy = pickle.loads(pickle.dumps(data))
     assert torch.equal(copy[1]["labels"], data[1]["labels"])
 
 
 def test_bad_ids_and_broken_files_are_named(table, make_folder, tmp_path):
     with pytest.raises(SegZooError, match=r"n3\.png: label ids outside"):
-        SegmentationDataset(table, build_eval_transform(), num_labels=2)[3]
+        SegmentationDataset(table, JointTransform(keep_label_size=True), num_labels=2)[3]
     path = tmp_path / "images/train/n3.jpg"
     path.write_bytes(path.read_bytes()[:300])
-    data = SegmentationDataset(table, build_eval_transform())
+    data = SegmentationDataset(table, JointTransform(keep_label_size=True))
     with pytest.raises(SegZooError, match=r"n3\.jpg"):
         data[3]
     loader = torch.utils.data.DataLoader(data, collate_fn=collate_evaluation, num_workers=1)
@@ -171,14 +174,16 @@ def test_bad_ids_and_broken_files_are_named(table, make_folder, tmp_path):
 
 def test_plain_rows_and_wrong_tables(table):
     rows = [{"image": np.zeros((8, 9, 3), dtype=np.uint8), "label": np.ones((8, 9), dtype=np.uint8)}]
-    item = SegmentationDataset(rows, build_eval_transform())[0]
+    item = SegmentationDataset(rows, JointTransform(keep_label_size=True))[0]
     assert item["labels"].shape == (8, 9) and item["name"] == "image of row 0"
-    unlabelled = SegmentationDataset([{"image": rows[0]["image"]}], build_eval_transform(), num_labels=2)[0]
+    unlabelled = SegmentationDataset(
+        [{"image": rows[0]["image"]}], JointTransform(keep_label_size=True), num_labels=2
+    )[0]
     assert "labels" not in unlabelled
     with pytest.raises(SegZooError, match="empty"):
-        SegmentationDataset([], build_eval_transform())
+        SegmentationDataset([], JointTransform(keep_label_size=True))
     with pytest.raises(SegZooError, match="no column 'image'"):
-        SegmentationDataset(table.rename_column("image", "x"), build_eval_transform())
+        SegmentationDataset(table.rename_column("image", "x"), JointTransform(keep_label_size=True))
 
 
 def test_collate():

@@ -14,7 +14,7 @@ from segzoo.data.decoding import decode_example
 from segzoo.data.facts import DATASETS
 from segzoo.data.label_encodings import CAMVID_COLORS, CITYSCAPES_LABEL_IDS
 from segzoo.data.loading import detect_facts, load_id2label, load_segmentation_dataset
-from segzoo.data.transforms import build_eval_transform
+from segzoo.data.transforms import JointTransform
 from segzoo.errors import SegZooError
 
 SIZE = (6, 8)
@@ -95,7 +95,9 @@ def test_ade20k(tmp_path, write, rng):
         loaded = load_segmentation_dataset(source)
         assert sizes(loaded) == {"train": 1, "validation": 1} and "label_encoding" not in loaded["train"].column_names
         assert (masks_of(loaded["train"])[0] == masks["training"]).all()
-        data = SegmentationDataset(loaded["validation"], build_eval_transform(reduce_labels=True), num_labels=150)
+        data = SegmentationDataset(
+            loaded["validation"], JointTransform(reduce_labels=True, keep_label_size=True), num_labels=150
+        )
         assert (data[0]["labels"].numpy() == np.where(masks["validation"] == 0, 255, masks["validation"] - 1)).all()
         assert data[0]["name"].endswith(
             "ADEChallengeData2016/images/validation/ADE_val_00000001.jpg"
@@ -124,7 +126,7 @@ def test_cityscapes(tmp_path, write, ids, packed, train_ids):
     assert sizes(loaded) == {"train": 2, "validation": 1}
     assert ("label_encoding" in loaded["train"].column_names) == (not train_ids)
     for rows in loaded.values():
-        data = SegmentationDataset(rows, build_eval_transform(), num_labels=19)
+        data = SegmentationDataset(rows, JointTransform(keep_label_size=True), num_labels=19)
         for item, mask in zip(data, masks_of(rows), strict=True):
             stem = next(stem for stem in expected if stem in item["name"])
             assert (item["labels"].numpy() == expected[stem]).all() and (mask == expected[stem]).all()
@@ -177,7 +179,12 @@ def test_pascal_voc(tmp_path, write, ids):
         assert sizes(loaded) == {"train": 2, "validation": 1}
         found = [*masks_of(loaded["train"]), *masks_of(loaded["validation"])]
         assert all((mask == masks[stem]).all() for mask, stem in zip(found, stems, strict=True))
-        assert SegmentationDataset(loaded["train"], build_eval_transform(), num_labels=21)[1]["labels"][0, 0] == 255
+        assert (
+            SegmentationDataset(loaded["train"], JointTransform(keep_label_size=True), num_labels=21)[1]["labels"][
+                0, 0
+            ]
+            == 255
+        )
 
 
 @pytest.mark.parametrize("with_list", [False, True])
@@ -228,7 +235,9 @@ def test_camvid_of_segnet(tmp_path, write, rng):
         assert sizes(loaded) == {"train": 1, "validation": 1, "test": 1}
         for split, name in (("train", "train"), ("validation", "val"), ("test", "test")):
             assert (masks_of(loaded[split])[0] == np.where(masks[name] == 11, 255, masks[name])).all()
-        assert SegmentationDataset(loaded["train"], build_eval_transform(), num_labels=11)[0]["labels"].max() in (
+        assert SegmentationDataset(loaded["train"], JointTransform(keep_label_size=True), num_labels=11)[0][
+            "labels"
+        ].max() in (
             *range(11),
             255,
         )
@@ -265,7 +274,7 @@ def test_camvid_in_colours(tmp_path, write, rng, packed):
     loaded = load_segmentation_dataset(root)
     found = {}
     for split, rows in loaded.items():
-        for item in SegmentationDataset(rows, build_eval_transform(), num_labels=11):
+        for item in SegmentationDataset(rows, JointTransform(keep_label_size=True), num_labels=11):
             stem = os.path.splitext(os.path.basename(item["name"]))[0]
             found[stem] = split
             assert (item["labels"].numpy() == expected[stem]).all()

@@ -11,11 +11,12 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
+from segzoo.data.augmentation import Augmentation
 from segzoo.data.collate import collate_training
 from segzoo.data.decoding import CorruptImageError
 from segzoo.data.loading import load_segmentation_dataset
 from segzoo.data.streaming import SegmentationStream
-from segzoo.data.transforms import FromTorchvision, build_eval_transform, build_train_transform
+from segzoo.data.transforms import FromTorchvision, JointTransform, build_train_transform
 from segzoo.errors import SegZooError
 
 COUNT = 11
@@ -47,7 +48,9 @@ def shards(tmp_path, rng):
 
 
 def transform():
-    return build_train_transform(crop_size=(16, 16), extra_steps=(FromTorchvision(v2.RandomAffine(degrees=20)),))
+    return build_train_transform(
+        Augmentation(crop_size=(16, 16)), extra_steps=(FromTorchvision(v2.RandomAffine(degrees=20)),)
+    )
 
 
 def take(rows, count, batch_size=2, *, first_batch=0, num_workers=0, **options):
@@ -231,12 +234,12 @@ def test_a_source_that_breaks_off(rows):
         raise ConnectionError("gone\nand more")
 
     broken = datasets.IterableDataset.from_generator(failing, features=rows.features)
-    stream = SegmentationStream(broken, build_eval_transform(), shuffle_buffer=0)
+    stream = SegmentationStream(broken, JointTransform(keep_label_size=True), shuffle_buffer=0)
     with pytest.raises(SegZooError, match="broke off after 3 rows of epoch 0: gone. Go on"):
         list(stream)
 
 
 def test_whole_pictures_are_padded_by_the_given_collate(rows):
-    stream = SegmentationStream(rows, build_train_transform(crop_size=None))
+    stream = SegmentationStream(rows, build_train_transform(Augmentation(crop_size=None)))
     batch = next(stream.batches(3, collate=partial(collate_training, pad_labels=255)))
     assert batch["labels"].shape[1:] == batch["pixel_values"].shape[2:] and (batch["labels"] == 255).any()

@@ -6,14 +6,17 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from segzoo.data.augmentation import Augmentation
 from segzoo.data.transforms import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     FromTorchvision,
+    JointTransform,
     PhotometricDistortion,
     RandomCrop,
     RandomFlip,
     Scale,
     _shift_colors,
-    build_eval_transform,
     build_processor_transform,
     build_train_transform,
     keep_ratio_size,
@@ -140,7 +143,9 @@ def test_distortion_stays_in_its_ranges(rng):
 
 
 def test_train_transform_moves_mask_with_image(rng):
-    transform = build_train_transform(crop_size=(32, 24), scale_range=(1.0, 1.0), photometric=False, **PLAIN)
+    transform = build_train_transform(
+        Augmentation(crop_size=(32, 24), scale_range=(1.0, 1.0), photometric_distortion=False), **PLAIN
+    )
     for seed in range(8):
         out = transform(*pair(rng), np.random.default_rng(seed))
         assert out["pixel_values"].shape == (3, 32, 24) and out["pixel_values"].dtype == torch.float32
@@ -150,10 +155,7 @@ def test_train_transform_moves_mask_with_image(rng):
 
 def test_small_pictures_are_padded(rng):
     transform = build_train_transform(
-        crop_size=64,
-        scale_range=(1.0, 1.0),
-        flip_probability=0,
-        photometric=False,
+        Augmentation(crop_size=64, scale_range=(1.0, 1.0), flip_probability=0, photometric_distortion=False),
         ignore_index=-100,
         reduce_labels=True,
     )
@@ -170,7 +172,7 @@ def test_small_pictures_are_padded(rng):
 
 
 def test_same_generator_same_result(rng):
-    transform = build_train_transform(crop_size=(32, 32))
+    transform = build_train_transform(Augmentation(crop_size=(32, 32)))
     image, mask = pair(rng)
     first, second, other = (transform(image, mask, np.random.default_rng(s)) for s in (5, 5, 6))
     assert all(torch.equal(first[key], second[key]) for key in first)
@@ -179,14 +181,16 @@ def test_same_generator_same_result(rng):
 
 def test_bgr_order(rng):
     image, _ = pair(rng)
-    rgb = build_eval_transform(**PLAIN)(image)["pixel_values"]
-    bgr = build_eval_transform(channel_order="bgr", **PLAIN)(image)["pixel_values"]
+    rgb = JointTransform(keep_label_size=True)(image)["pixel_values"]
+    bgr = JointTransform(keep_label_size=True, mean=IMAGENET_MEAN[::-1], std=IMAGENET_STD[::-1], channel_order="bgr")(
+        image
+    )["pixel_values"]
     assert torch.equal(rgb.flip(0), bgr)
 
 
 def test_eval_transform_keeps_the_label_size(rng):
     image, mask = pair(rng)
-    out = build_eval_transform(scale_size=(20, 80), reduce_labels=True)(image, mask)
+    out = JointTransform(steps=(Scale((20, 80)),), reduce_labels=True, keep_label_size=True)(image, mask)
     assert out["pixel_values"].shape == (3, 20, 28) and out["labels"].shape == mask.shape
     assert (out["labels"].numpy() == reduce_labels(mask)).all()
 
@@ -207,7 +211,9 @@ def test_processor_transform(rng):
 
 def test_steps_of_torchvision_follow_the_generator(rng):
     step = FromTorchvision(v2.RandomRotation(30))
-    transform = build_train_transform(crop_size=(32, 32), extra_steps=[step], photometric=False)
+    transform = build_train_transform(
+        Augmentation(crop_size=(32, 32), photometric_distortion=False), extra_steps=[step]
+    )
     image, mask = pair(rng)
     state = torch.get_rng_state()
     first, second, other = (transform(image, mask, np.random.default_rng(s)) for s in (5, 5, 6))
@@ -219,7 +225,7 @@ def test_with_transform(make_folder):
     from segzoo.data.loading import load_segmentation_dataset
 
     table = load_segmentation_dataset(make_folder({"train": ["a", "b", "c"]}))["train"]
-    batch = table.with_transform(build_train_transform(crop_size=(16, 16)))[:2]
+    batch = table.with_transform(build_train_transform(Augmentation(crop_size=(16, 16))))[:2]
     assert [tuple(item.shape) for item in batch["pixel_values"]] == [(3, 16, 16)] * 2
 
 
@@ -234,9 +240,9 @@ def test_with_transform(make_folder):
 )
 def test_settings_that_cannot_be_used(kwargs):
     with pytest.raises(SegZooError):
-        build_train_transform(**kwargs)
+        build_train_transform(Augmentation(**kwargs))
 
 
 def test_pictures_of_the_wrong_kind_are_refused():
     with pytest.raises(SegZooError, match="uint8"):
-        build_eval_transform()(np.zeros((4, 4, 3), dtype=np.float32))
+        JointTransform(keep_label_size=True)(np.zeros((4, 4, 3), dtype=np.float32))

@@ -39,7 +39,7 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def run_script(scenes, tiny):
-    """Runs the script in a process of its own: a few steps on the scenes unless the options say otherwise."""
+    """Runs ``segzoo train`` in a process of its own: a few steps on the scenes unless the options say otherwise."""
 
     def run(output_dir, options=None, flags=(), *, launcher=(sys.executable,)):
         words = {
@@ -55,7 +55,7 @@ def run_script(scenes, tiny):
             "--dataloader_num_workers": 0,
             **(options or {}),
         }
-        command = [*launcher, EXAMPLES / "run_semantic_segmentation.py", *flags]
+        command = [*launcher, "-m", "segzoo", "train", *flags]
         for name, value in words.items():
             if value is not None:
                 command += [name, *(value if isinstance(value, tuple) else (value,))]

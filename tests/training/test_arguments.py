@@ -41,7 +41,7 @@ def test_the_command_line_of_the_upstream_script_is_understood():
     args, recipe = parse_arguments([*words, "--report_to", "all", *(f"--{name}" for name in FLAGS)])
     assert {name: getattr(args, name) for name in RUN} == RUN
     assert {name: getattr(recipe, name) for name in RECIPE} == RECIPE
-    assert all(getattr(args, name) is True for name in FLAGS) and args.report_to == ["all"]
+    assert all(getattr(args, name) is True for name in FLAGS) and args.report_to == ("all",)
 
 
 def test_without_anything_the_defaults_are_upstreams():
@@ -60,7 +60,7 @@ def test_the_flags_of_the_trainer_script():
     )
     args, recipe = parse_arguments([*OUTPUT, *words.split()])
     assert (recipe.max_train_steps, recipe.num_warmup_steps, recipe.mixed_precision) == (10000, 50, "bf16")
-    assert (args.checkpointing_steps, args.eval_steps, args.logging_steps) == ("200", "100", 100)
+    assert (args.checkpointing_steps, args.eval_steps, args.logging_steps) == (200, 100, 100)
     assert args.hub_model_id == "mine" and recipe.optimizer == "adamw"
     assert [note.split()[1] for note in notes_on_arguments(args)] == ["--remove_unused_columns"]
 
@@ -69,9 +69,9 @@ def test_the_flags_of_the_trainer_script():
     ("words", "expected"),
     [
         ("--eval_strategy epoch --save_strategy epoch", ("epoch", "epoch")),
-        ("--eval_strategy no --save_strategy no", ("0", None)),
-        ("--evaluation_strategy steps --logging_steps 7 --save_strategy steps", ("7", "500")),
-        ("--eval_steps 3 --save_steps 4", ("3", "4")),
+        ("--eval_strategy no --save_strategy no", (0, None)),
+        ("--evaluation_strategy steps --logging_steps 7 --save_strategy steps", (7, 500)),
+        ("--eval_steps 3 --save_steps 4", (3, 4)),
     ],
 )
 def test_strategies(words, expected):
@@ -171,7 +171,7 @@ def test_the_older_name_of_the_label_rule_and_negations():
 def test_an_installed_tracker_is_accepted_by_name(monkeypatch):
     monkeypatch.setattr("accelerate.tracking._available_trackers", [LoggerType.TENSORBOARD])
     args, _ = parse_arguments([*OUTPUT, "--report_to", "tensorboard"])
-    assert args.with_tracking and args.report_to == ["tensorboard"]
+    assert args.with_tracking and args.report_to == ("tensorboard",)
     with pytest.raises(SegZooError, match="--report_to wandb"):
         parse_arguments([*OUTPUT, "--with_tracking", "--report_to", "wandb"])
     assert not parse_arguments([*OUTPUT, "--report_to", "none"])[0].with_tracking

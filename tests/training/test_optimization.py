@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from segzoo import SegZooConfig, SegZooError, SegZooForSemanticSegmentation
-from segzoo.training import build_optimizer, build_schedule, parameter_groups
+from segzoo.training import OptimizerOptions, ScheduleOptions, build_optimizer, build_schedule, parameter_groups
 from segzoo.training.optimization import kinds_of_parameters, multistep_factor, poly_factor
 
 
@@ -128,9 +128,10 @@ def test_bad_rules(tiny, rule, message):
     ("name", "kind"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)]
 )
 def test_build_optimizer(name, kind):
-    optimizer = build_optimizer(
-        nn.Linear(2, 2), name, learning_rate=0.1, weight_decay=0.01, momentum=0.8, adam_beta1=0.7, adam_epsilon=1e-5
+    options = OptimizerOptions(
+        optimizer=name, learning_rate=0.1, weight_decay=0.01, momentum=0.8, adam_beta1=0.7, adam_epsilon=1e-5
     )
+    optimizer = build_optimizer(nn.Linear(2, 2), options)
     assert type(optimizer) is kind
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.01, 0.0]
     if name == "sgd":
@@ -141,8 +142,9 @@ def test_build_optimizer(name, kind):
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_heads_learn_at_a_rate_of_their_own(name, tiny):
-    optimizer = build_optimizer(tiny, name, learning_rate=0.1, weight_decay=0.01, head_lr_multiplier=10)
-    schedule = build_schedule(optimizer, total_steps=4)
+    options = OptimizerOptions(optimizer=name, learning_rate=0.1, weight_decay=0.01, head_lr_multiplier=10)
+    optimizer = build_optimizer(tiny, options)
+    schedule = build_schedule(optimizer, ScheduleOptions(), total_steps=4)
     heads = {id(p) for part in (tiny.decode_heads, tiny.auxiliary_heads) for p in part.parameters()}
     seen = set()
     for group in optimizer.param_groups:
@@ -183,8 +185,8 @@ def test_groups_that_cannot_be(options, message):
 
 
 def test_unknown_optimizer():
-    with pytest.raises(SegZooError, match="adamw, adam or sgd"):
-        build_optimizer(nn.Linear(2, 2), "lion", learning_rate=0.1)
+    with pytest.raises(SegZooError, match="optimizer is 'lion'; it is one of adamw, adam, sgd"):
+        OptimizerOptions(optimizer="lion")
 
 
 @pytest.mark.parametrize(("end", "ratio"), [(0.0, 1e-6), (0.01, 0.1)])
@@ -207,11 +209,11 @@ def test_multistep_equals_the_published_formulas():
     assert {step: factor(step) for step in expected} == pytest.approx(expected)
 
 
-def run_schedule(name, model=None, **options):
-    optimizer = build_optimizer(model or nn.Linear(2, 2), learning_rate=0.5)
-    schedule = build_schedule(optimizer, name, **options)
+def run_schedule(name, model=None, *, total_steps, **options):
+    optimizer = build_optimizer(model or nn.Linear(2, 2), OptimizerOptions(learning_rate=0.5))
+    schedule = build_schedule(optimizer, ScheduleOptions(lr_scheduler_type=name, **options), total_steps=total_steps)
     rates = []
-    for _ in range(options["total_steps"]):
+    for _ in range(total_steps):
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
@@ -231,8 +233,8 @@ def test_schedules_drive_the_optimizer():
 
 def test_every_group_ends_at_the_least_learning_rate(tiny):
     """As in mmcv, whose poly policy takes min_lr for all groups whatever their own rate."""
-    optimizer = build_optimizer(tiny, "sgd", learning_rate=0.1, head_lr_multiplier=10)
-    schedule = build_schedule(optimizer, total_steps=4, lr_power=0.9, min_learning_rate=0.02)
+    optimizer = build_optimizer(tiny, OptimizerOptions(optimizer="sgd", learning_rate=0.1, head_lr_multiplier=10))
+    schedule = build_schedule(optimizer, ScheduleOptions(lr_power=0.9, min_learning_rate=0.02), total_steps=4)
     optimizer.step()
     schedule.step()
     coefficient = 0.75**0.9
@@ -243,17 +245,21 @@ def test_every_group_ends_at_the_least_learning_rate(tiny):
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.02] * len(optimizer.param_groups))
 
 
+def test_a_warm_up_as_long_as_the_training():
+    optimizer = build_optimizer(nn.Linear(2, 2), OptimizerOptions(learning_rate=0.5))
+    with pytest.raises(SegZooError, match="num_warmup_steps"):
+        build_schedule(optimizer, ScheduleOptions(num_warmup_steps=5), total_steps=5)
+
+
 @pytest.mark.parametrize(
-    ("name", "options", "message"),
+    ("options", "message"),
     [
-        ("poly", {"total_steps": 5, "num_warmup_steps": 5}, "num_warmup_steps"),
-        ("poly", {"total_steps": 5, "lr_power": 0}, "must be positive"),
-        ("multistep", {"total_steps": 5}, "lr_steps"),
-        ("reduce_lr_on_plateau", {"total_steps": 5}, "needs a metric"),
-        ("zigzag", {"total_steps": 5}, "zigzag"),
+        ({"lr_power": 0}, "lr_power is 0; it must be above 0"),
+        ({"lr_scheduler_type": "multistep"}, "lr_steps"),
+        ({"lr_scheduler_type": "reduce_lr_on_plateau"}, "it is one of poly, multistep"),
+        ({"lr_scheduler_type": "zigzag"}, "zigzag"),
     ],
 )
-def test_schedules_that_cannot_be(name, options, message):
-    optimizer = build_optimizer(nn.Linear(2, 2), learning_rate=0.5)
+def test_schedules_that_cannot_be(options, message):
     with pytest.raises(SegZooError, match=message):
-        build_schedule(optimizer, name, **options)
+        ScheduleOptions(**options)

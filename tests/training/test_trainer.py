@@ -8,7 +8,7 @@ import torch
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor, TrainerCallback
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
-from segzoo.data import SegmentationDataset, build_processor_transform, load_segmentation_dataset
+from segzoo.data import Augmentation, SegmentationDataset, build_processor_transform, load_segmentation_dataset
 from segzoo.data.scenes import SCENES, write_scenes
 from segzoo.errors import SegZooError
 from segzoo.metrics import ConfusionMatrix
@@ -35,7 +35,7 @@ def build(rows, tmp_path):
             processor = SegZooImageProcessor(do_resize=False)
         else:
             processor = SegformerImageProcessor(size={"height": 32, "width": 48})
-        transform = training_transform(processor, crop_size=(32, 32))
+        transform = training_transform(processor, Augmentation(crop_size=32))
         usual = {
             "output_dir": str(tmp_path / "out"),
             "use_cpu": True,

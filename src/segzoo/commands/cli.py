@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from segzoo.errors import SegZooError
 
-COMMANDS = ("convert", "data", "evaluate", "export", "info", "list", "predict")
+COMMANDS = ("convert", "data", "evaluate", "export", "info", "list", "predict", "train")
 """The subcommands, in the order of the help. A new one is a new module in `segzoo.commands` and its name here."""
 
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 1, 2, 130, 141

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from segzoo.data.checks.label_ids import LabelRule
-    from segzoo.training.models import ClassFacts
+    from segzoo.data.classes import ClassFacts
     from segzoo.training.recipes.recipe import Recipe
 
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -107,8 +107,8 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_show(parser: argparse.ArgumentParser) -> None:
-    from segzoo.training.flags import add_dataclass_flags
-    from segzoo.training.recipes.recipe import Recipe
+    from segzoo.data.augmentation import Augmentation
+    from segzoo.training.flags import add_flags
 
     show = parser.add_argument_group("sheet")
     show.add_argument(
@@ -139,7 +139,7 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="share that a training sets aside where there is no validation part (default: %(default)s)",
     )
-    add_dataclass_flags(training.add_argument, Recipe, tuple(Recipe().augmentation_options()))
+    add_flags(training, Augmentation)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -206,7 +206,7 @@ def check(args: argparse.Namespace) -> int:
 
 def show(args: argparse.Namespace) -> int:
     """Draws the sheet; returns 0."""
-    from segzoo.training.recipes.recipe import Recipe
+    from segzoo.data.augmentation import Augmentation
 
     _refuse(args, positive=("count", "cell_width"), not_negative=("seed",))
     output = Path(args.output)
@@ -218,7 +218,7 @@ def show(args: argparse.Namespace) -> int:
         raise SegZooError(f"--alpha {args.alpha} is not between 0 and 1")
     if min(args.epoch) < 0:
         raise SegZooError("--epoch counts from 0")
-    given = {name: value for name, value in vars(args).items() if name in Recipe().augmentation_options()}
+    given = {name: value for name, value in vars(args).items() if name in Augmentation().to_dict()}
     if not args.augment and (given or args.recipe or args.epoch != [0] or args.image_processor_name):
         raise SegZooError("--recipe, --epoch and the options of augmentation are for --augment, which is missing")
 
@@ -262,9 +262,10 @@ def _trained_sheet(args: argparse.Namespace, classes: ClassFacts | None, given: 
     from segzoo.data import SegmentationDataset
     from segzoo.data.checks.inspection_text import short_name
     from segzoo.data.checks.sheets import draw_samples_as_trained
+    from segzoo.data.classes import ClassFacts
     from segzoo.data.splits import load_splits
     from segzoo.training.arguments import DEFAULTS
-    from segzoo.training.models import ClassFacts, build_processor, training_transform
+    from segzoo.training.models import build_processor, training_transform
     from segzoo.training.recipes.recipe import resolve_recipe
 
     recipe = resolve_recipe(args.recipe, None, given, defaults=DEFAULTS)
@@ -274,7 +275,7 @@ def _trained_sheet(args: argparse.Namespace, classes: ClassFacts | None, given: 
     else:
         reduce_labels = _rule(args, classes).reduce_labels
         processor = SegZooImageProcessor(do_resize=False, do_reduce_labels=reduce_labels)
-    transform = training_transform(processor, **recipe.augmentation_options(), ignore_index=args.ignore_index)
+    transform = training_transform(processor, recipe.augmentation, ignore_index=args.ignore_index)
     if args.split in (None, "train"):
         split = "train"
         rows, _ = load_splits(source_from_options(args), train_val_split=args.train_val_split, seed=args.seed)
@@ -333,7 +334,7 @@ def _quiet() -> None:
 def _classes(args: argparse.Namespace) -> ClassFacts | None:
     """The classes as asked for or as known of the data; None where nothing tells."""
     from segzoo.data import load_id2label
-    from segzoo.training.models import find_classes
+    from segzoo.data.classes import find_classes
 
     if args.classes is None and args.num_labels is None and load_id2label(args.data) is None:
         return None

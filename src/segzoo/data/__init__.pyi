@@ -1,9 +1,12 @@
 # What segzoo.data offers, imported on first use.
+from .augmentation import Augmentation as Augmentation
 from .checks.first_batch import check_first_batch as check_first_batch
 from .checks.first_batch import check_labels as check_labels
 from .checks.first_batch import check_rows as check_rows
 from .checks.inspection import DataReport as DataReport
 from .checks.inspection import inspect_dataset as inspect_dataset
+from .classes import ClassFacts as ClassFacts
+from .classes import find_classes as find_classes
 from .collate import collate_evaluation as collate_evaluation
 from .collate import collate_training as collate_training
 from .data_source import DataSource as DataSource
@@ -28,7 +31,6 @@ from .scenes import draw_scene as draw_scene
 from .scenes import write_scenes as write_scenes
 from .splits import load_splits as load_splits
 from .streaming import SegmentationStream as SegmentationStream
-from .transforms import build_eval_transform as build_eval_transform
 from .transforms import build_processor_transform as build_processor_transform
 from .transforms import build_train_transform as build_train_transform
 from .transforms import reduce_labels as reduce_labels

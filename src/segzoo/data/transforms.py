@@ -18,6 +18,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
+from segzoo.data.augmentation import Augmentation
 from segzoo.errors import SegZooError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -365,30 +366,9 @@ def _to_image(image: Any) -> tv_tensors.Image:
     return tv_tensors.Image(tensor)
 
 
-def _pair_of(size: int | Sequence[int], what: str) -> tuple[int, int]:
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2 or any(not isinstance(edge, int) or edge < 1 for edge in pair):
-        raise SegZooError(f"{what} is one or two positive whole numbers (height, width), not {size!r}.")
-    return pair
-
-
-def _edges(scale_size: int | Sequence[int | None] | None) -> tuple[int | None, int | None] | None:
-    if scale_size is None:
-        return None
-    return (scale_size, None) if isinstance(scale_size, int) else tuple(scale_size)
-
-
 def build_train_transform(
+    augmentation: Augmentation | None = None,
     *,
-    crop_size: int | tuple[int, int] | None,
-    scale_size: int | tuple[int | None, int | None] | None = None,
-    scale_edges: Sequence[int] = (),
-    scale_range: tuple[float, float] = (0.5, 2.0),
-    keep_ratio: bool = True,
-    size_divisor: int | None = None,
-    cat_max_ratio: float = 0.75,
-    flip_probability: float = 0.5,
-    photometric: bool = True,
     image_mean: Sequence[float] = IMAGENET_MEAN,
     image_std: Sequence[float] = IMAGENET_STD,
     rescale_factor: float = 1 / 255,
@@ -401,42 +381,31 @@ def build_train_transform(
     """Training transform: random scale, random crop, flip, photometric distortion, normalisation, padding.
 
     Args:
-        crop_size: (height, width) of what comes out; smaller pictures are padded. None: whole pictures.
-        scale_size: Keeping the ratio: short edge, or (short edge, long edge) limits, before the random ratio; mmseg's
-            `img_scale=(2048, 512)` is (512, 2048). Else (height, width). None: each picture's own size.
-        scale_edges: One of them at random stands for the short edge of `scale_size`.
-        scale_range: Range of the random ratio.
-        keep_ratio: Whether scaling keeps the picture's shape.
-        size_divisor: Whole pictures are stretched to multiples of it; crops have their size already.
-        cat_max_ratio: See `RandomCrop`; 1.0 switches the limit off.
-        flip_probability: Chance of mirroring.
-        photometric: Whether brightness, contrast, saturation and hue vary (`PhotometricDistortion`'s ranges).
+        augmentation: What is done at random; None: `Augmentation()`. Without a `scale_size`, the random factor is on each picture's
+            own size; pictures smaller than `crop_size` are padded.
         image_mean, image_std, rescale_factor, channel_order: Normalisation, as the image processor's fields.
         reduce_labels, ignore_index: Label rule.
         antialias: Smooth when shrinking.
         extra_steps: More steps (`JointStep`, or `FromTorchvision(v2 transform)`) between distortion and normalisation.
-
-    Raises:
-        SegZooError: A size or range that cannot be used.
     """
-    size = None if crop_size is None else _pair_of(crop_size, "crop_size")
-    low, high = scale_range
-    if not 0 < low <= high:
-        raise SegZooError(f"scale_range is (low, high) with 0 < low <= high, not {scale_range!r}.")
-    if not 0 < cat_max_ratio <= 1:
-        raise SegZooError(f"cat_max_ratio lies in 0..1, not {cat_max_ratio!r}.")
-    if scale_edges and not keep_ratio:
-        raise SegZooError("scale_edges choose a short edge, which needs keep_ratio.")
-    multiple = size_divisor if size is None and size_divisor is not None else 1
-    scale = Scale(_edges(scale_size), (low, high), keep_ratio, antialias, tuple(scale_edges), multiple)
+    chosen = augmentation or Augmentation()
+    crop = chosen.crop_size
+    scale = Scale(
+        size=None if chosen.scale_size is None else (*chosen.scale_size, None)[:2],
+        ratio_range=chosen.scale_range,
+        keep_ratio=chosen.keep_ratio,
+        antialias=antialias,
+        short_edges=chosen.scale_edges,
+        multiple=chosen.size_divisor if crop is None and chosen.size_divisor is not None else 1,
+    )
     steps: list[JointStep] = []
-    if scale != Scale(keep_ratio=keep_ratio, antialias=antialias):
+    if scale != Scale(keep_ratio=chosen.keep_ratio, antialias=antialias):
         steps.append(scale)
-    if size is not None:
-        steps.append(RandomCrop(size, cat_max_ratio, ignore_index))
-    if flip_probability > 0:
-        steps.append(RandomFlip(flip_probability))
-    if photometric:
+    if crop is not None:
+        steps.append(RandomCrop(crop, chosen.cat_max_ratio, ignore_index))
+    if chosen.flip_probability > 0:
+        steps.append(RandomFlip(chosen.flip_probability))
+    if chosen.photometric_distortion:
         steps.append(PhotometricDistortion())
     return JointTransform(
         steps=(*steps, *extra_steps),
@@ -446,36 +415,7 @@ def build_train_transform(
         channel_order=channel_order,
         reduce_labels=reduce_labels,
         ignore_index=ignore_index,
-        pad_size=size,
-    )
-
-
-def build_eval_transform(
-    *,
-    scale_size: int | tuple[int | None, int | None] | None = None,
-    keep_ratio: bool = True,
-    image_mean: Sequence[float] = IMAGENET_MEAN,
-    image_std: Sequence[float] = IMAGENET_STD,
-    rescale_factor: float = 1 / 255,
-    channel_order: str = "rgb",
-    reduce_labels: bool = False,
-    ignore_index: int = 255,
-    antialias: bool = False,
-) -> JointTransform:
-    """Evaluation transform without an image processor: resized picture, and the mask at its original size.
-
-    Arguments as in `build_train_transform`; `scale_size` None leaves the picture's size.
-    """
-    steps = () if scale_size is None else (Scale(_edges(scale_size), keep_ratio=keep_ratio, antialias=antialias),)
-    return JointTransform(
-        steps=steps,
-        mean=tuple(image_mean),
-        std=tuple(image_std),
-        rescale_factor=rescale_factor,
-        channel_order=channel_order,
-        reduce_labels=reduce_labels,
-        ignore_index=ignore_index,
-        keep_label_size=True,
+        pad_size=crop,
     )
 
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from segzoo.cards.scores import SCORING
 from segzoo.data import SegmentationDataset, build_processor_transform
+from segzoo.data.classes import ClassFacts, find_classes
 from segzoo.data.decoding import decode_pair
 from segzoo.data.loading import SPLIT_NAMES, DataSource, load_source
 from segzoo.errors import SegZooError
@@ -24,7 +25,6 @@ from segzoo.evaluation.fingerprints import model_fingerprint, rows_fingerprint
 from segzoo.evaluation.pictures import WrongPicture
 from segzoo.evaluation.score_log import ImageRow
 from segzoo.inference import InferenceSettings, Predictor
-from segzoo.training.models import ClassFacts, find_classes
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -247,7 +247,7 @@ def classes_for(
 
     Args:
         model, processor: what is to be scored.
-        data, classes, num_labels, reduce_labels: as in `segzoo.training.models.find_classes`. Where nothing is known of
+        data, classes, num_labels, reduce_labels: as in `segzoo.data.classes.find_classes`. Where nothing is known of
             the data, its classes and its label rule are taken to be the model's.
         model_name: for messages.
 

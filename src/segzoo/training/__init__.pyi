@@ -1,4 +1,6 @@
 # What segzoo.training offers, imported on first use.
+from .arguments import DEFAULTS as DEFAULTS
+from .arguments import RunOptions as RunOptions
 from .checkpoints import find_checkpoint as find_checkpoint
 from .checkpoints import load_checkpoint as load_checkpoint
 from .checkpoints import remove_old_checkpoints as remove_old_checkpoints
@@ -8,10 +10,8 @@ from .ema import WeightAverage as WeightAverage
 from .folder import prepare_output_folder as prepare_output_folder
 from .folder import publish_model as publish_model
 from .folder import write_json as write_json
-from .models import ClassFacts as ClassFacts
 from .models import build_model as build_model
 from .models import build_processor as build_processor
-from .models import find_classes as find_classes
 from .models import training_transform as training_transform
 from .optimization import build_optimizer as build_optimizer
 from .optimization import build_schedule as build_schedule
@@ -19,6 +19,9 @@ from .optimization import parameter_groups as parameter_groups
 from .order import EpochBatches as EpochBatches
 from .order import batch_sizes as batch_sizes
 from .order import training_batches as training_batches
+from .recipes.groups import ModelOptions as ModelOptions
+from .recipes.groups import OptimizerOptions as OptimizerOptions
+from .recipes.groups import ScheduleOptions as ScheduleOptions
 from .recipes.recipe import Recipe as Recipe
 from .recipes.recipe import list_recipes as list_recipes
 from .recipes.recipe import load_recipe as load_recipe
@@ -26,5 +29,6 @@ from .recipes.recipe import resolve_recipe as resolve_recipe
 from .reports.summary import describe_training as describe_training
 from .reports.summary import draw_curves as draw_curves
 from .reports.summary import draw_samples as draw_samples
+from .run import train as train
 from .trainer import SegmentationTrainer as SegmentationTrainer
 from .trainer import SegmentationTrainingArguments as SegmentationTrainingArguments

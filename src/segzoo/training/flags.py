@@ -1,133 +1,105 @@
-"""How the training script's command line is read: switches, flags made from dataclass fields, and the nearest name of a typo."""
+"""Flags made from the fields of `segzoo.options.Options`, and a parser that explains what it does not know."""
 
 import argparse
 import dataclasses
 import difflib
-import json
-import types
-import typing
 from collections.abc import Callable, Sequence
 from typing import Any
 
-_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+from segzoo.options import Flag, Kind, Options, kinds_of, truth
 
 
-def truth(text: str) -> bool:
-    """``true``/``yes``/``on``/``1`` or their opposites, as `transformers.HfArgumentParser` has them."""
-    if text.lower() in _TRUE + _FALSE:
-        return text.lower() in _TRUE
-    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+def add_flags(group: Any, cls: type[Options], names: Sequence[str] | None = None) -> None:
+    """A flag for every field of a group of options; one that is not given leaves nothing in the namespace.
+
+    The namespace has the values as text: the class converts and checks them. Names may have dashes for underscores.
+
+    Args:
+        group: a parser, or a group of its arguments.
+        cls: the options.
+        names: fields to make flags of; None: all.
+    """
+    kinds = kinds_of(cls)
+    for entry in dataclasses.fields(cls):
+        flag: Flag | None = entry.metadata["flag"]
+        if flag is None or (names is not None and entry.name not in names):
+            continue
+        limits, help = entry.metadata["limits"], entry.metadata["help"]
+        if limits.choices is not None:
+            help += f" ({', '.join(limits.choices)})"
+        settings = {"help": help.replace("%", "%%"), "default": argparse.SUPPRESS, "dest": entry.name}
+        settings |= _words(kinds[entry.name], flag)
+        add_flag(group.add_argument, (entry.name, *flag.aliases), **settings)
+
+
+def add_flag(add: Callable[..., argparse.Action], names: Sequence[str], **settings: Any) -> None:
+    """``--name`` for each of some names with underscores, which may be written with dashes too."""
+    spellings = [f"--{name}" for name in names]
+    dashed = [f"--{name.replace('_', '-')}" for name in names if "_" in name]
+    action = add(*spellings, *dashed, **settings)
+    action.option_strings = [name for name in action.option_strings if "-" not in name[2:]]  # that help shows
+
+
+def _words(kind: Kind, flag: Flag) -> dict[str, Any]:
+    """How many words follow a flag, and what they are called in its help."""
+    if kind.element is bool:
+        return {"action": Switch}
+    if kind.element is dict:
+        return {"metavar": "JSON"}
+    words = {"metavar": {int: "INT", float: "FLOAT", str: "TEXT"}[kind.element]}
+    if kind.many:
+        return words | {"nargs": "+"}
+    return words if flag.const is None else words | {"nargs": "?", "const": flag.const}
 
 
 class Switch(argparse.Action):
     """A switch as the argparse and the Trainer scripts spell them: ``--x``, ``--x True``, ``--no_x``."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, **options: Any):
-        names = [*option_strings, *(f"--no_{name.removeprefix('--')}" for name in option_strings)]
-        super().__init__(names, dest, nargs="?", metavar="BOOL", type=truth, **options)
+        self.negations = {f"--no{dash}{name[2:]}" for name in option_strings for dash in "_-"}
+        names = [*option_strings, *sorted(self.negations)]
+        super().__init__(names, dest, nargs="?", metavar="BOOL", type=_truth, **options)
 
-    def __call__(self, parser, namespace, values, option_string=None):
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Set the value that a spelling of the switch stands for."""
         value = True if values is None else values
-        setattr(namespace, self.dest, value != option_string.startswith("--no_"))
+        setattr(namespace, self.dest, value != (option_string in self.negations))
 
     def format_usage(self) -> str:
         """``--x | --no_x``"""
         return " | ".join(self.option_strings)
 
 
-class FlagParser(argparse.ArgumentParser):
-    """Takes dashes for underscores in names, does not guess from prefixes, and names the flag that a typo is nearest to."""
-
-    def __init__(self, description: str | None = None):
-        super().__init__(
-            usage="%(prog)s --output_dir DIR [--flag VALUE ...]; --help explains all flags",
-            description=description,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-
-    def parse_args(self, args=None, namespace=None):
-        """As usual; an unknown flag ends with status 2 and a message that names the nearest one."""
-        import sys
-
-        words = [_underscored(word) for word in (sys.argv[1:] if args is None else args)]
-        parsed, unknown = self.parse_known_args(words, namespace)
-        if unknown:
-            flag = next((word for word in unknown if word.startswith("-")), None)
-            if flag is None:
-                self.error(f"what is {unknown[0]!r}? Values follow a flag, such as --output_dir {unknown[0]}")
-            self.error(f"there is no flag {flag.split('=')[0]}{self._hint(flag.split('=')[0])}")
-        return parsed
-
-    def _hint(self, flag: str) -> str:
-        known = [name for name in self._option_string_actions if name.startswith("--")]
-        near = difflib.get_close_matches(flag, known, n=3, cutoff=0.6)
-        if near:
-            return f"; did you mean {' or '.join(near)}?"
-        return "; --help lists them all"
-
-
-def _underscored(word: str) -> str:
-    name, equals, value = word.partition("=")
-    return name[:2] + name[2:].replace("-", "_") + equals + value if name.startswith("--") else word
-
-
-def add_dataclass_flags(add: Callable[..., Any], cls: type, names: Sequence[str] | None = None) -> None:
-    """A flag for every field of a dataclass; a flag that is not given leaves nothing in the namespace.
-
-    Args:
-        add: ``add_argument`` of a parser or group.
-        cls: its fields are bool, int, float, str, tuples of them, or anything else as JSON; ``metadata["help"]`` explains a
-            field, ``metadata["choices"]`` limits it.
-        names: fields to make flags of; None: all.
-    """
-    hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):
-        if names is not None and field.name not in names:
-            continue
-        options = {
-            "help": field.metadata.get("help", "").replace("%", "%%"),
-            "default": argparse.SUPPRESS,
-            "dest": field.name,
-        }
-        kind = _without_none(hints[field.name])
-        if kind is bool:
-            add(f"--{field.name}", action=Switch, **options)
-            continue
-        if typing.get_origin(kind) is tuple and typing.get_args(kind)[0] in (int, float, str):
-            inner = typing.get_args(kind)[0]
-            add(f"--{field.name}", nargs="+", type=_or_none(inner), metavar=inner.__name__.upper(), **options)
-        elif kind in (int, float, str):
-            choices = field.metadata.get("choices")
-            if choices is not None:
-                options["help"] += f" ({', '.join(map(str, choices))})"
-            add(f"--{field.name}", type=_or_none(kind), metavar=kind.__name__.upper(), **options)
-        else:
-            add(f"--{field.name}", type=_json, metavar="JSON", **options)
-
-
-def _without_none(hint: Any) -> Any:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        left = [part for part in typing.get_args(hint) if part is not type(None)]
-        if len(left) == 1:
-            return _without_none(left[0])
-        tuples = [part for part in left if typing.get_origin(part) is tuple]
-        return tuples[0] if tuples else left[0]
-    return hint
-
-
-def _or_none(kind: type) -> Callable[[str], Any]:
-    """``none`` takes away what a recipe sets."""
-
-    def read(text: str) -> Any:
-        return None if text.lower() == "none" else kind(text)
-
-    read.__name__ = kind.__name__  # argparse puts it into its message
-    return read
-
-
-def _json(text: str) -> Any:
+def _truth(text: str) -> bool:
     try:
-        return json.loads(text)
+        return truth(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no JSON ({error})") from None
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def explain_unknown_flags(parser: argparse.ArgumentParser) -> None:
+    """Let a parser name the flag that a typo is nearest to, and guess nothing from the beginning of a name."""
+    plain_error = parser.error
+
+    def error(message: str) -> None:
+        _, unknown, words = message.partition("unrecognized arguments: ")
+        plain_error(_explanation(parser, words.split()) if unknown else message)
+
+    parser.error = error
+    parser.allow_abbrev = False
+
+
+def _explanation(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> str:
+    flag = next((word.partition("=")[0] for word in unknown if word.startswith("-")), None)
+    if flag is None:
+        return f"what is {unknown[0]!r}? Values follow a flag, such as --output_dir {unknown[0]}"
+    known = [name for action in parser._actions for name in action.option_strings if name.startswith("--")]
+    near = difflib.get_close_matches(f"--{flag.lstrip('-').replace('-', '_')}", known, n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(near)}?" if near else "--help lists them all"
+    return f"there is no flag {flag}; {hint}"

@@ -1,6 +1,5 @@
 """Optimizer, parameter groups and learning-rate schedule."""
 
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -10,12 +9,7 @@ from torch import nn
 
 from segzoo.errors import SegZooError
 from segzoo.training.layer_depths import HEADS, layer_depths
-
-KINDS = ("norms", "layer_norms", "biases", "vectors", "positions", "offsets")
-"""What ``no_decay`` may name; see `kinds_of_parameters`."""
-
-NEED_A_METRIC = ("reduce_lr_on_plateau", "greedy")
-"""Schedules of transformers that a step count alone does not drive."""
+from segzoo.training.recipes.groups import KINDS, OptimizerOptions, ScheduleOptions, check_rules
 
 _NORM_CLASS = re.compile(r".*Norm(1d|2d|3d)?$")
 _POSITION = re.compile(
@@ -49,26 +43,6 @@ def kinds_of_parameters(model: nn.Module) -> dict[str, set[str]]:
             }
             found[name] = {kind for kind, holds in tests.items() if holds}
     return found
-
-
-def check_rules(rules: Sequence[Mapping[str, Any]]) -> None:
-    """Raise SegZooError unless these are rules as `parameter_groups` takes them."""
-    for rule in rules:
-        if not isinstance(rule.get("match"), str) or not rule["match"]:
-            raise SegZooError(f"parameter_rules: {dict(rule)} has no match, a regular expression on parameters' names")
-        try:
-            re.compile(rule["match"])
-        except re.error as error:
-            raise SegZooError(f"parameter_rules: match {rule['match']!r} is no regular expression: {error}") from None
-        if unknown := set(rule) - {"match", "lr_multiplier", "decay_multiplier"}:
-            raise SegZooError(
-                f"parameter_rules: there is no {', '.join(sorted(unknown))} in {dict(rule)}; there are match, "
-                "lr_multiplier and decay_multiplier"
-            )
-        for key in ("lr_multiplier", "decay_multiplier"):
-            value = rule.get(key, 1)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-                raise SegZooError(f"parameter_rules: {key} is {value!r}; it must be a number of at least 0")
 
 
 def parameter_groups(
@@ -145,50 +119,31 @@ def parameter_groups(
     return list(groups.values())
 
 
-def build_optimizer(
-    model: nn.Module,
-    optimizer: str = "adamw",
-    *,
-    learning_rate: float,
-    weight_decay: float = 0.0,
-    momentum: float = 0.9,
-    adam_beta1: float = 0.9,
-    adam_beta2: float = 0.999,
-    adam_epsilon: float = 1e-8,
-    no_decay: Sequence[str] = ("norms", "vectors"),
-    layer_decay: float | None = None,
-    head_lr_multiplier: float = 1.0,
-    parameter_rules: Sequence[Mapping[str, Any]] = (),
-) -> torch.optim.Optimizer:
-    """AdamW, Adam or SGD over `parameter_groups`; the keywords are the fields of `segzoo.training.recipes.recipe.Recipe`.
+def build_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.Optimizer:
+    """AdamW, Adam or SGD over `parameter_groups`.
 
     Args:
-        model: what to train.
-        optimizer: ``"adamw"``, ``"adam"`` (the weight decay is part of the gradient) or ``"sgd"``.
-        learning_rate, weight_decay: as in `torch.optim`.
-        momentum: of SGD.
-        adam_beta1, adam_beta2, adam_epsilon: of AdamW and Adam.
-        no_decay, layer_decay, head_lr_multiplier, parameter_rules: as in `parameter_groups`.
+        model: what to train; its frozen parameters are left out.
+        options: of the optimizer, such as ``Recipe.optimizer_options``.
 
     Raises:
-        SegZooError: another name, or what `parameter_groups` raises.
+        SegZooError: what `parameter_groups` raises.
     """
-    if optimizer not in ("adamw", "adam", "sgd"):
-        raise SegZooError(f"there is no optimizer {optimizer!r}; choose adamw, adam or sgd")
     groups = parameter_groups(
         model,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        no_decay=no_decay,
-        layer_decay=layer_decay,
-        head_lr_multiplier=head_lr_multiplier,
-        parameter_rules=parameter_rules,
+        learning_rate=options.learning_rate,
+        weight_decay=options.weight_decay,
+        no_decay=options.no_decay,
+        layer_decay=options.layer_decay,
+        head_lr_multiplier=options.head_lr_multiplier,
+        parameter_rules=options.parameter_rules,
     )
-    if optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=learning_rate, momentum=momentum)
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=options.learning_rate, momentum=options.momentum)
+    kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
+    betas = (options.adam_beta1, options.adam_beta2)
     fused = {p.device.type for group in groups for p in group["params"]} <= {"cpu", "cuda"}
-    kind = torch.optim.AdamW if optimizer == "adamw" else torch.optim.Adam
-    return kind(groups, lr=learning_rate, betas=(adam_beta1, adam_beta2), eps=adam_epsilon, fused=fused)
+    return kind(groups, lr=options.learning_rate, betas=betas, eps=options.adam_epsilon, fused=fused)
 
 
 def poly_factor(
@@ -233,71 +188,49 @@ def _warmup(step: int, steps: int, start: float) -> float:
 
 
 def build_schedule(
-    optimizer: torch.optim.Optimizer,
-    lr_scheduler_type: str = "poly",
-    *,
-    total_steps: int,
-    num_warmup_steps: int = 0,
-    lr_power: float = 1.0,
-    min_learning_rate: float = 0.0,
-    warmup_start: float = 1e-6,
-    lr_steps: Sequence[int] = (),
-    lr_step_factor: float = 0.1,
-):
+    optimizer: torch.optim.Optimizer, options: ScheduleOptions, *, total_steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
     """A schedule that is stepped once after every optimizer step.
+
+    ``lr_power`` is of "poly" and of transformers' "polynomial"; every group ends at ``min_learning_rate`` under "poly",
+    "polynomial" and "cosine_with_min_lr"; transformers' warm-ups start at 0.
 
     Args:
         optimizer: its learning rates are the largest ones.
-        lr_scheduler_type: ``"poly"``, ``"multistep"``, or a name that `transformers.get_scheduler` knows.
+        options: of the schedule, such as ``Recipe.schedule_options``.
         total_steps: optimizer steps of the whole training.
-        num_warmup_steps: steps of linear warm-up among them.
-        lr_power: of ``"poly"`` and transformers' ``"polynomial"``.
-        min_learning_rate: what every group ends at under ``"poly"``, ``"polynomial"`` and ``"cosine_with_min_lr"``.
-        warmup_start: factor at the first step of a warm-up, with ``"poly"`` and ``"multistep"``; transformers' start at 0.
-        lr_steps, lr_step_factor: of ``"multistep"``: from each of these steps on the rate is multiplied by the factor.
 
     Raises:
-        SegZooError: a warm-up as long as the training or longer, a power that is not positive, an unknown name.
+        SegZooError: a warm-up as long as the training or longer, or options that transformers does not take.
     """
-    if not 0 <= num_warmup_steps < max(1, total_steps):
+    warmup = {"warmup_steps": options.num_warmup_steps, "warmup_start": options.warmup_start}
+    if not 0 <= options.num_warmup_steps < max(1, total_steps):
         raise SegZooError(
-            f"a warm-up of {num_warmup_steps} steps does not fit into {total_steps} steps of training; "
+            f"a warm-up of {options.num_warmup_steps} steps does not fit into {total_steps} steps of training; "
             "lower --num_warmup_steps or train longer"
         )
-    if lr_power <= 0:
-        raise SegZooError(f"the power of the poly schedule is {lr_power}; it must be positive")
-    rates = [group["lr"] for group in optimizer.param_groups]
-    if lr_scheduler_type == "poly":
-        factors = [
-            poly_factor(
-                total_steps, num_warmup_steps, lr_power, end=min_learning_rate / rate, warmup_start=warmup_start
-            )
-            for rate in rates
-        ]
+    if options.lr_scheduler_type == "poly":
+        ends = [options.min_learning_rate / group["lr"] for group in optimizer.param_groups]
+        factors = [poly_factor(total_steps, power=options.lr_power, end=end, **warmup) for end in ends]
         return torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
-    if lr_scheduler_type == "multistep":
-        if not lr_steps:
-            raise SegZooError("the multistep schedule needs --lr_steps, the steps from which the rate is lower")
-        steps = multistep_factor(lr_steps, lr_step_factor, warmup_steps=num_warmup_steps, warmup_start=warmup_start)
-        return torch.optim.lr_scheduler.LambdaLR(optimizer, steps)
-    if lr_scheduler_type in NEED_A_METRIC:
-        raise SegZooError(
-            f"the schedule {lr_scheduler_type!r} needs a metric at every step; choose poly, linear or cosine"
-        )
+    if options.lr_scheduler_type == "multistep":
+        factor = multistep_factor(options.lr_steps, options.lr_step_factor, **warmup)
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     from transformers import get_scheduler
 
-    options: dict[str, float] = {}
-    if lr_scheduler_type == "polynomial":
-        options = {"power": lr_power} | ({"lr_end": min_learning_rate} if min_learning_rate else {})
-    elif lr_scheduler_type in ("cosine_with_min_lr", "cosine_warmup_with_min_lr"):
-        options = {"min_lr": min_learning_rate}
+    specific: dict[str, float] = {}
+    if options.lr_scheduler_type == "polynomial":
+        end = options.min_learning_rate
+        specific = {"power": options.lr_power} | ({"lr_end": end} if end else {})
+    elif options.lr_scheduler_type in ("cosine_with_min_lr", "cosine_warmup_with_min_lr"):
+        specific = {"min_lr": options.min_learning_rate}
     try:
         return get_scheduler(
-            lr_scheduler_type,
+            options.lr_scheduler_type,
             optimizer,
-            num_warmup_steps=num_warmup_steps,
+            num_warmup_steps=options.num_warmup_steps,
             num_training_steps=total_steps,
-            scheduler_specific_kwargs=options,
+            scheduler_specific_kwargs=specific,
         )
     except (ValueError, TypeError) as error:
-        raise SegZooError(f"the schedule {lr_scheduler_type!r} cannot be used: {error}") from error
+        raise SegZooError(f"the schedule {options.lr_scheduler_type!r} cannot be used: {error}") from error

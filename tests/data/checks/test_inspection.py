@@ -8,6 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from segzoo.data.augmentation import Augmentation
 from segzoo.data.checks.findings import ERROR, KINDS, NOTE, SEVERITIES, WARNING
 from segzoo.data.checks.first_batch import check_first_batch, check_rows
 from segzoo.data.checks.inspection import inspect_dataset, spread
@@ -546,7 +547,7 @@ def first_batch(folder):
     def run(crop_size=(16, 16), num_labels=5, indices=(0, 1, 2), transform=None, **options):
         rows = load_segmentation_dataset(folder, strict=False)["train"]
         data = SegmentationDataset(
-            rows, transform or build_train_transform(crop_size=crop_size), num_labels=num_labels
+            rows, transform or build_train_transform(Augmentation(crop_size=crop_size)), num_labels=num_labels
         )
         return check_first_batch(data, list(indices), num_labels=num_labels, crop_size=crop_size, **options)
 
@@ -606,9 +607,9 @@ def test_first_batch_may_hold_some_corrupt_files(folder, first_batch):
 def test_first_batch_of_small_pictures(first_batch):
     (line,) = first_batch(crop_size=(48, 64))
     assert line.startswith("warning: 3 of the 3 pairs") and "32x24" in line and "64x48" in line and "padded" in line
-    enlarging = build_train_transform(crop_size=(48, 64), scale_size=48)
+    enlarging = build_train_transform(Augmentation(crop_size=(48, 64), scale_size=48))
     assert first_batch(crop_size=(48, 64), transform=enlarging) == []
-    shrinking = build_train_transform(crop_size=(16, 16), scale_size=12)
+    shrinking = build_train_transform(Augmentation(crop_size=(16, 16), scale_size=12))
     (line,) = first_batch(transform=shrinking)
     assert "16x12, resized from 32x24" in line
 

@@ -54,17 +54,7 @@ def test_every_recipe_reads_back_equal_and_makes_a_transform(recipe, tmp_path):
     table = recipe.describe()
     assert recipe.name in table and f"{recipe.learning_rate:g}" in table and str(recipe.max_train_steps) in table
     assert all(line.replace(r"\|", "").count("|") == 3 for line in table.splitlines())
-    transform = build_train_transform(
-        crop_size=recipe.crop_size,
-        scale_size=recipe.scale_size,
-        scale_edges=recipe.scale_edges,
-        scale_range=recipe.scale_range,
-        keep_ratio=recipe.keep_ratio,
-        size_divisor=recipe.size_divisor,
-        cat_max_ratio=recipe.cat_max_ratio,
-        flip_probability=recipe.flip_probability,
-        photometric=recipe.photometric_distortion,
-    )
+    transform = build_train_transform(recipe.augmentation)
     steps = [type(step).__name__ for step in transform.steps]
     if recipe.crop_size is not None and recipe.scale_size is not None:
         assert transform.steps[0].multiple == 1, "pictures that are cropped are not stretched"
@@ -282,14 +272,7 @@ def test_a_row_of_a_command_line_is_understood():
 def test_whole_pictures_at_one_of_several_scales():
     """MIT's pictures: a short edge at random, the long one limited, both sides stretched to a multiple, no crop."""
     recipe = load_recipe("mit_100k_ade20k")
-    transform = build_train_transform(
-        crop_size=recipe.crop_size,
-        scale_size=recipe.scale_size,
-        scale_edges=recipe.scale_edges,
-        scale_range=recipe.scale_range,
-        size_divisor=recipe.size_divisor,
-        photometric=recipe.photometric_distortion,
-    )
+    transform = build_train_transform(replace(recipe.augmentation, cat_max_ratio=0.75, flip_probability=0.5))
     sizes = set()
     for seed in range(40):
         picture = np.zeros((100, 200, 3), np.uint8)

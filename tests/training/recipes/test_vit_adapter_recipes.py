@@ -54,7 +54,7 @@ def test_groups_are_the_originals(name):
         assert group["lr"] == pytest.approx(recipe.learning_rate * group["lr_scale"], rel=1e-12)
         assert group["weight_decay"] in (0, recipe.weight_decay)
     assert not members
-    options = recipe.optimizer_options()
+    options = recipe.optimizer_options.to_dict()
     chosen = {key: options[key] for key in ("learning_rate", "weight_decay", "no_decay", "layer_decay")}
     found = {(round(g["lr"], 18), g["weight_decay"]) for g in parameter_groups(model, **chosen)}
     assert found == {(round(g["lr"], 18), g["weight_decay"]) for g in GROUPS[name]}
@@ -103,7 +103,7 @@ def test_augreg_b_is_trained_by_names_of_parameters():
         key = next((key for key in sorted(sorted(keys), key=len, reverse=True) if key in original), None)
         factor, decay = keys.get(key, (1, 1))
         expected[id(parameter)] = (2e-5 * factor, 0.01 * decay)
-    options = recipe.optimizer_options()
+    options = recipe.optimizer_options.to_dict()
     chosen = {key: options[key] for key in ("learning_rate", "weight_decay", "no_decay", "parameter_rules")}
     groups = parameter_groups(model, **chosen)
     found = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}

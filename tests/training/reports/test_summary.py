@@ -12,7 +12,8 @@ from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProce
 from segzoo.data import SegmentationDataset, build_processor_transform
 from segzoo.evaluation import evaluate
 from segzoo.images.drawing import default_palette
-from segzoo.training.reports.summary import describe_inference, describe_training, draw_curves, draw_samples
+from segzoo.inference import InferenceSettings
+from segzoo.training.reports.summary import describe_training, draw_curves, draw_samples
 
 NAMES = [f"class {i}" for i in range(5)]
 
@@ -64,7 +65,7 @@ def test_without_matplotlib_there_is_a_note(monkeypatch, tmp_path):
 def test_card_tells_scores_and_settings(parts):
     model, processor, data = parts
     evaluation = evaluate(model, processor, data, accelerator=Accelerator(cpu=True), num_labels=5)
-    facts = {"title": "tiny", "dataset": "noise", "inference": describe_inference(model, processor)}
+    facts = {"title": "tiny", "dataset": "noise", "inference": InferenceSettings.of_model(model).describe(processor)}
     card = describe_training(model, evaluation, **facts, settings={"learning_rate": 0.25})
     assert (
         f"{100 * evaluation.metrics['mean_iou']:.2f}" in card

@@ -153,7 +153,7 @@ tags:
 
 {kind.title}, {report.parameters / 1e6:.1f}M weights, for training a segmentation model. It has no decode head and labels nothing by itself.
 
-    python run_semantic_segmentation.py --backbone FOLDER ...
+    segzoo train --backbone FOLDER ...
 
 or, in Python,
 

@@ -1,11 +1,17 @@
 """A training recipe in words, for model cards and logs."""
 
-from collections.abc import Sequence
+from __future__ import annotations
 
-from segzoo.training.recipes.values import plain
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from segzoo.options import plain
+
+if TYPE_CHECKING:
+    from segzoo.training.recipes.recipe import Recipe
 
 
-def recipe_rows(recipe) -> dict[str, str]:
+def recipe_rows(recipe: Recipe) -> dict[str, str]:
     """What a `segzoo.training.recipes.recipe.Recipe` sets, and how, in words; what it leaves open is left out."""
     rows = {
         "recipe": recipe.name + (f" ({recipe.source})" if recipe.source else ""),
@@ -20,13 +26,13 @@ def recipe_rows(recipe) -> dict[str, str]:
     return {name: text for name, text in rows.items() if text}
 
 
-def describe_recipe(recipe) -> str:
+def describe_recipe(recipe: Recipe) -> str:
     """The same as a Markdown table."""
     rows = [(name, text.replace("|", r"\|")) for name, text in recipe_rows(recipe).items()]
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows)])
 
 
-def _optimizer(recipe) -> str:
+def _optimizer(recipe: Recipe) -> str:
     parts = [recipe.optimizer]
     if recipe.optimizer == "sgd":
         parts.append(f"momentum {recipe.momentum:g}")
@@ -41,7 +47,7 @@ def _optimizer(recipe) -> str:
     return ", ".join(parts)
 
 
-def _learning_rate(recipe) -> str:
+def _learning_rate(recipe: Recipe) -> str:
     parts = [f"{recipe.learning_rate:g}"]
     if recipe.layer_decay is not None:
         parts.append(f"times {recipe.layer_decay:g} for each layer below the heads")
@@ -59,14 +65,14 @@ def _learning_rate(recipe) -> str:
     return ", ".join(parts)
 
 
-def _rule(rule: dict) -> str:
+def _rule(rule: Mapping[str, Any]) -> str:
     factors = (
         f"learning rate times {rule.get('lr_multiplier', 1):g}, weight decay times {rule.get('decay_multiplier', 1):g}"
     )
     return f"`{rule['match']}`: {factors}"
 
 
-def _length(recipe) -> str:
+def _length(recipe: Recipe) -> str:
     parts = [f"{recipe.max_train_steps} steps" if recipe.max_train_steps else f"{recipe.num_train_epochs:g} epochs"]
     if recipe.total_train_batch_size:
         parts[0] += f" of {recipe.total_train_batch_size} pictures"
@@ -77,7 +83,7 @@ def _length(recipe) -> str:
     return ", ".join(parts)
 
 
-def _pictures(recipe) -> str:
+def _pictures(recipe: Recipe) -> str:
     parts = []
     low, high = recipe.scale_range
     factor = "" if low == high == 1 else f", times {low:g} to {high:g}" if low != high else f", times {low:g}"
@@ -98,7 +104,7 @@ def _pictures(recipe) -> str:
     return "; ".join(parts)
 
 
-def _losses(recipe) -> str:
+def _losses(recipe: Recipe) -> str:
     parts = []
     if recipe.losses is not None:
         parts.append(" + ".join(_loss(loss) for loss in recipe.losses))
@@ -109,19 +115,19 @@ def _losses(recipe) -> str:
     return "; ".join(parts)
 
 
-def _loss(loss: dict) -> str:
+def _loss(loss: Mapping[str, Any]) -> str:
     options = [f"{name} {_option(value)}" for name, value in loss.items() if name not in ("type", "weight")]
     weight = loss.get("weight", 1.0)
     return (f"{weight:g} x " if weight != 1 else "") + loss["type"] + (f" ({', '.join(options)})" if options else "")
 
 
-def _option(value) -> str:
+def _option(value: Any) -> str:
     if isinstance(value, dict):
         return " ".join(f"{name} {_option(part)}" for name, part in value.items())
     return str(plain(value))
 
 
-def _model(recipe) -> str:
+def _model(recipe: Recipe) -> str:
     parts = []
     if recipe.drop_path_rate is not None:
         parts.append(f"drop path {recipe.drop_path_rate:g}")
@@ -132,7 +138,7 @@ def _model(recipe) -> str:
     return ", ".join(parts)
 
 
-def _tests(recipe) -> str:
+def _tests(recipe: Recipe) -> str:
     parts = []
     size = recipe.eval_scale_size or recipe.scale_size
     if size:
@@ -162,5 +168,5 @@ def _by(size: Sequence[int]) -> str:
     return "x".join(map(str, size))
 
 
-def _words(values: Sequence) -> str:
+def _words(values: Sequence[Any]) -> str:
     return ", ".join(value.replace("_", " ") if isinstance(value, str) else f"{value:.6g}" for value in values)

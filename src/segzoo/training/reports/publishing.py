@@ -5,11 +5,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
+
+from segzoo.data import SegmentationDataset
+from segzoo.data.classes import ClassFacts
 from segzoo.evaluation import Evaluation
 from segzoo.images.drawing import draw_confusion_matrix
 from segzoo.training.environment import hardware_facts, software_versions
 from segzoo.training.folder import FIGURES, LOG, RESULTS, publish_model, write_json, write_log
-from segzoo.training.models import ClassFacts
 from segzoo.training.recipes.recipe import Recipe
 from segzoo.training.recipes.text import recipe_rows
 from segzoo.training.reports.page import TrainingReport, write_report_page
@@ -41,12 +46,12 @@ class Outcome:
         notes: what a reader must know.
     """
 
-    model: Any
-    processor: Any
+    model: PreTrainedModel
+    processor: BaseImageProcessor
     classes: ClassFacts
     recipe: Recipe
     settings: Mapping[str, Any]
-    history: list[dict]
+    history: list[dict[str, Any]]
     seconds: float
     protocol: str
     evaluation: Evaluation | None
@@ -96,7 +101,9 @@ class Outcome:
         return (Path(self.dataset_name) / "scenes.json").is_file()
 
 
-def publish_outcome(outcome: Outcome, directory: Path, eval_data, *, accelerator) -> list[str]:
+def publish_outcome(
+    outcome: Outcome, directory: Path, eval_data: SegmentationDataset, *, accelerator: Accelerator
+) -> list[str]:
     """Write everything; one process calls this.
 
     Args:
@@ -155,7 +162,7 @@ def _card(outcome: Outcome, directory: Path) -> str:
     )
 
 
-def _report(outcome: Outcome, directory: Path, accelerator) -> TrainingReport:
+def _report(outcome: Outcome, directory: Path, accelerator: Accelerator) -> TrainingReport:
     classes = outcome.classes
     data = {
         "data": outcome.dataset_title,

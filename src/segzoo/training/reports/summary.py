@@ -5,15 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from PIL import Image
+from transformers import PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
 
 from segzoo.cards.model_card import Measurement, ModelCardFacts, build_model_card, facts_of_model
 from segzoo.cards.scores import SCORING
+from segzoo.data import SegmentationDataset
 from segzoo.data.decoding import decode_pair
 from segzoo.errors import SegZooError
 from segzoo.evaluation import Evaluation
 from segzoo.images.drawing import contact_sheet, overlay, overlay_with_legend
-from segzoo.inference import InferenceSettings, Predictor
+from segzoo.inference import Predictor
 from segzoo.training.reports.curves import plot_curves
 
 
@@ -29,12 +33,12 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str | N
 
 @torch.no_grad()
 def draw_samples(
-    model,
-    image_processor,
-    dataset,
+    model: PreTrainedModel,
+    image_processor: BaseImageProcessor,
+    dataset: SegmentationDataset,
     directory: Path,
     *,
-    accelerator,
+    accelerator: Accelerator,
     names: Sequence[str],
     palette: Sequence[Sequence[int]],
     count: int = 4,
@@ -44,7 +48,7 @@ def draw_samples(
     Args:
         model: as prepared by the accelerator, or bare.
         image_processor: of the model.
-        dataset: the `segzoo.data.SegmentationDataset` that `segzoo.training.evaluate` takes.
+        dataset: the `segzoo.data.SegmentationDataset` that `segzoo.evaluation.evaluate` takes.
         directory: where to; made if need be.
         accelerator: an `accelerate.Accelerator`.
         names, palette: of the classes.
@@ -81,7 +85,7 @@ def draw_samples(
 
 
 def describe_training(
-    model,
+    model: PreTrainedModel,
     evaluation: Evaluation | None,
     *,
     title: str,
@@ -135,8 +139,3 @@ def describe_training(
         **own,
     )
     return build_model_card(facts)
-
-
-def describe_inference(model, processor) -> str:
-    """How an image goes through a model, in words for the card."""
-    return InferenceSettings.of_model(model).describe(processor)

@@ -1,0 +1,71 @@
+"""Fine-tune a semantic-segmentation model, evaluate it at original size, and save it as a Hugging Face model folder."""
+
+import argparse
+import os
+import sys
+
+from segzoo.errors import SegZooError
+
+EPILOG = """
+A new model on a local folder (images/{split}, annotations/{split}), and the settings of a published model:
+
+  segzoo train --dataset_name DATA --classes camvid --backbone resnet18_v1c --head uper --head_channels 64 \\
+      --crop_size 192 256 --output_dir OUT
+  segzoo train --dataset_name DATA --recipe upernet_internimage_t_512_160k_ade20k --model_name_or_path MODEL --output_dir OUT
+
+On several GPUs: accelerate launch -m segzoo train ..., or torchrun --nproc_per_node 4 -m segzoo train ...
+The options are those of transformers' run_semantic_segmentation scripts, and more.
+
+exit status: 0; 1 after an error of the user, in one line; 75 after a stop by SIGTERM or SIGUSR1, with a checkpoint to go on from.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags; those of the recipe are the fields of `segzoo.training.Recipe`."""
+    from segzoo.training import arguments
+
+    parser.epilog, parser.formatter_class = EPILOG, argparse.RawDescriptionHelpFormatter
+    arguments.add_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; the exit status is 1 after an error of the user, which is one line on stderr, said by one process."""
+    import torch
+    from accelerate import PartialState
+    from transformers.utils.logging import disable_progress_bar
+
+    from segzoo.training.arguments import read_arguments
+    from segzoo.training.processes import report_error, report_lost_process
+    from segzoo.training.run import train
+    from segzoo.training.signals import EXIT_STOPPED, StoppedBySignal
+
+    disable_progress_bar()  # of saving and loading weights: they would break the progress line
+    try:
+        train(*read_arguments(vars(args)))
+    except StoppedBySignal as stopped:
+        if PartialState().is_main_process:
+            print(f"{stopped}; go on with --resume_from_checkpoint latest", file=sys.stderr)
+        return EXIT_STOPPED
+    except SegZooError as error:
+        if args.traceback or os.environ.get("SEGZOO_DEBUG", "0") not in ("", "0"):
+            raise
+        # A data-loading process sends its traceback inside the message; the last line is the error itself.
+        report_error(str(error).strip().rpartition("Error: ")[2] if "Traceback" in str(error) else str(error))
+        return 1
+    except torch.OutOfMemoryError as error:
+        report_error(
+            f"out of GPU memory ({str(error).splitlines()[0]}); lower --per_device_train_batch_size (the recipe's batch is kept in "
+            "more passes) or --crop_size, or take --mixed_precision bf16 or --gradient_checkpointing"
+        )
+        return 1
+    except RuntimeError as error:
+        if not report_lost_process(error):
+            raise
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; go on with --resume_from_checkpoint latest", file=sys.stderr)
+        return 130
+    finally:
+        if torch.distributed.is_initialized():
+            PartialState().destroy_process_group()  # gloo aborts noisily otherwise
+    return 0

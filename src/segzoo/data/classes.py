@@ -1,0 +1,110 @@
+"""The classes of a data set: their names, colours and label rule, as asked for, as they lie beside it, or as a model has them."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segzoo.data.facts import DATASETS
+from segzoo.data.loading import detect_facts, load_id2label
+from segzoo.errors import SegZooError
+from segzoo.images.drawing import default_palette
+
+
+@dataclass(frozen=True)
+class ClassFacts:
+    """The classes of the data.
+
+    Args:
+        id2label: name by id, ids 0..n-1.
+        palette: colour (red, green, blue; 0..255) by id.
+        reduce_labels: masks hold 0 for "no class" and 1..n for the classes.
+        source: where the names come from, in words.
+        dataset: title of a known data set with exactly these classes, or None.
+    """
+
+    id2label: dict[int, str]
+    palette: list[list[int]]
+    reduce_labels: bool = False
+    source: str = ""
+    dataset: str | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Names in the order of their ids."""
+        return [self.id2label[index] for index in range(len(self.id2label))]
+
+
+def find_classes(
+    dataset_name: str | os.PathLike,
+    *,
+    classes: str | None = None,
+    num_labels: int | None = None,
+    model_config: Any = None,
+    reduce_labels: bool | None = None,
+    token: str | None = None,
+) -> ClassFacts:
+    """The classes of a data set: as asked for, or as they lie beside it, or those of the model to be fine-tuned.
+
+    Args:
+        dataset_name: the folder or Hub name of the data.
+        classes: a name in `segzoo.data.DATASETS`, or a JSON file of id and name.
+        num_labels: a number of classes without names.
+        model_config: config of a model that has these classes already; used when nothing else says.
+        reduce_labels: the label rule; None takes the one of a known data set, which is asked for by name or recognised
+            (`segzoo.data.detect_facts`), else of nobody: masks hold 0..n-1.
+        token: for the Hub.
+
+    Raises:
+        SegZooError: nothing names the classes, or the ids are not 0..n-1.
+    """
+    facts = None
+    if classes is not None and classes in DATASETS:
+        facts = DATASETS[classes]
+        names, source = facts.id2label, facts.title
+    elif classes is not None:
+        names, source = _read_id2label(Path(classes)), classes
+    elif num_labels is not None:
+        if num_labels < 1:
+            raise SegZooError(f"--num_labels is {num_labels}; a model has at least one class")
+        names, source = {index: f"class {index}" for index in range(num_labels)}, "--num_labels"
+    elif (names := load_id2label(dataset_name, token=token)) is not None:
+        source = f"id2label of {dataset_name}"
+        if not (Path(dataset_name).expanduser() / "id2label.json").is_file():
+            facts = detect_facts(dataset_name)
+        if facts is not None and facts.id2label != names:
+            facts = None
+        elif facts is not None:
+            source = facts.title
+    elif model_config is not None and model_config.id2label:
+        names, source = {int(index): name for index, name in model_config.id2label.items()}, "the model"
+    else:
+        raise SegZooError(
+            f"{dataset_name} does not say what its classes are called: put id2label.json beside it, or pass --classes with "
+            f"a JSON file or one of {', '.join(sorted(DATASETS))}, or --num_labels"
+        )
+    if sorted(names) != list(range(len(names))):
+        raise SegZooError(
+            f"the classes of {source} have the ids {sorted(names)[:10]}...; ids must run from 0 to n - 1"
+        )
+    names = {index: names[index] for index in range(len(names))}
+    known = facts or next((d for d in DATASETS.values() if d.id2label == names), None)
+    palette = [list(colour) for colour in known.palette] if known else default_palette(len(names))
+    if reduce_labels is None:
+        reduce_labels = facts is not None and facts.reduce_labels
+    return ClassFacts(names, palette, reduce_labels, source, known.title if known else None)
+
+
+def _read_id2label(file: Path) -> dict[int, str]:
+    if not file.is_file():
+        raise SegZooError(
+            f"--classes {file}: is neither a file nor a known data set; known are {', '.join(sorted(DATASETS))}"
+        )
+    try:
+        loaded = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(loaded, list):
+            loaded = dict(enumerate(loaded))
+        return {int(index): str(name) for index, name in loaded.items()}
+    except (ValueError, AttributeError) as error:
+        raise SegZooError(f'{file} should be JSON such as {{"0": "sky", "1": "road"}}: {error}') from error

@@ -1,0 +1,255 @@
+"""What a training is made of: pictures with their classes, the model with its image processor, and batches in their order."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
+
+from segzoo.data import (
+    DataSource,
+    SegmentationDataset,
+    SegmentationStream,
+    build_processor_transform,
+    collate_training,
+)
+from segzoo.data.checks.first_batch import check_first_batch, check_rows
+from segzoo.data.classes import ClassFacts, find_classes
+from segzoo.data.rows import undecoded
+from segzoo.data.splits import load_splits
+from segzoo.data.transforms import JointTransform
+from segzoo.errors import SegZooError
+from segzoo.training.arguments import RunOptions
+from segzoo.training.models import build_model, build_processor, crop_size_of, load_config, training_transform
+from segzoo.training.order import EpochBatches, batch_sizes, training_batches
+from segzoo.training.recipes.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The rows of the data, and their classes.
+
+    Args:
+        train: to train on; None where the data have no such split.
+        evaluation: to evaluate on.
+        classes: of both.
+    """
+
+    train: Any
+    evaluation: Any
+    classes: ClassFacts
+
+
+def load_pictures(options: RunOptions, accelerator: Accelerator) -> Pictures:
+    """The rows and the classes that the options name.
+
+    Raises:
+        SegZooError: there are none, or nothing to train on.
+    """
+    with accelerator.main_process_first():  # it fills the cache for the others
+        source = DataSource(
+            options.dataset_name,
+            config_name=options.dataset_config_name,
+            streaming=options.streaming,
+            image_column=options.image_column,
+            label_column=options.label_column,
+            cache_dir=options.cache_dir,
+            token=options.hub_options["token"],
+        )
+        train, evaluation = load_splits(
+            source,
+            train_val_split=options.train_val_split,
+            max_train_samples=options.max_train_samples,
+            max_eval_samples=options.max_eval_samples,
+            seed=options.seed,
+        )
+    if train is None and options.do_train:
+        raise SegZooError(f"{options.dataset_name} has no train split; pass --do_eval alone to evaluate")
+    classes = find_classes(
+        options.dataset_name,
+        classes=options.classes,
+        num_labels=options.num_labels,
+        model_config=load_config(options.config_name or options.model_name_or_path, options.hub_options),
+        reduce_labels=options.do_reduce_labels,
+        token=options.hub_options["token"],
+    )
+    return Pictures(train, evaluation, classes)
+
+
+def load_model(
+    options: RunOptions, recipe: Recipe, classes: ClassFacts
+) -> tuple[PreTrainedModel, BaseImageProcessor, Recipe]:
+    """The model, the image processor that it is tested and saved with, and the recipe with the crops that fit it."""
+    model = build_model(
+        classes,
+        recipe.model_options,
+        model_name_or_path=options.model_name_or_path,
+        config_name=options.config_name,
+        backbone=options.backbone,
+        head=options.head,
+        head_channels=options.head_channels,
+        auxiliary_channels=options.auxiliary_channels,
+        ignore_index=options.ignore_index,
+        hub_options=options.hub_options,
+    )
+    processor = build_processor(
+        model,
+        classes,
+        image_processor_name=options.image_processor_name or options.model_name_or_path,
+        scale_size=recipe.eval_scale_size or recipe.scale_size,
+        keep_ratio=recipe.keep_ratio,
+        size_divisor=recipe.size_divisor,
+        ignore_index=options.ignore_index,
+        hub_options=options.hub_options,
+    )
+    if options.crop_by_model:
+        recipe = replace(recipe, crop_size=crop_size_of(processor))
+    return model, processor, recipe
+
+
+class TrainingBatches:
+    """The pictures to train on, as batches without end.
+
+    Args:
+        rows: to train on; None where nothing is trained.
+        transform: of training pictures.
+        options, recipe: of the training.
+        num_labels: number of classes.
+        accelerator: says which part of each batch this process gets.
+
+    Raises:
+        SegZooError: the recipe's batch cannot be divided so, or there are fewer pictures than in one.
+    """
+
+    def __init__(
+        self,
+        rows: Any,
+        transform: JointTransform,
+        options: RunOptions,
+        recipe: Recipe,
+        *,
+        num_labels: int,
+        accelerator: Accelerator,
+    ):
+        processes = {"process_index": accelerator.process_index, "num_processes": accelerator.num_processes}
+        self.size, self.accumulation = batch_sizes(
+            options.per_device_train_batch_size,
+            options.gradient_accumulation_steps,
+            recipe.total_train_batch_size,
+            accelerator.num_processes,
+        )
+        self.pictures_a_step = self.size * accelerator.num_processes * self.accumulation
+        self.rows, self.transform, self.streaming = rows, transform, options.streaming
+        self.num_workers, self.pin_memory = options.dataloader_num_workers, accelerator.device.type == "cuda"
+        self.collate = partial(collate_training, pad_labels=None if recipe.crop_size else options.ignore_index)
+        self.order: EpochBatches | None = None
+        self.data: SegmentationDataset | SegmentationStream | None = None
+        shared = {"seed": options.seed, "num_labels": num_labels, "max_corrupt": options.max_corrupt}
+        if rows is None:
+            return
+        if self.streaming:
+            self.data = SegmentationStream(
+                rows, transform, **shared, shuffle_buffer=options.shuffle_buffer, **processes
+            )
+        else:
+            self.data = SegmentationDataset(rows, transform, **shared)
+            self.order = EpochBatches(len(self.data), self.size, seed=options.seed, **processes)
+
+    @property
+    def an_epoch(self) -> int:
+        """Batches of this process in an epoch; 0 for a stream."""
+        return 0 if self.order is None else self.order.batches_per_epoch
+
+    @property
+    def steps_an_epoch(self) -> int:
+        """Optimizer steps in an epoch, at least 1."""
+        return max(1, self.an_epoch // self.accumulation)
+
+    @property
+    def num_pictures(self) -> int | None:
+        """How many pictures there are; None for a stream or where nothing is trained."""
+        return None if self.rows is None or self.streaming else len(self.rows)
+
+    def look(self, **rule: Any) -> list[str]:
+        """What `segzoo.data.check_first_batch` has to say about the first batch of this process."""
+        if self.order is None:
+            rows = enumerate(undecoded(self.rows).take(self.size))
+            return check_rows(rows, **rule, transform=self.transform)
+        return check_first_batch(self.data, self.order.indices(0), **rule)
+
+    def after(self, step: int) -> Iterator[dict[str, Any]]:
+        """Batches from the one that follows an optimizer step."""
+        position = {"first_batch": step * self.accumulation, "num_workers": self.num_workers, "collate": self.collate}
+        if self.order is None:
+            return self.data.batches(self.size, **position)
+        return training_batches(self.data, self.order, pin_memory=self.pin_memory, **position)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Batches to train on, pictures to evaluate on, and how to look for mistakes in the first of both."""
+
+    batches: TrainingBatches
+    eval_data: SegmentationDataset
+    looks: list[Callable[[], list[str]]]
+
+
+def prepare_data(
+    options: RunOptions,
+    recipe: Recipe,
+    pictures: Pictures,
+    processor: BaseImageProcessor,
+    accelerator: Accelerator,
+) -> Inputs:
+    """Data sets and the order of the samples.
+
+    Raises:
+        SegZooError: as `TrainingBatches`.
+    """
+    num_labels, ignore_index = len(pictures.classes.id2label), options.ignore_index
+    transform = training_transform(processor, recipe.augmentation, ignore_index=ignore_index)
+    batches = TrainingBatches(
+        pictures.train, transform, options, recipe, num_labels=num_labels, accelerator=accelerator
+    )
+    eval_transform = build_processor_transform(processor, ignore_index=ignore_index)
+    eval_data = SegmentationDataset(pictures.evaluation, eval_transform, num_labels=num_labels)
+    rule = {"num_labels": num_labels, "ignore_index": ignore_index, "reduce_labels": pictures.classes.reduce_labels}
+    looks: list[Callable[[], list[str]]] = []
+    if options.do_train:
+        looks.append(partial(batches.look, **rule, crop_size=recipe.crop_size, max_corrupt=options.max_corrupt))
+    if options.do_eval:
+        looks.append(partial(check_first_batch, eval_data, range(min(4, len(eval_data))), **rule))
+    return Inputs(batches, eval_data, looks)
+
+
+class MeanLoss:
+    """The mean loss of the steps since the last report, over all processes.
+
+    Args:
+        accelerator: of the training.
+        stored: what `gather` gave an earlier run, which may have had another number of processes.
+    """
+
+    def __init__(self, accelerator: Accelerator, stored: dict[str, Any] | None = None):
+        sums = [0.0] if stored is None else stored["sums"]
+        mine = sums[accelerator.process_index] if len(sums) == accelerator.num_processes else sum(sums) / len(sums)
+        self.accelerator, self.steps = accelerator, 0 if stored is None else stored["steps"]
+        self.sum = torch.tensor(mine, device=accelerator.device)
+
+    def add(self, loss: torch.Tensor) -> None:
+        """Count the loss of a step, a scalar of this process."""
+        self.sum, self.steps = self.sum + loss, self.steps + 1
+
+    def take(self) -> float:
+        """The mean, which starts anew; every process calls this after at least one step."""
+        mean = float(self.accelerator.reduce(self.sum, reduction="mean")) / self.steps
+        self.sum, self.steps = torch.zeros_like(self.sum), 0
+        return mean
+
+    def gather(self) -> dict[str, Any]:
+        """For a checkpoint: the sum in each process, and the number of steps; every process calls this."""
+        return {"sums": self.accelerator.gather(self.sum[None]).tolist(), "steps": self.steps}

@@ -1,0 +1,165 @@
+"""The options of a recipe that travel together: of the optimizer, of its schedule, and of the model."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from segzoo.errors import SegZooError
+from segzoo.options import Options, nearest, option
+
+OPTIMIZERS = ("adamw", "adam", "sgd")
+OWN_SCHEDULES = ("poly", "multistep")
+
+NEED_A_METRIC = ("reduce_lr_on_plateau", "greedy")
+"""Schedules of transformers that a step count alone does not drive."""
+
+KINDS = ("norms", "layer_norms", "biases", "vectors", "positions", "offsets")
+"""What ``no_decay`` may name; see `segzoo.training.optimization.kinds_of_parameters`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerOptions(Options):
+    """What `segzoo.training.build_optimizer` makes."""
+
+    prefix = "optimizer: "
+
+    optimizer: str = option("adamw", "which optimizer", choices=OPTIMIZERS)
+    learning_rate: float = option(5e-5, "the largest learning rate", above=0)
+    weight_decay: float = option(0.01, "decoupled for adamw, else added to the gradient", at_least=0)
+    momentum: float = option(0.9, "of sgd", at_least=0, below=1)
+    adam_beta1: float = option(0.9, "of adamw and adam", at_least=0, below=1)
+    adam_beta2: float = option(0.999, "of adamw and adam", at_least=0, below=1)
+    adam_epsilon: float = option(1e-8, "of adamw and adam", above=0)
+    no_decay: tuple[str, ...] = option(
+        ("norms", "vectors"), "kinds of parameters without weight decay; none: all parameters decay", choices=KINDS
+    )
+    layer_decay: float | None = option(
+        None, "factor on the learning rate from each layer of the backbone to the one before it", above=0, at_most=1
+    )
+    head_lr_multiplier: float = option(1.0, "learning rate of the heads over that of the backbone", above=0)
+    parameter_rules: tuple[dict[str, Any], ...] = option(
+        (),
+        'exceptions by name, the first match decides, such as [{"match": "level_embed", "lr_multiplier": 1, '
+        '"decay_multiplier": 0}]; in place of no_decay and head_lr_multiplier',
+    )
+
+    def check(self) -> None:
+        """Refuse rules that `check_rules` refuses."""
+        super().check()
+        check_rules(self.parameter_rules)
+
+
+def check_rules(rules: Sequence[Mapping[str, Any]]) -> None:
+    """Raise SegZooError unless these are rules as `segzoo.training.parameter_groups` takes them."""
+    for rule in rules:
+        if not isinstance(rule.get("match"), str) or not rule["match"]:
+            raise SegZooError(f"parameter_rules: {dict(rule)} has no match, a regular expression on parameters' names")
+        try:
+            re.compile(rule["match"])
+        except re.error as error:
+            raise SegZooError(f"parameter_rules: match {rule['match']!r} is no regular expression: {error}") from None
+        if unknown := set(rule) - {"match", "lr_multiplier", "decay_multiplier"}:
+            raise SegZooError(
+                f"parameter_rules: there is no {', '.join(sorted(unknown))} in {dict(rule)}; there are match, "
+                "lr_multiplier and decay_multiplier"
+            )
+        for key in ("lr_multiplier", "decay_multiplier"):
+            value = rule.get(key, 1)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise SegZooError(f"parameter_rules: {key} is {value!r}; it must be a number of at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleOptions(Options):
+    """What `segzoo.training.build_schedule` makes: the learning rate at each step, as a share of the largest."""
+
+    prefix = "schedule: "
+
+    lr_scheduler_type: str = option(
+        "poly", "poly, multistep, or a name of transformers.get_scheduler such as linear or cosine"
+    )
+    lr_power: float = option(1.0, "of poly", above=0)
+    min_learning_rate: float = option(0.0, "what poly ends at", at_least=0)
+    lr_steps: tuple[int, ...] = option((), "steps after which multistep lowers the learning rate", at_least=1)
+    lr_step_factor: float = option(0.1, "what multistep multiplies it by", above=0, below=1)
+    num_warmup_steps: int = option(0, "steps in which the learning rate rises to its value", at_least=0)
+    warmup_start: float = option(1e-6, "factor on the learning rate at the first of them", above=0, at_most=1)
+
+    def check(self) -> None:
+        """Refuse unknown schedules, and steps of another schedule than multistep."""
+        super().check()
+        if (self.lr_scheduler_type == "multistep") != bool(self.lr_steps):
+            self.refuse("lr_steps and lr_scheduler_type multistep need each other")
+        if list(self.lr_steps) != sorted(set(self.lr_steps)):
+            self.refuse(f"lr_steps {self.lr_steps} must rise")
+        if self.lr_scheduler_type not in OWN_SCHEDULES:
+            from transformers.trainer_utils import SchedulerType
+
+            known = [*OWN_SCHEDULES, *(kind.value for kind in SchedulerType if kind.value not in NEED_A_METRIC)]
+            if self.lr_scheduler_type not in known:
+                self.refuse(
+                    f"lr_scheduler_type is {self.lr_scheduler_type!r}; it is one of {', '.join(known)}"
+                    f"{nearest(self.lr_scheduler_type, known)}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(Options):
+    """What a recipe changes about a model, for `segzoo.training.build_model`; None leaves what the model has."""
+
+    prefix = "model: "
+
+    losses: tuple[dict[str, Any], ...] | None = option(
+        None, 'losses of the decode heads, such as [{"type": "dice", "weight": 3}]; none: the model\'s own'
+    )
+    auxiliary_losses: tuple[dict[str, Any], ...] | None = option(
+        None, "losses of the auxiliary heads; none: the model's own"
+    )
+    class_weights: tuple[float, ...] | None = option(None, "a factor on the loss for each class", at_least=0)
+    drop_path_rate: float | None = option(
+        None,
+        "largest chance that a residual branch of the backbone is skipped; none: the model's own",
+        at_least=0,
+        below=1,
+    )
+    norm_momentum: float | None = option(
+        None,
+        "share of the new batch in the running statistics of batch norms; none: the model's own, usually 0.1",
+        above=0,
+        at_most=1,
+    )
+    window_size: tuple[int, ...] | None = option(
+        None, "height and width of sliding windows in tests; none: the model's own", at_least=1, lengths=(2,)
+    )
+    window_stride: tuple[int, ...] | None = option(
+        None, "vertical and horizontal step between windows", at_least=1, lengths=(2,)
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("losses", "auxiliary_losses"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, self._built(name))
+
+    def _built(self, name: str) -> tuple[dict[str, Any], ...]:
+        """Losses with the names and values that `segzoo.losses` gives their options."""
+        from segzoo.losses import build_loss
+
+        if not getattr(self, name):
+            self.refuse(f"{name} is empty; leave it at none for the model's own")
+        try:
+            return tuple(build_loss(loss).to_dict() for loss in getattr(self, name))
+        except SegZooError as error:
+            raise SegZooError(f"{self.prefix}{name}: {error}") from error
+
+    def check(self) -> None:
+        """Refuse steps between windows that leave gaps."""
+        super().check()
+        if self.window_stride is None:
+            return
+        if self.window_size is None:
+            self.refuse("window_stride needs a window_size")
+        if any(step > side for step, side in zip(self.window_stride, self.window_size, strict=True)):
+            self.refuse(f"window_stride {self.window_stride} leaves gaps between windows of {self.window_size}")

@@ -1,0 +1,418 @@
+"""The course of a training: data and model, optimizer, the steps with evaluations and checkpoints, and what is left at the end.
+
+``segzoo train`` and `train` are ways to it; the parts are in the other modules of this folder.
+"""
+
+import contextlib
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from segzoo.errors import SegZooError
+from segzoo.evaluation import Evaluation, evaluate
+from segzoo.hub import push_folder, reserve_repository
+from segzoo.inference import InferenceSettings
+from segzoo.memory import keep_freed_memory
+from segzoo.metrics import format_table
+from segzoo.progress import Progress
+from segzoo.training.arguments import DEFAULTS, RunOptions, notes_on_arguments, settings_for_card
+from segzoo.training.checkpoints import load_checkpoint, remove_old_checkpoints, resume_checkpoint, save_checkpoint
+from segzoo.training.ema import WeightAverage
+from segzoo.training.folder import FIGURES, LOG, RESULTS, claim_output_folder, write_json
+from segzoo.training.guards import FiniteGuard, gradient_norm
+from segzoo.training.inputs import MeanLoss, load_model, load_pictures, prepare_data
+from segzoo.training.optimization import build_optimizer, build_schedule
+from segzoo.training.processes import run_together
+from segzoo.training.recipes.recipe import Recipe
+from segzoo.training.reports.publishing import Outcome, publish_outcome
+from segzoo.training.signals import StoppedBySignal, StopRequest
+from segzoo.training.sync_norms import broadcast_buffers, freeze_batch_norms, synchronise_batch_norms
+from segzoo.training.trackers import TRACKER_FILES, start_trackers
+from segzoo.training.unused import freeze_unused_parameters
+
+
+def train(options: RunOptions, recipe: Recipe = DEFAULTS) -> dict[str, Any]:
+    """Train, evaluate and save a model, as ``segzoo train`` does; several processes call this together.
+
+    Args:
+        options: the data, the model, the output folder, and everything else beside the recipe.
+        recipe: how to train; `segzoo.training.resolve_recipe` makes one of a name and changes.
+
+    Returns:
+        The results that also stand in all_results.json: scores as fractions, such as ``eval_mean_iou``.
+
+    Raises:
+        SegZooError: settings, data or files that cannot be used; most are found before the first step.
+        StoppedBySignal: SIGTERM or SIGUSR1 came; a checkpoint of the last step is written.
+    """
+    options.check_recipe(recipe)
+    with StopRequest() as stop:
+        return Run(options, recipe, stop).run()
+
+
+class Run:
+    """One training: `run` shows its course, the other methods are its parts in order."""
+
+    def __init__(self, options: RunOptions, recipe: Recipe, stop: StopRequest):
+        self.options, self.recipe, self.stop = options, recipe, stop
+        self.accelerator = Accelerator(
+            mixed_precision=recipe.mixed_precision,
+            dynamo_backend="inductor" if options.torch_compile else None,
+            cpu=options.use_cpu,
+            log_with=list(options.report_to) if options.with_tracking else None,
+            project_dir=options.output_dir,
+        )
+        self.is_main = self.accelerator.is_main_process
+        on_cpu = self.accelerator.device.type == "cpu"
+        if on_cpu:
+            keep_freed_memory()
+        # On CPUs it is the faster format for half precision only.
+        self.channels_last = options.channels_last
+        if self.channels_last is None:
+            self.channels_last = not on_cpu or self.accelerator.mixed_precision != "no"
+        self.memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
+        self.output_dir = Path(options.output_dir)
+        # Where the training stands; with the mean loss, all of it goes into checkpoints.
+        self.step, self.seconds = 0, 0.0
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Any] | None = None
+        self.mean_loss = MeanLoss(self.accelerator)
+        self.average: WeightAverage | None = None
+        self.evaluation: Evaluation | None = None
+        self.settings: dict[str, Any] = {}
+
+    def run(self) -> dict[str, Any]:
+        """Train, evaluate and save as the options say; returns the results that also stand in all_results.json."""
+        with contextlib.ExitStack() as held:
+            self.together(lambda: self.claim(held), main_only=True)
+            for note in notes_on_arguments(self.options):
+                self.say(note)
+            if self.options.tf32 is not None:
+                torch.set_float32_matmul_precision("high" if self.options.tf32 else "highest")
+            set_seed(self.options.seed)
+            # Every mistake that can be found before the first step is found here.
+            self.prepare_inputs()
+            if self.options.do_train:
+                self.prepare_training()
+                self.resume()
+                self.train()
+            else:
+                self.model = self.accelerator.prepare_model(self.model, evaluation_mode=True)
+            results = self.finish()
+            self.accelerator.end_training()
+            return results
+
+    def together(self, action: Callable[[], Any], *, main_only: bool = False) -> Any:
+        """Run an action in all processes, or in the main one; where it fails in one, all stop with its message."""
+        return run_together(self.accelerator, action, main_only=main_only)
+
+    def say(self, text: str) -> None:
+        """Print in one process."""
+        if self.is_main:
+            print(text, flush=True)
+
+    def claim(self, held: contextlib.ExitStack) -> None:
+        """Take the output folder, and the repository: a wrong name or token shows now, not after the training."""
+        options = self.options
+        resume = options.resume_from_checkpoint is not None
+        held.enter_context(claim_output_folder(self.output_dir, overwrite=options.overwrite_output_dir, resume=resume))
+        if options.push_to_hub:
+            token = options.hub_options["token"] or None
+            reserve_repository(options.hub_model_id, private=options.hub_private_repo, token=token)
+
+    def prepare_inputs(self) -> None:
+        """Data, classes, model and image processor; the first pictures are looked at in every process."""
+        self.pictures = load_pictures(self.options, self.accelerator)
+        self.classes = self.pictures.classes
+        self.model, self.processor, self.recipe = load_model(self.options, self.recipe, self.classes)
+        inputs = prepare_data(self.options, self.recipe, self.pictures, self.processor, self.accelerator)
+        self.data, self.eval_data = inputs.batches, inputs.eval_data
+        for look in inputs.looks:
+            for line in self.together(look):
+                self.say(line)
+
+    # Training
+
+    def prepare_training(self) -> None:
+        """Optimizer and schedule, in as many processes as there are."""
+        options, recipe, accelerator = self.options, self.recipe, self.accelerator
+        passes = int((recipe.num_train_epochs or 0) * self.data.an_epoch)
+        self.total_steps = recipe.max_train_steps or max(1, passes // self.data.accumulation)
+        self.prepare_model()
+        optimizer = build_optimizer(self.model, recipe.optimizer_options)
+        schedule = recipe.schedule_options
+        if options.warmup_ratio is not None:
+            schedule = replace(schedule, num_warmup_steps=int(options.warmup_ratio * self.total_steps))
+        self.schedule = build_schedule(optimizer, schedule, total_steps=self.total_steps)
+        if recipe.ema_decay:
+            self.average = WeightAverage(self.model.to(accelerator.device), recipe.ema_decay)
+            accelerator.register_for_checkpointing(self.average)
+        self.model, self.optimizer = accelerator.prepare(self.model, optimizer)
+        accelerator.register_for_checkpointing(self.schedule)
+        set_seed(options.seed, device_specific=True)  # dropout differs between processes
+        self.settings = settings_for_card(options, accelerator.num_processes, self.total_steps)
+        self.settings |= {"pictures a step": self.data.pictures_a_step}
+        if options.with_tracking:
+            start_trackers(accelerator, self.output_dir, {**recipe.to_dict(), **self.settings})
+        self.say(self.describe())
+
+    def prepare_model(self) -> None:
+        """The model as it is trained: its memory format, what is frozen, and its norms."""
+        options, accelerator = self.options, self.accelerator
+        if options.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable()
+        self.model.to(memory_format=self.memory_format)
+        if self.recipe.freeze_backbone:
+            self.model.backbone.requires_grad_(False)
+        several = accelerator.num_processes > 1
+        if several and (unused := freeze_unused_parameters(self.model, self.recipe.crop_size)):
+            self.say(
+                f"note: {len(unused)} parameters are not trained, because no head reads them, such as {unused[0]}"
+            )
+        if several and options.sync_batch_norm and accelerator.device.type == "cpu":
+            self.say(
+                "note: on CPUs batch norms are not synchronised: each process normalises its own part of the batch"
+            )
+        elif several and options.sync_batch_norm:
+            self.model = synchronise_batch_norms(self.model)
+        self.model.train()
+        if options.freeze_norms:
+            freeze_batch_norms(self.model)
+
+    def describe(self) -> str:
+        """The line that stands before the first step."""
+        data, accelerator, classes = self.data, self.accelerator, self.classes
+        amount = "a stream of" if self.options.streaming else data.num_pictures
+        parts = f"{data.size} on each of {accelerator.num_processes} x {accelerator.device.type}"
+        if data.accumulation > 1:
+            parts += f", in {data.accumulation} passes"
+        return (
+            f"{sum(p.numel() for p in self.model.parameters()) / 1e6:.1f} million parameters, {len(classes.names)} classes "
+            f"({classes.source}){', 0 = no class' if classes.reduce_labels else ''}; {amount} pictures to train on, "
+            f"{len(self.eval_data)} to evaluate; {self.total_steps} steps of {data.pictures_a_step} pictures ({parts}), "
+            f"{accelerator.mixed_precision} precision; recipe: {self.recipe.name}"
+        )
+
+    def resume(self) -> None:
+        """Go on from where an earlier run stopped, if asked to."""
+        if self.options.resume_from_checkpoint is None:
+            return
+        resumed = resume_checkpoint(self.accelerator, self.output_dir, self.options.resume_from_checkpoint)
+        if resumed is None and (self.output_dir / "config.json").is_file():
+            raise SegZooError(f"{self.output_dir} holds a finished model and no checkpoint to go on from")
+        if resumed is None:
+            self.say(f"There is no checkpoint in {self.output_dir} yet: training starts from the beginning.")
+            return
+        memory = resumed.memory
+        self.step, self.history, self.seconds = resumed.step, memory["history"], memory["seconds"]
+        self.best, self.mean_loss = memory["best"], MeanLoss(self.accelerator, memory["loss"])
+        now = {**self.recipe.to_dict(), **self.settings}
+        changed = [name for name, value in memory["settings"].items() if now.get(name) != value]
+        self.say(f"Resumed from {resumed.folder} after step {self.step}.")
+        if changed and self.is_main:
+            warnings.warn(f"these settings differ from the resumed run's: {', '.join(changed)}", stacklevel=1)
+
+    def train(self) -> None:
+        """The training itself, with the clock running; loading processes end with it, whatever ends it."""
+        self.start = time.perf_counter()
+        self.progress = Progress(self.total_steps, enabled=self.is_main)
+        with contextlib.closing(self.data.after(self.step)) as batches:
+            self.take_steps(batches)
+        self.progress.finish_line()
+        self.seconds += time.perf_counter() - self.start
+
+    def take_steps(self, batches: Iterator[dict[str, Any]]) -> None:
+        """Step after step, with reports, evaluations and checkpoints in between."""
+        options, accelerator = self.options, self.accelerator
+        guard = FiniteGuard(options.max_bad_steps, accelerator)
+        for step in range(self.step + 1, self.total_steps + 1):
+            self.step = step
+            loss, names = self.add_gradients(batches)
+            norm = gradient_norm(accelerator, self.model, self.recipe.max_grad_norm)
+            learning_rate = max(group["lr"] for group in self.optimizer.param_groups)
+            if guard.allows(step, loss, norm, names):
+                self.optimizer.step()
+                if self.average is not None:
+                    self.average.update(accelerator.unwrap_model(self.model))
+                self.mean_loss.add(loss)
+            self.schedule.step()
+            self.optimizer.zero_grad()
+            self.progress.step(self.data.pictures_a_step)
+
+            end = step == self.total_steps
+            if (end or self.is_due(options.logging_steps)) and self.mean_loss.steps:
+                self.report(learning_rate, float(norm))
+            is_best = False
+            if options.do_eval and (end or self.is_due(options.eval_steps)):
+                is_best = self.evaluate()
+            stopping = self.stop.agreed(accelerator)
+            saving = options.checkpointing_steps and (end or self.is_due(options.checkpointing_steps))
+            if stopping or saving or (is_best and options.load_best_model_at_end):
+                self.save()
+            if stopping and not end:
+                self.progress.finish_line()
+                raise StoppedBySignal(self.stop.received or "another process was asked to stop", step)
+            self.progress.restart_clock()
+
+    def add_gradients(self, batches: Iterator[dict[str, Any]]) -> tuple[torch.Tensor, list[str]]:
+        """Forward and backward through the batches of a step; returns its loss, a scalar, and the names of its pictures."""
+        accelerator, accumulation, names = self.accelerator, self.data.accumulation, []
+        step_loss = torch.zeros((), device=accelerator.device)
+        for part in range(accumulation):
+            with self.progress.waiting():
+                batch = next(batches)
+            names += batch["name"]
+            pixel_values = batch["pixel_values"].to(accelerator.device, non_blocking=True)
+            pixel_values = pixel_values.contiguous(memory_format=self.memory_format)
+            labels = batch["labels"].to(accelerator.device, non_blocking=True)
+            last = part == accumulation - 1
+            with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
+                loss = self.model(pixel_values=pixel_values, labels=labels).loss / accumulation
+                accelerator.backward(loss)
+            step_loss += loss.detach()
+        return step_loss, names
+
+    def is_due(self, interval: int | str | None) -> bool:
+        """Whether something that happens every so many steps, or every "epoch", happens after this one; 0 and None: never."""
+        steps = self.data.steps_an_epoch if interval == "epoch" else interval or 0
+        return steps > 0 and self.step % steps == 0
+
+    def report(self, learning_rate: float, norm: float) -> None:
+        """Print, note and log how the last steps went."""
+        loss = self.mean_loss.take()
+        entry = self.progress.report(self.step, loss, learning_rate, grad_norm=norm)
+        self.history.append(entry)
+        if self.options.with_tracking:
+            values = {name: value for name, value in entry.items() if name != "step"}
+            self.accelerator.log({"train_loss": loss, **values}, step=self.step)
+
+    def save(self) -> None:
+        """Write a checkpoint of this step."""
+        memory = {
+            "history": self.history,
+            "seconds": self.seconds + time.perf_counter() - self.start,
+            "best": self.best,
+            "loss": self.mean_loss.gather(),
+            "settings": {**self.recipe.to_dict(), **self.settings},
+        }
+        save_checkpoint(self.accelerator, self.output_dir, self.step, memory)
+        if self.is_main:
+            best_step = self.best["step"] if self.best else None
+            remove_old_checkpoints(self.output_dir, self.options.save_total_limit, best_step=best_step)
+
+    def evaluate(self) -> bool:
+        """Score the model as it is now (its average, where there is one); returns whether it is the best so far."""
+        self.evaluation = self.score()
+        scores = {f"eval_{name}": value for name, value in self.evaluation.summary().items()}
+        self.history.append({"step": self.step, **scores})
+        self.progress.message(
+            f"evaluation after step {self.step}: mIoU {100 * scores['eval_mean_iou']:.2f} %, pixel accuracy "
+            f"{100 * scores['eval_overall_accuracy']:.2f} %, {self.evaluation.num_images} images in "
+            f"{self.evaluation.seconds:.1f} s"
+        )
+        if self.options.with_tracking:
+            self.accelerator.log(scores, step=self.step)
+        if self.best is None or scores["eval_mean_iou"] > self.best["mean_iou"]:
+            self.best = {"step": self.step, "mean_iou": scores["eval_mean_iou"]}
+            return True
+        return False
+
+    def score(self, settings: InferenceSettings | None = None) -> Evaluation:
+        """Evaluate at the original size of every picture, by the protocol of the model's config or another one."""
+        options = self.options
+        bare = self.accelerator.unwrap_model(self.model)
+        broadcast_buffers(self.accelerator, bare)
+        with self.average.applied_to(bare) if self.average is not None else contextlib.nullcontext():
+            evaluation = evaluate(
+                self.model,
+                self.processor,
+                self.eval_data,
+                accelerator=self.accelerator,
+                num_labels=len(self.classes.names),
+                ignore_index=options.ignore_index,
+                settings=settings,
+                batch_size=options.per_device_eval_batch_size,
+                num_workers=options.dataloader_num_workers,
+                channels_last=self.channels_last,
+            )
+        if options.freeze_norms and bare.training:
+            freeze_batch_norms(bare)
+        return evaluation
+
+    # The end
+
+    def finish(self) -> dict[str, Any]:
+        """Tables, pictures, report, and the model with its card."""
+        options = self.options
+        bare = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        evaluation = self.final_evaluation(bare)
+        settings = InferenceSettings.of_model(bare, self.processor)
+        protocol, augmented = settings.describe(self.processor), None
+        if evaluation is not None:
+            self.say(f"{format_table(evaluation.metrics, self.classes.names)}\n{protocol}")
+            if self.recipe.eval_scales != (1.0,) or self.recipe.eval_flip:
+                settings = replace(settings, scales=self.recipe.eval_scales, flip=self.recipe.eval_flip)
+                augmented = settings.describe(self.processor), self.score(settings)
+                self.say(f"mIoU {100 * augmented[1].metrics['mean_iou']:.2f} %: {augmented[0]}")
+        is_hub_model = options.model_name_or_path is not None and not Path(options.model_name_or_path).is_dir()
+        outcome = Outcome(
+            model=bare,
+            processor=self.processor,
+            classes=self.classes,
+            recipe=self.recipe,
+            settings=self.settings,
+            history=self.history,
+            seconds=self.seconds,
+            protocol=protocol,
+            evaluation=evaluation,
+            augmented=augmented,
+            best=self.best,
+            step=self.best["step"] if options.load_best_model_at_end else self.step,
+            dataset_name=options.dataset_name,
+            num_train=self.data.num_pictures,
+            num_eval=len(self.pictures.evaluation),
+            base_model=options.model_name_or_path if is_hub_model else None,
+            repo_id=options.hub_model_id,
+        )
+        self.together(lambda: self.publish(outcome), main_only=True)
+        return outcome.results
+
+    def final_evaluation(self, bare: torch.nn.Module) -> Evaluation | None:
+        """Make the model the one that is saved (the best, its average), and score it unless that is done already."""
+        options, evaluation = self.options, self.evaluation
+        if options.do_train and options.load_best_model_at_end and self.best["step"] != self.total_steps:
+            load_checkpoint(self.accelerator, self.output_dir / f"step_{self.best['step']}")
+            self.say(f"the best model is that of step {self.best['step']}")
+            evaluation = None
+        if self.average is not None:
+            self.average.copy_to(bare)
+            self.average = None
+        if options.do_eval and evaluation is None:
+            return self.score()
+        return evaluation
+
+    def publish(self, outcome: Outcome) -> None:
+        """Write what there is to show, and upload it where asked to."""
+        options = self.options
+        if not options.do_train:
+            write_json(self.output_dir / RESULTS, outcome.results)
+            return
+        for note in publish_outcome(outcome, self.output_dir, self.eval_data, accelerator=self.accelerator):
+            self.say(note)
+        self.say(f"model, card, report.html, {RESULTS}, {LOG} and {FIGURES}/ are in {self.output_dir}")
+        if options.push_to_hub:
+            url = push_folder(
+                self.output_dir,
+                options.hub_model_id,
+                private=options.hub_private_repo,
+                token=options.hub_options["token"],
+                ignore_patterns=["step_*", "step_*/*", ".*", *TRACKER_FILES],
+            )
+            self.say(f"pushed: {url}")

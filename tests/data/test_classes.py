@@ -1,0 +1,67 @@
+import json
+import zipfile
+
+import pytest
+
+from segzoo import SegZooConfig, SegZooError
+from segzoo.data import DATASETS
+from segzoo.data.classes import find_classes
+
+
+def test_classes_beside_the_data(tmp_path):
+    (tmp_path / "id2label.json").write_text(json.dumps(DATASETS["camvid"].id2label))
+    found = find_classes(tmp_path)
+    assert found.names == list(DATASETS["camvid"].classes) and found.dataset == DATASETS["camvid"].title
+    assert found.palette == [list(colour) for colour in DATASETS["camvid"].palette] and not found.reduce_labels
+
+
+def test_the_label_rule_comes_with_a_data_set_that_is_asked_for(tmp_path):
+    assert find_classes(tmp_path, classes="ade20k").reduce_labels
+    assert not find_classes(tmp_path, classes="ade20k", reduce_labels=False).reduce_labels
+    for folder in ("images/validation", "annotations/validation"):
+        (tmp_path / "ADEChallengeData2016" / folder).mkdir(parents=True)
+    assert find_classes(tmp_path).reduce_labels
+    assert find_classes(tmp_path).source == DATASETS["ade20k"].title
+    # The same names in a file say nothing of the masks.
+    (tmp_path / "id2label.json").write_text(json.dumps(DATASETS["ade20k"].id2label))
+    assert not find_classes(tmp_path).reduce_labels
+
+
+def test_the_classes_of_a_data_set_that_is_recognised(tmp_path):
+    for folder in ("train", "trainannot"):
+        (tmp_path / folder).mkdir()
+    found = find_classes(tmp_path, model_config=SegZooConfig.tiny())
+    assert found.names == list(DATASETS["camvid"].classes) and found.dataset == DATASETS["camvid"].title
+    assert not found.reduce_labels and found.palette == [list(colour) for colour in DATASETS["camvid"].palette]
+    with zipfile.ZipFile(tmp_path / "ade.zip", "w") as archive:
+        for folder in ("images", "annotations"):
+            archive.writestr(f"ADEChallengeData2016/{folder}/validation/a.png", b"")
+    assert find_classes(tmp_path / "ade.zip").reduce_labels
+    # Other names beside the data are the user's word.
+    (tmp_path / "id2label.json").write_text('{"0": "way", "1": "rest"}')
+    assert find_classes(tmp_path).names == ["way", "rest"]
+
+
+def test_classes_from_a_file_a_number_or_the_model(tmp_path):
+    (tmp_path / "names.json").write_text('["sky", "road"]')
+    assert find_classes(tmp_path, classes=str(tmp_path / "names.json")).names == ["sky", "road"]
+    assert find_classes(tmp_path, num_labels=2).names == ["class 0", "class 1"]
+    assert len(find_classes(tmp_path, model_config=SegZooConfig.tiny()).names) == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "put id2label.json beside it"),
+        ({"classes": "nowhere.json"}, "neither a file nor a known data set"),
+        ({"num_labels": 0}, "at least one class"),
+        ({"classes": "gap"}, "ids must run from 0"),
+        ({"classes": "text"}, "should be JSON"),
+    ],
+)
+def test_classes_that_cannot_be(tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gap").write_text('{"0": "a", "2": "b"}')
+    (tmp_path / "text").write_text("sky, road")
+    with pytest.raises(SegZooError, match=message):
+        find_classes(tmp_path, **options)
