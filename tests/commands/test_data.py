@@ -18,7 +18,6 @@ from segzoo.data import (
     draw_scene,
     load_segmentation_dataset,
 )
-from segzoo.data.augmentation import Augmentation
 from segzoo.data.checks.sheets import denormalize, draw_samples_as_trained
 from segzoo.data.transforms import JointTransform
 from segzoo.training import training_transform
