@@ -124,7 +124,9 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
 
     training = parser.add_argument_group("as a training sees it")
     training.add_argument("--augment", action="store_true", help="show samples after augmentation")
-    training.add_argument("--seed", type=int, default=42, help="of the training (default: %(default)s, as there)")
+    training.add_argument(
+        "--seed", type=int, default=42, help="seed of the training (default: %(default)s, the training's own)"
+    )
     training.add_argument("--epoch", type=int, nargs="+", default=[0], metavar="N", help="epochs to show (default: 0)")
     training.add_argument("--recipe", metavar="NAME", help="augmentation of a recipe; the options below override it")
     training.add_argument(

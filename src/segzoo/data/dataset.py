@@ -27,7 +27,7 @@ def make_sample(
     """Decodes, transforms and checks one row of a table or stream.
 
     Args:
-        row: Of `undecoded`.
+        row: An undecoded row (`segzoo.data.rows.undecoded`).
         index: Where it stands.
         transform, num_labels, ignore_index: As in `SegmentationDataset`.
         rng: For the transform.

@@ -77,7 +77,7 @@ class FileSource(Protocol):
     """Pictures and masks that were found.
 
     Attributes:
-        facts: Of the data set, where the layout is that of a known one.
+        facts: What is known of the data set; None where the layout is not that of a known one.
     """
 
     @property
@@ -95,7 +95,7 @@ class Source:
         find: The pictures and masks of such a folder; None where another layout, or none, has them. It is called with the
             folder and with what the user said of the data. It raises SegZooError for a known data set with a part missing.
         order: Layouts with lower numbers are tried first.
-        extension: Of a file that stands for the folder it lies in, as a list of pictures does; `find` is then called with
+        extension: Ending of a file that stands for the folder it lies in, as a list of pictures does; `find` is then called with
             a folder that holds that file alone.
     """
 
@@ -128,8 +128,8 @@ def pair_by_stem(
 
     Args:
         listing: What to add to.
-        split: Of the pairs.
-        images, labels: Of `files_by_stem`.
+        split: The split that the pairs are of.
+        images, labels: What `files_by_stem` found.
     """
     target = listing.splits.setdefault(split, SplitFiles())
     for files in (images, labels):
@@ -154,7 +154,7 @@ def pair_by_list(
 
     Args:
         listing: What to add to.
-        split: Of the pairs.
+        split: The split that the pairs are of.
         stems: The list.
         images, labels: Stem -> address.
     """
@@ -181,7 +181,7 @@ def settle(
     """The tables of a listing, after its problems were reported.
 
     Args:
-        listing: Of a source.
+        listing: What a source lists.
         where: What the source is called in messages.
         strict: Raise for files that do not pair up; False warns and goes on with the others.
         on_problem: Given, takes the problems one by one, and nothing is raised or warned of.

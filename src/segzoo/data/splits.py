@@ -31,7 +31,7 @@ def load_splits(
             evaluate on are fetched once and kept, undecoded; with a limit, the first ones are taken.
         train_val_split: share of the training rows to set aside, between 0 and 1.
         max_train_samples, max_eval_samples: keep so many rows, chosen by ``seed``; None keeps all.
-        seed: of the choices.
+        seed: decides which rows are chosen.
 
     Returns:
         Training rows and evaluation rows; the former are None where there is only a validation split.

@@ -10,7 +10,7 @@ STATE, PREDICTIONS = "state", "predictions"
 
 
 def check_output_folder(folder: Path) -> None:
-    """Refuse a folder that is none, is not ours, or cannot be written to.
+    """Refuse a path that is no folder, a folder with other things in it, or one that cannot be written to.
 
     Raises:
         SegZooError: what is in the way.

@@ -63,7 +63,7 @@ class EvaluationJob:
         model, processor: loaded.
         model_name: where they come from, as the user calls it.
         data: the pictures with masks.
-        classes: of the data; as many as the model has.
+        classes: the classes of the data; as many as the model has.
         settings: windows, scales, flips.
         dataset: the pictures as `segzoo.evaluation.evaluate` takes them.
         ignore_index: label that does not count.
@@ -148,9 +148,9 @@ def prepare_evaluation(
 
     Args:
         model, processor: loaded.
-        data: of `load_split`.
-        classes: of `classes_for`.
-        settings: of `segzoo.inference.options.settings_from_options`.
+        data: what `load_split` gave.
+        classes: what `classes_for` gave.
+        settings: windows, scales and flips, such as those of `segzoo.inference.options.settings_from_options`.
         model_name: where the model comes from.
         ignore_index: label that does not count.
         mixed_precision: ``"no"``, ``"fp16"`` or ``"bf16"``.

@@ -111,9 +111,9 @@ def score_job(
 
     Args:
         job: what is scored.
-        options: of this run.
-        accelerator: of this process.
-        log: of `open_log`: what is scored already, and where the rest is kept.
+        options: how to run.
+        accelerator: the one of this process.
+        log: what is scored already, and where the rest is kept (`open_log`).
     """
     done = frozenset() if log is None else frozenset(log.done)
     progress = EvaluationProgress(
@@ -190,8 +190,8 @@ def write_results(job: EvaluationJob, found: EvaluationReport, options: RunOptio
 
     Args:
         job: what was scored.
-        found: of `score_job`.
-        options: of this run; they name a folder.
+        found: what `score_job` found.
+        options: they name the folder.
         accelerator: the worst images are predicted once more under its autocast.
     """
     found.write(options.output)

@@ -23,7 +23,7 @@ def load_model(source: str, device: str = "cpu") -> tuple[PreTrainedModel, BaseI
 
     Args:
         source: model folder, or its name on the Hub; any model for semantic segmentation that transformers loads.
-        device: of torch, such as ``"cuda:1"``; the weights go there.
+        device: torch device that the weights go to, such as ``"cuda:1"``.
 
     Raises:
         SegZooError: no such model, a model of another kind, or a device that is not there.

@@ -130,7 +130,7 @@ def check_rows(
 
     Args:
         rows: Index and undecoded row (`segzoo.data.rows.undecoded`) of each pair.
-        transform: Of the training: a scale in it is taken into account before pictures are held against the crop.
+        transform: The training's transform: a scale in it is taken into account before pictures are held against the crop.
         num_labels, ignore_index, reduce_labels, crop_size, max_corrupt: As in `check_first_batch`.
     """
     rule = LabelRule(num_labels, ignore_index, reduce_labels)

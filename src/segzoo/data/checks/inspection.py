@@ -28,7 +28,7 @@ class DataReport:
     Attributes:
         source: The data set.
         rule: What its ids were held against.
-        names: Of the classes, by id.
+        names: Names of the classes, by id.
         findings: Errors first.
         pairs: Split -> how many pairs it has.
         checked: Split -> how many of them were looked at.
@@ -135,7 +135,7 @@ def inspect_dataset(
         source: Where the data is.
         rule: What the ids in masks mean. Where it does not say how many classes there are, that is the number of `names`;
             where both are missing, ids cannot be out of range.
-        names: Of the classes, by id.
+        names: Names of the classes, by id.
         palette: Colours of the classes, to tell what a mask of colours was painted with.
         splits: Look at these alone.
         crop_size: (height, width); smaller pictures are reported.
@@ -315,9 +315,9 @@ def _judge_labels(
     """What only the ids of all masks together tell.
 
     Args:
-        tallies, counts: Of each split.
+        tallies, counts: Split -> what was counted in it.
         rule: What the ids were held against.
-        names: Of the classes.
+        names: Names of the classes, by id.
         whole: Every pair was looked at.
         found: Takes the cases.
     """

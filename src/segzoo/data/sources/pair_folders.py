@@ -23,7 +23,7 @@ class PairFolders:
     Attributes:
         folder: Where it begins.
         images, labels: Split -> folder.
-        facts: Of the data set, where it is the ADE20K benchmark.
+        facts: What is known of the data set, where it is the ADE20K benchmark.
         image_suffix, label_suffix: What names end in before the extension; other files are not looked at.
     """
 
