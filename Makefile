@@ -19,6 +19,8 @@ test-slow: $(VENV)/.installed-test
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pylint --jobs $(WORKERS) --disable=all --enable=duplicate-code --min-similarity-lines=10 src/segzoo
 
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .

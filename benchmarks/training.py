@@ -1,4 +1,4 @@
-"""Images a second and memory of training UPerNet-R50: this project's script against the loop of transformers' script.
+"""Images a second and memory of training UPerNet-R50: ``segzoo train`` against the loop of transformers' script.
 
     python benchmarks/training.py                       # 512x512, float32 and bfloat16, two rounds each
     python benchmarks/training.py --crop_size 256 --steps 4 --rounds 1
@@ -19,7 +19,6 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
 WARM_UP = 2
 
 
@@ -43,7 +42,7 @@ def main() -> None:
     print(
         f"UPerNet on ResNet-50, crops of {args.crop_size}, batch {args.batch_size}, {args.steps} steps, {os.cpu_count()} cores"
     )
-    print(f"{'':10}{'upstream loop':>16}{'this script':>16}{'ratio':>8}{'memory':>22}{'waits for data':>18}")
+    print(f"{'':10}{'upstream loop':>16}{'segzoo train':>16}{'ratio':>8}{'memory':>22}{'waits for data':>18}")
     for row in rows:
         peer, own = row["peer"], row["segzoo"]
         print(
@@ -66,7 +65,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--precisions", nargs="+", default=["no", "bf16"], choices=["no", "bf16", "fp16"])
     parser.add_argument("--backbone", default="resnet50_v1c")
-    parser.add_argument("--num_workers", type=int, default=1, help="loading processes of this project's script")
+    parser.add_argument("--num_workers", type=int, default=1, help="loading processes of segzoo train")
     parser.add_argument("--json", help="write the figures to this file")
     parser.add_argument("--peer", metavar="DATA", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -91,7 +90,7 @@ def run_peer(args: argparse.Namespace, data: Path, precision: str) -> dict:
 
 
 def run_script(args: argparse.Namespace, data: Path, precision: str, output: Path) -> dict:
-    """`examples/run_semantic_segmentation.py` in a fresh process; its own log has the figures of every step."""
+    """``segzoo train`` in a fresh process; its own log has the figures of every step."""
     options = {
         "dataset_name": data,
         "backbone": args.backbone,
@@ -103,12 +102,7 @@ def run_script(args: argparse.Namespace, data: Path, precision: str, output: Pat
         "mixed_precision": precision,
         "dataloader_num_workers": args.num_workers,
     }
-    words = [
-        sys.executable,
-        ROOT / "examples" / "run_semantic_segmentation.py",
-        "--do_train",
-        "--no_photometric_distortion",
-    ]
+    words = [sys.executable, "-m", "segzoo", "train", "--do_train", "--no_photometric_distortion"]
     words += ["--scale_range", 1, 1, "--cat_max_ratio", 1]  # as the peer has it
     for name, value in options.items():
         words += [f"--{name}", value]
@@ -144,8 +138,8 @@ def peer_loop(args: argparse.Namespace) -> None:
     from torch.utils.data import DataLoader
     from transformers import default_data_collator, get_scheduler
 
-    from segzoo.data import load_segmentation_dataset
-    from segzoo.training import build_model, find_classes
+    from segzoo.data import find_classes, load_segmentation_dataset
+    from segzoo.training import build_model
 
     torch.manual_seed(0)
     accelerator = Accelerator(mixed_precision=args.precisions[0], cpu=not torch.cuda.is_available())

@@ -3,7 +3,7 @@
     python examples/quickstart.py --output_dir outputs/quickstart
 
 The pictures are synthetic street scenes that `segzoo.data.scenes` draws, so nothing is downloaded and the scores say
-nothing about photographs. For real data see examples/run_semantic_segmentation.py, which does the work here too.
+nothing about photographs. For real data there is ``segzoo train``, which does the work here too.
 """
 
 import argparse
@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from run_semantic_segmentation import Run
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, pipeline
 from transformers.utils import logging
 
@@ -23,8 +22,7 @@ import segzoo  # noqa: F401  registers the models with the Auto classes
 from segzoo.data import load_segmentation_dataset
 from segzoo.data.scenes import write_scenes
 from segzoo.errors import SegZooError
-from segzoo.training.arguments import parse_arguments
-from segzoo.training.signals import StopRequest
+from segzoo.training import RunOptions, resolve_recipe, train
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,27 +53,23 @@ def run(output_dir: Path, steps: int, num_train: int, num_validation: int) -> No
     write_scenes(scenes_dir, num_train=num_train, num_validation=num_validation)
 
     print("\n2. Fine-tuning UPerNet on ResNet-18, from random weights")
-    options = {
-        "--dataset_name": scenes_dir,
-        "--output_dir": model_dir,
-        "--backbone": "resnet18_v1c",
-        "--head": "uper",
-        "--head_channels": 64,
-        "--recipe": "quick",
-        "--crop_size": (160, 192),
-        "--scale_range": (0.75, 1.25),
-        "--num_warmup_steps": steps // 20,
-        "--max_train_steps": steps,
-        "--eval_steps": max(1, steps // 4),
-        "--logging_steps": max(1, steps // 40),
+    options = RunOptions(
+        dataset_name=str(scenes_dir),
+        output_dir=str(model_dir),
+        overwrite_output_dir=True,
+        backbone="resnet18_v1c",
+        head="uper",
+        head_channels=64,
+        eval_steps=max(1, steps // 4),
+        logging_steps=max(1, steps // 40),
+    )
+    changes = {
+        "crop_size": (160, 192),
+        "scale_range": (0.75, 1.25),
+        "num_warmup_steps": steps // 20,
+        "max_train_steps": steps,
     }
-    words = [
-        str(word)
-        for name, value in options.items()
-        for word in (name, *(value if isinstance(value, tuple) else (value,)))
-    ]
-    with StopRequest() as stop:
-        results = Run(*parse_arguments([*words, "--overwrite_output_dir"]), stop).run()
+    results = train(options, resolve_recipe("quick", overrides=changes))
 
     print("\n3. Loading it again, through AutoModelForSemanticSegmentation and through the pipeline")
     row = load_segmentation_dataset(scenes_dir)["validation"][0]

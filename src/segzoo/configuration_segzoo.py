@@ -1,6 +1,7 @@
 """The composite config: a backbone, an optional neck, decode heads, auxiliary heads, and how the model is used."""
 
 import copy
+from typing import Any, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -51,7 +52,7 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
     window_stride: Ints | None = None
     palette: list | None = None
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         kwargs.pop("auto_map", None)  # written with every save
         if self.decode_head_configs is None:
             self.decode_head_configs = [UPerHeadConfig()]
@@ -88,7 +89,7 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
             for loss in losses:
                 loss.check_num_labels(config.num_outputs)
 
-    def check(self):
+    def check(self) -> None:
         """Refuse heads that do not fit their place, a neck that is none of segzoo's, windows and a palette that do not fit."""
         super().check()
         if not self.decode_head_configs:
@@ -121,7 +122,7 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
                 f"palette has {len(self.palette)} colours for {self.num_labels} classes; give one per class"
             )
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """The config as a dict ready for JSON, with the heads as dicts."""
         output = super().to_dict()
         output["auto_map"] = dict(AUTO_MAP)
@@ -137,7 +138,7 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
         head_config: HeadConfig | None = None,
         *,
         auxiliary: bool = True,
-        **kwargs,
+        **kwargs: Any,
     ) -> "SegZooConfig":
         """A sensible model around a backbone config.
 
@@ -172,7 +173,7 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
         )
 
     @classmethod
-    def tiny(cls):
+    def tiny(cls) -> Self:
         """A composite small enough for tests."""
         from segzoo.backbones import ResNetConfig
 
@@ -186,7 +187,7 @@ def is_plain_vit(config: PreTrainedConfig) -> bool:
     return plain and len(config.stage_names) == config.num_hidden_layers + 1
 
 
-def _head_config(config) -> HeadConfig:
+def _head_config(config: HeadConfig | dict[str, Any]) -> HeadConfig:
     if isinstance(config, dict):
         if "model_type" not in config:
             raise SegZooError(f"a head config needs its model_type; got the keys {sorted(config)}")

@@ -1,5 +1,6 @@
 """The composite model: backbone, neck, decode heads and auxiliary heads as one Hugging Face model."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -14,7 +15,7 @@ from segzoo.auto import AutoHead, AutoNeck
 from segzoo.base import SegZooPreTrainedModel
 from segzoo.configuration_segzoo import SegZooConfig
 from segzoo.errors import SegZooError
-from segzoo.heads import HeadConfig, HeadOutput
+from segzoo.heads import Head, HeadConfig, HeadOutput
 from segzoo.hub import WritesShim
 from segzoo.inference.sliding_window import sliding_window_logits
 from segzoo.losses import Loss
@@ -77,7 +78,9 @@ class SegZooForSemanticSegmentation(WritesShim, SegZooPreTrainedModel):
         self.auxiliary_heads = nn.ModuleList(_build_head(c, channels) for c in config.auxiliary_head_configs)
         self.post_init()
 
-    def forward_maps(self, pixel_values: Tensor, output_hidden_states: bool | None = None):
+    def forward_maps(
+        self, pixel_values: Tensor, output_hidden_states: bool | None = None
+    ) -> tuple[Sequence[Tensor], tuple[Tensor, ...] | None]:
         """Feature maps that the heads read, and the backbone's hidden states or None."""
         output = self.backbone.forward_with_filtered_kwargs(pixel_values, output_hidden_states=output_hidden_states)
         maps = output.feature_maps if self.neck is None else self.neck(output.feature_maps)
@@ -177,7 +180,7 @@ class SegZooForSemanticSegmentation(WritesShim, SegZooPreTrainedModel):
                 parts[f"auxiliary_{i}.{name}"] = value
         return parts
 
-    def _check_inputs(self, pixel_values, labels, window_size) -> None:
+    def _check_inputs(self, pixel_values: Tensor, labels: Tensor | None, window_size: tuple[int, int] | None) -> None:
         if pixel_values.ndim != 4:
             raise SegZooError(
                 f"pixel_values must be (batch, channels, height, width), got {tuple(pixel_values.shape)}"
@@ -202,14 +205,14 @@ class SegZooForSemanticSegmentation(WritesShim, SegZooPreTrainedModel):
         if labels.dtype != torch.int64:
             raise SegZooError(f"labels are {labels.dtype}; class ids must be int64 (use labels.long())")
 
-    def save_pretrained(self, save_directory, *args, **kwargs):
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Save weights, config and the shim that lets the folder load with ``trust_remote_code=True``."""
         # Native keys, always: transformers would write a registered original format otherwise.
         kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, *args, **kwargs)
 
 
-def _build_head(config: HeadConfig, channels: list[int]):
+def _build_head(config: HeadConfig, channels: list[int]) -> Head:
     """A head whose ``in_channels`` are taken from the maps that it reads, where the config leaves them open."""
     if config.in_channels is None:
         index = range(len(channels)) if config.in_index is None else config.in_index

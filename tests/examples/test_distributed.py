@@ -175,8 +175,12 @@ def test_a_killed_process_ends_the_other_without_a_traceback(start):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", ["torch.distributed.run", "accelerate.commands.launch"])
-def test_the_usual_launchers(scenes, tiny, tmp_path, module):
+@pytest.mark.parametrize(
+    ("module", "program"),
+    [("torch.distributed.run", ("-m", "segzoo", "train")), ("accelerate.commands.launch", (SCRIPT,))],
+)
+def test_the_usual_launchers(scenes, tiny, tmp_path, module, program):
+    """In `test_run_semantic_segmentation.py`, accelerate launches the command."""
     options = {"dataset_name": scenes, "model_name_or_path": tiny, **TRAINING, "per_device_train_batch_size": 2}
     flags = {
         "torch.distributed.run": ["--standalone", "--nproc_per_node", "2"],
@@ -191,7 +195,7 @@ def test_the_usual_launchers(scenes, tiny, tmp_path, module):
                 "-m",
                 module,
                 *flags,
-                SCRIPT,
+                *program,
                 *words(options | {"output_dir": tmp_path / "out"} | changes),
             ],
             capture_output=True,

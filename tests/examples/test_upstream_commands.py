@@ -106,8 +106,8 @@ def png(array):
     return {"bytes": file.getvalue(), "path": None}
 
 
-def run(command, script, more, hub, folder):
-    """Runs a command of the README in ``folder`` with another script and a few more words at its end."""
+def run(command, more, hub, folder):
+    """Runs a command of the README in ``folder`` with our script of that name and a few more words at its end."""
     words = shlex.split(command.replace("\\\n", " "))
     first = words.index(next(word for word in words if word.endswith(".py")))
     launchers = {
@@ -125,7 +125,7 @@ def run(command, script, more, hub, folder):
     }
     environment.pop("HF_HUB_OFFLINE", None)
     result = subprocess.run(
-        [*launcher, str(EXAMPLES / script), *words[first + 1 :], *more],
+        [*launcher, str(EXAMPLES / "run_semantic_segmentation.py"), *words[first + 1 :], *more],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -158,9 +158,8 @@ def assert_is_the_fine_tuned_model(model, backbone_weights, folder):
     assert not processor.do_reduce_labels and processor.size["height"] == 64
 
 
-@pytest.mark.parametrize("script", ["run_semantic_segmentation.py", "run_semantic_segmentation_trainer.py"])
-def test_the_trainer_command(script, hub, backbone_weights, tmp_path):
-    printed = run(TRAINER_COMMAND, script, ["--max_steps", "2"], hub, tmp_path)
+def test_the_trainer_command(hub, backbone_weights, tmp_path):
+    printed = run(TRAINER_COMMAND, ["--max_steps", "2"], hub, tmp_path)
     results = json.loads((tmp_path / "segformer_outputs" / "all_results.json").read_text())
     assert 0 <= results["eval_mean_iou"] <= 1 and "eval_iou_sky" in results
     name = "tester/segformer-finetuned-sidewalk-10k-steps"
@@ -174,7 +173,7 @@ def test_the_trainer_command(script, hub, backbone_weights, tmp_path):
 
 
 def test_the_no_trainer_command(hub, backbone_weights, tmp_path):
-    run(NO_TRAINER_COMMAND, "run_semantic_segmentation.py", ["--max_train_steps", "2"], hub, tmp_path)
+    run(NO_TRAINER_COMMAND, ["--max_train_steps", "2"], hub, tmp_path)
     results = json.loads((tmp_path / "segformer-finetuned-sidewalk" / "all_results.json").read_text())
     assert 0 <= results["eval_overall_accuracy"] <= 1
     model, files = pushed_model(hub, "tester/segformer-finetuned-sidewalk", tmp_path / "pushed")

@@ -29,6 +29,7 @@ _context.set_forkserver_preload(
         "transformers.models.auto.modeling_auto",
         "transformers.models.auto.image_processing_auto",
         "matplotlib.backends.backend_agg",
+        "segzoo.commands.train",
         "segzoo.modeling_segzoo",
         "segzoo.image_processing_segzoo",
         *(f"segzoo.training.{module.name}" for module in pkgutil.iter_modules(segzoo.training.__path__)),

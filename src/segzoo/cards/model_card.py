@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
@@ -32,6 +32,9 @@ from segzoo.cards.scores import (
 )
 from segzoo.errors import SegZooError
 from segzoo.files import slug, write_whole
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 # Identifiers that the Hub has for licences one meets here (https://huggingface.co/docs/hub/repositories-licenses).
 HUB_LICENCES = frozenset(
@@ -113,7 +116,7 @@ class ModelCardFacts:
     synthetic: bool = False
     tags: Sequence[str] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("published_miou", "published_miou_multi_scale"):
             check_fraction(name, getattr(self, name))
         if self.source_sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.source_sha256):
@@ -122,7 +125,7 @@ class ModelCardFacts:
             )
 
 
-def facts_of_model(model) -> dict[str, object]:
+def facts_of_model(model: "PreTrainedModel") -> dict[str, object]:
     """What a model itself knows: keyword arguments for `ModelCardFacts`.
 
     Args:
@@ -331,7 +334,7 @@ def _limitations(facts: ModelCardFacts) -> list[str]:
     return sentences
 
 
-def _component_name(config) -> str:
+def _component_name(config: "PreTrainedConfig") -> str:
     name = config.model_type.removeprefix("segzoo_").replace("_", " ")
     detail = getattr(config, "depth", getattr(config, "backbone", None))  # a depth, or the name of a timm model
     return f"{name} {detail}" if isinstance(detail, (int, str)) else name

@@ -49,7 +49,7 @@ class Measurement:
     dataset_id: str | None = None
     num_images: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fraction("value", self.value)
 
     def _dataset(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Fine-tune a semantic-segmentation model, evaluate it at original size, and save it as a Hugging Face model folder."""
+"""Fine-tune a model, evaluate it at original size, and save it as a model folder."""
 
 import argparse
 import os

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -24,13 +24,13 @@ from segzoo.errors import SegZooError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+Pair: TypeAlias = tuple[tv_tensors.Image, tv_tensors.Mask | None]
+
 
 class JointStep(Protocol):
     """One step: picture (3, height, width) uint8 and mask (height, width) of ids in, the same out."""
 
-    def __call__(
-        self, image: tv_tensors.Image, mask: tv_tensors.Mask | None, rng: np.random.Generator
-    ) -> tuple[tv_tensors.Image, tv_tensors.Mask | None]: ...
+    def __call__(self, image: tv_tensors.Image, mask: tv_tensors.Mask | None, rng: np.random.Generator) -> Pair: ...
 
 
 def reduce_labels(mask: Any, ignore_index: int = 255) -> Any:
@@ -77,9 +77,7 @@ def keep_ratio_size(
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
 
-def _resize(
-    image: tv_tensors.Image, mask: tv_tensors.Mask | None, size: tuple[int, int], antialias: bool
-) -> tuple[tv_tensors.Image, tv_tensors.Mask | None]:
+def _resize(image: tv_tensors.Image, mask: tv_tensors.Mask | None, size: tuple[int, int], antialias: bool) -> Pair:
     if tuple(image.shape[-2:]) != size:
         image = TF.resize(image, list(size), InterpolationMode.BILINEAR, antialias=antialias)
     if mask is not None and tuple(mask.shape[-2:]) != size:
@@ -114,7 +112,7 @@ class Scale:
     short_edges: tuple[int, ...] = ()
     multiple: int = 1
 
-    def __call__(self, image, mask, rng):
+    def __call__(self, image: tv_tensors.Image, mask: tv_tensors.Mask | None, rng: np.random.Generator) -> Pair:
         first, second = self.size or (None, None)
         if self.short_edges:
             first = self.short_edges[int(rng.integers(len(self.short_edges)))]
@@ -156,7 +154,7 @@ class RandomCrop:
             counts = counts[ids != self.ignore_index]
         return np.count_nonzero(counts) > 1 and counts.max() < self.cat_max_ratio * counts.sum()
 
-    def __call__(self, image, mask, rng):
+    def __call__(self, image: tv_tensors.Image, mask: tv_tensors.Mask | None, rng: np.random.Generator) -> Pair:
         height, width = image.shape[-2:]
         crop_height, crop_width = min(height, self.size[0]), min(width, self.size[1])
         ids = None if mask is None else mask.numpy()
@@ -177,7 +175,7 @@ class RandomFlip:
 
     probability: float = 0.5
 
-    def __call__(self, image, mask, rng):
+    def __call__(self, image: tv_tensors.Image, mask: tv_tensors.Mask | None, rng: np.random.Generator) -> Pair:
         if rng.random() >= self.probability:
             return image, mask
         return TF.horizontal_flip(image), None if mask is None else TF.horizontal_flip(mask)
@@ -226,7 +224,7 @@ class PhotometricDistortion:
     saturation: tuple[float, float] = (0.5, 1.5)
     hue: int = 18
 
-    def __call__(self, image, mask, rng):
+    def __call__(self, image: tv_tensors.Image, mask: tv_tensors.Mask | None, rng: np.random.Generator) -> Pair:
         offset = rng.uniform(-self.brightness, self.brightness) if rng.random() < 0.5 else 0.0
         contrast_last = rng.random() < 0.5
         factor = rng.uniform(*self.contrast) if rng.random() < 0.5 else 1.0
@@ -261,7 +259,7 @@ class FromTorchvision:
 
     transform: Any
 
-    def __call__(self, image, mask, rng):
+    def __call__(self, image: tv_tensors.Image, mask: tv_tensors.Mask | None, rng: np.random.Generator) -> Pair:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(rng.integers(0, 2**63 - 1)))
             if mask is None:

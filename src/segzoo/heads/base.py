@@ -54,11 +54,11 @@ class HeadConfig(ConvBlockConfig):
     downsample_labels: bool = False
     losses: list | tuple = (CrossEntropyLoss(),)
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         self.losses = [loss.to_dict() for loss in self.build_losses(self.losses)]
         super().__post_init__(**kwargs)
 
-    def check(self):
+    def check(self) -> None:
         """Refuse a number of channels that does not fit the number of maps, and a dropout that is no probability."""
         super().check()
         if self.in_channels is not None and self.in_index is not None and len(self.in_channels) != len(self.in_index):
@@ -121,7 +121,7 @@ class OneMapHeadConfig(HeadConfig):
     in_index: Ints | None = (-1,)
     resize_concat: bool = False
 
-    def check(self):
+    def check(self) -> None:
         """Refuse several maps without ``resize_concat``."""
         super().check()
         maps = self.in_channels or self.in_index
@@ -172,7 +172,7 @@ class Head(SegZooPreTrainedModel):
         """The last layer, the only one whose shape depends on the number of classes."""
         return nn.Conv2d(config.channels, config.num_outputs, kernel_size=1)
 
-    def _init_weights(self, module):
+    def _init_weights(self, module: nn.Module) -> None:
         if module is self.classifier:
             init.normal_(module.weight, std=0.01)
             init.zeros_(module.bias)

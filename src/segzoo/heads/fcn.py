@@ -4,6 +4,8 @@ From "Fully Convolutional Networks for Semantic Segmentation" (Long et al., 2015
 that mmsegmentation (https://github.com/open-mmlab/mmsegmentation, ``FCNHead``) trains, also as auxiliary head.
 """
 
+from typing import Self
+
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
@@ -31,7 +33,7 @@ class FCNHeadConfig(OneMapHeadConfig):
     dilation: int = 1
     concat_input: bool = True
 
-    def check(self):
+    def check(self) -> None:
         """Refuse a head without convolutions that changes the width."""
         super().check()
         if self.num_convs < 0 or self.kernel_size % 2 == 0:
@@ -44,7 +46,7 @@ class FCNHeadConfig(OneMapHeadConfig):
             )
 
     @classmethod
-    def tiny(cls):
+    def tiny(cls) -> Self:
         return cls(in_channels=[32], in_index=[2], channels=16, num_labels=5)
 
 

@@ -8,7 +8,7 @@ deformable attention's points one level after the other; so the parts here are o
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -67,7 +67,7 @@ class Mask2FormerHeadConfig(HeadConfig):
     norm_groups: int = 32
     losses: list | tuple = (MaskClassificationLoss(),)
 
-    def check(self):
+    def check(self) -> None:
         """Refuse widths that cannot be split, and numbers of layers, levels, points and queries that make no head."""
         super().check()
         for option in ("num_queries", "num_levels", "decoder_layers", "encoder_points", "mask_channels", "channels"):
@@ -91,7 +91,7 @@ class Mask2FormerHeadConfig(HeadConfig):
             )
 
     @classmethod
-    def tiny(cls):
+    def tiny(cls) -> Self:
         return cls(
             in_channels=[8, 16, 32, 64],
             channels=16,
@@ -238,7 +238,7 @@ class Mask2FormerHead(Head):
         lowest = ("mask_embed.", "classifier.", "query_positions.", "query_features.", "level_embed.")
         return 0 if name.startswith(lowest) else None
 
-    def _init_weights(self, module):
+    def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (PixelDecoder, MaskedDecoderLayer)):
             module.reset()
         elif module is self:  # after all its parts

@@ -3,7 +3,7 @@
 From "Pyramid Scene Parsing Network" (Zhao et al., 2017), https://arxiv.org/abs/1612.01105, as mmsegmentation's ``PSPHead`` trains it.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from huggingface_hub.dataclasses import strict
 from torch import Tensor
@@ -29,7 +29,7 @@ class PSPHeadConfig(OneMapHeadConfig):
     pool_scales: Ints = (1, 2, 3, 6)
 
     @classmethod
-    def tiny(cls):
+    def tiny(cls) -> Self:
         return cls(in_channels=[32], in_index=[2], channels=16, pool_scales=[1, 2, 3], num_labels=5)
 
 

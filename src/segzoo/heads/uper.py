@@ -5,7 +5,7 @@ mmsegmentation's ``UPerHead`` trains it, and MIT's ``UPerNet`` (https://github.c
 ``resize_pooled_first``.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ class UPerHeadConfig(HeadConfig):
     resize_pooled_first: bool = False
 
     @classmethod
-    def tiny(cls):
+    def tiny(cls) -> Self:
         return cls(in_channels=[8, 16, 32, 64], channels=16, pool_scales=[1, 2, 3], num_labels=5)
 
 

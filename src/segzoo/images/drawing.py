@@ -6,11 +6,15 @@ index 255, have no colour and show the picture itself.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from segzoo.errors import SegZooError
+
+if TYPE_CHECKING:
+    import torch
 
 _PAPER = (255, 255, 255)
 _INK = (33, 37, 41)
@@ -34,7 +38,7 @@ def default_palette(num_labels: int) -> list[list[int]]:
     return colours
 
 
-def class_areas(label_map, num_labels: int) -> list[dict]:
+def class_areas(label_map: "np.ndarray | torch.Tensor", num_labels: int) -> list[dict]:
     """Pixels of each class that occurs, largest first: `{"id": int, "pixels": int, "fraction": float}`.
 
     Fractions are of all pixels of the map, those without a class included.
@@ -48,7 +52,7 @@ def class_areas(label_map, num_labels: int) -> list[dict]:
     ]
 
 
-def label_image(label_map, palette: Sequence[Sequence[int]]) -> Image.Image:
+def label_image(label_map: "np.ndarray | torch.Tensor", palette: Sequence[Sequence[int]]) -> Image.Image:
     """The label map as a picture whose pixel values ARE the class ids.
 
     Up to 256 classes: an 8-bit palette PNG image (mode "P") that viewers show in the classes' colours. More: 16-bit
@@ -68,7 +72,13 @@ def label_image(label_map, palette: Sequence[Sequence[int]]) -> Image.Image:
     return Image.fromarray(array.astype(np.uint16))
 
 
-def overlay(image, label_map, palette: Sequence[Sequence[int]], alpha: float = 0.55, outline: bool = True):
+def overlay(
+    image: Image.Image | np.ndarray,
+    label_map: "np.ndarray | torch.Tensor",
+    palette: Sequence[Sequence[int]],
+    alpha: float = 0.55,
+    outline: bool = True,
+) -> Image.Image:
     """The picture (PIL image or uint8 array) with each class's colour laid over it; an RGB PIL image.
 
     `alpha` is the share of the colour (0 shows the picture, 1 the colours alone); `outline` draws the borders between
@@ -95,7 +105,7 @@ def overlay(image, label_map, palette: Sequence[Sequence[int]], alpha: float = 0
     return Image.fromarray(np.clip(np.rint(blend), 0, 255).astype(np.uint8))
 
 
-def colour_map(label_map, palette: Sequence[Sequence[int]]) -> Image.Image:
+def colour_map(label_map: "np.ndarray | torch.Tensor", palette: Sequence[Sequence[int]]) -> Image.Image:
     """The label map in its classes' colours alone (RGB); pixels without a class are hatched in grey."""
     labels = _as_label_array(label_map)
     colours, known = _colourise(labels, palette)
@@ -141,7 +151,13 @@ def legend(entries: Sequence[tuple], size: int = 16, columns: int = 1, title: st
 
 
 def overlay_with_legend(
-    image, label_map, palette, names: Sequence[str], alpha: float = 0.55, max_entries: int = 20, title=None
+    image: Image.Image | np.ndarray,
+    label_map: "np.ndarray | torch.Tensor",
+    palette: Sequence[Sequence[int]],
+    names: Sequence[str],
+    alpha: float = 0.55,
+    max_entries: int = 20,
+    title: str | None = None,
 ) -> Image.Image:
     """`overlay` beside a legend of the classes that occur, largest first, with the share of the picture each covers.
 
@@ -226,7 +242,9 @@ def contact_sheet(
     return canvas
 
 
-def draw_confusion_matrix(matrix, names: Sequence[str], path: str | Path, title: str | None = None) -> Path:
+def draw_confusion_matrix(
+    matrix: "np.ndarray | torch.Tensor", names: Sequence[str], path: str | Path, title: str | None = None
+) -> Path:
     """Which classes are taken for which, written as one PNG at `path`.
 
     A row is a true class, a column what its pixels were labelled as; the shade is the share of the row's pixels, blue on
@@ -297,7 +315,9 @@ def draw_confusion_matrix(matrix, names: Sequence[str], path: str | Path, title:
     return path
 
 
-def _area_entries(labels, palette, names, max_entries: int) -> list[tuple]:
+def _area_entries(
+    labels: np.ndarray, palette: Sequence[Sequence[int]], names: Sequence[str], max_entries: int
+) -> list[tuple]:
     areas = class_areas(labels, len(palette))
     if len(areas) > max_entries:
         rest = areas[max_entries - 1 :]
@@ -381,7 +401,12 @@ def _confusion_notes(shares: np.ndarray, totals: np.ndarray, names: Sequence[str
 
 
 def _text_upwards(
-    canvas: Image.Image, place: tuple[int, int], text: str, size: int, ink, centred: bool = False
+    canvas: Image.Image,
+    place: tuple[int, int],
+    text: str,
+    size: int,
+    ink: tuple[int, int, int],
+    centred: bool = False,
 ) -> None:
     """Text that reads from below upwards, in the middle of a column and beginning at (or centred on) a height."""
     font = _font(size, text)
@@ -393,7 +418,7 @@ def _text_upwards(
     canvas.paste(Image.new("RGB", strip.size, ink), (x, y), strip)
 
 
-def _colourise(labels: np.ndarray, palette) -> tuple[np.ndarray, np.ndarray]:
+def _colourise(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
     table = np.zeros((len(palette) + 1, 3), dtype=np.uint8)
     if len(palette):
         table[:-1] = np.asarray([colour[:3] for colour in palette], dtype=np.uint8)
@@ -401,7 +426,7 @@ def _colourise(labels: np.ndarray, palette) -> tuple[np.ndarray, np.ndarray]:
     return table[np.where(known, labels, len(palette))], known
 
 
-def _as_label_array(label_map) -> np.ndarray:
+def _as_label_array(label_map: "np.ndarray | torch.Tensor") -> np.ndarray:
     if hasattr(label_map, "detach"):
         label_map = label_map.detach().cpu().numpy()
     array = np.asarray(label_map)
@@ -410,7 +435,7 @@ def _as_label_array(label_map) -> np.ndarray:
     return array.astype(np.int64) if array.dtype in (bool, np.uint64) else array.astype(np.int64, copy=False)
 
 
-def _as_picture(image) -> Image.Image:
+def _as_picture(image: Image.Image | np.ndarray) -> Image.Image:
     if isinstance(image, Image.Image):
         return image.convert("RGB")
     array = np.asarray(image)
@@ -423,7 +448,7 @@ def _fit(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
 
-def _font(size: int, text: str = ""):
+def _font(size: int, text: str = "") -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Pillow's own font, or a system font with more characters where `text` needs one and it is there."""
     if any(ord(character) > 0x17F for character in text.replace("…", "")):
         for name in ("NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "DejaVuSans.ttf", "arial.ttf"):

@@ -1,6 +1,7 @@
 """A convolution over maps of several resolutions, without bringing them to one."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +25,8 @@ class FusionConv(ConvNormAct):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, *, align_corners: bool = False, **options
-    ):
+        self, in_channels: int, out_channels: int, kernel_size: int, *, align_corners: bool = False, **options: Any
+    ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, **options)
         self.align_corners = align_corners
 

@@ -1,6 +1,7 @@
 """Pyramid pooling, shared by PSPNet and UPerNet."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +32,8 @@ class PyramidPooling(nn.ModuleList):
         *,
         align_corners: bool,
         resize_first: bool = False,
-        **options,
-    ):
+        **options: Any,
+    ) -> None:
         super().__init__(ConvNormAct(in_channels, channels, 1, **options) for _ in pool_scales)
         self.pool_scales = tuple(pool_scales)
         self.align_corners = align_corners

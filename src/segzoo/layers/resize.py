@@ -7,7 +7,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def resize(x: Tensor, size, mode: str = "bilinear", align_corners: bool = False) -> Tensor:
+def resize(
+    x: Tensor, size: Sequence[int | torch.SymInt], mode: str = "bilinear", align_corners: bool = False
+) -> Tensor:
     """Resize maps (B, C, H, W) to ``size`` (height, width); returns ``x`` itself when the size is already right.
 
     ``align_corners`` only matters for bilinear and bicubic; nothing is antialiased.
@@ -25,7 +27,7 @@ def concatenate(maps: Sequence[Tensor], align_corners: bool = False) -> Tensor:
     return torch.cat([first, *(resize(x, first.shape[-2:], align_corners=align_corners) for x in others)], dim=1)
 
 
-def _same(size, other) -> bool:
+def _same(size: Sequence[int | torch.SymInt], other: Sequence[int | torch.SymInt]) -> bool:
     if torch.compiler.is_exporting():
         # Asking whether free sizes are equal would tie the exported graph to those for which the answer holds.
         from torch.fx.experimental.symbolic_shapes import statically_known_true

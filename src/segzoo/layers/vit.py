@@ -4,6 +4,8 @@
 attention interface, so ``attn_implementation`` chooses how it is computed.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,7 +17,16 @@ from segzoo.layers.drop_path import DropPath
 from segzoo.layers.pointwise import PointwiseLinear
 
 
-def eager_attention(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+def eager_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor]:
     """Attention written out, with the signature of transformers' attention functions."""
     scores = query @ key.transpose(-2, -1) * scaling
     if attention_mask is not None:

@@ -33,7 +33,7 @@ class Loss(ABC):
     weight: float = 1.0
     class_weights: tuple[float, ...] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._set("weight", number(self.weight, f"{self.name}: weight"))
         if self.class_weights is not None:
             self._set("class_weights", numbers(self.class_weights, f"{self.name}: class_weights", at_least=0.0))

@@ -1,7 +1,7 @@
 """Losses from plain data."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -40,6 +40,6 @@ def build_loss(loss: Loss | Mapping[str, Any]) -> Loss:
     return LOSSES[kind](**options)
 
 
-def _hint(name: Any, known) -> str:
+def _hint(name: Any, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name), list(known), n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""

@@ -42,7 +42,7 @@ class CrossEntropyLoss(Loss):
     sigmoid: bool = False
     ohem: Ohem | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         flag(self.sigmoid, "cross_entropy: sigmoid")
         if self.average not in _AVERAGES:
@@ -87,7 +87,9 @@ class CrossEntropyLoss(Loss):
         counted = counted.sum()
         return losses.sum() / (divisor * torch.where(counted > 0, counted, 1))
 
-    def _over_sigmoid(self, logits, labels, present, valid, factors) -> tuple[Tensor, Tensor | None]:
+    def _over_sigmoid(
+        self, logits: Tensor, labels: Tensor, present: Tensor, valid: Tensor, factors: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         """Losses of the pixels (B, H, W), summed over the classes, and the probabilities of the true classes.
 
         The loss of one class is softplus(x) - x y, so that nothing of the logits' size is made but one softplus.

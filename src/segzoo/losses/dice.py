@@ -31,7 +31,7 @@ class DiceLoss(Loss):
     smooth: float = 1.0
     exponent: float = 2.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         self._set("smooth", number(self.smooth, "dice: smooth", at_least=0.0))
         self._set("exponent", number(self.exponent, "dice: exponent", at_least=1.0))

@@ -33,7 +33,7 @@ class FocalLoss(Loss):
     gamma: float = 2.0
     alpha: float | tuple[float, ...] = 0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         self._set("gamma", number(self.gamma, "focal: gamma", at_least=0.0))
         check = numbers if isinstance(self.alpha, (list, tuple)) else number

@@ -32,7 +32,7 @@ class LovaszLoss(Loss):
     classes: Literal["present", "all"] | tuple[int, ...] = "present"
     per_image: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         flag(self.binary, "lovasz: binary")
         flag(self.per_image, "lovasz: per_image")

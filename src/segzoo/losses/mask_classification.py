@@ -73,7 +73,7 @@ class MaskClassificationLoss(Loss):
     oversample_ratio: float = 3.0
     importance_ratio: float = 0.75
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         for option in (field.name for field in fields(self) if field.name.endswith("_weight")):
             self._set(option, number(getattr(self, option), f"{self.name}: {option}", at_least=0.0))

@@ -30,7 +30,7 @@ class Ohem:
     threshold: float | None = None
     min_kept: int = 100_000
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.threshold is not None:
             value = number(self.threshold, "ohem: threshold", at_least=0.0, at_most=1.0)
             object.__setattr__(self, "threshold", value)

@@ -12,7 +12,7 @@ import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -66,7 +66,7 @@ def kept_layouts(build: Callable[..., Layout]) -> Callable[..., Layout]:
     """
 
     @functools.lru_cache(maxsize=32)
-    def kept(*arguments) -> Layout:
+    def kept(*arguments: Any) -> Layout:
         with torch.inference_mode(False):  # the next call may be a training's, and compiled steps tell the two apart
             layout = build(*arguments)
             _ = layout.pairs

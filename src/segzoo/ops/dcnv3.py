@@ -12,7 +12,7 @@ One function, :func:`dcnv3`, and two forms of it that give the same numbers:
 """
 
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -160,7 +160,8 @@ def _layout(
     image = (height + 2 * BORDER) * below
     integer = index_dtype(batch * image)
 
-    def spread(numbers):  # (..., columns or 1, groups or 1, points or 1) to (..., columns * groups * points)
+    def spread(numbers: Tensor) -> Tensor:
+        """(..., columns or 1, groups or 1, points or 1) to (..., columns * groups * points)."""
         return numbers.expand(*numbers.shape[:-3], columns, groups, points).flatten(-3)
 
     column = torch.arange(columns, dtype=dtype, device=device).view(-1, 1, 1) * options.stride
@@ -261,22 +262,22 @@ def _backward_operator(
 
 
 @_operator.register_fake
-def _(input, offset, mask, *options):
+def _(input: Tensor, offset: Tensor, mask: Tensor, *options: Any) -> Tensor:
     batch, rows, columns, _ = offset.shape
     return input.new_empty(batch, rows, columns, input.shape[-1])
 
 
 @_backward_operator.register_fake
-def _(gradient, input, offset, mask, *options):
+def _(gradient: Tensor, input: Tensor, offset: Tensor, mask: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
     return tuple(empty(t) for t in (input, offset, mask))
 
 
-def _save_for_backward(ctx, inputs, output):
+def _save_for_backward(ctx: Any, inputs: tuple, output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:3])
     ctx.options = inputs[3:]
 
 
-def _backward(ctx, gradient):
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     gradients = torch.ops.segzoo.dcnv3_backward(gradient, *ctx.saved_tensors, *ctx.options)
     return *gradients, *(None for _ in ctx.options)
 

@@ -3,6 +3,7 @@
 import functools
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,7 +53,7 @@ class Fused:
             isolate_recompiles=True,
         )
 
-    def __call__(self, *arguments):
+    def __call__(self, *arguments: Any) -> Any:
         if not self._compiles:
             return self._plain(*arguments)
         arguments = [a.detach() if isinstance(a, Tensor) else a for a in arguments]

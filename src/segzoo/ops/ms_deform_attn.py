@@ -7,8 +7,9 @@ which ViT-Adapter and Mask2Former use.
 One function, :func:`ms_deform_attn`, in the same forms as :func:`segzoo.ops.dcnv3`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,7 +53,7 @@ def ms_deform_attn(
     )
 
 
-def _check(value: Tensor, spatial_shapes, locations: Tensor, weights: Tensor) -> list[int]:
+def _check(value: Tensor, spatial_shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> list[int]:
     """The levels' heights and widths in one list: height, width, height ..."""
     named = (
         ("value", value, "(N, S, heads, D)"),
@@ -124,7 +125,7 @@ def _table(value: Tensor, sizes: list[int], dtype: torch.dtype) -> Tensor:
     return table.view(-1, depth)
 
 
-def _levels(table: Tensor, value: Tensor, sizes: list[int]):
+def _levels(table: Tensor, value: Tensor, sizes: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
     """(region of the table, region of the value) of each level, both (N, height, width, heads, D)."""
     start = 0
     for (height, width), top in zip(_pairs(sizes), _bordered(sizes)[0], strict=True):
@@ -148,8 +149,9 @@ def _layout(
     below = width * heads
     integer = index_dtype(batch * height * below)
 
-    def spread(numbers, dtype=dtype):  # a number for each level, (..., levels) to (..., heads * levels * points)
-        numbers = torch.tensor(numbers, dtype=dtype, device=device)
+    def spread(of_levels: Sequence, dtype: torch.dtype = dtype) -> Tensor:
+        """A number for each level, (..., levels), to (..., heads * levels * points)."""
+        numbers = torch.tensor(of_levels, dtype=dtype, device=device)
         return numbers[..., None, :, None].expand(*numbers.shape[:-1], heads, levels, points).flatten(-3)
 
     sides = spread([sizes[1::2], sizes[::2]])
@@ -235,21 +237,30 @@ def _backward_operator(
 
 
 @_operator.register_fake
-def _(value, spatial_shapes, sampling_locations, attention_weights, fused):
+def _(
+    value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor, fused: bool
+) -> Tensor:
     return value.new_empty(*sampling_locations.shape[:2], value.shape[2] * value.shape[3])
 
 
 @_backward_operator.register_fake
-def _(gradient, value, spatial_shapes, sampling_locations, attention_weights, fused):
+def _(
+    gradient: Tensor,
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    fused: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     return tuple(empty(t) for t in (value, sampling_locations, attention_weights))
 
 
-def _save_for_backward(ctx, inputs, output):
+def _save_for_backward(ctx: Any, inputs: tuple, output: Tensor) -> None:
     value, ctx.spatial_shapes, locations, weights, ctx.fused = inputs
     ctx.save_for_backward(value, locations, weights)
 
 
-def _backward(ctx, gradient):
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     value, locations, weights = ctx.saved_tensors
     found = torch.ops.segzoo.ms_deform_attn_backward(
         gradient, value, ctx.spatial_shapes, locations, weights, ctx.fused

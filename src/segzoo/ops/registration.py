@@ -4,6 +4,7 @@ import functools
 import importlib
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ def autocast_sampled(sampled: Tensor) -> Tensor:
 def register_autocast(name: str) -> None:
     """Autocast rounds the first tensor of ``segzoo::name`` alone: ``register_autocast`` would round the positions too."""
 
-    def rule(sampled, *others):
+    def rule(sampled: Tensor, *others: Any) -> Any:
         sampled = autocast_sampled(sampled)
         with torch.autocast(sampled.device.type, enabled=False):
             return getattr(torch.ops.segzoo, name)(sampled, *others)

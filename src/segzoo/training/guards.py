@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch.nn.utils import get_total_norm
 
@@ -25,7 +26,7 @@ class FiniteGuard:
         SegZooError: ``limit`` is below 1.
     """
 
-    def __init__(self, limit: int, accelerator):
+    def __init__(self, limit: int, accelerator: Accelerator):
         if limit < 1:
             raise SegZooError(f"--max_bad_steps is {limit}; it must be 1 or more")
         self.limit, self.accelerator = limit, accelerator
@@ -69,7 +70,7 @@ class FiniteGuard:
         return self.accelerator.scaler is not None  # which leaves the step out by itself, and has to know of it
 
 
-def gradient_norm(accelerator, model: torch.nn.Module, max_norm: float | None) -> torch.Tensor:
+def gradient_norm(accelerator: Accelerator, model: torch.nn.Module, max_norm: float | None) -> torch.Tensor:
     """Norm of all gradients, a scalar; they are scaled down to ``max_norm`` where it is given. Loss scaling is taken out."""
     sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
     if max_norm or sharded:

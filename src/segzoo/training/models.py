@@ -17,7 +17,6 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
 from segzoo.auto import HEADS, AutoBackbone
-from segzoo.backbones import beit, hrnet, internimage, mobilenetv2, resnet, vit, vit_adapter
 from segzoo.data.augmentation import Augmentation
 from segzoo.data.classes import ClassFacts
 from segzoo.data.transforms import JointTransform, build_train_transform
@@ -203,6 +202,8 @@ def _new_model(
 
 def backbone_variants() -> dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]]:
     """Every named backbone variant: its config class and the options that make it."""
+    from segzoo.backbones import beit, hrnet, internimage, mobilenetv2, resnet, vit, vit_adapter
+
     tables = (
         (resnet.ResNetConfig, resnet.VARIANTS),
         (hrnet.HRNetConfig, hrnet.VARIANTS),

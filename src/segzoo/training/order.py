@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from segzoo.data import collate_training
+from segzoo.data import SegmentationDataset, collate_training
 from segzoo.data.workers import outlive_stop_signals
 from segzoo.errors import SegZooError
 
@@ -95,7 +95,7 @@ class EpochBatches(Sampler):
 
 
 def training_batches(
-    dataset,
+    dataset: SegmentationDataset,
     order: EpochBatches,
     *,
     first_batch: int = 0,

@@ -4,6 +4,7 @@ import signal
 from types import FrameType
 
 import torch
+from accelerate import Accelerator
 
 EXIT_STOPPED = 75
 """Exit status after such a stop (``EX_TEMPFAIL``): run the same command again with ``--resume_from_checkpoint latest``."""
@@ -44,7 +45,7 @@ class StopRequest:
         self._interrupted = True
         raise KeyboardInterrupt
 
-    def agreed(self, accelerator) -> bool:
+    def agreed(self, accelerator: Accelerator) -> bool:
         """Whether any process has been asked to stop; every process calls this after the same step and gets one answer.
 
         Raises:

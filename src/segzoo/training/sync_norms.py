@@ -1,6 +1,8 @@
 """Batch norms of several processes: statistics over all of them, or at least the same ones in all of them."""
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -65,15 +67,13 @@ def freeze_batch_norms(model: nn.Module) -> None:
             module.eval()
 
 
-def broadcast_buffers(accelerator, model: nn.Module) -> None:
+def broadcast_buffers(accelerator: Accelerator, model: nn.Module) -> None:
     """Give every process the main process's buffers (running statistics of norms); every process calls this.
 
     Without synchronised norms each process has moved its own; call this before an evaluation that the processes share, so that
     all of them score the model that will be saved.
     """
     if accelerator.num_processes > 1:
-        from accelerate.utils import broadcast
-
         for buffer in model.buffers():
             buffer.copy_(broadcast(buffer))
 

@@ -4,6 +4,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from accelerate import Accelerator
+
 from segzoo.errors import SegZooError
 
 PROJECT = "semantic_segmentation"
@@ -13,7 +15,7 @@ TRACKER_FILES = ("wandb", "wandb/*")
 _FIXES = {"wandb": "run `wandb login`, or set WANDB_MODE=offline"}
 
 
-def start_trackers(accelerator, output_dir: str | os.PathLike, settings: Mapping[str, Any]) -> None:
+def start_trackers(accelerator: Accelerator, output_dir: str | os.PathLike, settings: Mapping[str, Any]) -> None:
     """Start the trackers that an accelerator was made with; they note the settings.
 
     Files of TensorBoard and Weights & Biases go into the output folder; trackio keeps its own (``TRACKIO_DIR``).

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.image_processing_utils import BaseImageProcessor
 from transformers.trainer_utils import speed_metrics
 
 from segzoo.cards.model_card import ModelCardFacts, build_model_card, facts_of_model
-from segzoo.data import collate_training
+from segzoo.data import SegmentationDataset, collate_training
 from segzoo.errors import SegZooError
 from segzoo.evaluation import Evaluation, evaluate
 from segzoo.files import write_whole
@@ -78,16 +79,16 @@ class SegmentationTrainer(Trainer):
 
     def __init__(
         self,
-        model,
+        model: PreTrainedModel,
         args: TrainingArguments,
-        image_processor,
+        image_processor: BaseImageProcessor,
         *,
-        train_dataset=None,
-        eval_dataset=None,
+        train_dataset: SegmentationDataset | None = None,
+        eval_dataset: SegmentationDataset | Mapping[str, SegmentationDataset] | None = None,
         ignore_index: int = 255,
         inference: InferenceSettings | None = None,
         callbacks: Sequence[TrainerCallback] = (),
-        optimizers: tuple = (None, None),
+        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LRScheduler | None] = (None, None),
     ):
         if args.bf16_full_eval or args.fp16_full_eval:
             raise SegZooError("--bf16_full_eval and --fp16_full_eval change the weights; use --bf16 or --fp16")
@@ -116,11 +117,13 @@ class SegmentationTrainer(Trainer):
         config = self.model.config
         return [config.id2label[index] for index in range(config.num_labels)]
 
-    def get_decay_parameter_names(self, model) -> list[str]:
+    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """Weights with two or more dimensions: biases, norms and scales do not decay, whatever they are called."""
         return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
 
-    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
         """One step of `Trainer`.
 
         Raises:
@@ -137,7 +140,10 @@ class SegmentationTrainer(Trainer):
         return loss
 
     def evaluate(
-        self, eval_dataset=None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+        self,
+        eval_dataset: SegmentationDataset | Mapping[str, SegmentationDataset] | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """Score the model; every process calls this.
 
@@ -250,10 +256,12 @@ class SegmentationTrainer(Trainer):
 class _EpochForData(TrainerCallback):
     """Tells the data the epoch, on which its random numbers depend; accelerate does not in more than one process."""
 
-    def __init__(self, dataset):
+    def __init__(self, dataset: SegmentationDataset | None):
         self.dataset = dataset
 
-    def on_epoch_begin(self, args, state, control, **kwargs) -> None:
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.dataset.set_epoch(int(state.epoch or 0))
 
 

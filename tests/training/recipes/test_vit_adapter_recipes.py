@@ -13,9 +13,10 @@ import torch
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, zoo
 from segzoo.backbones import ViTAdapterConfig
 from segzoo.conversion.translate import supports, translate_config
+from segzoo.data.classes import ClassFacts
 from segzoo.heads import Mask2FormerHeadConfig
 from segzoo.training.layer_depths import layer_depths
-from segzoo.training.models import ClassFacts, build_model
+from segzoo.training.models import build_model
 from segzoo.training.optimization import kinds_of_parameters, parameter_groups
 from segzoo.training.recipes.recipe import load_recipe
 

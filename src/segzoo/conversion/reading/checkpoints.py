@@ -399,27 +399,3 @@ def all_finite(tensor: torch.Tensor) -> bool:
 def _pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     for piece in tensor.detach().reshape(-1).split(_FINITE_CHUNK):
         yield piece.float() if piece.element_size() == 1 else piece
-
-
-def check_finite(state_dict: Mapping[str, torch.Tensor], source: str | Path = "<weights>") -> None:
-    """Refuses weights with NaN or infinity.
-
-    Args:
-        state_dict: key -> tensor.
-        source: the file that the weights came from, for the message.
-
-    Raises:
-        CheckpointError: names the keys and counts the numbers.
-    """
-    broken = []
-    for key, tensor in state_dict.items():
-        if not all_finite(tensor):
-            count = sum(piece.numel() - int(torch.isfinite(piece).sum()) for piece in _pieces(tensor))
-            broken.append(f"{key!r} ({count} of {tensor.numel()})")
-    if broken:
-        more = f" and {len(broken) - 5} more tensors" if len(broken) > 5 else ""
-        raise CheckpointError(
-            source,
-            f"weights are NaN or infinite: {', '.join(broken[:5])}{more}",
-            "training diverged or the file is damaged: take another checkpoint",
-        )

@@ -4,6 +4,9 @@ Between `add_batch` and `compute` only a table of (label, prediction) pairs is k
 the label rules are told at `compute`. Nothing goes through Arrow unless several processes share the metric.
 """
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 import datasets
 import evaluate
 import numpy as np
@@ -41,11 +44,11 @@ _KEYS = ("mean_iou", "mean_accuracy", "overall_accuracy", "per_category_iou", "p
 class _PairCounts:
     """Pixels per (label, prediction), without knowing the classes: a table for ids below 256, a dict for others."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.table = ConfusionMatrix(_TABLE, ignore_index=None)
         self.others: dict[tuple[int, int], int] = {}
 
-    def add(self, prediction, reference):
+    def add(self, prediction: Any, reference: Any) -> None:
         prediction, reference = np.asarray(prediction), np.asarray(reference)
         if prediction.shape != reference.shape:
             raise SegZooError(
@@ -63,7 +66,7 @@ class _PairCounts:
         for label, predicted, count in zip(*pairs.tolist(), counts.tolist(), strict=True):
             self.others[label, predicted] = self.others.get((label, predicted), 0) + count
 
-    def pairs(self):
+    def pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Arrays of labels, predictions and counts."""
         table = self.table.matrix.numpy()
         labels, predictions = np.nonzero(table)
@@ -75,7 +78,14 @@ class _PairCounts:
         )
 
 
-def _score(counted, num_labels, ignore_index, nan_to_num=None, label_map=None, reduce_labels=False):
+def _score(
+    counted: Any,
+    num_labels: int,
+    ignore_index: int,
+    nan_to_num: float | None = None,
+    label_map: Mapping[int, int] | None = None,
+    reduce_labels: bool = False,
+) -> dict[str, Any]:
     labels, predictions, counts = counted.pairs()
     if label_map is not None:
         label_map = {int(old): int(new) for old, new in label_map.items()}
@@ -107,7 +117,7 @@ class MeanIoU(evaluate.Metric):
 
     _counted = None
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             citation=_CITATION,
@@ -115,19 +125,19 @@ class MeanIoU(evaluate.Metric):
             features=datasets.Features({"predictions": datasets.Image(), "references": datasets.Image()}),
         )
 
-    def _pairs(self):
+    def _pairs(self) -> Iterator[tuple[Any, Any]]:
         if self._counted is None:
             self._counted = _PairCounts()
         return self._counted
 
-    def add(self, *, prediction=None, reference=None, **kwargs):
+    def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
         """Counts one pair of maps (height, width)."""
         if self.num_process > 1:
             super().add(prediction=prediction, reference=reference, **kwargs)
         else:
             self._pairs().add(prediction, reference)
 
-    def add_batch(self, *, predictions=None, references=None, **kwargs):
+    def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
         """Counts a list, or an array (batch, height, width), of predicted maps and of true ones."""
         if predictions is None or references is None or len(predictions) != len(references):
             given = [0 if maps is None else len(maps) for maps in (predictions, references)]
@@ -138,7 +148,7 @@ class MeanIoU(evaluate.Metric):
             for prediction, reference in zip(predictions, references, strict=True):
                 self._pairs().add(prediction, reference)
 
-    def compute(self, *, predictions=None, references=None, **kwargs):
+    def compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> dict[str, Any]:
         """Scores of the maps given here, or of those added before; then starts afresh. See the module's arguments."""
         if self.num_process > 1:
             return super().compute(predictions=predictions, references=references, **kwargs)
@@ -151,7 +161,7 @@ class MeanIoU(evaluate.Metric):
         finally:
             self._counted = None
 
-    def _compute(self, predictions, references, **kwargs):
+    def _compute(self, predictions: Any, references: Any, **kwargs: Any) -> dict[str, Any]:
         counted = _PairCounts()
         for prediction, reference in zip(predictions, references, strict=True):
             counted.add(prediction, reference)
