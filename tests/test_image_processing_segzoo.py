@@ -316,7 +316,8 @@ def test_wrong_masks(masks, message):
         (np.zeros(5), r"image 0 has the shape \(5,\)"),
         (np.zeros((0, 5, 3), np.uint8), "no pixels"),
         (np.zeros((4, 5, 3), bool), "torch.bool values"),
-        (PIL.Image.fromarray(random_mask(4, 4).astype(np.uint16)), "more than 8 bits"),
+        (PIL.Image.fromarray(random_mask(4, 4).astype(np.int32) + 200), "image 0: int32 values"),
+        (np.full((4, 5, 3), np.nan, np.float32), "NaN"),
     ],
 )
 def test_wrong_images(images, message):

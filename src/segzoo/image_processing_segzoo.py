@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from huggingface_hub.dataclasses import validate_typed_dict
 from huggingface_hub.errors import StrictDataclassError
-from torchvision.transforms.v2 import functional as tvF
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, SizeDict
@@ -19,8 +18,17 @@ from transformers.processing_utils import ImagesKwargs, Unpack
 
 from segzoo.errors import SegZooError
 from segzoo.hub import WritesShim
-from segzoo.images.loading import image_to_tensor, list_of_images, list_of_masks, mask_to_tensor
-from segzoo.images.resizing import MULTIPLE_MODES, ROUNDINGS, padded_size, resize_bilinear, resize_steps
+from segzoo.images.loading import image_to_tensor, list_of_images, list_of_masks, mask_to_tensor, reduce_labels
+from segzoo.images.resizing import (
+    MULTIPLE_MODES,
+    ROUNDINGS,
+    pad_image,
+    padded_size,
+    per_channel,
+    resize_bilinear,
+    resize_mask,
+    resize_steps,
+)
 from segzoo.inference.label_maps import label_map_from_logits, probabilities_from_logits
 
 # Entries of preprocessor_config.json that are not settings of this class.
@@ -65,8 +73,8 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
     Reading
         do_convert_rgb (`bool`, default True): grey, palette, CMYK and RGBA pictures become RGB (alpha is dropped, as
             OpenCV does); arrays of one channel are repeated, of four lose the last. Only with ``num_channels`` 3.
-        num_channels (`int`, default 3): channels that the model reads. Other than 3: arrays, tensors or pictures that
-            have exactly this many channels; nothing is converted.
+        num_channels (`int`, default 3): channels that the model reads. With 1, 8-bit colours become grey. With any
+            other number than 1 and 3, pictures have exactly that many; TIFF files of many bands take ``tifffile``.
         channel_order (`"rgb"` | `"bgr"`, default "rgb"): order handed to the model; inputs are always RGB. It is
             mmcv's ``to_rgb`` True / False. ``image_mean`` and ``image_std`` are in this order.
 
@@ -181,11 +189,14 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
         """Turn pictures, and masks if there are any, into a batch.
 
         Args:
-            images: a picture or a list of them: PIL pictures, file paths, NumPy arrays or tensors, (height, width),
-                (height, width, channels) or (channels, height, width); or one 4-D array. Integers are in [0, 255];
-                for floats in [0, 1] pass ``do_rescale=False``.
+            images: a picture or a list of them: file paths, bytes of files, ``{"path", "bytes"}`` of a table (all three
+                are turned upright by their EXIF rotation), PIL pictures, NumPy arrays or tensors, (height, width),
+                (height, width, channels) or (channels, height, width); or one 4-D array. Files, PIL pictures and
+                integers of any type become grey levels 0..255 by the rule of their type
+                (`segzoo.images.values.value_rule`). Float arrays stay: from 0 to 255, or with ``do_rescale=False``
+                from 0 to 1.
             segmentation_maps: as many masks of integer class ids, each as large as its picture: PIL pictures (L, P, 1,
-                I, I;16), file paths, arrays or tensors (height, width).
+                I, I;16, F), file paths, arrays or tensors (height, width).
             kwargs: any field of the class, for this call.
 
         Returns:
@@ -194,8 +205,8 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
             ``window_stride`` where the processor has them. ``return_tensors=None`` gives lists of tensors.
 
         Raises:
-            SegZooError: wrong numbers of channels or masks, masks of another size than their picture or not of
-                integers, sizes that differ with ``do_pad=False``.
+            SegZooError: wrong numbers of channels or masks, values without a place in 0..255, masks of another size
+                than their picture or not of integers, sizes that differ with ``do_pad=False``.
         """
         _check_names_and_types(kwargs)
         return super().preprocess(images, segmentation_maps, **kwargs)
@@ -208,6 +219,7 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
                 num_channels=settings["num_channels"],
                 convert_rgb=settings["do_convert_rgb"],
                 input_data_format=settings["input_data_format"],
+                rescale_factor=settings["rescale_factor"] if settings["do_rescale"] else None,
             )
             for index, image in enumerate(list_of_images(images))
         ]
@@ -242,7 +254,7 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
             steps = [resize_steps(tuple(image.shape[-2:]), **_resize_settings(settings)) for image in images]
             images = [self._resize_image(image, sizes, settings) for image, sizes in zip(images, steps, strict=True)]
             if masks is not None:
-                masks = [_resize_mask(mask, sizes[-1]) for mask, sizes in zip(masks, steps, strict=True)]
+                masks = [resize_mask(mask, sizes[-1]) for mask, sizes in zip(masks, steps, strict=True)]
         if settings["channel_order"] == "bgr":
             images = [image.flip(0) for image in images]
         images = [self._rescale_and_normalize_one(image, settings) for image in images]
@@ -384,48 +396,12 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
         return {"size": image_size, "input_size": batch_size, "crop": size}
 
 
-def reduce_labels(mask: torch.Tensor, ignore_index: int = 255) -> torch.Tensor:
-    """Lower every class id by one; 0 becomes ``ignore_index`` and ``ignore_index`` stays (``reduce_zero_label``)."""
-    mask = mask.to(torch.int64)
-    ignored = (mask == 0) | (mask == ignore_index)
-    return torch.where(ignored, ignore_index, mask - 1)
-
-
 def _resize_settings(settings) -> dict[str, Any]:
     return {name: settings[name] for name in ("size", "rounding", "size_multiple", "size_multiple_mode")}
 
 
 def _pad_settings(settings) -> dict[str, Any]:
     return {name: settings[name] for name in ("size_multiple", "size_multiple_mode", "pad_size")}
-
-
-def _resize_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """The nearest pixel, by pixel centres, so that the mask lies where the bilinear picture lies."""
-    if tuple(mask.shape) == size:
-        return mask
-    return tvF.resize(mask[None], list(size), interpolation=tvF.InterpolationMode.NEAREST_EXACT)[0]
-
-
-def pad_image(image: torch.Tensor, size: tuple[int, int], value: float | Sequence[float]) -> torch.Tensor:
-    """Pad (channels, height, width) at the right and the bottom; the value is one for all channels or one for each."""
-    channels, height, width = image.shape
-    if (height, width) == size:
-        return image
-    values = torch.tensor(per_channel(value, channels, "pad_value"), dtype=image.dtype, device=image.device)
-    padded = values[:, None, None].repeat(1, *size)
-    padded[:, :height, :width] = image
-    return padded
-
-
-def per_channel(value: float | Sequence[float], channels: int, name: str) -> tuple[float, ...]:
-    """One number for each channel; ``name`` is what it is called in errors."""
-    if not isinstance(value, Sequence):
-        return (value,) * channels
-    if len(value) not in (1, channels):
-        raise SegZooError(
-            f"{name} has {len(value)} numbers, the image has {channels} channels; give one number, or one per channel."
-        )
-    return tuple(value) * (channels // len(value))
 
 
 def _pair(value: Any, name: str) -> tuple[int, int]:

@@ -19,7 +19,6 @@ from segzoo.data.transforms import (
     _shift_colors,
     build_processor_transform,
     build_train_transform,
-    keep_ratio_size,
     reduce_labels,
 )
 from segzoo.errors import SegZooError
@@ -37,38 +36,6 @@ def pair(rng, height=40, width=56, classes=5):
 
 def tensors(image, mask):
     return tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1)), tv_tensors.Mask(torch.from_numpy(mask))
-
-
-@pytest.mark.parametrize(
-    "width, height, scale, ratio, expected",  # from mmcv.rescale_size
-    [
-        (683, 512, (2048, 512), 0.5, (342, 256)),
-        (683, 512, (2048, 640), 1.75, (1494, 1120)),
-        (512, 683, (2560, 640), 0.75, (480, 640)),
-        (512, 683, (520, 520), 0.5, (195, 260)),
-        (640, 480, (2048, 512), 1.75, (1195, 896)),
-        (500, 375, (520, 520), 1.75, (910, 683)),
-        (333, 500, (2048, 640), 1.25, (800, 1201)),
-        (1600, 1200, (2048, 1024), 1.75, (2389, 1792)),
-        (2048, 1024, (520, 520), 0.75, (390, 195)),
-        (4000, 100, (2048, 640), 1.0, (2048, 51)),
-        (127, 255, (2048, 512), 0.5, (256, 514)),
-        (127, 255, (2048, 640), 1.75, (1120, 2249)),
-        (127, 255, (2048, 1024), 1.25, (1275, 2560)),
-    ],
-)
-def test_sizes_are_those_of_mmcv(width, height, scale, ratio, expected):
-    assert keep_ratio_size(height, width, min(scale), max(scale), ratio) == expected[::-1]
-
-
-@pytest.mark.parametrize("ignore_index", [255, -100, 0, 7])
-@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor, tv_tensors.Mask])
-def test_reduce_labels(ignore_index, kind):
-    ids = np.array([0, 1, 2, 200, 255], dtype=np.uint8)
-    expected = [ignore_index if i in (0, ignore_index) else i - 1 for i in ids.tolist()]
-    reduced = reduce_labels(kind(ids), ignore_index)
-    assert np.asarray(reduced).tolist() == expected
-    assert type(reduced) is type(kind(ids))
 
 
 def test_scale_resizes_like_interpolate_and_masks_stay_ids(rng):

@@ -40,17 +40,22 @@ def run(args: argparse.Namespace) -> int:
     pictures = find_pictures(args.images)
     output = Path(args.output)
     check_results_are_free(pictures, output, overwrite=args.overwrite)
-    most_pixels = max(check_header(path) for path in pictures)
 
-    from segzoo.data.decoding import decode_image
+    from segzoo.images.reading import in_colour, open_picture, read_header
+
+    # Files that are no pictures are named before any work is done. The first one is read whole, once and for all.
+    first = open_picture(pictures[0])
+    sizes = [first.stored_size, *(read_header(path).size for path in pictures[1:])]
+
+    from segzoo.image_processing_segzoo import SegZooImageProcessor
     from segzoo.inference import Predictor
     from segzoo.inference.loading import load_model
     from segzoo.memory import keep_freed_memory
 
-    if args.device == "cpu" and most_pixels <= QUICK_PIXELS:
+    if args.device == "cpu" and max(height * width for height, width in sizes) <= QUICK_PIXELS:
         keep_freed_memory()
-    first = decode_image(str(pictures[0]))  # a file that is cut off shall not wait for the model
     model, processor = load_model(args.model, args.device)
+    num_channels = processor.num_channels if isinstance(processor, SegZooImageProcessor) else 3
     options = {name: getattr(args, name) for name in (*checked, "flip", "average")}
     settings = settings_from_options(model, processor, **options)
     predictor = Predictor(model, processor, settings, device=args.device)
@@ -60,11 +65,12 @@ def run(args: argparse.Namespace) -> int:
     names, palette = class_names(model.config), class_colours(model.config)
     for index, path in enumerate(pictures):
         start = time.perf_counter()
-        image = first if index == 0 else decode_image(str(path))
+        image = (first if index == 0 else open_picture(path)).grey_levels(num_channels)
         first = None
         label_map = predictor.label_map(image, image.shape[:2]).cpu()
         facts = {"image": str(path), "model": args.model, "protocol": protocol}
-        areas = write_results(output / path.stem, image, label_map, names, palette, alpha=args.alpha, facts=facts)
+        shown = in_colour(image)
+        areas = write_results(output / path.stem, shown, label_map, names, palette, alpha=args.alpha, facts=facts)
         largest = ", ".join(f"{area['name']} {area['fraction']:.1%}" for area in areas[:3])
         print(f"{path}: {largest} ({time.perf_counter() - start:.2f} s)", flush=True)
     print(f"{len(pictures)} pictures -> {output}")
@@ -99,27 +105,6 @@ def find_pictures(arguments: list[str]) -> list[Path]:
             listed = " and ".join(sorted(str(p) for p in paths))
             raise SegZooError(f"{listed} would both write {name}; rename one, or use one --output folder for each")
     return list(dict.fromkeys(pictures))
-
-
-def check_header(path: Path) -> int:
-    """Read what a file says of itself, so that one that is no picture is named before any work is done.
-
-    Returns:
-        How many pixels it has.
-
-    Raises:
-        SegZooError: the file is no picture, cannot be opened, or is larger than Pillow takes.
-    """
-    import PIL.Image
-
-    try:
-        with PIL.Image.open(path) as image:
-            return image.width * image.height
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise SegZooError(
-            f"{path}: the image cannot be read ({reason}); take it out, or fetch or export it again"
-        ) from error
 
 
 def check_results_are_free(pictures: list[Path], output: Path, *, overwrite: bool) -> None:

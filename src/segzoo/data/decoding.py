@@ -2,168 +2,31 @@
 
 from __future__ import annotations
 
-import io
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import PIL.Image
 
-from segzoo.data.archives import is_address, read_address, readable
 from segzoo.data.label_encodings import LabelEncoding, label_encoding
 from segzoo.errors import SegZooError
+from segzoo.images.masks import class_ids
+from segzoo.images.reading import CorruptImageError, Picture, decode_image, open_picture, upright
 
-_ORIENTATION_TAG = 0x0112
-_ID_MODES = {"1", "L", "P", "I", "I;16", "I;16B", "I;16L"}
-
-
-class CorruptImageError(SegZooError):
-    """A picture or mask that is missing or cannot be read; the message names the file."""
-
-
-def read_bytes(source: Any) -> bytes:
-    """The undecoded file behind a value of a table.
-
-    Args:
-        source: Path, address inside a zip archive (zip://picture.jpg::archive.zip) or on the Hub, bytes, or the
-            `{"path", "bytes"}` of an undecoded `datasets` column.
-
-    Raises:
-        CorruptImageError: There is no such file, or it cannot be read.
-    """
-    if isinstance(source, Mapping):
-        data = source.get("bytes")
-        source = source.get("path") if data is None else data
-    if isinstance(source, bytes):
-        return source
-    if source is None:
-        raise CorruptImageError("There is no file here: neither a path nor bytes.")
-    path = os.fspath(source)
-    try:
-        return read_address(path)
-    except FileNotFoundError:
-        raise CorruptImageError(f"{readable(path)}: the file does not exist.") from None
-    except OSError as error:
-        raise CorruptImageError(f"{readable(path)}: the file cannot be read ({_reason(error)}).") from error
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, PIL.UnidentifiedImageError):  # its own text names a buffer or the file once more
-        return "cannot identify image file"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def _open(source: Any, name: str | None, what: str) -> tuple[PIL.Image.Image, str]:
-    """Opens a path, bytes, an undecoded `datasets` value or a PIL image, fully read, and the name to call it by."""
-    if isinstance(source, Mapping):
-        path, data = source.get("path"), source.get("bytes")
-        name = name or path
-        source = path if data is None else data
-    elif isinstance(source, str | os.PathLike):
-        name = name or os.fspath(source)
-    name = readable(str(name or getattr(source, "filename", None) or f"<{what} without a file name>"))
-    if source is None:
-        raise CorruptImageError(f"{name}: there is no {what} here. Give a path, bytes or a PIL image.")
-    if isinstance(source, np.ndarray):
-        return PIL.Image.fromarray(source), name
-    try:
-        if isinstance(source, str) and is_address(source):
-            source = read_address(source)
-        if isinstance(source, bytes):
-            source = io.BytesIO(source)
-        image = source if isinstance(source, PIL.Image.Image) else PIL.Image.open(source)
-        image.load()
-    except FileNotFoundError:
-        raise CorruptImageError(f"{name}: the {what} file does not exist.") from None
-    except (OSError, SyntaxError, ValueError, EOFError, PIL.Image.DecompressionBombError) as error:
-        reason = _reason(error)
-        raise CorruptImageError(
-            f"{name}: the {what} cannot be read ({reason}). Fetch or export the file again, or take it out."
-        ) from error
-    return image, str(name)
-
-
-def _orientation(image: PIL.Image.Image) -> int:
-    try:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except (SyntaxError, ValueError, TypeError, OSError):  # a broken EXIF block says nothing about the picture
-        return 1
-
-
-_TRANSPOSE = {
-    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
-    3: PIL.Image.Transpose.ROTATE_180,
-    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
-    5: PIL.Image.Transpose.TRANSPOSE,
-    6: PIL.Image.Transpose.ROTATE_270,
-    7: PIL.Image.Transpose.TRANSVERSE,
-    8: PIL.Image.Transpose.ROTATE_90,
-}
-
-
-def _upright(image: PIL.Image.Image, orientation: int) -> PIL.Image.Image:
-    method = _TRANSPOSE.get(orientation)
-    return image if method is None else image.transpose(method)
-
-
-def _to_rgb(image: PIL.Image.Image) -> np.ndarray:
-    if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip to 255 instead of scaling
-        wide = np.asarray(image).astype(np.int64)
-        grey = (wide.clip(0, 65535) >> 8 if wide.max(initial=0) > 255 else wide.clip(0)).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.mode == "F":
-        grey = np.asarray(image).clip(0, 255).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def decode_image(source: Any, *, name: str | None = None) -> np.ndarray:
-    """Reads a picture as upright RGB.
-
-    Grey, palette, RGBA (alpha dropped), CMYK and 16-bit grey (scaled to 8 bits) are converted; EXIF rotation is
-    applied.
-
-    Args:
-        source: Path, bytes, PIL image, or the `{"path", "bytes"}` of an undecoded `datasets` column.
-        name: What to call it in errors; by default its path.
-
-    Returns:
-        uint8 array of shape (height, width, 3).
-
-    Raises:
-        CorruptImageError: The file is missing, corrupt or no image; the message names it.
-    """
-    image, _ = _open(source, name, "image")
-    return _to_rgb(_upright(image, _orientation(image)))
-
-
-def _ids(image: PIL.Image.Image, name: str, encoding: LabelEncoding | None) -> np.ndarray:
-    if encoding is not None and encoding.colors is not None:
-        try:
-            return colors_to_ids(image, encoding.colors)
-        except SegZooError as error:
-            raise SegZooError(f"{name}: {error}") from None
-    if image.mode not in _ID_MODES:
-        bands = len(image.getbands())
-        if image.mode in ("RGB", "RGBA", "LA"):
-            array = np.asarray(image)
-            if bands == 2 or (array[..., 0] == array[..., 1]).all() and (array[..., 0] == array[..., 2]).all():
-                fix = "all its colours are grey, so save its first channel alone: Image.open(f).getchannel(0).save(f)"
-            else:
-                fix = "turn colours into ids once with segzoo.data.colors_to_ids(mask, palette) and save the result"
-        else:
-            fix = "save it as 8-bit or 16-bit grey, or as a palette PNG"
-        raise SegZooError(
-            f"{name}: a mask holds one class id per pixel, this one is {image.mode} with {bands} channel(s); {fix}."
-        )
-    array = np.asarray(image)
-    array = array.astype(np.uint8 if array.dtype in (bool, np.uint8) else np.int32)
-    return array if encoding is None else encoding.decode_ids(array)
+__all__ = [
+    "CorruptImageError",
+    "colors_to_ids",
+    "decode_example",
+    "decode_image",
+    "decode_mask",
+    "decode_pair",
+]
 
 
 def decode_mask(source: Any, *, name: str | None = None) -> np.ndarray:
-    """Reads a mask as class ids: grey values, the indices of a palette PNG, or 16-bit ids. EXIF rotation is applied.
+    """Reads a mask as class ids: grey values, the indices of a palette PNG, 16-bit ids, or floats that are whole numbers.
+
+    EXIF rotation is applied.
 
     Args:
         source: Path, bytes, PIL image, id array, or the `{"path", "bytes"}` of an undecoded `datasets` column.
@@ -174,7 +37,7 @@ def decode_mask(source: Any, *, name: str | None = None) -> np.ndarray:
 
     Raises:
         CorruptImageError: The file is missing or corrupt; the message names it.
-        SegZooError: It holds colours; the message names it and the fix.
+        SegZooError: It holds colours, or numbers that are no ids; the message names it and the fix.
     """
     return decode_pair(None, source, label_name=name)[1]
 
@@ -186,6 +49,7 @@ def decode_pair(
     image_name: str | None = None,
     label_name: str | None = None,
     encoding: str | None = None,
+    num_channels: int = 3,
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Reads a picture and its mask; see `decode_image` and `decode_mask`. Either may be None.
 
@@ -197,28 +61,26 @@ def decode_pair(
         image_name, label_name: What to call them in errors.
         encoding: How the mask is written where it does not hold class ids as they are: what stands in the column
             `label_encoding` of the table that `load_segmentation_dataset` made. A mask that is an array is taken as it is.
+        num_channels: Of the picture, as the model takes it.
 
     Raises:
         CorruptImageError: A file is missing or cannot be read; the message names it.
         SegZooError: As the two functions, or the sizes differ; the message then names both files and both sizes.
     """
-    picture = mask = None
-    orientation, stored_size = 1, None
+    picture = mask = opened = None
     if image is not None:
-        opened, image_name = _open(image, image_name, "image")
-        orientation, stored_size = _orientation(opened), opened.size
-        picture = _to_rgb(_upright(opened, orientation))
+        opened = open_picture(image, name=image_name)
+        image_name = opened.name
+        picture = opened.grey_levels(num_channels)
     if label is not None:
         if isinstance(label, np.ndarray) and label.ndim == 2 and label.dtype.kind in "iub":
-            mask = label.astype(np.uint8 if label.dtype in (bool, np.uint8) else np.int32)
-            label_name = label_name or "<mask array>"
-        else:
-            opened, label_name = _open(label, label_name, "mask")
-            own = _orientation(opened)
-            if own == 1 and picture is not None and opened.size != picture.shape[1::-1] and opened.size == stored_size:
-                own = orientation
-            written = None if encoding is None else label_encoding(encoding)
-            mask = _ids(_upright(opened, own), label_name, written)
+            label_name, encoding = label_name or "<mask array>", None
+        stored = open_picture(label, name=label_name, what="mask")
+        label_name, orientation = stored.name, stored.orientation
+        if orientation == 1 and opened is not None and stored.stored_size != picture.shape[:2]:
+            orientation = opened.orientation if stored.stored_size == opened.stored_size else 1
+        ids = _decoded_ids(stored, None if encoding is None else label_encoding(encoding))
+        mask = upright(ids, orientation)
     if picture is not None and mask is not None and picture.shape[:2] != mask.shape:
         raise SegZooError(
             f"Image and mask differ in size: {image_name} is {picture.shape[1]}x{picture.shape[0]} (width x height), "
@@ -227,15 +89,28 @@ def decode_pair(
     return picture, mask
 
 
-def decode_example(example: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
+def _decoded_ids(mask: Picture, encoding: LabelEncoding | None) -> np.ndarray:
+    if encoding is None:
+        return class_ids(mask)
+    if encoding.colors is None:
+        return encoding.decode_ids(class_ids(mask))
+    try:
+        return colors_to_ids(mask.stored, encoding.colors)
+    except SegZooError as error:
+        raise SegZooError(f"{mask.name}: {error}") from None
+
+
+def decode_example(example: Mapping[str, Any], *, num_channels: int = 3) -> tuple[np.ndarray, np.ndarray | None]:
     """Image and mask of one row of `load_segmentation_dataset`, decoded or not; see `decode_pair`.
 
     Args:
         example: Mapping with `image`, optionally `label`, optionally `label_encoding` (see `decode_pair`), and optionally
             `image_path` and `label_path` for messages.
+        num_channels: Of the picture, as the model takes it.
 
     Returns:
-        RGB uint8 array (height, width, 3) and id array (height, width), or None for the latter when there is no mask.
+        uint8 array (height, width, num_channels) and id array (height, width), or None for the latter when there is no
+        mask.
     """
     image, label = example["image"], example.get("label")
     image_path, label_path = example.get("image_path"), example.get("label_path")
@@ -243,8 +118,14 @@ def decode_example(example: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray |
     if decoded and image.size != label.size and image_path and label_path:
         # `datasets` turns photographs upright and leaves masks as stored; only the files still tell which it was.
         image, label = image_path, label_path
-    encoding = example.get("label_encoding")
-    return decode_pair(image, label, image_name=image_path, label_name=label_path, encoding=encoding)
+    return decode_pair(
+        image,
+        label,
+        image_name=image_path,
+        label_name=label_path,
+        encoding=example.get("label_encoding"),
+        num_channels=num_channels,
+    )
 
 
 def colors_to_ids(

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from segzoo.data.archives import is_address, read_address, zip_address
 from segzoo.errors import SegZooError
+from segzoo.images.archives import is_address, read_address, zip_address
 
 
 class Folder(ABC):
@@ -20,7 +20,7 @@ class Folder(ABC):
         path: What to call it; for a folder on a disk its path.
         name: The last part of it.
         folders: Name -> folder, sorted.
-        files: Name -> address (see `segzoo.data.decoding.read_bytes`), sorted.
+        files: Name -> address (see `segzoo.images.reading.read_bytes`), sorted.
     """
 
     path: str

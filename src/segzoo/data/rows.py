@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from segzoo.data.archives import readable
 from segzoo.errors import SegZooError
+from segzoo.images.archives import readable
 
 _COLUMNS = ("image", "label", "image_path", "label_path", "label_encoding")
 

@@ -20,6 +20,8 @@ from torchvision.transforms.v2 import functional as TF
 
 from segzoo.data.augmentation import Augmentation
 from segzoo.errors import SegZooError
+from segzoo.images.loading import reduce_labels
+from segzoo.images.resizing import keep_ratio_size
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -31,50 +33,6 @@ class JointStep(Protocol):
     """One step: picture (3, height, width) uint8 and mask (height, width) of ids in, the same out."""
 
     def __call__(self, image: tv_tensors.Image, mask: tv_tensors.Mask | None, rng: np.random.Generator) -> Pair: ...
-
-
-def reduce_labels(mask: Any, ignore_index: int = 255) -> Any:
-    """Label rule of data sets whose masks hold 0 for "no class": 0 becomes `ignore_index`, other ids move down by one.
-
-    Args:
-        mask: Array or tensor of ids; ids equal to `ignore_index` stay.
-        ignore_index: Id that never counts.
-
-    Returns:
-        The same kind and shape; the same dtype where `ignore_index` fits into it, else int64.
-    """
-    if isinstance(mask, torch.Tensor):
-        plain = mask.as_subclass(torch.Tensor)
-        if not torch.iinfo(plain.dtype).min <= ignore_index <= torch.iinfo(plain.dtype).max:
-            plain = plain.long()
-        reduced = torch.where((plain == 0) | (plain == ignore_index), ignore_index, plain - 1).to(plain.dtype)
-        return tv_tensors.wrap(reduced, like=mask) if isinstance(mask, tv_tensors.TVTensor) else reduced
-    mask = np.asarray(mask)
-    if not np.iinfo(mask.dtype).min <= ignore_index <= np.iinfo(mask.dtype).max:
-        mask = mask.astype(np.int64)
-    return np.where((mask == 0) | (mask == ignore_index), ignore_index, mask - 1).astype(mask.dtype)
-
-
-def keep_ratio_size(
-    height: int, width: int, short_edge: int | None, long_edge: int | None, ratio: float = 1.0
-) -> tuple[int, int]:
-    """Largest size of the same shape that fits a scale, as mmcv computes it.
-
-    Args:
-        height, width: Size of the picture.
-        short_edge, long_edge: Limits in pixels; None: no limit from that edge.
-        ratio: Both limits are multiplied by it and cut to whole pixels first.
-
-    Returns:
-        (height, width), each `int(size * factor + 0.5)`, at least 1.
-    """
-    factors = []
-    if long_edge is not None:
-        factors.append(int(long_edge * ratio) / max(height, width))
-    if short_edge is not None:
-        factors.append(int(short_edge * ratio) / min(height, width))
-    factor = min(factors) if factors else ratio
-    return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
 
 def _resize(image: tv_tensors.Image, mask: tv_tensors.Mask | None, size: tuple[int, int], antialias: bool) -> Pair:
@@ -120,7 +78,7 @@ class Scale:
         ratio = rng.uniform(low, high) if high > low else low
         height, width = image.shape[-2:]
         if self.keep_ratio or self.size is None:
-            target = keep_ratio_size(height, width, first, second, ratio)
+            target = keep_ratio_size((height, width), first, second, ratio=ratio)
         else:
             target = (max(1, int(first * ratio)), max(1, int(second * ratio)))
         target = tuple(-(-side // self.multiple) * self.multiple for side in target)

@@ -1,27 +1,37 @@
 """One way in for the many forms in which people hold pictures and masks: tensors, channels first, ids as int64."""
 
+import base64
+import binascii
 import os
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 import torch
-from transformers.image_utils import ChannelDimension, ImageInput, load_image
+from torchvision import tv_tensors
+from transformers.image_utils import ChannelDimension, ImageInput
 
 from segzoo.errors import SegZooError
+from segzoo.images.masks import class_ids
+from segzoo.images.reading import CorruptImageError, Picture, channel_mismatch, fit_channels, open_picture, upright
+from segzoo.images.values import EIGHT_BITS, FLOATS, grey_levels, value_rule
 
-# Pillow's modes with more than 8 bits a channel: conversion to RGB would clip them silently.
-_DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
-_MASK_MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N")
+_FILES = (str, os.PathLike, bytes, Mapping)
 
 
 def list_of_images(images: ImageInput) -> list[Any]:
-    """A flat list of single pictures from a picture, a path, a list of either, or a 4-D array."""
+    """A flat list of single pictures: `Picture` for what was a file, PIL pictures, arrays and tensors.
+
+    Args:
+        images: a picture, a path, the bytes of a file, an undecoded value of a table, a list of any of these, or a 4-D
+            array.
+    """
     if isinstance(images, (list, tuple)):
         flat = [single for item in images for single in list_of_images(item)]
-    elif isinstance(images, (str, os.PathLike)):
-        flat = [_open(images)]
+    elif isinstance(images, _FILES):
+        flat = [_opened(images, "image")]
     elif isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
         flat = list(images)
     else:
@@ -40,8 +50,8 @@ def list_of_masks(masks: ImageInput, expected: int) -> list[Any]:
     """
     if isinstance(masks, (list, tuple)):
         return [single for item in masks for single in list_of_masks(item, expected=1)]
-    if isinstance(masks, (str, os.PathLike)):
-        return [_open_mask(masks)]
+    if isinstance(masks, _FILES):
+        return [_opened(masks, "segmentation map")]
     if isinstance(masks, (np.ndarray, torch.Tensor)) and masks.ndim == 4:
         return list(masks)
     if isinstance(masks, (np.ndarray, torch.Tensor)) and masks.ndim == 3 and expected > 1:
@@ -58,62 +68,119 @@ def image_to_tensor(
     num_channels: int = 3,
     convert_rgb: bool = True,
     input_data_format: str | ChannelDimension | None = None,
+    rescale_factor: float | None = None,
 ) -> torch.Tensor:
-    """One picture as a tensor (num_channels, height, width), values and type kept.
+    """One picture as a tensor (num_channels, height, width): uint8, or the floats of a float array.
 
     Args:
-        image: PIL picture, NumPy array or tensor; (height, width) or with channels first or last.
+        image: `Picture`, PIL picture (taken as it lies in memory: its EXIF rotation is the caller's), NumPy array or
+            tensor; (height, width) or with channels first or last. Integers of other types than uint8 become uint8 by
+            the rule of their type (`segzoo.images.values`); floats stay.
         index: its place in the batch, for messages.
         num_channels: channels that the model reads.
         convert_rgb: bring pictures of other kinds to three channels; only where ``num_channels`` is 3.
         input_data_format: ``"channels_first"`` or ``"channels_last"``; None looks at the shape.
+        rescale_factor: what the values will be multiplied by; None: they will not.
 
     Raises:
-        SegZooError: another number of channels, more than 8 bits in a PIL picture, something that is no picture.
+        SegZooError: another number of channels, values without a place in 0..255, NaN, a ``rescale_factor`` for values
+            of more than 8 bits, something that is no picture.
+
+    Warns:
+        UserWarning: floats from 0 to 1 that will be rescaled once more.
     """
-    convert_rgb = bool(convert_rgb) and num_channels == 3
+    convert = bool(convert_rgb) or num_channels != 3
     if isinstance(image, PIL.Image.Image):
-        array, input_data_format = _array_from_pil(image, index, num_channels, convert_rgb), None
+        image = Picture(image, f"image {index}")
+    if isinstance(image, Picture):
+        _check_factor(image.rule is EIGHT_BITS, rescale_factor, image.name)
+        tensor = torch.from_numpy(image.grey_levels(num_channels, convert=convert)).permute(2, 0, 1)
     elif isinstance(image, (np.ndarray, torch.Tensor)):
-        array = image
+        tensor = _array_to_tensor(image, f"image {index}", num_channels, convert, input_data_format, rescale_factor)
     else:
         raise SegZooError(
             f"image {index} is of type {type(image).__name__}; pass a PIL picture, a path, a NumPy array or a tensor."
         )
-    tensor = array if isinstance(array, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(array))
-    if tensor.ndim == 2:
-        tensor = tensor[None]
-    elif tensor.ndim != 3:
+    return tensor.contiguous()
+
+
+def _array_to_tensor(
+    array: np.ndarray | torch.Tensor,
+    name: str,
+    num_channels: int,
+    convert: bool,
+    input_data_format: str | ChannelDimension | None,
+    rescale_factor: float | None,
+) -> torch.Tensor:
+    if array.ndim not in (2, 3):
         raise SegZooError(
-            f"image {index} has the shape {tuple(tensor.shape)}; an image has (height, width), "
+            f"{name} has the shape {tuple(array.shape)}; an image has (height, width), "
             "(height, width, channels) or (channels, height, width)."
         )
-    elif _channels_last(tensor, index, num_channels, convert_rgb, input_data_format):
+    if 0 in array.shape:
+        raise SegZooError(f"{name} has no pixels (shape {tuple(array.shape)}).")
+    tensor = _typed(array, name, rescale_factor)
+    if tensor.ndim == 2:
+        tensor = tensor[None]
+    elif _channels_last(array, name, num_channels, convert, input_data_format):
         tensor = tensor.permute(2, 0, 1)
-    if convert_rgb and tensor.shape[0] == 1:
-        tensor = tensor.expand(3, -1, -1)
-    elif convert_rgb and tensor.shape[0] == 4:
-        tensor = tensor[:3]
-    if tensor.shape[0] != num_channels:
-        raise _channel_mismatch(index, tensor.shape[0], num_channels)
-    if 0 in tensor.shape:
-        raise SegZooError(f"image {index} has no pixels (shape {tuple(tensor.shape)}).")
-    if tensor.dtype == torch.bool or tensor.is_complex():
-        raise SegZooError(f"image {index} holds {tensor.dtype} values; pass integers in [0, 255] or floats.")
-    return tensor.contiguous()
+    return fit_channels(tensor, num_channels, name, convert=convert)
+
+
+def _typed(array: np.ndarray | torch.Tensor, name: str, rescale_factor: float | None) -> torch.Tensor:
+    """uint8 or floats, of the same shape and on the same device."""
+    device = array.device if isinstance(array, torch.Tensor) else None
+    if isinstance(array, torch.Tensor) and (array.dtype == torch.uint8 or array.is_floating_point()):
+        tensor = array
+    else:
+        values = array.cpu().numpy() if isinstance(array, torch.Tensor) else array
+        if values.dtype.kind not in "iuf":
+            raise SegZooError(f"{name} holds torch.{values.dtype} values; pass integers in [0, 255] or floats.")
+        rule = value_rule(values.dtype)
+        if rule is not FLOATS:
+            _check_factor(rule is EIGHT_BITS, rescale_factor, name)
+            values = grey_levels(values, name)
+        elif not values.dtype.isnative:
+            values = values.astype(values.dtype.newbyteorder("="))
+        tensor = torch.from_numpy(np.ascontiguousarray(values)).to(device)
+    if tensor.is_floating_point():
+        low, high = (float(value) for value in tensor.aminmax())
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise SegZooError(f"{name} holds NaN or infinite values; fill them first, for example with nan_to_num.")
+        if rescale_factor is not None and rescale_factor < 1 and low >= 0 and 0 < high <= 1:
+            warnings.warn(
+                "The values of an image are floats from 0 to 1, and do_rescale multiplies them by rescale_factor once more, "
+                "which leaves a nearly black picture. Pass do_rescale=False, or values from 0 to 255.",
+                stacklevel=2,
+            )
+    return tensor
+
+
+def _check_factor(eight_bits: bool, rescale_factor: float | None, name: str) -> None:
+    """Pictures of more bits become 0..255, so a factor for larger values would make them black."""
+    if not eight_bits and rescale_factor is not None and rescale_factor < 1 / 256:
+        raise SegZooError(
+            f"{name}: values of this type are brought to 0..255, but rescale_factor {rescale_factor:g} is for larger ones; "
+            "pass the values as a float32 array, which is taken as it is, or set rescale_factor, image_mean and image_std "
+            "for 0..255."
+        )
 
 
 def mask_to_tensor(mask: Any, index: int = 0) -> torch.Tensor:
     """One mask of class ids as an int64 tensor (height, width).
+
+    Args:
+        mask: `Picture`, PIL picture (taken as it lies in memory), NumPy array or tensor.
+        index: its place in the batch, for messages.
 
     Raises:
         SegZooError: values that are not integers, a colour-coded mask, something that is no mask.
     """
     name = f"segmentation map {index}"
     if isinstance(mask, PIL.Image.Image):
-        if mask.mode not in _MASK_MODES:
-            raise _not_class_ids(name, f"a picture in mode {mask.mode}")
-        mask = np.array(mask)
+        mask = Picture(mask, name)
+    if isinstance(mask, Picture):
+        mask = upright(class_ids(mask), mask.orientation)
     elif not isinstance(mask, (np.ndarray, torch.Tensor)):
         raise SegZooError(
             f"{name} is of type {type(mask).__name__}; pass a PIL picture, a path, a NumPy array or a tensor."
@@ -133,71 +200,70 @@ def mask_to_tensor(mask: Any, index: int = 0) -> torch.Tensor:
     return mask.to(torch.int64)
 
 
-def _open(path: str | os.PathLike) -> PIL.Image.Image:
-    """A picture from a file, a URL or base64 text, upright, in RGB."""
-    path = os.fspath(path)
-    try:
-        # A long text without a scheme may be a picture in base64; load_image knows it.
-        if len(path) < 1000 and not path.startswith(("http://", "https://", "data:")):
-            with PIL.Image.open(path) as picture:
-                return PIL.ImageOps.exif_transpose(picture).convert("RGB")
-        return load_image(path)
-    except (OSError, ValueError) as error:
-        raise SegZooError(f"cannot read the image {path[:200]!r}: {error}; check the path and the file.") from error
+def reduce_labels(mask: Any, ignore_index: int = 255) -> Any:
+    """Label rule of data sets whose masks hold 0 for "no class": 0 becomes `ignore_index`, other ids move down by one.
+
+    It is mmsegmentation's `reduce_zero_label`.
+
+    Args:
+        mask: Array or tensor of ids; ids equal to `ignore_index` stay.
+        ignore_index: Id that never counts.
+
+    Returns:
+        The same kind and shape; the same dtype where `ignore_index` fits into it, else int64.
+    """
+    if isinstance(mask, torch.Tensor):
+        plain = mask.as_subclass(torch.Tensor)
+        if not torch.iinfo(plain.dtype).min <= ignore_index <= torch.iinfo(plain.dtype).max:
+            plain = plain.long()
+        reduced = torch.where((plain == 0) | (plain == ignore_index), ignore_index, plain - 1).to(plain.dtype)
+        return tv_tensors.wrap(reduced, like=mask) if isinstance(mask, tv_tensors.TVTensor) else reduced
+    mask = np.asarray(mask)
+    if not np.iinfo(mask.dtype).min <= ignore_index <= np.iinfo(mask.dtype).max:
+        mask = mask.astype(np.int64)
+    return np.where((mask == 0) | (mask == ignore_index), ignore_index, mask - 1).astype(mask.dtype)
 
 
-def _open_mask(path: str | os.PathLike) -> PIL.Image.Image:
+def _opened(source: Any, what: str) -> Picture:
+    """A picture from a file, an address, bytes, base64 text or an undecoded value of a table."""
+    if isinstance(source, os.PathLike):
+        source = os.fspath(source)
+    shown = source[:200] if isinstance(source, str) else None
     try:
-        with PIL.Image.open(path) as picture:
-            picture.load()
-            return picture
-    except OSError as error:
-        raise SegZooError(
-            f"cannot read the segmentation map {str(path)[:200]!r}: {error}; give the path of a PNG of class ids."
+        if isinstance(source, str) and (source.startswith("data:") or len(source) >= 1000):
+            source = base64.b64decode(source.partition(",")[2] if source.startswith("data:") else source)
+        return open_picture(source, what=what)
+    except binascii.Error as error:
+        raise SegZooError(f"cannot read the {what} {shown!r}: {error}; pass a path, or base64 text.") from None
+    except CorruptImageError as error:
+        if shown is None:
+            raise
+        raise CorruptImageError(
+            f"cannot read the {what} {shown!r}: {str(error).removeprefix(f'{shown}: ')}"
         ) from error
 
 
-def _array_from_pil(image: PIL.Image.Image, index: int, num_channels: int, convert_rgb: bool) -> np.ndarray:
-    """(height, width, channels), or (height, width) with one channel."""
-    if convert_rgb:
-        if image.mode in _DEEP_MODES:
-            raise SegZooError(
-                f"image {index} is a picture in mode {image.mode}, which has more than 8 bits a channel; convert it "
-                "to 8 bits yourself (image / 256 or a stretch of its range), so that nothing is clipped unseen."
-            )
-        return np.array(image.convert("RGB"))
-    if num_channels == 1 and image.mode not in _DEEP_MODES:
-        image = image.convert("L")
-    array = np.array(image)
-    found = 1 if array.ndim == 2 else array.shape[2]
-    if found != num_channels:
-        raise _channel_mismatch(index, found, num_channels)
-    return array[..., None] if array.ndim == 2 else array
-
-
-def _channels_last(tensor, index: int, num_channels: int, convert_rgb: bool, input_data_format) -> bool:
+def _channels_last(
+    array: np.ndarray | torch.Tensor,
+    name: str,
+    num_channels: int,
+    convert: bool,
+    input_data_format: str | ChannelDimension | None,
+) -> bool:
     """Whether the last axis holds the channels; exact matches go before those that a conversion could use."""
     if input_data_format is not None:
         return ChannelDimension(input_data_format) == ChannelDimension.LAST
-    first, last = tensor.shape[0], tensor.shape[-1]
-    for counts in ((num_channels,), (1, 4) if convert_rgb else ()):
+    first, last = array.shape[0], array.shape[-1]
+    others = {3: (1, 4), 1: (3, 4)}.get(num_channels, ()) if convert else ()
+    for counts in ((num_channels,), others):
         if first in counts and last in counts:
             # Ambiguous (a picture as narrow as its channels): by the habits of the two libraries.
-            return not isinstance(tensor, torch.Tensor)
+            return not isinstance(array, torch.Tensor)
         if first in counts:
             return False
         if last in counts:
             return True
-    found = min(first, last)
-    raise _channel_mismatch(index, found, num_channels, tuple(tensor.shape))
-
-
-def _channel_mismatch(index: int, found: int, expected: int, shape: tuple[int, ...] | None = None) -> SegZooError:
-    where = f" (shape {shape})" if shape is not None else ""
-    return SegZooError(
-        f"image {index} has {found} channels{where}, this processor and its model expect {expected}; pass "
-        f"{expected} channels, or set num_channels in the processor and in the backbone's config."
-    )
+    raise channel_mismatch(min(first, last), num_channels, name, f" (shape {tuple(array.shape)})")
 
 
 def _not_class_ids(name: str, what: str) -> SegZooError:
@@ -207,7 +273,7 @@ def _not_class_ids(name: str, what: str) -> SegZooError:
     )
 
 
-def _not_integers(name: str, dtype) -> SegZooError:
+def _not_integers(name: str, dtype: Any) -> SegZooError:
     return SegZooError(
         f"{name} holds {dtype} values; class ids are integers: load it without scaling (no ToTensor or rescale) and "
         "pass uint8 or int64."

@@ -1,14 +1,18 @@
-"""Sizes that the original test pipelines compute, and OpenCV's bilinear filter.
+"""Sizes that the original test pipelines compute, OpenCV's bilinear filter, and padding.
 
 Origins: ``mmcv.rescale_size`` (mmcv 1.6), ``ResizeToMultiple`` and ``SETR_Resize`` (InternImage, ViT-Adapter,
 InternVL), ``round2nearest_multiple`` (MIT's semantic-segmentation-pytorch) and ``cv2.resize`` (OpenCV 4). Sizes are
 ``(height, width)`` in pixels.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch.nn import functional as F
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as tvF
+
+from segzoo.errors import SegZooError
 
 ROUNDINGS = ("nearest", "down")
 MULTIPLE_MODES = ("stretch", "round_up", "pad")
@@ -24,25 +28,31 @@ def keep_ratio_size(
     shortest_edge: int | None,
     longest_edge: int | None = None,
     rounding: str = "nearest",
+    ratio: float = 1.0,
 ) -> tuple[int, int]:
-    """Size of an image scaled by one factor so that neither edge exceeds its bound.
+    """Size of an image scaled by one factor so that neither edge exceeds its bound, as mmcv computes it.
 
     Args:
         image_size: height and width of the image.
         shortest_edge: bound of the shorter side in pixels; None is no bound.
         longest_edge: bound of the longer side in pixels; None is no bound.
         rounding: ``"nearest"`` is mmcv's ``int(x * factor + 0.5)``, ``"down"`` is MIT's ``int(x * factor)``.
+        ratio: both bounds are multiplied by it and cut to whole pixels first; without bounds it is the factor.
+
+    Returns:
+        Height and width, each at least 1.
     """
     short, long = min(image_size), max(image_size)
-    if shortest_edge is None:
-        factor = longest_edge / long
-    elif longest_edge is None:
-        # As SETR_Resize, which hands mmcv the scale (shortest_edge, shortest_edge * long / short).
-        factor = min(shortest_edge * long / short / long, shortest_edge / short)
-    else:
-        # As mmcv: the larger number of the scale bounds the longer side, in whichever order they are given.
-        bounds = (shortest_edge, longest_edge)
-        factor = min(max(bounds) / long, min(bounds) / short)
+    factors = []
+    if longest_edge is not None:
+        factors.append(int(longest_edge * ratio) / long)
+    if shortest_edge is not None:
+        bound = int(shortest_edge * ratio)
+        factors.append(bound / short)
+        if longest_edge is None:
+            # SETR_Resize hands mmcv a bound of the longer side too; its rounding shows where sides are rounded down.
+            factors.append(bound * long / short / long)
+    factor = min(factors, default=ratio)
     shift = 0.5 if rounding == "nearest" else 0.0
     height, width = (max(1, int(side * factor + shift)) for side in image_size)
     return height, width
@@ -63,7 +73,11 @@ def resize_steps(
     if size.get("height") is not None:
         first = (size["height"], size["width"])
     else:
-        first = keep_ratio_size(image_size, size.get("shortest_edge"), size.get("longest_edge"), rounding)
+        edges = size.get("shortest_edge"), size.get("longest_edge")
+        if None not in edges:
+            # As mmcv: the larger number of the scale bounds the longer side, in whichever order they are given.
+            edges = min(edges), max(edges)
+        first = keep_ratio_size(image_size, *edges, rounding)
     if size_multiple is None or size_multiple_mode == "pad":
         return [first]
     multiple = (round_up(first[0], size_multiple), round_up(first[1], size_multiple))
@@ -86,6 +100,39 @@ def padded_size(
     if size_multiple is not None and size_multiple_mode == "pad":
         height, width = round_up(height, size_multiple), round_up(width, size_multiple)
     return height, width
+
+
+def pad_image(image: torch.Tensor, size: tuple[int, int], value: float | Sequence[float]) -> torch.Tensor:
+    """Pad (channels, height, width) at the right and the bottom; the value is one for all channels or one for each."""
+    channels, height, width = image.shape
+    if (height, width) == size:
+        return image
+    values = torch.tensor(per_channel(value, channels, "pad_value"), dtype=image.dtype, device=image.device)
+    padded = values[:, None, None].repeat(1, *size)
+    padded[:, :height, :width] = image
+    return padded
+
+
+def per_channel(value: float | Sequence[float], channels: int, name: str) -> tuple[float, ...]:
+    """One number for each channel; ``name`` is what it is called in errors.
+
+    Raises:
+        SegZooError: there are more than one, and not as many as channels.
+    """
+    if not isinstance(value, Sequence):
+        return (value,) * channels
+    if len(value) not in (1, channels):
+        raise SegZooError(
+            f"{name} has {len(value)} numbers, the image has {channels} channels; give one number, or one per channel."
+        )
+    return tuple(value) * (channels // len(value))
+
+
+def resize_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """A mask (height, width) at another size: the nearest pixel by pixel centres, so that it lies where a bilinear picture lies."""
+    if tuple(mask.shape) == size:
+        return mask
+    return tvF.resize(mask[None], list(size), interpolation=InterpolationMode.NEAREST_EXACT)[0]
 
 
 def resize_bilinear(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from segzoo.errors import SegZooError
-from segzoo.image_processing_segzoo import SegZooImageProcessor, pad_image, per_channel
+from segzoo.image_processing_segzoo import SegZooImageProcessor
 from segzoo.images.loading import image_to_tensor, list_of_images
-from segzoo.images.resizing import padded_size
+from segzoo.images.resizing import pad_image, padded_size, per_channel
 from segzoo.inference.settings import InferenceSettings
 
 
@@ -32,7 +32,7 @@ class ViewMaker:
         """The views of a picture.
 
         Args:
-            image: RGB, uint8 (height, width, 3), or what else the processor takes.
+            image: uint8 (height, width, channels) in the channels of the model, or what else the processor takes.
 
         Returns:
             A tensor (channels, height, width) for each scale or short side: values as in the picture where the processor is segzoo's,
@@ -44,7 +44,12 @@ class ViewMaker:
         processor, options = self.image_processor, {"return_tensors": "pt"}
         if isinstance(processor, SegZooImageProcessor):
             (image,) = list_of_images(image)
-            image = image_to_tensor(image, num_channels=processor.num_channels, convert_rgb=processor.do_convert_rgb)
+            image = image_to_tensor(
+                image,
+                num_channels=processor.num_channels,
+                convert_rgb=processor.do_convert_rgb,
+                rescale_factor=processor.rescale_factor if processor.do_rescale else None,
+            )
             options = {
                 "do_rescale": False,
                 "do_normalize": False,

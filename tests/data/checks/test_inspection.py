@@ -7,6 +7,7 @@ import datasets
 import numpy as np
 import PIL.Image
 import pytest
+import tifffile
 
 from segzoo.data.augmentation import Augmentation
 from segzoo.data.checks.findings import ERROR, KINDS, NOTE, SEVERITIES, WARNING
@@ -16,13 +17,14 @@ from segzoo.data.checks.inspection_text import report_text
 from segzoo.data.checks.label_ids import LabelRule
 from segzoo.data.checks.probing import probe_pair
 from segzoo.data.dataset import SegmentationDataset
-from segzoo.data.decoding import read_bytes
 from segzoo.data.label_encodings import CAMVID_COLORS
 from segzoo.data.loading import DataSource, load_segmentation_dataset
 from segzoo.data.rows import undecoded
 from segzoo.data.transforms import build_train_transform
 from segzoo.errors import SegZooError
 from segzoo.files import json_text
+from segzoo.images.reading import read_bytes
+from segzoo.images.values import EIGHT_BITS, FLOATS, SIXTEEN_BITS
 
 NAMES = ("sky", "road", "car", "tree", "person")
 PALETTE = ((1, 2, 3), (40, 50, 60), (200, 0, 0), (0, 200, 0), (0, 0, 200))
@@ -248,16 +250,37 @@ def test_mask_of_colours(folder, inspect):
     assert "own colours" not in found(inspect(palette=PALETTE[:4]))["color_mask"].cases[0].text
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "F"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
 def test_mask_with_channels(folder, inspect, mode):
     path = label_file(folder, "b")
-    image = PIL.Image.open(path).convert(mode)
-    if mode == "F":
-        image.save(path, format="TIFF")
-    else:
-        image.save(path)
+    PIL.Image.open(path).convert(mode).save(path)
     case = only_case(inspect(), "color_mask", path)
     assert case.text.startswith(f"{mode} with 5 colours") and "first channel" in case.text
+
+
+@pytest.mark.parametrize("value", [1.5, np.nan])
+def test_float_mask(folder, inspect, value):
+    """Whole numbers are ids, whatever their type; others are named as what they are."""
+    path = label_file(folder, "b")
+    ids = read_label(folder, "b").astype(np.float32)
+    PIL.Image.fromarray(ids).save(path, format="TIFF")
+    report = inspect()
+    assert "F" in only_case(report, "wide_mask", path).text and report.counts["train"].num_images == 3
+    ids[3, 4] = value
+    PIL.Image.fromarray(ids).save(path, format="TIFF")
+    case = only_case(inspect(), "unusable_mask", path)
+    assert f"1 of these floats are not (the first is {value:g})" in case.text and "ignore index" in case.fix
+
+
+def test_picture_without_a_rule(folder, inspect):
+    path = folder / "images/train/b.tif"
+    image_file(folder, "b").unlink()
+    PIL.Image.fromarray(np.full((HEIGHT, WIDTH), 300, np.float32)).save(path)
+    report = inspect()
+    kinds = found(report)
+    assert set(kinds) == {"unusable_image", "picture_mode"} and report.count(ERROR) == 1
+    (case,) = kinds["unusable_image"].cases
+    assert case.files == (str(path),) and "float values from 300 to 300" in case.text and "divide them" in case.fix
 
 
 def test_mask_that_is_a_photograph(folder, inspect, rng):
@@ -428,7 +451,22 @@ def test_pictures_that_are_converted(folder, inspect, mode):
     image = PIL.Image.fromarray(noise[..., 0].astype(np.uint16) * 200) if mode == "I;16" else image.convert(mode)
     path = folder / "images/train" / ("b.tif" if mode == "CMYK" else "b.png")
     image.save(path)
-    assert mode in only_case(inspect(), "picture_mode", path).text
+    case = only_case(inspect(), "picture_mode", path)
+    rule = SIXTEEN_BITS if mode == "I;16" else EIGHT_BITS
+    assert case.text.startswith(mode) and rule.words in case.text
+    assert case.details == {"mode": mode, "rule": rule.name}
+
+
+@pytest.mark.parametrize("bands", [3, 5])
+def test_tiff_pictures_that_take_a_library(folder, inspect, bands):
+    image_file(folder, "b").unlink()
+    path = folder / "images/train/b.tif"
+    tifffile.imwrite(
+        path, np.zeros((HEIGHT, WIDTH, bands), np.float32), photometric="minisblack", planarconfig="contig"
+    )
+    text = only_case(inspect(), "picture_mode", path).text
+    assert text.startswith(f"{bands} x float32") and FLOATS.words in text
+    assert ("num_channels=5" in text) is (bands == 5)
 
 
 @pytest.mark.parametrize("kind", ["palette_mask", "wide_mask"])

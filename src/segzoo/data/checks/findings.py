@@ -48,6 +48,7 @@ KINDS: dict[str, Kind] = {
     ),
     # Files that cannot be used.
     "unreadable_image": Kind(ERROR, "corrupt picture", "fetch or export the file again, or take the pair out"),
+    "unusable_image": Kind(ERROR, "picture whose values or channels have no place in a model's input"),
     "unreadable_mask": Kind(ERROR, "corrupt mask", "fetch or export the file again, or take the pair out"),
     "sizes_differ": Kind(
         ERROR,
@@ -60,6 +61,7 @@ KINDS: dict[str, Kind] = {
         "save segzoo.data.colors_to_ids(mask, palette) as a grey PNG; a mask whose channels are all equal needs its first "
         "channel alone",
     ),
+    "unusable_mask": Kind(ERROR, "mask whose values are no class ids"),
     "lossy_mask": Kind(
         ERROR, "JPEG mask", "export masks as PNG from where they were drawn: JPEG changes ids beyond repair"
     ),
@@ -114,7 +116,7 @@ KINDS: dict[str, Kind] = {
     # Handled.
     "palette_mask": Kind(NOTE, "palette mask: its indices are taken as class ids, not its colours"),
     "wide_mask": Kind(NOTE, "mask of more than 8 bits: its values are taken as class ids"),
-    "picture_mode": Kind(NOTE, "picture that is not RGB: it is converted"),
+    "picture_mode": Kind(NOTE, "picture that is not 8-bit RGB: it is converted"),
 }
 
 

@@ -13,8 +13,9 @@ from segzoo.data.checks.findings import ERROR, Case
 from segzoo.data.checks.label_ids import LabelRule, count_ids
 from segzoo.data.checks.probing import PairFacts, crop_case, ids_case, probe_pair
 from segzoo.data.rows import row_names
-from segzoo.data.transforms import Scale, keep_ratio_size
+from segzoo.data.transforms import Scale
 from segzoo.errors import SegZooError
+from segzoo.images.resizing import keep_ratio_size
 
 _BLACK_AND_WHITE = (
     "These masks hold only 0 and 255, and 255 is ignored, so class 1 never appears. If 255 means class 1, divide the masks "
@@ -212,4 +213,4 @@ def _scaled(size: tuple[int, int], transform: Any) -> tuple[int, int]:
         short_edge = min(scale.short_edges)
     if scale.size is not None and not scale.keep_ratio:
         return scale.size
-    return keep_ratio_size(*size, short_edge, long_edge)
+    return keep_ratio_size(size, short_edge, long_edge)

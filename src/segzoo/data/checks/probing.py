@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import re
 import warnings
@@ -16,10 +15,11 @@ import PIL.Image
 
 from segzoo.data.checks.findings import ERROR, Case
 from segzoo.data.checks.label_ids import LabelRule, count_ids, list_ids
-from segzoo.data.decoding import CorruptImageError, decode_image, decode_pair, read_bytes
+from segzoo.data.decoding import decode_pair
 from segzoo.errors import SegZooError
+from segzoo.images.reading import CorruptImageError, Header, decode_image, read_bytes, read_header
+from segzoo.images.values import EIGHT_BITS
 
-_ORIENTATION_TAG = 0x0112
 _LOSSY_FORMATS = frozenset({"JPEG", "MPO"})
 _TURNED = {2: "mirrored", 3: "upside down", 4: "mirrored", 5: "on its side", 6: "on its side", 7: "on its side"}
 
@@ -49,20 +49,6 @@ class PairFacts:
         return not any(case.severity == ERROR for case in self.cases)
 
 
-@dataclass(frozen=True)
-class _Header:
-    """What a file says about its pixels without decoding them."""
-
-    format: str | None
-    mode: str
-    size: tuple[int, int]
-    orientation: int
-
-    @property
-    def upright_size(self) -> tuple[int, int]:
-        return self.size[::-1] if self.orientation >= 5 else self.size
-
-
 def probe_pair(
     image: Any,
     label: Any,
@@ -88,7 +74,7 @@ def probe_pair(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Pillow, about huge pictures and broken EXIF blocks
         image_header, label_header = _header(image), _header(label)
-        picture, mask = _decode(image, label, label_header, facts, encoding, palette)
+        picture, mask = _decode(image, label, image_header, label_header, facts, encoding, palette)
     facts.digest = _digest(image)
     if image_header is not None:
         _judge_picture(image_header, facts)
@@ -120,23 +106,14 @@ def _in_memory(source: Any) -> Any:
         return source
 
 
-def _header(source: Any) -> _Header | None:
-    try:
-        if isinstance(source, PIL.Image.Image):
-            image = source
-        elif isinstance(source, Mapping) and source.get("bytes") is not None:
-            image = PIL.Image.open(io.BytesIO(source["bytes"]))
-        elif isinstance(source, bytes):
-            image = PIL.Image.open(io.BytesIO(source))
-        else:
-            return None
-    except (OSError, SyntaxError, ValueError, EOFError, PIL.Image.DecompressionBombError):
+def _header(source: Any) -> Header | None:
+    """None where there is none: arrays, and files that cannot be read."""
+    if source is None or isinstance(source, np.ndarray):
         return None
     try:
-        orientation = int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except (OSError, SyntaxError, ValueError, TypeError):
-        orientation = 1
-    return _Header(image.format, image.mode, image.size, orientation if 1 <= orientation <= 8 else 1)
+        return read_header(source)
+    except SegZooError:
+        return None
 
 
 def _digest(source: Any) -> bytes | None:
@@ -150,23 +127,34 @@ def _digest(source: Any) -> bytes | None:
 
 
 def _decode(
-    image, label, label_header, facts: PairFacts, encoding, palette
+    image: Any,
+    label: Any,
+    image_header: Header | None,
+    label_header: Header | None,
+    facts: PairFacts,
+    encoding: str | None,
+    palette: Mapping[tuple[int, int, int], str] | None,
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """The pair as training decodes it; where that fails, what can be had of it, and the reasons as cases."""
     image_name, label_name = facts.image_name, facts.label_name
+    bands = None if image_header is None else image_header.channels
+    num_channels = 3 if bands in (None, 1, 3, 4) else bands  # a picture of more bands is for a model of as many
     if label is None:
         facts.cases.append(Case("image_without_mask", files=(image_name,)))
     elif label_header is not None and label_header.format in _LOSSY_FORMATS:
         facts.cases.append(Case("lossy_mask", f"{label_header.format}, {label_header.mode}", (label_name,)))
         label = None
+    names = {"image_name": image_name, "label_name": label_name}
     try:
-        return decode_pair(image, label, image_name=image_name, label_name=label_name, encoding=encoding)
+        return decode_pair(image, label, **names, encoding=encoding, num_channels=num_channels)
     except SegZooError:
         picture = mask = None
     try:
-        picture = decode_image(image, name=image_name)
-    except SegZooError as error:
+        picture = decode_image(image, name=image_name, num_channels=num_channels)
+    except CorruptImageError as error:
         facts.cases.append(Case("unreadable_image", _reason(error, image_name), (image_name,)))
+    except SegZooError as error:
+        facts.cases.append(_unusable("unusable_image", error, image_name))
     if label is None:
         return picture, None
     try:
@@ -174,10 +162,19 @@ def _decode(
     except CorruptImageError as error:
         facts.cases.append(Case("unreadable_mask", _reason(error, label_name), (label_name,)))
     except SegZooError as error:
-        facts.cases.append(_color_case(label, _reason(error, label_name), encoding, label_name, palette))
+        if label_header is not None and (label_header.mode == "F" or label_header.channels is not None):
+            facts.cases.append(_unusable("unusable_mask", error, label_name))
+        else:
+            facts.cases.append(_color_case(label, _reason(error, label_name), encoding, label_name, palette))
     if picture is not None and mask is not None and picture.shape[:2] != mask.shape:
         facts.cases.append(_size_case(picture.shape, mask.shape, facts))
     return picture, mask
+
+
+def _unusable(kind: str, error: SegZooError, name: str) -> Case:
+    """A case whose cause and fix are those of the message."""
+    cause, _, fix = str(error).removeprefix(f"{name}: ").rstrip(".").partition("; ")
+    return Case(kind, cause, (name,), fix=fix)
 
 
 def _reason(error: SegZooError, name: str) -> str:
@@ -227,22 +224,23 @@ def _color_case(label: Any, reason: str, encoding: str | None, name: str, palett
 # Judging
 
 
-def _judge_picture(header: _Header, facts: PairFacts) -> None:
-    if header.mode != "RGB":
+def _judge_picture(header: Header, facts: PairFacts) -> None:
+    if header.mode != "RGB" or header.rule is not EIGHT_BITS:
         dropped = ", its transparency is dropped" if header.mode in ("RGBA", "LA", "PA") else ""
-        facts.cases.append(
-            Case("picture_mode", header.mode + dropped, (facts.image_name,), details={"mode": header.mode})
-        )
+        only = "" if header.channels in (None, 1, 3, 4) else f", for models with num_channels={header.channels} alone"
+        text = f"{header.mode}{dropped}{only}; values: {header.rule.words}"
+        details = {"mode": header.mode, "rule": header.rule.name}
+        facts.cases.append(Case("picture_mode", text, (facts.image_name,), details=details))
 
 
-def _judge_mask_file(header: _Header, facts: PairFacts) -> None:
+def _judge_mask_file(header: Header, facts: PairFacts) -> None:
     if header.mode == "P":
         facts.cases.append(Case("palette_mask", "", (facts.label_name,)))
-    elif header.mode.startswith("I"):
+    elif header.mode == "F" or header.mode.startswith("I"):
         facts.cases.append(Case("wide_mask", header.mode, (facts.label_name,), details={"mode": header.mode}))
 
 
-def _judge_rotation(image: _Header, label: _Header, facts: PairFacts) -> None:
+def _judge_rotation(image: Header, label: Header, facts: PairFacts) -> None:
     """EXIF rotation, told as `decode_pair` handles it."""
     if image.orientation == label.orientation == 1:
         return

@@ -1,0 +1,329 @@
+"""Pictures from files, bytes, tables and arrays: what was stored, and its grey levels as a model takes them.
+
+Training, evaluation, the image processor and all commands read pictures here. Only NumPy and Pillow are needed.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+import PIL.Image
+from PIL.TiffImagePlugin import SAMPLESPERPIXEL
+
+from segzoo.errors import SegZooError
+from segzoo.images.archives import is_address, read_address, readable
+from segzoo.images.tiff import is_tiff, read_bands, samples_per_pixel
+from segzoo.images.values import EIGHT_BITS, ValueRule, grey_levels, value_rule
+
+_ORIENTATION_TAG = 0x0112
+# Modes whose values Pillow would clip when it converts them; all are grey.
+_DEEP_MODES = {"I": np.int32, "F": np.float32} | dict.fromkeys(("I;16", "I;16L", "I;16B", "I;16N"), np.uint16)
+
+
+class CorruptImageError(SegZooError):
+    """A picture or mask that is missing or cannot be read; the message names the file."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture or mask as it is stored: read whole, neither turned nor converted.
+
+    Attributes:
+        stored: Pillow's image, or an array (height, width, channels) or (height, width).
+        name: what messages call it.
+        orientation: EXIF's number, 1 to 8, of how it is stored.
+    """
+
+    stored: PIL.Image.Image | np.ndarray
+    name: str
+    orientation: int = 1
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """(height, width) before it is turned upright."""
+        if isinstance(self.stored, np.ndarray):
+            return self.stored.shape[:2]
+        return self.stored.height, self.stored.width
+
+    @property
+    def rule(self) -> ValueRule:
+        """How its values become grey levels."""
+        if isinstance(self.stored, np.ndarray):
+            return value_rule(self.stored.dtype)
+        return value_rule(_stored_type(self.stored))
+
+    def grey_levels(self, num_channels: int = 3, *, convert: bool = True) -> np.ndarray:
+        """The upright picture as a model with so many channels takes it.
+
+        For three channels grey is repeated, palettes and CMYK become RGB, and a fourth channel (alpha) is dropped; for
+        one channel colours become grey. For any other number the picture has exactly that many.
+
+        Args:
+            num_channels: of the model.
+            convert: False refuses other channels instead.
+
+        Returns:
+            uint8 array (height, width, num_channels).
+
+        Raises:
+            SegZooError: another number of channels, or values without a place in 0..255 (see `grey_levels` of
+                `segzoo.images.values`).
+        """
+        stored = self.stored
+        if isinstance(stored, PIL.Image.Image):
+            if convert and num_channels in (1, 3) and stored.mode not in _DEEP_MODES:
+                stored = stored.convert("RGB" if num_channels == 3 else "L")
+            stored = np.array(stored, dtype=_stored_type(stored))
+        if stored.ndim == 2:
+            stored = stored[..., None]
+        bands = np.moveaxis(grey_levels(stored, self.name), -1, 0)
+        bands = fit_channels(bands, num_channels, self.name, convert=convert)
+        return upright(np.moveaxis(bands, 0, -1), self.orientation)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its pixels without decoding them.
+
+    Attributes:
+        format: Pillow's name of the file format, such as "PNG"; None for a picture in memory.
+        mode: Pillow's mode; for TIFF files that Pillow cannot hold the number and type of the bands.
+        size: (width, height) as stored.
+        orientation: EXIF's number, 1 to 8.
+        rule: how its values become grey levels.
+        channels: number of bands where Pillow cannot hold the file, else None.
+    """
+
+    format: str | None
+    mode: str
+    size: tuple[int, int]
+    orientation: int
+    rule: ValueRule
+    channels: int | None = None
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """(width, height) of the upright picture."""
+        return self.size[::-1] if self.orientation >= 5 else self.size
+
+
+def open_picture(source: Any, *, name: str | None = None, what: str = "image") -> Picture:
+    """Reads a picture or mask whole.
+
+    Args:
+        source: path, address (zip://, hf://, https://), the bytes of a file, PIL image, array (height, width) or (height,
+            width, channels), or the `{"path", "bytes"}` of an undecoded `datasets` column.
+        name: what messages call it; by default its path.
+        what: what messages say it is.
+
+    Raises:
+        CorruptImageError: the file is missing, corrupt or no image; the message names it.
+        SegZooError: a TIFF file that takes a library that is missing.
+    """
+    source, name = _named(source, name, what)
+    if isinstance(source, np.ndarray):
+        return Picture(source, name)
+    with _faults_of(name, what):
+        if isinstance(source, PIL.Image.Image):
+            source.load()
+            return Picture(source, name, _orientation(source))
+        with _opened(source) as file:
+            image = _image(file)
+            if image is None:
+                bands = read_bands(file, name)
+                return Picture(bands.values, name, bands.orientation)
+            image.load()
+            return Picture(image, name, _orientation(image))
+
+
+def read_header(source: Any, *, name: str | None = None) -> Header:
+    """What a file or PIL image says of itself; arguments and errors as `open_picture`, arrays excluded."""
+    source, name = _named(source, name, "image")
+    with _faults_of(name, "image"):
+        if isinstance(source, PIL.Image.Image):
+            return _header(source)
+        with _opened(source) as file:
+            image = _image(file)
+            if image is not None:
+                return _header(image)
+            bands = read_bands(file, name, header_only=True)
+            mode = f"{bands.channels} x {bands.dtype}"
+            size = bands.size[::-1]
+            return Header("TIFF", mode, size, bands.orientation, value_rule(bands.dtype), bands.channels)
+
+
+def decode_image(source: Any, *, name: str | None = None, num_channels: int = 3) -> np.ndarray:
+    """Reads a picture as upright grey levels, by default RGB.
+
+    Grey, palette, RGBA (alpha dropped) and CMYK are converted, EXIF rotation is applied, and values of more than 8 bits
+    are brought to 0..255 by the rule of their type (`segzoo.images.values.value_rule`).
+
+    Args:
+        source: Path, bytes, PIL image, or the `{"path", "bytes"}` of an undecoded `datasets` column.
+        name: What to call it in errors; by default its path.
+        num_channels: Of the model; see `Picture.grey_levels`.
+
+    Returns:
+        uint8 array of shape (height, width, num_channels).
+
+    Raises:
+        CorruptImageError: The file is missing, corrupt or no image; the message names it.
+        SegZooError: Another number of channels, or values without a place in 0..255.
+    """
+    return open_picture(source, name=name).grey_levels(num_channels)
+
+
+def read_bytes(source: Any) -> bytes:
+    """The undecoded file behind a value of a table.
+
+    Args:
+        source: Path, address inside a zip archive (zip://picture.jpg::archive.zip) or on the Hub, bytes, or the
+            `{"path", "bytes"}` of an undecoded `datasets` column.
+
+    Raises:
+        CorruptImageError: There is no such file, or it cannot be read.
+    """
+    if isinstance(source, Mapping):
+        data = source.get("bytes")
+        source = source.get("path") if data is None else data
+    if isinstance(source, bytes):
+        return source
+    if source is None:
+        raise CorruptImageError("There is no file here: neither a path nor bytes.")
+    path = os.fspath(source)
+    try:
+        return read_address(path)
+    except FileNotFoundError:
+        raise CorruptImageError(f"{readable(path)}: the file does not exist.") from None
+    except OSError as error:
+        raise CorruptImageError(f"{readable(path)}: the file cannot be read ({_reason(error)}).") from error
+
+
+def fit_channels(bands: Any, num_channels: int, name: str, *, convert: bool = True) -> Any:
+    """Bands (channels, height, width) of an array or tensor as `Picture.grey_levels` says; colours to grey in uint8 alone.
+
+    Raises:
+        SegZooError: there are too many or too few.
+    """
+    found = bands.shape[0]
+    if found == num_channels:
+        return bands
+    if convert and num_channels == 3 and found in (1, 4):
+        return bands[[0, 0, 0]] if found == 1 else bands[:3]
+    if convert and num_channels == 1 and found in (3, 4) and str(bands.dtype).endswith("uint8"):
+        # Pillow's whole-number weights; the sum stays below 2**24, so floats are exact.
+        grey = (19595.0 * bands[:1] + 38470.0 * bands[1:2] + 7471.0 * bands[2:3] + 32768.0) // 65536
+        return grey.astype(np.uint8) if isinstance(grey, np.ndarray) else grey.byte()
+    raise channel_mismatch(found, num_channels, name)
+
+
+def channel_mismatch(found: int, expected: int, name: str, where: str = "") -> SegZooError:
+    """The error for a picture whose channels do not fit; `where` follows their number."""
+    return SegZooError(
+        f"{name} has {found} channels{where}, the model and its image processor expect {expected}; give pictures of "
+        f"{expected} channels, or set num_channels in the processor and in the backbone's config."
+    )
+
+
+def in_colour(levels: np.ndarray) -> np.ndarray:
+    """Grey levels (height, width, channels) as RGB to be looked at: the first three channels, or the first one in grey."""
+    return levels[..., :3] if levels.shape[-1] >= 3 else np.repeat(levels[..., :1], 3, axis=-1)
+
+
+def upright(array: np.ndarray, orientation: int) -> np.ndarray:
+    """An array (height, width, ...) turned as EXIF's orientation asks."""
+    if orientation in (5, 7):
+        array = array.swapaxes(0, 1)
+    if orientation in (6, 8):
+        array = np.rot90(array, -1 if orientation == 6 else 1)
+    if orientation in (3, 4, 7):
+        array = array[::-1]
+    if orientation in (2, 3, 7):
+        array = array[:, ::-1]
+    return np.ascontiguousarray(array)
+
+
+def _named(source: Any, name: str | None, what: str) -> tuple[Any, str]:
+    """A path, bytes, image or array, and what to call it."""
+    if isinstance(source, Mapping):
+        path, data = source.get("path"), source.get("bytes")
+        name = name or path
+        source = path if data is None else data
+    elif isinstance(source, str | os.PathLike):
+        name = name or os.fspath(source)
+    name = readable(str(name or getattr(source, "filename", None) or f"<{what} without a file name>"))
+    if source is None:
+        raise CorruptImageError(f"{name}: there is no {what} here. Give a path, bytes or a PIL image.")
+    return source, name
+
+
+@contextmanager
+def _faults_of(name: str, what: str) -> Iterator[None]:
+    """Errors of reading a file, by its name."""
+    try:
+        yield
+    except SegZooError:
+        raise
+    except FileNotFoundError:
+        raise CorruptImageError(f"{name}: the {what} file does not exist.") from None
+    except (OSError, SyntaxError, ValueError, EOFError, PIL.Image.DecompressionBombError) as error:
+        raise CorruptImageError(
+            f"{name}: the {what} cannot be read ({_reason(error)}). Fetch or export the file again, or take it out."
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, PIL.UnidentifiedImageError):  # its own text names a buffer or the file once more
+        return "cannot identify image file"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _opened(source: Any) -> BinaryIO:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    path = os.fspath(source)
+    return io.BytesIO(read_address(path)) if is_address(path) else open(path, "rb")
+
+
+def _image(file: BinaryIO) -> PIL.Image.Image | None:
+    """Pillow's image, not yet decoded; None for a TIFF file of which Pillow would read no bands, or not all."""
+    tiff = is_tiff(file)
+    if tiff and samples_per_pixel(file) > 4:
+        return None
+    try:
+        image = PIL.Image.open(file)
+    except PIL.UnidentifiedImageError:
+        if tiff:
+            return None
+        raise
+    whole = not tiff or image.mode == "P" or image.tag_v2.get(SAMPLESPERPIXEL, 1) == len(image.getbands())
+    return image if whole else None
+
+
+def _stored_type(image: PIL.Image.Image) -> type[np.generic]:
+    """The type of the values that Pillow hands out."""
+    if image.mode == "I" and image.format == "PPM":  # 16 bits, which Pillow scales to 65535 and widens
+        return np.uint16
+    return _DEEP_MODES.get(image.mode, np.uint8)
+
+
+def _orientation(image: PIL.Image.Image) -> int:
+    try:
+        found = int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except (SyntaxError, ValueError, TypeError, OSError):  # a broken EXIF block says nothing about the picture
+        return 1
+    return found if 1 <= found <= 8 else 1
+
+
+def _header(image: PIL.Image.Image) -> Header:
+    rule = value_rule(_stored_type(image))
+    tiles = getattr(image, "tile", None)
+    if rule is EIGHT_BITS and tiles and ";16" in str(tiles[0][3]):  # in colour, Pillow keeps the upper bits
+        rule = value_rule(np.uint16)
+    return Header(image.format, image.mode, image.size, _orientation(image), rule)

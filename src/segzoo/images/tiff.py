@@ -1,0 +1,105 @@
+"""TIFF files that Pillow cannot hold: other numbers of bands, floats and 16 bits with several bands. tifffile reads them."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+import PIL.Image
+from PIL.TiffImagePlugin import SAMPLESPERPIXEL, ImageFileDirectory_v2
+
+from segzoo.errors import SegZooError
+
+_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_ORIENTATION_TAG = 274
+
+
+@dataclass(frozen=True)
+class Bands:
+    """The first picture of a TIFF file.
+
+    Attributes:
+        size: (height, width) as stored.
+        channels: how many bands.
+        dtype: of its values.
+        orientation: EXIF's number, 1 to 8.
+        values: (height, width, channels); None where only the header was asked for.
+    """
+
+    size: tuple[int, int]
+    channels: int
+    dtype: np.dtype
+    orientation: int
+    values: np.ndarray | None = None
+
+
+def is_tiff(file: BinaryIO) -> bool:
+    """Whether a file begins as TIFF files do; its position is 0 afterwards."""
+    file.seek(0)
+    magic = file.read(4)
+    file.seek(0)
+    return magic in _MAGIC
+
+
+def samples_per_pixel(file: BinaryIO) -> int:
+    """Number of bands that a TIFF file names in its first directory; 1 where it names none. Its position is 0 afterwards."""
+    try:
+        header = file.read(8)
+        if header[2] == 43 or header[3] == 43:  # BigTIFF: offsets of 64 bits
+            header += file.read(8)
+        directory = ImageFileDirectory_v2(header)
+        file.seek(directory.next)
+        directory.load(file)
+        return int(directory.get(SAMPLESPERPIXEL, 1))
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, struct.error):
+        return 1  # what is wrong with the file is said by who reads it
+    finally:
+        file.seek(0)
+
+
+def read_bands(file: BinaryIO, name: str, *, header_only: bool = False) -> Bands:
+    """The first picture of a TIFF file with all its bands.
+
+    Args:
+        file: opened for reading bytes.
+        name: what messages call it.
+        header_only: leave the pixels out.
+
+    Raises:
+        SegZooError: a library is missing; the message holds the command that installs it.
+        OSError: the file is broken, has no picture of bands, or is larger than Pillow's limit.
+    """
+    try:
+        import tifffile
+    except ImportError:
+        raise SegZooError(
+            f"{name}: Pillow cannot read all of this TIFF file (several bands, or bands of more than 8 bits); install "
+            "the library that does: pip install tifffile (or segzoo[tiff])."
+        ) from None
+    file.seek(0)
+    try:
+        with tifffile.TiffFile(file) as opened:
+            page = opened.pages[0]
+            axes, dtype = page.axes, page.dtype
+            size, limit = (page.imagelength, page.imagewidth), PIL.Image.MAX_IMAGE_PIXELS
+            if sorted(axes.replace("S", "")) != ["X", "Y"] or dtype is None:
+                raise OSError(f"a TIFF file of axes {axes} and type {dtype} is no picture")
+            if limit is not None and size[0] * size[1] > 2 * limit:
+                raise OSError(f"{size[0] * size[1]} pixels, above Pillow's limit of {2 * limit}")
+            tag = page.tags.get(_ORIENTATION_TAG)
+            orientation = int(tag.value) if tag is not None and 1 <= int(tag.value) <= 8 else 1
+            values = None
+            if not header_only:
+                values = page.asarray()
+                values = np.moveaxis(values, axes.index("S"), -1) if "S" in axes else values[..., None]
+            return Bands(size, page.samplesperpixel, np.dtype(dtype), orientation, values)
+    except OSError:
+        raise
+    except Exception as error:  # tifffile and its codecs raise many kinds
+        if "imagecodecs" in str(error):
+            raise SegZooError(
+                f"{name}: its compression takes one more library; pip install imagecodecs, or save it uncompressed."
+            ) from None
+        raise OSError(str(error) or type(error).__name__) from error
