@@ -1,7 +1,6 @@
 import pickle
 import warnings
 
-import datasets
 import numpy as np
 import PIL.Image
 import pytest
@@ -10,7 +9,7 @@ from torchvision.transforms import v2
 
 from segzoo.data.augmentation import Augmentation
 from segzoo.data.collate import collate_evaluation, collate_training
-from segzoo.data.dataset import SegmentationDataset, row_names, undecoded
+from segzoo.data.dataset import SegmentationDataset
 from segzoo.data.decoding import CorruptImageError
 from segzoo.data.loading import load_segmentation_dataset
 from segzoo.data.transforms import FromTorchvision, JointTransform, build_train_transform
@@ -149,24 +148,6 @@ def test_rows_without_a_mask_are_corrupt(table):
     rows = [table[0], {**table[1], "label": None}]
     with pytest.raises(CorruptImageError, match=r"n1\.jpg: there is no mask"):
         SegmentationDataset(rows, JointTransform(keep_label_size=True))[1]
-
-
-def test_undecoded_rows_and_their_names(table):
-    row = undecoded(table)[1]
-    assert row["image"]["bytes"] is None and row["image"]["path"] == row["image_path"]
-    assert row_names(row, 1) == (row["image_path"], row["label_path"])
-    assert row_names({"image": {"path": "zip://in/a.jpg::/x/b.zip", "bytes": None}}, 3) == (
-        "/x/b.zip/in/a.jpg",
-        "mask of row 3",
-    )
-    assert undecoded([1, 2]) == [1, 2]
-    more = (
-        table.add_column("note", ["x"] * 6)
-        .add_column("depth", table["image_path"])
-        .cast_column("depth", datasets.Image())
-    )
-    for rows in (more, more.to_iterable_dataset()):
-        assert undecoded(rows).column_names == table.column_names
 
 
 def test_dataset_can_be_pickled(table):

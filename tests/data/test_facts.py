@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from segzoo.data.facts import DATASETS, color_map, dataset_facts, facts_for_original_type
@@ -15,6 +18,30 @@ def test_every_class_has_a_name_and_a_colour(name):
     assert all(c == c.strip() and c for c in facts.classes)
     assert [facts.label2id[facts.id2label[i]] for i in range(facts.num_labels)] == list(range(facts.num_labels))
     assert facts.title and facts.licence
+
+
+def test_of_equal_classes_the_data_set_that_they_are_named_after_comes_first():
+    def first(name):
+        return next(facts.name for facts in DATASETS.values() if facts.id2label == DATASETS[name].id2label)
+
+    borrowed = {"dark_zurich": "cityscapes", "night_driving": "cityscapes", "vaihingen": "potsdam", "hrf": "drive"}
+    assert {name: first(name) for name in borrowed} == borrowed
+    assert DATASETS["dark_zurich"].palette == DATASETS["cityscapes"].palette
+    assert "nothing" not in DATASETS and DATASETS.get("nothing") is None
+
+
+def test_facts_are_read_when_they_are_asked_for():
+    code = """
+import re, sys
+opened = []
+is_facts = re.compile(r"facts.[a-z0-9_]+[.]json$").search
+sys.addaudithook(lambda event, values: opened.append(values[0]) if event == "open" and is_facts(str(values[0])) else None)
+import segzoo.data.sources
+from segzoo.data.facts import DATASETS
+assert not opened
+assert DATASETS["camvid"].num_labels == 11 and len(opened) == len(DATASETS)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_known_facts():

@@ -3,12 +3,17 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
 
+import segzoo
+from segzoo.data import sources
 from segzoo.data.dataset import SegmentationDataset
 from segzoo.data.decoding import decode_example
 from segzoo.data.facts import DATASETS
@@ -370,3 +375,44 @@ def test_a_zip_of_a_users_folder(make_folder, tmp_path):
 def test_hub_names_have_facts():
     assert detect_facts("merve/scene_parse_150") is DATASETS["ade20k"]
     assert detect_facts("somebody/something") is None
+
+
+def test_every_module_of_a_layout_is_found_in_an_order_of_its_own():
+    modules = {path.stem for path in Path(sources.__file__).parent.glob("*.py")} - {"__init__"}
+    assert {source.find.__module__.rpartition(".")[2] for source in sources.SOURCES} == modules
+    orders = [source.order for source in sources.SOURCES]
+    assert orders == sorted(set(orders)) and sources.SOURCES[-1].layout == sources.LAYOUTS.partition("; ")[0]
+
+
+def test_a_new_layout_is_one_new_module(tmp_path):
+    """A copy of the package with one more file loads what only that file knows."""
+    package = tmp_path / "segzoo"
+    shutil.copytree(Path(segzoo.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "data" / "sources" / "toy.py").write_text(
+        "from segzoo.data.pairing import Listing, Source, SplitFiles, files_by_stem, pair_by_stem\n"
+        "class Toy:\n"
+        "    facts = None\n"
+        "    def __init__(self, folder): self.folder = folder\n"
+        "    def list_files(self):\n"
+        "        listing = Listing()\n"
+        "        parts = (files_by_stem(self.folder.child(name)) for name in ('toys', 'toy_masks'))\n"
+        "        pair_by_stem(listing, 'train', *parts)\n"
+        "        return listing\n"
+        "def find(folder, data): return Toy(folder) if folder.child('toys') else None\n"
+        "SOURCE = Source(layout='toys and toy_masks', find=find, order=15)\n"
+    )
+    for name in ("toys", "toy_masks"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        PIL.Image.new("L", (4, 4)).save(tmp_path / "data" / name / "a.png")
+    code = (
+        "import sys; sys.argv[0] = 'segzoo'\n"
+        "from segzoo.data.loading import load_segmentation_dataset\n"
+        "print(load_segmentation_dataset(sys.argv[1])['train'].num_rows)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "data")],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == "1", done.stderr

@@ -4,8 +4,9 @@ import pytest
 from datasets import Dataset
 
 from segzoo import SegZooConfig, SegZooError, SegZooForSemanticSegmentation, SegZooImageProcessor
+from segzoo.data import DataSource
 from segzoo.data.scenes import write_scenes
-from segzoo.evaluation.job import EvaluationJob, load_split, variant_of
+from segzoo.evaluation.job import load_split, prediction_files, variant_of
 from segzoo.inference import InferenceSettings
 from segzoo.inference.options import settings_from_options
 
@@ -60,11 +61,13 @@ def test_variants():
 
 def test_splits(tmp_path):
     folder = str(write_scenes(tmp_path / "scenes", num_train=2, num_validation=7, size=(32, 32)))
-    rows, subset = load_split(folder)
-    assert (len(rows), subset) == (7, None) and load_split(folder, "val", max_samples=9)[1] is None
-    some, subset = load_split(folder, max_samples=3)
-    assert some["image_path"] == [rows[i]["image_path"] for i in (1, 3, 5)] and subset.startswith("only 3 of 7")
-    assert len(load_split(folder, "training")[0]) == 2
+    data = load_split(folder)
+    assert (len(data.rows), data.subset, data.name, data.dataset_id) == (7, None, folder, None)
+    assert load_split(folder, "val", max_samples=9).subset is None
+    some = load_split(DataSource(folder), max_samples=3, dataset_id="me/scenes")
+    assert some.rows["image_path"] == [data.rows[i]["image_path"] for i in (1, 3, 5)]
+    assert some.subset.startswith("only 3 of 7") and some.dataset_id == "me/scenes"
+    assert len(load_split(folder, "training").rows) == 2
     with pytest.raises(SegZooError, match="it has train, validation"):
         load_split(folder, "test")
 
@@ -81,6 +84,4 @@ def test_splits(tmp_path):
 )
 def test_names_of_predictions(paths, expected, tmp_path):
     columns = {"image_path": paths} if paths else {"image": [0, 1]}
-    job = object.__new__(EvaluationJob)
-    object.__setattr__(job, "rows", Dataset.from_dict(columns))
-    assert job.prediction_files(tmp_path) == [tmp_path / name for name in expected]
+    assert prediction_files(tmp_path, Dataset.from_dict(columns)) == [tmp_path / name for name in expected]

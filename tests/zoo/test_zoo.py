@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +41,20 @@ def test_every_row_has_a_config():
             continue
         assert {"backbone", "decode_head", "type"} <= config["model"].keys()
         assert config["dataset_type"].endswith(("Dataset", "Dataset59")) and config["test_pipeline"]
+
+
+@pytest.mark.parametrize("kind", ["rows", "configs"])
+def test_every_file_is_of_a_system_and_every_line_is_read(kind):
+    files = {file.stem: file for file in (Path(zoo.__file__).parent / kind).iterdir()}
+    assert files.keys() == zoo.SYSTEMS.keys()
+    for system, file in files.items():
+        content = json.loads(file.read_text(encoding="utf-8"))
+        names = [row["name"] for row in content] if kind == "rows" else list(content["configs"])
+        assert sorted(names) == sorted(name for name, row in zoo.rows().items() if row.system == system)
+        for part, values in content.get("parts", {}).items() if kind == "configs" else ():
+            assert {config[part] for config in content["configs"].values() if part in config} == set(
+                range(len(values))
+            )
 
 
 def test_configs_are_copies():

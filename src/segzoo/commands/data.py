@@ -5,13 +5,21 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segzoo.data.options import add_data_options, check_data_options, source_from_options
 from segzoo.errors import SegZooError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import PIL.Image
+    from datasets import Dataset
+
+    from segzoo.data.checks.label_ids import LabelRule
     from segzoo.data.classes import ClassFacts
     from segzoo.training.recipes.recipe import Recipe
 
@@ -67,28 +75,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="folder with images/ and annotations/, another known layout, or name of a data set",
     )
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        "--classes", metavar="NAME|FILE", help="the classes: a known data set such as camvid, or a JSON of names"
-    )
-    data.add_argument("--num_labels", type=int, metavar="N", help="number of classes, where they have no names")
-    data.add_argument(
-        "--do_reduce_labels",
-        action=argparse.BooleanOptionalAction,
-        help="masks hold 0 for 'no class' and 1..N; left out, as is known of the data",
-    )
-    data.add_argument("--ignore_index", type=int, default=255, help="label that does not count (default: %(default)s)")
-    data.add_argument("--dataset_config_name", metavar="NAME", help="configuration of a data set on the Hub")
-    data.add_argument("--image_column", metavar="NAME", help="column of the pictures, where it is not found")
-    data.add_argument("--label_column", metavar="NAME", help="column of the masks, where it is not found")
-    data.add_argument(
-        "--image_suffix", metavar="TEXT", default="", help="what pictures' names end in, such as _leftImg8bit"
-    )
-    data.add_argument(
-        "--label_suffix", metavar="TEXT", default="", help="what masks' names end in, such as _gtFine_labelTrainIds"
-    )
-    data.add_argument("--data_root", metavar="DIR", help="folder that the paths in .odgt lists begin at")
-    data.add_argument("--cache_dir", metavar="DIR", help="where downloads are kept")
+    add_data_options(parser.add_argument_group("data"))
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
@@ -137,7 +124,9 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
 
     training = parser.add_argument_group("as a training sees it")
     training.add_argument("--augment", action="store_true", help="show samples after augmentation")
-    training.add_argument("--seed", type=int, default=42, help="of the training (default: %(default)s, as there)")
+    training.add_argument(
+        "--seed", type=int, default=42, help="seed of the training (default: %(default)s, the training's own)"
+    )
     training.add_argument("--epoch", type=int, nargs="+", default=[0], metavar="N", help="epochs to show (default: 0)")
     training.add_argument("--recipe", metavar="NAME", help="augmentation of a recipe; the options below override it")
     training.add_argument(
@@ -169,7 +158,7 @@ def run(args: argparse.Namespace) -> int:
 
 def check(args: argparse.Namespace) -> int:
     """Prints and writes the report; 1 where something is wrong."""
-    _refuse(args, positive=("max_samples", "num_labels"), not_negative=("num_workers", "list"))
+    _refuse(args, positive=("max_samples",), not_negative=("num_workers", "list"))
     if args.json not in (None, "-") and not Path(args.json).absolute().parent.is_dir():
         raise SegZooError(f"--json {args.json}: there is no folder {Path(args.json).parent}")
     crop_size = None if args.crop_size is None else tuple(args.crop_size * (3 - len(args.crop_size)))[:2]
@@ -183,30 +172,27 @@ def check(args: argparse.Namespace) -> int:
 
     _quiet()
     classes = _classes(args)
-    progress: list[EvaluationProgress] = []
+    lines: list[EvaluationProgress] = []
+
+    def progress(count: int) -> Callable[[], object]:
+        lines.append(EvaluationProgress(count))
+        return lines[0].image
+
     report = inspect_dataset(
-        args.data,
-        args.dataset_config_name,
-        splits=args.split,
+        source_from_options(args),
+        _rule(args, classes),
         names=None if classes is None else classes.names,
         palette=None if classes is None else classes.palette,
-        reduce_labels=bool(args.do_reduce_labels) if classes is None else classes.reduce_labels,
-        classes_source="" if classes is None else classes.source,
-        ignore_index=args.ignore_index,
+        splits=args.split,
         crop_size=crop_size,
-        image_column=args.image_column,
-        label_column=args.label_column,
-        image_suffix=args.image_suffix,
-        label_suffix=args.label_suffix,
-        data_root=args.data_root,
-        cache_dir=args.cache_dir,
         max_samples=args.max_samples,
         num_workers=min(8, os.cpu_count() or 1) if args.num_workers is None else args.num_workers,
-        on_start=lambda count: progress.append(EvaluationProgress(count)),
-        on_pair=lambda: progress[0].image(),
+        progress=progress,
     )
-    for line in progress:
+    for line in lines:
         line.finish_line()
+    if classes is not None:
+        report = replace(report, classes_source=classes.source)
     print(report_text(report, most_cases=args.list), file=sys.stderr if args.json == "-" else sys.stdout)
     if args.json == "-":
         print(json_text(report.to_dict()), end="")
@@ -224,7 +210,7 @@ def show(args: argparse.Namespace) -> int:
     """Draws the sheet; returns 0."""
     from segzoo.data.augmentation import Augmentation
 
-    _refuse(args, positive=("count", "num_labels", "cell_width"), not_negative=("seed",))
+    _refuse(args, positive=("count", "cell_width"), not_negative=("seed",))
     output = Path(args.output)
     if output.suffix.lower() not in SHEET_SUFFIXES:
         raise SegZooError(f"--output {output}: name a picture ({', '.join(SHEET_SUFFIXES)})")
@@ -251,21 +237,19 @@ def show(args: argparse.Namespace) -> int:
     return 0
 
 
-def _file_sheet(args: argparse.Namespace, classes: ClassFacts | None):
+def _file_sheet(args: argparse.Namespace, classes: ClassFacts | None) -> tuple[PIL.Image.Image, str]:
     """The sheet of pairs as they are, and its title."""
     from segzoo.data.checks.inspection_text import short_name
-    from segzoo.data.checks.label_ids import LabelRule
     from segzoo.data.checks.sheets import draw_pairs
 
-    split, rows = _rows_of_split(args, _tables(args))
+    split, rows = _rows_of_split(args)
     names, palette = _names_and_colors(args, classes)
-    reduce_labels = bool(args.do_reduce_labels) if classes is None else classes.reduce_labels
     sheet = draw_pairs(
         rows,
         _indices(args, len(rows), split),
         names=names,
         palette=palette,
-        rule=LabelRule(None if classes is None else len(names), args.ignore_index, reduce_labels),
+        rule=_rule(args, classes),
         short=partial(short_name, source=args.data),
         on_problem=_note,
         alpha=args.alpha,
@@ -274,7 +258,7 @@ def _file_sheet(args: argparse.Namespace, classes: ClassFacts | None):
     return sheet, f"{args.data}, {split}: {len(rows)} pairs, as they lie in the files"
 
 
-def _trained_sheet(args: argparse.Namespace, classes: ClassFacts | None, given: dict):
+def _trained_sheet(args: argparse.Namespace, classes: ClassFacts | None, given: dict) -> tuple[PIL.Image.Image, str]:
     """The sheet of samples as a training gets them, and its title."""
     from segzoo import SegZooImageProcessor
     from segzoo.data import SegmentationDataset
@@ -291,24 +275,16 @@ def _trained_sheet(args: argparse.Namespace, classes: ClassFacts | None, given: 
         known = classes or ClassFacts({}, [], bool(args.do_reduce_labels))
         processor = build_processor(None, known, image_processor_name=args.image_processor_name)
     else:
-        reduce_labels = bool(args.do_reduce_labels) if classes is None else classes.reduce_labels
+        reduce_labels = _rule(args, classes).reduce_labels
         processor = SegZooImageProcessor(do_resize=False, do_reduce_labels=reduce_labels)
     transform = training_transform(processor, recipe.augmentation, ignore_index=args.ignore_index)
     if args.split in (None, "train"):
         split = "train"
-        rows, _ = load_splits(
-            args.data,
-            args.dataset_config_name,
-            image_column=args.image_column,
-            label_column=args.label_column,
-            train_val_split=args.train_val_split,
-            seed=args.seed,
-            cache_dir=args.cache_dir,
-        )
+        rows, _ = load_splits(source_from_options(args), train_val_split=args.train_val_split, seed=args.seed)
         if rows is None:
             raise SegZooError(f"{args.data} has no train split; name another one with --split")
     else:
-        split, rows = _rows_of_split(args, _tables(args))
+        split, rows = _rows_of_split(args)
     names, palette = _names_and_colors(args, classes)
     sheet = draw_samples_as_trained(
         SegmentationDataset(rows, transform, seed=args.seed),
@@ -348,8 +324,7 @@ def _refuse(args: argparse.Namespace, *, positive: tuple[str, ...], not_negative
         value = getattr(args, name)
         if value is not None and value < (1 if name in positive else 0):
             raise SegZooError(f"--{name} is {value}; it must be {'1' if name in positive else '0'} or more")
-    if args.classes is not None and args.num_labels is not None:
-        raise SegZooError("--classes names the classes and so their number; leave out --num_labels")
+    check_data_options(args)
 
 
 def _quiet() -> None:
@@ -379,30 +354,25 @@ def _names_and_colors(args: argparse.Namespace, classes: ClassFacts | None) -> t
     return [f"id {index + first}" for index in range(256)], default_palette(256)
 
 
-def _tables(args: argparse.Namespace) -> dict:
-    """Pairs of all splits; what does not pair up is for ``segzoo data check``."""
-    from segzoo.data.checks.inspection import load_tables
+def _rule(args: argparse.Namespace, classes: ClassFacts | None) -> LabelRule:
+    """What the ids in the masks mean."""
+    from segzoo.data.checks.label_ids import LabelRule
 
-    return load_tables(
-        args.data,
-        args.dataset_config_name,
-        on_case=lambda case: None,
-        image_column=args.image_column,
-        label_column=args.label_column,
-        image_suffix=args.image_suffix,
-        label_suffix=args.label_suffix,
-        data_root=args.data_root,
-        cache_dir=args.cache_dir,
-    )
+    if classes is None:
+        return LabelRule(None, args.ignore_index, bool(args.do_reduce_labels))
+    return LabelRule(len(classes.names), args.ignore_index, classes.reduce_labels)
 
 
-def _rows_of_split(args: argparse.Namespace, tables: dict) -> tuple[str, object]:
-    from segzoo.data.checks.inspection import choose_splits
+def _rows_of_split(args: argparse.Namespace) -> tuple[str, Dataset]:
+    """The pairs to show; what does not pair up is for ``segzoo data check``."""
+    from segzoo.data.checks.inspection import choose_splits, load_tables
 
+    source = source_from_options(args)
+    tables = load_tables(source, on_case=lambda case: None)
     if not tables:
         raise SegZooError(f"{args.data} has no pair to show; `segzoo data check` says why")
     if args.split is not None:
-        tables = choose_splits(tables, [args.split], args.data)
+        tables = choose_splits(tables, [args.split], source)
     split = "train" if "train" in tables else next(iter(tables))
     return split, tables[split]
 

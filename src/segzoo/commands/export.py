@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     output = Path(args.output)
     check_target(output, opset=args.opset, overwrite=args.overwrite)
 
-    from segzoo.commands.predict import load_model
+    from segzoo.inference.loading import load_model
 
     model, processor = load_model(args.model, "cpu")
     report = export_model(

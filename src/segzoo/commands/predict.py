@@ -1,8 +1,6 @@
 """Label pictures with a model: label maps, overlays with a legend, class areas."""
 
 import argparse
-import os
-import textwrap
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -51,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
     from segzoo.image_processing_segzoo import SegZooImageProcessor
     from segzoo.inference import Predictor
+    from segzoo.inference.loading import load_model
     from segzoo.memory import keep_freed_memory
 
     if args.device == "cpu" and max(height * width for height, width in sizes) <= QUICK_PIXELS:
@@ -124,36 +123,6 @@ def check_results_are_free(pictures: list[Path], output: Path, *, overwrite: boo
     taken = [target for target in targets if target.exists()]
     if taken and not overwrite:
         raise SegZooError(f"{taken[0]}: {len(taken)} results exist already; add --overwrite, or choose another folder")
-
-
-def load_model(source: str, device: str):
-    """Model in eval mode and its image processor.
-
-    Raises:
-        SegZooError: no such model, a model of another kind, or a device that is not there.
-    """
-    import torch
-    from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    if os.sep in source and not Path(source).is_dir():
-        raise SegZooError(f"{source}: there is no such model folder; check --model")
-    try:
-        processor = AutoImageProcessor.from_pretrained(source)
-        model = AutoModelForSemanticSegmentation.from_pretrained(source).eval()
-    except SegZooError:
-        raise
-    except (OSError, ValueError) as error:
-        reason = textwrap.shorten(str(error).strip().splitlines()[0], 200, placeholder=" ...")
-        raise SegZooError(
-            f"{source}: this does not load as a segmentation model ({reason}); give a folder that segzoo wrote, or a Hub name"
-        ) from error
-    try:
-        return model.to(torch.device(device)), processor
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise SegZooError(f"--device {device} cannot be used here ({reason}); try cpu") from error
 
 
 def class_names(config) -> list[str]:

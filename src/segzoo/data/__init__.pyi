@@ -9,6 +9,7 @@ from .classes import ClassFacts as ClassFacts
 from .classes import find_classes as find_classes
 from .collate import collate_evaluation as collate_evaluation
 from .collate import collate_training as collate_training
+from .data_source import DataSource as DataSource
 from .dataset import SegmentationDataset as SegmentationDataset
 from .decoding import CorruptImageError as CorruptImageError
 from .decoding import colors_to_ids as colors_to_ids
@@ -25,6 +26,7 @@ from .loading import PairingProblem as PairingProblem
 from .loading import detect_facts as detect_facts
 from .loading import load_id2label as load_id2label
 from .loading import load_segmentation_dataset as load_segmentation_dataset
+from .loading import load_source as load_source
 from .scenes import draw_scene as draw_scene
 from .scenes import write_scenes as write_scenes
 from .splits import load_splits as load_splits

@@ -11,49 +11,8 @@ import torch
 
 from segzoo.data.checks.first_batch import check_labels
 from segzoo.data.decoding import CorruptImageError, decode_pair
+from segzoo.data.rows import row_names, undecoded
 from segzoo.errors import SegZooError
-from segzoo.images.archives import readable
-
-_COLUMNS = ("image", "label", "image_path", "label_path", "label_encoding")
-
-
-def undecoded(rows: Any) -> Any:
-    """A table or stream whose `image` and `label` give `{"path", "bytes"}` instead of pictures.
-
-    Reading a row then costs little, and whoever decodes it can name a broken file. Columns that neither training nor
-    evaluation uses are left out: they may hold pictures, too.
-
-    Args:
-        rows: `datasets.Dataset` or `datasets.IterableDataset`; anything else comes back as it is.
-
-    Raises:
-        SegZooError: There is no column `image`.
-    """
-    features = getattr(rows, "features", None)
-    if features is None:
-        return rows
-    if "image" not in features:
-        raise SegZooError(f"The data set has no column 'image'; it has {', '.join(features)}.")
-    import datasets
-
-    rows = rows.select_columns([column for column in _COLUMNS if column in features])
-    for column in ("image", "label"):
-        if isinstance(features.get(column), datasets.Image):
-            rows = rows.cast_column(column, datasets.Image(decode=False))
-    return rows
-
-
-def row_names(row: Mapping[str, Any], index: int) -> tuple[str, str]:
-    """What to call the picture and the mask of a row: their files, or "image of row 3" where there are none.
-
-    A file in a zip archive is called as if the archive were a folder: "ade20k.zip/images/a.jpg".
-    """
-    found = []
-    for column, what in (("image", "image"), ("label", "mask")):
-        value = row.get(column)
-        path = row.get(f"{column}_path") or (value.get("path") if isinstance(value, Mapping) else None)
-        found.append(readable(str(path)) if path else f"{what} of row {index}")
-    return found[0], found[1]
 
 
 def make_sample(
@@ -68,7 +27,7 @@ def make_sample(
     """Decodes, transforms and checks one row of a table or stream.
 
     Args:
-        row: Of `undecoded`.
+        row: An undecoded row (`segzoo.data.rows.undecoded`).
         index: Where it stands.
         transform, num_labels, ignore_index: As in `SegmentationDataset`.
         rng: For the transform.

@@ -12,10 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segzoo.data import tables
+from segzoo.data.data_source import DataSource
 from segzoo.data.facts import DATASETS, DatasetFacts
-from segzoo.data.sources import LAYOUTS, FileSource, find_source, odgt, tables
-from segzoo.data.sources.folders import Folder, open_folder
-from segzoo.data.sources.pairing import IMAGE_EXTENSIONS, SPLIT_NAMES, PairingProblem, settle
+from segzoo.data.folders import FileFolder, Folder, open_folder
+from segzoo.data.pairing import IMAGE_EXTENSIONS, SPLIT_NAMES, FileSource, PairingProblem, settle
+from segzoo.data.sources import EXTENSIONS, LAYOUTS, find_source
 from segzoo.errors import SegZooError
 
 if TYPE_CHECKING:
@@ -24,14 +26,17 @@ if TYPE_CHECKING:
 __all__ = [
     "IMAGE_EXTENSIONS",
     "SPLIT_NAMES",
+    "DataSource",
     "PairingProblem",
     "detect_facts",
     "load_id2label",
     "load_segmentation_dataset",
+    "load_source",
 ]
 
 _ID2LABEL = "id2label.json"
 _STREAM_PARTS = 64
+_LOOKED_FOR = f"{LAYOUTS}; {tables.LAYOUTS}"
 
 
 def load_segmentation_dataset(
@@ -50,34 +55,43 @@ def load_segmentation_dataset(
     revision: str | None = None,
     token: str | bool | None = None,
 ) -> DatasetDict | IterableDatasetDict:
+    """Loads pictures with their masks, lazily: `load_source` with everything as keywords.
+
+    Args:
+        source: A folder, a file or a Hub name: `name` of `DataSource`, which lists what can be loaded.
+        config_name, streaming, image_column, label_column, image_suffix, label_suffix, data_root, cache_dir, revision,
+            token: As in `DataSource`.
+        strict, on_problem: As in `load_source`.
+    """
+    return load_source(
+        DataSource(
+            source,
+            config_name=config_name,
+            streaming=streaming,
+            image_column=image_column,
+            label_column=label_column,
+            image_suffix=image_suffix,
+            label_suffix=label_suffix,
+            data_root=data_root,
+            cache_dir=cache_dir,
+            revision=revision,
+            token=token,
+        ),
+        strict=strict,
+        on_problem=on_problem,
+    )
+
+
+def load_source(
+    source: DataSource, *, strict: bool = True, on_problem: Callable[[PairingProblem], None] | None = None
+) -> DatasetDict | IterableDatasetDict:
     """Loads pictures with their masks, lazily.
 
     Args:
-        source: One of
-            a folder with `images/{split}` and `annotations/{split}`, or `{split}/images` and `{split}/annotations` (any
-            usual spelling of these words; files are matched by their path without extension; without split folders
-            everything is "train");
-            the ADE20K benchmark `ADEChallengeData2016`, or its parent folder;
-            Cityscapes: the folder of `leftImg8bit` and `gtFine`, unpacked or as the two official zip archives;
-            Pascal VOC: `VOCdevkit`, its parent, or `VOC2012`;
-            CamVid: the original stills and masks in colours, or the SegNet tutorial's copy;
-            MIT's lists `training.odgt` and `validation.odgt`, or the folder that holds them;
-            a zip archive of any of these, which is not unpacked;
-            a parquet file, a webdataset shard (.tar), a pattern such as `shards/*.tar`, or a folder of such files;
-            a folder written by `Dataset.save_to_disk` or `DatasetDict.save_to_disk`, or another one that
-            `datasets.load_dataset` reads (imagefolder with metadata);
-            the name of a data set on the Hub.
-        config_name: Configuration of a Hub data set.
-        streaming: Give streams instead of tables: parquet files, shards and Hub data are then read while they are used, and
-            not copied into the cache first. See `segzoo.data.SegmentationStream`.
-        image_column, label_column: Columns to use when their names are unusual (Hub, parquet, webdataset, saved data).
-        image_suffix, label_suffix: What file names of a user's folder end in before the extension, such as "_photo" and
-            "_mask", where pictures and masks differ in it. Files without it are not looked at.
-        data_root: Folder that the paths in .odgt lists begin at; None: the lists' own folder or the one above it.
+        source: Where they are.
         strict: Raise for pictures without mask, masks without picture and several files with one stem; False skips
             them with a warning.
         on_problem: Given, it is called with every file that does not pair up, and nothing of that kind raises or warns.
-        cache_dir, revision, token: As in `datasets.load_dataset`.
 
     Returns:
         `DatasetDict` (`IterableDatasetDict` when streaming) with some of the splits "train", "validation" and "test",
@@ -91,25 +105,23 @@ def load_segmentation_dataset(
     """
     import datasets
 
-    root = None if data_root is None else Path(data_root).expanduser()
-    options = tables.TableOptions(config_name, image_column, label_column, streaming, cache_dir, revision, token)
-    path, name = Path(source).expanduser(), os.fspath(source)
+    path = source.path
     if _is_table(path):
-        loaded = tables.load_files(path, options)
+        loaded = tables.load_files(source)
     elif not path.exists():
-        _refuse_missing(path, name)
-        loaded = tables.load_hub(name, options)
+        _refuse_missing(source)
+        loaded = tables.load_hub(source)
     else:
-        found = _local_source(path, image_suffix, label_suffix, root)
+        found = _local_source(source)
         if not isinstance(found, Folder):
             loaded = settle(found.list_files(), str(path), strict=strict, on_problem=on_problem)
         elif tables.is_saved(found):
-            loaded = tables.load_saved(path, options)
+            loaded = tables.load_saved(source)
         elif path.is_dir():
-            loaded = tables.load_local(path, options, LAYOUTS, found.in_words())
+            loaded = tables.load_local(source, _LOOKED_FOR, found.in_words())
         else:
-            raise SegZooError(f"{path} holds no known data set: looked for {LAYOUTS}; found {found.in_words()}.")
-    if not streaming:
+            raise SegZooError(f"{path} holds no known data set: looked for {_LOOKED_FOR}; found {found.in_words()}.")
+    if not source.streaming:
         return datasets.DatasetDict(loaded)
     for split, rows in loaded.items():
         if isinstance(rows, datasets.Dataset):  # shuffled in parts, the order varies further than the shuffle buffer
@@ -121,7 +133,7 @@ def detect_facts(source: str | os.PathLike) -> DatasetFacts | None:
     """What is known about the data set behind a source: classes, colours, label rule.
 
     Args:
-        source: As in `load_segmentation_dataset`. Only file names are looked at, and nothing is downloaded.
+        source: `name` of a `DataSource`. Only file names are looked at, and nothing is downloaded.
 
     Returns:
         The facts of ADE20K, Cityscapes, Pascal VOC or CamVid by their layout, of an .odgt list by its paths, of a Hub data
@@ -136,7 +148,7 @@ def detect_facts(source: str | os.PathLike) -> DatasetFacts | None:
     if not path.exists():
         name = os.fspath(source)
         return next((facts for facts in DATASETS.values() if name in facts.hub_names), None)
-    found = _local_source(path)
+    found = _local_source(DataSource(source))
     return None if isinstance(found, Folder) else found.facts
 
 
@@ -187,25 +199,26 @@ def _is_table(path: Path) -> bool:
     return path.suffix.casefold() in tables.FORMATS and (path.is_file() or "*" in path.name)
 
 
-def _refuse_missing(path: Path, name: str) -> None:
-    is_file = path.suffix.casefold() in (".zip", odgt.EXTENSION, *tables.FORMATS)
+def _refuse_missing(source: DataSource) -> None:
+    name, path = str(source), source.path
+    is_file = path.suffix.casefold() in (".zip", *EXTENSIONS, *tables.FORMATS)
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or is_file:
         raise SegZooError(f"There is no folder or file {path}.")
 
 
-def _local_source(
-    path: Path, image_suffix: str = "", label_suffix: str = "", data_root: Path | None = None
-) -> FileSource | Folder:
-    """The source of files at a path; the folder itself where there is none."""
-    if path.is_file() and path.suffix.casefold() == odgt.EXTENSION:
-        return odgt.odgt_lists([str(path)], data_root)
-    if path.is_file() and path.suffix.casefold() != ".zip":
+def _local_source(source: DataSource) -> FileSource | Folder:
+    """The pictures and masks in files at a path; the folder itself where there are none."""
+    path = source.path
+    if path.is_dir() or path.suffix.casefold() == ".zip":
+        folder = open_folder(path)
+    elif path.suffix.casefold() in EXTENSIONS:
+        folder = FileFolder(str(path))
+    else:
+        loadable = [".zip", *EXTENSIONS, *tables.FORMATS]
         raise SegZooError(
-            f"{path} is a file that cannot be loaded; give a folder, or a .zip, .odgt, .parquet or .tar file. Other archives "
-            "have to be unpacked."
+            f"{path} is a file that cannot be loaded; give a folder, or a {', '.join(loadable[:-1])} or {loadable[-1]} file. "
+            "Other archives have to be unpacked."
         )
-    folder = open_folder(path)
     if path.is_dir() and tables.is_saved(folder):
         return folder
-    found = find_source(folder, image_suffix=image_suffix, label_suffix=label_suffix, data_root=data_root)
-    return folder if found is None else found
+    return find_source(folder, source) or folder

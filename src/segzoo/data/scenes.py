@@ -51,7 +51,7 @@ class _Canvas:
     haze: Color
     haze_strength: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.picture = PIL.Image.new("RGB", (self.width, self.height))
         self.mask = PIL.Image.new("L", (self.width, self.height))
         self.shade = PIL.Image.new("L", (self.width, self.height), 255)

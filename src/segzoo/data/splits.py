@@ -1,37 +1,37 @@
 """The rows that a training sees and those that it is scored on; every script cuts them alike."""
 
-from segzoo.data import load_segmentation_dataset
-from segzoo.data.dataset import undecoded
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from segzoo.data.loading import DataSource, load_source
+from segzoo.data.rows import undecoded
 from segzoo.errors import SegZooError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
 
 
 def load_splits(
-    dataset_name: str,
-    config_name: str | None = None,
+    source: DataSource | str | os.PathLike,
     *,
-    streaming: bool = False,
-    image_column: str | None = None,
-    label_column: str | None = None,
     train_val_split: float = 0.15,
     max_train_samples: int | None = None,
     max_eval_samples: int | None = None,
     seed: int = 0,
-    cache_dir: str | None = None,
-    token: str | None = None,
-):
+) -> tuple[Dataset | IterableDataset | None, Dataset | list[dict[str, Any]]]:
     """Load a data set and split it into training and evaluation rows.
 
     Without a validation split, a part of the training rows is set aside; ``seed`` decides which, so that a later
     evaluation meets the same pictures.
 
     Args:
-        dataset_name, config_name, image_column, label_column, cache_dir, token: as in
-            `segzoo.data.load_segmentation_dataset`.
-        streaming: the training rows are an iterable that is read while training. Those to evaluate on are fetched once and
-            kept, undecoded; with a limit, the first ones are taken.
+        source: where the data is. Of a stream, the training rows are an iterable that is read while training. Those to
+            evaluate on are fetched once and kept, undecoded; with a limit, the first ones are taken.
         train_val_split: share of the training rows to set aside, between 0 and 1.
         max_train_samples, max_eval_samples: keep so many rows, chosen by ``seed``; None keeps all.
-        seed: of the choices.
+        seed: decides which rows are chosen.
 
     Returns:
         Training rows and evaluation rows; the former are None where there is only a validation split.
@@ -41,22 +41,15 @@ def load_splits(
     """
     if not 0 < train_val_split < 1:
         raise SegZooError(f"--train_val_split is {train_val_split}; it must lie between 0 and 1")
-    splits = load_segmentation_dataset(
-        dataset_name,
-        config_name,
-        streaming=streaming,
-        image_column=image_column,
-        label_column=label_column,
-        cache_dir=cache_dir,
-        token=token,
-    )
+    source = DataSource.of(source)
+    splits = load_source(source)
     train_rows, eval_rows = splits.get("train"), splits.get("validation")
     if train_rows is None and eval_rows is None:
-        raise SegZooError(f"{dataset_name} has no train and no validation split; it has {', '.join(splits)}")
-    if streaming:
+        raise SegZooError(f"{source} has no train and no validation split; it has {', '.join(splits)}")
+    if source.streaming:
         if eval_rows is None:
             raise SegZooError(
-                f"{dataset_name} has no validation split, and none can be cut from a stream; leave out --streaming"
+                f"{source} has no validation split, and none can be cut from a stream; leave out --streaming"
             )
         if train_rows is not None and max_train_samples is not None:
             train_rows = train_rows.take(max_train_samples)
@@ -64,13 +57,13 @@ def load_splits(
         return train_rows, list(undecoded(kept))
     if eval_rows is None:
         if len(train_rows) < 2:
-            raise SegZooError(f"{dataset_name} has no validation split and too few pictures to set some aside")
+            raise SegZooError(f"{source} has no validation split and too few pictures to set some aside")
         parts = train_rows.train_test_split(test_size=train_val_split, seed=seed)
         train_rows, eval_rows = parts["train"], parts["test"]
     return _some(train_rows, max_train_samples, seed), _some(eval_rows, max_eval_samples, seed)
 
 
-def _some(rows, count: int | None, seed: int):
+def _some(rows: Dataset | None, count: int | None, seed: int) -> Dataset | None:
     if rows is None or count is None:
         return rows
     if count < 1:

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from segzoo.data.collate import collate_training
-from segzoo.data.dataset import make_sample, too_many_corrupt, undecoded, warn_of_corrupt
+from segzoo.data.dataset import make_sample, too_many_corrupt, warn_of_corrupt
 from segzoo.data.decoding import CorruptImageError
+from segzoo.data.rows import undecoded
 from segzoo.data.workers import outlive_stop_signals
 from segzoo.errors import SegZooError
 
@@ -53,7 +54,7 @@ class SegmentationStream:
         rows: `datasets.IterableDataset` with columns `image` and, but for prediction, `label`.
         transform: Called with (image array, mask array or None, generator), returns a dict of tensors; see
             `build_train_transform`.
-        seed: Of order and augmentation.
+        seed: Decides order and augmentation.
         num_labels, ignore_index: As in `SegmentationDataset`.
         max_corrupt: Up to so many different samples whose files cannot be read are passed over, each with a warning that
             names the file. In a batch the next whole row in the order of training takes the place, with the random numbers
@@ -213,7 +214,7 @@ class _Rounds:
 
     Args:
         source: Rounds in order, without end.
-        part: Of a round.
+        part: The part of each round that is handed out.
     """
 
     def __init__(self, source: Iterator[list[_Place]], part: slice):

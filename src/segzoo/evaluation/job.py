@@ -1,5 +1,7 @@
 """A model, data and a protocol that fit each other: what an evaluation is about, checked before its first image."""
 
+from __future__ import annotations
+
 import dataclasses
 import os
 import warnings
@@ -7,61 +9,90 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from torch import nn
 
 from segzoo.cards.scores import SCORING
-from segzoo.data import SegmentationDataset, build_processor_transform, load_segmentation_dataset
+from segzoo.data import SegmentationDataset, build_processor_transform
 from segzoo.data.classes import ClassFacts, find_classes
 from segzoo.data.decoding import decode_pair
-from segzoo.data.loading import SPLIT_NAMES
+from segzoo.data.loading import SPLIT_NAMES, DataSource, load_source
 from segzoo.errors import SegZooError
 from segzoo.evaluation.fingerprints import model_fingerprint, rows_fingerprint
 from segzoo.evaluation.pictures import WrongPicture
 from segzoo.evaluation.score_log import ImageRow
 from segzoo.inference import InferenceSettings, Predictor
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import BaseImageProcessor
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationData:
+    """The pictures with masks that a model is scored on.
+
+    Args:
+        source: where they are.
+        split: the part of the data, as the user calls it.
+        rows: its table.
+        subset: in words, where the rows are not all of the split.
+        dataset_id: the data set's name on the Hub, if it is known.
+    """
+
+    source: DataSource
+    split: str
+    rows: Dataset
+    subset: str | None = None
+    dataset_id: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Folder or Hub name."""
+        return str(self.source)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationJob:
     """What is to be scored, how.
 
     Args:
         model, processor: loaded.
-        model_name, data, split: where model and data come from, as the user calls them.
+        model_name: where they come from, as the user calls it.
+        data: the pictures with masks.
+        classes: the classes of the data; as many as the model has.
         settings: windows, scales, flips.
-        dataset: what `segzoo.inference.evaluate` takes.
-        rows: the table behind it.
-        classes: of the data; as many as the model has.
+        dataset: the pictures as `segzoo.evaluation.evaluate` takes them.
         ignore_index: label that does not count.
         protocol, variant: the settings in words, and in a few letters for file names.
         identity: everything that the scores depend on, be it by rounding, as JSON values.
-        title: the data set's name for people.
-        dataset_id: its name on the Hub, if it is known.
     """
 
-    model: Any
-    processor: Any
+    model: nn.Module
+    processor: BaseImageProcessor
     model_name: str
-    data: str
-    split: str
+    data: EvaluationData
+    classes: ClassFacts
     settings: InferenceSettings
     dataset: SegmentationDataset
-    rows: Any
-    classes: ClassFacts
     ignore_index: int
     protocol: str
     variant: str
     identity: Mapping[str, Any]
-    title: str
-    dataset_id: str | None
 
     @property
     def num_labels(self) -> int:
         """Number of classes, of data and model."""
         return len(self.classes.id2label)
+
+    @property
+    def title(self) -> str:
+        """The data set's name for people."""
+        path = self.data.source.path
+        return self.classes.dataset or (path.resolve().name if path.exists() else self.data.name)
 
     def describe(self) -> str:
         """What is about to be scored, in three lines: model, data, protocol."""
@@ -69,20 +100,10 @@ class EvaluationJob:
         rule = "; in the masks 0 is no class" if self.classes.reduce_labels else ""
         return (
             f"model: {self.model_name}, {parameters / 1e6:.1f} million parameters\n"
-            f"data: {self.title} ({self.data}), {self.split}, {len(self.dataset)} images; {self.num_labels} classes "
+            f"data: {self.title} ({self.data.name}), {self.data.split}, {len(self.dataset)} images; {self.num_labels} classes "
             f"({self.classes.source}){rule}\n"
             f"protocol: {self.protocol}"
         )
-
-    def prediction_files(self, folder: Path) -> list[Path]:
-        """Where the label map of each image goes: named as the image, in the same subfolders; else by number."""
-        if "image_path" in self.rows.column_names:
-            paths = [Path(str(path).split("://")[-1].split("::")[0]) for path in self.rows["image_path"]]
-            above = os.path.commonpath([path.parent for path in paths])
-            names = [path.relative_to(above).with_suffix(".png") for path in paths]
-            if len(set(names)) == len(names):
-                return [folder / name for name in names]
-        return [folder / f"{index:06d}.png" for index in range(len(self.rows))]
 
     def wrong_picture(
         self, row: ImageRow, autocast: Callable[[], AbstractContextManager] | None = None
@@ -93,25 +114,32 @@ class EvaluationJob:
             row: its scores.
             autocast: makes the context that the model runs in, such as ``accelerator.autocast``.
         """
-        picture, _ = decode_pair(self.rows[row.index]["image"], None, image_name=row.name)
+        picture, _ = decode_pair(self.data.rows[row.index]["image"], None, image_name=row.name)
         truth = self.dataset[row.index]["labels"].numpy()
         predictor = Predictor(self.model, self.processor, self.settings, autocast=autocast)
         return WrongPicture(row, picture, truth, predictor.label_map(picture, truth.shape).cpu().numpy())
 
 
+def prediction_files(folder: Path, rows: Dataset) -> list[Path]:
+    """Where the label map of each image goes: named as the image, in the same subfolders; else by number."""
+    if "image_path" in rows.column_names:
+        paths = [Path(str(path).split("://")[-1].split("::")[0]) for path in rows["image_path"]]
+        above = os.path.commonpath([path.parent for path in paths])
+        names = [path.relative_to(above).with_suffix(".png") for path in paths]
+        if len(set(names)) == len(names):
+            return [folder / name for name in names]
+    return [folder / f"{index:06d}.png" for index in range(len(rows))]
+
+
 def prepare_evaluation(
-    model,
-    processor,
-    *,
-    model_name: str,
-    data: str,
-    rows,
+    model: nn.Module,
+    processor: BaseImageProcessor,
+    data: EvaluationData,
     classes: ClassFacts,
     settings: InferenceSettings,
-    split: str = "validation",
-    subset: str | None = None,
+    *,
+    model_name: str,
     ignore_index: int = 255,
-    dataset_id: str | None = None,
     mixed_precision: str = "no",
     batch_size: int = 1,
     device: str = "cpu",
@@ -120,15 +148,11 @@ def prepare_evaluation(
 
     Args:
         model, processor: loaded.
-        model_name: where they come from.
-        data: folder or Hub name that the rows are of.
-        rows: of `load_split`.
-        classes: of `classes_for`.
-        settings: of `segzoo.inference.options.settings_from_options`.
-        split: the rows' part of the data.
-        subset: in words, where the rows are not all of the split.
+        data: what `load_split` gave.
+        classes: what `classes_for` gave.
+        settings: windows, scales and flips, such as those of `segzoo.inference.options.settings_from_options`.
+        model_name: where the model comes from.
         ignore_index: label that does not count.
-        dataset_id: the data set's name on the Hub; None: ``data``, where that is no folder.
         mixed_precision: ``"no"``, ``"fp16"`` or ``"bf16"``.
         batch_size, device: what else the scores depend on, by rounding.
 
@@ -141,16 +165,16 @@ def prepare_evaluation(
             f"ignore_index {ignore_index} is {classes.id2label[ignore_index]!r}, which does not count", stacklevel=2
         )
     transform = build_processor_transform(processor, reduce_labels=classes.reduce_labels, ignore_index=ignore_index)
-    dataset = SegmentationDataset(rows, transform, num_labels=num_labels, ignore_index=ignore_index)
+    dataset = SegmentationDataset(data.rows, transform, num_labels=num_labels, ignore_index=ignore_index)
     dataset[0]
     suffix = "" if mixed_precision == "no" else mixed_precision
-    protocol = [settings.describe(processor), SCORING, f"{suffix} autocast" if suffix else None, subset]
+    protocol = [settings.describe(processor), SCORING, f"{suffix} autocast" if suffix else None, data.subset]
     identity = {
         "model": model_fingerprint(model),
         "image processor": processor.to_dict(),
-        "data": rows_fingerprint(rows),
-        "split": split,
-        "number of images": len(rows),
+        "data": rows_fingerprint(data.rows),
+        "split": data.split,
+        "number of images": len(data.rows),
         "number of classes": num_labels,
         "ignore_index": ignore_index,
         "do_reduce_labels": classes.reduce_labels,
@@ -161,60 +185,57 @@ def prepare_evaluation(
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-    is_local = Path(data).exists()
     return EvaluationJob(
         model=model,
         processor=processor,
         model_name=model_name,
         data=data,
-        split=split,
+        classes=classes,
         settings=settings,
         dataset=dataset,
-        rows=rows,
-        classes=classes,
         ignore_index=ignore_index,
         protocol="; ".join(part for part in protocol if part),
         variant="_".join([variant_of(settings), *([suffix] if suffix else [])]),
         identity=identity,
-        title=classes.dataset or (Path(data).resolve().name if is_local else data),
-        dataset_id=dataset_id or (None if is_local else data),
     )
 
 
 def load_split(
-    data: str,
+    source: DataSource | str | os.PathLike,
     split: str = "validation",
     *,
-    config_name: str | None = None,
-    image_column: str | None = None,
-    label_column: str | None = None,
     max_samples: int | None = None,
-) -> tuple[Any, str | None]:
-    """The table of pictures and masks of one split, and what part of it that is, in words, if it is not all of it.
+    dataset_id: str | None = None,
+) -> EvaluationData:
+    """The pictures and masks of one split.
 
     Args:
-        data, config_name, image_column, label_column: as in `segzoo.data.load_segmentation_dataset`.
+        source: where they are.
         split: its name; ``val`` is ``validation``.
         max_samples: take so many rows, spread evenly.
+        dataset_id: the data set's name on the Hub; None: the name of the source, where that is no folder.
 
     Raises:
         SegZooError: no such data, or no such split.
     """
-    splits = load_segmentation_dataset(data, config_name, image_column=image_column, label_column=label_column)
+    source = DataSource.of(source)
+    splits = load_source(source)
     name = split if split in splits else SPLIT_NAMES.get(split.casefold(), split)
     if name not in splits:
-        raise SegZooError(f"--split {split}: {data} has no such split; it has {', '.join(splits)}")
-    rows = splits[name]
+        raise SegZooError(f"--split {split}: {source} has no such split; it has {', '.join(splits)}")
+    rows, subset = splits[name], None
     count = len(rows)
-    if max_samples is None or max_samples >= count:
-        return rows, None
-    rows = rows.select([(2 * number + 1) * count // (2 * max_samples) for number in range(max_samples)])
-    return rows, f"only {max_samples} of {count} images, spread evenly"
+    if max_samples is not None and max_samples < count:
+        rows = rows.select([(2 * number + 1) * count // (2 * max_samples) for number in range(max_samples)])
+        subset = f"only {max_samples} of {count} images, spread evenly"
+    if dataset_id is None and not source.path.exists():
+        dataset_id = str(source)
+    return EvaluationData(source=source, split=split, rows=rows, subset=subset, dataset_id=dataset_id)
 
 
 def classes_for(
-    model,
-    processor,
+    model: nn.Module,
+    processor: BaseImageProcessor,
     data: str,
     *,
     classes: str | None = None,

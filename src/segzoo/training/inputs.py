@@ -10,10 +10,16 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
-from segzoo.data import SegmentationDataset, SegmentationStream, build_processor_transform, collate_training
+from segzoo.data import (
+    DataSource,
+    SegmentationDataset,
+    SegmentationStream,
+    build_processor_transform,
+    collate_training,
+)
 from segzoo.data.checks.first_batch import check_first_batch, check_rows
 from segzoo.data.classes import ClassFacts, find_classes
-from segzoo.data.dataset import undecoded
+from segzoo.data.rows import undecoded
 from segzoo.data.splits import load_splits
 from segzoo.data.transforms import JointTransform
 from segzoo.errors import SegZooError
@@ -45,18 +51,21 @@ def load_pictures(options: RunOptions, accelerator: Accelerator) -> Pictures:
         SegZooError: there are none, or nothing to train on.
     """
     with accelerator.main_process_first():  # it fills the cache for the others
-        train, evaluation = load_splits(
+        source = DataSource(
             options.dataset_name,
-            options.dataset_config_name,
+            config_name=options.dataset_config_name,
             streaming=options.streaming,
             image_column=options.image_column,
             label_column=options.label_column,
+            cache_dir=options.cache_dir,
+            token=options.hub_options["token"],
+        )
+        train, evaluation = load_splits(
+            source,
             train_val_split=options.train_val_split,
             max_train_samples=options.max_train_samples,
             max_eval_samples=options.max_eval_samples,
             seed=options.seed,
-            cache_dir=options.cache_dir,
-            token=options.hub_options["token"],
         )
     if train is None and options.do_train:
         raise SegZooError(f"{options.dataset_name} has no train split; pass --do_eval alone to evaluate")

@@ -1,7 +1,7 @@
 """The released checkpoints as data: what each is called, where it came from, what it scored, and its config.
 
-``rows.json`` has one line for each released checkpoint, ``configs.json`` what a bare state dict lacks: the original
-model config and test pipeline.  Both hold facts of the publishers' pages and configs; nothing here is computed.
+``rows/<system>.json`` has one line for each released checkpoint, ``configs/<system>.json`` what a bare state dict lacks:
+the original model config and test pipeline. Both hold facts of the publishers' pages and configs; nothing here is computed.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class System:
 
 
 SYSTEMS = {
-    "mmsegmentation": System(
-        title="mmsegmentation", url="https://github.com/open-mmlab/mmsegmentation", licence_code="Apache-2.0"
-    ),
     "InternImage": System(
         title="InternImage",
         url="https://github.com/OpenGVLab/InternImage",
         licence_code="MIT",
         licence_weights="MIT",
+    ),
+    "mmsegmentation": System(
+        title="mmsegmentation", url="https://github.com/open-mmlab/mmsegmentation", licence_code="Apache-2.0"
     ),
     "ViT-Adapter": System(
         title="ViT-Adapter",
@@ -57,6 +57,7 @@ SYSTEMS = {
         licence_code="BSD-3-Clause",
     ),
 }
+"""By name, in the order in which their checkpoints are listed. A system's name is that of its files of rows and configs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,17 +139,18 @@ class ZooRow:
         return self.sha256 or (named[1] if named else None)
 
 
-def _read(name: str) -> Any:
-    return json.loads(resources.files(__name__).joinpath(name).read_text(encoding="utf-8"))
+def _read(folder: str, system: str) -> Any:
+    return json.loads(resources.files(__name__).joinpath(folder, f"{system}.json").read_text(encoding="utf-8"))
 
 
 @cache
 def rows() -> dict[str, ZooRow]:
     """All rows by zoo name."""
     table = {}
-    for entry in _read("rows.json"):
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
-        table[entry["name"]] = ZooRow(**values)
+    for system in SYSTEMS:
+        for entry in _read("rows", system):
+            values = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+            table[entry["name"]] = ZooRow(system=system, **values)
     return table
 
 
@@ -181,8 +183,8 @@ def find(name: str) -> ZooRow:
 
 
 @cache
-def _configs() -> dict[str, Any]:
-    return _read("configs.json")
+def _configs(system: str) -> dict[str, Any]:
+    return _read("configs", system)
 
 
 def original_config(name: str) -> dict[str, Any] | None:
@@ -194,10 +196,13 @@ def original_config(name: str) -> dict[str, Any] | None:
     Args:
         name: the zoo name, not an alias.
     """
-    stored = _configs()["configs"].get(name)
+    if name not in rows():
+        return None
+    of_system = _configs(rows()[name].system)
+    stored = of_system["configs"].get(name)
     if stored is None or "MODEL" in stored:
         return copy.deepcopy(stored)
-    parts = _configs()["parts"]
+    parts = of_system["parts"]
     model = dict(stored["model"])
     for kind in ("backbone", "neck", "decode_head", "auxiliary_head"):
         if kind in stored:

@@ -16,9 +16,10 @@ from segzoo.data.checks.inspection import inspect_dataset, spread
 from segzoo.data.checks.inspection_text import report_text
 from segzoo.data.checks.label_ids import LabelRule
 from segzoo.data.checks.probing import probe_pair
-from segzoo.data.dataset import SegmentationDataset, undecoded
+from segzoo.data.dataset import SegmentationDataset
 from segzoo.data.label_encodings import CAMVID_COLORS
-from segzoo.data.loading import load_segmentation_dataset
+from segzoo.data.loading import DataSource, load_segmentation_dataset
+from segzoo.data.rows import undecoded
 from segzoo.data.transforms import build_train_transform
 from segzoo.errors import SegZooError
 from segzoo.files import json_text
@@ -213,7 +214,7 @@ def test_nothing_pairs_up(make_folder):
     assert report.counts == {} and report.class_weights() is None
     json.loads(json_text(report.to_dict()))
     assert "0 pairs" in report_text(report)
-    assert inspect_dataset(root, names=NAMES, label_suffix="_mask").clean
+    assert inspect_dataset(DataSource(root, label_suffix="_mask"), names=NAMES).clean
 
 
 # Files that cannot be used
@@ -323,10 +324,10 @@ def test_ids_that_are_off_by_one(folder, inspect):
     report = inspect()
     assert [(f.kind, f.count) for f in report.findings] == [("ids_out_of_range", 4)]
     assert "--do_reduce_labels" in report.findings[0].fix
-    report = inspect(reduce_labels=True)
+    report = inspect(rule=LabelRule(reduce_labels=True))
     assert report.clean and report.counts["train"].ignored == 3
     write_label(folder, "a", np.full((HEIGHT, WIDTH), 6, dtype=np.uint8))
-    (finding,) = inspect(reduce_labels=True).findings
+    (finding,) = inspect(rule=LabelRule(reduce_labels=True)).findings
     assert finding.title == "label ids outside 1..5 (ignored: 0 and 255)" and "6 (768 pixels)" in finding.cases[0].text
 
 
@@ -340,7 +341,7 @@ def test_ids_that_begin_at_one(folder, inspect):
 
 
 def test_label_rule_that_takes_a_class_away(inspect):
-    report = inspect(reduce_labels=True)
+    report = inspect(rule=LabelRule(reduce_labels=True))
     assert {"labels_start_at_zero", "class_absent"} <= set(found(report))
     assert "'person'" in found(report)["labels_start_at_zero"].cases[0].text
 
@@ -352,7 +353,7 @@ def test_black_and_white_masks(folder, rng):
     report = inspect_dataset(folder, names=("no", "yes"))
     assert set(found(report)) == {"black_and_white", "class_absent", "class_absent_here"}
     assert "divide by 255" in found(report)["black_and_white"].fix and not report.clean
-    report = inspect_dataset(folder, names=("no", "yes"), ignore_index=254)
+    report = inspect_dataset(folder, rule=LabelRule(ignore_index=254), names=("no", "yes"))
     assert report.findings[0].kind == "ids_out_of_range" and "divide by 255" in report.findings[0].fix
 
 
@@ -508,12 +509,12 @@ def test_processes_make_no_difference(make_folder):
     image_file(root, "n10").write_bytes(b"broken")
     write_label(root, "n50", np.full((6, 8), 9, dtype=np.uint8))
     seen = []
-    reports = [
-        inspect_dataset(
-            root, names=NAMES, num_workers=n, on_start=seen.append, on_pair=lambda: seen.append(1)
-        ).to_dict()
-        for n in (0, 2)
-    ]
+
+    def progress(count):
+        seen.append(count)
+        return lambda: seen.append(1)
+
+    reports = [inspect_dataset(root, names=NAMES, num_workers=n, progress=progress).to_dict() for n in (0, 2)]
     assert reports[0] == reports[1] and seen == [70, *[1] * 70] * 2
     assert [f["kind"] for f in reports[0]["findings"]] == ["unreadable_image", "ids_out_of_range"]
 

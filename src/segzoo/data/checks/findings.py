@@ -143,7 +143,7 @@ class Case:
 
     @property
     def severity(self) -> str:
-        """Of its kind."""
+        """One of `SEVERITIES`."""
         return KINDS[self.kind].severity
 
     def sentence(self) -> str:
@@ -176,7 +176,7 @@ class Finding:
 
     @property
     def severity(self) -> str:
-        """Of its kind."""
+        """One of `SEVERITIES`."""
         return KINDS[self.kind].severity
 
     def to_dict(self) -> dict[str, Any]:

@@ -12,7 +12,10 @@ import numpy as np
 from segzoo.data.checks.findings import ERROR, Case
 from segzoo.data.checks.label_ids import LabelRule, count_ids
 from segzoo.data.checks.probing import PairFacts, crop_case, ids_case, probe_pair
+from segzoo.data.rows import row_names
+from segzoo.data.transforms import Scale
 from segzoo.errors import SegZooError
+from segzoo.images.resizing import keep_ratio_size
 
 _BLACK_AND_WHITE = (
     "These masks hold only 0 and 255, and 255 is ignored, so class 1 never appears. If 255 means class 1, divide the masks "
@@ -127,12 +130,10 @@ def check_rows(
     """`check_first_batch` for rows of any source, such as the first ones of a stream.
 
     Args:
-        rows: Index and undecoded row (`segzoo.data.undecoded`) of each pair.
-        transform: Of the training: a scale in it is taken into account before pictures are held against the crop.
-        num_labels, ignore_index, reduce_labels, crop_size, max_corrupt: As there.
+        rows: Index and undecoded row (`segzoo.data.rows.undecoded`) of each pair.
+        transform: The training's transform: a scale in it is taken into account before pictures are held against the crop.
+        num_labels, ignore_index, reduce_labels, crop_size, max_corrupt: As in `check_first_batch`.
     """
-    from segzoo.data.dataset import row_names
-
     rule = LabelRule(num_labels, ignore_index, reduce_labels)
     facts = []
     for index, row in rows:
@@ -204,9 +205,6 @@ def _counted(cases: Sequence[Case], total: int) -> str:
 
 def _scaled(size: tuple[int, int], transform: Any) -> tuple[int, int]:
     """(height, width) of a picture after resizing, before random scaling."""
-    from segzoo.data.transforms import Scale
-    from segzoo.images.resizing import keep_ratio_size
-
     scale = next((step for step in getattr(transform, "steps", ()) if isinstance(step, Scale)), None)
     if scale is None:
         return size

@@ -13,8 +13,8 @@ from segzoo.data.checks.class_counts import ClassCounts, ClassTally
 from segzoo.data.checks.findings import ERROR, NOTE, WARNING, Case, Finding, Findings
 from segzoo.data.checks.label_ids import LabelRule, list_ranges
 from segzoo.data.checks.probing import PairFacts, crop_case, probe_pair
-from segzoo.data.dataset import row_names, undecoded
-from segzoo.data.loading import SPLIT_NAMES, PairingProblem, load_segmentation_dataset
+from segzoo.data.loading import SPLIT_NAMES, DataSource, PairingProblem, load_source
+from segzoo.data.rows import row_names, undecoded
 from segzoo.errors import SegZooError
 
 FORMAT_VERSION = 1
@@ -28,7 +28,7 @@ class DataReport:
     Attributes:
         source: The data set.
         rule: What its ids were held against.
-        names: Of the classes, by id.
+        names: Names of the classes, by id.
         findings: Errors first.
         pairs: Split -> how many pairs it has.
         checked: Split -> how many of them were looked at.
@@ -114,30 +114,17 @@ class DataReport:
 
 
 def inspect_dataset(
-    source: str | os.PathLike,
-    config_name: str | None = None,
+    source: DataSource | str | os.PathLike,
+    rule: LabelRule | None = None,
     *,
-    splits: Sequence[str] | None = None,
     names: Sequence[str] | None = None,
-    num_labels: int | None = None,
     palette: Sequence[Sequence[int]] | None = None,
-    reduce_labels: bool = False,
-    ignore_index: int = 255,
+    splits: Sequence[str] | None = None,
     crop_size: tuple[int, int] | None = None,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    image_suffix: str = "",
-    label_suffix: str = "",
-    data_root: str | os.PathLike | None = None,
-    cache_dir: str | None = None,
-    revision: str | None = None,
-    token: str | bool | None = None,
     max_samples: int | None = None,
     num_workers: int = 0,
     keep_cases: int = 1000,
-    classes_source: str = "",
-    on_start: Callable[[int], object] | None = None,
-    on_pair: Callable[[], object] | None = None,
+    progress: Callable[[int], Callable[[], object]] | None = None,
 ) -> DataReport:
     """Looks at every pair of a data set and reports all that is wrong with it.
 
@@ -145,47 +132,30 @@ def inspect_dataset(
     grow with the pictures, but for a hash of 16 bytes of each.
 
     Args:
-        source, config_name, image_column, label_column, image_suffix, label_suffix, data_root, cache_dir, revision,
-            token: As in `load_segmentation_dataset`.
-        splits: Look at these alone.
-        names: Of the classes, by id.
-        num_labels: Number of classes; by default that of `names`, and where both are missing, ids cannot be out of range.
+        source: Where the data is.
+        rule: What the ids in masks mean. Where it does not say how many classes there are, that is the number of `names`;
+            where both are missing, ids cannot be out of range.
+        names: Names of the classes, by id.
         palette: Colours of the classes, to tell what a mask of colours was painted with.
-        reduce_labels: Masks hold 0 for "no class" and 1 for the first class.
-        ignore_index: Id that never counts.
+        splits: Look at these alone.
         crop_size: (height, width); smaller pictures are reported.
         max_samples: Look at so many pairs of each split, spread evenly over it.
         num_workers: Processes that look; 0: this one.
         keep_cases: Cases listed of each kind of finding; more are counted only.
-        classes_source: Where the class names come from, for the report.
-        on_start: Called with the number of pairs, before the first.
-        on_pair: Called after every pair.
+        progress: Called with the number of pairs, before the first; what it returns is called after every pair.
 
     Raises:
         SegZooError: The data set cannot be loaded at all, or has no split of that name.
     """
-    if num_labels is None and names is not None:
-        num_labels = len(names)
-    rule = LabelRule(num_labels, ignore_index, reduce_labels)
+    source, rule = DataSource.of(source), rule or LabelRule()
+    if rule.num_labels is None and names is not None:
+        rule = replace(rule, num_labels=len(names))
     found = Findings(keep_cases)
-    tables = load_tables(
-        source,
-        config_name,
-        on_case=found.add,
-        image_column=image_column,
-        label_column=label_column,
-        image_suffix=image_suffix,
-        label_suffix=label_suffix,
-        data_root=data_root,
-        cache_dir=cache_dir,
-        revision=revision,
-        token=token,
-    )
+    tables = load_tables(source, on_case=found.add)
     tables = choose_splits(tables, splits, source)
     colors = {tuple(color[:3]): str(name) for color, name in zip(palette or (), names or (), strict=False)}
     chosen = {split: spread(len(rows), max_samples) for split, rows in tables.items()}
-    if on_start is not None:
-        on_start(sum(map(len, chosen.values())))
+    on_pair = None if progress is None else progress(sum(map(len, chosen.values())))
     tallies = {}
     seen_pictures: dict[bytes, tuple[str, str]] = {}
     for split, rows in tables.items():
@@ -202,14 +172,13 @@ def inspect_dataset(
             if on_pair is not None:
                 on_pair()
     whole = all(len(chosen[split]) == len(rows) for split, rows in tables.items())
-    if num_labels is None:
-        num_labels = _guess_num_labels(tallies)
+    num_labels = _guess_num_labels(tallies) if rule.num_labels is None else rule.num_labels
     if names is None:
         names = [f"class {index}" for index in range(num_labels)]
     counts = {split: tally.counts(num_labels) for split, tally in tallies.items() if tally.num_images}
     _judge_labels(tallies, counts, rule, names, whole, found)
     return DataReport(
-        source=os.fspath(source),
+        source=str(source),
         rule=rule,
         names=tuple(names),
         findings=found.sorted(),
@@ -217,32 +186,18 @@ def inspect_dataset(
         checked={split: len(indices) for split, indices in chosen.items()},
         counts=counts,
         crop_size=crop_size,
-        classes_source=classes_source,
     )
 
 
 # What to look at
 
 
-def load_tables(
-    source: str | os.PathLike,
-    config_name: str | None = None,
-    *,
-    on_case: Callable[[Case], object],
-    image_column: str | None = None,
-    label_column: str | None = None,
-    image_suffix: str = "",
-    label_suffix: str = "",
-    data_root: str | os.PathLike | None = None,
-    cache_dir: str | None = None,
-    revision: str | None = None,
-    token: str | bool | None = None,
-) -> dict[str, Any]:
+def load_tables(source: DataSource, *, on_case: Callable[[Case], object]) -> dict[str, Any]:
     """The pairs that are there, undecoded; what does not pair up becomes cases instead of an error.
 
     Args:
+        source: Where the data is.
         on_case: Called with every such case.
-        source, and all others: As in `load_segmentation_dataset`.
 
     Returns:
         Split -> table; empty where nothing pairs up.
@@ -257,20 +212,7 @@ def load_tables(
         cases.append(Case("test_without_masks" if is_test else problem.kind, "", problem.files, problem.split))
 
     try:
-        tables = load_segmentation_dataset(
-            source,
-            config_name,
-            image_column=image_column,
-            label_column=label_column,
-            image_suffix=image_suffix,
-            label_suffix=label_suffix,
-            data_root=data_root,
-            strict=False,
-            on_problem=note,
-            cache_dir=cache_dir,
-            revision=revision,
-            token=token,
-        )
+        tables = load_source(source, strict=False, on_problem=note)
     except SegZooError:
         if not cases:  # else they say what is the matter
             raise
@@ -280,7 +222,7 @@ def load_tables(
     return {split: undecoded(rows) for split, rows in tables.items()}
 
 
-def choose_splits(tables: Mapping[str, Any], splits: Sequence[str] | None, source) -> dict[str, Any]:
+def choose_splits(tables: Mapping[str, Any], splits: Sequence[str] | None, source: DataSource) -> dict[str, Any]:
     """The splits that are asked for, by any of their usual names and in that order; all of them for None.
 
     Raises:
@@ -373,9 +315,9 @@ def _judge_labels(
     """What only the ids of all masks together tell.
 
     Args:
-        tallies, counts: Of each split.
+        tallies, counts: Split -> what was counted in it.
         rule: What the ids were held against.
-        names: Of the classes.
+        names: Names of the classes, by id.
         whole: Every pair was looked at.
         found: Takes the cases.
     """

@@ -17,7 +17,7 @@ def report_text(report: DataReport, *, most_cases: int = 5) -> str:
     """The report as text: what was looked at, how often each class occurs, what is the matter.
 
     Args:
-        report: Of `inspect_dataset`.
+        report: What `inspect_dataset` found.
         most_cases: Cases listed of each kind of finding.
     """
     parts = [_header(report)]

@@ -10,8 +10,8 @@ import PIL.Image
 import torch
 
 from segzoo.data.checks.label_ids import LabelRule, count_ids, list_ids
-from segzoo.data.dataset import row_names
 from segzoo.data.decoding import decode_pair
+from segzoo.data.rows import row_names
 from segzoo.data.transforms import JointTransform, reduce_labels
 from segzoo.errors import SegZooError
 from segzoo.images.drawing import contact_sheet, overlay
@@ -25,7 +25,7 @@ def denormalize(pixel_values: torch.Tensor, transform: JointTransform) -> np.nda
         transform: What made it.
 
     Returns:
-        uint8 array (height, width, 3), RGB: grey level for grey level what the steps put out. Padding, which is 0 after
+        uint8 array (height, width, 3), RGB: grey level for grey level what the steps of the transform gave. Padding, which is 0 after
         normalisation, shows the mean colour.
     """
     std = torch.tensor(transform.std, dtype=torch.float64)[:, None, None]
@@ -53,7 +53,7 @@ def draw_pairs(
     Args:
         rows: Undecoded rows of `load_segmentation_dataset`.
         indices: Which of them.
-        names, palette: Of the classes, by id; colours 0..255.
+        names, palette: Names and colours (0..255) of the classes, by id.
         rule: What the ids in masks mean.
         short: A file's name as the captions have it.
         on_problem: Called with a line about a pair that cannot be shown, or ids without a class; None raises for the former.

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from segzoo.data.data_source import DataSource
 from segzoo.data.facts import DATASETS, DatasetFacts
+from segzoo.data.folders import Folder
 from segzoo.data.label_encodings import CAMVID_COLORS, CAMVID_SEGNET_IDS, LabelEncoding
-from segzoo.data.sources.folders import Folder
-from segzoo.data.sources.pairing import SPLIT_NAMES, Listing, PairingProblem, SplitFiles, files_by_stem, pair_by_stem
+from segzoo.data.pairing import SPLIT_NAMES, Listing, PairingProblem, Source, SplitFiles, files_by_stem, pair_by_stem
 from segzoo.errors import SegZooError
-
-LAYOUT = "CamVid (train and trainannot, train and train_labels, or 701_StillsRaw_full and LabeledApproved_full)"
 
 _STILLS, _MASKS = "701_StillsRaw_full", "LabeledApproved_full"
 _FRAME = re.compile(r"(\w+?)_f?(\d+)$")
@@ -33,7 +32,10 @@ class CamVidSplits:
     label_folder: str
     label_suffix: str
     encoding: LabelEncoding
-    facts: DatasetFacts = DATASETS["camvid"]
+
+    @property
+    def facts(self) -> DatasetFacts:
+        return DATASETS["camvid"]
 
     def list_files(self) -> Listing:
         listing = Listing()
@@ -61,7 +63,10 @@ class CamVidOriginal:
     folder: Folder
     images: Folder
     labels: Folder
-    facts: DatasetFacts = DATASETS["camvid"]
+
+    @property
+    def facts(self) -> DatasetFacts:
+        return DATASETS["camvid"]
 
     def list_files(self) -> Listing:
         listing = Listing()
@@ -84,7 +89,7 @@ def _split(stem: str) -> str:
     return "validation" if video == "0016E5" and 7959 <= frame <= 8159 else "train"
 
 
-def find_camvid(folder: Folder) -> CamVidSplits | CamVidOriginal | None:
+def find_camvid(folder: Folder, data: DataSource) -> CamVidSplits | CamVidOriginal | None:
     """The source in a folder or in its subfolder CamVid, or None.
 
     Raises:
@@ -107,3 +112,10 @@ def find_camvid(folder: Folder) -> CamVidSplits | CamVidOriginal | None:
                 )
             return CamVidOriginal(place, images, labels)
     return None
+
+
+SOURCE = Source(
+    layout="CamVid (train and trainannot, train and train_labels, or 701_StillsRaw_full and LabeledApproved_full)",
+    find=find_camvid,
+    order=40,
+)

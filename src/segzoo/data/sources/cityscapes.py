@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from segzoo.data.data_source import DataSource
 from segzoo.data.facts import DATASETS, DatasetFacts
+from segzoo.data.folders import Folder
 from segzoo.data.label_encodings import CITYSCAPES_LABEL_IDS
-from segzoo.data.sources.folders import Folder
-from segzoo.data.sources.pairing import Listing, SplitFiles, files_by_stem, pair_by_stem
+from segzoo.data.pairing import Listing, Source, SplitFiles, files_by_stem, pair_by_stem
 from segzoo.errors import SegZooError
-
-LAYOUT = "Cityscapes (leftImg8bit and gtFine, as folders or zip archives)"
 
 _IMAGES, _LABELS = "leftImg8bit", "gtFine"
 _SPLITS = {"train": "train", "validation": "val"}
@@ -31,7 +30,10 @@ class Cityscapes:
     folder: Folder
     images: Folder
     labels: Folder
-    facts: DatasetFacts = DATASETS["cityscapes"]
+
+    @property
+    def facts(self) -> DatasetFacts:
+        return DATASETS["cityscapes"]
 
     def list_files(self) -> Listing:
         listing = Listing()
@@ -47,7 +49,7 @@ class Cityscapes:
         return listing
 
 
-def find_cityscapes(folder: Folder) -> Cityscapes | None:
+def find_cityscapes(folder: Folder, data: DataSource) -> Cityscapes | None:
     """The source in a folder, or None.
 
     Raises:
@@ -63,3 +65,10 @@ def find_cityscapes(folder: Folder) -> Cityscapes | None:
             f"{missing}_trainvaltest.zip beside it, and give the folder that holds both."
         )
     return Cityscapes(folder, images, labels)
+
+
+SOURCE = Source(
+    layout="Cityscapes (leftImg8bit and gtFine, as folders or zip archives)",
+    find=find_cityscapes,
+    order=20,
+)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from segzoo.data.data_source import DataSource
 from segzoo.data.facts import DATASETS, DatasetFacts
-from segzoo.data.sources.folders import Folder
-from segzoo.data.sources.pairing import SPLIT_NAMES, Listing, PairingProblem, SplitFiles
+from segzoo.data.folders import Folder
+from segzoo.data.pairing import SPLIT_NAMES, Listing, PairingProblem, Source, SplitFiles
 from segzoo.errors import SegZooError
 
-LAYOUT = "lists training.odgt and validation.odgt"
-EXTENSION = ".odgt"
-
+_EXTENSION = ".odgt"
 _ADE20K = "ADEChallengeData2016/"
 
 
@@ -69,29 +68,26 @@ class OdgtLists:
         )
 
 
-def find_odgt(folder: Folder, root: Path | None = None) -> OdgtLists | None:
-    """The lists right in a folder, or None."""
-    lists = [address for name, address in folder.files.items() if name.lower().endswith(EXTENSION)]
-    return odgt_lists(lists, root) if lists else None
-
-
-def odgt_lists(files: Sequence[str], root: Path | None = None) -> OdgtLists:
-    """The source of one or more lists; names with "train", "val" and "test" tell the splits.
+def find_odgt(folder: Folder, data: DataSource) -> OdgtLists | None:
+    """The lists right in a folder, or None; names with "train", "val" and "test" tell the splits.
 
     Raises:
         SegZooError: Two lists are of one split.
     """
     found: dict[str, str] = {}
-    for file in files:
+    for name, file in folder.files.items():
+        if not name.lower().endswith(_EXTENSION):
+            continue
         stem = Path(file).stem.casefold()
         split = next((split for name, split in SPLIT_NAMES.items() if name in stem), "train")
         if split in found:
             raise SegZooError(f"{found[split]} and {file} both seem to be the {split} split. Keep one of them.")
         found[split] = file
-    return OdgtLists(found, root)
+    root = None if data.data_root is None else Path(data.data_root).expanduser()
+    return OdgtLists(found, root) if found else None
 
 
-def _records(file: str):
+def _records(file: str) -> Iterator[tuple[int, dict]]:
     """Line number and content of every line."""
     try:
         with open(file, encoding="utf-8-sig") as opened:
@@ -110,3 +106,11 @@ def _record(file: str, number: int, line: str) -> dict:
     if not isinstance(record, dict) or not all(isinstance(record.get(k), str) for k in ("fpath_img", "fpath_segm")):
         raise SegZooError(f'{file}, line {number} should be like {{"fpath_img": "a.jpg", "fpath_segm": "a.png"}}.')
     return record
+
+
+SOURCE = Source(
+    layout="lists training.odgt and validation.odgt",
+    find=find_odgt,
+    order=10,
+    extension=_EXTENSION,
+)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from segzoo.data.data_source import DataSource
 from segzoo.data.facts import DATASETS, DatasetFacts
-from segzoo.data.sources.folders import Folder
-from segzoo.data.sources.pairing import SPLIT_NAMES, Listing, PairingProblem, SplitFiles, files_by_stem, pair_by_stem
+from segzoo.data.folders import Folder
+from segzoo.data.pairing import SPLIT_NAMES, Listing, PairingProblem, Source, SplitFiles, files_by_stem, pair_by_stem
 from segzoo.errors import SegZooError
-
-LAYOUT = "images/{split} and annotations/{split}, or {split}/images and {split}/annotations"
 
 _IMAGE_FOLDERS = ("images", "image", "imgs", "img")
 _LABEL_FOLDERS = ("annotations", "annotation", "labels", "masks", "mask", "label")
@@ -24,7 +23,7 @@ class PairFolders:
     Attributes:
         folder: Where it begins.
         images, labels: Split -> folder.
-        facts: Of the data set, where it is the ADE20K benchmark.
+        facts: What is known of the data set, where it is the ADE20K benchmark.
         image_suffix, label_suffix: What names end in before the extension; other files are not looked at.
     """
 
@@ -50,7 +49,7 @@ class PairFolders:
         return listing
 
 
-def find_pair_folders(folder: Folder, image_suffix: str = "", label_suffix: str = "") -> PairFolders | None:
+def find_pair_folders(folder: Folder, data: DataSource) -> PairFolders | None:
     """The source in a folder, or None.
 
     Raises:
@@ -61,20 +60,18 @@ def find_pair_folders(folder: Folder, image_suffix: str = "", label_suffix: str 
         facts = None
         if folder.name == _ADE20K or any(name in folder.files for name in _ADE20K_FILES):
             facts = DATASETS["ade20k"]
-        return PairFolders(folder, _splits(images), _splits(labels), facts, image_suffix, label_suffix)
+        return PairFolders(folder, _splits(images), _splits(labels), facts, data.image_suffix, data.label_suffix)
     splits = {split: f for split, f in _named_splits(folder).items() if f.child(*_IMAGE_FOLDERS) is not None}
     if splits and any(f.child(*_LABEL_FOLDERS) is not None for f in splits.values()):
         pictures = {split: f.child(*_IMAGE_FOLDERS) for split, f in splits.items()}
         masks = {split: f.child(*_LABEL_FOLDERS) for split, f in splits.items()}
         masks = {split: f for split, f in masks.items() if f is not None}
-        return PairFolders(folder, pictures, masks, None, image_suffix, label_suffix)
+        return PairFolders(folder, pictures, masks, None, data.image_suffix, data.label_suffix)
     if images is not None and _named_splits(images) and not _has_metadata(images):
         raise SegZooError(
             f"{folder.path} has {images.name}/ but no annotations/ beside it. Put masks into annotations/{{split}}."
         )
-    return (
-        find_pair_folders(folder.folders[_ADE20K], image_suffix, label_suffix) if _ADE20K in folder.folders else None
-    )
+    return find_pair_folders(folder.folders[_ADE20K], data) if _ADE20K in folder.folders else None
 
 
 def _named_splits(folder: Folder) -> dict[str, Folder]:
@@ -96,3 +93,10 @@ def _has_metadata(folder: Folder) -> bool:
     """Whether files that are no pictures lie among them, which `datasets` may understand."""
     below = [name for child in folder.folders.values() for name in child.files]
     return any(f.rpartition(".")[2] in ("jsonl", "csv", "parquet") for f in (*folder.files, *below))
+
+
+SOURCE = Source(
+    layout="images/{split} and annotations/{split}, or {split}/images and {split}/annotations",
+    find=find_pair_folders,
+    order=1000,  # last: the folders of known data sets may be called so, too
+)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from segzoo.data.data_source import DataSource
 from segzoo.data.facts import DATASETS, DatasetFacts
-from segzoo.data.sources.folders import Folder
-from segzoo.data.sources.pairing import Listing, SplitFiles, pair_by_list, single_files
+from segzoo.data.folders import Folder
+from segzoo.data.pairing import Listing, Source, SplitFiles, pair_by_list, single_files
 from segzoo.errors import SegZooError
-
-LAYOUT = "Pascal VOC (VOCdevkit/VOC2012 with JPEGImages, SegmentationClass and ImageSets/Segmentation)"
 
 _YEARS = range(2012, 2006, -1)
 
@@ -27,7 +26,10 @@ class PascalVoc:
     """
 
     folder: Folder
-    facts: DatasetFacts = DATASETS["pascal_voc"]
+
+    @property
+    def facts(self) -> DatasetFacts:
+        return DATASETS["pascal_voc"]
 
     def list_files(self) -> Listing:
         listing = Listing()
@@ -57,7 +59,7 @@ class PascalVoc:
         return [PurePosixPath(line.split()[0]).stem for line in lines if line.strip()]
 
 
-def find_pascal_voc(folder: Folder) -> PascalVoc | None:
+def find_pascal_voc(folder: Folder, data: DataSource) -> PascalVoc | None:
     """The source in a folder, in its VOCdevkit or in one of their years, the latest first; or None.
 
     Raises:
@@ -83,3 +85,10 @@ def _checked(folder: Folder) -> PascalVoc | None:
     if not {"train.txt", "val.txt", "trainaug.txt"} & lists.keys():
         raise SegZooError(f"{folder.path}/ImageSets/Segmentation has neither train.txt nor val.txt.")
     return PascalVoc(folder)
+
+
+SOURCE = Source(
+    layout="Pascal VOC (VOCdevkit/VOC2012 with JPEGImages, SegmentationClass and ImageSets/Segmentation)",
+    find=find_pascal_voc,
+    order=30,
+)

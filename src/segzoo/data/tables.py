@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segzoo.data.sources.folders import Folder
-from segzoo.data.sources.pairing import SPLIT_NAMES
+from segzoo.data.data_source import DataSource
+from segzoo.data.folders import Folder
+from segzoo.data.pairing import SPLIT_NAMES
 from segzoo.errors import SegZooError
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
     Tables = dict[str, Dataset | IterableDataset]
 
-LAYOUT = "parquet files, webdataset shards (.tar), a folder saved by `datasets`"
+LAYOUTS = "parquet files, webdataset shards (.tar), a folder saved by `datasets`"
 FORMATS = {".parquet": "parquet", ".tar": "webdataset"}
 
 _IMAGE_COLUMNS = ("image", "images", "img", "picture", "pixel_values")
@@ -44,43 +43,33 @@ _LOSSLESS = ("png", "tif", "tiff", "bmp", "pgm")
 _LABEL_WORDS = ("seg", "mask", "label", "annot", "semantic", "gt")
 
 
-@dataclass(frozen=True)
-class TableOptions:
-    """What `load_segmentation_dataset` was asked for."""
-
-    config_name: str | None = None
-    image_column: str | None = None
-    label_column: str | None = None
-    streaming: bool = False
-    cache_dir: str | None = None
-    revision: str | None = None
-    token: str | bool | None = None
-
-
 def is_saved(folder: Folder) -> bool:
     """Whether `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote a folder."""
     return bool({"dataset_dict.json", "state.json"} & folder.files.keys())
 
 
-def load_saved(path: Path, options: TableOptions) -> Tables:
+def load_saved(source: DataSource) -> Tables:
     """A folder that `datasets` saved."""
     import datasets
 
     try:
-        loaded = datasets.load_from_disk(str(path))
+        loaded = datasets.load_from_disk(str(source.path))
     except Exception as error:  # the library raises many kinds, here and below
-        raise SegZooError(f"{path} was saved by `datasets` but cannot be loaded: {_first_line(error)}") from error
+        raise SegZooError(
+            f"{source.path} was saved by `datasets` but cannot be loaded: {_first_line(error)}"
+        ) from error
     if not isinstance(loaded, datasets.DatasetDict):
         loaded = {"train": loaded}
-    return _name_columns(loaded, str(path), options)
+    return _name_columns(loaded, str(source.path), source)
 
 
-def load_files(pattern: Path, options: TableOptions) -> Tables:
+def load_files(source: DataSource) -> Tables:
     """One parquet file or webdataset shard, or all that a pattern with * fits; names tell the splits.
 
     Args:
-        pattern: Its extension is a key of `FORMATS`.
+        source: The extension of its path is a key of `FORMATS`.
     """
+    pattern = source.path
     files = sorted(pattern.parent.glob(pattern.name)) if "*" in pattern.name else [pattern]
     if not files:
         raise SegZooError(f"There is no file {pattern}.")
@@ -89,44 +78,44 @@ def load_files(pattern: Path, options: TableOptions) -> Tables:
         words = re.split(r"[^a-z]+", file.name.casefold())
         split = next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), "train")
         by_split.setdefault(split, []).append(str(file))
-    return _load(FORMATS[pattern.suffix.casefold()], str(pattern), options, data_files=by_split)
+    return _load(FORMATS[pattern.suffix.casefold()], str(pattern), source, data_files=by_split)
 
 
-def load_local(path: Path, options: TableOptions, looked_for: str, found: str) -> Tables:
+def load_local(source: DataSource, looked_for: str, found: str) -> Tables:
     """A folder that `datasets` can read.
 
     Args:
-        path: The folder.
-        options: As asked for.
+        source: The folder.
         looked_for, found: What else it might have been and what lies there, for the error.
     """
     try:
-        return _load(str(path), str(path), options)
+        return _load(str(source.path), str(source.path), source)
     except SegZooError as error:
         raise SegZooError(f"{error} Looked for {looked_for}; found {found}.") from error
 
 
-def load_hub(name: str, options: TableOptions) -> Tables:
+def load_hub(source: DataSource) -> Tables:
     """A data set on the Hub."""
-    return _load(name, name, options, f"No folder {name!r} here, and loading it from the Hub failed: ")
+    name = str(source)
+    return _load(name, name, source, f"No folder {name!r} here, and loading it from the Hub failed: ")
 
 
-def _load(name: str, source: str, options: TableOptions, explain: str = "", **files: Any) -> Tables:
+def _load(name: str, where: str, source: DataSource, explain: str = "", **files: Any) -> Tables:
     import datasets
 
     try:
         loaded = datasets.load_dataset(
             name,
-            options.config_name,
-            cache_dir=options.cache_dir,
-            revision=options.revision,
-            token=options.token,
-            streaming=options.streaming,
+            source.config_name,
+            cache_dir=source.cache_dir,
+            revision=source.revision,
+            token=source.token,
+            streaming=source.streaming,
             **files,
         )
     except Exception as error:
-        raise SegZooError((explain or f"{source} cannot be read: ") + _first_line(error)) from error
-    return _name_columns(loaded, source, options)
+        raise SegZooError((explain or f"{where} cannot be read: ") + _first_line(error)) from error
+    return _name_columns(loaded, where, source)
 
 
 def _first_line(error: BaseException) -> str:
@@ -144,14 +133,14 @@ def _holds_pictures(feature: Any) -> bool:
     return isinstance(feature, Mapping) and "bytes" in feature
 
 
-def _find_columns(features: Mapping[str, Any], source: str, options: TableOptions) -> tuple[str, str]:
+def _find_columns(features: Mapping[str, Any], where: str, source: DataSource) -> tuple[str, str]:
     """The columns of pictures and of masks."""
-    for wanted in (options.image_column, options.label_column):
+    for wanted in (source.image_column, source.label_column):
         if wanted is not None and wanted not in features:
-            raise SegZooError(f"{source} has no column {wanted!r}; it has {', '.join(features)}.")
+            raise SegZooError(f"{where} has no column {wanted!r}; it has {', '.join(features)}.")
     pictures = [name for name, feature in features.items() if _holds_pictures(feature)]
-    label = options.label_column or next((name for name in _LABEL_COLUMNS if name in pictures), None)
-    image = options.image_column or next((name for name in _IMAGE_COLUMNS if name in pictures), None)
+    label = source.label_column or next((name for name in _LABEL_COLUMNS if name in pictures), None)
+    image = source.image_column or next((name for name in _IMAGE_COLUMNS if name in pictures), None)
     if label is None:
         lossless = [name for name in pictures if name != image and name.casefold().rpartition(".")[2] in _LOSSLESS]
         named = [name for name in lossless if name.casefold().startswith(_LABEL_WORDS)]
@@ -165,28 +154,28 @@ def _find_columns(features: Mapping[str, Any], source: str, options: TableOption
         if name is None:
             listed = ", ".join(f"{column} ({type(feature).__name__})" for column, feature in features.items())
             raise SegZooError(
-                f"{source}: no column looks like the {what}. Columns: {listed}. Name it with {what}_column=... "
+                f"{where}: no column looks like the {what}. Columns: {listed}. Name it with {what}_column=... "
                 f"({what} columns hold pictures; usual names are {', '.join(usual[:4])})."
             )
     return image, label
 
 
-def _name_columns(loaded: Mapping[str, Any], source: str, options: TableOptions) -> Tables:
+def _name_columns(loaded: Mapping[str, Any], where: str, source: DataSource) -> Tables:
     import datasets
 
     result = {}
     for split, table in loaded.items():
         if isinstance(table, datasets.IterableDataset) and table.features is None:
             table = table._resolve_features()
-        image, label = _find_columns(table.features, source, options)
+        image, label = _find_columns(table.features, where, source)
         if isinstance(table, datasets.Dataset) and len(table) == 0:
-            raise SegZooError(f"{source}: the {split} split is empty.")
-        table = _renamed(table, {image: "image", label: "label"}, source)
+            raise SegZooError(f"{where}: the {split} split is empty.")
+        table = _renamed(table, {image: "image", label: "label"}, where)
         result[SPLIT_NAMES.get(split, split)] = table
     return result
 
 
-def _renamed(table: Dataset | IterableDataset, names: Mapping[str, str], source: str) -> Dataset | IterableDataset:
+def _renamed(table: Dataset | IterableDataset, names: Mapping[str, str], where: str) -> Dataset | IterableDataset:
     """The table with its picture columns under other names, as `datasets.Image()`.
 
     A stream would decode and encode every picture anew to rename its columns, so decoding is switched off meanwhile.
@@ -208,6 +197,6 @@ def _renamed(table: Dataset | IterableDataset, names: Mapping[str, str], source:
                 table = table.cast_column(column, datasets.Image())
             except (TypeError, ValueError) as error:
                 raise SegZooError(
-                    f"{source}: the {column} column does not hold pictures: {_first_line(error)}"
+                    f"{where}: the {column} column does not hold pictures: {_first_line(error)}"
                 ) from error
     return table

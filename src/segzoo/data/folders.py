@@ -120,6 +120,21 @@ class DiskFolder(Folder):
         return self._content[1]
 
 
+class FileFolder(Folder):
+    """One file of a folder on a disk, as if it lay there alone."""
+
+    def __init__(self, file: str):
+        self.path, self._file = os.path.dirname(file), file
+
+    @property
+    def folders(self) -> dict[str, Folder]:
+        return {}
+
+    @property
+    def files(self) -> dict[str, str]:
+        return {os.path.basename(self._file): self._file}
+
+
 class ZipFolder(Folder):
     """A folder inside a zip archive."""
 

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from segzoo.data.data_source import DataSource
 from segzoo.data.facts import DatasetFacts
+from segzoo.data.folders import Folder
 from segzoo.data.label_encodings import LabelEncoding
-from segzoo.data.sources.folders import Folder
 from segzoo.errors import SegZooError
 
 if TYPE_CHECKING:
@@ -73,16 +74,35 @@ class Listing:
 
 
 class FileSource(Protocol):
-    """One kind of folder of pictures and masks.
+    """Pictures and masks that were found.
 
     Attributes:
-        facts: Of the data set, where the layout is that of a known one.
+        facts: What is known of the data set; None where the layout is not that of a known one.
     """
 
     @property
     def facts(self) -> DatasetFacts | None: ...
 
     def list_files(self) -> Listing: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A layout in which pictures and masks lie.
+
+    Attributes:
+        layout: What it looks like, in words that follow "looked for".
+        find: The pictures and masks of such a folder; None where another layout, or none, has them. It is called with the
+            folder and with what the user said of the data. It raises SegZooError for a known data set with a part missing.
+        order: Layouts with lower numbers are tried first.
+        extension: Ending of a file that stands for the folder it lies in, as a list of pictures does; `find` is then called with
+            a folder that holds that file alone.
+    """
+
+    layout: str
+    find: Callable[[Folder, DataSource], FileSource | None]
+    order: int
+    extension: str | None = None
 
 
 def files_by_stem(folder: Folder, suffix: str = "") -> dict[str, list[str]]:
@@ -108,8 +128,8 @@ def pair_by_stem(
 
     Args:
         listing: What to add to.
-        split: Of the pairs.
-        images, labels: Of `files_by_stem`.
+        split: The split that the pairs are of.
+        images, labels: What `files_by_stem` found.
     """
     target = listing.splits.setdefault(split, SplitFiles())
     for files in (images, labels):
@@ -134,7 +154,7 @@ def pair_by_list(
 
     Args:
         listing: What to add to.
-        split: Of the pairs.
+        split: The split that the pairs are of.
         stems: The list.
         images, labels: Stem -> address.
     """
@@ -161,7 +181,7 @@ def settle(
     """The tables of a listing, after its problems were reported.
 
     Args:
-        listing: Of a source.
+        listing: What a source lists.
         where: What the source is called in messages.
         strict: Raise for files that do not pair up; False warns and goes on with the others.
         on_problem: Given, takes the problems one by one, and nothing is raised or warned of.

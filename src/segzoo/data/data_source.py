@@ -1,0 +1,63 @@
+"""Where data is, and how it is read."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where data is, and how it is read.
+
+    Attributes:
+        name: One of
+            a folder with `images/{split}` and `annotations/{split}`, or `{split}/images` and `{split}/annotations` (any
+            usual spelling of these words; files are matched by their path without extension; without split folders
+            everything is "train");
+            the ADE20K benchmark `ADEChallengeData2016`, or its parent folder;
+            Cityscapes: the folder of `leftImg8bit` and `gtFine`, unpacked or as the two official zip archives;
+            Pascal VOC: `VOCdevkit`, its parent, or `VOC2012`;
+            CamVid: the original stills and masks in colours, or the SegNet tutorial's copy;
+            MIT's lists `training.odgt` and `validation.odgt`, or the folder that holds them;
+            a zip archive of any of these, which is not unpacked;
+            a parquet file, a webdataset shard (.tar), a pattern such as `shards/*.tar`, or a folder of such files;
+            a folder written by `Dataset.save_to_disk` or `DatasetDict.save_to_disk`, or another one that
+            `datasets.load_dataset` reads (imagefolder with metadata);
+            the name of a data set on the Hub.
+        config_name: Configuration of a Hub data set.
+        streaming: Give streams instead of tables: parquet files, shards and Hub data are then read while they are used, and
+            not copied into the cache first. See `segzoo.data.SegmentationStream`.
+        image_column, label_column: Columns to use when their names are unusual (Hub, parquet, webdataset, saved data).
+        image_suffix, label_suffix: What file names of a user's folder end in before the extension, such as "_photo" and
+            "_mask", where pictures and masks differ in it. Files without it are not looked at.
+        data_root: Folder that the paths in .odgt lists begin at; None: the lists' own folder or the one above it.
+        cache_dir, revision, token: As in `datasets.load_dataset`.
+    """
+
+    name: str | os.PathLike
+    _: KW_ONLY
+    config_name: str | None = None
+    streaming: bool = False
+    image_column: str | None = None
+    label_column: str | None = None
+    image_suffix: str = ""
+    label_suffix: str = ""
+    data_root: str | os.PathLike | None = None
+    cache_dir: str | None = None
+    revision: str | None = None
+    token: str | bool | None = None
+
+    @classmethod
+    def of(cls, source: DataSource | str | os.PathLike) -> DataSource:
+        """The source of a mere name: read as the defaults say."""
+        return source if isinstance(source, cls) else cls(source)
+
+    @property
+    def path(self) -> Path:
+        """The name as a path, whether or not anything is there."""
+        return Path(self.name).expanduser()
+
+    def __str__(self) -> str:
+        return os.fspath(self.name)
