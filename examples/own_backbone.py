@@ -62,7 +62,7 @@ def translate(original: Mapping[str, Any], context: Context) -> TwoStepConfig:
     """The config of an original ``dict(type="TwoStepNet", channels=16)``; an option that is not taken here is refused."""
     options = Options(original, context.where)
     options.ignore("pretrained", "frozen_stages")
-    config = TwoStepConfig(width=options.take("channels"), norm_eps=options.norm_eps("norm_cfg", {"type": "BN"}))
+    config = TwoStepConfig(width=options.take("channels"), norm_eps=options.batch_norm_eps())
     options.finish()
     return config
 

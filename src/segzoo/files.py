@@ -87,8 +87,9 @@ def whole_folder(directory: str | os.PathLike, *, replace: bool = False) -> Iter
             unchanged.
     """
     target = Path(directory)
-    if not (replace and target.is_dir()):
-        check_folder_is_free(target)
+    with _write_errors_of(target):
+        if not (replace and target.is_dir()):
+            check_folder_is_free(target)
     target = Path(os.path.realpath(target))
     with _write_errors_of(target), _hidden_folder(target) as partial:
         yield partial
