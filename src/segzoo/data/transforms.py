@@ -409,7 +409,10 @@ class ProcessorTransform:
     def __call__(
         self, image: Any, mask: Any = None, rng: np.random.Generator | None = None
     ) -> dict[str, torch.Tensor]:
-        result = {"pixel_values": self.image_processor(images=image, return_tensors="pt")["pixel_values"][0]}
+        options: dict[str, Any] = {"return_tensors": "pt"}
+        if self.num_channels not in (1, 3, 4):  # which transformers finds by itself
+            options["input_data_format"] = "channels_last"
+        result = {"pixel_values": self.image_processor(images=image, **options)["pixel_values"][0]}
         if mask is not None:
             labels = torch.as_tensor(np.asarray(mask))
             result["labels"] = (reduce_labels(labels, self.ignore_index) if self.reduce_labels else labels).long()

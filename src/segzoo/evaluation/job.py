@@ -116,7 +116,7 @@ class EvaluationJob:
             row: its scores.
             autocast: makes the context that the model runs in, such as ``accelerator.autocast``.
         """
-        image, channels = self.data.rows[row.index]["image"], self.dataset.num_channels
+        image, channels = self.dataset.dataset[row.index]["image"], self.dataset.num_channels
         picture, _ = decode_pair(image, None, image_name=row.name, num_channels=channels)
         truth = self.dataset[row.index]["labels"].numpy()
         predictor = Predictor(self.model, self.processor, self.settings, autocast=autocast)

@@ -133,11 +133,12 @@ def test_report_as_json(folder, inspect):
     values = json.loads(json_text(report.to_dict()))
     assert set(values) == {
         "format", "source", "clean", "num_errors", "num_warnings", "num_notes", "settings", "splits", "findings",
-        "classes", "class_weights",
+        "classes", "class_weights", "values",
     }  # fmt: skip
     assert (values["clean"], values["num_errors"], values["num_warnings"], values["num_notes"]) == (False, 1, 3, 0)
     assert values["settings"] == {
         "num_labels": 5, "classes": "", "ignore_index": 255, "do_reduce_labels": False, "crop_size": [30, 32],
+        "num_channels": None,
     }  # fmt: skip
     assert values["splits"]["train"] == {"pairs": 2, "checked": 2, "counted": 2, "ignored_pixels": 0}
     first, second = values["findings"]
@@ -278,7 +279,7 @@ def test_picture_without_a_rule(folder, inspect):
     PIL.Image.fromarray(np.full((HEIGHT, WIDTH), 300, np.float32)).save(path)
     report = inspect()
     kinds = found(report)
-    assert set(kinds) == {"unusable_image", "picture_mode"} and report.count(ERROR) == 1
+    assert set(kinds) == {"unusable_image"} and report.count(ERROR) == 1
     (case,) = kinds["unusable_image"].cases
     assert case.files == (str(path),) and "float values from 300 to 300" in case.text and "divide them" in case.fix
 

@@ -80,14 +80,14 @@ def probe_pair(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Pillow, about huge pictures and broken EXIF blocks
         image_header, label_header = _header(image), _header(label)
-        if num_channels is None:
-            bands = None if image_header is None else image_header.channels
-            num_channels = 3 if bands in (None, 1, 3, 4) else bands
-        picture, mask = _decode(image, label, label_header, facts, encoding, palette, num_channels)
+        bands = None if image_header is None else image_header.channels
+        read_as = num_channels or (3 if bands in (None, 1, 3, 4) else bands)
+        picture, mask = _decode(image, label, label_header, facts, encoding, palette, read_as)
     facts.digest = _digest(image)
     if image_header is not None:
         facts.rule = image_header.rule
-        _judge_picture(image_header, num_channels, facts)
+        if picture is not None:
+            _judge_picture(image_header, num_channels or 3, facts)
     elif isinstance(image, np.ndarray) and picture is not None:
         facts.rule = value_rule(image.dtype)
     if label_header is not None and mask is not None and encoding is None:
