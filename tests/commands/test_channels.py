@@ -13,7 +13,13 @@ import PIL.Image
 import pytest
 import tifffile
 import torch
-from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForSemanticSegmentation,
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
+    SegformerImageProcessor,
+)
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
 from segzoo.commands.cli import main
@@ -192,6 +198,28 @@ def test_pictures_that_do_not_fit(channels, kind, data, tmp_path, capsys):
         assert re.search(rf"expect {channels}(; |\n(.*\n)*  -> )give pictures of {channels} channels", said), said
         assert f"num_channels={found}" in said and "step 1/2" not in said and "Traceback" not in said
     assert not (tmp_path / "out" / "config.json").exists()
+
+
+def test_models_of_transformers(data, tmp_path):
+    """Their processors do not say how many channels they are for; the model does."""
+    sizes = {"hidden_sizes": [8, 8, 16, 16], "depths": [1] * 4, "num_attention_heads": [1] * 4}
+    config = SegformerConfig(**sizes, decoder_hidden_size=16, num_channels=6, num_labels=CLASSES)
+    model = SegformerForSemanticSegmentation(config).eval()
+    size = {"height": 32, "width": 32}
+    processor = SegformerImageProcessor(image_mean=[0.4] * 6, image_std=[0.2] * 6, size=size)
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "model")
+    folder, out = data("six bands"), tmp_path / "out"
+    assert train(folder, out, "--model_name_or_path", tmp_path / "model") == 0
+    assert run("evaluate", out, folder, "--num_labels", CLASSES, "--output", tmp_path / "scores", "--worst", 1) == 0
+    (path, _) = sorted((folder / "images" / "validation").iterdir())
+    assert run("predict", path, "--model", out, "--output", tmp_path / "maps") == 0
+    trained = SegformerForSemanticSegmentation.from_pretrained(out)
+    inputs = processor(tifffile.imread(path), input_data_format="channels_last", return_tensors="pt")
+    with torch.no_grad():
+        outputs = trained(**inputs)
+    (expected,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[SIZE])
+    assert np.array_equal(np.asarray(PIL.Image.open(tmp_path / "maps" / f"{path.stem}.png")), expected.numpy())
 
 
 @pytest.mark.parametrize("options", [(), ("--augment", "--crop_size", 32)])

@@ -470,6 +470,37 @@ def test_tiff_pictures_that_take_a_library(folder, inspect, bands):
     assert ("num_channels=5" in text) is (bands == 5)
 
 
+def test_the_value_rules_of_all_pictures(folder, inspect):
+    assert f"values   {EIGHT_BITS.words}\n" in report_text(inspect())
+    image_file(folder, "b").unlink()
+    PIL.Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint16)).save(folder / "images/train/b.png")
+    report = inspect()
+    count = sum(report.checked.values())
+    assert report.value_rules == {EIGHT_BITS: count - 1, SIXTEEN_BITS: 1}
+    assert f"values   {count - 1} pictures: {EIGHT_BITS.words}; 1 picture: {SIXTEEN_BITS.words}\n" in report_text(
+        report
+    )
+    assert report.to_dict()["values"][1] == {"type": "16 bits", "rule": SIXTEEN_BITS.words, "pictures": 1}
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (4, "RGBA")])
+def test_pictures_held_against_a_model(folder, inspect, channels, mode):
+    """What the model takes as it is, is no news; what is converted is a note, and what cannot be is an error."""
+    image_file(folder, "b").unlink()
+    PIL.Image.new(mode, (WIDTH, HEIGHT)).save(folder / "images/train/b.png")
+    report = inspect(num_channels=channels)
+    assert f"channels {channels}, as the model has\n" in report_text(report)
+    (finding,) = report.findings
+    others = sum(report.checked.values()) - 1
+    assert finding.count == others and all("b.png" not in case.files[0] for case in finding.cases)
+    if channels == 1:
+        assert (finding.kind, finding.title) == (
+            "picture_mode", "picture that is not of 8 bits and 1 channel: it is converted",
+        )  # fmt: skip
+    else:
+        assert finding.kind == "unusable_image" and finding.cases[0].text.startswith("has 3 channels, the model")
+
+
 @pytest.mark.parametrize("kind", ["palette_mask", "wide_mask"])
 def test_masks_whose_ids_are_taken(folder, inspect, kind):
     ids = read_label(folder, "b")
