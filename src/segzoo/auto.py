@@ -33,9 +33,9 @@ class Registration:
     model: type[PreTrainedModel]
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
-    def variant_config(self, name: str) -> PreTrainedConfig:
-        """The config of one of the variants."""
-        return self.config(**self.variants[name])
+    def variant_config(self, name: str, **changes: Any) -> PreTrainedConfig:
+        """The config of one of the variants, with changes to it."""
+        return self.config(**{**self.variants[name], **changes})
 
 
 # By ``model_type``.

@@ -184,6 +184,14 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
         return cls.from_backbone(ResNetConfig.tiny(), UPerHeadConfig(channels=16), num_labels=5)
 
 
+def input_channels(config: PreTrainedConfig) -> int:
+    """Channels of the images that a model takes, segzoo's or another of transformers.
+
+    It is the backbone's ``num_channels``, or the config's own; a config without that field is for RGB.
+    """
+    return getattr(getattr(config, "backbone_config", None) or config, "num_channels", 3)
+
+
 def is_plain_vit(config: PreTrainedConfig) -> bool:
     """Whether a backbone config, segzoo's or transformers', is a plain ViT: patches, one width, a map behind every block."""
     values = config.to_dict()

@@ -19,6 +19,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from segzoo import ops  # noqa: F401  registers the operators
+from segzoo.configuration_segzoo import input_channels
 from segzoo.errors import SegZooError
 
 BILINEAR_SAMPLE = 5
@@ -67,7 +68,7 @@ def count_operations(model: nn.Module, size: Sequence[int]) -> OperationCount:
         SegZooError: the model does not take pictures of this size.
     """
     height, width = size
-    channels = getattr(getattr(model.config, "backbone_config", model.config), "num_channels", 3)
+    channels = input_channels(model.config)
     dtype = next(model.parameters()).dtype
     try:
         with _in_inference(model), FakeTensorMode(), FlopCounterMode(display=False) as counter:

@@ -7,6 +7,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from segzoo.data.augmentation import Augmentation
+from segzoo.data.dataset import SegmentationDataset
 from segzoo.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -213,3 +214,37 @@ def test_settings_that_cannot_be_used(kwargs):
 def test_pictures_of_the_wrong_kind_are_refused():
     with pytest.raises(SegZooError, match="uint8"):
         JointTransform(keep_label_size=True)(np.zeros((4, 4, 3), dtype=np.float32))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 6])
+def test_other_numbers_of_channels(rng, channels):
+    """Every channel is scaled, cropped and mirrored as the first one is, and has its own mean."""
+    image = np.repeat(rng.integers(0, 256, (40, 56, 1), dtype=np.uint8), channels, axis=-1)
+    mean, std = [0.1 * i for i in range(channels)], [0.2] * channels
+    options = {"image_mean": mean, "image_std": std, "num_channels": channels}
+    augmentation = Augmentation(crop_size=32, scale_range=(1, 1.5), photometric_distortion=False)
+    transform = build_train_transform(augmentation, **options)
+    pixels = transform(image, image[..., 0], np.random.default_rng(3))["pixel_values"]
+    assert pixels.shape == (channels, 32, 32) and pixels[0].std() > 0
+    for index in range(channels):
+        torch.testing.assert_close(pixels[index] + (mean[index] - mean[0]) / 0.2, pixels[0], rtol=0, atol=1e-5)
+    tensor = torch.from_numpy(image).permute(2, 0, 1)
+    assert (transform(tensor, image[..., 0], np.random.default_rng(3))["pixel_values"] == pixels).all()
+    with pytest.raises(SegZooError, match=f"of {channels} channel.*got torch.uint8 .40, 56, 3."):
+        transform(np.zeros((40, 56, 3), np.uint8))
+    assert SegmentationDataset([{"image": image}], transform).num_channels == channels
+
+
+def test_photometric_distortion_is_for_rgb():
+    options = {"image_mean": [0.5], "image_std": [0.5], "num_channels": 4}
+    with pytest.raises(SegZooError, match="have 4 channel.*photometric_distortion=False"):
+        build_train_transform(Augmentation(), **options)
+    steps = [type(step) for step in build_train_transform(**options).steps]
+    assert RandomFlip in steps and PhotometricDistortion not in steps
+    assert PhotometricDistortion in [type(step) for step in build_train_transform().steps]
+    assert Augmentation(flip_probability=0.2).for_channels(3) == Augmentation(flip_probability=0.2)
+
+
+def test_as_many_means_as_channels():
+    with pytest.raises(SegZooError, match="mean has 3 numbers, the image has 4 channels"):
+        build_train_transform(num_channels=4)

@@ -1,15 +1,21 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torchvision import tv_tensors
+from transformers import ResNetConfig, SegformerConfig, UperNetConfig
 
 from segzoo import SegZooConfig, SegZooError, SegZooForSemanticSegmentation, SegZooImageProcessor
+from segzoo.configuration_segzoo import input_channels
 from segzoo.data import Augmentation
 from segzoo.data.classes import ClassFacts
+from segzoo.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from segzoo.layers import BatchNorm2d
 from segzoo.losses import CrossEntropyLoss
 from segzoo.training import ModelOptions, build_model, build_processor, training_transform
 
+OLD = str(Path(__file__).parents[1] / "old_folders" / "training" / "tiny")
 THREE = ClassFacts({0: "sky", 1: "road", 2: "car"}, [[0, 0, 1], [0, 1, 0], [1, 0, 0]])
 
 
@@ -68,11 +74,48 @@ def test_another_number_of_classes(folder):
         ({"backbone": "resnet18", "head": "ocr"}, "there is no such head; choose one of .*fcn"),
         ({"backbone": "resnet18", "options": ModelOptions(class_weights=[1.0])}, "1 numbers for 3 classes"),
         ({"model_name_or_path": "/no/such/folder"}, "cannot load /no/such/folder"),
+        (
+            {"model_name_or_path": OLD, "num_channels": 4},
+            "num_channels 4: .*training/tiny takes pictures of 3 channels",
+        ),
+        ({"config_name": OLD, "num_channels": 1}, "takes pictures of 3 channels; leave --num_channels out"),
     ],
 )
 def test_models_that_cannot_be(options, message):
     with pytest.raises(SegZooError, match=message):
         build_model(THREE, **options)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18_v1c", "vit-adapter-t"])
+def test_a_new_model_for_other_pictures(backbone, tmp_path):
+    with torch.device("meta"):
+        model = build_model(THREE, backbone=backbone, head="fcn", head_channels=8, num_channels=4)
+    assert input_channels(model.config) == 4
+    assert next(p for p in model.parameters() if p.ndim == 4).shape[1] == 4
+    model.config.save_pretrained(tmp_path)
+    assert input_channels(SegZooConfig.from_pretrained(tmp_path)) == 4
+    processor = build_processor(model, THREE)
+    assert processor.num_channels == 4 and len(set(processor.image_mean)) == len(set(processor.image_std)) == 1
+    transform = training_transform(processor)
+    assert transform.num_channels == len(transform.mean) == len(transform.std) == 4
+    rgb = build_processor(SegZooForSemanticSegmentation(SegZooConfig.tiny()), THREE)
+    assert (tuple(rgb.image_mean), tuple(rgb.image_std)) == (IMAGENET_MEAN, IMAGENET_STD)
+
+
+def test_weights_and_processors_for_other_pictures(folder, tmp_path):
+    SegZooForSemanticSegmentation.from_pretrained(folder).backbone.save_pretrained(tmp_path / "backbone")
+    with pytest.raises(SegZooError, match="num_channels 4: .*backbone takes pictures of 3 channels"):
+        build_model(THREE, backbone=str(tmp_path / "backbone"), num_channels=4)
+    model = build_model(THREE, backbone="resnet18_v1c", head="fcn", head_channels=8, num_channels=1)
+    with pytest.raises(SegZooError, match="reads pictures of 3 channels, and the model takes 1; .*image_mean"):
+        build_processor(model, THREE, image_processor_name=str(folder))
+
+
+def test_channels_of_models_of_transformers():
+    segformer = SegformerConfig(num_channels=6)
+    assert input_channels(segformer) == 6
+    backbone = ResNetConfig(num_channels=5, out_features=["stage4"])
+    assert input_channels(UperNetConfig(backbone_config=backbone)) == 5
 
 
 def test_processor_of_a_new_model_leaves_pictures_at_their_size():

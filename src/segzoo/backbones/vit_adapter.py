@@ -93,6 +93,11 @@ class ViTAdapterConfig(BackboneConfig):
     drop_path_rate: float | None = None
     norm_eps: float = 1e-6
 
+    def __post_init__(self, **kwargs: Any) -> None:
+        if isinstance(self.vit_config, dict):  # which need not repeat the channels
+            self.vit_config = {"num_channels": self.num_channels, **self.vit_config}
+        super().__post_init__(**kwargs)
+
     def check(self) -> None:
         """Refuse a ViT that is not known, and options that do not fit it."""
         super().check()

@@ -75,7 +75,14 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="folder with images/ and annotations/, another known layout, or name of a data set",
     )
-    add_data_options(parser.add_argument_group("data"))
+    data = parser.add_argument_group("data")
+    add_data_options(data)
+    data.add_argument(
+        "--num_channels",
+        type=int,
+        metavar="N",
+        help="channels that the model takes (default: pictures are for RGB models)",
+    )
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
@@ -158,7 +165,7 @@ def run(args: argparse.Namespace) -> int:
 
 def check(args: argparse.Namespace) -> int:
     """Prints and writes the report; 1 where something is wrong."""
-    _refuse(args, positive=("max_samples",), not_negative=("num_workers", "list"))
+    _refuse(args, positive=("max_samples", "num_channels"), not_negative=("num_workers", "list"))
     if args.json not in (None, "-") and not Path(args.json).absolute().parent.is_dir():
         raise SegZooError(f"--json {args.json}: there is no folder {Path(args.json).parent}")
     crop_size = None if args.crop_size is None else tuple(args.crop_size * (3 - len(args.crop_size)))[:2]
@@ -185,6 +192,7 @@ def check(args: argparse.Namespace) -> int:
         palette=None if classes is None else classes.palette,
         splits=args.split,
         crop_size=crop_size,
+        num_channels=args.num_channels,
         max_samples=args.max_samples,
         num_workers=min(8, os.cpu_count() or 1) if args.num_workers is None else args.num_workers,
         progress=progress,
@@ -210,7 +218,7 @@ def show(args: argparse.Namespace) -> int:
     """Draws the sheet; returns 0."""
     from segzoo.data.augmentation import Augmentation
 
-    _refuse(args, positive=("count", "cell_width"), not_negative=("seed",))
+    _refuse(args, positive=("count", "cell_width", "num_channels"), not_negative=("seed",))
     output = Path(args.output)
     if output.suffix.lower() not in SHEET_SUFFIXES:
         raise SegZooError(f"--output {output}: name a picture ({', '.join(SHEET_SUFFIXES)})")
@@ -254,29 +262,39 @@ def _file_sheet(args: argparse.Namespace, classes: ClassFacts | None) -> tuple[P
         on_problem=_note,
         alpha=args.alpha,
         cell_width=args.cell_width,
+        num_channels=args.num_channels or 3,
     )
     return sheet, f"{args.data}, {split}: {len(rows)} pairs, as they lie in the files"
 
 
 def _trained_sheet(args: argparse.Namespace, classes: ClassFacts | None, given: dict) -> tuple[PIL.Image.Image, str]:
     """The sheet of samples as a training gets them, and its title."""
-    from segzoo import SegZooImageProcessor
     from segzoo.data import SegmentationDataset
     from segzoo.data.checks.inspection_text import short_name
     from segzoo.data.checks.sheets import draw_samples_as_trained
     from segzoo.data.classes import ClassFacts
     from segzoo.data.splits import load_splits
     from segzoo.training.arguments import DEFAULTS
-    from segzoo.training.models import build_processor, training_transform
+    from segzoo.training.models import build_processor, new_processor, no_distortion, training_transform
     from segzoo.training.recipes.recipe import resolve_recipe
 
     recipe = resolve_recipe(args.recipe, None, given, defaults=DEFAULTS)
     if args.image_processor_name is not None:
         known = classes or ClassFacts({}, [], bool(args.do_reduce_labels))
         processor = build_processor(None, known, image_processor_name=args.image_processor_name)
+        num_channels = getattr(processor, "num_channels", 3)
+        if args.num_channels not in (None, num_channels):
+            raise SegZooError(
+                f"--num_channels {args.num_channels}: the image processor of {args.image_processor_name} reads pictures of "
+                f"{num_channels} channels; leave --num_channels out"
+            )
     else:
         reduce_labels = _rule(args, classes).reduce_labels
-        processor = SegZooImageProcessor(do_resize=False, do_reduce_labels=reduce_labels)
+        num_channels = args.num_channels or 3
+        processor = new_processor(num_channels, do_reduce_labels=reduce_labels)
+    if num_channels != 3 and recipe.photometric_distortion:
+        recipe = recipe.for_channels(num_channels)
+        _note(no_distortion(num_channels))
     transform = training_transform(processor, recipe.augmentation, ignore_index=args.ignore_index)
     if args.split in (None, "train"):
         split = "train"

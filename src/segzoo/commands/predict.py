@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     first = open_picture(pictures[0])
     sizes = [first.stored_size, *(read_header(path).size for path in pictures[1:])]
 
-    from segzoo.image_processing_segzoo import SegZooImageProcessor
+    from segzoo.configuration_segzoo import input_channels
     from segzoo.inference import Predictor
     from segzoo.inference.loading import load_model
     from segzoo.memory import keep_freed_memory
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if args.device == "cpu" and max(height * width for height, width in sizes) <= QUICK_PIXELS:
         keep_freed_memory()
     model, processor = load_model(args.model, args.device)
-    num_channels = processor.num_channels if isinstance(processor, SegZooImageProcessor) else 3
+    num_channels = input_channels(model.config)
     options = {name: getattr(args, name) for name in (*checked, "flip", "average")}
     settings = settings_from_options(model, processor, **options)
     predictor = Predictor(model, processor, settings, device=args.device)

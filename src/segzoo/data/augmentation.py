@@ -1,6 +1,7 @@
 """What a training does to its pictures, as options; `segzoo.data.build_train_transform` makes the steps."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from segzoo.options import Options, option
 
@@ -39,7 +40,13 @@ class Augmentation(Options):
     )
     cat_max_ratio: float = option(0.75, "largest share of one class in a crop, if it can be had", above=0, at_most=1)
     flip_probability: float = option(0.5, "chance that a training picture is mirrored", at_least=0, at_most=1)
-    photometric_distortion: bool = option(True, "vary brightness, contrast, saturation and hue of training pictures")
+    photometric_distortion: bool = option(
+        True, "vary brightness, contrast, saturation and hue of RGB training pictures"
+    )
+
+    def for_channels(self, num_channels: int) -> Self:
+        """The same for pictures of so many channels: photometric distortion is for RGB, and left out for others."""
+        return self if num_channels == 3 else replace(self, photometric_distortion=False)
 
     def check(self) -> None:
         """Refuse scales that contradict each other."""

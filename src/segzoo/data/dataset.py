@@ -23,13 +23,14 @@ def make_sample(
     *,
     num_labels: int | None,
     ignore_index: int,
+    num_channels: int = 3,
 ) -> dict[str, Any]:
     """Decodes, transforms and checks one row of a table or stream.
 
     Args:
         row: An undecoded row (`segzoo.data.rows.undecoded`).
         index: Where it stands.
-        transform, num_labels, ignore_index: As in `SegmentationDataset`.
+        transform, num_labels, ignore_index, num_channels: As in `SegmentationDataset`.
         rng: For the transform.
 
     Returns:
@@ -44,7 +45,14 @@ def make_sample(
     if "label" in row and label is None:
         raise CorruptImageError(f"{image_name}: there is no mask for it.")
     encoding = row.get("label_encoding")
-    image, mask = decode_pair(row["image"], label, image_name=image_name, label_name=label_name, encoding=encoding)
+    image, mask = decode_pair(
+        row["image"],
+        label,
+        image_name=image_name,
+        label_name=label_name,
+        encoding=encoding,
+        num_channels=num_channels,
+    )
     item = dict(transform(image, mask, rng))
     if num_labels is not None and "labels" in item:
         check_labels(item["labels"], num_labels, ignore_index, label_name)
@@ -81,6 +89,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
         max_corrupt: So many samples whose picture or mask cannot be read are put up with, each with one warning that names
             it: the next whole row stands in, with the random numbers of the row asked for. All workers of a loader count
             together; each process of a distributed training counts for itself.
+        num_channels: Of the pictures, as the model takes them; by default the transform's, else 3.
 
     Each item is the transform's dict with `index` (the position asked for) and `name` (the picture's file). Items raise
     `CorruptImageError` for the first corrupt file beyond `max_corrupt`.
@@ -95,6 +104,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
         num_labels: int | None = None,
         ignore_index: int | None = None,
         max_corrupt: int = 0,
+        num_channels: int | None = None,
     ):
         self.dataset = undecoded(dataset)  # decoding happens here, where a broken file can be named
         if len(self.dataset) == 0:
@@ -104,6 +114,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
         self.num_labels = num_labels
         self.ignore_index = getattr(transform, "ignore_index", 255) if ignore_index is None else ignore_index
         self.max_corrupt = max_corrupt
+        self.num_channels = getattr(transform, "num_channels", 3) if num_channels is None else num_channels
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._corrupt = torch.zeros(len(self.dataset) if max_corrupt else 0, dtype=torch.bool).share_memory_()
 
@@ -133,9 +144,13 @@ class SegmentationDataset(torch.utils.data.Dataset):
         for step in range(len(self)):
             place = (index + step) % len(self)
             rng = np.random.default_rng([self.seed, epoch, index])
-            labels = {"num_labels": self.num_labels, "ignore_index": self.ignore_index}
+            settings = {
+                "num_labels": self.num_labels,
+                "ignore_index": self.ignore_index,
+                "num_channels": self.num_channels,
+            }
             try:
-                return {**make_sample(self.dataset[place], place, self.transform, rng, **labels), "index": index}
+                return {**make_sample(self.dataset[place], place, self.transform, rng, **settings), "index": index}
             except CorruptImageError as error:
                 self._pass_over(place, error)
         raise CorruptImageError("No picture of the data set can be read.")

@@ -55,7 +55,7 @@ class SegmentationStream:
         transform: Called with (image array, mask array or None, generator), returns a dict of tensors; see
             `build_train_transform`.
         seed: Decides order and augmentation.
-        num_labels, ignore_index: As in `SegmentationDataset`.
+        num_labels, ignore_index, num_channels: As in `SegmentationDataset`.
         max_corrupt: Up to so many different samples whose files cannot be read are passed over, each with a warning that
             names the file. In a batch the next whole row in the order of training takes the place, with the random numbers
             of the place. Each process counts its own.
@@ -81,6 +81,7 @@ class SegmentationStream:
         shuffle_buffer: int = 1000,
         process_index: int = 0,
         num_processes: int = 1,
+        num_channels: int | None = None,
     ):
         rows = undecoded(rows)
         self.rows = rows.shuffle(seed=seed, buffer_size=shuffle_buffer) if shuffle_buffer > 1 else rows
@@ -90,7 +91,8 @@ class SegmentationStream:
         self.epoch = 0
         if ignore_index is None:
             ignore_index = getattr(transform, "ignore_index", 255)
-        self._decoder = _Decoder(transform, seed, num_labels, ignore_index)
+        self.num_channels = getattr(transform, "num_channels", 3) if num_channels is None else num_channels
+        self._decoder = _Decoder(transform, seed, num_labels, ignore_index, self.num_channels)
         self._corrupt: set[int] = set()
 
     def set_epoch(self, epoch: int) -> None:
@@ -247,6 +249,7 @@ class _Decoder(torch.utils.data.Dataset):
     seed: int
     num_labels: int | None
     ignore_index: int
+    num_channels: int
 
     def __getitem__(self, place: _Place) -> dict[str, Any] | _Failure:
         return self.decode(place.row, place)
@@ -254,9 +257,13 @@ class _Decoder(torch.utils.data.Dataset):
     def decode(self, row: dict[str, Any], place: _Place) -> dict[str, Any] | _Failure:
         """The sample of a row at a place, which gives the random numbers."""
         rng = np.random.default_rng([self.seed, place.epoch, place.index])
-        labels = {"num_labels": self.num_labels, "ignore_index": self.ignore_index}
+        settings = {
+            "num_labels": self.num_labels,
+            "ignore_index": self.ignore_index,
+            "num_channels": self.num_channels,
+        }
         try:
-            return make_sample(row, place.index, self.transform, rng, **labels)
+            return make_sample(row, place.index, self.transform, rng, **settings)
         except SegZooError as error:
             return _Failure(place, error)
 

@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import functional as TF
 from segzoo.data.augmentation import Augmentation
 from segzoo.errors import SegZooError
 from segzoo.images.loading import reduce_labels
-from segzoo.images.resizing import keep_ratio_size
+from segzoo.images.resizing import keep_ratio_size, per_channel
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -30,7 +30,7 @@ Pair: TypeAlias = tuple[tv_tensors.Image, tv_tensors.Mask | None]
 
 
 class JointStep(Protocol):
-    """One step: picture (3, height, width) uint8 and mask (height, width) of ids in, the same out."""
+    """One step: picture (channels, height, width) uint8 and mask (height, width) of ids in, the same out."""
 
     def __call__(self, image: tv_tensors.Image, mask: tv_tensors.Mask | None, rng: np.random.Generator) -> Pair: ...
 
@@ -168,7 +168,7 @@ class PhotometricDistortion:
     """Random brightness, contrast, saturation and hue, each applied with probability one half.
 
     Order: brightness, contrast (or last, with probability one half), saturation, hue. Values are cut to 0..255 and to
-    whole numbers after every step.
+    whole numbers after every step. Saturation and hue are those of RGB: pictures have three channels.
 
     Attributes:
         brightness: Up to so many grey levels are added or taken.
@@ -234,13 +234,17 @@ class JointTransform:
 
     Attributes:
         steps: What to do, in order.
-        mean, std: Per channel, of values after `rescale_factor`.
+        mean, std: One number, or one per channel, of values after `rescale_factor`.
         rescale_factor: Grey levels are multiplied by it.
         channel_order: "rgb" or "bgr": order of the output's channels, and of `mean` and `std`.
         reduce_labels: Apply `reduce_labels` to the mask first.
         ignore_index: Id that never counts; also fills the padding of the mask.
         pad_size: (height, width) to fill up to at the right and the bottom, with 0 after normalisation; None: not.
         keep_label_size: The mask skips the steps, so that scores can be taken at its original size.
+        num_channels: Of the pictures.
+
+    Raises:
+        SegZooError: `mean` or `std` of another number of channels, or photometric distortion of pictures that are not RGB.
     """
 
     steps: tuple[JointStep, ...] = ()
@@ -252,23 +256,34 @@ class JointTransform:
     ignore_index: int = 255
     pad_size: tuple[int, int] | None = None
     keep_label_size: bool = False
+    num_channels: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            per_channel(getattr(self, name), self.num_channels, name)
+        if self.num_channels != 3 and any(isinstance(step, PhotometricDistortion) for step in self.steps):
+            raise SegZooError(
+                f"photometric distortion changes saturation and hue of RGB, and these pictures have {self.num_channels} "
+                "channel(s); leave it out (photometric_distortion=False)"
+            )
 
     def __call__(self, image: Any, mask: Any = None, rng: np.random.Generator | None = None) -> dict[str, Any]:
         """Transforms one pair.
 
         Args:
-            image: RGB uint8, an array (height, width, 3) or tensor (3, height, width); or a batch of lists.
+            image: uint8, an array (height, width, num_channels) or tensor (num_channels, height, width), by default RGB; or
+                a batch of lists.
             mask: Ids (height, width), or None.
             rng: Source of randomness.
 
         Returns:
-            `pixel_values` float32 (3, height, width) and, with a mask, `labels` int64 (height, width).
+            `pixel_values` float32 (num_channels, height, width) and, with a mask, `labels` int64 (height, width).
         """
         if isinstance(image, Mapping):
             return self._batch(image)
         if rng is None:
             rng = np.random.default_rng(int(torch.randint(0, 2**62, ()).item()))
-        picture = _to_image(image)
+        picture = _to_image(image, self.num_channels)
         ids = None if mask is None else torch.as_tensor(np.asarray(mask))
         if ids is not None and self.reduce_labels:
             ids = reduce_labels(ids, self.ignore_index)
@@ -304,20 +319,21 @@ class JointTransform:
         if "image" not in batch:
             raise SegZooError(f"A batch needs the column 'image' (and 'label'); this one has {', '.join(batch)}.")
         rows = [{key: batch[key][i] for key in batch} for i in range(len(batch["image"]))]
-        done = [self(*decode_example(row)) for row in rows]
+        done = [self(*decode_example(row, num_channels=self.num_channels)) for row in rows]
         return {key: [item[key] for item in done] for key in done[0]}
 
 
-def _to_image(image: Any) -> tv_tensors.Image:
+def _to_image(image: Any, num_channels: int) -> tv_tensors.Image:
     if isinstance(image, torch.Tensor):
         tensor = image
     else:
         array = np.asarray(image)
         tensor = torch.from_numpy(array if array.flags.writeable else array.copy()).permute(2, 0, 1)
-    if tensor.ndim != 3 or tensor.shape[0] != 3 or tensor.dtype != torch.uint8:
+    if tensor.ndim != 3 or tensor.shape[0] != num_channels or tensor.dtype != torch.uint8:
         raise SegZooError(
-            f"Transforms take RGB pictures, uint8 (3, height, width) or arrays (height, width, 3); got {tensor.dtype} "
-            f"{tuple(image.shape)}. segzoo.data.decode_image makes one from any file."
+            f"This transform takes pictures of {num_channels} channel(s), uint8 ({num_channels}, height, width) or arrays "
+            f"(height, width, {num_channels}); got {tensor.dtype} {tuple(image.shape)}. segzoo.data.decode_image makes one "
+            f"from a file (num_channels={num_channels})."
         )
     return tv_tensors.Image(tensor)
 
@@ -333,6 +349,7 @@ def build_train_transform(
     ignore_index: int = 255,
     antialias: bool = False,
     extra_steps: Sequence[JointStep] = (),
+    num_channels: int = 3,
 ) -> JointTransform:
     """Training transform: random scale, random crop, flip, photometric distortion, normalisation, padding.
 
@@ -343,8 +360,12 @@ def build_train_transform(
         reduce_labels, ignore_index: Label rule.
         antialias: Smooth when shrinking.
         extra_steps: More steps (`JointStep`, or `FromTorchvision(v2 transform)`) between distortion and normalisation.
+        num_channels: Of the pictures. Where it is not 3, there is no photometric distortion by default.
+
+    Raises:
+        SegZooError: As `JointTransform`.
     """
-    chosen = augmentation or Augmentation()
+    chosen = augmentation or Augmentation().for_channels(num_channels)
     crop = chosen.crop_size
     scale = Scale(
         size=None if chosen.scale_size is None else (*chosen.scale_size, None)[:2],
@@ -372,6 +393,7 @@ def build_train_transform(
         reduce_labels=reduce_labels,
         ignore_index=ignore_index,
         pad_size=crop,
+        num_channels=num_channels,
     )
 
 
@@ -382,11 +404,15 @@ class ProcessorTransform:
     image_processor: Any
     reduce_labels: bool = False
     ignore_index: int = 255
+    num_channels: int = 3
 
     def __call__(
         self, image: Any, mask: Any = None, rng: np.random.Generator | None = None
     ) -> dict[str, torch.Tensor]:
-        result = {"pixel_values": self.image_processor(images=image, return_tensors="pt")["pixel_values"][0]}
+        options: dict[str, Any] = {"return_tensors": "pt"}
+        if self.num_channels not in (1, 3, 4):  # which transformers finds by itself
+            options["input_data_format"] = "channels_last"
+        result = {"pixel_values": self.image_processor(images=image, **options)["pixel_values"][0]}
         if mask is not None:
             labels = torch.as_tensor(np.asarray(mask))
             result["labels"] = (reduce_labels(labels, self.ignore_index) if self.reduce_labels else labels).long()
@@ -394,16 +420,25 @@ class ProcessorTransform:
 
 
 def build_processor_transform(
-    image_processor: Any, *, reduce_labels: bool | None = None, ignore_index: int | None = None
+    image_processor: Any,
+    *,
+    reduce_labels: bool | None = None,
+    ignore_index: int | None = None,
+    num_channels: int | None = None,
 ) -> ProcessorTransform:
     """Evaluation transform that does to the picture exactly what inference does.
 
     Args:
         image_processor: Any image processor of transformers.
         reduce_labels, ignore_index: Label rule; None: the processor's `do_reduce_labels` and `ignore_index`.
+        num_channels: Of the pictures; None: the processor's `num_channels`, else 3.
     """
     if reduce_labels is None:
         reduce_labels = bool(getattr(image_processor, "do_reduce_labels", False))
     if ignore_index is None:
         ignore_index = getattr(image_processor, "ignore_index", None)
-    return ProcessorTransform(image_processor, reduce_labels, 255 if ignore_index is None else ignore_index)
+    if num_channels is None:
+        num_channels = getattr(image_processor, "num_channels", 3)
+    return ProcessorTransform(
+        image_processor, reduce_labels, 255 if ignore_index is None else ignore_index, num_channels
+    )

@@ -16,6 +16,7 @@ import transformers
 from torch import nn
 
 from segzoo.cards.scores import SCORING
+from segzoo.configuration_segzoo import input_channels
 from segzoo.data import SegmentationDataset, build_processor_transform
 from segzoo.data.classes import ClassFacts, find_classes
 from segzoo.data.decoding import decode_pair
@@ -24,6 +25,7 @@ from segzoo.errors import SegZooError
 from segzoo.evaluation.fingerprints import model_fingerprint, rows_fingerprint
 from segzoo.evaluation.pictures import WrongPicture
 from segzoo.evaluation.score_log import ImageRow
+from segzoo.images.reading import in_colour
 from segzoo.inference import InferenceSettings, Predictor
 
 if TYPE_CHECKING:
@@ -114,10 +116,12 @@ class EvaluationJob:
             row: its scores.
             autocast: makes the context that the model runs in, such as ``accelerator.autocast``.
         """
-        picture, _ = decode_pair(self.data.rows[row.index]["image"], None, image_name=row.name)
+        image, channels = self.dataset.dataset[row.index]["image"], self.dataset.num_channels
+        picture, _ = decode_pair(image, None, image_name=row.name, num_channels=channels)
         truth = self.dataset[row.index]["labels"].numpy()
         predictor = Predictor(self.model, self.processor, self.settings, autocast=autocast)
-        return WrongPicture(row, picture, truth, predictor.label_map(picture, truth.shape).cpu().numpy())
+        prediction = predictor.label_map(picture, truth.shape).cpu().numpy()
+        return WrongPicture(row, in_colour(picture), truth, prediction)
 
 
 def prediction_files(folder: Path, rows: Dataset) -> list[Path]:
@@ -164,7 +168,12 @@ def prepare_evaluation(
         warnings.warn(
             f"ignore_index {ignore_index} is {classes.id2label[ignore_index]!r}, which does not count", stacklevel=2
         )
-    transform = build_processor_transform(processor, reduce_labels=classes.reduce_labels, ignore_index=ignore_index)
+    transform = build_processor_transform(
+        processor,
+        reduce_labels=classes.reduce_labels,
+        ignore_index=ignore_index,
+        num_channels=input_channels(model.config),
+    )
     dataset = SegmentationDataset(data.rows, transform, num_labels=num_labels, ignore_index=ignore_index)
     dataset[0]
     suffix = "" if mixed_precision == "no" else mixed_precision

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from segzoo.configuration_segzoo import SegZooConfig
+from segzoo.configuration_segzoo import SegZooConfig, input_channels
 from segzoo.errors import SegZooError, first_line
 from segzoo.export.metadata import describe
 from segzoo.files import moved_together
@@ -452,7 +452,7 @@ def _compare(
 def _picture(exported: ExportedModel, batch: int, size: tuple[int, int]) -> Tensor:
     """Something to compare on: smooth surfaces with noise, always the same."""
     generator = torch.Generator().manual_seed(0)
-    channels = 3 if exported.uint8 else getattr(exported.model.config.backbone_config, "num_channels", 3)
+    channels = 3 if exported.uint8 else input_channels(exported.model.config)
     smooth = F.interpolate(torch.randn(batch, channels, 5, 7, generator=generator), size=size, mode="bicubic")
     image = smooth + 0.3 * torch.randn(batch, channels, *size, generator=generator)
     return (image * 50 + 120).clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous() if exported.uint8 else image

@@ -227,7 +227,8 @@ def channel_mismatch(found: int, expected: int, name: str, where: str = "") -> S
     """The error for a picture whose channels do not fit; `where` follows their number."""
     return SegZooError(
         f"{name} has {found} channels{where}, the model and its image processor expect {expected}; give pictures of "
-        f"{expected} channels, or set num_channels in the processor and in the backbone's config."
+        f"{expected} channels, or take a model with num_channels={found} (a new one: segzoo train --backbone NAME "
+        f"--num_channels {found})."
     )
 
 

@@ -7,6 +7,7 @@ other processes perhaps; mirroring, normalisation and padding are done on the mo
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from segzoo.errors import SegZooError
@@ -56,6 +57,8 @@ class ViewMaker:
                 "do_pad": False,
                 "input_data_format": "channels_first",
             }
+        elif isinstance(image, np.ndarray) and image.ndim == 3 and not {1, 3, 4} & {image.shape[0], image.shape[-1]}:
+            options["input_data_format"] = "channels_last"  # transformers finds 1, 3 and 4 channels, and no others
         return [processor(images=image, **options, **size)["pixel_values"][0] for size in self._sizes(image)]
 
     def _sizes(self, image) -> list[dict[str, Any]]:

@@ -56,6 +56,9 @@ class ModelSource(Options):
     auxiliary_channels: int = option(
         0, "new model: width of an auxiliary FCN head for the training; mmsegmentation has 256", at_least=0
     )
+    num_channels: int | None = option(
+        None, "new model: channels of the pictures (default: 3, or those of a backbone with weights)", at_least=1
+    )
     trust_remote_code: bool = option(False, "run model code from the Hub")
     cache_dir: str | None = option(None, "where downloads are kept")
 

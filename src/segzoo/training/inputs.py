@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
+from segzoo.configuration_segzoo import input_channels
 from segzoo.data import (
     DataSource,
     SegmentationDataset,
@@ -83,7 +84,7 @@ def load_pictures(options: RunOptions, accelerator: Accelerator) -> Pictures:
 def load_model(
     options: RunOptions, recipe: Recipe, classes: ClassFacts
 ) -> tuple[PreTrainedModel, BaseImageProcessor, Recipe]:
-    """The model, the image processor that it is tested and saved with, and the recipe with the crops that fit it."""
+    """The model, the image processor that it is tested and saved with, and the recipe with crops and colours that fit them."""
     model = build_model(
         classes,
         recipe.model_options,
@@ -93,6 +94,7 @@ def load_model(
         head=options.head,
         head_channels=options.head_channels,
         auxiliary_channels=options.auxiliary_channels,
+        num_channels=options.num_channels,
         ignore_index=options.ignore_index,
         hub_options=options.hub_options,
     )
@@ -108,7 +110,7 @@ def load_model(
     )
     if options.crop_by_model:
         recipe = replace(recipe, crop_size=crop_size_of(processor))
-    return model, processor, recipe
+    return model, processor, recipe.for_channels(input_channels(model.config))
 
 
 class TrainingBatches:
@@ -178,7 +180,7 @@ class TrainingBatches:
         """What `segzoo.data.check_first_batch` has to say about the first batch of this process."""
         if self.order is None:
             rows = enumerate(undecoded(self.rows).take(self.size))
-            return check_rows(rows, **rule, transform=self.transform)
+            return check_rows(rows, **rule, transform=self.transform, num_channels=self.data.num_channels)
         return check_first_batch(self.data, self.order.indices(0), **rule)
 
     def after(self, step: int) -> Iterator[dict[str, Any]]:
@@ -204,18 +206,22 @@ def prepare_data(
     pictures: Pictures,
     processor: BaseImageProcessor,
     accelerator: Accelerator,
+    *,
+    num_channels: int,
 ) -> Inputs:
-    """Data sets and the order of the samples.
+    """Data sets of pictures of so many channels, and the order of the samples.
 
     Raises:
         SegZooError: as `TrainingBatches`.
     """
     num_labels, ignore_index = len(pictures.classes.id2label), options.ignore_index
-    transform = training_transform(processor, recipe.augmentation, ignore_index=ignore_index)
+    transform = training_transform(
+        processor, recipe.augmentation, ignore_index=ignore_index, num_channels=num_channels
+    )
     batches = TrainingBatches(
         pictures.train, transform, options, recipe, num_labels=num_labels, accelerator=accelerator
     )
-    eval_transform = build_processor_transform(processor, ignore_index=ignore_index)
+    eval_transform = build_processor_transform(processor, ignore_index=ignore_index, num_channels=num_channels)
     eval_data = SegmentationDataset(pictures.evaluation, eval_transform, num_labels=num_labels)
     rule = {"num_labels": num_labels, "ignore_index": ignore_index, "reduce_labels": pictures.classes.reduce_labels}
     looks: list[Callable[[], list[str]]] = []

@@ -17,10 +17,13 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
 from segzoo.auto import HEADS, AutoBackbone, backbone_variants
+from segzoo.configuration_segzoo import input_channels
 from segzoo.data.augmentation import Augmentation
 from segzoo.data.classes import ClassFacts
-from segzoo.data.transforms import JointTransform, build_train_transform
+from segzoo.data.transforms import IMAGENET_MEAN, IMAGENET_STD, JointTransform, build_train_transform
 from segzoo.errors import SegZooError
+from segzoo.images.resizing import per_channel
+from segzoo.inference.loading import check_channels
 from segzoo.training.recipes.groups import ModelOptions
 
 _EDGES, _SIDES = ("shortest_edge", "longest_edge"), ("height", "width")
@@ -62,6 +65,7 @@ def build_model(
     head: str = "uper",
     head_channels: int | None = None,
     auxiliary_channels: int = 0,
+    num_channels: int | None = None,
     ignore_index: int = 255,
     hub_options: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel:
@@ -77,6 +81,7 @@ def build_model(
         head: ``"uper"``, ``"fcn"``, ``"psp"`` or another registered head, for a new model.
         head_channels: its width; None keeps the head's usual one.
         auxiliary_channels: width of an FCN head on the last map but one, for the training only; 0 for none.
+        num_channels: of the pictures, for a new backbone; None: 3. Weights and configs that are loaded have their own.
         ignore_index: label that does not count.
         hub_options: ``token``, ``revision``, ``cache_dir``, ``trust_remote_code`` for loading.
 
@@ -97,7 +102,7 @@ def build_model(
     if backbone is not None:
         settings = {} if head_channels is None else {"channels": head_channels}
         config = SegZooConfig.from_backbone(
-            _backbone_config(backbone, options.drop_path_rate, hub_options),
+            _backbone_config(backbone, options.drop_path_rate, num_channels, hub_options),
             _head_config_class(head)(**settings),
             auxiliary=auxiliary_channels > 0,
             auxiliary_channels=auxiliary_channels,
@@ -109,6 +114,7 @@ def build_model(
     else:
         with _loading(f"cannot load {name}"):
             config = AutoConfig.from_pretrained(config_name or model_name_or_path, **labels, **hub_options)
+        _refuse_other_channels(num_channels, config, name)
         if hasattr(config, "palette"):
             config.palette = classes.palette
         _set_drop_path(getattr(config, "backbone_config", config), options.drop_path_rate)
@@ -167,14 +173,26 @@ def _head_config_class(head: str) -> type:
     return HEADS[head_type].config
 
 
-def _backbone_config(backbone: str, drop_path_rate: float | None, hub_options: Mapping[str, Any]) -> PreTrainedConfig:
+def _refuse_other_channels(num_channels: int | None, config: PreTrainedConfig, name: str) -> None:
+    if num_channels not in (None, input_channels(config)):
+        raise SegZooError(
+            f"--num_channels {num_channels}: {name} takes pictures of {input_channels(config)} channels; leave --num_channels "
+            "out, or make a new model with --backbone and the name of a variant"
+        )
+
+
+def _backbone_config(
+    backbone: str, drop_path_rate: float | None, num_channels: int | None, hub_options: Mapping[str, Any]
+) -> PreTrainedConfig:
     variants = backbone_variants()
     if backbone in variants:
-        config = variants[backbone].variant_config(backbone)
+        channels = {} if num_channels is None else {"num_channels": num_channels}
+        config = variants[backbone].variant_config(backbone, **channels)
     else:
         names = ", ".join(sorted(variants))
         with _loading(f"--backbone {backbone}: is none of the variants ({names}) and cannot be loaded"):
             config = AutoConfig.from_pretrained(backbone, **hub_options)
+        _refuse_other_channels(num_channels, config, backbone)
     _set_drop_path(config, drop_path_rate)
     return config
 
@@ -203,7 +221,8 @@ def build_processor(
     Args:
         model: the model; None where ``image_processor_name`` is given.
         classes: their label rule goes into the processor.
-        image_processor_name: folder or Hub name to take it from; None makes one that leaves pictures at their size.
+        image_processor_name: folder or Hub name to take it from; None makes one that leaves pictures at their size, for as many
+            channels as the model takes.
         scale_size: (short edge,) or (short edge, long edge) limit that pictures are resized to; None keeps what the
             processor does.
         keep_ratio: pictures keep their shape; False: ``scale_size`` is (height, width).
@@ -212,17 +231,17 @@ def build_processor(
         hub_options: as in `build_model`.
 
     Raises:
-        SegZooError: it cannot be loaded, or cannot resize so.
+        SegZooError: it cannot be loaded, reads pictures of other channels than the model takes, or cannot resize so.
     """
     if image_processor_name is not None:
         with _loading(f"cannot load an image processor from {image_processor_name}"):
             processor = AutoImageProcessor.from_pretrained(image_processor_name, **dict(hub_options or {}))
+        if model is not None:
+            check_channels(model.config, processor, image_processor_name)
     else:
-        channels = getattr(model.config.backbone_config, "num_channels", 3)
         heads = getattr(model.config, "decode_head_configs", None)
-        processor = SegZooImageProcessor(
-            do_resize=False,
-            num_channels=channels,
+        processor = new_processor(
+            input_channels(model.config),
             align_corners=heads[-1].align_corners if heads else False,
             window_size=getattr(model.config, "window_size", None),
             window_stride=getattr(model.config, "window_stride", None),
@@ -243,6 +262,27 @@ def build_processor(
     return processor
 
 
+def new_processor(num_channels: int, **settings: Any) -> SegZooImageProcessor:
+    """An image processor that leaves pictures at their size.
+
+    Args:
+        num_channels: of the pictures. RGB is normalised as on ImageNet, and every channel of others as ImageNet's mean channel.
+        settings: further fields of the processor.
+    """
+    mean, std = list(IMAGENET_MEAN), list(IMAGENET_STD)
+    if num_channels != 3:
+        mean, std = ([round(sum(values) / 3, 3)] * num_channels for values in (mean, std))
+    return SegZooImageProcessor(do_resize=False, num_channels=num_channels, image_mean=mean, image_std=std, **settings)
+
+
+def no_distortion(num_channels: int) -> str:
+    """What to tell the user where `Augmentation.for_channels` leaves something out."""
+    return (
+        f"no photometric distortion: it changes the saturation and hue of RGB pictures, and these have {num_channels} "
+        f"channel{'s' * (num_channels != 1)}"
+    )
+
+
 def crop_size_of(processor: BaseImageProcessor) -> tuple[int, int]:
     """Height and width of training crops where nobody says: what the model is used at; 512 where pictures keep their size."""
     size = dict(processor.size) if getattr(processor, "do_resize", False) and processor.size else {}
@@ -253,33 +293,42 @@ def crop_size_of(processor: BaseImageProcessor) -> tuple[int, int]:
 
 
 def training_transform(
-    processor: BaseImageProcessor, augmentation: Augmentation | None = None, *, ignore_index: int = 255
+    processor: BaseImageProcessor,
+    augmentation: Augmentation | None = None,
+    *,
+    ignore_index: int = 255,
+    num_channels: int | None = None,
 ) -> JointTransform:
     """The training transform whose scale and normalisation are those of an image processor.
 
     Args:
         processor: of the model; where it resizes, and the augmentation has no ``scale_size``, its ``size`` is what the random
             factor multiplies.
-        augmentation: such as ``Recipe.augmentation``; None: `Augmentation()`.
+        augmentation: such as ``Recipe.augmentation``; None: `Augmentation()`, for pictures that are not RGB without photometric
+            distortion.
         ignore_index: label that does not count.
+        num_channels: of the pictures, as the model takes them; None: the processor's ``num_channels``, else 3.
 
     Raises:
-        SegZooError: an augmentation that does not go with the processor's size.
+        SegZooError: an augmentation that does not go with the processor's size, or with the channels.
     """
-    augmentation = augmentation or Augmentation()
+    if num_channels is None:
+        num_channels = getattr(processor, "num_channels", 3)
+    augmentation = augmentation or Augmentation().for_channels(num_channels)
     size = getattr(processor, "size", None)
     if augmentation.scale_size is None and getattr(processor, "do_resize", False) and size:
         augmentation = replace(augmentation, **_scale(dict(size)))
     normalise = getattr(processor, "do_normalize", True)
     return build_train_transform(
         augmentation,
-        image_mean=_three(processor.image_mean) if normalise else (0.0, 0.0, 0.0),
-        image_std=_three(processor.image_std) if normalise else (1.0, 1.0, 1.0),
+        image_mean=per_channel(processor.image_mean if normalise else 0.0, num_channels, "image_mean"),
+        image_std=per_channel(processor.image_std if normalise else 1.0, num_channels, "image_std"),
         rescale_factor=processor.rescale_factor if getattr(processor, "do_rescale", True) else 1.0,
         channel_order=getattr(processor, "channel_order", "rgb"),
         reduce_labels=bool(getattr(processor, "do_reduce_labels", False)),
         ignore_index=ignore_index,
         antialias=bool(getattr(processor, "antialias", False)),
+        num_channels=num_channels,
     )
 
 
@@ -294,7 +343,3 @@ def _scale(size: Mapping[str, int | None]) -> dict[str, Any]:
         return {"keep_ratio": True, "scale_size": (short,)}
     # The smaller limit is that of the short edge, however they are called; where that has none, the long edge decides.
     return {"keep_ratio": True, "scale_size": (long, long) if short is None else tuple(sorted((short, long)))}
-
-
-def _three(values: float | Sequence[float]) -> tuple[float, ...]:
-    return (float(values),) * 3 if isinstance(values, int | float) else tuple(values)

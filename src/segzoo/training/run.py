@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
+from segzoo.configuration_segzoo import input_channels
 from segzoo.errors import SegZooError
 from segzoo.evaluation import Evaluation, evaluate
 from segzoo.hub import push_folder, reserve_repository
@@ -28,6 +29,7 @@ from segzoo.training.ema import WeightAverage
 from segzoo.training.folder import FIGURES, LOG, RESULTS, claim_output_folder, write_json
 from segzoo.training.guards import FiniteGuard, gradient_norm
 from segzoo.training.inputs import MeanLoss, load_model, load_pictures, prepare_data
+from segzoo.training.models import no_distortion
 from segzoo.training.optimization import build_optimizer, build_schedule
 from segzoo.training.processes import run_together
 from segzoo.training.recipes.recipe import Recipe
@@ -131,8 +133,14 @@ class Run:
         """Data, classes, model and image processor; the first pictures are looked at in every process."""
         self.pictures = load_pictures(self.options, self.accelerator)
         self.classes = self.pictures.classes
+        asked = self.recipe
         self.model, self.processor, self.recipe = load_model(self.options, self.recipe, self.classes)
-        inputs = prepare_data(self.options, self.recipe, self.pictures, self.processor, self.accelerator)
+        num_channels = input_channels(self.model.config)
+        if asked.photometric_distortion and not self.recipe.photometric_distortion:
+            self.say(f"note: {no_distortion(num_channels)}")
+        inputs = prepare_data(
+            self.options, self.recipe, self.pictures, self.processor, self.accelerator, num_channels=num_channels
+        )
         self.data, self.eval_data = inputs.batches, inputs.eval_data
         for look in inputs.looks:
             for line in self.together(look):

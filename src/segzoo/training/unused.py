@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from segzoo.configuration_segzoo import input_channels
+
 
 def freeze_unused_parameters(model: nn.Module, crop_size: Sequence[int] | None = None) -> list[str]:
     """Leave out of the training what gets no gradient, such as a backbone's stages behind the maps that the heads read.
@@ -18,8 +20,7 @@ def freeze_unused_parameters(model: nn.Module, crop_size: Sequence[int] | None =
     Returns:
         Names of the parameters that were frozen.
     """
-    config = model.config
-    channels = getattr(getattr(config, "backbone_config", config), "num_channels", 3)
+    channels = input_channels(model.config)
     size = [min(side, 128) for side in crop_size or (128, 128)]
     trains = model.training
     model.eval()  # fixed-size models take smaller images then, and no statistics move

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from segzoo.data.checks.first_batch import check_labels
+from segzoo.data.checks.first_batch import check_labels, check_rows
 from segzoo.errors import SegZooError
 
 
@@ -45,3 +45,11 @@ def test_likely_fix(label, kwargs, fix):
 def test_black_and_white_masks_warn():
     with pytest.warns(UserWarning, match="divide the masks by 255"):
         check_labels(np.array([[0, 255]], dtype=np.uint8), 2)
+
+
+def test_arrays_of_other_channels():
+    """Pictures in memory are held against the model's channels too."""
+    row = {"image": np.zeros((8, 9, 6), np.float32), "label": np.zeros((8, 9), np.uint8), "image_path": "six.npy"}
+    assert check_rows([(0, row)], num_labels=2, num_channels=6) == []
+    with pytest.raises(SegZooError, match="six.npy.* has 6 channels, .* expect 4; .*num_channels=6"):
+        check_rows([(0, row)], num_labels=2, num_channels=4)

@@ -133,11 +133,12 @@ def test_report_as_json(folder, inspect):
     values = json.loads(json_text(report.to_dict()))
     assert set(values) == {
         "format", "source", "clean", "num_errors", "num_warnings", "num_notes", "settings", "splits", "findings",
-        "classes", "class_weights",
+        "classes", "class_weights", "values",
     }  # fmt: skip
     assert (values["clean"], values["num_errors"], values["num_warnings"], values["num_notes"]) == (False, 1, 3, 0)
     assert values["settings"] == {
         "num_labels": 5, "classes": "", "ignore_index": 255, "do_reduce_labels": False, "crop_size": [30, 32],
+        "num_channels": None,
     }  # fmt: skip
     assert values["splits"]["train"] == {"pairs": 2, "checked": 2, "counted": 2, "ignored_pixels": 0}
     first, second = values["findings"]
@@ -278,7 +279,7 @@ def test_picture_without_a_rule(folder, inspect):
     PIL.Image.fromarray(np.full((HEIGHT, WIDTH), 300, np.float32)).save(path)
     report = inspect()
     kinds = found(report)
-    assert set(kinds) == {"unusable_image", "picture_mode"} and report.count(ERROR) == 1
+    assert set(kinds) == {"unusable_image"} and report.count(ERROR) == 1
     (case,) = kinds["unusable_image"].cases
     assert case.files == (str(path),) and "float values from 300 to 300" in case.text and "divide them" in case.fix
 
@@ -467,6 +468,37 @@ def test_tiff_pictures_that_take_a_library(folder, inspect, bands):
     text = only_case(inspect(), "picture_mode", path).text
     assert text.startswith(f"{bands} x float32") and FLOATS.words in text
     assert ("num_channels=5" in text) is (bands == 5)
+
+
+def test_the_value_rules_of_all_pictures(folder, inspect):
+    assert f"values   {EIGHT_BITS.words}\n" in report_text(inspect())
+    image_file(folder, "b").unlink()
+    PIL.Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint16)).save(folder / "images/train/b.png")
+    report = inspect()
+    count = sum(report.checked.values())
+    assert report.value_rules == {EIGHT_BITS: count - 1, SIXTEEN_BITS: 1}
+    assert f"values   {count - 1} pictures: {EIGHT_BITS.words}; 1 picture: {SIXTEEN_BITS.words}\n" in report_text(
+        report
+    )
+    assert report.to_dict()["values"][1] == {"type": "16 bits", "rule": SIXTEEN_BITS.words, "pictures": 1}
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (4, "RGBA")])
+def test_pictures_held_against_a_model(folder, inspect, channels, mode):
+    """What the model takes as it is, is no news; what is converted is a note, and what cannot be is an error."""
+    image_file(folder, "b").unlink()
+    PIL.Image.new(mode, (WIDTH, HEIGHT)).save(folder / "images/train/b.png")
+    report = inspect(num_channels=channels)
+    assert f"channels {channels}, as the model has\n" in report_text(report)
+    (finding,) = report.findings
+    others = sum(report.checked.values()) - 1
+    assert finding.count == others and all("b.png" not in case.files[0] for case in finding.cases)
+    if channels == 1:
+        assert (finding.kind, finding.title) == (
+            "picture_mode", "picture that is not of 8 bits and 1 channel: it is converted",
+        )  # fmt: skip
+    else:
+        assert finding.kind == "unusable_image" and finding.cases[0].text.startswith("has 3 channels, the model")
 
 
 @pytest.mark.parametrize("kind", ["palette_mask", "wide_mask"])

@@ -110,6 +110,7 @@ def check_first_batch(
         crop_size=crop_size,
         max_corrupt=max_corrupt,
         transform=dataset.transform,
+        num_channels=dataset.num_channels,
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=_BLACK_AND_WHITE[:40])  # `lines` says it
@@ -126,6 +127,7 @@ def check_rows(
     crop_size: tuple[int, int] | None = None,
     max_corrupt: int = 0,
     transform: Any = None,
+    num_channels: int = 3,
 ) -> list[str]:
     """`check_first_batch` for rows of any source, such as the first ones of a stream.
 
@@ -133,6 +135,7 @@ def check_rows(
         rows: Index and undecoded row (`segzoo.data.rows.undecoded`) of each pair.
         transform: The training's transform: a scale in it is taken into account before pictures are held against the crop.
         num_labels, ignore_index, reduce_labels, crop_size, max_corrupt: As in `check_first_batch`.
+        num_channels: Of the pictures, as the model takes them.
     """
     rule = LabelRule(num_labels, ignore_index, reduce_labels)
     facts = []
@@ -146,6 +149,7 @@ def check_rows(
                 image_name=image_name,
                 label_name=label_name,
                 encoding=row.get("label_encoding"),
+                num_channels=num_channels,
             )
         )
     _refuse_errors(facts, max_corrupt)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from segzoo.data.checks.probing import PairFacts, crop_case, probe_pair
 from segzoo.data.loading import SPLIT_NAMES, DataSource, PairingProblem, load_source
 from segzoo.data.rows import row_names, undecoded
 from segzoo.errors import SegZooError
+from segzoo.images.values import ValueRule
 
 FORMAT_VERSION = 1
 _TRAIN = "train"
@@ -34,6 +36,8 @@ class DataReport:
         checked: Split -> how many of them were looked at.
         counts: Split -> frequencies of the classes, over the pairs that a training can use.
         crop_size: (height, width) that pictures were held against, or None.
+        num_channels: Of the model that pictures were held against, or None.
+        value_rules: How the pictures' values become grey levels -> how many pictures; the commonest first.
         classes_source: Where the class names come from, in words.
     """
 
@@ -46,6 +50,8 @@ class DataReport:
     counts: Mapping[str, ClassCounts]
     crop_size: tuple[int, int] | None = None
     classes_source: str = ""
+    num_channels: int | None = None
+    value_rules: Mapping[ValueRule, int] = field(default_factory=dict)
 
     def count(self, severity: str) -> int:
         """How many cases of a severity there are: "error", "warning" or "note"."""
@@ -97,7 +103,11 @@ class DataReport:
                 "ignore_index": self.rule.ignore_index,
                 "do_reduce_labels": self.rule.reduce_labels,
                 "crop_size": None if self.crop_size is None else list(self.crop_size),
+                "num_channels": self.num_channels,
             },
+            "values": [
+                {"type": rule.name, "rule": rule.words, "pictures": count} for rule, count in self.value_rules.items()
+            ],
             "splits": {
                 split: {
                     "pairs": self.pairs[split],
@@ -121,6 +131,7 @@ def inspect_dataset(
     palette: Sequence[Sequence[int]] | None = None,
     splits: Sequence[str] | None = None,
     crop_size: tuple[int, int] | None = None,
+    num_channels: int | None = None,
     max_samples: int | None = None,
     num_workers: int = 0,
     keep_cases: int = 1000,
@@ -139,6 +150,7 @@ def inspect_dataset(
         palette: Colours of the classes, to tell what a mask of colours was painted with.
         splits: Look at these alone.
         crop_size: (height, width); smaller pictures are reported.
+        num_channels: Of the model; pictures that do not fit it are reported. None: see `probe_pair`.
         max_samples: Look at so many pairs of each split, spread evenly over it.
         num_workers: Processes that look; 0: this one.
         keep_cases: Cases listed of each kind of finding; more are counted only.
@@ -157,11 +169,14 @@ def inspect_dataset(
     chosen = {split: spread(len(rows), max_samples) for split, rows in tables.items()}
     on_pair = None if progress is None else progress(sum(map(len, chosen.values())))
     tallies = {}
+    value_rules: Counter[ValueRule] = Counter()
     seen_pictures: dict[bytes, tuple[str, str]] = {}
     for split, rows in tables.items():
         tally = tallies[split] = ClassTally(rule)
-        for facts in _probe_all(rows, chosen[split], rule, colors, num_workers):
+        for facts in _probe_all(_Probes(rows, chosen[split], rule, colors, num_channels), num_workers):
             tally.add(facts)
+            if facts.rule is not None:
+                value_rules[facts.rule] += 1
             for case in facts.cases:
                 found.add(replace(case, split=split))
             if crop_size is not None and facts.size is not None:
@@ -186,6 +201,8 @@ def inspect_dataset(
         checked={split: len(indices) for split, indices in chosen.items()},
         counts=counts,
         crop_size=crop_size,
+        num_channels=num_channels,
+        value_rules=dict(value_rules.most_common()),
     )
 
 
@@ -244,11 +261,8 @@ def spread(count: int, most: int | None) -> list[int]:
     return [int(position) for position in np.linspace(0, count - 1, most).round()]
 
 
-def _probe_all(
-    rows: Any, indices: Sequence[int], rule: LabelRule, palette: Mapping, num_workers: int
-) -> Iterator[PairFacts]:
+def _probe_all(probes: _Probes, num_workers: int) -> Iterator[PairFacts]:
     """Facts of the chosen pairs, in order."""
-    probes = _Probes(rows, indices, rule, palette)
     num_workers = min(num_workers, len(probes) // 32)  # starting a process takes as long as some pairs
     if num_workers == 0:
         yield from (probes[position] for position in range(len(probes)))
@@ -268,6 +282,7 @@ class _Probes:
     indices: Sequence[int]
     rule: LabelRule
     palette: Mapping
+    num_channels: int | None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -284,6 +299,7 @@ class _Probes:
             label_name=label_name,
             encoding=row.get("label_encoding"),
             palette=self.palette,
+            num_channels=self.num_channels,
         )
 
 

@@ -54,9 +54,21 @@ def _header(report: DataReport) -> str:
         f"pairs    {splits or 'none'}",
         f"classes  {classes}; ids in masks: {rule.in_words()}",
     ]
+    if report.value_rules:
+        lines.append(f"values   {_values(report)}")
+    if report.num_channels is not None:
+        lines.append(f"channels {report.num_channels}, as the model has")
     if report.crop_size is not None:
         lines.append(f"crop     {report.crop_size[1]}x{report.crop_size[0]} (width x height)")
     return "\n".join(lines)
+
+
+def _values(report: DataReport) -> str:
+    """How the values of the pictures become grey levels: one rule for all, or each with its number of pictures."""
+    rules = report.value_rules
+    if len(rules) == 1:
+        return next(iter(rules)).words
+    return "; ".join(f"{_plural(count, 'picture')}: {rule.words}" for rule, count in rules.items())
 
 
 def _overview(findings: Sequence[Finding]) -> str:

@@ -18,7 +18,7 @@ from segzoo.data.checks.label_ids import LabelRule, count_ids, list_ids
 from segzoo.data.decoding import decode_pair
 from segzoo.errors import SegZooError
 from segzoo.images.reading import CorruptImageError, Header, decode_image, read_bytes, read_header
-from segzoo.images.values import EIGHT_BITS
+from segzoo.images.values import EIGHT_BITS, ValueRule, value_rule
 
 _LOSSY_FORMATS = frozenset({"JPEG", "MPO"})
 _TURNED = {2: "mirrored", 3: "upside down", 4: "mirrored", 5: "on its side", 6: "on its side", 7: "on its side"}
@@ -34,6 +34,7 @@ class PairFacts:
         ids: Pixels of every id of the mask, as stored; None where it cannot be read.
         size: (height, width) of the upright picture; None where it cannot be read.
         digest: Hash of the picture's file, 16 bytes; None where it is missing.
+        rule: How the picture's values become grey levels; None where it cannot be read.
     """
 
     image_name: str
@@ -42,6 +43,7 @@ class PairFacts:
     ids: dict[int, int] | None = None
     size: tuple[int, int] | None = None
     digest: bytes | None = None
+    rule: ValueRule | None = None
 
     @property
     def usable(self) -> bool:
@@ -58,6 +60,7 @@ def probe_pair(
     label_name: str,
     encoding: str | None = None,
     palette: Mapping[tuple[int, int, int], str] | None = None,
+    num_channels: int | None = None,
 ) -> PairFacts:
     """Looks at one pair as a training would read it, and goes on after the first thing that is wrong.
 
@@ -68,16 +71,25 @@ def probe_pair(
         image_name, label_name: What to call the two.
         encoding: How the mask is written, as in `decode_pair`.
         palette: Colour -> class name of the data set, to tell what a mask of colours was painted with.
+        num_channels: Of the model that the pictures are for; None where there is none yet: then pictures are read as RGB, and
+            those that cannot be as for a model of as many channels.
     """
     facts = PairFacts(image_name, label_name)
-    image, label = _in_memory(image), _in_memory(label)
+    image = image if isinstance(image, np.ndarray) else _in_memory(image)
+    label = _in_memory(label)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Pillow, about huge pictures and broken EXIF blocks
         image_header, label_header = _header(image), _header(label)
-        picture, mask = _decode(image, label, image_header, label_header, facts, encoding, palette)
+        bands = None if image_header is None else image_header.channels
+        read_as = num_channels or (3 if bands in (None, 1, 3, 4) else bands)
+        picture, mask = _decode(image, label, label_header, facts, encoding, palette, read_as)
     facts.digest = _digest(image)
     if image_header is not None:
-        _judge_picture(image_header, facts)
+        facts.rule = image_header.rule
+        if picture is not None:
+            _judge_picture(image_header, num_channels or 3, facts)
+    elif isinstance(image, np.ndarray) and picture is not None:
+        facts.rule = value_rule(image.dtype)
     if label_header is not None and mask is not None and encoding is None:
         _judge_mask_file(label_header, facts)
     if image_header is not None and label_header is not None:
@@ -129,16 +141,14 @@ def _digest(source: Any) -> bytes | None:
 def _decode(
     image: Any,
     label: Any,
-    image_header: Header | None,
     label_header: Header | None,
     facts: PairFacts,
     encoding: str | None,
     palette: Mapping[tuple[int, int, int], str] | None,
+    num_channels: int,
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """The pair as training decodes it; where that fails, what can be had of it, and the reasons as cases."""
     image_name, label_name = facts.image_name, facts.label_name
-    bands = None if image_header is None else image_header.channels
-    num_channels = 3 if bands in (None, 1, 3, 4) else bands  # a picture of more bands is for a model of as many
     if label is None:
         facts.cases.append(Case("image_without_mask", files=(image_name,)))
     elif label_header is not None and label_header.format in _LOSSY_FORMATS:
@@ -173,7 +183,8 @@ def _decode(
 
 def _unusable(kind: str, error: SegZooError, name: str) -> Case:
     """A case whose cause and fix are those of the message."""
-    cause, _, fix = str(error).removeprefix(f"{name}: ").rstrip(".").partition("; ")
+    text = str(error).removeprefix(f"{name}: ").removeprefix(f"{name} ")
+    cause, _, fix = text.rstrip(".").partition("; ")
     return Case(kind, cause, (name,), fix=fix)
 
 
@@ -224,13 +235,18 @@ def _color_case(label: Any, reason: str, encoding: str | None, name: str, palett
 # Judging
 
 
-def _judge_picture(header: Header, facts: PairFacts) -> None:
-    if header.mode != "RGB" or header.rule is not EIGHT_BITS:
-        dropped = ", its transparency is dropped" if header.mode in ("RGBA", "LA", "PA") else ""
+def _judge_picture(header: Header, num_channels: int, facts: PairFacts) -> None:
+    as_it_is = {1: "L", 3: "RGB", 4: "RGBA"}.get(num_channels)
+    fits = header.channels == num_channels if header.channels is not None else header.mode == as_it_is
+    if not fits or header.rule is not EIGHT_BITS:
+        transparent = header.mode in ("RGBA", "LA", "PA")
+        dropped = ", its transparency is dropped" if transparent and num_channels in (1, 3) else ""
         only = "" if header.channels in (None, 1, 3, 4) else f", for models with num_channels={header.channels} alone"
         text = f"{header.mode}{dropped}{only}; values: {header.rule.words}"
         details = {"mode": header.mode, "rule": header.rule.name}
-        facts.cases.append(Case("picture_mode", text, (facts.image_name,), details=details))
+        channels = f"{num_channels} channel{'s' * (num_channels != 1)}"
+        title = "" if num_channels == 3 else f"picture that is not of 8 bits and {channels}: it is converted"
+        facts.cases.append(Case("picture_mode", text, (facts.image_name,), details=details, title=title))
 
 
 def _judge_mask_file(header: Header, facts: PairFacts) -> None:

@@ -15,17 +15,18 @@ from segzoo.data.rows import row_names
 from segzoo.data.transforms import JointTransform, reduce_labels
 from segzoo.errors import SegZooError
 from segzoo.images.drawing import contact_sheet, overlay
+from segzoo.images.reading import in_colour
 
 
 def denormalize(pixel_values: torch.Tensor, transform: JointTransform) -> np.ndarray:
     """The picture that a `JointTransform` normalised.
 
     Args:
-        pixel_values: float (3, height, width).
+        pixel_values: float (channels, height, width).
         transform: What made it.
 
     Returns:
-        uint8 array (height, width, 3), RGB: grey level for grey level what the steps of the transform gave. Padding, which is 0 after
+        uint8 array (height, width, channels), by default RGB: grey level for grey level what the steps of the transform gave. Padding, which is 0 after
         normalisation, shows the mean colour.
     """
     std = torch.tensor(transform.std, dtype=torch.float64)[:, None, None]
@@ -47,6 +48,7 @@ def draw_pairs(
     on_problem: Callable[[str], object] | None = None,
     alpha: float = 0.55,
     cell_width: int = 320,
+    num_channels: int = 3,
 ) -> PIL.Image.Image:
     """A sheet of pairs as they lie in the files: picture, mask, overlay.
 
@@ -59,6 +61,7 @@ def draw_pairs(
         on_problem: Called with a line about a pair that cannot be shown, or ids without a class; None raises for the former.
         alpha: Share of the colours in the overlay, 0..1.
         cell_width: In pixels.
+        num_channels: Of the model that the pictures are for; of more than three the first three are shown as colours.
 
     Raises:
         SegZooError: No pair can be shown.
@@ -68,7 +71,7 @@ def draw_pairs(
         row = rows[index]
         image_name, label_name = row_names(row, index)
         try:
-            image, mask = _decode(row, image_name, label_name)
+            image, mask = _decode(row, image_name, label_name, num_channels)
         except SegZooError as error:
             if on_problem is None:
                 raise
@@ -118,7 +121,7 @@ def draw_samples_as_trained(
             try:
                 item = dataset[index]
                 row = dataset.dataset[index]
-                original, mask = _decode(row, image_name, label_name)
+                original, mask = _decode(row, image_name, label_name, dataset.num_channels)
             except SegZooError as error:
                 if on_problem is None:
                     raise
@@ -127,7 +130,7 @@ def draw_samples_as_trained(
             if epoch == epochs[0]:
                 rule = LabelRule(len(palette), transform.ignore_index, transform.reduce_labels)
                 _tell_odd_ids(mask, rule, label_name, on_problem)
-            picture = PIL.Image.fromarray(denormalize(item["pixel_values"], transform))
+            picture = PIL.Image.fromarray(in_colour(denormalize(item["pixel_values"], transform)))
             labels = _without(item["labels"].numpy(), transform.ignore_index)
             before = _smaller(original, mask, 2 * cell_width)[0]
             cells.append([before, picture, labels, overlay(picture, labels, palette, alpha)])
@@ -138,9 +141,17 @@ def draw_samples_as_trained(
     return contact_sheet(cells, headings, palette, names, captions, cell_width)
 
 
-def _decode(row: Mapping, image_name: str, label_name: str) -> tuple[np.ndarray, np.ndarray]:
-    encoding = row.get("label_encoding")
-    return decode_pair(row["image"], row["label"], image_name=image_name, label_name=label_name, encoding=encoding)
+def _decode(row: Mapping, image_name: str, label_name: str, num_channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """The picture in colours to be looked at, and the mask."""
+    image, mask = decode_pair(
+        row["image"],
+        row["label"],
+        image_name=image_name,
+        label_name=label_name,
+        encoding=row.get("label_encoding"),
+        num_channels=num_channels,
+    )
+    return in_colour(image), mask
 
 
 def _tell_odd_ids(mask: np.ndarray, rule: LabelRule, name: str, tell: Callable[[str], object] | None) -> None:

@@ -17,6 +17,7 @@ from segzoo.data.decoding import decode_pair
 from segzoo.errors import SegZooError
 from segzoo.evaluation import Evaluation
 from segzoo.images.drawing import contact_sheet, overlay, overlay_with_legend
+from segzoo.images.reading import in_colour
 from segzoo.inference import Predictor
 from segzoo.training.reports.curves import plot_curves
 
@@ -68,10 +69,10 @@ def draw_samples(
         for number in range(count):
             index = (2 * number + 1) * len(dataset) // (2 * count)
             item, row = dataset[index], dataset.dataset[index]
-            picture, _ = decode_pair(row["image"], None, image_name=item["name"])
+            picture, _ = decode_pair(row["image"], None, image_name=item["name"], num_channels=dataset.num_channels)
             truth = item["labels"].numpy()
             predicted = predictor.label_map(picture, truth.shape).cpu().numpy()
-            picture = Image.fromarray(picture)
+            picture = Image.fromarray(in_colour(picture))
             stem = Path(item["name"]).stem
             files.append(directory / f"overlay_{number + 1}.png")
             overlay_with_legend(picture, predicted, palette, names, title=stem[:40]).save(files[-1])
