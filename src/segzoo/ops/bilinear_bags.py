@@ -169,7 +169,7 @@ def _strips(
 
 
 def _placing(layout: Layout, dtype: torch.dtype, softmax: bool) -> Callable[..., tuple[Tensor, ...]]:
-    """A function from positions (lines, L, 2), weights (lines, L / P, P) and lines' y and index to a strip's fields."""
+    """A function from positions (lines, L, 2), weights (lines, L / P, P), y and index of lines to a strip's fields."""
     (start_x, start_y), (scale_x, scale_y), (high_x, high_y) = layout.start, layout.scale, layout.high
     low = torch.zeros_like(high_x)
 

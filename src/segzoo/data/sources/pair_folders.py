@@ -18,13 +18,13 @@ _ADE20K_FILES = ("objectInfo150.txt", "objectInfo150.csv")
 
 @dataclass(frozen=True)
 class PairFolders:
-    """Pictures and masks whose files have equal names but for the extension and a suffix.
+    """Pictures and masks whose file names differ only in the extension and a suffix.
 
     Attributes:
-        folder: Where it begins.
-        images, labels: Split -> folder.
-        facts: What is known of the data set, where it is the ADE20K benchmark.
-        image_suffix, label_suffix: What names end in before the extension; other files are not looked at.
+        folder: the folder of the data set.
+        images, labels: folders by split.
+        facts: the facts of the ADE20K benchmark if it was recognised, or None.
+        image_suffix, label_suffix: ends of the names before the extension; other files are left out.
     """
 
     folder: Folder
@@ -50,10 +50,10 @@ class PairFolders:
 
 
 def find_pair_folders(folder: Folder, data: DataSource) -> PairFolders | None:
-    """The source in a folder, or None.
+    """Pictures and masks in a folder, or in its subfolder ADEChallengeData2016; or None.
 
     Raises:
-        SegZooError: There are pictures in splits but no folder of masks, or one split under two names.
+        SegZooError: there are pictures in splits but no folder of masks, or one split has two names.
     """
     images, labels = folder.child(*_IMAGE_FOLDERS), folder.child(*_LABEL_FOLDERS)
     if images is not None and labels is not None:
@@ -90,7 +90,7 @@ def _splits(folder: Folder) -> dict[str, Folder]:
 
 
 def _has_metadata(folder: Folder) -> bool:
-    """Whether files that are no pictures lie among them, which `datasets` may understand."""
+    """Whether there are metadata files among the pictures, which `datasets` may understand."""
     below = [name for child in folder.folders.values() for name in child.files]
     return any(f.rpartition(".")[2] in ("jsonl", "csv", "parquet") for f in (*folder.files, *below))
 
