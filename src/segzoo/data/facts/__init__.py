@@ -73,9 +73,7 @@ class DatasetFacts:
 
 
 class _Datasets(Mapping[str, DatasetFacts]):
-    """Facts by name. Data sets with classes of their own come first, then those that share another's, each sorted by
-    name.
-    """
+    """Facts by name: first the data sets with classes of their own, then those that share another's."""
 
     def __init__(self) -> None:
         self._loaded: dict[str, DatasetFacts] = {}
