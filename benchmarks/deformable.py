@@ -120,7 +120,7 @@ def attention_case(
 
 
 def off_pixels(offsets: Tensor) -> Tensor:
-    """Round to odd multiples of 1/128: no sample lies on a pixel, where rounding would choose between two gradients."""
+    """Round to odd multiples of 1/128: no sample lies on a pixel, where rounding would choose one of two gradients."""
     return (offsets * 64).floor() / 64 + 1 / 128
 
 
@@ -198,7 +198,7 @@ def errors(case: Case) -> dict[str, float]:
 
 
 def added_memory(way: str, name: str, arguments: argparse.Namespace) -> float:
-    """MiB that a forward and backward adds, at its peak, to what a process held; on a CPU the process must be fresh."""
+    """MiB that a forward and backward adds, at its peak, to what a process held; on a CPU, a fresh process."""
     case = make_case(name, arguments)
     function = ways(case)[way]
     forward_backward(function, case.tensors)  # a compiler and lazy imports are not what is measured

@@ -222,5 +222,5 @@ def _head_config(config: HeadConfig | dict[str, Any]) -> HeadConfig:
 
 
 def _nested_dict(config: PreTrainedConfig) -> dict:
-    """A part's dict inside the composite's: what differs from transformers' defaults, without the number of classes."""
+    """A part's dict inside the composite's: what differs from transformers' defaults, without ``num_labels``."""
     return {k: v for k, v in config.to_diff_dict().items() if k not in ("num_labels", "transformers_version")}

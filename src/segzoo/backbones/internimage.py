@@ -236,7 +236,7 @@ class InternImageStage(nn.Module):
             self.downsample = StridedConv(channels, 2 * channels, bias=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """A channels-last map -> the map of this stage, and the one that enters the next (in the last stage the same)."""
+        """A channels-last map -> the map of this stage, and the map that enters the next (the same in the last stage)."""
         for i, layer in enumerate(self.layers):
             x = layer(x)
             if i in self.post_norm_blocks:

@@ -71,7 +71,7 @@ class MobileNetV2Config(ConvBlockConfig, BackboneConfig):
         return ["stage2", "stage3", "stage5", "stage7"]
 
     def width(self, channels: int) -> int:
-        """Channels after ``widen_factor``: the nearest multiple of 8 that is not more than a tenth below, at least 8."""
+        """Channels after ``widen_factor``: the nearest multiple of 8, at least 8 and not more than a tenth below."""
         wanted = channels * self.widen_factor
         rounded = max(8, int(wanted + 4) // 8 * 8)
         return rounded if rounded >= 0.9 * wanted else rounded + 8

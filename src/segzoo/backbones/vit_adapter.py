@@ -205,7 +205,7 @@ class Injector(GradientCheckpointingLayer):
 
 
 class BranchFeedForward(nn.Module):
-    """Two linear layers with a depthwise convolution and GELU between them; the convolution is the same on every map."""
+    """Two linear layers with a depthwise convolution, shared by all maps, and GELU between them."""
 
     def __init__(self, channels: int, hidden: int):
         super().__init__()

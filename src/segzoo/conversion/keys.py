@@ -59,7 +59,7 @@ class KeyRule:
             raise ValueError(f"key rule {self.original!r} -> {self.native!r}: different numbers of '{{}}'")
 
     def inside(self, old_prefix: str, new_prefix: str) -> KeyRule:
-        """The rule for the same tensor in an outer component, whose names begin with these prefixes, with their dots."""
+        """The rule for the same tensor in an outer component whose names have these prefixes, dots included."""
         native = None if self.native is None else new_prefix + self.native
         return replace(self, original=old_prefix + self.original, native=native)
 

@@ -1,4 +1,4 @@
-"""The parts of an original training config that conversion reads, found wherever each generation of configs has them."""
+"""The parts of an original training config that conversion reads, wherever each generation of configs has them."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def _steps(steps: Sequence[Any], where: str, scale: Any, context: Context) -> di
 
 
 def _test_scale(options: Options, context: Context) -> Sequence[int] | None:
-    """The image scale of a MultiScaleFlipAug without augmentation, (width, height), or None for the images' own size."""
+    """The image scale (width, height) of a MultiScaleFlipAug without augmentation; None for the images' own size."""
     scale, ratios = options.take("img_scale", None), options.take("img_ratios", None)
     flip = options.take("flip", False)
     options.ignore("flip_direction")

@@ -1,4 +1,4 @@
-"""The classes of a data set: names, colours and label rule, as a user names them, a file beside the data, or a model."""
+"""The classes of a data set: names, colours and label rule, from a user, a file beside the data, or a model."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Batches of samples, for training (stacked, or padded on request) and for evaluation (padded, with original sizes)."""
+"""Batches of samples: for training stacked, or padded on request; for evaluation padded, with original sizes."""
 
 from __future__ import annotations
 

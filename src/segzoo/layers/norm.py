@@ -1,4 +1,4 @@
-"""Norms of maps: batch norm that fits checkpointing, layer norm over channels, group norm of 32 groups."""
+"""Norms of maps: batch norm that fits gradient checkpointing, and group norm of 32 groups."""
 
 import torch
 from torch import nn
@@ -31,13 +31,6 @@ class BatchNorm2d(nn.BatchNorm2d):
             mean, var = self.running_mean.clone(), self.running_var.clone()
             return F.batch_norm(x, mean, var, self.weight, self.bias, True, 0.0, self.eps)
         return super().forward(x)
-
-
-class LayerNorm2d(nn.LayerNorm):
-    """Layer normalisation over the channels of a channels-first map (B, C, H, W)."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class GroupNorm(nn.GroupNorm):

@@ -32,7 +32,7 @@ class PointwiseLinear(nn.Linear):
 
 
 def _convolutions_are_faster() -> bool:
-    """False under autocast, where both forms come from oneDNN, and with one thread, where PyTorch does not use oneDNN."""
+    """False under autocast, where both forms use oneDNN, and with one thread, where PyTorch does not use it."""
     if not _TWO_LIBRARIES or torch.compiler.is_exporting() or torch.is_autocast_enabled("cpu"):
         return False
     return torch.compiler.is_compiling() or torch.get_num_threads() > 1  # which a compiled graph cannot ask for

@@ -65,7 +65,7 @@ def pool_to_grid(x: Tensor, side: int) -> Tensor:
 
 
 def _cells(length: int, side: int, like: Tensor) -> Tensor:
-    """(side, length): the share of each position in each cell; cells hold the positions that i..i+1 of ``side`` meets."""
+    """(side, length): the share of each position in each cell, which has all positions that i..i+1 of ``side`` meet."""
     cell = torch.arange(side, device=like.device).unsqueeze(1) * length
     position = torch.arange(length, device=like.device) * side
     inside = ((position + side > cell) & (position < cell + length)).to(like.dtype)

@@ -49,7 +49,7 @@ class PyramidNeckConfig(NeckConfig):
 
 
 class PyramidNeck(Neck):
-    """Rescales maps of equal size by 4, 2, 1 and 1/2, so that a ViT with patches of 16 gives strides 4, 8, 16 and 32."""
+    """Rescales maps of equal size by 4, 2, 1 and 1/2, which for patches of 16 gives strides 4, 8, 16 and 32."""
 
     config: PyramidNeckConfig
 

@@ -1,4 +1,4 @@
-"""DCNv3 as functions over tensors: checks of shapes, memory, and the launch of the kernels."""
+"""DCNv3 as functions over tensors: checks, memory, and the launch of the kernels."""
 
 from typing import NamedTuple
 

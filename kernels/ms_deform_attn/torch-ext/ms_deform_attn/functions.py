@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention as functions over tensors: checks of shapes, memory, and the launch of the kernels."""
+"""Multi-scale deformable attention as functions over tensors: checks, memory, and the launch of the kernels."""
 
 from collections.abc import Sequence
 

@@ -284,7 +284,7 @@ def _without_wrappers(state_dict: dict[str, torch.Tensor], source: Path) -> dict
 def _completed_average(
     average: dict[str, torch.Tensor], content: dict[Any, Any], source: Path
 ) -> dict[str, torch.Tensor]:
-    """An average without its counters, and with what was not averaged, such as running statistics, from the weights."""
+    """An average without its counters; what was not averaged, such as running statistics, is the weights'."""
     average = {key: value for key, value in average.items() if key not in _COUNTERS}
     entry = next((name for name in WEIGHT_ENTRIES if _has_tensors(content.get(name))), None)
     if entry is None:

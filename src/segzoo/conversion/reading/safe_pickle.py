@@ -216,7 +216,7 @@ def _today(module: str, name: str = "") -> str:
 
 
 def _is_known(name: str) -> bool:
-    """Whether the name has a stand-in, or torch's own list decides about it (tensors, storages, what rebuilds them)."""
+    """Whether the name has a stand-in, or torch's own list decides about it (tensors, storages, their builders)."""
     if name in _STAND_INS or name in _TORCH_LIST:
         return True
     return name.startswith("torch.") and not name.startswith("torch.nn.modules.")

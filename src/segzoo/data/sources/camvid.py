@@ -1,4 +1,4 @@
-"""CamVid: the original stills with masks in colours, the copy of the SegNet tutorial, or {split} and {split}_labels."""
+"""CamVid: the original stills with masks in colours, SegNet's copy, or {split} and {split}_labels."""
 
 from __future__ import annotations
 
@@ -56,11 +56,9 @@ class CamVidOriginal:
     """The 701 stills with masks in 32 colours, which become 11 classes, split as SegNet's authors did.
 
     Attributes:
-        folder: the folder of the data set.
         images, labels: the folders 701_StillsRaw_full and LabeledApproved_full.
     """
 
-    folder: Folder
     images: Folder
     labels: Folder
 
@@ -110,7 +108,7 @@ def find_camvid(folder: Folder, data: DataSource) -> CamVidSplits | CamVidOrigin
                     f"{place.path} has {_STILLS} but not {_MASKS}, the masks of CamVid. Put the folder or its zip archive "
                     "beside it."
                 )
-            return CamVidOriginal(place, images, labels)
+            return CamVidOriginal(images, labels)
     return None
 
 

@@ -23,11 +23,9 @@ class Cityscapes:
     19 classes. The test split is left out, because its published masks are blank.
 
     Attributes:
-        folder: the folder of the data set.
         images, labels: the folders leftImg8bit and gtFine.
     """
 
-    folder: Folder
     images: Folder
     labels: Folder
 
@@ -64,7 +62,7 @@ def find_cityscapes(folder: Folder, data: DataSource) -> Cityscapes | None:
             f"{folder.path} looks like Cityscapes: it has {there} but not {missing}. Put {missing}/ or "
             f"{missing}_trainvaltest.zip beside it, and give the folder that holds both."
         )
-    return Cityscapes(folder, images, labels)
+    return Cityscapes(images, labels)
 
 
 SOURCE = Source(

@@ -21,13 +21,11 @@ class PairFolders:
     """Pictures and masks whose file names differ only in the extension and a suffix.
 
     Attributes:
-        folder: the folder of the data set.
         images, labels: folders by split.
         facts: the facts of the ADE20K benchmark if it was recognised, or None.
         image_suffix, label_suffix: ends of the names before the extension; other files are left out.
     """
 
-    folder: Folder
     images: dict[str, Folder]
     labels: dict[str, Folder]
     facts: DatasetFacts | None = None
@@ -60,13 +58,13 @@ def find_pair_folders(folder: Folder, data: DataSource) -> PairFolders | None:
         facts = None
         if folder.name == _ADE20K or any(name in folder.files for name in _ADE20K_FILES):
             facts = DATASETS["ade20k"]
-        return PairFolders(folder, _splits(images), _splits(labels), facts, data.image_suffix, data.label_suffix)
+        return PairFolders(_splits(images), _splits(labels), facts, data.image_suffix, data.label_suffix)
     splits = {split: f for split, f in _named_splits(folder).items() if f.child(*_IMAGE_FOLDERS) is not None}
     if splits and any(f.child(*_LABEL_FOLDERS) is not None for f in splits.values()):
         pictures = {split: f.child(*_IMAGE_FOLDERS) for split, f in splits.items()}
         masks = {split: f.child(*_LABEL_FOLDERS) for split, f in splits.items()}
         masks = {split: f for split, f in masks.items() if f is not None}
-        return PairFolders(folder, pictures, masks, None, data.image_suffix, data.label_suffix)
+        return PairFolders(pictures, masks, None, data.image_suffix, data.label_suffix)
     if images is not None and _named_splits(images) and not _has_metadata(images):
         raise SegZooError(
             f"{folder.path} has {images.name}/ but no annotations/ beside it. Put masks into annotations/{{split}}."

@@ -42,7 +42,7 @@ _KEYS = ("mean_iou", "mean_accuracy", "overall_accuracy", "per_category_iou", "p
 
 
 class _PairCounts:
-    """Pixel counts per (label, prediction), without knowing the classes: a table for ids below 256, a dict for others."""
+    """Pixel counts per (label, prediction) for unknown classes: a table for ids below 256, a dict for others."""
 
     def __init__(self) -> None:
         self.table = ConfusionMatrix(_TABLE, ignore_index=None)
