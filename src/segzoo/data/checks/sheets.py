@@ -1,4 +1,4 @@
-"""Contact sheets of a data set: pictures with their masks, as they lie in the files or as a training sees them."""
+"""Contact sheets of a data set: pictures with their masks, as in the files or as a training sees them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def denormalize(pixel_values: torch.Tensor, transform: JointTransform) -> np.nda
         transform: What made it.
 
     Returns:
-        uint8 array (height, width, 3), RGB: grey level for grey level what the steps of the transform gave. Padding, which is 0 after
-        normalisation, shows the mean colour.
+        uint8 array (height, width, 3), RGB: grey level for grey level what the steps of the transform gave. Padding,
+        which is 0 after normalisation, shows the mean colour.
     """
     std = torch.tensor(transform.std, dtype=torch.float64)[:, None, None]
     mean = torch.tensor(transform.mean, dtype=torch.float64)[:, None, None]
@@ -56,7 +56,8 @@ def draw_pairs(
         names, palette: Names and colours (0..255) of the classes, by id.
         rule: What the ids in masks mean.
         short: A file's name as the captions have it.
-        on_problem: Called with a line about a pair that cannot be shown, or ids without a class; None raises for the former.
+        on_problem: Called with a line about a pair that cannot be shown, or ids without a class; None raises for the
+            former.
         alpha: Share of the colours in the overlay, 0..1.
         cell_width: In pixels.
 
@@ -150,7 +151,7 @@ def _tell_odd_ids(mask: np.ndarray, rule: LabelRule, name: str, tell: Callable[[
 
 
 def _smaller(image: np.ndarray, mask: np.ndarray, width: int) -> tuple[PIL.Image.Image, np.ndarray]:
-    """Picture and mask shrunk to a width, where they are wider: a sheet of huge pictures has to fit into memory."""
+    """Picture and mask, shrunk to a width if they are wider, so that a sheet of huge pictures fits into memory."""
     picture = PIL.Image.fromarray(image)
     if picture.width <= width:
         return picture, mask
@@ -162,5 +163,5 @@ def _smaller(image: np.ndarray, mask: np.ndarray, width: int) -> tuple[PIL.Image
 
 
 def _without(labels: np.ndarray, ignore_index: int) -> np.ndarray:
-    """Labels whose ignored pixels have no class, also where the ignore index is one."""
+    """Labels with -1 for ignored pixels, which have no class even if the ignore index is a class id."""
     return np.where(labels == ignore_index, -1, labels.astype(np.int64))
