@@ -30,7 +30,7 @@ Pair: TypeAlias = tuple[tv_tensors.Image, tv_tensors.Mask | None]
 
 
 class JointStep(Protocol):
-    """One step: takes and returns a picture (3, height, width) uint8 and a mask (height, width) of ids, or None."""
+    """One step: picture (3, height, width) uint8 and mask (height, width) of ids in, the same out."""
 
     def __call__(self, image: tv_tensors.Image, mask: tv_tensors.Mask | None, rng: np.random.Generator) -> Pair: ...
 

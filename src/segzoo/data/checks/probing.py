@@ -62,8 +62,8 @@ def probe_pair(
     """Looks at one pair as a training would read it, and goes on after the first thing that is wrong.
 
     Args:
-        image, label: Paths, bytes, PIL images, or `{"path", "bytes"}` of undecoded `datasets` columns; a mask may also
-            be an array of ids.
+        image, label: Paths, bytes, PIL images, or `{"path", "bytes"}` of undecoded `datasets` columns; a mask may also be
+            an array of ids.
         rule: What the ids mean.
         image_name, label_name: What to call the two.
         encoding: How the mask is written, as in `decode_pair`.
@@ -94,7 +94,7 @@ def probe_pair(
 
 
 def _in_memory(source: Any) -> Any:
-    """The source with the bytes of its file, so that this is read only once; unchanged if it cannot be read."""
+    """The same with the bytes of a file, so that it is read once; unchanged where that cannot be done."""
     if isinstance(source, np.ndarray) and source.ndim == 3:
         return PIL.Image.fromarray(source)
     if not isinstance(source, Mapping | str | os.PathLike):
@@ -172,13 +172,13 @@ def _decode(
 
 
 def _unusable(kind: str, error: SegZooError, name: str) -> Case:
-    """A case with the cause and the fix of an error's message."""
+    """A case whose cause and fix are those of the message."""
     cause, _, fix = str(error).removeprefix(f"{name}: ").rstrip(".").partition("; ")
     return Case(kind, cause, (name,), fix=fix)
 
 
 def _reason(error: SegZooError, name: str) -> str:
-    """The cause in an error's message, without the file, which the case names, and the advice, which the kind has."""
+    """The cause without the file, which stands beside it, and without the advice, which is the kind's."""
     text = re.sub(r" <_io\.BytesIO object at 0x[0-9a-f]+>", "", str(error).removeprefix(f"{name}: "))
     return text.partition(". ")[0].rstrip(".")
 
@@ -199,7 +199,7 @@ def _size_case(image_shape, mask_shape, facts: PairFacts) -> Case:
 
 
 def _color_case(label: Any, reason: str, encoding: str | None, name: str, palette) -> Case:
-    """The case of a mask that can be read but does not hold ids."""
+    """The case of a mask that can be read and yet holds no ids."""
     if encoding is not None:
         return Case("color_mask", reason, (name,), details={"encoding": encoding})
     most = 4096
@@ -280,14 +280,7 @@ def _judge_ids(ids: Mapping[int, int], rule: LabelRule, facts: PairFacts) -> Non
 
 
 def ids_case(bad: Mapping[int, int], seen: Collection[int], rule: LabelRule, name: str) -> Case:
-    """The case of ids that are not classes, with the likely fix from `LabelRule`.
-
-    Args:
-        bad: These ids with their pixel counts.
-        seen: All ids of the mask.
-        rule: What the ids mean.
-        name: Name of the mask.
-    """
+    """The case of ids that are no class; see `LabelRule`."""
     return Case(
         "ids_out_of_range",
         list_ids(bad),

@@ -25,8 +25,8 @@ def denormalize(pixel_values: torch.Tensor, transform: JointTransform) -> np.nda
         transform: What made it.
 
     Returns:
-        uint8 array (height, width, 3), RGB: grey level for grey level what the steps of the transform gave. Padding,
-        which is 0 after normalisation, shows the mean colour.
+        uint8 array (height, width, 3), RGB: grey level for grey level what the steps of the transform gave. Padding, which is 0 after
+        normalisation, shows the mean colour.
     """
     std = torch.tensor(transform.std, dtype=torch.float64)[:, None, None]
     mean = torch.tensor(transform.mean, dtype=torch.float64)[:, None, None]
@@ -56,8 +56,7 @@ def draw_pairs(
         names, palette: Names and colours (0..255) of the classes, by id.
         rule: What the ids in masks mean.
         short: A file's name as the captions have it.
-        on_problem: Called with a line about a pair that cannot be shown, or ids without a class; None raises for the
-            former.
+        on_problem: Called with a line about a pair that cannot be shown, or ids without a class; None raises for the former.
         alpha: Share of the colours in the overlay, 0..1.
         cell_width: In pixels.
 
