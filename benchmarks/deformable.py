@@ -1,13 +1,13 @@
 """The deformable operators, forward and backward: segzoo's, eager and compiled, against grid_sample.
 
-The usual way is written straight from the formulas of DCNv3 and of multi-scale deformable attention. All ways run in one
-process on the same tensors, taking turns. Times are medians; memory is the peak that a fresh process adds on a forward and
-backward. DCNv3 has the sizes of the four stages of InternImage-T, attention those of ViT-Adapter-B (queries of the ViT read
-the pyramid: injector; the other way round: extractor) and of Mask2Former's pixel decoder. Outputs and gradients are compared
-with grid_sample in float64.
+grid_sample is used as the formulas of DCNv3 and of multi-scale deformable attention suggest. All ways run in turns in
+one process on the same tensors. Times are medians; memory is the peak that a fresh process adds in a forward and
+backward. DCNv3 has the sizes of the four stages of InternImage-T, attention those of ViT-Adapter-B (in injectors the
+ViT's queries read the pyramid, in extractors the reverse) and of Mask2Former's pixel decoder. Outputs and gradients
+are compared with grid_sample in float64.
 
     python benchmarks/deformable.py
-    python benchmarks/deformable.py --cases stage3 --image 640 --channels 160 --groups 10 --offset-scale 2 --dtype bfloat16
+    python benchmarks/deformable.py --cases stage3 --image 640 --channels 160 --groups 10 --dtype bfloat16
 """
 
 import argparse
@@ -53,7 +53,7 @@ def dcnv3_reference(input: Tensor, offset: Tensor, mask: Tensor, groups: int, sc
 
 
 def attention_reference(value: Tensor, locations: Tensor, weights: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
-    """One grid_sample a level with every head as an image of its own, all samples side by side, weighted sum."""
+    """One grid_sample per level with every head as an image of its own, all samples side by side, weighted sum."""
     batch, _, heads, depth = value.shape
     dtype = torch.promote_types(value.dtype, torch.float32)
     grids = (2 * locations.to(dtype) - 1).transpose(1, 2).flatten(0, 1)  # N * heads, Q, levels, points, 2
@@ -120,7 +120,7 @@ def attention_case(
 
 
 def off_pixels(offsets: Tensor) -> Tensor:
-    """As odd multiples of 1/128: no sample lies on a pixel, where rounding would decide between two gradients."""
+    """Round to odd multiples of 1/128: no sample lies on a pixel, where rounding would choose one of two gradients."""
     return (offsets * 64).floor() / 64 + 1 / 128
 
 
@@ -187,7 +187,7 @@ def times(case: Case, arguments: argparse.Namespace) -> dict[tuple[str, str], fl
 
 
 def errors(case: Case) -> dict[str, float]:
-    """How far each way is from grid_sample in float64: the worst of output and gradients, relative to its largest value."""
+    """Each way's largest difference from grid_sample in float64, in outputs and gradients, relative to the largest."""
     exact = [t.detach().double().requires_grad_(i < 3) for i, t in enumerate(case.tensors)]
     expected = forward_backward(case.reference, exact)
     worst = {}
@@ -198,7 +198,7 @@ def errors(case: Case) -> dict[str, float]:
 
 
 def added_memory(way: str, name: str, arguments: argparse.Namespace) -> float:
-    """MiB above what the process held before, at the peak of a forward and backward. Needs a fresh process on a CPU."""
+    """MiB that a forward and backward adds, at its peak, to what a process held; on a CPU, a fresh process."""
     case = make_case(name, arguments)
     function = ways(case)[way]
     forward_backward(function, case.tensors)  # a compiler and lazy imports are not what is measured
@@ -207,8 +207,8 @@ def added_memory(way: str, name: str, arguments: argparse.Namespace) -> float:
         before = torch.cuda.memory_allocated()
         forward_backward(function, case.tensors)
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    ctypes.CDLL(None).malloc_trim(0)  # what the first run has freed goes back to the system (Linux)
-    Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark back (Linux)
+    ctypes.CDLL(None).malloc_trim(0)  # returns what the first run has freed to the system (Linux)
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark (Linux)
     before = high_water()
     forward_backward(function, case.tensors)
     return high_water() - before
@@ -251,7 +251,7 @@ def main() -> None:
         "--keep-freed-memory", action="store_true", help="while times are taken, as segzoo's commands do"
     )
     parser.add_argument("--no-memory", action="store_true", help="skip the fresh processes that measure memory")
-    parser.add_argument("--memory-of", choices=WAYS, help=argparse.SUPPRESS)  # such a process
+    parser.add_argument("--memory-of", choices=WAYS, help=argparse.SUPPRESS)  # the fresh process
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.memory_of:

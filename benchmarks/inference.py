@@ -4,15 +4,16 @@
     python benchmarks/inference.py --part upsampling --sizes 1024x2048 --classes 19 --device cuda
     python benchmarks/inference.py --part windows --picture 2048x2048 --json results.json
 
-Upsampling: from logits at a quarter of the size to labels, segzoo's bounded way against interpolating all classes and argmax.
-Both take turns in one process on the same logits; times are medians, labels are compared pixel by pixel.
+Upsampling: labels from logits at a quarter of the size, by segzoo in bounded memory and by interpolating all classes
+and argmax. Both run in turns in one process on the same logits; times are medians, and labels are compared pixel by
+pixel.
 
-Windows: a picture of noise through a small model (ResNet-18, UPerNet of 64 channels, random weights) by windows of 512 with
-step 341. The usual way adds all windows' logits up at the size of the picture; it is run on a picture that fits (--check),
-where labels are compared, and its memory for the large one is computed from its tensors.
+Windows: a picture of noise through a small model (ResNet-18, UPerNet of 64 channels, random weights) by windows of 512
+with step 341. The usual way sums all windows' logits at the size of the picture; it is run on a smaller picture
+(--check), for which labels are compared, and its memory for the large one is computed from its tensors.
 
-Memory is what a fresh process adds at its peak to what it held before the picture or the logits; the model and the libraries,
-warmed up on something tiny, do not count, activations do. On a CPU this reads /proc (Linux).
+Memory is what a fresh process adds, at its peak, to what it held before the picture or the logits. The model and the
+libraries, warmed up on tiny input, do not count; activations do. On a CPU this reads /proc (Linux).
 """
 
 import argparse
@@ -42,7 +43,7 @@ OPTIONS = ("classes", "stride", "threads", "device", "windows_per_pass")
 
 
 def main() -> None:
-    """Measure, print tables, and write JSON where asked to."""
+    """Measure the chosen parts, print tables, and write JSON with ``--json``."""
     args = parse()
     torch.set_num_threads(args.threads)
     if args.child:
@@ -58,7 +59,7 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The options."""
+    """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", nargs="+", choices=("upsampling", "windows"), default=["upsampling", "windows"])
     parser.add_argument("--sizes", type=size, nargs="+", default=[(512, 512), (512, 2048)], metavar="HxW")
@@ -85,12 +86,12 @@ def size(text: str) -> tuple[int, int]:
 
 
 def usual_label_map(logits: torch.Tensor, target: tuple[int, int]) -> torch.Tensor:
-    """All classes at full resolution."""
+    """Interpolate all classes to full resolution and take the largest: (height, width) class ids."""
     return F.interpolate(logits[None], size=target, mode="bilinear", align_corners=False)[0].argmax(0)
 
 
 def upsampling(args: argparse.Namespace, target: tuple[int, int]) -> dict:
-    """Both ways on the same logits, in turns."""
+    """Time both ways in turns on the same logits, and compare their labels."""
     logits = make_logits(args, target)
     ways = {"usual": usual_label_map, "segzoo": label_map_from_logits}
     seconds = {name: [] for name in ways}
@@ -117,7 +118,7 @@ def upsampling(args: argparse.Namespace, target: tuple[int, int]) -> dict:
 
 
 def upsampling_memory(way: Callable) -> Callable:
-    """What a fresh process does to measure one way."""
+    """A function that measures the memory of one way of upsampling, in a fresh process."""
 
     def measure(args: argparse.Namespace) -> dict:
         (target,) = args.sizes
@@ -129,7 +130,7 @@ def upsampling_memory(way: Callable) -> Callable:
 
 
 def make_logits(args: argparse.Namespace, target: tuple[int, int]) -> torch.Tensor:
-    """Noise at the resolution of a head."""
+    """Noise (1, classes, height / 4, width / 4), as a head's logits of a picture of this size."""
     torch.manual_seed(0)
     return torch.randn(args.classes, *(-(-side // args.stride) for side in target), device=args.device)
 
@@ -138,7 +139,7 @@ def make_logits(args: argparse.Namespace, target: tuple[int, int]) -> torch.Tens
 
 
 def windows(args: argparse.Namespace) -> dict:
-    """The large picture in bounded memory; on a smaller one both ways, to compare labels."""
+    """Measure the large picture in bounded memory, and compare the labels of both ways on a smaller one."""
     large = child(args, "windows_segzoo", picture=args.picture)
     checked = {name: child(args, f"windows_{name}", picture=args.check) for name in ("usual", "segzoo")}
     height, width = args.picture
@@ -167,14 +168,14 @@ def windows(args: argparse.Namespace) -> dict:
 
 
 def line(row: dict) -> str:
-    """Seconds, windows a second, how much of the time the model takes, memory."""
+    """A line of the table: seconds, windows per second, the model's share of the time, memory."""
     share = row["model_seconds"] / row["seconds"]
     speed = row["windows"] / row["seconds"]
     return f"{row['seconds']:9.1f} s {speed:8.2f} windows/s, model {share:4.0%}{row['mib']:11.0f} MiB"
 
 
 def windows_measurement(bounded: bool) -> Callable:
-    """What a fresh process does to measure one way."""
+    """A function that measures time and memory of one way of sliding windows, in a fresh process."""
 
     def measure(args: argparse.Namespace) -> dict:
         torch.manual_seed(0)
@@ -207,7 +208,7 @@ def windows_measurement(bounded: bool) -> Callable:
                     (WINDOW, WINDOW),
                     (STRIDE, STRIDE),
                     num_labels=args.classes,
-                    windows_per_pass=args.windows_per_pass,  # other batches would round otherwise
+                    windows_per_pass=args.windows_per_pass,  # batches of another size would round differently
                 )
             return logits[0].argmax(0)
 
@@ -240,7 +241,7 @@ def windows_measurement(bounded: bool) -> Callable:
 
 
 def fingerprint(labels: torch.Tensor) -> int:
-    """A number that is another one for other labels."""
+    """A checksum of label maps, which differs for different labels."""
     return zlib.crc32(labels.to(torch.uint8).cpu().numpy().tobytes())
 
 
@@ -256,7 +257,7 @@ CHILDREN = {
 
 
 def child(args: argparse.Namespace, name: str, **sizes: tuple[int, int]) -> dict:
-    """Measure something in a fresh process."""
+    """Run one of ``CHILDREN`` in a fresh process with the same options; returns the JSON that it prints."""
     command = [sys.executable, __file__, "--child", name]
     for option in OPTIONS:
         command += [f"--{option}", str(getattr(args, option))]
@@ -266,13 +267,13 @@ def child(args: argparse.Namespace, name: str, **sizes: tuple[int, int]) -> dict
 
 
 def synchronize(device: str) -> None:
-    """Wait for a GPU."""
+    """Wait until the GPU is done; does nothing on a CPU."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
 
 
 def timed(work: Callable, device: str) -> tuple[float, object]:
-    """Seconds and result."""
+    """The seconds that a function takes, and its result."""
     synchronize(device)
     start = time.perf_counter()
     result = work()
@@ -281,13 +282,13 @@ def timed(work: Callable, device: str) -> tuple[float, object]:
 
 
 def added_memory(work: Callable, device: str) -> float:
-    """MiB above what the process held before, at the peak."""
+    """MiB that a function adds, at its peak, to what the process held before."""
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         work()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    # The process's own high-water mark, set back first (Linux). ru_maxrss would start at the parent's.
+    # The process's own high-water mark, reset first (Linux). ru_maxrss would start at the parent's.
     Path("/proc/self/clear_refs").write_text("5")
     before = high_water()
     work()

@@ -1,8 +1,8 @@
 """The machine code of the Triton kernels, compiled ahead of time: no GPU is needed.
 
-For each kernel, dtype and architecture: how many loads take 16 bytes, how many atomic additions there are and how many of
-them add 16 bytes, how often a block waits at a barrier, registers and stack of a thread. The block is one of the shapes
-that the kernel would try there.
+For each kernel, dtype and architecture it counts loads of 16 bytes, atomic additions and those of 16 bytes, and
+barriers at which a block waits, and shows registers and stack of a thread. The block has one of the shapes that the
+kernel would try on that architecture.
 
     python benchmarks/kernel_code.py
     python benchmarks/kernel_code.py --kernels dcnv3 --capabilities 90 --dtypes float32 --channels 16 --json
@@ -61,7 +61,7 @@ class Code:
 
 
 def compiled(kernel: str, direction: str, dtype: torch.dtype, channels: int, capability: int, softmax: bool) -> Code:
-    """Compile one kernel as a launch on such a GPU would; offsets, locations and weights are float32.
+    """Compile one kernel as a launch on a GPU of this capability would; offsets, locations and weights are float32.
 
     The sizes are InternImage's (3x3, 4 groups) and ViT-Adapter's (8 heads, 3 levels of 4 points).
     """

@@ -2,10 +2,9 @@
 
     python benchmarks/metrics.py [--peer FOLDER_OF_EVALUATES_mean_iou] [--maps 20] [--size 512] [--labels 150]
 
-The stock module is not part of evaluate's wheel; `--peer` takes a folder with its `mean_iou.py`. Each candidate has a
-process of its own and the same maps; their runs alternate, and both the medians and the best times are compared.
-Memory is the growth of the process's peak above what it was before the first call, so that maps and imports do not
-count.
+The stock module is not part of evaluate's wheel; `--peer` takes a folder with its `mean_iou.py`. Each candidate has
+its own process and the same maps; their runs alternate, and both the medians and the best times are compared. Memory
+is the growth of the process's peak from before the first call, so that maps and imports do not count.
 """
 
 import argparse
@@ -43,7 +42,7 @@ def peak_mib():
 
 
 def candidate(what, dtype, count, size, num_labels, peer):
-    """Reads lines from stdin, runs once for each, prints the seconds and the scores."""
+    """Runs once for each line on stdin, and prints the seconds and the scores."""
     import evaluate
     import numpy as np
 

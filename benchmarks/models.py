@@ -1,20 +1,21 @@
-"""Whole models, side by side in one run: seconds an image, and the memory of a training step.
+"""Whole models, side by side in one run: seconds per image, and the memory of a training step.
 
     python benchmarks/models.py                              # InternImage-T UPerNet, its grid_sample form, and peers
     python benchmarks/models.py --groups mit --json mit.json # another group of the table below
     python benchmarks/models.py --cases segzoo grid_sample --precisions float32 --rounds 15 --size 640 640
 
-Speed: one picture (batch 1) through models with random weights in inference, fp32 and under bfloat16 autocast. Every case of
-a group is built in one process and all take turns; times are medians of the rounds. "times as fast" compares with the group's
-first case in fp32. Cases of one model share their weights: "differs" is how far their logits are from those of that first
-case, relative to its largest. All models have channels-last weights and inputs; compiled ones come from torch.compile. Freed
-memory stays with the process, as it does in segzoo's commands.
+Speed: one picture (batch 1) through models with random weights in inference, in float32 and under bfloat16 autocast.
+All cases of a group are built in one process and run in turns; times are medians of the rounds. "times as fast"
+compares with the group's first case in float32. Cases of one model share their weights: "differs" is the difference of
+their logits from those of the first case, relative to its largest. All models have channels-last weights and inputs;
+compiled ones come from torch.compile. Freed memory stays with the process, as it does in segzoo's commands.
 
-Memory: what a forward and backward on one picture with labels adds, at its peak, to what a fresh process holds with the model
-built, with and without gradient checkpointing; and what that costs in time. This reads /proc (Linux).
+Memory: what a forward and backward on one picture with labels adds, at its peak, to what a fresh process holds with
+the model built, with and without gradient checkpointing, and the time that this costs. This reads /proc (Linux).
 
-A case is a line of `cases()`: what is built, what is swapped while it runs, and whether it is compiled. Published figures are
-those of the zoo's rows, measured on another device at other sizes: context, no comparison.
+A case is an entry of `cases()`: what is built, what is swapped while it runs, and whether it is compiled. Published
+figures are those of the zoo's rows, measured on other devices at other sizes: they give context, and are not a
+comparison.
 """
 
 import argparse
@@ -45,14 +46,14 @@ class Case:
     """One line of the table.
 
     Args:
-        group, name: what it is printed and chosen as; the first case of a group is what the others are compared with.
-        build: returns the model; cases with equal ``model`` share it.
+        group, name: names for printing and choosing the case; a group's cases are compared with its first one.
+        build: builds the model; cases with equal ``model`` share it.
         model: what ``build`` builds, in words.
         swap: a context that changes what the model runs, such as its operator, while it is measured.
         compiled: whether it runs under torch.compile.
         trains: whether its training memory is measured.
-        package: what must be installed beyond segzoo's own requirements.
-        published: figures of others, in words.
+        package: package that must be installed besides segzoo's own requirements.
+        published: published figures, in words.
     """
 
     group: str
@@ -99,7 +100,7 @@ def cases() -> list[Case]:
 
 
 def mit_cases() -> list[Case]:
-    """The released models of MIT's scene parsing, with the speed that its authors give."""
+    """The released models of MIT's scene parsing, with the speeds that their authors publish."""
     from segzoo import zoo
 
     rows = [row for row in zoo.rows().values() if row.system == "CSAIL" and zoo.original_config(row.name)]
@@ -162,7 +163,7 @@ def grid_sample_dcnv3() -> contextlib.AbstractContextManager:
 
 
 def grid_sample_attention() -> contextlib.AbstractContextManager:
-    """Multi-scale deformable attention by one grid_sample a level."""
+    """Multi-scale deformable attention by one grid_sample per level."""
     from deformable import attention_reference
 
     def ms_deform_attn(value: Tensor, shapes: list[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
@@ -173,7 +174,7 @@ def grid_sample_attention() -> contextlib.AbstractContextManager:
 
 @contextlib.contextmanager
 def plain_form(operator: Callable[[], contextlib.AbstractContextManager]) -> Iterator[None]:
-    """The operator's swap, and also the plain forms of the layers that segzoo writes in another way for CPUs."""
+    """The operator's swap, and the plain forms of the layers that segzoo computes in another way on CPUs."""
     from segzoo.layers import FusionConv, PointwiseLinear
 
     with (
@@ -188,7 +189,7 @@ def plain_form(operator: Callable[[], contextlib.AbstractContextManager]) -> Ite
 
 
 def main() -> None:
-    """Measure, print tables, and write JSON where asked to."""
+    """Measure the chosen groups, print tables, and write JSON with ``--json``."""
     args = parse()
     torch.set_num_threads(args.threads)
     chosen = [case for case in cases() if case.group in args.groups and (not args.cases or case.name in args.cases)]
@@ -214,7 +215,7 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The options."""
+    """The options of the command line."""
     groups = list(dict.fromkeys(case.group for case in cases()))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--groups", nargs="+", choices=groups, default=["internimage"])
@@ -284,7 +285,7 @@ def speed(members: list[Case], args: argparse.Namespace) -> list[dict]:
 
 
 def picture(args: argparse.Namespace) -> Tensor:
-    """A picture of noise, normalised."""
+    """A normalised picture of noise, (1, 3, height, width)."""
     image = torch.randn(1, 3, *args.size, generator=torch.Generator().manual_seed(1))
     return image.to(memory_format=torch.channels_last)
 
@@ -301,7 +302,7 @@ def autocast(precision: str) -> torch.autocast:
 
 
 def memory(members: list[Case], args: argparse.Namespace) -> list[dict]:
-    """Memory and time of a training step of each case, each in a fresh process."""
+    """Measure memory and time of a training step of each case, each in a fresh process, and print them."""
     if not members:
         return []
     print(
@@ -335,21 +336,21 @@ def in_fresh_process(case: Case, precision: str, args: argparse.Namespace, check
 
 
 def training_step(case: Case, args: argparse.Namespace) -> dict | None:
-    """Forward and backward; None for a model without gradient checkpointing where that is asked for."""
+    """Measure a forward and backward; None if checkpointing is wanted and the model does not support it."""
     torch.manual_seed(0)
     model = case.build().train().to(memory_format=torch.channels_last)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.eval()  # a batch of one has no statistics on pooled grids
+            module.eval()  # norms of pooled grids have no statistics for a batch of one
     if args.checkpointing:
         if not getattr(model, "supports_gradient_checkpointing", False):
             return None
         model.gradient_checkpointing_enable()
     labels = torch.randint(0, NUM_LABELS, (1, *args.size), generator=torch.Generator().manual_seed(2))
-    Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark back
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     before = high_water()
     start = time.perf_counter()
-    with case.swap():  # also in the backward, where checkpointing runs the layers again
+    with case.swap():  # around the backward too, where checkpointing runs the layers again
         with autocast(args.precisions[0]):
             scores = logits(model(picture(args))).float()
             scores = nn.functional.interpolate(scores, size=tuple(args.size), mode="bilinear")

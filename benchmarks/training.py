@@ -1,12 +1,12 @@
-"""Images a second and memory of training UPerNet-R50: ``segzoo train`` against the loop of transformers' script.
+"""Images per second and memory of training UPerNet-R50: ``segzoo train`` against the loop of transformers' script.
 
     python benchmarks/training.py                       # 512x512, float32 and bfloat16, two rounds each
     python benchmarks/training.py --crop_size 256 --steps 4 --rounds 1
 
-Both train the same model on the same synthetic pictures with AdamW, each in a process of its own, in turns. The peer is what
-transformers' run_semantic_segmentation_no_trainer.py does in a step (random crop, flip and normalisation of NumPy arrays in
-the loading process that its DataLoader defaults to, forward, backward, optimizer, schedule), written anew in `peer_loop`.
-The first steps of each process do not count.
+Both train the same model on the same synthetic pictures with AdamW, each in its own process, in turns. The peer does
+what transformers' run_semantic_segmentation_no_trainer.py does in a step (random crop, flip and normalisation of NumPy
+arrays in the process that its DataLoader uses by default, forward, backward, optimizer, schedule), as `peer_loop`
+writes it. The first steps of each process do not count.
 """
 
 import argparse
@@ -23,7 +23,7 @@ WARM_UP = 2
 
 
 def main() -> None:
-    """Measure, print a table, and write JSON where asked to."""
+    """Measure, print a table, and write JSON with ``--json``."""
     args = parse()
     if args.peer is not None:
         peer_loop(args)
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The options."""
+    """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--crop_size", type=int, default=512)
     parser.add_argument("--height", type=int, default=640, help="of the pictures")
@@ -72,7 +72,7 @@ def parse() -> argparse.Namespace:
 
 
 def summarise(runs: list[dict]) -> dict:
-    """Median speed, largest memory."""
+    """The median speed and the largest memory of several rounds."""
     return {
         "images_per_second": statistics.median(run["images_per_second"] for run in runs),
         "peak_mib": max(run["peak_mib"] for run in runs),
@@ -81,7 +81,7 @@ def summarise(runs: list[dict]) -> dict:
 
 
 def run_peer(args: argparse.Namespace, data: Path, precision: str) -> dict:
-    """The peer in a fresh process."""
+    """Run the peer in a fresh process; returns its figures."""
     words = [sys.executable, __file__, "--peer", data, "--precisions", precision]
     for name in ("crop_size", "batch_size", "steps", "backbone"):
         words += [f"--{name}", getattr(args, name)]
@@ -90,7 +90,7 @@ def run_peer(args: argparse.Namespace, data: Path, precision: str) -> dict:
 
 
 def run_script(args: argparse.Namespace, data: Path, precision: str, output: Path) -> dict:
-    """``segzoo train`` in a fresh process; its own log has the figures of every step."""
+    """Run ``segzoo train`` in a fresh process; returns the figures in its log."""
     options = {
         "dataset_name": data,
         "backbone": args.backbone,
@@ -119,7 +119,7 @@ def run_script(args: argparse.Namespace, data: Path, precision: str, output: Pat
 
 
 def call(words: list) -> tuple[str, float]:
-    """Standard output, and the largest resident memory of the process (MiB)."""
+    """Run a command; returns its standard output and its largest resident memory in MiB."""
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen([str(word) for word in words], stdout=output, stderr=errors)
         _, status, usage = os.wait4(process.pid, 0)
@@ -131,7 +131,7 @@ def call(words: list) -> tuple[str, float]:
 
 
 def peer_loop(args: argparse.Namespace) -> None:
-    """A training step as upstream's script has it; prints its figures as JSON."""
+    """Train with the steps of upstream's script, and print the figures as JSON."""
     import numpy as np
     import torch
     from accelerate import Accelerator

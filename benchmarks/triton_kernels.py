@@ -1,19 +1,23 @@
-"""DCNv3 and multi-scale deformable attention on a GPU: times, traffic and errors, beside other implementations.
+"""DCNv3 and multi-scale deformable attention on a GPU: times, traffic and errors, compared with other implementations.
 
-One run gives, for InternImage-T's and -L's four stages, for the shapes of DCNv4's paper and for ViT-Adapter's attention:
+A run measures, for the four stages of InternImage-T and -L, for the shapes in DCNv4's paper and for ViT-Adapter's
+attention:
 
-- device time: the median of CUDA graph replays, and of Triton's do_bench in brackets, where the caches are cleared between calls;
+- device time: the median of CUDA graph replays, and in brackets of Triton's do_bench, which clears the caches between
+  calls;
 - end to end: the median wall-clock time of one call from Python until the device is done;
-- floor: the time to move what must be moved once, at the bandwidth that copying reaches here, as a share of the device time;
-- error: against the formula by grid_sample in float64 for the batch's last image, in the same run: output and gradients.
+- floor: the time to move all data once, at the bandwidth that copying reaches on the GPU, as a share of the device
+  time;
+- error: the difference of output and gradients from grid_sample in float64, for the batch's last image, in the same
+  run.
 
-Beside segzoo's kernels: grid_sample, eager and compiled; the original CUDA operators where ``DCNv3``, ``DCNv4`` (on masks that
-went through the softmax before) or ``MultiScaleDeformableAttention`` can be imported.
+segzoo's kernels are compared with grid_sample, eager and compiled, and with the original CUDA operators if ``DCNv3``,
+``DCNv4`` (with masks after the softmax) or ``MultiScaleDeformableAttention`` can be imported.
 
-Without a GPU the kernels are compiled ahead of time and their code is counted, as in kernel_code.py.
+Without a GPU the kernels are compiled ahead of time and their instructions are counted, as in kernel_code.py.
 
     python benchmarks/triton_kernels.py
-    python benchmarks/triton_kernels.py --models T --images 512 --batches 1 16 --dtypes bfloat16 --without compiled --output times.json
+    python benchmarks/triton_kernels.py --models T --images 512 --batches 1 16 --dtypes bfloat16 --output times.json
 """
 
 import argparse
@@ -37,7 +41,7 @@ Operator = Callable[..., Tensor]
 
 @dataclasses.dataclass
 class Case:
-    """An operator on tensors: the first is sampled, the others say where and how much."""
+    """An operator on tensors: the first is sampled, the others hold positions and weights."""
 
     name: str
     tensors: list[Tensor]
@@ -88,7 +92,7 @@ def dcnv3_case(name: str, batch: int, height: int, width: int, groups: int, chan
     if find_spec("DCNv4"):
         from DCNv4.functions import DCNv4Function
 
-        # It takes offsets and weights of a group together, in rows that divide by 8.
+        # The operator takes offsets and weights of a group together, in rows of a multiple of 8 numbers.
         weight = tensors[2].unflatten(-1, (groups, 9)).softmax(-1)
         together = torch.cat([tensors[1].unflatten(-1, (groups, 18)), weight], dim=-1).flatten(-2)
         together = F.pad(together, (0, -together.shape[-1] % 8)).contiguous()
@@ -198,14 +202,14 @@ def end_to_end(call: Callable[[], object]) -> float:
 
 
 def copy_bandwidth() -> float:
-    """Bytes in a millisecond, read and written, that copying 1 GiB reaches."""
+    """Bytes per millisecond, read and written, that copying 1 GiB reaches."""
     source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
     return 2 * source.numel() / replayed(lambda: target.copy_(source), repeats=4)
 
 
 def calls(operator: Operator, tensors: list[Tensor]) -> dict[str, Callable[[], object]]:
-    """What is timed: forward, backward, both. An operator without a gradient has the forward alone."""
+    """The functions that are timed: forward, backward and both; only forward for an operator without a gradient."""
     leaves = [tensor.detach().requires_grad_() for tensor in tensors]
     found = {"forward": lambda: operator(*tensors)}
     output = operator(*leaves)
@@ -238,7 +242,7 @@ def errors(case: Case) -> dict[str, float]:
 
 
 def floors(case: Case, bandwidth: float) -> dict[str, float]:
-    """Milliseconds to move every number once: all read and the output written, or their gradients written too."""
+    """Milliseconds to move every number once, in forward, backward and both."""
     size = sum(tensor.nbytes for tensor in case.tensors)
     output = case.ours(*case.tensors).nbytes
     forward, backward = size + output, 2 * size + output

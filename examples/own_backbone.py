@@ -1,8 +1,9 @@
-"""A backbone of your own in segzoo, with the checkpoints that its original code wrote; nothing in segzoo is changed.
+"""A backbone of your own, with the checkpoints that its original code wrote, without a change in segzoo.
 
     python examples/own_backbone.py
 
-A config, a model and a table of names are all it takes. Import this module wherever its models are loaded: segzoo does not know it.
+A config, a model and a table of names are all it takes. Import this module wherever its models are loaded, because
+segzoo does not know it.
 """
 
 import tempfile
@@ -24,7 +25,7 @@ from segzoo.conversion.keys import BackboneRule, Context, KeyRule, Options, regi
 
 @strict
 class TwoStepConfig(ConvBlockConfig, BackboneConfig):
-    """Options of ``TwoStepBackbone``, beside those of its conv blocks.
+    """Options of ``TwoStepBackbone``, besides those of its conv blocks.
 
     Args:
         width: channels of the finer map; the coarser one has twice as many.
@@ -39,7 +40,7 @@ class TwoStepConfig(ConvBlockConfig, BackboneConfig):
 
 
 class TwoStepBackbone(Backbone):
-    """Two maps, of strides 2 and 4."""
+    """Returns two maps, "fine" of stride 2 and "coarse" of stride 4."""
 
     config: TwoStepConfig
 
@@ -59,7 +60,7 @@ register_backbone(TwoStepConfig, TwoStepBackbone, variants={"two-step-s": {"widt
 
 
 def translate(original: Mapping[str, Any], context: Context) -> TwoStepConfig:
-    """The config of an original ``dict(type="TwoStepNet", channels=16)``; an option that is not taken here is refused."""
+    """Translate ``dict(type="TwoStepNet", channels=16)``; an option that is not taken here is an error."""
     options = Options(original, context.where)
     options.ignore("pretrained", "frozen_stages")
     config = TwoStepConfig(width=options.take("channels"), norm_eps=options.batch_norm_eps())
@@ -76,7 +77,8 @@ KEYS = (
 register(BackboneRule(types=("TwoStepNet",), translate=translate, keys=KEYS))
 
 
-# --- what follows stands for the original code and a checkpoint that it wrote -----------------------------------------
+# --- The rest stands for the original code and a checkpoint that it wrote.
+# --------------------------------------------
 
 CONFIG = """
 model = dict(
@@ -89,7 +91,7 @@ model = dict(
 
 
 class TwoStepNet(nn.Module):
-    """The author's network."""
+    """The network in the author's code, whose names the key rules above translate."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -103,7 +105,7 @@ class TwoStepNet(nn.Module):
 
 
 def main() -> None:
-    """Write a checkpoint as the author did, convert it, and compare the numbers."""
+    """Write a checkpoint as the author's code does, convert it, and compare the logits."""
     torch.manual_seed(0)
     original = nn.ModuleDict(
         {"backbone": TwoStepNet(16), "decode_head": nn.ModuleDict({"conv_seg": nn.Conv2d(32, 3, 1)})}

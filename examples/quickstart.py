@@ -1,9 +1,9 @@
-"""The main job in a few minutes on two CPU cores: data, fine-tuning, evaluation, saving, loading again, predicting.
+"""From data to predictions in a few minutes on two CPU cores: training, evaluation, saving, loading, predicting.
 
     python examples/quickstart.py --output_dir outputs/quickstart
 
 The pictures are synthetic street scenes that `segzoo.data.scenes` draws, so nothing is downloaded and the scores say
-nothing about photographs. For real data there is ``segzoo train``, which does the work here too.
+nothing about photographs. Use ``segzoo train`` for real data; it runs the same training.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from segzoo.training import RunOptions, resolve_recipe, train
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run everything; the exit status is 1 when something does not fit together."""
+    """Run the example with command-line arguments; returns the exit status, 1 after an error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", default="outputs/quickstart", help="where everything goes")
     parser.add_argument("--steps", type=int, default=400, help="optimizer steps of the fine-tuning")
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(output_dir: Path, steps: int, num_train: int, num_validation: int) -> None:
-    """Draw the scenes, train on them, load the model again in two ways and compare."""
+    """Draw scenes, train on them, load the model in two ways, and compare what these predict."""
     start = time.perf_counter()
     scenes_dir, model_dir = output_dir / "scenes", output_dir / "model"
 

@@ -1,4 +1,4 @@
-"""``segzoo train`` as a script, for those who know transformers' run_semantic_segmentation scripts: the flags are the same.
+"""``segzoo train`` as a script with the flags of transformers' run_semantic_segmentation scripts.
 
 accelerate launch examples/run_semantic_segmentation.py --dataset_name DATA --output_dir OUT ...
 """
@@ -9,7 +9,7 @@ from segzoo.commands import cli
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train as the flags say; returns the exit status."""
+    """Run ``segzoo train`` with these arguments, by default the process's; returns the exit status."""
     return cli.main(["train", *(sys.argv[1:] if argv is None else argv)])
 
 

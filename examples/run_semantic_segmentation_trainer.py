@@ -1,10 +1,10 @@
 """`SegmentationTrainer`: transformers' Trainer that scores every picture at its original size.
 
-    python examples/run_semantic_segmentation_trainer.py --dataset_name DATA --model_name_or_path MODEL --output_dir OUT \
-        --max_steps 1000 --eval_strategy steps --eval_steps 200 --learning_rate 6e-5
+    python examples/run_semantic_segmentation_trainer.py --dataset_name DATA --model_name_or_path MODEL \
+        --output_dir OUT --max_steps 1000 --eval_strategy steps --eval_steps 200 --learning_rate 6e-5
 
-``segzoo train`` is the whole program, with recipes and everything that keeps a long training alive; this is what to start
-from for those who have a Trainer of their own. ``accelerate launch`` works too.
+``segzoo train`` is the complete program, with recipes and everything that keeps a long training alive; this example is
+for those who have a Trainer of their own. ``accelerate launch`` works too.
 """
 
 import sys
@@ -20,7 +20,7 @@ from segzoo.training.trainer import SegmentationTrainer, SegmentationTrainingArg
 
 @dataclass
 class Example:
-    """What the Trainer's arguments do not say."""
+    """The arguments beyond the Trainer's: data, model, classes and crops."""
 
     dataset_name: str = field(metadata={"help": "Folder (images/{split}, annotations/{split}) or Hub name."})
     model_name_or_path: str = field(metadata={"help": "Folder or Hub name; other classes get a new classifier."})
@@ -31,7 +31,7 @@ class Example:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Train, evaluate and save."""
+    """Train from the last checkpoint on, save the model, evaluate it, and write a model card."""
     parser = HfArgumentParser((Example, SegmentationTrainingArguments), description=__doc__)
     example, args = parser.parse_args_into_dataclasses(argv)
     set_seed(args.seed)
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     eval_data = SegmentationDataset(eval_rows, as_tested, num_labels=len(classes.names))
 
     trainer = SegmentationTrainer(model, args, processor, train_dataset=train_data, eval_dataset=eval_data)
-    last = args.resume_from_checkpoint or find_trainer_checkpoint(args.output_dir)  # the same command goes on
+    last = args.resume_from_checkpoint or find_trainer_checkpoint(args.output_dir)  # the same command resumes
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     trainer.save_model()
     trainer.save_metrics("eval", trainer.evaluate())

@@ -2,7 +2,7 @@
 
     python kernels/build.py                      # kernels/<name>/build/torch-cuda
     python kernels/build.py --output /tmp/built  # /tmp/built/<name>/build/torch-cuda
-    python kernels/build.py --shared             # only bring what kernels share from kernels/shared into each of them
+    python kernels/build.py --shared             # only copy the files of kernels/shared into each kernel
 
 The ``kernels`` library loads the result: ``kernels.get_local_kernel(Path("kernels/dcnv3"))``.
 """
@@ -24,22 +24,22 @@ SHARED = {
     "conftest.py": "tests/conftest.py",
     "flake.nix": "flake.nix",
 }
-"""Files of ``kernels/shared``, and where each kernel has its copy; ``NAME`` in a flake is the kernel's name."""
+"""Files of ``kernels/shared`` and the paths of their copies; ``NAME`` in a flake is the kernel's name."""
 
 
 def sources() -> list[Path]:
-    """The kernels' folders."""
+    """The folders of all kernels: those with a ``build.toml``."""
     return sorted(path.parent for path in HERE.glob("*/build.toml"))
 
 
 def settings(source: Path) -> tuple[dict, str]:
-    """The general part of ``build.toml``, and the name of the kernel's module."""
+    """The section ``general`` of a kernel's ``build.toml``, and the name of its module."""
     general = tomllib.loads((source / "build.toml").read_text())["general"]
     return general, general["name"].replace("-", "_")
 
 
 def shared_files(source: Path) -> dict[Path, str]:
-    """What the kernel in ``source`` must have in common with the others: paths and contents."""
+    """The copies of ``kernels/shared`` that the kernel in ``source`` must have: contents by path."""
     general, module = settings(source)
     files = {}
     for file, place in SHARED.items():
@@ -51,7 +51,7 @@ def shared_files(source: Path) -> dict[Path, str]:
 
 
 def bring_shared_files(source: Path) -> None:
-    """Write the copies of the kernel in ``source`` that differ from ``kernels/shared``."""
+    """Write those copies of the kernel in ``source`` that differ from ``kernels/shared``, and print their paths."""
     for path, text in shared_files(source).items():
         if not path.is_file() or path.read_text() != text:
             path.write_text(text)
@@ -63,7 +63,7 @@ def build(source: Path, target: Path) -> None:
     general, module = settings(source)
     python = {path.name: path.read_bytes() for path in sorted((source / "torch-ext" / module).glob("*.py"))}
     unique = hashlib.sha256(b"".join(python.values())).hexdigest()[:7]
-    # Where versions of the kernels library look that do not know flat builds.
+    # Older versions of the kernels library look for the module here.
     python[f"{module}/__init__.py"] = b"from .. import *  # noqa: F403\n"
     for backend in general["backends"]:
         folder = target / "build" / f"torch-{backend}"
@@ -86,7 +86,7 @@ def build(source: Path, target: Path) -> None:
 
 
 def main() -> None:
-    """Bring shared files into the kernels and build them, as the arguments say."""
+    """Copy shared files into the kernels, and build the kernels unless ``--shared`` is given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=HERE, help="a folder for each kernel is written in it")
     parser.add_argument("--shared", action="store_true", help="only bring what kernels share into each of them")

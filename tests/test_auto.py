@@ -1,4 +1,4 @@
-"""The registry: one registration carries everything."""
+"""One registration makes a class known everywhere."""
 
 import pytest
 from support.odd_backbones import OneMapBackbone, OneMapConfig

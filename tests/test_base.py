@@ -1,4 +1,4 @@
-"""What every config shares."""
+"""What every config shares: typed options, and errors for unknown ones."""
 
 import inspect
 import re

@@ -1,4 +1,4 @@
-"""What lies in a folder after writing that ended well, that failed and that was killed; who may have a folder."""
+"""The content of a folder after writing that succeeded, failed or was killed, and who may have the folder."""
 
 import contextlib
 import hashlib

@@ -1,4 +1,4 @@
-"""Packages offer what their stubs list, and what they list is there."""
+"""Packages offer what their stubs list, and nothing listed is missing."""
 
 import importlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The one reader of options: the same values from code, JSON, YAML and command lines, and errors that name the option."""
+"""Options read alike from code, JSON, YAML and command lines, with errors that name the option."""
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path

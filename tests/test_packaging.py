@@ -1,4 +1,4 @@
-"""The wheel works outside the tree, the editable install too, and importing segzoo stays light."""
+"""The wheel works outside the source tree, so does the editable install, and importing segzoo stays fast."""
 
 import os
 import shutil

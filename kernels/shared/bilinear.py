@@ -1,6 +1,6 @@
 """What the Triton kernels for deformable operators share: bilinear corners, block shapes and launching.
 
-Each kernel has a copy, because a published kernel has to stand alone; build.py makes it from kernels/shared.
+Each kernel has a copy, because a published kernel has to stand alone; build.py makes the copies from kernels/shared.
 """
 
 import contextlib
@@ -17,9 +17,9 @@ TRITON_DTYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 def _corners(x, y, alive, height, width):
     """The four pixels around (x, y) in a map of height * width.
 
-    Returns the number of the upper left pixel (row by row), which of the upper left, upper right, lower left and lower
-    right pixels lie in the map, and the shares of the right and of the lower pixels. Nothing lies in the map where ``alive``
-    is false or the position is NaN, infinite or far off.
+    Returns the number of the upper left pixel (row by row); whether the upper left, upper right, lower left and lower
+    right pixels lie in the map; and the shares of the right and of the lower pixels. No pixel lies in the map where
+    ``alive`` is false or the position is NaN, infinite or far off.
     """
     inside = alive & (x > -1) & (x < width) & (y > -1) & (y < height)
     x = tl.where(inside, x, 0.0)
@@ -84,10 +84,13 @@ def sample(
     """(BLOCK, LANES): each row's sample of its map at (x, y), times its weight.
 
     Args:
-        base: (BLOCK, 1) pointers to each row's first channel at pixel 0.
-        first: the map's first pixel.
-        x, y, weight, alive: (BLOCK,); a row that is not alive has no sample.
-        STEP: numbers from one pixel to the next.
+        base: pointers to each row's first channel at pixel 0, (BLOCK, 1).
+        first: number of the map's first pixel.
+        x, y, weight, alive: (BLOCK,); the sample of a row that is not alive is 0.
+        height, width: size of the map.
+        STEP: distance in memory from one pixel to the next, in numbers.
+        LANES, D: channels of a block, a power of two, and those of them that a row has.
+        INDEX, COMPUTE: types of indices and of the arithmetic.
     """
     pixel, ul, ur, ll, lr, across, down = _corners(x, y, alive, height, width)
     pixel = (pixel + first).to(INDEX)
@@ -119,11 +122,11 @@ def sample_backward(
     INDEX: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    """The gradients of weight, x and y, (BLOCK,) each, given that of :func:`sample`'s result; adds that of the map."""
+    """The gradients (BLOCK,) of weight, x and y, given that of `sample`'s result; adds the map's to memory."""
     pixel, ul, ur, ll, lr, across, down = _corners(x, y, alive, height, width)
     pixel = (pixel + first).to(INDEX)
     below = pixel + width
-    # The product of each corner's channels with what is given.
+    # The dot product of each corner's channels with the given gradient.
     dot_ul = tl.sum(_gather(base, pixel, ul, STEP, LANES, D, COMPUTE) * given, 1)
     dot_ur = tl.sum(_gather(base, pixel + 1, ur, STEP, LANES, D, COMPUTE) * given, 1)
     dot_ll = tl.sum(_gather(base, below, ll, STEP, LANES, D, COMPUTE) * given, 1)
@@ -145,15 +148,15 @@ def sample_backward(
 
 
 def lanes(channels: int) -> int:
-    """Channels of a block, a power of two."""
+    """Number of channels of a block: the next power of two."""
     return triton.next_power_of_2(channels)
 
 
 def vector(dtype: torch.dtype, atomics: bool, capability: "tuple[int, int]") -> int:
-    """How many channels a thread holds: 16 bytes of them, which is what one instruction loads or adds to memory.
+    """Number of channels that a thread holds: 16 bytes, which is what one instruction loads or adds to memory.
 
-    Before compute capability 9 atomic additions take single numbers, and float64 always does: one channel, then, and the
-    additions of neighbouring threads are neighbours in memory.
+    Atomic additions take single numbers before compute capability 9, and of float64 always. A thread then holds one
+    channel, and the additions of neighbouring threads are neighbours in memory.
     """
     if atomics and (capability < (9, 0) or dtype == torch.float64):
         return 1
@@ -164,8 +167,8 @@ def vector(dtype: torch.dtype, atomics: bool, capability: "tuple[int, int]") -> 
 def block_shapes(channels: int, vector: int) -> "tuple[tuple[int, int], ...]":
     """(rows, warps) of the blocks worth trying: those where every thread holds one vector of one row.
 
-    Then what a row needs (its position, its weight) is computed by the threads that hold the row, and no block ever waits
-    at a barrier for it. Other shapes move positions through shared memory.
+    A row's position and weight are then computed by the threads that hold the row, and no block waits for them at a
+    barrier. Other shapes would move positions through shared memory.
     """
     row = lanes(channels)
     shapes = tuple((32 * warps * vector // row, warps) for warps in (1, 2, 4, 8) if row <= 32 * warps * vector)
@@ -192,13 +195,19 @@ def launch(
 ) -> None:
     """Run ``kernel`` over the ``rows`` of every image, at the fastest of the block shapes.
 
-    Block shapes are timed once for each combination of the tensors' dtypes, of the arguments in ``key`` and of the size's
-    order of magnitude; Triton keeps the result on disk.
+    Block shapes are timed once for each combination of the tensors' dtypes, of the arguments in ``key`` and of the
+    size's order of magnitude; Triton keeps the result on disk.
 
     Args:
-        channels: of a row.
-        dtype: of what the kernel gathers, or adds to memory.
-        adds_to: arguments that the kernel adds to by atomic operations, and that start at zero.
+        kernel: a jitted or interpreted kernel.
+        arguments: its arguments, except those that follow from the others.
+        rows: number of rows of an image.
+        images: number of images.
+        channels: number of channels of a row.
+        dtype: dtype of what the kernel gathers, or adds to memory.
+        device: device of the tensors.
+        key: names of the arguments that determine which block shape is fastest.
+        adds_to: names of the arguments that the kernel adds to by atomic operations, and that start at zero.
     """
     size_class = (rows * images).bit_length() // 3
     arguments = {**arguments, "size_class": size_class, "D": channels, "LANES": lanes(channels)}
@@ -208,21 +217,25 @@ def launch(
     if on_gpu:
         kernel = _tuned(kernel, shapes, ("size_class", "D", *key), adds_to)
     else:
-        arguments["BLOCK"] = 128  # no layouts there
+        arguments["BLOCK"] = 128  # the interpreter has no threads to arrange
     with torch.cuda.device(device) if on_gpu else contextlib.nullcontext():
         kernel[lambda meta: (triton.cdiv(rows, meta["BLOCK"]) * images,)](**arguments, enable_fp_fusion=True)
 
 
 def compute_dtype(*dtypes: torch.dtype) -> torch.dtype:
-    """In what positions, weights and sums are computed: float32, or float64 where one of ``dtypes`` is."""
+    """The dtype of positions, weights and sums: float32, or float64 if it is one of ``dtypes``."""
     return functools.reduce(torch.promote_types, dtypes, torch.float32)
 
 
 def check(name: str, tensors: "dict[str, tuple[torch.Tensor, tuple[int, ...]]]") -> None:
-    """Each tensor with the shape it must have; all floating-point and where Triton reaches them.
+    """Check that tensors have their shapes, are floating-point, and are on one device that Triton can use.
+
+    Args:
+        name: name of the function, for messages.
+        tensors: each tensor with the shape that it must have, by argument.
 
     Raises:
-        ValueError: says which tensor does not fit.
+        ValueError: a tensor does not fit; the message names it.
     """
     device = next(iter(tensors.values()))[0].device
     if not device.type == "cuda" and not triton.knobs.runtime.interpret:

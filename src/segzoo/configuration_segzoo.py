@@ -1,4 +1,4 @@
-"""The composite config: a backbone, an optional neck, decode heads, auxiliary heads, and how the model is used."""
+"""The composite config: a backbone, an optional neck, decode and auxiliary heads, and how the model is used."""
 
 import copy
 from typing import Any, Self
@@ -21,20 +21,23 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
     """Config of ``SegZooForSemanticSegmentation``.
 
     Args:
-        backbone_config: of any backbone that ``AutoBackbone`` builds: segzoo's, transformers', timm's; a config or its dict.
-        neck_config: of a segzoo neck, or None.
-        decode_head_configs: one or more heads in cascade: each sees the feature maps and the output of the one before; the last
-            gives ``logits``.
-        auxiliary_head_configs: heads whose loss is added while there are labels, and which do nothing else.
-        semantic_loss_ignore_index: the label of pixels that do not count.
-        window_size, window_stride: (height, width) of sliding windows and of the step between them, in pixels, when the
-            model is meant to be used so; None for whole images. ``forward`` takes them as arguments; evaluation and the
-            image processor read them from here.
-        palette: a colour (red, green, blue; 0..255) a class, or None.
+        backbone_config: config, or its dict, of any backbone that ``AutoBackbone`` builds: segzoo's, transformers' or
+            timm's. None is a ResNet-50.
+        neck_config: config of a segzoo neck, or its dict; None for no neck.
+        decode_head_configs: configs, or their dicts, of one or more heads in cascade: each sees the feature maps and
+            the output of the head before it; the last gives ``logits``. None is a UPerNet head.
+        auxiliary_head_configs: configs, or their dicts, of heads whose losses are added when there are labels, and
+            which run for nothing else.
+        semantic_loss_ignore_index: label of the pixels that do not count.
+        window_size, window_stride: (height, width) of sliding windows and of the step between them, in pixels, if the
+            model is meant to be used with windows; None for whole images. ``forward`` takes them as arguments;
+            evaluation and the image processor read them from here.
+        palette: a colour (red, green, blue), each 0..255, for every class, or None.
         id2label, label2id, num_labels: the classes, as in every transformers config.
 
     Raises:
-        SegZooError: no decode head, a sub-config of the wrong kind, or windows and palette that do not fit.
+        SegZooError: there is no decode head, a sub-config is of the wrong kind, heads do not fit their places, or
+            windows or palette do not fit.
     """
 
     model_type = "segzoo"
@@ -61,7 +64,8 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
         self.auxiliary_head_configs = [_head_config(config) for config in self.auxiliary_head_configs]
         other_classes = self.id2label is not None and kwargs.get("num_labels") not in (None, len(self.id2label))
         if other_classes:
-            # from_pretrained(..., num_labels=N): names and colours of the old classes say nothing of the new ones.
+            # from_pretrained(..., num_labels=N): the names and colours of the old classes do not belong to the new
+            # ones.
             self.id2label = self.label2id = self.palette = None
         super().__post_init__(**kwargs)
         if self.id2label is not None and self.label2id is None:
@@ -69,11 +73,10 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
         self._share_num_labels(other_classes)
 
     def share_num_labels(self) -> None:
-        """Give every head the number of classes of this config; a palette and class weights for another number are dropped.
+        """Give every head this config's number of classes; a palette and class weights for another are dropped.
 
-        Heads with ``own_outputs`` keep theirs.
-
-        The model calls this: ``from_pretrained(..., id2label=...)`` changes the classes after construction.
+        Heads with ``own_outputs`` keep their number of outputs. The model calls this, because
+        ``from_pretrained(..., id2label=...)`` changes the classes after the config was made.
         """
         if self.palette is not None and len(self.palette) != self.num_labels:
             self.palette = None
@@ -91,7 +94,7 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
                 loss.check_num_labels(config.num_outputs)
 
     def check(self) -> None:
-        """Refuse heads that do not fit their place, a neck that is not segzoo's, windows and a palette that do not fit."""
+        """The last head gives the model's classes, no first head reads another, and neck, windows and palette fit."""
         super().check()
         if not self.decode_head_configs:
             raise SegZooError("decode_head_configs is empty; a segmentation model needs at least one decode head")
@@ -142,18 +145,19 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
         auxiliary_channels: int = 256,
         **kwargs: Any,
     ) -> "SegZooConfig":
-        """A sensible model around a backbone config.
+        """A config with sensible defaults around a backbone config.
 
-        The maps that the config of a segzoo backbone names are used. Of others that return their last map alone, as they do where
-        nobody chooses, all stages are taken; of a plain ViT four evenly spaced layers, or its last one if it has fewer than four.
-        A ``PyramidNeck`` turns the maps of a plain ViT into a pyramid, unless class tokens are among them. Set the backbone's
-        ``out_features`` or ``out_indices`` beforehand to choose others.
+        The model reads the maps that the config of a segzoo backbone names. Other backbones return only their last map
+        unless maps are chosen; of these all stages are read, or four evenly spaced layers of a plain ViT (its last one
+        if it has fewer than four). A ``PyramidNeck`` turns the maps of a plain ViT into a pyramid, unless class tokens
+        are among them. Set the backbone's ``out_features`` or ``out_indices`` beforehand to choose other maps.
 
         Args:
-            backbone_config: the config of any backbone; a copy is used.
-            head_config: the decode head; UPerNet's by default.
-            auxiliary: add an FCN head on the last map but one, or the only one, with weight 0.4, as mmsegmentation's models have.
-            auxiliary_channels: its width.
+            backbone_config: config of any backbone, which is copied.
+            head_config: config of the decode head; None is UPerNet's.
+            auxiliary: add an FCN head with weight 0.4 on the last map but one, or the only one, as in mmsegmentation's
+                models.
+            auxiliary_channels: width of the auxiliary head.
             kwargs: further fields of ``SegZooConfig``, such as ``num_labels`` or ``id2label``.
         """
         backbone_config = copy.deepcopy(backbone_config)
@@ -178,7 +182,7 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
 
     @classmethod
     def tiny(cls) -> Self:
-        """A composite small enough for tests."""
+        """A composite of a tiny ResNet, a UPerNet head and an auxiliary head, small enough for tests."""
         from segzoo.backbones import ResNetConfig
 
         return cls.from_backbone(ResNetConfig.tiny(), UPerHeadConfig(channels=16), num_labels=5)
@@ -193,14 +197,14 @@ def input_channels(config: PreTrainedConfig) -> int:
 
 
 def is_plain_vit(config: PreTrainedConfig) -> bool:
-    """Whether a backbone config, segzoo's or transformers', is a plain ViT: patches, one width, a map behind every block."""
+    """Whether a backbone config is of a plain ViT: patches, one width, a map after every block."""
     values = config.to_dict()
     plain = {"patch_size", "num_hidden_layers", "hidden_size"} <= values.keys() and "depths" not in values
     return plain and sum(not is_token(name) for name in config.stage_names) == config.num_hidden_layers + 1
 
 
 def _choose_maps(config: PreTrainedConfig) -> None:
-    """All stages of a backbone of transformers that would return its last map alone, or four layers of a plain ViT."""
+    """Choose all stages of a backbone that would return its last map alone, or four layers of a plain ViT."""
     if len(config.out_indices) != 1:
         return
     if is_plain_vit(config):
@@ -226,5 +230,5 @@ def _head_config(config: HeadConfig | dict[str, Any]) -> HeadConfig:
 
 
 def _nested_dict(config: PreTrainedConfig) -> dict:
-    """A part's dict inside the composite's: what differs from transformers' defaults, without the number of classes."""
+    """A part's dict inside the composite's: what differs from transformers' defaults, without ``num_labels``."""
     return {k: v for k, v in config.to_diff_dict().items() if k not in ("num_labels", "transformers_version")}

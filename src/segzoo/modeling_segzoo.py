@@ -27,13 +27,16 @@ class SegZooOutput(ModelOutput):
 
     Args:
         loss: sum of ``losses``, when labels were given.
-        losses: the weighted loss of every head, by name (``"decode_0.cross_entropy"``, ``"auxiliary_0.cross_entropy"``;
-            of a head with queries ``"decode_0.query_mask"``, and ``"decode_0.layer_2.query_mask"`` of its earlier predictions).
-        logits: scores before softmax (batch, num_labels, height / stride, width / stride); with windows, at the input's size.
-        hidden_states: of the backbone, when asked for.
-        class_queries_logits: class scores of the queries, "no object" last, (batch, num_queries, num_labels + 1); of heads
-            with queries and without windows, as is the next.
-        masks_queries_logits: masks of the queries before the sigmoid (batch, num_queries, height / stride, width / stride).
+        losses: the weighted losses of every head by name, such as ``"decode_0.cross_entropy"`` and
+            ``"auxiliary_0.cross_entropy"``; of a head with queries ``"decode_0.query_mask"``, and
+            ``"decode_0.layer_2.query_mask"`` for its earlier predictions.
+        logits: scores before softmax, (batch, num_labels, height / stride, width / stride); with windows, at the
+            input's size. Heads with queries give sums of probabilities instead.
+        hidden_states: all maps of the backbone, with ``output_hidden_states``.
+        class_queries_logits: class scores of the queries before softmax, "no object" last, (batch, num_queries,
+            num_labels + 1); only of heads with queries, without windows.
+        masks_queries_logits: masks of the queries before the sigmoid, (batch, num_queries, height / stride, width /
+            stride); only of heads with queries, without windows.
     """
 
     loss: torch.FloatTensor | None = None
@@ -44,7 +47,7 @@ class SegZooOutput(ModelOutput):
     masks_queries_logits: torch.FloatTensor | None = None
 
 
-# The last head's output passes on what it has under these names.
+# What the last head's output has under these names becomes part of the model's output.
 _OUTPUT_FIELDS = tuple(field.name for field in fields(SegZooOutput))
 
 
@@ -81,16 +84,24 @@ class SegZooForSemanticSegmentation(WritesShim, SegZooPreTrainedModel):
     def forward_maps(
         self, pixel_values: Tensor, output_hidden_states: bool | None = None
     ) -> tuple[Sequence[Tensor], tuple[Tensor, ...] | None]:
-        """Feature maps that the heads read, and the backbone's hidden states or None."""
+        """The feature maps that the heads read, after the neck, and the backbone's hidden states or None.
+
+        Args:
+            pixel_values: normalised images (B, num_channels, H, W).
+            output_hidden_states: return the backbone's hidden states.
+        """
         output = self.backbone.forward_with_filtered_kwargs(pixel_values, output_hidden_states=output_hidden_states)
         maps = output.feature_maps if self.neck is None else self.neck(output.feature_maps)
         return maps, output.hidden_states if output_hidden_states else None
 
     def decode(self, feature_maps: Sequence[Tensor]) -> list[HeadOutput]:
-        """Outputs of the decode heads in cascade; the last one's logits are the model's.
+        """The outputs of the decode heads in cascade; the last one's logits are the model's.
 
-        In training a head that another one follows runs twice, as mmsegmentation's do: once for its own loss, and once, with other
-        dropped channels, for the next head, whose loss reaches it too.
+        In training a head that another one follows runs twice, as mmsegmentation's do: once for its own loss, and
+        once, dropping other channels, for the next head, whose loss reaches it too.
+
+        Args:
+            feature_maps: what `forward_maps` returned, each (B, C, H, W).
         """
         outputs: list[HeadOutput] = []
         previous = None
@@ -115,14 +126,15 @@ class SegZooForSemanticSegmentation(WritesShim, SegZooPreTrainedModel):
 
         Args:
             pixel_values: normalised images (B, num_channels, H, W).
-            labels: class ids (B, H, W), int64; ``config.semantic_loss_ignore_index`` does not count.
-            window_size: (height, width) of sliding windows in pixels; None for one pass over the whole images.
-            window_stride: (vertical, horizontal) step between windows; the window's size when None.
-            output_hidden_states: return the backbone's hidden states.
+            labels: class ids (B, H, W), int64; pixels of ``config.semantic_loss_ignore_index`` do not count.
+            window_size: (height, width) of sliding windows, in pixels; None for one pass over the whole images.
+            window_stride: (vertical, horizontal) step between windows, in pixels; None is the window's size.
+            output_hidden_states: return the backbone's hidden states; None follows the config. Windows have none.
             return_dict: False returns a tuple.
 
         Raises:
-            SegZooError: inputs whose number of dimensions, channels or sizes do not fit; labels together with windows.
+            SegZooError: the inputs' dimensions, channels, sizes or dtype do not fit, or there are labels together with
+                windows.
         """
         self._check_inputs(pixel_values, labels, window_size)
         if output_hidden_states is None:
@@ -151,15 +163,15 @@ class SegZooForSemanticSegmentation(WritesShim, SegZooPreTrainedModel):
         losses: Sequence[Loss | Mapping[str, Any]] | None = None,
         auxiliary_losses: Sequence[Loss | Mapping[str, Any]] | None = None,
     ) -> None:
-        """Train with other losses, and keep them in the config.
+        """Replace the losses of the heads, in the config too.
 
         Args:
-            losses: for every decode head, losses or their dicts (``{"type": "cross_entropy", "weight": 0.4}``); None leaves
-                theirs.
-            auxiliary_losses: the same for every auxiliary head, if there is one.
+            losses: losses, or their dicts such as ``{"type": "cross_entropy", "weight": 0.4}``, for every decode head;
+                None keeps the present ones.
+            auxiliary_losses: losses or their dicts for every auxiliary head; None keeps the present ones.
 
         Raises:
-            SegZooError: a loss is not known, or made for another number of classes.
+            SegZooError: a loss is not known, does not fit a head, or is made for another number of classes.
         """
         for heads, chosen in ((self.decode_heads, losses), (self.auxiliary_heads, auxiliary_losses)):
             for head in heads if chosen is not None else ():
@@ -207,13 +219,13 @@ class SegZooForSemanticSegmentation(WritesShim, SegZooPreTrainedModel):
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Save weights, config and the shim that lets the folder load with ``trust_remote_code=True``."""
-        # Native keys, always: transformers would write a registered original format otherwise.
+        # Always native keys, else transformers would write the original format where one is registered.
         kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, *args, **kwargs)
 
 
 def _build_head(config: HeadConfig, channels: list[int]) -> Head:
-    """A head whose ``in_channels`` are taken from the maps that it reads, where the config leaves them open."""
+    """Build a head, with ``in_channels`` from the maps that it reads where its config leaves them open."""
     if config.in_channels is None:
         index = range(len(channels)) if config.in_index is None else config.in_index
         if any(not -len(channels) <= i < len(channels) for i in index):

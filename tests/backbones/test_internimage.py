@@ -1,4 +1,4 @@
-"""InternImage's parts against recorded numbers of the original's, its published sizes, and options that do not fit."""
+"""InternImage's parts against recorded numbers of the original, its published sizes, and options that do not fit."""
 
 import json
 from pathlib import Path

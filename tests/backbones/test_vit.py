@@ -1,4 +1,4 @@
-"""segzoo's plain ViTs: windows, positions, and a BEiT that is made for one size of images."""
+"""segzoo's plain ViTs: windows, positions, and a BEiT whose tables are made for one image size."""
 
 import pytest
 import torch

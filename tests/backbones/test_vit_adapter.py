@@ -1,4 +1,4 @@
-"""ViT-Adapter's parts and the plain ViTs against recorded numbers of the original, and the adapter over every ViT that it takes."""
+"""ViT-Adapter and its plain ViTs against recorded numbers of the original, and the adapter over every known ViT."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""Measured scores that go into cards which are there already."""
+"""Measured scores are added to cards that already exist."""
 
 import pytest
 import yaml

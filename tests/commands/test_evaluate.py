@@ -1,4 +1,4 @@
-"""`segzoo evaluate`: numbers against NumPy, interruptions, processes, the model card, and what is refused first."""
+"""`segzoo evaluate`: numbers against NumPy, interruptions, processes, the model card, and errors before the start."""
 
 import csv
 import json

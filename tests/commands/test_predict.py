@@ -1,4 +1,4 @@
-"""`segzoo predict`: files, folders, odd pictures, and what is refused before the model runs."""
+"""`segzoo predict`: files, folders, odd pictures, and errors before the model runs."""
 
 import json
 import subprocess

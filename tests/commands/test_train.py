@@ -1,4 +1,4 @@
-"""``segzoo train`` before it trains: help and mistakes; trainings are in `tests/examples`."""
+"""``segzoo train`` before it trains: help and mistakes. Trainings are in `tests/examples`."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What can be wrong with a conversion: one clear error each, and no folder left behind."""
+"""Conversions that must fail, each with one clear error, and without a folder left behind."""
 
 import os
 import signal

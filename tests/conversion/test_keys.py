@@ -1,4 +1,4 @@
-"""The key-rule engine."""
+"""Key rules rename tensors in both directions, and rules that cannot work are errors."""
 
 import pytest
 

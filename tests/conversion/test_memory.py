@@ -1,4 +1,4 @@
-"""Peak memory of converting and loading a large checkpoint, measured in a process of its own."""
+"""Peak memory of converting and loading a large checkpoint, measured in a separate process."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The accounting of options: each is taken, expected or ignored."""
+"""Every option of an original config must be taken, expected or ignored."""
 
 import pytest
 

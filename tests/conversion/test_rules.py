@@ -1,4 +1,4 @@
-"""What a rule can say: tables of options, norms and activations, components inside components, names of one tensor."""
+"""What rules can express: tables of options, norms and activations, nested components, two names of one tensor."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""MIT's scene-parsing models: two files without a config, found out from names, YAML or weights."""
+"""MIT's scene-parsing models: two files without a config, recognised by names, YAML or weights."""
 
 import hashlib
 import json

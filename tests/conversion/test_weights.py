@@ -1,4 +1,4 @@
-"""Renaming of state dicts: what fits, what is said twice, what does not belong."""
+"""Renaming of state dicts: keys that fit, that are given twice, and that do not belong."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A small original checkpoint: the config text and the keys of mmsegmentation, a network of a few thousand weights."""
+"""A small original checkpoint: config text, keys of mmsegmentation, and a network of a few thousand weights."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""The options of a command line that say where data is."""
+"""The command-line options that describe data."""
 
 import argparse
 from dataclasses import fields

@@ -1,4 +1,4 @@
-"""What is scored and how, from options; `test_evaluate_command` runs it all."""
+"""What is scored and how, from options; `tests/commands/test_evaluate.py` runs whole evaluations."""
 
 import pytest
 from datasets import Dataset

@@ -1,4 +1,4 @@
-"""Results as files: what is written is read back and compared."""
+"""Results in files are read back and compared."""
 
 import csv
 import json

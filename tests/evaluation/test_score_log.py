@@ -1,4 +1,4 @@
-"""Scores that outlive their process: what is read back, what is refused, who may write."""
+"""Scores that outlive their process: what is read back, what is an error, and who may write."""
 
 import json
 import multiprocessing

@@ -1,4 +1,4 @@
-"""Several processes on one machine, over gloo: they train and score as one would, and say things once."""
+"""Several processes on one machine, over gloo, train and score like one, and print everything once."""
 
 import json
 import os

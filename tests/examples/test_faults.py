@@ -1,4 +1,4 @@
-"""Mistakes that end with one line before any training (inside this process), and faults in the middle of one (in others)."""
+"""Mistakes that end with one line before training (in this process), and faults in the middle of it (in others)."""
 
 import os
 import re

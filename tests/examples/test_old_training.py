@@ -1,4 +1,4 @@
-"""A training that an earlier version started goes on; `tests/old_folders/make.py` tells how its models were made."""
+"""A training that an earlier version started resumes; `tests/old_folders/make.py` tells how its models were made."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The example of a backbone that lies outside the package. Each runs in a process of its own: it registers what it brings."""
+"""The example of a backbone outside the package, in separate processes because it registers classes."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Trainings that are stopped in every way and go on as if nothing had happened; real processes, compared bit for bit."""
+"""Trainings that are stopped in every way resume with the same bits as if they had not been; in real processes."""
 
 import json
 import random

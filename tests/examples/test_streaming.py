@@ -1,4 +1,4 @@
-"""Trainings from a stream and from data with broken files, by the script in processes of its own."""
+"""Trainings from a stream and from data with broken files, by the script in separate processes."""
 
 import json
 import shutil

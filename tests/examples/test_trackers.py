@@ -1,4 +1,4 @@
-"""What trackers are told is there afterwards: the numbers are read back from their own files."""
+"""The numbers that trackers are given are read back from their own files."""
 
 import json
 import sqlite3

@@ -1,4 +1,4 @@
-"""The example of the Trainer: what a training leaves, and its scores."""
+"""The example with a Trainer: the files that a training leaves, and its scores."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""The two commands in the README of transformers' semantic-segmentation examples, as people have them in their scripts."""
+"""The two commands in the README of transformers' semantic-segmentation examples, with real flags."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Exported files are run by the programs that users run them with: onnxruntime and torch.export.load."""
+"""Exported files run in the programs that users run them with: onnxruntime and torch.export.load."""
 
 import json
 import sys

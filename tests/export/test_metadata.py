@@ -1,4 +1,4 @@
-"""Whoever follows the written steps gets what the image processor gives."""
+"""The preprocessing steps written into exports give the same values as the image processor."""
 
 import json
 

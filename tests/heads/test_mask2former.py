@@ -1,4 +1,4 @@
-"""Mask2Former's head: the original's numbers, keys and options, and what only a head with queries does."""
+"""Mask2Former's head: numbers, keys and options of the original, and what only heads with queries do."""
 
 import copy
 import gzip

@@ -1,4 +1,4 @@
-"""What the heads of MIT's scene parsing do otherwise: pooled maps resized first, joined maps, losses at the logits' resolution."""
+"""Options of MIT's scene-parsing heads: pooled maps resized first, joined maps, losses at the logits' resolution."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What heads beyond the simple ones need of the frame: own outputs, a head before them, losses and outputs of their own."""
+"""What complex heads need from the model: own outputs, a previous head, further losses and outputs."""
 
 import pytest
 import torch

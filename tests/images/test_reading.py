@@ -1,4 +1,4 @@
-"""Files, bytes and images: what is read of them, upright and by name."""
+"""Files, bytes and images are read upright, and errors name them."""
 
 import multiprocessing
 import sys

@@ -1,4 +1,4 @@
-"""One and the same picture, in every form and through every door, gives the same pixel values."""
+"""The same picture gives the same pixel values in every form and through every entry point."""
 
 import json
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""The predictor against plain computation of everything at full resolution; its memory; and that the pipeline agrees."""
+"""The predictor against plain computation at full resolution, its memory, and agreement with the pipeline."""
 
 import subprocess
 import sys

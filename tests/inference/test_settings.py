@@ -1,4 +1,4 @@
-"""Protocols: what is refused, what a model brings, how it reads; and the options of the command line."""
+"""Test protocols: errors, a model's own protocol, words and command-line options."""
 
 import argparse
 from types import SimpleNamespace

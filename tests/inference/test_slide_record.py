@@ -1,4 +1,4 @@
-"""Windows and rescaling against what mmsegmentation 0.27 gave for three models, in float64."""
+"""Windows and rescaling against recorded outputs of mmsegmentation 0.27 for three models, in float64."""
 
 import json
 from pathlib import Path

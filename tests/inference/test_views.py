@@ -1,4 +1,4 @@
-"""Sizes of views against the original pipelines, and inputs read in parts against the image processor's own."""
+"""Sizes of views against the original pipelines, and inputs read in parts against the image processor."""
 
 import json
 import pickle

@@ -4,7 +4,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from segzoo.errors import SegZooError
-from segzoo.layers import BatchNorm2d, LayerNorm2d
+from segzoo.layers import BatchNorm2d
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
@@ -32,12 +32,3 @@ def test_one_value_a_channel():
     with pytest.raises(SegZooError, match="batch of at least 2"):
         norm(point)
     assert norm.eval()(point).shape == point.shape
-
-
-def test_layer_norm_over_channels():
-    norm = LayerNorm2d(6, eps=1e-6)
-    nn.init.normal_(norm.weight)
-    x = torch.randn(2, 6, 3, 4)
-    mean, variance = x.mean(1, keepdim=True), x.var(1, keepdim=True, unbiased=False)
-    expected = (x - mean) / (variance + 1e-6).sqrt() * norm.weight[:, None, None] + norm.bias[:, None, None]
-    torch.testing.assert_close(norm(x), expected)

@@ -1,4 +1,4 @@
-"""Against definitions written with loops, and what every loss must do."""
+"""Losses against definitions written with loops, and what every loss must do."""
 
 import json
 import math

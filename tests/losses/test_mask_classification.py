@@ -1,4 +1,4 @@
-"""Mask classification: matching, points and losses are the original's, and the short ways to them lead to the same place."""
+"""Mask classification: matching, points and losses are the original's, and shortcuts give the same numbers."""
 
 import socket
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every loss and every hard-example mask of mmsegmentation 0.27's own run, through the conversion of its configs."""
+"""Losses and hard-example masks against records of mmsegmentation 0.27, through the conversion of its configs."""
 
 import json
 import zlib

@@ -1,6 +1,6 @@
-"""How the folders beside this file were made, by the segzoo of before the heads became templates (version 0.1.0, November 2026).
+"""How the folders beside this file were made, by segzoo 0.1.0 (November 2026), before its heads became templates.
 
-It is kept as a record of what they hold; it does not run with later versions, which must load what it wrote.
+The script is kept as a record of their contents; it does not run with later versions, which must load the folders.
 """
 
 from pathlib import Path

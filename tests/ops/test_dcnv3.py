@@ -1,4 +1,4 @@
-"""DCNv3 against recorded numbers of the original operator, against its definition in loops, and at its edges."""
+"""DCNv3 against recorded numbers of the original operator and a definition in loops, and its edge cases."""
 
 import json
 import math

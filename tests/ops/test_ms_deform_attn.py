@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention against recorded numbers of the original, against its definition in loops, and at its edges."""
+"""Multi-scale deformable attention against recorded numbers and a definition in loops, and its edge cases."""
 
 import itertools
 import json

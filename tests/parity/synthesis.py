@@ -1,11 +1,11 @@
 """Weights, images and labels that depend on nothing but a name and a shape.
 
 The reference records were made by running the original code on such values, so that no file of weights has to travel:
-the same key with the same shape gives the same float32 numbers here as there.  Each tensor has its generator, PCG64
-seeded with the CRC-32 of its name; numbers are drawn and scaled in float64 and rounded once.
+the same key with the same shape always gives the same float32 numbers. Each tensor has its generator, PCG64 seeded
+with the CRC-32 of its name; numbers are drawn and scaled in float64 and rounded once.
 
-What the numbers look like depends on the role of the tensor, which its name and shape tell.  Only the roles that the
-records in this folder need are known here.
+The distribution of the numbers depends on the role of the tensor, which its name and shape reveal. Only the roles that
+the records in this folder need are known here.
 """
 
 import math

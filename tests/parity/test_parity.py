@@ -1,4 +1,4 @@
-"""Converted models give the numbers of the original code.
+"""Converted models compute the same numbers as the original code.
 
 Each record holds config, state-dict keys and outputs of one original model on synthesised weights; here the
 same weights go through the conversion, and the logits and losses must be the original's within float64 noise.

@@ -1,4 +1,4 @@
-"""Converted scene-parsing models of MIT give the numbers of the original code: logits, averaged probabilities, losses.
+"""Converted models of MIT's scene parsing compute the original's logits, averaged probabilities and losses.
 
 The records are of synthesised weights, encoder and decoder apart, as the project saves them.
 """

@@ -1,4 +1,4 @@
-"""Checks that hold for every registered model, whatever kind it is."""
+"""Checks that every registered backbone, neck, head and model must pass."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""A web server on loopback that serves files and misbehaves on demand; nothing of it is mocked: sockets, headers, ranges."""
+"""A real web server on loopback that serves files and misbehaves on demand: sockets, headers, ranges."""
 
 import contextlib
 import re

@@ -1,4 +1,4 @@
-"""Heads that are in no released model: each uses one of the seams that a coming head needs. `registered` makes them known for a while."""
+"""Heads of no released model, each of which uses one seam for coming heads; `registered` makes them known for a while."""
 
 import contextlib
 from collections.abc import Iterator, Sequence

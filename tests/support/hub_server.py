@@ -1,14 +1,14 @@
 """A small Hugging Face Hub on loopback for tests: create, upload (git-LFS), commit, list, download; faults on demand.
 
-It serves models, and data sets as far as ``datasets.load_dataset`` reads them.
-
-It speaks the part of the protocol that ``huggingface_hub`` uses when Xet is switched off (``HF_HUB_DISABLE_XET=1``)::
+It serves models, and data sets as far as ``datasets.load_dataset`` reads them, with the part of the protocol that
+``huggingface_hub`` uses when Xet is switched off (``HF_HUB_DISABLE_XET=1``)::
 
     with HubServer() as hub:
         environment = {**os.environ, **hub.environment(cache)}   # HF_ENDPOINT, HF_TOKEN, HF_HOME ...
         hub.break_connection("PUT", r"/lfs/", after_bytes=1000, times=1)
 
-Everything is held in memory; data sets are the repositories whose name begins with ``datasets/``. ``WRITE_TOKEN`` may write to the namespace ``tester``, ``READ_TOKEN`` may only read.
+Everything is held in memory; data sets are the repositories whose name begins with ``datasets/``. ``WRITE_TOKEN`` may
+write to the namespace ``tester``, ``READ_TOKEN`` may only read.
 """
 
 import base64
@@ -153,7 +153,9 @@ class HubServer(contextlib.AbstractContextManager):
         return {path: file.content for path, file in repository.commits[repository.resolve(revision)].items()}
 
     def publish(self, name: str, files: Mapping[str, bytes]) -> None:
-        """Make a public repository with these files: ``"nvidia/mit-b0"``, or ``"datasets/segments/sidewalk-semantic"``."""
+        """Make a public repository with these files: ``"nvidia/mit-b0"``, or
+        ``"datasets/segments/sidewalk-semantic"``.
+        """
         stored = {path: StoredFile(content, lfs=path.endswith(LFS_SUFFIXES)) for path, content in files.items()}
         repository = Repository(name)
         repository.commit("main", stored)

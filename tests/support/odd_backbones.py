@@ -1,4 +1,4 @@
-"""Backbones whose maps are not those of four stages behind a stem: one map only, and a U-Net's, from coarse to fine."""
+"""Backbones without the usual four stages: one with a single map, and a U-Net's, from coarse to fine."""
 
 import transformers
 from huggingface_hub.dataclasses import strict

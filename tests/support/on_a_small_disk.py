@@ -1,4 +1,4 @@
-"""Runs a script on a small disk until it is full, makes room, and goes on; to be run by `ScriptRun`, for the mount is its own.
+"""Runs a script on a small disk until it is full, makes room, and runs it again; `ScriptRun` runs this file.
 
 Arguments: the folder to mount on, a folder outside for what is left at the end, then the script's own.
 """

@@ -1,4 +1,4 @@
-"""Real small file systems for tests of full, read-only and vanishing disks; nothing of the machine is changed.
+"""Real small file systems for tests of full, read-only and vanishing disks, without a change to the machine.
 
 A child process is forked that gets a mount namespace of its own, where a tmpfs of a few megabytes is mounted. It vanishes with
 the child.

@@ -1,4 +1,4 @@
-"""A training of a few numbers, with everything that a checkpoint holds."""
+"""A training of a few numbers, with everything that checkpoints hold."""
 
 import torch
 from accelerate import Accelerator

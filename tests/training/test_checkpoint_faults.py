@@ -1,4 +1,4 @@
-"""Checkpoints on disks that fail and in processes that are killed; real disks and real kills."""
+"""Checkpoints on real disks that fail, and in real processes that are killed."""
 
 import os
 import shutil

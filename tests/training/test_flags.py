@@ -1,4 +1,4 @@
-"""Flags made of options, and what a parser says about those that it does not know."""
+"""Flags made from options, and what a parser says about unknown flags."""
 
 import argparse
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Depths of parameters; for the research models they must make the groups that the originals' optimizer constructors made."""
+"""Depths of parameters, which for research models must give the groups of the originals' optimizers."""
 
 import gzip
 import hashlib

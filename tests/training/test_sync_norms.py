@@ -1,4 +1,4 @@
-"""The conversion; synchronising itself needs GPUs."""
+"""The replacement of norms by synchronised ones; synchronising itself needs GPUs."""
 
 import copy
 

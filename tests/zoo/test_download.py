@@ -1,4 +1,4 @@
-"""Downloads from a real server on loopback that breaks off, truncates, lies and refuses."""
+"""Downloads from a real server on loopback that breaks off, truncates, sends wrong data and refuses."""
 
 import hashlib
 import re

@@ -1,4 +1,4 @@
-"""The released InternImage models: rows, configs and recipes say the same, and training groups follow the original's rule."""
+"""The released InternImage models: rows, configs and recipes agree, and groups follow the original's rule."""
 
 import re
 from collections import defaultdict

@@ -29,7 +29,7 @@ def formula(
     remove_center=False,
     softmax=False,
 ):
-    """DCNv3 as its documentation says it, point by point."""
+    """DCNv3 computed point by point, from the formula in its documentation."""
     images, rows, columns, _ = offset.shape
     channels = input.shape[3] // groups
     points = [(kx, ky) for kx, ky in itertools.product(range(kernel_size), repeat=2)]
@@ -56,7 +56,7 @@ def formula(
 
 
 def make(images, height, width, groups, channels, dtypes, **options):
-    """Float64 tensors whose numbers the dtypes hold exactly: (input, offset, mask, gradient of the output)."""
+    """Input, offset, mask and gradient of the output, in float64, with numbers that the dtypes represent exactly."""
     kernel, stride = options.get("kernel_size", 3), options.get("stride", 1)
     points = kernel**2 - options.get("remove_center", False)
     span = options.get("dilation", 1) * (kernel - 1) + 1

@@ -1,6 +1,6 @@
-"""What the kernels' tests share: where to run, a plain bilinear sample, tensors with poison around them, comparing.
+"""What the kernels' tests share: the device, a plain bilinear sample, tensors amid poison, and comparisons.
 
-Each kernel has a copy, because a published kernel has to stand alone; build.py makes it from kernels/shared.
+Each kernel has a copy, because a published kernel has to stand alone; build.py makes the copies from kernels/shared.
 """
 
 import os
@@ -15,7 +15,7 @@ elif os.environ.get("TRITON_INTERPRET") == "1":
 else:
     pytest.skip("needs a GPU, or TRITON_INTERPRET=1", allow_module_level=True)
 
-# Largest difference, as a share of the reference's largest number: what rounding the result to the dtype leaves.
+# Largest difference that rounding the result to a dtype leaves, as a share of the reference's largest number.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 
@@ -37,7 +37,7 @@ def bilinear(maps, x, y):
 
 
 def between_poison(tensor, dtype):
-    """The tensor on the device, in memory with NaN before and behind it: reading out of bounds shows."""
+    """The tensor on the device, in memory with NaN before and after it, so that reading out of bounds shows."""
     margin = 64
     memory = torch.full((tensor.numel() + 2 * margin,), float("nan"), dtype=dtype, device=DEVICE)
     inner = memory[margin : margin + tensor.numel()].view(tensor.shape)
@@ -46,7 +46,7 @@ def between_poison(tensor, dtype):
 
 
 def spoil(positions):
-    """Some positions that are far off, infinite or NaN, in place."""
+    """Replace some positions, in place, by ones that are far off, infinite or NaN."""
     flat = positions.view(-1)
     flat[3::29] = 1e30
     flat[5::31] = -float("inf")
@@ -55,6 +55,7 @@ def spoil(positions):
 
 
 def assert_close(names, results, expected, tolerances):
+    """Assert that results differ from what is expected by no more than a share of the largest number expected."""
     for name, result, reference, tolerance in zip(names, results, expected, tolerances, strict=True):
         assert result.shape == reference.shape, name
         reference = reference.detach()

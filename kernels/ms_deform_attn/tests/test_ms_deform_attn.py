@@ -17,7 +17,7 @@ NAMES = ("output", "grad_value", "grad_sampling_locations", "grad_attention_weig
 
 
 def formula(value, shapes, locations, weights):
-    """The operator as its documentation says it, level by level."""
+    """The operator computed level by level, from the formula in its documentation."""
     images, queries, heads = weights.shape[:3]
     levels = value.split([height * width for height, width in shapes], dim=1)
     output = []
@@ -32,7 +32,7 @@ def formula(value, shapes, locations, weights):
 
 
 def make(images, queries, heads, channels, shapes, points, dtypes):
-    """Float64 tensors whose numbers the dtypes hold exactly: (value, locations, weights, gradient of the output)."""
+    """Value, locations, weights and the output's gradient, float64, with numbers that the dtypes represent exactly."""
     random = torch.Generator().manual_seed(queries + channels)
     positions = sum(height * width for height, width in shapes)
     sampling = (images, queries, heads, len(shapes), points)

@@ -1,4 +1,4 @@
-"""Backbones: image in, feature maps out. One file a family; importing this package registers all of them."""
+"""Backbones: image in, feature maps out. Each family has a file; importing this package registers all of them."""
 
 from segzoo.backbones.base import Backbone, BackboneConfig
 from segzoo.backbones.beit import BeitBackbone, BeitConfig

@@ -1,4 +1,4 @@
-"""What all backbones share: an image comes in, maps with names go out."""
+"""What all backbones share: they turn an image into named maps."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,10 +17,10 @@ class BackboneConfig(BackboneConfigMixin, SegZooSubConfig):
     """Base of the configs of backbones.
 
     Args:
-        num_channels: channels of the image.
-        out_features: names of the maps that are returned, among ``stage_names`` and in their order; ``default_out_features``
-            where neither this nor ``out_indices`` is given.
-        out_indices: the same as positions in ``stage_names``.
+        num_channels: number of channels of the images.
+        out_features: names of the maps that are returned, some of ``stage_names`` in their order;
+            ``default_out_features`` where neither this nor ``out_indices`` is given.
+        out_indices: the same maps as positions in ``stage_names``.
     """
 
     num_channels: int = 3
@@ -34,39 +34,41 @@ class BackboneConfig(BackboneConfigMixin, SegZooSubConfig):
 
     @property
     def stage_names(self) -> list[str]:
-        """Names of all maps: ``"stem"`` and ``"stage1"``, ``"stage2"``, ..., unless a family says otherwise.
+        """Names of all maps: ``"stem"``, then ``"stage1"``, ``"stage2"`` and so on, unless a family overrides this.
 
-        There may be any number of maps, of any resolutions and in any order. A map of one pixel that holds a class token is
-        called ``"token1"``, ``"token2"``, ...
+        There may be any number of maps, of any resolutions and in any order. A map of one pixel that holds a class
+        token is called ``"token1"``, ``"token2"``, ...
         """
         return ["stem", *(f"stage{i}" for i in range(1, self.num_stages + 1))]
 
     @property
     def num_stages(self) -> int:
-        """Number of stages behind the stem; four unless a family says otherwise."""
+        """Number of stages after the stem; 4 unless a family overrides this."""
         return 4
 
     @property
     def default_out_features(self) -> list[str]:
-        """Names of the maps that are returned where nobody chooses: all but a stem and class tokens."""
+        """Names of the maps that are returned unless a user chooses: all but the stem and class tokens."""
         return [name for name in self.stage_names if name != "stem" and not is_token(name)]
 
 
 def is_token(name: str) -> bool:
-    """Whether a map of this name is a class token, of one pixel."""
+    """Whether the map of this name holds a class token, and so is one pixel large."""
     return name.startswith("token")
 
 
 def evenly_spaced_layers(layers: int) -> list[int]:
-    """Which blocks of a plain ViT are read where nobody chooses, counted from 1: at each quarter of them, or the last of fewer than four."""
+    """The blocks of a plain ViT that are read unless a user chooses, counted from 1: the last of each quarter, or of
+    fewer than four blocks the last one alone.
+    """
     return [layers * i // 4 for i in (1, 2, 3, 4)] if layers >= 4 else [layers]
 
 
 class Backbone(BackboneMixin, SegZooPreTrainedModel):
     """Base of the backbones.
 
-    A backbone writes its constructor and `features`. The constructor sets ``num_features``, the channels of the maps in the order
-    of ``config.stage_names``, and ends with ``post_init()``.
+    A backbone writes its constructor and `features`. The constructor sets ``num_features``, the channels of the maps
+    in the order of ``config.stage_names``, and ends with ``post_init()``.
     """
 
     config: BackboneConfig
@@ -74,21 +76,22 @@ class Backbone(BackboneMixin, SegZooPreTrainedModel):
     has_attentions = False
 
     def features(self, pixel_values: Tensor) -> Sequence[Tensor]:
-        """All maps of images (B, num_channels, H, W), each (B, C, height, width), in the order of ``config.stage_names``."""
+        """All maps (B, C, height, width) of images (B, num_channels, H, W), in the order of ``stage_names``."""
         raise NotImplementedError(f"{type(self).__name__} has no `features`")
 
     def finish(self, feature_map: Tensor) -> Tensor:
-        """What is returned of a map that ``config.out_features`` names; itself, unless a family has a last norm."""
+        """The last step of each map that ``out_features`` names; does nothing unless a family has a last norm."""
         return feature_map
 
     @can_return_tuple
     @filter_output_hidden_states
     def forward(self, pixel_values: Tensor, output_hidden_states: bool | None = None, **kwargs: Any) -> BackboneOutput:
-        """The maps that ``config.out_features`` names, of images (B, num_channels, H, W).
+        """The maps that ``config.out_features`` names.
 
         Args:
-            pixel_values: the images, normalised.
-            output_hidden_states: return all maps as well, as ``hidden_states``.
+            pixel_values: normalised images (B, num_channels, H, W).
+            output_hidden_states: return all maps as well, in the order of ``config.stage_names``, as
+                ``hidden_states``.
             kwargs: ``return_dict=False`` returns a tuple.
         """
         states = tuple(self.features(pixel_values))

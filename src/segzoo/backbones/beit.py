@@ -1,8 +1,9 @@
-"""BEiT: a plain vision transformer whose blocks learn a bias for every distance between two patches, for one image size.
+"""BEiT: a plain vision transformer that learns attention biases for offsets between patches, for one image size.
 
-"BEiT: BERT Pre-Training of Image Transformers" (Bao et al., 2021), https://arxiv.org/abs/2106.08254, and "BEiT v2" (Peng et al., 2022),
-https://arxiv.org/abs/2208.06366. The numbers are those of the BEiT inside ViT-Adapter (https://github.com/czczup/ViT-Adapter).
-transformers' BEiT takes the tables of images that are not square for transposed ones, and resizes tables silently and bilinearly.
+"BEiT: BERT Pre-Training of Image Transformers" (Bao et al., 2021), https://arxiv.org/abs/2106.08254, and "BEiT v2"
+(Peng et al., 2022), https://arxiv.org/abs/2208.06366. The numbers are those of the BEiT inside ViT-Adapter
+(https://github.com/czczup/ViT-Adapter). transformers' BEiT misreads the tables of images that are not square as
+transposed, and resizes tables silently and bilinearly.
 """
 
 from functools import cache
@@ -32,14 +33,15 @@ class BeitConfig(PlainViTConfig):
     """Options of ``BeitBackbone``; the defaults are BEiT-B/16 for images of 224 x 224.
 
     Args:
-        image_size: side, or (height, width), of the images that the tables of position biases are made for, in pixels.
-        resize_tables: resize the tables to images of other sizes, with every image. Otherwise images of other sizes are refused
-            in training, and larger ones always; smaller ones read the part of the tables that they need.
+        image_size: side, or (height, width), in pixels, of the images that the tables of position biases are made for.
+        resize_tables: resize the tables for every batch of another size. Otherwise images of other sizes are an error
+            in training, and larger ones always; in evaluation smaller images read the part of the tables that they
+            need.
         layer_scale: initial value of the learned scales of the residual branches; None for no scales.
         qkv_bias: queries and values have a bias; keys never do.
 
     Raises:
-        SegZooError: an image size that is no pair, or smaller than a patch.
+        SegZooError: ``image_size`` is neither a side nor a pair, or is smaller than a patch.
     """
 
     model_type = "segzoo_beit"
@@ -50,7 +52,7 @@ class BeitConfig(PlainViTConfig):
     qkv_bias: bool = True
 
     def check(self) -> None:
-        """Refuse an image size without patches."""
+        """``image_size`` is a side or a pair, and holds one patch at least."""
         super().check()
         if len(self._sides) != 2 or min(self._sides) < self.patch_size:
             raise SegZooError(
@@ -63,7 +65,7 @@ class BeitConfig(PlainViTConfig):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(height, width) in patches of the images that the tables are made for."""
+        """(height, width), in patches, of the images that the tables are made for."""
         height, width = (side // self.patch_size for side in self._sides)
         return height, width
 
@@ -82,10 +84,10 @@ class BeitConfig(PlainViTConfig):
 
 
 class BeitAttention(Attention):
-    """Attention over a class token and patches, with a learned bias for the distance between two patches.
+    """Attention over a class token and patches, with a learned bias for each offset between two patches.
 
-    The table has a row for each distance, (2H - 1) rows of (2W - 1) each, then one for the class token as query, one for it as key
-    and one for both.
+    For a grid of H x W patches the table has a row for each of the (2H - 1) * (2W - 1) offsets, vertical ones
+    outermost, then one for the class token as query, one for it as key and one for both; its columns are the heads.
     """
 
     def __init__(self, config: BeitConfig):
@@ -102,7 +104,7 @@ class BeitAttention(Attention):
         self.relative_position_bias_table = nn.Parameter(torch.zeros(rows, config.num_attention_heads))
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Mix a class token and the patches of a grid: (B, 1 + height * width, C)."""
+        """Mix the tokens (B, 1 + height * width, C): a class token and the patches of ``grid`` (height, width)."""
         table, made_for = self.relative_position_bias_table, self.table_grid
         if self.resize_tables and grid != made_for:
             table, made_for = resize_bias_table(table, made_for, grid), grid
@@ -110,19 +112,21 @@ class BeitAttention(Attention):
 
 
 def position_bias(table: Tensor, made_for: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """The bias of every pair of tokens, (1, heads, 1 + patches, 1 + patches), of a table's rows (rows, heads).
+    """The bias of every pair of tokens, (1, heads, 1 + patches, 1 + patches), read from a table.
 
     Args:
-        table: distances between patches, row by row, then class token to patch, patch to class token, class token to itself.
-        made_for: (height, width) of the grid that the table belongs to.
-        grid: the same of the image, no larger than ``made_for``; its distances are in the middle of the table.
+        table: (rows, heads): offsets between patches, row by row, then class token to patch, patch to class token, and
+            class token to itself.
+        made_for: (height, width), in patches, of the grid that the table belongs to.
+        grid: (height, width), in patches, of the image, no larger than ``made_for``; its offsets are in the middle of
+            the table.
     """
     (height, width), (rows, columns) = made_for, grid
     heads, patches = table.shape[1], rows * columns
     distances = table[:-3].t().unflatten(1, (2 * height - 1, 2 * width - 1))
     distances = distances[:, height - rows : height + rows - 1, width - columns : width + columns - 1]
-    # (heads, vertical distance from the largest down, x of the query, x of the key); one row of queries then reads a slice.
-    # Written row by row this takes a third of the time of looking up a table of indices.
+    # (heads, vertical offset from the largest down, x of the query, x of the key), of which one row of queries reads a
+    # slice. Row by row this takes a third of the time of looking up a table of indices.
     pairs = distances.unfold(2, columns, 1).flip(1, 3)
     from_class, to_class, to_itself = table[-3:].t().unflatten(1, (3, 1, 1)).unbind(1)
     lines = [torch.cat([to_itself, from_class.expand(-1, 1, patches)], dim=2)]
@@ -133,15 +137,15 @@ def position_bias(table: Tensor, made_for: tuple[int, int], grid: tuple[int, int
 
 
 def resize_bias_table(table: Tensor, made_for: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """The table of another grid, as BEiT resizes them: near distances stay sharp, far ones are spread in geometric steps.
+    """Resize a table to another grid as BEiT does: near offsets stay sharp, far ones are spread in geometric steps.
 
-    A cubic spline through the old entries, at places that follow a geometric sequence, is read at the new distances; the three rows
-    of the class token are kept.
+    A cubic spline through the old entries, at places that follow a geometric sequence, is read at the new offsets; the
+    three rows of the class token are kept.
 
     Args:
-        table: (rows, heads) of the grid ``made_for``.
-        made_for: (height, width) in patches.
-        grid: the same, wanted.
+        table: (rows, heads) for the grid ``made_for``.
+        made_for: (height, width), in patches, of the table's grid.
+        grid: (height, width), in patches, of the wanted grid.
     """
     if made_for == grid:
         return table
@@ -155,9 +159,10 @@ def resize_bias_table(table: Tensor, made_for: tuple[int, int], grid: tuple[int,
 
 @torch.compiler.assume_constant_result
 def spline_matrix(old: int, new: int) -> Tensor:
-    """The weights (new, old) of the old distances of one axis in each new one, float64; both counts are odd.
+    """The weights (new, old) of one axis's old offsets in each new one, float64; both counts are odd.
 
-    A cubic spline (not-a-knot) is linear in its values, so it is a matrix. Up to three distances are read linearly.
+    A cubic spline (not-a-knot) is linear in its values, and so a matrix. Through three offsets or fewer the spline is
+    linear.
     """
     return torch.from_numpy(_spline_matrix(old, new))
 
@@ -177,9 +182,8 @@ def _spline_matrix(old: int, new: int):
 
 
 def geometric_places(old: int, new: int) -> list[float]:
-    """Where the old distances go: 0, 1, 1 + q, 1 + q + q^2 ... to both sides, with the q that takes the last to the largest new one.
-
-    As in the original, q is between 1.01 and 1.5 and found to a millionth.
+    """Where the old offsets are placed: 0, 1, 1 + q, 1 + q + q^2 ... on both sides, with the q that takes the last one
+    to the largest new offset. As in the original, q is between 1.01 and 1.5 and found to a millionth.
     """
     low, high, q = 1.01, 1.5, 1.0
     while high - low > 1e-6:
@@ -193,11 +197,12 @@ class BeitBackbone(PlainViTBackbone):
     """Returns the maps of the blocks that ``config.out_features`` names, all at the stride of a patch.
 
     Raises:
-        SegZooError: in ``forward``, an image that the tables are not made for (see ``BeitConfig.resize_tables``).
+        SegZooError: in ``forward``, an image of a size that the tables are not made for (see
+            ``BeitConfig.resize_tables``).
     """
 
     config: BeitConfig
-    _supports_flash_attn = False  # takes no bias
+    _supports_flash_attn = False  # neither takes a bias
     _supports_flex_attn = False
 
     def __init__(self, config: BeitConfig):
@@ -220,7 +225,7 @@ class BeitBackbone(PlainViTBackbone):
         self.post_init()
 
     def embed(self, pixel_values: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """A class token and the patches; positions come in with every block's attention."""
+        """A class token and the patches, without positions, which every block's attention adds."""
         x = self.patch_embedding(pixel_values)
         grid = (x.shape[2], x.shape[3])
         self._check_size(grid)
@@ -228,7 +233,7 @@ class BeitBackbone(PlainViTBackbone):
         return self.dropout(tokens), grid
 
     def resize_image(self, image_size: int | tuple[int, int]) -> None:
-        """Resize the tables to those of images of this side or (height, width) in pixels, and change the config."""
+        """Resize the tables, and change the config, to images of this side or (height, width) in pixels."""
         old = self.config.grid
         self.config.image_size = image_size if isinstance(image_size, int) else list(image_size)
         self.config.check()

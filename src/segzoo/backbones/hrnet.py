@@ -1,7 +1,8 @@
-"""HRNet: branches of four resolutions side by side, which exchange what they see.
+"""HRNet: branches of up to four resolutions side by side, which exchange their features.
 
-"Deep High-Resolution Representation Learning for Visual Recognition" (Wang et al., 2019), https://arxiv.org/abs/1908.07919. The
-numbers are those of mmsegmentation's ``HRNet`` (https://github.com/open-mmlab/mmsegmentation) and of MIT's ``hrnetv2``
+"Deep High-Resolution Representation Learning for Visual Recognition" (Wang et al., 2019),
+https://arxiv.org/abs/1908.07919. The numbers are those of mmsegmentation's ``HRNet``
+(https://github.com/open-mmlab/mmsegmentation) and of MIT's ``hrnetv2``
 (https://github.com/CSAILVision/semantic-segmentation-pytorch).
 """
 
@@ -32,22 +33,23 @@ VARIANTS = {
 
 @strict
 class HRNetConfig(ConvBlockConfig, BackboneConfig):
-    """Options of ``HRNetBackbone``, beside those of its conv blocks.
+    """Options of ``HRNetBackbone``, besides those of its conv blocks.
 
-    The returned maps ("stage1" to "stage4") are the four branches behind the last module: strides 4, 8, 16 and 32, with 1, 2, 4
-    and 8 times ``width`` channels.
+    The returned maps ("stage1" to "stage4") are the four branches after the last module: strides 4, 8, 16 and 32, with
+    1, 2, 4 and 8 times ``width`` channels.
 
     Args:
         width: channels of the finest branch.
-        stem_channels: width of the two convolutions with stride 2, and of the bottlenecks behind them.
-        stem_blocks: bottleneck blocks before the branches part.
-        modules: exchange modules with two, three and four branches.
-        blocks: basic blocks that each branch of such a module has before the exchange.
-        upsample_by_factor: a coarser branch's map is enlarged by a whole factor first, and then resized where odd sizes left it larger
-            than the finer one (mmsegmentation); False resizes it at once (MIT). Where sizes are multiples of 32 both give the same.
+        stem_channels: width of the two convolutions with stride 2, and of the bottlenecks after them.
+        stem_blocks: number of bottleneck blocks before the branches part.
+        modules: numbers of exchange modules with two, three and four branches.
+        blocks: numbers of basic blocks that each branch of such a module has before the exchange.
+        upsample_by_factor: a coarser branch's map is enlarged by a whole factor first, and then resized where odd
+            sizes left it larger than the finer one (mmsegmentation); False resizes it at once (MIT). Where sizes are
+            multiples of 32 both give the same.
 
     Raises:
-        SegZooError: lists that do not have three entries, or sizes below 1.
+        SegZooError: a list does not have three entries, or a size is below 1.
     """
 
     model_type = "segzoo_hrnet"
@@ -65,7 +67,7 @@ class HRNetConfig(ConvBlockConfig, BackboneConfig):
         return [self.width * 2**branch for branch in range(4)]
 
     def check(self) -> None:
-        """Refuse lists without an entry for two, three and four branches, and sizes below 1."""
+        """Lists have three entries, for two, three and four branches, and all sizes are 1 at least."""
         super().check()
         for name in ("modules", "blocks"):
             if len(getattr(self, name)) != 3:
@@ -81,7 +83,12 @@ class HRNetConfig(ConvBlockConfig, BackboneConfig):
 
 
 class HRNetExchange(nn.Module):
-    """Every branch's map becomes the sum of all branches' maps, brought to its resolution and width."""
+    """Every branch's map becomes the activated sum of all branches' maps, each brought to its resolution and width.
+
+    Args:
+        config: the backbone's config.
+        branches: number of branches, 2 to 4.
+    """
 
     def __init__(self, config: HRNetConfig, branches: int):
         super().__init__()
@@ -107,7 +114,9 @@ class HRNetExchange(nn.Module):
 
 
 def _path(config: HRNetConfig, source: int, target: int) -> nn.Module:
-    """From a coarser branch a 1x1 convolution (resized afterwards), from a finer one 3x3 convolutions with stride 2."""
+    """The way from one branch to another: a 1x1 convolution to a finer one (resized afterwards), to a coarser one 3x3
+    convolutions with stride 2, one per halving.
+    """
     if source == target:
         return nn.Identity()
     old, new = config.branch_channels[source], config.branch_channels[target]
@@ -118,7 +127,12 @@ def _path(config: HRNetConfig, source: int, target: int) -> nn.Module:
 
 
 class HRNetModule(nn.Module):
-    """Residual blocks on every branch, then an exchange between the branches."""
+    """Residual blocks on every branch, then an exchange between the branches.
+
+    Args:
+        config: the backbone's config.
+        branches: number of branches, 2 to 4.
+    """
 
     def __init__(self, config: HRNetConfig, branches: int):
         super().__init__()
@@ -138,9 +152,10 @@ class HRNetStage(nn.Module):
     """A new branch of half the resolution, and modules over all branches so far.
 
     Args:
-        config: of the backbone.
-        in_channels: of the maps before the stage; if there are several, they have their branches' widths already.
-        branches: of the stage.
+        config: the backbone's config.
+        in_channels: channels of the maps before the stage; if there are several, they already have their branches'
+            widths.
+        branches: number of branches of the stage, 2 to 4.
     """
 
     def __init__(self, config: HRNetConfig, in_channels: Sequence[int], branches: int):
@@ -168,7 +183,7 @@ class HRNetStage(nn.Module):
 class HRNetBackbone(Backbone):
     """Returns the branches that ``config.out_features`` names, from fine to coarse.
 
-    ``pixel_values`` is (B, num_channels, H, W); the branches have strides 4, 8, 16 and 32.
+    ``pixel_values`` is (B, num_channels, H, W). The stem has stride 4, the branches strides 4, 8, 16 and 32.
     """
 
     config: HRNetConfig

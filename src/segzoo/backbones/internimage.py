@@ -1,7 +1,8 @@
 """InternImage: a convolutional backbone whose spatial operator is deformable convolution v3.
 
 "InternImage: Exploring Large-Scale Vision Foundation Models with Deformable Convolutions" (Wang et al., 2023),
-https://arxiv.org/abs/2211.05778; the numbers are those of https://github.com/OpenGVLab/InternImage. All maps are channels-last inside.
+https://arxiv.org/abs/2211.05778; the numbers are those of https://github.com/OpenGVLab/InternImage. All maps are
+channels-last inside.
 """
 
 from typing import Self
@@ -17,6 +18,7 @@ from segzoo.backbones.base import Backbone, BackboneConfig
 from segzoo.base import Ints
 from segzoo.errors import SegZooError
 from segzoo.layers import DropPath, PointwiseLinear
+from segzoo.layers.vit import FeedForward
 from segzoo.ops import dcnv3
 
 NORM_EPS = 1e-6
@@ -57,20 +59,24 @@ class InternImageConfig(BackboneConfig):
     Args:
         channels: width of the first stage; it doubles with every stage.
         depths: number of layers of each stage.
-        groups: of the deformable convolutions of each stage.
+        groups: number of groups of the deformable convolutions of each stage.
         mlp_ratio: hidden width of the feed-forward part, relative to the stage's.
-        kernel_size: of the deformable convolution.
-        depthwise_kernel_size: of the depthwise convolution that predicts offsets and weights.
+        kernel_size: side of the deformable convolution's kernel, odd.
+        depthwise_kernel_size: side of the kernel of the depthwise convolution that predicts offsets and weights, odd.
         offset_scale: factor on the sampling grid and the offsets.
         remove_center: leave out the kernel's central point.
-        center_feature_scale: blend the samples with the projected input at the position itself (H, G).
+        center_feature_scale: blend the samples with the projected input at the position itself, and end every stage
+            with a norm (H, G).
         post_norm: norms after the operators (S, B, L, XL, G) instead of before them.
         residual_post_norm: a second norm after each operator, with norms before it (H).
-        post_norm_blocks: layers of the third stage that are followed by a norm of their own (H, G).
+        post_norm_blocks: layers of the third stage, counted from 0, that are followed by a norm of their own (H, G).
         layer_scale: initial value of the learned scales of the residual branches; None for no scales.
         drop_path_rate: probability of dropping a residual branch in the last layer; it grows linearly from 0.
-        drop_path_uniform: the same probability in all layers.
-        dropout: after the stem and in the feed-forward parts.
+        drop_path_uniform: drop with the probability ``drop_path_rate`` in all layers.
+        dropout: probability of dropping a value after the stem and in the feed-forward parts.
+
+    Raises:
+        SegZooError: lists, channels, kernels or norms do not fit each other.
     """
 
     model_type = "segzoo_internimage"
@@ -93,7 +99,7 @@ class InternImageConfig(BackboneConfig):
     dropout: float = 0.0
 
     def check(self) -> None:
-        """Refuse lists and norms that do not fit each other."""
+        """``depths`` and ``groups`` fit the stages and their widths, kernels are odd, and norms fit each other."""
         super().check()
         if len(self.depths) != len(self.groups):
             raise SegZooError(
@@ -123,7 +129,15 @@ class InternImageConfig(BackboneConfig):
 
 
 class DeformableConv(nn.Module):
-    """DCNv3 with its projections: a depthwise convolution of the input predicts where and how to sample it."""
+    """DCNv3 with its projections: a depthwise convolution of the input predicts where and how to sample it.
+
+    Maps are channels-last, (B, H, W, channels).
+
+    Args:
+        config: the backbone's config.
+        channels: width of the maps, a multiple of ``groups``.
+        groups: number of groups of channels, each of which has its own sampling points.
+    """
 
     def __init__(self, config: InternImageConfig, channels: int, groups: int):
         super().__init__()
@@ -157,22 +171,8 @@ class DeformableConv(nn.Module):
         return self.output_proj(sampled)
 
 
-class FeedForward(nn.Module):
-    """Two linear layers with GELU between them, and dropout after each."""
-
-    def __init__(self, channels: int, hidden: int, dropout: float):
-        super().__init__()
-        self.fc1 = PointwiseLinear(channels, hidden)
-        self.activation = nn.GELU()
-        self.fc2 = PointwiseLinear(hidden, channels)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.fc2(self.dropout(self.activation(self.fc1(x)))))
-
-
 class LayerScale(nn.Module):
-    """A learned factor per channel."""
+    """Multiplies each channel of a channels-last map by a learned factor, which starts at ``value``."""
 
     def __init__(self, channels: int, value: float):
         super().__init__()
@@ -184,7 +184,14 @@ class LayerScale(nn.Module):
 
 
 class InternImageLayer(GradientCheckpointingLayer):
-    """Deformable convolution and feed-forward, each in a residual branch."""
+    """Deformable convolution and feed-forward, each in a residual branch, on channels-last maps.
+
+    Args:
+        config: the backbone's config.
+        channels: width of the maps.
+        groups: number of groups of the deformable convolution.
+        drop_path: probability of dropping a branch, while training.
+    """
 
     def __init__(self, config: InternImageConfig, channels: int, groups: int, drop_path: float):
         super().__init__()
@@ -209,7 +216,13 @@ class InternImageLayer(GradientCheckpointingLayer):
 
 
 class InternImageStage(nn.Module):
-    """The layers of one resolution, the norms between and after them, and the way down to the next resolution."""
+    """The layers of one resolution, the norms between and after them, and the step down to the next resolution.
+
+    Args:
+        config: the backbone's config.
+        stage: the stage, counted from 0.
+        drop_paths: probability of dropping a branch, for each layer.
+    """
 
     def __init__(self, config: InternImageConfig, stage: int, drop_paths: list[float]):
         super().__init__()
@@ -223,7 +236,7 @@ class InternImageStage(nn.Module):
             self.downsample = StridedConv(channels, 2 * channels, bias=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The map of this stage and the one that enters the next."""
+        """A channels-last map -> the map of this stage, and the map that enters the next (the same in the last stage)."""
         for i, layer in enumerate(self.layers):
             x = layer(x)
             if i in self.post_norm_blocks:
@@ -233,7 +246,7 @@ class InternImageStage(nn.Module):
 
 
 class StridedConv(nn.Module):
-    """Halves a channels-last map: a 3x3 convolution with stride 2 and a norm."""
+    """Halves the sides of a channels-last map: a 3x3 convolution with stride 2 and a norm."""
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool):
         super().__init__()
@@ -247,7 +260,7 @@ class StridedConv(nn.Module):
 class InternImageBackbone(Backbone):
     """Returns the maps of the stages that ``config.out_features`` names, at strides 4, 8, 16 and 32.
 
-    ``pixel_values`` is (B, num_channels, H, W).
+    ``pixel_values`` is (B, num_channels, H, W). The stem has stride 4.
     """
 
     config: InternImageConfig
@@ -274,12 +287,12 @@ class InternImageBackbone(Backbone):
 
     @property
     def num_depths(self) -> int:
-        """The stem and every layer."""
+        """Number of depths for layer-wise learning rates: the stem and every layer."""
         return 1 + sum(self.config.depths)
 
     def parameter_depth(self, name: str) -> int:
-        """Layer as the original's optimizer counts: what follows a stage's layers belongs to the next stage's first layer, and the
-        k-th norm between layers to layer k, whichever it follows.
+        """Depth of a parameter as the original's optimizer counts it, 0 for the stem: what follows a stage's layers
+        belongs to the next stage's first layer, and the k-th norm between layers to layer k, whichever it follows.
         """
         part, *rest = name.split(".")
         if part != "stages":

@@ -1,8 +1,9 @@
-"""MobileNetV2 as segmentation uses it: any strides and dilations, any width.
+"""MobileNetV2 as segmentation uses it: any strides, dilations and width.
 
-"MobileNetV2: Inverted Residuals and Linear Bottlenecks" (Sandler et al., 2018), https://arxiv.org/abs/1801.04381. The numbers are
-those of mmsegmentation's ``MobileNetV2`` (https://github.com/open-mmlab/mmsegmentation) and of MIT's ``mobilenetv2dilated``
-(https://github.com/CSAILVision/semantic-segmentation-pytorch). transformers' MobileNetV2 pads as TensorFlow does and is no backbone.
+"MobileNetV2: Inverted Residuals and Linear Bottlenecks" (Sandler et al., 2018), https://arxiv.org/abs/1801.04381. The
+numbers are those of mmsegmentation's ``MobileNetV2`` (https://github.com/open-mmlab/mmsegmentation) and of MIT's
+``mobilenetv2dilated`` (https://github.com/CSAILVision/semantic-segmentation-pytorch). transformers' MobileNetV2 pads
+as TensorFlow does and is no backbone.
 """
 
 from typing import Self
@@ -16,11 +17,11 @@ from segzoo.backbones.base import Backbone, BackboneConfig
 from segzoo.base import Activation, ConvBlockConfig, Ints
 from segzoo.errors import SegZooError
 
-# Of each stage: how much wider the blocks are inside, channels, blocks.
+# For each stage: factor by which the blocks are wider inside, channels, number of blocks.
 STAGES = ((1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1))
 
-# Keyword arguments of MobileNetV2Config. "_d16" and "_d8" are mmsegmentation's, where only the first block of a stage is dilated; in MIT's
-# models the others are, and the first one by half where it had a stride.
+# Keyword arguments of MobileNetV2Config. "_d16" and "_d8" are mmsegmentation's, where only the first block of a stage
+# is dilated; in MIT's models the others are, and the first one by half where it had a stride.
 VARIANTS = {
     "mobilenetv2": {},
     "mobilenetv2_d16": {"strides": [1, 2, 2, 2, 1, 1, 1], "dilations": [1, 1, 1, 1, 1, 2, 2]},
@@ -36,19 +37,20 @@ VARIANTS = {
 
 @strict
 class MobileNetV2Config(ConvBlockConfig, BackboneConfig):
-    """Options of ``MobileNetV2Backbone``, which has a stem and seven stages, beside those of its conv blocks.
+    """Options of ``MobileNetV2Backbone``, which has a stem and seven stages, besides those of its conv blocks.
 
     Args:
-        widen_factor: on all channels, which are rounded to multiples of 8.
-        strides: of the stages, after the stem's 2.
-        dilations: of the 3x3 convolution in the first block of each stage.
-        later_dilations: of those in its other blocks.
-        maps_after_first_blocks: a stage's map is that behind its first block (MIT scene parsing), not behind its last.
-        activation: ReLU6 by default.
-        out_features: by default "stage2", "stage3", "stage5" and "stage7", the last ones of their resolutions.
+        widen_factor: factor on all channels, which are then rounded to multiples of 8.
+        strides: stride of each stage's first block; the stem's is always 2.
+        dilations: dilation of the 3x3 convolution in the first block of each stage.
+        later_dilations: dilation of the 3x3 convolutions in its other blocks.
+        maps_after_first_blocks: a stage's map is the output of its first block (MIT scene parsing), not of its last.
+        activation: activation after the norms, ReLU6 by default.
+        out_features: names of the returned maps; by default "stage2", "stage3", "stage5" and "stage7", with the
+            default strides the last ones of their resolutions.
 
     Raises:
-        SegZooError: lists that do not have seven entries, or a width that is not positive.
+        SegZooError: a list does not have seven entries, or ``widen_factor`` is not positive.
     """
 
     model_type = "segzoo_mobilenetv2"
@@ -69,13 +71,13 @@ class MobileNetV2Config(ConvBlockConfig, BackboneConfig):
         return ["stage2", "stage3", "stage5", "stage7"]
 
     def width(self, channels: int) -> int:
-        """Channels after ``widen_factor``: the nearest multiple of 8 that is not more than a tenth below, at least 8."""
+        """Channels after ``widen_factor``: the nearest multiple of 8, at least 8 and not more than a tenth below."""
         wanted = channels * self.widen_factor
         rounded = max(8, int(wanted + 4) // 8 * 8)
         return rounded if rounded >= 0.9 * wanted else rounded + 8
 
     def check(self) -> None:
-        """Refuse lists without an entry for each stage, and a width that is not positive."""
+        """Lists have an entry for each stage, and ``widen_factor`` is positive."""
         super().check()
         for name in ("strides", "dilations", "later_dilations"):
             if len(getattr(self, name)) != len(STAGES):
@@ -91,7 +93,15 @@ class MobileNetV2Config(ConvBlockConfig, BackboneConfig):
 
 
 class InvertedResidual(GradientCheckpointingLayer):
-    """1x1 convolution that widens, depthwise 3x3, 1x1 that narrows without activation; added to its input where shapes agree."""
+    """A 1x1 convolution that widens, a depthwise 3x3 one, and a 1x1 one that narrows without activation; added to its
+    input where the shapes agree.
+
+    Args:
+        config: gives the norm and the activation of the convolutions.
+        in_channels, out_channels: channels of the input and of the output.
+        expansion: factor by which the block is wider inside; 1 leaves the first convolution out.
+        stride, dilation: stride and dilation of the depthwise convolution.
+    """
 
     def __init__(
         self,
@@ -122,7 +132,8 @@ class InvertedResidual(GradientCheckpointingLayer):
 class MobileNetV2Backbone(Backbone):
     """Returns the maps of the stages that ``config.out_features`` names, from fine to coarse.
 
-    ``pixel_values`` is (B, num_channels, H, W); stage s has stride 2 times the product of ``strides`` up to s.
+    ``pixel_values`` is (B, num_channels, H, W). The stem has stride 2, and stage s 2 times the product of ``strides``
+    up to s.
     """
 
     config: MobileNetV2Config

@@ -1,4 +1,4 @@
-"""What segzoo's plain vision transformers share: one width and one resolution throughout, patches in, tokens out."""
+"""What segzoo's plain vision transformers share: patches of one width and one resolution throughout."""
 
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
@@ -13,23 +13,24 @@ from segzoo.layers.vit import ViTBlock
 
 @strict
 class PlainViTConfig(BackboneConfig):
-    """Options of every plain ViT of segzoo. The returned maps are by default those behind four evenly spaced blocks.
+    """Options of every plain ViT of segzoo. By default the outputs of four evenly spaced blocks are returned.
 
     Args:
         hidden_size: width of the tokens.
-        num_hidden_layers: number of blocks; ``"stage3"`` in ``out_features`` is the map behind the third, and ``"token3"``
-            the class token behind it, as a map of one pixel.
-        num_attention_heads: heads.
+        num_hidden_layers: number of blocks; ``"stage3"`` in ``out_features`` is the output of the third as a map, and
+            ``"token3"`` its class token as a map of one pixel.
+        num_attention_heads: number of attention heads, a divisor of ``hidden_size``.
         mlp_ratio: hidden width of the feed-forward part, relative to ``hidden_size``.
         patch_size: side of the patches, in pixels.
         norm_eps: epsilon of the norms.
-        dropout: behind attention and in the feed-forward parts.
-        attention_dropout: of the attention weights.
-        drop_path_rate: probability of dropping a residual branch in the last block; it grows linearly from 0.
-        final_norm: a norm on the returned maps.
+        dropout: probability of dropping a value of the embedded tokens, after attention and in the feed-forward parts.
+        attention_dropout: probability of dropping an attention weight.
+        drop_path_rate: probability of dropping a residual branch in the last block; it grows linearly from 0 in the
+            first.
+        final_norm: apply a layer norm to the returned maps.
 
     Raises:
-        SegZooError: a width that does not divide into the heads.
+        SegZooError: ``hidden_size`` does not divide into the heads.
     """
 
     hidden_size: int = 768
@@ -44,7 +45,7 @@ class PlainViTConfig(BackboneConfig):
     final_norm: bool = False
 
     def check(self) -> None:
-        """Refuse a width that does not divide into the heads."""
+        """``hidden_size`` is a multiple of ``num_attention_heads``."""
         super().check()
         if self.hidden_size % self.num_attention_heads:
             raise SegZooError(
@@ -54,7 +55,7 @@ class PlainViTConfig(BackboneConfig):
 
     @property
     def num_prefix_tokens(self) -> int:
-        """Number of tokens before those of the patches; the first is the class token."""
+        """Number of tokens before those of the patches; the first of them is the class token."""
         return 1
 
     @property
@@ -63,7 +64,9 @@ class PlainViTConfig(BackboneConfig):
 
     @property
     def stage_names(self) -> list[str]:
-        """The patches and the map behind every block, and with a class token the token behind every block."""
+        """``"stem"`` for the embedded patches, ``"stage1"`` ... for the output of every block, and, where there is a
+        class token, ``"token1"`` ... for the class token after every block.
+        """
         tokens = [f"token{i}" for i in range(1, self.num_hidden_layers + 1)] if self.num_prefix_tokens else []
         return [*super().stage_names, *tokens]
 
@@ -73,10 +76,11 @@ class PlainViTConfig(BackboneConfig):
 
 
 class PlainViTBackbone(Backbone):
-    """Base of segzoo's plain ViTs: subclasses have ``layers`` and ``norm``, and say how an image becomes tokens.
+    """Base of segzoo's plain ViTs: subclasses set ``layers`` and write `embed`, which turns an image into tokens.
 
-    ``pixel_values`` is (B, num_channels, H, W); the maps are (B, hidden_size, H / patch_size, W / patch_size), rounded up: images
-    are filled up with zeros on the right and at the bottom to whole patches. Class tokens are maps (B, hidden_size, 1, 1).
+    ``pixel_values`` is (B, num_channels, H, W); the maps are (B, hidden_size, H / patch_size, W / patch_size), rounded
+    up: images are padded with zeros on the right and at the bottom to whole patches. Class tokens are maps (B,
+    hidden_size, 1, 1).
     """
 
     config: PlainViTConfig
@@ -94,9 +98,10 @@ class PlainViTBackbone(Backbone):
         self.num_features = [config.hidden_size] * len(config.stage_names)
 
     def embed(self, pixel_values: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Tokens (B, prefix + patches, hidden_size) that enter the first block, and the (height, width) of the patches.
+        """The tokens (B, prefix + patches, hidden_size) for the first block, and the patches' grid (height, width).
 
-        The sides of ``pixel_values`` are multiples of the patch size.
+        Args:
+            pixel_values: images (B, num_channels, H, W) whose sides are multiples of the patch size.
         """
         raise NotImplementedError(f"{type(self).__name__} has no `embed`")
 
@@ -121,7 +126,7 @@ class PlainViTBackbone(Backbone):
 
 
 def whole_patches(pixel_values: Tensor, patch_size: int) -> Tensor:
-    """Images (B, C, H, W) filled up with zeros, on the right and at the bottom, to multiples of the patch size."""
+    """Images (B, C, H, W) padded with zeros, on the right and at the bottom, to multiples of the patch size."""
     height, width = pixel_values.shape[-2:]
     if height % patch_size == 0 and width % patch_size == 0:
         return pixel_values

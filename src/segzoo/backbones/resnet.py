@@ -1,10 +1,12 @@
-"""ResNet as segmentation uses it: deep stems, dilated stages, multi-grid, grouped convolutions, any number of channels.
+"""ResNet as segmentation uses it: deep stems, dilation, multi-grid, grouped convolutions, any image channels.
 
-"Deep Residual Learning for Image Recognition" (He et al., 2016), https://arxiv.org/abs/1512.03385; the V1c and V1d stems and shortcuts
-are from "Bag of Tricks" (He et al., 2019), https://arxiv.org/abs/1812.01187; ResNeXt from https://arxiv.org/abs/1611.05431; multi-grid from
-DeepLabV3, https://arxiv.org/abs/1706.05587. The numbers are those of mmsegmentation's ``ResNet``, ``ResNetV1c``, ``ResNetV1d`` and
-``ResNeXt`` (https://github.com/open-mmlab/mmsegmentation), and of MIT's encoders
-(https://github.com/CSAILVision/semantic-segmentation-pytorch). transformers' ResNet has neither dilation nor these stems.
+"Deep Residual Learning for Image Recognition" (He et al., 2016), https://arxiv.org/abs/1512.03385; the V1c and V1d
+stems and shortcuts are from "Bag of Tricks" (He et al., 2019), https://arxiv.org/abs/1812.01187; ResNeXt from
+https://arxiv.org/abs/1611.05431; multi-grid from DeepLabV3, https://arxiv.org/abs/1706.05587. The numbers are those of
+mmsegmentation's ``ResNet``, ``ResNetV1c``, ``ResNetV1d`` and ``ResNeXt``
+(https://github.com/open-mmlab/mmsegmentation), and of MIT's encoders
+(https://github.com/CSAILVision/semantic-segmentation-pytorch). transformers' ResNet has neither dilation nor these
+stems.
 """
 
 from typing import Literal, Self
@@ -38,8 +40,8 @@ _STEMS = {
     "_v1d": {"stem": "deep", "average_downsample": True},
 }
 
-# "resnet50", "resnet50_v1c", "resnet50_v1c_d8" ...: keyword arguments of ResNetConfig. Those of MIT's scene-parsing models,
-# "resnet50_mit" and "resnet50_mit_d8", have a wider stem.
+# "resnet50", "resnet50_v1c", "resnet50_v1c_d8" ...: keyword arguments of ResNetConfig. Those of MIT's scene-parsing
+# models, "resnet50_mit" and "resnet50_mit_d8", have a wider stem.
 VARIANTS = {
     f"resnet{depth}{stem}{'' if stride == 32 else f'_d{stride}'}": {"depth": depth}
     | _STEMS[stem]
@@ -58,26 +60,28 @@ VARIANTS |= {
 
 @strict
 class ResNetConfig(ConvBlockConfig, BackboneConfig):
-    """Options of ``ResNetBackbone``, beside those of its conv blocks.
+    """Options of ``ResNetBackbone``, besides those of its conv blocks.
 
     Args:
-        depth: 18, 34, 50, 101 or 152.
+        depth: number of layers with weights: 18, 34, 50, 101 or 152.
         num_stages: 1 to 4; later stages are left out.
         stem: "plain" (one 7x7 convolution) or "deep" (three 3x3 convolutions, V1c and V1d).
         stem_channels: width after the stem; a deep stem has half of it in its first two convolutions.
         base_channels: width of the first stage before expansion; it doubles with every stage.
-        groups, base_width: ResNeXt's grouped 3x3 convolutions ("32x4d" is groups=32, base_width=4).
-        strides: of the stages. Output stride 8 is [1, 2, 1, 1] with dilations [1, 1, 2, 4].
-        dilations: of the stages' 3x3 convolutions.
+        groups, base_width: number and width of the groups of ResNeXt's 3x3 convolutions ("32x4d" is groups=32,
+            base_width=4).
+        strides: stride of each stage's first block. Output stride 8 is [1, 2, 1, 1] with dilations [1, 1, 2, 4].
+        dilations: dilation of each stage's 3x3 convolutions.
         contract_dilation: give the first block of a dilated stage half of the dilation, against gridding.
         multi_grid: dilation per block of the last stage, instead of ``dilations``.
-        dilate_basic_blocks: a basic block's second convolution has the stage's dilation too (MIT scene parsing); without it
-            only the first one has (mmsegmentation). Bottlenecks have one 3x3 convolution.
+        dilate_basic_blocks: a basic block's second convolution has the stage's dilation too (MIT scene parsing);
+            without it only the first one has (mmsegmentation). Bottlenecks have one 3x3 convolution.
         average_downsample: shortcuts pool before their 1x1 convolution (V1d).
-        downsample_in_bottleneck: the stride is on a bottleneck's first 1x1 convolution ("caffe" style), not on its 3x3.
+        downsample_in_bottleneck: the stride is on a bottleneck's first 1x1 convolution ("caffe" style), not on its
+            3x3.
 
     Raises:
-        SegZooError: a depth that does not exist, or lists whose lengths do not fit.
+        SegZooError: the depth does not exist, a list has the wrong length, or basic blocks have groups.
     """
 
     model_type = "segzoo_resnet"
@@ -108,7 +112,7 @@ class ResNetConfig(ConvBlockConfig, BackboneConfig):
         return list(DEPTHS[self.depth][0][: self.num_stages])
 
     def check(self) -> None:
-        """Refuse a depth that does not exist, lists that do not fit the stages, and groups on basic blocks."""
+        """The depth exists, lists have an entry per stage or block, and only bottlenecks have groups."""
         super().check()
         if self.depth not in DEPTHS:
             raise SegZooError(f"ResNet has no depth {self.depth}; choose one of {', '.join(map(str, DEPTHS))}")
@@ -135,13 +139,13 @@ class ResNetBlock(GradientCheckpointingLayer):
     """Residual block: two 3x3 convolutions, or 1x1, 3x3, 1x1 for a bottleneck.
 
     Args:
-        config: says what the conv blocks are made of.
-        in_channels: of the input.
-        planes: width of the convolutions; a bottleneck has four times as many channels behind it.
-        bottleneck: which of the two kinds.
-        stride, dilation: of the 3x3 convolution (the first one of a basic block).
-        second_dilation: of a basic block's second convolution.
-        width, groups: of a bottleneck's 3x3 convolution; None is ``planes`` channels.
+        config: gives the norm and the activation of the convolutions.
+        in_channels: channels of the input.
+        planes: width of the convolutions; a bottleneck's output has four times as many channels.
+        bottleneck: whether the block is a bottleneck.
+        stride, dilation: stride and dilation of the 3x3 convolution, in a basic block of the first one.
+        second_dilation: dilation of a basic block's second convolution.
+        width, groups: channels and groups of a bottleneck's 3x3 convolution; a width of None is ``planes``.
         average_downsample: the shortcut pools before its 1x1 convolution.
         downsample_in_bottleneck: a bottleneck's stride is on its first 1x1 convolution.
     """
@@ -189,7 +193,8 @@ class ResNetBlock(GradientCheckpointingLayer):
 class ResNetBackbone(Backbone):
     """Returns the maps of the stages that ``config.out_features`` names, from fine to coarse.
 
-    ``pixel_values`` is (B, num_channels, H, W); stage s has stride 4 times the product of ``strides`` up to s.
+    ``pixel_values`` is (B, num_channels, H, W). The stem has stride 2, and stage s 4 times the product of ``strides``
+    up to s.
     """
 
     config: ResNetConfig
@@ -236,7 +241,7 @@ class ResNetBackbone(Backbone):
         self.post_init()
 
     def block_dilations(self, stage: int) -> list[int]:
-        """Dilation of each block of a stage, counted from 0."""
+        """The dilation of each block of a stage; stages are counted from 0."""
         config = self.config
         if config.multi_grid is not None and stage == config.num_stages - 1:
             return list(config.multi_grid)

@@ -1,9 +1,10 @@
-"""The plain vision transformer of ViT, DeiT, AugReg and MAE: learned position embeddings, resized to the image.
+"""The plain vision transformer of ViT, DeiT, AugReg and MAE, with learned position embeddings that are resized.
 
-"An Image is Worth 16x16 Words" (Dosovitskiy et al., 2021), https://arxiv.org/abs/2010.11929; "Training data-efficient image
-transformers" (Touvron et al., 2021), https://arxiv.org/abs/2012.12877; windowed attention as in ViTDet,
-https://arxiv.org/abs/2203.16527. The numbers are those of the ViT inside ViT-Adapter (https://github.com/czczup/ViT-Adapter).
-transformers' ViT has neither learned scales of its branches, nor drop path, nor windows, and always runs with its class token.
+"An Image is Worth 16x16 Words" (Dosovitskiy et al., 2021), https://arxiv.org/abs/2010.11929; "Training data-efficient
+image transformers" (Touvron et al., 2021), https://arxiv.org/abs/2012.12877; windowed attention as in ViTDet,
+https://arxiv.org/abs/2203.16527. The numbers are those of the ViT inside ViT-Adapter
+(https://github.com/czczup/ViT-Adapter). transformers' ViT has neither learned scales of its branches, nor drop path,
+nor windows, and always runs with its class token.
 """
 
 from typing import Self
@@ -36,14 +37,16 @@ class ViTConfig(PlainViTConfig):
     """Options of ``ViTBackbone``; the defaults are ViT-B/16.
 
     Args:
-        image_size: side of the square images that the position embeddings were made for, in pixels; they are resized to others.
-        class_token: a class token goes through the blocks.
+        image_size: side of the square images that the position embeddings were made for, in pixels; they are resized
+            to others.
+        class_token: send a class token through the blocks, before the patches.
         layer_scale: initial value of the learned scales of the residual branches; None for no scales.
         qkv_bias: queries, keys and values have a bias.
-        windows: for each block the side of its attention windows in patches, 0 for attention over the whole image; none: all 0.
+        windows: for each block the side of its attention windows in patches, 0 for attention over the whole image; an
+            empty list is 0 for all.
 
     Raises:
-        SegZooError: windows for another number of blocks, or together with a class token.
+        SegZooError: ``windows`` does not have an entry per block, or is used together with a class token.
     """
 
     model_type = "segzoo_vit"
@@ -59,7 +62,7 @@ class ViTConfig(PlainViTConfig):
         return int(self.class_token)
 
     def check(self) -> None:
-        """Refuse windows that do not fit the blocks or a class token."""
+        """There is a window for each block, if any, and with a class token all windows are 0."""
         super().check()
         if self.windows and len(self.windows) != self.num_hidden_layers:
             raise SegZooError(
@@ -92,7 +95,7 @@ class ViTBackbone(PlainViTBackbone):
         super().__init__(config)
         width, side = config.hidden_size, config.image_size // config.patch_size
         self.class_token = nn.Parameter(torch.zeros(1, 1, width)) if config.class_token else None
-        # The first position is the class token's, and unused without one: checkpoints always have it.
+        # The first position is the class token's. Checkpoints always have it; without a class token it is not used.
         self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + side * side, width))
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(
@@ -121,7 +124,7 @@ class ViTBackbone(PlainViTBackbone):
         self.post_init()
 
     def embed(self, pixel_values: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Patches with their positions, behind the class token."""
+        """The class token, if there is one, and the patches, with their position embeddings."""
         x = self.patch_embedding(pixel_values)
         grid = (x.shape[2], x.shape[3])
         positions = self.position_embeddings
@@ -140,7 +143,7 @@ class ViTBackbone(PlainViTBackbone):
 
 
 def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Position embeddings of a square grid (1, side * side, C) for another grid (height, width): bicubic, not antialiased."""
+    """Resize position embeddings (1, side * side, C) to a grid (height, width): bicubic, not antialiased."""
     side = round(positions.shape[1] ** 0.5)
     if grid == (side, side):
         return positions

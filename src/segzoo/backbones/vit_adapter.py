@@ -1,8 +1,9 @@
 """ViT-Adapter: a convolutional branch beside a plain vision transformer, and the exchange of features between the two.
 
-"Vision Transformer Adapter for Dense Predictions" (Chen et al., 2023), https://arxiv.org/abs/2205.08534; the numbers are those of
-https://github.com/czczup/ViT-Adapter. One adapter serves every ViT that `segzoo.backbones.vit_interface` knows. Without injectors it
-only reads from the ViT, as the adapter over a frozen DINOv3 does (https://arxiv.org/abs/2508.10104).
+"Vision Transformer Adapter for Dense Predictions" (Chen et al., 2023), https://arxiv.org/abs/2205.08534; the numbers
+are those of https://github.com/czczup/ViT-Adapter. One adapter serves every ViT that `segzoo.backbones.vit_interface`
+knows. Without injectors it only reads from the ViT, as the adapter over a frozen DINOv3 does
+(https://arxiv.org/abs/2508.10104).
 """
 
 import os
@@ -52,27 +53,28 @@ class ViTAdapterConfig(BackboneConfig):
     """Options of ``ViTAdapterBackbone``; the defaults are those of ViT-Adapter-B over a ViT-B/16.
 
     Args:
-        vit_config: of the plain ViT: segzoo's ``ViTConfig`` or ``BeitConfig``, or a ``vit``, ``dinov2``,
-            ``dinov2_with_registers`` or ``dinov3_vit`` of transformers; a config or its dict.
-        freeze_vit: the ViT's weights are not trained, and it stays in evaluation mode (where gradient checkpointing, which
-            injectors would make use of, leaves its blocks alone).
-        interaction_layers: number of the ViT's blocks that have run at the end of each of the four interactions; none: a quarter
-            more each.
-        injectors: the ViT reads from the branch before each interaction; False leaves a frozen ViT as it was trained.
+        vit_config: config of the plain ViT, or its dict: segzoo's ``ViTConfig`` or ``BeitConfig``, or a ``vit``,
+            ``dinov2``, ``dinov2_with_registers`` or ``dinov3_vit`` of transformers. None: a default ``ViTConfig``.
+        freeze_vit: the ViT's weights are not trained, and it stays in evaluation mode, in which gradient checkpointing
+            does not reach its blocks.
+        interaction_layers: number of the ViT's blocks that have run at the end of each of the four interactions; an
+            empty list gives each interaction a quarter of them.
+        injectors: the ViT reads from the branch before each interaction; False leaves the ViT's features as they are.
         read_normalized: the branch reads the ViT's tokens through the ViT's last norm.
         branch_channels: width of the convolutional branch's stem.
-        deform_num_heads: heads of the deformable attention.
-        deform_num_points: points that each head reads from each level.
+        deform_num_heads: number of heads of the deformable attention.
+        deform_num_points: number of points that each head reads from each level.
         deform_ratio: width of what deformable attention reads, relative to the ViT's.
         mlp_ratio: hidden width of the branch's feed-forward parts, relative to the ViT's width.
-        extra_extractors: further extractors behind the last interaction.
+        extra_extractors: number of further extractors in the last interaction.
         injector_scale: initial value of the learned factor on what injectors add.
-        drop_path_rate: probability of dropping the feed-forward parts of the branch, and of the ViT's last residual branch; None
-            takes the ViT's own.
-        norm_eps: epsilon of the layer norms.
+        drop_path_rate: probability of dropping the feed-forward parts of the branch, and the residual branches of the
+            ViT's last block; None takes the ViT's own.
+        norm_eps: epsilon of the adapter's layer norms.
 
     Raises:
-        SegZooError: another ViT, four interactions that do not fit its blocks, or channels that do not divide into the heads.
+        SegZooError: the ViT is not one of those above, its channels differ, interactions do not fit its blocks, or the
+            width does not divide into the heads.
     """
 
     model_type = "segzoo_vit_adapter"
@@ -99,7 +101,7 @@ class ViTAdapterConfig(BackboneConfig):
         super().__post_init__(**kwargs)
 
     def check(self) -> None:
-        """Refuse a ViT that is not known, and options that do not fit it."""
+        """The ViT is known and takes the same channels, interactions fit its blocks, and heads divide the width."""
         super().check()
         plain_vit_of(self.vit_config)
         patch_size_of(self.vit_config)
@@ -122,7 +124,7 @@ class ViTAdapterConfig(BackboneConfig):
 
     @property
     def interactions(self) -> list[int]:
-        """Number of the ViT's blocks that have run at the end of each interaction."""
+        """Number of the ViT's blocks that have run at the end of each of the four interactions."""
         return list(self.interaction_layers) or evenly_spaced_layers(self.vit_config.num_hidden_layers)
 
     @property
@@ -133,7 +135,7 @@ class ViTAdapterConfig(BackboneConfig):
         return float(self.vit_config.to_dict().get("drop_path_rate", 0.0))
 
     def to_dict(self) -> dict[str, Any]:
-        """The config as a dict ready for JSON; of the ViT's config what differs from transformers' defaults."""
+        """The config as a dict ready for JSON, the ViT's without what equals transformers' defaults."""
         output = super().to_dict()
         if isinstance(self.vit_config, PreTrainedConfig):
             nested = self.vit_config.to_diff_dict()
@@ -154,7 +156,13 @@ class ViTAdapterConfig(BackboneConfig):
 
 
 class SpatialPrior(nn.Module):
-    """The convolutional branch: maps of an image at strides 4, 8, 16 and 32, of the ViT's width."""
+    """The convolutional branch: maps of an image at strides 4, 8, 16 and 32, of the ViT's width.
+
+    Args:
+        in_channels: channels of the images.
+        branch_channels: width of the stem; deeper stages are twice and four times as wide.
+        channels: channels of the maps.
+    """
 
     def __init__(self, in_channels: int, branch_channels: int, channels: int):
         super().__init__()
@@ -171,7 +179,7 @@ class SpatialPrior(nn.Module):
         self.projections = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in widths)
 
     def forward(self, pixel_values: Tensor) -> list[Tensor]:
-        """Images (B, C, H, W) to four maps, from fine to coarse."""
+        """Images (B, in_channels, H, W) -> four maps (B, channels, H', W'), from fine to coarse."""
         maps = [self.pool(self.stem(pixel_values))]
         for stage in self.stages:
             maps.append(stage(maps[-1]))
@@ -179,7 +187,11 @@ class SpatialPrior(nn.Module):
 
 
 class Injector(GradientCheckpointingLayer):
-    """Adds to the ViT's patch tokens what they read from the branch's three coarser maps."""
+    """Lets the ViT's patch tokens read from the branch's three coarser maps, and adds what they read, scaled.
+
+    ``forward`` takes the patches (B, height * width, C) of ``grid`` (height, width) and the branch's tokens, map after
+    map of ``sizes``, (B, sum of height * width, C); it returns patches.
+    """
 
     def __init__(self, config: ViTAdapterConfig, channels: int):
         super().__init__()
@@ -198,7 +210,7 @@ class Injector(GradientCheckpointingLayer):
 
 
 class BranchFeedForward(nn.Module):
-    """Two linear layers with a depthwise convolution and GELU between them; the convolution is the same on every map."""
+    """Two linear layers with a depthwise convolution, shared by all maps, and GELU between them."""
 
     def __init__(self, channels: int, hidden: int):
         super().__init__()
@@ -214,7 +226,10 @@ class BranchFeedForward(nn.Module):
 
 
 class Extractor(GradientCheckpointingLayer):
-    """Adds to the branch what it reads from the ViT's patch tokens, then mixes it."""
+    """Adds to the branch's tokens what they read from the ViT's patch tokens, then a feed-forward part.
+
+    ``forward`` takes tokens as `Injector` does, and returns the branch's.
+    """
 
     def __init__(self, config: ViTAdapterConfig, channels: int):
         super().__init__()
@@ -234,7 +249,7 @@ class Extractor(GradientCheckpointingLayer):
 
 
 class Interaction(nn.Module):
-    """What happens around some blocks of the ViT: one injector before them, extractors behind them."""
+    """What surrounds some blocks of the ViT: an injector before them, if the config has any, and extractors after."""
 
     def __init__(self, config: ViTAdapterConfig, channels: int, extractors: int):
         super().__init__()
@@ -245,8 +260,8 @@ class Interaction(nn.Module):
 class ViTAdapterBackbone(Backbone):
     """Returns maps of strides 4, 8, 16 and 32, all of the ViT's width.
 
-    ``pixel_values`` is (B, num_channels, H, W), of any size that the ViT takes: the ViT sees images filled up with zeros, on the
-    right and at the bottom, to whole patches. ``hidden_states`` are the branch's stem and the four maps.
+    ``pixel_values`` is (B, num_channels, H, W), of any size that the ViT takes: the ViT sees images padded with zeros,
+    on the right and at the bottom, to whole patches. ``hidden_states`` are the branch's finest map and the four maps.
     """
 
     config: ViTAdapterConfig
@@ -283,13 +298,13 @@ class ViTAdapterBackbone(Backbone):
         hub_options: dict | None = None,
         **options,
     ) -> "ViTAdapterBackbone":
-        """A fresh adapter over a trained ViT.
+        """An adapter with random weights over a trained ViT.
 
         Args:
             name_or_path: Hub name or local folder of the ViT.
-            vit_options: fields of the ViT's config to change. The tables of a segzoo BEiT are resized to a new ``image_size``;
-                a segzoo ViT loses its class token with ``class_token=False`` and gets scales with ``layer_scale=1.0``, as in
-                ViT-Adapter.
+            vit_options: fields of the ViT's config to change. The tables of a segzoo BEiT are resized to a new
+                ``image_size``; a segzoo ViT loses its class token with ``class_token=False`` and gets scales with
+                ``layer_scale=1.0``, as in ViT-Adapter.
             hub_options: ``revision``, ``token``, ``cache_dir`` and the like for loading.
             options: further fields of ``ViTAdapterConfig``, such as ``freeze_vit``.
 
@@ -323,7 +338,7 @@ class ViTAdapterBackbone(Backbone):
         return model
 
     def _freeze(self) -> None:
-        """Leave out of the training what is not to be trained, and what no map depends on."""
+        """Exclude from training what the config freezes and what no map depends on."""
         config, plain_vit = self.config, self._plain_vit
         for name, parameter in self.vit.named_parameters():
             depth = plain_vit.depth(name)
@@ -335,18 +350,18 @@ class ViTAdapterBackbone(Backbone):
     def train(self, mode: bool = True) -> Self:
         """Set training or evaluation mode; a frozen ViT stays in evaluation mode."""
         super().train(mode)
-        self._freeze()  # once more: loading weights makes all parameters trainable
+        self._freeze()  # again, because loading weights makes all parameters trainable
         if self.config.freeze_vit:
             self.vit.eval()
         return self
 
     @property
     def num_depths(self) -> int:
-        """The ViT's embeddings and its blocks."""
+        """Number of depths for layer-wise learning rates: the ViT's embeddings and its blocks."""
         return 1 + self.config.vit_config.num_hidden_layers
 
     def parameter_depth(self, name: str) -> int | None:
-        """The ViT's embeddings and blocks; the branch learns at the full rate."""
+        """Depth of a parameter: 0 for the ViT's embeddings, 1 for its first block; None for the branch."""
         return self._plain_vit.depth(name.removeprefix("vit.")) if name.startswith("vit.") else None
 
     def _init_weights(self, module):
@@ -375,7 +390,7 @@ class ViTAdapterBackbone(Backbone):
         return [stem, *maps]
 
     def _interact(self, pixel_values: Tensor, branch: Tensor, sizes: list[Size]) -> tuple[Tensor, list[Tensor]]:
-        """The branch's tokens behind all interactions, and the ViT's map behind each."""
+        """The branch's tokens after all interactions, and the ViT's map after each."""
         config, plain_vit = self.config, self._plain_vit
         patch_size, prefix = patch_size_of(config.vit_config), plain_vit.prefix(config.vit_config)
         pixel_values = whole_patches(pixel_values, patch_size)

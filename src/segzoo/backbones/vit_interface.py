@@ -1,7 +1,7 @@
-"""What an adapter needs of a plain vision transformer, for segzoo's and for transformers'.
+"""What an adapter needs from a plain vision transformer, be it segzoo's or transformers'.
 
-An adapter embeds an image, runs some blocks, changes the patch tokens, and runs the next. ``plain_vit_of`` says for each kind of
-config how this is done; nothing else tells one ViT from another.
+An adapter embeds an image, runs some blocks, changes the patch tokens, and runs the next blocks. ``plain_vit_of`` says
+how this is done for each kind of config; no other code distinguishes between ViTs.
 """
 
 from collections.abc import Callable
@@ -21,14 +21,14 @@ class PlainViT:
     """How to drive one kind of plain ViT.
 
     Args:
-        build: makes the model of a config, with random weights.
-        load: ``load(name_or_path, **hub_options)`` makes one with its trained weights.
-        blocks: path of the list of blocks inside the model.
-        norm: path of the norm behind the last block.
-        prefix: number of tokens before those of the patches.
-        embed: ``embed(vit, pixel_values) -> (tokens, options)`` of images whose sides are multiples of the patch size; the
-            options are keyword arguments of every block.
-        idle: parameters that no feature depends on.
+        build: builds a model from its config, with random weights.
+        load: ``load(name_or_path, **hub_options)`` loads a model with its trained weights.
+        blocks: dotted path of the list of blocks inside the model.
+        norm: dotted path of the norm after the last block.
+        prefix: number of tokens before those of the patches, from the model's config.
+        embed: ``embed(vit, pixel_values) -> (tokens, options)`` for images whose sides are multiples of the patch
+            size; the options are keyword arguments of every block.
+        idle: names of parameters that no feature depends on.
     """
 
     build: Callable[[PreTrainedConfig], nn.Module]
@@ -40,15 +40,15 @@ class PlainViT:
     idle: tuple[str, ...] = ()
 
     def blocks_of(self, vit: nn.Module) -> nn.ModuleList:
-        """The blocks of a model, in their order."""
+        """The transformer blocks of a model, first to last."""
         return reduce(getattr, self.blocks.split("."), vit)
 
     def norm_of(self, vit: nn.Module) -> nn.Module:
-        """The norm behind the last block of a model."""
+        """The norm after the last block of a model, which may be an identity."""
         return reduce(getattr, self.norm.split("."), vit)
 
     def depth(self, name: str) -> int | None:
-        """Depth of a parameter: 0 for embeddings, 1 for the first block; None for the norm behind the last."""
+        """Depth of a parameter: 0 for embeddings, 1 for the first block; None for the norm after the last block."""
         if name.startswith(f"{self.blocks}."):
             return 1 + int(name.removeprefix(f"{self.blocks}.").partition(".")[0])
         return None if name.startswith(f"{self.norm}.") else 0
@@ -106,10 +106,10 @@ PLAIN_VITS = {
 
 
 def plain_vit_of(config: PreTrainedConfig) -> PlainViT:
-    """How to drive the ViT of a config.
+    """How to drive the ViT that a config describes.
 
     Raises:
-        SegZooError: it is not a plain ViT that segzoo knows.
+        SegZooError: the config is not of a plain ViT that segzoo knows.
     """
     known = PLAIN_VITS.get(config.model_type)
     if known is None:
@@ -120,7 +120,7 @@ def plain_vit_of(config: PreTrainedConfig) -> PlainViT:
 
 
 def patch_size_of(config: PreTrainedConfig) -> int:
-    """Side of a ViT's patches in pixels.
+    """The side of a ViT's square patches, in pixels.
 
     Raises:
         SegZooError: the patches are not square.

@@ -1,4 +1,5 @@
 """Original checkpoints and configs of the mmsegmentation family -> Hugging Face models.
 
-``convert.convert_checkpoint`` does the whole way; ``keys`` and ``rules`` say how each original component is named.
+``convert.convert_checkpoint`` converts a checkpoint; ``keys`` and ``rules`` define how each original component is
+translated.
 """

@@ -21,9 +21,9 @@ def conversion_card(
 
     Args:
         model: the converted model.
-        report: of the conversion.
-        translation: of its original config.
-        row: the released checkpoint that it is, for scores, licences and address; None where that is not known.
+        report: the report of the conversion.
+        translation: the translation of its original config.
+        row: the released checkpoint that was converted, for scores, licences and address; None where it is not known.
     """
     dataset = translation.classes.dataset
     facts: dict[str, Any] = facts_of_model(model) | {
@@ -70,12 +70,12 @@ def _verification(report: ConversionReport) -> str:
 
 
 def backbone_card(model: PreTrainedModel, report: ConversionReport, *, title: str) -> str:
-    """The text of README.md for a backbone out of a pre-training file.
+    """The text of README.md for a backbone from a pre-training file.
 
     Args:
         model: the backbone.
-        report: of the conversion.
-        title: of the kind of file, for people.
+        report: the report of the conversion.
+        title: the kind of the file, in words.
     """
     notes = "".join(f"- {note}\n" for note in report.notes)
     return f"""---
@@ -101,7 +101,11 @@ or, in Python,
 
 
 def protocol(processor: dict[str, Any]) -> str:
-    """The test protocol in words: sizes, multiples, windows."""
+    """The test protocol in words: sizes, multiples, windows.
+
+    Args:
+        processor: keyword arguments of SegZooImageProcessor.
+    """
     size = processor.get("size") or {}
     if not processor["do_resize"]:
         parts = ["images at their own size"]

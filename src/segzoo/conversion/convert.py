@@ -29,8 +29,8 @@ class Conversion:
     """The result of a conversion.
 
     Args:
-        folder: the model folder that was written.
-        report: what went where.
+        folder: path of the model folder that was written.
+        report: what became of each key, and notes.
     """
 
     folder: Path
@@ -49,24 +49,28 @@ def convert_checkpoint(
 ) -> Conversion:
     """Converts a checkpoint of the mmsegmentation family into a folder that the Auto classes load.
 
-    A pre-training file without a decode head (an InternImage classifier, a plain ViT) becomes a backbone to train from.
+    A pre-training file without a decode head (an InternImage classifier, a plain ViT) becomes a backbone to train
+    from.
 
     The folder holds safetensors weights with our names, ``config.json``, ``preprocessor_config.json``, a model card
     and the shim for ``trust_remote_code``. It appears only when it is complete.
 
     Args:
-        checkpoint: file as the original code wrote it (.pth, .pth.tar, .safetensors, a zip with one of them inside).
+        checkpoint: file that the original code wrote (.pth, .pth.tar, .safetensors, a zip archive with one of them
+            inside, or .npz for AugReg's ViTs).
         decoder: the second file of a model that was published in two.
         output: folder to make; it may exist if it is empty.
-        config: the original training config (.py), for checkpoints that carry none, or instead of theirs.
-        name: zoo name or original file name of the released checkpoint; gives the config where there is none, and the
+        config: the original training config (.py, or .yaml for MIT's models), if the checkpoint carries none, or
+            instead of its own.
+        name: zoo name or original file name of the released checkpoint; gives the config if there is no other, and the
             published scores for the model card.
-        ema: take the averaged weights where the file has them.
-        max_shard_size: size of one weight file at most.
+        ema: take the averaged weights.
+        max_shard_size: largest size of one weight file, in bytes or as text such as "5GB".
 
     Raises:
-        ConversionError: the file cannot be read safely, has no config, is no segmentation model, or its weights do not
-            fit the config (every missing, unexpected and wrong key is listed). Nothing is written then.
+        ConversionError: the file cannot be read safely, has no config, is not a segmentation model, has no averaged
+            weights with ``ema``, or its weights do not fit the config (every missing, unexpected and wrong key is
+            listed). Nothing is written then.
         SegZooError: the output is not empty or cannot be written, or the zoo does not know ``name``.
     """
     check_folder_is_free(output)
@@ -85,7 +89,7 @@ def read_original(
     """Reads the files of an original; the arguments are those of `convert_checkpoint`.
 
     Raises:
-        ConversionError: a file cannot be read safely, or the second one is missing or is none.
+        ConversionError: a file cannot be read safely, or the second file is missing or is not a decoder.
         SegZooError: the zoo does not know ``name``.
     """
     row = None if name is None else zoo.find(name)
@@ -104,19 +108,19 @@ def read_original(
 
 
 def _read_npz(path: Path) -> OriginalCheckpoint:
-    file_kind(path, path)  # there, a file, and no web page
+    file_kind(path, path)  # raises if the file does not exist or is a web page
     return OriginalCheckpoint(state_dict=read_npz(path), source=path, sha256=sha256_of(path))
 
 
 def write_plan(plan: Plan, output: str | Path, *, max_shard_size: int | str = "5GB") -> Conversion:
     """Fills the planned model with its weights, and writes its folder.
 
-    The state dict of the plan is emptied: what was copied need not be held twice.
+    The state dicts of plan and checkpoint are emptied, so that tensors that were copied are not held twice.
 
     Args:
-        plan: of `make_plan`.
+        plan: what `make_plan` returned.
         output: folder to make; it may exist if it is empty.
-        max_shard_size: size of one weight file at most.
+        max_shard_size: largest size of one weight file, in bytes or as text such as "5GB".
 
     Raises:
         ConversionError: the weights do not fit the config; every missing, unexpected and wrong key is listed.

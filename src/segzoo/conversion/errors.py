@@ -1,4 +1,4 @@
-"""Errors of the conversion: each is one line that names the thing, the cause and the fix."""
+"""Errors of the conversion, whose messages name the thing, the cause and the fix."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ class CheckpointError(ConversionError):
     Args:
         path: the file that the user named.
         cause: what is wrong with it.
-        fix: what to do about it; may be left out where the cause says it.
+        fix: what to do about it; None where the cause says it.
 
     Attributes:
         path, cause, fix: the arguments. ``str(error)`` is ``path: cause; fix``.
@@ -32,10 +32,10 @@ class ConfigReadError(ConversionError):
     """A config text that cannot be read as literals.
 
     Args:
-        filename: the file, or a name for a text that comes from none.
-        line: line of the text, counted from 1; None where the whole file is meant.
+        filename: the file, or a name for a text that does not come from a file.
+        line: line of the text, counted from 1; None for the whole file.
         cause: what is wrong with it.
-        fix: what to do about it; may be left out where the cause says it.
+        fix: what to do about it; None where the cause says it.
 
     Attributes:
         filename, line, cause, fix: the arguments. ``str(error)`` is ``filename, line N: cause; fix``.

@@ -1,12 +1,12 @@
-"""Key rules: how one component of an original model is named and configured, as data.
+"""Rules for the components of original models: how each is configured, and how its weights are named.
 
 A component (backbone, neck or head) of an original model is described by one :class:`ComponentRule`: the type names
-under which original configs know it, a function that translates its config, and a table of :class:`KeyRule` that
-renames its weights.  The table works in both directions: a native model can be written back with its original names.
+that original configs use for it, a function that translates its config, and a table of :class:`KeyRule` that
+renames its weights. The table works in both directions: a native model can be written back with its original names.
 
     RESNET = register(BackboneRule(types=("ResNet", "ResNetV1c"), translate=translate_resnet, keys=RESNET_KEYS))
 
-Adding a component touches its own file in ``conversion/rules`` alone.
+To add a component, add a file to ``conversion/rules``; nothing else has to be changed.
 """
 
 from __future__ import annotations
@@ -32,10 +32,13 @@ class KeyRule:
     Args:
         original: name in the original state dict, relative to the component. Each ``{}`` stands for one or more whole
             dotted segments.
-        native: name in our state dict, with as many ``{}``, filled in the same order. None: the original has the entry
-            and we need it not (a buffer that is computed, a layer that is never used); it is left out, and reported.
-        alias: the original has the tensor under another name as well, which another rule renames. Both must be equal; written
-            back, it gets both names.
+        native: name in our state dict, with as many ``{}``, filled in the same order. None: the entry is not needed (a
+            buffer that is computed, a layer that is never used); it is left out, and reported.
+        alias: the original stores the tensor under another name as well, which another rule renames. Both must be
+            equal; written back, the tensor gets both names.
+
+    Raises:
+        ValueError: the names' ``{}`` are not whole segments or differ in number, or an alias has no native name.
     """
 
     original: str
@@ -56,7 +59,7 @@ class KeyRule:
             raise ValueError(f"key rule {self.original!r} -> {self.native!r}: different numbers of '{{}}'")
 
     def inside(self, old_prefix: str, new_prefix: str) -> KeyRule:
-        """The rule of the same tensor in a component that holds this one's under these prefixes, each with its dot."""
+        """The rule for the same tensor in an outer component whose names have these prefixes, dots included."""
         native = None if self.native is None else new_prefix + self.native
         return replace(self, original=old_prefix + self.original, native=native)
 
@@ -91,11 +94,11 @@ class KeyTable:
         return rule is not None and native is None
 
     def to_native(self, original_key: str) -> str | None:
-        """The native name of an original key, or None where there is none."""
+        """The native name of an original key, or None if it is left out or no rule knows it."""
         return self.find(original_key)[1]
 
     def to_originals(self, native_key: str) -> list[str]:
-        """The original name of a native key, and behind it its aliases; empty where there is none."""
+        """The original name of a native key, followed by its aliases; empty if there is none."""
         first: list[str] = []
         aliases: list[str] = []
         for matcher, rule in self._backward:
@@ -104,18 +107,18 @@ class KeyTable:
         return first + aliases
 
     def to_original(self, native_key: str) -> str | None:
-        """The original name of a native key, the first where it has several, or None where there is none."""
+        """The original name of a native key, without aliases, or None if there is none."""
         return next(iter(self.to_originals(native_key)), None)
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a translate function may know besides its own dict, and where it leaves what it found.
+    """What a translate function reads besides its own dict, and where it puts notes and findings.
 
     Args:
         where: place of the dict in the original config, for error messages ("model.decode_head[1]").
         original: the whole original config.
-        test_cfg: the model's test settings, from which a head takes those that are its own; shared by all components of a model.
+        test_cfg: the model's test settings, from which heads take their own; shared by all components of a model.
         notes: remarks for the user about what was not carried over; shared by all components of a model.
         ignore_index: the ignored label ids that the heads named; shared by all components of a model.
     """
@@ -131,7 +134,7 @@ class Context:
         return replace(self, where=where)
 
     def note(self, where: str, text: str) -> None:
-        """Leaves a remark for the user: what differs in training; never anything that changes the logits."""
+        """Adds a remark for the user about what differs in training or use; logits are never affected."""
         self.notes.append(f"{where}: {text}")
 
 
@@ -142,8 +145,8 @@ class ComponentRule:
     Args:
         types: names of the original classes, as configs write them in ``type``.
         translate: ``translate(original_dict, context) -> native config``. It accounts for every option of the dict
-            through :class:`Options`, so an option that nobody knows is an error and never silently dropped. A component that holds
-            another one returns ``(native config, key rules)``, the rules being those that `nested` gave.
+            through :class:`Options`, so that an unknown option is an error and never silently dropped. A component
+            that holds another one returns ``(native config, key rules)``, with the rules that `nested` returned.
         keys: the key rules, or ``keys(native_config) -> rules`` where they depend on the config.
     """
 
@@ -152,11 +155,11 @@ class ComponentRule:
     keys: tuple[KeyRule, ...] | Callable[[Any], Iterable[KeyRule]]
 
     def key_table(self, config: Any) -> KeyTable:
-        """The key table for a component with this native config, without the keys of components inside it."""
+        """The key table of a component with this native config, without the keys of components inside it."""
         return KeyTable(self.keys(config) if callable(self.keys) else self.keys)
 
     def convert(self, original: Mapping[str, Any], context: Context) -> tuple[Any, KeyTable]:
-        """The native config of an original dict, and the key table of the whole component.
+        """Translates an original dict to a native config and the key table of the whole component.
 
         Raises:
             ConversionError: an option is not known or not supported, or a value does not fit its option.
@@ -168,19 +171,19 @@ class ComponentRule:
 
 
 class BackboneRule(ComponentRule):
-    """A component that turns an image into feature maps."""
+    """The rule of a component that turns an image into feature maps."""
 
     kind = "backbone"
 
 
 class NeckRule(ComponentRule):
-    """A component between backbone and heads."""
+    """The rule of a component between backbone and heads."""
 
     kind = "neck"
 
 
 class HeadRule(ComponentRule):
-    """A component that turns feature maps into logits: decode head or auxiliary head."""
+    """The rule of a component that turns feature maps into logits: decode head or auxiliary head."""
 
     kind = "head"
 
@@ -203,7 +206,12 @@ def register(rule: Rule) -> Rule:
 
 
 def find_rule(kind: str, original: Any, where: str) -> ComponentRule:
-    """The rule for an original dict; kind is "backbone", "neck" or "head". Importing `segzoo.conversion.rules` registers all.
+    """The rule for an original dict, among those that importing `segzoo.conversion.rules` has registered.
+
+    Args:
+        kind: "backbone", "neck" or "head".
+        original: the dict.
+        where: its place in the original config, for messages.
 
     Raises:
         ConversionError: no rule knows its type; the message names it, the known types and the nearest of them.
@@ -222,20 +230,20 @@ def find_rule(kind: str, original: Any, where: str) -> ComponentRule:
 def nested(
     kind: str, original: Any, context: Context, old_prefix: str, new_prefix: str
 ) -> tuple[Any, tuple[KeyRule, ...]]:
-    """Translates a component inside another one, for the ``translate`` of the outer one, which returns the rules with its config.
+    """Translates an inner component for the ``translate`` of the outer one, which returns its rules too.
 
     Args:
         kind: "backbone", "neck" or "head".
-        original: the inner one's dict.
-        context: at the inner one's place.
-        old_prefix: what its keys begin with inside the outer one's original state dict, with the dot.
-        new_prefix: the same in ours.
+        original: the inner component's dict.
+        context: the context at the inner component's place.
+        old_prefix: prefix of its keys in the outer component's original state dict, with the dot.
+        new_prefix: prefix of its keys in our state dict of the outer component, with the dot.
 
     Returns:
-        The native config, and the key rules with the prefixes.
+        the native config, and the key rules with the prefixes.
 
     Raises:
-        ConversionError: no rule knows its type, or as `ComponentRule.convert`.
+        ConversionError: no rule knows its type, or one of its options or values is not supported.
     """
     config, table = find_rule(kind, original, context.where).convert(original, context)
     return config, tuple(rule.inside(old_prefix, new_prefix) for rule in table.rules)

@@ -13,14 +13,14 @@ from segzoo.data.facts import DatasetFacts, facts_for_original_type
 
 @dataclass(frozen=True)
 class OriginalClasses:
-    """Names and colours of the classes.
+    """Names and colours of a checkpoint's classes, and where they come from.
 
     Args:
-        names: one per class, or None where nobody knows them.
-        palette: one [red, green, blue] (0..255) per class, or None.
+        names: one name per class, or None where they are not known.
+        palette: one [red, green, blue], each 0..255, per class, or None.
         source: where the names come from, in words.
-        dataset: the data set of the checkpoint, or None where it is not a known one.
-        reduce_labels: whether label 0 is "nothing" and the classes begin at 1 in the label files.
+        dataset: facts of the checkpoint's data set, or None where it is not a known one.
+        reduce_labels: whether label files hold 0 for "no class" and 1..n for the classes.
     """
 
     names: list[str] | None
@@ -37,14 +37,12 @@ def find_classes(
     class_names: Sequence[str] | None = None,
     palette: Sequence[Sequence[int]] | None = None,
 ) -> OriginalClasses:
-    """Names and colours of a model's classes.
-
-    The checkpoint's own are asked first, then the config's data set options, then the facts about its data set.
+    """Finds names and colours of a model's classes: the checkpoint's, else the config's, else those of its data set.
 
     Args:
-        dataset: what the original config says of its data set.
+        dataset: the data set of the original config.
         num_labels: number of classes of the model.
-        class_names, palette: what the checkpoint carries, or None.
+        class_names, palette: names and colours in the checkpoint, or None.
 
     Raises:
         ConversionError: the checkpoint or the config names another number of classes than the model has.
@@ -70,7 +68,7 @@ def find_classes(
             "the config does not belong to this checkpoint, or its num_classes is wrong"
         )
     if facts is not None and names is not None and _plain(names) != _plain(facts.classes):
-        facts = None  # the data set class was used with classes of the user's own
+        facts = None  # a user has trained the data set class on other classes
     if colors is not None and len(colors) != num_labels:
         colors = None
     if colors is None and facts is not None:
@@ -93,7 +91,7 @@ def _plain(names: Sequence[str]) -> list[str]:
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
-    """The names, with a number behind those that came before: ``label2id`` needs each name once."""
+    """The names, with a number after repeated ones, because ``label2id`` needs distinct names."""
     seen: dict[str, int] = {}
     unique = []
     for name in names:

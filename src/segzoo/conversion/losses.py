@@ -1,7 +1,7 @@
 """The losses that a head was trained with: ``loss_decode`` and ``sampler`` of an original config -> ours.
 
-A loss acts in training alone: the logits of a converted model do not depend on it. So one that is not available here is
-left out with a note; it is no reason to refuse a checkpoint.
+A loss acts in training only, and the logits of a converted model do not depend on it. So a loss that is not available
+here is left out with a note, and is no reason to refuse a checkpoint.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ DEFAULT_LOSS = {"type": "CrossEntropyLoss"}
 
 
 def translate_losses(original: Any, sampler: Any, context: Context) -> list[dict[str, Any]]:
-    """The ``losses`` of our HeadConfig.
+    """Translates the losses of a head to the ``losses`` of our HeadConfig.
 
     Args:
-        original: the head's ``loss_decode``: a dict or a list of dicts.
+        original: the head's ``loss_decode``, a dict or a list of dicts.
         sampler: the head's ``sampler``, or None.
-        context: where the head stands, and where notes go.
+        context: the context at the head's place, which takes notes.
 
     Raises:
         ConversionError: a loss or sampler has an option that is not known.
-        SegZooError: an option has a value that the original would not train with either.
+        SegZooError: an option has a value that the original could not train with either.
     """
     originals = original if isinstance(original, (list, tuple)) and original else [original]
     ohem = _ohem(sampler, context)
@@ -37,7 +37,7 @@ def translate_losses(original: Any, sampler: Any, context: Context) -> list[dict
             context.where, "none of its losses is available; the converted model trains with plain cross-entropy"
         )
         losses = [CrossEntropyLoss(weight=originals[0].get("loss_weight", 1.0))]
-    # The original hands the sampled pixels to every loss, but the others do not look at them.
+    # The original hands the sampled pixels to every loss, but the others ignore them.
     sampled = [replace(loss, ohem=ohem) if isinstance(loss, CrossEntropyLoss) else loss for loss in losses]
     return [loss.to_dict() for loss in sampled]
 
@@ -58,7 +58,7 @@ def _ohem(sampler: Any, context: Context) -> Ohem | None:
 
 
 def _loss(original: Mapping[str, Any], context: Context) -> Loss | None:
-    """One loss; None and a note where it is not available."""
+    """One translated loss, or None with a note where it is not available."""
     place = f"{context.where}.loss_decode"
     kind = type_name(original, place)
     options = Options(original, place)
@@ -99,8 +99,8 @@ def _cross_entropy(options: Options, shared: dict[str, Any], context: Context) -
 
 def _dice(options: Options, shared: dict[str, Any], context: Context) -> DiceLoss:
     smooth, exponent = options.take("smooth", 1.0), options.take("exponent", 2.0)
-    options.expect("reduction", "mean", "none", "sum")  # of one number
-    # 0.x takes every option and looks at no others; the head's ignored label is the one that counts here.
+    options.expect("reduction", "mean", "none", "sum")  # all the same for one number
+    # 0.x accepts and ignores any further option; of the two ignored labels, the head's is the one that counts.
     options.ignore("ignore_index", "loss_type", "per_image", "use_sigmoid", "activate", "naive_dice", "eps")
     if context.original.is_1x:
         context.note(context.where, "its DiceLoss becomes that of mmsegmentation 0.x, which is taken class by class")
@@ -115,7 +115,7 @@ def _focal(options: Options, shared: dict[str, Any], context: Context) -> FocalL
 
 
 def _lovasz(options: Options, shared: dict[str, Any], context: Context) -> LovaszLoss | None:
-    # The hinge takes one channel, which models that give one per class have not.
+    # The hinge takes one channel, and the models have one per class.
     if options.expect("loss_type", "multi_class", "binary") == "binary":
         return None
     per_image = bool(options.take("per_image", False))

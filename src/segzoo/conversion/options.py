@@ -1,6 +1,6 @@
-"""The account of an original config's options: each is taken, expected or ignored, and what is left over is an error.
+"""The options of an original config, each of which must be taken, expected or ignored; what is left over is an error.
 
-So an option that nobody thought of cannot change the numbers silently.
+So an option that nobody thought of cannot silently change the numbers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from segzoo.errors import SegZooError
 
 _REQUIRED = object()
 _BATCH_NORM = {"type": "BN"}
-# Original types -> keys of `segzoo.layers.conv.NORMS` and `ACTIVATIONS`.
+# Keys of `segzoo.layers.conv.NORMS` and `ACTIVATIONS` by original type.
 _NORMS = {
     **dict.fromkeys(("BN", "SyncBN", "BN2d", "MMSyncBN", "NaiveSyncBN"), "batch_norm"),
     "GN": "group_norm",
@@ -30,7 +30,7 @@ _ACTIVATIONS = {
     "Swish": "silu",
     "HSwish": "hardswish",
 }
-# mmengine writes the scope of a registry before the type: mmseg.FCNHead, mmpretrain.ConvNeXt
+# mmengine writes the scope of a registry before the type: mmseg.FCNHead, mmpretrain.ConvNeXt.
 _SCOPES = ("mmseg.", "mmcls.", "mmpretrain.", "mmdet.", "mmengine.", "mmcv.")
 
 
@@ -50,7 +50,10 @@ def type_name(original: Any, where: str) -> str:
 
 @contextlib.contextmanager
 def values_that_fit(where: str) -> Iterator[None]:
-    """Turns what a value of the wrong type or length raises, deep inside, into an error that names the place.
+    """Turns an error that a value of the wrong type or length raises inside the block into one that names the place.
+
+    Args:
+        where: the place in the original config.
 
     Raises:
         ConversionError: the block raised such an error; errors of segzoo pass unchanged.
@@ -78,11 +81,11 @@ class Options:
     >>> o.finish()
 
     Args:
-        original: the dict; it is not changed. ``type`` and ``_delete_`` count as accounted for.
+        original: the dict, which is not changed. ``type``, ``_delete_`` and ``_scope_`` need no account.
         where: its place in the original config, for error messages.
 
     Raises:
-        ConversionError: ``original`` is no dict.
+        ConversionError: ``original`` is not a dict.
     """
 
     def __init__(self, original: Mapping[str, Any], where: str):
@@ -95,14 +98,14 @@ class Options:
         return name in self._left
 
     def error(self, message: str) -> ConversionError:
-        """A ConversionError that begins with the place of this dict."""
+        """A ConversionError whose message begins with the place of this dict."""
         return ConversionError(f"{self.where}: {message}")
 
     def take(self, name: str, default: Any = _REQUIRED) -> Any:
-        """The value of an option; ``default`` where it is absent.
+        """Takes the value of an option, or ``default`` if the option is absent.
 
         Raises:
-            ConversionError: it is absent and there is no default.
+            ConversionError: the option is absent and there is no default.
         """
         value = self._left.pop(name, default)
         if value is _REQUIRED:
@@ -110,15 +113,15 @@ class Options:
         return value
 
     def ignore(self, *names: str) -> None:
-        """Accounts for options that do not change the numbers of the converted model (training and initialisation)."""
+        """Accounts for options that do not affect the numbers of the converted model (training and initialisation)."""
         for name in names:
             self._left.pop(name, None)
 
     def expect(self, name: str, *allowed: Any) -> Any:
-        """Accounts for an option that is supported with some values only; absent is fine and gives the first of them.
+        """Takes an option of which only some values are supported; if it is absent, its value is the first of them.
 
         Raises:
-            ConversionError: it has another value; the message names the option, its value and the supported ones.
+            ConversionError: the value is another; the message names the option, the value and the supported values.
         """
         value = self._left.pop(name, allowed[0])
         if isinstance(value, tuple):
@@ -129,22 +132,22 @@ class Options:
         return value
 
     def norm(self, name: str = "norm_cfg", default: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Takes a norm config: the fields ``norm`` and ``norm_eps`` of our configs; ``norm`` alone, None, where there is no norm.
+        """Takes a norm config, and returns our fields ``norm`` and ``norm_eps``; only ``norm=None`` for no norm.
 
         Args:
-            name: of the option.
-            default: the norm config of the original class where the option is absent; None: no norm.
+            name: name of the option.
+            default: the norm config of the original class, if the option is absent; None for no norm.
 
         Raises:
-            ConversionError: the norm is neither a batch norm nor a group norm of 32 groups, or has an option that is not known.
+            ConversionError: the norm is neither a batch norm nor a group norm of 32 groups, or has an unknown option.
         """
         return self._norm(name, default, _NORMS)
 
     def batch_norm_eps(self, name: str = "norm_cfg", default: Mapping[str, Any] | None = _BATCH_NORM) -> float:
-        """Takes a norm config that must be a batch norm: its eps.
+        """Takes a norm config that must be a batch norm, and returns its eps; the arguments are those of `norm`.
 
         Raises:
-            ConversionError: there is no norm, it is another one, or has an option that is not known.
+            ConversionError: there is no norm, it is not a batch norm, or it has an unknown option.
         """
         fields = self._norm(name, default, {k: norm for k, norm in _NORMS.items() if norm == "batch_norm"})
         if fields["norm"] is None:
@@ -171,15 +174,15 @@ class Options:
         return {"norm": supported[kind], "norm_eps": eps}
 
     def activation(self, name: str = "act_cfg", default: str = "ReLU", only: str | None = None) -> str:
-        """Takes an activation config: a key of `segzoo.layers.conv.ACTIVATIONS`.
+        """Takes an activation config, and returns its key in `segzoo.layers.conv.ACTIVATIONS`.
 
         Args:
-            name: of the option.
-            default: the activation of the original class where the option is absent.
-            only: the one original type that is supported here; None: all that we have.
+            name: name of the option.
+            default: the type of the original class's activation, if the option is absent.
+            only: the only original type that is supported here; None supports all that we have.
 
         Raises:
-            ConversionError: it is another activation, none at all, or has an option that is not known.
+            ConversionError: there is no activation, it is not supported, or it has an unknown option.
         """
         original = self.take(name, {"type": default})
         place = f"{self.where}.{name}"
@@ -197,10 +200,10 @@ class Options:
         return _ACTIVATIONS[kind]
 
     def finish(self) -> None:
-        """Closes the account.
+        """Checks that every option has been accounted for.
 
         Raises:
-            ConversionError: options are left that nobody took; the message names them with their values.
+            ConversionError: options are left; the message names them with their values.
         """
         if self._left:
             listed = ", ".join(f"{k}={v!r:.60}" for k, v in self._left.items())

@@ -1,4 +1,4 @@
-"""The parts of an original training config that conversion reads, each found once, whatever generation wrote it."""
+"""The parts of an original training config that conversion reads, wherever each generation of configs has them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ class OriginalDataset:
     """The data set that a checkpoint is tested on.
 
     Args:
-        type: name of its class, without scopes; None where the config does not say.
+        type: name of its class, without scopes; None where the config does not name it.
         options: its dict; empty where there is none.
         where: the dict's place in the config.
-        metainfo: names and colours as 1.x gives them.
-        reduce_labels: whether label 0 is "nothing" and classes begin at 1 in the label files; None where the config does not say.
+        metainfo: names and colours in the form of 1.x.
+        reduce_labels: whether label files hold 0 for "no class" and 1..n for the classes; None where the config does
+            not say.
     """
 
     type: str | None = None
@@ -30,19 +31,20 @@ class OriginalDataset:
 
 @dataclass(frozen=True)
 class OriginalConfig:
-    """A training config of mmsegmentation 0.x, 1.x or a fork. Of settings that may stand in two places, the model's come first.
+    """A training config of mmsegmentation 0.x, 1.x or a fork.
 
-    Values are as the config has them, of any type: who reads them checks them.
+    Values are unchecked and of any type; those who read them check them. Where a setting may be inside the model or
+    beside it, the one inside comes first.
 
     Args:
         model: the model's dict; None where there is none.
-        train_cfg, test_cfg: settings of training and of testing, inside the model or beside it.
-        dataset: the data set.
+        train_cfg, test_cfg: settings of training and of testing, from inside the model or beside it.
+        dataset: the data set that the model is tested on.
         test_pipeline: steps that prepare an image in testing; None where there are none.
-        pipeline_place: where they stand.
+        pipeline_place: place of these steps in the config.
         normalisation: ``img_norm_cfg``, which pipelines refer to.
-        preprocessor: ``data_preprocessor`` of 1.x, inside the model or beside it.
-        is_1x: whether it is of mmsegmentation 1.x, which normalises inside the model.
+        preprocessor: ``data_preprocessor`` of 1.x, from inside the model or beside it.
+        is_1x: whether the config is of mmsegmentation 1.x, which normalises inside the model.
     """
 
     model: Any = None
@@ -57,10 +59,10 @@ class OriginalConfig:
 
     @classmethod
     def parse(cls, config: Mapping[str, Any]) -> OriginalConfig:
-        """The parts of a whole config.
+        """Finds the parts of a whole config.
 
         Raises:
-            ConversionError: what describes the data set has another type than data sets have.
+            ConversionError: the part that describes the data set has values of wrong types.
         """
         model = config.get("model")
         parts: Mapping[str, Any] = model if isinstance(model, Mapping) else {}
@@ -137,6 +139,6 @@ def _reduces_labels(config: Mapping[str, Any], dataset: Mapping[str, Any]) -> bo
     said = [bool(value) for value in said if value is not None]
     if said:
         return any(said)
-    # before 1.x the step that loads labels leaves them as they are, unless told; 1.x asks the data set
+    # Before 1.x the step that loads labels leaves them unchanged by default; in 1.x the data set decides.
     old = "train_dataloader" not in config and "test_dataloader" not in config
     return False if old and any(step.get("type") == "LoadAnnotations" for step in steps) else None

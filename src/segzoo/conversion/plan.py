@@ -1,4 +1,4 @@
-"""What an original checkpoint becomes, worked out before anything is written: one function for each kind of file."""
+"""The plan of a conversion, made before anything is written: one function for each kind of original."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ from segzoo.modeling_segzoo import SegZooForSemanticSegmentation
 
 @dataclass(frozen=True)
 class Original:
-    """An original checkpoint as it was read, and what the caller says about it.
+    """An original checkpoint that has been read, and what the caller says about it.
 
     Args:
-        checkpoint: the weights and what the file says about them; of a model in two files those of both.
-        title: the file or the two files, for messages.
+        checkpoint: the weights and what the file says about them; of a model in two files the weights of both.
+        title: name of the file or the two files, for messages.
         in_two_files: whether an encoder and a decoder were given.
         config: the training config that the caller gives, as values, or None.
-        config_file: the file that it was read from, or None.
+        config_file: the file that this config was read from, or None.
         row: the released checkpoint that the caller names, or None.
     """
 
@@ -60,20 +60,20 @@ class Original:
 
 @dataclass(frozen=True)
 class Plan:
-    """What becomes of an original checkpoint.
+    """What an original checkpoint will become.
 
     Args:
-        original: what it was made for.
-        model: on the meta device, without weights.
+        original: the original.
+        model: the model, on the meta device, without weights.
         components: the key tables of the model's components, in its order.
-        state: original key -> tensor.
-        processor: None for a backbone alone.
+        state: tensors by original key.
+        processor: the model's image processor; None for a backbone.
         card: ``card(model, report) -> text of README.md``.
         config_source: where the original config came from, in words.
         labels_source: where the class names come from, in words.
-        row: the released checkpoint that it is, or None.
+        row: the released checkpoint that is converted, or None.
         notes: remarks for the user.
-        left_out: names of what the file holds beside ``state`` and a model does not need.
+        left_out: names of what the file holds besides ``state``, which the model does not need.
     """
 
     original: Original
@@ -90,10 +90,11 @@ class Plan:
 
 
 def make_plan(original: Original) -> Plan:
-    """What an original becomes: a segmentation model, or the backbone of a pre-training file.
+    """Plans the conversion of an original to a segmentation model, or of a pre-training file to a backbone.
 
     Raises:
-        ConversionError: it has no config, is no segmentation model, or its config says something that is not supported.
+        ConversionError: the original has no config, is not a segmentation model, or its config holds something that is
+            not supported.
     """
     if original.in_two_files:
         return plan_scene_parsing(original)
@@ -102,10 +103,10 @@ def make_plan(original: Original) -> Plan:
 
 
 def plan_segmentor(original: Original) -> Plan:
-    """The plan of a model of the mmsegmentation family.
+    """Plans the conversion of a model of the mmsegmentation family.
 
     Raises:
-        ConversionError: as `make_plan`.
+        ConversionError: the original has no config, is another kind of model, or its config is not supported.
     """
     checkpoint = original.checkpoint
     refuse_other_tasks(checkpoint.state_dict, original.title)
@@ -120,10 +121,10 @@ def plan_segmentor(original: Original) -> Plan:
 
 
 def plan_scene_parsing(original: Original) -> Plan:
-    """The plan of a model of MIT's scene parsing, in two files.
+    """Plans the conversion of a model of MIT's scene parsing, in two files.
 
     Raises:
-        ConversionError: as `make_plan`.
+        ConversionError: no config is known, or it is not one of such a model.
     """
     config, source = _find_config(original)
     if not is_scene_parsing(config):
@@ -135,7 +136,11 @@ def plan_scene_parsing(original: Original) -> Plan:
 
 
 def plan_backbone(original: Original, kind: PretrainedKind) -> Plan:
-    """The plan of a pre-training file, which becomes a backbone to train from.
+    """Plans the conversion of a pre-training file to a backbone to train from.
+
+    Args:
+        original: the original.
+        kind: the kind of pre-training file, from `find_kind`.
 
     Raises:
         ConversionError: weights are missing or not of this kind, or a config or zoo name was given.
@@ -192,7 +197,7 @@ def _remarks(original: Original) -> list[str]:
 
 
 def build_without_weights(config: SegZooConfig) -> SegZooForSemanticSegmentation:
-    """The model of a config on the meta device: names, shapes and dtypes, and no memory.
+    """Builds the model of a config on the meta device: names, shapes and dtypes, without memory.
 
     Raises:
         ConversionError: the values of the config contradict each other.
@@ -206,14 +211,15 @@ def build_without_weights(config: SegZooConfig) -> SegZooForSemanticSegmentation
 
 
 def refuse_other_tasks(state: Mapping[str, Tensor], title: str) -> None:
-    """Raises where the keys are those of another kind of model.
+    """Raises an error if the keys are those of another kind of model.
 
     Args:
-        state: original key -> tensor.
-        title: the file, for messages.
+        state: tensors by original key.
+        title: name of the file, for messages.
 
     Raises:
-        ConversionError: a detector, a classifier or backbone, or a model that has been converted already.
+        ConversionError: the weights are of a detector, a classifier, a backbone, or a model that has been converted
+            already.
     """
     first = {key.partition(".")[0] for key in state}
     if not first:
@@ -280,7 +286,7 @@ def _find_config(original: Original) -> tuple[Mapping[str, Any], str]:
 
 
 def _check_class_count(original: Original, model: PreTrainedModel, components: Sequence[ComponentKeys]) -> None:
-    """Names the one wrong thing where the weights have other classes than the config, instead of a list of wrong shapes."""
+    """Raises an error if weights and config differ in their number of classes, instead of a list of wrong shapes."""
     state, expected = original.checkpoint.state_dict, model.state_dict()
     for component in components:
         if not isinstance(component.config, HeadConfig):
@@ -292,7 +298,7 @@ def _check_class_count(original: Original, model: PreTrainedModel, components: S
             continue
         layer = component.original_prefix + key.removesuffix(".weight")
         wanted = component.config.num_outputs
-        more = native.shape[0] - wanted  # outputs that stand for no class, such as Mask2Former's "no object"
+        more = native.shape[0] - wanted  # outputs that are not classes, such as Mask2Former's "no object"
         raise ConversionError(
             f"{original.title}: class counts disagree: the config has {wanted} classes, the weights of {layer} "
             f"{weight.shape[0] - more}; give the config that they were trained with"
@@ -300,10 +306,11 @@ def _check_class_count(original: Original, model: PreTrainedModel, components: S
 
 
 def _identify(original: Original) -> tuple[zoo.ZooRow | None, list[str]]:
-    """The released checkpoint that a file is by its name, and notes about that.
+    """The released checkpoint that a file is, judged by its name, or None; and notes about it.
 
-    Scores and addresses of a release must not be put on somebody's own training, which often bears the config's name. So a
-    release whose file name ends in digits of its hash, as OpenMMLab's do, is believed by these alone.
+    Scores and addresses of a release must not be put on a user's own training, which often bears the config's name. So
+    a file whose name ends in digits of a hash, as OpenMMLab's do, is recognised only if they are digits of its own
+    hash.
     """
     stem, sha256 = _stem(original.title), original.checkpoint.sha256
     row = zoo.lookup(stem)

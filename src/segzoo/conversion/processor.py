@@ -1,7 +1,7 @@
 """Original test pipelines -> settings of SegZooImageProcessor.
 
-Three generations are read: mmsegmentation 0.x (``MultiScaleFlipAug`` around ``Resize``, ``Normalize``, ``Pad``), its
-research forks (``ResizeToMultiple``, ``SETR_Resize``), and 1.x (flat pipelines, normalised by ``data_preprocessor``).
+Pipelines of mmsegmentation 0.x (``MultiScaleFlipAug`` around ``Resize``, ``Normalize``, ``Pad``), of its research
+forks (``ResizeToMultiple``, ``SETR_Resize``), and of 1.x (flat, normalised by ``data_preprocessor``) are read.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from segzoo.conversion.keys import Context
 from segzoo.conversion.options import Options, type_name
 
-# steps that load, pack or name things, and do not change the pixels of one plain pass
+# Steps that load, pack or name things, and do not change the pixels in a pass without augmentation.
 _NEUTRAL = (
     "LoadAnnotations", "ImageToTensor", "DefaultFormatBundle", "Collect", "PackSegInputs", "RandomFlip", "ToTensor",
     "DefaultFormatBundleSemantic", "ToMask",
@@ -24,11 +24,12 @@ def translate_processor(context: Context, num_channels: int = 3) -> dict[str, An
     """Keyword arguments of SegZooImageProcessor that prepare images as the original does in testing.
 
     Args:
-        context: with the original config; takes notes about what was not carried over (test-time augmentation).
-        num_channels: channels that the model reads.
+        context: the context with the original config, which takes notes about what was not carried over (test-time
+            augmentation).
+        num_channels: number of channels that the model reads.
 
     Raises:
-        ConversionError: the pipeline has a step, or a step has an option, that is not known; it is named.
+        ConversionError: the pipeline has an unknown step, or a step an unknown option; the message names it.
     """
     original = context.original
     fields: dict[str, Any] = {
@@ -47,9 +48,9 @@ def translate_processor(context: Context, num_channels: int = 3) -> dict[str, An
         fields.update(_preprocessor(original.preprocessor))
     fields.setdefault("do_normalize", False)
     fields.setdefault("do_rescale", fields["do_normalize"])
-    # mmcv reads images as BGR and leaves them so where no normalisation turns them
+    # mmcv reads images as BGR, and they remain so unless a normalisation reverses the channels.
     fields.setdefault("channel_order", "bgr")
-    if num_channels != 3:  # no pictures but arrays, which come in the model's own order
+    if num_channels != 3:  # such images are in the order of the model's channels
         fields["channel_order"] = "rgb"
     if (raw := fields.pop("raw_pad_value", None)) is not None:  # padded before the normalisation
         fields["pad_value"] = raw
@@ -99,7 +100,7 @@ def _steps(steps: Sequence[Any], where: str, scale: Any, context: Context) -> di
 
 
 def _test_scale(options: Options, context: Context) -> Sequence[int] | None:
-    """The one image scale of a MultiScaleFlipAug; the augmentation itself is left to the evaluation."""
+    """The image scale (width, height) of a MultiScaleFlipAug without augmentation; None for the images' own size."""
     scale, ratios = options.take("img_scale", None), options.take("img_ratios", None)
     flip = options.take("flip", False)
     options.ignore("flip_direction")
@@ -120,7 +121,7 @@ def _test_scale(options: Options, context: Context) -> Sequence[int] | None:
 
 
 def _resize(options: Options, scale: Sequence[int] | None, min_size: int | None = None) -> dict[str, Any]:
-    old = "scale" not in options  # 1.x names it scale, and does not keep the ratio unless told so
+    old = "scale" not in options  # 1.x calls it scale, and by default does not keep the ratio
     own = options.take("img_scale", None) if old else options.take("scale")
     if own is not None and isinstance(own[0], (list, tuple)):
         own = own[0] if len(own) == 1 else None
@@ -132,11 +133,11 @@ def _resize(options: Options, scale: Sequence[int] | None, min_size: int | None 
     options.expect("scale_factor", None, 1.0, 1)
     min_size = options.take("min_size", min_size)
     options.finish()
-    if scale is None:  # relative to the image's own size, by the factor 1
+    if scale is None:  # the image's own size
         return {"do_resize": False}
     if not keep_ratio:
         size = {"height": int(scale[1]), "width": int(scale[0])}
-    elif min_size is not None:  # the short side alone decides
+    elif min_size is not None:  # only the short side has a limit
         size = {"shortest_edge": max(int(min_size), int(min(scale)))}
     else:
         size = {"shortest_edge": int(min(scale)), "longest_edge": int(max(scale))}
@@ -156,7 +157,7 @@ def _resize_shortest_edge(options: Options) -> dict[str, Any]:
 
 
 def _pad(options: Options, normalised: bool) -> dict[str, Any]:
-    """Padding at the right and the bottom; ``normalised`` is whether the pixels are so when it happens."""
+    """Padding at the right and the bottom; ``normalised`` tells whether pixels have been normalised before it."""
     size, divisor = options.take("size", None), options.take("size_divisor", None)
     options.expect("pad_to_square", False)
     options.expect("padding_mode", "constant")
@@ -184,7 +185,7 @@ def _multiple(divisor: Any, mode: str, options: Options) -> dict[str, Any]:
 
 
 def _normalisation(original: Mapping[str, Any] | None, where: str) -> dict[str, Any]:
-    """Mean and deviation in units of 0..255 -> in units of 0..1, after a rescale by 1/255."""
+    """The settings for mean and deviation in units of 0..255; ours are in 0..1, after a rescale."""
     if original is None:
         return {}
     options = Options(original, where)
@@ -204,7 +205,7 @@ def _moments(mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
 
 
 def _preprocessor(original: Mapping[str, Any]) -> dict[str, Any]:
-    """1.x: SegDataPreProcessor turns the channels, normalises, and pads in testing where its test_cfg says so."""
+    """The settings for 1.x's SegDataPreProcessor, which reverses channels, normalises, and may pad in testing."""
     where = "model.data_preprocessor"
     options = Options(original, where)
     if (kind := type_name(original, where)) != "SegDataPreProcessor":

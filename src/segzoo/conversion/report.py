@@ -1,4 +1,4 @@
-"""What went where in a conversion, and the one error that lists everything that did not fit."""
+"""The report of a conversion: what each key became, and one error that lists everything that did not fit."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class KeyMatch:
     """The result of renaming a state dict.
 
     Args:
-        renamed: original key -> native key, of everything that was taken.
+        renamed: native keys by original key, of all tensors that the model takes.
         left_out: original keys that a rule drops on purpose.
-        unexpected: original keys that no rule knows, or whose target the model does not have.
-        missing: native key -> the original key that was not there.
-        doubled: original keys whose native key another one has filled already.
-        unequal: pairs of original keys that are names of one tensor, and hold different values.
-        wrong_shapes: (original key, shape in the checkpoint, shape in the model).
+        unexpected: original keys that no rule knows, or whose native key the model does not have.
+        missing: original keys that are missing, by native key.
+        doubled: original keys whose native key another one has already filled.
+        unequal: pairs of original keys that name one tensor, and hold different values.
+        wrong_shapes: original key, shape in the checkpoint and shape in the model, of tensors whose shapes differ.
         not_finite: original keys of tensors with NaN or infinite values.
-        converted_dtypes: number of tensors, by their original dtype, that became float32.
+        converted_dtypes: number of tensors whose dtype was changed to the model's, by original dtype.
     """
 
     renamed: dict[str, str] = field(default_factory=dict)
@@ -37,14 +37,14 @@ class KeyMatch:
     converted_dtypes: dict[str, int] = field(default_factory=dict)
 
     def raise_for_problems(self, source: str) -> None:
-        """Raises one error with everything that did not fit.
+        """Raises one error that lists everything that did not fit, if there is anything.
 
         Args:
-            source: the checkpoint file, for the message.
+            source: name of the checkpoint file, for the message.
 
         Raises:
-            ConversionError: a key is missing, unexpected or doubled, two names of one tensor hold different values, a shape is
-                wrong, or a value is not finite.
+            ConversionError: a key is missing, unexpected or doubled, two names of one tensor hold different values, a
+                shape is wrong, or a value is not finite.
         """
         shapes = [
             f"{key}: {_shape(found)} in the checkpoint, {_shape(wanted)} by the config"
@@ -80,18 +80,18 @@ def _shape(shape: list[int]) -> str:
 
 @dataclass
 class ConversionReport:
-    """Everything that is known about one conversion, ready for JSON.
+    """What is known about one conversion, ready for JSON.
 
     Args:
-        source: the checkpoint file.
-        sha256: of that file.
+        source: the checkpoint file or files.
+        sha256: SHA-256 of the file, or of the encoder's file.
         config_source: where the original config came from, in words.
-        zoo_name: the released checkpoint that this is, or None.
+        zoo_name: zoo name of the released checkpoint that was converted, or None.
         components: original class name and our model type of each component, in the order of the model.
-        parameters: number of weights (buffers not counted).
+        parameters: number of weights, without buffers.
         labels_source: where the class names come from, in words.
         notes: what was not carried over, and what was assumed.
-        keys: the renaming.
+        keys: what each key became.
     """
 
     source: str
@@ -105,11 +105,11 @@ class ConversionReport:
     keys: KeyMatch
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain values."""
+        """The report as plain values for JSON."""
         return asdict(self)
 
     def to_markdown(self) -> str:
-        """The report as a page with tables."""
+        """The report as a page in markdown with tables."""
         rows = [
             ("checkpoint", self.source),
             ("SHA-256", self.sha256),
@@ -136,7 +136,7 @@ class ConversionReport:
         return "\n".join(text) + "\n"
 
     def write(self, path: str | Path) -> Path:
-        """Writes the report: markdown where the name ends in ``.md``, JSON otherwise.
+        """Writes the report, as markdown if the name ends in ``.md``, otherwise as JSON; returns the path.
 
         Raises:
             ConversionError: the file cannot be written.

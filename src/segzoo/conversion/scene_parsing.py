@@ -1,7 +1,7 @@
-"""MIT's scene-parsing models (https://github.com/CSAILVision/semantic-segmentation-pytorch): encoder and decoder in two files.
+"""MIT's scene-parsing models (https://github.com/CSAILVision/semantic-segmentation-pytorch), in two files each.
 
-Their files hold weights alone. Which model they belong to is said by the project's YAML config (``MODEL.arch_encoder``,
-``MODEL.arch_decoder``), by the zoo, or by the weights' names and shapes where only one model has them.
+Their files hold only weights. The project's YAML config (``MODEL.arch_encoder``, ``MODEL.arch_decoder``) or the zoo
+says which model they belong to, or the weights' names and shapes where only one model has these.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from segzoo.heads import FCNHeadConfig, HeadConfig, PSPHeadConfig, UPerHeadConfi
 from segzoo.losses import CrossEntropyLoss
 
 ENCODER, DECODER = "encoder.", "decoder."
-"""What the two files' keys begin with once they are one state dict."""
+"""Prefixes of the two files' keys in their common state dict."""
 
 IMAGE_SIZES = (300, 375, 450, 525, 600)
 MAX_SIZE = 1000
 DEEP_SUPERVISION = 0.4
 
-# Buffers of the project's own batch norm, from which its running statistics come.
+# Buffers of the project's own batch norm, from which it computes its running statistics.
 _BOOKKEEPING = tuple(
     KeyRule(f"{{}}.{name}", None) for name in ("_tmp_running_mean", "_tmp_running_var", "_running_iter")
 )
@@ -50,9 +50,9 @@ class Encoder:
 
     Args:
         build: makes its backbone config.
-        keys: its key rules.
-        channels: of the maps that decoders read, from fine to coarse.
-        joined: the decoders read the maps as one, concatenated at the resolution of the first (HRNet).
+        keys: ``keys(backbone config)`` makes its key rules.
+        channels: channels of the maps that decoders read, from fine to coarse.
+        joined: decoders read the maps as one, concatenated at the resolution of the first (HRNet).
     """
 
     build: Callable[[], Any]
@@ -62,7 +62,7 @@ class Encoder:
 
     @property
     def width(self) -> int:
-        """Channels of what decoders for one map read (``fc_dim``)."""
+        """Channels of the map that decoders for one map read (``fc_dim``)."""
         return sum(self.channels) if self.joined else self.channels[-1]
 
 
@@ -140,7 +140,7 @@ _DEEP_SUPERVISION_KEYS = (
 
 
 def _one_map(encoder: Encoder) -> dict[str, Any]:
-    """What a decoder for one map reads."""
+    """The fields for the map that a decoder for one map reads."""
     count = len(encoder.channels) if encoder.joined else 1
     return {
         "in_channels": list(encoder.channels[-count:]),
@@ -175,10 +175,11 @@ class Decoder:
     """One decoder of the project.
 
     Args:
-        build: makes its head config from the encoder and the options that all heads share.
+        build: ``build(encoder, **shared)`` makes its head config; the keyword arguments are fields that all heads
+            share.
         keys: its key rules.
-        dropout: before the classifier.
-        deep_supervision: there is an auxiliary head on the last map but one.
+        dropout: probability of dropping a channel before the classifier.
+        deep_supervision: whether there is an auxiliary head on the last map but one.
     """
 
     build: Callable[..., HeadConfig]
@@ -202,11 +203,15 @@ def read_encoder_and_decoder(
 ) -> OriginalCheckpoint:
     """Reads the two files of a model; the keys of the result begin with "encoder." and "decoder.".
 
-    ``sha256`` of the result is the encoder's; the decoder's is in ``meta["decoder"]``.
-    ``prefer_ema`` is that of `read_checkpoint`, for both files.
+    Args:
+        encoder, decoder: paths of the files.
+        prefer_ema: take the averaged weights of both files, as in `read_checkpoint`.
+
+    Returns:
+        the weights of both files. ``sha256`` is the encoder's; the decoder's is in ``meta["decoder"]``.
 
     Raises:
-        ConversionError: the files are swapped, or are not such a pair; or as `read_checkpoint`.
+        ConversionError: a file cannot be read, the files are swapped, or they are not such a pair.
     """
     first, second = (read_checkpoint(part, prefer_ema=prefer_ema) for part in (encoder, decoder))
     is_decoder = [is_decoder_state(part.state_dict) for part in (first, second)]
@@ -225,19 +230,19 @@ def read_encoder_and_decoder(
 
 
 def is_decoder_state(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict is that of a decoder: all of them, and no encoder, have a layer of this name."""
+    """Whether a state dict is a decoder's: all decoders, and no encoder, have a layer ``conv_last``."""
     return any(key.startswith("conv_last.") for key in state)
 
 
 def config_from_weights(state: Mapping[str, Tensor], source: str | Path) -> dict[str, Any] | None:
-    """The config that weights with these names and shapes belong to; None where they are of no such model.
+    """The config that weights with these names and shapes belong to; None if they are not of such a model.
 
     Args:
-        state: of `read_encoder_and_decoder`.
-        source: their file, for messages.
+        state: weights from `read_encoder_and_decoder`.
+        source: name of their file, for messages.
 
     Raises:
-        ConversionError: several encoders have such weights (a ResNet, whose dilations they do not tell).
+        ConversionError: several encoders have such weights (ResNets, whose dilations weights do not reveal).
     """
     encoders, decoder = _encoders_of(state), _decoder_of(state)
     if not encoders or decoder is None:
@@ -283,15 +288,15 @@ def _decoder_of(state: Mapping[str, Tensor]) -> str | None:
 
 
 def is_scene_parsing(config: Mapping[str, Any]) -> bool:
-    """Whether a config is of this project, whose sections have names in capitals."""
+    """Whether a config is of this project, in which section names are in capitals."""
     return isinstance(config.get("MODEL"), Mapping)
 
 
 def translate_scene_parsing(config: Mapping[str, Any]) -> Translation:
-    """Translates a config of the project: ``MODEL`` and, where it has it, ``DATASET``; what else it holds is training.
+    """Translates a config of the project: ``MODEL`` and, if there is one, ``DATASET``; the rest is about training.
 
     Raises:
-        ConversionError: an encoder or decoder that is not known, or that do not fit each other.
+        ConversionError: encoder or decoder is not known, they do not fit each other, or a value is not supported.
     """
     model = Options(config["MODEL"], "MODEL")
     names = [_known(model, "arch_encoder", ENCODERS), _known(model, "arch_decoder", DECODERS)]
@@ -338,7 +343,7 @@ def _known(options: Options, name: str, table: Mapping[str, Any]) -> str:
 
 
 def _processor(data: Options, multiple: int) -> dict[str, Any]:
-    """Keyword arguments of SegZooImageProcessor: one scale, the middle one of those that the project averages over."""
+    """Keyword arguments of SegZooImageProcessor, with the middle one of the scales that the project averages over."""
     sizes = data.take("imgSizes", IMAGE_SIZES)
     if isinstance(sizes, str):  # YAML has no tuples, so the configs write them as text
         try:

@@ -1,7 +1,7 @@
 """Original training configs (mmsegmentation 0.x and 1.x, research forks) -> SegZooConfig and processor settings.
 
-The config has been read as literals by ``reading.configs``; here its ``model``, ``test_cfg``, data set and test pipeline
-become our typed configs.  Every option is accounted for: one that nobody knows is an error that names it.
+The config has been read as literals by ``reading.configs``; here its ``model``, ``test_cfg``, data set and test
+pipeline become our typed configs. Every option is accounted for: an unknown one is an error that names it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from segzoo.conversion.scene_parsing import is_scene_parsing, translate_scene_pa
 from segzoo.conversion.translation import ComponentKeys, Translation, assemble
 from segzoo.heads import HeadConfig
 
-# Those of Mask2Former differ in how they pass labels on, and the last of them cuts padding off after sliding windows. All of them
+# Those of Mask2Former pass labels on differently, and the last one cuts padding off after sliding windows. All of them
 # average the probabilities of augmented views.
 _SEGMENTORS = (
     "EncoderDecoder",
@@ -28,7 +28,7 @@ _SEGMENTORS = (
     "EncoderDecoderMask2Former",
     "EncoderDecoderMask2FormerAug",
 )
-# Test settings of detectors that the Mask2Former configs carry along, and that nothing reads.
+# Test settings of detectors that Mask2Former configs carry along, and nothing reads.
 _PANOPTIC = ("panoptic_on", "semantic_on", "instance_on", "max_per_image", "iou_thr", "filter_low_score")
 
 
@@ -42,11 +42,11 @@ def translate_config(
 
     Args:
         config: the original config as plain Python values.
-        class_names, palette: what the checkpoint carries, or None.
+        class_names, palette: names and colours of the classes in the checkpoint, or None.
 
     Raises:
-        ConversionError: the config has no segmentation model, or says something that is not known and would change the
-            numbers; the message names the place, the option and its value.
+        ConversionError: the config has no segmentation model, or has something unknown that might change the numbers;
+            the message names the place, the option and its value.
     """
     if is_scene_parsing(config):
         return translate_scene_parsing(config)
@@ -54,7 +54,7 @@ def translate_config(
     kind, options = segmentor_type(original.model), Options(original.model, "model")
     test_cfg = Options(original.test_cfg or {}, "model.test_cfg")
     context = Context("model", original, test_cfg=test_cfg)
-    # training and initialisation, or read elsewhere
+    # These are about training and initialisation, or are read elsewhere.
     options.ignore("pretrained", "init_cfg", "train_cfg", "test_cfg", "data_preprocessor")
 
     components = [_component("backbone", options.take("backbone"), "backbone.", "backbone.", context)]
@@ -90,7 +90,7 @@ def translate_config(
 
 
 def supports(config: Mapping[str, Any]) -> bool:
-    """Whether all components of a config's model have conversion rules; their options are not checked."""
+    """Whether there are conversion rules for all components of a config's model; their options are not checked."""
     if is_scene_parsing(config):
         return True
     model = config.get("model")
@@ -114,7 +114,7 @@ def segmentor_type(model: Any) -> str:
     """The type of a segmentation model.
 
     Raises:
-        ConversionError: there is no model, or it is a detector, a classifier, or nothing that is known.
+        ConversionError: there is no model, or it is a detector, a classifier, or of an unknown type.
     """
     if not isinstance(model, Mapping):
         raise ConversionError("the config has no 'model'; give the training config of the checkpoint with --config")
@@ -136,7 +136,7 @@ def segmentor_type(model: Any) -> str:
 
 
 def _decode_heads(kind: str, options: Options) -> Any:
-    """The decode head's dict, or the list of them in a cascade."""
+    """The decode head's dict, or the list of dicts of a cascade."""
     heads = options.take("decode_head")
     if kind == "CascadeEncoderDecoder":
         stages = options.take("num_stages", None)
@@ -148,7 +148,7 @@ def _decode_heads(kind: str, options: Options) -> Any:
 
 
 def _heads(originals: Any, original_prefix: str, native_prefix: str, context: Context) -> list[ComponentKeys]:
-    """The components of one head, or of a list of them, whose keys are numbered."""
+    """The components of one head, or of a list of heads, whose keys are numbered."""
     if isinstance(originals, (list, tuple)):
         places = [(head, f"{original_prefix}{i}.") for i, head in enumerate(originals)]
     else:
@@ -165,12 +165,12 @@ def _component(kind: str, original: Any, original_prefix: str, native_prefix: st
 def _class_count(
     decode_heads: Sequence[ComponentKeys], auxiliary_heads: Sequence[ComponentKeys], context: Context
 ) -> int:
-    """The model's number of classes: the last decode head's.
+    """The model's number of classes, which is that of the last decode head.
 
-    An auxiliary head with another one has no part in inference; it keeps its own.
+    An auxiliary head with another number keeps its own as ``own_outputs``, because it has no part in inference.
 
     Raises:
-        ConversionError: a decode head has another one, which is not one of its own by nature.
+        ConversionError: a decode head without ``own_outputs`` has another number.
     """
     count = decode_heads[-1].config.num_labels
 
@@ -197,7 +197,7 @@ def _windows(options: Options) -> tuple[list[int] | None, list[int] | None]:
     """(window size, window stride), each [height, width], of the test settings; (None, None) for whole images."""
     options.ignore(*_PANOPTIC, "batched_slide", "rescale")
     if options.expect("mode", "whole", "slide") == "whole":
-        options.ignore("crop_size", "stride")  # idle
+        options.ignore("crop_size", "stride")  # not used
         return None, None
     return _pair(options, "crop_size"), _pair(options, "stride")
 

@@ -1,4 +1,4 @@
-"""What a translated config comes to: our config, the processor's settings, and how each component's weights are called."""
+"""The translation of a config: our config, the processor's settings, and the names of each component's weights."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from segzoo.conversion.labels import OriginalClasses
 
 @dataclass(frozen=True)
 class ComponentKeys:
-    """The key table of one component, and where the component stands in both models.
+    """The key table of one component, and the component's places in both models.
 
     Args:
-        original_prefix: what its keys begin with in the original state dict ("decode_head.").
-        native_prefix: the same in ours ("decode_heads.0.").
-        table: the renaming of the rest.
+        original_prefix: prefix of its keys in the original state dict, such as "decode_head.".
+        native_prefix: prefix of its keys in our state dict, such as "decode_heads.0.".
+        table: the renaming of what follows the prefix.
         original_type: name of the original class, for reports.
         config: our config of the component.
     """
@@ -37,11 +37,11 @@ class Translation:
     """Everything that an original config says about a converted model.
 
     Args:
-        config: the model's config, class names and palette included.
+        config: the model's config, with class names and palette.
         processor: keyword arguments of SegZooImageProcessor.
         classes: class names, colours and data set, and where they come from.
-        components: key tables, in the order of the model.
-        notes: what was not carried over, for people.
+        components: key tables of the components, in the order of the model.
+        notes: remarks for the user about what was not carried over.
     """
 
     config: SegZooConfig
@@ -61,16 +61,17 @@ def assemble(
     window_size: list[int] | None = None,
     window_stride: list[int] | None = None,
 ) -> Translation:
-    """The translation of a whole model out of its translated parts.
+    """Assembles the translation of a whole model from its translated parts.
 
     Args:
-        components: in the order of the model; their native prefixes say what each is.
-        classes: of the model.
-        processor: keyword arguments of SegZooImageProcessor about the preparation of images; those that follow from the model
-            are added.
+        components: the components in the order of the model; their native prefixes tell what each is.
+        classes: class names and colours of the model.
+        processor: keyword arguments of SegZooImageProcessor about the preparation of images; those that follow from
+            the model are added.
         notes: remarks for the user so far.
         ignore_index: label id that does not count.
-        window_size, window_stride: (height, width) in pixels of sliding windows and of their step; None for whole images.
+        window_size, window_stride: (height, width), in pixels, of sliding windows and of the step between them; None
+            for whole images.
 
     Raises:
         SegZooError: the parts do not fit each other.

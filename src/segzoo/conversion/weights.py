@@ -16,7 +16,7 @@ _COUNTER = "num_batches_tracked"  # batch norms of old files lack it, and infere
 
 
 def find_native(key: str, components: Sequence[ComponentKeys]) -> tuple[KeyRule | None, str | None]:
-    """(rule, native name) of an original key: (None, None) where no rule knows it, (rule, None) where it is left out."""
+    """(rule, native name) for an original key: (None, None) if no rule knows it, (rule, None) if it is left out."""
     for component in components:
         if key.startswith(component.original_prefix):
             rule, native = component.table.find(key.removeprefix(component.original_prefix))
@@ -26,7 +26,7 @@ def find_native(key: str, components: Sequence[ComponentKeys]) -> tuple[KeyRule 
 
 
 def original_names(key: str, components: Sequence[ComponentKeys]) -> list[str]:
-    """The original name of a native key, and behind it its aliases; empty where no rule makes one."""
+    """The original name of a native key, followed by its aliases; empty if there is none."""
     for component in components:
         if key.startswith(component.native_prefix):
             names = component.table.to_originals(key.removeprefix(component.native_prefix))
@@ -40,17 +40,17 @@ def match_weights(
 ) -> tuple[dict[str, Tensor], KeyMatch]:
     """Renames the tensors of an original state dict and compares them with what the model expects.
 
-    Tensors are not copied, except that other float types than float32 become float32 (the originals load them into
-    float32 models), and that slices of larger storages are cut out.
+    Tensors are copied only if their dtype is not the model's (the originals load other float types into float32
+    models), or if they are slices of larger storages.
 
     Args:
-        state: original key -> tensor.
+        state: tensors by original key.
         components: the key tables of the model.
-        expected: state dict of the model (on the meta device): native keys, shapes and dtypes.
+        expected: state dict of the model on the meta device: native keys, shapes and dtypes.
 
     Returns:
-        The native state dict, complete where ``KeyMatch`` has nothing to complain about, and the account. Of a tensor with two
-        original names one is enough.
+        the native state dict, which is complete if `KeyMatch.raise_for_problems` finds none, and the account of all
+        keys. Of a tensor with two original names one suffices.
     """
     match = KeyMatch()
     native_state: dict[str, Tensor] = {}
@@ -88,7 +88,7 @@ def match_weights(
 
 
 def prepared(key: str, tensor: Tensor, dtype: torch.dtype, match: KeyMatch) -> Tensor:
-    """The tensor as a model holds it: of its dtype, in a storage of its own size; what is odd about it goes to ``match``."""
+    """The tensor in the model's dtype and a storage of its own size; ``match`` records other dtypes, NaN, infinity."""
     tensor = tensor.detach()
     if not all_finite(tensor):
         match.not_finite.append(key)
@@ -102,7 +102,7 @@ def prepared(key: str, tensor: Tensor, dtype: torch.dtype, match: KeyMatch) -> T
 
 
 def original_state_dict(native_state: Mapping[str, Tensor], components: Sequence[ComponentKeys]) -> dict[str, Tensor]:
-    """A native state dict with its original names, all of them, for going back to the original code.
+    """A native state dict under its original names, aliases included, for use with the original code.
 
     Raises:
         KeyError: a key has no original name.

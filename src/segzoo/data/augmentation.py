@@ -1,4 +1,4 @@
-"""What a training does to its pictures, as options; `segzoo.data.build_train_transform` makes the steps."""
+"""How training changes its pictures at random, as options; `segzoo.data.build_train_transform` makes the steps."""
 
 from dataclasses import dataclass, replace
 from typing import Self
@@ -13,7 +13,7 @@ class Augmentation(Options):
     mmseg's ``img_scale=(2048, 512)`` with ``keep_ratio`` is the ``scale_size`` (512, 2048).
 
     Raises:
-        SegZooError: a size or range that cannot be used, or options that do not fit each other.
+        SegZooError: a size or range cannot be used, or options do not fit each other.
     """
 
     prefix = "augmentation: "
@@ -49,7 +49,7 @@ class Augmentation(Options):
         return self if num_channels == 3 else replace(self, photometric_distortion=False)
 
     def check(self) -> None:
-        """Refuse scales that contradict each other."""
+        """``scale_range`` rises, ``scale_size`` fits ``keep_ratio``, and ``scale_edges`` needs it."""
         super().check()
         low, high = self.scale_range
         if low > high:

@@ -1,4 +1,4 @@
-"""The classes of a data set: their names, colours and label rule, as asked for, as they lie beside it, or as a model has them."""
+"""The classes of a data set: names, colours and label rule, from a user, a file beside the data, or a model."""
 
 import json
 import os
@@ -14,13 +14,13 @@ from segzoo.images.drawing import default_palette
 
 @dataclass(frozen=True)
 class ClassFacts:
-    """The classes of the data.
+    """The names and colours of the classes of a data set, and its label rule.
 
     Args:
-        id2label: name by id, ids 0..n-1.
-        palette: colour (red, green, blue; 0..255) by id.
+        id2label: class name by id; ids are 0..n-1.
+        palette: colours (red, green, blue), each 0..255, in the order of the ids.
         reduce_labels: masks hold 0 for "no class" and 1..n for the classes.
-        source: where the names come from, in words.
+        source: where the names come from, for messages.
         dataset: title of a known data set with exactly these classes, or None.
     """
 
@@ -32,7 +32,7 @@ class ClassFacts:
 
     @property
     def names(self) -> list[str]:
-        """Names in the order of their ids."""
+        """The class names in the order of their ids."""
         return [self.id2label[index] for index in range(len(self.id2label))]
 
 
@@ -45,16 +45,16 @@ def find_classes(
     reduce_labels: bool | None = None,
     token: str | None = None,
 ) -> ClassFacts:
-    """The classes of a data set: as asked for, or as they lie beside it, or those of the model to be fine-tuned.
+    """Find the classes of a data set: those that the arguments name, that come with the data, or else the model's.
 
     Args:
         dataset_name: the folder or Hub name of the data.
-        classes: a name in `segzoo.data.DATASETS`, or a JSON file of id and name.
-        num_labels: a number of classes without names.
-        model_config: config of a model that has these classes already; used when nothing else says.
-        reduce_labels: the label rule; None takes the one of a known data set, which is asked for by name or recognised
-            (`segzoo.data.detect_facts`), else of nobody: masks hold 0..n-1.
-        token: for the Hub.
+        classes: a name in `segzoo.data.DATASETS`, or a JSON file with an object of ids and names, or a list of names.
+        num_labels: number of classes, if they have no names.
+        model_config: config of a model that is to be fine-tuned, whose classes are used where nothing else names them.
+        reduce_labels: whether masks hold 0 for "no class" and 1..n; None follows the facts of the data set, if it is
+            named in ``classes`` or recognised (`segzoo.data.detect_facts`), and otherwise is False.
+        token: Hub token.
 
     Raises:
         SegZooError: nothing names the classes, or the ids are not 0..n-1.

@@ -1,4 +1,4 @@
-"""From samples to batches."""
+"""Batches of samples: for training stacked, or padded on request; for evaluation padded, with original sizes."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from segzoo.errors import SegZooError
 
 
 def collate_training(samples: Sequence[dict[str, Any]], *, pad_labels: int | None = None) -> dict[str, Any]:
-    """Stacks samples.
+    """Stacks samples into a batch.
 
     Args:
-        samples: Dicts with `pixel_values` (3, height, width) and, optionally, `labels` (height, width) and `name`.
-        pad_labels: Fill samples up to the largest of the batch, at the right and the bottom: pictures with 0, labels with
-            this id. None: all have one size.
+        samples: dicts with `pixel_values` (channels, height, width) and, optionally, `labels` (height, width) and
+            `name`.
+        pad_labels: pad samples to the largest of the batch, at the right and the bottom: pictures with 0, labels with
+            this id. None: all must have one size.
 
     Returns:
-        `pixel_values` (batch, 3, height, width), and where the samples have them `labels` (batch, height, width) and
-        `name`, a list.
+        `pixel_values` (batch, channels, height, width), and where the samples have them `labels` (batch, height,
+        width) and `name`, a list.
 
     Raises:
-        SegZooError: The sizes differ, and `pad_labels` is None.
+        SegZooError: the sizes differ, and `pad_labels` is None.
     """
     pictures = [sample["pixel_values"] for sample in samples]
     labels = [sample["labels"] for sample in samples if "labels" in sample]
@@ -47,7 +48,7 @@ def collate_training(samples: Sequence[dict[str, Any]], *, pad_labels: int | Non
 
 
 def _filled(values: torch.Tensor, height: int, width: int, fill: float) -> torch.Tensor:
-    """Fills up a tensor (..., height, width) at the right and the bottom."""
+    """Pads a tensor (..., height, width) to a size at the right and the bottom."""
     bottom, right = height - values.shape[-2], width - values.shape[-1]
     return F.pad(values, (0, right, 0, bottom), value=fill) if bottom or right else values
 
@@ -58,10 +59,10 @@ def collate_evaluation(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     Padding changes what a network sees near the border, so batches of one, or of equal sizes, score exactly.
 
     Args:
-        samples: Dicts with `pixel_values` (3, height, width), and optionally `labels`, `index` and `name`.
+        samples: dicts with `pixel_values` (channels, height, width), and optionally `labels`, `index` and `name`.
 
     Returns:
-        `pixel_values` (batch, 3, height, width); `input_sizes`, the (height, width) of each before padding; and
+        `pixel_values` (batch, channels, height, width); `input_sizes`, the (height, width) of each before padding; and
         where the samples have them `labels` (list of tensors), `target_sizes` (their sizes), `index` (tensor) and
         `name` (list).
     """

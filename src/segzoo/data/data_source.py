@@ -1,4 +1,4 @@
-"""Where data is, and how it is read."""
+"""The description of a data set's location, and of how it is read."""
 
 from __future__ import annotations
 
@@ -9,31 +9,28 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class DataSource:
-    """Where data is, and how it is read.
+    """Where a data set is, and how it is read.
 
     Attributes:
-        name: One of
-            a folder with `images/{split}` and `annotations/{split}`, or `{split}/images` and `{split}/annotations` (any
-            usual spelling of these words; files are matched by their path without extension; without split folders
-            everything is "train");
-            the ADE20K benchmark `ADEChallengeData2016`, or its parent folder;
-            Cityscapes: the folder of `leftImg8bit` and `gtFine`, unpacked or as the two official zip archives;
-            Pascal VOC: `VOCdevkit`, its parent, or `VOC2012`;
-            CamVid: the original stills and masks in colours, or the SegNet tutorial's copy;
-            MIT's lists `training.odgt` and `validation.odgt`, or the folder that holds them;
-            a zip archive of any of these, which is not unpacked;
-            a parquet file, a webdataset shard (.tar), a pattern such as `shards/*.tar`, or a folder of such files;
-            a folder written by `Dataset.save_to_disk` or `DatasetDict.save_to_disk`, or another one that
-            `datasets.load_dataset` reads (imagefolder with metadata);
-            the name of a data set on the Hub.
-        config_name: Configuration of a Hub data set.
-        streaming: Give streams instead of tables: parquet files, shards and Hub data are then read while they are used, and
-            not copied into the cache first. See `segzoo.data.SegmentationStream`.
-        image_column, label_column: Columns to use when their names are unusual (Hub, parquet, webdataset, saved data).
-        image_suffix, label_suffix: What file names of a user's folder end in before the extension, such as "_photo" and
-            "_mask", where pictures and masks differ in it. Files without it are not looked at.
-        data_root: Folder that the paths in .odgt lists begin at; None: the lists' own folder or the one above it.
-        cache_dir, revision, token: As in `datasets.load_dataset`.
+        name: one of a folder with `images/{split}` and `annotations/{split}`, or `{split}/images` and
+            `{split}/annotations` (any usual spelling of these words; files are matched by their path without
+            extension; without split folders everything is "train"); the ADE20K benchmark `ADEChallengeData2016`, or
+            its parent folder; Cityscapes: the folder of `leftImg8bit` and `gtFine`, unpacked or as the two official
+            zip archives; Pascal VOC: `VOCdevkit`, its parent, or `VOC2012`; CamVid: the original stills and masks in
+            colours, or the SegNet tutorial's copy; MIT's lists `training.odgt` and `validation.odgt`, or the folder
+            that holds them; a zip archive of any of these, which is not unpacked; a parquet file, a webdataset shard
+            (.tar), a pattern such as `shards/*.tar`, or a folder of such files; a folder written by
+            `Dataset.save_to_disk` or `DatasetDict.save_to_disk`, or another one that `datasets.load_dataset` reads
+            (imagefolder with metadata); the name of a data set on the Hub.
+        config_name: configuration of a Hub data set.
+        streaming: load streams instead of tables: parquet files, shards and Hub data are then read while they are
+            used, and not copied into the cache first. See `segzoo.data.SegmentationStream`.
+        image_column, label_column: names of the columns of pictures and masks, if these are unusual (Hub, parquet,
+            webdataset, saved data).
+        image_suffix, label_suffix: ends of the file names in a user's folder before the extension, such as "_photo"
+            and "_mask", if these distinguish pictures from masks. Files without them are left out.
+        data_root: folder that the paths in .odgt lists begin at; None is the lists' own folder or the one above it.
+        cache_dir, revision, token: arguments of `datasets.load_dataset`.
     """
 
     name: str | os.PathLike
@@ -51,12 +48,12 @@ class DataSource:
 
     @classmethod
     def of(cls, source: DataSource | str | os.PathLike) -> DataSource:
-        """The source of a mere name: read as the defaults say."""
+        """A source from a name, read with the defaults; a source is returned unchanged."""
         return source if isinstance(source, cls) else cls(source)
 
     @property
     def path(self) -> Path:
-        """The name as a path, whether or not anything is there."""
+        """The name as a path, with ~ expanded, whether or not it exists."""
         return Path(self.name).expanduser()
 
     def __str__(self) -> str:

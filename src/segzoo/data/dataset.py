@@ -60,14 +60,14 @@ def make_sample(
 
 
 def too_many_corrupt(error: CorruptImageError, max_corrupt: int) -> CorruptImageError:
-    """The error for one broken sample more than are passed over."""
+    """The error for a broken sample after as many as may be passed over."""
     return CorruptImageError(
         f"{error} {max_corrupt} broken sample(s) were passed over before, as many as max_corrupt allows."
     )
 
 
 def warn_of_corrupt(error: CorruptImageError, number: int, max_corrupt: int) -> None:
-    """Says which broken sample is passed over."""
+    """Warns that a broken sample is passed over, and names it."""
     warnings.warn(
         f"{error} Another one takes its place (broken sample {number} of at most {max_corrupt}).", stacklevel=4
     )
@@ -120,18 +120,18 @@ class SegmentationDataset(torch.utils.data.Dataset):
 
     @property
     def epoch(self) -> int:
-        """The epoch that random numbers are drawn for."""
+        """The epoch that determines the random numbers, with the seed and the index."""
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch; also seen by workers that run already, from their next sample on."""
+        """Chooses the epoch, also for running workers, from their next sample on."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def names(self, index: int) -> tuple[str, str]:
-        """What to call the picture and the mask of a row."""
+        """Names of the picture and the mask of a row, for messages."""
         return row_names(self.dataset[int(index)], int(index))
 
     def __getitem__(self, index: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""From an image file and a mask file to two arrays of equal size, whatever way people saved them."""
+"""An image file and a mask file decoded to two arrays of equal size, in whatever way they were saved."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ __all__ = [
 
 
 def decode_mask(source: Any, *, name: str | None = None) -> np.ndarray:
-    """Reads a mask as class ids: grey values, the indices of a palette PNG, 16-bit ids, or floats that are whole numbers.
+    """Reads a mask as class ids: grey values, indices of a palette PNG, 16-bit ids, or floats without fractions.
 
     EXIF rotation is applied.
 
     Args:
-        source: Path, bytes, PIL image, id array, or the `{"path", "bytes"}` of an undecoded `datasets` column.
-        name: What to call it in errors; by default its path.
+        source: path, bytes, PIL image, id array, or the `{"path", "bytes"}` of an undecoded `datasets` column.
+        name: name of the mask in error messages; by default its path.
 
     Returns:
         uint8 array (8-bit masks) or int32 array (wider ones) of shape (height, width).
 
     Raises:
-        CorruptImageError: The file is missing or corrupt; the message names it.
-        SegZooError: It holds colours, or numbers that are no ids; the message names it and the fix.
+        CorruptImageError: the file is missing or corrupt; the message names it.
+        SegZooError: the mask holds colours, or numbers that are not ids; the message names it and the fix.
     """
     return decode_pair(None, source, label_name=name)[1]
 
@@ -53,19 +53,24 @@ def decode_pair(
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Reads a picture and its mask; see `decode_image` and `decode_mask`. Either may be None.
 
-    A photograph's EXIF rotation reaches the mask too: a mask with its own tag follows that one, a mask without a tag
-    whose size is that of the unrotated picture is rotated with it, and one of the rotated size is left alone.
+    A photograph's EXIF rotation applies to the mask too: a mask with its own tag follows that tag, a mask without a
+    tag that has the size of the unrotated picture is rotated with it, and a mask of the rotated size is left
+    unchanged.
 
     Args:
-        image, label: Each as those functions take it.
-        image_name, label_name: What to call them in errors.
-        encoding: How the mask is written where it does not hold class ids as they are: what stands in the column
-            `label_encoding` of the table that `load_segmentation_dataset` made. A mask that is an array is taken as it is.
-        num_channels: Of the picture, as the model takes it.
+        image, label: sources as `decode_image` and `decode_mask` take them.
+        image_name, label_name: names in error messages.
+        encoding: name of the `segzoo.data.label_encodings.LabelEncoding` of the mask, as in the column
+            `label_encoding` of tables of `load_segmentation_dataset`. None: the mask holds class ids, as a mask that
+            is an array always does.
+        num_channels: number of channels of the picture, as the model reads them.
+
+    Returns:
+        picture (height, width, num_channels) and mask (height, width), each None where its source is.
 
     Raises:
-        CorruptImageError: A file is missing or cannot be read; the message names it.
-        SegZooError: As the two functions, or the sizes differ; the message then names both files and both sizes.
+        CorruptImageError: a file is missing or cannot be read; the message names it.
+        SegZooError: the mask does not hold class ids, or the sizes differ; the message names the files.
     """
     picture = mask = opened = None
     if image is not None:
@@ -101,22 +106,21 @@ def _decoded_ids(mask: Picture, encoding: LabelEncoding | None) -> np.ndarray:
 
 
 def decode_example(example: Mapping[str, Any], *, num_channels: int = 3) -> tuple[np.ndarray, np.ndarray | None]:
-    """Image and mask of one row of `load_segmentation_dataset`, decoded or not; see `decode_pair`.
+    """Decodes picture and mask of one row of `load_segmentation_dataset`; see `decode_pair`.
 
     Args:
-        example: Mapping with `image`, optionally `label`, optionally `label_encoding` (see `decode_pair`), and optionally
-            `image_path` and `label_path` for messages.
-        num_channels: Of the picture, as the model takes it.
+        example: mapping with `image`, optionally `label`, optionally `label_encoding` (see `decode_pair`), and
+            optionally `image_path` and `label_path` for messages.
+        num_channels: number of channels of the picture, as the model reads them.
 
     Returns:
-        uint8 array (height, width, num_channels) and id array (height, width), or None for the latter when there is no
-        mask.
+        picture (height, width, num_channels), and array of ids (height, width) or None where the row has no mask.
     """
     image, label = example["image"], example.get("label")
     image_path, label_path = example.get("image_path"), example.get("label_path")
     decoded = isinstance(image, PIL.Image.Image) and isinstance(label, PIL.Image.Image)
     if decoded and image.size != label.size and image_path and label_path:
-        # `datasets` turns photographs upright and leaves masks as stored; only the files still tell which it was.
+        # `datasets` turns photographs upright and leaves masks as stored; only the files still hold the EXIF tag.
         image, label = image_path, label_path
     return decode_pair(
         image,
@@ -137,16 +141,17 @@ def colors_to_ids(
     """Turns a mask painted in colours into class ids.
 
     Args:
-        mask: Picture of any mode, or uint8 array (height, width, 3).
-        palette: One (red, green, blue) per class, in id order; or colour -> class id, where several colours stand for one
-            class.
-        ignore_index: Id for black where the palette has no black.
+        mask: picture of any mode, or uint8 array (height, width, 3).
+        palette: one (red, green, blue) per class, in id order; or a mapping of colour to class id, in which several
+            colours may stand for one class.
+        ignore_index: id of black pixels if the palette has no black.
 
     Returns:
-        Id array (height, width), uint8 when every id of the palette fits, else int32.
+        array of ids (height, width), uint8 if every id fits, else int32.
 
     Raises:
-        SegZooError: A colour is in neither; the message lists such colours and their pixel counts.
+        SegZooError: a colour other than black is not in the palette; the message lists such colours and their pixel
+            counts.
     """
     array = np.asarray(mask.convert("RGB") if isinstance(mask, PIL.Image.Image) else mask).astype(np.int32)
     packed = array[..., 0] << 16 | array[..., 1] << 8 | array[..., 2]

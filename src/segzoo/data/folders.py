@@ -1,4 +1,4 @@
-"""A folder on a disk or inside a zip archive, looked at without reading more of it than is asked for."""
+"""Folders on a disk or inside a zip archive, of which no more is read than a caller needs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from segzoo.images.archives import is_address, read_address, zip_address
 
 
 class Folder(ABC):
-    """What lies in one folder. Hidden files and folders, and what macOS adds to archives, are left out.
+    """The content of one folder. Hidden files and folders, and what macOS adds to archives, are left out.
 
     Attributes:
-        path: What to call it; for a folder on a disk its path.
-        name: The last part of it.
-        folders: Name -> folder, sorted.
-        files: Name -> address (see `segzoo.images.reading.read_bytes`), sorted.
+        path: path of the folder; in an archive that of the archive and the path inside it.
+        name: last part of the path.
+        folders: subfolders by name, sorted.
+        files: addresses of files by name, sorted; `segzoo.images.archives.read_address` reads them.
     """
 
     path: str
@@ -38,19 +38,24 @@ class Folder(ABC):
     def files(self) -> dict[str, str]: ...
 
     def child(self, *names: str) -> Folder | None:
-        """The first of these subfolders that is there; upper and lower case are the same."""
+        """The first of these subfolders that exists, or None; upper and lower case are the same."""
         folders = {name.casefold(): folder for name, folder in reversed(self.folders.items())}
         return next((folders[name.casefold()] for name in names if name.casefold() in folders), None)
 
     def at(self, path: str) -> Folder | None:
-        """The folder at a path below this one, whose parts are separated by slashes."""
+        """The folder at a path below this one, with slashes between its parts; None if there is none."""
         folder: Folder | None = self
         for part in path.split("/"):
             folder = None if folder is None else folder.child(part)
         return folder
 
     def part(self, name: str, archive: str) -> Folder | None:
-        """A subfolder, or the content of the zip archive that stands for it while it is not unpacked."""
+        """A subfolder, or the content of the archive that holds it; None if there is neither.
+
+        Args:
+            name: name of the subfolder.
+            archive: file name of the archive.
+        """
         found = self.child(name)
         path = next((f for n, f in self.files.items() if n.casefold() == archive.casefold()), None)
         if found is not None or path is None or is_address(path):
@@ -59,17 +64,17 @@ class Folder(ABC):
         return content.child(name) or content
 
     def walk(self, prefix: str = "") -> Iterator[tuple[str, str]]:
-        """Path below this folder and address of every file, subfolders too, in order."""
+        """Path below this folder, after ``prefix``, and address of every file here and in subfolders, in order."""
         for name, address in self.files.items():
             yield prefix + name, address
         for name, folder in self.folders.items():
             yield from folder.walk(f"{prefix}{name}/")
 
     def read_text(self, name: str) -> str:
-        """The content of one of the files.
+        """The content of one of the files, as text.
 
         Raises:
-            SegZooError: It is no text, or cannot be read.
+            SegZooError: the file is not UTF-8 text, or cannot be read.
         """
         try:
             return read_address(self.files[name]).decode("utf-8-sig")
@@ -77,7 +82,7 @@ class Folder(ABC):
             raise SegZooError(f"{self.path}/{name} cannot be read as text: {error}") from error
 
     def in_words(self, most: int = 8) -> str:
-        """What lies here, for messages: folders first."""
+        """The names of the first ``most`` folders and files, folders first, for messages."""
         names = [f"{name}/" for name in self.folders] + list(self.files)
         more = f" and {len(names) - most} more" if len(names) > most else ""
         return ", ".join(names[:most]) + more if names else "nothing"
@@ -87,8 +92,11 @@ class DiskFolder(Folder):
     """A folder on a disk.
 
     Args:
-        path: Where it lies.
-        above: The real paths of the folders that led here, to stop at links that lead back.
+        path: path of the folder.
+        above: real paths of the folders that led here, so that links that lead back are left out.
+
+    Raises:
+        SegZooError: the folder cannot be read; raised when its content is first used.
     """
 
     def __init__(self, path: str, above: frozenset[str] = frozenset()):
@@ -121,7 +129,7 @@ class DiskFolder(Folder):
 
 
 class FileFolder(Folder):
-    """One file of a folder on a disk, as if it lay there alone."""
+    """A folder on a disk that shows a single one of its files."""
 
     def __init__(self, file: str):
         self.path, self._file = os.path.dirname(file), file
@@ -136,7 +144,7 @@ class FileFolder(Folder):
 
 
 class ZipFolder(Folder):
-    """A folder inside a zip archive."""
+    """A folder inside a zip archive, whose members are listed but not unpacked."""
 
     def __init__(self, path: str):
         self.path = path
@@ -145,10 +153,10 @@ class ZipFolder(Folder):
 
     @classmethod
     def of(cls, archive: Path) -> ZipFolder:
-        """The whole content of an archive.
+        """List the whole content of an archive.
 
         Raises:
-            SegZooError: It is no zip archive, or incomplete.
+            SegZooError: the file is not a zip archive, or is incomplete.
         """
         root = cls(str(archive))
         try:
@@ -177,7 +185,7 @@ class ZipFolder(Folder):
 
 
 def open_folder(path: Path) -> Folder:
-    """A folder, or a zip archive as one."""
+    """Open a folder on a disk, or a zip archive as if it were one."""
     return DiskFolder(str(path)) if path.is_dir() else ZipFolder.of(path.absolute())
 
 

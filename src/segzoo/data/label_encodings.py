@@ -1,4 +1,4 @@
-"""Ways in which masks on disk stand for class ids other than by holding them."""
+"""Ways in which masks on disk encode class ids other than by holding them: as other ids or as colours."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ Color = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class LabelEncoding:
-    """How the pixels of a mask become class ids.
-
-    Either `ids` or `colors` is given.
+    """How the pixels of a mask become class ids, by either `ids` or `colors`.
 
     Attributes:
-        name: What the column `label_encoding` of a table calls it.
-        ids: Stored id -> class id.
-        colors: Colour (red, green, blue; 0..255) -> class id. Every colour of a mask has to be in it.
-        other: Class id of stored ids that are not in `ids`; None: they stay as they are.
+        name: name in the column `label_encoding` of tables.
+        ids: class ids by stored id.
+        colors: class ids by colour (red, green, blue), each 0..255. Every colour of a mask must be in it, except
+            black.
+        other: class id of stored ids that are not in `ids`; None leaves them unchanged.
     """
 
     name: str
@@ -31,13 +30,13 @@ class LabelEncoding:
     other: int | None = None
 
     def decode_ids(self, mask: np.ndarray) -> np.ndarray:
-        """Class ids of stored ids, by `ids`.
+        """Translates stored ids to class ids, by `ids`.
 
         Args:
-            mask: uint8 or int32 array (height, width).
+            mask: stored ids, uint8 or int32 array (height, width).
 
         Returns:
-            The same shape; uint8 for uint8.
+            class ids of the same shape and dtype.
         """
         if mask.dtype == np.uint8:
             table = np.arange(256) if self.other is None else np.full(256, self.other)
@@ -50,7 +49,7 @@ class LabelEncoding:
         return result
 
 
-# Classes by the data set's own ids (labels.py of the data set's scripts); all others do not count.
+# The 19 classes by the data set's own ids (labels.py of the data set's scripts); all other ids do not count.
 CITYSCAPES_LABEL_IDS = LabelEncoding(
     "cityscapes_label_ids",
     ids={
@@ -60,10 +59,10 @@ CITYSCAPES_LABEL_IDS = LabelEncoding(
     other=255,
 )
 
-# SegNet's copy of CamVid gives pixels without a class the id after the last class.
+# In SegNet's copy of CamVid, pixels without a class have the id after the last class.
 CAMVID_SEGNET_IDS = LabelEncoding("camvid_segnet_ids", ids={11: 255})
 
-_CAMVID_GROUPS = {  # of the 32 names of label_colors.txt, as SegNet (https://arxiv.org/abs/1511.00561) groups them
+_CAMVID_GROUPS = {  # the 32 names in label_colors.txt, as SegNet (https://arxiv.org/abs/1511.00561) groups them
     0: "808080",  # Sky
     1: "c00080 008040 800000 400040 40c000",  # Archway, Bridge, Building, Tunnel, Wall
     2: "c0c080 000040",  # Column_Pole, TrafficCone
@@ -86,10 +85,10 @@ LABEL_ENCODINGS = {e.name: e for e in (CITYSCAPES_LABEL_IDS, CAMVID_SEGNET_IDS, 
 
 
 def label_encoding(name: str) -> LabelEncoding:
-    """The encoding that rows name in their column `label_encoding`.
+    """The encoding that the column `label_encoding` names.
 
     Raises:
-        SegZooError: There is none of that name.
+        SegZooError: there is no encoding of that name.
     """
     if name not in LABEL_ENCODINGS:
         raise SegZooError(

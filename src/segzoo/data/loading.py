@@ -1,7 +1,7 @@
-"""Pairs of picture and mask from any known source, as one `DatasetDict`; and what is known about the source.
+"""Pairs of picture and mask from any known source, as one `DatasetDict`; and known facts about the source.
 
 Nothing is decoded here: `image` and `label` are lazy `datasets.Image()` columns, and for local files `image_path` and
-`label_path` say where they lie. The kinds of sources are in `segzoo.data.sources`.
+`label_path` hold their paths. Layouts of files are in `segzoo.data.sources`, tables in `segzoo.data.tables`.
 """
 
 from __future__ import annotations
@@ -55,13 +55,19 @@ def load_segmentation_dataset(
     revision: str | None = None,
     token: str | bool | None = None,
 ) -> DatasetDict | IterableDatasetDict:
-    """Loads pictures with their masks, lazily: `load_source` with everything as keywords.
+    """Loads pictures with their masks, lazily: `load_source` with the fields of the source as keywords.
 
     Args:
-        source: A folder, a file or a Hub name: `name` of `DataSource`, which lists what can be loaded.
-        config_name, streaming, image_column, label_column, image_suffix, label_suffix, data_root, cache_dir, revision,
-            token: As in `DataSource`.
-        strict, on_problem: As in `load_source`.
+        source: a folder, a file or a Hub name, the `name` of a `DataSource`, which lists what can be loaded.
+        config_name, streaming, image_column, label_column, image_suffix, label_suffix: fields of the `DataSource`.
+        data_root, cache_dir, revision, token: further fields of it.
+        strict, on_problem: what to do about files that do not pair up, as in `load_source`.
+
+    Returns:
+        splits with columns `image` and `label`, as `load_source` describes.
+
+    Raises:
+        SegZooError: nothing usable was found, files do not pair up, or columns cannot be told apart.
     """
     return load_source(
         DataSource(
@@ -88,20 +94,20 @@ def load_source(
     """Loads pictures with their masks, lazily.
 
     Args:
-        source: Where they are.
-        strict: Raise for pictures without mask, masks without picture and several files with one stem; False skips
+        source: where the data is and how to read it.
+        strict: raise for pictures without mask, masks without picture and several files with one stem; False skips
             them with a warning.
-        on_problem: Given, it is called with every file that does not pair up, and nothing of that kind raises or warns.
+        on_problem: called with every problem of pairing, which then neither raises nor warns; None: `strict` decides.
 
     Returns:
         `DatasetDict` (`IterableDatasetDict` when streaming) with some of the splits "train", "validation" and "test",
-        columns `image` and `label`, and for files `image_path` and `label_path`. Where masks do not hold class ids as
-        they are, as in Cityscapes' `*_labelIds.png`, a column `label_encoding` says how they are written;
-        `segzoo.data.decode_example` and `SegmentationDataset` heed it. Other columns of tables stay.
+        columns `image` and `label`, and for files `image_path` and `label_path`. Where masks do not hold class ids,
+        as in Cityscapes' `*_labelIds.png`, a column `label_encoding` names how they are written, which
+        `segzoo.data.decode_example` and `SegmentationDataset` follow. Other columns of tables stay.
 
     Raises:
-        SegZooError: Nothing usable (the message says what was looked for and what is there), unpaired files, an empty
-            split, columns that cannot be told apart.
+        SegZooError: nothing usable was found (the message says what was looked for and what is there), files do not
+            pair up, a split is empty, or columns cannot be told apart.
     """
     import datasets
 
@@ -124,23 +130,23 @@ def load_source(
     if not source.streaming:
         return datasets.DatasetDict(loaded)
     for split, rows in loaded.items():
-        if isinstance(rows, datasets.Dataset):  # shuffled in parts, the order varies further than the shuffle buffer
+        if isinstance(rows, datasets.Dataset):  # in parts, whose order varies beyond the reach of the shuffle buffer
             loaded[split] = rows.to_iterable_dataset(num_shards=min(_STREAM_PARTS, len(rows)))
     return datasets.IterableDatasetDict(loaded)
 
 
 def detect_facts(source: str | os.PathLike) -> DatasetFacts | None:
-    """What is known about the data set behind a source: classes, colours, label rule.
+    """The facts of the data set behind a source, if it is recognised: classes, colours, label rule.
 
     Args:
-        source: `name` of a `DataSource`. Only file names are looked at, and nothing is downloaded.
+        source: the `name` of a `DataSource`. Only names and .odgt lists are read, and nothing is downloaded.
 
     Returns:
-        The facts of ADE20K, Cityscapes, Pascal VOC or CamVid by their layout, of an .odgt list by its paths, of a Hub data
-        set by its name; None for anything else.
+        the facts of ADE20K, Cityscapes, Pascal VOC or CamVid, recognised by layout, of ADE20K in an .odgt list,
+        recognised by its paths, and of Hub data sets, recognised by name; None for anything else.
 
     Raises:
-        SegZooError: A known data set with a part missing.
+        SegZooError: a part of a known data set is missing.
     """
     path = Path(source).expanduser()
     if _is_table(path):
@@ -155,14 +161,20 @@ def detect_facts(source: str | os.PathLike) -> DatasetFacts | None:
 def load_id2label(
     source: str | os.PathLike, *, revision: str | None = None, token: str | bool | None = None
 ) -> dict[int, str] | None:
-    """Class names that lie with a data set: `id2label.json` in the folder, archive or Hub repository, or beside a parquet
-    file or shard; else those of `detect_facts`.
+    """Class names that come with a data set.
+
+    They are read from `id2label.json` in the folder, archive or Hub repository, or beside a parquet file or shard, and
+    otherwise are those of `detect_facts`.
+
+    Args:
+        source: the `name` of a `DataSource`.
+        revision, token: revision and token for the Hub.
 
     Returns:
-        id -> name, or None where the data set brings no names.
+        class names by id, or None where the data set brings no names.
 
     Raises:
-        SegZooError: The file is there but is not a JSON object of ids and names.
+        SegZooError: the file exists but is not a JSON object of ids and names.
     """
     path = Path(source).expanduser()
     text = None
@@ -195,7 +207,7 @@ def _id2label_on_hub(name: str, revision: str | None, token: str | bool | None) 
 
 
 def _is_table(path: Path) -> bool:
-    """Whether a path names parquet files or shards, one or a pattern of many."""
+    """Whether a path names a parquet file or shard, or is a pattern of such files."""
     return path.suffix.casefold() in tables.FORMATS and (path.is_file() or "*" in path.name)
 
 
@@ -207,7 +219,7 @@ def _refuse_missing(source: DataSource) -> None:
 
 
 def _local_source(source: DataSource) -> FileSource | Folder:
-    """The pictures and masks in files at a path; the folder itself where there are none."""
+    """The pictures and masks in files at a path; the folder itself where no known layout is found."""
     path = source.path
     if path.is_dir() or path.suffix.casefold() == ".zip":
         folder = open_folder(path)

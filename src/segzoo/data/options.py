@@ -1,4 +1,4 @@
-"""The options of a command line that say where data is, how it is read, and what its classes are."""
+"""The command-line options for where data is, how it is read, and what its classes are."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from segzoo.errors import SegZooError
 
 
 def add_data_options(group: argparse._ArgumentGroup) -> None:
-    """Adds the fields of `DataSource`, but for its name and streaming, and what says which classes and labels there are."""
+    """Add options for the fields of `DataSource`, except those that each command has itself, and for the classes."""
     group.add_argument(
         "--classes",
         metavar="NAME|FILE",
@@ -40,10 +40,10 @@ def add_data_options(group: argparse._ArgumentGroup) -> None:
 
 
 def check_data_options(args: argparse.Namespace) -> None:
-    """Refuse what makes no sense, before anything is loaded.
+    """Check the options that name the classes, before anything is loaded.
 
     Raises:
-        SegZooError: classes that are given twice, or none.
+        SegZooError: the number of classes is below 1, or is given together with their names.
     """
     if args.num_labels is not None and args.num_labels < 1:
         raise SegZooError(f"--num_labels is {args.num_labels}; it must be 1 or more")
@@ -52,7 +52,7 @@ def check_data_options(args: argparse.Namespace) -> None:
 
 
 def source_from_options(args: argparse.Namespace) -> DataSource:
-    """The data that ``args.data`` and the options of `add_data_options` mean."""
+    """The `DataSource` that ``args.data`` and the options of `add_data_options` describe."""
     return DataSource(
         args.data,
         config_name=args.dataset_config_name,

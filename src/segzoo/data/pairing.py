@@ -1,4 +1,4 @@
-"""Pictures and masks that lie in files: which belong together, and what has no partner."""
+"""Pictures and masks in files: which belong together, and which have no partner."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class PairingProblem:
-    """Files that do not pair up.
+    """Files or folders that do not pair up.
 
     Attributes:
-        kind: "image_without_mask" and "mask_without_image" (one each), "duplicate_stem" (files that share their name but
-            for the extension), "split_without_masks" and "split_without_images" (a folder that has no counterpart), or
+        kind: "image_without_mask" or "mask_without_image" (one file), "duplicate_stem" (files whose names differ only
+            in the extension), "split_without_masks" or "split_without_images" (a folder without counterpart), or
             "empty_split".
         split: "train", "validation" or "test".
-        files: What it is about.
+        files: the addresses of the files, or the path of the folder.
     """
 
     kind: str
@@ -55,9 +55,9 @@ class SplitFiles:
     """The pairs of one split.
 
     Attributes:
-        pairs: Picture and mask, as addresses.
-        encoding: How the masks are written; None: they hold class ids.
-        place: Where its pictures lie, for messages.
+        pairs: addresses of picture and mask.
+        encoding: how the masks are written; None: they hold class ids.
+        place: path of the folder or list of the pictures, for messages.
     """
 
     pairs: list[tuple[str, str]] = field(default_factory=list)
@@ -67,17 +67,17 @@ class SplitFiles:
 
 @dataclass
 class Listing:
-    """All that a source of files holds: split -> its pairs, and what does not pair up."""
+    """All that a source of files holds: the pairs by split, and the files that do not pair up."""
 
     splits: dict[str, SplitFiles] = field(default_factory=dict)
     problems: list[PairingProblem] = field(default_factory=list)
 
 
 class FileSource(Protocol):
-    """Pictures and masks that were found.
+    """Pictures and masks that were found in a known layout.
 
     Attributes:
-        facts: What is known of the data set; None where the layout is not that of a known one.
+        facts: the facts of the data set, or None where it is not a known one.
     """
 
     @property
@@ -88,15 +88,16 @@ class FileSource(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A layout in which pictures and masks lie.
+    """A layout of pictures and masks on a disk.
 
     Attributes:
-        layout: What it looks like, in words that follow "looked for".
-        find: The pictures and masks of such a folder; None where another layout, or none, has them. It is called with the
-            folder and with what the user said of the data. It raises SegZooError for a known data set with a part missing.
-        order: Layouts with lower numbers are tried first.
-        extension: Ending of a file that stands for the folder it lies in, as a list of pictures does; `find` is then called with
-            a folder that holds that file alone.
+        layout: the layout in words, for messages, after "looked for".
+        find: `find(folder, data)` returns the pictures and masks of a folder, or None if the folder does not have this
+            layout; `data` is the source as the user described it. Raises SegZooError if a part of a known data set is
+            missing.
+        order: layouts with lower numbers are tried first.
+        extension: extension of a file that may be given instead of its folder, such as a list of pictures; `find` is
+            then called with a folder that shows that file alone.
     """
 
     layout: str
@@ -106,11 +107,11 @@ class Source:
 
 
 def files_by_stem(folder: Folder, suffix: str = "") -> dict[str, list[str]]:
-    """Path without extension and suffix, in Unicode's composed form -> the picture files that have it.
+    """Addresses of picture files by stem: their path in the folder, without suffix and extension, in Unicode's NFC.
 
     Args:
-        folder: Looked through with its subfolders.
-        suffix: What names end in before the extension; files without it are left out.
+        folder: searched with its subfolders.
+        suffix: end of the names before the extension; files without it are left out.
     """
     found: dict[str, list[str]] = {}
     for path, address in folder.walk():
@@ -124,12 +125,12 @@ def files_by_stem(folder: Folder, suffix: str = "") -> dict[str, list[str]]:
 def pair_by_stem(
     listing: Listing, split: str, images: Mapping[str, list[str]], labels: Mapping[str, list[str]]
 ) -> None:
-    """Adds a split whose pictures and masks have equal stems.
+    """Adds the pictures and masks of equal stems to a split, and the others to the problems.
 
     Args:
-        listing: What to add to.
-        split: The split that the pairs are of.
-        images, labels: What `files_by_stem` found.
+        listing: the listing that is added to.
+        split: name of the split.
+        images, labels: addresses by stem, from `files_by_stem`.
     """
     target = listing.splits.setdefault(split, SplitFiles())
     for files in (images, labels):
@@ -150,13 +151,13 @@ def pair_by_stem(
 def pair_by_list(
     listing: Listing, split: str, stems: Iterable[str], images: Mapping[str, str], labels: Mapping[str, str]
 ) -> None:
-    """Adds a split whose pairs a list names.
+    """Adds the pictures and masks that a list names to a split, and what is missing to the problems.
 
     Args:
-        listing: What to add to.
-        split: The split that the pairs are of.
-        stems: The list.
-        images, labels: Stem -> address.
+        listing: the listing that is added to.
+        split: name of the split.
+        stems: stems of the pairs, in the order of the split.
+        images, labels: addresses by stem.
     """
     target = listing.splits.setdefault(split, SplitFiles())
     for stem in stems:
@@ -170,7 +171,7 @@ def pair_by_list(
 
 
 def single_files(folder: Folder) -> dict[str, str]:
-    """Stem -> address of the picture files that lie right in a folder."""
+    """Addresses by stem of the picture files directly in a folder, without its subfolders."""
     stems = ((os.path.splitext(name), address) for name, address in folder.files.items())
     return {stem: address for (stem, extension), address in stems if extension.lower() in IMAGE_EXTENSIONS}
 
@@ -178,17 +179,21 @@ def single_files(folder: Folder) -> dict[str, str]:
 def settle(
     listing: Listing, where: str, *, strict: bool, on_problem: Callable[[PairingProblem], None] | None
 ) -> dict[str, Dataset]:
-    """The tables of a listing, after its problems were reported.
+    """Reports the problems of a listing, and makes a table of each split's pairs.
 
     Args:
-        listing: What a source lists.
-        where: What the source is called in messages.
-        strict: Raise for files that do not pair up; False warns and goes on with the others.
-        on_problem: Given, takes the problems one by one, and nothing is raised or warned of.
+        listing: what a source holds.
+        where: name of the source in messages.
+        strict: raise for files that do not pair up; False warns and continues with the others.
+        on_problem: called with each problem, which then neither raises nor warns; None: `strict` decides.
+
+    Returns:
+        tables by split, with the columns `image`, `label`, `image_path`, `label_path` and, if need be,
+        `label_encoding`.
 
     Raises:
-        SegZooError: There is not one pair. Without `on_problem` also: an empty split, one without masks (a test split is
-            left out instead), JPEG masks, and, where `strict`, any problem.
+        SegZooError: there is no pair at all. Without `on_problem` also: a split is empty or has no masks (a test split
+            is left out instead), masks are JPEG files, or, if `strict`, there is any other problem.
     """
     for split, files in listing.splits.items():
         if not files.pairs:

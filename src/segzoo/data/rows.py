@@ -12,16 +12,16 @@ _COLUMNS = ("image", "label", "image_path", "label_path", "label_encoding")
 
 
 def undecoded(rows: Any) -> Any:
-    """A table or stream whose `image` and `label` give `{"path", "bytes"}` instead of pictures.
+    """The same table or stream, with `{"path", "bytes"}` instead of pictures in `image` and `label`.
 
     Reading a row then costs little, and whoever decodes it can name a broken file. Columns that neither training nor
-    evaluation uses are left out: they may hold pictures, too.
+    evaluation uses are left out, because they may hold pictures too.
 
     Args:
-        rows: `datasets.Dataset` or `datasets.IterableDataset`; anything else comes back as it is.
+        rows: `datasets.Dataset` or `datasets.IterableDataset`; anything else is returned unchanged.
 
     Raises:
-        SegZooError: There is no column `image`.
+        SegZooError: there is no column `image`.
     """
     features = getattr(rows, "features", None)
     if features is None:
@@ -38,9 +38,9 @@ def undecoded(rows: Any) -> Any:
 
 
 def row_names(row: Mapping[str, Any], index: int) -> tuple[str, str]:
-    """What to call the picture and the mask of a row: their files, or "image of row 3" where there are none.
+    """Names of the picture and the mask of a row in messages: their files, or "image of row 3" where there are none.
 
-    A file in a zip archive is called as if the archive were a folder: "ade20k.zip/images/a.jpg".
+    A file in a zip archive is named as if the archive were a folder: "ade20k.zip/images/a.jpg".
     """
     found = []
     for column, what in (("image", "image"), ("label", "mask")):

@@ -1,9 +1,9 @@
 """Synthetic street scenes with masks: something to train on where nothing but this package is installed.
 
-The pictures are drawn, not photographed, and every file and folder that `write_scenes` makes says so. A scene is
+The pictures are drawn, not photographed, as the README and `scenes.json` that `write_scenes` makes say. A scene is
 a function of (seed, index, size): a street in one-point perspective with sky, buildings, road, pavement, trees, grass,
 cars, people and poles, under changing light, haze, blur and noise. Colours overlap between classes, so that a model
-has to learn shape, texture and place; a part of the scenes has an ignored region at the bottom, as driving data has.
+has to learn shape, texture and place; some of the scenes have an ignored region at the bottom, as driving data does.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ class _Canvas:
         self._shades = PIL.ImageDraw.Draw(self.shade)
 
     def point(self, across: float, depth: float, height: float = 0.0) -> tuple[float, float]:
-        """Where a point of the street appears."""
+        """Pixel position (x, y) at which a point of the street appears."""
         ground = self.horizon + (1.04 * self.height - self.horizon) / depth
         return self.vanishing + across * self.scale / depth, ground - height * self.scale / depth
 
     def hazy(self, color: np.ndarray | Color, depth: float) -> Color:
-        """A colour seen through the air."""
+        """A colour at a depth, mixed with haze."""
         keep = np.exp(-self.haze_strength * max(depth - 1.0, 0.0))
         mixed = keep * np.asarray(color, dtype=float) + (1 - keep) * np.asarray(self.haze)
         return tuple(int(v) for v in np.clip(mixed, 0, 255))
@@ -77,31 +77,31 @@ class _Canvas:
             getattr(self._shades, method)(xy, fill=255)
 
     def polygon(self, points: list, color: Color, label: int | None = None) -> None:
-        """Fills a polygon; a label of None leaves mask and shade alone (markings, windows)."""
+        """Fills a polygon; a label of None leaves mask and shade unchanged (markings, windows)."""
         self._shape("polygon", points, color, label)
 
     def ellipse(self, left: float, top: float, right: float, bottom: float, color: Color, label: int | None) -> None:
-        """Fills an ellipse."""
+        """Fills the ellipse inside a box in pixels; a label of None leaves mask and shade unchanged."""
         self._shape("ellipse", [left, top, max(left, right), max(top, bottom)], color, label)
 
     def box(self, left: float, top: float, right: float, bottom: float, color: Color, label: int | None) -> None:
-        """Fills a box."""
+        """Fills a box in pixels; a label of None leaves mask and shade unchanged."""
         self._shape("rectangle", [left, top, max(left, right), max(top, bottom)], color, label)
 
     def shadow(self, across: float, depth: float, half_width: float, darkness: int) -> None:
-        """Darkens an ellipse on the ground."""
+        """Darkens an ellipse on the ground to ``darkness`` of 255."""
         x, y = self.point(across, depth)
         rx, ry = half_width * self.scale / depth, 0.22 * half_width * self.scale / depth
         self._shades.ellipse([x - rx, y - ry, x + rx, y + ry], fill=darkness)
 
     def color(self, *choices: Color, spread: int = 14) -> np.ndarray:
-        """One of the colours, varied."""
+        """One of the colours at random, varied in brightness and hue: (red, green, blue) as floats."""
         base = np.asarray(choices[int(self.rng.integers(len(choices)))], dtype=float)
         return np.clip(base + self.rng.normal(0, spread) + self.rng.normal(0, spread / 2, 3), 0, 255)
 
 
 def _sky(canvas: _Canvas, top: np.ndarray, bottom: np.ndarray) -> None:
-    """Gradient with soft clouds, over the whole picture."""
+    """Paints a gradient with soft clouds over the whole picture."""
     rng, width, height = canvas.rng, canvas.width // 2, canvas.height // 2
     way = np.clip(np.linspace(0, 2 * height / max(canvas.horizon, 1), height), 0, 1)[:, None, None].astype(np.float32)
     sky = top.astype(np.float32) * (1 - way) + bottom.astype(np.float32) * way
@@ -113,7 +113,7 @@ def _sky(canvas: _Canvas, top: np.ndarray, bottom: np.ndarray) -> None:
 
 
 def _ground(canvas: _Canvas, pavement: float, grass: tuple[bool, bool]) -> None:
-    """Road, pavements, and grass where a side has no houses, from the horizon down."""
+    """Paints road and pavements, and grass where a side has no houses, from the horizon down."""
     far, near = 60.0, 0.9
 
     def strip(left: float, right: float, color: np.ndarray, label: int) -> None:
@@ -152,7 +152,7 @@ def _ground(canvas: _Canvas, pavement: float, grass: tuple[bool, bool]) -> None:
 
 
 def _houses(canvas: _Canvas, side: int, line: float) -> list[tuple[float, Callable[[], None]]]:
-    """Fronts along one side of the street, with the walls that face the camera."""
+    """House fronts along one side of the street, with the walls that face the camera: (depth, function that draws)."""
     found = []
     depth = float(canvas.rng.uniform(0.6, 1.0))
     while depth < 16:
@@ -305,7 +305,7 @@ def _person(canvas: _Canvas, across: float, depth: float) -> Callable[[], None]:
 
 
 def _smooth_noise(rng: np.random.Generator, height: int, width: int, cells: tuple[int, int]) -> np.ndarray:
-    """Noise of unit size with about `cells` (across, down) bumps."""
+    """Smooth noise of about unit strength, (height, width), with about `cells` (across, down) bumps."""
     small = PIL.Image.fromarray(rng.standard_normal((cells[1] + 1, cells[0] + 1)).astype(np.float32))
     return np.asarray(small.resize((width, height), PIL.Image.Resampling.BICUBIC))
 
@@ -350,15 +350,15 @@ def draw_scene(index: int, *, size: tuple[int, int] = (192, 256), seed: int = 0)
     """Draws one synthetic street scene.
 
     Args:
-        index: Number of the scene, 0 or more.
+        index: number of the scene, 0 or more.
         size: (height, width) in pixels, each at least 32.
-        seed: Seed; (seed, index, size) determines the result.
+        seed: seed; (seed, index, size) determines the result.
 
     Returns:
-        uint8 picture (height, width, 3), and uint8 mask (height, width) of the ids of `SCENES.classes` and 255.
+        picture (height, width, 3), and mask (height, width) of the ids of `SCENES.classes` and 255, both uint8.
 
     Raises:
-        SegZooError: The size is too small.
+        SegZooError: the size is too small.
     """
     height, width = size
     if min(height, width) < 32:
@@ -389,7 +389,7 @@ def draw_scene(index: int, *, size: tuple[int, int] = (192, 256), seed: int = 0)
 
 
 def _photograph(canvas: _Canvas, light: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """Texture, light, blur and noise; down to the final size."""
+    """Reduces picture and mask to the final size, and adds texture, light, blur and noise."""
     rng = canvas.rng
     mask = np.ascontiguousarray(np.asarray(canvas.mask)[::2, ::2])
     picture = np.asarray(canvas.picture.reduce(2)).astype(np.float32)
@@ -432,20 +432,20 @@ def write_scenes(
 ) -> Path:
     """Writes scenes as a folder that `load_segmentation_dataset` reads: `images/{split}`, `annotations/{split}`.
 
-    `id2label.json` and a README that calls the pictures synthetic lie beside them. A folder that already
-    holds scenes of the same settings is left as it is, and one that a broken run left is completed.
+    `id2label.json` and a README that calls the pictures synthetic are written beside them. A folder that already
+    holds scenes of the same settings is left unchanged, and one that an interrupted run left is completed.
 
     Args:
-        directory: Where to; made if it is not there.
-        num_train, num_validation: How many scenes; validation scenes do not depend on `num_train`.
-        size: (height, width).
-        seed: Seed.
+        directory: the folder, which is made if it does not exist.
+        num_train, num_validation: numbers of scenes; validation scenes do not depend on `num_train`.
+        size: (height, width) in pixels, each at least 32.
+        seed: seed of all scenes.
 
     Returns:
-        The folder.
+        path of the folder.
 
     Raises:
-        SegZooError: The folder holds something else.
+        SegZooError: the folder holds something else, or the size is too small.
     """
     root = Path(directory)
     settings = {"num_train": num_train, "num_validation": num_validation, "size": list(size), "seed": seed}

@@ -1,4 +1,4 @@
-"""The rows that a training sees and those that it is scored on; every script cuts them alike."""
+"""Training rows and evaluation rows, which every command cuts from a data set in the same way."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ def load_splits(
     """Load a data set and split it into training and evaluation rows.
 
     Without a validation split, a part of the training rows is set aside; ``seed`` decides which, so that a later
-    evaluation meets the same pictures.
+    evaluation sees the same pictures.
 
     Args:
-        source: where the data is. Of a stream, the training rows are an iterable that is read while training. Those to
-            evaluate on are fetched once and kept, undecoded; with a limit, the first ones are taken.
+        source: where the data is. The training rows of a stream are an iterable that is read while training; its
+            evaluation rows are fetched once and kept, undecoded.
         train_val_split: share of the training rows to set aside, between 0 and 1.
-        max_train_samples, max_eval_samples: keep so many rows, chosen by ``seed``; None keeps all.
-        seed: decides which rows are chosen.
+        max_train_samples, max_eval_samples: number of rows to keep, of a table at random, of a stream the first ones;
+            None keeps all.
+        seed: seed of the random choice of rows.
 
     Returns:
-        Training rows and evaluation rows; the former are None where there is only a validation split.
+        training rows and evaluation rows; the former are None where there is only a validation split.
 
     Raises:
         SegZooError: the data cannot be loaded, has neither split, or is too small to be split.

@@ -31,9 +31,10 @@ class _Place:
 
 @dataclass(frozen=True)
 class _Failure:
-    """What comes out of a place whose row cannot be used.
+    """The item of a place whose row cannot be used.
 
-    As an item it crosses from worker to main process with its one line; raised there, it would become a traceback.
+    An item passes from a worker to the main process with its one-line error; raised in the worker, it would become a
+    traceback.
     """
 
     place: _Place
@@ -62,11 +63,12 @@ class SegmentationStream:
         shuffle_buffer: Rows that are held, undecoded, to draw from; 0 or 1 keeps the order of the data.
         process_index, num_processes: Which part of each round of batches this process gets.
 
-    `batches` is what a training takes. Iterating gives the samples of one epoch: the transform's dict with `index` and
-    `name` (the picture's file); of several processes each gets every n-th.
+    A training reads `batches`. Iterating gives the samples of one epoch: the transform's dict with `index` and
+    `name` (the picture's file); of n processes each gets every n-th.
 
     Raises:
-        SegZooError: No column `image`. While it is read: as from items of `SegmentationDataset`, or the source breaks off.
+        SegZooError: There is no column `image`. While reading: an error as from items of `SegmentationDataset`, or the
+            source broke off.
     """
 
     def __init__(
@@ -96,7 +98,7 @@ class SegmentationStream:
         self._corrupt: set[int] = set()
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch that the next iteration is about; `batches` counts epochs itself."""
+        """Chooses the epoch of the next iteration; `batches` counts epochs itself."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -122,7 +124,7 @@ class SegmentationStream:
         left out, so that every batch is full and no row comes twice in an epoch.
 
         Args:
-            batch_size: Samples a batch and process.
+            batch_size: Number of samples in the batch of each process.
             first_batch: How many batches, counted over all epochs, have been used already. To find the place, rows are read
                 but not decoded: one whole epoch at most, to learn its length, and the beginning of the current one.
             num_workers: Processes that decode and transform. This process reads the rows and hands them over, up to two
@@ -171,7 +173,7 @@ class SegmentationStream:
             index += 1
 
     def _rounds(self, size: int, first: int) -> Iterator[list[_Place]]:
-        """Whole rounds without end, from one of them on."""
+        """Complete rounds without end, beginning with the round number `first`."""
         epoch = 0
         while True:
             places, number = self._places(epoch), 0
@@ -270,7 +272,7 @@ class _Decoder(torch.utils.data.Dataset):
 
 @dataclass(frozen=True)
 class _CollateWhole:
-    """Makes a batch of samples unless one has failed: then the list goes on, for the main process to mend."""
+    """Makes a batch of samples, unless one has failed: then the list is passed on for the main process to repair."""
 
     collate: Callable[[list[dict[str, Any]]], dict[str, Any]]
 
@@ -279,7 +281,7 @@ class _CollateWhole:
 
 
 def _fingerprint(row: dict[str, Any]) -> int:
-    """Tells broken rows apart, in whatever order an epoch brings them."""
+    """A checksum of a row's files, by which broken rows are recognised in the orders of other epochs."""
     digest = 0
     for value in (row["image"], row.get("label")):
         value = value if isinstance(value, dict) else {}

@@ -37,19 +37,23 @@ _LABEL_COLUMNS = (
     "scene_mask",
     "scene_category_mask",
 )
-# Columns of webdataset shards are called as the extensions of their members.
+# Columns of webdataset shards are named after the extensions of their members.
 _PHOTOGRAPHS = ("jpg", "jpeg", "webp", "png", "tif", "tiff", "bmp", "ppm")
 _LOSSLESS = ("png", "tif", "tiff", "bmp", "pgm")
 _LABEL_WORDS = ("seg", "mask", "label", "annot", "semantic", "gt")
 
 
 def is_saved(folder: Folder) -> bool:
-    """Whether `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote a folder."""
+    """Whether a folder was written by `Dataset.save_to_disk` or `DatasetDict.save_to_disk`."""
     return bool({"dataset_dict.json", "state.json"} & folder.files.keys())
 
 
 def load_saved(source: DataSource) -> Tables:
-    """A folder that `datasets` saved."""
+    """Loads a folder that `datasets` saved; a single table becomes the train split.
+
+    Raises:
+        SegZooError: the folder cannot be loaded, a split is empty, or columns cannot be told apart.
+    """
     import datasets
 
     try:
@@ -64,10 +68,15 @@ def load_saved(source: DataSource) -> Tables:
 
 
 def load_files(source: DataSource) -> Tables:
-    """One parquet file or webdataset shard, or all that a pattern with * fits; names tell the splits.
+    """Loads one parquet file or webdataset shard, or all that fit a pattern with *.
+
+    Words such as "train" and "val" in the file names determine the splits; files without one are of the train split.
 
     Args:
-        source: The extension of its path is a key of `FORMATS`.
+        source: a source whose path has an extension in `FORMATS`.
+
+    Raises:
+        SegZooError: there is no such file, a file cannot be read, or columns cannot be told apart.
     """
     pattern = source.path
     files = sorted(pattern.parent.glob(pattern.name)) if "*" in pattern.name else [pattern]
@@ -82,11 +91,15 @@ def load_files(source: DataSource) -> Tables:
 
 
 def load_local(source: DataSource, looked_for: str, found: str) -> Tables:
-    """A folder that `datasets` can read.
+    """Loads a folder that `datasets.load_dataset` can read.
 
     Args:
-        source: The folder.
-        looked_for, found: What else it might have been and what lies there, for the error.
+        source: the folder.
+        looked_for, found: the layouts that did not fit and the contents of the folder, in words, for the error
+            message.
+
+    Raises:
+        SegZooError: the folder cannot be read, or columns cannot be told apart.
     """
     try:
         return _load(str(source.path), str(source.path), source)
@@ -95,7 +108,11 @@ def load_local(source: DataSource, looked_for: str, found: str) -> Tables:
 
 
 def load_hub(source: DataSource) -> Tables:
-    """A data set on the Hub."""
+    """Loads a data set from the Hub, or from the cache where it has been loaded before.
+
+    Raises:
+        SegZooError: the data set cannot be loaded, or columns cannot be told apart.
+    """
     name = str(source)
     return _load(name, name, source, f"No folder {name!r} here, and loading it from the Hub failed: ")
 
@@ -123,7 +140,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _holds_pictures(feature: Any) -> bool:
-    """Whether a column's type can be that of a picture: decoded ones, bytes, or bytes with a path."""
+    """Whether a column of this type can hold pictures: as `datasets.Image`, as bytes, or as bytes with a path."""
     import datasets
 
     if isinstance(feature, datasets.Image):
@@ -134,7 +151,7 @@ def _holds_pictures(feature: Any) -> bool:
 
 
 def _find_columns(features: Mapping[str, Any], where: str, source: DataSource) -> tuple[str, str]:
-    """The columns of pictures and of masks."""
+    """The names of the columns of pictures and of masks: the user's, usual names, or the only ones that can be."""
     for wanted in (source.image_column, source.label_column):
         if wanted is not None and wanted not in features:
             raise SegZooError(f"{where} has no column {wanted!r}; it has {', '.join(features)}.")

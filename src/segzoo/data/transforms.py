@@ -54,13 +54,13 @@ class Scale:
     """Resizes to a scale times a random ratio.
 
     Attributes:
-        size: Keeping the ratio: (short edge, long edge) limits, either may be None; both None (or `size` None): the
-            picture's own size. Not keeping it: (height, width).
-        ratio_range: The ratio is uniform in it.
-        keep_ratio: Whether the shape stays.
-        antialias: Smooth when shrinking; the originals do not.
-        short_edges: One of them at random stands for the short edge in `size`, for mmseg's `multiscale_mode="value"`.
-        multiple: Both sides are stretched up to multiples of it.
+        size: With `keep_ratio`, limits (short edge, long edge), of which either may be None; both None (or `size` None)
+            is the picture's own size. Without it, (height, width).
+        ratio_range: Range of the ratio, which is drawn uniformly.
+        keep_ratio: Whether the picture keeps its shape.
+        antialias: Smooth when shrinking, which the originals do not.
+        short_edges: Short edges of which one at random replaces that in `size`, for mmseg's `multiscale_mode="value"`.
+        multiple: Both sides are stretched up to multiples of this.
     """
 
     size: tuple[int | None, int | None] | None = None
@@ -94,7 +94,7 @@ class RandomCrop:
         cat_max_ratio: A box is drawn again, up to `tries` times, while its commonest class covers this share of the
             pixels that count, or while it holds one class only. 1.0 takes the first box.
         ignore_index: Id that does not count.
-        tries: Number of times.
+        tries: Largest number of further draws.
     """
 
     size: tuple[int, int]
@@ -171,7 +171,7 @@ class PhotometricDistortion:
     whole numbers after every step. Saturation and hue are those of RGB: pictures have three channels.
 
     Attributes:
-        brightness: Up to so many grey levels are added or taken.
+        brightness: Largest number of grey levels that are added or subtracted.
         contrast: Range of the factor on grey levels.
         saturation: Range of the factor on the saturation.
         hue: Range of the turn, in steps of 2 degrees to either side.

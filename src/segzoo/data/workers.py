@@ -1,4 +1,4 @@
-"""Processes that load data for another one, and end when it does."""
+"""Processes that load data for a training, and end when it tells them to."""
 
 import os
 import signal
@@ -9,10 +9,14 @@ _GRACE = 20  # seconds
 
 
 def outlive_stop_signals(worker_id: int = 0) -> None:
-    """``worker_init_fn`` of a `DataLoader`: what a scheduler sends to every process of a job is for the training to answer.
+    """Keep a loading process alive when a scheduler signals all processes of a job; a ``worker_init_fn``.
 
-    A loading process that ended at once would take the training with it before it has saved. So it ends when the training
-    tells it to, and only then; where the sender of a signal cannot be told (macOS), a SIGTERM gives it 20 more seconds.
+    A loading process that ended at once would take the training with it before it has saved. So it ends only when the
+    training process sends it SIGTERM; where the sender of a signal is not known (macOS), it ends 20 seconds after a
+    SIGTERM.
+
+    Args:
+        worker_id: ignored; `DataLoader` passes it.
     """
     if not hasattr(signal, "SIGALRM"):  # Windows
         return

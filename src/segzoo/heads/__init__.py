@@ -1,4 +1,4 @@
-"""Decode heads: feature maps in, logits out. One file a head; importing this package registers all of them."""
+"""Decode heads: feature maps in, logits out. Each head has a file; importing this package registers all of them."""
 
 from segzoo.heads.base import Head, HeadConfig, HeadOutput, OneMapHeadConfig
 from segzoo.heads.fcn import FCNHead, FCNHeadConfig

@@ -1,4 +1,4 @@
-"""What all decode heads share: which maps they read, how they are classified, and their loss."""
+"""What all decode heads share: which maps they read, how these become logits, and the loss of the logits."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,29 +19,35 @@ from segzoo.losses import CrossEntropyLoss, Loss, build_loss
 
 @strict
 class HeadConfig(ConvBlockConfig):
-    """Options of every head, beside ``norm``, ``norm_eps`` and ``activation``.
+    """Options of every head, besides ``norm``, ``norm_eps`` and ``activation``.
 
     Args:
         in_channels: channels of the maps that the head reads, in the order of ``in_index``. None lets
             ``SegZooForSemanticSegmentation`` fill them in from the backbone or neck.
-        in_index: which feature maps the head reads; negative ones count from the last. None: all of them.
+        in_index: positions of the feature maps that the head reads; negative ones count from the last. None reads all
+            maps.
         channels: width of the head.
-        dropout: probability of dropping a whole channel before the classifier, while training; 0 for none.
-        align_corners: how the head resizes maps and logits.
-        own_outputs: number of the head's outputs where they are not the model's classes: STDC's boundary head has such, and an
-            auxiliary head that came with other classes than its model. None: one output a class of the model.
-        downsample_labels: the losses compare the logits at their own resolution with labels resized to it (nearest pixel, MIT
-            scene parsing), instead of the resized logits with the labels.
-        losses: what the head trains with, summed: dicts such as ``{"type": "dice", "weight": 3.0}``, or the losses of
-            ``segzoo.losses`` themselves. Cross-entropy over all pixels by default.
-        num_labels: number of classes (keyword argument of every transformers config).
+        dropout: probability of dropping a whole channel before the classifier, while training.
+        align_corners: whether resizing maps and logits aligns the centres of the corner pixels.
+        own_outputs: number of the head's outputs where they are not the model's classes, as in STDC's boundary head,
+            or in an auxiliary head that was trained with other classes than its model. None is one output for each of
+            the model's classes.
+        downsample_labels: the losses compare the logits at their own resolution with labels resized to it (nearest
+            pixel, MIT scene parsing), instead of resized logits with the labels.
+        losses: losses whose sum trains the head: dicts such as ``{"type": "dice", "weight": 3.0}``, or the losses of
+            ``segzoo.losses`` themselves. By default cross-entropy over all pixels.
+        num_labels: number of classes, a keyword argument of every transformers config.
+
+    Raises:
+        SegZooError: ``in_channels`` and ``in_index`` differ in length, a number is out of range, or a loss does not
+            fit the head.
     """
 
     _writes_num_labels: ClassVar[bool] = True
     has_queries: ClassVar[bool] = False
     """Whether the head has queries with a class and a mask each, for losses that read them."""
     reads_previous: ClassVar[bool] = False
-    """Whether the head reads the output of the one before it, and so cannot be the first or an auxiliary one."""
+    """Whether the head reads the output of the head before it, and so cannot be the first or an auxiliary one."""
     pools_to_points: ClassVar[bool] = False
     """Whether a norm of the head sees the mean of a whole map, which batch norms cannot train on from one image."""
 
@@ -59,7 +65,7 @@ class HeadConfig(ConvBlockConfig):
         super().__post_init__(**kwargs)
 
     def check(self) -> None:
-        """Refuse a number of channels that does not fit the number of maps, and a dropout that is no probability."""
+        """Every map has its channels, ``dropout`` is in 0..1 (1 excluded), and ``own_outputs`` is 1 at least."""
         super().check()
         if self.in_channels is not None and self.in_index is not None and len(self.in_channels) != len(self.in_index):
             raise SegZooError(
@@ -78,10 +84,10 @@ class HeadConfig(ConvBlockConfig):
 
     @classmethod
     def build_losses(cls, losses: Sequence[Loss | Mapping[str, Any]]) -> tuple[Loss, ...]:
-        """The losses of a head of this config.
+        """Build losses from their dicts, and check that heads of this class can use them.
 
         Raises:
-            SegZooError: there is none, one is not known, or one reads queries that the head has not.
+            SegZooError: the list is empty, a loss is not known, or a loss reads queries, which the head does not have.
         """
         if not isinstance(losses, (list, tuple)) or not losses:
             raise SegZooError(
@@ -99,8 +105,8 @@ class HeadConfig(ConvBlockConfig):
     def tiny_inputs(self, batch: int = 2, height: int = 16, width: int = 24) -> dict[str, Any]:
         """Random keyword arguments of the head's ``forward``, for tests that run over every registered head.
 
-        There are as many maps as the config's indices ask for. Map i has ``height / 2**i`` rows, rounded up, and the channels that
-        the config names for it, or 8. A head that reads more than maps adds it.
+        There are as many maps as ``in_index`` needs. Map i has ``height / 2**i`` rows, rounded up, and the channels
+        that the config names for it, or 8. The config of a head that reads more than maps adds the rest.
         """
         index = range(len(self.in_channels)) if self.in_index is None else self.in_index
         count = 1 + max(i if i >= 0 else -i - 1 for i in index)
@@ -111,18 +117,21 @@ class HeadConfig(ConvBlockConfig):
 
 @strict
 class OneMapHeadConfig(HeadConfig):
-    """Options of the heads that read one map, beside those of ``HeadConfig``.
+    """Options of the heads that read one map, besides those of ``HeadConfig``.
 
     Args:
-        in_index: the map, the last one by default.
-        resize_concat: read several maps, all resized to the first one's size and concatenated.
+        in_index: position of the map, by default the last one.
+        resize_concat: read several maps, resized (bilinear) to the first one's size and concatenated.
+
+    Raises:
+        SegZooError: ``in_index`` names several maps without ``resize_concat``.
     """
 
     in_index: Ints | None = (-1,)
     resize_concat: bool = False
 
     def check(self) -> None:
-        """Refuse several maps without ``resize_concat``."""
+        """The head reads a single map, unless ``resize_concat`` is set."""
         super().check()
         maps = self.in_channels or self.in_index
         if not self.resize_concat and maps is not None and len(maps) != 1:
@@ -136,11 +145,11 @@ class OneMapHeadConfig(HeadConfig):
 class HeadOutput(ModelOutput):
     """Output of a head.
 
-    A head that returns more derives its own output from this one. Its further tensors are what ``compute_loss`` and the next head
-    of a cascade read; those that ``SegZooOutput`` has too reach the user.
+    A head that returns more derives its own output from this one. ``compute_loss`` and the next head of a cascade read
+    the further tensors; those whose names are fields of ``SegZooOutput`` reach the user.
 
     Args:
-        logits: dense scores (batch, num_labels, height / stride, width / stride), before softmax.
+        logits: dense scores before softmax, (batch, num_labels, height / stride, width / stride).
     """
 
     logits: torch.FloatTensor | None = None
@@ -149,8 +158,12 @@ class HeadOutput(ModelOutput):
 class Head(SegZooPreTrainedModel):
     """Base of the decode heads. A head sees feature maps, never an image or a backbone.
 
-    A simple head writes its constructor and ``features``. One whose ``reads_previous`` is set, or with more to return, writes
-    ``forward``; one with losses of its own ``compute_loss``, which makes them from the tensors of its output.
+    A simple head writes its constructor and ``features``. A head whose ``reads_previous`` is set, or which returns
+    more than logits, writes ``forward`` instead; one with losses of its own writes ``compute_loss``, which makes them
+    from its output.
+
+    Raises:
+        SegZooError: ``config.in_channels`` is not set.
     """
 
     config: HeadConfig
@@ -163,13 +176,13 @@ class Head(SegZooPreTrainedModel):
             raise SegZooError(
                 f"{type(config).__name__}.in_channels is not set; give the channels of the feature maps that the head reads"
             )
-        config.check()  # once more: in_channels may have come from the backbone
+        config.check()  # again, because in_channels may have been filled in from the backbone
         self.dropout = nn.Dropout2d(config.dropout)
         self.classifier = self.build_classifier(config)
         self.losses = config.build_losses(config.losses)
 
     def build_classifier(self, config: HeadConfig) -> nn.Module:
-        """The last layer, the only one whose shape depends on the number of classes."""
+        """The last layer, which alone depends on the number of classes: ``channels`` to ``num_outputs``."""
         return nn.Conv2d(config.channels, config.num_outputs, kernel_size=1)
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -180,20 +193,21 @@ class Head(SegZooPreTrainedModel):
             super()._init_weights(module)
 
     def forward(self, feature_maps: Sequence[Tensor], previous: HeadOutput | None = None) -> HeadOutput:
-        """Logits of feature maps.
+        """Turn feature maps into logits.
 
         Args:
-            feature_maps: all maps of the backbone or neck, each (B, C, H, W); ``in_index`` says which are read.
+            feature_maps: all maps of the backbone or neck, each (B, C, H, W), of which the head reads those of
+                ``in_index``.
             previous: output of the head before this one in a cascade; None for the first and for auxiliary heads.
         """
         return HeadOutput(logits=self.classify(self.features(*self.select(feature_maps))))
 
     def features(self, *maps: Tensor) -> Tensor:
-        """What the classifier reads, (B, channels, H, W), of the maps that the head selects, each (B, C, H, W)."""
+        """Features for the classifier, (B, channels, H, W), from the maps that `select` returns, each (B, C, H, W)."""
         raise SegZooError(f"{type(self).__name__} has neither `features` nor a `forward` of its own")
 
     def select(self, feature_maps: Sequence[Tensor]) -> list[Tensor]:
-        """The maps that the head reads, in its own order; one, where the config concatenates them.
+        """The maps that the head reads, in the order of ``in_index``; a `OneMapHeadConfig` joins them into one.
 
         Raises:
             SegZooError: a map is missing or has other channels than the config says.
@@ -213,19 +227,22 @@ class Head(SegZooPreTrainedModel):
         return maps
 
     def classify(self, features: Tensor) -> Tensor:
-        """Logits (B, num_labels, H, W) of features (B, channels, H, W)."""
+        """Features (B, channels, H, W) -> logits (B, num_outputs, H, W), with dropout while training."""
         return self.classifier(self.dropout(features))
 
     @property
     def has_loss(self) -> bool:
-        """Whether the model's labels train the head; those of a head with ``own_outputs`` are other classes than the labels'."""
+        """Whether the model's labels train the head; False with ``own_outputs``, which are other classes."""
         return self.config.own_outputs is None
 
     def set_losses(self, losses: Sequence[Loss | Mapping[str, Any]]) -> None:
-        """Train with other losses, and keep them in the config.
+        """Replace the head's losses, in the config too.
+
+        Args:
+            losses: losses or their dicts, one at least.
 
         Raises:
-            SegZooError: a loss is not known, or made for another number of classes.
+            SegZooError: a loss is not known, does not fit the head, or is made for another number of classes.
         """
         losses = self.config.build_losses(losses)
         for loss in losses:
@@ -234,14 +251,15 @@ class Head(SegZooPreTrainedModel):
         self.config.losses = [loss.to_dict() for loss in losses]
 
     def compute_loss(self, output: HeadOutput, labels: Tensor, ignore_index: int) -> dict[str, Tensor]:
-        """The weighted parts of the head's loss, by the losses' names; those of one name are summed.
+        """The weighted losses of the head, by name; losses of the same name are summed. Empty where the head has none.
 
-        Losses that read queries are added by the heads that have them. A head that makes its own targets of the labels overrides
-        this, and ``has_loss``.
+        Heads with queries add the losses that read them. A head that makes its own targets from the labels overrides
+        this and ``has_loss``.
 
         Args:
             output: what ``forward`` returned.
-            labels: class ids (B, H, W), int64; the logits are resized to them, or they to the logits (``downsample_labels``).
+            labels: class ids (B, H, W), int64; the logits are resized to them, or with ``downsample_labels`` they to
+                the logits.
             ignore_index: id of the pixels that do not count.
         """
         losses = [loss for loss in self.losses if not loss.reads_queries]
@@ -249,7 +267,7 @@ class Head(SegZooPreTrainedModel):
             return {}
         logits = output.logits
         if logits.dtype in (torch.float16, torch.bfloat16):
-            logits = logits.float()  # before the resize, whose rounding would be the labels' size otherwise
+            logits = logits.float()  # before the resize, which would otherwise round its result to half precision
         if self.config.downsample_labels:
             labels = F.interpolate(labels[:, None].float(), logits.shape[-2:], mode="nearest-exact")[:, 0].long()
         else:

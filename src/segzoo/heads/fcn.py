@@ -1,7 +1,8 @@
 """FCN head: a few convolutions and a classifier.
 
-From "Fully Convolutional Networks for Semantic Segmentation" (Long et al., 2015), https://arxiv.org/abs/1411.4038, in the form
-that mmsegmentation (https://github.com/open-mmlab/mmsegmentation, ``FCNHead``) trains, also as auxiliary head.
+From "Fully Convolutional Networks for Semantic Segmentation" (Long et al., 2015), https://arxiv.org/abs/1411.4038, in
+the form that mmsegmentation (https://github.com/open-mmlab/mmsegmentation, ``FCNHead``) trains, as decode head and as
+auxiliary head.
 """
 
 from typing import Self
@@ -17,13 +18,17 @@ from segzoo.heads.base import Head, OneMapHeadConfig
 
 @strict
 class FCNHeadConfig(OneMapHeadConfig):
-    """Options of ``FCNHead`` beside those of ``OneMapHeadConfig``.
+    """Options of ``FCNHead``, besides those of ``OneMapHeadConfig``.
 
     Args:
-        num_convs: number of convolutions before the classifier; 0 classifies the map as it is.
-        kernel_size: of the convolutions, odd.
-        dilation: of the convolutions (not of the one after the concatenation).
-        concat_input: whether the convolutions' output is concatenated with the input and fused.
+        num_convs: number of convolutions before the classifier; 0 leaves the map as it is.
+        kernel_size: side of the convolutions' kernels, odd.
+        dilation: dilation of the convolutions, except the one after the concatenation.
+        concat_input: whether the convolutions' output is concatenated with the input and fused by another convolution.
+
+    Raises:
+        SegZooError: ``num_convs`` or ``kernel_size`` is out of range, or without convolutions ``channels`` is not the
+            input's.
     """
 
     model_type = "segzoo_fcn_head"
@@ -34,7 +39,7 @@ class FCNHeadConfig(OneMapHeadConfig):
     concat_input: bool = True
 
     def check(self) -> None:
-        """Refuse a head without convolutions that changes the width."""
+        """``kernel_size`` is odd, ``num_convs`` not negative, and if it is 0 ``channels`` is the input's width."""
         super().check()
         if self.num_convs < 0 or self.kernel_size % 2 == 0:
             raise SegZooError(
@@ -51,7 +56,7 @@ class FCNHeadConfig(OneMapHeadConfig):
 
 
 class FCNHead(Head):
-    """Reads one map (or the concatenation of several), returns logits at its resolution."""
+    """Reads one map, or the concatenation of several, and returns logits at its resolution."""
 
     config: FCNHeadConfig
 
@@ -71,7 +76,7 @@ class FCNHead(Head):
         return self.beside_input(x, self.convs(x))
 
     def beside_input(self, x: Tensor, features: Tensor) -> Tensor:
-        """The features fused with the head's input, where the config concatenates it."""
+        """Fuse ``features`` with the head's input ``x``, both (B, C, H, W), if ``concat_input`` is set."""
         return features if self.conv_cat is None else self.conv_cat(torch.cat([x, features], dim=1))
 
 

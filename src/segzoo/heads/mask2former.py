@@ -1,9 +1,10 @@
-"""Mask2Former's head: queries that each find a class and a mask, put together to dense scores.
+"""Mask2Former's head: queries that each find a class and a mask, which are combined into dense scores.
 
-From "Masked-attention Mask Transformer for Universal Image Segmentation" (Cheng et al., 2021), https://arxiv.org/abs/2112.01527,
-in the form of mmdetection's ``Mask2FormerHead`` that InternImage and ViT-Adapter train for semantic segmentation. transformers' own
-parts fix what these checkpoints vary (levels, groups of the norms), make whole masks where a few points will do, and read the
-deformable attention's points one level after the other; so the parts here are ours.
+From "Masked-attention Mask Transformer for Universal Image Segmentation" (Cheng et al., 2021),
+https://arxiv.org/abs/2112.01527, in the form of mmdetection's ``Mask2FormerHead`` that InternImage and ViT-Adapter
+train for semantic segmentation. The parts are our own, because transformers' fix what these checkpoints vary (levels,
+groups of the norms), make whole masks where a few points will do, and read the deformable attention's points one level
+after the other.
 """
 
 from collections.abc import Sequence
@@ -27,24 +28,32 @@ from segzoo.losses import MaskClassificationLoss, QueryPredictions
 
 @strict
 class Mask2FormerHeadConfig(HeadConfig):
-    """Options of ``Mask2FormerHead`` beside those of ``HeadConfig``.
+    """Options of ``Mask2FormerHead``, besides those of ``HeadConfig``.
 
     Args:
-        in_index: the maps to read, finest first; None reads all.
-        channels: width of pixel decoder, queries and attention; a multiple of 4 and of the numbers of heads and groups.
+        in_index: positions of the maps to read, finest first; None reads all.
+        channels: width of pixel decoder, queries and attention; a multiple of 4 and of the numbers of heads and
+            groups.
         mask_channels: width of mask features and mask embeddings.
-        num_queries: masks that the head makes; more than there are classes in an image.
-        num_levels: how many of the coarsest maps the pixel decoder's attention joins, and the queries look at in turn.
-        encoder_layers, encoder_heads, encoder_points, encoder_hidden_channels: of the pixel decoder's deformable attention:
-            layers, heads, points a head and level, width inside the feed-forward nets.
-        decoder_layers, decoder_heads, decoder_hidden_channels: of the queries' decoder.
-        project_levels: a 1x1 convolution on each level before the queries look at it.
-        norm: of the pixel decoder's convolutions, always "group_norm"; queries have layer norms.
-        norm_groups: groups of the pixel decoder's group norms.
+        num_queries: number of masks that the head makes, which should exceed the number of classes in any image.
+        num_levels: number of coarsest maps that the pixel decoder's attention joins, and that the queries look at in
+            turn.
+        encoder_layers, encoder_heads, encoder_points, encoder_hidden_channels: numbers of layers and heads of the
+            pixel decoder's deformable attention, points that each head reads from each level, and width inside the
+            feed-forward nets.
+        decoder_layers, decoder_heads, decoder_hidden_channels: numbers of layers and heads of the queries' decoder,
+            and width inside its feed-forward nets.
+        project_levels: apply a 1x1 convolution to each level before the queries look at it.
+        norm: norm of the pixel decoder's convolutions, always "group_norm"; queries have layer norms.
+        norm_groups: number of groups of the pixel decoder's group norms.
         norm_eps: epsilon of all norms.
         activation: always "relu".
-        dropout: probability of dropping a value of the transformers' residual branches, while training.
-        losses: mask classification by default; losses on the dense logits can be added to it.
+        dropout: probability of dropping a value of the attention weights and of the residual branches, while training.
+        losses: mask classification by default; losses of the dense logits can be added to it.
+
+    Raises:
+        SegZooError: a number is out of range, the width cannot be split into heads or groups, or there are too few
+            maps.
     """
 
     model_type = "segzoo_mask2former_head"
@@ -68,7 +77,7 @@ class Mask2FormerHeadConfig(HeadConfig):
     losses: list | tuple = (MaskClassificationLoss(),)
 
     def check(self) -> None:
-        """Refuse widths that cannot be split, and numbers of layers, levels, points and queries that make no head."""
+        """Numbers are positive, heads, groups and 4 divide ``channels``, and there is a map for every level."""
         super().check()
         for option in ("num_queries", "num_levels", "decoder_layers", "encoder_points", "mask_channels", "channels"):
             if getattr(self, option) < 1:
@@ -113,11 +122,15 @@ class Mask2FormerHeadOutput(HeadOutput):
     """Output of ``Mask2FormerHead``.
 
     Args:
-        logits: each class's sum over the queries of its probability times the mask's, (B, num_labels, h, w), in float32 at least.
-        class_queries_logits: class scores of the queries, "no object" last, (B, num_queries, num_labels + 1).
+        logits: for each class the sum over the queries of its probability times the mask's, (B, num_labels, h, w), in
+            float32 at least.
+        class_queries_logits: class scores of the queries before softmax, "no object" last, (B, num_queries, num_labels
+            + 1).
         masks_queries_logits: masks of the queries before the sigmoid, (B, num_queries, h, w).
-        auxiliary_predictions: what the queries say before the first decoder layer and after each of them, the last one included.
-        mask_features: what the masks are made from, (B, mask_channels, h, w).
+        auxiliary_predictions: predictions of the queries before the first decoder layer and after each of them,
+            including the last.
+        mask_features: features whose products with the queries' mask embeddings are the masks, (B, mask_channels, h,
+            w).
     """
 
     class_queries_logits: torch.FloatTensor | None = None
@@ -127,7 +140,7 @@ class Mask2FormerHeadOutput(HeadOutput):
 
 
 class Mask2FormerHead(Head):
-    """Reads maps from fine to coarse, returns logits at the resolution of the finest."""
+    """Reads maps from fine to coarse, and returns logits at the resolution of the finest."""
 
     config: Mask2FormerHeadConfig
     _no_split_modules = ["DeformableEncoderLayer", "MaskedDecoderLayer"]
@@ -175,11 +188,17 @@ class Mask2FormerHead(Head):
         self.post_init()
 
     def build_classifier(self, config: Mask2FormerHeadConfig) -> nn.Module:
-        """The queries' classifier, whose last output is "no object"."""
+        """The linear classifier of the queries, whose last output is "no object"."""
         return nn.Linear(config.channels, config.num_outputs + 1)
 
     def forward(self, feature_maps: Sequence[Tensor], previous: HeadOutput | None = None) -> Mask2FormerHeadOutput:
-        """Logits of feature maps, each (B, C, H, W); ``previous`` (an earlier head's output) is not read."""
+        """Find masks and their classes in feature maps.
+
+        Args:
+            feature_maps: all maps of the backbone or neck, each (B, C, H, W), of which the head reads those of
+                ``in_index``.
+            previous: ignored.
+        """
         mask_features, levels = self.pixel_decoder(self.select(feature_maps))
         if self.level_convs is not None:
             levels = [conv(x) for conv, x in zip(self.level_convs, levels, strict=True)]
@@ -187,14 +206,15 @@ class Mask2FormerHead(Head):
         queries = self.query_features.weight.expand(batch, -1, -1)
         positions = self.query_positions.weight.expand(batch, -1, -1)
         places = [self._keys_and_values(*pair) for pair in zip(levels, self.level_embed.weight, strict=True)]
-        # The masks that guide the attention are made at each level's size: resizing the features or the masks is the same.
+        # The masks that guide the attention are made at each level's size: resizing the features first gives the same
+        # masks.
         guides = [resize(mask_features, x.shape[-2:]).detach().flatten(2) for x in levels]
         predictions = [self._predict(queries)]
         for i, layer in enumerate(self.layers):
             level = i % len(levels)
             with torch.no_grad():
                 visible = predictions[-1].mask_embeddings @ guides[level] >= 0
-                visible = visible | ~visible.any(-1, keepdim=True)  # who sees nothing may look everywhere
+                visible = visible | ~visible.any(-1, keepdim=True)  # a query with an empty mask may look everywhere
             queries = layer(queries, positions, *places[level], visible)
             predictions.append(self._predict(queries))
         classes = predictions[-1].class_logits
@@ -218,13 +238,15 @@ class Mask2FormerHead(Head):
         return QueryPredictions(self.classifier(queries), self.mask_embed(queries))
 
     def compute_loss(self, output: Mask2FormerHeadOutput, labels: Tensor, ignore_index: int) -> dict[str, Tensor]:
-        """The weighted parts of the head's loss; mask classification's are ``query_class``, ``query_mask``, ``query_dice``, and the
-        same after ``layer_0.``, ``layer_1.`` ... for the earlier predictions.
+        """The weighted losses of the head, by name.
+
+        Mask classification gives ``query_class``, ``query_mask`` and ``query_dice`` for the last prediction, and the
+        same names with the prefix ``layer_0.``, ``layer_1.`` ... for the earlier ones.
 
         Args:
             output: what ``forward`` returned.
             labels: class ids (B, H, W), int64, at any resolution.
-            ignore_index: id of the pixels that do not count: they belong to no mask.
+            ignore_index: id of the pixels that do not count, because they belong to no mask.
         """
         parts = super().compute_loss(output, labels, ignore_index)
         for loss in self.losses:
@@ -234,14 +256,14 @@ class Mask2FormerHead(Head):
         return parts
 
     def parameter_depth(self, name: str) -> int | None:
-        """0 for queries, level embeddings, classifier and mask embedding: the originals train them at the lowest rate."""
+        """Depth 0, the lowest learning rate, for queries, level embeddings, classifier and mask embedding."""
         lowest = ("mask_embed.", "classifier.", "query_positions.", "query_features.", "level_embed.")
         return 0 if name.startswith(lowest) else None
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (PixelDecoder, MaskedDecoderLayer)):
             module.reset()
-        elif module is self:  # after all its parts
+        elif module is self:  # which comes after all its parts
             for linear in (self.classifier, *self.mask_embed[::2]):
                 reset_linear(linear)
             for embedding in (self.query_positions, self.query_features, self.level_embed):
@@ -254,14 +276,14 @@ class Mask2FormerHead(Head):
 
 
 def combined_logits(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
-    """Dense scores (B, K, h, w) of queries: the sum of class probability times mask probability, "no object" left out.
+    """Dense scores (B, K, h, w): for each class the sum over queries of class probability times mask probability.
 
     Args:
-        class_logits: (B, Q, K + 1), no object last.
-        mask_logits: (B, Q, h, w).
+        class_logits: (B, Q, K + 1) before softmax; the last, "no object", gets no score.
+        mask_logits: (B, Q, h, w) before the sigmoid.
     """
     precise = torch.promote_types(mask_logits.dtype, torch.float32)
-    with maybe_autocast(mask_logits.device.type, enabled=False):  # sums of many small numbers
+    with maybe_autocast(mask_logits.device.type, enabled=False):  # sums of many small numbers need the precision
         classes = class_logits.to(precise).softmax(-1)[..., :-1]
         return torch.einsum("bqk,bqhw->bkhw", classes, mask_logits.to(precise).sigmoid())
 

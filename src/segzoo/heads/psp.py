@@ -1,6 +1,7 @@
-"""PSPNet's head: the mean of the map over grids of several sizes, beside the map itself.
+"""PSPNet's head: means of the map over grids of several sizes, fused with the map itself.
 
-From "Pyramid Scene Parsing Network" (Zhao et al., 2017), https://arxiv.org/abs/1612.01105, as mmsegmentation's ``PSPHead`` trains it.
+From "Pyramid Scene Parsing Network" (Zhao et al., 2017), https://arxiv.org/abs/1612.01105, as mmsegmentation's
+``PSPHead`` trains it.
 """
 
 from typing import ClassVar, Self
@@ -16,7 +17,7 @@ from segzoo.layers import FusionConv, PyramidPooling
 
 @strict
 class PSPHeadConfig(OneMapHeadConfig):
-    """Options of ``PSPHead`` beside those of ``OneMapHeadConfig``.
+    """Options of ``PSPHead``, besides those of ``OneMapHeadConfig``.
 
     Args:
         pool_scales: sides of the pooled grids, in cells.
@@ -34,7 +35,7 @@ class PSPHeadConfig(OneMapHeadConfig):
 
 
 class PSPHead(Head):
-    """Reads one map (or the concatenation of several), returns logits at its resolution."""
+    """Reads one map, or the concatenation of several, and returns logits at its resolution."""
 
     config: PSPHeadConfig
 

@@ -1,8 +1,8 @@
 """UPerNet's head: pyramid pooling on the coarsest map, then a feature pyramid fused at the finest.
 
 From "Unified Perceptual Parsing for Scene Understanding" (Xiao et al., 2018), https://arxiv.org/abs/1807.10221, as
-mmsegmentation's ``UPerHead`` trains it, and MIT's ``UPerNet`` (https://github.com/CSAILVision/semantic-segmentation-pytorch) with
-``resize_pooled_first``.
+mmsegmentation's ``UPerHead`` trains it, and MIT's ``UPerNet``
+(https://github.com/CSAILVision/semantic-segmentation-pytorch) with ``resize_pooled_first``.
 """
 
 from typing import ClassVar, Self
@@ -18,12 +18,12 @@ from segzoo.layers import FusionConv, PyramidPooling, resize
 
 @strict
 class UPerHeadConfig(HeadConfig):
-    """Options of ``UPerHead`` beside those of ``HeadConfig``.
+    """Options of ``UPerHead``, besides those of ``HeadConfig``.
 
     Args:
-        in_index: the maps to read, finest first; None reads all.
+        in_index: positions of the maps to read, finest first; None reads all.
         pool_scales: sides of the grids that the coarsest map is pooled to, in cells.
-        pool_channels: width of each grid's projection; None: ``channels``.
+        pool_channels: width of each grid's projection; None is ``channels``.
         resize_pooled_first: resize each grid to the map before its projection, not after it.
     """
 
@@ -41,7 +41,7 @@ class UPerHeadConfig(HeadConfig):
 
 
 class UPerHead(Head):
-    """Reads maps from fine to coarse, returns logits at the resolution of the finest."""
+    """Reads maps from fine to coarse, and returns logits at the resolution of the finest."""
 
     config: UPerHeadConfig
 

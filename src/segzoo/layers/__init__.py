@@ -3,7 +3,7 @@
 from segzoo.layers.conv import ConvNormAct
 from segzoo.layers.drop_path import DropPath
 from segzoo.layers.fusion_conv import FusionConv
-from segzoo.layers.norm import BatchNorm2d, GroupNorm, LayerNorm2d
+from segzoo.layers.norm import BatchNorm2d, GroupNorm
 from segzoo.layers.pointwise import PointwiseLinear
 from segzoo.layers.pyramid_pooling import PyramidPooling, pool_to_grid
 from segzoo.layers.resize import concatenate, resize
@@ -15,7 +15,6 @@ __all__ = [
     "DropPath",
     "FusionConv",
     "GroupNorm",
-    "LayerNorm2d",
     "PointwiseLinear",
     "PyramidPooling",
     "concatenate",

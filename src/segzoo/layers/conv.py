@@ -19,9 +19,11 @@ class ConvNormAct(nn.Module):
     """``activation(norm(conv(x)))``, the block that most segmentation heads are made of.
 
     Args:
-        bias: None gives the convolution a bias only when no norm follows.
-        norm: a key of ``NORMS``, or None.
-        activation: a key of ``ACTIVATIONS`` or None.
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups: as in ``nn.Conv2d``.
+        bias: whether the convolution has a bias; None gives it one only when no norm follows.
+        norm: a key of ``NORMS``, or None for no norm.
+        norm_eps: epsilon of the norm.
+        activation: a key of ``ACTIVATIONS``, or None for no activation.
     """
 
     def __init__(

@@ -17,13 +17,13 @@ from segzoo.ops import ms_deform_attn
 
 
 class DeformableAttention(nn.Module):
-    """Each query reads a few points of each level's map, around its reference point; it predicts where, and their weights.
+    """Each query predicts points around its reference point and weights for them, and reads the maps there.
 
     Args:
-        channels: of queries and maps.
-        num_heads: heads, each with its own points.
-        num_levels: maps that are read.
-        num_points: points a head and level.
+        channels: width of the queries and of the maps.
+        num_heads: number of heads, each with its own points.
+        num_levels: number of maps that are read.
+        num_points: number of points that each head reads from each map.
         ratio: width of the projected maps, relative to ``channels``.
 
     Raises:
@@ -45,7 +45,7 @@ class DeformableAttention(nn.Module):
         self.output_proj = PointwiseLinear(width, channels)
 
     def reset(self) -> None:
-        """A fresh layer looks in a direction of its own with each head, one cell further with each point, at equal weights."""
+        """Initialise: each head looks in its own direction, its points one cell apart, with equal weights."""
         init.zeros_(self.sampling_offsets.weight)
         init.copy_(self.sampling_offsets.bias, self._star())
         init.zeros_(self.attention_weights.weight)
@@ -65,7 +65,7 @@ class DeformableAttention(nn.Module):
     def forward(
         self, query: Tensor, reference_points: Tensor, value: Tensor, spatial_shapes: Sequence[tuple[int, int]]
     ) -> Tensor:
-        """What the queries read.
+        """Read the maps around each query's reference point.
 
         Args:
             query: (B, Q, channels).
@@ -74,7 +74,7 @@ class DeformableAttention(nn.Module):
             spatial_shapes: (height, width) of each level.
 
         Returns:
-            (B, Q, channels).
+            what each query has read, (B, Q, channels).
         """
         points = (self.num_heads, self.num_levels, self.num_points)
         # bfloat16 would round the places of large maps to whole pixels and more.
@@ -89,7 +89,12 @@ class DeformableAttention(nn.Module):
 
 
 def cell_centres(sizes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
-    """Centres of the cells of grids (height, width), row by row and grid after grid: (cells, 2) as (x, y) in 0..1."""
+    """Centres of the cells of grids, row by row and grid after grid: (cells, 2) as (x, y) in 0..1.
+
+    Args:
+        sizes: (height, width) of each grid.
+        like: a tensor on the device of the result; its dtype is promoted to float32 at least.
+    """
     place = {"dtype": torch.promote_types(like.dtype, torch.float32), "device": like.device}
     grids = []
     for height, width in sizes:

@@ -1,10 +1,10 @@
-"""Stochastic depth."""
+"""Stochastic depth: residual branches that are left out at random while training."""
 
 from torchvision.ops import StochasticDepth
 
 
 class DropPath(StochasticDepth):
-    """Drops the whole residual branch of a sample with probability ``p`` while training, and scales the rest by 1/(1-p).
+    """While training drops a residual branch for each image with probability ``p``, else scales it by 1/(1-p).
 
     From "Deep Networks with Stochastic Depth" (Huang et al., 2016), https://arxiv.org/abs/1603.09382.
     """

@@ -14,14 +14,17 @@ from segzoo.layers.resize import concatenate
 class FusionConv(ConvNormAct):
     """``ConvNormAct`` over the channels of several maps, all but the first resized (bilinear) to the first one's size.
 
-    A kernel's tap is a 1x1 convolution, which may as well come before the resize, on a fraction of the pixels; and resizing and
-    shifting by a tap are products with narrow matrices along rows and columns. On a CPU that saves most of the work (three fifths
-    in UPerNet's last fusion) and gives the same numbers up to rounding. On other devices, in exports, and where an adapter or a
-    quantiser has replaced the convolution, maps are resized, concatenated and convolved.
+    Each tap of a kernel is a 1x1 convolution, which may as well come before the resize, on a fraction of the pixels;
+    resizing and shifting by a tap are then products with narrow matrices along rows and columns. On a CPU that saves
+    most of the work (three fifths in UPerNet's last fusion) and gives the same numbers up to rounding. On other
+    devices, in exports, and where an adapter or a quantiser has replaced the convolution, maps are resized,
+    concatenated and convolved.
 
     Args:
-        align_corners: how maps are resized.
-        options: those of `ConvNormAct`.
+        in_channels: channels of all maps together.
+        out_channels, kernel_size: as in ``nn.Conv2d``.
+        align_corners: whether resizing aligns the centres of the corner pixels, as in ``F.interpolate``.
+        options: further keyword arguments of `ConvNormAct`.
     """
 
     def __init__(
@@ -31,7 +34,7 @@ class FusionConv(ConvNormAct):
         self.align_corners = align_corners
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Maps (B, C, H, W) whose channels are those of the convolution's input together -> (B, out_channels, H', W')."""
+        """Maps (B, C, H, W) with ``in_channels`` in total -> (B, out_channels, H', W')."""
         if self._short_way(maps):
             x = _conv_of_resized(self.conv, maps, self.align_corners)
         else:
@@ -46,7 +49,7 @@ class FusionConv(ConvNormAct):
 
 
 def _is_shorter(x: Tensor, first: Tensor, conv: nn.Conv2d) -> bool:
-    """Whether taps before the resize take less work, for each number of the result; narrow products run at half the speed."""
+    """Whether taps before the resize are less work; narrow products count twice, as they run at half the speed."""
     rows, columns = conv.kernel_size
     height, width, full_height, full_width = *x.shape[2:], *first.shape[2:]
     usual = rows * columns * x.shape[1]
@@ -82,8 +85,8 @@ def _conv_of_resized(conv: nn.Conv2d, maps: Sequence[Tensor], align_corners: boo
 def _shifted_resize(
     length: int, resized: int, taps: int, dilation: int, padding: int, align_corners: bool, dtype: torch.dtype
 ) -> Tensor:
-    """(output positions, length, taps): what each position of a line adds to each output of a one-dimensional convolution's
-    taps over the resized line.
+    """(output positions, length, taps): how much each position of a line counts in each output of a convolution over
+    the line resized, for each tap of its kernel.
     """
     line = torch.eye(length, dtype=torch.promote_types(dtype, torch.float32))
     line = F.interpolate(line[None], size=resized, mode="linear", align_corners=align_corners)[0]

@@ -1,6 +1,7 @@
 """Mask2Former's decoder layers: queries that look where their own masks are.
 
-From "Masked-attention Mask Transformer for Universal Image Segmentation" (Cheng et al., 2021), https://arxiv.org/abs/2112.01527.
+From "Masked-attention Mask Transformer for Universal Image Segmentation" (Cheng et al., 2021),
+https://arxiv.org/abs/2112.01527.
 """
 
 from torch import Tensor, nn
@@ -14,8 +15,13 @@ from segzoo.layers.pixel_decoder import FeedForward
 class Attention(nn.Module):
     """Multi-head attention with the weights of ``torch.nn.MultiheadAttention``.
 
-    That module spreads a mask over the heads in float32, which at Mask2Former's sizes is by far its largest tensor; here one
-    boolean mask serves all heads.
+    That module copies a mask in float32 for every head, which at Mask2Former's sizes is by far its largest tensor;
+    here one boolean mask serves all heads.
+
+    Args:
+        channels: width of queries, keys and values, a multiple of ``num_heads``.
+        num_heads: number of heads.
+        dropout: probability of dropping an attention weight, while training.
     """
 
     def __init__(self, channels: int, num_heads: int, dropout: float):
@@ -25,12 +31,13 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(channels, channels)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Attend.
+        """Mix the values for each query.
 
         Args:
             query: (B, Q, C).
             key, value: (B, S, C).
-            visible: booleans (B, Q, S), True where a query may look, at one place at least; None: everywhere.
+            visible: booleans (B, Q, S), True where a query may look, which must be somewhere; None lets all look
+                everywhere.
 
         Returns:
             (B, Q, C).
@@ -43,14 +50,14 @@ class Attention(nn.Module):
         return self.out_proj(x.transpose(1, 2).flatten(2))
 
     def reset(self) -> None:
-        """The original's first weights."""
+        """Initialise the weights as the original does."""
         for layer in (self.in_proj, self.out_proj):
             init.xavier_normal_(layer.weight)
             init.zeros_(layer.bias)
 
 
 class MaskedDecoderLayer(GradientCheckpointingLayer):
-    """Masked cross-attention, self-attention among the queries, feed-forward net, each followed by its norm."""
+    """Masked cross-attention, self-attention among the queries and a feed-forward net, each followed by its norm."""
 
     def __init__(self, channels: int, *, num_heads: int, hidden_channels: int, dropout: float, norm_eps: float):
         super().__init__()
@@ -65,7 +72,15 @@ class MaskedDecoderLayer(GradientCheckpointingLayer):
     def forward(
         self, queries: Tensor, query_positions: Tensor, keys: Tensor, values: Tensor, visible: Tensor
     ) -> Tensor:
-        """New queries (B, Q, C); ``keys`` are ``values`` (B, S, C) with positions, ``visible`` is (B, Q, S)."""
+        """The next queries.
+
+        Args:
+            queries: (B, Q, C).
+            query_positions: (B, Q, C), added to the queries wherever they attend.
+            keys: the values with their positions, (B, S, C).
+            values: (B, S, C).
+            visible: booleans (B, Q, S), True where a query may look.
+        """
         x = self.cross_attention(queries + query_positions, keys, values, visible)
         queries = self.norm1(queries + self.dropout(x))
         placed = queries + query_positions
@@ -73,7 +88,7 @@ class MaskedDecoderLayer(GradientCheckpointingLayer):
         return self.norm3(self.feed_forward(queries))
 
     def reset(self) -> None:
-        """The original's first weights."""
+        """Initialise the weights as the original does."""
         self.cross_attention.reset()
         self.self_attention.reset()
         self.feed_forward.reset()

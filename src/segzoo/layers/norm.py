@@ -1,4 +1,4 @@
-"""Normalisation layers."""
+"""Norms of maps: batch norm that fits gradient checkpointing, and group norm of 32 groups."""
 
 import torch
 from torch import nn
@@ -8,13 +8,13 @@ from segzoo.errors import SegZooError
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation that is right under gradient checkpointing and says what is wrong with a batch of one.
+    """Batch normalisation that is correct under gradient checkpointing and explains what is wrong with a batch of one.
 
     Checkpointing runs a block's forward a second time inside backward; plain BatchNorm would then move its running
     statistics twice a step. Here the second run leaves them alone.
 
     Raises:
-        SegZooError: in training, an input with a single value a channel, such as one image pooled to 1x1.
+        SegZooError: in training, an input with a single value per channel, such as one image pooled to 1x1.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -33,17 +33,15 @@ class BatchNorm2d(nn.BatchNorm2d):
         return super().forward(x)
 
 
-class LayerNorm2d(nn.LayerNorm):
-    """Layer normalisation over the channels of a channels-first map (B, C, H, W)."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
 class GroupNorm(nn.GroupNorm):
-    """Group normalisation of a map (B, C, H, W), in 32 groups as its paper and mmsegmentation's configs have.
+    """Group normalisation of a map (B, C, H, W), in 32 groups as in its paper and in mmsegmentation's configs.
 
     From "Group Normalization" (Wu & He, 2018), https://arxiv.org/abs/1803.08494.
+
+    Args:
+        channels: channels of the map.
+        eps: added to the variance.
+        groups: number of groups, each of ``channels / groups`` channels.
 
     Raises:
         SegZooError: the channels do not divide into the groups.

@@ -1,7 +1,7 @@
 """Mask2Former's pixel decoder: deformable attention over the coarse maps, then a feature pyramid down to the finest.
 
-From "Masked-attention Mask Transformer for Universal Image Segmentation" (Cheng et al., 2021), https://arxiv.org/abs/2112.01527,
-with the weights of mmdetection's ``MSDeformAttnPixelDecoder``.
+From "Masked-attention Mask Transformer for Universal Image Segmentation" (Cheng et al., 2021),
+https://arxiv.org/abs/2112.01527, with the weights of mmdetection's ``MSDeformAttnPixelDecoder``.
 """
 
 import math
@@ -21,15 +21,15 @@ from segzoo.layers.tokens import to_map, to_tokens
 def sine_positions(
     height: int, width: int, channels: int, *, dtype: torch.dtype, device: torch.device, temperature: float = 10000.0
 ) -> Tensor:
-    """Sines and cosines of the places in a map, (1, channels, height, width): rows in the first half, columns in the second.
+    """Sines and cosines of the places in a map, (1, channels, height, width), those of rows before those of columns.
 
     From "End-to-End Object Detection with Transformers" (Carion et al., 2020), normalised to 2 pi.
 
     Args:
-        height, width: of the map.
-        channels: a multiple of 4.
-        dtype, device: of the result; it is computed in float32 at least.
-        temperature: ratio of the longest to the shortest wave length, about.
+        height, width: size of the map.
+        channels: number of sines and cosines, a multiple of 4.
+        dtype, device: what the result has; it is computed in float32 at least.
+        temperature: about the ratio of the longest wave length to the shortest.
     """
     precise = torch.promote_types(dtype, torch.float32)
     half = channels // 2
@@ -47,14 +47,14 @@ def sine_positions(
 
 
 def reset_linear(linear: nn.Linear) -> None:
-    """The first weights that torch itself gives a linear layer, which the originals leave in place."""
+    """Initialise a linear layer as torch itself does, which the originals leave unchanged."""
     init.kaiming_uniform_(linear.weight, a=math.sqrt(5))
     bound = 1 / math.sqrt(linear.in_features)
     init.uniform_(linear.bias, -bound, bound)
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with a ReLU between, as a residual branch."""
+    """Two linear layers with a ReLU between them, each followed by dropout, added to their input."""
 
     def __init__(self, channels: int, hidden_channels: int, dropout: float):
         super().__init__()
@@ -66,7 +66,7 @@ class FeedForward(nn.Module):
         return x + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x)))))
 
     def reset(self) -> None:
-        """The original's first weights."""
+        """Initialise the weights as the original does."""
         for linear in (self.linear1, self.linear2):
             reset_linear(linear)
             init.xavier_normal_(linear.weight)
@@ -103,7 +103,7 @@ class DeformableEncoderLayer(GradientCheckpointingLayer):
 
 
 class ConvGroupNorm(nn.Module):
-    """Convolution and group norm, with a ReLU where asked."""
+    """A convolution that keeps the map's size (odd kernels), a group norm, and a ReLU where ``relu`` is set."""
 
     def __init__(
         self,
@@ -127,18 +127,20 @@ class ConvGroupNorm(nn.Module):
 
 
 class PixelDecoder(nn.Module):
-    """Refines feature maps with each other.
+    """Refines feature maps of several resolutions with each other, and makes mask features of the finest.
 
     Args:
-        in_channels: of the maps, finest first.
+        in_channels: channels of the maps, finest first.
         channels: width of the decoder and of the maps that it returns; a multiple of 4.
-        mask_channels: of the map of mask features.
-        num_levels: how many of the coarsest maps attend to each other and are returned; the finer ones join in a feature
-            pyramid.
-        num_layers, num_heads, num_points, hidden_channels: of the attention layers and their feed-forward nets.
-        norm_groups: of the group norms.
-        norm_eps: of all norms.
-        dropout: of the residual branches.
+        mask_channels: channels of the mask features.
+        num_levels: number of coarsest maps that attend to each other and are returned; the finer ones join in a
+            feature pyramid.
+        num_layers: number of attention layers.
+        num_heads, num_points: heads of each attention layer, and points that each head reads from each level.
+        hidden_channels: width inside the feed-forward nets.
+        norm_groups: number of groups of the group norms.
+        norm_eps: epsilon of all norms.
+        dropout: probability of dropping a value of the residual branches, while training.
     """
 
     def __init__(
@@ -160,7 +162,7 @@ class PixelDecoder(nn.Module):
         fine, coarse = in_channels[:-num_levels], in_channels[-num_levels:]
         norms = {"norm_groups": norm_groups, "norm_eps": norm_eps}
         self.num_levels = num_levels
-        # from the coarsest map to the finest, as the levels are counted
+        # Levels are counted from the coarsest map to the finest.
         self.input_convs = nn.ModuleList(ConvGroupNorm(c, channels, 1, bias=True, **norms) for c in reversed(coarse))
         self.layers = nn.ModuleList(
             DeformableEncoderLayer(
@@ -180,7 +182,7 @@ class PixelDecoder(nn.Module):
         self.mask_features = nn.Conv2d(channels, mask_channels, 1)
 
     def forward(self, feature_maps: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Refine.
+        """Refine the maps.
 
         Args:
             feature_maps: each (B, C, H, W), finest first.
@@ -211,7 +213,7 @@ class PixelDecoder(nn.Module):
         return self.mask_features(outputs[-1]), outputs[: self.num_levels]
 
     def reset(self) -> None:
-        """The original's first weights."""
+        """Initialise the weights as the original does."""
         for block in self.input_convs:
             init.xavier_uniform_(block.conv.weight)
             init.zeros_(block.conv.bias)

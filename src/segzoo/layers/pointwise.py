@@ -1,4 +1,4 @@
-"""A linear layer for maps and tokens."""
+"""A linear layer over the channels of maps and tokens, computed by whichever library is faster."""
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,8 @@ _TWO_LIBRARIES = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_
 class PointwiseLinear(nn.Linear):
     """``nn.Linear`` over the channels of a channels-last map (B, H, W, C), or of tokens (B, N, C).
 
-    In float32 on an x86 CPU it runs as the 1x1 convolution that it is: oneDNN is as fast as MKL on Intel's processors and
-    twice as fast on AMD's, where MKL leaves half of the vector units idle.
+    In float32 on an x86 CPU it runs as the 1x1 convolution that it is: oneDNN is as fast as MKL on Intel's processors
+    and twice as fast on AMD's, where MKL leaves half of the vector units idle.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ class PointwiseLinear(nn.Linear):
 
 
 def _convolutions_are_faster() -> bool:
-    """Not under autocast, where both come from oneDNN, nor with one thread, for which PyTorch leaves oneDNN out."""
+    """False under autocast, where both forms use oneDNN, and with one thread, where PyTorch does not use it."""
     if not _TWO_LIBRARIES or torch.compiler.is_exporting() or torch.is_autocast_enabled("cpu"):
         return False
-    return torch.compiler.is_compiling() or torch.get_num_threads() > 1  # a compiled graph cannot ask
+    return torch.compiler.is_compiling() or torch.get_num_threads() > 1  # which a compiled graph cannot ask for

@@ -17,10 +17,12 @@ class PyramidPooling(nn.ModuleList):
     From "Pyramid Scene Parsing Network" (Zhao et al., 2017), https://arxiv.org/abs/1612.01105.
 
     Args:
-        in_channels, channels: of the map, and of each projection.
+        in_channels: channels of the map.
+        channels: channels of each projection.
         pool_scales: sides of the grids, in cells.
-        align_corners: how grids are resized with ``resize_first``.
-        resize_first: resize each grid to the map before its projection, whose activation then acts on the interpolated values.
+        align_corners: whether ``resize_first`` aligns the centres of the corner cells and pixels.
+        resize_first: resize each grid to the map before its projection, whose activation then acts on the interpolated
+            values.
         options: norm and activation of the projections, as in `ConvNormAct`.
     """
 
@@ -40,7 +42,7 @@ class PyramidPooling(nn.ModuleList):
         self.resize_first = resize_first
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, C, H, W) -> the map itself, and one (B, channels, scale, scale) a scale, or of the map's size with ``resize_first``."""
+        """(B, C, H, W) -> the map, then one (B, channels, scale, scale) per scale; of H x W with ``resize_first``."""
         contexts = [x]
         for project, scale in zip(self, self.pool_scales, strict=True):
             grid = pool_to_grid(x, scale)
@@ -51,10 +53,10 @@ class PyramidPooling(nn.ModuleList):
 
 
 def pool_to_grid(x: Tensor, side: int) -> Tensor:
-    """(B, C, H, W) -> (B, C, side, side): means over a grid of cells, which overlap where ``side`` does not divide H or W.
+    """(B, C, H, W) -> (B, C, side, side): means over cells, which overlap where ``side`` does not divide H or W.
 
-    It is ``F.adaptive_avg_pool2d``. Exports have no operator for that with free sizes, so that they get two products with the
-    cells' shares of rows and columns, which are the same numbers up to rounding.
+    This is ``F.adaptive_avg_pool2d``, for which exports with free sizes have no operator: they get two products with
+    the cells' shares of rows and columns, which give the same numbers up to rounding.
     """
     if not torch.compiler.is_exporting():
         return F.adaptive_avg_pool2d(x, side)
@@ -63,7 +65,7 @@ def pool_to_grid(x: Tensor, side: int) -> Tensor:
 
 
 def _cells(length: int, side: int, like: Tensor) -> Tensor:
-    """(side, length): the share of each position in each cell, where a cell is all positions that i..i+1 of ``side`` touches."""
+    """(side, length): the share of each position in each cell, which has all positions that i..i+1 of ``side`` meet."""
     cell = torch.arange(side, device=like.device).unsqueeze(1) * length
     position = torch.arange(length, device=like.device) * side
     inside = ((position + side > cell) & (position < cell + length)).to(like.dtype)

@@ -12,7 +12,7 @@ def resize(
 ) -> Tensor:
     """Resize maps (B, C, H, W) to ``size`` (height, width); returns ``x`` itself when the size is already right.
 
-    ``align_corners`` only matters for bilinear and bicubic; nothing is antialiased.
+    ``align_corners`` matters for "bilinear" and "bicubic" only; nothing is antialiased.
     """
     if _same(x.shape[-2:], size):
         return x

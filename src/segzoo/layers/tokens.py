@@ -10,5 +10,5 @@ def to_tokens(x: Tensor) -> Tensor:
 
 def to_map(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Tokens (B, H * W, C) as a map (B, C, H, W) of ``size`` (H, W)."""
-    # Not transposed first: of a single image that would leave strides by which operators do not see channels-last.
+    # A transpose first would leave a single image with strides that operators do not recognise as channels-last.
     return x.unflatten(1, size).permute(0, 3, 1, 2)

@@ -1,7 +1,7 @@
 """The parts of plain vision transformers: attention with its variants, feed-forward, residual block.
 
-"An Image is Worth 16x16 Words" (Dosovitskiy et al., 2021), https://arxiv.org/abs/2010.11929. Attention goes through transformers'
-attention interface, so ``attn_implementation`` chooses how it is computed.
+"An Image is Worth 16x16 Words" (Dosovitskiy et al., 2021), https://arxiv.org/abs/2010.11929. Attention goes through
+transformers' attention interface, so ``attn_implementation`` chooses how it is computed.
 """
 
 from typing import Any
@@ -27,7 +27,19 @@ def eager_attention(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Attention written out, with the signature of transformers' attention functions."""
+    """Attention in plain matrix products, with the signature of transformers' attention functions.
+
+    Args:
+        module: the attention module; dropout acts while it is training.
+        query, key, value: (B, heads, N, C / heads).
+        attention_mask: added to the scores, broadcast to (B, heads, N, N); None adds nothing.
+        scaling: factor on the scores.
+        dropout: probability of dropping an attention weight.
+        kwargs: ignored; other attention functions take them.
+
+    Returns:
+        the mixed values (B, N, heads, C / heads), and the attention weights (B, heads, N, N).
+    """
     scores = query @ key.transpose(-2, -1) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
@@ -36,15 +48,15 @@ def eager_attention(
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over all tokens, or over those of windows.
+    """Multi-head self-attention over all tokens, or within windows of them.
 
     Args:
-        config: of the model; names the implementation of attention.
-        channels: of the tokens.
-        num_heads: heads.
-        qkv_bias: "all", "query_value" (BEiT: keys have none) or "none".
-        window: side of square windows of patches; 0 for attention over all tokens.
-        dropout: of the attention weights.
+        config: the model's config, which names the implementation of attention.
+        channels: width of the tokens.
+        num_heads: number of heads.
+        qkv_bias: which projections have a bias: "all", "query_value" (BEiT: keys have none) or "none".
+        window: side of the square windows, in patches; 0 for attention over all tokens.
+        dropout: probability of dropping an attention weight, while training.
     """
 
     is_causal = False
@@ -74,9 +86,9 @@ class Attention(nn.Module):
         """Mix tokens (B, N, C).
 
         Args:
-            x: tokens; with windows, the patches of the grid and nothing else.
+            x: the tokens; with windows, those of the grid's patches and no others.
             grid: (height, width) of the patches.
-            position_bias: (1, heads, N, N), added to the scores.
+            position_bias: (1, heads, N, N), added to the scores; None adds nothing.
         """
         if self.q_bias is None:
             qkv = self.qkv(x)
@@ -103,9 +115,9 @@ class Attention(nn.Module):
 
 
 def into_windows(x: Tensor, grid: tuple[int, int], side: int) -> Tensor:
-    """Tokens (B, h * w, C) of a grid to those of windows (B * windows, side * side, C).
+    """Cut the tokens (B, h * w, C) of a grid (h, w) into square windows: (B * windows, side * side, C).
 
-    The grid is filled up with zeros on the right and at the bottom; as in ViT-Adapter these take part in the attention.
+    The grid is padded with zeros on the right and at the bottom; as in ViT-Adapter these take part in the attention.
     """
     height, width = grid
     x = F.pad(x.unflatten(1, grid), (0, 0, 0, -width % side, 0, -height % side))
@@ -114,7 +126,7 @@ def into_windows(x: Tensor, grid: tuple[int, int], side: int) -> Tensor:
 
 
 def from_windows(x: Tensor, grid: tuple[int, int], side: int) -> Tensor:
-    """The tokens (B, h * w, C) of a grid again, without the fill."""
+    """Undo `into_windows`: the tokens (B, h * w, C) of the grid, without its padding."""
     rows, columns = -(-grid[0] // side), -(-grid[1] // side)
     x = x.unflatten(1, (side, side)).unflatten(0, (-1, rows, columns))
     x = x.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # B, rows * side, columns * side, C
@@ -122,7 +134,7 @@ def from_windows(x: Tensor, grid: tuple[int, int], side: int) -> Tensor:
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with GELU between them, and dropout after each."""
+    """Two linear layers over tokens or channels-last maps, with GELU between them and dropout after each."""
 
     def __init__(self, channels: int, hidden: int, dropout: float = 0.0):
         super().__init__()
@@ -136,16 +148,16 @@ class FeedForward(nn.Module):
 
 
 class ViTBlock(GradientCheckpointingLayer):
-    """Attention and feed-forward, each behind a norm, in a residual branch that a learned factor per channel may scale.
+    """Attention and feed-forward, each after a norm, in a residual branch that a learned factor per channel may scale.
 
     Args:
-        attention: the mixing of tokens.
-        channels: of the tokens.
-        hidden: width of the feed-forward part.
+        attention: the module that mixes the tokens, called with normalised tokens (B, N, C) and the grid.
+        channels: width of the tokens.
+        hidden: width inside the feed-forward part.
         norm_eps: epsilon of the norms.
-        layer_scale: initial value of the factors; None for none.
-        dropout: of the feed-forward part and of what attention gives.
-        drop_path: probability of dropping a branch.
+        layer_scale: initial value of the factors; None for no factors.
+        dropout: probability of dropping a value of the attention's output or of the feed-forward part, while training.
+        drop_path: probability of dropping a whole branch, while training.
     """
 
     def __init__(
@@ -174,7 +186,7 @@ class ViTBlock(GradientCheckpointingLayer):
             self.scale2 = nn.Parameter(torch.full((channels,), layer_scale))
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Tokens (B, N, C) of a grid of patches (height, width) to tokens."""
+        """Tokens (B, N, C) -> tokens of the same shape; ``grid`` is the (height, width) of the patches among them."""
         mixed = self.dropout(self.attention(self.norm1(x), grid))
         x = x + self.drop_path(mixed if self.scale1 is None else mixed * self.scale1)
         hidden = self.mlp(self.norm2(x))
@@ -182,5 +194,5 @@ class ViTBlock(GradientCheckpointingLayer):
 
 
 def drop_path_rates(largest: float, layers: int) -> list[float]:
-    """Probabilities that grow linearly from 0 to the largest, one a layer."""
+    """One drop path probability per layer, growing linearly from 0 to ``largest``; a single layer gets 0."""
     return [largest * i / max(layers - 1, 1) for i in range(layers)]

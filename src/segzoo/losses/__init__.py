@@ -1,7 +1,8 @@
 """Losses of semantic segmentation, on logits at the labels' resolution.
 
-Each is a frozen dataclass that is called: ``DiceLoss(weight=3.0)(logits, labels, ignore_index=255)``. Configs and recipes
-hold them as dicts (``{"type": "dice", "weight": 3.0}``), which ``build_loss`` reads and ``loss.to_dict()`` writes.
+Each is a frozen dataclass that is called: ``DiceLoss(weight=3.0)(logits, labels, ignore_index=255)``. Configs and
+recipes hold them as dicts (``{"type": "dice", "weight": 3.0}``), which ``build_loss`` reads and ``loss.to_dict()``
+writes. Losses of heads with queries are called by those heads, with more than logits.
 """
 
 from segzoo.losses.base import Loss

@@ -13,20 +13,20 @@ from segzoo.errors import SegZooError
 
 @dataclass(frozen=True, kw_only=True)
 class Loss(ABC):
-    """Base of the pixel losses: ``loss(logits, labels)`` is a scalar that already has the weight.
+    """Base of the losses: ``loss(logits, labels)`` is a scalar that already includes the weight.
 
     Args:
         weight: factor on the loss.
-        class_weights: a factor for each class, or None; each loss says what it multiplies.
+        class_weights: a factor for each class, or None for no factors; each loss documents what it multiplies.
 
     Raises:
-        SegZooError: an option that is no number of its range.
+        SegZooError: an option has the wrong type or is out of range.
     """
 
     name: ClassVar[str]
-    """How dicts call the loss, and its key among a model's losses."""
+    """The ``type`` of the loss in dicts, and its key among a model's losses."""
     per_class: ClassVar[tuple[str, ...]] = ("class_weights",)
-    """The options that may hold a value for each class."""
+    """Names of the options that may hold a value for each class."""
     reads_queries: ClassVar[bool] = False
     """Whether the loss reads a head's queries and their masks instead of dense logits."""
 
@@ -47,13 +47,13 @@ class Loss(ABC):
         Args:
             logits: scores (B, C, H, W) before softmax or sigmoid, at the labels' size.
             labels: class ids (B, H, W), int64, each in 0..C-1 or ``ignore_index``.
-            ignore_index: label of the pixels that do not count; a batch with nothing else gives 0 with finite gradients.
+            ignore_index: label of the pixels that do not count; a batch of nothing else gives 0 with finite gradients.
 
         Returns:
-            A scalar, ``weight`` included.
+            a scalar that includes ``weight``.
 
         Raises:
-            SegZooError: an option has a value for each class, and not as many as the logits have channels.
+            SegZooError: an option with a value for each class does not have as many as the logits have channels.
         """
         self.check_num_labels(logits.shape[1])
         if logits.dtype in (torch.float16, torch.bfloat16):
@@ -62,10 +62,20 @@ class Loss(ABC):
 
     @abstractmethod
     def compute(self, logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-        """The loss without its weight, of logits in float32 or float64."""
+        """The loss without ``weight``, a scalar.
+
+        Args:
+            logits: scores (B, C, H, W) before softmax or sigmoid, in float32 or float64.
+            labels: class ids (B, H, W), int64.
+            ignore_index: label of the pixels that do not count.
+        """
 
     def check_num_labels(self, num_labels: int) -> None:
-        """Refuse options with a value for each class where there are other classes than so many."""
+        """Options with a value for each class have ``num_labels`` values.
+
+        Raises:
+            SegZooError: an option has another number of values.
+        """
         for option in self.per_class:
             values = getattr(self, option)
             if isinstance(values, tuple) and len(values) != num_labels:
@@ -74,7 +84,7 @@ class Loss(ABC):
                 )
 
     def for_classes(self, num_labels: int) -> "Loss":
-        """The same loss for other classes: where its lists do not fit so many, they return to their defaults."""
+        """The loss for ``num_labels`` classes: if its lists do not fit them, all return to their defaults."""
         try:
             self.check_num_labels(num_labels)
         except SegZooError:
@@ -83,7 +93,7 @@ class Loss(ABC):
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """The loss as plain data: its ``type``, and every option that has not its default."""
+        """The loss as plain data: its ``type``, and every option that differs from its default."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         changed = {field.name for field in fields(self) if values[field.name] != field.default}
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
@@ -91,10 +101,15 @@ class Loss(ABC):
 
 
 def number(value: Any, what: str, *, at_least: float | None = None, at_most: float | None = None) -> float:
-    """A finite number as float.
+    """Check a finite number, and return it as a float.
+
+    Args:
+        value: the number; a bool is not one.
+        what: name of the option, with which the error message begins.
+        at_least, at_most: bounds, both inclusive; None for no bound.
 
     Raises:
-        SegZooError: it is none, or out of range; the message begins with ``what``.
+        SegZooError: ``value`` is not a finite number, or is out of range.
     """
     usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not usable or (at_least is not None and value < at_least) or (at_most is not None and value > at_most):
@@ -107,17 +122,17 @@ def number(value: Any, what: str, *, at_least: float | None = None, at_most: flo
 def numbers(
     value: Any, what: str, *, at_least: float | None = None, at_most: float | None = None
 ) -> tuple[float, ...]:
-    """A list of finite numbers as tuple; see ``number``."""
+    """Check a list of at least one finite number, and return it as a tuple of floats; see `number`."""
     if not isinstance(value, (list, tuple)) or not value:
         raise SegZooError(f"{what}={value!r} must be a list of numbers, one for each class")
     return tuple(number(item, f"{what}[{i}]", at_least=at_least, at_most=at_most) for i, item in enumerate(value))
 
 
 def flag(value: Any, what: str) -> bool:
-    """A truth value; 0 and "false" are none.
+    """Check a bool, and return it.
 
     Raises:
-        SegZooError: it is something else.
+        SegZooError: ``value`` is something else, such as 0 or "false".
     """
     if not isinstance(value, bool):
         raise SegZooError(f"{what}={value!r} must be true or false")

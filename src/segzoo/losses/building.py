@@ -1,4 +1,4 @@
-"""Losses from plain data."""
+"""Losses built from plain data, the dicts in configs and recipes."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -18,10 +18,11 @@ LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in _KINDS}
 
 
 def build_loss(loss: Loss | Mapping[str, Any]) -> Loss:
-    """The loss of a dict such as ``{"type": "cross_entropy", "weight": 0.4}``; a loss is returned as it is.
+    """Build a loss from a dict such as ``{"type": "cross_entropy", "weight": 0.4}``; a loss is returned unchanged.
 
     Raises:
-        SegZooError: the type or an option is unknown (the message names the nearest), or an option has no usable value.
+        SegZooError: the type or an option is unknown (the message names the nearest), or an option's value cannot be
+            used.
     """
     if isinstance(loss, Loss):
         return loss

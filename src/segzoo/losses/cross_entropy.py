@@ -22,18 +22,21 @@ _AVERAGES = {
 
 @dataclass(frozen=True, kw_only=True)
 class CrossEntropyLoss(Loss):
-    """Cross-entropy of every pixel, as mmsegmentation's ``CrossEntropyLoss``.
+    """Cross-entropy of every pixel, as in mmsegmentation's ``CrossEntropyLoss``.
 
     Args:
-        class_weights: factors on the pixel losses by true class; with ``sigmoid`` on the loss of a class where it is the
-            true one.
-        average: what the sum of the pixel losses is divided by. "all": the number of all pixels, ignored ones included, as
-            mmsegmentation trains its models; "valid": the number of pixels that are not ignored; "weighted": the sum of
-            the class weights of the latter, which is PyTorch's own average; "sum": nothing. Pixels that hard example
-            mining leaves out count like the others.
-        sigmoid: each class against all others, with a sigmoid each, averaged over pixels and classes; with one channel,
+        class_weights: factors on the pixel losses by true class; with ``sigmoid`` on a class's loss where it is the
+            true class.
+        average: what the sum of the pixel losses is divided by: "all", the number of all pixels, including ignored
+            ones, as mmsegmentation trains its models; "valid", the number of pixels that are not ignored; "weighted",
+            the sum of these pixels' class weights, which is PyTorch's average; "sum", 1. Pixels that ``ohem`` leaves
+            out still count.
+        sigmoid: give each class a sigmoid against all others, and average over pixels and classes; with one channel,
             label 1 against label 0.
-        ohem: only the pixels that the model finds hard; ``Ohem`` or its dict, None for all pixels.
+        ohem: count only the pixels that the model finds hard: an ``Ohem`` or its dict; None for all pixels.
+
+    Raises:
+        SegZooError: an option has the wrong type, is out of range, or does not fit another.
     """
 
     name: ClassVar[str] = "cross_entropy"
@@ -64,7 +67,7 @@ class CrossEntropyLoss(Loss):
 
     def compute(self, logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
         valid = labels != ignore_index
-        present = torch.where(valid, labels, 0)  # any class where there is none
+        present = torch.where(valid, labels, 0)  # ignored pixels get any class
         factors = None
         if self.class_weights is not None:
             factors = logits.new_tensor(self.class_weights)
@@ -90,9 +93,9 @@ class CrossEntropyLoss(Loss):
     def _over_sigmoid(
         self, logits: Tensor, labels: Tensor, present: Tensor, valid: Tensor, factors: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Losses of the pixels (B, H, W), summed over the classes, and the probabilities of the true classes.
+        """Losses of the pixels, summed over the classes, and with ``ohem`` probabilities, both (B, H, W).
 
-        The loss of one class is softplus(x) - x y, so that nothing of the logits' size is made but one softplus.
+        The loss of one class is softplus(x) - x y, so that one softplus is the only tensor of the logits' size.
         """
         if logits.shape[1] == 1:
             true = logits[:, 0]
@@ -100,7 +103,7 @@ class CrossEntropyLoss(Loss):
         else:
             true = logits.gather(1, present[:, None])[:, 0]
             target = 1.0
-        # The threshold above which softplus(x) is taken for x lies beyond float64's precision.
+        # From the threshold on, softplus(x) is taken for x; at 40 they agree to float64's precision.
         losses = F.softplus(logits, threshold=40).sum(1) - true * target
         if factors is not None:
             losses = losses + (factors - 1) * target * F.softplus(-true, threshold=40)

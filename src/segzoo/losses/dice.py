@@ -15,15 +15,16 @@ from segzoo.losses.base import Loss, number
 
 @dataclass(frozen=True, kw_only=True)
 class DiceLoss(Loss):
-    """1 - (2 |P Y| + smooth) / (|P^exponent| + |Y| + smooth), averaged over images and classes; P are softmax probabilities.
+    """1 - (2 |P Y| + smooth) / (|P^exponent| + |Y| + smooth), averaged over images and classes; P are softmax
+    probabilities, Y the one-hot labels, and |.| is a sum over pixels.
 
-    As in the original, ignored pixels leave the numerator alone: in the denominator their probabilities count, and their
-    labels count for the class nearest to the ignored label (the last one for 255).
+    As in the original, ignored pixels are left out of the numerator alone: in the denominator their probabilities
+    count, and their labels count for the class nearest to the ignored label (the last one for 255).
 
     Args:
         class_weights: factors on the classes' losses; the mean still divides by the number of classes.
-        smooth: added to both sides of the fraction; keeps classes apart from 0 / 0.
-        exponent: of the probabilities in the denominator.
+        smooth: added to numerator and denominator, not negative; keeps absent classes from being 0 / 0.
+        exponent: exponent of the probabilities in the denominator, at least 1.
     """
 
     name: ClassVar[str] = "dice"

@@ -1,4 +1,4 @@
-"""Focal loss: sigmoid cross-entropy that turns away from what is easy.
+"""Focal loss: sigmoid cross-entropy in which easy pixels count less.
 
 From "Focal Loss for Dense Object Detection" (Lin et al., 2017), https://arxiv.org/abs/1708.02002, in the form of
 mmsegmentation's ``FocalLoss``.
@@ -17,14 +17,16 @@ from segzoo.losses.base import Loss, number, numbers
 
 @dataclass(frozen=True, kw_only=True)
 class FocalLoss(Loss):
-    """alpha (1 - p)^gamma times the binary cross-entropy of each class against all others, averaged over pixels and classes.
+    """alpha (1 - p)^gamma times the sigmoid cross-entropy of each class, averaged over pixels and classes.
 
-    p is the probability that the sigmoid gives to the truth. The average runs over all pixels; ignored ones are 0.
+    p is the probability that the sigmoid gives to the truth. The average runs over all pixels, of which ignored ones
+    give 0.
 
     Args:
         class_weights: factors on the classes' losses.
-        gamma: how strongly easy pixels fade.
-        alpha: factor where the class is the true one, in 0..1; 1 - alpha is that of the others. One for all classes, or a list.
+        gamma: how strongly easy pixels fade, not negative; 0 is plain cross-entropy.
+        alpha: factor on a class's loss where it is the true one, in 0..1; elsewhere the factor is 1 - alpha. One
+            number for all classes, or a list with one for each.
     """
 
     name: ClassVar[str] = "focal"
@@ -45,7 +47,7 @@ class FocalLoss(Loss):
         alphas = self.alpha if isinstance(self.alpha, tuple) else (self.alpha,) * classes
         weights = self.class_weights or (1.0,) * classes
         total = logits.new_zeros(())
-        # Class by class, each computed again for its gradients: the steps between need room for one class alone.
+        # Class by class, each recomputed for its gradients, so that intermediate results take the memory of one class.
         for i, scores in enumerate(logits.unbind(1)):
             part = checkpoint(
                 self._of_class, scores, labels == i, valid, alphas[i], use_reentrant=False, preserve_rng_state=False

@@ -1,7 +1,8 @@
 """Lovász losses: convex surrogates of 1 - IoU.
 
-From "The Lovász-Softmax loss: A tractable surrogate for the optimization of the intersection-over-union measure in neural
-networks" (Berman et al., 2018), https://arxiv.org/abs/1705.08790, in the form of mmsegmentation's ``LovaszLoss``.
+From "The Lovász-Softmax loss: A tractable surrogate for the optimization of the intersection-over-union measure in
+neural networks" (Berman et al., 2018), https://arxiv.org/abs/1705.08790, in the form of mmsegmentation's
+``LovaszLoss``.
 """
 
 from dataclasses import dataclass
@@ -19,11 +20,11 @@ class LovaszLoss(Loss):
     """Lovász-Softmax, or the Lovász hinge for one channel.
 
     Args:
-        class_weights: factors on the classes' losses; the mean still divides by the number of classes. Without effect on
-            the hinge.
-        binary: the hinge on the one channel that there is, label 1 against label 0, instead of softmax.
-        classes: the mean runs over the classes that are "present" in the labels, over "all", or over this list of ids.
-        per_image: the mean of the images' losses, instead of one loss over the pixels of all.
+        class_weights: factors on the classes' losses; the mean still divides by the number of classes. The hinge
+            ignores them.
+        binary: take the hinge on the only channel, label 1 against label 0, instead of softmax.
+        classes: the classes that the mean runs over: those "present" in the labels, "all", or a list of ids.
+        per_image: take the mean of the images' losses, instead of one loss over the pixels of all images.
     """
 
     name: ClassVar[str] = "lovasz"
@@ -65,10 +66,10 @@ class LovaszLoss(Loss):
         return sum(losses) / len(groups)
 
     def _softmax(self, probabilities: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-        """The loss of probabilities (B, C, H, W).
+        """The loss of probabilities (B, C, H, W), labels (B, H, W) and pixels that count (B, H, W).
 
-        Sorting is piecewise constant: between its steps the loss is linear in the probabilities. So one tensor of slopes,
-        filled class by class, is all that the gradients need.
+        As long as the order of the errors does not change, the loss is linear in the probabilities. So one tensor of
+        slopes, filled class by class, is all that the gradients need.
         """
         labels = labels[valid]
         chosen = self.classes
@@ -90,7 +91,7 @@ class LovaszLoss(Loss):
 
 
 def _hinge(scores: Tensor, true: Tensor) -> Tensor:
-    """The Lovász hinge of the scores (P,) of pixels that belong to the class or not."""
+    """The Lovász hinge of the scores (P,) of pixels, of which ``true`` (P,) belong to the class; 0 for no pixels."""
     errors = 1 - torch.where(true, scores, -scores)
     if errors.numel() == 0:
         return errors.sum()
@@ -98,10 +99,10 @@ def _hinge(scores: Tensor, true: Tensor) -> Tensor:
 
 
 def _jaccard_steps(errors: Tensor, true: Tensor) -> Tensor:
-    """By how much 1 - IoU grows with each pixel (P,) when the pixels turn wrong in the order of their errors.
+    """By how much 1 - IoU grows with each pixel (P,) when pixels turn wrong in descending order of their errors.
 
-    With n pixels of the class (``true``), after k wrong ones of which m are of the class, IoU is (n - m) / (n + k - m); the
-    differences are written out, since subtracting neighbours would leave little but rounding.
+    With n pixels of the class (``true``), after k wrong ones of which m are of the class, IoU is (n - m) / (n + k -
+    m). The differences are computed in closed form, because subtracting neighbours would leave little but rounding.
     """
     order = errors.argsort(descending=True)
     sorted_true = true[order]
@@ -110,5 +111,5 @@ def _jaccard_steps(errors: Tensor, true: Tensor) -> Tensor:
     union = total + torch.arange(1, len(order) + 1, device=order.device) - wrong
     rest = (total - wrong).to(errors.dtype) / (union * (union - 1).clamp(min=1)).to(errors.dtype)
     steps = torch.where(sorted_true, 1 / union.to(errors.dtype), rest)
-    steps[0] += total == 0  # of a class that is absent, the first wrong pixel takes IoU from 1 to 0
+    steps[0] += total == 0  # the first wrong pixel of an absent class takes its IoU from 1 to 0
     return torch.empty_like(steps).scatter_(0, order, steps)

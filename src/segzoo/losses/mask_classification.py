@@ -1,7 +1,7 @@
 """The loss of heads whose queries each give a class and a mask.
 
-From "Masked-attention Mask Transformer for Universal Image Segmentation" (Cheng et al., 2021), https://arxiv.org/abs/2112.01527,
-as the Mask2Former heads of InternImage and ViT-Adapter train with it.
+From "Masked-attention Mask Transformer for Universal Image Segmentation" (Cheng et al., 2021),
+https://arxiv.org/abs/2112.01527, as the Mask2Former heads of InternImage and ViT-Adapter train with it.
 """
 
 from collections.abc import Sequence
@@ -27,14 +27,14 @@ from segzoo.losses.matching import (
 
 @dataclass(frozen=True)
 class QueryPredictions:
-    """What the queries say after one decoder layer.
+    """Predictions of the queries after one decoder layer.
 
-    A query's mask is the product of its embedding and the head's mask features: the loss makes masks of the queries that answer
-    for a class alone.
+    A query's mask is the product of its embedding with the head's mask features; the loss makes the masks of only
+    those queries that answer for a class.
 
     Args:
-        class_logits: (B, Q, K + 1), no object last.
-        mask_embeddings: (B, Q, C).
+        class_logits: (B, Q, K + 1) before softmax, "no object" last.
+        mask_embeddings: (B, Q, C), with as many channels as the mask features.
     """
 
     class_logits: Tensor
@@ -43,20 +43,26 @@ class QueryPredictions:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskClassificationLoss(Loss):
-    """Cross-entropy of every query's class, and binary cross-entropy and dice of the masks of the queries that have one.
+    """Cross-entropy of every query's class, and binary cross-entropy and dice of the masks of matched queries.
 
-    Each class of an image is matched with the query that fits it best, and the other queries learn to say "no object". Masks
-    are compared at random points. Every decoder layer is trained so, with a matching and points of its own.
+    Each class of an image is matched with one query, at the least total cost, and the other queries learn to say "no
+    object". Masks are compared at random points. Every decoder layer has such a loss, with its own matching and
+    points.
 
     Args:
         weight: factor on all parts.
-        class_weights: factors on the queries' cross-entropy by class; it is divided by the sum of the factors.
-        no_object_weight: the factor of "no object".
-        class_loss_weight, mask_loss_weight, dice_loss_weight: factors on the three parts.
+        class_weights: factors on the queries' cross-entropy by class; the sum is divided by the factors of all
+            queries.
+        no_object_weight: factor on the cross-entropy of queries whose true class is "no object".
+        class_loss_weight, mask_loss_weight, dice_loss_weight: factors on the three parts of the loss.
         class_cost_weight, mask_cost_weight, dice_cost_weight: factors on the three costs of the matching.
-        num_points: points a mask, in costs and losses.
-        oversample_ratio: how many times as many points the uncertain ones are chosen from.
-        importance_ratio: part of the points that lie where the mask is least certain.
+        num_points: number of points at which each mask is compared, in costs and losses.
+        oversample_ratio: number of random points from which uncertain ones are chosen, relative to ``num_points``; at
+            least 1.
+        importance_ratio: share of the points, 0..1, that lie where the mask is least certain; the others are random.
+
+    Raises:
+        SegZooError: an option has the wrong type or is out of range.
     """
 
     name: ClassVar[str] = "mask_classification"
@@ -84,7 +90,7 @@ class MaskClassificationLoss(Loss):
             raise SegZooError(f"{self.name}: num_points={self.num_points!r} must be a whole number from 1 on")
 
     def compute(self, logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-        """Raise: dense logits tell nothing of queries; ``parts`` is the loss.
+        """Always raise an error, because dense logits hold no queries; `parts` computes the loss.
 
         Raises:
             SegZooError: always.
@@ -103,20 +109,20 @@ class MaskClassificationLoss(Loss):
     ) -> dict[str, Tensor]:
         """The weighted parts of the loss, in float32 at least.
 
-        In a distributed training the masks count against their mean number over the processes, as in the original, so that all
-        processes must take the loss together where gradients are on.
+        In a distributed training the losses of masks are divided by the mean number of masks over the processes, as in
+        the original, so that with gradients all processes must compute the loss together.
 
         Args:
-            predictions: of every decoder layer, the last one last.
-            mask_features: (B, C, H, W).
-            labels: class ids (B, H', W'), int64, each in 0..K-1 or ``ignore_index``, at any resolution. Ignored pixels belong to no
-                mask; an image with nothing else only teaches its queries to say "no object".
+            predictions: predictions before the first decoder layer and after each of them, in this order.
+            mask_features: features whose products with the mask embeddings are the masks, (B, C, H, W).
+            labels: class ids (B, H', W'), int64, each in 0..K-1 or ``ignore_index``, at any resolution. Ignored pixels
+                belong to no mask; an image of nothing else only teaches its queries to say "no object".
             ignore_index: label of the pixels that do not count.
-            draw: random numbers; by default torch's, so that ``torch.manual_seed`` decides.
+            draw: source of random numbers; None uses torch's, which ``torch.manual_seed`` makes repeatable.
 
         Returns:
-            Scalars ``query_class``, ``query_mask`` and ``query_dice`` of the last layer, and with ``layer_0.`` and so on before
-            the name those of the others; layer 0 is the queries before the first decoder layer.
+            scalars ``query_class``, ``query_mask`` and ``query_dice`` for the last prediction, and the same names with
+            the prefix ``layer_0.``, ``layer_1.`` ... for the earlier ones.
 
         Raises:
             SegZooError: there are not as many ``class_weights`` as classes.
@@ -143,9 +149,20 @@ class MaskClassificationLoss(Loss):
     def match(
         self, layer: QueryPredictions, features: Tensor, labels: Tensor, present: Sequence[Tensor], draw: Draw
     ) -> list[tuple[Tensor, Tensor]]:
-        """For each image, the queries (ascending) and the positions in ``present`` of the classes that they answer for."""
+        """Match the classes of each image with queries.
+
+        Args:
+            layer: predictions after one decoder layer.
+            features: mask features (B, C, H, W).
+            labels: class ids (B, H', W').
+            present: for each image the ids of its classes, (M,).
+            draw: source of random numbers.
+
+        Returns:
+            for each image the matched queries, ascending, and the positions in ``present`` of their classes.
+        """
         points = torch.cat([draw((1, self.num_points, 2)) for _ in present]).to(features.dtype)
-        # Sampling and the product with the embeddings may change places: no whole mask is needed here.
+        # Sampling and the product with the embeddings may be swapped, so that no whole mask is needed here.
         masks = layer.mask_embeddings @ sample_maps(features, points)
         costs = []
         for i, classes in enumerate(present):
@@ -204,7 +221,7 @@ class MaskClassificationLoss(Loss):
         }
 
     def query_class_loss(self, logits: Tensor, wanted: Tensor) -> Tensor:
-        """Cross-entropy of queries (N, K + 1) whose classes should be ``wanted`` (N,), K for "no object"; without its factor."""
+        """Cross-entropy of queries (N, K + 1) with true classes ``wanted`` (N,), K for "no object"; unweighted."""
         weights = logits.new_ones(logits.shape[1])
         if self.class_weights is not None:
             weights[:-1] = weights.new_tensor(self.class_weights)
@@ -213,7 +230,9 @@ class MaskClassificationLoss(Loss):
         return total / weights[wanted].sum().clamp(min=torch.finfo(weights.dtype).tiny)
 
     def mask_losses(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Binary cross-entropy and dice of masks at points (N, P), targets 0..1, summed over the masks; without their factors."""
+        """Binary cross-entropy and dice of masks at points (N, P) with targets in 0..1, each averaged over the points
+        and summed over the masks; without their weights.
+        """
         cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / logits.shape[1]
         positive = logits.sigmoid()
         dice = 1 - (2 * (positive * targets).sum(1) + 1) / (positive.sum(1) + targets.sum(1) + 1)
@@ -225,7 +244,7 @@ def _precise(x: Tensor) -> Tensor:
 
 
 def _present_classes(labels: Tensor, num_labels: int, ignore_index: int) -> list[Tensor]:
-    """The ids of the classes in each image, ascending."""
+    """The ids of the classes in each image, ascending, without ``ignore_index``."""
     ids = labels.flatten(1)
     ids = torch.where(ids == ignore_index, num_labels, ids)
     seen = torch.zeros(ids.shape[0], num_labels + 1, dtype=torch.bool, device=ids.device).scatter_(1, ids, True)
@@ -235,7 +254,7 @@ def _present_classes(labels: Tensor, num_labels: int, ignore_index: int) -> list
 
 
 def _mean_over_processes(value: Tensor) -> Tensor:
-    """The mean over all processes of a training; in an evaluation, where they need not have as many batches, the own value."""
+    """The mean over all processes in training; in evaluation, where they may have different batches, ``value``."""
     if not (torch.is_grad_enabled() and distributed.is_available() and distributed.is_initialized()):
         return value
     total = value.clone()

@@ -1,8 +1,8 @@
-"""Which query answers for which class of an image: the cheapest assignment, and the points that costs and losses are taken at.
+"""Which query answers for which class of an image, and the points at which masks are compared.
 
-From "Masked-attention Mask Transformer for Universal Image Segmentation" (Cheng et al., 2021), https://arxiv.org/abs/2112.01527,
-and for the uncertain points "PointRend: Image Segmentation as Rendering" (Kirillov et al., 2019),
-https://arxiv.org/abs/1912.08193.
+From "Masked-attention Mask Transformer for Universal Image Segmentation" (Cheng et al., 2021),
+https://arxiv.org/abs/2112.01527, and for the uncertain points "PointRend: Image Segmentation as Rendering" (Kirillov
+et al., 2019), https://arxiv.org/abs/1912.08193.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,18 +13,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Draw = Callable[[tuple[int, ...]], Tensor]
-"""Uniform random numbers in 0..1 of a shape, on the device of the loss."""
+"""Makes a tensor of the given shape with uniform random numbers in 0..1, on the device of the loss."""
 
 
 def sample_maps(maps: Tensor, points: Tensor) -> Tensor:
-    """Values of maps at points, bilinear, zero outside.
+    """Values of maps at points, interpolated bilinearly; maps are 0 outside their edges.
 
     Args:
         maps: (N, C, H, W).
         points: (N, P, 2), (x, y) in 0..1 from edge to edge.
 
     Returns:
-        (N, C, P).
+        values (N, C, P).
     """
     return F.grid_sample(maps, (2 * points - 1)[:, None], align_corners=False)[:, :, 0]
 
@@ -34,12 +34,13 @@ def sample_label_masks(labels: Tensor, images: Tensor, points: Tensor, classes: 
 
     Args:
         labels: class ids (B, H, W).
-        images: (G,) which image each group of points lies in.
+        images: (G,), the position in the batch of the image that each group of points lies in.
         points: (G, P, 2), (x, y) in 0..1 from edge to edge.
-        classes: (G, M) the classes to look for in each group.
+        classes: (G, M), ids of the classes to look for in each group.
 
     Returns:
-        (G, M, P) in the points' dtype: the part of the four nearest pixels, by their weights, that are of the class.
+        (G, M, P) in 0..1, in the points' dtype: the sum of the weights of those of the four nearest pixels that are of
+        the class.
     """
     height, width = labels.shape[-2:]
     x, y = (points * points.new_tensor([width, height]) - 0.5).unbind(-1)
@@ -58,14 +59,15 @@ def sample_label_masks(labels: Tensor, images: Tensor, points: Tensor, classes: 
 def uncertain_points(
     masks: Tensor, num_points: int, *, oversample_ratio: float, importance_ratio: float, draw: Draw
 ) -> Tensor:
-    """Points of which a part lies where the masks' logits are nearest to zero, and the rest anywhere.
+    """Points of which some lie where the masks' logits are nearest to zero, and the others anywhere.
 
     Args:
         masks: logits (N, H, W).
-        num_points: P.
-        oversample_ratio: how many times as many points to choose the uncertain ones from.
-        importance_ratio: part of the points that are chosen so.
-        draw: random numbers; called for (N, P * oversample_ratio, 2) and, if there are any, for the rest.
+        num_points: number of points per mask, P.
+        oversample_ratio: number of random points from which uncertain ones are chosen, relative to ``num_points``.
+        importance_ratio: share of the points that are chosen so, 0..1.
+        draw: source of random numbers; called with (N, P * oversample_ratio, 2) and, if there are any, for the other
+            points.
 
     Returns:
         (N, P, 2), (x, y) in 0..1.
@@ -91,18 +93,18 @@ def matching_costs(
     mask_weight: float,
     dice_weight: float,
 ) -> Tensor:
-    """What it would cost to let each query answer for each class, for one image.
+    """The cost of letting each query answer for each class, for one image.
 
     Args:
-        class_logits: (Q, K + 1), no object last.
-        mask_logits: (Q, P) at points.
-        classes: (M,) ids of the classes.
-        targets: (M, P) their masks at the points, 0..1.
-        class_weight, mask_weight, dice_weight: factors on minus the class's probability, the binary cross-entropy averaged over the
-            points, and the dice loss.
+        class_logits: (Q, K + 1) before softmax, "no object" last.
+        mask_logits: the queries' masks at points, before the sigmoid, (Q, P).
+        classes: ids of the classes, (M,).
+        targets: the classes' masks at the points, in 0..1, (M, P).
+        class_weight, mask_weight, dice_weight: factors on minus the class's probability, the binary cross-entropy
+            averaged over the points, and the dice loss.
 
     Returns:
-        (Q, M).
+        costs (Q, M).
     """
     class_cost = -class_logits.softmax(-1)[:, classes]
     # x's binary cross-entropy is softplus(x) - x where the target is 1, and softplus(x) where it is 0
@@ -120,8 +122,9 @@ def cheapest_pairs(costs: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         costs: (Q, M) for each image; M may differ, and be 0.
 
     Returns:
-        For each image the indices of the queries, ascending, and of the classes that they answer for, on the CPU. Costs that
-        are not finite count as very high, so that a training whose loss is NaN says so itself.
+        for each image, on the CPU, the indices of the queries, ascending, and of the classes that they answer for. NaN
+        and infinite costs are replaced by very large ones, so that a training whose loss is NaN fails at the loss, not
+        here.
     """
     sizes = [cost.shape[1] for cost in costs]
     together = torch.cat(list(costs), dim=1).nan_to_num(1e10, 1e10, -1e10).cpu()  # one copy for all images

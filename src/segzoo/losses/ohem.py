@@ -15,16 +15,16 @@ from segzoo.losses.base import number
 
 @dataclass(frozen=True, kw_only=True)
 class Ohem:
-    """Which pixels are kept.
+    """Which pixels count as hard, and so enter the loss.
 
     Args:
-        threshold: pixels whose true class has a probability below it are hard. None: the pixels with the largest losses
-            are, ``min_kept`` for each image.
-        min_kept: as many pixels for each image (counted over the whole batch) are kept in any case; with a threshold, it
-            rises until that many lie below it.
+        threshold: a pixel is hard if the probability of its true class is below this, in 0..1. None makes the
+            ``min_kept`` pixels per image with the largest losses hard.
+        min_kept: number of pixels per image, counted over the whole batch, that are always kept: where fewer lie below
+            the threshold, it is raised until that many do.
 
     Raises:
-        SegZooError: a threshold that is no probability, or a number of pixels below 1.
+        SegZooError: ``threshold`` is not in 0..1, or ``min_kept`` is below 1.
     """
 
     threshold: float | None = None
@@ -44,9 +44,10 @@ class Ohem:
         """The mask (B, H, W), bool, of the pixels that enter the loss.
 
         Args:
-            pixel_losses: loss of each pixel (B, H, W); ranks the pixels where there is no threshold.
-            probabilities: of each pixel's true class (B, H, W), in 0..1; compared with the threshold where there is one.
-            valid: the pixels (B, H, W), bool, that are not ignored.
+            pixel_losses: loss of each pixel (B, H, W), by which pixels are ranked where there is no threshold.
+            probabilities: probability of each pixel's true class (B, H, W), in 0..1, which is compared with the
+                threshold.
+            valid: True for the pixels (B, H, W) that are not ignored.
         """
         wanted = self.min_kept * len(valid)
         if self.threshold is None:
@@ -57,6 +58,6 @@ class Ohem:
         candidates = probabilities[valid]
         if candidates.numel() == 0:
             return valid
-        # Strictly below the (wanted + 1)-th smallest: exactly as many as wanted, and never quite all pixels.
+        # Pixels strictly below the (wanted + 1)-th smallest are exactly as many as wanted, but never all of them.
         limit = candidates.kthvalue(min(wanted + 1, candidates.numel())).values.clamp(min=self.threshold)
         return valid & (probabilities < limit)

@@ -1,6 +1,5 @@
-"""Metrics: a streaming confusion matrix, the scores that follow from it, and the `mean_iou` module for `evaluate`.
-
-They see label maps, never a model.
+"""Metrics of label maps, never of a model: a streaming confusion matrix, the scores that follow from it, and the
+`mean_iou` module for `evaluate`.
 
 What the package offers is listed in ``__init__.pyi``, and imported on first use.
 """

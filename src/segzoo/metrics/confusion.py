@@ -1,4 +1,4 @@
-"""The streaming confusion matrix."""
+"""The streaming confusion matrix: pixel counts by true and predicted class, image by image."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class ConfusionMatrix:
     """Counts pixels by true and predicted class, image by image, in constant memory.
 
     Pixels whose label is `ignore_index` do not count, whatever is predicted there. Label rules such as
-    `segzoo.data.reduce_labels` are applied before.
+    `segzoo.data.reduce_labels` must have been applied.
 
     Args:
-        num_labels: Number of classes.
-        ignore_index: Label id that does not count; None: every id counts.
-        device: Where to count; default: CPU. Maps on another device are moved there.
+        num_labels: number of classes.
+        ignore_index: label id that does not count; None counts every id.
+        device: device to count on, to which maps on another are moved; None is the CPU.
 
     Attributes:
         matrix: int64 tensor (num_labels, num_labels); rows are true classes, columns predicted ones.
@@ -51,19 +51,19 @@ class ConfusionMatrix:
         self.matrix = torch.zeros(num_labels, num_labels, dtype=torch.int64, device=self.device)
 
     def reset(self) -> None:
-        """Forgets everything counted."""
+        """Set all counts to 0."""
         self.matrix.zero_()
 
     def update(self, prediction: Any, label: Any) -> None:
-        """Adds one pair of label maps, a batch of equal size, or a list of pairs of any sizes.
+        """Count one pair of label maps, a batch of equal size, or a list of pairs of any sizes.
 
         Args:
-            prediction: Predicted class ids: integer tensor or array of any shape, or a list of them.
-            label: True class ids, of the same shape(s).
+            prediction: predicted class ids: an integer tensor or array of any shape, or a list of them.
+            label: true class ids of the same shape, or a list of as many.
 
         Raises:
-            SegZooError: The shapes differ, values are no integers, or ids lie outside 0..num_labels-1; nothing of that
-                pair is counted then.
+            SegZooError: shapes differ, values are not integers, or ids lie outside 0..num_labels-1; nothing of that
+                pair is counted.
         """
         if isinstance(prediction, list | tuple) or isinstance(label, list | tuple):
             if len(prediction) != len(label):
@@ -89,7 +89,7 @@ class ConfusionMatrix:
             self._add_wide(prediction, label)
 
     def _add_bytes(self, prediction: torch.Tensor, label: torch.Tensor) -> None:
-        """Counts all pairs of bytes at once; what is ignored or wrong is then a matter of rows and columns."""
+        """Count all pairs of bytes at once; ignored and wrong ids are then whole rows and columns of the table."""
         size = self.num_labels
         if self.device.type == "cpu":
             pairs, matrix = _byte_pairs_numpy(prediction, label), self.matrix.numpy()
@@ -138,10 +138,10 @@ class ConfusionMatrix:
         )
 
     def merge(self, other: ConfusionMatrix) -> ConfusionMatrix:
-        """Adds what another matrix counted and returns this one.
+        """Add the counts of another matrix to this one, which is returned.
 
         Raises:
-            SegZooError: The other one has a different number of classes.
+            SegZooError: the other matrix has a different number of classes.
         """
         if other.num_labels != self.num_labels:
             raise SegZooError(f"Matrices of {self.num_labels} and {other.num_labels} classes cannot be added.")
@@ -149,16 +149,16 @@ class ConfusionMatrix:
         return self
 
     def reduce_across_processes(self, accelerator: Any) -> ConfusionMatrix:
-        """Sums over all processes, into a new object that every process gets; this one keeps its own counts.
+        """Sum the counts of all processes into a new matrix, which every process gets; this one keeps its own counts.
 
         An evaluation loader that fills up its last batches (accelerate's default, `even_batches=True`) repeats
-        samples, and repeated samples would count twice here. Prepare it with
+        samples, which would count twice here. Prepare it with
         `Accelerator(dataloader_config=DataLoaderConfiguration(even_batches=False))`, or hand each process its own part
         of the data set (`accelerator.split_between_processes`), and call the unwrapped model, so that no process waits
         for another inside it.
 
         Args:
-            accelerator: `accelerate.Accelerator`.
+            accelerator: an `accelerate.Accelerator`.
         """
         total = ConfusionMatrix(self.num_labels, self.ignore_index, self.device)
         matrix = self.matrix.to(accelerator.device)  # the process group may not serve the counting device
@@ -166,7 +166,14 @@ class ConfusionMatrix:
         return total
 
     def compute(self, *, beta: float = 1.0) -> dict[str, Any]:
-        """Scores of everything counted so far; see `metrics_from_confusion`."""
+        """Scores of everything counted so far.
+
+        Args:
+            beta: weight of recall over precision in the F-score.
+
+        Returns:
+            the scores that `metrics_from_confusion` lists.
+        """
         return metrics_from_confusion(self.matrix, beta=beta)
 
     def __repr__(self) -> str:
@@ -177,7 +184,7 @@ class ConfusionMatrix:
 def _byte_pairs_numpy(prediction: torch.Tensor, label: torch.Tensor) -> np.ndarray:
     """How often each (label, prediction) of ids 0..255 occurs, (256, 256) int64.
 
-    NumPy keeps to one thread: torch's second thread gains little here and waits whenever the cores are busy.
+    NumPy uses one thread: further threads of torch gain little here, and wait whenever the cores are busy.
     """
     index = label.numpy().astype(np.uint16)
     index <<= 8
@@ -186,7 +193,7 @@ def _byte_pairs_numpy(prediction: torch.Tensor, label: torch.Tensor) -> np.ndarr
 
 
 def _byte_pairs_torch(prediction: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-    """The same on any device."""
+    """`_byte_pairs_numpy` on any device."""
     index = label.to(torch.int32) * _BYTE + prediction
     return torch.bincount(index.ravel(), minlength=_BYTE * _BYTE).view(_BYTE, _BYTE)
 

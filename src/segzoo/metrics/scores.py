@@ -11,12 +11,12 @@ from segzoo.errors import SegZooError
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """part / whole, NaN where whole is 0, silently."""
+    """part / whole, or NaN where whole is 0, without a warning."""
     return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole != 0)
 
 
 def _mean(values: np.ndarray) -> float:
-    """Mean of what is not NaN; NaN when nothing is left."""
+    """Mean of the values that are not NaN, or NaN if there are none."""
     present = values[~np.isnan(values)]
     return float(present.mean()) if present.size else float("nan")
 
@@ -24,21 +24,22 @@ def _mean(values: np.ndarray) -> float:
 def metrics_from_confusion(matrix: Any, *, beta: float = 1.0) -> dict[str, Any]:
     """All scores of a confusion matrix.
 
-    A class that occurs neither in truth nor in prediction has IoU and Dice NaN, one without true pixels accuracy and
-    recall NaN, one never predicted precision NaN; means skip NaN. The F-score is NaN where precision and recall are
-    both 0 or one of them is NaN, as in mmsegmentation.
+    IoU and Dice are NaN for a class that occurs neither in truth nor in prediction, accuracy and recall for a class
+    without true pixels, precision for a class that is never predicted; means skip NaN. The F-score is NaN where
+    precision and recall are both 0 or one of them is NaN, as in mmsegmentation.
 
     Args:
-        matrix: (num_labels, num_labels) pixel counts, tensor or array; rows truth, columns prediction.
-        beta: Weight of recall over precision in the F-score.
+        matrix: pixel counts (num_labels, num_labels), tensor or array; rows are true classes, columns predicted ones.
+        beta: weight of recall over precision in the F-score.
 
     Returns:
-        Floats `mean_iou`, `mean_accuracy`, `overall_accuracy`, `overall_score` (the mean of mean IoU and overall accuracy, by
-        which the scene-parsing challenge of MIT ranks), `mean_dice`, `mean_precision`, `mean_recall`, `mean_f_score`, each 0..1, and float64 arrays (num_labels,) `per_category_iou`, `per_category_accuracy`,
-        `per_category_dice`, `per_category_precision`, `per_category_recall`, `per_category_f_score`.
+        floats in 0..1 `mean_iou`, `mean_accuracy`, `overall_accuracy`, `overall_score` (the mean of mean IoU and
+        overall accuracy, by which MIT's scene-parsing challenge ranks), `mean_dice`, `mean_precision`, `mean_recall`
+        and `mean_f_score`, and float64 arrays (num_labels,) `per_category_iou`, `per_category_accuracy`,
+        `per_category_dice`, `per_category_precision`, `per_category_recall` and `per_category_f_score`.
 
     Raises:
-        SegZooError: The matrix is not square.
+        SegZooError: the matrix is not square.
     """
     counts = matrix.detach().cpu().numpy() if hasattr(matrix, "detach") else np.asarray(matrix)
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
@@ -69,14 +70,14 @@ def metrics_from_confusion(matrix: Any, *, beta: float = 1.0) -> dict[str, Any]:
 
 
 def format_table(result: Mapping[str, Any], names: Mapping[int, str] | Sequence[str] | None = None) -> str:
-    """Scores as a table for people: one class a line, in percent, means below.
+    """Scores as a table to read: one class per line, in percent, means below.
 
     Args:
-        result: What `metrics_from_confusion` or `ConfusionMatrix.compute` returned.
-        names: Class names by id; ids are shown without them.
+        result: what `metrics_from_confusion` or `ConfusionMatrix.compute` returned.
+        names: class names by id; None shows the ids.
 
     Returns:
-        Text of several lines; "-" stands for a class without pixels.
+        text of several lines, in which "-" stands for NaN.
     """
     columns = {
         "IoU": "iou",

@@ -1,4 +1,4 @@
-"""Necks: feature maps in, feature maps out. One file a neck; importing this package registers all of them."""
+"""Necks: feature maps in, feature maps out. Each neck has a file; importing this package registers all of them."""
 
 from segzoo.necks.base import Neck, NeckConfig
 from segzoo.necks.pyramid import PyramidNeck, PyramidNeckConfig

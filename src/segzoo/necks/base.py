@@ -1,4 +1,4 @@
-"""What all necks share."""
+"""What all necks share: channels that are taken from the backbone, and ``out_channels``."""
 
 from huggingface_hub.dataclasses import strict
 
@@ -11,15 +11,19 @@ class NeckConfig(SegZooSubConfig):
     """Options of every neck.
 
     Args:
-        in_channels: channels of the maps that come in. None lets ``SegZooForSemanticSegmentation`` fill them in from the
-            backbone.
+        in_channels: channels of the maps that the neck reads. None lets ``SegZooForSemanticSegmentation`` fill them in
+            from the backbone.
     """
 
     in_channels: Ints | None = None
 
 
 class Neck(SegZooPreTrainedModel):
-    """Base of the necks. ``out_channels`` lists the channels of the maps that come out."""
+    """Base of the necks. A neck sets ``out_channels``, the channels of the maps that it returns.
+
+    Raises:
+        SegZooError: ``config.in_channels`` is not set.
+    """
 
     config: NeckConfig
     base_model_prefix = "neck"

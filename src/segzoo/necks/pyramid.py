@@ -1,8 +1,8 @@
 """A pyramid of four scales from the single-scale maps of a plain ViT.
 
-"Exploring Plain Vision Transformer Backbones for Object Detection" (Li et al., 2022), https://arxiv.org/abs/2203.16527, in the form of
-mmsegmentation's ``Feature2Pyramid`` (https://github.com/open-mmlab/mmsegmentation): no shared projection, transposed convolutions up,
-max pooling down.
+"Exploring Plain Vision Transformer Backbones for Object Detection" (Li et al., 2022),
+https://arxiv.org/abs/2203.16527, in the form of mmsegmentation's ``Feature2Pyramid``
+(https://github.com/open-mmlab/mmsegmentation): no shared projection, transposed convolutions up, max pooling down.
 """
 
 from collections.abc import Sequence
@@ -22,8 +22,12 @@ class PyramidNeckConfig(NeckConfig):
     """Options of ``PyramidNeck``.
 
     Args:
-        in_channels: of one map, which then feeds all four scales, or of four maps, one a scale from fine to coarse.
+        in_channels: channels of one map, which then feeds all four scales, or of four maps, one per scale from fine to
+            coarse.
         norm_eps: epsilon of the batch norm between the two upsamplings of the finest scale.
+
+    Raises:
+        SegZooError: there are neither one map nor four.
     """
 
     model_type = "segzoo_pyramid_neck"
@@ -31,7 +35,7 @@ class PyramidNeckConfig(NeckConfig):
     norm_eps: float = 1e-5
 
     def check(self) -> None:
-        """Refuse another number of maps than one or four."""
+        """The neck reads one map or four."""
         super().check()
         if self.in_channels is not None and len(self.in_channels) not in (1, 4):
             raise SegZooError(
@@ -45,7 +49,7 @@ class PyramidNeckConfig(NeckConfig):
 
 
 class PyramidNeck(Neck):
-    """Rescales maps of equal size by 4, 2, 1 and 1/2, so that a ViT with patches of 16 gives strides 4, 8, 16 and 32."""
+    """Rescales maps of equal size by 4, 2, 1 and 1/2, which for patches of 16 gives strides 4, 8, 16 and 32."""
 
     config: PyramidNeckConfig
 
@@ -64,10 +68,10 @@ class PyramidNeck(Neck):
         self.post_init()
 
     def forward(self, feature_maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """One map (B, C, H, W), or four, to four maps of 4H, 2H, H and H/2 rows (columns alike).
+        """One map (B, C, H, W), or four of one size -> four maps of 4, 2, 1 and 1/2 times H x W, rounded down.
 
         Raises:
-            SegZooError: another number of maps than the config says, or maps too small to be halved.
+            SegZooError: the number of maps is not the config's, or they are too small to be halved.
         """
         if len(feature_maps) != len(self.config.in_channels):
             raise SegZooError(

@@ -1,4 +1,4 @@
-"""Operators: one public function each, that picks the fastest form for where it runs."""
+"""Operators: one public function each, which picks the fastest form for the place where it runs."""
 
 from segzoo.ops.dcnv3 import dcnv3
 from segzoo.ops.ms_deform_attn import ms_deform_attn

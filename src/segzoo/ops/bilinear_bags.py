@@ -1,11 +1,11 @@
 """Weighted sums of bilinear samples, and their gradients: the arithmetic that the deformable operators share.
 
-The maps lie in a *table*: its rows are the vectors that are sampled whole (the channels of one group or head at one pixel),
-and each map has a border of zeros. A bilinear sample is then four rows of the table, and a weighted sum of samples is a bag of
-rows, as ``embedding_bag`` sums them: nothing of the size points x channels is ever stored.
+The maps lie in a *table*: its rows are the vectors that are sampled whole (the channels of one group or head at one
+pixel), and each map has a border of zeros. A bilinear sample is then made of four rows of the table, and a weighted
+sum of samples is a bag of rows, as ``embedding_bag`` sums them: nothing of the size points x channels is ever stored.
 
-The same arithmetic has two forms. The plain one is made of PyTorch's operators. The fused one, for CPUs, has its three steps
-compiled: placing the points, summing their samples, and the dot products of the backward.
+The same arithmetic has two forms. The plain one is made of PyTorch's operators. The fused one, for CPUs, has its three
+steps compiled: placing the points, summing their samples, and the dot products of the backward.
 """
 
 import functools
@@ -19,10 +19,11 @@ from torch import Tensor
 
 from segzoo.ops.fusing import Fused
 
-# Zeros around each map. A sample outside the map is moved to where all its corners are zeros, so that its value and its
-# gradients vanish without a mask.
+# Zeros around each map. A sample outside the map is moved to where all its corners are zeros, so that its value and
+# its gradients vanish without a mask.
 BORDER = 2
-# Sampling points that are worked on at a time: on a CPU for each thread, so that what is computed for them stays in its cache.
+# Number of sampling points that are worked on at a time; on a CPU per thread, so that what is computed for them stays
+# in its cache.
 _CPU_POINTS = 1 << 16
 _DEVICE_POINTS = 1 << 22
 # Numbers that are gathered at a time for the dot products of the plain backward, and summed for the table's gradient.
@@ -32,15 +33,15 @@ _DEVICE_GATHERED = 1 << 25
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where the points of an operator lie in its table. They come in R lines of L points, P consecutive ones a sum.
+    """Where the points of an operator lie in its table. They come in R lines of L points; P in a row make a sum.
 
-    Point j of line i lies at x = start[0, j] + scale[0, j] * position_x[i, j] and y = start[1, j] + line_y[i] + scale[1, j] *
-    position_y[i, j] of its map, in pixels that count the border.
+    Point j of line i lies at x = start[0, j] + scale[0, j] * position_x[i, j] and y = start[1, j] + line_y[i] +
+    scale[1, j] * position_y[i, j] of its map, in pixels that count the border.
     """
 
     points: int  # P
     right: int  # rows of the table from a pixel to the next one in x
-    below: int  # and to the next one in y
+    below: int  # rows of the table from a pixel to the next one in y
     start: Tensor  # (2, L), for x and for y
     scale: Tensor  # (2, L)
     high: Tensor  # (2, L) the first place beyond the map where all corners are zeros
@@ -50,7 +51,7 @@ class Layout:
 
     @functools.cached_property
     def pairs(self) -> tuple[Tensor, ...]:
-        """Start, scale, high, which axis, step in the table and index, each (2 L,): for x and y of the points in turns."""
+        """Start, scale, high, axis (0: x, 1: y), step and index, each (2 L,): x and y of one point after the other."""
         vertical = torch.tensor([[0], [1]], dtype=self.high.dtype).expand(self.high.shape)
         step = self.index.new_tensor([[self.right], [self.below]]).expand(self.high.shape)
         index = torch.stack([self.index, torch.zeros_like(self.index)])
@@ -59,10 +60,10 @@ class Layout:
 
 
 def kept_layouts(build: Callable[..., Layout]) -> Callable[..., Layout]:
-    """A function that keeps the last layouts that ``build`` made on a CPU, where making one costs as much as using it.
+    """Decorate ``build`` so that it keeps the last 32 layouts on a CPU, where making one costs as much as using it.
 
-    Its arguments are hashable; the device is the last one. On other devices a graph may be under capture, whose memory is not
-    to be kept.
+    All arguments are hashable, and the device is the last one. On other devices nothing is kept, because a graph may
+    be under capture, whose memory must not be.
     """
 
     @functools.lru_cache(maxsize=32)
@@ -76,7 +77,7 @@ def kept_layouts(build: Callable[..., Layout]) -> Callable[..., Layout]:
 
 
 class _Strip(NamedTuple):
-    """The points of some lines, P for each of B sums."""
+    """The points of some consecutive lines, P for each of B sums."""
 
     lines: slice
     index: Tensor  # (B, P) row of the table at the upper left corner
@@ -86,7 +87,7 @@ class _Strip(NamedTuple):
 
 
 def index_dtype(rows: int) -> torch.dtype:
-    """The smallest integers that count the rows of a table."""
+    """The smallest integer dtype that can count ``rows`` rows of a table, int32 or int64."""
     return torch.int32 if rows < 2**31 else torch.int64
 
 
@@ -100,14 +101,16 @@ def forward(
     softmax: bool = False,
     fused: bool = False,
 ) -> None:
-    """Write the weighted sums of all samples.
+    """Write the weighted sums of all samples to ``output``.
 
     Args:
-        table: (rows, D); everything is computed in its dtype.
-        positions: (R, L, 2).
-        weights: (R, L), or with ``softmax`` logits over the points of each sum.
+        table: (rows, D), in the dtype that everything is computed in.
+        layout: where the points lie in the table.
+        positions: (R, L, 2), (x, y) of each point in the units that the layout scales.
+        weights: (R, L).
         output: (R, L / P * D), of any dtype.
-        fused: with the compiled steps, where a compiler is found.
+        softmax: ``weights`` holds logits; their softmax over the points of each sum are the weights.
+        fused: use the compiled steps, on a CPU where a compiler is found.
     """
     steps = _FUSED if fused and table.device.type == "cpu" else _PLAIN
     for strip in _strips(steps, table.dtype, layout, positions, weights, softmax):
@@ -127,7 +130,14 @@ def backward(
     softmax: bool = False,
     fused: bool = False,
 ) -> Tensor:
-    """Write the gradients of positions and weights, given that of the output, and return that of the table."""
+    """Write the gradients of positions and weights, and return that of the table.
+
+    Args:
+        table, layout, positions, weights, softmax, fused: as in `forward`.
+        gradient: gradient of the output, (R, L / P * D).
+        positions_gradient: filled, (R, L, 2).
+        weights_gradient: filled, (R, L); with ``softmax`` the gradient of the logits.
+    """
     steps = _FUSED if fused and table.device.type == "cpu" else _PLAIN
     table_gradient = torch.zeros_like(table)
     width = positions.shape[1]
@@ -149,7 +159,7 @@ def _strips(
     positions, weights = positions.contiguous(), weights.contiguous().unflatten(1, (-1, layout.points))
     at_a_time = _CPU_POINTS * torch.get_num_threads() if positions.device.type == "cpu" else _DEVICE_POINTS
     count = min(lines, max(1, round(lines * width / at_a_time)))
-    # Of even sizes: a strip of a single line would be compiled for itself.
+    # Strips of nearly equal sizes, because a strip of a single line would need a compilation of its own.
     ends = [lines * number // count for number in range(count + 1)] if count else []
     place = steps.placing(layout, dtype, softmax)
     for start, end in zip(ends, ends[1:], strict=False):
@@ -159,7 +169,7 @@ def _strips(
 
 
 def _placing(layout: Layout, dtype: torch.dtype, softmax: bool) -> Callable[..., tuple[Tensor, ...]]:
-    """A function from positions (lines, L, 2), weights (lines, L / P, P) and the lines' y and index to what a strip holds."""
+    """A function from positions (lines, L, 2), weights (lines, L / P, P), y and index of lines to a strip's fields."""
     (start_x, start_y), (scale_x, scale_y), (high_x, high_y) = layout.start, layout.scale, layout.high
     low = torch.zeros_like(high_x)
 
@@ -167,7 +177,7 @@ def _placing(layout: Layout, dtype: torch.dtype, softmax: bool) -> Callable[...,
         positions = positions.to(dtype)
         x = torch.addcmul(start_x, positions[..., 0], scale_x)
         y = torch.addcmul(start_y, positions[..., 1], scale_y).add_(line_y)
-        # Outside, infinite or NaN: to a place that has zeros for corners.
+        # Points outside, infinite or NaN are moved to a place whose corners are zeros.
         x.nan_to_num_(nan=0.0).clamp_(low, high_x)
         y.nan_to_num_(nan=0.0).clamp_(low, high_y)
         index = torch.add(layout.index, x.to(layout.index.dtype), alpha=layout.right)
@@ -182,7 +192,7 @@ def _placing(layout: Layout, dtype: torch.dtype, softmax: bool) -> Callable[...,
 
 
 def _placing_fused(layout: Layout, dtype: torch.dtype, softmax: bool) -> Callable[..., tuple[Tensor, ...]]:
-    """The same over (x, y) pairs as they lie in memory, which vectorises: taken apart they would not."""
+    """`_placing` over (x, y) pairs as they lie in memory, which vectorises; separate x and y would not."""
 
     def place(positions: Tensor, weights: Tensor, line_y: Tensor, line_index: Tensor) -> tuple[Tensor, ...]:
         cells, shares, weight = _place_pairs(positions.flatten(1), weights, line_y, line_index, *layout.pairs, softmax)
@@ -205,7 +215,7 @@ def _place_pairs_traced(
     base: Tensor,
     softmax: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """For each coordinate its part of the index and its share, and the weights."""
+    """Each coordinate's part of the index and its share of the far corners, (lines, 2 L), and the weights."""
     at = start + vertical * line_y + scale * positions.to(scale.dtype)
     at = torch.where(at > 0, at, 0).minimum(high)  # as in `_placing`; no comparison holds for NaN
     first = at.floor()
@@ -221,7 +231,7 @@ def _place_pairs_traced(
 def _sum_samples(
     table: Tensor, index: Tensor, across: Tensor, down: Tensor, weight: Tensor, right: int, below: int
 ) -> Tensor:
-    """(B, D)."""
+    """Weighted sums of the samples, (B, D)."""
     starts = torch.arange(0, index.numel(), index.shape[1], dtype=index.dtype, device=index.device)
     index, total = index.view(-1), None
     for distance, share in _corners(across, down, weight, right, below):
@@ -233,7 +243,7 @@ def _sum_samples(
 def _sum_samples_traced(
     table: Tensor, index: Tensor, across: Tensor, down: Tensor, weight: Tensor, right: int, below: int
 ) -> Tensor:
-    """Written out point by point: in a loop over the points, inductor would not vectorise over the rows."""
+    """`_sum_samples`, unrolled point by point: over a dimension of points inductor would not vectorise the rows."""
     total = None
     for point in range(index.shape[1]):
         corners = _gather(table, index[:, point], right, below)
@@ -254,7 +264,7 @@ def _point_gradients(
     below: int,
     softmax: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of weight (or logits), x and y, each (B, P), given those of the sums, (B, D)."""
+    """Gradients (B, P) of the weights (or logits), of x and of y, given those of the sums, ``sums`` (B, D)."""
     top_left, top_right = _dots(table, index, sums), _dots(table[right:], index, sums)
     bottom_left, bottom_right = _dots(table[below:], index, sums), _dots(table[below + right :], index, sums)
     return _from_dots(top_left, top_right, bottom_left, bottom_right, across, down, weight, softmax)
@@ -285,7 +295,7 @@ def _from_dots(
     weight: Tensor,
     softmax: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Everything follows from the dot products of the four corners with the gradient of their sum."""
+    """`_point_gradients` from the dot products (B, P) of the four corners with the gradient of their sum."""
     top_step, bottom_step = top_right - top, bottom_right - bottom
     top = torch.addcmul(top, top_step, across)
     rise = torch.addcmul(bottom, bottom_step, across) - top
@@ -321,7 +331,7 @@ def _gather(table: Tensor, index: Tensor, right: int, below: int) -> tuple[tuple
 
 
 def _corners(across: Tensor, down: Tensor, weight: Tensor, right: int, below: int) -> Iterator[tuple[int, Tensor]]:
-    """(distance in the table from the upper left corner, weight of the corner) of each of the four."""
+    """(distance in the table from the upper left corner, weight of the corner) for each of the four corners."""
     lower = weight * down
     upper = weight - lower
     for distance, left_share in ((0, upper), (below, lower)):
@@ -331,7 +341,7 @@ def _corners(across: Tensor, down: Tensor, weight: Tensor, right: int, below: in
 
 
 def _bags(table: Tensor, index: Tensor, starts: Tensor, weight: Tensor) -> Tensor:
-    """Weighted sums of rows of the table, one from each start to the next."""
+    """Weighted sums of the table's rows at ``index``, one sum from each start to the next."""
     return torch.embedding_bag(table, index, starts, False, 0, False, weight)[0]
 
 
@@ -349,7 +359,7 @@ def _dots(table: Tensor, index: Tensor, sums: Tensor) -> Tensor:
 
 
 def _add_table_gradient(table_gradient: Tensor, strip: _Strip, sums: Tensor, layout: Layout) -> None:
-    """Each row of the table gets the rows of ``sums`` that drew from it, as one bag: sorted, without atomic additions."""
+    """Add to each row of the table the ``sums`` that drew from it, as one bag: sorted, without atomic additions."""
     index = strip.index.view(-1)
     order, permutation = torch.sort(index, stable=True)
     if order.device.type == "cpu":
@@ -357,13 +367,13 @@ def _add_table_gradient(table_gradient: Tensor, strip: _Strip, sums: Tensor, lay
         counts = torch.bincount(index - first, minlength=last - first)
         starts = counts.cumsum(0).sub_(counts).to(order.dtype)
         at_a_time = max(1, _CPU_GATHERED // sums.shape[1])  # so that what is added to the table comes from the cache
-    else:  # the whole table, rather than wait for the device
+    else:  # the whole table, because reading the ends would wait for the device
         first, last = 0, len(table_gradient) - layout.below - layout.right
         starts = torch.searchsorted(order, torch.arange(last, dtype=order.dtype, device=order.device))
         starts = starts.to(order.dtype)
         at_a_time = last
     rows = [*range(0, last - first, at_a_time), last - first]
-    drawn = [0, *(int(starts[row]) for row in rows[1:-1]), index.numel()]  # what is drawn from the rows before
+    drawn = [0, *(int(starts[row]) for row in rows[1:-1]), index.numel()]  # number of draws from the rows before each
     owners = torch.arange(len(sums), dtype=order.dtype, device=order.device)
     owners = owners.view(-1, 1).expand(strip.index.shape).reshape(-1).index_select(0, permutation)
     for distance, share in _corners(strip.across, strip.down, strip.weight, layout.right, layout.below):

@@ -3,11 +3,12 @@
 From "InternImage: Exploring Large-Scale Vision Foundation Models with Deformable Convolutions" (Wang et al., 2023),
 https://arxiv.org/abs/2211.05778; the numbers are those of the operator in https://github.com/OpenGVLab/InternImage.
 
-One function, :func:`dcnv3`, and two forms of it that give the same numbers:
+There is one public function, :func:`dcnv3`, in two forms that give the same numbers:
 
-- the registered operator ``segzoo::dcnv3``, with a backward written by hand, everywhere but in exports. On a GPU it launches
-  Triton kernels, elsewhere it runs the arithmetic of :mod:`segzoo.ops.bilinear_bags`. ``torch.compile`` takes it as it is and
-  sets ``fused``, so that all layers share a few compiled steps: inlined, each layer took inductor 20 seconds;
+- the registered operator ``segzoo::dcnv3``, with a backward written by hand, everywhere but in exports. On a GPU it
+  launches Triton kernels, elsewhere it runs the arithmetic of :mod:`segzoo.ops.bilinear_bags`. ``torch.compile`` does
+  not look into it, and sets ``fused``, so that all layers share a few compiled steps: inlined, each layer took
+  inductor 20 seconds;
 - a ``grid_sample`` form, inlined under ``torch.export`` and ONNX, where no operator of our own could be lowered.
 """
 
@@ -60,21 +61,23 @@ def dcnv3(
 
     Args:
         input: (N, H, W, C), channels last; C is a multiple of ``groups``.
-        offset: (N, Ho, Wo, groups * points * 2), (x, y) of each point in pixels; points = kernel_size**2, less one with
-            ``remove_center``; Ho and Wo are those of an ordinary convolution.
+        offset: (N, Ho, Wo, groups * points * 2), (x, y) of each point in pixels; points = kernel_size**2, less one
+            with ``remove_center``; Ho and Wo are those of an ordinary convolution.
         mask: (N, Ho, Wo, groups * points), the weights of the points.
         groups: each group of C / groups channels has its own points.
-        kernel_size: odd where ``remove_center`` is set.
+        kernel_size: side of the kernel; odd and at least 3 where ``remove_center`` is set.
+        stride, padding, dilation: as in an ordinary convolution, in pixels.
         offset_scale: factor on the kernel's grid and on the offsets.
         remove_center: leave out the kernel's central point.
         softmax: ``mask`` holds logits; their softmax over the points of a group are the weights.
 
     Returns:
-        (N, Ho, Wo, C) in the input's dtype. Positions, weights and sums are at least float32, whatever the dtypes of the
-        three tensors, which may differ. Under autocast the input is cast to the autocast dtype; offset and mask are not.
+        (N, Ho, Wo, C) in the input's dtype. Positions, weights and sums are at least float32, whatever the dtypes of
+        the three tensors, which may differ. Under autocast the input is cast to the autocast dtype; offset and mask
+        are not.
 
     Raises:
-        SegZooError: shapes, dtypes or options that do not fit; the message says which.
+        SegZooError: shapes, dtypes, devices or options do not fit; the message says which.
     """
     options = _Options(
         groups, kernel_size, stride, padding, dilation, float(offset_scale), bool(remove_center), bool(softmax)
@@ -153,7 +156,7 @@ def _layout(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Layout:
-    """Each of the N * Ho output rows is a line."""
+    """The layout of the points, in which each of the N * Ho output rows is a line."""
     groups = options.groups
     grid_x, grid_y = (axis + BORDER for axis in _kernel_grid(options, dtype, device))
     points, below = len(grid_x), (width + 2 * BORDER) * groups
@@ -161,7 +164,7 @@ def _layout(
     integer = index_dtype(batch * image)
 
     def spread(numbers: Tensor) -> Tensor:
-        """(..., columns or 1, groups or 1, points or 1) to (..., columns * groups * points)."""
+        """(..., columns or 1, groups or 1, points or 1) -> (..., columns * groups * points)."""
         return numbers.expand(*numbers.shape[:-3], columns, groups, points).flatten(-3)
 
     column = torch.arange(columns, dtype=dtype, device=device).view(-1, 1, 1) * options.stride
@@ -181,7 +184,7 @@ def _layout(
 
 
 def _by_line(tensor: Tensor) -> Tensor:
-    """(N, Ho, Wo, numbers) as (N * Ho, Wo * numbers)."""
+    """(N, Ho, Wo, numbers) -> (N * Ho, Wo * numbers)."""
     return tensor.flatten(2).flatten(0, 1)
 
 

@@ -1,4 +1,4 @@
-"""Functions that are compiled when they are first called, and do without where no compiler is found."""
+"""Functions that are compiled when they are first called, and run uncompiled where no compiler is found."""
 
 import functools
 import warnings
@@ -9,33 +9,34 @@ import torch
 from torch import Tensor
 from torch._dynamo.exc import BackendCompilerFailed, FailOnRecompileLimitHit
 
-# Indices are clamped before they are used, so that inductor need not check them. Its thresholds for keeping an intermediate
-# result in memory would write out every sample.
+# Indices are clamped before they are used, so that inductor need not check them. Its thresholds for keeping an
+# intermediate result in memory would write out every sample.
 _OPTIONS = {
     "assert_indirect_indexing": False,
     "realize_opcount_threshold": 1000,
     "realize_reads_threshold": 1000,
     "realize_acc_reads_threshold": 1000,
 }
-# Kinds of calls, by dtypes, flags, numbers that a loop counts to and sizes of 1, that a function is compiled for.
+# Number of kinds of calls that a function is compiled for. Dtypes, flags, loop counts and sizes of 1 distinguish the
+# kinds.
 _KINDS = 64
 
 
 @functools.cache
 def warn_once(message: str) -> None:
-    """Warn the caller's caller, the first time that this is to be said in the process."""
+    """Warn the caller's caller, once per message and process."""
     warnings.warn(message, stacklevel=3)
 
 
 class Fused:
-    """A function, compiled once for all sizes of a kind of call.
+    """A function that is compiled once for all sizes of a kind of call.
 
-    Errors of the call itself, such as too little memory, are raised as they are.
+    Errors of the call itself, such as too little memory, are raised unchanged.
 
     Args:
-        traced: what is compiled.
-        plain: takes the same arguments; called instead from when compiling has failed, and for the kinds that come after
-            the first 64.
+        traced: the function that is compiled.
+        plain: a function with the same arguments and results, which is called instead once compiling has failed, and
+            for the kinds of calls after the first 64.
     """
 
     def __init__(self, traced: Callable, plain: Callable):
@@ -58,10 +59,11 @@ class Fused:
             return self._plain(*arguments)
         arguments = [a.detach() if isinstance(a, Tensor) else a for a in arguments]
         try:
-            # The same state in forward and backward, in training and inference, else each is compiled for itself.
+            # The same state in forward and backward, in training and inference, else each of them is compiled
+            # separately.
             with torch.no_grad(), torch._C._AutoDispatchBelowADInplaceOrView():
                 return self._compiled(*arguments)
-        except BackendCompilerFailed as error:  # inductor's errors, of which a missing compiler is one
+        except BackendCompilerFailed as error:  # inductor's errors, such as a missing compiler
             self._compiles = False
             cause = str(error.inner_exception).strip().partition("\n")[0]
             warn_once(

@@ -1,10 +1,10 @@
 """Multi-scale deformable attention: every query sums a few weighted samples of maps of several sizes, head by head.
 
 From "Deformable DETR: Deformable Transformers for End-to-End Object Detection" (Zhu et al., 2021),
-https://arxiv.org/abs/2010.04159; the numbers are those of the operator in https://github.com/fundamentalvision/Deformable-DETR,
-which ViT-Adapter and Mask2Former use.
+https://arxiv.org/abs/2010.04159; the numbers are those of the operator in
+https://github.com/fundamentalvision/Deformable-DETR, which ViT-Adapter and Mask2Former use.
 
-One function, :func:`ms_deform_attn`, in the same forms as :func:`segzoo.ops.dcnv3`.
+One public function, :func:`ms_deform_attn`, in the same forms as :func:`segzoo.ops.dcnv3`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,22 +28,23 @@ def ms_deform_attn(
 ) -> Tensor:
     """Sum bilinear samples of several maps for each query, weighted by ``attention_weights``.
 
-    A location (x, y) reads its level, of height H and width W, at the pixel position (x * W - 0.5, y * H - 0.5). Outside the
-    level all values are 0. A point whose position is NaN or infinite contributes 0.
+    A location (x, y) reads its level, of height H and width W, at the pixel position (x * W - 0.5, y * H - 0.5).
+    Outside the level all values are 0. A point whose position is NaN or infinite contributes 0.
 
     Args:
         value: (N, S, heads, D): the maps, row by row and level after level; S is the sum of height * width.
         spatial_shapes: (height, width) of each level, as Python integers.
-        sampling_locations: (N, Q, heads, levels, points, 2), (x, y) of each point in 0..1 of its level; 0 and 1 are the
-            outer edges of the outermost pixels.
-        attention_weights: (N, Q, heads, levels, points), used as they are.
+        sampling_locations: (N, Q, heads, levels, points, 2), (x, y) of each point in 0..1 of its level; 0 and 1 are
+            the outer edges of the outermost pixels.
+        attention_weights: (N, Q, heads, levels, points), used without a softmax.
 
     Returns:
-        (N, Q, heads * D) in the dtype of ``value``. Positions, weights and sums are at least float32, whatever the dtypes of
-        the three tensors, which may differ. Under autocast the value is cast to the autocast dtype; the others are not.
+        (N, Q, heads * D) in the dtype of ``value``. Positions, weights and sums are at least float32, whatever the
+        dtypes of the three tensors, which may differ. Under autocast the value is cast to the autocast dtype; the
+        others are not.
 
     Raises:
-        SegZooError: shapes or dtypes that do not fit; the message says which.
+        SegZooError: shapes, dtypes or devices do not fit; the message says which.
     """
     sizes = _check(value, spatial_shapes, sampling_locations, attention_weights)
     if torch.compiler.is_exporting():
@@ -54,7 +55,7 @@ def ms_deform_attn(
 
 
 def _check(value: Tensor, spatial_shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> list[int]:
-    """The levels' heights and widths in one list: height, width, height ..."""
+    """Check the arguments; returns the levels' heights and widths in one list: height, width, height and so on."""
     named = (
         ("value", value, "(N, S, heads, D)"),
         ("sampling_locations", locations, "(N, Q, heads, levels, points, 2)"),
@@ -108,7 +109,7 @@ def _pairs(sizes: list[int]) -> list[tuple[int, int]]:
 
 
 def _bordered(sizes: list[int]) -> tuple[list[int], int, int]:
-    """(top of each level, height, width) of one picture that holds all levels, one below the other, in their borders."""
+    """(top of each level, height, width) of a picture that holds all levels in their borders, one below the other."""
     tops, height = [], 0
     for level_height in sizes[::2]:
         tops.append(height)
@@ -150,7 +151,7 @@ def _layout(
     integer = index_dtype(batch * height * below)
 
     def spread(of_levels: Sequence, dtype: torch.dtype = dtype) -> Tensor:
-        """A number for each level, (..., levels), to (..., heads * levels * points)."""
+        """Numbers for the levels, (..., levels) -> (..., heads * levels * points)."""
         numbers = torch.tensor(of_levels, dtype=dtype, device=device)
         return numbers[..., None, :, None].expand(*numbers.shape[:-1], heads, levels, points).flatten(-3)
 
@@ -171,7 +172,7 @@ def _layout(
 
 
 def _by_line(tensor: Tensor) -> Tensor:
-    """(N, Q, ...) as (N * Q, numbers)."""
+    """(N, Q, ...) -> (N * Q, numbers)."""
     return tensor.flatten(2).flatten(0, 1)
 
 
@@ -276,7 +277,7 @@ register_autocast("ms_deform_attn")
 
 
 def _grid_sample_form(value: Tensor, sizes: list[int], locations: Tensor, weights: Tensor) -> Tensor:
-    """One ``grid_sample`` a level over all heads, each an image of its own; every exporter knows the operator."""
+    """One ``grid_sample`` per level over all heads, each an image of its own; every exporter knows the operator."""
     batch, _, heads, depth = value.shape
     queries = locations.shape[1]
     dtype = compute_dtype(value, locations, weights)
@@ -288,7 +289,7 @@ def _grid_sample_form(value: Tensor, sizes: list[int], locations: Tensor, weight
     for level, (height, width) in enumerate(_pairs(sizes)):
         inside = (x[level] * width > -0.5) & (x[level] * width < width + 0.5)  # false for NaN
         inside &= (y[level] * height > -0.5) & (y[level] * height < height + 0.5)
-        # Others go one pixel outside, where grid_sample reads nothing but zeros.
+        # Points outside are moved to one pixel beyond the edge, where grid_sample reads nothing but zeros.
         grid = [torch.where(inside, at[level], -0.5 / size) for at, size in ((x, width), (y, height))]
         map = maps[:, :, start : start + height * width].unflatten(2, (height, width))
         grid = 2 * torch.stack(grid, dim=-1) - 1

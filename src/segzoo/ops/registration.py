@@ -1,4 +1,4 @@
-"""What both operators need around their arithmetic: dtypes, the autocast rule, kernels for GPUs."""
+"""What both operators need around their arithmetic: dtypes, the autocast rule, the choice of kernels for GPUs."""
 
 import functools
 import importlib
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from segzoo.ops.fusing import warn_once
 
-# One library object for the rules that ``torch.library.custom_op`` has no place for.
+# One library object for the rules that ``torch.library.custom_op`` cannot express.
 _library = torch.library.Library("segzoo", "FRAGMENT")
 
 
 def compute_dtype(*tensors: Tensor) -> torch.dtype:
-    """At least float32, whatever the tensors are."""
+    """The dtype to compute in: float32, or float64 if one of the tensors has it."""
     dtype = torch.float32
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)
@@ -24,12 +24,12 @@ def compute_dtype(*tensors: Tensor) -> torch.dtype:
 
 
 def empty(tensor: Tensor) -> Tensor:
-    """A contiguous tensor like it, whatever its strides: what a backward fills."""
+    """An uninitialised, contiguous tensor of the same shape, dtype and device, for a backward to fill."""
     return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
 
 
 def autocast_sampled(sampled: Tensor) -> Tensor:
-    """The tensor that is sampled, in the autocast dtype where autocast is on."""
+    """The tensor that is sampled, cast to the autocast dtype where autocast is on; float64 stays."""
     device = sampled.device.type
     if torch.is_autocast_enabled(device) and sampled.dtype != torch.float64:
         return sampled.to(torch.get_autocast_dtype(device))
@@ -37,7 +37,7 @@ def autocast_sampled(sampled: Tensor) -> Tensor:
 
 
 def register_autocast(name: str) -> None:
-    """Autocast rounds the first tensor of ``segzoo::name`` alone: ``register_autocast`` would round the positions too."""
+    """Make autocast round the first tensor of ``segzoo::name`` alone; torch's own rule would round positions too."""
 
     def rule(sampled: Tensor, *others: Any) -> Any:
         sampled = autocast_sampled(sampled)
@@ -53,15 +53,23 @@ Trial = Callable[[ModuleType, torch.device], object]
 
 
 def gpu_kernels(name: str, device: torch.device, trial: Trial, *, backward: bool = False) -> ModuleType | None:
-    """The launch functions of a kernel package; None where Triton is not installed or the trial fails on the device, and for
-    the backward, whose kernels add in any order, where PyTorch is to be deterministic.
+    """The launch functions of a kernel package, or None where PyTorch's own operators must do.
+
+    That is where Triton is not installed, where the trial fails on the device, and, since the kernels of the backward
+    add in any order, for the backward where PyTorch is set to be deterministic.
+
+    Args:
+        name: name of the package under ``segzoo._kernels``.
+        device: the GPU.
+        trial: launches the forward kernel once.
+        backward: whether the backward is to be launched.
     """
     return None if backward and torch.are_deterministic_algorithms_enabled() else _working_kernels(name, device, trial)
 
 
 @functools.cache
 def _working_kernels(name: str, device: torch.device, trial: Trial) -> ModuleType | None:
-    """Tried once, so that no error of a later launch is taken for a missing compiler."""
+    """The package, if a trial works; tried once, so that no later error is mistaken for a missing compiler."""
     try:
         kernels = importlib.import_module(f"segzoo._kernels.{name}")
     except ModuleNotFoundError as error:
@@ -72,7 +80,7 @@ def _working_kernels(name: str, device: torch.device, trial: Trial) -> ModuleTyp
         trial(kernels, device)
     except (torch.OutOfMemoryError, torch.AcceleratorError):  # of the device, not of Triton
         raise
-    except Exception as error:  # Triton has no class of its own for what it needs of the system and does not find
+    except Exception as error:  # Triton has no exception class of its own for what it does not find on the system
         cause = str(error).strip().partition("\n")[0] or type(error).__name__
         warn_once(
             f"segzoo: the deformable operators run without their GPU kernels, because Triton failed here ({cause}); a C compiler "

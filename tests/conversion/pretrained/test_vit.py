@@ -1,4 +1,4 @@
-"""Pre-training files of plain ViTs in their publishers' layouts, synthesised small, become backbones that compute the same."""
+"""Pre-training files of plain ViTs, small and synthetic, in their publishers' layouts, become equal backbones."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Broken, hostile and mistaken checkpoint files: one clear line each, nothing run, nothing left behind."""
+"""Broken, hostile and mistaken checkpoint files: one clear line for each, nothing run, nothing left behind."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""Every fault that a data set can have is found and named, and a clean one raises no alarm."""
+"""Every fault that a data set can have is found and named, and a clean data set raises no alarm."""
 
 import json
 import zipfile

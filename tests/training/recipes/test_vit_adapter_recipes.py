@@ -1,4 +1,4 @@
-"""ViT-Adapter's releases: what their rows and recipes say, and the parameter groups of the original's optimizer."""
+"""ViT-Adapter's releases: their rows and recipes, and the parameter groups of the original's optimizer."""
 
 import gzip
 import hashlib

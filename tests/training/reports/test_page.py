@@ -1,4 +1,4 @@
-"""The report page, read back: whole HTML, nothing from elsewhere, and the numbers that went in."""
+"""The report page, read back: complete HTML, nothing loaded from elsewhere, and the training's numbers."""
 
 import re
 from html.parser import HTMLParser

@@ -1,7 +1,7 @@
 """Deformable convolution v3 (DCNv3) in Triton: forward and backward over tensors.
 
-The operator of "InternImage: Exploring Large-Scale Vision Foundation Models with Deformable Convolutions" (Wang et al.,
-2023), https://arxiv.org/abs/2211.05778. These are plain functions over tensors; they register no operator.
+The operator of "InternImage: Exploring Large-Scale Vision Foundation Models with Deformable Convolutions" (Wang et
+al., 2023), https://arxiv.org/abs/2211.05778. These are plain functions over tensors; they register no operator.
 """
 
 from .functions import dcnv3_backward, dcnv3_forward

@@ -1,4 +1,4 @@
-"""DCNv3 over tensors: shapes, memory, and the launch of the kernels."""
+"""DCNv3 as functions over tensors: checks, memory, and the launch of the kernels."""
 
 from typing import NamedTuple
 
@@ -14,6 +14,8 @@ _KEY = ("KERNEL", "REMOVE_CENTER", "SOFTMAX")
 
 
 class Options(NamedTuple):
+    """The options of `dcnv3_forward`, in its order."""
+
     groups: int
     kernel_size: int
     stride: int
@@ -25,9 +27,11 @@ class Options(NamedTuple):
 
     @property
     def points(self) -> int:
+        """Number of sampling points of a group."""
         return self.kernel_size**2 - bool(self.remove_center)
 
     def output_size(self, size: int) -> int:
+        """Height or width of the output for a height or width of the input; below 1 where the kernel does not fit."""
         return (size + 2 * self.padding - self.dilation * (self.kernel_size - 1) - 1) // self.stride + 1
 
 
@@ -57,21 +61,22 @@ def dcnv3_forward(
 
     Args:
         input: (N, H, W, C), channels last; C is a multiple of ``groups``.
-        offset: (N, Ho, Wo, groups * points * 2), (x, y) of each point in pixels; points = kernel_size**2, less one with
-            ``remove_center``; Ho and Wo are those of an ordinary convolution.
+        offset: (N, Ho, Wo, groups * points * 2), (x, y) of each point in pixels; points = kernel_size**2, less one
+            with ``remove_center``; Ho and Wo are those of an ordinary convolution.
         mask: (N, Ho, Wo, groups * points), the weights of the points.
         groups: each group of C / groups channels has its own points.
-        kernel_size: odd where ``remove_center`` is set.
+        kernel_size: side of the kernel; odd and at least 3 where ``remove_center`` is set.
+        stride, padding, dilation: as in an ordinary convolution, in pixels.
         offset_scale: factor on the kernel's grid and on the offsets.
         remove_center: leave out the kernel's central point.
         softmax: ``mask`` holds logits; their softmax over the points of a group are the weights.
 
     Returns:
-        (N, Ho, Wo, C) in the input's dtype. Positions, weights and sums are at least float32, whatever the dtypes of the
-        three tensors, which may differ.
+        (N, Ho, Wo, C) in the input's dtype. Positions, weights and sums are at least float32, whatever the dtypes of
+        the three tensors, which may differ.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not fit.
+        ValueError: shapes, dtypes, devices or options do not fit.
     """
     options = Options(
         groups, kernel_size, stride, padding, dilation, float(offset_scale), bool(remove_center), bool(softmax)
@@ -100,19 +105,19 @@ def dcnv3_backward(
     remove_center: bool = False,
     softmax: bool = False,
 ) -> "tuple[Tensor, Tensor, Tensor]":
-    """The gradients of input, offset and mask, given that of :func:`dcnv3_forward`'s result.
+    """The gradients of input, offset and mask, given the gradient of :func:`dcnv3_forward`'s result.
 
-    The gradient of the input is summed by atomic additions, whose order differs from run to run: the last bits may, too.
+    The gradient of the input is summed by atomic additions, whose order, and so the last bits, differ from run to run.
     Sums are at least float32, also for half-precision inputs.
 
     Args:
-        grad_output: (N, Ho, Wo, C). All others: as they were in the forward.
+        grad_output: gradient of the result, (N, Ho, Wo, C). The other arguments are those of the forward.
 
     Returns:
-        (grad_input, grad_offset, grad_mask), with the shapes and dtypes of what they belong to.
+        grad_input, grad_offset and grad_mask, with the shapes and dtypes of input, offset and mask.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not fit.
+        ValueError: shapes, dtypes, devices or options do not fit.
     """
     options = Options(
         groups, kernel_size, stride, padding, dilation, float(offset_scale), bool(remove_center), bool(softmax)
@@ -160,7 +165,7 @@ def _launch(kernel, tensors: "dict[str, Tensor]", options: Options, moved: torch
 def kernel_constants(
     options: Options, input: torch.dtype, offset: torch.dtype, mask: torch.dtype, largest: int = 0
 ) -> dict:
-    """What both kernels are compiled for; ``largest`` is the most numbers of one image in one tensor."""
+    """The compile-time constants of both kernels; ``largest`` is the most numbers of one image in a tensor."""
     return {
         "G": options.groups,
         "KERNEL": options.kernel_size,

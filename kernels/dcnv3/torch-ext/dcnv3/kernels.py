@@ -1,7 +1,7 @@
 """The Triton kernels of DCNv3.
 
-A row is one group of one output position; rows are numbered as they lie in memory, so a block reads and writes one stretch
-of offsets, weights and sums. ``D`` is the number of channels of a group.
+A row is one group of one output position. Rows are numbered as they lie in memory, so that a block reads and writes
+one stretch of offsets, weights and sums. ``D`` is the number of channels of a group.
 """
 
 import triton
@@ -14,7 +14,7 @@ _SIZES = ["height", "width", "columns", "rows", "size_class"]
 
 @triton.jit
 def _anchors(row, columns, G: tl.constexpr, STRIDE: tl.constexpr, COMPUTE: tl.constexpr):
-    """(x, y) of each row's output position in the input, where the kernel's grid is laid."""
+    """(x, y) in the input of each row's output position, to which the kernel's grid is added."""
     position = row // G
     x = (position % columns * STRIDE).to(COMPUTE)
     y = (position // columns * STRIDE).to(COMPUTE)
@@ -36,7 +36,7 @@ def _point(
     REMOVE_CENTER: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    """Where sampling point number ``point`` of each row lies."""
+    """(x, y) in the input of sampling point number ``point`` of each row."""
     cell = point
     if REMOVE_CENTER:
         cell += point // (KERNEL * KERNEL // 2)  # 1 from the center on

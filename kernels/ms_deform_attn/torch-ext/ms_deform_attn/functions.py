@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention over tensors: shapes, memory, and the launch of the kernels."""
+"""Multi-scale deformable attention as functions over tensors: checks, memory, and the launch of the kernels."""
 
 from collections.abc import Sequence
 
@@ -21,22 +21,22 @@ def ms_deform_attn_forward(
 ) -> Tensor:
     """Sum bilinear samples of several maps for each query, weighted by ``attention_weights``.
 
-    A location (x, y) reads its level, of height H and width W, at the pixel position (x * W - 0.5, y * H - 0.5). Outside the
-    level all values are 0. A point whose position is NaN or infinite contributes 0.
+    A location (x, y) reads its level, of height H and width W, at the pixel position (x * W - 0.5, y * H - 0.5).
+    Outside the level all values are 0. A point whose position is NaN or infinite contributes 0.
 
     Args:
         value: (N, S, heads, D): the maps, row by row and level after level; S is the sum of height * width.
         spatial_shapes: (height, width) of each level, as Python integers.
-        sampling_locations: (N, Q, heads, levels, points, 2), (x, y) of each point in 0..1 of its level; 0 and 1 are the
-            outer edges of the outermost pixels.
-        attention_weights: (N, Q, heads, levels, points), used as they are.
+        sampling_locations: (N, Q, heads, levels, points, 2), (x, y) of each point in 0..1 of its level; 0 and 1 are
+            the outer edges of the outermost pixels.
+        attention_weights: (N, Q, heads, levels, points), used without a softmax.
 
     Returns:
-        (N, Q, heads * D) in the dtype of ``value``. Positions, weights and sums are at least float32, whatever the dtypes of
-        the three tensors, which may differ.
+        (N, Q, heads * D) in the dtype of ``value``. Positions, weights and sums are at least float32, whatever the
+        dtypes of the three tensors, which may differ.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not fit.
+        ValueError: shapes, dtypes or devices do not fit.
     """
     _check("ms_deform_attn_forward", value, spatial_shapes, sampling_locations, attention_weights)
     tensors = {
@@ -57,19 +57,20 @@ def ms_deform_attn_backward(
     sampling_locations: Tensor,
     attention_weights: Tensor,
 ) -> "tuple[Tensor, Tensor, Tensor]":
-    """The gradients of value, locations and weights, given that of :func:`ms_deform_attn_forward`'s result.
+    """The gradients of value, locations and weights, given the gradient of :func:`ms_deform_attn_forward`'s result.
 
-    The gradient of the value is summed by atomic additions, whose order differs from run to run: the last bits may, too.
+    The gradient of the value is summed by atomic additions, whose order, and so the last bits, differ from run to run.
     Sums are at least float32, also for half-precision values.
 
     Args:
-        grad_output: (N, Q, heads * D). All others: as they were in the forward.
+        grad_output: gradient of the result, (N, Q, heads * D). The other arguments are those of the forward.
 
     Returns:
-        (grad_value, grad_sampling_locations, grad_attention_weights), with the shapes and dtypes of what they belong to.
+        grad_value, grad_sampling_locations and grad_attention_weights, with the shapes and dtypes of the three
+        tensors.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not fit.
+        ValueError: shapes, dtypes or devices do not fit.
     """
     _check("ms_deform_attn_backward", value, spatial_shapes, sampling_locations, attention_weights, grad_output)
     value, locations, weights = value.contiguous(), sampling_locations.contiguous(), attention_weights.contiguous()
@@ -126,7 +127,7 @@ def kernel_constants(
     weights: torch.dtype,
     largest: int = 0,
 ) -> dict:
-    """What both kernels are compiled for; ``largest`` is the most numbers of one image in one tensor."""
+    """The compile-time constants of both kernels; ``largest`` is the most numbers of one image in a tensor."""
     return {
         "HEADS": heads,
         "LEVELS": levels,

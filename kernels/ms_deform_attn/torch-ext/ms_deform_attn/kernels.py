@@ -1,7 +1,7 @@
 """The Triton kernels of multi-scale deformable attention.
 
-A row is one head of one query; rows are numbered as they lie in memory, so a block reads and writes one stretch of
-locations, weights and sums. ``D`` is the number of channels of a head.
+A row is one head of one query. Rows are numbered as they lie in memory, so that a block reads and writes one stretch
+of locations, weights and sums. ``D`` is the number of channels of a head.
 """
 
 import triton
@@ -16,14 +16,15 @@ _SIZES = ["positions", "rows", "size_class"]
 def _side(codes, number: tl.constexpr):
     """The height (2 * level) or width (2 * level + 1) of a level.
 
-    They come as odd numbers, because Triton compiles a tuple's integers anew for each that is 1 or divides by 16.
+    They are passed as odd numbers, because Triton compiles anew for an integer in a tuple that is 1 or a multiple of
+    16.
     """
     return codes[number] >> 1
 
 
 @triton.jit
 def _point(locations, at, alive, point, height, width, COMPUTE: tl.constexpr):
-    """Where sampling point number ``point`` of each row lies in its level, in pixels."""
+    """(x, y), in pixels of the level, of sampling point number ``point`` of each row."""
     x = tl.load(locations + at * 2 + 2 * point, mask=alive, other=0.0).to(COMPUTE)
     y = tl.load(locations + at * 2 + 2 * point + 1, mask=alive, other=0.0).to(COMPUTE)
     return x * width - 0.5, y * height - 0.5

@@ -1,6 +1,7 @@
-"""Pre-training checkpoints -> backbones to train from: files of classifiers and of masked image modelling, without a decode head.
+"""Pre-training checkpoints (classifiers, masked image modelling) -> backbones to train from.
 
-A `PretrainedKind` says how a kind of files is recognised and how it becomes a backbone. What belongs to its old task is left out.
+A `PretrainedKind` says how a kind of file is recognised and how it becomes a backbone. What belongs to its old task is
+left out.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from segzoo.conversion.keys import KeyTable
 
 @dataclass(frozen=True)
 class PretrainedBackbone:
-    """What a pre-training file says about its backbone.
+    """The backbone of a pre-training file.
 
     Args:
-        config: of the backbone.
-        state_dict: original key -> tensor; keys and tensors may have been brought into the layout that ``table`` renames.
-        table: the renaming; what belongs to the old task it leaves out.
-        left_out: names of what the file holds beside ``state_dict``, which a backbone does not need.
+        config: the backbone's config.
+        state_dict: tensors by original key, brought into the layout that ``table`` renames if need be.
+        table: the renaming, which leaves out what belongs to the old task.
+        left_out: names of what the file holds besides ``state_dict``, which a backbone does not need.
         notes: remarks for the user.
     """
 
@@ -38,9 +39,9 @@ class PretrainedKind:
     """One kind of pre-training file.
 
     Args:
-        title: for people.
-        recognises: whether these weights are of this kind.
-        translate: ``translate(weights, file name) -> PretrainedBackbone``, or ConversionError.
+        title: the kind in words, for cards and reports.
+        recognises: ``recognises(weights)`` tells whether weights are of this kind.
+        translate: ``translate(weights, file name) -> PretrainedBackbone``; raises ConversionError.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""Classification checkpoints of InternImage -> backbones. They carry no config; names and shapes tell nearly everything."""
+"""Classification checkpoints of InternImage -> backbones. Names and shapes reveal nearly all of the config."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ def is_internimage(state: Mapping[str, Tensor]) -> bool:
 
 
 def translate_internimage(state: Mapping[str, Tensor], source: str) -> PretrainedBackbone:
-    """The backbone of a classification checkpoint.
+    """Translates a classification checkpoint to its backbone.
 
     Args:
-        state: its weights, without the names of wrappers.
-        source: the file, for messages.
+        state: its weights, without the prefixes of wrappers.
+        source: name of the file, for messages.
 
     Raises:
-        ConversionError: weights that tell the shape are missing, one is given under two names, or shapes are no InternImage's.
+        ConversionError: weights that reveal the shape are missing, one has two names, or shapes are not an
+            InternImage's.
     """
     prefix = _prefix(state)
-    # The copies on the Hub call the scales otherwise.
+    # The copies on the Hub have other names for the scales.
     names = {key: key.removeprefix(prefix).replace(".layer_scale", ".gamma") for key in state}
     if len(set(names.values())) < len(names):
         doubled = next(key for key, name in names.items() if key != name and name in state)
@@ -64,10 +65,10 @@ def _prefix(state: Mapping[str, Tensor]) -> str:
 
 
 def config_from_weights(state: Mapping[str, Tensor]) -> tuple[InternImageConfig, list[str]]:
-    """What the weights say, and the rest from the released variant of the same widths and depths; and notes about that.
+    """The config that the weights reveal, completed from the released variant of the same width and depths; and notes.
 
     Raises:
-        KeyError: a weight is missing, or what it should say does not fit.
+        KeyError: a weight is missing, or numbers do not fit each other; the argument names what is missing.
     """
     width, in_channels = state[f"{_BLOCK}.norm1.0.weight"].shape[0], state["patch_embed.conv1.weight"].shape[1]
     stages = _count(state, "levels.")
@@ -75,7 +76,7 @@ def config_from_weights(state: Mapping[str, Tensor]) -> tuple[InternImageConfig,
     center_scale = f"{_BLOCK}.dcn.center_feature_scale_proj_weight" in state
     residual = f"{_BLOCK}.res_post_norm1.0.weight" in state
     groups, remove_center = _groups(state, width, stages)
-    # A stage ends in a norm unless its layers do; G's do both.
+    # A stage ends in a norm unless its layers do; in G both do.
     post_norm = "levels.0.norm.0.weight" not in state or (center_scale and not residual)
     options: dict[str, Any] = {
         "num_channels": in_channels,

@@ -1,7 +1,7 @@
 """Pre-training weights of plain ViTs -> backbones: DeiT, AugReg, MAE, BEiT and BEiTv2, in their publishers' layouts.
 
-These files carry no config; names and shapes tell everything but the number of heads, which only AugReg's arrays and BEiT's tables
-show. For the others the published widths tell it.
+These files carry no config; names and shapes reveal everything except the number of heads, which only AugReg's arrays
+and BEiT's tables show. For the others it follows from the published widths.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from segzoo.conversion.keys import KeyRule, KeyTable
 from segzoo.conversion.pretrained.base import PretrainedBackbone, PretrainedKind
 from segzoo.conversion.rules.vit import timm_vit_keys
 
-# Width -> heads of the published ViTs: tiny, small, base, large, and MAE's huge.
+# Number of heads by width, of the published ViTs: tiny, small, base, large, and MAE's huge.
 _HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
 _SHARED_TABLE = "rel_pos_bias.relative_position_bias_table"
 _TABLE = "blocks.{}.attn.relative_position_bias_table"
-# What belongs to the task that a ViT was pre-trained on: classifiers, norms of pooled tokens, masks and decoders, distillation.
+# What belongs to the task that a ViT was pre-trained on: classifiers, norms of pooled tokens, masks and decoders,
+# distillation.
 _LEFT_OUT = (
     *("head.{}", "head_dist.{}", "pre_logits.{}", "fc_norm.{}", "lm_head.{}", "cls_pt_layers.{}", "decoder_blocks.{}"),
     *("decoder_embed.{}", "decoder_norm.{}", "decoder_pred.{}", "decoder_pos_embed", "mask_token", "dist_token"),
@@ -40,10 +41,10 @@ def is_pretrained_vit(state: Mapping[str, Tensor]) -> bool:
 
 
 def read_npz(path: str | Path) -> dict[str, Tensor]:
-    """The arrays of an .npz file, as tensors.
+    """Reads the arrays of an .npz file as tensors, by name.
 
     Raises:
-        CheckpointError: it cannot be read, or holds objects that are no arrays of numbers.
+        CheckpointError: the file cannot be read, or holds objects other than arrays of numbers.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -55,15 +56,15 @@ def read_npz(path: str | Path) -> dict[str, Tensor]:
 
 
 def translate_pretrained_vit(state: Mapping[str, Tensor], source: str = "the file") -> PretrainedBackbone:
-    """The backbone of a pre-training file.
+    """Translates a pre-training file to its backbone.
 
     Args:
-        state: its weights, without the names of wrappers.
-        source: the file, for messages.
+        state: its weights, without the prefixes of wrappers.
+        source: name of the file, for messages.
 
     Raises:
-        ConversionError: weights that tell the shape are missing, shapes are no plain ViT's, or the number of heads of such a width
-            is not known.
+        ConversionError: weights that reveal the shape are missing, shapes are not a plain ViT's, or the number of
+            heads is not known for its width.
     """
     if "Transformer/encoderblock_0/LayerNorm_0/scale" in state:
         state, heads, left_out = _from_flax(state, source)
@@ -93,7 +94,7 @@ def translate_pretrained_vit(state: Mapping[str, Tensor], source: str = "the fil
         "final_norm": "norm.weight" in state,
     }
     if {"blocks.0.gamma_1", "blocks.0.gamma1"} & state.keys():
-        shared["layer_scale"] = 0.1 if depth <= 12 else 1e-5  # what BEiT and its kin begin with
+        shared["layer_scale"] = 0.1 if depth <= 12 else 1e-5  # BEiT's initial values
     else:
         shared["layer_scale"] = None
     if table is not None:

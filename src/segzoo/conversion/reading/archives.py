@@ -1,4 +1,4 @@
-"""What kind of file a checkpoint is, and how it comes out of a zip archive: bounded, trusting no name in it."""
+"""The format of a checkpoint file, and its extraction from a zip archive, within bounds and without trust in names."""
 
 import lzma
 import shutil
@@ -41,11 +41,11 @@ def file_kind(path: Path, source: Path) -> str:
     """The format of a checkpoint file: ``"zip"``, ``"legacy"`` or ``"safetensors"``.
 
     Args:
-        path: the file to look at.
+        path: the file.
         source: the file that the user named, for messages.
 
     Raises:
-        CheckpointError: it does not exist, is empty, or is something else; the message says what it is.
+        CheckpointError: the file does not exist, is empty, or has another format; the message says which.
     """
     if path.is_dir():
         raise CheckpointError(source, "this is a folder", "give the checkpoint file in it")
@@ -61,7 +61,7 @@ def file_kind(path: Path, source: Path) -> str:
             head = file.read(1024)
     except OSError as error:
         raise CheckpointError(source, f"the file cannot be read ({error.strerror or error})") from None
-    # First of all: the length of a safetensors header may look like the beginning of anything.
+    # This comes first, because the length of a safetensors header may look like the beginning of any format.
     if len(head) > 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= 100_000_000:
         return "safetensors"
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")):
@@ -72,7 +72,7 @@ def file_kind(path: Path, source: Path) -> str:
 
 
 def _what_it_is(head: bytes, size: int) -> tuple[str, str]:
-    """Cause and fix for a file that is no checkpoint."""
+    """Cause and fix for a file that is not a checkpoint."""
     if head.startswith(b"version https://git-lfs.github.com/spec"):
         fields = dict(line.split(b" ", 1) for line in head.splitlines() if b" " in line)
         wanted = fields.get(b"size", b"?").decode("ascii", "replace")
@@ -103,13 +103,17 @@ def _what_it_is(head: bytes, size: int) -> tuple[str, str]:
 
 
 def is_legacy_torch(path: Path) -> bool:
-    """Whether a pickle is a file that torch.save wrote before 1.6: its first pickle is torch's magic number."""
+    """Whether a pickle was written by torch.save before torch 1.6: its first pickle is torch's magic number."""
     with path.open("rb") as file:
         return _LEGACY_MAGIC in file.read(32)
 
 
 def open_zip(path: Path, source: Path) -> zipfile.ZipFile:
-    """The zip file at ``path``, its table of contents checked.
+    """Opens a zip file, and checks its table of contents.
+
+    Args:
+        path: the zip file.
+        source: the file that the user named, for messages.
 
     Raises:
         CheckpointError: the file was cut off, or its table of contents is damaged or hostile.
@@ -141,7 +145,7 @@ def open_zip(path: Path, source: Path) -> zipfile.ZipFile:
 
 
 def torch_folder(archive: zipfile.ZipFile) -> str | None:
-    """The folder inside a zip file that torch.save wrote (since 1.6), None for any other zip file."""
+    """The folder inside a zip file that torch.save wrote (since torch 1.6), or None for any other zip file."""
     for name in archive.namelist():
         folder, _, rest = name.partition("/")
         if rest == "data.pkl":
@@ -150,10 +154,15 @@ def torch_folder(archive: zipfile.ZipFile) -> str | None:
 
 
 def check_torch_zip(archive: zipfile.ZipFile, folder: str, source: Path) -> None:
-    """Reads a file that torch.save wrote once through and compares its check sums, which torch does not do.
+    """Reads all of a file that torch.save wrote and compares its checksums, which torch does not do.
+
+    Args:
+        archive: the file, opened.
+        folder: the folder inside it, from `torch_folder`.
+        source: the file that the user named, for messages.
 
     Raises:
-        CheckpointError: a record is compressed (torch.save never does that), does not match its check sum, or is cut
+        CheckpointError: a record is compressed (torch.save never does that), does not match its checksum, or is cut
             off; or the file is a TorchScript program.
     """
     names = archive.namelist()
@@ -168,7 +177,7 @@ def check_torch_zip(archive: zipfile.ZipFile, folder: str, source: Path) -> None
                 f"the record {member.filename!r} is compressed, which torch.save never does",
                 "give the file as torch.save wrote it",
             )
-        if member.CRC == 0:  # torch.serialization.set_crc32_options(False) leaves the sums out
+        if member.CRC == 0:  # torch.serialization.set_crc32_options(False) leaves the checksums out
             continue
         try:
             with archive.open(member) as stream:
@@ -183,7 +192,7 @@ def check_torch_zip(archive: zipfile.ZipFile, folder: str, source: Path) -> None
 
 
 def stored_bytes(path: Path, member: zipfile.ZipInfo) -> bytes:
-    """The content of an uncompressed member; `check_torch_zip` has compared its check sum, where it has one."""
+    """The content of an uncompressed member; `check_torch_zip` has compared its checksum, if it has one."""
     with path.open("rb") as file:
         file.seek(member.header_offset)
         name, extra = struct.unpack("<26x2H", file.read(30).ljust(30, b"\0"))
@@ -192,10 +201,11 @@ def stored_bytes(path: Path, member: zipfile.ZipInfo) -> bytes:
 
 
 def checkpoint_member(archive: zipfile.ZipFile, source: Path) -> zipfile.ZipInfo:
-    """The one checkpoint in a plain zip archive.
+    """The single checkpoint in an ordinary zip archive.
 
     Raises:
-        CheckpointError: there is none, or more than one (they are listed); or its name leads out of the archive.
+        CheckpointError: there is no checkpoint, or more than one (they are listed), its name leads out of the archive,
+            or it is encrypted.
     """
     files = [
         member
@@ -238,7 +248,7 @@ def _listed(names: list[str], most: int = 5) -> str:
 
 @contextmanager
 def extracted(archive: zipfile.ZipFile, member: zipfile.ZipInfo, source: Path) -> Iterator[Path]:
-    """A temporary file with the content of ``member``; it is removed at the end.
+    """A temporary file with the content of ``member``, which is removed at the end.
 
     Raises:
         CheckpointError: the content is larger than any checkpoint (a zip bomb), is damaged, or does not fit on the
@@ -253,7 +263,7 @@ def extracted(archive: zipfile.ZipFile, member: zipfile.ZipInfo, source: Path) -
                 f"{member.filename!r} needs {member.file_size} bytes in {folder}, and {free} are free",
                 "unpack it elsewhere and give the checkpoint, or set TMPDIR to a larger disk",
             )
-        # the file's name is ours: a name from an archive is never used as a path
+        # The file has a fixed name: a name from an archive is never used as a path.
         target = Path(folder) / (
             "checkpoint.safetensors" if member.filename.endswith(".safetensors") else "checkpoint"
         )

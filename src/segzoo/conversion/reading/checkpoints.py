@@ -1,10 +1,10 @@
-"""Reads the weights that an original system saved, whatever layout and file format they come in.
+"""Reads the weights that an original system saved, in any of their layouts and file formats.
 
     .pth, .pth.tar (torch.save before and since 1.6), .safetensors, or a zip archive with exactly one of them
     -> {"state_dict"}, {"model"}, {"module"}, {"state_dict", "meta"}, a bare dict of tensors; with or without averages
 
-Nothing in a file is run (`safe_pickle`), nothing is unpacked without bounds (`archives`), and tensors of the format
-since torch 1.6 stay on disk until they are read, so that optimizer states cost nothing.
+Nothing in a file is run (`safe_pickle`), nothing is unpacked without bounds (`archives`), and tensors in files since
+torch 1.6 stay on disk until they are read, so that optimizer states cost nothing.
 """
 
 import os
@@ -25,29 +25,29 @@ AVERAGE_ENTRIES = ("ema_state_dict", "state_dict_ema", "model_ema", "ema_model",
 _OPTIMIZER_ENTRIES = frozenset(
     ("optimizer", "optimizer_state_dict", "optim", "optim_wrapper", "lr_scheduler", "param_schedulers", "param_groups")
 )
-_COUNTERS = ("steps", "n_averaged")  # of mmengine's and torch's AveragedModel
+_COUNTERS = ("steps", "n_averaged")  # of mmengine's and torch's averaged models
 _WRAPPERS = ("module.", "_orig_mod.")
 _FINITE_CHUNK = 1 << 22
 
 
 @dataclass
 class OriginalCheckpoint:
-    """What an original checkpoint holds.
+    """The content of an original checkpoint.
 
     Attributes:
-        state_dict: original key -> tensor on the CPU, in the dtype of the file, without the prefixes of wrappers
-            (``module.``). Tensors may lie in the mapped file: do not overwrite it while they are in use.
-        config_text: Python text of the training config, where the file has one.
-        config: the training config as values, where the file has it as values and not as text.
-        class_names: names of the classes, in order.
-        palette: a colour [red, green, blue], each 0..255, per class, in order.
+        state_dict: tensors by original key, without the prefixes of wrappers (``module.``), on the CPU, in the dtype
+            of the file. Tensors may lie in the mapped file: do not overwrite it while they are in use.
+        config_text: Python text of the training config, or None.
+        config: the training config as values, if the file holds values instead of text, or None.
+        class_names: names of the classes, in the order of their ids, or None.
+        palette: colours [red, green, blue], each 0..255, in the order of the classes, or None.
         meta: the file's ``meta`` (mmcv, mmengine) or safetensors' metadata, as plain data.
-        sha256: of the file that was named, 64 hexadecimal digits.
+        sha256: SHA-256 of the file that was named, 64 hexadecimal digits.
         source: the file that was named.
-        member: name of the checkpoint inside of it, where it is a zip archive.
-        entry: the entry that the weights came from, ``""`` for a bare dict.
+        member: name of the checkpoint inside this file, if it is a zip archive, or None.
+        entry: the entry that the weights came from; ``""`` for a bare dict.
         averaged: whether the weights are an exponential moving average.
-        ignored: entries of the file that were not used (optimizer, schedulers, averages ...).
+        ignored: entries of the file that were not used (optimizer, schedulers, averages and so on).
     """
 
     state_dict: dict[str, torch.Tensor]
@@ -68,17 +68,17 @@ def read_checkpoint(path: str | Path, *, prefer_ema: bool = False) -> OriginalCh
     """Reads a checkpoint of an original system.
 
     Args:
-        path: a ``.pth``, ``.pth.tar`` or other file of torch.save (the format before 1.6 too), a ``.safetensors``
+        path: a ``.pth``, ``.pth.tar`` or other file of torch.save (in any of its formats), a ``.safetensors``
             file, or a zip archive with exactly one of them inside.
-        prefer_ema: take the exponential moving average of the weights. mmengine has saved the average as
+        prefer_ema: take the exponential moving average of the weights. mmengine saves the average as
             ``state_dict`` and the weights in training as ``ema_state_dict``: there both choices give the average.
 
     Returns:
-        The weights and what the file says about them.
+        the weights and what the file says about them.
 
     Raises:
-        CheckpointError: the file cannot be read, is not what its name says, asks for objects that weights do not need,
-            or has no weights; the message names file, cause and fix.
+        CheckpointError: the file cannot be read, has another format, names objects that weights do not need, or has no
+            weights, or no average with ``prefer_ema``; the message names file, cause and fix.
     """
     source = Path(path)
     kind = archives.file_kind(source, source)
@@ -101,7 +101,7 @@ def read_checkpoint(path: str | Path, *, prefer_ema: bool = False) -> OriginalCh
 
 
 def _load_unpacked(path: Path, source: Path, member: str) -> Any:
-    """The content of a checkpoint that came out of a zip archive; its file is removed afterwards."""
+    """Loads a checkpoint that was extracted from a zip archive, and whose file will be removed."""
     try:
         kind = archives.file_kind(path, source)
         if kind == "zip":
@@ -114,7 +114,7 @@ def _load_unpacked(path: Path, source: Path, member: str) -> Any:
 
 
 def _load(path: Path, kind: str, source: Path, *, mapped: bool = True) -> Any:
-    """The object that a file holds; ``source`` is the name for messages, ``mapped`` leaves tensors on disk."""
+    """Loads the object that a file holds; ``source`` is its name in messages, ``mapped`` leaves tensors on disk."""
     if kind == "safetensors":
         content = _load_safetensors(path, source)
         if not mapped:
@@ -215,9 +215,9 @@ def _choose_weights(
 
 
 def _is_swapped(content: dict[Any, Any], meta: dict[str, Any]) -> bool:
-    """Whether mmengine's EMAHook saved the file.
+    """Whether mmengine's EMAHook saved the file, with the average as ``state_dict``.
 
-    It saves the average as ``state_dict``, and the weights in training as ``ema_state_dict``, keys of its own model.
+    The weights in training are then in ``ema_state_dict``, under the keys of its averaged model.
     """
     keys = content["ema_state_dict"].keys()
     averaged_model = "steps" in keys and all(str(key).startswith("module.") for key in keys if key != "steps")
@@ -232,7 +232,7 @@ def _tensors(weights: dict[Any, Any], source: Path, entry: str) -> dict[str, tor
     """The tensors of a state dict, detached, in the order of the file.
 
     Raises:
-        CheckpointError: a key is not a string, or a value not an ordinary tensor.
+        CheckpointError: a key is not a string, or a value is not an ordinary tensor.
     """
     where = f"{entry!r} " if entry else ""
     state_dict: dict[str, torch.Tensor] = {}
@@ -240,7 +240,7 @@ def _tensors(weights: dict[Any, Any], source: Path, entry: str) -> dict[str, tor
     for key, value in dict.items(weights):
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
             if entry == "" and not isinstance(value, torch.Tensor):
-                continue  # a bare dict may say more than weights: epoch, optimizer
+                continue  # a bare dict may hold more than weights: epoch, optimizer
             wrong.append(f"{str(key)[:80]!r} ({type(value).__name__})")
         elif value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
             wrong.append(f"{key[:80]!r} ({_odd_kind(value)} tensor)")
@@ -265,7 +265,7 @@ def _odd_kind(value: torch.Tensor) -> str:
 
 
 def _without_wrappers(state_dict: dict[str, torch.Tensor], source: Path) -> dict[str, torch.Tensor]:
-    """Keys without the prefixes of DataParallel and torch.compile."""
+    """The state dict with the prefixes of DataParallel and torch.compile removed from its keys."""
     renamed: dict[str, torch.Tensor] = {}
     for key, value in state_dict.items():
         short = key
@@ -284,7 +284,7 @@ def _without_wrappers(state_dict: dict[str, torch.Tensor], source: Path) -> dict
 def _completed_average(
     average: dict[str, torch.Tensor], content: dict[Any, Any], source: Path
 ) -> dict[str, torch.Tensor]:
-    """An average without its counters; what was not averaged (running statistics, say) comes from the weights."""
+    """An average without its counters; what was not averaged, such as running statistics, is the weights'."""
     average = {key: value for key, value in average.items() if key not in _COUNTERS}
     entry = next((name for name in WEIGHT_ENTRIES if _has_tensors(content.get(name))), None)
     if entry is None:
@@ -301,10 +301,10 @@ def _separate_averages(
     Args:
         state_dict: keys of the model and of the averages.
         source: the file, for messages.
-        take: put the averages in the place of the weights.
+        take: replace the weights by the averages.
 
     Returns:
-        The weights under the model's keys, and whether averages took their place.
+        the weights under the model's keys, and whether they were replaced by averages.
     """
     buffers = {key: value for key, value in state_dict.items() if key.startswith("ema_") and "." not in key}
     if not buffers:
@@ -322,14 +322,14 @@ def _separate_averages(
                 )
             averages[name] = key
     unmatched = {key: value for key, value in buffers.items() if key not in averages}
-    weights.update(unmatched)  # not an average: let whoever maps the keys judge it
+    weights.update(unmatched)  # not averages: the key rules will judge them
     if take:
         weights.update((key, buffers[name]) for name, key in averages.items())
     return weights, take and bool(averages)
 
 
 def _find_config(content: dict[Any, Any], meta: dict[str, Any]) -> tuple[str | None, dict[str, Any] | None]:
-    """The training config as text, or as values."""
+    """The training config as text or as values, of which one or both are None."""
     hub = safe_pickle.plain(content.get("message_hub"))
     runtime = hub.get("runtime_info") if isinstance(hub, dict) else None
     runtime = runtime if isinstance(runtime, dict) else {}
@@ -386,11 +386,11 @@ def _is_level(value: Any) -> bool:
 
 
 def all_finite(tensor: torch.Tensor) -> bool:
-    """Whether a tensor has neither NaN nor infinity; read in pieces, so that a large one is not held twice."""
+    """Whether a tensor has neither NaN nor infinity; it is read in pieces, so that a large one is not held twice."""
     if not (tensor.is_floating_point() or tensor.is_complex()):
         return True
     for piece in _pieces(tensor):
-        # NaN and infinity survive a sum, so that a finite one, which is quick and needs no memory, clears the piece
+        # NaN and infinity survive a sum, which is quick and needs no memory: if it is finite, so is the piece.
         wide = piece.dtype if piece.element_size() >= 4 else torch.float32
         if not torch.isfinite(piece.sum(dtype=wide)) and not torch.isfinite(piece).all():
             return False

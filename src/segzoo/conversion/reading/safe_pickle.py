@@ -1,9 +1,9 @@
-"""Loads what torch.save wrote without running anything that a file brings along.
+"""Loads what torch.save wrote without running anything that a file names.
 
-``torch.load(weights_only=True)`` is the only loader, always. It builds nothing but what is on a list; the list here
-adds stand-ins to torch's own: a checkpoint of mmcv, mmengine, argparse or NumPy names classes that hold no weights,
-and in their place come plain values (dicts, numbers, arrays) or an inert object. The real classes are neither imported
-nor called, nothing that a stand-in is given is kept unless it is data, and any other name is an error that says it.
+``torch.load(weights_only=True)`` is the only loader. It builds only what is on a list, and here stand-ins are added to
+torch's own list: where a checkpoint of mmcv, mmengine, argparse or NumPy names a class that holds no weights, a plain
+value (dict, number, array) or an inert object takes its place. The real classes are neither imported nor called,
+stand-ins keep nothing but data, and any other name is an error that mentions it.
 """
 
 import io
@@ -31,7 +31,7 @@ _LEGACY_PICKLES = 5  # magic number, protocol, system, the object, its storage k
 
 
 class Inert:
-    """Stands for an object that is not needed: takes whatever it is given and keeps nothing."""
+    """Stands for an object that is not needed: accepts any arguments and keeps nothing."""
 
     def __new__(cls, *arguments: Any) -> "Inert":
         return super().__new__(cls)
@@ -83,7 +83,7 @@ class ArrayType:
             self.order = order if order in ("<", ">", "|", "=") else "="
 
     def resolve(self) -> np.dtype | None:
-        """The type, None where it is not a plain number, truth value or text."""
+        """The dtype, or None if it is not a plain number, truth value or text."""
         if len(self.text) > 12 or self.text[:1] not in "biufcSU" or not (self.text[1:].isdigit() or not self.text[1:]):
             return None
         try:
@@ -102,7 +102,7 @@ class ArrayData:
         self.state = state if isinstance(state, tuple) else ()
 
     def array(self) -> np.ndarray | None:
-        """The array, None where it is not one of plain numbers or text."""
+        """The array, or None if it does not hold plain numbers or text."""
         if len(self.state) != 5:
             return None
         _, shape, kind, columns_first, data = self.state
@@ -124,12 +124,12 @@ def _scalar(kind: Any, data: Any = b"") -> Any:
 
 
 def _reconstruct(*arguments: Any) -> ArrayData:
-    """Stands for numpy's array constructor, which gets the content afterwards."""
+    """Stands for numpy's array constructor; the content is set afterwards."""
     return ArrayData()
 
 
 def _getattr(*arguments: Any) -> Inert:
-    """Stands for builtins.getattr, with which mmengine's HistoryBuffer names its own methods: looks nothing up."""
+    """Stands for builtins.getattr, with which mmengine's HistoryBuffer names its own methods; looks nothing up."""
     return Inert()
 
 
@@ -164,7 +164,7 @@ _STAND_INS: dict[str, Any] = {
         for name, function in (("scalar", _scalar), ("_reconstruct", _reconstruct))
     },
 }
-# What torch's own list has besides names of torch.
+# Names on torch's own list that do not begin with "torch.".
 _TORCH_LIST = frozenset(
     (
         "_codecs.encode",
@@ -179,7 +179,11 @@ _lock = threading.Lock()
 
 
 def names_in_pickles(stream: IO[bytes], count: int) -> list[str]:
-    """The full names of everything that ``count`` pickles, one after the other, would import.
+    """The full names of everything that loading would import.
+
+    Args:
+        stream: a binary file with pickles, one after the other, at the first one.
+        count: number of pickles to look at.
 
     Raises:
         ValueError, EOFError: a pickle is cut off or damaged.
@@ -206,23 +210,27 @@ def names_in_pickles(stream: IO[bytes], count: int) -> list[str]:
 
 
 def _today(module: str, name: str = "") -> str:
-    """The full name in Python 3 of something that a pickle of Python 2 may name."""
+    """The full name in Python 3 of a name in a pickle, which Python 2 may have written."""
     module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
     return f"{module}.{name}"
 
 
 def _is_known(name: str) -> bool:
-    """Whether the name has a stand-in, or is for torch's own list to judge (tensors, storages, what rebuilds them)."""
+    """Whether the name has a stand-in, or torch's own list decides about it (tensors, storages, their builders)."""
     if name in _STAND_INS or name in _TORCH_LIST:
         return True
     return name.startswith("torch.") and not name.startswith("torch.nn.modules.")
 
 
 def refuse_unknown_names(names: list[str], source: Path) -> None:
-    """Refuses a file whose pickle names anything but weights and what has a stand-in.
+    """Checks that a file's pickle names only weights and classes with a stand-in.
+
+    Args:
+        names: full names, from `names_in_pickles`.
+        source: the file that the user named, for messages.
 
     Raises:
-        CheckpointError: with the full names.
+        CheckpointError: there are others; the message lists their full names.
     """
     unknown = [name for name in names if not _is_known(name)]
     if unknown:
@@ -230,7 +238,7 @@ def refuse_unknown_names(names: list[str], source: Path) -> None:
 
 
 def refuse_names(unknown: list[str], source: Path) -> NoReturn:
-    """Raises the CheckpointError that names what a pickle asks for."""
+    """Raises the CheckpointError that lists the unknown names in a pickle."""
     listed = ", ".join(unknown[:8]) + (f" and {len(unknown) - 8} more" if len(unknown) > 8 else "")
     fix = "do not trust the file unless you know its origin"
     if any(name.startswith(("torch.nn.modules.", "mmseg.models.", "mmcv.cnn.")) for name in unknown):
@@ -241,17 +249,17 @@ def refuse_names(unknown: list[str], source: Path) -> NoReturn:
 
 
 def load_zip(path: Path, archive: zipfile.ZipFile, folder: str, source: Path, *, mapped: bool = True) -> Any:
-    """The object in a file that torch.save wrote since 1.6.
+    """Loads the object in a file that torch.save wrote since torch 1.6.
 
     Args:
         path: the file.
         archive: the same file, opened.
         folder: the folder inside it, from `archives.torch_folder`.
         source: the file that the user named, for messages.
-        mapped: tensors stay on disk until they are read.
+        mapped: leave tensors on disk until they are read.
 
     Raises:
-        CheckpointError: its pickle asks for an object that is not on the list, or is damaged.
+        CheckpointError: the pickle names an object that is not on the list, or is damaged.
     """
     member = archive.getinfo(f"{folder}/data.pkl")
     if member.file_size > MAX_PICKLE_BYTES:
@@ -263,10 +271,14 @@ def load_zip(path: Path, archive: zipfile.ZipFile, folder: str, source: Path, *,
 
 
 def load_legacy(path: Path, source: Path) -> Any:
-    """The object in a file that torch.save wrote before 1.6; it is read into memory as a whole.
+    """Loads the object in a file that torch.save wrote before torch 1.6, all of it into memory.
+
+    Args:
+        path: the file.
+        source: the file that the user named, for messages.
 
     Raises:
-        CheckpointError: its pickle asks for an object that is not on the list, or the file is cut off.
+        CheckpointError: the pickle names an object that is not on the list, or the file is cut off.
     """
     with path.open("rb") as stream:
         _scan(stream, _LEGACY_PICKLES, source)
@@ -285,7 +297,7 @@ def _scan(stream: IO[bytes], count: int, source: Path) -> None:
 
 @contextmanager
 def _only_stand_ins() -> Iterator[None]:
-    """Puts our list in the place of whatever other libraries allowed, for the time of one load."""
+    """Replaces what other libraries have allowed torch to load by our list, for the time of one load."""
     with _lock:
         others = torch.serialization.get_safe_globals()
         torch.serialization.clear_safe_globals()
@@ -325,7 +337,7 @@ def _load(path: Path, source: Path, *, mmap: bool) -> Any:
 def plain(value: Any) -> Any:
     """``value`` as plain Python data: dicts, lists, tuples, numbers, strings, tensors.
 
-    Arrays become lists; whatever is inert, contains itself or is nested 100 levels deep becomes None.
+    Arrays become lists; what is inert, contains itself or is nested more than 100 levels deep becomes None.
     """
     return _plain(value, {}, 0)
 

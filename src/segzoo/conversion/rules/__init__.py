@@ -1,6 +1,6 @@
 """One module per original component; importing this package imports them all, and each registers its rules.
 
-To add a component, add a module (see ``psp.py`` for a small one). Nothing else has to be touched.
+To add a component, add a module (see ``psp.py`` for a small one); nothing else has to be changed.
 """
 
 import importlib

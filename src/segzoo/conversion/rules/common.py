@@ -1,4 +1,4 @@
-"""What several rule modules share: the keys of mmcv's ConvModule, the options of decode heads, and heads that are a table."""
+"""What rule modules share: keys of mmcv's ConvModule, options of decode heads, and heads that are a table."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from segzoo.conversion.losses import DEFAULT_LOSS, translate_losses
 from segzoo.conversion.options import Options, type_name
 from segzoo.heads.base import HeadConfig, OneMapHeadConfig
 
-MAX_CLASSES = 65536  # as many as 16-bit label files tell apart
+MAX_CLASSES = 65536  # the number of ids in 16-bit label files
 CLASSIFIER = (KeyRule("conv_seg.{}", "classifier.{}"),)
 _BATCH_NORM, _GROUP_NORM = ".bn.{}", ".gn.{}"
 
 
 def conv_module(original: str, native: str | None = None) -> tuple[KeyRule, ...]:
-    """Rules for a ConvModule with batch norm (``conv``, ``bn``) or without norm that is our ConvNormAct (``conv``, ``norm``).
+    """Key rules for a ConvModule with batch norm or none (``conv``, ``bn``), our ConvNormAct (``conv``, ``norm``).
 
     Args:
-        original: name of the module in the original; each ``{}`` stands for an index.
-        native: its name here, if it is another one.
+        original: name of the module in the original; each ``{}`` stands for whole segments, such as an index.
+        native: name of the module in our model; None if it is the same.
     """
     native = original if native is None else native
     return (
@@ -30,7 +30,11 @@ def conv_module(original: str, native: str | None = None) -> tuple[KeyRule, ...]
 
 
 def plain_convolutions(options: Options) -> None:
-    """Accounts for ``conv_cfg``, which must ask for ordinary convolutions."""
+    """Takes ``conv_cfg``, which must be absent or name ordinary convolutions.
+
+    Raises:
+        ConversionError: it names another kind of convolutions.
+    """
     conv_cfg = options.take("conv_cfg", None)
     if conv_cfg is not None and type_name(conv_cfg, f"{options.where}.conv_cfg") not in ("Conv", "Conv2d"):
         raise options.error(f"convolutions {conv_cfg!r} are not supported (only ordinary ones)")
@@ -41,9 +45,9 @@ def head_options(options: Options, context: Context, config: type[HeadConfig]) -
 
     Args:
         options: the head's options.
-        context: where the head stands, and where notes go.
-        config: class of our config. One of a `OneMapHeadConfig` reads one map unless ``input_transform`` says otherwise, any other
-            several.
+        context: the context at the head's place, which takes notes.
+        config: class of our config. Heads of a `OneMapHeadConfig` read one map unless ``input_transform`` says
+            otherwise, all others several.
 
     Raises:
         ConversionError: an option has a value that would change the numbers and is not supported.
@@ -78,7 +82,7 @@ def head_options(options: Options, context: Context, config: type[HeadConfig]) -
 
 
 def _maps(options: Options, *, one_map: bool) -> dict[str, Any]:
-    """The fields that say which maps a head reads."""
+    """The fields for the maps that a head reads."""
     transform = options.take("input_transform", None if one_map else "multiple_select")
     if not one_map and transform != "multiple_select":
         raise options.error(f"input_transform={transform!r} does not fit this head, which reads several maps")
@@ -98,7 +102,7 @@ def _maps(options: Options, *, one_map: bool) -> dict[str, Any]:
 
 
 def head_keys(keys: Iterable[KeyRule], config: HeadConfig) -> tuple[KeyRule, ...]:
-    """The key rules of a head with its classifier's; mmcv calls a norm by its kind, so those of group norms have another name."""
+    """The key rules of a head with its classifier's. mmcv names norms by kind, so group norms become ``gn``."""
     rules = (*keys, *CLASSIFIER)
     if config.norm != "group_norm":
         return rules
@@ -123,9 +127,9 @@ def head_rule(
     Args:
         types: names of the original classes.
         config: class of our config.
-        options: the head's own options with the defaults of the original class, beside those of every head.
-        fixed: fields of our config that the original class decides.
-        expected: options that are supported with some values only; the first is the default.
+        options: the head's own options, besides those of every head, with the defaults of the original class.
+        fixed: fields of our config that are the same for all heads of the original class.
+        expected: supported values of options that support only some; the first is the default.
         keys: the key rules without the classifier's, or ``keys(native_config) -> rules``.
 
     Raises:

@@ -10,7 +10,7 @@ from segzoo.conversion.rules.common import plain_convolutions
 
 
 def translate(original: Mapping[str, Any], context: Context) -> HRNetConfig:
-    """The HRNetConfig of an original ``dict(type="HRNet", extra=dict(stage1=..., ...))``."""
+    """Translates ``dict(type="HRNet", extra=dict(stage1=..., ...))``."""
     options = Options(original, context.where)
     # training and initialisation only
     options.ignore("pretrained", "init_cfg", "frozen_stages", "norm_eval", "with_cp", "zero_init_residual")
@@ -39,7 +39,7 @@ def translate(original: Mapping[str, Any], context: Context) -> HRNetConfig:
 
 
 def _stage(extra: Options, number: int) -> dict[str, Any]:
-    """A stage's options, with lists that fit its number of branches."""
+    """The numbers of modules, blocks and channels of a stage, checked against its number of branches."""
     options = Options(extra.take(f"stage{number}"), f"{extra.where}.stage{number}")
     options.expect("num_branches", number)
     options.expect("block", "BOTTLENECK" if number == 1 else "BASIC")
@@ -57,7 +57,7 @@ def _stage(extra: Options, number: int) -> dict[str, Any]:
 
 
 def keys(config: HRNetConfig) -> Iterable[KeyRule]:
-    """The key rules."""
+    """The key rules: a new branch has a list of convolutions, and every exchange its paths."""
     for i in (1, 2):
         yield from _conv(f"conv{i}", f"bn{i}", f"stem.{i - 1}")
     yield from _block("layer1.{}", "stem_blocks.{}")

@@ -9,7 +9,7 @@ from segzoo.conversion.options import Options
 
 
 def translate(original: Mapping[str, Any], context: Context) -> InternImageConfig:
-    """The InternImageConfig of an original ``dict(type="InternImage", channels=64, ...)``."""
+    """Translates ``dict(type="InternImage", channels=64, ...)``."""
     options = Options(original, context.where)
     # training and initialisation only
     options.ignore("pretrained", "init_cfg", "with_cp")
@@ -46,7 +46,7 @@ def translate(original: Mapping[str, Any], context: Context) -> InternImageConfi
 
 
 def keys(config: InternImageConfig) -> Iterable[KeyRule]:
-    """The key rules; the original's norms sit behind a permutation, hence their extra index."""
+    """The key rules; in the original the norms come after a permutation, hence their extra index."""
     yield KeyRule("patch_embed.conv1.{}", "stem.0.conv.{}")
     yield KeyRule("patch_embed.norm1.1.{}", "stem.0.norm.{}")
     yield KeyRule("patch_embed.conv2.{}", "stem.2.conv.{}")

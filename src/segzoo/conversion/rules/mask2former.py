@@ -11,7 +11,7 @@ from segzoo.losses import MaskClassificationLoss
 
 
 def translate(original: Mapping[str, Any], context: Context) -> Mask2FormerHeadConfig:
-    """The Mask2FormerHeadConfig of an original ``dict(type="Mask2FormerHead", ...)``."""
+    """Translates ``dict(type="Mask2FormerHead", ...)``."""
     options = Options(original, context.where)
     options.ignore("init_cfg", "test_cfg", "num_things_classes", "num_stuff_classes", "channels", "dropout_ratio")
     num_labels = _num_labels(original, options)
@@ -43,7 +43,7 @@ def translate(original: Mapping[str, Any], context: Context) -> Mask2FormerHeadC
 
 
 def _num_labels(original: Mapping[str, Any], options: Options) -> int:
-    """The classes of the head: named, or the sum of what panoptic segmentation tells apart."""
+    """The head's number of classes: ``num_classes``, or the sum of its things and stuff."""
     counted = original.get("num_things_classes", 80) + original.get("num_stuff_classes", 53)
     count = options.take("num_classes", counted)
     if not isinstance(count, int) or not 1 <= count <= MAX_CLASSES:
@@ -52,7 +52,7 @@ def _num_labels(original: Mapping[str, Any], options: Options) -> int:
 
 
 def _positions(options: Options, channels: int) -> None:
-    """Accounts for a sine encoding of positions that has the one form that the heads use."""
+    """Takes the sine encoding of positions, which must have the form that the heads use."""
     inner = _inner(options, "positional_encoding", "SinePositionalEncoding")
     inner.expect("num_feats", channels // 2)
     if inner.take("normalize", False) is not True:
@@ -137,7 +137,7 @@ def _no_drop_path(options: Options) -> None:
 
 
 def _inner(options: Options, name: str, kind: str) -> Options:
-    """The options of an inner dict, which must be of one type; where it names none, that is the one."""
+    """The options of an inner dict, which must be of one type if it names a type."""
     original = options.take(name)
     place = f"{options.where}.{name}"
     inner = Options(original, place)
@@ -148,7 +148,7 @@ def _inner(options: Options, name: str, kind: str) -> Options:
 
 
 def _loss(options: Options, num_labels: int, context: Context) -> MaskClassificationLoss:
-    """The loss of ``loss_cls``, ``loss_mask``, ``loss_dice`` and of the matching in ``train_cfg``."""
+    """The loss from ``loss_cls``, ``loss_mask``, ``loss_dice``, and from the matching in ``train_cfg``."""
     classes = _inner(options, "loss_cls", "CrossEntropyLoss")
     masks = _inner(options, "loss_mask", "CrossEntropyLoss")
     dice = _inner(options, "loss_dice", "DiceLoss")
@@ -181,7 +181,7 @@ def _loss(options: Options, num_labels: int, context: Context) -> MaskClassifica
 
 
 def _matching(original: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The options of the matching; a config for inference alone has none, and the usual ones are taken."""
+    """The options of the matching; empty for a config without them, so that the defaults apply."""
     if not original or "assigner" not in original:
         return {}
     train = Options(original, "model.train_cfg")
@@ -209,8 +209,8 @@ def _matching(original: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def keys(config: Mask2FormerHeadConfig) -> Iterable[KeyRule]:
-    """The key rules."""
-    yield KeyRule("conv_seg.{}", None)  # made by the base class of older versions, and never used
+    """The key rules; ``cls_embed`` is the classifier."""
+    yield KeyRule("conv_seg.{}", None)  # the base class of older versions makes it, and nothing uses it
     old, new = "pixel_decoder.encoder.layers.{}", "pixel_decoder.layers.{}"
     yield KeyRule(f"{old}.attentions.0.{{}}", f"{new}.attention.{{}}")
     for i in (0, 1):

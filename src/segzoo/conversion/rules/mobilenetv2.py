@@ -10,7 +10,7 @@ from segzoo.conversion.rules.common import conv_module, plain_convolutions
 
 
 def translate(original: Mapping[str, Any], context: Context) -> MobileNetV2Config:
-    """The MobileNetV2Config of an original ``dict(type="MobileNetV2", strides=..., dilations=...)``."""
+    """Translates ``dict(type="MobileNetV2", strides=..., dilations=...)``."""
     options = Options(original, context.where)
     # training and initialisation only
     options.ignore("pretrained", "init_cfg", "frozen_stages", "norm_eval", "with_cp")
@@ -28,7 +28,7 @@ def translate(original: Mapping[str, Any], context: Context) -> MobileNetV2Confi
 
 
 def keys(config: MobileNetV2Config) -> Iterable[KeyRule]:
-    """The key rules: the blocks of the first stage do not widen."""
+    """The key rules; blocks of the first stage have no convolution that widens."""
     yield from conv_module("conv1", "stem")
     for stage, (expansion, _, _) in enumerate(STAGES):
         parts = ("depthwise", "project") if expansion == 1 else ("expand", "depthwise", "project")

@@ -3,7 +3,7 @@
 from segzoo.conversion.rules.common import conv_module, head_rule
 from segzoo.heads.psp import PSPHeadConfig
 
-# pool (without weights), then a ConvModule, per scale; UPerHead has the same
+# Each scale has a pool, without weights, and a ConvModule; UPerHead has the same.
 PYRAMID_KEYS = (*conv_module("psp_modules.{}.1", "pyramid.{}"), *conv_module("bottleneck", "context_conv"))
 
 head_rule("PSPHead", config=PSPHeadConfig, options={"pool_scales": (1, 2, 3, 6)}, keys=PYRAMID_KEYS)

@@ -10,7 +10,7 @@ from segzoo.conversion.rules.common import plain_convolutions
 
 
 def translate(original: Mapping[str, Any], context: Context) -> ResNetConfig:
-    """The ResNetConfig of an original ``dict(type="ResNetV1c", depth=50, ...)``."""
+    """Translates ``dict(type="ResNetV1c", depth=50, ...)`` and those of the other types."""
     kind = type_name(original, context.where)
     options = Options(original, context.where)
     # training and initialisation only
@@ -30,7 +30,7 @@ def translate(original: Mapping[str, Any], context: Context) -> ResNetConfig:
     groups, base_width = 1, base_channels
     if kind == "ResNeXt":
         groups, base_width = options.take("groups", 1), options.take("base_width", 4)
-        if groups == 1:  # then the original does not read base_width
+        if groups == 1:  # for which the original does not read base_width
             base_width = base_channels
     multi_grid = options.take("multi_grid", None)
     deep_stem = options.take("deep_stem", kind in ("ResNetV1c", "ResNetV1d"))
@@ -58,7 +58,7 @@ def translate(original: Mapping[str, Any], context: Context) -> ResNetConfig:
 
 
 def keys(config: ResNetConfig) -> Iterable[KeyRule]:
-    """The key rules: the stem and the shortcut have other names in the variants."""
+    """The key rules; the stem and the shortcuts have different names in the variants."""
     if config.stem == "deep":
         for i in range(3):  # convolution, norm, ReLU, three times
             yield KeyRule(f"stem.{3 * i}.{{}}", f"stem.{i}.conv.{{}}")
@@ -70,7 +70,7 @@ def keys(config: ResNetConfig) -> Iterable[KeyRule]:
 
 
 def stage_keys(config: ResNetConfig) -> Iterable[KeyRule]:
-    """The key rules without those of the stem."""
+    """The key rules of the stages, without those of the stem."""
     first = 1 if config.average_downsample else 0  # the average pool takes index 0
     for stage in range(config.num_stages):
         old, new = f"layer{stage + 1}.{{}}", f"stages.{stage}.{{}}"

@@ -12,7 +12,7 @@ from segzoo.conversion.rules.vit import timm_vit_keys
 
 
 def translate_vit(original: Mapping[str, Any], context: Context) -> ViTAdapterConfig:
-    """The ViTAdapterConfig of an original ``dict(type="ViTAdapter", ...)``: a ViT without a class token."""
+    """Translates ``dict(type="ViTAdapter", ...)``, whose ViT has no class token."""
     options = Options(original, context.where)
     depth = options.take("depth", 12)
     windowed = list(options.take("window_attn", None) or [False] * depth)
@@ -22,7 +22,7 @@ def translate_vit(original: Mapping[str, Any], context: Context) -> ViTAdapterCo
     if any(flag and not side for flag, side in zip(windowed, sides, strict=True)):
         raise options.error("window_attn is set where window_size is not")
     windows = [side if flag else 0 for flag, side in zip(windowed, sides, strict=True)]
-    options.ignore("img_size")  # the checkpoint's positions are those of pretrain_size
+    options.ignore("img_size")  # the checkpoint's position embeddings are for pretrain_size
     options.expect("pretrained", None)
     vit = ViTConfig(
         image_size=options.take("pretrain_size", 224),
@@ -35,7 +35,7 @@ def translate_vit(original: Mapping[str, Any], context: Context) -> ViTAdapterCo
 
 
 def translate_beit(original: Mapping[str, Any], context: Context) -> ViTAdapterConfig:
-    """The ViTAdapterConfig of an original ``dict(type="BEiTAdapter", ...)``, which BEiTv2 has too."""
+    """Translates ``dict(type="BEiTAdapter", ...)``, which is also used for BEiTv2."""
     options = Options(original, context.where)
     depth = options.take("depth", 12)
     options.expect("use_abs_pos_emb", False, None)
@@ -51,7 +51,7 @@ def translate_beit(original: Mapping[str, Any], context: Context) -> ViTAdapterC
 
 
 def _shared(options: Options, depth: int) -> dict[str, Any]:
-    """The fields that both ViTs have."""
+    """The fields that ViTConfig and BeitConfig share."""
     options.expect("qk_scale", None)
     options.expect("norm_layer", None)
     return {
@@ -69,7 +69,7 @@ def _shared(options: Options, depth: int) -> dict[str, Any]:
 
 
 def _adapter(options: Options, vit: ViTConfig | BeitConfig, depth: int, *, injector_scale: float) -> ViTAdapterConfig:
-    """The adapter's own fields, over a ViT."""
+    """The adapter's config, over a ViT, from the adapter's own options."""
     options.ignore(
         "init_cfg", "with_cp", "num_classes"
     )  # training and initialisation, or a classifier that is not there
@@ -99,7 +99,7 @@ def _adapter(options: Options, vit: ViTConfig | BeitConfig, depth: int, *, injec
 
 
 def keys(config: ViTAdapterConfig) -> Iterable[KeyRule]:
-    """The key rules; the ViT's keys lie among the adapter's in the original."""
+    """The key rules; in the original the ViT's keys are among the adapter's."""
     yield from timm_vit_keys(new="vit.", scale="gamma_" if isinstance(config.vit_config, BeitConfig) else "gamma")
     yield KeyRule("level_embed", "level_embeddings")
     for i in range(3):  # convolution, norm, ReLU, three times

@@ -17,12 +17,12 @@ class ClassCounts:
     """How often each class occurs in one split.
 
     Attributes:
-        pixels: int64 array (num_labels,).
-        images: In how many masks the class occurs; int64 array (num_labels,).
-        pixels_beside: Pixels that count in the masks where the class occurs; int64 array (num_labels,).
-        ignored: Pixels that do not count.
-        ignored_images: In how many masks there are such.
-        num_images: Masks that were counted.
+        pixels: pixels of each class, int64 array (num_labels,).
+        images: number of masks in which each class occurs, int64 array (num_labels,).
+        pixels_beside: pixels that count in the masks in which each class occurs, int64 array (num_labels,).
+        ignored: number of pixels that do not count.
+        ignored_images: number of masks with such pixels.
+        num_images: number of masks that were counted.
     """
 
     pixels: np.ndarray
@@ -34,14 +34,15 @@ class ClassCounts:
 
     @property
     def share(self) -> np.ndarray:
-        """Of the pixels that count, 0..1; zeros where none counts."""
+        """Share of each class in the pixels that count, 0..1; zeros if no pixel counts."""
         return self.pixels / max(1, int(self.pixels.sum()))
 
     def median_frequency_weights(self) -> np.ndarray:
         """Class weights by median-frequency balancing; NaN for classes that do not occur.
 
-        A class's frequency is its share of the pixels that count in the pictures where it occurs; its weight is the median
-        of all frequencies over its own (Eigen and Fergus 2015, https://arxiv.org/abs/1411.4734, section 6.3.2).
+        A class's frequency is its share of the pixels that count in the pictures where it occurs; its weight is the
+        median of all frequencies divided by its own (Eigen and Fergus 2015, https://arxiv.org/abs/1411.4734, section
+        6.3.2).
         """
         frequency = np.divide(
             self.pixels, self.pixels_beside, out=np.full(len(self.pixels), np.nan), where=self.pixels_beside > 0
@@ -54,9 +55,12 @@ class ClassCounts:
 
 @dataclass
 class ClassTally:
-    """The ids of one split, added up.
+    """Adds up the ids of one split.
 
     Pixels and pictures are counted by class, over the pairs whose files a training can use.
+
+    Args:
+        rule: what the ids in masks mean.
     """
 
     rule: LabelRule
@@ -69,7 +73,7 @@ class ClassTally:
     seen: set[int] = field(default_factory=set)
 
     def add(self, facts: PairFacts) -> None:
-        """Counts one pair."""
+        """Counts the ids of one pair, unless its mask cannot be read or its files have errors."""
         if facts.ids is None:
             return
         self.seen.update(facts.ids)

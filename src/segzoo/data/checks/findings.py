@@ -1,4 +1,4 @@
-"""What a check of a data set can find: the kinds with their severity and cure, single cases, and cases in groups."""
+"""What a check of a data set can find: kinds with their severity and fix, single cases, and cases grouped by kind."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ SEVERITIES = (ERROR, WARNING, NOTE)
 
 @dataclass(frozen=True)
 class Kind:
-    """One thing that can be found.
+    """A kind of problem that can be found.
 
     Attributes:
         severity: "error", "warning" or "note".
-        title: What is the matter, as a phrase that reads well before a colon.
-        fix: What to do about it; empty where nothing has to be done.
+        title: the problem, as a phrase that reads well before a colon.
+        fix: what to do about it; empty if nothing has to be done.
     """
 
     severity: str
@@ -122,15 +122,15 @@ KINDS: dict[str, Kind] = {
 
 @dataclass(frozen=True)
 class Case:
-    """One thing that was found at one place.
+    """A problem that was found in one place.
 
     Attributes:
-        kind: Key in `KINDS`.
-        text: What is special here, such as ids with their counts; may be empty.
-        files: The files it is about.
-        split: The split they belong to; "" for several or none.
-        details: The numbers in `text`, as JSON values.
-        title, fix: Instead of the kind's.
+        kind: key in `KINDS`.
+        text: what is particular to this case, such as ids with their counts; may be empty.
+        files: the files that it is about.
+        split: the split that they belong to; "" for several or none.
+        details: the numbers in `text`, as JSON values.
+        title, fix: title and fix that replace the kind's; empty keeps these.
     """
 
     kind: str
@@ -147,7 +147,7 @@ class Case:
         return KINDS[self.kind].severity
 
     def sentence(self) -> str:
-        """Files, what is the matter and what to do, in one line."""
+        """Files, problem and fix in one line."""
         kind = KINDS[self.kind]
         named = f"{' and '.join(self.files)}: " if self.files else ""
         title = self.title or kind.title
@@ -161,11 +161,11 @@ class Finding:
     """All cases of one kind.
 
     Attributes:
-        kind: Key in `KINDS`.
-        title: What is the matter.
-        fix: What to do about most of the cases.
-        count: How many cases there are.
-        cases: The first of them.
+        kind: key in `KINDS`.
+        title: the problem, as a phrase.
+        fix: what to do about most of the cases.
+        count: number of cases.
+        cases: the first cases, not necessarily all.
     """
 
     kind: str
@@ -180,7 +180,7 @@ class Finding:
         return KINDS[self.kind].severity
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
+        """The finding with its first cases as JSON values."""
         return {
             "kind": self.kind,
             "severity": self.severity,
@@ -205,7 +205,7 @@ class Findings:
     """Collects cases by kind in bounded memory.
 
     Args:
-        keep: How many cases of a kind are kept; the others are counted.
+        keep: number of cases of each kind that are kept; further ones are only counted.
     """
 
     def __init__(self, keep: int = 1000):
@@ -214,7 +214,7 @@ class Findings:
         self._fixes: dict[str, Counter[str]] = {}
 
     def add(self, case: Case) -> None:
-        """Notes one case."""
+        """Adds one case to its kind; the kind's fix becomes the commonest of its cases."""
         kind = KINDS[case.kind]
         new = Finding(case.kind, case.title or kind.title, case.fix or kind.fix, 0, [])
         found = self._found.setdefault(case.kind, new)

@@ -1,4 +1,4 @@
-"""The checks that run before a loss sees a batch: of labels in memory, and of the files behind the first batch."""
+"""The checks that run before a loss sees a batch: of labels in memory, and of the files of the first batch."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def check_labels(
             arrays of class ids.
         num_labels: Number of classes; valid ids are 0..num_labels-1.
         ignore_index: Id that never counts.
-        names: What to call each map in the error, usually its file.
+        names: Name of each map in the error, usually its file.
 
     Raises:
-        SegZooError: Ids outside the range. The message names the first such file, the ids with their pixel counts, how
-            many maps are affected, and the likely fix. A batch of 0 and 255 alone for a two-class model only warns,
-            since 255 is then ignored and class 1 never appears.
+        SegZooError: Ids are outside the range. The message names the first such file, the ids with their pixel counts,
+            how many maps are affected, and the likely fix. A batch of only 0 and 255 for a two-class model just causes
+            a warning, because 255 is then ignored and class 1 never appears.
     """
     arrays = _as_arrays(labels)
     names = [names] if isinstance(names, str) else names
@@ -85,7 +85,8 @@ def check_first_batch(
 ) -> list[str]:
     """Looks at the files of the first batch as `segzoo data check` does, before the first step of a training.
 
-    Whole masks are looked at, whatever crops the training takes of them; then one sample is made as the training makes it.
+    Whole masks are looked at, whatever crops the training takes of them; then one sample is made as the training makes
+    it.
 
     Args:
         dataset: A `SegmentationDataset` that trains.
@@ -95,8 +96,8 @@ def check_first_batch(
         max_corrupt: So many corrupt files are left to the data set, which passes over them.
 
     Returns:
-        Warnings, one line each: pictures smaller than the crop, masks of ignored pixels only, masks of 0 and 255 alone,
-        rotations that cannot be told.
+        Warnings, one line each: pictures smaller than the crop, masks of ignored pixels only, masks of 0 and 255
+        alone, rotations that cannot be told.
 
     Raises:
         SegZooError: A file that a training cannot use. The message names the first such file (or pair), what is the
@@ -133,7 +134,8 @@ def check_rows(
 
     Args:
         rows: Index and undecoded row (`segzoo.data.rows.undecoded`) of each pair.
-        transform: The training's transform: a scale in it is taken into account before pictures are held against the crop.
+        transform: The training's transform: a scale in it is taken into account before pictures are held against the
+            crop.
         num_labels, ignore_index, reduce_labels, crop_size, max_corrupt: As in `check_first_batch`.
         num_channels: Of the pictures, as the model takes them.
     """
@@ -157,7 +159,7 @@ def check_rows(
 
 
 def _refuse_errors(facts: Sequence[PairFacts], max_corrupt: int) -> None:
-    """Raises for the first pair with an error."""
+    """Raises the error of the first pair that has one, and says how many others have."""
     errors = [[case for case in pair.cases if case.severity == ERROR] for pair in facts]
     if max_corrupt:
         corrupt = [any(case.kind in _PASSED_OVER for case in cases) for cases in errors]
@@ -175,7 +177,7 @@ def _refuse_errors(facts: Sequence[PairFacts], max_corrupt: int) -> None:
 def _warnings(
     facts: Sequence[PairFacts], rule: LabelRule, crop_size: tuple[int, int] | None, transform: Any
 ) -> list[str]:
-    """What a training can go on with, and its user should know."""
+    """Lines about what does not stop a training, but its user should know."""
     lines = []
     by_kind: dict[str, list[Case]] = {}
     for pair in facts:
@@ -203,7 +205,7 @@ def _warnings(
 
 
 def _counted(cases: Sequence[Case], total: int) -> str:
-    """The first of some cases in a line, and how many there are."""
+    """A line with the first of some cases, and their number."""
     return f"warning: {len(cases)} of the {total} pairs of the first batch: {cases[0].sentence()}"
 
 

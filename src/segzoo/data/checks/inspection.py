@@ -1,4 +1,4 @@
-"""A look at every pair of a data set: what is the matter with it, and how often each class occurs."""
+"""The check of every pair of a data set: what is wrong with it, and how often each class occurs."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class DataReport:
     """What a check of a data set found.
 
     Attributes:
-        source: The data set.
-        rule: What its ids were held against.
-        names: Names of the classes, by id.
-        findings: Errors first.
-        pairs: Split -> how many pairs it has.
-        checked: Split -> how many of them were looked at.
-        counts: Split -> frequencies of the classes, over the pairs that a training can use.
+        source: Name of the data set.
+        rule: What its ids mean.
+        names: Names of the classes, in the order of their ids.
+        findings: What is wrong, errors first.
+        pairs: Number of pairs by split.
+        checked: Number of pairs that were checked, by split.
+        counts: Frequencies of the classes by split, over the pairs that a training can use.
         crop_size: (height, width) that pictures were held against, or None.
         num_channels: Of the model that pictures were held against, or None.
         value_rules: How the pictures' values become grey levels -> how many pictures; the commonest first.
@@ -54,7 +54,7 @@ class DataReport:
     value_rules: Mapping[ValueRule, int] = field(default_factory=dict)
 
     def count(self, severity: str) -> int:
-        """How many cases of a severity there are: "error", "warning" or "note"."""
+        """Number of cases of a severity, "error", "warning" or "note"."""
         return sum(finding.count for finding in self.findings if finding.severity == severity)
 
     @property
@@ -139,13 +139,13 @@ def inspect_dataset(
 ) -> DataReport:
     """Looks at every pair of a data set and reports all that is wrong with it.
 
-    Every picture and mask is decoded as a training decodes it; a broken one is noted, and the check goes on. Memory does not
-    grow with the pictures, but for a hash of 16 bytes of each.
+    Every picture and mask is decoded as a training decodes it; a broken one is noted, and the check goes on. Memory
+    does not grow with the pictures, but for a hash of 16 bytes of each.
 
     Args:
         source: Where the data is.
-        rule: What the ids in masks mean. Where it does not say how many classes there are, that is the number of `names`;
-            where both are missing, ids cannot be out of range.
+        rule: What the ids in masks mean. Where it does not say how many classes there are, that is the number of
+            `names`; where both are missing, ids cannot be out of range.
         names: Names of the classes, by id.
         palette: Colours of the classes, to tell what a mask of colours was painted with.
         splits: Look at these alone.
@@ -210,14 +210,14 @@ def inspect_dataset(
 
 
 def load_tables(source: DataSource, *, on_case: Callable[[Case], object]) -> dict[str, Any]:
-    """The pairs that are there, undecoded; what does not pair up becomes cases instead of an error.
+    """Loads the pairs of a data set, undecoded; what does not pair up becomes cases instead of an error.
 
     Args:
         source: Where the data is.
         on_case: Called with every such case.
 
     Returns:
-        Split -> table; empty where nothing pairs up.
+        Tables by split; empty if nothing pairs up.
 
     Raises:
         SegZooError: There is no such data set.
@@ -240,10 +240,10 @@ def load_tables(source: DataSource, *, on_case: Callable[[Case], object]) -> dic
 
 
 def choose_splits(tables: Mapping[str, Any], splits: Sequence[str] | None, source: DataSource) -> dict[str, Any]:
-    """The splits that are asked for, by any of their usual names and in that order; all of them for None.
+    """The chosen splits, by any of their usual names and in the order of the choice; None chooses all.
 
     Raises:
-        SegZooError: a split that ``source`` does not have; the message names those that it has.
+        SegZooError: `source` does not have one of the splits; the message names those that it has.
     """
     if splits is None:
         return dict(tables)
@@ -255,7 +255,7 @@ def choose_splits(tables: Mapping[str, Any], splits: Sequence[str] | None, sourc
 
 
 def spread(count: int, most: int | None) -> list[int]:
-    """Up to `most` positions of `count`, spread evenly."""
+    """Up to `most` of the positions 0..count-1, spread evenly; None for all."""
     if most is None or most >= count:
         return list(range(count))
     return [int(position) for position in np.linspace(0, count - 1, most).round()]
@@ -307,7 +307,7 @@ class _Probes:
 
 
 def _judge_twins(facts: PairFacts, split: str, pictures: dict[bytes, tuple[str, str]], found: Findings) -> None:
-    """Pictures whose files are equal byte for byte."""
+    """Adds a case if the picture's file has been seen before, byte for byte."""
     if facts.digest is None or facts.size is None:
         return
     other_split, other = pictures.setdefault(facts.digest, (split, facts.image_name))
@@ -328,13 +328,13 @@ def _judge_labels(
     whole: bool,
     found: Findings,
 ) -> None:
-    """What only the ids of all masks together tell.
+    """Adds the cases that only the ids of all masks together reveal.
 
     Args:
-        tallies, counts: Split -> what was counted in it.
-        rule: What the ids were held against.
-        names: Names of the classes, by id.
-        whole: Every pair was looked at.
+        tallies, counts: What was counted, by split.
+        rule: What the ids mean.
+        names: Names of the classes, in the order of their ids.
+        whole: Whether every pair was checked.
         found: Takes the cases.
     """
     seen = set().union(*(tally.seen for tally in tallies.values()))

@@ -1,4 +1,4 @@
-"""What a check of a data set found, for people to read on a terminal."""
+"""The report of a data set's check as text for a terminal."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from segzoo.data.checks.findings import SEVERITIES, Finding
 from segzoo.data.checks.inspection import DataReport
 
 ALL_CLASSES = 40
-"""Up to so many, classes that never appear are listed too."""
+"""Largest number of classes of which the table lists those that never appear, too."""
 
 
 def report_text(report: DataReport, *, most_cases: int = 5) -> str:
-    """The report as text: what was looked at, how often each class occurs, what is the matter.
+    """The report as text: what was checked, how often each class occurs, and the findings.
 
     Args:
         report: What `inspect_dataset` found.
-        most_cases: Cases listed of each kind of finding.
+        most_cases: Number of cases listed of each kind of finding.
     """
     parts = [_header(report)]
     if report.counts:
@@ -149,12 +149,12 @@ def _plural(count: int, word: str) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Columns under their headings.
+    """A table as text, with a line under the headings.
 
     Args:
-        head: Headings.
-        rows: Cells, as many in each row.
-        right: Columns whose cells end at the right.
+        head: Headings of the columns.
+        rows: Cells of each row, as many as there are headings.
+        right: Numbers of the columns that are aligned to the right.
     """
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = [head, ["-" * width for width in widths], *rows]

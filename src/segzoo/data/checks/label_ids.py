@@ -1,4 +1,4 @@
-"""Which ids a mask holds, which of them are no class, and what probably went wrong with those."""
+"""Which ids a mask holds, which of them are not classes, and what probably went wrong with these."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 
 
 def count_ids(mask: np.ndarray) -> dict[int, int]:
-    """Pixels of every id that occurs, in ascending order.
+    """Number of pixels of every id that occurs, in ascending order of the ids.
 
     Args:
-        mask: Ids of any integer type and shape; other types are counted by value.
+        mask: ids of any integer type and shape; other types are counted by value.
     """
     if mask.dtype.kind in "iub" and mask.size and mask.min() >= 0 and mask.max() < 1 << 16:
         counts = np.bincount(mask.ravel().astype(np.intp, copy=False))
@@ -28,9 +28,9 @@ class LabelRule:
     """What the ids in masks mean.
 
     Attributes:
-        num_labels: Number of classes; None: not known, so no id is out of range.
-        ignore_index: Id that never counts.
-        reduce_labels: 0 stands for "no class" and 1 for the first class.
+        num_labels: number of classes; None if it is not known, so that no id is out of range.
+        ignore_index: id that never counts.
+        reduce_labels: whether 0 stands for "no class" and 1 for the first class.
     """
 
     num_labels: int | None = None
@@ -39,17 +39,17 @@ class LabelRule:
 
     @property
     def first(self) -> int:
-        """The id of the first class, as it is stored."""
+        """The id of the first class in masks, 0 or 1."""
         return 1 if self.reduce_labels else 0
 
     def class_of(self, label: int) -> int | None:
-        """The class of an id as it is stored; None for an ignored one."""
+        """The class of an id in masks, which may be out of range; None for an ignored id."""
         if label == self.ignore_index or (self.reduce_labels and label == 0):
             return None
         return label - self.first
 
     def outside(self, counts: Mapping[int, int]) -> dict[int, int]:
-        """The part of `count_ids` that is neither a class nor ignored."""
+        """Those ids of `count_ids`, with their counts, that are neither classes nor ignored."""
         if self.num_labels is None:
             return {}
         found = {label: self.class_of(label) for label in counts}
@@ -60,18 +60,18 @@ class LabelRule:
         }
 
     def in_words(self) -> str:
-        """The ids that may occur."""
+        """The ids that may occur, for messages."""
         if self.num_labels is None:
             return f"any (ignored: {self.ignore_index})"
         zero = "0 and " if self.reduce_labels else ""
         return f"{self.first}..{self.first + self.num_labels - 1} (ignored: {zero}{self.ignore_index})"
 
     def likely_fix(self, bad: Collection[int], seen: Collection[int]) -> str:
-        """What to do about ids that are no class.
+        """What to do about ids that are not classes, as a phrase.
 
         Args:
-            bad: Those ids; at least one.
-            seen: All ids of the same masks.
+            bad: these ids, at least one.
+            seen: all ids of the same masks.
         """
         bad, seen = set(bad), set(seen)
         if any(label != int(label) for label in bad):
@@ -104,13 +104,13 @@ class LabelRule:
 
 
 def list_ids(counts: Mapping[int, int], most: int = 8) -> str:
-    """Ids with their pixel counts in words; the first of them."""
+    """The first ``most`` ids with their pixel counts, in words."""
     words = [f"{label} ({pixels} pixel{'s' * (pixels != 1)})" for label, pixels in list(counts.items())[:most]]
     return ", ".join(words) + (f" and {len(counts) - most} more ids" if len(counts) > most else "")
 
 
 def list_ranges(ids: Iterable[int]) -> str:
-    """Whole numbers in words: "0-10, 255"."""
+    """Whole numbers as ranges in words, such as "0-10, 255"."""
     runs: list[list[int]] = []
     for label in sorted(ids):
         if runs and label == runs[-1][1] + 1:

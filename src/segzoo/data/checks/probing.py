@@ -1,4 +1,4 @@
-"""What is the matter with one pair of picture and mask: the check behind `segzoo data check` and before a first step."""
+"""The check of one pair of picture and mask, for `segzoo data check` and before the first step of a training."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _in_memory(source: Any) -> Any:
 
 
 def _header(source: Any) -> Header | None:
-    """None where there is none: arrays, and files that cannot be read."""
+    """The header of a file; None for arrays, and for files that cannot be read."""
     if source is None or isinstance(source, np.ndarray):
         return None
     try:
@@ -257,7 +257,7 @@ def _judge_mask_file(header: Header, facts: PairFacts) -> None:
 
 
 def _judge_rotation(image: Header, label: Header, facts: PairFacts) -> None:
-    """EXIF rotation, told as `decode_pair` handles it."""
+    """Adds a case for EXIF rotations, which says how `decode_pair` handles them."""
     if image.orientation == label.orientation == 1:
         return
     files = (facts.image_name, facts.label_name)
@@ -316,9 +316,9 @@ def crop_case(size: tuple[int, int], scaled: tuple[int, int], crop_size: tuple[i
 
     Args:
         size: (height, width) of the picture.
-        scaled: The same after resizing, before random scaling.
+        scaled: (height, width) of the picture after resizing, before random scaling.
         crop_size: (height, width) of the crops.
-        name: The picture.
+        name: Name of the picture.
     """
     if scaled[0] >= crop_size[0] and scaled[1] >= crop_size[1]:
         return None

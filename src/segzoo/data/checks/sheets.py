@@ -1,4 +1,4 @@
-"""Contact sheets of a data set: pictures with their masks, as they lie in the files or as a training sees them."""
+"""Contact sheets of a data set: pictures with their masks, as in the files or as a training sees them."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def _tell_odd_ids(mask: np.ndarray, rule: LabelRule, name: str, tell: Callable[[
 
 
 def _smaller(image: np.ndarray, mask: np.ndarray, width: int) -> tuple[PIL.Image.Image, np.ndarray]:
-    """Picture and mask shrunk to a width, where they are wider: a sheet of huge pictures has to fit into memory."""
+    """Picture and mask, shrunk to a width if they are wider, so that a sheet of huge pictures fits into memory."""
     picture = PIL.Image.fromarray(image)
     if picture.width <= width:
         return picture, mask
@@ -173,5 +173,5 @@ def _smaller(image: np.ndarray, mask: np.ndarray, width: int) -> tuple[PIL.Image
 
 
 def _without(labels: np.ndarray, ignore_index: int) -> np.ndarray:
-    """Labels whose ignored pixels have no class, also where the ignore index is one."""
+    """Labels with -1 for ignored pixels, which have no class even if the ignore index is a class id."""
     return np.where(labels == ignore_index, -1, labels.astype(np.int64))

@@ -1,12 +1,11 @@
 """Facts about data sets that segmentation models are trained on: classes, display colours, label rules, origin.
 
-One JSON file for each data set, called as the data set and read when it is asked for. Its entries are the fields of
-`DatasetFacts`, but that `classes` lists pairs of name and colour in the order of the ids, or names the data set whose
-classes and colours they are; `encodings` are names of `segzoo.data.label_encodings`.
+Each data set has a JSON file that bears its name and is read on first use. Its entries are the fields of
+`DatasetFacts`, with two differences: `classes` lists pairs of name and colour in the order of the ids, or names
+another data set that has the same ones, and `encodings` lists names of `segzoo.data.label_encodings`.
 
 Class orders and colours are those of the released checkpoints of the mmsegmentation family, so that an id in a
-converted checkpoint means what it meant to its authors. Licence words are a pointer only: the data set's own page
-decides.
+converted checkpoint means what it meant to its authors. The licence is only a hint: the data set's own page decides.
 """
 
 from __future__ import annotations
@@ -28,19 +27,20 @@ class DatasetFacts:
     """What a model, a loader or a model card needs to know about one data set.
 
     Attributes:
-        name: Short identifier, the key in `DATASETS`.
-        title: Name for people.
-        classes: Class names in id order, after the label rule was applied.
-        palette: One (red, green, blue) per class, each 0..255.
+        name: short identifier, the key in `DATASETS`.
+        title: name to display.
+        classes: class names in id order, after the label rule has been applied.
+        palette: one (red, green, blue) per class, each 0..255.
         reduce_labels: True when masks on disk hold 0 for "no class" and 1..N for the classes, so that training
             turns 0 into `ignore_index` and subtracts one from the rest.
-        ignore_index: Label id that never counts.
-        encodings: Other ways in which masks of the data set are written. Loading recognises them, decoding applies them.
-        original_types: Names of the mmsegmentation dataset classes whose checkpoints use these classes.
-        hub_names: Data sets on the Hub that hold it with masks as this label rule says.
-        licence: Terms of the pictures, in a few words.
-        url: Home page.
-        note: Anything else that a user must know, or an empty string.
+        ignore_index: label id that never counts.
+        encodings: other ways in which masks of the data set are written. Loading recognises them, decoding applies
+            them.
+        original_types: names of the mmsegmentation dataset classes whose checkpoints use these classes.
+        hub_names: names of copies on the Hub whose masks follow this label rule.
+        licence: terms of the pictures, in a few words.
+        url: home page of the data set.
+        note: anything else that a user must know, or an empty string.
     """
 
     name: str
@@ -58,29 +58,29 @@ class DatasetFacts:
 
     @property
     def num_labels(self) -> int:
-        """Number of classes."""
+        """Number of classes, without the ignored id."""
         return len(self.classes)
 
     @property
     def id2label(self) -> dict[int, str]:
-        """Class id -> class name."""
+        """Class names by id, as in a model's config."""
         return dict(enumerate(self.classes))
 
     @property
     def label2id(self) -> dict[str, int]:
-        """Class name -> class id."""
+        """Class ids by name, as in a model's config."""
         return {name: index for index, name in enumerate(self.classes)}
 
 
 class _Datasets(Mapping[str, DatasetFacts]):
-    """The facts by name. First come, by name, those with classes of their own, then those that have another's."""
+    """Facts by name: first the data sets with classes of their own, then those that share another's."""
 
     def __init__(self) -> None:
         self._loaded: dict[str, DatasetFacts] = {}
 
     @cached_property
     def _entries(self) -> dict[str, dict[str, Any]]:
-        """What is in the files, in the order of iteration."""
+        """The contents of the files by name, in the order of iteration."""
         files = (file for file in resources.files(__name__).iterdir() if file.name.endswith(".json"))
         entries = {file.name.removesuffix(".json"): json.loads(file.read_text(encoding="utf-8")) for file in files}
         return dict(sorted(entries.items(), key=lambda item: (isinstance(item[1]["classes"], str), item[0])))
@@ -109,14 +109,17 @@ class _Datasets(Mapping[str, DatasetFacts]):
 
 
 DATASETS: Mapping[str, DatasetFacts] = _Datasets()
-"""Name -> facts. Of data sets with the same classes, the one that the classes are named after comes first."""
+"""Facts by name. Of data sets with the same classes, the one that the classes are named after comes first."""
 
 
 def color_map(num_labels: int) -> tuple[Color, ...]:
     """Colours for any number of classes: the bit-interleaved colour map of the Pascal VOC development kit.
 
     Args:
-        num_labels: How many colours, at most 256 distinct ones exist; class 0 is black.
+        num_labels: number of colours; all are distinct.
+
+    Returns:
+        colours (red, green, blue), each 0..255; that of class 0 is black.
     """
     colors = []
     for index in range(num_labels):
@@ -137,7 +140,7 @@ def dataset_facts(name: str) -> DatasetFacts:
     """The facts of a data set by its name; case, spaces, dashes and underscores do not matter.
 
     Raises:
-        SegZooError: No such data set; the message lists the nearest names.
+        SegZooError: there is no such data set; the message lists the nearest names.
     """
     by_plain = {_plain(key): facts for key, facts in DATASETS.items()}
     found = by_plain.get(_plain(name))
@@ -151,13 +154,13 @@ def dataset_facts(name: str) -> DatasetFacts:
 def facts_for_original_type(
     original_type: str, *, reduce_labels: bool | None = None, num_labels: int | None = None
 ) -> DatasetFacts | None:
-    """The data set that a dataset class of mmsegmentation stands for; None when it is not known or does not fit.
+    """The facts of the data set that a dataset class of mmsegmentation reads; None if it is not known or does not fit.
 
     Args:
-        original_type: Name of the class, such as "ADE20KDataset".
-        reduce_labels: The config's `reduce_zero_label`, which tells COCO-Stuff 10k from 164k; None: not known, and
-            then the first data set whose class count fits is returned.
-        num_labels: The model's number of classes; facts with another number do not fit. None: not checked.
+        original_type: name of the class, such as "ADE20KDataset".
+        reduce_labels: the config's `reduce_zero_label`, which distinguishes COCO-Stuff 10k from 164k. Where it is
+            None, or fits none, the first data set whose number of classes fits is returned.
+        num_labels: the model's number of classes; facts with another number do not fit. None fits all.
     """
     fitting = [
         f for f in DATASETS.values() if original_type in f.original_types and num_labels in (None, f.num_labels)

@@ -1,7 +1,7 @@
-"""The layouts in which pictures and masks lie in files: one module each, found by what lies in a folder.
+"""The layouts of pictures and masks in files: one module each, recognised by the contents of a folder.
 
-To add a layout, add a module with `SOURCE = Source(...)` (see `cityscapes.py` for a small one) whose `find` gives a
-`segzoo.data.pairing.FileSource`. Nothing else has to be touched.
+To add a layout, add a module with `SOURCE = Source(...)` (see `cityscapes.py` for a small one) whose `find` returns a
+`segzoo.data.pairing.FileSource`. Nothing else has to be changed.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from segzoo.data.pairing import FileSource, Source
 
 _modules = [importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
 SOURCES: tuple[Source, ...] = tuple(sorted((module.SOURCE for module in _modules), key=lambda source: source.order))
-"""In the order in which they are tried."""
+"""The layouts in the order in which they are tried."""
 LAYOUTS = "; ".join(source.layout for source in reversed(SOURCES))
-"""What is looked for in a folder, in words: the layout of a user's own folder first."""
+"""All layouts in words, for messages: the layout of a user's own folder first."""
 EXTENSIONS = tuple(source.extension for source in SOURCES if source.extension is not None)
-"""Of files that stand for a folder."""
+"""Extensions of files that may be given instead of a folder."""
 
 
 def find_source(folder: Folder, data: DataSource) -> FileSource | None:
-    """The pictures and masks in a folder, or in the only folder inside it (such as the one that an archive wraps around).
+    """The pictures and masks in a folder, or in the only folder inside it; None if no layout fits.
 
     Args:
-        folder: Where to look.
-        data: What the user said of the data.
+        folder: the folder to look in.
+        data: the source as the user described it.
 
     Raises:
-        SegZooError: It is a known data set with a part missing.
+        SegZooError: a part of a known data set is missing.
     """
     for source in SOURCES:
         found = source.find(folder, data)

@@ -1,4 +1,4 @@
-"""CamVid: the original stills with masks in colours, the copy of the SegNet tutorial, or {split} and {split}_labels."""
+"""CamVid: the original stills with masks in colours, SegNet's copy, or {split} and {split}_labels."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class CamVidSplits:
     """A folder of pictures and one of masks for every split.
 
     Attributes:
-        folder: Where it begins.
-        label_folder: What the name of a folder of masks adds to that of the split: "annot" for SegNet's copy, whose masks
-            hold 0..10 and 11 for no class, "_labels" for masks in colours.
-        label_suffix: What the names of masks add to those of pictures.
-        encoding: How the masks are written.
+        folder: the folder of the data set.
+        label_folder: suffix that folders of masks add to the split's name: "annot" in SegNet's copy, whose masks hold
+            0..10 and 11 for no class, "_labels" for masks in colours.
+        label_suffix: suffix that names of masks add to those of pictures.
+        encoding: how the masks are written.
     """
 
     folder: Folder
@@ -53,14 +53,12 @@ class CamVidSplits:
 
 @dataclass(frozen=True)
 class CamVidOriginal:
-    """The 701 stills with masks in 32 colours, which stand for 11 classes here, split as SegNet's authors did.
+    """The 701 stills with masks in 32 colours, which become 11 classes, split as SegNet's authors did.
 
     Attributes:
-        folder: Where it begins.
-        images, labels: 701_StillsRaw_full and LabeledApproved_full.
+        images, labels: the folders 701_StillsRaw_full and LabeledApproved_full.
     """
 
-    folder: Folder
     images: Folder
     labels: Folder
 
@@ -81,7 +79,7 @@ class CamVidOriginal:
 
 
 def _split(stem: str) -> str:
-    """367 training, 101 validation and 233 test frames: stretches of the four videos."""
+    """The split of a frame: 367 training, 101 validation and 233 test frames are stretches of the four videos."""
     found = _FRAME.search(stem)
     video, frame = (found[1], int(found[2])) if found else ("", 0)
     if video == "Seq05VD" or (video == "0001TP" and frame > 8520):
@@ -90,10 +88,10 @@ def _split(stem: str) -> str:
 
 
 def find_camvid(folder: Folder, data: DataSource) -> CamVidSplits | CamVidOriginal | None:
-    """The source in a folder or in its subfolder CamVid, or None.
+    """CamVid in a folder or in its subfolder CamVid, or None.
 
     Raises:
-        SegZooError: Stills without masks.
+        SegZooError: the original stills have no masks beside them.
     """
     for place in (folder, folder.child("CamVid")):
         if place is None:
@@ -110,7 +108,7 @@ def find_camvid(folder: Folder, data: DataSource) -> CamVidSplits | CamVidOrigin
                     f"{place.path} has {_STILLS} but not {_MASKS}, the masks of CamVid. Put the folder or its zip archive "
                     "beside it."
                 )
-            return CamVidOriginal(place, images, labels)
+            return CamVidOriginal(images, labels)
     return None
 
 

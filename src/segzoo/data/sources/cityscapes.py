@@ -19,15 +19,13 @@ _SPLITS = {"train": "train", "validation": "val"}
 class Cityscapes:
     """The fine annotations of the splits train and val.
 
-    Masks `*_labelTrainIds.png` are taken where a split has any; otherwise `*_labelIds.png`, whose ids are mapped to the 19
-    classes. The test split is left out: its published masks are blank.
+    Masks `*_labelTrainIds.png` are used where a split has any; otherwise `*_labelIds.png`, whose ids are mapped to the
+    19 classes. The test split is left out, because its published masks are blank.
 
     Attributes:
-        folder: Where it begins.
-        images, labels: leftImg8bit and gtFine.
+        images, labels: the folders leftImg8bit and gtFine.
     """
 
-    folder: Folder
     images: Folder
     labels: Folder
 
@@ -50,10 +48,10 @@ class Cityscapes:
 
 
 def find_cityscapes(folder: Folder, data: DataSource) -> Cityscapes | None:
-    """The source in a folder, or None.
+    """Cityscapes in a folder, or None.
 
     Raises:
-        SegZooError: Only one of the two parts is there.
+        SegZooError: only one of the two parts is present.
     """
     images, labels = (folder.part(name, f"{name}_trainvaltest.zip") for name in (_IMAGES, _LABELS))
     if images is None and labels is None:
@@ -64,7 +62,7 @@ def find_cityscapes(folder: Folder, data: DataSource) -> Cityscapes | None:
             f"{folder.path} looks like Cityscapes: it has {there} but not {missing}. Put {missing}/ or "
             f"{missing}_trainvaltest.zip beside it, and give the folder that holds both."
         )
-    return Cityscapes(folder, images, labels)
+    return Cityscapes(images, labels)
 
 
 SOURCE = Source(

@@ -1,4 +1,4 @@
-"""Lists of MIT's scene-parsing code: one JSON object a line, with the paths of a picture and its mask."""
+"""Lists of MIT's scene-parsing code: one JSON object per line, with the paths of a picture and its mask."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _ADE20K = "ADEChallengeData2016/"
 
 @dataclass(frozen=True)
 class OdgtLists:
-    """Lists of pairs.
+    """The lists of one folder.
 
-    The masks of that code hold 0 for "no class": pass do_reduce_labels where the lists are not those of ADE20K, which is
+    The masks of that code hold 0 for "no class": pass do_reduce_labels unless the lists are those of ADE20K, which is
     recognised.
 
     Attributes:
-        lists: Split -> file.
-        root: Folder that paths in the lists begin at; None: the lists' own folder, or the one above it.
+        lists: paths of the lists by split.
+        root: folder that paths in the lists begin at; None: the lists' own folder, or the one above it.
     """
 
     lists: dict[str, str]
@@ -69,10 +69,10 @@ class OdgtLists:
 
 
 def find_odgt(folder: Folder, data: DataSource) -> OdgtLists | None:
-    """The lists right in a folder, or None; names with "train", "val" and "test" tell the splits.
+    """The lists directly in a folder, or None; their names say "train" (the default), "val" or "test".
 
     Raises:
-        SegZooError: Two lists are of one split.
+        SegZooError: two lists are of the same split.
     """
     found: dict[str, str] = {}
     for name, file in folder.files.items():
@@ -88,7 +88,7 @@ def find_odgt(folder: Folder, data: DataSource) -> OdgtLists | None:
 
 
 def _records(file: str) -> Iterator[tuple[int, dict]]:
-    """Line number and content of every line."""
+    """The number, from 1, and the object of every line that is not empty."""
     try:
         with open(file, encoding="utf-8-sig") as opened:
             for number, line in enumerate(opened, 1):

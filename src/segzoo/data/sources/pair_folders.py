@@ -18,16 +18,14 @@ _ADE20K_FILES = ("objectInfo150.txt", "objectInfo150.csv")
 
 @dataclass(frozen=True)
 class PairFolders:
-    """Pictures and masks whose files have equal names but for the extension and a suffix.
+    """Pictures and masks whose file names differ only in the extension and a suffix.
 
     Attributes:
-        folder: Where it begins.
-        images, labels: Split -> folder.
-        facts: What is known of the data set, where it is the ADE20K benchmark.
-        image_suffix, label_suffix: What names end in before the extension; other files are not looked at.
+        images, labels: folders by split.
+        facts: the facts of the ADE20K benchmark if it was recognised, or None.
+        image_suffix, label_suffix: ends of the names before the extension; other files are left out.
     """
 
-    folder: Folder
     images: dict[str, Folder]
     labels: dict[str, Folder]
     facts: DatasetFacts | None = None
@@ -50,23 +48,23 @@ class PairFolders:
 
 
 def find_pair_folders(folder: Folder, data: DataSource) -> PairFolders | None:
-    """The source in a folder, or None.
+    """Pictures and masks in a folder, or in its subfolder ADEChallengeData2016; or None.
 
     Raises:
-        SegZooError: There are pictures in splits but no folder of masks, or one split under two names.
+        SegZooError: there are pictures in splits but no folder of masks, or one split has two names.
     """
     images, labels = folder.child(*_IMAGE_FOLDERS), folder.child(*_LABEL_FOLDERS)
     if images is not None and labels is not None:
         facts = None
         if folder.name == _ADE20K or any(name in folder.files for name in _ADE20K_FILES):
             facts = DATASETS["ade20k"]
-        return PairFolders(folder, _splits(images), _splits(labels), facts, data.image_suffix, data.label_suffix)
+        return PairFolders(_splits(images), _splits(labels), facts, data.image_suffix, data.label_suffix)
     splits = {split: f for split, f in _named_splits(folder).items() if f.child(*_IMAGE_FOLDERS) is not None}
     if splits and any(f.child(*_LABEL_FOLDERS) is not None for f in splits.values()):
         pictures = {split: f.child(*_IMAGE_FOLDERS) for split, f in splits.items()}
         masks = {split: f.child(*_LABEL_FOLDERS) for split, f in splits.items()}
         masks = {split: f for split, f in masks.items() if f is not None}
-        return PairFolders(folder, pictures, masks, None, data.image_suffix, data.label_suffix)
+        return PairFolders(pictures, masks, None, data.image_suffix, data.label_suffix)
     if images is not None and _named_splits(images) and not _has_metadata(images):
         raise SegZooError(
             f"{folder.path} has {images.name}/ but no annotations/ beside it. Put masks into annotations/{{split}}."
@@ -90,7 +88,7 @@ def _splits(folder: Folder) -> dict[str, Folder]:
 
 
 def _has_metadata(folder: Folder) -> bool:
-    """Whether files that are no pictures lie among them, which `datasets` may understand."""
+    """Whether there are metadata files among the pictures, which `datasets` may understand."""
     below = [name for child in folder.folders.values() for name in child.files]
     return any(f.rpartition(".")[2] in ("jsonl", "csv", "parquet") for f in (*folder.files, *below))
 

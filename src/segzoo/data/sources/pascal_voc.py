@@ -18,11 +18,11 @@ _YEARS = range(2012, 2006, -1)
 class PascalVoc:
     """One year of Pascal VOC; masks are palette PNGs whose indices are the ids, 255 at borders.
 
-    Splits come from train.txt, val.txt and test.txt. Where SegmentationClassAug lies beside SegmentationClass (the further
-    masks of SBD), the train split is trainaug.txt, or without that list every mask there that is not in val.txt.
+    Splits come from train.txt, val.txt and test.txt. If there is a folder SegmentationClassAug (the further masks of
+    SBD), the train split is trainaug.txt, or without that list every mask in the folder that is not in val.txt.
 
     Attributes:
-        folder: VOC2012.
+        folder: the folder of the year, such as VOC2012.
     """
 
     folder: Folder
@@ -60,10 +60,10 @@ class PascalVoc:
 
 
 def find_pascal_voc(folder: Folder, data: DataSource) -> PascalVoc | None:
-    """The source in a folder, in its VOCdevkit or in one of their years, the latest first; or None.
+    """Pascal VOC in a folder, in its VOCdevkit, or in a year inside either, the latest first; or None.
 
     Raises:
-        SegZooError: A part is missing.
+        SegZooError: a part of the data set is missing.
     """
     for root in (folder, folder.child("VOCdevkit")):
         for place in () if root is None else (root, *(root.child(f"VOC{year}") for year in _YEARS)):

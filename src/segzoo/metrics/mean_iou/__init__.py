@@ -4,5 +4,5 @@ from pathlib import Path
 
 
 def mean_iou_path() -> str:
-    """This folder: ``evaluate.load(segzoo.metrics.mean_iou_path())`` works without a network."""
+    """Path of this folder, for ``evaluate.load(segzoo.metrics.mean_iou_path())``, which needs no network."""
     return str(Path(__file__).parent)

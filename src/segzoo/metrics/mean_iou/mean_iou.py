@@ -42,7 +42,7 @@ _KEYS = ("mean_iou", "mean_accuracy", "overall_accuracy", "per_category_iou", "p
 
 
 class _PairCounts:
-    """Pixels per (label, prediction), without knowing the classes: a table for ids below 256, a dict for others."""
+    """Pixel counts per (label, prediction) for unknown classes: a table for ids below 256, a dict for others."""
 
     def __init__(self) -> None:
         self.table = ConfusionMatrix(_TABLE, ignore_index=None)
@@ -67,7 +67,7 @@ class _PairCounts:
             self.others[label, predicted] = self.others.get((label, predicted), 0) + count
 
     def pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Arrays of labels, predictions and counts."""
+        """Labels, predictions and pixel counts of all pairs that occur, as arrays of one length."""
         table = self.table.matrix.numpy()
         labels, predictions = np.nonzero(table)
         others = np.array([(*pair, count) for pair, count in self.others.items()], dtype=np.int64).reshape(-1, 3)
@@ -131,14 +131,14 @@ class MeanIoU(evaluate.Metric):
         return self._counted
 
     def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
-        """Counts one pair of maps (height, width)."""
+        """Count one pair of maps (height, width)."""
         if self.num_process > 1:
             super().add(prediction=prediction, reference=reference, **kwargs)
         else:
             self._pairs().add(prediction, reference)
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
-        """Counts a list, or an array (batch, height, width), of predicted maps and of true ones."""
+        """Count a list, or an array (batch, height, width), of predicted maps and of true ones."""
         if predictions is None or references is None or len(predictions) != len(references):
             given = [0 if maps is None else len(maps) for maps in (predictions, references)]
             raise SegZooError(f"{given[0]} predictions but {given[1]} references: they come in pairs.")
@@ -149,7 +149,12 @@ class MeanIoU(evaluate.Metric):
                 self._pairs().add(prediction, reference)
 
     def compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> dict[str, Any]:
-        """Scores of the maps given here, or of those added before; then starts afresh. See the module's arguments."""
+        """Score the maps given here, or those added before, and start afresh.
+
+        Args:
+            predictions, references: maps as in `add_batch`; None scores the maps added before.
+            kwargs: `num_labels`, `ignore_index` and the other options in the metric's description.
+        """
         if self.num_process > 1:
             return super().compute(predictions=predictions, references=references, **kwargs)
         try:
