@@ -26,7 +26,7 @@ class Registration:
     Args:
         config: the config class.
         model: the model class.
-        variants: keyword arguments of the config by name, for the published sizes of a backbone.
+        variants: keyword arguments of the config by name, one entry for each published size of a backbone.
     """
 
     config: type[PreTrainedConfig]
@@ -34,7 +34,7 @@ class Registration:
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def variant_config(self, name: str) -> PreTrainedConfig:
-        """The config of one of the variants."""
+        """The config of the variant called ``name``, a key of ``variants``."""
         return self.config(**self.variants[name])
 
 
@@ -83,12 +83,13 @@ def register_backbone(
     """Make a backbone known to ``AutoConfig`` and ``AutoBackbone`` under its config's ``model_type``.
 
     Args:
-        config_class, model_class: of the backbone.
+        config_class: the backbone's config.
+        model_class: the backbone itself.
         variants: keyword arguments of the config by name, such as ``{"resnet50": {"depth": 50}}``; the names can be given to
             ``segzoo train --backbone``.
 
     Raises:
-        SegZooError: another backbone has a variant of the same name.
+        SegZooError: another backbone has a variant with the same name.
     """
     variants = {} if variants is None else variants
     for model_type, other in BACKBONES.items():
@@ -102,9 +103,7 @@ def register_backbone(
 
 
 def backbone_variants() -> dict[str, Registration]:
-    """The backbone of each variant name, of segzoo and of whoever registered more."""
-    from segzoo import backbones  # noqa: F401  (each module registers itself)
-
+    """The backbone of each variant, by the variant's name: segzoo's (`import segzoo` registers them) and others' own."""
     return {name: backbone for backbone in BACKBONES.values() for name in backbone.variants}
 
 

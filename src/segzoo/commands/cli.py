@@ -82,7 +82,7 @@ def _run(arguments: list[str]) -> int:
 class _ProgramParser(argparse.ArgumentParser):
     """Options of the program itself; its help lists the subcommands."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(
             prog="segzoo",
             usage="segzoo [-h] [--version] [--traceback] COMMAND ...",

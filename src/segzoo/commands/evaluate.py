@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from segzoo.evaluation.job import EvaluationJob
     from segzoo.evaluation.report import EvaluationReport
-    from segzoo.evaluation.run import RunOptions
+    from segzoo.evaluation.run import EvaluationOptions
     from segzoo.evaluation.score_log import ScoreLog
 
 EPILOG = """
@@ -79,10 +79,10 @@ def run(args: argparse.Namespace) -> int:
     """
     check_arguments(args)
 
-    from segzoo.evaluation.run import RunOptions, make_accelerator, open_log, score_job
+    from segzoo.evaluation.run import EvaluationOptions, make_accelerator, open_log, score_job
     from segzoo.memory import keep_freed_memory
 
-    options = RunOptions(
+    options = EvaluationOptions(
         batch_size=args.batch_size,
         num_workers=args.num_workers,
         output=Path(args.output) if args.output else None,
@@ -228,7 +228,7 @@ def publish(
     args: argparse.Namespace,
     job: EvaluationJob,
     report: EvaluationReport,
-    options: RunOptions,
+    options: EvaluationOptions,
     accelerator: Accelerator,
 ) -> None:
     """Print the table and write everything that is asked for; the main process calls this."""

@@ -1,4 +1,4 @@
-"""A model and its image processor from a folder or the Hub."""
+"""Loading a model with its image processor from a folder or the Hub."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import torch
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 from transformers.utils.logging import disable_progress_bar
 
-from segzoo import registration  # noqa: F401  the Auto classes know segzoo's models
-from segzoo.errors import SegZooError
+from segzoo import registration  # noqa: F401  makes segzoo's models known to the Auto classes
+from segzoo.errors import SegZooError, first_line
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel
 
 
 def load_model(source: str, device: str = "cpu") -> tuple[PreTrainedModel, BaseImageProcessor]:
-    """Model in eval mode and its image processor. The progress bars of transformers are off from then on.
+    """Load a model, in eval mode, and its image processor; this turns transformers' progress bars off for the process.
 
     Args:
         source: model folder, or its name on the Hub; any model for semantic segmentation that transformers loads.
-        device: torch device that the weights go to, such as ``"cuda:1"``.
+        device: torch device for the weights, such as ``"cuda:1"``.
 
     Raises:
-        SegZooError: no such model, a model of another kind, or a device that is not there.
+        SegZooError: there is no such model, it is not for semantic segmentation, or the device is not available.
     """
     disable_progress_bar()
     if os.sep in source and not Path(source).is_dir():
@@ -37,12 +37,11 @@ def load_model(source: str, device: str = "cpu") -> tuple[PreTrainedModel, BaseI
     except SegZooError:
         raise
     except (OSError, ValueError) as error:
-        reason = textwrap.shorten(str(error).strip().splitlines()[0], 200, placeholder=" ...")
+        reason = textwrap.shorten(first_line(error), 200, placeholder=" ...")
         raise SegZooError(
             f"{source}: this does not load as a segmentation model ({reason}); give a folder that segzoo wrote, or a Hub name"
         ) from error
     try:
         return model.to(torch.device(device)), processor
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise SegZooError(f"device {device} cannot be used here ({reason}); try cpu") from error
+        raise SegZooError(f"device {device} cannot be used here ({first_line(error)}); try cpu") from error

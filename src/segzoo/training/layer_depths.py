@@ -121,7 +121,7 @@ def _staged(names: Iterable[str], blocks: Mapping[str, re.Match]) -> tuple[dict[
     return depths, count
 
 
-def _convnext(names: Iterable[str], config) -> tuple[dict[str, int], int]:
+def _convnext(names: Iterable[str], config: PreTrainedConfig) -> tuple[dict[str, int], int]:
     """Stem and downsampling 0, the stages 1 to 4, and as many steps to the heads as the third stage has block triples."""
     count = config.depths[2] // 3 + 4
     depths = {}

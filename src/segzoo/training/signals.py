@@ -17,7 +17,7 @@ class StopRequest:
     step if it fell where Python can only ignore it, such as a destructor.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.received: str | None = None
         self._interrupted = False
         self._before: dict[int, object] = {}
@@ -30,7 +30,7 @@ class StopRequest:
             self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()

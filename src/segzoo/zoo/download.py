@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -281,7 +281,7 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _total(headers, status: int) -> int | None:
+def _total(headers: Mapping[str, str], status: int) -> int | None:
     """The size of the whole file by the headers of an answer."""
     text = (
         headers.get("Content-Range", "").rpartition("/")[2]
