@@ -34,7 +34,7 @@ class Registration:
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def variant_config(self, name: str) -> PreTrainedConfig:
-        """The config of the variant called ``name``, a key of ``variants``."""
+        """The config of one of the variants."""
         return self.config(**self.variants[name])
 
 

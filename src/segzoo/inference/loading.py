@@ -26,7 +26,7 @@ def load_model(source: str, device: str = "cpu") -> tuple[PreTrainedModel, BaseI
         device: torch device for the weights, such as ``"cuda:1"``.
 
     Raises:
-        SegZooError: there is no such model, it is not for semantic segmentation, or the device is not available.
+        SegZooError: no such model, a model of another kind, or a device that is not there.
     """
     disable_progress_bar()
     if os.sep in source and not Path(source).is_dir():

@@ -1,4 +1,4 @@
-"""The options of a recipe that travel together: of the optimizer, of its schedule, and of the model."""
+"""Options of a recipe that are passed on together: those of the optimizer, of its schedule, and of the model."""
 
 import math
 import re
@@ -13,15 +13,15 @@ OPTIMIZERS = ("adamw", "adam", "sgd")
 OWN_SCHEDULES = ("poly", "multistep")
 
 NEED_A_METRIC = ("reduce_lr_on_plateau", "greedy")
-"""Schedules of transformers that a step count alone does not drive."""
+"""Schedules of transformers that need more than a step count."""
 
 KINDS = ("norms", "layer_norms", "biases", "vectors", "positions", "offsets")
-"""What ``no_decay`` may name; see `segzoo.training.optimization.kinds_of_parameters`."""
+"""The kinds that ``no_decay`` may name; see `segzoo.training.optimization.kinds_of_parameters`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerOptions(Options):
-    """What `segzoo.training.build_optimizer` makes."""
+    """The optimizer that `segzoo.training.build_optimizer` makes, and its parameter groups."""
 
     prefix = "optimizer: "
 
@@ -46,13 +46,13 @@ class OptimizerOptions(Options):
     )
 
     def check(self) -> None:
-        """Refuse rules that `check_rules` refuses."""
+        """Check ``parameter_rules`` with `check_rules`."""
         super().check()
         check_rules(self.parameter_rules)
 
 
 def check_rules(rules: Sequence[Mapping[str, Any]]) -> None:
-    """Raise SegZooError unless these are rules as `segzoo.training.parameter_groups` takes them."""
+    """Check that these are ``parameter_rules`` of `segzoo.training.parameter_groups`; a SegZooError names the first mistake."""
     for rule in rules:
         if not isinstance(rule.get("match"), str) or not rule["match"]:
             raise SegZooError(f"parameter_rules: {dict(rule)} has no match, a regular expression on parameters' names")
@@ -73,7 +73,7 @@ def check_rules(rules: Sequence[Mapping[str, Any]]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleOptions(Options):
-    """What `segzoo.training.build_schedule` makes: the learning rate at each step, as a share of the largest."""
+    """The learning-rate schedule that `segzoo.training.build_schedule` makes."""
 
     prefix = "schedule: "
 
@@ -88,7 +88,7 @@ class ScheduleOptions(Options):
     warmup_start: float = option(1e-6, "factor on the learning rate at the first of them", above=0, at_most=1)
 
     def check(self) -> None:
-        """Refuse unknown schedules, and steps of another schedule than multistep."""
+        """Check that the schedule is known, and that ``lr_steps`` rise and are given for "multistep" and for no other."""
         super().check()
         if (self.lr_scheduler_type == "multistep") != bool(self.lr_steps):
             self.refuse("lr_steps and lr_scheduler_type multistep need each other")
@@ -107,7 +107,7 @@ class ScheduleOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions(Options):
-    """What a recipe changes about a model, for `segzoo.training.build_model`; None leaves what the model has."""
+    """What a recipe changes about a model, for `segzoo.training.build_model`; None keeps the model's own setting."""
 
     prefix = "model: "
 
@@ -144,7 +144,7 @@ class ModelOptions(Options):
                 object.__setattr__(self, name, self._built(name))
 
     def _built(self, name: str) -> tuple[dict[str, Any], ...]:
-        """Losses with the names and values that `segzoo.losses` gives their options."""
+        """The losses as `segzoo.losses` writes them: every option checked and named."""
         from segzoo.losses import build_loss
 
         if not getattr(self, name):
@@ -155,7 +155,7 @@ class ModelOptions(Options):
             raise SegZooError(f"{self.prefix}{name}: {error}") from error
 
     def check(self) -> None:
-        """Refuse steps between windows that leave gaps."""
+        """Check that ``window_stride`` comes with a ``window_size`` and leaves no gaps between windows."""
         super().check()
         if self.window_stride is None:
             return

@@ -1,4 +1,4 @@
-"""The curves of a training as one picture."""
+"""The curves of a training as one picture, drawn with matplotlib."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,12 +17,15 @@ _LOSS, _RATE, _NORM, _SCORE = "#1f5fa8", "#b8791a", "#7a4fa3", "#2c8a4b"
 
 
 def plot_curves(history: History, path: str | Path, title: str | None = None) -> Path:
-    """Draw loss, learning rate, gradient norm where it is known, and validation mIoU over the steps, as one PNG.
+    """Draw loss, learning rate, gradient norm (if it was logged) and validation mIoU over the steps, as one PNG.
 
     Args:
         history: dicts with ``step`` and any of ``loss``, ``learning_rate``, ``grad_norm``, ``eval_mean_iou`` (0 to 1).
         path: the PNG; its folder exists.
-        title: stands above.
+        title: text above the curves.
+
+    Returns:
+        The path.
 
     Raises:
         SegZooError: matplotlib is missing; the message says how to install it.
@@ -55,7 +58,7 @@ def plot_curves(history: History, path: str | Path, title: str | None = None) ->
 
 
 def _series(history: History, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of the entries that have a finite value."""
+    """Steps and values (float64, of equal length) of the entries in which ``key`` is a finite number."""
     points = [(entry["step"], entry[key]) for entry in history if entry.get(key) is not None]
     table = np.asarray(points, dtype=np.float64).reshape(-1, 2)
     table = table[np.isfinite(table[:, 1])]
@@ -72,7 +75,7 @@ def _draw_smoothed(axis: "Axes", steps: np.ndarray, values: np.ndarray, colour: 
 def _draw_loss(axis: "Axes", history: History) -> None:
     steps, values = _series(history, "loss")
     _draw_smoothed(axis, steps, values, _LOSS)
-    if len(values):  # a few high losses at the start would press the rest to the ground
+    if len(values):  # a few high losses at the start would flatten the rest of the curve
         axis.set_ylim(min(0, values.min()), float(np.percentile(values, 98)) * 1.15 + 1e-9)
     axis.set_title("training loss", fontsize=10)
 
@@ -113,7 +116,7 @@ def _draw_score(axis: "Axes", history: History) -> None:
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:
-    """Centred moving average over a tenth of the values; the ends use what is there."""
+    """Centred moving average over a tenth of the values; at the ends over fewer."""
     half = max(1, len(values) // 20)
     sums = np.concatenate([[0.0], np.cumsum(values)])
     low = np.maximum(np.arange(len(values)) - half, 0)
