@@ -40,7 +40,7 @@ With --augment, a sample is what a training of the same --seed and options gets 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of ``segzoo data check`` and ``segzoo data show``."""
+    """Add the arguments of ``segzoo data check`` and ``segzoo data show``."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     for name, text, epilog, add in (
         (
@@ -145,7 +145,7 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Checks or shows; returns the exit status.
+    """Run ``data check`` or ``data show``; returns the exit status.
 
     Raises:
         SegZooError: options that make no sense, or data that cannot be loaded at all.
@@ -157,7 +157,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check(args: argparse.Namespace) -> int:
-    """Prints and writes the report; 1 where something is wrong."""
+    """Print and write the report; returns 1 if it has findings of the severity of ``--fail_on`` or worse, else 0."""
     _refuse(args, positive=("max_samples",), not_negative=("num_workers", "list"))
     if args.json not in (None, "-") and not Path(args.json).absolute().parent.is_dir():
         raise SegZooError(f"--json {args.json}: there is no folder {Path(args.json).parent}")
@@ -207,7 +207,7 @@ def check(args: argparse.Namespace) -> int:
 
 
 def show(args: argparse.Namespace) -> int:
-    """Draws the sheet; returns 0."""
+    """Draw the sheet of ``data show``; returns 0."""
     from segzoo.data.augmentation import Augmentation
 
     _refuse(args, positive=("count", "cell_width"), not_negative=("seed",))
@@ -238,7 +238,7 @@ def show(args: argparse.Namespace) -> int:
 
 
 def _file_sheet(args: argparse.Namespace, classes: ClassFacts | None) -> tuple[PIL.Image.Image, str]:
-    """The sheet of pairs as they are, and its title."""
+    """The sheet of pairs as they are in the files, and its title."""
     from segzoo.data.checks.inspection_text import short_name
     from segzoo.data.checks.sheets import draw_pairs
 
@@ -259,7 +259,7 @@ def _file_sheet(args: argparse.Namespace, classes: ClassFacts | None) -> tuple[P
 
 
 def _trained_sheet(args: argparse.Namespace, classes: ClassFacts | None, given: dict) -> tuple[PIL.Image.Image, str]:
-    """The sheet of samples as a training gets them, and its title."""
+    """The sheet of samples as a training sees them, after augmentation, and its title."""
     from segzoo import SegZooImageProcessor
     from segzoo.data import SegmentationDataset
     from segzoo.data.checks.inspection_text import short_name
@@ -304,7 +304,7 @@ def _trained_sheet(args: argparse.Namespace, classes: ClassFacts | None, given: 
 
 
 def _in_words(recipe: Recipe) -> str:
-    """The augmentation of a recipe."""
+    """The augmentation of a recipe in words, for the sheet's title."""
     size = "whole pictures"
     if recipe.crop_size is not None:
         size = f"crops of {recipe.crop_size[1]}x{recipe.crop_size[0]} (width x height)"
@@ -334,7 +334,7 @@ def _quiet() -> None:
 
 
 def _classes(args: argparse.Namespace) -> ClassFacts | None:
-    """The classes as asked for or as known of the data; None where nothing tells."""
+    """The classes that the options name or that are known for the data; None if there are neither."""
     from segzoo.data import load_id2label
     from segzoo.data.classes import find_classes
 
@@ -345,7 +345,7 @@ def _classes(args: argparse.Namespace) -> ClassFacts | None:
     )
 
 
-def _names_and_colors(args: argparse.Namespace, classes: ClassFacts | None) -> tuple[list[str], list]:
+def _names_and_colors(args: argparse.Namespace, classes: ClassFacts | None) -> tuple[list[str], list[list[int]]]:
     from segzoo.images.drawing import default_palette
 
     if classes is not None:
@@ -355,7 +355,7 @@ def _names_and_colors(args: argparse.Namespace, classes: ClassFacts | None) -> t
 
 
 def _rule(args: argparse.Namespace, classes: ClassFacts | None) -> LabelRule:
-    """What the ids in the masks mean."""
+    """The rule for the ids in the masks, from the classes if they are known, else from the options."""
     from segzoo.data.checks.label_ids import LabelRule
 
     if classes is None:
@@ -364,7 +364,7 @@ def _rule(args: argparse.Namespace, classes: ClassFacts | None) -> LabelRule:
 
 
 def _rows_of_split(args: argparse.Namespace) -> tuple[str, Dataset]:
-    """The pairs to show; what does not pair up is for ``segzoo data check``."""
+    """Name and rows of the split to show; files that do not form pairs are left to ``segzoo data check``."""
     from segzoo.data.checks.inspection import choose_splits, load_tables
 
     source = source_from_options(args)
