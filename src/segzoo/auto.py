@@ -1,8 +1,8 @@
 """Registration with the Auto classes, and the Auto classes that transformers does not have.
 
-``AutoHead`` and ``AutoNeck`` build, load and save heads and necks alone; ``AutoBackbone`` is transformers' mapping with a
-``from_pretrained`` that also takes local folders, offline. ``BACKBONES``, ``NECKS`` and ``HEADS`` hold what is registered;
-``--backbone``, ``segzoo list --backbones`` and the contract tests read them.
+``AutoHead`` and ``AutoNeck`` build, load and save heads and necks alone; ``AutoBackbone`` is transformers' mapping
+with a ``from_pretrained`` that also takes local folders, offline. ``BACKBONES``, ``NECKS`` and ``HEADS`` hold what is
+registered; ``--backbone``, ``segzoo list --backbones`` and the contract tests read them.
 """
 
 import os
@@ -85,8 +85,8 @@ def register_backbone(
     Args:
         config_class: the backbone's config.
         model_class: the backbone itself.
-        variants: keyword arguments of the config by name, such as ``{"resnet50": {"depth": 50}}``; the names can be given to
-            ``segzoo train --backbone``.
+        variants: keyword arguments of the config by name, such as ``{"resnet50": {"depth": 50}}``; the names can be
+            given to ``segzoo train --backbone``.
 
     Raises:
         SegZooError: another backbone has a variant with the same name.
@@ -103,7 +103,7 @@ def register_backbone(
 
 
 def backbone_variants() -> dict[str, Registration]:
-    """The backbone of each variant, by the variant's name: segzoo's (`import segzoo` registers them) and others' own."""
+    """The backbone of each variant name: segzoo's, which `import segzoo` registers, and others' own."""
     return {name: backbone for backbone in BACKBONES.values() for name in backbone.variants}
 
 

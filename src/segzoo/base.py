@@ -18,9 +18,10 @@ Ints = list[int] | tuple[int, ...]
 
 Activation = Literal["relu", "relu6", "leaky_relu", "gelu", "silu", "hardswish"]
 
-# What transformers itself gives to a config besides the config's fields: what PreTrainedConfig.__post_init__ takes out of its
-# keyword arguments, the attributes that it sets (both end up in config.json), and what from_pretrained, quantizers and code on
-# the Hub add. After a new release of transformers tests/test_base.py names what is missing here.
+# What transformers itself gives to a config besides the config's fields: what PreTrainedConfig.__post_init__ takes out
+# of its keyword arguments, the attributes that it sets (both end up in config.json), and what from_pretrained,
+# quantizers and code on the Hub add. After a new release of transformers tests/test_base.py names what is missing
+# here.
 _TRANSFORMERS_KEYS = frozenset(
     {
         "_attn_implementation_internal",
@@ -104,8 +105,8 @@ class ConvBlockConfig(SegZooSubConfig):
     """Base of the configs of models that are made of convolutions, norms and activations.
 
     Args:
-        norm: the layer after each convolution: "batch_norm", "group_norm" (32 groups), or None, with which convolutions have a
-            bias.
+        norm: the layer after each convolution: "batch_norm", "group_norm" (32 groups), or None, with which
+            convolutions have a bias.
         norm_eps: epsilon of the norms.
         activation: the function after each norm, a key of ``segzoo.layers.conv.ACTIVATIONS``.
     """
@@ -116,7 +117,7 @@ class ConvBlockConfig(SegZooSubConfig):
 
     @property
     def block_options(self) -> dict[str, Any]:
-        """Keyword arguments ``norm``, ``norm_eps`` and ``activation`` of `ConvNormAct` and of the layers built from it."""
+        """Keyword arguments ``norm``, ``norm_eps`` and ``activation`` for `ConvNormAct` and layers built from it."""
         return {"norm": self.norm, "norm_eps": self.norm_eps, "activation": self.activation}
 
     @property
@@ -138,8 +139,8 @@ class SegZooPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     # Trainer must not think that forward consumes num_items_in_batch: it would scale the loss under accumulation.
     accepts_loss_kwargs = False
-    # A composite passes the choice of attention on to its parts. Parts without attention accept any choice; a part whose
-    # attention lacks one sets the flag to False.
+    # A composite passes the choice of attention on to its parts. Parts without attention accept any choice; a part
+    # whose attention lacks one sets the flag to False.
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -156,9 +157,10 @@ class SegZooPreTrainedModel(PreTrainedModel):
     def parameter_depth(self, name: str) -> int | None:
         """Layer of one of the model's own parameters: 0 for the stem, ``num_depths - 1`` for the last block.
 
-        None means that the parameter learns at the full rate, as everything after the backbone does. A backbone overrides this
-        and ``num_depths`` if its original's optimizer groups parameters differently from what their names suggest; necks and
-        heads override it if their originals train some of their parts at a backbone layer's rate.
+        None means that the parameter learns at the full rate, as everything after the backbone does. A backbone
+        overrides this and ``num_depths`` if its original's optimizer groups parameters differently from what their
+        names suggest; necks and heads override it if their originals train some of their parts at a backbone layer's
+        rate.
         """
         return None
 

@@ -1,8 +1,8 @@
 """Files and folders that exist whole or not at all, locks, and JSON that every reader understands.
 
-Everything is first written under a hidden name with ``.partial`` in it, next to its final place, and renamed once it is on the
-disk. While it is written it is locked, and a lock ends with its process: something with such a name and no lock was left by a
-killed process, and `remove_abandoned` removes it.
+Everything is first written under a hidden name with ``.partial`` in it, next to its final place, and renamed once it
+is on the disk. While it is written it is locked, and a lock ends with its process: something with such a name and no
+lock was left by a killed process, and `remove_abandoned` removes it.
 """
 
 import contextlib
@@ -44,7 +44,8 @@ def write_whole(path: str | os.PathLike, content: bytes | str | Callable[[Binary
 
     Args:
         path: the file; its folder exists.
-        content: bytes, text (written as UTF-8 with ``\\n`` line endings), or a function that writes into the open file.
+        content: bytes, text (written as UTF-8 with ``\\n`` line endings), or a function that writes into the open
+            file.
 
     Returns:
         The path.
@@ -73,18 +74,21 @@ def write_whole(path: str | os.PathLike, content: bytes | str | Callable[[Binary
 
 @contextlib.contextmanager
 def whole_folder(directory: str | os.PathLike, *, replace: bool = False) -> Iterator[Path]:
-    """A hidden folder that is synced and renamed to ``directory`` when the block succeeds, and is removed when it fails.
+    """A hidden folder that is synced and renamed to ``directory`` when the block succeeds, and is removed when it
+    fails.
 
-    Remains of the same folder from killed processes are removed first. Its files get the read and write permissions of the
-    folder.
+    Remains of the same folder from killed processes are removed first. Its files get the read and write permissions of
+    the folder.
 
     Args:
         directory: the folder to create, with its parents if necessary. It may exist if it is empty.
-        replace: ``directory`` may also hold files; they stay until the new folder is whole. If the process is killed between
-            the two renames, the old folder is left under a hidden name, and `remove_abandoned` renames it back.
+        replace: ``directory`` may also hold files; they stay until the new folder is whole. If the process is killed
+            between the two renames, the old folder is left under a hidden name, and `remove_abandoned` renames it
+            back.
 
     Raises:
-        SegZooError: ``directory`` is not free (`check_folder_is_free`) or cannot be written; its earlier content is unchanged.
+        SegZooError: ``directory`` is not free (`check_folder_is_free`) or cannot be written; its earlier content is
+            unchanged.
     """
     target = Path(directory)
     if not (replace and target.is_dir()):
@@ -113,12 +117,13 @@ def whole_folder(directory: str | os.PathLike, *, replace: bool = False) -> Iter
 def moved_together(main: str | os.PathLike, *, overwrite: bool = True, stale: Iterable[Path] = ()) -> Iterator[Path]:
     """A hidden folder whose files all move next to ``main`` when the block succeeds; if it fails, none of them do.
 
-    The main file describes the others: the old one is moved away first and the new one arrives last, so that it never stands
-    next to files that do not belong to it. If moving fails, the earlier files are put back; after a kill, `remove_abandoned`
-    or the next call for the same main file does so.
+    The main file describes the others: the old one is moved away first and the new one arrives last, so that it never
+    stands next to files that do not belong to it. If moving fails, the earlier files are put back; after a kill,
+    `remove_abandoned` or the next call for the same main file does so.
 
     Args:
-        main: the main file's final path; the block writes it into the folder under the same name, with others if it likes.
+        main: the main file's final path; the block writes it into the folder under the same name, with others if it
+            likes.
         overwrite: whether files with the same names may be replaced.
         stale: files next to ``main`` that belong to the earlier main file and are removed with it.
 
@@ -170,8 +175,8 @@ def remove_folder(folder: Path) -> None:
 def remove_abandoned(directory: Path, name: str | None = None) -> None:
     """Clean up after killed processes in a folder; anything that a living process has locked stays.
 
-    Half-written and half-removed files and folders are removed. Those that were moved aside for a replacement that never
-    arrived get their names back.
+    Half-written and half-removed files and folders are removed. Those that were moved aside for a replacement that
+    never arrived get their names back.
 
     Args:
         directory: the folder to look into.
@@ -252,7 +257,7 @@ def _exchange(partial: Path, target: Path) -> None:
 
 
 def _exchange_files(folder: Path, main: Path, others: Iterable[Path], old: Iterable[Path]) -> None:
-    """Move the new files out of ``folder`` to ``others`` and ``main``, after moving the present ``main`` and ``old`` aside."""
+    """Move files out of ``folder`` to ``others`` and ``main``, after moving the old ``main`` and ``old`` aside."""
     aside = main.with_name(f".{main.name}{_EARLIER}")
     aside.mkdir()
     come: list[Path] = []
@@ -329,8 +334,8 @@ def lock(
 ) -> Iterator[None]:
     """Hold a folder until the block ends or the process dies; its forked children do not hold it.
 
-    The lock is on the file `LOCK` in the folder; the last process to release it removes the file. If the system or the disk
-    has no locks, nobody is kept out.
+    The lock is on the file `LOCK` in the folder; the last process to release it removes the file. If the system or the
+    disk has no locks, nobody is kept out.
 
     Args:
         directory: an existing folder.
@@ -369,7 +374,7 @@ def _hold_file(path: Path, *, shared: bool, joining: bool) -> "_Held | None":
         if held is None:
             return None
         try:
-            if not held.is_at(path):  # whoever held it before has just removed it
+            if not held.is_at(path):  # the process that held it before has just removed it
                 held.close()
                 continue
             if not joining:
@@ -393,7 +398,8 @@ def _holder(path: Path) -> str:
 def _locked(path: Path) -> Iterator[bool | None]:
     """Lock a file or folder for the block; the lock stays if it is renamed or removed.
 
-    Yields True; False if another process has locked it or it cannot be opened; None if the system or the disk has no locks.
+    Yields True; False if another process has locked it or it cannot be opened; None if the system or the disk has no
+    locks.
     """
     held: _Held | None = None
     try:
@@ -431,7 +437,8 @@ def _try_lock(path: Path, flags: int, *, shared: bool = False) -> "_Held | None"
 class _Held:
     """An open file or folder that can be locked. The lock lasts until all copies of the descriptor are closed.
 
-    Forked children close their copies at once, because a data-loading process may outlive a killed training by seconds.
+    Forked children close their copies at once, because a data-loading process may outlive a killed training by
+    seconds.
     """
 
     _all: "ClassVar[set[_Held]]" = set()
@@ -482,7 +489,7 @@ def json_text(values: Any, *, indent: int | None = 2) -> str:
 
 
 def slug(text: str) -> str:
-    """Text as part of a file name or identifier: lower-case ASCII letters, digits and dashes, ``"unnamed"`` if none are left."""
+    """Text for a file name or identifier: lower-case ASCII letters, digits and dashes, or ``"unnamed"``."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "unnamed"
 
 

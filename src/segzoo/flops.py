@@ -1,11 +1,12 @@
 """Parameters and operations of a model, counted without allocating or reading weights.
 
-The counter is torch's own (`torch.utils.flop_counter`), which knows convolutions, matrix products and attention; this module
-registers formulas for segzoo's operators. Norms, activations, pooling and resizing are not counted, as is usual.
+The counter is torch's own (`torch.utils.flop_counter`), which knows convolutions, matrix products and attention; this
+module registers formulas for segzoo's operators. Norms, activations, pooling and resizing are not counted, as is
+usual.
 
-Two conventions are in use. One counts a multiplication and its addition as two operations (torch, papers on hardware), the
-other counts the pair as one (mmcv's counter, and with it most tables of segmentation models, under the name FLOPs).
-`OperationCount` has both.
+Two conventions are in use. One counts a multiplication and its addition as two operations (torch, papers on hardware),
+the other counts the pair as one (mmcv's counter, and with it most tables of segmentation models, under the name
+FLOPs). `OperationCount` has both.
 """
 
 import math
@@ -25,8 +26,8 @@ from segzoo.errors import SegZooError, first_line
 BILINEAR_SAMPLE = 5
 """Multiply-adds for one bilinearly sampled value: one for each of the four neighbours, one for the sample's weight."""
 
-# The device that the tensors without memory claim; no such device is needed. On "cpu" some layers take a path with fewer
-# operations, and the counts would describe segzoo's code instead of the architecture; "meta" has no autocast.
+# The device that the tensors without memory claim; no such device is needed. On "cpu" some layers take a path with
+# fewer operations, and the counts would describe segzoo's code instead of the architecture; "meta" has no autocast.
 _DEVICE = "cuda"
 
 
@@ -63,8 +64,8 @@ def count_operations(model: nn.Module, size: Sequence[int]) -> OperationCount:
     """Count the operations of one forward pass in inference, without auxiliary heads.
 
     Args:
-        model: a `SegZooForSemanticSegmentation` on any device, including the meta device; its weights are not read, and its
-            mode is restored.
+        model: a `SegZooForSemanticSegmentation` on any device, including the meta device; its weights are not read,
+            and its mode is restored.
         size: height and width of the picture, in pixels.
 
     Raises:

@@ -1,8 +1,8 @@
 """Model folders that load anywhere, written whole or not at all, and pushed to the Hugging Face Hub.
 
 A folder contains a one-line ``modeling_segzoo.py``, and its ``config.json`` has an ``auto_map`` that points to it. So
-``AutoModelForSemanticSegmentation.from_pretrained(folder, trust_remote_code=True)`` loads the installed classes even if
-nobody has imported segzoo; if segzoo is not installed, transformers says "pip install segzoo".
+``AutoModelForSemanticSegmentation.from_pretrained(folder, trust_remote_code=True)`` loads the installed classes even
+if nobody has imported segzoo; if segzoo is not installed, transformers says "pip install segzoo".
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ def write_model_files(
 
 
 def reserve_repository(repo_id: str, *, private: bool = False, token: str | None = None) -> str:
-    """Create a repository on the Hub if it does not exist, so that a wrong name or token fails before any work is done.
+    """Create a repository on the Hub if it does not exist, so that a wrong name or token fails before any work is
+    done.
 
     Args:
         repo_id, private, token: as in `push_folder`.
@@ -139,7 +140,8 @@ def reserve_repository(repo_id: str, *, private: bool = False, token: str | None
         The full name, ``"namespace/name"``.
 
     Raises:
-        SegZooError: the name is not valid, there is no token, the token may not write there, or the Hub did not answer.
+        SegZooError: the name is not valid, there is no token, the token may not write there, or the Hub did not
+            answer.
     """
     try:
         # None keeps the organisation's default, which may be private.
@@ -178,8 +180,8 @@ def push_folder(
         The address of the repository.
 
     Raises:
-        SegZooError: the folder has no config.json, the name is not valid, there is no token, the token may not write there,
-            or the Hub did not answer. The message says which, and what to do.
+        SegZooError: the folder has no config.json, the name is not valid, there is no token, the token may not write
+            there, or the Hub did not answer. The message says which, and what to do.
     """
     directory = Path(directory)
     if not (directory / "config.json").is_file():

@@ -1,4 +1,5 @@
-"""The image processor: pictures and masks to model inputs, and logits to label maps, by the rules of the original systems.
+"""The image processor: pictures and masks to model inputs, and logits to label maps, by the rules of the original
+systems.
 
 Origins of the rules: mmcv 1.6 and mmsegmentation 0.27 (``Resize``, ``Normalize``, ``Pad``, ``LoadAnnotations``), the
 test pipelines of InternImage, ViT-Adapter and InternVL (``ResizeToMultiple``, ``SETR_Resize``, ``PadShortSide``) and
@@ -74,16 +75,18 @@ class SegZooImageProcessorKwargs(ImagesKwargs, total=False):
 class SegZooImageProcessor(WritesShim, TorchvisionBackend):
     """Image processor of every segzoo model: each step of an original test pipeline is a field.
 
-    The steps, in this order: convert to ``num_channels`` channels, resize, rescale, normalise, pad. Each setting below is a
-    constructor argument, an attribute, an entry of ``preprocessor_config.json`` and a keyword argument of a single call.
+    The steps, in this order: convert to ``num_channels`` channels, resize, rescale, normalise, pad. Each setting below
+    is a constructor argument, an attribute, an entry of ``preprocessor_config.json`` and a keyword argument of a
+    single call.
 
-    Reading
-        do_convert_rgb (`bool`, default True): grey, palette, CMYK and RGBA pictures become RGB (alpha is dropped, as in
+    Reading do_convert_rgb (`bool`, default True): grey, palette, CMYK and RGBA pictures become RGB (alpha is dropped,
+        as in
             OpenCV); arrays with one channel are repeated, those with four lose the last. Only with ``num_channels`` 3.
         num_channels (`int`, default 3): channels that the model reads. With 1, 8-bit colours become grey. With any
-            number other than 1 and 3, pictures must have exactly that many; TIFF files with many bands need ``tifffile``.
-        channel_order (`"rgb"` | `"bgr"`, default "rgb"): channel order that the model expects, mmcv's ``to_rgb`` True /
-            False; inputs are always RGB. ``image_mean`` and ``image_std`` are in this order.
+            number other than 1 and 3, pictures must have exactly that many; TIFF files with many bands need
+            ``tifffile``.
+        channel_order (`"rgb"` | `"bgr"`, default "rgb"): channel order that the model expects, mmcv's ``to_rgb`` True
+            / False; inputs are always RGB. ``image_mean`` and ``image_std`` are in this order.
 
     Resizing
         do_resize (`bool`, default True): False leaves pictures and masks at their size (padding still happens).
@@ -93,35 +96,37 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
             (``keep_ratio=False``). An int is the shortest edge.
         rounding (`"nearest"` | `"down"`, default "nearest"): how scaled sides are rounded: mmcv's ``int(x + 0.5)`` or
             MIT's ``int(x)``.
-        size_multiple (`int`, optional): both sides are raised to multiples of it, in the way of ``size_multiple_mode``.
+        size_multiple (`int`, optional): both sides are raised to multiples of it, in the way of
+            ``size_multiple_mode``.
         size_multiple_mode (`"stretch"` | `"round_up"` | `"pad"`, default "stretch"): a second resize of the already
             resized picture (``ResizeToMultiple``); one resize to the rounded-up size (MIT); padding (``Pad`` with
             ``size_divisor``, mmseg 1.x ``size_divisor``).
         resample (`PILImageResampling`, default BILINEAR), antialias (`bool`, default False): the filter. Without
             antialiasing it is OpenCV's (mmcv), with it Pillow's (MIT, transformers).
 
-    Values
-        do_rescale (`bool`, default True), rescale_factor (`float`, default 1/255): values are multiplied by the factor.
-        do_normalize (`bool`, default True), image_mean, image_std (`float` or one per channel, default ImageNet's):
+    Values do_rescale (`bool`, default True), rescale_factor (`float`, default 1/255): values are multiplied by the
+        factor. do_normalize (`bool`, default True), image_mean, image_std (`float` or one per channel, default
+        ImageNet's):
             ``(value - mean) / std`` after rescaling; so they are mmcv's numbers divided by 255.
 
     Padding, always at the right and the bottom, after normalisation
         do_pad (`bool`, default True): pictures of a batch that differ in size are padded to the largest.
         pad_size (`dict` with height, width, optional): smaller pictures are padded to at least this size
             (``Pad(size=...)``, ``PadShortSide``). Larger ones are unchanged.
-        pad_value (`float` or one per channel, default 0): value of padded pixels. Labels are padded with ``ignore_index``.
+        pad_value (`float` or one per channel, default 0): value of padded pixels. Labels are padded with
+            ``ignore_index``.
 
-    Labels
-        do_reduce_labels (`bool`, default False): in masks, 0 becomes ``ignore_index``, every other id is lowered by one,
+    Labels do_reduce_labels (`bool`, default False): in masks, 0 becomes ``ignore_index``, every other id is lowered by
+        one,
             and ``ignore_index`` stays (``reduce_zero_label``).
         ignore_index (`int`, default 255): id of pixels that count in neither loss nor scores.
 
-    Results
-        align_corners (`bool`, default False): how logits are upsampled; the same setting as in the decode head.
-        resize_logits_to_input (`bool`, default False): upsample in two steps, to the input of the model and then to the
+    Results align_corners (`bool`, default False): how logits are upsampled; the same setting as in the decode head.
+        resize_logits_to_input (`bool`, default False): upsample in two steps, to the input of the model and then to
+        the
             target, as mmsegmentation does, instead of in one. Labels differ at a few border pixels.
-        window_size, window_stride (`[height, width]`, optional): if both are set and the call has no masks, they are added
-            to the output (as tuples), so that ``model(**inputs)`` predicts by windows.
+        window_size, window_stride (`[height, width]`, optional): if both are set and the call has no masks, they are
+            added to the output (as tuples), so that ``model(**inputs)`` predicts by windows.
     """
 
     valid_kwargs = SegZooImageProcessorKwargs
@@ -156,8 +161,9 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
     def to_dict(self) -> dict[str, Any]:
         """The settings as a dict ready for JSON.
 
-        It has neither ``image_processor_type`` nor ``auto_map``: the Auto classes find this class by the ``model_type`` in
-        ``config.json``. With an ``auto_map`` here, ``pipeline`` would ask whether to run custom code.
+        It has neither ``image_processor_type`` nor ``auto_map``: the Auto classes find this class by the
+        ``model_type`` in ``config.json``. With an ``auto_map`` here, ``pipeline`` would ask whether to run custom
+        code.
         """
         output = super().to_dict()
         output.pop("image_processor_type", None)
@@ -196,24 +202,24 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
         """Turn pictures, and masks if there are any, into a batch.
 
         Args:
-            images: a picture or a list of pictures. Each is a file path, the bytes of a file, the ``{"path", "bytes"}`` of a
-                table (these three are turned upright by their EXIF rotation), a PIL picture, or a NumPy array or tensor
-                (height, width), (height, width, channels) or (channels, height, width); one 4-D array is a list of pictures.
-                Files, PIL pictures and integers of any type become grey levels 0..255 by the rule of their type
-                (`segzoo.images.values.value_rule`). Float arrays keep their values, which should range from 0 to 255, or
-                from 0 to 1 with ``do_rescale=False``.
-            segmentation_maps: one mask of integer class ids for each picture, of the same size: PIL pictures (L, P, 1, I,
-                I;16, F), file paths, arrays or tensors (height, width).
+            images: a picture or a list of pictures. Each is a file path, the bytes of a file, the ``{"path",
+                "bytes"}`` of a table (these three are turned upright by their EXIF rotation), a PIL picture, or a
+                NumPy array or tensor (height, width), (height, width, channels) or (channels, height, width); one 4-D
+                array is a list of pictures. Files, PIL pictures and integers of any type become grey levels 0..255 by
+                the rule of their type (`segzoo.images.values.value_rule`). Float arrays keep their values, which
+                should range from 0 to 255, or from 0 to 1 with ``do_rescale=False``.
+            segmentation_maps: one mask of integer class ids for each picture, of the same size: PIL pictures (L, P, 1,
+                I, I;16, F), file paths, arrays or tensors (height, width).
             kwargs: any setting of the class, for this call only.
 
         Returns:
-            ``pixel_values`` (batch, channels, height, width) float32; with masks also ``labels`` (batch, height, width)
-            int64, resized by nearest pixel and padded with ``ignore_index``; without masks ``window_size`` and
+            ``pixel_values`` (batch, channels, height, width) float32; with masks also ``labels`` (batch, height,
+            width) int64, resized by nearest pixel and padded with ``ignore_index``; without masks ``window_size`` and
             ``window_stride`` if the processor has them. With ``return_tensors=None`` the values are lists of tensors.
 
         Raises:
-            SegZooError: wrong number of channels or masks, values outside 0..255, a mask with another size than its picture
-                or with values that are not integers, pictures of different sizes with ``do_pad=False``.
+            SegZooError: wrong number of channels or masks, values outside 0..255, a mask with another size than its
+                picture or with values that are not integers, pictures of different sizes with ``do_pad=False``.
         """
         _check_names_and_types(kwargs)
         return super().preprocess(images, segmentation_maps, **kwargs)
@@ -357,8 +363,8 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
     ) -> list[torch.Tensor] | list[BatchFeature]:
         """Label maps of a batch, equal to bilinear upsampling of all logits followed by argmax, in bounded memory.
 
-        The padding that this processor added is computed from ``target_sizes`` and removed in the original systems' order:
-        resize the logits to the padded input's size, crop, resize to the target. So if pictures were padded,
+        The padding that this processor added is computed from ``target_sizes`` and removed in the original systems'
+        order: resize the logits to the padded input's size, crop, resize to the target. So if pictures were padded,
         ``target_sizes`` must be the original sizes of all pictures of this batch.
 
         Args:

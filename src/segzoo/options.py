@@ -1,8 +1,8 @@
 """Options as typed dataclass fields: type, default, help and range of each are written down once.
 
 The values may come from code, JSON, YAML or a command line: numbers and switches may be text, lists become tuples, and
-``none`` stands for no value. A value that does not fit raises a `SegZooError` that names the option, the value and what it
-must be.
+``none`` stands for no value. A value that does not fit raises a `SegZooError` that names the option, the value and
+what it must be.
 """
 
 import dataclasses
@@ -45,7 +45,8 @@ class Limits:
     Args:
         choices: the only strings allowed; None: any string.
         words: strings allowed in place of a number.
-        bounds: bounds of the number, or of each number of a tuple; the keys are "above", "at_least", "at_most" and "below".
+        bounds: bounds of the number, or of each number of a tuple; the keys are "above", "at_least", "at_most" and
+            "below".
         lengths: how many values a tuple may have; if that is 2 only, one number stands for two equal ones.
     """
 
@@ -111,7 +112,7 @@ class Options:
         self.check()
 
     def check(self) -> None:
-        """Raise a `SegZooError` when values do not fit each other; subclasses extend this and call ``super().check()``."""
+        """Raise a `SegZooError` if values do not fit each other; subclasses extend it and call ``super().check()``."""
 
     def refuse(self, problem: str) -> NoReturn:
         """Raise a `SegZooError`; ``problem`` begins with the name of the option and comes after the prefix."""

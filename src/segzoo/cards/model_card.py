@@ -1,6 +1,7 @@
 """Model cards: what is known about a model, and what is not, as the README.md of its folder.
 
-`ModelCardFacts` holds the facts, and `build_model_card` turns them into text. Conversion and training fill in what they know::
+`ModelCardFacts` holds the facts, and `build_model_card` turns them into text. Conversion and training fill in what
+they know::
 
     facts = ModelCardFacts(title="UPerNet on InternImage-T", dataset="ADE20K", **facts_of_model(model))
     save_model_folder(model, processor, folder, card=build_model_card(facts))
@@ -35,7 +36,8 @@ from segzoo.files import slug, write_whole
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-# The Hub's identifiers for the usual licences of code and weights (https://huggingface.co/docs/hub/repositories-licenses).
+# The Hub's identifiers for the usual licences of code and weights
+# (https://huggingface.co/docs/hub/repositories-licenses).
 HUB_LICENCES = frozenset(
     """
     apache-2.0 mit bsd bsd-2-clause bsd-3-clause cc cc0-1.0 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-3.0
@@ -47,7 +49,8 @@ HUB_LICENCES = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCardFacts:
-    """The facts of a model card. The card calls missing facts unknown, or does not mention them if that misleads nobody.
+    """The facts of a model card. The card calls missing facts unknown, or does not mention them if that misleads
+    nobody.
 
     Args:
         title: the model's name for people.
@@ -147,8 +150,8 @@ def build_model_card(facts: ModelCardFacts) -> str:
     """The text of README.md: metadata for the Hub as YAML, then the card.
 
     ``library_name`` is transformers, and segzoo is a tag: so the Hub shows the transformers example, with
-    ``trust_remote_code``. Measured scores become the ``model-index``; published ones are in the text only, since nobody
-    measured them with this folder.
+    ``trust_remote_code``. Measured scores become the ``model-index``; published ones are in the text only, since
+    nobody measured them with this folder.
     """
     sections = [
         f"# {facts.title}\n\n{_summary(facts)}",

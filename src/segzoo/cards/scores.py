@@ -70,8 +70,8 @@ class Measurement:
 def add_measurements(card: str, measurements: Sequence[Measurement], *, name: str) -> str:
     """Add scores to a card: to the model-index in its metadata, and to a table for people.
 
-    A score replaces an earlier one of the same metric, data set, split, number of images and protocol. Everything else stays
-    exactly as it is: the other metadata with their comments, other people's results, the text.
+    A score replaces an earlier one of the same metric, data set, split, number of images and protocol. Everything else
+    stays exactly as it is: the other metadata with their comments, other people's results, the text.
 
     Args:
         card: text of a README.md, with or without metadata.
@@ -157,7 +157,7 @@ def _dump(index: list[dict[str, Any]]) -> str:
 
 
 def _measured_rows(index: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """The scores in a model-index that have a protocol: data and protocol in words -> title of each metric -> score."""
+    """Scores in a model-index that have a protocol: data and protocol in words -> title of metric -> score."""
     rows: dict[str, dict[str, float]] = {}
     for result in index[0]["results"]:
         for metric in result["metrics"]:
@@ -176,7 +176,8 @@ def measured_block(rows: Mapping[str, Mapping[str, float]]) -> str:
     """The part of a card with the table of measured scores, or with a sentence that there are none.
 
     Args:
-        rows: data and protocol in words -> title of each metric -> score (0 to 1); each entry is one line of the table.
+        rows: data and protocol in words -> title of each metric -> score (0 to 1); each entry is one line of the
+            table.
     """
     titles = list(dict.fromkeys(title for row in rows.values() for title in row))
     table = [_NOT_MEASURED]

@@ -30,10 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after the program's name; None takes them from the command line.
 
     Returns:
-        The exit status: that of the subcommand, 0 for success; 1 after an error of the user or of a file, which is one line
-        on stderr; 130 after Ctrl-C; 141 if the reader of the output has closed it. Wrong usage ends with status 2, through
-        argparse's ``SystemExit``. Any other error is a fault in segzoo and keeps its traceback; ``--traceback`` and
-        ``SEGZOO_DEBUG=1`` keep every traceback.
+        The exit status: that of the subcommand, 0 for success; 1 after an error of the user or of a file, which is one
+        line on stderr; 130 after Ctrl-C; 141 if the reader of the output has closed it. Wrong usage ends with status
+        2, through argparse's ``SystemExit``. Any other error is a fault in segzoo and keeps its traceback;
+        ``--traceback`` and ``SEGZOO_DEBUG=1`` keep every traceback.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     with_traceback = "--traceback" in arguments or os.environ.get("SEGZOO_DEBUG", "0") not in ("", "0")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 CHECK_EPILOG = """
-exit status: 0 where nothing is wrong, 1 where something is (see --fail_on). Notes never count: they tell what is handled.
+exit status: 0 where nothing is wrong, 1 where something is (see --fail_on). Notes never count: they report what is handled.
 
   segzoo data check DATA --classes camvid
   segzoo data check DATA --num_labels 5 --crop_size 512 512 --json report.json
@@ -89,7 +89,7 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
         type=int,
         nargs="+",
         metavar="N",
-        help="height and width of training crops: smaller pictures are told",
+        help="height and width of training crops: smaller pictures are reported",
     )
     check.add_argument(
         "--num_workers", type=int, metavar="N", help="processes that read files (default: as many as cores, at most 8)"

@@ -48,7 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--task_id", default="default", help="task of the Hub's benchmark, for .eval_results")
 
     run = parser.add_argument_group("run")
-    run.add_argument("--batch_size", type=int, default=1, metavar="N", help="images a batch and process (default: 1)")
+    run.add_argument(
+        "--batch_size", type=int, default=1, metavar="N", help="images per batch and process (default: 1)"
+    )
     run.add_argument(
         "--num_workers", type=int, metavar="N", help="processes that load pictures (default: 4 with a GPU)"
     )

@@ -74,7 +74,8 @@ def facts_of_row(row: zoo.ZooRow, sizes: list[Size] | None = None) -> dict[str, 
 
     Args:
         row: the released checkpoint.
-        sizes: (height, width) of the pictures to count operations for; None: the training crop and the publisher's size.
+        sizes: (height, width) of the pictures to count operations for; None: the training crop and the publisher's
+            size.
     """
     from segzoo.conversion.card import protocol
     from segzoo.conversion.plan import build_without_weights
@@ -108,8 +109,8 @@ def facts_of_folder(name: str, sizes: list[Size] | None = None) -> dict[str, Any
 
     Args:
         name: the folder, or ``"namespace/name"``.
-        sizes: (height, width) of the pictures to count operations for; None: the model's windows, else the image processor's
-            size for a square picture, else 512x512.
+        sizes: (height, width) of the pictures to count operations for; None: the model's windows, else the image
+            processor's size for a square picture, else 512x512.
 
     Raises:
         SegZooError: the model is not for semantic segmentation, or cannot be loaded.

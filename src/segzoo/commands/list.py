@@ -85,7 +85,7 @@ def _list_backbones(args: argparse.Namespace) -> int:
 
 
 def _print_table(columns: Sequence[str], numbers: set[str], cells: list[list[str]]) -> None:
-    """Print rows of cells under the names of the columns; the columns named in ``numbers`` are aligned to the right."""
+    """Print rows of cells under column names; the columns named in ``numbers`` are aligned to the right."""
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
     for line in [list(columns), ["-" * width for width in widths], *cells]:
         padded = (

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 RESULTS = (".png", "_overlay.png", ".json")
 QUICK_PIXELS = 4_000_000
-"""Up to this number of pixels, pictures are labelled faster with a little more memory; for larger ones memory matters more."""
+"""Up to this number of pixels speed matters more than memory, and freed memory is kept for the next picture."""
 OVERLAY_SIDE = 4096
-"""Overlays of pictures with a longer side are shrunk: they are for people, and drawing takes many times their memory."""
+"""Longest side of an overlay in pixels; those of larger pictures are shrunk, since drawing takes much memory."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
 
     from segzoo.images.reading import in_colour, open_picture, read_header
 
-    # Files that are not pictures are reported before any work is done. The first file is read whole, and not read again.
+    # Files that are not pictures are reported before any work is done. The first file is read whole, and not read
+    # again.
     first = open_picture(pictures[0])
     sizes = [first.stored_size, *(read_header(path).size for path in pictures[1:])]
 
@@ -93,7 +94,8 @@ def find_pictures(arguments: list[str]) -> list[Path]:
     """The files of pictures; folders are replaced by the pictures in them, sorted.
 
     Raises:
-        SegZooError: a path does not exist, a folder has no pictures, or two pictures would have results of the same name.
+        SegZooError: a path does not exist, a folder has no pictures, or two pictures would have results of the same
+            name.
     """
     pictures = []
     for argument in arguments:

@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train a model; returns the exit status.
 
-    It is 0, or 1 after an error, which one process reports as one line on stderr, 75 after a stop by SIGTERM or SIGUSR1, and
-    130 after Ctrl-C.
+    It is 0, or 1 after an error, which one process reports as one line on stderr, 75 after a stop by SIGTERM or
+    SIGUSR1, and 130 after Ctrl-C.
     """
     import torch
     from accelerate import PartialState

@@ -14,7 +14,8 @@ _FILE_COLUMNS = ("image_path", "label_path")
 
 
 def model_fingerprint(model: torch.nn.Module) -> str:
-    """A fingerprint of every bit of the weights and buffers, and of the config without where the model was loaded from.
+    """A fingerprint of every bit of the weights and buffers, and of the config without where the model was loaded
+    from.
 
     16 hexadecimal digits. It reads all weights once, at about a second per gigabyte.
     """

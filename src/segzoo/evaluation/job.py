@@ -217,7 +217,8 @@ def load_split(
 
     Args:
         source: where the data come from.
-        split: name of the split; ``val`` and other usual names stand for ``validation`` if the data have no such split.
+        split: name of the split; ``val`` and other usual names stand for ``validation`` if the data have no such
+            split.
         max_samples: take this many rows, spread evenly over the split; None: all.
         dataset_id: the data set's name on the Hub; None: the name of the source, unless that is a local path.
 

@@ -12,8 +12,8 @@ from segzoo.progress import Progress, duration
 class EvaluationProgress(Progress):
     """Counts images, and regularly writes a line with images scored, images per second and time left.
 
-    On a terminal each line overwrites the one before it; elsewhere every report is a new line. The writing process counts its
-    own images and assumes that the others are as fast.
+    On a terminal each line overwrites the one before it; elsewhere every report is a new line. The writing process
+    counts its own images and assumes that the others are as fast.
 
     Args:
         num_images: number of images in the data set.

@@ -171,8 +171,9 @@ class EvaluationReport:
     def write_eval_results(self, folder: str | Path) -> Path:
         """Write ``.eval_results/<data set>_<split>_<protocol>.yaml``, replacing a file of the same name.
 
-        The format is the Hub's (https://huggingface.co/docs/hub/eval-results): one value, the mean IoU from 0 to 1; its notes
-        say how it was measured and give the other scores. The Hub shows it if the data set's id is that of a benchmark.
+        The format is the Hub's (https://huggingface.co/docs/hub/eval-results): one value, the mean IoU from 0 to 1;
+        its notes say how it was measured and give the other scores. The Hub shows it if the data set's id is that of a
+        benchmark.
         """
         import yaml
         from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml

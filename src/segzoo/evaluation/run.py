@@ -76,7 +76,8 @@ def open_log(job: EvaluationJob, options: EvaluationOptions, accelerator: Accele
     """Open the log of scores in the output folder, with those of earlier runs; None without an output folder.
 
     Raises:
-        SegZooError: the folder holds the scores of another evaluation and ``options.overwrite`` is False, or is in use.
+        SegZooError: the folder holds the scores of another evaluation and ``options.overwrite`` is False, or is in
+            use.
     """
     if options.output is None:
         return None

@@ -1,7 +1,7 @@
 """The scores of an evaluation so far, kept on the disk, so that an interrupted evaluation goes on where it stopped.
 
-Every process of a run writes a file of its own and never touches those of others; a later run reads them all, whatever the
-number of processes was, and adds its own. Counts are integers, so that their sum does not depend on the order.
+Every process of a run writes a file of its own and never touches those of others; a later run reads them all, whatever
+the number of processes was, and adds its own. Counts are integers, so that their sum does not depend on the order.
 """
 
 from __future__ import annotations
@@ -51,12 +51,14 @@ class ScoreLog:
 
     Args:
         folder: folder of the files; created if necessary.
-        identity: what the scores depend on (model, data, protocol), as JSON values; scores of another identity are an error.
+        identity: what the scores depend on (model, data, protocol), as JSON values; scores of another identity are an
+            error.
         num_images: size of the data set.
         num_labels, ignore_index: as in `ConfusionMatrix`.
         process_index: number of this process; process 0 must open the log before the others.
-        batch_size: images per batch; batch b has the indices from ``b * batch_size`` on. Scores are kept only once their whole
-            batch is scored: the rest of an interrupted batch would form another batch later, and round differently.
+        batch_size: images per batch; batch b has the indices from ``b * batch_size`` on. Scores are kept only once
+            their whole batch is scored: the rest of an interrupted batch would form another batch later, and round
+            differently.
         seconds: least time between two writes.
         start_anew: remove the files of earlier runs.
 
@@ -66,8 +68,8 @@ class ScoreLog:
         unreadable: damaged files of earlier runs, which were left out; their images are scored again.
 
     Raises:
-        SegZooError: the folder holds scores of another identity (the message names the differences), another evaluation is
-            running there, or it cannot be written to.
+        SegZooError: the folder holds scores of another identity (the message names the differences), another
+            evaluation is running there, or it cannot be written to.
     """
 
     def __init__(

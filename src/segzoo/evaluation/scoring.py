@@ -1,4 +1,4 @@
-"""Scoring a model on a data set: at the original size of every image, in constant memory, in any number of processes."""
+"""Scoring a model on a data set: at every image's original size, in constant memory, with any number of processes."""
 
 import copy
 import time
@@ -85,7 +85,7 @@ class _ViewTransform:
 
 
 class _Samples(Dataset):
-    """A data set that returns errors as items: raised in a loading process, their single line would become a traceback."""
+    """A data set that returns errors as items: raised in a loading process, they would become tracebacks."""
 
     def __init__(self, dataset: SegmentationDataset, views: ViewMaker):
         transform = dataset.transform
@@ -122,27 +122,27 @@ def evaluate(
 ) -> Evaluation:
     """Score a model on a data set; every process of an `accelerate` run calls this.
 
-    The data set is cut into fixed batches of neighbouring images, and each process takes every n-th batch: no image counts
-    twice, even if the numbers do not divide evenly, and the result does not depend on the number of processes. Processes wait
-    for each other only at the end. No logits are kept: memory does not grow with the number of images.
+    The data set is cut into fixed batches of neighbouring images, and each process takes every n-th batch: no image
+    counts twice, even if the numbers do not divide evenly, and the result does not depend on the number of processes.
+    Processes wait for each other only at the end. No logits are kept: memory does not grow with the number of images.
 
     Args:
         model: as prepared by the accelerator, or unwrapped; its mode is restored afterwards.
         image_processor: the model's image processor.
-        dataset: pictures with masks. Of its transform (`segzoo.data.build_processor_transform`) only the label rule is used:
-            pictures go through ``image_processor``, and masks keep their size.
+        dataset: pictures with masks. Of its transform (`segzoo.data.build_processor_transform`) only the label rule is
+            used: pictures go through ``image_processor``, and masks keep their size.
         accelerator: the accelerator of this process.
         num_labels: number of classes.
         ignore_index: label of pixels that do not count; None: all count.
         settings: windows, scales and flips; None: the windows that the model comes with, if any.
-        batch_size: images per batch. Those of one size go through the model together, unless windows are used; the result
-            depends on it only through rounding.
+        batch_size: images per batch. Those of one size go through the model together, unless windows are used; the
+            result depends on it only through rounding.
         num_workers: number of data-loading processes; 0 loads in this process.
         channels_last: whether the model is in the channels-last memory format.
         start: counts of the images in ``done``; all processes pass the same counts, and they are added once.
         done: indices of images that are not scored again.
-        on_image: called after each image, in the process that scored it and in the order of its batches. An exception that it
-            raises ends the evaluation.
+        on_image: called after each image, in the process that scored it and in the order of its batches. An exception
+            that it raises ends the evaluation.
 
     Raises:
         SegZooError: a picture or mask cannot be read or does not fit.

@@ -1,7 +1,7 @@
 """Models as files that run without segzoo: ONNX, and the programs of ``torch.export``.
 
-Such a file contains standard operators only (DCNv3 becomes GridSample), and its metadata describe input and output. It gets its
-name only after it has been run and compared with the model.
+Such a file contains standard operators only (DCNv3 becomes GridSample), and its metadata describe input and output. It
+gets its name only after it has been run and compared with the model.
 """
 
 import contextlib
@@ -38,7 +38,8 @@ TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2}
 METADATA_FILE = "segzoo.json"
 """Name of the metadata inside a ``.pt2`` file (``torch.export.load(..., extra_files={METADATA_FILE: ""})``)."""
 
-# Sizes of the check if the input's size is free. The first is also traced, so it must not be a special case (1, equal sides).
+# Sizes of the check if the input's size is free. The first is also traced, so it must not be a special case (1, equal
+# sides).
 _CHECK_SIZES = ((256, 320), (347, 225))
 
 
@@ -49,8 +50,8 @@ class Check:
     Args:
         size: height and width of the pictures.
         batch: number of pictures.
-        difference: largest difference of a logit, relative to the largest logit if that is above 1. For label maps it is the
-            distance from the chosen class's logit to the best one's.
+        difference: largest difference of a logit, relative to the largest logit if that is above 1. For label maps it
+            is the distance from the chosen class's logit to the best one's.
     """
 
     size: tuple[int, int]
@@ -101,7 +102,8 @@ def export_model(
 
     Args:
         model: a SegZooForSemanticSegmentation in eval mode, float32, on the CPU.
-        output: a name that ends in ``.onnx`` (needs the packages of ``segzoo[onnx]``) or ``.pt2`` (``torch.export.load``).
+        output: a name that ends in ``.onnx`` (needs the packages of ``segzoo[onnx]``) or ``.pt2``
+            (``torch.export.load``).
         processor: the model's image processor; the metadata describe what it does to pictures.
         size: (height, width) of the input in pixels; None leaves both free.
         batch: number of pictures per batch; None leaves it free.
@@ -116,9 +118,9 @@ def export_model(
         name: name of the model in the metadata.
 
     Raises:
-        SegZooError: packages are missing, the model is not one of segzoo's, an argument does not fit, the model cannot be
-            traced, or the file cannot be written, cannot be loaded or gives other results than the model. No new file is
-            left behind, and an old one is unchanged.
+        SegZooError: packages are missing, the model is not one of segzoo's, an argument does not fit, the model cannot
+            be traced, or the file cannot be written, cannot be loaded or gives other results than the model. No new
+            file is left behind, and an old one is unchanged.
     """
     output = Path(output)
     check_target(output, opset=opset, overwrite=overwrite)
@@ -161,8 +163,8 @@ def check_target(output: Path, *, opset: int | None = None, overwrite: bool = Fa
     """Check that a file can be written; call this before loading a model.
 
     Raises:
-        SegZooError: another suffix than those of ``SUFFIXES``, a file that exists although ``overwrite`` is False, a missing
-            folder, an opset that cannot be written, or missing packages.
+        SegZooError: another suffix than those of ``SUFFIXES``, a file that exists although ``overwrite`` is False, a
+            missing folder, an opset that cannot be written, or missing packages.
     """
     if output.suffix not in SUFFIXES:
         raise SegZooError(f"{output}: the name must end in {' or '.join(SUFFIXES)}, which says what to write")

@@ -14,9 +14,10 @@ class ExportedModel(nn.Module):
     Args:
         model: a SegZooForSemanticSegmentation in eval mode.
         processor: its image processor; needed only with ``uint8``.
-        labels: return class ids at the input's size, int64 (B, H, W), instead of logits at the head's resolution, float32
-            (B, num_labels, H / stride, W / stride).
-        uint8: the input is RGB pictures of 0..255, uint8 (B, H, W, 3), instead of normalised images, float32 (B, C, H, W).
+        labels: return class ids at the input's size, int64 (B, H, W), instead of logits at the head's resolution,
+            float32 (B, num_labels, H / stride, W / stride).
+        uint8: the input is RGB pictures of 0..255, uint8 (B, H, W, 3), instead of normalised images, float32 (B, C, H,
+            W).
     """
 
     def __init__(

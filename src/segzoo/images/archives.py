@@ -1,4 +1,4 @@
-"""Reading files inside zip archives, without unpacking them, and any other address that a table of pictures may hold."""
+"""Reading files inside zip archives, without unpacking them, and files at any other address of a table."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _read_member(archive: str, member: str) -> bytes:
 
 
 def _archive(path: str) -> zipfile.ZipFile:
-    """The archive, opened once per process, so that its table of contents is read once; threads share it, forks do not."""
+    """The archive, opened and its table of contents read once per process; threads share it, forks do not."""
     key = os.getpid(), path
     with _lock:
         if key not in _open_archives:

@@ -27,7 +27,8 @@ _HATCH = (200, 203, 207)
 def default_palette(num_labels: int) -> list[list[int]]:
     """`num_labels` RGB colours (0..255), the same in every call, each clearly different from the ones before it.
 
-    Hues advance by the golden ratio while lightness and saturation cycle, so that there are colours for any number of classes.
+    Hues advance by the golden ratio while lightness and saturation cycle, so that there are colours for any number of
+    classes.
     """
     import colorsys
 
@@ -57,8 +58,8 @@ def class_areas(label_map: "np.ndarray | torch.Tensor", num_labels: int) -> list
 def label_image(label_map: "np.ndarray | torch.Tensor", palette: Sequence[Sequence[int]]) -> Image.Image:
     """The label map as a picture whose pixel values ARE the class ids.
 
-    Up to 256 classes it is an 8-bit palette image (mode "P"), which viewers show in the classes' colours; for more it is
-    16-bit grey (mode "I;16"), without colours. Raises `SegZooError` for ids below 0 or above 65535.
+    Up to 256 classes it is an 8-bit palette image (mode "P"), which viewers show in the classes' colours; for more it
+    is 16-bit grey (mode "I;16"), without colours. Raises `SegZooError` for ids below 0 or above 65535.
     """
     array = _as_label_array(label_map)
     if array.size and (array.min() < 0 or array.max() > 65535):
@@ -83,8 +84,8 @@ def overlay(
 ) -> Image.Image:
     """The picture (PIL image or uint8 array) with each class's colour laid over it, as an RGB image.
 
-    `alpha` is the share of the colour (0 shows only the picture, 1 only the colours); `outline` draws the borders between
-    classes at nearly full strength. Raises `SegZooError` if picture and map differ in size.
+    `alpha` is the share of the colour (0 shows only the picture, 1 only the colours); `outline` draws the borders
+    between classes at nearly full strength. Raises `SegZooError` if picture and map differ in size.
     """
     picture = _as_picture(image)
     labels = _as_label_array(label_map)
@@ -120,8 +121,8 @@ def colour_map(label_map: "np.ndarray | torch.Tensor", palette: Sequence[Sequenc
 def legend(entries: Sequence[_Entry], size: int = 16, columns: int = 1, title: str | None = None) -> Image.Image:
     """A key to colours, as an RGB picture just large enough for it.
 
-    `entries` are (name, RGB colour or None for "no class", note), with a note such as "12.3 %"; they run down the columns.
-    `size` is the height of the text in pixels.
+    `entries` are (name, RGB colour or None for "no class", note), with a note such as "12.3 %"; they run down the
+    columns. `size` is the height of the text in pixels.
     """
     pad, swatch, line = round(size * 0.7), round(size * 1.15), round(size * 1.65)
     gap = round(size * 0.55)
@@ -164,8 +165,8 @@ def overlay_with_legend(
 ) -> Image.Image:
     """`overlay` beside a legend of the classes that occur, largest first, with the share of the picture each covers.
 
-    Small pictures are enlarged by whole factors, so that the text stays in proportion. The legend has at most `max_entries`
-    entries for classes; if there are more classes, its last entry sums up the smallest ones.
+    Small pictures are enlarged by whole factors, so that the text stays in proportion. The legend has at most
+    `max_entries` entries for classes; if there are more classes, its last entry sums up the smallest ones.
     """
     labels = _as_label_array(label_map)
     picture = overlay(image, labels, palette, alpha)
@@ -196,8 +197,8 @@ def contact_sheet(
 ) -> Image.Image:
     """Pictures side by side, one row per image: each cell is a PIL image or a label map (shown in colours).
 
-    `headings` are above the columns, `captions` (optional, one per row) below the rows, and a legend of all classes that occur
-    in a label map is at the bottom. Cells are scaled to a width of `cell_width` pixels.
+    `headings` are above the columns, `captions` (optional, one per row) below the rows, and a legend of all classes
+    that occur in a label map is at the bottom. Cells are scaled to a width of `cell_width` pixels.
     """
     if any(len(row) != len(headings) for row in rows):
         raise SegZooError(f"Every row of a contact sheet needs {len(headings)} cells, one per heading.")
@@ -250,9 +251,9 @@ def draw_confusion_matrix(
 ) -> Path:
     """Draw which classes are mistaken for which, as one PNG at `path`.
 
-    A row is a true class, a column the class that its pixels were labelled as; the shade is the share of the row's pixels, blue
-    on the diagonal and red elsewhere. Up to about 40 classes the cells have the shares in percent; above that the largest
-    confusions are listed below the matrix.
+    A row is a true class, a column the class that its pixels were labelled as; the shade is the share of the row's
+    pixels, blue on the diagonal and red elsewhere. Up to about 40 classes the cells have the shares in percent; above
+    that the largest confusions are listed below the matrix.
 
     Args:
         matrix: pixel counts (num_labels, num_labels), rows truth, columns prediction; tensor or array.
@@ -264,7 +265,8 @@ def draw_confusion_matrix(
         The path.
 
     Raises:
-        SegZooError: the matrix is not square or empty, has negative counts, or the number of names differs from that of rows.
+        SegZooError: the matrix is not square or empty, has negative counts, or the number of names differs from that
+            of rows.
     """
     if hasattr(matrix, "detach"):
         matrix = matrix.detach().cpu().numpy()
@@ -414,7 +416,7 @@ def _text_upwards(
     ink: tuple[int, int, int],
     centred: bool = False,
 ) -> None:
-    """Draw text that reads upwards, around the column `place[0]`, beginning at (or centred on) the height `place[1]`."""
+    """Draw text that reads upwards, around the column `place[0]`, beginning at (or centred on) `place[1]`."""
     font = _font(size, text)
     length, height = _text_width(text, size) + 2, round(size * 1.4)
     strip = Image.new("L", (length, height))

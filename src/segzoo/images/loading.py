@@ -79,19 +79,19 @@ def image_to_tensor(
     """One picture as a tensor (num_channels, height, width): uint8, or the floats of a float array.
 
     Args:
-        image: `Picture`, PIL picture (not turned: its EXIF rotation is left to the caller), NumPy array or tensor; (height,
-            width), or with channels first or last. Integers of other types than uint8 become uint8 by the rule of their type
-            (`segzoo.images.values`); floats keep their values.
+        image: `Picture`, PIL picture (not turned: its EXIF rotation is left to the caller), NumPy array or tensor;
+            (height, width), or with channels first or last. Integers of other types than uint8 become uint8 by the
+            rule of their type (`segzoo.images.values`); floats keep their values.
         index: position in the batch, for messages.
         num_channels: channels that the model reads.
-        convert_rgb: convert grey, palette, CMYK and RGBA pictures to three channels; has an effect only if ``num_channels``
-            is 3.
+        convert_rgb: convert grey, palette, CMYK and RGBA pictures to three channels; has an effect only if
+            ``num_channels`` is 3.
         input_data_format: ``"channels_first"`` or ``"channels_last"``; None decides by the shape.
         rescale_factor: the factor by which the caller will multiply the values; None: it will not.
 
     Raises:
-        SegZooError: another number of channels, values outside 0..255, NaN, a ``rescale_factor`` for values of more than 8
-            bits, or something that is not a picture.
+        SegZooError: another number of channels, values outside 0..255, NaN, a ``rescale_factor`` for values of more
+            than 8 bits, or something that is not a picture.
 
     Warns:
         UserWarning: floats from 0 to 1 that will be rescaled once more.
@@ -164,7 +164,7 @@ def _typed(array: np.ndarray | torch.Tensor, name: str, rescale_factor: float | 
 
 
 def _check_factor(eight_bits: bool, rescale_factor: float | None, name: str) -> None:
-    """Check that ``rescale_factor`` fits: values of more bits become 0..255, and a factor for larger ones makes them black."""
+    """Check a factor: values of more bits become 0..255, and a factor for larger values would make them black."""
     if not eight_bits and rescale_factor is not None and rescale_factor < 1 / 256:
         raise SegZooError(
             f"{name}: values of this type are brought to 0..255, but rescale_factor {rescale_factor:g} is for larger ones; "
@@ -208,7 +208,8 @@ def mask_to_tensor(mask: Any, index: int = 0) -> torch.Tensor:
 
 
 def reduce_labels(mask: Any, ignore_index: int = 255) -> Any:
-    """Apply the label rule of data sets whose masks hold 0 for "no class": 0 becomes `ignore_index`, other ids drop by one.
+    """Apply the label rule of data sets whose masks hold 0 for "no class": 0 becomes `ignore_index`, other ids drop by
+    one.
 
     It is mmsegmentation's `reduce_zero_label`.
 
@@ -217,7 +218,8 @@ def reduce_labels(mask: Any, ignore_index: int = 255) -> Any:
         ignore_index: id of pixels that do not count.
 
     Returns:
-        An array or tensor like `mask`, of the same shape; of the same dtype if `ignore_index` fits into it, else int64.
+        An array or tensor like `mask`, of the same shape; of the same dtype if `ignore_index` fits into it, else
+        int64.
     """
     if isinstance(mask, torch.Tensor):
         plain = mask.as_subclass(torch.Tensor)

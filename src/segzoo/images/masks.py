@@ -12,7 +12,8 @@ _ID_MODES = {"1", "L", "P", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 
 
 def class_ids(mask: Picture) -> np.ndarray:
-    """The class ids of a mask as stored, before its rotation: grey values, palette indices, or floats that are whole numbers.
+    """The class ids of a mask as stored, before its rotation: grey values, palette indices, or floats that are whole
+    numbers.
 
     Returns:
         Array (height, width), uint8 for 8-bit masks and int32 for others.

@@ -1,6 +1,8 @@
-"""Reading pictures from files, bytes, tables and arrays: as they are stored, and as the grey levels that a model takes.
+"""Reading pictures from files, bytes, tables and arrays: as they are stored, and as the grey levels that a model
+takes.
 
-Training, evaluation, the image processor and all commands read pictures with this module. It needs NumPy and Pillow only.
+Training, evaluation, the image processor and all commands read pictures with this module. It needs NumPy and Pillow
+only.
 """
 
 from __future__ import annotations
@@ -117,8 +119,8 @@ def open_picture(source: Any, *, name: str | None = None, what: str = "image") -
     """Read and decode a picture or mask.
 
     Args:
-        source: path, address (zip://, hf://, https://), the bytes of a file, PIL image, array (height, width) or (height,
-            width, channels), or the `{"path", "bytes"}` of an undecoded `datasets` column.
+        source: path, address (zip://, hf://, https://), the bytes of a file, PIL image, array (height, width) or
+            (height, width, channels), or the `{"path", "bytes"}` of an undecoded `datasets` column.
         name: name in messages; by default the path.
         what: kind of the source in messages, such as "image" or "mask".
 
@@ -161,8 +163,8 @@ def read_header(source: Any, *, name: str | None = None) -> Header:
 def decode_image(source: Any, *, name: str | None = None, num_channels: int = 3) -> np.ndarray:
     """Read a picture as upright grey levels, by default RGB.
 
-    Grey, palette, RGBA (alpha dropped) and CMYK are converted, EXIF rotation is applied, and values of more than 8 bits
-    become 0..255 by the rule of their type (`segzoo.images.values.value_rule`).
+    Grey, palette, RGBA (alpha dropped) and CMYK are converted, EXIF rotation is applied, and values of more than 8
+    bits become 0..255 by the rule of their type (`segzoo.images.values.value_rule`).
 
     Args:
         source: any source of `open_picture`.

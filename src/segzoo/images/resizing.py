@@ -37,7 +37,8 @@ def keep_ratio_size(
         shortest_edge: bound of the shorter side in pixels; None is no bound.
         longest_edge: bound of the longer side in pixels; None is no bound.
         rounding: ``"nearest"`` is mmcv's ``int(x * factor + 0.5)``, ``"down"`` is MIT's ``int(x * factor)``.
-        ratio: factor by which both bounds are multiplied, and then cut to whole pixels; without bounds, on the image itself.
+        ratio: factor by which both bounds are multiplied, and then cut to whole pixels; without bounds, on the image
+            itself.
 
     Returns:
         Height and width, each at least 1.
@@ -97,7 +98,8 @@ def padded_size(
     size_multiple_mode: str = "stretch",
     pad_size: Mapping[str, int] | None = None,
 ) -> tuple[int, int]:
-    """Size of a single resized image after padding at the right and the bottom; arguments as in `SegZooImageProcessor`.
+    """Size of a single resized image after padding at the right and the bottom; arguments as in
+    `SegZooImageProcessor`.
 
     Args:
         image_size: height and width of the resized image.
@@ -138,7 +140,7 @@ def per_channel(value: float | Sequence[float], channels: int, name: str) -> tup
 
 
 def resize_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Resize a mask (height, width) by nearest pixel centre, so that it stays aligned with a bilinearly resized picture."""
+    """Resize a mask (height, width) by nearest pixel centre: it stays aligned with a bilinearly resized picture."""
     if tuple(mask.shape) == size:
         return mask
     return tvF.resize(mask[None], list(size), interpolation=InterpolationMode.NEAREST_EXACT)[0]
@@ -147,8 +149,8 @@ def resize_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 def resize_bilinear(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Bilinear resizing without antialiasing, like ``cv2.resize(..., INTER_LINEAR)``.
 
-    uint8 pictures are computed with OpenCV's fixed-point arithmetic and get exactly its values; other types are computed in
-    float32, and integers are rounded.
+    uint8 pictures are computed with OpenCV's fixed-point arithmetic and get exactly its values; other types are
+    computed in float32, and integers are rounded.
 
     Args:
         image: (channels, height, width).
@@ -161,7 +163,7 @@ def resize_bilinear(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def _resize_uint8(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """OpenCV's arithmetic: weights of 11 bits; widths first, keeping 7 fractional bits; then heights, keeping 2; rounding."""
+    """Weights of 11 bits; widths first, keeping 7 fractional bits; then heights, keeping 2; then rounding."""
     channels, height, width = image.shape
     if (height, width) == (2 * size[0], 2 * size[1]):
         # If both sides are halved, OpenCV uses its area filter.
@@ -197,8 +199,8 @@ def _resize_plane(
 def _fixed_point_taps(length: int, size: int, device: torch.device, border_weights: bool) -> tuple[torch.Tensor, ...]:
     """Lower and upper source position of each resized position, and their weights times 2048; (size,) each.
 
-    Outside the border both positions are the border's. For heights (``border_weights``) OpenCV still splits the weight between
-    the two, for widths it does not; the results round differently.
+    Outside the border both positions are the border's. For heights (``border_weights``) OpenCV still splits the weight
+    between the two, for widths it does not; the results round differently.
     """
     centres = ((torch.arange(size, dtype=torch.float64) + 0.5) * (1.0 / (size / length)) - 0.5).to(torch.float32)
     lower = centres.floor()

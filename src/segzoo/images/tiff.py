@@ -1,4 +1,4 @@
-"""TIFF files that Pillow cannot read: other numbers of bands, floats and 16 bits with several bands. tifffile reads them."""
+"""Reading TIFF files that Pillow cannot, with tifffile: many bands, floats or 16 bits with several bands."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def is_tiff(file: BinaryIO) -> bool:
 
 
 def samples_per_pixel(file: BinaryIO) -> int:
-    """Number of bands by a TIFF file's first directory, 1 if it does not say; the file's position is 0 before and after."""
+    """Number of bands in a TIFF file's first directory, 1 if not stated; the position is 0 before and after."""
     try:
         header = file.read(8)
         if header[2] == 43 or header[3] == 43:  # BigTIFF: offsets of 64 bits

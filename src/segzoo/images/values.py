@@ -1,4 +1,4 @@
-"""How pixel values of any type become grey levels 0..255: one rule per type, the same for every picture of that type."""
+"""How pixel values become grey levels 0..255: one rule per type, the same for every picture of that type."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ FLOATS = ValueRule("floats", "floats from 0 to 1, multiplied by 255 and rounded"
 def value_rule(dtype: np.dtype | type) -> ValueRule:
     """The rule for a type of pixel values.
 
-    Sixteen bits are truncated, not rounded: Pillow does so with 16-bit colours, and OpenCV, with which the original trainings
-    read their pictures, with all 16-bit pictures.
+    Sixteen bits are truncated, not rounded: Pillow does so with 16-bit colours, and OpenCV, with which the original
+    trainings read their pictures, with all 16-bit pictures.
 
     Raises:
         SegZooError: values of this type, such as complex numbers, cannot be pixels.

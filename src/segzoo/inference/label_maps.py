@@ -1,8 +1,8 @@
 """Label maps at full resolution without holding the logits of every class there.
 
-The logits of 150 classes for a 512 x 2048 picture take 600 MiB as float32, and argmax before upsampling gives other labels.
-So the logits are upsampled and reduced strip by strip on a CPU, and a few classes at a time on other devices. The labels
-equal those of ``F.interpolate(logits, mode="bilinear").argmax(1)``.
+The logits of 150 classes for a 512 x 2048 picture take 600 MiB as float32, and argmax before upsampling gives other
+labels. So the logits are upsampled and reduced strip by strip on a CPU, and a few classes at a time on other devices.
+The labels equal those of ``F.interpolate(logits, mode="bilinear").argmax(1)``.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,8 +34,9 @@ def label_map_from_logits(
         logits: (num_labels, height, width), any device; half precision is computed in float32.
         size: height and width of the result in pixels.
         align_corners: as in ``F.interpolate``.
-        crop: height and width of the picture inside a padded input: the logits are first resized to ``input_size``, then
-            cropped to ``crop`` at the right and the bottom, and then resized to ``size``. It needs ``input_size``.
+        crop: height and width of the picture inside a padded input: the logits are first resized to ``input_size``,
+            then cropped to ``crop`` at the right and the bottom, and then resized to ``size``. It needs
+            ``input_size``.
         input_size: height and width of the padded input. Without ``crop`` it is an intermediate size.
         dtype: integer type of the result.
 

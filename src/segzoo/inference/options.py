@@ -20,13 +20,13 @@ def add_protocol_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--slide",
         action=argparse.BooleanOptionalAction,
-        help="sliding windows, or whole images; left out, as the model says",
+        help="sliding windows, or whole images (default: as the model says)",
     )
     group.add_argument(
         "--window", type=int, nargs="+", metavar="N", help="height and width of the windows (or one number)"
     )
     group.add_argument(
-        "--stride", type=int, nargs="+", metavar="N", help="their step; by default two thirds of the window"
+        "--stride", type=int, nargs="+", metavar="N", help="step of the windows (default: two thirds of the window)"
     )
     group.add_argument(
         "--scales", type=float, nargs="+", metavar="F", help="factors on the image size, such as 0.75 1 1.25"
@@ -36,7 +36,7 @@ def add_protocol_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         nargs="+",
         metavar="N",
-        help="instead: lengths of the shorter side, such as 300 450 600",
+        help="instead of --scales: lengths of the shorter side, such as 300 450 600",
     )
     group.add_argument("--flip", action="store_true", help="also predict the mirrored image")
     group.add_argument("--average", choices=("probabilities", "logits"), help="what is averaged over scales and flips")
@@ -53,8 +53,8 @@ def check_protocol_options(
     """Check the options before a model is loaded; arguments as in `settings_from_options`.
 
     Raises:
-        SegZooError: windows for whole images, a window or stride that is not one or two positive numbers, scales or short sides
-            that are not above 0, or both scales and short sides.
+        SegZooError: windows for whole images, a window or stride that is not one or two positive numbers, scales or
+            short sides that are not above 0, or both scales and short sides.
     """
     if slide is False and (window or stride):
         raise SegZooError("--no-slide takes whole images; leave out --window and --stride")
@@ -87,15 +87,16 @@ def settings_from_options(
     Args:
         model: its config may name windows.
         image_processor: it may name windows if the model's config does not.
-        slide: windows (True) or whole images (False); None: windows if ``window`` or ``stride`` is given or the model has some.
+        slide: windows (True) or whole images (False); None: windows if ``window`` or ``stride`` is given or the model
+            has some.
         window: (height, width) of the windows in pixels, or one number for both; None: the model's.
-        stride: (vertical, horizontal) step in pixels, or one number for both; None: two thirds of a given ``window``, else the
-            model's.
+        stride: (vertical, horizontal) step in pixels, or one number for both; None: two thirds of a given ``window``,
+            else the model's.
         scales, short_sides, flip, average: as in `InferenceSettings`; None: its defaults.
 
     Raises:
-        SegZooError: windows are asked for but have no size, or values that `check_protocol_options` or `InferenceSettings`
-            does not accept.
+        SegZooError: windows are asked for but have no size, or values that `check_protocol_options` or
+            `InferenceSettings` does not accept.
     """
     check_protocol_options(slide=slide, window=window, stride=stride, scales=scales, short_sides=short_sides)
     own = InferenceSettings.of_model(model, image_processor)

@@ -25,17 +25,18 @@ from segzoo.inference.views import ViewMaker, ViewReader
 class Predictor:
     """Predicts label maps and probabilities with a model.
 
-    For one view of a whole picture the result equals that of the model and ``post_process_semantic_segmentation``. For windows
-    and several views it equals that of mmsegmentation's ``slide_inference`` and ``aug_test``, but is computed strip by strip:
-    the logits or probabilities of a whole picture never exist at its resolution. Memory holds the views of the picture in its
-    own integers, the result, and for every view the logits of the whole picture at the resolution of the head, or those of
-    two to three rows of windows.
+    For one view of a whole picture the result equals that of the model and ``post_process_semantic_segmentation``. For
+    windows and several views it equals that of mmsegmentation's ``slide_inference`` and ``aug_test``, but is computed
+    strip by strip: the logits or probabilities of a whole picture never exist at its resolution. Memory holds the
+    views of the picture in its own integers, the result, and for every view the logits of the whole picture at the
+    resolution of the head, or those of two to three rows of windows.
 
     Args:
         model: any semantic-segmentation model of transformers with dense logits; it runs in eval mode, and its mode is
             restored afterwards.
         image_processor: the model's image processor.
-        settings: the protocol; None: the windows that the model's config or the image processor names, else whole pictures.
+        settings: the protocol; None: the windows that the model's config or the image processor names, else whole
+            pictures.
         device: the device of the model; None: ``model.device``.
         autocast: makes the context that the model runs in, such as ``accelerator.autocast``.
         channels_last: whether the model is in the channels-last memory format.
@@ -75,13 +76,13 @@ class Predictor:
         """The class of every pixel.
 
         Args:
-            image: uint8 (height, width, 3), RGB, or any other picture that the image processor accepts; or the list of its views
-                that `views` made.
+            image: uint8 (height, width, 3), RGB, or any other picture that the image processor accepts; or the list of
+                its views that `views` made.
             target_size: (height, width) of the result: that of the picture, or any other.
 
         Returns:
-            Class ids (height, width) on the model's device, in the smallest integer type that holds them all: uint8, int16
-            or int32. Of classes with equal scores the first wins.
+            Class ids (height, width) on the model's device, in the smallest integer type that holds them all: uint8,
+            int16 or int32. Of classes with equal scores the first wins.
         """
         return self.label_maps([image], [target_size])[0]
 
@@ -91,8 +92,8 @@ class Predictor:
     ) -> list[torch.Tensor]:
         """Label maps of several pictures; each equals that of the picture alone, up to the rounding of batches.
 
-        Padding would change what a network sees near a border, so only inputs of one size go through the model together; with
-        windows, each picture is processed on its own.
+        Padding would change what a network sees near a border, so only inputs of one size go through the model
+        together; with windows, each picture is processed on its own.
 
         Args:
             images: pictures, or the list of views of each, as in `label_map`.
@@ -113,8 +114,8 @@ class Predictor:
     def probabilities(self, image: ImageInput | list[torch.Tensor], target_size: tuple[int, int]) -> torch.Tensor:
         """Probability of every class, (num_labels, height, width) floats on the model's device.
 
-        The arguments are those of `label_map`. If the settings average logits, it is the softmax of their mean. The result
-        itself takes num_labels floats per pixel.
+        The arguments are those of `label_map`. If the settings average logits, it is the softmax of their mean. The
+        result itself takes num_labels floats per pixel.
         """
         target = _pair(target_size)
         with evaluation_mode(self.model):

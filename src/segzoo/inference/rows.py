@@ -1,8 +1,8 @@
 """Maps that are read row by row, from top to bottom, so that a large map never exists as a whole.
 
-Each kind has ``size`` (height, width), ``classes``, ``dtype`` and ``device``. Rows are tensors (rows, width, classes), the
-classes innermost: ``fill(first, out)`` writes them into existing memory, ``read(first, last)`` returns new ones. Rows may be
-read again as long as no rows below them have been read.
+Each kind has ``size`` (height, width), ``classes``, ``dtype`` and ``device``. Rows are tensors (rows, width, classes),
+the classes innermost: ``fill(first, out)`` writes them into existing memory, ``read(first, last)`` returns new ones.
+Rows may be read again as long as no rows below them have been read.
 """
 
 from collections.abc import Sequence
@@ -62,8 +62,8 @@ class MapRows(Rows):
 class ResizedRows(Rows):
     """The rows of a bilinearly resized part of a map, computed when they are read.
 
-    Each row of the source is resized to the result's width once, and kept while it is needed. Sums are formed in the order of
-    F.interpolate's CPU kernel for contiguous maps: the values are equal to the last bit if the compilers fuse
+    Each row of the source is resized to the result's width once, and kept while it is needed. Sums are formed in the
+    order of F.interpolate's CPU kernel for contiguous maps: the values are equal to the last bit if the compilers fuse
     multiplications and additions in the same way.
 
     Args:

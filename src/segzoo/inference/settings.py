@@ -19,20 +19,21 @@ class InferenceSettings:
     """How a picture goes through a model.
 
     Args:
-        window_size: (height, width) of sliding windows in pixels of the resized picture; None: the whole picture at once.
+        window_size: (height, width) of sliding windows in pixels of the resized picture; None: the whole picture at
+            once.
         window_stride: (vertical, horizontal) step between windows in pixels; None: the window's size.
-        scales: factors on the size that the image processor resizes to, or on the picture's own size if it does not resize;
-            one view each.
-        short_sides: instead of ``scales``, lengths of the shorter side in pixels, one view each; the image processor's bound of
-            the longer side applies to all of them (MIT scene parsing: 300, 375, 450, 525, 600).
+        scales: factors on the size that the image processor resizes to, or on the picture's own size if it does not
+            resize; one view each.
+        short_sides: instead of ``scales``, lengths of the shorter side in pixels, one view each; the image processor's
+            bound of the longer side applies to all of them (MIT scene parsing: 300, 375, 450, 525, 600).
         flip: add a view mirrored left to right for every view.
-        average: what is averaged over the views, at the target size: ``"probabilities"`` averages each view's softmax, as
-            mmsegmentation does; ``"logits"`` is for heads whose maps are not meant for a softmax.
+        average: what is averaged over the views, at the target size: ``"probabilities"`` averages each view's softmax,
+            as mmsegmentation does; ``"logits"`` is for heads whose maps are not meant for a softmax.
         windows_per_pass: how many windows go through the model at once.
 
     Raises:
-        SegZooError: sizes or factors that are not positive, a stride larger than the window, both scales and short sides, or an
-            unknown average.
+        SegZooError: sizes or factors that are not positive, a stride larger than the window, both scales and short
+            sides, or an unknown average.
     """
 
     window_size: tuple[int, int] | None = None

@@ -22,8 +22,9 @@ def sliding_window_logits(
 
     `WindowRows` gives the same map row by row, for pictures for which that is too much memory.
 
-    Windows start at multiples of the stride; the last one of a row or column is shifted back to end at the border. If the
-    image is smaller than the window in a direction, the window is cut to the image in that direction; nothing is padded.
+    Windows start at multiples of the stride; the last one of a row or column is shifted back to end at the border. If
+    the image is smaller than the window in a direction, the window is cut to the image in that direction; nothing is
+    padded.
 
     Args:
         predict: (batch, channels, height, width) -> logits (batch, num_labels, any height, any width).
@@ -64,13 +65,14 @@ def sliding_window_logits(
 class WindowRows(Rows):
     """The map of `sliding_window_logits`, read row by row.
 
-    A window is predicted when its first row is read, and dropped after its last. Its logits are kept at the resolution of
-    ``predict`` and resized as they are read. So the memory is that of two or three rows of windows, whatever the height of the
-    picture. Windows are predicted and summed in the order of `sliding_window_logits`.
+    A window is predicted when its first row is read, and dropped after its last. Its logits are kept at the resolution
+    of ``predict`` and resized as they are read. So the memory is that of two or three rows of windows, whatever the
+    height of the picture. Windows are predicted and summed in the order of `sliding_window_logits`.
 
     Args:
         predict: (n, channels, height, width) -> logits (n, num_labels, any height, any width).
-        read_window: (top, left, height, width) -> that part of the picture, (channels, height, width), for ``predict``.
+        read_window: (top, left, height, width) -> that part of the picture, (channels, height, width), for
+            ``predict``.
         size: (height, width) of the picture.
         window_size, window_stride, num_labels, align_corners, windows_per_pass: as in `sliding_window_logits`.
 
@@ -134,7 +136,7 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
 def _grid(
     size: tuple[int, int], window_size: Sequence[int], window_stride: Sequence[int]
 ) -> tuple[tuple[int, int], list[int], list[int]]:
-    """Size of the windows of an image, cut to the image if that is smaller; their first rows and their first columns."""
+    """Size of the windows, cut to the image if that is smaller; their first rows and their first columns."""
     window_size, window_stride = _pair(window_size, "window_size"), _pair(window_stride, "window_stride")
     for axis, window, stride in zip(("height", "width"), window_size, window_stride, strict=True):
         if stride > window:

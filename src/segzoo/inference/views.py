@@ -1,7 +1,8 @@
 """From a picture to the inputs of a model, in two steps: resized pictures, and normalised parts of them.
 
 What passes between the two steps is small: pictures of integers, one for every scale. They are made where pictures are
-decoded, possibly in other processes; mirroring, normalisation and padding happen on the model's device, window by window.
+decoded, possibly in other processes; mirroring, normalisation and padding happen on the model's device, window by
+window.
 """
 
 from dataclasses import dataclass
@@ -34,12 +35,12 @@ class ViewMaker:
         """The views of a picture.
 
         Args:
-            image: uint8 (height, width, channels) with the channels of the model, or any other picture that the processor
-                accepts.
+            image: uint8 (height, width, channels) with the channels of the model, or any other picture that the
+                processor accepts.
 
         Returns:
-            A tensor (channels, height, width) for each scale or short side. With a `SegZooImageProcessor` it has the picture's
-            own values; with any other image processor it is ready for the model.
+            A tensor (channels, height, width) for each scale or short side. With a `SegZooImageProcessor` it has the
+            picture's own values; with any other image processor it is ready for the model.
 
         Raises:
             SegZooError: the processor cannot use the picture, or a scale makes it smaller than one pixel.
@@ -84,9 +85,9 @@ class ViewMaker:
     def _scaled(self, scale: float, image: ImageInput) -> dict[str, Any]:
         """Options that make the processor's result larger by a factor, as in mmsegmentation's ``MultiScaleFlipAug``.
 
-        The bounds of the size are multiplied and cut to whole pixels; if the processor does not resize, they are the picture's
-        own sides. A shorter side without a bound of the longer one never becomes shorter than the windows, as in
-        ``SETR_Resize``.
+        The bounds of the size are multiplied and cut to whole pixels; if the processor does not resize, they are the
+        picture's own sides. A shorter side without a bound of the longer one never becomes shorter than the windows,
+        as in ``SETR_Resize``.
         """
         if scale == 1.0:
             return {}
@@ -150,7 +151,7 @@ class ViewReader:
         return self(0, 0, *self.size)
 
     def plan(self, target_size: tuple[int, int]) -> dict[str, Any]:
-        """Keyword arguments of `segzoo.inference.label_map_from_logits` for a map of ``target_size`` (height, width)."""
+        """Keyword arguments of `label_map_from_logits` for a map of ``target_size`` (height, width)."""
         by_input = self.processor is not None and self.processor.resize_logits_to_input
         if self.size == self.picture_size and not by_input:
             return {"size": target_size}

@@ -1,7 +1,7 @@
 """The options of ``segzoo train``, and its command line.
 
-The command line has the flags of transformers' run_semantic_segmentation_no_trainer.py, the common flags of its Trainer script,
-and one flag for every field of a `Recipe`; flags override the recipe.
+The command line has the flags of transformers' run_semantic_segmentation_no_trainer.py, the common flags of its
+Trainer script, and one flag for every field of a `Recipe`; flags override the recipe.
 """
 
 import argparse
@@ -72,25 +72,25 @@ class DataOptions(Options):
         f"webdataset, or a Hub name (default: {UPSTREAM_DATASET})",
     )
     dataset_config_name: str | None = option(None, "configuration of a Hub data set")
-    image_column: str | None = option(None, "column of the pictures, where its name is unusual")
-    label_column: str | None = option(None, "column of the masks, where its name is unusual")
+    image_column: str | None = option(None, "column of the pictures, if its name is unusual")
+    label_column: str | None = option(None, "column of the masks, if its name is unusual")
     classes: str | None = option(
         None, "a known data set (ade20k, cityscapes, camvid ...) or a JSON file of id and name"
     )
-    num_labels: int | None = option(None, "number of classes, where they have no names")
+    num_labels: int | None = option(None, "number of classes, if they have no names")
     do_reduce_labels: bool | None = option(
         None,
         "masks hold 0 for 'no class' and 1..n for the classes (default: as known of the data set)",
         flag=Flag(aliases=("reduce_labels",)),
     )
     ignore_index: int = option(255, "label of pixels that do not count")
-    train_val_split: float = option(0.15, "share set aside where there is no validation split", above=0, below=1)
-    max_train_samples: int | None = option(None, "train on so many pictures only", above=0)
-    max_eval_samples: int | None = option(None, "evaluate on so many pictures only", above=0)
+    train_val_split: float = option(0.15, "share set aside if there is no validation split", above=0, below=1)
+    max_train_samples: int | None = option(None, "train on this many pictures only", above=0)
+    max_eval_samples: int | None = option(None, "evaluate on this many pictures only", above=0)
     streaming: bool = option(False, "read the training data while training; needs a number of steps")
     shuffle_buffer: int = option(1000, "with --streaming: samples that are shuffled at a time", above=0)
     max_corrupt: int = option(
-        0, "leave out so many broken pictures, with a warning each, before it is an error", at_least=0
+        0, "leave out up to this many broken pictures, with a warning each; more are an error", at_least=0
     )
 
 
@@ -107,11 +107,13 @@ class BatchOptions(Options):
         None, "YAML or JSON file with the fields below, over --recipe and below flags; a run writes one: recipe.json"
     )
     per_device_train_batch_size: int | None = option(
-        None, "pictures a process and step (default: 8, or the recipe's batch divided up)", above=0
+        None, "pictures per process and pass (default: 8, or the recipe's batch divided up)", above=0
     )
-    per_device_eval_batch_size: int = option(8, "pictures of different sizes still go one by one", above=0)
+    per_device_eval_batch_size: int = option(
+        8, "pictures per process; those of different sizes still go one by one", above=0
+    )
     gradient_accumulation_steps: int | None = option(
-        None, "passes an optimizer step (default: 1, or what the recipe's batch needs)", above=0
+        None, "passes per optimizer step (default: 1, or what the recipe's batch needs)", above=0
     )
     crop_by_model: bool = option(False, "crops have the size that the model is used at", flag=None)
     warmup_ratio: float | None = option(
@@ -131,7 +133,7 @@ class RunningOptions(Options):
     )
     do_train: bool = option(True, "train (default, unless --do_eval alone is given)")
     do_eval: bool = option(True, "evaluate (default, unless --do_train alone is given)")
-    seed: int = option(42, "of weights, order and augmentation")
+    seed: int = option(42, "seed of weights, order and augmentation")
     eval_steps: int | str = option(
         "epoch",
         "steps between evaluations, 'epoch', or 0 for the end only (default: epoch)",
@@ -141,10 +143,10 @@ class RunningOptions(Options):
     checkpointing_steps: int | str | None = option(
         None, "steps between checkpoints, or 'epoch'; none by default", words=("epoch",), at_least=0
     )
-    save_total_limit: int | None = option(None, "keep so many checkpoints, and the best; all by default", above=0)
+    save_total_limit: int | None = option(None, "keep this many checkpoints, and the best; all by default", above=0)
     load_best_model_at_end: bool = option(False, "the model with the best mIoU is the result")
     resume_from_checkpoint: str | None = option(None, "'latest', or a checkpoint folder", flag=Flag(const="latest"))
-    max_bad_steps: int = option(3, "so many steps in a row with a loss that is not finite end the training", above=0)
+    max_bad_steps: int = option(3, "this many steps in a row with a loss that is not finite end the training", above=0)
     logging_steps: int | str = option(10, "steps between two lines of the log", words=("epoch",), above=0)
     dataloader_num_workers: int = option(2, "processes that load pictures", at_least=0)
     channels_last: bool | None = option(
@@ -172,14 +174,15 @@ class RunningOptions(Options):
     )
     token: str | bool | None = option(
         None,
-        "the same; without a value: that of the login",
+        "the same as --hub_token; without a value: that of the login",
         flag=Flag(aliases=("use_auth_token",), const=True),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(RunningOptions, BatchOptions, DataOptions, ModelSource):
-    """Everything about a training except its recipe; each field with a flag is an option of ``segzoo train`` of the same name.
+    """Everything about a training except its recipe; each field with a flag is an option of ``segzoo train`` of the
+    same name.
 
     Raises:
         SegZooError: a value of the wrong type or range, or values that do not fit each other.
@@ -200,7 +203,7 @@ class RunOptions(RunningOptions, BatchOptions, DataOptions, ModelSource):
             object.__setattr__(self, name, value)
 
     def check(self) -> None:
-        """Check that there is an output folder, that a best model gets its evaluations, and that the trackers are installed."""
+        """Check that there is an output folder, evaluations to find a best model by, and the named trackers."""
         super().check()
         if self.output_dir is None:
             self.refuse("output_dir is missing; name the folder that becomes the model")
@@ -219,8 +222,8 @@ class RunOptions(RunningOptions, BatchOptions, DataOptions, ModelSource):
         """Check that this run can follow a recipe.
 
         Raises:
-            SegZooError: with streaming, whose length is unknown, the recipe has no number of steps, or evaluations or checkpoints are
-                due every epoch.
+            SegZooError: with streaming, whose length is unknown, the recipe has no number of steps, or evaluations or
+                checkpoints are due every epoch.
         """
         if self.streaming and recipe.max_train_steps is None:
             self.refuse("streaming needs --max_train_steps: the number of pictures is not known beforehand")
@@ -264,7 +267,7 @@ class TrainerNames(Options):
     logging_strategy: str | None = option(
         None, "when --logging_steps is meant to happen", choices=("no", "epoch", "steps")
     )
-    metric_for_best_model: str | None = option(None, "mean_iou, what else is there to choose from")
+    metric_for_best_model: str | None = option(None, "accepted for mean_iou only")
 
     def check(self) -> None:
         """Check that only one precision is given, and that the best model is chosen by mean IoU."""
@@ -322,10 +325,12 @@ def parse_arguments(argv: Sequence[str]) -> tuple[RunOptions, Recipe]:
 def read_arguments(values: Mapping[str, Any]) -> tuple[RunOptions, Recipe]:
     """The options of the run and the recipe, from the values of flags.
 
-    The recipe starts from the defaults or ``recipe``, then takes the fields of ``recipe_file``, then those of single flags.
+    The recipe starts from the defaults or ``recipe``, then takes the fields of ``recipe_file``, then those of single
+    flags.
 
     Args:
-        values: values of the flags that were given, as text or converted, by name without dashes; other entries are ignored.
+        values: values of the flags that were given, as text or converted, by name without dashes; other entries are
+            ignored.
 
     Raises:
         SegZooError: a wrong value; the message names the option.

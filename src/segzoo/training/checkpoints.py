@@ -1,11 +1,12 @@
 """Checkpoints that exist whole or not at all, and training that goes on from the last whole one.
 
-A checkpoint is a folder ``step_<n>``: the files of `accelerate` (model, optimizer, gradient scaler, registered objects such as
-schedule and weight average, random numbers of every process), ``memory.json`` with anything else that the caller wants to
-keep, and ``checkpoint.json`` with the size and hash of each of these files.
+A checkpoint is a folder ``step_<n>``: the files of `accelerate` (model, optimizer, gradient scaler, registered objects
+such as schedule and weight average, random numbers of every process), ``memory.json`` with anything else that the
+caller wants to keep, and ``checkpoint.json`` with the size and hash of each of these files.
 
-The hash is XXH3 (128 bits): it finds every accident and is ten times as fast as SHA-256, so that its time is negligible
-compared with writing. It does not protect against attackers; files are therefore unpickled with ``weights_only``.
+The hash is XXH3 (128 bits): it finds every accident and is ten times as fast as SHA-256, so that its time is
+negligible compared with writing. It does not protect against attackers; files are therefore unpickled with
+``weights_only``.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _PREFIX = "step_"
 
 
 class Resumed(NamedTuple):
-    """Where a training goes on: the checkpoint's folder, the number of steps done, and the contents of its ``memory.json``."""
+    """Where a training goes on: the checkpoint's folder, its number of steps, and its ``memory``."""
 
     folder: Path
     step: int
@@ -50,8 +51,8 @@ def save_checkpoint(
 ) -> Path:
     """Write ``directory/step_<step>``; every process calls this, and all succeed or all fail.
 
-    The folder is written under a hidden name, synced to the disk and renamed. Earlier checkpoints stay whole if the disk is
-    full or the process is killed; one of the same step is replaced only by the renaming.
+    The folder is written under a hidden name, synced to the disk and renamed. Earlier checkpoints stay whole if the
+    disk is full or the process is killed; one of the same step is replaced only by the renaming.
 
     Args:
         accelerator: everything to save has been prepared by it or registered with it.
@@ -84,7 +85,8 @@ def save_checkpoint(
 
 
 def load_checkpoint(accelerator: Accelerator, checkpoint: str | os.PathLike) -> tuple[int, dict[str, Any]]:
-    """Load a checkpoint into everything that `accelerate` prepared; every process calls this after preparing the same objects.
+    """Load a checkpoint into everything that `accelerate` prepared; every process calls this after preparing the same
+    objects.
 
     Returns:
         The step, and the ``memory`` of `save_checkpoint`.
@@ -102,8 +104,8 @@ def resume_checkpoint(
 ) -> Resumed | None:
     """Find the checkpoint to go on from and load it; every process calls this, after preparing the same objects.
 
-    Only the main process looks for it and compares the hashes. Whole checkpoints of later steps than the chosen one belong to
-    another course of the training: once this one goes on, they must not be mistaken for its own.
+    Only the main process looks for it and compares the hashes. Whole checkpoints of later steps than the chosen one
+    belong to another course of the training: once this one goes on, they must not be mistaken for its own.
 
     Args:
         accelerator: the accelerator of the training.
@@ -114,8 +116,8 @@ def resume_checkpoint(
         The loaded checkpoint; None for ``"latest"`` if there is no checkpoint yet.
 
     Raises:
-        SegZooError: see `find_checkpoint` and `load_checkpoint`; or there is a whole checkpoint of a later step and ``overwrite``
-            is False.
+        SegZooError: see `find_checkpoint` and `load_checkpoint`; or there is a whole checkpoint of a later step and
+            ``overwrite`` is False.
     """
     folder = run_together(accelerator, lambda: find_checkpoint(directory, wanted), main_only=True)
     if folder is None:
@@ -133,8 +135,8 @@ def read_record(checkpoint: str | os.PathLike, *, contents: bool = True) -> dict
         contents: compare hashes as well; otherwise only check that the files exist with the right size.
 
     Raises:
-        SegZooError: the folder or a file is missing or cannot be read, or a file has another size or hash than when it was
-            written.
+        SegZooError: the folder or a file is missing or cannot be read, or a file has another size or hash than when it
+            was written.
     """
     folder = Path(checkpoint)
     advice = "resume from an earlier checkpoint"
@@ -182,8 +184,8 @@ def find_checkpoint(directory: str | os.PathLike, wanted: str) -> Path | None:
         wanted: ``"latest"``, or the path of a checkpoint, or its name in ``directory``.
 
     Returns:
-        The folder of the checkpoint. ``"latest"`` is the last whole one: damaged ones are skipped with a warning; None if there
-        are no checkpoints.
+        The folder of the checkpoint. ``"latest"`` is the last whole one: damaged ones are skipped with a warning; None
+        if there are no checkpoints.
 
     Raises:
         SegZooError: the named checkpoint does not exist or is damaged, or all checkpoints are damaged.
@@ -209,8 +211,8 @@ def find_checkpoint(directory: str | os.PathLike, wanted: str) -> Path | None:
 def remove_old_checkpoints(directory: str | os.PathLike, keep: int | None, best_step: int | None = None) -> None:
     """Remove all but the last ``keep`` checkpoints; the main process calls this.
 
-    Damaged checkpoints do not count towards ``keep``, and one that is whole, by its hashes, stays in any event: nothing older
-    is removed until it is found. The best checkpoint is kept in addition.
+    Damaged checkpoints do not count towards ``keep``, and one that is whole, by its hashes, stays in any event:
+    nothing older is removed until it is found. The best checkpoint is kept in addition.
 
     Args:
         directory: folder of the checkpoints.
@@ -248,7 +250,8 @@ def _load_whole(accelerator: Accelerator, folder: Path) -> tuple[int, dict[str, 
 
     def read() -> tuple[int, dict[str, Any], int]:
         try:
-            # accelerate unpickles registered objects without restrictions; files that load with weights_only are harmless.
+            # accelerate unpickles registered objects without restrictions; files that load with weights_only are
+            # harmless.
             for file in folder.glob("custom_checkpoint_*.pkl"):
                 load(file, map_location="cpu", mmap=True, weights_only=True)
             accelerator.load_state(str(folder))
@@ -283,7 +286,7 @@ def _load_whole(accelerator: Accelerator, folder: Path) -> tuple[int, dict[str, 
 
 
 def _random_numbers_are_back(folder: Path, process_index: int) -> bool:
-    """Whether `accelerate` restored the random numbers; it does not report a failure. Those that it restores last are checked."""
+    """Whether `accelerate`, which does not report it, restored the random numbers; the last ones are checked."""
     from accelerate.utils import load
 
     states = load(folder / f"random_states_{process_index}.pkl")
@@ -311,7 +314,7 @@ def _write_record(folder: Path, step: int, memory: Mapping[str, Any], processes:
 
 
 def _hashes(folder: Path, names: Iterable[str], *, sync: bool = False) -> list[str]:
-    """XXH3 hashes of files, four at a time; with ``sync`` each file is synced to the disk while others are being hashed."""
+    """XXH3 hashes of files, four at a time; with ``sync`` each file is also synced to the disk."""
 
     def digest(name: str) -> str:
         with open(folder / name, "rb") as stream:
@@ -326,7 +329,8 @@ def _hashes(folder: Path, names: Iterable[str], *, sync: bool = False) -> list[s
 
 @contextlib.contextmanager
 def _write_errors_of(target: Path, partial: Path) -> Iterator[None]:
-    """Turn the errors of a full or broken disk into one line about the checkpoint that is being written in ``partial``.
+    """Turn the errors of a full or broken disk into one line about the checkpoint that is being written in
+    ``partial``.
 
     torch.save raises a RuntimeError that names neither file nor cause; then a trial write finds the cause.
     """

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, as `torch.optim.swa_utils` computes it, for training with `accelerate`."""
+"""An exponential moving average of the weights, computed by `torch.optim.swa_utils`, for use with `accelerate`."""
 
 import copy
 from collections.abc import Iterator
@@ -14,7 +14,8 @@ from segzoo.errors import SegZooError
 class WeightAverage:
     """Keeps ``average = decay * average + (1 - decay) * weights`` after every optimizer step; buffers are copied.
 
-    It has ``state_dict`` and ``load_state_dict``, so that it can be passed to ``accelerator.register_for_checkpointing``.
+    It has ``state_dict`` and ``load_state_dict``, so that it can be passed to
+    ``accelerator.register_for_checkpointing``.
 
     Args:
         model: the unwrapped model (not the one that `accelerate` wrapped), on its device; it is copied.

@@ -34,7 +34,7 @@ def hardware_facts(device: torch.device | str, num_processes: int = 1) -> dict[s
 
 
 def software_versions() -> dict[str, str]:
-    """Versions of Python, segzoo and the libraries that its numbers depend on, and of CUDA if PyTorch was built with it."""
+    """Versions of Python, segzoo, the libraries that its numbers depend on, and CUDA if PyTorch has it."""
     versions = {"Python": platform.python_version()}
     for package in _PACKAGES:
         try:

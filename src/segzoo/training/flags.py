@@ -33,7 +33,7 @@ def add_flags(group: Any, cls: type[Options], names: Sequence[str] | None = None
 
 
 def add_flag(add: Callable[..., argparse.Action], names: Sequence[str], **settings: Any) -> None:
-    """Add one flag with several names, given with underscores; each may also be written with dashes, which help leaves out."""
+    """Add one flag with these names; each may also be written with dashes, which its help does not show."""
     spellings = [f"--{name}" for name in names]
     dashed = [f"--{name.replace('_', '-')}" for name in names if "_" in name]
     action = add(*spellings, *dashed, **settings)
@@ -55,7 +55,7 @@ def _words(kind: Kind, flag: Flag) -> dict[str, Any]:
 
 
 class Switch(argparse.Action):
-    """A switch in the spellings of argparse and of transformers' scripts: ``--x``, ``--x True``, ``--no_x``, ``--no-x``."""
+    """A switch in the spellings of argparse and transformers: ``--x``, ``--x True``, ``--no_x``, ``--no-x``."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, **options: Any):
         self.negations = {f"--no{dash}{name[2:]}" for name in option_strings for dash in "_-"}

@@ -37,8 +37,8 @@ def claim_output_folder(
         resume: the training goes on from what is there, even with ``overwrite``.
 
     Raises:
-        SegZooError: the path is a file, the folder cannot be created or written to, it is not empty and neither ``overwrite`` nor
-            ``resume`` is given, or another process holds it.
+        SegZooError: the path is a file, the folder cannot be created or written to, it is not empty and neither
+            ``overwrite`` nor ``resume`` is given, or another process holds it.
     """
     target = _make(Path(directory))
     with contextlib.ExitStack() as held:
@@ -86,7 +86,8 @@ def publish_model(
 
 
 def write_json(path: str | os.PathLike, values: Mapping[str, Any]) -> None:
-    """Write a JSON file, whole or not at all, creating its folder if necessary; numbers that are not finite become null.
+    """Write a JSON file, whole or not at all, creating its folder if necessary; numbers that are not finite become
+    null.
 
     Raises:
         SegZooError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""A guard against losses and gradients that are not finite: they are not applied, and several in a row end the training."""
+"""A guard against losses and gradients that are not finite: none is applied, several in a row end the training."""
 
 import math
 from collections.abc import Sequence
@@ -14,9 +14,10 @@ from segzoo.errors import SegZooError
 class FiniteGuard:
     """Decides, equally in all processes, whether a step's gradients may be applied.
 
-    `torch.distributed` averages gradients, so one that is not finite in one process is not finite in any: the norm of the
-    gradients tells all processes without communication. Only if it is not finite do they compare their losses. With fp16, the
-    gradient scaler lets gradients overflow on purpose; steps with finite losses are then left to the scaler.
+    `torch.distributed` averages gradients, so one that is not finite in one process is not finite in any: the norm of
+    the gradients tells all processes without communication. Only if it is not finite do they compare their losses.
+    With fp16, the gradient scaler lets gradients overflow on purpose; steps with finite losses are then left to the
+    scaler.
 
     Args:
         limit: the number of bad steps in a row that ends the training; 1 ends it at the first one.
@@ -71,7 +72,7 @@ class FiniteGuard:
 
 
 def gradient_norm(accelerator: Accelerator, model: torch.nn.Module, max_norm: float | None) -> torch.Tensor:
-    """Norm of all gradients, a scalar, without fp16's loss scaling; a given ``max_norm`` above 0 clips the gradients."""
+    """Norm of all gradients (a scalar, without fp16's scale), which are clipped to a ``max_norm`` above 0."""
     sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
     if max_norm or sharded:
         norm = accelerator.clip_grad_norm_(model.parameters(), max_norm or math.inf)

@@ -1,4 +1,4 @@
-"""The inputs of a training: pictures with their classes, the model with its image processor, and batches in their order."""
+"""The inputs of a training: pictures and classes, the model with its image processor, and ordered batches."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -34,7 +34,8 @@ class Pictures:
     """The rows of the data, and their classes.
 
     Args:
-        train: rows to train on, a `datasets.Dataset` or with streaming an iterable one; None if the data have no such split.
+        train: rows to train on, a `datasets.Dataset` or with streaming an iterable one; None if the data have no such
+            split.
         evaluation: rows to evaluate on.
         classes: the classes of both.
     """
@@ -123,7 +124,8 @@ class TrainingBatches:
         accelerator: decides which part of each batch this process gets.
 
     Raises:
-        SegZooError: the recipe's batch cannot be divided over the processes, or there are fewer pictures than in one batch.
+        SegZooError: the recipe's batch cannot be divided over the processes, or there are fewer pictures than in one
+            batch.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
 """The depth of each parameter in a model, on which layer-wise learning rates depend.
 
-Depth 0 is the stem, and each block of the backbone is one deeper than the block before it; everything after the backbone has
-the depth ``num_depths``. For backbones of segzoo, transformers and timm the layers follow from the names of the parameters; a
-backbone whose original's optimizer groups them differently defines ``num_depths`` and ``parameter_depth`` (see
-`segzoo.base.SegZooPreTrainedModel`).
+Depth 0 is the stem, and each block of the backbone is one deeper than the block before it; everything after the
+backbone has the depth ``num_depths``. For backbones of segzoo, transformers and timm the layers follow from the names
+of the parameters; a backbone whose original's optimizer groups them differently defines ``num_depths`` and
+``parameter_depth`` (see `segzoo.base.SegZooPreTrainedModel`).
 """
 
 import re
@@ -17,8 +17,8 @@ from segzoo.errors import SegZooError
 
 HEADS = ("decode_head", "auxiliary_head")  # how names of heads begin in segzoo and most models of transformers
 _BEHIND = re.compile(r"(neck|(?:decode|auxiliary)_heads\.\d+)\.(.+)")
-# "encoder.layers.2.blocks.5.", "stages.2.layers.5.", "block.2.5.", timm's "stages_2.blocks.5." and "layer2.5.", and HRNet's
-# "stages.2.exchanges.5."
+# "encoder.layers.2.blocks.5.", "stages.2.layers.5.", "block.2.5.", timm's "stages_2.blocks.5." and "layer2.5.", and
+# HRNet's "stages.2.exchanges.5."
 _BLOCK = re.compile(
     r"(?:^|\.)(?:layers?[._]?|(?:blocks?|stages?)[._])(\d+)(?:\.(?:(?:layers?|blocks?|exchanges)\.)?(\d+)(?=\.))?"
 )
@@ -31,12 +31,12 @@ def layer_depths(model: nn.Module) -> tuple[dict[str, int], int]:
     """The depth of every parameter of a segmentation model.
 
     Args:
-        model: a segzoo model, or one of transformers, whose parameters outside ``decode_head`` and ``auxiliary_head`` count as
-            the backbone's.
+        model: a segzoo model, or one of transformers, whose parameters outside ``decode_head`` and ``auxiliary_head``
+            count as the backbone's.
 
     Returns:
-        (depth by parameter name, number of depths): depths of the backbone are below the number, those of heads and necks equal
-        it, unless a head or neck defines its own.
+        (depth by parameter name, number of depths): depths of the backbone are below the number, those of heads and
+        necks equal it, unless a head or neck defines its own.
 
     Raises:
         SegZooError: the backbone neither defines its depths nor names its parameters in a known way.
@@ -65,10 +65,10 @@ def depths_from_names(
 ) -> tuple[dict[str, int], int]:
     """The depths of a backbone's parameters, from their names.
 
-    In plain transformers the depth counts the layers. In hierarchical backbones it counts the blocks of all stages; a part before
-    a stage's blocks has the depth of the first of them, a part after them has that of the next stage's first block. Embeddings
-    have depth 0; norms and other parts after all blocks train at the full rate. ConvNeXt counts its stages, as in
-    mmsegmentation's recipes.
+    In plain transformers the depth counts the layers. In hierarchical backbones it counts the blocks of all stages; a
+    part before a stage's blocks has the depth of the first of them, a part after them has that of the next stage's
+    first block. Embeddings have depth 0; norms and other parts after all blocks train at the full rate. ConvNeXt
+    counts its stages, as in mmsegmentation's recipes.
 
     Args:
         names: names of the backbone's parameters, in their order.
@@ -126,7 +126,7 @@ def _staged(names: Iterable[str], blocks: Mapping[str, re.Match]) -> tuple[dict[
 
 
 def _convnext(names: Iterable[str], config: PreTrainedConfig) -> tuple[dict[str, int], int]:
-    """Depth 0 for stem and downsampling, 1 to 4 for the stages; the heads are deeper by a third of the third stage's blocks."""
+    """0 for stem and downsampling, 1 to 4 for stages; for heads 4 plus a third of the third stage's blocks."""
     count = config.depths[2] // 3 + 4
     depths = {}
     for name in names:

@@ -68,11 +68,13 @@ def build_model(
 
     Args:
         classes: names and colours of the classes.
-        options: losses, drop path, momentum of norms and windows, such as ``Recipe.model_options``; None keeps the model's.
-        model_name_or_path: folder or Hub name of a model; a classifier for another number of classes gets random weights.
+        options: losses, drop path, momentum of norms and windows, such as ``Recipe.model_options``; None keeps the
+            model's.
+        model_name_or_path: folder or Hub name of a model; a classifier for another number of classes gets random
+            weights.
         config_name: folder or Hub name of a config; without ``model_name_or_path`` the weights are random.
-        backbone: name of a variant (``"resnet18_v1c"``, ``"internimage-t"``), with random weights; or folder or Hub name of a
-            backbone, with its weights.
+        backbone: name of a variant (``"resnet18_v1c"``, ``"internimage-t"``), with random weights; or folder or Hub
+            name of a backbone, with its weights.
         head: ``"uper"``, ``"fcn"``, ``"psp"`` or another registered head, for a new model.
         head_channels: its width; None keeps the head's usual one.
         auxiliary_channels: width of an FCN head on the last map but one, for the training only; 0 for none.
@@ -80,7 +82,8 @@ def build_model(
         hub_options: ``token``, ``revision``, ``cache_dir``, ``trust_remote_code`` for loading.
 
     Raises:
-        SegZooError: the settings name no model or more than one, cannot be loaded, or do not fit the model or the classes.
+        SegZooError: the settings name no model or more than one, cannot be loaded, or do not fit the model or the
+            classes.
     """
     options, hub_options = options or ModelOptions(), dict(hub_options or {})
     name = model_name_or_path or config_name
@@ -257,8 +260,8 @@ def training_transform(
     """The training transform whose scale and normalisation are those of an image processor.
 
     Args:
-        processor: of the model; where it resizes, and the augmentation has no ``scale_size``, its ``size`` is what the random
-            factor multiplies.
+        processor: of the model; where it resizes, and the augmentation has no ``scale_size``, its ``size`` is what the
+            random factor multiplies.
         augmentation: such as ``Recipe.augmentation``; None: `Augmentation()`.
         ignore_index: label that does not count.
 

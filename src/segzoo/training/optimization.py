@@ -68,16 +68,17 @@ def parameter_groups(
         layer_decay: in (0, 1]; None: the backbone trains at one rate.
         head_lr_multiplier: factor on the learning rate of decode and auxiliary heads.
         parameter_rules: mappings with ``match``, a regular expression, and optionally ``lr_multiplier`` and
-            ``decay_multiplier``, both 1 by default. For each parameter, the first rule that is found in its name replaces
-            ``no_decay`` and ``head_lr_multiplier``. mmcv's ``custom_keys`` are such rules, the longest key first.
+            ``decay_multiplier``, both 1 by default. For each parameter, the first rule that is found in its name
+            replaces ``no_decay`` and ``head_lr_multiplier``. mmcv's ``custom_keys`` are such rules, the longest key
+            first.
 
     Returns:
-        Dicts with ``params``, ``lr`` and ``weight_decay``, ordered by their first parameter in the model. No group is empty, and
-        every trainable parameter is in exactly one of them.
+        Dicts with ``params``, ``lr`` and ``weight_decay``, ordered by their first parameter in the model. No group is
+        empty, and every trainable parameter is in exactly one of them.
 
     Raises:
-        SegZooError: nothing is trainable, a number is out of range, a kind is unknown, a rule is wrong, the model has no heads
-            to multiply, or the layers of its backbone are not known.
+        SegZooError: nothing is trainable, a number is out of range, a kind is unknown, a rule is wrong, the model has
+            no heads to multiply, or the layers of its backbone are not known.
     """
     check_rules(parameter_rules)
     if head_lr_multiplier <= 0:
@@ -158,7 +159,8 @@ def poly_factor(
 
     Args:
         total_steps: number of steps of the training, at whose end the factor is ``end``.
-        warmup_steps: number of first steps in which the factor is also multiplied by a line from ``warmup_start`` to 1.
+        warmup_steps: number of first steps in which the factor is also multiplied by a line from ``warmup_start`` to
+            1.
         power: exponent of ``(1 - step / total_steps)``.
         end: the factor at the end of the training.
         warmup_start: the warm-up's factor at step 0.
@@ -177,7 +179,7 @@ def poly_factor(
 def multistep_factor(
     steps: Iterable[int], factor: float = 0.1, *, warmup_steps: int = 0, warmup_start: float = 1e-6
 ) -> Callable[[int], float]:
-    """Factor on the learning rate at a step: ``factor`` to the power of the number of ``steps`` reached, with linear warm-up."""
+    """Factor on the learning rate at a step: ``factor`` for each of ``steps`` reached, with linear warm-up."""
     steps = tuple(steps)
 
     def value(step: int) -> float:
@@ -195,9 +197,9 @@ def build_schedule(
 ) -> torch.optim.lr_scheduler.LRScheduler:
     """A learning-rate schedule, to be stepped once after every optimizer step.
 
-    ``lr_power`` applies to "poly" and to transformers' "polynomial". ``min_learning_rate`` is where every group ends under "poly"
-    and "polynomial"; transformers' "cosine_with_min_lr" and "cosine_warmup_with_min_lr" take it as their ``min_lr``. The
-    warm-ups of transformers' schedules start at 0.
+    ``lr_power`` applies to "poly" and to transformers' "polynomial". ``min_learning_rate`` is where every group ends
+    under "poly" and "polynomial"; transformers' "cosine_with_min_lr" and "cosine_warmup_with_min_lr" take it as their
+    ``min_lr``. The warm-ups of transformers' schedules start at 0.
 
     Args:
         optimizer: its learning rates are the largest ones of the schedule.

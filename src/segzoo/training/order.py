@@ -1,4 +1,4 @@
-"""The order of the training data: a function of seed and position, so that a training resumes exactly where it stopped."""
+"""The order of the training data, which depends on seed and position only: training resumes where it stopped."""
 
 from collections.abc import Callable, Iterator
 
@@ -18,7 +18,8 @@ def batch_sizes(
 
     Args:
         per_device: pictures per process and pass that the user asks for, or None.
-        accumulation: passes per optimizer step that the user asks for, or None. If both are given, they win over ``total``.
+        accumulation: passes per optimizer step that the user asks for, or None. If both are given, they win over
+            ``total``.
         total: pictures per optimizer step, over all processes and passes; None: it follows from the others.
         num_processes: number of processes that train together.
         default: ``per_device`` if neither the user nor ``total`` decides it.
@@ -47,9 +48,9 @@ def batch_sizes(
 class EpochBatches(Sampler):
     """Batches of indices of one epoch, for one of several processes.
 
-    Every epoch is a permutation that depends on seed and epoch only. All processes together take
-    ``batch_size * num_processes`` samples at a time, a round; the last incomplete round is left out, so that every batch is
-    full and no sample comes twice in an epoch.
+    Every epoch is a permutation that depends on seed and epoch only. All processes together take ``batch_size *
+    num_processes`` samples at a time, a round; the last incomplete round is left out, so that every batch is full and
+    no sample comes twice in an epoch.
 
     Args:
         num_samples: size of the data set.
@@ -125,7 +126,8 @@ def training_batches(
         pin_memory=pin_memory,
         collate_fn=collate,
         worker_init_fn=outlive_stop_signals,
-        # Without it, starting an iteration draws from the global random numbers, and a resumed training starts once more.
+        # Without it, starting an iteration draws from the global random numbers, and a resumed training starts once
+        # more.
         generator=torch.Generator(),
     )
     epoch, first = divmod(first_batch, order.batches_per_epoch)

@@ -121,7 +121,7 @@ class Run:
             print(text, flush=True)
 
     def claim(self, held: contextlib.ExitStack) -> None:
-        """Hold the output folder until ``held`` is closed, and create the repository, so that a wrong name or token fails now."""
+        """Claim the output folder until ``held`` closes, and create the repository: a wrong token fails now."""
         options = self.options
         resume = options.resume_from_checkpoint is not None
         held.enter_context(claim_output_folder(self.output_dir, overwrite=options.overwrite_output_dir, resume=resume))
@@ -265,7 +265,7 @@ class Run:
             self.progress.restart_clock()
 
     def add_gradients(self, batches: Iterator[dict[str, Any]]) -> tuple[torch.Tensor, list[str]]:
-        """Forward and backward through the batches of one step; returns its loss (a scalar) and the names of its pictures."""
+        """Forward and backward through the batches of a step; returns loss (a scalar) and names of pictures."""
         accelerator, accumulation, names = self.accelerator, self.data.accumulation, []
         step_loss = torch.zeros((), device=accelerator.device)
         for part in range(accumulation):
@@ -283,12 +283,12 @@ class Run:
         return step_loss, names
 
     def is_due(self, interval: int | str | None) -> bool:
-        """Whether something is due after this step: every ``interval`` steps, every "epoch", or never for 0 and None."""
+        """Whether something is due after this step: every ``interval`` steps or "epoch"; never for 0 and None."""
         steps = self.data.steps_an_epoch if interval == "epoch" else interval or 0
         return steps > 0 and self.step % steps == 0
 
     def report(self, learning_rate: float, norm: float) -> None:
-        """Report loss, learning rate and speed since the last report: on the terminal, in the history, and to trackers."""
+        """Report loss, learning rate and speed: on the terminal, in the history, and to trackers."""
         loss = self.mean_loss.take()
         entry = self.progress.report(self.step, loss, learning_rate, grad_norm=norm)
         self.history.append(entry)
@@ -388,7 +388,7 @@ class Run:
         return outcome.results
 
     def final_evaluation(self, bare: torch.nn.Module) -> Evaluation | None:
-        """Load the weights that are saved (the best ones, their average) into the model, and score them if not yet done."""
+        """Load the weights to be saved (the best, their average) into the model, and score them if not yet done."""
         options, evaluation = self.options, self.evaluation
         if options.do_train and options.load_best_model_at_end and self.best["step"] != self.total_steps:
             load_checkpoint(self.accelerator, self.output_dir / f"step_{self.best['step']}")

@@ -7,14 +7,14 @@ import torch
 from accelerate import Accelerator
 
 EXIT_STOPPED = 75
-"""Exit status after such a stop (``EX_TEMPFAIL``): run the same command again with ``--resume_from_checkpoint latest``."""
+"""Exit status after such a stop (``EX_TEMPFAIL``): repeat the command with ``--resume_from_checkpoint latest``."""
 
 
 class StopRequest:
     """A context that notes SIGTERM and SIGUSR1, which Slurm and Kubernetes send before they kill a process.
 
-    A second SIGTERM ends the process at once. Ctrl-C raises `KeyboardInterrupt` as usual, and again after the step if it
-    arrived where Python can only ignore the exception, such as in a destructor.
+    A second SIGTERM ends the process at once. Ctrl-C raises `KeyboardInterrupt` as usual, and again after the step if
+    it arrived where Python can only ignore the exception, such as in a destructor.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,8 @@ class StopRequest:
         raise KeyboardInterrupt
 
     def agreed(self, accelerator: Accelerator) -> bool:
-        """Whether any process has been asked to stop; every process calls this after the same step and gets the same answer.
+        """Whether any process has been asked to stop; every process calls this after the same step and gets the same
+        answer.
 
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed, and the exception was lost.

@@ -15,7 +15,8 @@ _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNorm2d)
 class SyncBatchNorm(nn.SyncBatchNorm):
     """Batch normalisation over all processes that updates its running statistics once per step.
 
-    Like `segzoo.layers.BatchNorm2d` it does not update them when gradient checkpointing repeats the forward inside backward.
+    Like `segzoo.layers.BatchNorm2d` it does not update them when gradient checkpointing repeats the forward inside
+    backward.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -33,10 +34,10 @@ class SyncBatchNorm(nn.SyncBatchNorm):
 def synchronise_batch_norms(model: nn.Module) -> nn.Module:
     """Let every batch norm of a model compute its statistics over all processes, for training on GPUs.
 
-    Call it before the optimizer is made and before ``accelerator.prepare``. Parameters, buffers and their names stay the same,
-    so checkpoints and saved models fit both forms; in eval mode the results do not change. PyTorch has no such norm for CPUs:
-    do not convert the model there. `torch.nn.SyncBatchNorm.convert_sync_batchnorm` would do the same but lose what subclasses
-    of BatchNorm add; here segzoo's own keep it, and timm's are converted by timm.
+    Call it before the optimizer is made and before ``accelerator.prepare``. Parameters, buffers and their names stay
+    the same, so checkpoints and saved models fit both forms; in eval mode the results do not change. PyTorch has no
+    such norm for CPUs: do not convert the model there. `torch.nn.SyncBatchNorm.convert_sync_batchnorm` would do the
+    same but lose what subclasses of BatchNorm add; here segzoo's own keep it, and timm's are converted by timm.
 
     Args:
         model: changed in place.
@@ -71,8 +72,8 @@ def freeze_batch_norms(model: nn.Module) -> None:
 def broadcast_buffers(accelerator: Accelerator, model: nn.Module) -> None:
     """Copy the main process's buffers (running statistics of norms) to every process; every process calls this.
 
-    Without synchronised norms each process has statistics of its own; call this before an evaluation that the processes share,
-    so that all of them score the model that will be saved.
+    Without synchronised norms each process has statistics of its own; call this before an evaluation that the
+    processes share, so that all of them score the model that will be saved.
     """
     if accelerator.num_processes > 1:
         for buffer in model.buffers():

@@ -1,4 +1,4 @@
-"""Experiment trackers: they write into the output folder, and an error that keeps one from starting becomes a single line."""
+"""Experiment trackers: they write into the output folder, and errors at their start become single lines."""
 
 import os
 from collections.abc import Mapping
@@ -18,7 +18,8 @@ _FIXES = {"wandb": "run `wandb login`, or set WANDB_MODE=offline"}
 def start_trackers(accelerator: Accelerator, output_dir: str | os.PathLike, settings: Mapping[str, Any]) -> None:
     """Start the trackers that an accelerator was made with, and give them the settings; every process calls this.
 
-    Files of TensorBoard and Weights & Biases go into the output folder; trackio has a folder of its own (``TRACKIO_DIR``).
+    Files of TensorBoard and Weights & Biases go into the output folder; trackio has a folder of its own
+    (``TRACKIO_DIR``).
 
     Args:
         accelerator: made with ``log_with`` and ``project_dir``.

@@ -29,8 +29,8 @@ from segzoo.training.sync_norms import broadcast_buffers
 class SegmentationTrainingArguments(TrainingArguments):
     """transformers' TrainingArguments with other defaults, and with aliases from earlier versions of transformers.
 
-    The last incomplete batch of an epoch is dropped, since batch norms cannot train on a single image, and the best model is
-    the one with the highest mIoU.
+    The last incomplete batch of an epoch is dropped, since batch norms cannot train on a single image, and the best
+    model is the one with the highest mIoU.
     """
 
     dataloader_drop_last: bool = field(default=True, metadata={"help": "Leave out an epoch's incomplete last batch."})
@@ -57,10 +57,10 @@ class SegmentationTrainingArguments(TrainingArguments):
 class SegmentationTrainer(Trainer):
     """Trains as `Trainer` does, and scores every image at its original size with one confusion matrix.
 
-    Evaluation keeps no logits: its memory does not grow with the data. It gives the numbers of `segzoo.evaluation.evaluate`,
-    in any number of processes, as ``eval_mean_iou``, ``eval_mean_accuracy``, ``eval_overall_accuracy`` and so on and, for
-    the classes that occur, ``eval_iou_NAME`` and ``eval_accuracy_NAME``. A loss that is not finite ends the training with an
-    error that names the pictures.
+    Evaluation keeps no logits: its memory does not grow with the data. It gives the numbers of
+    `segzoo.evaluation.evaluate`, in any number of processes, as ``eval_mean_iou``, ``eval_mean_accuracy``,
+    ``eval_overall_accuracy`` and so on and, for the classes that occur, ``eval_iou_NAME`` and ``eval_accuracy_NAME``.
+    A loss that is not finite ends the training with an error that names the pictures.
 
     Args:
         model: a semantic-segmentation model of transformers or segzoo.
@@ -73,7 +73,8 @@ class SegmentationTrainer(Trainer):
         callbacks, optimizers: as in `Trainer`.
 
     Raises:
-        SegZooError: ``args`` choose the best model by an unknown score, or ask for half-precision weights in evaluation.
+        SegZooError: ``args`` choose the best model by an unknown score, or ask for half-precision weights in
+            evaluation.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class SegmentationTrainer(Trainer):
         return [config.id2label[index] for index in range(config.num_labels)]
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
-        """Names of the parameters with two or more dimensions; biases, norms and scales do not decay, whatever their names."""
+        """Names of the parameters with two or more dimensions; biases, norms and scales do not decay."""
         return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
 
     def training_step(

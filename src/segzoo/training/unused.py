@@ -7,12 +7,15 @@ from torch import Tensor, nn
 
 
 def freeze_unused_parameters(model: nn.Module, crop_size: Sequence[int] | None = None) -> list[str]:
-    """Freeze the parameters that get no gradient, such as those of backbone stages after the last map that a head reads.
+    """Freeze the parameters that get no gradient, such as those of backbone stages after the last map that a head
+    reads.
 
-    Processes that train together wait for the gradient of every trainable parameter; for these they would wait for ever.
+    Processes that train together wait for the gradient of every trainable parameter; for these they would wait for
+    ever.
 
     Args:
-        model: takes ``pixel_values`` and ``labels``, and returns a ``loss``; it is called once with an image of 128 x 128 pixels.
+        model: takes ``pixel_values`` and ``labels``, and returns a ``loss``; it is called once with an image of 128 x
+            128 pixels.
         crop_size: (height, width) of the training crops in pixels; the image is not larger than them.
 
     Returns:

@@ -1,7 +1,8 @@
 """The released checkpoints as data: their names, origins, published scores and configs.
 
-``rows/<system>.json`` has one line for each released checkpoint; ``configs/<system>.json`` has what a bare state dict lacks,
-the original model config and test pipeline. Both hold facts from the publishers' pages and configs; nothing is computed.
+``rows/<system>.json`` has one line for each released checkpoint; ``configs/<system>.json`` has what a bare state dict
+lacks, the original model config and test pipeline. Both hold facts from the publishers' pages and configs; nothing is
+computed.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ class ZooRow:
         recipe: name of the training recipe in `segzoo.training.recipes.recipe`; None if it is not known.
         url: address of the checkpoint; None if it was published without weights.
         size_bytes, sha256: size and hash of that file, if the publisher states them.
-        decoder_url, decoder_size_bytes, decoder_sha256: the same for the second file of a model published in two files.
+        decoder_url, decoder_size_bytes, decoder_sha256: the same for the second file of a model published in two
+            files.
         note: anything else that a reader of the row must know.
     """
 
@@ -134,7 +136,7 @@ class ZooRow:
 
     @property
     def sha256_start(self) -> str | None:
-        """Leading digits of the file's SHA-256: all 64, or the eight at the end of OpenMMLab's file names; None if unknown."""
+        """Leading digits of the file's SHA-256: all 64, or the eight in OpenMMLab's file names; None if unknown."""
         named = re.search(r"-([0-9a-f]{8})\.pth$", self.url or "") if self.system == "mmsegmentation" else None
         return self.sha256 or (named[1] if named else None)
 
@@ -190,8 +192,8 @@ def _configs(system: str) -> dict[str, Any]:
 def original_config(name: str) -> dict[str, Any] | None:
     """The original config of a row, as a copy; None if the zoo has none.
 
-    Configs of the mmsegmentation family have ``model``, ``dataset_type``, ``reduce_zero_label`` and ``test_pipeline``, those of
-    MIT's scene parsing ``MODEL`` and ``DATASET``.
+    Configs of the mmsegmentation family have ``model``, ``dataset_type``, ``reduce_zero_label`` and ``test_pipeline``,
+    those of MIT's scene parsing ``MODEL`` and ``DATASET``.
 
     Args:
         name: name in the zoo, not an alias.

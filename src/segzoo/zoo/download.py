@@ -68,8 +68,8 @@ def download(
 ) -> Path:
     """Download a file, or find it where an earlier call has put it.
 
-    An interrupted download leaves a file ``*.incomplete``, from which the next call goes on. Files on the Hugging Face Hub are
-    also checked against the size and SHA-256 that the Hub states.
+    An interrupted download leaves a file ``*.incomplete``, from which the next call goes on. Files on the Hugging Face
+    Hub are also checked against the size and SHA-256 that the Hub states.
 
     Args:
         url: address of the file, http or https.
@@ -81,8 +81,8 @@ def download(
         The path of the file; its name is that in the address.
 
     Raises:
-        SegZooError: no connection, an answer that is not the file (a web page, status 404 or 503 and so on), a file of another
-            size or hash, which is deleted, or no space on the disk. The message says which, and what to do.
+        SegZooError: no connection, an answer that is not the file (a web page, status 404 or 503 and so on), a file of
+            another size or hash, which is deleted, or no space on the disk. The message says which, and what to do.
     """
     parts = urlsplit(url)
     name = re.sub(r"[^\w.+-]", "_", unquote(parts.path).rsplit("/", 1)[-1]).lstrip(".")

@@ -28,10 +28,10 @@ class OptimizerOptions(Options):
     optimizer: str = option("adamw", "which optimizer", choices=OPTIMIZERS)
     learning_rate: float = option(5e-5, "the largest learning rate", above=0)
     weight_decay: float = option(0.01, "decoupled for adamw, else added to the gradient", at_least=0)
-    momentum: float = option(0.9, "of sgd", at_least=0, below=1)
-    adam_beta1: float = option(0.9, "of adamw and adam", at_least=0, below=1)
-    adam_beta2: float = option(0.999, "of adamw and adam", at_least=0, below=1)
-    adam_epsilon: float = option(1e-8, "of adamw and adam", above=0)
+    momentum: float = option(0.9, "momentum of sgd", at_least=0, below=1)
+    adam_beta1: float = option(0.9, "first beta of adamw and adam", at_least=0, below=1)
+    adam_beta2: float = option(0.999, "second beta of adamw and adam", at_least=0, below=1)
+    adam_epsilon: float = option(1e-8, "epsilon of adamw and adam", above=0)
     no_decay: tuple[str, ...] = option(
         ("norms", "vectors"), "kinds of parameters without weight decay; none: all parameters decay", choices=KINDS
     )
@@ -52,7 +52,7 @@ class OptimizerOptions(Options):
 
 
 def check_rules(rules: Sequence[Mapping[str, Any]]) -> None:
-    """Check that these are ``parameter_rules`` of `segzoo.training.parameter_groups`; a SegZooError names the first mistake."""
+    """Check ``parameter_rules`` of `segzoo.training.parameter_groups`; a SegZooError names the first mistake."""
     for rule in rules:
         if not isinstance(rule.get("match"), str) or not rule["match"]:
             raise SegZooError(f"parameter_rules: {dict(rule)} has no match, a regular expression on parameters' names")
@@ -80,15 +80,17 @@ class ScheduleOptions(Options):
     lr_scheduler_type: str = option(
         "poly", "poly, multistep, or a name of transformers.get_scheduler such as linear or cosine"
     )
-    lr_power: float = option(1.0, "of poly", above=0)
-    min_learning_rate: float = option(0.0, "what poly ends at", at_least=0)
+    lr_power: float = option(1.0, "power of poly and polynomial", above=0)
+    min_learning_rate: float = option(
+        0.0, "learning rate at the end of poly, polynomial and cosine_with_min_lr", at_least=0
+    )
     lr_steps: tuple[int, ...] = option((), "steps after which multistep lowers the learning rate", at_least=1)
     lr_step_factor: float = option(0.1, "what multistep multiplies it by", above=0, below=1)
     num_warmup_steps: int = option(0, "steps in which the learning rate rises to its value", at_least=0)
     warmup_start: float = option(1e-6, "factor on the learning rate at the first of them", above=0, at_most=1)
 
     def check(self) -> None:
-        """Check that the schedule is known, and that ``lr_steps`` rise and are given for "multistep" and for no other."""
+        """Check that the schedule is known, and that ``lr_steps`` rise and are given for "multistep" only."""
         super().check()
         if (self.lr_scheduler_type == "multistep") != bool(self.lr_steps):
             self.refuse("lr_steps and lr_scheduler_type multistep need each other")

@@ -1,7 +1,7 @@
 """Training recipes as data: everything that decides a training besides the model and the pictures.
 
-``recipes.json`` has one row for each recipe; a row of the zoo names the recipe that its checkpoint was trained with. A recipe is
-resolved from four layers: the caller's defaults, a row, a YAML or JSON file, and the command line.
+``recipes.json`` has one row for each recipe; a row of the zoo names the recipe that its checkpoint was trained with. A
+recipe is resolved from four layers: the caller's defaults, a row, a YAML or JSON file, and the command line.
 """
 
 import json
@@ -27,7 +27,8 @@ _LABELS = ("name", "source")
 class Recipe(ModelOptions, Augmentation, ScheduleOptions, OptimizerOptions):
     """How to train, and how to test the result.
 
-    Every field but ``name`` and ``source`` is an option of ``segzoo train`` of the same name. Sizes are (height, width) in pixels.
+    Every field but ``name`` and ``source`` is an option of ``segzoo train`` of the same name. Sizes are (height,
+    width) in pixels.
 
     Raises:
         SegZooError: a value of the wrong type or range, or values that do not fit each other.
@@ -42,12 +43,15 @@ class Recipe(ModelOptions, Augmentation, ScheduleOptions, OptimizerOptions):
     max_train_steps: int | None = option(None, "optimizer steps; instead of num_train_epochs", at_least=1)
     num_train_epochs: float = option(3.0, "passes over the training pictures", above=0)
     total_train_batch_size: int | None = option(
-        None, "pictures an optimizer step, over all processes and accumulated passes", at_least=1
+        None, "pictures per optimizer step, over all processes and accumulated passes", at_least=1
     )
     freeze_backbone: bool = option(False, "train neck and heads only")
     mixed_precision: str | None = option(None, "none: as accelerate is configured", choices=PRECISIONS)
     ema_decay: float | None = option(
-        None, "keep a moving average of the weights, of which each step is this share the old one", above=0, below=1
+        None,
+        "keep a moving average of the weights; this share of the old average stays in each step",
+        above=0,
+        below=1,
     )
     eval_scale_size: tuple[int, ...] | None = option(
         None, "as scale_size, for tests; none: scale_size", at_least=1, lengths=(1, 2)
@@ -123,8 +127,8 @@ def load_recipe(name: str) -> Recipe:
     """The recipe with this name, or the one that the zoo checkpoint with this name was trained with.
 
     Raises:
-        SegZooError: there is no such recipe or checkpoint (the message suggests similar names), or the zoo does not know how the
-            checkpoint was trained.
+        SegZooError: there is no such recipe or checkpoint (the message suggests similar names), or the zoo does not
+            know how the checkpoint was trained.
     """
     if name in _rows():
         return _rows()[name]
@@ -150,20 +154,23 @@ def resolve_recipe(
     *,
     defaults: Recipe | None = None,
 ) -> Recipe:
-    """The recipe of a training: the defaults, or a published recipe instead, then the file's fields, then the overrides.
+    """The recipe of a training: the defaults, or a published recipe instead, then the file's fields, then the
+    overrides.
 
     A published recipe is complete: fields that its row does not name have the values of ``Recipe()``, not those of
-    ``defaults``. A layer that gives num_train_epochs without max_train_steps replaces the steps of the layers before it.
+    ``defaults``. A layer that gives num_train_epochs without max_train_steps replaces the steps of the layers before
+    it.
 
     Args:
         name: name of a recipe or zoo checkpoint.
-        file: YAML or JSON file with fields of a recipe; its entry ``recipe`` names the recipe to start from if ``name`` is
-            None. A file from ``Recipe.write_recipe`` gives the same recipe again.
+        file: YAML or JSON file with fields of a recipe; its entry ``recipe`` names the recipe to start from if
+            ``name`` is None. A file from ``Recipe.write_recipe`` gives the same recipe again.
         overrides: the fields to change, by name.
         defaults: the recipe to start from if neither ``name`` nor the file names one; None: ``Recipe()``.
 
     Raises:
-        SegZooError: an unknown recipe or field (the message suggests similar names), a file that cannot be read, a wrong value.
+        SegZooError: an unknown recipe or field (the message suggests similar names), a file that cannot be read, a
+            wrong value.
     """
     settings = {} if file is None else _read_file(Path(file))
     extends = settings.pop("recipe", None)

@@ -50,7 +50,8 @@ class TrainingReport:
         hardware: facts by name, from ``segzoo.training.environment.hardware_facts``.
         software: versions by name, from ``segzoo.training.environment.software_versions``.
         model_name: folder or Hub name in the example of how to load the model.
-        synthetic: the pictures were drawn by a program; the page then warns that the scores say nothing about photographs.
+        synthetic: the pictures were drawn by a program; the page then warns that the scores say nothing about
+            photographs.
         notes: sentences that a reader must know, such as pictures that were left out.
     """
 
@@ -80,8 +81,8 @@ class TrainingReport:
 def write_report_page(directory: str | Path, report: TrainingReport) -> Path:
     """Write ``report.html`` into the output folder of a training, whole or not at all.
 
-    The page shows those of ``figures/curves.png``, ``samples.png``, ``overlay_<n>.png`` and ``confusion_matrix.png`` that
-    exist, so draw them first.
+    The page shows those of ``figures/curves.png``, ``samples.png``, ``overlay_<n>.png`` and ``confusion_matrix.png``
+    that exist, so draw them first.
 
     Args:
         directory: the output folder.
@@ -229,7 +230,7 @@ def _samples(sheet: Path, overlays: Sequence[Path]) -> str:
 
 
 def _figure(path: Path, text: str, *, shown: bool = True) -> str:
-    """The HTML of a picture, with ``text`` as its alternative text and, if ``shown``, its caption; empty without the file."""
+    """The HTML of a picture; ``text`` is its alternative text and, if ``shown``, its caption. Empty without file."""
     if not path.is_file():
         return ""
     source = f"{FIGURES}/{quote(path.name)}"
@@ -261,7 +262,7 @@ def _recipe(report: TrainingReport) -> str:
 
 
 def _speed(report: TrainingReport) -> dict[str, str]:
-    """Duration, speed and waiting time; the latter two are medians over the log, which a slow start does not change."""
+    """Duration, speed and waiting time; the latter two are medians, which a slow start does not change."""
 
     def middle(key: str) -> float | None:
         values = [entry[key] for entry in report.history if entry.get(key) is not None]

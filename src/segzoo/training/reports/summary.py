@@ -22,7 +22,7 @@ from segzoo.training.reports.curves import plot_curves
 
 
 def draw_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str | None = None) -> str | None:
-    """Draw the curves of a training with `plot_curves`; returns None, or the reason why it cannot, such as missing matplotlib."""
+    """Draw the curves of a training with `plot_curves`; returns None, or the reason why it cannot."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         plot_curves(history, path, title=title)
@@ -43,7 +43,8 @@ def draw_samples(
     palette: Sequence[Sequence[int]],
     count: int = 4,
 ) -> list[Path]:
-    """Draw a few samples, spread over a data set: an overlay with legend for each, and a sheet of all with their truth.
+    """Draw a few samples, spread over a data set: an overlay with legend for each, and a sheet of all with their
+    truth.
 
     Args:
         model: the model, as prepared by the accelerator or unwrapped.
