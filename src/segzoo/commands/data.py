@@ -157,7 +157,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check(args: argparse.Namespace) -> int:
-    """Print and write the report; returns 1 if it has findings of the severity of ``--fail_on`` or worse, else 0."""
+    """Prints and writes the report; 1 where something is wrong."""
     _refuse(args, positive=("max_samples",), not_negative=("num_workers", "list"))
     if args.json not in (None, "-") and not Path(args.json).absolute().parent.is_dir():
         raise SegZooError(f"--json {args.json}: there is no folder {Path(args.json).parent}")
@@ -259,7 +259,7 @@ def _file_sheet(args: argparse.Namespace, classes: ClassFacts | None) -> tuple[P
 
 
 def _trained_sheet(args: argparse.Namespace, classes: ClassFacts | None, given: dict) -> tuple[PIL.Image.Image, str]:
-    """The sheet of samples as a training sees them, after augmentation, and its title."""
+    """The sheet of samples as a training gets them, and its title."""
     from segzoo import SegZooImageProcessor
     from segzoo.data import SegmentationDataset
     from segzoo.data.checks.inspection_text import short_name

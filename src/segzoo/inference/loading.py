@@ -11,7 +11,7 @@ import torch
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 from transformers.utils.logging import disable_progress_bar
 
-from segzoo import registration  # noqa: F401  makes segzoo's models known to the Auto classes
+from segzoo import registration  # noqa: F401  the Auto classes know segzoo's models
 from segzoo.errors import SegZooError, first_line
 
 if TYPE_CHECKING:
@@ -44,4 +44,5 @@ def load_model(source: str, device: str = "cpu") -> tuple[PreTrainedModel, BaseI
     try:
         return model.to(torch.device(device)), processor
     except (RuntimeError, AssertionError) as error:
-        raise SegZooError(f"device {device} cannot be used here ({first_line(error)}); try cpu") from error
+        reason = first_line(error)
+        raise SegZooError(f"device {device} cannot be used here ({reason}); try cpu") from error

@@ -260,8 +260,8 @@ def training_transform(
     """The training transform whose scale and normalisation are those of an image processor.
 
     Args:
-        processor: of the model; where it resizes, and the augmentation has no ``scale_size``, its ``size`` is what the
-            random factor multiplies.
+        processor: of the model; where it resizes, and the augmentation has no ``scale_size``, its ``size`` is what the random
+            factor multiplies.
         augmentation: such as ``Recipe.augmentation``; None: `Augmentation()`.
         ignore_index: label that does not count.
 
