@@ -1,8 +1,8 @@
 """Registration with the Auto classes, and the Auto classes that transformers does not have.
 
-``AutoHead`` and ``AutoNeck`` build, load and save heads and necks alone; ``AutoBackbone`` is transformers' mapping with a
-``from_pretrained`` that also takes local folders, offline. ``BACKBONES``, ``NECKS`` and ``HEADS`` hold what is registered;
-``--backbone``, ``segzoo list --backbones`` and the contract tests read them.
+``AutoHead`` and ``AutoNeck`` build, load and save heads and necks alone; ``AutoBackbone`` is transformers' mapping
+with a ``from_pretrained`` that also takes local folders, offline. ``BACKBONES``, ``NECKS`` and ``HEADS`` hold what is
+registered; ``--backbone``, ``segzoo list --backbones`` and the contract tests read them.
 """
 
 import os
@@ -26,7 +26,7 @@ class Registration:
     Args:
         config: the config class.
         model: the model class.
-        variants: keyword arguments of the config by name, for the published sizes of a backbone.
+        variants: keyword arguments of the config by name, one entry for each published size of a backbone.
     """
 
     config: type[PreTrainedConfig]
@@ -83,12 +83,13 @@ def register_backbone(
     """Make a backbone known to ``AutoConfig`` and ``AutoBackbone`` under its config's ``model_type``.
 
     Args:
-        config_class, model_class: of the backbone.
-        variants: keyword arguments of the config by name, such as ``{"resnet50": {"depth": 50}}``; the names can be given to
-            ``segzoo train --backbone``.
+        config_class: the backbone's config.
+        model_class: the backbone itself.
+        variants: keyword arguments of the config by name, such as ``{"resnet50": {"depth": 50}}``; the names can be
+            given to ``segzoo train --backbone``.
 
     Raises:
-        SegZooError: another backbone has a variant of the same name.
+        SegZooError: another backbone has a variant with the same name.
     """
     variants = {} if variants is None else variants
     for model_type, other in BACKBONES.items():
@@ -102,9 +103,7 @@ def register_backbone(
 
 
 def backbone_variants() -> dict[str, Registration]:
-    """The backbone of each variant name, of segzoo and of whoever registered more."""
-    from segzoo import backbones  # noqa: F401  (each module registers itself)
-
+    """The backbone of each variant name: segzoo's, which `import segzoo` registers, and others' own."""
     return {name: backbone for backbone in BACKBONES.values() for name in backbone.variants}
 
 

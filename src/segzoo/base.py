@@ -1,4 +1,4 @@
-"""What every config and every model of segzoo shares."""
+"""The base classes of all configs and models."""
 
 from collections.abc import Callable
 from dataclasses import fields
@@ -18,9 +18,10 @@ Ints = list[int] | tuple[int, ...]
 
 Activation = Literal["relu", "relu6", "leaky_relu", "gelu", "silu", "hardswish"]
 
-# What transformers itself gives to a config besides the config's fields: what PreTrainedConfig.__post_init__ takes out of its
-# keyword arguments, the attributes that it sets (both end up in config.json), and what from_pretrained, quantizers and code on
-# the Hub add. After a new release of transformers tests/test_base.py names what is missing here.
+# What transformers itself gives to a config besides the config's fields: what PreTrainedConfig.__post_init__ takes out
+# of its keyword arguments, the attributes that it sets (both end up in config.json), and what from_pretrained,
+# quantizers and code on the Hub add. After a new release of transformers tests/test_base.py names what is missing
+# here.
 _TRANSFORMERS_KEYS = frozenset(
     {
         "_attn_implementation_internal",
@@ -50,10 +51,10 @@ class SegZooBaseConfig(PreTrainedConfig):
     transformers accepts unknown keyword arguments silently, so that a misspelt option would train another model.
 
     Raises:
-        SegZooError: a keyword argument is no field of the config; the message lists the fields.
+        SegZooError: a keyword argument is not a field of the config; the message lists the fields.
     """
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         unknown = sorted(key for key in kwargs if key not in _TRANSFORMERS_KEYS)
         if unknown:
             known = sorted({f.name for f in fields(self)} - {f.name for f in fields(PreTrainedConfig)})
@@ -68,9 +69,9 @@ class SegZooBaseConfig(PreTrainedConfig):
         self.check()
 
     def check(self) -> None:
-        """Raise a SegZooError when options do not fit each other; subclasses add their own and call this one.
+        """Raise a SegZooError when options do not fit each other; subclasses extend this and call ``super().check()``.
 
-        transformers' ``validate_*`` methods would do the same, but wrap the error in one that is no ValueError.
+        transformers' ``validate_*`` methods would do the same, but wrap the error in one that is not a ValueError.
         """
 
     @classmethod
@@ -104,9 +105,10 @@ class ConvBlockConfig(SegZooSubConfig):
     """Base of the configs of models that are made of convolutions, norms and activations.
 
     Args:
-        norm: what follows the convolutions: "batch_norm", "group_norm" (of 32 groups), or None; then they have a bias.
+        norm: the layer after each convolution: "batch_norm", "group_norm" (32 groups), or None, with which
+            convolutions have a bias.
         norm_eps: epsilon of the norms.
-        activation: what follows the norms, a key of ``segzoo.layers.conv.ACTIVATIONS``.
+        activation: the function after each norm, a key of ``segzoo.layers.conv.ACTIVATIONS``.
     """
 
     norm: Literal["batch_norm", "group_norm"] | None = "batch_norm"
@@ -115,7 +117,7 @@ class ConvBlockConfig(SegZooSubConfig):
 
     @property
     def block_options(self) -> dict[str, Any]:
-        """``norm``, ``norm_eps`` and ``activation``, for `ConvNormAct` and the layers that take its options."""
+        """Keyword arguments ``norm``, ``norm_eps`` and ``activation`` for `ConvNormAct` and layers built from it."""
         return {"norm": self.norm, "norm_eps": self.norm_eps, "activation": self.activation}
 
     @property
@@ -124,7 +126,7 @@ class ConvBlockConfig(SegZooSubConfig):
         return partial(ConvNormAct, **self.block_options)
 
     def make_activation(self) -> nn.Module:
-        """A layer with this config's activation alone, for what is added up behind a norm."""
+        """A layer with this config's activation alone, for sums that are activated after the addition."""
         return ACTIVATIONS[self.activation]()
 
 
@@ -137,7 +139,8 @@ class SegZooPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     # Trainer must not think that forward consumes num_items_in_batch: it would scale the loss under accumulation.
     accepts_loss_kwargs = False
-    # A choice of attention passes through composites to the parts; those without attention take any. Others say what they cannot.
+    # A composite passes the choice of attention on to its parts. Parts without attention accept any choice; a part
+    # whose attention lacks one sets the flag to False.
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -145,22 +148,23 @@ class SegZooPreTrainedModel(PreTrainedModel):
 
     @property
     def num_depths(self) -> int | None:
-        """Number of layers of a backbone, its stem included, for layer-wise learning rates.
+        """Number of layers of a backbone, including its stem, for layer-wise learning rates.
 
-        None: the layers are counted by the names of the parameters, see `segzoo.training.layer_depths`.
+        None: `segzoo.training.layer_depths` counts the layers by the names of the parameters.
         """
         return None
 
     def parameter_depth(self, name: str) -> int | None:
         """Layer of one of the model's own parameters: 0 for the stem, ``num_depths - 1`` for the last block.
 
-        None stands for the depth behind the backbone, which learns at the full rate. A backbone overrides this and ``num_depths``
-        where its original's optimizer has other groups than the names give; necks and heads do where their originals train
-        parts of them as deep layers.
+        None means that the parameter learns at the full rate, as everything after the backbone does. A backbone
+        overrides this and ``num_depths`` if its original's optimizer groups parameters differently from what their
+        names suggest; necks and heads override it if their originals train some of their parts at a backbone layer's
+        rate.
         """
         return None
 
-    def _init_weights(self, module):
+    def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
@@ -172,9 +176,10 @@ class SegZooPreTrainedModel(PreTrainedModel):
         else:
             super()._init_weights(module)
 
-    def _initialize_weights(self, module, is_custom_code: bool = False):
-        # In models of other packages transformers passes over modules that hold no weights of their own, in case they
-        # overwrite loaded ones. Ours use its init functions, which do not: their _init_weights may treat a block as a whole.
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        # For models outside its own package, transformers skips modules without weights of their own, because their
+        # _init_weights might overwrite loaded weights. Ours use transformers' init functions, which never do, so that
+        # _init_weights may treat a block as a whole.
         super()._initialize_weights(module, is_custom_code=False)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The error that every mistake of a user ends in."""
+"""The error for every mistake that a user can correct, and texts of errors for messages."""
 
 
 class SegZooError(ValueError):
@@ -6,10 +6,10 @@ class SegZooError(ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its type where it says nothing: for a message about its cause."""
+    """The first line of an error's message, or its type if the message is empty; for messages that name a cause."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def one_line(text: object) -> str:
-    """A text on one line, with single spaces."""
+    """The text with every run of whitespace, including line breaks, replaced by one space."""
     return " ".join(str(text).split())

@@ -1,8 +1,8 @@
-"""Files and folders that are there whole or not at all, locks, and JSON that every reader understands.
+"""Files and folders that exist whole or not at all, locks, and JSON that every reader understands.
 
-What is written lies beside its place first, under a hidden name with ``.partial`` in it, and is renamed when the disk has it.
-While it is written it is locked, and a lock ends with its process: what has such a name and no lock was left by a process that
-was killed, and `remove_abandoned` clears it away.
+Everything is first written under a hidden name with ``.partial`` in it, next to its final place, and renamed once it
+is on the disk. While it is written it is locked, and a lock ends with its process: something with such a name and no
+lock was left by a killed process, and `remove_abandoned` removes it.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ if sys.platform != "win32":
 LOCK = ".lock"
 """Name of the file in a folder that `lock` locks."""
 
-_REPLACED, _EARLIER = ".replaced", ".earlier"  # what makes room: a folder, and files in a folder
+_REPLACED, _EARLIER = ".replaced", ".earlier"  # suffixes of what is moved aside: a folder; files, inside a folder
 _LOCK_PAUSE = 0.2  # seconds
 
 
@@ -38,19 +38,20 @@ _LOCK_PAUSE = 0.2  # seconds
 
 
 def write_whole(path: str | os.PathLike, content: bytes | str | Callable[[BinaryIO], object]) -> Path:
-    """Write a file aside, wait until the disk has it, and rename it into place.
+    """Write a file under another name, sync it to the disk, and rename it into place.
 
-    A reader sees the old file or the new one, and so does whoever looks after a crash, a full disk or a power cut.
+    Readers see the old file or the new one, also after a crash, a full disk or a power cut.
 
     Args:
         path: the file; its folder exists.
-        content: bytes, text (written as UTF-8 with plain newlines), or a function that writes into the open file.
+        content: bytes, text (written as UTF-8 with ``\\n`` line endings), or a function that writes into the open
+            file.
 
     Returns:
         The path.
 
     Raises:
-        OSError: it cannot be written; an earlier file of this name is left as it was.
+        OSError: the file cannot be written; an earlier file of this name is left as it was.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -73,17 +74,20 @@ def write_whole(path: str | os.PathLike, content: bytes | str | Callable[[Binary
 
 @contextlib.contextmanager
 def whole_folder(directory: str | os.PathLike, *, replace: bool = False) -> Iterator[Path]:
-    """A hidden folder that takes its place when the block ends well, synced to the disk, and vanishes otherwise.
+    """A hidden folder that is synced and renamed to ``directory`` when the block succeeds, and is removed when it
+    fails.
 
-    What processes that were killed left of the same folder is removed first. Its files become as readable as the folder.
+    Remains of the same folder from killed processes are removed first. Its files get the read and write permissions of
+    the folder.
 
     Args:
-        directory: the folder to make, with its parents if need be. It may exist if it is empty.
-        replace: it may also exist and hold something, which stays until the new one is whole. A process that is killed between
-            the two renames leaves the old one under a hidden name, and `remove_abandoned` gives it its name back.
+        directory: the folder to create, with its parents if necessary. It may exist if it is empty.
+        replace: ``directory`` may also hold files; they stay until the new folder is whole. If the process is killed
+            between the two renames, the old folder is left under a hidden name, and `remove_abandoned` renames it
+            back.
 
     Raises:
-        SegZooError: ``directory`` is not free (`check_folder_is_free`) or cannot be written: what was there before is
+        SegZooError: ``directory`` is not free (`check_folder_is_free`) or cannot be written; its earlier content is
             unchanged.
     """
     target = Path(directory)
@@ -112,19 +116,20 @@ def whole_folder(directory: str | os.PathLike, *, replace: bool = False) -> Iter
 
 @contextlib.contextmanager
 def moved_together(main: str | os.PathLike, *, overwrite: bool = True, stale: Iterable[Path] = ()) -> Iterator[Path]:
-    """A hidden folder whose files all move beside ``main`` when the block ends well, or none of them.
+    """A hidden folder whose files all move next to ``main`` when the block succeeds; if it fails, none of them do.
 
-    The main file is the one that says what the others are: it goes first and comes last, so that it never stands beside files
-    that are not its own. Where moving fails, the earlier files are put back; after a kill, `remove_abandoned` does that, as
-    does the next call for the same main file.
+    The main file describes the others: the old one is moved away first and the new one arrives last, so that it never
+    stands next to files that do not belong to it. If moving fails, the earlier files are put back; after a kill,
+    `remove_abandoned` or the next call for the same main file does so.
 
     Args:
-        main: the file that the block writes into the folder, under this name; others may be written beside it.
-        overwrite: files of the same names may be replaced.
-        stale: files beside ``main`` that go with the earlier main file, where they are not replaced.
+        main: the main file's final path; the block writes it into the folder under the same name, with others if it
+            likes.
+        overwrite: whether files with the same names may be replaced.
+        stale: files next to ``main`` that belong to the earlier main file and are removed with it.
 
     Raises:
-        SegZooError: something cannot be written, or is there already: what was there before is unchanged.
+        SegZooError: a file cannot be written, or exists and ``overwrite`` is False; the earlier files are unchanged.
     """
     main = Path(main)
     stale = list(stale)
@@ -143,10 +148,10 @@ def moved_together(main: str | os.PathLike, *, overwrite: bool = True, stale: It
 
 
 def check_folder_is_free(directory: str | os.PathLike) -> None:
-    """Check that a folder can be made here: call it before long work whose result goes there.
+    """Check that a folder can be created at this path; call this before long work whose result goes there.
 
     Raises:
-        SegZooError: it is a file, or a folder that is not empty.
+        SegZooError: the path is a file, or a folder that is not empty.
     """
     target = Path(directory)
     if target.is_dir():
@@ -157,10 +162,10 @@ def check_folder_is_free(directory: str | os.PathLike) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder under a hidden name, so that it is never seen half.
+    """Give a folder a hidden name and remove it, so that nobody sees it half-removed.
 
     Raises:
-        OSError: it is not there, or something in it cannot be removed.
+        OSError: the folder does not exist, or something in it cannot be removed.
     """
     hidden = _hidden_name(folder)
     with _locked(folder):
@@ -169,13 +174,14 @@ def remove_folder(folder: Path) -> None:
 
 
 def remove_abandoned(directory: Path, name: str | None = None) -> None:
-    """Clear away what killed processes left beside the things in a folder; what a living process has locked stays.
+    """Clean up after killed processes in a folder; anything that a living process has locked stays.
 
-    What is half-written or half-removed goes. What was moved aside for something that never came gets its name back.
+    Half-written and half-removed files and folders are removed. Those that were moved aside for a replacement that
+    never arrived get their names back.
 
     Args:
         directory: the folder to look into.
-        name: look at what belongs to this file or folder only.
+        name: clean up after this file or folder only; None: after all.
     """
     pattern = "*" if name is None else glob.escape(name)
     for path in [*directory.glob(f".{pattern}.partial-*"), *directory.glob(f".{pattern}.*.partial")]:
@@ -202,7 +208,7 @@ def remove_abandoned(directory: Path, name: str | None = None) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file as 64 hexadecimal digits, read in pieces."""
+    """The SHA-256 of a file as 64 hexadecimal digits; the file is read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -213,7 +219,7 @@ def _hidden_name(target: Path) -> Path:
 
 @contextlib.contextmanager
 def _hidden_folder(target: Path) -> Iterator[Path]:
-    """A new, locked folder beside a target; what has not been moved away by the end of the block is removed."""
+    """A new, locked folder next to a target; it is removed at the end of the block, unless it has been renamed."""
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(target.parent, target.name)
     folder = _hidden_name(target)
@@ -237,9 +243,9 @@ def _write_errors_of(target: Path) -> Iterator[None]:
 
 
 def _exchange(partial: Path, target: Path) -> None:
-    """Give a folder the name of another one, which is removed."""
+    """Rename ``partial`` to ``target``, and remove the folder that had this name."""
     aside = target.with_name(f".{target.name}{_REPLACED}")
-    with _locked(target):  # so that nobody puts it back meanwhile
+    with _locked(target):  # so that nobody renames it back in the meantime
         os.rename(target, aside)
         try:
             os.rename(partial, target)
@@ -252,7 +258,7 @@ def _exchange(partial: Path, target: Path) -> None:
 
 
 def _exchange_files(folder: Path, main: Path, others: Iterable[Path], old: Iterable[Path]) -> None:
-    """Move files out of a folder to ``others`` and ``main``, after ``main`` and the ``old`` ones have made room."""
+    """Move files out of ``folder`` to ``others`` and ``main``, after moving the old ``main`` and ``old`` aside."""
     aside = main.with_name(f".{main.name}{_EARLIER}")
     aside.mkdir()
     come: list[Path] = []
@@ -280,7 +286,7 @@ def _exchange_files(folder: Path, main: Path, others: Iterable[Path], old: Itera
 
 
 def _put_back(aside: Path, main: Path) -> None:
-    """Give the files of a folder their places beside ``main`` again, ``main`` at last."""
+    """Move the files of a folder back next to ``main``, ``main`` itself last."""
     for path in sorted(aside.iterdir(), key=lambda path: path.name == main.name):
         os.replace(path, main.with_name(path.name))
 
@@ -293,11 +299,11 @@ def _remove(path: Path) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Wait until the files of a folder, and the folder itself, are on the disk; the files are as open as the folder."""
+    """Sync a folder and its files to the disk, and give the files the read and write permissions of the folder."""
     mode = folder.stat().st_mode & 0o666
     for path in folder.rglob("*"):
         if path.is_file():
-            path.chmod(mode)  # safetensors makes files that nobody else may read, whatever the umask
+            path.chmod(mode)  # safetensors creates files that only their owner may read, whatever the umask
             with open(path, "r+b") as file:
                 os.fsync(file.fileno())
     _sync_folder(folder)
@@ -316,7 +322,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 class FolderInUse(Exception):
-    """Another process holds a folder; ``holder`` is its number and machine, as far as it has said so."""
+    """Another process holds a folder; ``holder`` is its number and machine, or empty if it has not written them."""
 
     def __init__(self, holder: str):
         super().__init__(holder)
@@ -327,20 +333,20 @@ class FolderInUse(Exception):
 def lock(
     directory: str | os.PathLike, *, shared: bool = False, joining: bool = False, wait: float = 0.0
 ) -> Iterator[None]:
-    """Hold a folder until the block ends or the process dies; processes that it starts do not hold it.
+    """Hold a folder until the block ends or the process dies; its forked children do not hold it.
 
-    The file `LOCK` in it is locked; whoever leaves last removes it. Where the system or the disk has no locks, nobody is kept
-    out.
+    The lock is on the file `LOCK` in the folder; the last process to release it removes the file. If the system or the
+    disk has no locks, nobody is kept out.
 
     Args:
         directory: an existing folder.
-        shared: others may join as soon as it is held.
-        joining: hold it together with those who share it; otherwise nobody may hold it yet.
-        wait: seconds to wait until it is free.
+        shared: once the folder is held, others may join.
+        joining: hold the folder together with the processes that share it; otherwise nobody else may hold it.
+        wait: seconds to wait for the folder to become free.
 
     Raises:
-        FolderInUse: another process holds it.
-        OSError: the file cannot be made.
+        FolderInUse: another process holds the folder.
+        OSError: the file cannot be created.
     """
     path = Path(directory) / LOCK
     deadline = time.monotonic() + wait
@@ -369,7 +375,7 @@ def _hold_file(path: Path, *, shared: bool, joining: bool) -> "_Held | None":
         if held is None:
             return None
         try:
-            if not held.is_at(path):  # whoever held it before has just removed it
+            if not held.is_at(path):  # the process that held it before has just removed it
                 held.close()
                 continue
             if not joining:
@@ -391,9 +397,10 @@ def _holder(path: Path) -> str:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[bool | None]:
-    """Lock a file or folder for the block, whatever becomes of its name.
+    """Lock a file or folder for the block; the lock stays if it is renamed or removed.
 
-    Yields True; False where another process has it locked, or it cannot be opened; None where there are no locks.
+    Yields True; False if another process has locked it or it cannot be opened; None if the system or the disk has no
+    locks.
     """
     held: _Held | None = None
     try:
@@ -409,11 +416,11 @@ def _locked(path: Path) -> Iterator[bool | None]:
 
 
 def _try_lock(path: Path, flags: int, *, shared: bool = False) -> "_Held | None":
-    """Lock what ``path`` names; None where the system or the disk has no locks.
+    """Open and lock a file or folder; None if the system or the disk has no locks.
 
     Raises:
-        BlockingIOError: another process holds it.
-        OSError: it cannot be opened.
+        BlockingIOError: another process holds the lock.
+        OSError: the path cannot be opened.
     """
     if sys.platform == "win32":
         return None
@@ -429,9 +436,10 @@ def _try_lock(path: Path, flags: int, *, shared: bool = False) -> "_Held | None"
 
 
 class _Held:
-    """An open file or folder that may be locked. The lock lasts until all copies of the descriptor are closed.
+    """An open file or folder that can be locked. The lock lasts until all copies of the descriptor are closed.
 
-    Forked children close theirs at once: a process that loads data outlives a killed training by seconds.
+    Forked children close their copies at once, because a data-loading process may outlive a killed training by
+    seconds.
     """
 
     _all: "ClassVar[set[_Held]]" = set()
@@ -453,7 +461,7 @@ class _Held:
 
     def sign(self) -> None:
         if self._descriptor is not None:
-            with contextlib.suppress(OSError):  # only for the message of whoever comes too late
+            with contextlib.suppress(OSError):  # only used in the message of a process that finds the folder held
                 os.ftruncate(self._descriptor, 0)
                 os.write(self._descriptor, f"{os.getpid()} on {socket.gethostname()}".encode())
 
@@ -477,12 +485,12 @@ if hasattr(os, "register_at_fork"):
 
 
 def json_text(values: Any, *, indent: int | None = 2) -> str:
-    """Values as JSON with a newline at the end; numbers that are not finite become null."""
+    """Values as JSON with a newline at the end; NaN and infinite numbers become null."""
     return json.dumps(_finite(values), indent=indent, ensure_ascii=False) + "\n"
 
 
 def slug(text: str) -> str:
-    """Text as part of a file name or identifier: lower-case letters, digits and dashes."""
+    """Text for a file name or identifier: lower-case ASCII letters, digits and dashes, or ``"unnamed"``."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "unnamed"
 
 

@@ -1,10 +1,12 @@
-"""Parameters and operations of a model, counted without memory and without weights.
+"""Parameters and operations of a model, counted without allocating or reading weights.
 
-The counter is torch's own (`torch.utils.flop_counter`), which knows convolutions, matrix products and attention; formulas for
-segzoo's operators are registered here. Norms, activations, pooling and resizing are not counted, as is usual.
+The counter is torch's own (`torch.utils.flop_counter`), which knows convolutions, matrix products and attention; this
+module registers formulas for segzoo's operators. Norms, activations, pooling and resizing are not counted, as is
+usual.
 
-Two conventions are in use. One counts a multiplication and its addition as two operations (torch, papers on hardware), the other the pair
-as one (mmcv's counter, and with it most tables of segmentation models, under the name FLOPs). `OperationCount` has both.
+Two conventions are in use. One counts a multiplication and its addition as two operations (torch, papers on hardware),
+the other counts the pair as one (mmcv's counter, and with it most tables of segmentation models, under the name
+FLOPs). `OperationCount` has both.
 """
 
 import math
@@ -20,24 +22,24 @@ from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from segzoo import ops  # noqa: F401  registers the operators
 from segzoo.configuration_segzoo import input_channels
-from segzoo.errors import SegZooError
+from segzoo.errors import SegZooError, first_line
 
 BILINEAR_SAMPLE = 5
-"""Multiply-adds of one sampled value: one for each of the four neighbours, one for its weight in the sum."""
+"""Multiply-adds for one bilinearly sampled value: one for each of the four neighbours, one for the sample's weight."""
 
-# What the tensors without memory claim to be on; no such device is needed. On "cpu" some layers take a way with fewer operations, and
-# the counts would be of segzoo's code and not of the architecture; on "meta" autocast is not known.
+# The device that the tensors without memory claim; no such device is needed. On "cpu" some layers take a path with
+# fewer operations, and the counts would describe segzoo's code instead of the architecture; "meta" has no autocast.
 _DEVICE = "cuda"
 
 
 @dataclass(frozen=True)
 class OperationCount:
-    """What one forward pass of one picture takes.
+    """The operations of one forward pass of one picture.
 
     Args:
         size: (height, width) of the picture, in pixels.
-        multiply_adds: pairs of a multiplication and an addition; what mmcv and most published tables call FLOPs.
-        by_operator: the same for each operator.
+        multiply_adds: pairs of a multiplication and an addition; mmcv and most published tables call them FLOPs.
+        by_operator: multiply-adds of each operator, by its name.
     """
 
     size: tuple[int, int]
@@ -51,21 +53,24 @@ class OperationCount:
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
-    """Numbers of weights by part: ``total``, and each direct child of the model by its name; shared weights count once."""
+    """Number of weights of each part: ``total``, and each direct child of the model by name.
+
+    Weights that are used in several places of a part count once; a child without weights is left out.
+    """
     counted = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
     return {"total": sum(p.numel() for p in model.parameters())} | {name: n for name, n in counted.items() if n}
 
 
 def count_operations(model: nn.Module, size: Sequence[int]) -> OperationCount:
-    """Counts the operations of one forward pass in inference, auxiliary heads left out.
+    """Count the operations of one forward pass in inference, without auxiliary heads.
 
     Args:
-        model: a `SegZooForSemanticSegmentation`, on any device, the meta device too; its weights are not read, and it is as it was
-            afterwards.
+        model: a `SegZooForSemanticSegmentation` on any device, including the meta device; its weights are not read,
+            and its mode is restored.
         size: height and width of the picture, in pixels.
 
     Raises:
-        SegZooError: the model does not take pictures of this size.
+        SegZooError: the model does not accept pictures of this size.
     """
     height, width = size
     channels = input_channels(model.config)
@@ -77,9 +82,8 @@ def count_operations(model: nn.Module, size: Sequence[int]) -> OperationCount:
     except SegZooError:
         raise
     except (RuntimeError, ValueError) as error:
-        cause = str(error).strip().partition("\n")[0]
         raise SegZooError(
-            f"the model does not take pictures of {height}x{width} ({cause}); choose another --size"
+            f"the model does not take pictures of {height}x{width} ({first_line(error)}); choose another --size"
         ) from error
     counts = counter.get_flop_counts()["Global"]
     by_operator = {str(operator): flops // 2 for operator, flops in counts.items()}
@@ -87,7 +91,7 @@ def count_operations(model: nn.Module, size: Sequence[int]) -> OperationCount:
 
 
 def _stand_ins(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Tensors without memory for all parameters and buffers."""
+    """Stand-ins for all parameters and buffers, by name; made inside `FakeTensorMode`, they take no memory."""
     named = (*model.named_parameters(), *model.named_buffers())
     return {name: torch.empty(tensor.shape, dtype=tensor.dtype, device=_DEVICE) for name, tensor in named}
 
@@ -103,7 +107,7 @@ def _in_inference(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-# The counter hands over the shape of each tensor, and wants operations one by one.
+# The counter passes the shapes of the tensors, and expects multiplications and additions counted one by one.
 
 
 @register_flop_formula(torch.ops.segzoo.dcnv3)

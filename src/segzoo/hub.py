@@ -1,8 +1,8 @@
 """Model folders that load anywhere, written whole or not at all, and pushed to the Hugging Face Hub.
 
-A folder carries a one-line ``modeling_segzoo.py`` and, in its JSON files, an ``auto_map`` that points to it. So
-``AutoModelForSemanticSegmentation.from_pretrained(folder, trust_remote_code=True)`` loads the installed classes where
-nobody has imported segzoo, and where it is not installed transformers says "pip install segzoo".
+A folder contains a one-line ``modeling_segzoo.py``, and its ``config.json`` has an ``auto_map`` that points to it. So
+``AutoModelForSemanticSegmentation.from_pretrained(folder, trust_remote_code=True)`` loads the installed classes even
+if nobody has imported segzoo; if segzoo is not installed, transformers says "pip install segzoo".
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ AUTO_MAP = {
     "AutoConfig": "modeling_segzoo.SegZooConfig",
     "AutoModelForSemanticSegmentation": "modeling_segzoo.SegZooForSemanticSegmentation",
 }
-"""``auto_map`` of ``config.json``."""
+"""The ``auto_map`` entry of ``config.json``."""
 
 
 def write_shim(directory: str | os.PathLike) -> Path:
@@ -53,17 +53,17 @@ def write_shim(directory: str | os.PathLike) -> Path:
 
 
 class WritesShim:
-    """First base of model, config and image processor: the shim is written, and pushed, with each of them."""
+    """First base class of model, config and image processor; writes and pushes the shim together with each of them."""
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
-        """Save as transformers does (same arguments), and write the shim."""
+        """Save as transformers does, with the same arguments, and write the shim into the folder."""
         result = super().save_pretrained(save_directory, *args, **kwargs)
         if kwargs.get("is_main_process", True) and os.path.isdir(save_directory):
             write_shim(save_directory)
         return result
 
     def _upload_modified_files(self, working_dir: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
-        # save_pretrained(push_to_hub=True) uploads what has changed before it returns: the shim must be there by then.
+        # save_pretrained(push_to_hub=True) uploads the changed files before it returns: the shim must exist by then.
         write_shim(working_dir)
         return super()._upload_modified_files(working_dir, *args, **kwargs)
 
@@ -78,14 +78,14 @@ def save_model_folder(
 ) -> Path:
     """Save a model and its image processor as a folder that loads with the Auto classes, whole or not at all.
 
-    Everything is written into a hidden folder beside the target, synced to the disk and renamed. A process that is
+    Everything is written into a hidden folder next to the target, synced to the disk and renamed. A process that is
     killed leaves at most that hidden folder behind, which the next save to the same target removes.
 
     Args:
         model: a `SegZooForSemanticSegmentation`.
-        processor: its image processor; None writes none.
-        directory: the folder to make; it may exist if it is empty.
-        card: text of ``README.md`` (see `segzoo.cards.model_card`); None writes none.
+        processor: its image processor; None writes no processor.
+        directory: the folder to create; it may exist if it is empty.
+        card: text of ``README.md`` (see `segzoo.cards.model_card`); None writes no card.
         max_shard_size: largest size of one safetensors file, in bytes or as text such as ``"5GB"``.
 
     Returns:
@@ -109,11 +109,11 @@ def write_model_files(
     card: str | None = None,
     max_shard_size: int | str = "5GB",
 ) -> None:
-    """Write what `save_model_folder` writes into an existing folder, one file after the other.
+    """Write the files of `save_model_folder` into an existing folder, one after the other.
 
     Args:
         model, processor, card, max_shard_size: as in `save_model_folder`.
-        directory: the folder.
+        directory: the existing folder.
 
     Raises:
         OSError: a file cannot be written.
@@ -130,7 +130,8 @@ def write_model_files(
 
 
 def reserve_repository(repo_id: str, *, private: bool = False, token: str | None = None) -> str:
-    """Make a repository on the Hub if it is not there yet: a wrong name or token shows before any work is done.
+    """Create a repository on the Hub if it does not exist, so that a wrong name or token fails before any work is
+    done.
 
     Args:
         repo_id, private, token: as in `push_folder`.
@@ -139,7 +140,8 @@ def reserve_repository(repo_id: str, *, private: bool = False, token: str | None
         The full name, ``"namespace/name"``.
 
     Raises:
-        SegZooError: the name is not valid, there is no token or it may not write there, or the Hub did not answer.
+        SegZooError: the name is not valid, there is no token, the token may not write there, or the Hub did not
+            answer.
     """
     try:
         # None keeps the organisation's default, which may be private.
@@ -161,25 +163,25 @@ def push_folder(
     commit_message: str = "Upload a segzoo model",
     ignore_patterns: Sequence[str] = (),
 ) -> str:
-    """Upload a model folder to the Hub; the repository is made if need be.
+    """Upload a model folder to the Hub, creating the repository if necessary.
 
-    A push that broke off is repeated with the same call: what has arrived is not sent again.
+    After an interrupted push, repeat the same call: files that have arrived are not sent again.
 
     Args:
         directory: a folder written by `save_model_folder` or ``save_pretrained``.
         repo_id: ``"namespace/name"``, or ``"name"`` for the namespace of the token's user.
         private: make a new repository private; an existing one stays as it is.
         token: access token; None takes the one of ``hf auth login`` or ``HF_TOKEN``.
-        revision: branch to push to, made from ``main`` if need be; None is ``main``.
-        commit_message: first line of the commit.
-        ignore_patterns: files that stay here, as shell patterns such as ``"step_*/*"``.
+        revision: branch to push to, created from ``main`` if necessary; None is ``main``.
+        commit_message: first line of the commit message.
+        ignore_patterns: files that are not uploaded, as shell patterns such as ``"step_*/*"``.
 
     Returns:
         The address of the repository.
 
     Raises:
-        SegZooError: the folder holds no model, the name is not valid, there is no token or it may not write there, or
-            the Hub did not answer. The message says which, and what to do.
+        SegZooError: the folder has no config.json, the name is not valid, there is no token, the token may not write
+            there, or the Hub did not answer. The message says which, and what to do.
     """
     directory = Path(directory)
     if not (directory / "config.json").is_file():
@@ -211,7 +213,7 @@ def push_folder(
 
 
 def _explain(error: BaseException) -> str | None:
-    """What went wrong at the Hub and how to mend it; None for an error that is not the Hub's."""
+    """What went wrong at the Hub and how to fix it; None for an error that does not come from the Hub."""
     if isinstance(error, HFValidationError):
         return f"{one_line(error)} Name it as NAMESPACE/NAME, of letters, digits, '-', '_' and '.'."
     if isinstance(error, LocalTokenNotFoundError):
@@ -222,7 +224,7 @@ def _explain(error: BaseException) -> str | None:
         return _explain_status(error)
     if isinstance(error, (HTTPError, ConnectionError, TimeoutError)):
         return f"the connection to the Hub failed ({one_line(error)}); repeat the push, it goes on where it stopped"
-    # The upload of one file wraps what happened.
+    # The upload of a single file wraps the original error.
     return _explain(error.__cause__) if error.__cause__ is not None else None
 
 

@@ -1,11 +1,12 @@
-"""Pictures and masks into model inputs, and logits into label maps, by the rules of the original systems.
+"""The image processor: pictures and masks to model inputs, and logits to label maps, by the rules of the original
+systems.
 
 Origins of the rules: mmcv 1.6 and mmsegmentation 0.27 (``Resize``, ``Normalize``, ``Pad``, ``LoadAnnotations``), the
 test pipelines of InternImage, ViT-Adapter and InternVL (``ResizeToMultiple``, ``SETR_Resize``, ``PadShortSide``) and
 MIT's semantic-segmentation-pytorch (``TestDataset``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +14,15 @@ from huggingface_hub.dataclasses import validate_typed_dict
 from huggingface_hub.errors import StrictDataclassError
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, SizeDict
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    ImageInput,
+    PILImageResampling,
+    SizeDict,
+)
 from transformers.processing_utils import ImagesKwargs, Unpack
+from transformers.utils import ModelOutput
 
 from segzoo.errors import SegZooError
 from segzoo.hub import WritesShim
@@ -45,7 +53,7 @@ _Numbers = float | int | list[float | int] | tuple[float | int, ...]
 
 
 class SegZooImageProcessorKwargs(ImagesKwargs, total=False):
-    """Settings of SegZooImageProcessor beyond those of every image processor; see the class."""
+    """The settings that `SegZooImageProcessor` adds to or redefines from every image processor's; see there."""
 
     num_channels: int
     channel_order: str
@@ -67,54 +75,58 @@ class SegZooImageProcessorKwargs(ImagesKwargs, total=False):
 class SegZooImageProcessor(WritesShim, TorchvisionBackend):
     """Image processor of every segzoo model: each step of an original test pipeline is a field.
 
-    The steps, in this order: convert to ``num_channels`` channels, resize, rescale, normalise, pad. Everything below
-    is a constructor argument, an attribute, an entry of ``preprocessor_config.json`` and an argument of one call.
+    The steps, in this order: convert to ``num_channels`` channels, resize, rescale, normalise, pad. Each setting below
+    is a constructor argument, an attribute, an entry of ``preprocessor_config.json`` and a keyword argument of a
+    single call.
 
-    Reading
-        do_convert_rgb (`bool`, default True): grey, palette, CMYK and RGBA pictures become RGB (alpha is dropped, as
-            OpenCV does); arrays of one channel are repeated, of four lose the last. Only with ``num_channels`` 3.
+    Reading do_convert_rgb (`bool`, default True): grey, palette, CMYK and RGBA pictures become RGB (alpha is dropped,
+        as in
+            OpenCV); arrays with one channel are repeated, those with four lose the last. Only with ``num_channels`` 3.
         num_channels (`int`, default 3): channels that the model reads. With 1, 8-bit colours become grey. With any
-            other number than 1 and 3, pictures have exactly that many; TIFF files of many bands take ``tifffile``.
-        channel_order (`"rgb"` | `"bgr"`, default "rgb"): order handed to the model; inputs are always RGB. It is
-            mmcv's ``to_rgb`` True / False. ``image_mean`` and ``image_std`` are in this order.
+            number other than 1 and 3, pictures must have exactly that many; TIFF files with many bands need
+            ``tifffile``.
+        channel_order (`"rgb"` | `"bgr"`, default "rgb"): channel order that the model expects, mmcv's ``to_rgb`` True
+            / False; inputs are always RGB. ``image_mean`` and ``image_std`` are in this order.
 
     Resizing
         do_resize (`bool`, default True): False leaves pictures and masks at their size (padding still happens).
-        size (`dict`, default {"shortest_edge": 512, "longest_edge": 2048}): edges are bounds, the ratio is kept:
-            mmcv's ``img_scale=(2048, 512), keep_ratio=True``. Without ``longest_edge`` the shorter side always gets
-            ``shortest_edge`` (``SETR_Resize``, ``min_size``). ``{"height", "width"}`` is that size exactly
+        size (`dict`, default {"shortest_edge": 512, "longest_edge": 2048}): upper bounds of the two edges, keeping the
+            aspect ratio: mmcv's ``img_scale=(2048, 512), keep_ratio=True``. Without ``longest_edge`` the shorter side
+            always becomes ``shortest_edge`` (``SETR_Resize``, ``min_size``). ``{"height", "width"}`` is the exact size
             (``keep_ratio=False``). An int is the shortest edge.
-        rounding (`"nearest"` | `"down"`, default "nearest"): of scaled sides: mmcv's ``int(x + 0.5)`` or MIT's
-            ``int(x)``.
-        size_multiple (`int`, optional): both sides become multiples of it, upwards, as the next field says.
+        rounding (`"nearest"` | `"down"`, default "nearest"): how scaled sides are rounded: mmcv's ``int(x + 0.5)`` or
+            MIT's ``int(x)``.
+        size_multiple (`int`, optional): both sides are raised to multiples of it, in the way of
+            ``size_multiple_mode``.
         size_multiple_mode (`"stretch"` | `"round_up"` | `"pad"`, default "stretch"): a second resize of the already
             resized picture (``ResizeToMultiple``); one resize to the rounded-up size (MIT); padding (``Pad`` with
             ``size_divisor``, mmseg 1.x ``size_divisor``).
-        resample (`PILImageResampling`, default BILINEAR), antialias (`bool`, default False): the filter. False is
-            OpenCV's (mmcv), True is Pillow's (MIT, transformers).
+        resample (`PILImageResampling`, default BILINEAR), antialias (`bool`, default False): the filter. Without
+            antialiasing it is OpenCV's (mmcv), with it Pillow's (MIT, transformers).
 
-    Values
-        do_rescale (`bool`, default True), rescale_factor (`float`, default 1/255): values are multiplied by it.
-        do_normalize (`bool`, default True), image_mean, image_std (`float` or one per channel, default ImageNet's):
-            ``(value - mean) / std`` after rescaling, so mmcv's numbers divided by 255.
+    Values do_rescale (`bool`, default True), rescale_factor (`float`, default 1/255): values are multiplied by the
+        factor. do_normalize (`bool`, default True), image_mean, image_std (`float` or one per channel, default
+        ImageNet's):
+            ``(value - mean) / std`` after rescaling; so they are mmcv's numbers divided by 255.
 
     Padding, always at the right and the bottom, after normalisation
         do_pad (`bool`, default True): pictures of a batch that differ in size are padded to the largest.
-        pad_size (`dict` with height, width, optional): smaller pictures are padded to at least this
-            (``Pad(size=...)``, ``PadShortSide``). Larger ones stay.
-        pad_value (`float` or one per channel, default 0): value of padded pixels. Labels get ``ignore_index``.
+        pad_size (`dict` with height, width, optional): smaller pictures are padded to at least this size
+            (``Pad(size=...)``, ``PadShortSide``). Larger ones are unchanged.
+        pad_value (`float` or one per channel, default 0): value of padded pixels. Labels are padded with
+            ``ignore_index``.
 
-    Labels
-        do_reduce_labels (`bool`, default False): 0 becomes ``ignore_index``, every other id is lowered by one, and
-            ``ignore_index`` stays (``reduce_zero_label``). Touches masks only.
-        ignore_index (`int`, default 255): id of pixels that count nowhere.
+    Labels do_reduce_labels (`bool`, default False): in masks, 0 becomes ``ignore_index``, every other id is lowered by
+        one,
+            and ``ignore_index`` stays (``reduce_zero_label``).
+        ignore_index (`int`, default 255): id of pixels that count in neither loss nor scores.
 
-    Results
-        align_corners (`bool`, default False): how logits are upsampled: as the decode head does it.
+    Results align_corners (`bool`, default False): how logits are upsampled; the same setting as in the decode head.
         resize_logits_to_input (`bool`, default False): upsample in two steps, to the input of the model and then to
-            the target, as mmsegmentation does, and not in one. Labels differ at a few border pixels.
-        window_size, window_stride (`[height, width]`, optional): when both are set and no masks come with the
-            pictures, they are added to the output (as tuples), so that ``model(**inputs)`` predicts by windows.
+        the
+            target, as mmsegmentation does, instead of in one. Labels differ at a few border pixels.
+        window_size, window_stride (`[height, width]`, optional): if both are set and the call has no masks, they are
+            added to the output (as tuples), so that ``model(**inputs)`` predicts by windows.
     """
 
     valid_kwargs = SegZooImageProcessorKwargs
@@ -146,11 +158,12 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
     window_size = None
     window_stride = None
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """The settings as a dict ready for JSON.
 
-        Neither ``image_processor_type`` nor an ``auto_map`` is written: the Auto classes find this class by the
-        ``model_type`` in ``config.json``. With an ``auto_map`` here, ``pipeline`` would ask whether to run custom code.
+        It has neither ``image_processor_type`` nor ``auto_map``: the Auto classes find this class by the
+        ``model_type`` in ``config.json``. With an ``auto_map`` here, ``pipeline`` would ask whether to run custom
+        code.
         """
         output = super().to_dict()
         output.pop("image_processor_type", None)
@@ -165,12 +178,12 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoImageProcessor") -> None:
-        """Does nothing: a saved folder names the installed class, so no source file is to be copied into it."""
+        """Do nothing: a saved folder names the installed class, so no source file needs to be copied into it."""
 
     # ------------------------------------------------------------ settings
 
-    def _standardize_kwargs(self, **kwargs) -> dict[str, Any]:
-        """Bring settings into one form, for the processor or for one call, and refuse those that make no sense."""
+    def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:
+        """Bring the settings of the processor or of one call into one form, and check that they make sense."""
         settings = super()._standardize_kwargs(**kwargs)
         for name in ("window_size", "window_stride"):
             if settings.get(name) is not None:
@@ -182,36 +195,38 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
 
     def preprocess(
         self,
-        images,
-        segmentation_maps=None,
+        images: ImageInput,
+        segmentation_maps: ImageInput | None = None,
         **kwargs: Unpack[SegZooImageProcessorKwargs],
     ) -> BatchFeature:
         """Turn pictures, and masks if there are any, into a batch.
 
         Args:
-            images: a picture or a list of them: file paths, bytes of files, ``{"path", "bytes"}`` of a table (all three
-                are turned upright by their EXIF rotation), PIL pictures, NumPy arrays or tensors, (height, width),
-                (height, width, channels) or (channels, height, width); or one 4-D array. Files, PIL pictures and
-                integers of any type become grey levels 0..255 by the rule of their type
-                (`segzoo.images.values.value_rule`). Float arrays stay: from 0 to 255, or with ``do_rescale=False``
-                from 0 to 1.
-            segmentation_maps: as many masks of integer class ids, each as large as its picture: PIL pictures (L, P, 1,
+            images: a picture or a list of pictures. Each is a file path, the bytes of a file, the ``{"path",
+                "bytes"}`` of a table (these three are turned upright by their EXIF rotation), a PIL picture, or a
+                NumPy array or tensor (height, width), (height, width, channels) or (channels, height, width); one 4-D
+                array is a list of pictures. Files, PIL pictures and integers of any type become grey levels 0..255 by
+                the rule of their type (`segzoo.images.values.value_rule`). Float arrays keep their values, which
+                should range from 0 to 255, or from 0 to 1 with ``do_rescale=False``.
+            segmentation_maps: one mask of integer class ids for each picture, of the same size: PIL pictures (L, P, 1,
                 I, I;16, F), file paths, arrays or tensors (height, width).
-            kwargs: any field of the class, for this call.
+            kwargs: any setting of the class, for this call only.
 
         Returns:
-            ``pixel_values`` (batch, channels, height, width) float32; with masks ``labels`` (batch, height, width)
-            int64, resized with the nearest pixel and padded with ``ignore_index``; without masks ``window_size`` and
-            ``window_stride`` where the processor has them. ``return_tensors=None`` gives lists of tensors.
+            ``pixel_values`` (batch, channels, height, width) float32; with masks also ``labels`` (batch, height,
+            width) int64, resized by nearest pixel and padded with ``ignore_index``; without masks ``window_size`` and
+            ``window_stride`` if the processor has them. With ``return_tensors=None`` the values are lists of tensors.
 
         Raises:
-            SegZooError: wrong numbers of channels or masks, values without a place in 0..255, masks of another size
-                than their picture or not of integers, sizes that differ with ``do_pad=False``.
+            SegZooError: wrong number of channels or masks, values outside 0..255, a mask with another size than its
+                picture or with values that are not integers, pictures of different sizes with ``do_pad=False``.
         """
         _check_names_and_types(kwargs)
         return super().preprocess(images, segmentation_maps, **kwargs)
 
-    def _preprocess_image_like_inputs(self, images, segmentation_maps=None, **settings) -> BatchFeature:
+    def _preprocess_image_like_inputs(
+        self, images: ImageInput, segmentation_maps: ImageInput | None = None, **settings: Any
+    ) -> BatchFeature:
         pictures = [
             image_to_tensor(
                 image,
@@ -230,7 +245,9 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
             masks = self._load_masks(segmentation_maps, pictures, settings)
         return self._preprocess(pictures, masks=masks, **settings)
 
-    def _load_masks(self, segmentation_maps, pictures: list[torch.Tensor], settings) -> list[torch.Tensor]:
+    def _load_masks(
+        self, segmentation_maps: ImageInput, pictures: list[torch.Tensor], settings: Mapping[str, Any]
+    ) -> list[torch.Tensor]:
         masks = [
             mask_to_tensor(mask, index)
             for index, mask in enumerate(list_of_masks(segmentation_maps, expected=len(pictures)))
@@ -249,7 +266,9 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
             masks = [reduce_labels(mask, settings["ignore_index"]) for mask in masks]
         return [mask.to(picture.device) for picture, mask in zip(pictures, masks, strict=True)]
 
-    def _preprocess(self, images: list[torch.Tensor], masks: list[torch.Tensor] | None = None, **settings):
+    def _preprocess(
+        self, images: list[torch.Tensor], masks: list[torch.Tensor] | None = None, **settings: Any
+    ) -> BatchFeature:
         if settings["do_resize"]:
             steps = [resize_steps(tuple(image.shape[-2:]), **_resize_settings(settings)) for image in images]
             images = [self._resize_image(image, sizes, settings) for image, sizes in zip(images, steps, strict=True)]
@@ -281,7 +300,9 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
             batch["window_stride"] = tuple(settings["window_stride"])
         return batch
 
-    def _resize_image(self, image: torch.Tensor, sizes: list[tuple[int, int]], settings) -> torch.Tensor:
+    def _resize_image(
+        self, image: torch.Tensor, sizes: list[tuple[int, int]], settings: Mapping[str, Any]
+    ) -> torch.Tensor:
         """Resize (channels, height, width) to one size after the other; integers are rounded each time, as in mmcv."""
         for size in sizes:
             if tuple(image.shape[-2:]) == size:
@@ -298,7 +319,7 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
                 )
         return image
 
-    def _rescale_and_normalize_one(self, image: torch.Tensor, settings) -> torch.Tensor:
+    def _rescale_and_normalize_one(self, image: torch.Tensor, settings: Mapping[str, Any]) -> torch.Tensor:
         if not settings["do_rescale"] and not settings["do_normalize"]:
             return image
         mean = std = None
@@ -317,10 +338,13 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
     # ------------------------------------------------------------ results
 
     def input_sizes(self, image_sizes: Sequence[tuple[int, int]]) -> tuple[list[tuple[int, int]], tuple[int, int]]:
-        """What a batch of pictures of these sizes becomes: the size of each without padding, and that of the batch.
+        """The sizes that this processor gives to a batch of pictures.
 
         Args:
             image_sizes: height and width of each picture before preprocessing.
+
+        Returns:
+            (height, width) of each picture after resizing, without padding; and (height, width) of the padded batch.
         """
         settings = vars(self)
         sizes = [tuple(int(side) for side in size) for size in image_sizes]
@@ -333,28 +357,28 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
 
     def post_process_semantic_segmentation(
         self,
-        outputs,
+        outputs: ModelOutput | Mapping[str, torch.Tensor],
         target_sizes: Sequence[tuple[int, int]] | torch.Tensor | None = None,
         return_probabilities: bool = False,
     ) -> list[torch.Tensor] | list[BatchFeature]:
-        """Label maps of a batch, equal to bilinear upsampling of all logits and argmax, in bounded memory.
+        """Label maps of a batch, equal to bilinear upsampling of all logits followed by argmax, in bounded memory.
 
-        Padding that this processor added is computed from ``target_sizes`` and cut away, in the original order: logits
-        to the padded input's size, cut, resize to the target. So where pictures were padded, ``target_sizes`` must be
-        the sizes of the pictures of this batch, all of them.
+        The padding that this processor added is computed from ``target_sizes`` and removed in the original systems'
+        order: resize the logits to the padded input's size, crop, resize to the target. So if pictures were padded,
+        ``target_sizes`` must be the original sizes of all pictures of this batch.
 
         Args:
             outputs: the model's output (or a dict) with ``logits`` (batch, num_labels, height, width).
-            target_sizes: height and width of each picture, (batch, 2); None leaves the logits' size, padding included.
-            return_probabilities: also give every class's probability; that takes num_labels floats for each pixel.
+            target_sizes: height and width of each picture, (batch, 2); None keeps the logits' size, padding included.
+            return_probabilities: also return the probability of every class; that takes num_labels floats per pixel.
 
         Returns:
             One int64 map (height, width) on the CPU for each picture; with ``return_probabilities`` one object with
-            ``segmentation`` and ``probabilities`` (num_labels, height, width), softmax after the upsampling.
+            ``segmentation`` and ``probabilities`` (num_labels, height, width), the softmax after the upsampling.
 
         Raises:
-            SegZooError: as many target sizes as pictures are needed; sizes must be pairs of positive integers; logits
-                that cannot come from pictures of these sizes.
+            SegZooError: the number of target sizes differs from that of the pictures, a size is not a pair of positive
+                integers, or the logits cannot come from pictures of these sizes.
         """
         logits = outputs["logits"] if isinstance(outputs, dict) else outputs.logits
         if logits.ndim != 4:
@@ -382,7 +406,13 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
     def _upsampling_plan(
         self, shape: Sequence[int], image_size: tuple[int, int], batch_size: tuple[int, int]
     ) -> dict[str, Any]:
-        """How the logits (num_labels, height, width) of a picture in a padded batch become a map of its size."""
+        """Keyword arguments for `label_map_from_logits` that turn a picture's logits into a map of its size.
+
+        Args:
+            shape: (num_labels, height, width) of the logits.
+            image_size: (height, width) of the picture before preprocessing.
+            batch_size: (height, width) of the padded batch.
+        """
         (size,), _ = self.input_sizes([image_size])
         if size == batch_size and not self.resize_logits_to_input:
             return {"size": image_size}
@@ -396,11 +426,11 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
         return {"size": image_size, "input_size": batch_size, "crop": size}
 
 
-def _resize_settings(settings) -> dict[str, Any]:
+def _resize_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: settings[name] for name in ("size", "rounding", "size_multiple", "size_multiple_mode")}
 
 
-def _pad_settings(settings) -> dict[str, Any]:
+def _pad_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: settings[name] for name in ("size_multiple", "size_multiple_mode", "pad_size")}
 
 

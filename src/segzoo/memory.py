@@ -1,4 +1,4 @@
-"""Memory of the process."""
+"""How the process handles memory that it has freed."""
 
 import ctypes
 import sys
@@ -9,9 +9,10 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of glibc's mallopt
 def keep_freed_memory() -> bool:
     """Let this process keep the memory that it frees, for its next training step or picture.
 
-    By default glibc gives large blocks back to the kernel, which clears every page anew when the next step asks for them:
-    a quarter of a step's or picture's time at 512x512 on CPUs. Kept, the peak is 5 to 25 % higher. For programs, not for
-    libraries: it holds for the whole process. Only on Linux with glibc; elsewhere nothing happens.
+    By default glibc returns large blocks to the kernel, which clears every page again when the next step asks for
+    them: a quarter of the time of a step or picture at 512x512 on CPUs. Keeping them raises the peak by 5 to 25 %.
+    Call this in programs, not in libraries: it applies to the whole process. It works on Linux with glibc only;
+    elsewhere it does nothing.
 
     Returns:
         Whether it took effect.

@@ -1,7 +1,8 @@
 """Options as typed dataclass fields: type, default, help and range of each are written down once.
 
-One reader takes the values from code, JSON, YAML and command lines: numbers and switches may be text, lists become tuples,
-``none`` stands for no value. What does not fit is a `SegZooError` with the option's name, its value and what it must be.
+The values may come from code, JSON, YAML or a command line: numbers and switches may be text, lists become tuples, and
+``none`` stands for no value. A value that does not fit raises a `SegZooError` that names the option, the value and
+what it must be.
 """
 
 import dataclasses
@@ -23,11 +24,11 @@ _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 @dataclass(frozen=True)
 class Flag:
-    """How an option is spelled on command lines, beside ``--name``.
+    """How an option is spelled on command lines, besides ``--name``.
 
     Args:
         aliases: other names.
-        const: the value of a flag that is given without one; None: it needs one.
+        const: the value that the flag stands for when it is given without one; None: it always needs a value.
     """
 
     aliases: tuple[str, ...] = ()
@@ -39,13 +40,14 @@ _ITS_NAME = Flag()
 
 @dataclass(frozen=True)
 class Limits:
-    """What the value of an option may be.
+    """The values that an option accepts.
 
     Args:
-        choices: the strings that it is one of.
-        words: strings that it may be instead of a number.
-        bounds: of the number, or of each number, by "above", "at_least", "at_most" and "below".
-        lengths: how many values a tuple may have; where it is 2 alone, one number stands for two equal ones.
+        choices: the only strings allowed; None: any string.
+        words: strings allowed in place of a number.
+        bounds: bounds of the number, or of each number of a tuple; the keys are "above", "at_least", "at_most" and
+            "below".
+        lengths: how many values a tuple may have; if that is 2 only, one number stands for two equal ones.
     """
 
     choices: tuple[str, ...] | None = None
@@ -70,11 +72,11 @@ def option(
     """A field of an `Options` class.
 
     Args:
-        default: of the field.
-        help: one line about it.
+        default: the field's default.
+        help: one line for ``--help``.
         choices, words, lengths: as in `Limits`.
-        above, at_least, at_most, below: bounds of the number, or of each number.
-        flag: spelling on command lines; None: it has no flag.
+        above, at_least, at_most, below: the ``bounds`` of `Limits`.
+        flag: spelling on command lines; None: the option has no flag.
     """
     bounds = {"above": above, "at_least": at_least, "at_most": at_most, "below": below}
     limits = Limits(
@@ -93,14 +95,14 @@ Part = TypeVar("Part", bound="Options")
 class Options:
     """A group of options; a class that derives from several groups has the options of all of them.
 
-    Every field is made by `option`. The values are converted to the fields' types and checked when an object is made.
+    Every field is made with `option`. Creating an object converts the values to the fields' types and checks them.
 
     Raises:
         SegZooError: a value of the wrong type or range, or values that do not fit each other.
     """
 
     prefix: ClassVar[str] = ""
-    """What stands before an option's name in messages."""
+    """Text before an option's name in messages, such as ``"--"``."""
 
     def __post_init__(self) -> None:
         kinds = kinds_of(type(self))
@@ -110,10 +112,10 @@ class Options:
         self.check()
 
     def check(self) -> None:
-        """Refuse values that do not fit each other; groups call the check of the next one."""
+        """Raise a `SegZooError` if values do not fit each other; subclasses extend it and call ``super().check()``."""
 
     def refuse(self, problem: str) -> NoReturn:
-        """Raise the `SegZooError` of a problem, which begins with the name of the option."""
+        """Raise a `SegZooError`; ``problem`` begins with the name of the option and comes after the prefix."""
         raise SegZooError(f"{self.prefix}{problem}")
 
     def part(self, group: type[Part]) -> Part:
@@ -121,13 +123,19 @@ class Options:
         return group(**{entry.name: getattr(self, entry.name) for entry in dataclasses.fields(group)})
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields by name, as JSON has them."""
+        """All fields by name; tuples become lists, as in JSON."""
         return {entry.name: plain(getattr(self, entry.name)) for entry in dataclasses.fields(self)}
 
 
 @dataclass(frozen=True)
 class Kind:
-    """The type of an option: one value, or a tuple, of bool, int, float, str or dict, which may be left at None."""
+    """The type of an option.
+
+    Args:
+        element: bool, int, float, str or dict: the type of the value, or of each value of a tuple.
+        many: whether the option is a tuple.
+        optional: whether it may be None.
+    """
 
     element: type
     many: bool
@@ -150,14 +158,14 @@ def _kind(hint: Any) -> Kind:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"``, or nothing where no known name is near."""
+    """``"; did you mean 'x'?"`` with the similar known names, or an empty string if there are none."""
     by_lower = {entry.lower(): entry for entry in known}
     near = difflib.get_close_matches(str(name).lower(), by_lower, n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(repr(by_lower[entry]) for entry in near)}?" if near else ""
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON has it."""
+    """A value ready for JSON: tuples become lists, mappings become dicts, at any depth."""
     if isinstance(value, tuple | list):
         return [plain(part) for part in value]
     if isinstance(value, Mapping):
@@ -166,10 +174,10 @@ def plain(value: Any) -> Any:
 
 
 def truth(text: str) -> bool:
-    """``true``, ``yes``, ``on``, ``1`` or their opposites, in any case.
+    """Read ``true``, ``yes``, ``on``, ``1`` or their opposites, in upper or lower case.
 
     Raises:
-        ValueError: it is none of them.
+        ValueError: the text is any other word.
     """
     if text.lower() in _TRUE + _FALSE:
         return text.lower() in _TRUE

@@ -1,4 +1,4 @@
-"""The line that says how training goes."""
+"""The progress line of a training."""
 
 import sys
 import time
@@ -8,14 +8,14 @@ from typing import TextIO
 
 
 class Progress:
-    """Counts time and images and writes a line: step, loss, learning rate, images a second, time left.
+    """Counts time and images, and writes a line with step, loss, learning rate, images per second and time left.
 
-    On a terminal the line stays in place; elsewhere every report is a line of its own.
+    On a terminal each report overwrites the line before it; elsewhere every report is a new line.
 
     Args:
         total_steps: steps of the whole training.
-        enabled: whether anything is written (one process writes).
-        stream: where to; standard output by default.
+        enabled: whether anything is written; of several processes only one should write.
+        stream: where to write; standard output by default.
     """
 
     def __init__(self, total_steps: int, *, enabled: bool = True, stream: TextIO | None = None):
@@ -30,7 +30,7 @@ class Progress:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """The time within it is spent waiting for data."""
+        """A context whose time counts as waiting for data."""
         start = time.perf_counter()
         yield
         self._waited += time.perf_counter() - start
@@ -40,7 +40,7 @@ class Progress:
         self._mark = time.perf_counter()
 
     def step(self, images: int) -> None:
-        """Note one finished step of so many images, in all processes together."""
+        """Note one finished step; ``images`` are those of all processes together."""
         now = time.perf_counter()
         self._since_report += now - self._mark
         self._mark = now
@@ -52,9 +52,15 @@ class Progress:
     ) -> dict[str, float]:
         """Write the line.
 
+        Args:
+            step: the step just finished, counted from 1.
+            loss: mean loss since the last report.
+            learning_rate: the largest learning rate of this step.
+            grad_norm: norm of the gradient, for the returned entry only.
+
         Returns:
-            ``step``, ``loss``, ``learning_rate``, ``grad_norm`` where given, and since the last report ``images_per_second``
-            and ``waiting_for_data``, the share (0..1) of the time that passed before a batch was there.
+            ``step``, ``loss``, ``learning_rate``, ``grad_norm`` if given, and for the time since the last report
+            ``images_per_second`` and ``waiting_for_data``, the share (0..1) of the time spent waiting for batches.
         """
         speed = self._images / self._since_report if self._since_report > 0 else 0.0
         recent = self._since_report / max(1, self._steps)
@@ -76,13 +82,13 @@ class Progress:
         return {**entry, "images_per_second": round(speed, 3), "waiting_for_data": round(waiting, 4)}
 
     def message(self, text: str) -> None:
-        """Write lines of their own."""
+        """Write a text on its own line or lines, after ending a progress line that stays in place."""
         if self.enabled:
             self.finish_line()
             print(text, file=self.stream, flush=True)
 
     def finish_line(self) -> None:
-        """End a line that stays in place, so that the next text starts on a new one."""
+        """End a progress line that stays in place, so that the next text starts on a new line."""
         if self.enabled and self._length:
             print(file=self.stream, flush=True)
         self._length = 0

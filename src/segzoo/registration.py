@@ -1,4 +1,4 @@
-"""Everything that transformers' Auto classes shall know of segzoo; importing this module registers it."""
+"""Importing this module registers segzoo's models, configs and image processor with transformers' Auto classes."""
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
@@ -10,6 +10,6 @@ from segzoo.modeling_segzoo import SegZooForSemanticSegmentation
 
 AutoConfig.register(SegZooConfig.model_type, SegZooConfig, exist_ok=True)
 AutoModelForSemanticSegmentation.register(SegZooConfig, SegZooForSemanticSegmentation, exist_ok=True)
-# The pipeline reads this table of names, not what is registered, and would log that the model is not supported.
+# The pipeline looks up this table of names instead of the registration, and would log that the model is not supported.
 MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES[SegZooConfig.model_type] = SegZooForSemanticSegmentation.__name__
 AutoImageProcessor.register(SegZooConfig, image_processor_classes={"torchvision": SegZooImageProcessor}, exist_ok=True)

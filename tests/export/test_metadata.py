@@ -8,7 +8,7 @@ import torch
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
 from segzoo.backbones import ResNetConfig
-from segzoo.export.export import ExportedModel
+from segzoo.export.exported_model import ExportedModel
 from segzoo.export.metadata import describe
 from segzoo.heads import FCNHeadConfig
 

@@ -25,7 +25,7 @@ class BackboneConfig(BackboneConfigMixin, SegZooSubConfig):
 
     num_channels: int = 3
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         out_features, out_indices = kwargs.pop("out_features", None), kwargs.pop("out_indices", None)
         super().__post_init__(**kwargs)
         if out_features is None and out_indices is None:

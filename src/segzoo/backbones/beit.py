@@ -9,6 +9,7 @@ transposed, and resizes tables silently and bilinearly.
 from functools import cache
 from typing import Self
 
+import numpy as np
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
@@ -168,8 +169,7 @@ def spline_matrix(old: int, new: int) -> Tensor:
 
 
 @cache
-def _spline_matrix(old: int, new: int):
-    import numpy as np
+def _spline_matrix(old: int, new: int) -> np.ndarray:
     from scipy.interpolate import make_interp_spline
 
     if old == 1:
@@ -258,7 +258,7 @@ class BeitBackbone(PlainViTBackbone):
             fix = f"give window_size=({height}, {width}) for sliding windows, or set resize_tables=True in the backbone's config"
         raise SegZooError(f"this BEiT is made for images of {height}x{width}, and was given {given}; {fix}")
 
-    def _init_weights(self, module):
+    def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, BeitBackbone):
             init.trunc_normal_(module.class_token, std=0.02)

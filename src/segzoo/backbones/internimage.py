@@ -302,7 +302,7 @@ class InternImageBackbone(Backbone):
             return 1 + sum(self.config.depths[:stage]) + int(index)
         return 1 + sum(self.config.depths[: min(stage + 1, self.config.num_stages - 1)])
 
-    def _init_weights(self, module):
+    def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, DeformableConv):
             # Training starts from an ordinary grid with equal weights.

@@ -105,7 +105,7 @@ class PlainViTBackbone(Backbone):
         """
         raise NotImplementedError(f"{type(self).__name__} has no `embed`")
 
-    def _init_weights(self, module):
+    def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, ViTBlock) and module.scale1 is not None:
             init.constant_(module.scale1, module.layer_scale)

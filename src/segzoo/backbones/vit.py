@@ -134,7 +134,7 @@ class ViTBackbone(PlainViTBackbone):
             tokens = torch.cat([first.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         return self.dropout(tokens), grid
 
-    def _init_weights(self, module):
+    def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, ViTBackbone):
             init.trunc_normal_(module.position_embeddings, std=0.02)

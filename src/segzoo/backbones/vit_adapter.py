@@ -23,14 +23,14 @@ from segzoo.backbones.base import Backbone, BackboneConfig, evenly_spaced_layers
 from segzoo.backbones.plain_vit import whole_patches
 from segzoo.backbones.vit_interface import PlainViT, patch_size_of, plain_vit_of
 from segzoo.base import Ints
-from segzoo.errors import SegZooError
+from segzoo.errors import SegZooError, first_line
 from segzoo.layers import BatchNorm2d, ConvNormAct, DropPath, PointwiseLinear, resize, to_map, to_tokens
 from segzoo.layers.deformable_attention import DeformableAttention, cell_centres
 
 Size = tuple[int, int]
 
 
-def _variant(vit_options: dict, heads: int, ratio: float, **options) -> dict:
+def _variant(vit_options: dict[str, Any], heads: int, ratio: float, **options: Any) -> dict[str, Any]:
     return {"vit_config": vit_options, "deform_num_heads": heads, "deform_ratio": ratio} | options
 
 
@@ -294,9 +294,9 @@ class ViTAdapterBackbone(Backbone):
         cls,
         name_or_path: str | os.PathLike,
         *,
-        vit_options: dict | None = None,
-        hub_options: dict | None = None,
-        **options,
+        vit_options: dict[str, Any] | None = None,
+        hub_options: dict[str, Any] | None = None,
+        **options: Any,
     ) -> "ViTAdapterBackbone":
         """An adapter with random weights over a trained ViT.
 
@@ -318,7 +318,7 @@ class ViTAdapterBackbone(Backbone):
         except SegZooError:
             raise
         except (OSError, ValueError) as error:
-            raise SegZooError(f"cannot load the ViT {name_or_path}: {str(error).strip().splitlines()[0]}") from error
+            raise SegZooError(f"cannot load the ViT {name_or_path}: {first_line(error)}") from error
         if "image_size" in vit_options and isinstance(trained, beit.BeitBackbone):
             trained.resize_image(vit_options["image_size"])
         vit_config = type(trained.config).from_dict(trained.config.to_dict() | vit_options)
@@ -364,7 +364,7 @@ class ViTAdapterBackbone(Backbone):
         """Depth of a parameter: 0 for the ViT's embeddings, 1 for its first block; None for the branch."""
         return self._plain_vit.depth(name.removeprefix("vit.")) if name.startswith("vit.") else None
 
-    def _init_weights(self, module):
+    def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, DeformableAttention):
             module.reset()

@@ -1,1 +1,1 @@
-"""Model cards and the scores in them."""
+"""Model cards, and the scores in them."""

@@ -1,14 +1,14 @@
 """Model cards: what is known about a model, and what is not, as the README.md of its folder.
 
-`ModelCardFacts` holds the facts, `build_model_card` writes them; whoever makes a model (conversion, training) fills in
-what it knows::
+`ModelCardFacts` holds the facts, and `build_model_card` turns them into text. Conversion and training fill in what
+they know::
 
     facts = ModelCardFacts(title="UPerNet on InternImage-T", dataset="ADE20K", **facts_of_model(model))
     save_model_folder(model, processor, folder, card=build_model_card(facts))
 
-Scores that are measured later go into a card that is there, whoever wrote it: `update_model_card`.
+`update_model_card` adds scores that are measured later to an existing card, whoever wrote it.
 
-All scores are fractions: 0.479, printed as 47.9 %.
+All scores are fractions: 0.479, printed as 47.90 %.
 """
 
 import os
@@ -36,7 +36,8 @@ from segzoo.files import slug, write_whole
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-# Identifiers that the Hub has for licences one meets here (https://huggingface.co/docs/hub/repositories-licenses).
+# The Hub's identifiers for the usual licences of code and weights
+# (https://huggingface.co/docs/hub/repositories-licenses).
 HUB_LICENCES = frozenset(
     """
     apache-2.0 mit bsd bsd-2-clause bsd-3-clause cc cc0-1.0 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-3.0
@@ -48,39 +49,41 @@ HUB_LICENCES = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCardFacts:
-    """What a model card says. What is left out is called unknown, or is not mentioned where that misleads nobody.
+    """The facts of a model card. The card calls missing facts unknown, or does not mention them if that misleads
+    nobody.
 
     Args:
         title: the model's name for people.
-        summary: one or two sentences on what it is; None writes one from backbone, head and data set.
+        summary: one or two sentences about the model; None writes one from backbone, head and data set.
         family: the architecture's family, such as ``"InternImage"``.
-        backbone, head: what they are, in words.
+        backbone, head: backbone and head in words.
         num_parameters: number of weights.
         classes: names of the classes, in the order of their ids.
-        dataset: title of the data that the weights were trained on; for synthetic data it says so.
-        dataset_id: its name on the Hub, if it is there.
-        dataset_url: where it comes from.
-        weights_licence, code_licence: of the weights, and of the original code (``"apache-2.0"``, ``"CC BY-NC 4.0"``).
-        licence_url: the text of the weights' licence.
-        source_url, source_file, source_sha256: the file that was converted.
-        source_code_url: the repository of the original code.
-        paper_url: the paper.
-        published_miou, published_miou_multi_scale: what the authors published for this file, 0 to 1.
-        published_flip: whether the latter is of mirrored pictures too.
-        published_url: where they published it.
+        dataset: title of the data that the weights were trained on.
+        dataset_id: the data set's name on the Hub, if it has one.
+        dataset_url: address of the data set.
+        weights_licence: licence of the weights, such as ``"apache-2.0"`` or ``"CC BY-NC 4.0"``.
+        code_licence: licence of the original code.
+        licence_url: address of the text of the weights' licence.
+        source_url, source_file, source_sha256: address, name and SHA-256 of the file that was converted.
+        source_code_url: address of the original code's repository.
+        paper_url: address of the paper.
+        published_miou, published_miou_multi_scale: mean IoU that the authors published for this file, 0 to 1.
+        published_flip: whether ``published_miou_multi_scale`` was measured with mirrored pictures too.
+        published_url: address of the page with the published scores.
         measurements: scores measured with this folder.
         verification: how the conversion was checked, in words.
-        inference: the test protocol that the processor carries, in words.
+        inference: the test protocol that the image processor carries, in words.
         training: settings of the training, by name.
-        usage: text of a Python example; None writes the usual one.
-        repo_id: the name on the Hub, for the example.
+        usage: text of a usage example in Markdown; None writes the usual one.
+        repo_id: the model's name on the Hub, for the usage example.
         base_model: name on the Hub of the model that was fine-tuned.
-        limitations: sentences.
-        synthetic: the model was trained on synthetic data; the card then warns against using it.
+        limitations: sentences about the model's limits.
+        synthetic: whether the model was trained on synthetic data; the card then has a warning.
         tags: further tags for the Hub.
 
     Raises:
-        SegZooError: a score that is not between 0 and 1, or a SHA-256 that is none.
+        SegZooError: a score is not between 0 and 1, or ``source_sha256`` is not a SHA-256.
     """
 
     title: str
@@ -126,7 +129,7 @@ class ModelCardFacts:
 
 
 def facts_of_model(model: "PreTrainedModel") -> dict[str, object]:
-    """What a model itself knows: keyword arguments for `ModelCardFacts`.
+    """The facts that a model's config and weights give, as keyword arguments for `ModelCardFacts`.
 
     Args:
         model: a `SegZooForSemanticSegmentation`.
@@ -146,8 +149,8 @@ def facts_of_model(model: "PreTrainedModel") -> dict[str, object]:
 def build_model_card(facts: ModelCardFacts) -> str:
     """The text of README.md: metadata for the Hub as YAML, then the card.
 
-    ``library_name`` is transformers, with a tag segzoo: the Hub then shows the transformers example, with
-    ``trust_remote_code``. Measured scores become the ``model-index``; published ones stand in the text only, since
+    ``library_name`` is transformers, and segzoo is a tag: so the Hub shows the transformers example, with
+    ``trust_remote_code``. Measured scores become the ``model-index``; published ones are in the text only, since
     nobody measured them with this folder.
     """
     sections = [
@@ -166,15 +169,15 @@ def build_model_card(facts: ModelCardFacts) -> str:
 
 
 def update_model_card(directory: str | os.PathLike, measurements: Sequence[Measurement], *, model: Any = None) -> Path:
-    """Add scores to the README.md of a model folder, whole or not at all; one that is not there is made.
+    """Add scores to the README.md of a model folder, whole or not at all; a missing README.md is created.
 
     Args:
         directory: the model folder.
-        measurements: what was measured with it.
-        model: what lies there, for the text of a new card.
+        measurements: scores measured with this folder.
+        model: the model in the folder, for the text of a new card; None: a new card has the scores only.
 
     Returns:
-        The README.md.
+        The path of the README.md.
 
     Raises:
         SegZooError: the card's metadata cannot be read.
@@ -184,7 +187,7 @@ def update_model_card(directory: str | os.PathLike, measurements: Sequence[Measu
 
 
 def card_with_scores(directory: str | os.PathLike, measurements: Sequence[Measurement], *, model: Any = None) -> str:
-    """The text that `update_model_card` writes; same arguments and `SegZooError`."""
+    """The text that `update_model_card` writes, for the same arguments; it raises the same `SegZooError`."""
     path = Path(directory) / "README.md"
     title = Path(directory).resolve().name
     if path.is_file():
@@ -203,7 +206,7 @@ def card_with_scores(directory: str | os.PathLike, measurements: Sequence[Measur
 
 
 def hub_licence(licence: str | None) -> dict[str, str]:
-    """A licence as the Hub's metadata wants it: its identifier, or ``other`` with the name, or ``unknown``.
+    """A licence in the form of the Hub's metadata: its identifier, or ``other`` with the name, or ``unknown``.
 
     >>> hub_licence("CC BY-NC 4.0")
     {'license': 'cc-by-nc-4.0'}
@@ -336,7 +339,9 @@ def _limitations(facts: ModelCardFacts) -> list[str]:
 
 def _component_name(config: "PreTrainedConfig") -> str:
     name = config.model_type.removeprefix("segzoo_").replace("_", " ")
-    detail = getattr(config, "depth", getattr(config, "backbone", None))  # a depth, or the name of a timm model
+    detail = getattr(
+        config, "depth", getattr(config, "backbone", None)
+    )  # a ResNet's depth, or the name of a timm model
     return f"{name} {detail}" if isinstance(detail, (int, str)) else name
 
 

@@ -1,6 +1,6 @@
 """Measured scores in a model card: the model-index that the Hub reads, and a table that people read.
 
-All scores are fractions: 0.479, printed as 47.9 %.
+All scores are fractions: 0.479, printed as 47.90 %.
 """
 
 import re
@@ -10,13 +10,13 @@ from typing import Any
 
 import yaml
 
-from segzoo.errors import SegZooError
+from segzoo.errors import SegZooError, one_line
 from segzoo.files import slug
 
 TASK = "image-segmentation"
 METRIC_TITLES = {"mean_iou": "mIoU", "mean_accuracy": "mean accuracy", "overall_accuracy": "pixel accuracy"}
 SCORING = "scored at each image's original size, one confusion matrix over all images"
-"""How segzoo counts, as the end of a protocol in words."""
+"""How segzoo scores, in words; the end of the text of a protocol."""
 
 _FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(?P<yaml>.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 _BLOCK_BEGIN = "<!-- measured scores: segzoo evaluate --write_card replaces what stands here -->"
@@ -26,16 +26,16 @@ _NOT_MEASURED = "Nobody has measured a score with this folder yet."
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One score that was measured with the model as it lies in the folder.
+    """One score that was measured with the model in its folder.
 
     Args:
         value: the score, 0 to 1.
         dataset: the data set's title.
-        protocol: how it was measured: sizes, windows, scales, flips, what is averaged.
+        protocol: how the score was measured, in words: sizes, windows, scales, flips, what is averaged.
         metric: ``"mean_iou"``, ``"mean_accuracy"``, ``"overall_accuracy"`` or another name.
         split: the part of the data set.
-        dataset_id: the data set's name on the Hub, if it is there.
-        num_images: how many images were scored.
+        dataset_id: the data set's name on the Hub, if it has one.
+        num_images: number of images that were scored.
 
     Raises:
         SegZooError: ``value`` is not between 0 and 1.
@@ -53,11 +53,11 @@ class Measurement:
         check_fraction("value", self.value)
 
     def _dataset(self) -> dict[str, str]:
-        """The data set as model-index has it."""
+        """The data set in the form of a model-index."""
         return {"name": self.dataset, "type": self.dataset_id or slug(self.dataset), "split": self.split}
 
     def _metric(self) -> dict[str, Any]:
-        """The score as model-index has it; the protocol is among the metric's arguments."""
+        """The score in the form of a model-index; the protocol is one of the metric's arguments."""
         arguments = {"protocol": self.protocol, "num_images": self.num_images}
         return {
             "type": self.metric,
@@ -68,18 +68,21 @@ class Measurement:
 
 
 def add_measurements(card: str, measurements: Sequence[Measurement], *, name: str) -> str:
-    """A card with more scores: in the model-index of its metadata, and in a table that people see.
+    """Add scores to a card: to the model-index in its metadata, and to a table for people.
 
-    A score of the same metric, data set, split, number of images and protocol takes the place of the earlier one. All
-    else stays as it is, to the letter: the other metadata with their comments, other people's results, the text.
+    A score replaces an earlier one of the same metric, data set, split, number of images and protocol. Everything else
+    stays exactly as it is: the other metadata with their comments, other people's results, the text.
 
     Args:
         card: text of a README.md, with or without metadata.
-        measurements: what was measured.
-        name: the model's name, where the card has no model-index yet.
+        measurements: the scores to add.
+        name: the model's name, for a card without a model-index.
+
+    Returns:
+        The new text of the README.md.
 
     Raises:
-        SegZooError: the metadata are no valid YAML, or their model-index is not built as the Hub wants it.
+        SegZooError: the metadata are not valid YAML, or their model-index does not have the Hub's form.
     """
     newline = "\r\n" if "\r\n" in card else "\n"
     match = _FRONT_MATTER.match(card)
@@ -93,7 +96,7 @@ def add_measurements(card: str, measurements: Sequence[Measurement], *, name: st
 
 
 def model_index_yaml(measurements: Sequence[Measurement], *, name: str) -> str:
-    """The ``model-index`` of a card's metadata as YAML, to be pasted into a card that is somewhere else."""
+    """A ``model-index`` with these scores as YAML, to be pasted into the metadata of a card elsewhere."""
     index = _model_index("", name)
     for measurement in measurements:
         _merge(index[0]["results"], measurement)
@@ -101,27 +104,26 @@ def model_index_yaml(measurements: Sequence[Measurement], *, name: str) -> str:
 
 
 def _model_index(front: str, name: str) -> list[dict[str, Any]]:
-    """The model-index of metadata, made where there is none."""
+    """The model-index in the YAML ``front``; a new one if there is none."""
     try:
         metadata = yaml.safe_load(front) or {}
     except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
         raise SegZooError(
-            f"the metadata between the --- lines are no valid YAML ({reason}); mend them first"
+            f"the metadata between the --- lines are no valid YAML ({one_line(error)}); mend them first"
         ) from error
     index = metadata.get("model-index") if isinstance(metadata, dict) else None
     index = index or [{"name": name, "results": []}]
     try:
         index[0].setdefault("results", [])
         for result in index[0]["results"]:
-            result["task"], result["dataset"], result["metrics"][:]  # noqa: B018  are they there?
+            result["task"], result["dataset"], result["metrics"][:]  # noqa: B018  a missing one raises
     except (TypeError, KeyError, AttributeError, IndexError) as error:
         raise SegZooError("the model-index in the metadata is not built as the Hub wants it; mend it first") from error
     return index
 
 
 def _merge(results: list[dict[str, Any]], measurement: Measurement) -> None:
-    """Put a score into the results of a model-index, in the place of an earlier one."""
+    """Put a score into the results of a model-index, replacing an earlier one of the same kind."""
     dataset, metric = measurement._dataset(), measurement._metric()
     for result in results:
         if result["task"].get("type") == TASK and result["dataset"] == dataset:
@@ -135,7 +137,7 @@ def _merge(results: list[dict[str, Any]], measurement: Measurement) -> None:
 
 
 def _with_model_index(front: str, index: list[dict[str, Any]]) -> str:
-    """Metadata with another model-index; every other line stays."""
+    """The metadata ``front`` with this model-index; every other line stays."""
     lines = front.splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):
         lines[-1] += "\n"
@@ -143,7 +145,7 @@ def _with_model_index(front: str, index: list[dict[str, Any]]) -> str:
     if first is None:
         return "".join(lines) + _dump(index)
     last = first + 1
-    while last < len(lines) and re.match(r"[\s-]", lines[last]):  # nested lines; a list may stand without indentation
+    while last < len(lines) and re.match(r"[\s-]", lines[last]):  # nested lines; items of a list need no indentation
         last += 1
     while not lines[last - 1].strip():  # empty lines before the next key
         last -= 1
@@ -155,7 +157,7 @@ def _dump(index: list[dict[str, Any]]) -> str:
 
 
 def _measured_rows(index: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """What was measured with this folder: data and protocol in words -> title of each metric -> score."""
+    """Scores in a model-index that have a protocol: data and protocol in words -> title of metric -> score."""
     rows: dict[str, dict[str, float]] = {}
     for result in index[0]["results"]:
         for metric in result["metrics"]:
@@ -171,10 +173,11 @@ def _measured_rows(index: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def measured_block(rows: Mapping[str, Mapping[str, float]]) -> str:
-    """The part of a card that holds measured scores, or says that there are none.
+    """The part of a card with the table of measured scores, or with a sentence that there are none.
 
     Args:
-        rows: data and protocol in words -> title of each metric -> score; one line of the table each.
+        rows: data and protocol in words -> title of each metric -> score (0 to 1); each entry is one line of the
+            table.
     """
     titles = list(dict.fromkeys(title for row in rows.values() for title in row))
     table = [_NOT_MEASURED]
@@ -190,7 +193,7 @@ def _line(*cells: str) -> str:
 
 
 def _with_block(body: str, block: str, newline: str) -> str:
-    """Text with the table of measured scores: in its place, else below the heading of the scores, else at the end."""
+    """The text with the table of measured scores: replacing the old table, else below "## Scores", else at the end."""
     begin, end = body.find(_BLOCK_BEGIN), body.find(_BLOCK_END)
     if 0 <= begin < end:
         return body[:begin] + block + body[end + len(_BLOCK_END) :]
@@ -201,16 +204,16 @@ def _with_block(body: str, block: str, newline: str) -> str:
 
 
 def check_fraction(name: str, value: float | None) -> None:
-    """Refuse a score that is given in percent."""
+    """Check that a score, if there is one, is a fraction between 0 and 1, not a percentage."""
     if value is not None and not 0 <= value <= 1:
         raise SegZooError(f"{name}={value} is not between 0 and 1; give fractions, 0.479 for 47.9 %")
 
 
 def percent(value: float) -> str:
-    """A fraction as the number before the percent sign."""
+    """A fraction as a percentage with two decimals, without the percent sign."""
     return f"{100 * value:.2f}"
 
 
 def table_cell(value: object) -> str:
-    """Text that keeps a markdown table whole."""
-    return " ".join(str(value).replace("|", "\\|").split())
+    """The value as one line of text in which ``|`` is escaped, for a cell of a Markdown table."""
+    return one_line(value).replace("|", "\\|")

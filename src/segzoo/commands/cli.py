@@ -1,7 +1,7 @@
 """The program ``segzoo``: one subcommand per module of `segzoo.commands`.
 
 Such a module has a one-line docstring (its help line), ``add_arguments(parser)`` and ``run(args) -> int`` (the exit
-status). It is imported only when it runs; its help line is read from the source.
+status). It is imported only when its command is given; for the program's help, the help line is read from its source.
 """
 
 import argparse
@@ -30,10 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after the program's name; None takes them from the command line.
 
     Returns:
-        The exit status: 0, or what the subcommand returned; 1 after an error of the user or of a file, in one line on
-        stderr; 130 after Ctrl-C; 141 when the reader of the output has gone. Wrong usage ends with 2, through
-        argparse's ``SystemExit``. An error of any other kind is a fault in segzoo and keeps its traceback;
-        ``--traceback`` or ``SEGZOO_DEBUG=1`` keep every traceback.
+        The exit status: that of the subcommand, 0 for success; 1 after an error of the user or of a file, which is one
+        line on stderr; 130 after Ctrl-C; 141 if the reader of the output has closed it. Wrong usage ends with status
+        2, through argparse's ``SystemExit``. Any other error is a fault in segzoo and keeps its traceback;
+        ``--traceback`` and ``SEGZOO_DEBUG=1`` keep every traceback.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     with_traceback = "--traceback" in arguments or os.environ.get("SEGZOO_DEBUG", "0") not in ("", "0")
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        # Whatever Python still wants to flush at exit goes to the null device.
+        # Python flushes standard output once more at exit; that goes to the null device.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     except KeyboardInterrupt:
@@ -75,14 +75,14 @@ def _run(arguments: list[str]) -> int:
     command.add_arguments(command_parser)
     _add_traceback(command_parser)
     args = command_parser.parse_args(arguments[position + 1 :])
-    importlib.import_module("segzoo.registration")  # from here on the Auto classes know segzoo
+    importlib.import_module("segzoo.registration")  # makes segzoo's models known to the Auto classes
     return command.run(args) or 0
 
 
 class _ProgramParser(argparse.ArgumentParser):
     """Options of the program itself; its help lists the subcommands."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(
             prog="segzoo",
             usage="segzoo [-h] [--version] [--traceback] COMMAND ...",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import sys
 from pathlib import Path
@@ -17,7 +16,7 @@ REPORT_NAME = "conversion_report.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of ``segzoo convert``."""
+    """Add the arguments of ``segzoo convert``."""
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
@@ -44,10 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Converts, reports and uploads; returns the exit status.
+    """Convert a checkpoint, write its report, and upload the result, as the arguments say; returns 0.
 
     Raises:
-        SegZooError: the conversion or the upload failed; the message is for the user.
+        SegZooError: the download, the conversion or the upload failed.
     """
     from transformers.utils import logging
 
@@ -64,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         done = convert_checkpoint(*files, output=args.output, config=args.config, name=name, ema=args.ema)
     except CheckpointError as error:
-        if error.path not in files:  # only what was downloaded is a Path there
+        if error.path not in files:  # it is a Path for downloads only, so other files never match
             raise
         fix = "the file is a download that was kept; if it is damaged, delete it and run the same command again"
         raise CheckpointError(error.path, error.cause, fix) from error
@@ -82,12 +81,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _find_files(args: argparse.Namespace) -> tuple[list[str | Path], str | None]:
-    """The checkpoint's one or two files, downloaded where they are none yet, and its zoo name.
+    """The checkpoint's one or two files, downloaded if necessary, and its zoo name.
 
-    What can be found out without the file is found out before a download.
+    Before a download, everything is checked that can be checked without the file.
 
     Raises:
-        SegZooError: there is neither such a file nor such a release, it cannot be converted, or it cannot be downloaded.
+        SegZooError: there is no such file or release, or it cannot be downloaded or converted.
     """
     from segzoo.files import check_folder_is_free
 
@@ -132,7 +131,7 @@ def _check_convertible(row: zoo.ZooRow) -> None:
 
 
 def _explain_missing(checkpoint: str) -> None:
-    """Says what a name that is no file may have meant; returns where that is for the reader of files to say."""
+    """Raise an error that says what a missing file may have meant; return if the error of reading it says enough."""
     if Path(checkpoint).is_file():
         return
     plain = next((checkpoint.removesuffix(s) for s in CHECKPOINT_SUFFIXES if checkpoint.endswith(s)), None)
@@ -152,10 +151,13 @@ def _push(args: argparse.Namespace) -> None:
 
 
 def holds_conversion_of(checkpoint: str | Path, folder: str | Path) -> bool:
-    """Whether a folder is the whole result of converting this very file: then a broken-off push goes on from there."""
+    """Whether a folder is the whole result of converting this file: its model card has the file's SHA-256.
+
+    Then a push that was interrupted can be repeated without another conversion.
+    """
+    from segzoo.files import sha256_of
+
     card = Path(folder) / "README.md"
     if not card.is_file() or not (Path(folder) / "config.json").is_file() or not Path(checkpoint).is_file():
         return False
-    with open(checkpoint, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return digest in card.read_text(encoding="utf-8")
+    return sha256_of(Path(checkpoint)) in card.read_text(encoding="utf-8")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 CHECK_EPILOG = """
-exit status: 0 where nothing is wrong, 1 where something is (see --fail_on). Notes never count: they tell what is handled.
+exit status: 0 where nothing is wrong, 1 where something is (see --fail_on). Notes never count: they report what is handled.
 
   segzoo data check DATA --classes camvid
   segzoo data check DATA --num_labels 5 --crop_size 512 512 --json report.json
@@ -40,7 +40,7 @@ With --augment, a sample is what a training of the same --seed and options gets 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of ``segzoo data check`` and ``segzoo data show``."""
+    """Add the arguments of ``segzoo data check`` and ``segzoo data show``."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     for name, text, epilog, add in (
         (
@@ -96,7 +96,7 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
         type=int,
         nargs="+",
         metavar="N",
-        help="height and width of training crops: smaller pictures are told",
+        help="height and width of training crops: smaller pictures are reported",
     )
     check.add_argument(
         "--num_workers", type=int, metavar="N", help="processes that read files (default: as many as cores, at most 8)"
@@ -152,7 +152,7 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Checks or shows; returns the exit status.
+    """Run ``data check`` or ``data show``; returns the exit status.
 
     Raises:
         SegZooError: options that make no sense, or data that cannot be loaded at all.
@@ -215,7 +215,7 @@ def check(args: argparse.Namespace) -> int:
 
 
 def show(args: argparse.Namespace) -> int:
-    """Draws the sheet; returns 0."""
+    """Draw the sheet of ``data show``; returns 0."""
     from segzoo.data.augmentation import Augmentation
 
     _refuse(args, positive=("count", "cell_width", "num_channels"), not_negative=("seed",))
@@ -246,7 +246,7 @@ def show(args: argparse.Namespace) -> int:
 
 
 def _file_sheet(args: argparse.Namespace, classes: ClassFacts | None) -> tuple[PIL.Image.Image, str]:
-    """The sheet of pairs as they are, and its title."""
+    """The sheet of pairs as they are in the files, and its title."""
     from segzoo.data.checks.inspection_text import short_name
     from segzoo.data.checks.sheets import draw_pairs
 
@@ -322,7 +322,7 @@ def _trained_sheet(args: argparse.Namespace, classes: ClassFacts | None, given: 
 
 
 def _in_words(recipe: Recipe) -> str:
-    """The augmentation of a recipe."""
+    """The augmentation of a recipe in words, for the sheet's title."""
     size = "whole pictures"
     if recipe.crop_size is not None:
         size = f"crops of {recipe.crop_size[1]}x{recipe.crop_size[0]} (width x height)"
@@ -352,7 +352,7 @@ def _quiet() -> None:
 
 
 def _classes(args: argparse.Namespace) -> ClassFacts | None:
-    """The classes as asked for or as known of the data; None where nothing tells."""
+    """The classes that the options name or that are known for the data; None if there are neither."""
     from segzoo.data import load_id2label
     from segzoo.data.classes import find_classes
 
@@ -363,7 +363,7 @@ def _classes(args: argparse.Namespace) -> ClassFacts | None:
     )
 
 
-def _names_and_colors(args: argparse.Namespace, classes: ClassFacts | None) -> tuple[list[str], list]:
+def _names_and_colors(args: argparse.Namespace, classes: ClassFacts | None) -> tuple[list[str], list[list[int]]]:
     from segzoo.images.drawing import default_palette
 
     if classes is not None:
@@ -373,7 +373,7 @@ def _names_and_colors(args: argparse.Namespace, classes: ClassFacts | None) -> t
 
 
 def _rule(args: argparse.Namespace, classes: ClassFacts | None) -> LabelRule:
-    """What the ids in the masks mean."""
+    """The rule for the ids in the masks, from the classes if they are known, else from the options."""
     from segzoo.data.checks.label_ids import LabelRule
 
     if classes is None:
@@ -382,7 +382,7 @@ def _rule(args: argparse.Namespace, classes: ClassFacts | None) -> LabelRule:
 
 
 def _rows_of_split(args: argparse.Namespace) -> tuple[str, Dataset]:
-    """The pairs to show; what does not pair up is for ``segzoo data check``."""
+    """Name and rows of the split to show; files that do not form pairs are left to ``segzoo data check``."""
     from segzoo.data.checks.inspection import choose_splits, load_tables
 
     source = source_from_options(args)

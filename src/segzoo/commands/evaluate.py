@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from segzoo.evaluation.job import EvaluationJob
     from segzoo.evaluation.report import EvaluationReport
-    from segzoo.evaluation.run import RunOptions
+    from segzoo.evaluation.run import EvaluationOptions
     from segzoo.evaluation.score_log import ScoreLog
 
 EPILOG = """
@@ -32,7 +32,7 @@ goes on when the same command is given again, on any number of processes.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of ``segzoo evaluate``."""
+    """Add the arguments of ``segzoo evaluate``."""
     parser.epilog = EPILOG
     parser.add_argument("model", metavar="MODEL", help="model folder, or its name on the Hub")
     parser.add_argument("data", metavar="DATA", help="folder with images/ and annotations/, or name of a data set")
@@ -48,7 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--task_id", default="default", help="task of the Hub's benchmark, for .eval_results")
 
     run = parser.add_argument_group("run")
-    run.add_argument("--batch_size", type=int, default=1, metavar="N", help="images a batch and process (default: 1)")
+    run.add_argument(
+        "--batch_size", type=int, default=1, metavar="N", help="images per batch and process (default: 1)"
+    )
     run.add_argument(
         "--num_workers", type=int, metavar="N", help="processes that load pictures (default: 4 with a GPU)"
     )
@@ -72,17 +74,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Scores, prints and writes; returns 0.
+    """Score the model, print the table, and write the results; returns 0.
 
     Raises:
-        SegZooError: settings, model or data do not fit; found before the first image is scored where it can be.
+        SegZooError: settings, model or data do not fit; most mistakes are found before the first image is scored.
     """
     check_arguments(args)
 
-    from segzoo.evaluation.run import RunOptions, make_accelerator, open_log, score_job
+    from segzoo.evaluation.run import EvaluationOptions, make_accelerator, open_log, score_job
     from segzoo.memory import keep_freed_memory
 
-    options = RunOptions(
+    options = EvaluationOptions(
         batch_size=args.batch_size,
         num_workers=args.num_workers,
         output=Path(args.output) if args.output else None,
@@ -96,13 +98,13 @@ def run(args: argparse.Namespace) -> int:
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     with contextlib.ExitStack() as open_things:
-        # The main process goes first: what is wrong is said once, and nobody waits for a download twice.
+        # The main process goes first, so that errors are reported once and files are downloaded once.
         with accelerator.main_process_first():
             job = prepare(args, accelerator)
             log = open_log(job, options, accelerator)
             if log is not None:
                 open_things.enter_context(log)
-        accelerator.wait_for_everyone()  # nobody writes before everybody has read
+        accelerator.wait_for_everyone()  # no process writes its scores before all have read the earlier ones
         if accelerator.is_main_process:
             where = f"{accelerator.num_processes} x {accelerator.device.type}"
             print(f"{job.describe()}\non {where}, batches of {args.batch_size}", file=sys.stderr)
@@ -119,10 +121,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Refuse settings that make no sense, before anything is loaded.
+    """Check the arguments before anything is loaded.
 
     Raises:
-        SegZooError: the first of them.
+        SegZooError: an argument is out of range, or arguments, files and folders do not fit each other.
     """
     for name, least in (("batch_size", 1), ("num_workers", 0), ("max_samples", 1), ("worst", 0)):
         value = getattr(args, name)
@@ -144,7 +146,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.write_card:
         from segzoo.cards.model_card import card_with_scores
 
-        card_with_scores(args.model, [])  # a card that cannot be read shall not wait
+        card_with_scores(args.model, [])  # an unreadable card is an error now, not after the evaluation
     if args.output:
         check_output_folder(Path(args.output))
     if args.json not in (None, "-") and not Path(args.json).absolute().parent.is_dir():
@@ -152,10 +154,10 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 
 def prepare(args: argparse.Namespace, accelerator: Accelerator) -> EvaluationJob:
-    """Load data and model, and see whether they fit.
+    """Load data and model, and check that they fit each other.
 
     Raises:
-        SegZooError: they do not, or cannot be loaded.
+        SegZooError: they cannot be loaded, or do not fit.
     """
     import datasets
 
@@ -204,7 +206,7 @@ def prepare(args: argparse.Namespace, accelerator: Accelerator) -> EvaluationJob
 
 @contextlib.contextmanager
 def notes(*, enabled: bool = True) -> Iterator[None]:
-    """Show warnings as one line each."""
+    """A context that prints its UserWarnings as one ``note:`` line each at its end, if enabled."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         yield
@@ -214,7 +216,7 @@ def notes(*, enabled: bool = True) -> Iterator[None]:
 
 
 def say_what_is_there(log: ScoreLog) -> None:
-    """Tell how far earlier runs came."""
+    """Print how many images earlier runs have scored, and which of their files are damaged."""
     for file in log.unreadable:
         print(f"note: {file} is damaged; its images are scored again", file=sys.stderr)
     if log.done:
@@ -228,10 +230,10 @@ def publish(
     args: argparse.Namespace,
     job: EvaluationJob,
     report: EvaluationReport,
-    options: RunOptions,
+    options: EvaluationOptions,
     accelerator: Accelerator,
 ) -> None:
-    """Print the table and write everything that is asked for; the main process calls this."""
+    """Print the table and write the files that the arguments ask for; the main process calls this."""
     from segzoo.evaluation.run import write_results
     from segzoo.files import json_text, write_whole
 

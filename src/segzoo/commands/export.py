@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of ``segzoo export``."""
+    """Add the arguments of ``segzoo export``."""
     parser.add_argument("model", metavar="MODEL", help="model folder, or its name on the Hub")
     parser.add_argument(
         "--output", metavar="FILE", required=True, help="file to write: .onnx, or .pt2 for torch.export"
@@ -14,9 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="fix the input's size in pixels (default: any)"
     )
     parser.add_argument("--batch", type=int, metavar="N", help="fix the number of pictures at once (default: any)")
-    parser.add_argument(
-        "--labels", action="store_true", help="put out class ids at the input's size instead of logits"
-    )
+    parser.add_argument("--labels", action="store_true", help="return class ids at the input's size instead of logits")
     parser.add_argument(
         "--uint8", action="store_true", help="take RGB pictures of 0..255 (batch, height, width, 3), normalised inside"
     )
@@ -37,10 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes and checks the file, prints what it holds; returns 0.
+    """Write and check the file, and print its input, output and checks; returns 0.
 
     Raises:
-        SegZooError: as `segzoo.export.export.export_model`.
+        SegZooError: the model cannot be loaded; or see `segzoo.export.export.export_model`.
     """
     from segzoo.export.export import check_target, export_model
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segzoo import zoo
-from segzoo.errors import SegZooError
+from segzoo.errors import SegZooError, first_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,7 +18,7 @@ Size = tuple[int, int]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of ``segzoo info``."""
+    """Add the arguments of ``segzoo info``."""
     parser.add_argument(
         "model",
         metavar="NAME",
@@ -38,7 +38,7 @@ def parse_size(text: str) -> Size:
     """(height, width) of ``"512x2048"``, or of ``"512"`` for a square.
 
     Raises:
-        argparse.ArgumentTypeError: it is neither.
+        argparse.ArgumentTypeError: the text has another form.
     """
     sides = text.lower().split("x")
     if len(sides) not in (1, 2) or not all(side.isdecimal() and int(side) > 0 for side in sides):
@@ -47,10 +47,10 @@ def parse_size(text: str) -> Size:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the facts and the counts; returns 0.
+    """Print the facts and the counts; returns 0.
 
     Raises:
-        SegZooError: there is no such model; the message suggests the nearest names.
+        SegZooError: there is no such model; the message suggests similar names of released checkpoints.
     """
     folder = Path(args.model)
     if folder.is_dir() or (zoo.lookup(args.model) is None and "/" in args.model):
@@ -73,8 +73,9 @@ def facts_of_row(row: zoo.ZooRow, sizes: list[Size] | None = None) -> dict[str, 
     """Everything about a released checkpoint, ready for JSON: the row's fields, its licences, test and counts.
 
     Args:
-        row: the release.
-        sizes: (height, width) of the pictures to count operations for; None: the training crop and the publisher's size.
+        row: the released checkpoint.
+        sizes: (height, width) of the pictures to count operations for; None: the training crop and the publisher's
+            size.
     """
     from segzoo.conversion.card import protocol
     from segzoo.conversion.plan import build_without_weights
@@ -104,15 +105,15 @@ def facts_of_row(row: zoo.ZooRow, sizes: list[Size] | None = None) -> dict[str, 
 
 
 def facts_of_folder(name: str, sizes: list[Size] | None = None) -> dict[str, Any]:
-    """What a model folder, or a model on the Hub, says about itself, and the counts; its weights are not loaded.
+    """The facts about a model folder or a model on the Hub, and the counts; its weights are not loaded.
 
     Args:
         name: the folder, or ``"namespace/name"``.
-        sizes: (height, width) of the pictures to count operations for; None: the model's windows, else what the image processor
-            makes of a square picture, else 512x512.
+        sizes: (height, width) of the pictures to count operations for; None: the model's windows, else the image
+            processor's size for a square picture, else 512x512.
 
     Raises:
-        SegZooError: it is no model for semantic segmentation, or cannot be reached.
+        SegZooError: the model is not for semantic segmentation, or cannot be loaded.
     """
     import torch
     from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation
@@ -125,9 +126,8 @@ def facts_of_folder(name: str, sizes: list[Size] | None = None) -> dict[str, Any
         with torch.device("meta"):
             model = AutoModelForSemanticSegmentation.from_config(config)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
         raise SegZooError(
-            f"{name}: is no released checkpoint (segzoo list), and does not load as a segmentation model ({reason})"
+            f"{name}: is no released checkpoint (segzoo list), and does not load as a segmentation model ({first_line(error)})"
         ) from error
     try:
         processor = AutoImageProcessor.from_pretrained(name).to_dict()
@@ -269,7 +269,7 @@ def _weights(number: int) -> str:
 
 
 def _short(number: int) -> str:
-    """Four digits: 944G, 3571G, 59.08M."""
+    """A number with four significant digits and a unit: 944G, 59.08M; from 1000G on all its digits, 3571G."""
     for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= factor:
             scaled = number / factor

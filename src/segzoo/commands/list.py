@@ -15,7 +15,7 @@ BACKBONE_COLUMNS = ("name", "family", "parameters (M)")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of ``segzoo list``."""
+    """Add the arguments of ``segzoo list``."""
     parser.add_argument("text", metavar="TEXT", nargs="*", help="show rows that contain every one of these words")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--convertible", action="store_true", help="leave out what this version cannot convert")
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the table; returns 0, or 1 where no row fits."""
+    """Print the table; returns 0, or 1 if no row matches."""
     if args.backbones:
         return _list_backbones(args)
     from segzoo.conversion.translate import supports
@@ -85,7 +85,7 @@ def _list_backbones(args: argparse.Namespace) -> int:
 
 
 def _print_table(columns: Sequence[str], numbers: set[str], cells: list[list[str]]) -> None:
-    """Prints rows of cells under the names of the columns; those in ``numbers`` are aligned to the right."""
+    """Print rows of cells under column names; the columns named in ``numbers`` are aligned to the right."""
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
     for line in [list(columns), ["-" * width for width in widths], *cells]:
         padded = (

@@ -1,23 +1,31 @@
 """Label pictures with a model: label maps, overlays with a legend, class areas."""
 
+from __future__ import annotations
+
 import argparse
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from segzoo.errors import SegZooError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from transformers import PreTrainedConfig
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 RESULTS = (".png", "_overlay.png", ".json")
 QUICK_PIXELS = 4_000_000
-"""Pictures up to this size are labelled in less time for a little more memory; for larger ones memory is what counts."""
+"""Up to this number of pixels speed matters more than memory, and freed memory is kept for the next picture."""
 OVERLAY_SIDE = 4096
-"""Overlays of larger pictures are shrunk: they are to be looked at, and take memory many times."""
+"""Longest side of an overlay in pixels; those of larger pictures are shrunk, since drawing takes much memory."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of ``segzoo predict``."""
+    """Add the arguments of ``segzoo predict``."""
     from segzoo.inference.options import add_protocol_options
 
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="picture, or folder of pictures")
@@ -30,7 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes a label PNG, an overlay and a JSON of class areas for each picture; returns 0."""
+    """Write a label PNG, an overlay and a JSON with class areas for each picture; returns 0.
+
+    Raises:
+        SegZooError: options, pictures, output folder or model cannot be used.
+    """
     if not 0 <= args.alpha <= 1:
         raise SegZooError(f"--alpha {args.alpha} is not between 0 and 1")
     from segzoo.inference.options import check_protocol_options, settings_from_options
@@ -43,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
 
     from segzoo.images.reading import in_colour, open_picture, read_header
 
-    # Files that are no pictures are named before any work is done. The first one is read whole, once and for all.
+    # Files that are not pictures are reported before any work is done. The first file is read whole, and not read
+    # again.
     first = open_picture(pictures[0])
     sizes = [first.stored_size, *(read_header(path).size for path in pictures[1:])]
 
@@ -78,11 +91,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def find_pictures(arguments: list[str]) -> list[Path]:
-    """The pictures that are meant, folders expanded and sorted.
+    """The files of pictures; folders are replaced by the pictures in them, sorted.
 
     Raises:
-        SegZooError: a path that is not there, a folder without pictures, or two pictures whose results would have the
-            same name.
+        SegZooError: a path does not exist, a folder has no pictures, or two pictures would have results of the same
+            name.
     """
     pictures = []
     for argument in arguments:
@@ -108,10 +121,10 @@ def find_pictures(arguments: list[str]) -> list[Path]:
 
 
 def check_results_are_free(pictures: list[Path], output: Path, *, overwrite: bool) -> None:
-    """Refuse to write over results, unless asked to, and over the pictures themselves in any case.
+    """Check that the results replace no picture and, without ``overwrite``, no file.
 
     Raises:
-        SegZooError: the first file in the way, and how many there are.
+        SegZooError: a file is in the way; the message names the first one.
     """
     if output.exists() and not output.is_dir():
         raise SegZooError(f"{output}: this is a file; give a folder for the results")
@@ -125,30 +138,40 @@ def check_results_are_free(pictures: list[Path], output: Path, *, overwrite: boo
         raise SegZooError(f"{taken[0]}: {len(taken)} results exist already; add --overwrite, or choose another folder")
 
 
-def class_names(config) -> list[str]:
-    """Names of the classes, by id."""
+def class_names(config: PreTrainedConfig) -> list[str]:
+    """Names of a model's classes, in the order of their ids."""
     return [config.id2label[i] for i in range(config.num_labels)]
 
 
-def class_colours(config) -> list[list[int]]:
-    """The config's palette, or colours of our own where it has none."""
+def class_colours(config: PreTrainedConfig) -> list[list[int]]:
+    """The config's palette, RGB colours by class id; `default_palette` if it has none."""
     from segzoo.images.drawing import default_palette
 
     return getattr(config, "palette", None) or default_palette(config.num_labels)
 
 
 def write_results(
-    stem: Path, image, label_map, names: Sequence[str], palette: Sequence, *, alpha: float, facts: Mapping[str, str]
-) -> list[dict]:
-    """Write the three files of one picture, each whole or not at all; returns the class areas, largest first.
+    stem: Path,
+    image: np.ndarray,
+    label_map: torch.Tensor,
+    names: Sequence[str],
+    palette: Sequence[Sequence[int]],
+    *,
+    alpha: float,
+    facts: Mapping[str, str],
+) -> list[dict[str, Any]]:
+    """Write the three files of one picture, each whole or not at all.
 
     Args:
-        stem: path of the files, to which the rest of their names is added.
+        stem: path of the files without their endings.
         image: uint8 array (height, width, 3).
         label_map: class ids (height, width).
-        names, palette: of the classes, by id.
-        alpha: share of the colours in the overlay.
+        names, palette: name and RGB colour of each class, by id.
+        alpha: share of the colours in the overlay, 0 to 1.
         facts: further entries of the JSON.
+
+    Returns:
+        ``id``, ``name``, ``pixels`` and ``fraction`` of each class that occurs, largest first.
     """
     from PIL import Image
 

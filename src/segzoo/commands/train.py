@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-from segzoo.errors import SegZooError
+from segzoo.errors import SegZooError, first_line
 
 EPILOG = """
 A new model on a local folder (images/{split}, annotations/{split}), and the settings of a published model:
@@ -21,7 +21,7 @@ exit status: 0; 1 after an error of the user, in one line; 75 after a stop by SI
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags; those of the recipe are the fields of `segzoo.training.Recipe`."""
+    """Add the arguments of ``segzoo train``, among them the fields of `segzoo.training.Recipe`."""
     from segzoo.training import arguments
 
     parser.epilog, parser.formatter_class = EPILOG, argparse.RawDescriptionHelpFormatter
@@ -29,7 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train; the exit status is 1 after an error of the user, which is one line on stderr, said by one process."""
+    """Train a model; returns the exit status.
+
+    It is 0, or 1 after an error, which one process reports as one line on stderr, 75 after a stop by SIGTERM or
+    SIGUSR1, and 130 after Ctrl-C.
+    """
     import torch
     from accelerate import PartialState
     from transformers.utils.logging import disable_progress_bar
@@ -39,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from segzoo.training.run import train
     from segzoo.training.signals import EXIT_STOPPED, StoppedBySignal
 
-    disable_progress_bar()  # of saving and loading weights: they would break the progress line
+    disable_progress_bar()  # the bars of saving and loading weights would break the progress line
     try:
         train(*read_arguments(vars(args)))
     except StoppedBySignal as stopped:
@@ -54,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         return 1
     except torch.OutOfMemoryError as error:
         report_error(
-            f"out of GPU memory ({str(error).splitlines()[0]}); lower --per_device_train_batch_size (the recipe's batch is kept in "
+            f"out of GPU memory ({first_line(error)}); lower --per_device_train_batch_size (the recipe's batch is kept in "
             "more passes) or --crop_size, or take --mixed_precision bf16 or --gradient_checkpointing"
         )
         return 1

@@ -1,6 +1,6 @@
 """Scoring a model on a data set: the run, its log, its report and its pictures.
 
-What the package offers is listed in ``__init__.pyi``, and imported on first use.
+The public names are listed in ``__init__.pyi`` and imported on first use.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Short texts that change when a model or a table of pictures changes."""
+"""Fingerprints: short texts that change when a model or a table of pictures changes."""
 
 import hashlib
 import json
@@ -14,9 +14,10 @@ _FILE_COLUMNS = ("image_path", "label_path")
 
 
 def model_fingerprint(model: torch.nn.Module) -> str:
-    """Of every weight and buffer, bit by bit, and of the config; where the model was loaded from does not matter.
+    """A fingerprint of every bit of the weights and buffers, and of the config without where the model was loaded
+    from.
 
-    Reads all weights once: about a second per gigabyte.
+    16 hexadecimal digits. It reads all weights once, at about a second per gigabyte.
     """
     digest = hashlib.sha256()
     digest.update(json.dumps(_settings(model.config.to_dict()), sort_keys=True, default=str).encode())
@@ -27,14 +28,16 @@ def model_fingerprint(model: torch.nn.Module) -> str:
 
 
 def _settings(config: Any) -> Any:
-    """A config without what transformers notes beside the settings when it saves and loads."""
+    """A config without the entries that transformers adds when it saves and loads."""
     if isinstance(config, Mapping):
         return {str(key): _settings(value) for key, value in config.items() if key not in _NOTED}
     return [_settings(value) for value in config] if isinstance(config, list | tuple) else config
 
 
 def rows_fingerprint(rows: Any) -> str:
-    """Of a table of `segzoo.data.load_segmentation_dataset`: its files with their sizes and times, else its content.
+    """A fingerprint of a table of `segzoo.data.load_segmentation_dataset`: 16 hexadecimal digits.
+
+    It covers the paths, sizes and modification times of the files; for a table without paths it is that of `datasets`.
 
     Args:
         rows: a `datasets.Dataset`.

@@ -1,4 +1,4 @@
-"""The folder that an evaluation writes into."""
+"""The output folder of an evaluation."""
 
 import os
 from pathlib import Path
@@ -6,14 +6,14 @@ from pathlib import Path
 from segzoo.errors import SegZooError
 
 STATE, PREDICTIONS = "state", "predictions"
-"""Its subfolders: the scores so far, and a label map for each image."""
+"""Subfolders: the scores so far, and a label map for each image."""
 
 
 def check_output_folder(folder: Path) -> None:
-    """Refuse a path that is no folder, a folder with other things in it, or one that cannot be written to.
+    """Check that an evaluation may write into a folder, which need not exist yet.
 
     Raises:
-        SegZooError: what is in the way.
+        SegZooError: the path is a file, the folder holds other things than an evaluation, or it cannot be written to.
     """
     if folder.exists() and not folder.is_dir():
         raise SegZooError(f"--output {folder}: is a file; give a folder")

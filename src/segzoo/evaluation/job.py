@@ -1,4 +1,4 @@
-"""A model, data and a protocol that fit each other: what an evaluation is about, checked before its first image."""
+"""The subject of an evaluation: a model, data and a protocol, checked against each other before the first image."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class EvaluationData:
     """The pictures with masks that a model is scored on.
 
     Args:
-        source: where they are.
+        source: where the data come from.
         split: the part of the data, as the user calls it.
-        rows: its table.
-        subset: in words, where the rows are not all of the split.
+        rows: the table of pictures and masks.
+        subset: which rows of the split these are, in words; None: all of them.
         dataset_id: the data set's name on the Hub, if it is known.
     """
 
@@ -53,24 +53,26 @@ class EvaluationData:
 
     @property
     def name(self) -> str:
-        """Folder or Hub name."""
+        """Folder or Hub name of the data."""
         return str(self.source)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationJob:
-    """What is to be scored, how.
+    """What is to be scored, and how.
 
     Args:
-        model, processor: loaded.
-        model_name: where they come from, as the user calls it.
+        model: the model.
+        processor: its image processor.
+        model_name: folder or Hub name of the model, as the user calls it.
         data: the pictures with masks.
         classes: the classes of the data; as many as the model has.
         settings: windows, scales, flips.
-        dataset: the pictures as `segzoo.evaluation.evaluate` takes them.
-        ignore_index: label that does not count.
-        protocol, variant: the settings in words, and in a few letters for file names.
-        identity: everything that the scores depend on, be it by rounding, as JSON values.
+        dataset: the same pictures for `segzoo.evaluation.evaluate`.
+        ignore_index: label of pixels that do not count.
+        protocol: the settings in words.
+        variant: the settings in a few letters, for file names.
+        identity: everything that the scores depend on, even if only through rounding, as JSON values.
     """
 
     model: nn.Module
@@ -87,7 +89,7 @@ class EvaluationJob:
 
     @property
     def num_labels(self) -> int:
-        """Number of classes, of data and model."""
+        """Number of classes of the data, which is that of the model."""
         return len(self.classes.id2label)
 
     @property
@@ -97,7 +99,7 @@ class EvaluationJob:
         return self.classes.dataset or (path.resolve().name if path.exists() else self.data.name)
 
     def describe(self) -> str:
-        """What is about to be scored, in three lines: model, data, protocol."""
+        """A text of three lines: model, data, protocol."""
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         rule = "; in the masks 0 is no class" if self.classes.reduce_labels else ""
         return (
@@ -110,10 +112,10 @@ class EvaluationJob:
     def wrong_picture(
         self, row: ImageRow, autocast: Callable[[], AbstractContextManager] | None = None
     ) -> WrongPicture:
-        """Predict an image once more, for its picture.
+        """Predict an image once more, for a picture of where it is wrong.
 
         Args:
-            row: its scores.
+            row: the image's scores.
             autocast: makes the context that the model runs in, such as ``accelerator.autocast``.
         """
         image, channels = self.dataset.dataset[row.index]["image"], self.dataset.num_channels
@@ -125,7 +127,10 @@ class EvaluationJob:
 
 
 def prediction_files(folder: Path, rows: Dataset) -> list[Path]:
-    """Where the label map of each image goes: named as the image, in the same subfolders; else by number."""
+    """The file for the label map of each image.
+
+    They have the images' names and subfolders, or numbers if the images have no paths or two would share a name.
+    """
     if "image_path" in rows.column_names:
         paths = [Path(str(path).split("://")[-1].split("::")[0]) for path in rows["image_path"]]
         above = os.path.commonpath([path.parent for path in paths])
@@ -148,20 +153,21 @@ def prepare_evaluation(
     batch_size: int = 1,
     device: str = "cpu",
 ) -> EvaluationJob:
-    """Put everything together and try the first image.
+    """Put an evaluation together and try its first image.
 
     Args:
-        model, processor: loaded.
-        data: what `load_split` gave.
-        classes: what `classes_for` gave.
+        model: the model.
+        processor: its image processor.
+        data: the result of `load_split`.
+        classes: the result of `classes_for`.
         settings: windows, scales and flips, such as those of `segzoo.inference.options.settings_from_options`.
-        model_name: where the model comes from.
-        ignore_index: label that does not count.
+        model_name: folder or Hub name of the model.
+        ignore_index: label of pixels that do not count.
         mixed_precision: ``"no"``, ``"fp16"`` or ``"bf16"``.
-        batch_size, device: what else the scores depend on, by rounding.
+        batch_size, device: they become part of the identity, since the scores depend on them through rounding.
 
     Raises:
-        SegZooError: the first picture cannot be read, or its mask holds other ids than the classes.
+        SegZooError: the first picture cannot be read, or its mask holds ids that are not classes.
     """
     num_labels = len(classes.id2label)
     if ignore_index in classes.id2label:
@@ -219,13 +225,14 @@ def load_split(
     """The pictures and masks of one split.
 
     Args:
-        source: where they are.
-        split: its name; ``val`` is ``validation``.
-        max_samples: take so many rows, spread evenly.
-        dataset_id: the data set's name on the Hub; None: the name of the source, where that is no folder.
+        source: where the data come from.
+        split: name of the split; ``val`` and other usual names stand for ``validation`` if the data have no such
+            split.
+        max_samples: take this many rows, spread evenly over the split; None: all.
+        dataset_id: the data set's name on the Hub; None: the name of the source, unless that is a local path.
 
     Raises:
-        SegZooError: no such data, or no such split.
+        SegZooError: there are no such data, or no such split.
     """
     source = DataSource.of(source)
     splits = load_source(source)
@@ -252,16 +259,21 @@ def classes_for(
     reduce_labels: bool | None = None,
     model_name: str = "the model",
 ) -> ClassFacts:
-    """The classes of the data, with the label rule, once they are as many as the model's.
+    """The classes of the data and their label rule, checked against the model.
+
+    If the data name no classes, they are assumed to be the model's, with the image processor's label rule.
 
     Args:
-        model, processor: what is to be scored.
-        data, classes, num_labels, reduce_labels: as in `segzoo.data.classes.find_classes`. Where nothing is known of
-            the data, its classes and its label rule are taken to be the model's.
-        model_name: for messages.
+        model: the model to be scored.
+        processor: its image processor.
+        data, classes, num_labels, reduce_labels: as in `segzoo.data.classes.find_classes`.
+        model_name: the model's name in messages.
 
     Raises:
-        SegZooError: the numbers of classes differ.
+        SegZooError: model and data have different numbers of classes.
+
+    Warns:
+        UserWarning: classes with the same id have different names.
     """
     config = model.config
     names = {int(index): name for index, name in config.id2label.items()}
@@ -289,7 +301,7 @@ def classes_for(
 
 
 def variant_of(settings: InferenceSettings) -> str:
-    """Settings in a few letters for file names: ``whole``, ``windows-512x512-341x341_scales-0.5-1_flip``."""
+    """Settings in a few letters, for file names: ``whole``, ``windows-512x512-341x341_scales-0.5-1_flip``."""
     parts = ["whole"]
     if settings.window_size is not None:
         parts = [f"windows-{'x'.join(map(str, settings.window_size))}-{'x'.join(map(str, settings.window_stride))}"]

@@ -20,7 +20,7 @@ _RIGHT = np.array([70, 160, 90], dtype=np.float32)
 
 @dataclass(frozen=True)
 class WrongPicture:
-    """An image with its scores.
+    """An image with its truth, its prediction and its scores.
 
     Args:
         row: the scores.
@@ -34,7 +34,7 @@ class WrongPicture:
     prediction: np.ndarray
 
     def caption(self) -> str:
-        """The file's stem and the two scores."""
+        """The file's stem, the mean IoU and the pixel accuracy."""
         row = self.row
         return (
             f"{Path(row.name).stem}: mIoU {100 * row.mean_iou:.1f} %, {100 * row.pixel_accuracy:.1f} % of pixels right"
@@ -47,16 +47,18 @@ def worst_rows(rows: Sequence[ImageRow], count: int) -> list[ImageRow]:
     return sorted(scored, key=lambda row: (row.mean_iou, row.pixel_accuracy, row.index))[:count]
 
 
-def error_picture(picture: np.ndarray, truth: np.ndarray, prediction: np.ndarray, ignore_index: int | None):
-    """The picture in grey with what is wrong in red and what is right in pale green; pixels that do not count are dark.
+def error_picture(
+    picture: np.ndarray, truth: np.ndarray, prediction: np.ndarray, ignore_index: int | None
+) -> Image.Image:
+    """The picture in grey, tinted red where the prediction is wrong and pale green where it is right.
 
     Args:
         picture: uint8 (height, width, 3).
         truth, prediction: label maps (height, width).
-        ignore_index: label that does not count.
+        ignore_index: label of pixels that do not count; they are dark. None: all count.
 
     Returns:
-        An RGB PIL image.
+        An RGB image.
     """
     grey = np.asarray(Image.fromarray(picture).convert("L"), dtype=np.float32)[..., None].repeat(3, axis=2)
     ignored = np.zeros(truth.shape, dtype=bool) if ignore_index is None else truth == ignore_index
@@ -74,17 +76,17 @@ def draw_worst(
     ignore_index: int | None,
     title: str,
 ) -> list[Path]:
-    """Write one sheet of all pictures and a larger one of each: picture, truth, prediction, where wrong.
+    """Draw picture, truth, prediction and errors side by side: one sheet of all pictures, and a larger one for each.
 
     Args:
-        pictures: the worst first.
-        folder: where ``worst.png`` and ``worst/`` go; earlier ones are replaced.
-        palette, names: of the classes.
-        ignore_index: label that does not count.
-        title: stands above, such as the protocol.
+        pictures: the pictures, the worst first.
+        folder: folder for ``worst.png`` and ``worst/``; earlier ones are replaced.
+        palette, names: RGB colour and name of each class, by id.
+        ignore_index: label of pixels that do not count.
+        title: text above each sheet, such as the protocol.
 
     Returns:
-        The files: ``worst.png`` first; none for no pictures.
+        The files, ``worst.png`` first; an empty list without pictures.
     """
     folder = Path(folder)
     single = folder / WORST_FOLDER
@@ -115,7 +117,7 @@ def draw_worst(
 
 
 def titled(picture: Image.Image, text: str, size: int = 14, *, below: bool = False) -> Image.Image:
-    """A picture with lines of text above it, or below, broken to its width."""
+    """A picture with a text above or below it, wrapped to its width; ``size`` is the font size in pixels."""
     font, pad = ImageFont.load_default(size), size // 2
     lines = [""]
     for word in text.split():

@@ -1,4 +1,4 @@
-"""The line that says how an evaluation goes."""
+"""The progress line of an evaluation."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from segzoo.progress import Progress, duration
 
 
 class EvaluationProgress(Progress):
-    """Counts images and writes a line now and then: images scored, images a second, time left.
+    """Counts images, and regularly writes a line with images scored, images per second and time left.
 
-    On a terminal the line stays in place; elsewhere every report is a line of its own. One process writes and counts its
-    own images; the others are taken to be as fast.
+    On a terminal each line overwrites the one before it; elsewhere every report is a new line. The writing process
+    counts its own images and assumes that the others are as fast.
 
     Args:
-        num_images: images of the data set.
-        num_done: images that earlier runs have scored.
+        num_images: number of images in the data set.
+        num_done: how many of them earlier runs have scored.
         num_processes: how many processes share the rest.
         enabled: whether anything is written.
-        stream: where to; standard error by default.
-        seconds: least time between two lines; None: 0.2 in place, else 10.
+        stream: where to write; standard error by default.
+        seconds: least time between two lines; None: 0.2 on a terminal, else 10.
     """
 
     def __init__(
@@ -56,7 +56,11 @@ class EvaluationProgress(Progress):
             self._write(f"{done}/{self.num_images} images  {speed:.2f} images/s  {left} left")
 
     def images_per_second(self, now: float | None = None) -> float:
-        """Of all processes together; the first image, which waits for the start, counts only while it is alone."""
+        """Speed of all processes together; the slow first image counts only until there is a second one.
+
+        Args:
+            now: a time of ``time.perf_counter``; None: the present one.
+        """
         now = time.perf_counter() if now is None else now
         own, since = (self._own - 1, self._first_image) if self._own > 1 else (self._own, self._start)
         return own * self.num_processes / (now - since) if now > since else 0.0

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: scores as table and JSON, counts, and the files that the Hub reads."""
+"""The results of an evaluation as files: scores as table and JSON, counts, and the files that the Hub reads."""
 
 from __future__ import annotations
 
@@ -35,27 +35,27 @@ SUMMARY = (
     "mean_precision",
     "mean_recall",
 )
-"""The scores that are one number, as `metrics_from_confusion` calls them."""
+"""Names of the scores that are a single number, among those of `metrics_from_confusion`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationReport:
-    """What was found, and of what.
+    """The counts of an evaluation, and what was evaluated.
 
     Args:
         confusion: int64 array (num_labels, num_labels); rows truth, columns prediction.
-        names: of the classes, by id.
+        names: names of the classes, by id.
         images: scores of each image; may be empty.
-        num_images: images that were scored.
-        model: folder or Hub name.
-        data: folder or Hub name.
+        num_images: number of images that were scored.
+        model: folder or Hub name of the model.
+        data: folder or Hub name of the data.
         dataset: the data set's title.
         dataset_id: its name on the Hub, if it has one.
-        split: the part of it.
-        protocol: how it was measured, in words.
-        variant: the protocol in a few letters for file names, such as ``"windows-512x512-341x341"``.
+        split: the part of the data set.
+        protocol: how the scores were measured, in words.
+        variant: the protocol in a few letters, for file names, such as ``"windows-512x512-341x341"``.
         settings: everything that the scores depend on, as JSON values.
-        run: facts of this very run that the scores do not depend on: date, time, device.
+        run: facts of this run that the scores do not depend on: date, number of processes, times.
         task_id: the task in the Hub's benchmark.
     """
 
@@ -76,26 +76,26 @@ class EvaluationReport:
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        """See `metrics_from_confusion`."""
+        """All scores, as `metrics_from_confusion` returns them."""
         return metrics_from_confusion(self.confusion)
 
     def summary(self) -> dict[str, float]:
-        """The scores that are one number, 0 to 1; NaN where there is nothing to count."""
+        """The scores that are a single number, 0 to 1 (NaN if no pixel counts), by the names in `SUMMARY`."""
         return {name: self.metrics[name] for name in SUMMARY}
 
     def header(self) -> str:
-        """What was evaluated on what and how, in a few lines."""
+        """A text of three lines: model, data, protocol."""
         return (
             f"model: {self.model}\ndata: {self.dataset} ({self.data}), {self.split}, {self.num_images} images\n"
             f"protocol: {self.protocol}"
         )
 
     def table(self) -> str:
-        """One class a line, in percent, means below."""
+        """The scores as a text table, in percent: one class per line, and the means below."""
         return format_table(self.metrics, self.names)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON values but for the single images; all scores 0 to 1, NaN where nothing is to be counted."""
+        """Everything except the scores of single images, as JSON values; scores are 0 to 1, NaN if no pixel counts."""
         truth, predicted = self.confusion.sum(axis=1), self.confusion.sum(axis=0)
         columns = [key for key in self.metrics if key.startswith("per_category_")]
         classes = [
@@ -123,10 +123,13 @@ class EvaluationReport:
         }
 
     def write(self, folder: str | Path) -> list[Path]:
-        """Write table, JSON, counts, their picture and the Hub's files into a folder; returns them.
+        """Write table, JSON, counts, their picture and the Hub's files into an existing folder.
+
+        Returns:
+            The files.
 
         Raises:
-            OSError: the disk is full or the folder is gone.
+            OSError: the disk is full or the folder does not exist.
         """
         folder = Path(folder)
         written = [
@@ -150,7 +153,7 @@ class EvaluationReport:
         return save_png(titled(Image.open(path), self.protocol, below=True), path)
 
     def measurements(self) -> list[Measurement]:
-        """The scores that a model card shows; those without a pixel to count are left out."""
+        """The scores that a model card shows; scores that are NaN are left out."""
         return [
             Measurement(
                 value=self.metrics[metric],
@@ -166,10 +169,11 @@ class EvaluationReport:
         ]
 
     def write_eval_results(self, folder: str | Path) -> Path:
-        """Write ``.eval_results/<data set>_<split>_<protocol>.yaml``; that of the same three is replaced.
+        """Write ``.eval_results/<data set>_<split>_<protocol>.yaml``, replacing a file of the same name.
 
-        The format is the Hub's (https://huggingface.co/docs/hub/eval-results): one value, the mean IoU from 0 to 1; the
-        notes say how it was measured and give the other scores. The Hub shows it where the id is that of a benchmark.
+        The format is the Hub's (https://huggingface.co/docs/hub/eval-results): one value, the mean IoU from 0 to 1;
+        its notes say how it was measured and give the other scores. The Hub shows it if the data set's id is that of a
+        benchmark.
         """
         import yaml
         from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml

@@ -1,4 +1,4 @@
-"""The course of an evaluation: the device, the scores that are kept while it runs, and what it leaves in its folder."""
+"""The course of an evaluation: choose the device, score, keep the scores so far, and write the results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from segzoo.errors import SegZooError
+from segzoo.errors import SegZooError, first_line
 from segzoo.evaluation import pictures, report
 from segzoo.evaluation.folder import PREDICTIONS, STATE
 from segzoo.evaluation.job import EvaluationJob, prediction_files
@@ -23,16 +23,16 @@ from segzoo.images.drawing import label_image
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """How an evaluation runs, and what it leaves.
+class EvaluationOptions:
+    """How an evaluation runs, and what it writes.
 
     Args:
-        batch_size: images a batch and process.
-        num_workers: processes that load pictures; None: 4 with a GPU, else none.
-        output: folder for the results and for the scores so far; None keeps nothing.
+        batch_size: images per batch and process.
+        num_workers: number of data-loading processes; None: 4, on CPUs 0.
+        output: folder for the results and for the scores so far; None writes nothing.
         overwrite: start anew in a folder with other results.
         save_predictions: keep every label map as PNG.
-        save_every: how often the scores so far are saved, in seconds.
+        save_every: least time between two writes of the scores so far, in seconds.
         worst: how many of the worst images are drawn.
         task_id: the task in the Hub's benchmark.
     """
@@ -48,14 +48,14 @@ class RunOptions:
 
 
 def make_accelerator(device: str | None = None, mixed_precision: str | None = None) -> Accelerator:
-    """The accelerator of this process.
+    """Make the accelerator of this process.
 
     Args:
-        device: ``cpu``, ``cuda:1`` ...; None: what accelerate finds.
+        device: ``cpu``, ``cuda:1`` and so on; None: the device that accelerate finds.
         mixed_precision: ``"no"``, ``"fp16"`` or ``"bf16"``; None: accelerate's own setting.
 
     Raises:
-        SegZooError: the device is not there, or mixed precision does not work on it.
+        SegZooError: the device is not available, or mixed precision does not work on it.
     """
     try:
         wanted = None if device is None else torch.device(device)
@@ -65,18 +65,19 @@ def make_accelerator(device: str | None = None, mixed_precision: str | None = No
     except (RuntimeError, ValueError, AssertionError) as error:
         given = [f"--device {device}"] * (device is not None)
         given += [f"--mixed_precision {mixed_precision}"] * (mixed_precision is not None)
-        reason = str(error).strip().splitlines()[0]
-        raise SegZooError(f"{', '.join(given) or 'accelerate'}: cannot be used here ({reason})") from error
+        where = ", ".join(given) or "accelerate"
+        raise SegZooError(f"{where}: cannot be used here ({first_line(error)})") from error
     if wanted is not None and wanted.type != accelerator.device.type:
         raise SegZooError(f"--device {device}: accelerate runs on {accelerator.device.type} here; try --device cpu")
     return accelerator
 
 
-def open_log(job: EvaluationJob, options: RunOptions, accelerator: Accelerator) -> ScoreLog | None:
-    """The scores that are in the output folder already, and the place for more; None without a folder.
+def open_log(job: EvaluationJob, options: EvaluationOptions, accelerator: Accelerator) -> ScoreLog | None:
+    """Open the log of scores in the output folder, with those of earlier runs; None without an output folder.
 
     Raises:
-        SegZooError: the folder holds other results and nobody asked to replace them, or is in use.
+        SegZooError: the folder holds the scores of another evaluation and ``options.overwrite`` is False, or is in
+            use.
     """
     if options.output is None:
         return None
@@ -105,15 +106,15 @@ def _remove_results(folder: Path) -> None:
 
 
 def score_job(
-    job: EvaluationJob, options: RunOptions, accelerator: Accelerator, log: ScoreLog | None = None
+    job: EvaluationJob, options: EvaluationOptions, accelerator: Accelerator, log: ScoreLog | None = None
 ) -> EvaluationReport:
-    """Score all images that are not scored yet; every process calls this and gets the counts of all.
+    """Score all images that are not scored yet; every process calls this and gets the counts of all processes.
 
     Args:
-        job: what is scored.
+        job: what to score.
         options: how to run.
-        accelerator: the one of this process.
-        log: what is scored already, and where the rest is kept (`open_log`).
+        accelerator: the accelerator of this process.
+        log: the result of `open_log`; it holds the earlier scores and takes the new ones.
     """
     done = frozenset() if log is None else frozenset(log.done)
     progress = EvaluationProgress(
@@ -185,13 +186,15 @@ def score_job(
     )
 
 
-def write_results(job: EvaluationJob, found: EvaluationReport, options: RunOptions, accelerator: Accelerator) -> None:
-    """Fill the output folder: numbers first, pictures afterwards.
+def write_results(
+    job: EvaluationJob, found: EvaluationReport, options: EvaluationOptions, accelerator: Accelerator
+) -> None:
+    """Write the results into the output folder: numbers first, pictures afterwards.
 
     Args:
         job: what was scored.
-        found: what `score_job` found.
-        options: they name the folder.
+        found: the result of `score_job`.
+        options: names the folder and the number of worst images.
         accelerator: the worst images are predicted once more under its autocast.
     """
     found.write(options.output)

@@ -1,7 +1,7 @@
-"""What an evaluation has scored so far, kept on the disk, so that an interrupted one goes on where it stopped.
+"""The scores of an evaluation so far, kept on the disk, so that an interrupted evaluation goes on where it stopped.
 
-Every process of a run writes one file of its own and never touches another's; a later run reads them all, whatever the
-number of processes was, and adds its own. Counts are whole numbers, so that their sum does not depend on the order.
+Every process of a run writes a file of its own and never touches those of others; a later run reads them all, whatever
+the number of processes was, and adds its own. Counts are integers, so that their sum does not depend on the order.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from segzoo.errors import SegZooError
 from segzoo.files import FolderInUse, lock, write_whole
 from segzoo.metrics.confusion import ConfusionMatrix
 
-_LOCK_SECONDS = 10.0  # other processes of a run that was killed live until they notice, after some seconds
+_LOCK_SECONDS = 10.0  # the other processes of a killed run live on for some seconds until they notice
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class ImageRow:
 
     Args:
         index: position in the data set.
-        name: its file.
-        mean_iou: mean IoU over the classes that occur in it, 0 to 1; NaN where no pixel counts.
-        pixel_accuracy: share of right pixels, 0 to 1; NaN where no pixel counts.
-        num_pixels: pixels that count.
+        name: file of the image.
+        mean_iou: mean IoU over the classes that occur in truth or prediction, 0 to 1; NaN if no pixel counts.
+        pixel_accuracy: share of correct pixels, 0 to 1; NaN if no pixel counts.
+        num_pixels: number of pixels that count.
     """
 
     index: int
@@ -47,27 +47,28 @@ class ImageRow:
 class ScoreLog:
     """The scores of one process, added to those of earlier runs in the same folder.
 
-    While it is open the folder is locked: a second evaluation there is refused, and the lock of a process that dies
-    goes with it.
+    While the log is open the folder is locked against a second evaluation; the lock ends with the process.
 
     Args:
-        folder: where the files lie; made if need be.
-        identity: what the scores depend on (model, data, protocol) as JSON values; files of another one are refused.
+        folder: folder of the files; created if necessary.
+        identity: what the scores depend on (model, data, protocol), as JSON values; scores of another identity are an
+            error.
         num_images: size of the data set.
-        num_labels, ignore_index: of the confusion matrix.
-        process_index: of this process; process 0 opens the log first, the others afterwards.
-        batch_size: images of one batch, which are those of the indices ``b * batch_size`` and after. A batch is kept
-            when all of it is scored: a batch that is broken off would be composed otherwise later, and round otherwise.
+        num_labels, ignore_index: as in `ConfusionMatrix`.
+        process_index: number of this process; process 0 must open the log before the others.
+        batch_size: images per batch; batch b has the indices from ``b * batch_size`` on. Scores are kept only once
+            their whole batch is scored: the rest of an interrupted batch would form another batch later, and round
+            differently.
         seconds: least time between two writes.
-        start_anew: remove what earlier runs left.
+        start_anew: remove the files of earlier runs.
 
     Attributes:
-        earlier: rows of earlier runs by index.
-        earlier_confusion: their counts.
-        unreadable: files of earlier runs that were left out because they are damaged; their images are scored again.
+        earlier: rows of earlier runs, by index.
+        earlier_confusion: counts of earlier runs.
+        unreadable: damaged files of earlier runs, which were left out; their images are scored again.
 
     Raises:
-        SegZooError: the folder holds scores of another identity (the message names what differs), or another
+        SegZooError: the folder holds scores of another identity (the message names the differences), another
             evaluation is running there, or it cannot be written to.
     """
 
@@ -85,7 +86,7 @@ class ScoreLog:
         start_anew: bool = False,
     ):
         self.folder = Path(folder)
-        self.identity = json.loads(json.dumps(identity))  # as a file gives it back
+        self.identity = json.loads(json.dumps(identity))  # in the form that it has when read back from a file
         self.num_images = num_images
         self.batch_size = batch_size
         self.seconds = seconds
@@ -151,14 +152,14 @@ class ScoreLog:
         return self.earlier.keys()
 
     def add(self, row: ImageRow, confusion: Any) -> None:
-        """Take the scores of an image; now and then everything is written.
+        """Add the scores of an image, and save if the last write is more than ``seconds`` ago.
 
         Args:
-            row: its scores.
-            confusion: its (num_labels, num_labels) counts.
+            row: the image's scores.
+            confusion: the image's counts (num_labels, num_labels).
 
         Raises:
-            OSError: the disk is full or gone; what was written before stays.
+            OSError: the disk is full or gone; earlier files are unchanged.
         """
         batch = row.index // self.batch_size
         pending = self._pending.setdefault(batch, [])
@@ -175,7 +176,7 @@ class ScoreLog:
             self.save()
 
     def save(self) -> None:
-        """Write what has been added; the file is whole at any time."""
+        """Write the scores added so far; the file on the disk is whole at any time."""
         if not self._changed:
             return
         values = {
@@ -188,7 +189,7 @@ class ScoreLog:
         self._last_write = time.monotonic()
 
     def collect(self) -> list[ImageRow]:
-        """The rows of all runs and processes in the order of their indices; for when every process has saved its own."""
+        """The rows of all runs and processes, ordered by index; call this after every process has saved its own."""
         rows = dict(self.earlier) | self.rows
         for file in self.folder.glob(f"{self.path.stem[:-5]}_*.json"):
             held = _parse(file)
@@ -197,7 +198,7 @@ class ScoreLog:
         return [rows[index] for index in sorted(rows)]
 
     def close(self) -> None:
-        """Give the folder free for others."""
+        """Unlock the folder without saving; leaving the context saves first."""
         self._held.close()
 
     def __enter__(self) -> ScoreLog:
@@ -211,7 +212,7 @@ class ScoreLog:
 
 
 def _parse(file: Path) -> tuple[dict, list[ImageRow], np.ndarray] | None:
-    """Identity, rows and counts of a file; None when it is damaged."""
+    """Identity, rows and counts from a file; None if it is damaged."""
     try:
         held = json.loads(file.read_text(encoding="utf-8"))
         rows = [ImageRow(*row) for row in held["images"]]
@@ -221,7 +222,7 @@ def _parse(file: Path) -> tuple[dict, list[ImageRow], np.ndarray] | None:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two identities, in words: ``flip was false, is true``."""
+    """The differences between two identities, in words: ``flip was false, is true``."""
     keys = [*before, *(key for key in now if key not in before)]
     return [
         f"{key} was {_short(before.get(key))}, is {_short(now.get(key))}"

@@ -1,4 +1,4 @@
-"""Scoring a model on a data set: at the original size of every image, in constant memory, in any number of processes."""
+"""Scoring a model on a data set: at every image's original size, in constant memory, with any number of processes."""
 
 import copy
 import time
@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
+from transformers.image_processing_utils import BaseImageProcessor
 
 from segzoo.data import SegmentationDataset, reduce_labels
 from segzoo.data.workers import outlive_stop_signals
@@ -21,12 +24,12 @@ from segzoo.metrics import ConfusionMatrix
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Args:
-        metrics: what `ConfusionMatrix.compute` returns: fractions, and one array a class-wise score.
+        metrics: the result of `ConfusionMatrix.compute`: scores as fractions, class-wise ones as arrays.
         confusion: counts over all processes.
-        num_images: images scored, in all processes together and before an interruption.
+        num_images: number of images scored, in all processes and including those scored before an interruption.
         seconds: wall-clock time of this run.
     """
 
@@ -36,7 +39,7 @@ class Evaluation:
     seconds: float
 
     def summary(self) -> dict[str, float]:
-        """The scores that are one number, for JSON and trackers."""
+        """The scores that are a single number, by name; for JSON and trackers."""
         return {key: float(value) for key, value in self.metrics.items() if isinstance(value, float)}
 
 
@@ -46,12 +49,12 @@ class ImageScore:
 
     Args:
         index: position in the data set.
-        name: its file.
-        mean_iou: mean over the classes that occur in truth or prediction, 0 to 1; NaN where no pixel counts.
-        pixel_accuracy: share of right pixels, 0 to 1; NaN where no pixel counts.
-        num_pixels: pixels that count.
+        name: file of the image.
+        mean_iou: mean over the classes that occur in truth or prediction, 0 to 1; NaN if no pixel counts.
+        pixel_accuracy: share of correct pixels, 0 to 1; NaN if no pixel counts.
+        num_pixels: number of pixels that count.
         confusion: counts of this image, int64 (num_labels, num_labels); rows truth, columns prediction.
-        prediction: label map (height, width) on the CPU, of a small integer type.
+        prediction: label map (height, width) on the CPU, in the smallest integer type of `Predictor`.
     """
 
     index: int
@@ -65,13 +68,15 @@ class ImageScore:
 
 @dataclass(frozen=True)
 class _ViewTransform:
-    """A picture as its views, its mask at its own size and in its own type."""
+    """Makes the views of a picture, and keeps its mask's size and type."""
 
     views: ViewMaker
     reduce_labels: bool
     ignore_index: int
 
-    def __call__(self, image: np.ndarray, mask: np.ndarray | None = None, rng=None) -> dict[str, Any]:
+    def __call__(
+        self, image: np.ndarray, mask: np.ndarray | None = None, rng: np.random.Generator | None = None
+    ) -> dict[str, Any]:
         item = {"views": self.views(image)}
         if mask is not None:
             labels = torch.from_numpy(mask if mask.flags.writeable else mask.copy())
@@ -80,13 +85,13 @@ class _ViewTransform:
 
 
 class _Samples(Dataset):
-    """A data set whose errors travel as items: raised in a loading process, their one line would become a traceback."""
+    """A data set that returns errors as items: raised in a loading process, they would become tracebacks."""
 
     def __init__(self, dataset: SegmentationDataset, views: ViewMaker):
         transform = dataset.transform
         self.dataset = copy.copy(dataset)
         self.dataset.transform = _ViewTransform(views, transform.reduce_labels, transform.ignore_index)
-        self.dataset.max_corrupt = 0  # no other image stands in for one that is to be scored
+        self.dataset.max_corrupt = 0  # a broken image must not be replaced by another one
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -100,11 +105,11 @@ class _Samples(Dataset):
 
 
 def evaluate(
-    model,
-    image_processor,
+    model: nn.Module,
+    image_processor: BaseImageProcessor,
     dataset: SegmentationDataset,
     *,
-    accelerator,
+    accelerator: Accelerator,
     num_labels: int,
     ignore_index: int | None = 255,
     settings: InferenceSettings | None = None,
@@ -117,26 +122,27 @@ def evaluate(
 ) -> Evaluation:
     """Score a model on a data set; every process of an `accelerate` run calls this.
 
-    The data set is cut into fixed batches of neighbours, and each process takes every n-th of them: no image counts twice
-    however they divide, and the result does not depend on the number of processes. Processes do not wait for each other
-    before the end. No logits are kept: a confusion matrix is all that grows with the images.
+    The data set is cut into fixed batches of neighbouring images, and each process takes every n-th batch: no image
+    counts twice, even if the numbers do not divide evenly, and the result does not depend on the number of processes.
+    Processes wait for each other only at the end. No logits are kept: memory does not grow with the number of images.
 
     Args:
-        model: as prepared by the accelerator, or bare; its mode is put back afterwards.
-        image_processor: of the model.
-        dataset: pictures with masks. Of its transform (`segzoo.data.build_processor_transform`) the label rule is used;
-            pictures go through ``image_processor``, and masks keep their size.
-        accelerator: an `accelerate.Accelerator`.
-        num_labels, ignore_index: for the confusion matrix.
+        model: as prepared by the accelerator, or unwrapped; its mode is restored afterwards.
+        image_processor: the model's image processor.
+        dataset: pictures with masks. Of its transform (`segzoo.data.build_processor_transform`) only the label rule is
+            used: pictures go through ``image_processor``, and masks keep their size.
+        accelerator: the accelerator of this process.
+        num_labels: number of classes.
+        ignore_index: label of pixels that do not count; None: all count.
         settings: windows, scales and flips; None: the windows that the model comes with, if any.
-        batch_size: images a batch. Those of one size go through the model together, unless by windows; the result depends
-            on it only by the rounding of other batches.
-        num_workers: processes that load.
-        channels_last: the memory format that the model is in.
-        start: counts of the images in ``done``; all processes pass the same, and it is added once.
+        batch_size: images per batch. Those of one size go through the model together, unless windows are used; the
+            result depends on it only through rounding.
+        num_workers: number of data-loading processes; 0 loads in this process.
+        channels_last: whether the model is in the channels-last memory format.
+        start: counts of the images in ``done``; all processes pass the same counts, and they are added once.
         done: indices of images that are not scored again.
-        on_image: called after each image, in the process that scored it and in the order of its batches. What it raises ends
-            the evaluation.
+        on_image: called after each image, in the process that scored it and in the order of its batches. An exception
+            that it raises ends the evaluation.
 
     Raises:
         SegZooError: a picture or mask cannot be read or does not fit.
@@ -187,7 +193,7 @@ def evaluate(
 def own_batches(
     num_images: int, batch_size: int, done: Collection[int], process_index: int, num_processes: int
 ) -> list[list[int]]:
-    """The batches of one process: every n-th of those that the data set is cut into, without the images in ``done``."""
+    """The batches of one process: every n-th batch of the data set, without the images in ``done``."""
     firsts = range(process_index * batch_size, num_images, num_processes * batch_size)
     batches = [range(first, min(first + batch_size, num_images)) for first in firsts]
     left = [[index for index in batch if index not in done] for batch in batches]

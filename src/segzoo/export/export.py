@@ -1,7 +1,7 @@
 """Models as files that run without segzoo: ONNX, and the programs of ``torch.export``.
 
-Such a file holds operators of the standard only (DCNv3 becomes GridSample) and says in its metadata what goes in and what comes
-out. It appears under its name only after it has been run and compared with the model.
+Such a file contains standard operators only (DCNv3 becomes GridSample), and its metadata describe input and output. It
+gets its name only after it has been run and compared with the model.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from segzoo.configuration_segzoo import SegZooConfig, input_channels
 from segzoo.errors import SegZooError, first_line
+from segzoo.export.exported_model import ExportedModel
 from segzoo.export.metadata import describe
 from segzoo.files import moved_together
 from segzoo.image_processing_segzoo import SegZooImageProcessor
@@ -28,28 +29,29 @@ from segzoo.layers import resize
 
 SUFFIXES = (".onnx", ".pt2")
 OPSETS = range(17, 24)
-"""Opsets of ONNX that can be asked for: LayerNormalization came with the first, PyTorch writes up to the last."""
+"""Opsets of ONNX that can be written: the first has LayerNormalization, the last is the newest that PyTorch writes."""
 DEFAULT_OPSET = 20
 
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2}
-"""Largest difference from the model that is accepted, of a logit, relative to the largest logit where that is above 1."""
+"""Largest accepted difference of a logit from the model's, relative to the largest logit if that is above 1."""
 
 METADATA_FILE = "segzoo.json"
 """Name of the metadata inside a ``.pt2`` file (``torch.export.load(..., extra_files={METADATA_FILE: ""})``)."""
 
-# Sizes of the check where sizes are free. The first one is also traced: it must not fit a special case (1, equal sides).
+# Sizes of the check if the input's size is free. The first is also traced, so it must not be a special case (1, equal
+# sides).
 _CHECK_SIZES = ((256, 320), (347, 225))
 
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison of the file with the model on a made-up picture.
+    """One comparison of the file with the model on generated pictures.
 
     Args:
-        size: height and width of the picture.
+        size: height and width of the pictures.
         batch: number of pictures.
-        difference: largest difference of a logit, relative to the largest one where that is above 1; for label maps, by
-            how much the chosen class's logit is below the best one's.
+        difference: largest difference of a logit, relative to the largest logit if that is above 1. For label maps it
+            is the distance from the chosen class's logit to the best one's.
     """
 
     size: tuple[int, int]
@@ -59,13 +61,13 @@ class Check:
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written.
+    """The file that was written, and the checks that it passed.
 
     Args:
         path: the file.
-        files: all files, ``path`` first; models above 2 GB keep their weights in a second one.
-        input: name, dtype and shape of the input.
-        output: name, dtype and shape of the output.
+        files: all files, ``path`` first; models above 2 GB have their weights in a second one.
+        input: name, dtype and shape of the input, as text.
+        output: name, dtype, shape and meaning of the output, as text.
         checks: the comparisons that the file has passed.
     """
 
@@ -77,57 +79,8 @@ class ExportReport:
 
     @property
     def difference(self) -> float:
-        """The largest difference of all checks."""
+        """The largest ``difference`` of all checks."""
         return max(check.difference for check in self.checks)
-
-
-class ExportedModel(nn.Module):
-    """What a file computes: optionally normalisation before the model, and upsampling and argmax after it.
-
-    Args:
-        model: a SegZooForSemanticSegmentation in eval mode.
-        processor: its image processor; only needed with ``uint8``.
-        labels: return class ids at the input's size instead of logits.
-        uint8: take RGB pictures (B, H, W, 3) of 0..255 instead of normalised images (B, C, H, W).
-    """
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        processor: SegZooImageProcessor | None = None,
-        *,
-        labels: bool = False,
-        uint8: bool = False,
-    ):
-        super().__init__()
-        self.model, self.labels, self.uint8 = model, labels, uint8
-        self.align_corners = model.config.decode_head_configs[-1].align_corners
-        if uint8:
-            scale, shift = _affine(processor)
-            self.register_buffer("scale", scale, persistent=False)
-            self.register_buffer("shift", shift, persistent=False)
-            self.bgr = processor.channel_order == "bgr"
-
-    def forward(self, image: Tensor) -> Tensor:
-        x = image
-        if self.uint8:
-            x = x.permute(0, 3, 1, 2).float()
-            x = x.flip(1) if self.bgr else x
-            x = x * self.scale + self.shift
-        logits = self.model(x.to(self.model.dtype)).logits.float()
-        if not self.labels:
-            return logits
-        return resize(logits, x.shape[-2:], align_corners=self.align_corners).argmax(1)
-
-    @property
-    def input_name(self) -> str:
-        """Name of the input."""
-        return "image" if self.uint8 else "pixel_values"
-
-    @property
-    def output_name(self) -> str:
-        """Name of the output."""
-        return "labels" if self.labels else "logits"
 
 
 def export_model(
@@ -145,31 +98,29 @@ def export_model(
     overwrite: bool = False,
     name: str | None = None,
 ) -> ExportReport:
-    """Write a model as one file, run it, compare, and only then give it its name.
+    """Write a model as one file, run it, compare it with the model, and only then give it its name.
 
     Args:
         model: a SegZooForSemanticSegmentation in eval mode, float32, on the CPU.
-        output: a name that ends in ``.onnx`` (needs the packages of ``segzoo[onnx]``) or ``.pt2`` (``torch.export.load``).
-        processor: the model's image processor; what it does to pictures goes into the metadata.
+        output: a name that ends in ``.onnx`` (needs the packages of ``segzoo[onnx]``) or ``.pt2``
+            (``torch.export.load``).
+        processor: the model's image processor; the metadata describe what it does to pictures.
         size: (height, width) of the input in pixels; None leaves both free.
-        batch: number of pictures at once; None leaves it free.
+        batch: number of pictures per batch; None leaves it free.
         labels: the output is a map of class ids at the input's size, int64 (B, H, W), instead of logits at the head's
             resolution, float32 (B, num_labels, H / stride, W / stride).
-        uint8: the input is RGB pictures of 0..255, uint8 (B, H, W, 3), and the file normalises them; else it is what the
-            image processor returns, float32 (B, C, H, W).
-        dtype: of the weights and of the computation between input and output.
+        uint8: the input is RGB pictures of 0..255, uint8 (B, H, W, 3), which the file normalises, instead of the image
+            processor's output, float32 (B, C, H, W).
+        dtype: type of the weights and of the computation between input and output.
         opset: version of ONNX's operators, one of ``OPSETS``; None is ``DEFAULT_OPSET``.
-        tolerance: largest accepted difference from the model; None takes the dtype's of ``TOLERANCES``.
-        overwrite: replace a file of this name.
-        name: what the model is called in the metadata.
-
-    Returns:
-        What was written, with the largest differences.
+        tolerance: largest accepted difference from the model; None takes that of the dtype in ``TOLERANCES``.
+        overwrite: replace an existing file of this name.
+        name: name of the model in the metadata.
 
     Raises:
-        SegZooError: packages are missing, the model is not one of segzoo's, an argument does not fit, the model cannot be
-            traced, or the file cannot be written, cannot be loaded or computes something else than the model. No new file
-            is left behind, and an old one is as it was.
+        SegZooError: packages are missing, the model is not one of segzoo's, an argument does not fit, the model cannot
+            be traced, or the file cannot be written, cannot be loaded or gives other results than the model. No new
+            file is left behind, and an old one is unchanged.
     """
     output = Path(output)
     check_target(output, opset=opset, overwrite=overwrite)
@@ -186,9 +137,7 @@ def export_model(
     metadata = describe(exported, processor, size=size, name=name)
     stale = []
     if output.suffix == ".onnx" and output.is_file():
-        stale = [
-            output.with_name(f"{output.name}.data")
-        ]  # the weights of the graph that is overwritten, if it is large
+        stale = [output.with_name(f"{output.name}.data")]  # the weights of the overwritten graph, if it was large
     with moved_together(output, overwrite=overwrite, stale=stale) as folder:
         partial = folder / output.name
         run = _write(program, exported, partial, metadata, opset or DEFAULT_OPSET, batch, size)
@@ -211,11 +160,11 @@ def export_model(
 
 
 def check_target(output: Path, *, opset: int | None = None, overwrite: bool = False) -> None:
-    """Find out whether a file can be written at all; call it before a model is loaded.
+    """Check that a file can be written; call this before loading a model.
 
     Raises:
-        SegZooError: another suffix, a file that is there already, no such folder, an opset that cannot be written, or
-            missing packages.
+        SegZooError: another suffix than those of ``SUFFIXES``, a file that exists although ``overwrite`` is False, a
+            missing folder, an opset that cannot be written, or missing packages.
     """
     if output.suffix not in SUFFIXES:
         raise SegZooError(f"{output}: the name must end in {' or '.join(SUFFIXES)}, which says what to write")
@@ -282,18 +231,6 @@ def _check_model(
         )
 
 
-def _affine(processor: SegZooImageProcessor) -> tuple[Tensor, Tensor]:
-    """Factor and summand (1, 3, 1, 1) that turn 0..255 into what the model reads."""
-    scale = torch.full((3,), float(processor.rescale_factor) if processor.do_rescale else 1.0, dtype=torch.float64)
-    shift = torch.zeros(3, dtype=torch.float64)
-    if processor.do_normalize:
-        mean, std = (
-            torch.as_tensor(v, dtype=torch.float64).expand(3) for v in (processor.image_mean, processor.image_std)
-        )
-        scale, shift = scale / std, -mean / std
-    return scale.float().view(1, 3, 1, 1), shift.float().view(1, 3, 1, 1)
-
-
 # Writing
 
 
@@ -323,7 +260,10 @@ def _trace(
 
 @contextlib.contextmanager
 def _eager_attention(module: nn.Module) -> Iterator[None]:
-    """Attention as products and softmax: the fused operator's memory layout is not that of its decomposition in exporters."""
+    """A context in which attention is computed by products and softmax.
+
+    The fused operator has another memory layout than its decomposition in exporters.
+    """
     configs = [part.config for part in module.modules() if isinstance(part, PreTrainedModel)]  # outer ones first
     before = [config._attn_implementation for config in configs]
     for config in configs:
@@ -336,9 +276,15 @@ def _eager_attention(module: nn.Module) -> Iterator[None]:
 
 
 def _write(
-    program, exported: ExportedModel, path: Path, metadata: Mapping[str, str], opset: int, batch, size
+    program: torch.export.ExportedProgram,
+    exported: ExportedModel,
+    path: Path,
+    metadata: Mapping[str, str],
+    opset: int,
+    batch: int | None,
+    size: tuple[int, int] | None,
 ) -> Callable[[Tensor], Tensor]:
-    """Write the file; returns what runs it."""
+    """Write the file and load it again; returns a function from input to output that runs it."""
     try:
         if path.suffix == ".onnx":
             _write_onnx(program, exported, path, metadata, opset, batch, size)
@@ -355,7 +301,13 @@ def _write(
 
 
 def _write_onnx(
-    program, exported: ExportedModel, path: Path, metadata: Mapping[str, str], opset: int, batch, size
+    program: torch.export.ExportedProgram,
+    exported: ExportedModel,
+    path: Path,
+    metadata: Mapping[str, str],
+    opset: int,
+    batch: int | None,
+    size: tuple[int, int] | None,
 ) -> None:
     sides = (1, 2) if exported.uint8 else (2, 3)
     names = {} if batch is not None else {0: "batch"}
@@ -379,14 +331,14 @@ def _write_onnx(
     if written.model.opset_imports[""] != opset:
         raise SegZooError(f"{path.name}: this model has no form in opset {opset}; use {DEFAULT_OPSET}")
     for node in written.model.graph.all_nodes():
-        node.metadata_props.clear()  # where in the sources it came from: twice the size of a small graph
+        node.metadata_props.clear()  # places in the source code, which take more space than a small graph itself
     written.model.metadata_props.update(metadata)
-    written.save(path, external_data=False)  # above 2 GB, a second file all the same
+    written.save(path, external_data=False)  # above 2 GB there is a second file nevertheless
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter's own remarks, which tell a user nothing, are left out."""
+    """A context without the exporter's own messages below errors, which tell a user nothing."""
     import logging
 
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
@@ -416,8 +368,16 @@ def _onnx_runner(path: Path) -> Callable[[Tensor], Tensor]:
 
 @torch.no_grad()
 def _compare(
-    run, exported: ExportedModel, model, batch, size, processor, tolerance: float, path: Path
+    run: Callable[[Tensor], Tensor],
+    exported: ExportedModel,
+    model: PreTrainedModel,
+    batch: int | None,
+    size: tuple[int, int] | None,
+    processor: SegZooImageProcessor | None,
+    tolerance: float,
+    path: Path,
 ) -> tuple[Check, ...]:
+    """Run the file and the float32 model on generated pictures; an error if they differ by more than the tolerance."""
     multiple = (processor.size_multiple if processor is not None else None) or 1
     sizes = (
         [size] if size is not None else [tuple(-(-side // multiple) * multiple for side in s) for s in _CHECK_SIZES]
@@ -428,7 +388,7 @@ def _compare(
         image = _picture(exported, batch or 1 + number, checked)
         try:
             found = run(image)
-        except Exception as error:  # of onnxruntime, or a guard of the traced program
+        except Exception as error:  # from onnxruntime, or from a guard of the traced program
             fix = "" if size is not None else "; give --size HEIGHT WIDTH"
             raise SegZooError(
                 f"{path}: the file does not run at {checked[0]}x{checked[1]} ({first_line(_cause(error))}){fix}; it was not written"
@@ -450,7 +410,7 @@ def _compare(
 
 
 def _picture(exported: ExportedModel, batch: int, size: tuple[int, int]) -> Tensor:
-    """Something to compare on: smooth surfaces with noise, always the same."""
+    """Pictures for the comparison: smooth surfaces with noise, the same in every call."""
     generator = torch.Generator().manual_seed(0)
     channels = 3 if exported.uint8 else input_channels(exported.model.config)
     smooth = F.interpolate(torch.randn(batch, channels, 5, 7, generator=generator), size=size, mode="bicubic")
@@ -459,7 +419,7 @@ def _picture(exported: ExportedModel, batch: int, size: tuple[int, int]) -> Tens
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What an error goes back to."""
+    """The first error in the chain of causes that led to ``error``."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error

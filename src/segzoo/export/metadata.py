@@ -1,16 +1,14 @@
-"""What an exported file says of itself, for people who run it without segzoo."""
-
-from __future__ import annotations
+"""The metadata of an exported file, for people who run it without segzoo."""
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers.image_utils import PILImageResampling
 
-if TYPE_CHECKING:
-    from segzoo.export.export import ExportedModel
-    from segzoo.image_processing_segzoo import SegZooImageProcessor
+from segzoo import __version__
+from segzoo.export.exported_model import ExportedModel
+from segzoo.image_processing_segzoo import SegZooImageProcessor
 
 
 def describe(
@@ -20,16 +18,14 @@ def describe(
     size: tuple[int, int] | None = None,
     name: str | None = None,
 ) -> dict[str, str]:
-    """The metadata of a file: names and values are text; those of lists and settings are JSON.
+    """The metadata of a file, as names and texts; lists and settings are JSON.
 
     Args:
-        exported: the `segzoo.export.export.ExportedModel` that the file computes.
-        processor: the model's image processor.
-        size: (height, width) of a fixed input.
-        name: what the model is called.
+        exported: the module that the file computes.
+        processor: the model's image processor; its steps become part of the metadata.
+        size: (height, width) of a fixed input; None: any size.
+        name: name of the model.
     """
-    from segzoo import __version__
-
     config = exported.model.config
     names = [config.id2label[i] for i in range(config.num_labels)]
     corners = "true" if exported.align_corners else "false"
@@ -64,7 +60,7 @@ def describe(
 
 
 def _preprocessing(processor: SegZooImageProcessor, exported: ExportedModel) -> dict[str, Any]:
-    """The steps that are left to whoever runs the file, in their order."""
+    """The steps that have to be done before running the file, in their order."""
     steps: dict[str, Any] = {}
     if processor.do_resize:
         steps["resize"] = _resizing(processor)
@@ -93,7 +89,7 @@ def _resizing(processor: SegZooImageProcessor) -> dict[str, Any]:
 
 
 def _padding(processor: SegZooImageProcessor) -> dict[str, Any]:
-    """To which sizes a single picture is padded; empty where it is not."""
+    """The sizes to which a single picture is padded; empty if it is not padded."""
     padding: dict[str, Any] = {}
     if processor.pad_size is not None:
         padding["at_least"] = {side: value for side, value in dict(processor.pad_size).items() if value is not None}
@@ -103,7 +99,12 @@ def _padding(processor: SegZooImageProcessor) -> dict[str, Any]:
 
 
 def _raw_colour(value: Any, exported: ExportedModel) -> list[int]:
-    """The RGB colour of 0..255 that normalisation inside the file brings closest to ``value``, which is in the model's order."""
+    """The RGB colour of 0..255 that the file normalises to the values closest to ``value``.
+
+    Args:
+        value: a normalised value, or one for each channel in the model's order.
+        exported: a module that normalises (``uint8``).
+    """
     raw = (torch.as_tensor(value, dtype=torch.float32).expand(3) - exported.shift.view(3)) / exported.scale.view(3)
     raw = raw.round().clamp(0, 255).int()
     return (raw.flip(0) if exported.bgr else raw).tolist()

@@ -1,1 +1,1 @@
-"""Pictures: reading, resizing, drawing."""
+"""Reading, resizing and drawing pictures, and reading masks."""

@@ -1,4 +1,4 @@
-"""Files inside zip archives, read where they lie, and any other address that a table of pictures may hold."""
+"""Reading files inside zip archives, without unpacking them, and files at any other address of a table."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _lock = threading.Lock()
 
 
 def zip_address(archive: str | os.PathLike, member: str) -> str:
-    """Where a file in a zip archive lies, in the form that `datasets` and `fsspec` read as well."""
+    """The address of a file in a zip archive, in the form that `datasets` and `fsspec` also read."""
     return f"zip://{member}::{os.fspath(archive)}"
 
 
 def is_address(path: str) -> bool:
-    """Whether a path is something else than a file on a disk: zip://..., hf://..., https://..."""
+    """Whether a path is an address such as zip://..., hf://... or https://..., not a file on a disk."""
     return _ADDRESS.match(path) is not None
 
 
 def readable(path: str) -> str:
-    """A path to show to people: that of a file in an archive goes through the archive as through a folder."""
+    """A path as it is shown to people: zip://MEMBER::ARCHIVE becomes ARCHIVE/MEMBER."""
     if not path.startswith("zip://"):
         return path
     member, _, archive = path.removeprefix("zip://").partition("::")
@@ -35,8 +35,8 @@ def read_address(path: str) -> bytes:
     """The content of a file on a disk, in a local zip archive, or at any address that `fsspec` knows.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        OSError: It cannot be read, or its checksum in the archive is wrong.
+        FileNotFoundError: there is no such file.
+        OSError: the file cannot be read, or its checksum in the archive is wrong.
     """
     if not is_address(path):
         with open(path, "rb") as file:
@@ -51,7 +51,7 @@ def read_address(path: str) -> bytes:
             return file.read()
     except OSError:
         raise
-    except Exception as error:  # each of its file systems raises its own kinds
+    except Exception as error:  # each file system of fsspec raises errors of its own types
         raise OSError(f"{type(error).__name__}: {error}") from error
 
 
@@ -65,7 +65,7 @@ def _read_member(archive: str, member: str) -> bytes:
 
 
 def _archive(path: str) -> zipfile.ZipFile:
-    """An open archive of this process: its table of contents is read once. Threads may share it, forks may not."""
+    """The archive, opened and its table of contents read once per process; threads share it, forks do not."""
     key = os.getpid(), path
     with _lock:
         if key not in _open_archives:

@@ -16,6 +16,8 @@ from segzoo.errors import SegZooError
 if TYPE_CHECKING:
     import torch
 
+_Entry = tuple[str, Sequence[int] | None, str]  # name, RGB colour or None for "no class", note
+
 _PAPER = (255, 255, 255)
 _INK = (33, 37, 41)
 _FAINT = (120, 126, 132)
@@ -23,9 +25,10 @@ _HATCH = (200, 203, 207)
 
 
 def default_palette(num_labels: int) -> list[list[int]]:
-    """`num_labels` RGB colours (0..255) that differ well from their neighbours; the same ones every time.
+    """`num_labels` RGB colours (0..255), the same in every call, each clearly different from the ones before it.
 
-    Hues advance by the golden ratio while lightness and strength cycle, so that any number of classes gets colours.
+    Hues advance by the golden ratio while lightness and saturation cycle, so that there are colours for any number of
+    classes.
     """
     import colorsys
 
@@ -39,9 +42,9 @@ def default_palette(num_labels: int) -> list[list[int]]:
 
 
 def class_areas(label_map: "np.ndarray | torch.Tensor", num_labels: int) -> list[dict]:
-    """Pixels of each class that occurs, largest first: `{"id": int, "pixels": int, "fraction": float}`.
+    """The area of each class that occurs, largest first: `{"id": int, "pixels": int, "fraction": float}`.
 
-    Fractions are of all pixels of the map, those without a class included.
+    Fractions are of all pixels of the map, including those without a class.
     """
     array = _as_label_array(label_map)
     inside = array[(array >= 0) & (array < num_labels)]
@@ -55,8 +58,8 @@ def class_areas(label_map: "np.ndarray | torch.Tensor", num_labels: int) -> list
 def label_image(label_map: "np.ndarray | torch.Tensor", palette: Sequence[Sequence[int]]) -> Image.Image:
     """The label map as a picture whose pixel values ARE the class ids.
 
-    Up to 256 classes: an 8-bit palette PNG image (mode "P") that viewers show in the classes' colours. More: 16-bit
-    grey (mode "I;16"), without colours. Raises `SegZooError` for ids that do not fit.
+    Up to 256 classes it is an 8-bit palette image (mode "P"), which viewers show in the classes' colours; for more it
+    is 16-bit grey (mode "I;16"), without colours. Raises `SegZooError` for ids below 0 or above 65535.
     """
     array = _as_label_array(label_map)
     if array.size and (array.min() < 0 or array.max() > 65535):
@@ -79,10 +82,10 @@ def overlay(
     alpha: float = 0.55,
     outline: bool = True,
 ) -> Image.Image:
-    """The picture (PIL image or uint8 array) with each class's colour laid over it; an RGB PIL image.
+    """The picture (PIL image or uint8 array) with each class's colour laid over it, as an RGB image.
 
-    `alpha` is the share of the colour (0 shows the picture, 1 the colours alone); `outline` draws the borders between
-    classes in full strength. Picture and map must have the same size; `SegZooError` otherwise.
+    `alpha` is the share of the colour (0 shows only the picture, 1 only the colours); `outline` draws the borders
+    between classes at nearly full strength. Raises `SegZooError` if picture and map differ in size.
     """
     picture = _as_picture(image)
     labels = _as_label_array(label_map)
@@ -106,7 +109,7 @@ def overlay(
 
 
 def colour_map(label_map: "np.ndarray | torch.Tensor", palette: Sequence[Sequence[int]]) -> Image.Image:
-    """The label map in its classes' colours alone (RGB); pixels without a class are hatched in grey."""
+    """The label map in its classes' colours, as an RGB image; pixels without a class are hatched in grey."""
     labels = _as_label_array(label_map)
     colours, known = _colourise(labels, palette)
     rows, columns = np.indices(labels.shape)
@@ -115,10 +118,11 @@ def colour_map(label_map: "np.ndarray | torch.Tensor", palette: Sequence[Sequenc
     return Image.fromarray(np.where(known[..., None], colours, hatch).astype(np.uint8))
 
 
-def legend(entries: Sequence[tuple], size: int = 16, columns: int = 1, title: str | None = None) -> Image.Image:
-    """A key to colours. `entries`: (name, RGB colour or None for "no class", note) with a note such as "12.3 %".
+def legend(entries: Sequence[_Entry], size: int = 16, columns: int = 1, title: str | None = None) -> Image.Image:
+    """A key to colours, as an RGB picture just large enough for it.
 
-    `size` is the height of the text in pixels; entries run down the columns. Returns an RGB picture just large enough.
+    `entries` are (name, RGB colour or None for "no class", note), with a note such as "12.3 %"; they run down the
+    columns. `size` is the height of the text in pixels.
     """
     pad, swatch, line = round(size * 0.7), round(size * 1.15), round(size * 1.65)
     gap = round(size * 0.55)
@@ -161,8 +165,8 @@ def overlay_with_legend(
 ) -> Image.Image:
     """`overlay` beside a legend of the classes that occur, largest first, with the share of the picture each covers.
 
-    Small pictures are shown larger (whole factors) so that the text stays in proportion. At most `max_entries`
-    classes are listed, the others summed in the last line.
+    Small pictures are enlarged by whole factors, so that the text stays in proportion. The legend has at most
+    `max_entries` entries for classes; if there are more classes, its last entry sums up the smallest ones.
     """
     labels = _as_label_array(label_map)
     picture = overlay(image, labels, palette, alpha)
@@ -184,7 +188,7 @@ def overlay_with_legend(
 
 
 def contact_sheet(
-    rows: Sequence[Sequence],
+    rows: Sequence[Sequence["Image.Image | np.ndarray | torch.Tensor"]],
     headings: Sequence[str],
     palette: Sequence[Sequence[int]],
     names: Sequence[str],
@@ -193,8 +197,8 @@ def contact_sheet(
 ) -> Image.Image:
     """Pictures side by side, one row per image: each cell is a PIL image or a label map (shown in colours).
 
-    `headings` stand over the columns, `captions` (one per row, optional) under the rows, and a legend of all classes
-    that occur in any label map beneath everything. Cells are scaled to `cell_width` pixels.
+    `headings` are above the columns, `captions` (optional, one per row) below the rows, and a legend of all classes
+    that occur in a label map is at the bottom. Cells are scaled to a width of `cell_width` pixels.
     """
     if any(len(row) != len(headings) for row in rows):
         raise SegZooError(f"Every row of a contact sheet needs {len(headings)} cells, one per heading.")
@@ -245,20 +249,24 @@ def contact_sheet(
 def draw_confusion_matrix(
     matrix: "np.ndarray | torch.Tensor", names: Sequence[str], path: str | Path, title: str | None = None
 ) -> Path:
-    """Which classes are taken for which, written as one PNG at `path`.
+    """Draw which classes are mistaken for which, as one PNG at `path`.
 
-    A row is a true class, a column what its pixels were labelled as; the shade is the share of the row's pixels, blue on
-    the diagonal and red beside it. Up to some 40 classes the shares stand in the cells, in percent; above that the
-    largest confusions are listed below the matrix.
+    A row is a true class, a column the class that its pixels were labelled as; the shade is the share of the row's
+    pixels, blue on the diagonal and red elsewhere. Up to about 40 classes the cells have the shares in percent; above
+    that the largest confusions are listed below the matrix.
 
     Args:
         matrix: pixel counts (num_labels, num_labels), rows truth, columns prediction; tensor or array.
-        names: of the classes, by id.
+        names: names of the classes, by id.
         path: the PNG; its folder exists.
-        title: stands above.
+        title: text above the matrix.
+
+    Returns:
+        The path.
 
     Raises:
-        SegZooError: the matrix is not square, holds negative counts, or there are more or fewer names than rows.
+        SegZooError: the matrix is not square or empty, has negative counts, or the number of names differs from that
+            of rows.
     """
     if hasattr(matrix, "detach"):
         matrix = matrix.detach().cpu().numpy()
@@ -273,7 +281,7 @@ def draw_confusion_matrix(
 
     count = len(names)
     cell = min(56, max(12, 1000 // count + 6)) if count <= 200 else max(2, 2400 // count)
-    size = min(15, cell - 2) if cell >= 11 else 0  # of the names; none where they would not fit
+    size = min(15, cell - 2) if cell >= 11 else 0  # text size of the names; 0 if they do not fit
     grid = _confusion_grid(shares, totals[:, 0] > 0, cell)
     labels = [_fit(str(name), 24) for name in names] if size else []
     gap, heading = max(6, size // 2), 18
@@ -317,7 +325,7 @@ def draw_confusion_matrix(
 
 def _area_entries(
     labels: np.ndarray, palette: Sequence[Sequence[int]], names: Sequence[str], max_entries: int
-) -> list[tuple]:
+) -> list[_Entry]:
     areas = class_areas(labels, len(palette))
     if len(areas) > max_entries:
         rest = areas[max_entries - 1 :]
@@ -338,17 +346,17 @@ def _share(fraction: float) -> str:
 
 
 _KEY_WIDTH = 450
-_RIGHT, _WRONG = (24, 90, 160), (196, 48, 24)  # full shades of the diagonal and of what lies beside it
+_RIGHT, _WRONG = (24, 90, 160), (196, 48, 24)  # full shades of the diagonal and of the other cells
 
 
 def _shade(shares: np.ndarray, colour: Sequence[int]) -> np.ndarray:
-    """RGB from white to a colour; by the root of the share, so that a few percent can be seen."""
+    """RGB between white and a colour, by the square root of the share, so that a few percent are visible."""
     strength = np.sqrt(np.clip(shares, 0, 1))[..., None]
     return 255 + (np.asarray(colour, dtype=np.float64) - 255) * strength
 
 
 def _confusion_grid(shares: np.ndarray, present: np.ndarray, cell: int) -> Image.Image:
-    """The cells of a confusion matrix, with numbers where they fit; rows without pixels are hatched."""
+    """The cells of a confusion matrix, with numbers if these fit; rows without pixels are hatched."""
     count = len(shares)
     diagonal = np.eye(count, dtype=bool)[..., None]
     colours = np.where(diagonal, _shade(shares, _RIGHT), _shade(shares, _WRONG)).round().astype(np.uint8)
@@ -374,7 +382,7 @@ def _confusion_grid(shares: np.ndarray, present: np.ndarray, cell: int) -> Image
 
 
 def _confusion_key(draw: ImageDraw.ImageDraw, left: int, top: int) -> None:
-    """What the shades mean, `_KEY_WIDTH` pixels wide."""
+    """Draw the key to the shades, at most `_KEY_WIDTH` pixels wide."""
     shares = np.array([0, 0.01, 0.05, 0.1, 0.25, 0.5, 1])
     text = "share of the true class's pixels, %"
     draw.text((left, top + 7), text, _FAINT, _font(13), "lm")
@@ -388,7 +396,7 @@ def _confusion_key(draw: ImageDraw.ImageDraw, left: int, top: int) -> None:
 
 
 def _confusion_notes(shares: np.ndarray, totals: np.ndarray, names: Sequence[str], count: int = 24) -> list[str]:
-    """The confusions that cost the most pixels, in words."""
+    """The `count` confusions with the most pixels, in words."""
     pixels = shares * totals[:, None]
     np.fill_diagonal(pixels, 0)
     order = np.argsort(-pixels, axis=None, kind="stable")[:count]
@@ -408,7 +416,7 @@ def _text_upwards(
     ink: tuple[int, int, int],
     centred: bool = False,
 ) -> None:
-    """Text that reads from below upwards, in the middle of a column and beginning at (or centred on) a height."""
+    """Draw text that reads upwards, around the column `place[0]`, beginning at (or centred on) `place[1]`."""
     font = _font(size, text)
     length, height = _text_width(text, size) + 2, round(size * 1.4)
     strip = Image.new("L", (length, height))
@@ -449,7 +457,7 @@ def _fit(text: str, limit: int) -> str:
 
 
 def _font(size: int, text: str = "") -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own font, or a system font with more characters where `text` needs one and it is there."""
+    """Pillow's own font, or a system font with more characters if `text` needs one and it is installed."""
     if any(ord(character) > 0x17F for character in text.replace("…", "")):
         for name in ("NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "DejaVuSans.ttf", "arial.ttf"):
             try:

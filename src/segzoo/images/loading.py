@@ -1,4 +1,4 @@
-"""One way in for the many forms in which people hold pictures and masks: tensors, channels first, ids as int64."""
+"""Conversion of the many forms of pictures and masks to tensors: pictures with channels first, masks as int64."""
 
 import base64
 import binascii
@@ -22,11 +22,14 @@ _FILES = (str, os.PathLike, bytes, Mapping)
 
 
 def list_of_images(images: ImageInput) -> list[Any]:
-    """A flat list of single pictures: `Picture` for what was a file, PIL pictures, arrays and tensors.
+    """A flat list of single pictures: `Picture` for files; PIL pictures, arrays and tensors stay as they are.
 
     Args:
         images: a picture, a path, the bytes of a file, an undecoded value of a table, a list of any of these, or a 4-D
             array.
+
+    Raises:
+        SegZooError: a file cannot be read, or there are no pictures.
     """
     if isinstance(images, (list, tuple)):
         flat = [single for item in images for single in list_of_images(item)]
@@ -46,7 +49,10 @@ def list_of_masks(masks: ImageInput, expected: int) -> list[Any]:
 
     Args:
         masks: the masks.
-        expected: how many there should be, which tells a batch from a mask with a channel axis.
+        expected: how many there should be; it tells a batch from a mask with a channel axis.
+
+    Raises:
+        SegZooError: a file cannot be read, or an array holds colours.
     """
     if isinstance(masks, (list, tuple)):
         return [single for item in masks for single in list_of_masks(item, expected=1)]
@@ -73,18 +79,19 @@ def image_to_tensor(
     """One picture as a tensor (num_channels, height, width): uint8, or the floats of a float array.
 
     Args:
-        image: `Picture`, PIL picture (taken as it lies in memory: its EXIF rotation is the caller's), NumPy array or
-            tensor; (height, width) or with channels first or last. Integers of other types than uint8 become uint8 by
-            the rule of their type (`segzoo.images.values`); floats stay.
-        index: its place in the batch, for messages.
+        image: `Picture`, PIL picture (not turned: its EXIF rotation is left to the caller), NumPy array or tensor;
+            (height, width), or with channels first or last. Integers of other types than uint8 become uint8 by the
+            rule of their type (`segzoo.images.values`); floats keep their values.
+        index: position in the batch, for messages.
         num_channels: channels that the model reads.
-        convert_rgb: bring pictures of other kinds to three channels; only where ``num_channels`` is 3.
-        input_data_format: ``"channels_first"`` or ``"channels_last"``; None looks at the shape.
-        rescale_factor: what the values will be multiplied by; None: they will not.
+        convert_rgb: convert grey, palette, CMYK and RGBA pictures to three channels; has an effect only if
+            ``num_channels`` is 3.
+        input_data_format: ``"channels_first"`` or ``"channels_last"``; None decides by the shape.
+        rescale_factor: the factor by which the caller will multiply the values; None: it will not.
 
     Raises:
-        SegZooError: another number of channels, values without a place in 0..255, NaN, a ``rescale_factor`` for values
-            of more than 8 bits, something that is no picture.
+        SegZooError: another number of channels, values outside 0..255, NaN, a ``rescale_factor`` for values of more
+            than 8 bits, or something that is not a picture.
 
     Warns:
         UserWarning: floats from 0 to 1 that will be rescaled once more.
@@ -128,7 +135,7 @@ def _array_to_tensor(
 
 
 def _typed(array: np.ndarray | torch.Tensor, name: str, rescale_factor: float | None) -> torch.Tensor:
-    """uint8 or floats, of the same shape and on the same device."""
+    """The array as a tensor of uint8 or floats, of the same shape and on the same device."""
     device = array.device if isinstance(array, torch.Tensor) else None
     if isinstance(array, torch.Tensor) and (array.dtype == torch.uint8 or array.is_floating_point()):
         tensor = array
@@ -157,7 +164,7 @@ def _typed(array: np.ndarray | torch.Tensor, name: str, rescale_factor: float | 
 
 
 def _check_factor(eight_bits: bool, rescale_factor: float | None, name: str) -> None:
-    """Pictures of more bits become 0..255, so a factor for larger values would make them black."""
+    """Check a factor: values of more bits become 0..255, and a factor for larger values would make them black."""
     if not eight_bits and rescale_factor is not None and rescale_factor < 1 / 256:
         raise SegZooError(
             f"{name}: values of this type are brought to 0..255, but rescale_factor {rescale_factor:g} is for larger ones; "
@@ -170,11 +177,11 @@ def mask_to_tensor(mask: Any, index: int = 0) -> torch.Tensor:
     """One mask of class ids as an int64 tensor (height, width).
 
     Args:
-        mask: `Picture`, PIL picture (taken as it lies in memory), NumPy array or tensor.
-        index: its place in the batch, for messages.
+        mask: `Picture`, PIL picture (not turned), NumPy array or tensor.
+        index: position in the batch, for messages.
 
     Raises:
-        SegZooError: values that are not integers, a colour-coded mask, something that is no mask.
+        SegZooError: values that are not integers, a colour-coded mask, or something that is not a mask.
     """
     name = f"segmentation map {index}"
     if isinstance(mask, PIL.Image.Image):
@@ -201,16 +208,18 @@ def mask_to_tensor(mask: Any, index: int = 0) -> torch.Tensor:
 
 
 def reduce_labels(mask: Any, ignore_index: int = 255) -> Any:
-    """Label rule of data sets whose masks hold 0 for "no class": 0 becomes `ignore_index`, other ids move down by one.
+    """Apply the label rule of data sets whose masks hold 0 for "no class": 0 becomes `ignore_index`, other ids drop by
+    one.
 
     It is mmsegmentation's `reduce_zero_label`.
 
     Args:
-        mask: Array or tensor of ids; ids equal to `ignore_index` stay.
-        ignore_index: Id that never counts.
+        mask: array or tensor of ids; ids equal to `ignore_index` stay.
+        ignore_index: id of pixels that do not count.
 
     Returns:
-        The same kind and shape; the same dtype where `ignore_index` fits into it, else int64.
+        An array or tensor like `mask`, of the same shape; of the same dtype if `ignore_index` fits into it, else
+        int64.
     """
     if isinstance(mask, torch.Tensor):
         plain = mask.as_subclass(torch.Tensor)
@@ -250,14 +259,14 @@ def _channels_last(
     convert: bool,
     input_data_format: str | ChannelDimension | None,
 ) -> bool:
-    """Whether the last axis holds the channels; exact matches go before those that a conversion could use."""
+    """Whether the last axis holds the channels; an exact number of channels wins over one that can be converted."""
     if input_data_format is not None:
         return ChannelDimension(input_data_format) == ChannelDimension.LAST
     first, last = array.shape[0], array.shape[-1]
     others = {3: (1, 4), 1: (3, 4)}.get(num_channels, ()) if convert else ()
     for counts in ((num_channels,), others):
         if first in counts and last in counts:
-            # Ambiguous (a picture as narrow as its channels): by the habits of the two libraries.
+            # Ambiguous, such as a picture with 3 rows: tensors usually have channels first, arrays last.
             return not isinstance(array, torch.Tensor)
         if first in counts:
             return False

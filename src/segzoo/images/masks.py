@@ -1,4 +1,4 @@
-"""Masks: the class ids that a picture of ids holds."""
+"""Class ids from masks that are stored as pictures."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ _ID_MODES = {"1", "L", "P", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 
 
 def class_ids(mask: Picture) -> np.ndarray:
-    """Class ids as they are stored, not turned: grey values, the indices of a palette, or floats that are whole numbers.
+    """The class ids of a mask as stored, before its rotation: grey values, palette indices, or floats that are whole
+    numbers.
 
     Returns:
-        uint8 array (8-bit masks) or int32 array (wider ones) of shape (height, width).
+        Array (height, width), uint8 for 8-bit masks and int32 for others.
 
     Raises:
-        SegZooError: the mask holds colours, or numbers that are no ids; the message names it and the fix.
+        SegZooError: the mask holds colours, or numbers that cannot be ids; the message names the mask and the fix.
     """
     stored = mask.stored
     if isinstance(stored, PIL.Image.Image):

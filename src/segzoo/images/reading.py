@@ -1,6 +1,8 @@
-"""Pictures from files, bytes, tables and arrays: what was stored, and its grey levels as a model takes them.
+"""Reading pictures from files, bytes, tables and arrays: as they are stored, and as the grey levels that a model
+takes.
 
-Training, evaluation, the image processor and all commands read pictures here. Only NumPy and Pillow are needed.
+Training, evaluation, the image processor and all commands read pictures with this module. It needs NumPy and Pillow
+only.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import numpy as np
 import PIL.Image
 from PIL.TiffImagePlugin import SAMPLESPERPIXEL
 
-from segzoo.errors import SegZooError
+from segzoo.errors import SegZooError, first_line
 from segzoo.images.archives import is_address, read_address, readable
 from segzoo.images.tiff import is_tiff, read_bands, samples_per_pixel
 from segzoo.images.values import EIGHT_BITS, ValueRule, grey_levels, value_rule
@@ -32,12 +34,12 @@ class CorruptImageError(SegZooError):
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture or mask as it is stored: read whole, neither turned nor converted.
+    """A picture or mask as it is stored: decoded, but neither turned nor converted.
 
     Attributes:
         stored: Pillow's image, or an array (height, width, channels) or (height, width).
-        name: what messages call it.
-        orientation: EXIF's number, 1 to 8, of how it is stored.
+        name: name in messages.
+        orientation: EXIF orientation, 1 to 8.
     """
 
     stored: PIL.Image.Image | np.ndarray
@@ -46,34 +48,34 @@ class Picture:
 
     @property
     def stored_size(self) -> tuple[int, int]:
-        """(height, width) before it is turned upright."""
+        """(height, width) as stored, before the picture is turned upright."""
         if isinstance(self.stored, np.ndarray):
             return self.stored.shape[:2]
         return self.stored.height, self.stored.width
 
     @property
     def rule(self) -> ValueRule:
-        """How its values become grey levels."""
+        """The rule by which the values become grey levels."""
         if isinstance(self.stored, np.ndarray):
             return value_rule(self.stored.dtype)
         return value_rule(_stored_type(self.stored))
 
     def grey_levels(self, num_channels: int = 3, *, convert: bool = True) -> np.ndarray:
-        """The upright picture as a model with so many channels takes it.
+        """The upright picture with the channels that a model takes.
 
         For three channels grey is repeated, palettes and CMYK become RGB, and a fourth channel (alpha) is dropped; for
-        one channel colours become grey. For any other number the picture has exactly that many.
+        one channel colours become grey. For any other number the picture must have exactly that many.
 
         Args:
-            num_channels: of the model.
-            convert: False refuses other channels instead.
+            num_channels: channels that the model takes.
+            convert: whether to convert; False makes another number of channels an error.
 
         Returns:
             uint8 array (height, width, num_channels).
 
         Raises:
-            SegZooError: another number of channels, or values without a place in 0..255 (see `grey_levels` of
-                `segzoo.images.values`).
+            SegZooError: another number of channels, or values that do not fit into 0..255 (see
+                `segzoo.images.values.grey_levels`).
         """
         stored = self.stored
         if isinstance(stored, PIL.Image.Image):
@@ -89,15 +91,15 @@ class Picture:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of its pixels without decoding them.
+    """What is known about a file without decoding its pixels.
 
     Attributes:
         format: Pillow's name of the file format, such as "PNG"; None for a picture in memory.
-        mode: Pillow's mode; for TIFF files that Pillow cannot hold the number and type of the bands.
+        mode: Pillow's mode; for TIFF files that Pillow cannot read, the number and type of the bands.
         size: (width, height) as stored.
-        orientation: EXIF's number, 1 to 8.
-        rule: how its values become grey levels.
-        channels: number of bands where Pillow cannot hold the file, else None.
+        orientation: EXIF orientation, 1 to 8.
+        rule: the rule by which the values become grey levels.
+        channels: number of bands of a TIFF file that Pillow cannot read, else None.
     """
 
     format: str | None
@@ -114,17 +116,17 @@ class Header:
 
 
 def open_picture(source: Any, *, name: str | None = None, what: str = "image") -> Picture:
-    """Reads a picture or mask whole.
+    """Read and decode a picture or mask.
 
     Args:
-        source: path, address (zip://, hf://, https://), the bytes of a file, PIL image, array (height, width) or (height,
-            width, channels), or the `{"path", "bytes"}` of an undecoded `datasets` column.
-        name: what messages call it; by default its path.
-        what: what messages say it is.
+        source: path, address (zip://, hf://, https://), the bytes of a file, PIL image, array (height, width) or
+            (height, width, channels), or the `{"path", "bytes"}` of an undecoded `datasets` column.
+        name: name in messages; by default the path.
+        what: kind of the source in messages, such as "image" or "mask".
 
     Raises:
-        CorruptImageError: the file is missing, corrupt or no image; the message names it.
-        SegZooError: a TIFF file that takes a library that is missing.
+        CorruptImageError: the file is missing, corrupt or not an image; the message names it.
+        SegZooError: a TIFF file needs a library that is missing.
     """
     source, name = _named(source, name, what)
     if isinstance(source, np.ndarray):
@@ -143,7 +145,7 @@ def open_picture(source: Any, *, name: str | None = None, what: str = "image") -
 
 
 def read_header(source: Any, *, name: str | None = None) -> Header:
-    """What a file or PIL image says of itself; arguments and errors as `open_picture`, arrays excluded."""
+    """The header of a file or PIL image; arguments and errors as in `open_picture`, but arrays are not accepted."""
     source, name = _named(source, name, "image")
     with _faults_of(name, "image"):
         if isinstance(source, PIL.Image.Image):
@@ -159,35 +161,35 @@ def read_header(source: Any, *, name: str | None = None) -> Header:
 
 
 def decode_image(source: Any, *, name: str | None = None, num_channels: int = 3) -> np.ndarray:
-    """Reads a picture as upright grey levels, by default RGB.
+    """Read a picture as upright grey levels, by default RGB.
 
-    Grey, palette, RGBA (alpha dropped) and CMYK are converted, EXIF rotation is applied, and values of more than 8 bits
-    are brought to 0..255 by the rule of their type (`segzoo.images.values.value_rule`).
+    Grey, palette, RGBA (alpha dropped) and CMYK are converted, EXIF rotation is applied, and values of more than 8
+    bits become 0..255 by the rule of their type (`segzoo.images.values.value_rule`).
 
     Args:
-        source: Path, bytes, PIL image, or the `{"path", "bytes"}` of an undecoded `datasets` column.
-        name: What to call it in errors; by default its path.
-        num_channels: Of the model; see `Picture.grey_levels`.
+        source: any source of `open_picture`.
+        name: name in messages; by default the path.
+        num_channels: channels that the model takes; see `Picture.grey_levels`.
 
     Returns:
-        uint8 array of shape (height, width, num_channels).
+        uint8 array (height, width, num_channels).
 
     Raises:
-        CorruptImageError: The file is missing, corrupt or no image; the message names it.
-        SegZooError: Another number of channels, or values without a place in 0..255.
+        CorruptImageError: the file is missing, corrupt or not an image; the message names it.
+        SegZooError: another number of channels, or values that do not fit into 0..255.
     """
     return open_picture(source, name=name).grey_levels(num_channels)
 
 
 def read_bytes(source: Any) -> bytes:
-    """The undecoded file behind a value of a table.
+    """The undecoded bytes of a file that a value of a table names or holds.
 
     Args:
-        source: Path, address inside a zip archive (zip://picture.jpg::archive.zip) or on the Hub, bytes, or the
+        source: path, address inside a zip archive (zip://picture.jpg::archive.zip) or on the Hub, bytes, or the
             `{"path", "bytes"}` of an undecoded `datasets` column.
 
     Raises:
-        CorruptImageError: There is no such file, or it cannot be read.
+        CorruptImageError: there is no such file, or it cannot be read.
     """
     if isinstance(source, Mapping):
         data = source.get("bytes")
@@ -206,10 +208,19 @@ def read_bytes(source: Any) -> bytes:
 
 
 def fit_channels(bands: Any, num_channels: int, name: str, *, convert: bool = True) -> Any:
-    """Bands (channels, height, width) of an array or tensor as `Picture.grey_levels` says; colours to grey in uint8 alone.
+    """Convert bands (channels, height, width) to another number of channels, by the rules of `Picture.grey_levels`.
+
+    Args:
+        bands: array or tensor; colours become grey in uint8 only.
+        num_channels: channels of the result.
+        name: name in messages.
+        convert: whether to convert; False makes another number of channels an error.
+
+    Returns:
+        An array or tensor (num_channels, height, width), of the same type.
 
     Raises:
-        SegZooError: there are too many or too few.
+        SegZooError: the bands cannot be converted.
     """
     found = bands.shape[0]
     if found == num_channels:
@@ -224,7 +235,7 @@ def fit_channels(bands: Any, num_channels: int, name: str, *, convert: bool = Tr
 
 
 def channel_mismatch(found: int, expected: int, name: str, where: str = "") -> SegZooError:
-    """The error for a picture whose channels do not fit; `where` follows their number."""
+    """The error for a picture with the wrong number of channels; `where` is added after the number in the message."""
     return SegZooError(
         f"{name} has {found} channels{where}, the model and its image processor expect {expected}; give pictures of "
         f"{expected} channels, or take a model with num_channels={found} (a new one: segzoo train --backbone NAME "
@@ -233,12 +244,12 @@ def channel_mismatch(found: int, expected: int, name: str, where: str = "") -> S
 
 
 def in_colour(levels: np.ndarray) -> np.ndarray:
-    """Grey levels (height, width, channels) as RGB to be looked at: the first three channels, or the first one in grey."""
+    """Grey levels (height, width, channels) as RGB for people: the first three channels, or the first one in grey."""
     return levels[..., :3] if levels.shape[-1] >= 3 else np.repeat(levels[..., :1], 3, axis=-1)
 
 
 def upright(array: np.ndarray, orientation: int) -> np.ndarray:
-    """An array (height, width, ...) turned as EXIF's orientation asks."""
+    """An array (height, width, ...) rotated and mirrored from an EXIF orientation (1 to 8) to upright, contiguous."""
     if orientation in (5, 7):
         array = array.swapaxes(0, 1)
     if orientation in (6, 8):
@@ -251,7 +262,7 @@ def upright(array: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _named(source: Any, name: str | None, what: str) -> tuple[Any, str]:
-    """A path, bytes, image or array, and what to call it."""
+    """A source without its mapping (a path, bytes, image or array), and its name in messages."""
     if isinstance(source, Mapping):
         path, data = source.get("path"), source.get("bytes")
         name = name or path
@@ -266,7 +277,7 @@ def _named(source: Any, name: str | None, what: str) -> tuple[Any, str]:
 
 @contextmanager
 def _faults_of(name: str, what: str) -> Iterator[None]:
-    """Errors of reading a file, by its name."""
+    """A context that turns errors of reading a file into a `CorruptImageError` with its name."""
     try:
         yield
     except SegZooError:
@@ -280,9 +291,9 @@ def _faults_of(name: str, what: str) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, PIL.UnidentifiedImageError):  # its own text names a buffer or the file once more
+    if isinstance(error, PIL.UnidentifiedImageError):  # its own text repeats the file's name, or names a buffer
         return "cannot identify image file"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return first_line(error)
 
 
 def _opened(source: Any) -> BinaryIO:
@@ -293,7 +304,7 @@ def _opened(source: Any) -> BinaryIO:
 
 
 def _image(file: BinaryIO) -> PIL.Image.Image | None:
-    """Pillow's image, not yet decoded; None for a TIFF file of which Pillow would read no bands, or not all."""
+    """Pillow's image, not yet decoded; None for a TIFF file of which Pillow would not read all bands."""
     tiff = is_tiff(file)
     if tiff and samples_per_pixel(file) > 4:
         return None
@@ -308,7 +319,7 @@ def _image(file: BinaryIO) -> PIL.Image.Image | None:
 
 
 def _stored_type(image: PIL.Image.Image) -> type[np.generic]:
-    """The type of the values that Pillow hands out."""
+    """The type of the values that Pillow returns for an image."""
     if image.mode == "I" and image.format == "PPM":  # 16 bits, which Pillow scales to 65535 and widens
         return np.uint16
     return _DEEP_MODES.get(image.mode, np.uint8)
@@ -325,6 +336,6 @@ def _orientation(image: PIL.Image.Image) -> int:
 def _header(image: PIL.Image.Image) -> Header:
     rule = value_rule(_stored_type(image))
     tiles = getattr(image, "tile", None)
-    if rule is EIGHT_BITS and tiles and ";16" in str(tiles[0][3]):  # in colour, Pillow keeps the upper bits
+    if rule is EIGHT_BITS and tiles and ";16" in str(tiles[0][3]):  # of 16-bit colours Pillow keeps the upper 8 bits
         rule = value_rule(np.uint16)
     return Header(image.format, image.mode, image.size, _orientation(image), rule)

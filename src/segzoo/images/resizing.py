@@ -37,7 +37,8 @@ def keep_ratio_size(
         shortest_edge: bound of the shorter side in pixels; None is no bound.
         longest_edge: bound of the longer side in pixels; None is no bound.
         rounding: ``"nearest"`` is mmcv's ``int(x * factor + 0.5)``, ``"down"`` is MIT's ``int(x * factor)``.
-        ratio: both bounds are multiplied by it and cut to whole pixels first; without bounds it is the factor.
+        ratio: factor by which both bounds are multiplied, and then cut to whole pixels; without bounds, on the image
+            itself.
 
     Returns:
         Height and width, each at least 1.
@@ -50,7 +51,7 @@ def keep_ratio_size(
         bound = int(shortest_edge * ratio)
         factors.append(bound / short)
         if longest_edge is None:
-            # SETR_Resize hands mmcv a bound of the longer side too; its rounding shows where sides are rounded down.
+            # SETR_Resize gives mmcv a bound of the longer side too; its rounding matters if sides are rounded down.
             factors.append(bound * long / short / long)
     factor = min(factors, default=ratio)
     shift = 0.5 if rounding == "nearest" else 0.0
@@ -66,16 +67,20 @@ def resize_steps(
     size_multiple: int | None = None,
     size_multiple_mode: str = "stretch",
 ) -> list[tuple[int, int]]:
-    """The sizes to which an image is resized one after the other (one, or two where it is stretched to a multiple).
+    """The sizes to which an image is resized one after the other: one, or two if it is then stretched to a multiple.
 
-    ``size`` is ``{"height", "width"}``, ``{"shortest_edge"}``, ``{"longest_edge"}`` or the last two together.
+    Args:
+        image_size: height and width of the image.
+        size: ``{"height", "width"}``, ``{"shortest_edge"}``, ``{"longest_edge"}`` or the last two together.
+        rounding: as in `keep_ratio_size`.
+        size_multiple, size_multiple_mode: as in `SegZooImageProcessor`.
     """
     if size.get("height") is not None:
         first = (size["height"], size["width"])
     else:
         edges = size.get("shortest_edge"), size.get("longest_edge")
         if None not in edges:
-            # As mmcv: the larger number of the scale bounds the longer side, in whichever order they are given.
+            # As in mmcv, the larger number of the scale bounds the longer side, in whichever order they are given.
             edges = min(edges), max(edges)
         first = keep_ratio_size(image_size, *edges, rounding)
     if size_multiple is None or size_multiple_mode == "pad":
@@ -93,7 +98,13 @@ def padded_size(
     size_multiple_mode: str = "stretch",
     pad_size: Mapping[str, int] | None = None,
 ) -> tuple[int, int]:
-    """Size of one resized image after padding at the right and the bottom, before it joins a batch."""
+    """Size of a single resized image after padding at the right and the bottom; arguments as in
+    `SegZooImageProcessor`.
+
+    Args:
+        image_size: height and width of the resized image.
+        size_multiple, size_multiple_mode, pad_size: as in `SegZooImageProcessor`.
+    """
     height, width = image_size
     if pad_size is not None:
         height, width = max(height, pad_size["height"]), max(width, pad_size["width"])
@@ -103,7 +114,7 @@ def padded_size(
 
 
 def pad_image(image: torch.Tensor, size: tuple[int, int], value: float | Sequence[float]) -> torch.Tensor:
-    """Pad (channels, height, width) at the right and the bottom; the value is one for all channels or one for each."""
+    """Pad (channels, height, width) at the right and the bottom to a size, with one value or one for each channel."""
     channels, height, width = image.shape
     if (height, width) == size:
         return image
@@ -114,10 +125,10 @@ def pad_image(image: torch.Tensor, size: tuple[int, int], value: float | Sequenc
 
 
 def per_channel(value: float | Sequence[float], channels: int, name: str) -> tuple[float, ...]:
-    """One number for each channel; ``name`` is what it is called in errors.
+    """One number for each channel, repeated if ``value`` is a single one; ``name`` is its name in errors.
 
     Raises:
-        SegZooError: there are more than one, and not as many as channels.
+        SegZooError: ``value`` has neither one number nor as many as there are channels.
     """
     if not isinstance(value, Sequence):
         return (value,) * channels
@@ -129,17 +140,17 @@ def per_channel(value: float | Sequence[float], channels: int, name: str) -> tup
 
 
 def resize_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """A mask (height, width) at another size: the nearest pixel by pixel centres, so that it lies where a bilinear picture lies."""
+    """Resize a mask (height, width) by nearest pixel centre: it stays aligned with a bilinearly resized picture."""
     if tuple(mask.shape) == size:
         return mask
     return tvF.resize(mask[None], list(size), interpolation=InterpolationMode.NEAREST_EXACT)[0]
 
 
 def resize_bilinear(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Bilinear resizing without antialiasing, as ``cv2.resize(..., INTER_LINEAR)`` does it.
+    """Bilinear resizing without antialiasing, like ``cv2.resize(..., INTER_LINEAR)``.
 
-    uint8 pictures get OpenCV's fixed-point arithmetic and so its very values; other types are computed in float32, and
-    integers rounded.
+    uint8 pictures are computed with OpenCV's fixed-point arithmetic and get exactly its values; other types are
+    computed in float32, and integers are rounded.
 
     Args:
         image: (channels, height, width).
@@ -152,15 +163,15 @@ def resize_bilinear(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def _resize_uint8(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Integer weights of 11 bits; widths first, keeping 7 fractional bits; then heights, keeping 2; then rounding."""
+    """Weights of 11 bits; widths first, keeping 7 fractional bits; then heights, keeping 2; then rounding."""
     channels, height, width = image.shape
     if (height, width) == (2 * size[0], 2 * size[1]):
-        # OpenCV takes its area filter where both sides are halved.
+        # If both sides are halved, OpenCV uses its area filter.
         blocks = image.to(torch.int32).view(channels, size[0], 2, size[1], 2)
         return ((blocks.sum((2, 4), dtype=torch.int32) + 2) >> 2).to(torch.uint8)
     columns = _fixed_point_taps(width, size[1], image.device, border_weights=False)
     rows = _fixed_point_taps(height, size[0], image.device, border_weights=True)
-    # Channel by channel, which stays in the cache.
+    # One channel at a time stays in the cache.
     return torch.stack([_resize_plane(plane, rows, columns) for plane in image])
 
 
@@ -186,10 +197,10 @@ def _resize_plane(
 
 
 def _fixed_point_taps(length: int, size: int, device: torch.device, border_weights: bool) -> tuple[torch.Tensor, ...]:
-    """Both source positions of each resized one, and their weights times 2048.
+    """Lower and upper source position of each resized position, and their weights times 2048; (size,) each.
 
-    Beyond the border both positions are the border's; OpenCV still splits the weight between them for heights
-    (``border_weights``) but not for widths, which rounds differently.
+    Outside the border both positions are the border's. For heights (``border_weights``) OpenCV still splits the weight
+    between the two, for widths it does not; the results round differently.
     """
     centres = ((torch.arange(size, dtype=torch.float64) + 0.5) * (1.0 / (size / length)) - 0.5).to(torch.float32)
     lower = centres.floor()

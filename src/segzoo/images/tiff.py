@@ -1,4 +1,4 @@
-"""TIFF files that Pillow cannot hold: other numbers of bands, floats and 16 bits with several bands. tifffile reads them."""
+"""Reading TIFF files that Pillow cannot, with tifffile: many bands, floats or 16 bits with several bands."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Bands:
 
     Attributes:
         size: (height, width) as stored.
-        channels: how many bands.
-        dtype: of its values.
-        orientation: EXIF's number, 1 to 8.
-        values: (height, width, channels); None where only the header was asked for.
+        channels: number of bands.
+        dtype: type of the values.
+        orientation: EXIF orientation, 1 to 8.
+        values: array (height, width, channels); None if only the header was read.
     """
 
     size: tuple[int, int]
@@ -44,7 +44,7 @@ def is_tiff(file: BinaryIO) -> bool:
 
 
 def samples_per_pixel(file: BinaryIO) -> int:
-    """Number of bands that a TIFF file names in its first directory; 1 where it names none. Its position is 0 afterwards."""
+    """Number of bands in a TIFF file's first directory, 1 if not stated; the position is 0 before and after."""
     try:
         header = file.read(8)
         if header[2] == 43 or header[3] == 43:  # BigTIFF: offsets of 64 bits
@@ -54,7 +54,7 @@ def samples_per_pixel(file: BinaryIO) -> int:
         directory.load(file)
         return int(directory.get(SAMPLESPERPIXEL, 1))
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, struct.error):
-        return 1  # what is wrong with the file is said by who reads it
+        return 1  # reading the file will report what is wrong with it
     finally:
         file.seek(0)
 
@@ -63,13 +63,13 @@ def read_bands(file: BinaryIO, name: str, *, header_only: bool = False) -> Bands
     """The first picture of a TIFF file with all its bands.
 
     Args:
-        file: opened for reading bytes.
-        name: what messages call it.
-        header_only: leave the pixels out.
+        file: the file, opened in binary mode.
+        name: name in messages.
+        header_only: do not read the pixels.
 
     Raises:
-        SegZooError: a library is missing; the message holds the command that installs it.
-        OSError: the file is broken, has no picture of bands, or is larger than Pillow's limit.
+        SegZooError: a library is missing; the message has the command that installs it.
+        OSError: the file is broken, is not a two-dimensional picture, or has more pixels than Pillow's limit.
     """
     try:
         import tifffile
@@ -97,7 +97,7 @@ def read_bands(file: BinaryIO, name: str, *, header_only: bool = False) -> Bands
             return Bands(size, page.samplesperpixel, np.dtype(dtype), orientation, values)
     except OSError:
         raise
-    except Exception as error:  # tifffile and its codecs raise many kinds
+    except Exception as error:  # tifffile and its codecs raise errors of many types
         if "imagecodecs" in str(error):
             raise SegZooError(
                 f"{name}: its compression takes one more library; pip install imagecodecs, or save it uncompressed."

@@ -1,4 +1,4 @@
-"""How pixel values of any type become grey levels 0..255: one rule a type, the same for every picture of that type."""
+"""How pixel values become grey levels 0..255: one rule per type, the same for every picture of that type."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from segzoo.errors import SegZooError
 
 @dataclass(frozen=True)
 class ValueRule:
-    """What is done with pixel values of one type.
+    """How pixel values of one type become grey levels.
 
     Attributes:
         name: the type, in a word or two.
-        words: the rule, as it reads after "values: ".
+        words: the rule in words, to be read after "values: ".
     """
 
     name: str
@@ -31,11 +31,11 @@ FLOATS = ValueRule("floats", "floats from 0 to 1, multiplied by 255 and rounded"
 def value_rule(dtype: np.dtype | type) -> ValueRule:
     """The rule for a type of pixel values.
 
-    Sixteen bits are cut and not rounded because that is what Pillow does with 16-bit pictures in colour and what
-    OpenCV, which the original trainings read with, does with all of them.
+    Sixteen bits are truncated, not rounded: Pillow does so with 16-bit colours, and OpenCV, with which the original
+    trainings read their pictures, with all 16-bit pictures.
 
     Raises:
-        SegZooError: values of this type are no pixels, such as complex numbers.
+        SegZooError: values of this type, such as complex numbers, cannot be pixels.
     """
     dtype = np.dtype(dtype)
     if dtype.kind == "b" or dtype == np.uint8:
@@ -50,14 +50,14 @@ def value_rule(dtype: np.dtype | type) -> ValueRule:
 
 
 def grey_levels(values: np.ndarray, name: str) -> np.ndarray:
-    """Pixel values as uint8 of the same shape, by the `value_rule` of their type; True is 255.
+    """Pixel values as uint8 of the same shape, by the `value_rule` of their type; True becomes 255.
 
     Args:
-        values: of any shape.
-        name: what messages call the picture.
+        values: array of any shape.
+        name: the picture's name in messages.
 
     Raises:
-        SegZooError: values that the rule has no place for; the message names the picture, its values and the fix.
+        SegZooError: values outside the range of the rule; the message names the picture, its values and the fix.
     """
     rule = value_rule(values.dtype)
     if rule is EIGHT_BITS:

@@ -1,6 +1,6 @@
-"""From pictures to label maps: protocols, sliding windows, several views, memory-bounded upsampling.
+"""From pictures to label maps: protocols, sliding windows, several views, upsampling in bounded memory.
 
-What the package offers is listed in ``__init__.pyi``, and imported on first use.
+The public names are listed in ``__init__.pyi`` and imported on first use.
 """
 
 import lazy_loader

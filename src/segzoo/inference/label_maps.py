@@ -1,20 +1,20 @@
-"""Label maps at full resolution without holding every class there.
+"""Label maps at full resolution without holding the logits of every class there.
 
-150 classes of a 512 x 2048 picture take 600 MiB as float32; argmax before upsampling gives other labels. So the logits
-are upsampled and reduced strip by strip on a CPU, and a few classes at a time elsewhere. Labels equal those of
-``F.interpolate(logits, mode="bilinear").argmax(1)``.
+The logits of 150 classes for a 512 x 2048 picture take 600 MiB as float32, and argmax before upsampling gives other
+labels. So the logits are upsampled and reduced strip by strip on a CPU, and a few classes at a time on other devices.
+The labels equal those of ``F.interpolate(logits, mode="bilinear").argmax(1)``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch.nn import functional as F
 
 from segzoo.errors import SegZooError
-from segzoo.inference.rows import MapRows, Rows, resized
+from segzoo.inference.rows import MapRows, Rows, Size, Stage, resized
 
-# Upsampled values held at once: a strip of rows that stays in the cache of a CPU; a few classes or rows on a GPU.
-# Maps of at most _SMALL_VALUES (16 MiB) are upsampled whole.
+# Number of upsampled values held at once: a strip of rows that stays in a CPU's cache; a few classes or rows on a GPU.
+# Maps of at most _SMALL_VALUES (16 MiB of float32) are upsampled whole.
 _STRIP_VALUES = 2**20
 _CHUNK_VALUES = 2**26
 _SMALL_VALUES = 2**22
@@ -35,15 +35,16 @@ def label_map_from_logits(
         size: height and width of the result in pixels.
         align_corners: as in ``F.interpolate``.
         crop: height and width of the picture inside a padded input: the logits are first resized to ``input_size``,
-            all beyond ``crop`` is cut at the right and the bottom, and the rest is resized to ``size``.
-        input_size: height and width of the padded input. Given without ``crop`` it is an intermediate size.
+            then cropped to ``crop`` at the right and the bottom, and then resized to ``size``. It needs
+            ``input_size``.
+        input_size: height and width of the padded input. Without ``crop`` it is an intermediate size.
         dtype: integer type of the result.
 
     Returns:
-        Class ids (height, width) on the device of the logits. Of equal classes the first wins.
+        Class ids (height, width) on the device of the logits. Of classes with equal logits the first wins.
 
     Raises:
-        SegZooError: logits of another shape, or a crop that is larger than the input.
+        SegZooError: logits that are not 3-D, a ``crop`` without ``input_size``, or one that is larger than the input.
     """
     stages = resize_stages(tuple(logits.shape), size, crop, input_size)
     logits = logits.detach()
@@ -62,7 +63,7 @@ def probabilities_from_logits(
     crop: tuple[int, int] | None = None,
     input_size: tuple[int, int] | None = None,
 ) -> torch.Tensor:
-    """Softmax of the upsampled logits, (num_labels, height, width) floats; arguments as label_map_from_logits."""
+    """Softmax of the upsampled logits, (num_labels, height, width) floats; arguments as in `label_map_from_logits`."""
     stages = resize_stages(tuple(logits.shape), size, crop, input_size)
     logits = logits.detach()
     if logits.dtype not in (torch.float32, torch.float64):
@@ -76,7 +77,7 @@ def probabilities_from_logits(
 
 
 def label_map_from_rows(rows: Rows, dtype: torch.dtype = torch.int64) -> torch.Tensor:
-    """The class with the largest value at every pixel, (height, width) of an integer type, read strip by strip."""
+    """The class with the largest value at every pixel, (height, width); the rows are read strip by strip."""
     labels = torch.empty(rows.size, dtype=dtype, device=rows.device)
     for first, strip in strips(rows):
         labels[first : first + len(strip)] = strip.argmax(-1)
@@ -84,7 +85,10 @@ def label_map_from_rows(rows: Rows, dtype: torch.dtype = torch.int64) -> torch.T
 
 
 def strips(rows: Rows) -> Iterator[tuple[int, torch.Tensor]]:
-    """A map from top to bottom in pieces: first row, values (rows, width, classes) that hold until the next piece."""
+    """A map in pieces from top to bottom, as (index of the first row, values (rows, width, classes)).
+
+    The pieces share their memory: use each one before asking for the next.
+    """
     height, width = rows.size
     values = _STRIP_VALUES if rows.device.type == "cpu" else _CHUNK_VALUES
     strip = rows.empty(min(height, max(1, values // (width * rows.classes))))
@@ -94,8 +98,10 @@ def strips(rows: Rows) -> Iterator[tuple[int, torch.Tensor]]:
         yield first, piece
 
 
-def resize_stages(shape, size, crop=None, input_size=None) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """(part of the map that is used, size that it is resized to) of each step; arguments as label_map_from_logits."""
+def resize_stages(
+    shape: Sequence[int], size: Size, crop: Size | None = None, input_size: Size | None = None
+) -> list[Stage]:
+    """The resizing steps of `label_map_from_logits` for logits of a shape; the other arguments are the same."""
     if len(shape) != 3:
         raise SegZooError(f"logits have the shape {tuple(shape)}, expected (num_labels, height, width).")
     if crop is not None and input_size is None:
@@ -115,8 +121,8 @@ def resize_stages(shape, size, crop=None, input_size=None) -> list[tuple[tuple[i
     return stages
 
 
-def _resize(maps: torch.Tensor, stages, align_corners: bool) -> torch.Tensor:
-    """All stages at once, (channels, height, width), contiguous."""
+def _resize(maps: torch.Tensor, stages: Sequence[Stage], align_corners: bool) -> torch.Tensor:
+    """Apply all resizing steps to whole maps (channels, height, width); the result is contiguous."""
     for (height, width), size in stages:
         maps = maps[:, :height, :width]
         if (height, width) != size:
@@ -124,8 +130,8 @@ def _resize(maps: torch.Tensor, stages, align_corners: bool) -> torch.Tensor:
     return maps.contiguous()
 
 
-def _by_classes(logits: torch.Tensor, stages, align_corners: bool) -> torch.Tensor:
-    """A few classes at a time; exactly F.interpolate's values on any device."""
+def _by_classes(logits: torch.Tensor, stages: Sequence[Stage], align_corners: bool) -> torch.Tensor:
+    """The label map, computed from a few classes at a time with exactly F.interpolate's values on any device."""
     largest = max(height * width for _, (height, width) in stages)
     step = max(1, _CHUNK_VALUES // largest)
     best = labels = None

@@ -1,4 +1,4 @@
-"""A model and its image processor from a folder or the Hub."""
+"""Loading a model with its image processor from a folder or the Hub."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from segzoo import registration  # noqa: F401  the Auto classes know segzoo's models
 from segzoo.configuration_segzoo import input_channels
-from segzoo.errors import SegZooError
+from segzoo.errors import SegZooError, first_line
 from segzoo.image_processing_segzoo import SegZooImageProcessor
 
 if TYPE_CHECKING:
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 def load_model(source: str, device: str = "cpu") -> tuple[PreTrainedModel, BaseImageProcessor]:
-    """Model in eval mode and its image processor. The progress bars of transformers are off from then on.
+    """Load a model, in eval mode, and its image processor; this turns transformers' progress bars off for the process.
 
     Args:
         source: model folder, or its name on the Hub; any model for semantic segmentation that transformers loads.
-        device: torch device that the weights go to, such as ``"cuda:1"``.
+        device: torch device for the weights, such as ``"cuda:1"``.
 
     Raises:
         SegZooError: no such model, a model of another kind, an image processor for other channels, or a device that is not there.
@@ -39,7 +39,7 @@ def load_model(source: str, device: str = "cpu") -> tuple[PreTrainedModel, BaseI
     except SegZooError:
         raise
     except (OSError, ValueError) as error:
-        reason = textwrap.shorten(str(error).strip().splitlines()[0], 200, placeholder=" ...")
+        reason = textwrap.shorten(first_line(error), 200, placeholder=" ...")
         raise SegZooError(
             f"{source}: this does not load as a segmentation model ({reason}); give a folder that segzoo wrote, or a Hub name"
         ) from error
@@ -47,7 +47,7 @@ def load_model(source: str, device: str = "cpu") -> tuple[PreTrainedModel, BaseI
     try:
         return model.to(torch.device(device)), processor
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise SegZooError(f"device {device} cannot be used here ({reason}); try cpu") from error
 
 

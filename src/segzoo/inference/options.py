@@ -1,25 +1,32 @@
-"""The options of a command line that say how pictures go through a model."""
+"""Command-line options for the protocol: windows, scales, flips."""
+
+from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from segzoo.errors import SegZooError
 from segzoo.inference.settings import InferenceSettings
 
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import BaseImageProcessor
+
 
 def add_protocol_options(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--slide``, ``--window``, ``--stride``, ``--scales``, ``--short_sides``, ``--flip`` and ``--average``."""
+    """Add ``--slide``, ``--window``, ``--stride``, ``--scales``, ``--short_sides``, ``--flip`` and ``--average``."""
     group = parser.add_argument_group("protocol")
     group.add_argument(
         "--slide",
         action=argparse.BooleanOptionalAction,
-        help="sliding windows, or whole images; left out, as the model says",
+        help="sliding windows, or whole images (default: as the model says)",
     )
     group.add_argument(
         "--window", type=int, nargs="+", metavar="N", help="height and width of the windows (or one number)"
     )
     group.add_argument(
-        "--stride", type=int, nargs="+", metavar="N", help="their step; by default two thirds of the window"
+        "--stride", type=int, nargs="+", metavar="N", help="step of the windows (default: two thirds of the window)"
     )
     group.add_argument(
         "--scales", type=float, nargs="+", metavar="F", help="factors on the image size, such as 0.75 1 1.25"
@@ -29,7 +36,7 @@ def add_protocol_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         nargs="+",
         metavar="N",
-        help="instead: lengths of the shorter side, such as 300 450 600",
+        help="instead of --scales: lengths of the shorter side, such as 300 450 600",
     )
     group.add_argument("--flip", action="store_true", help="also predict the mirrored image")
     group.add_argument("--average", choices=("probabilities", "logits"), help="what is averaged over scales and flips")
@@ -43,11 +50,11 @@ def check_protocol_options(
     scales: Sequence[float] | None = None,
     short_sides: Sequence[int] | None = None,
 ) -> None:
-    """Refuse what makes no sense for any model, before one is loaded.
+    """Check the options before a model is loaded; arguments as in `settings_from_options`.
 
     Raises:
-        SegZooError: windows for whole images, sizes that are not one number or two, factors or lengths that are not above 0, or
-            both of them.
+        SegZooError: windows for whole images, a window or stride that is not one or two positive numbers, scales or
+            short sides that are not above 0, or both scales and short sides.
     """
     if slide is False and (window or stride):
         raise SegZooError("--no-slide takes whole images; leave out --window and --stride")
@@ -64,8 +71,8 @@ def check_protocol_options(
 
 
 def settings_from_options(
-    model,
-    image_processor=None,
+    model: nn.Module,
+    image_processor: BaseImageProcessor | None = None,
     *,
     slide: bool | None = None,
     window: Sequence[int] | None = None,
@@ -75,17 +82,21 @@ def settings_from_options(
     flip: bool = False,
     average: str | None = None,
 ) -> InferenceSettings:
-    """The protocol that a model comes with, changed as the options say.
+    """The protocol that a model comes with, changed by the options.
 
     Args:
-        model, image_processor: may name windows.
-        slide: windows or whole images; None leaves it to the other options and the model.
-        window: (height, width) of the windows, or one number for both; None: the model's.
-        stride: likewise their step; None: the model's, or two thirds of a window that is given.
+        model: its config may name windows.
+        image_processor: it may name windows if the model's config does not.
+        slide: windows (True) or whole images (False); None: windows if ``window`` or ``stride`` is given or the model
+            has some.
+        window: (height, width) of the windows in pixels, or one number for both; None: the model's.
+        stride: (vertical, horizontal) step in pixels, or one number for both; None: two thirds of a given ``window``,
+            else the model's.
         scales, short_sides, flip, average: as in `InferenceSettings`; None: its defaults.
 
     Raises:
-        SegZooError: windows are asked for and nobody says how large, or values that make no sense.
+        SegZooError: windows are asked for but have no size, or values that `check_protocol_options` or
+            `InferenceSettings` does not accept.
     """
     check_protocol_options(slide=slide, window=window, stride=stride, scales=scales, short_sides=short_sides)
     own = InferenceSettings.of_model(model, image_processor)

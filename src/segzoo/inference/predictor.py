@@ -4,6 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
+from transformers import PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.image_utils import ImageInput
 
 from segzoo.configuration_segzoo import SegZooConfig
 from segzoo.inference.label_maps import (
@@ -20,22 +23,23 @@ from segzoo.inference.views import ViewMaker, ViewReader
 
 
 class Predictor:
-    """Label maps and probabilities of a model.
+    """Predicts label maps and probabilities with a model.
 
-    One view of a whole picture gives what the model and ``post_process_semantic_segmentation`` give. Windows and further
-    views give what mmsegmentation's ``slide_inference`` and ``aug_test`` give, read strip by strip: neither logits nor
-    probabilities of a whole picture exist at its resolution. What is held is a view of the picture in its own integers,
-    the result, and for every view the logits of the whole picture at the resolution of the head, or of two to three rows
-    of windows.
+    For one view of a whole picture the result equals that of the model and ``post_process_semantic_segmentation``. For
+    windows and several views it equals that of mmsegmentation's ``slide_inference`` and ``aug_test``, but is computed
+    strip by strip: the logits or probabilities of a whole picture never exist at its resolution. Memory holds the
+    views of the picture in its own integers, the result, and for every view the logits of the whole picture at the
+    resolution of the head, or those of two to three rows of windows.
 
     Args:
-        model: any semantic-segmentation model of transformers with dense logits; it runs in eval mode, and its mode is put
-            back afterwards.
-        image_processor: of the model.
-        settings: the protocol; None: the windows that the model's config or the image processor names, else whole pictures.
-        device: where the model is; None: as the model says.
+        model: any semantic-segmentation model of transformers with dense logits; it runs in eval mode, and its mode is
+            restored afterwards.
+        image_processor: the model's image processor.
+        settings: the protocol; None: the windows that the model's config or the image processor names, else whole
+            pictures.
+        device: the device of the model; None: ``model.device``.
         autocast: makes the context that the model runs in, such as ``accelerator.autocast``.
-        channels_last: the memory format that the model is in.
+        channels_last: whether the model is in the channels-last memory format.
 
     Example:
         ```python
@@ -46,8 +50,8 @@ class Predictor:
 
     def __init__(
         self,
-        model,
-        image_processor,
+        model: PreTrainedModel,
+        image_processor: BaseImageProcessor,
         settings: InferenceSettings | None = None,
         *,
         device: torch.device | str | None = None,
@@ -57,39 +61,42 @@ class Predictor:
         self.model, self.image_processor = model, image_processor
         self.settings = InferenceSettings.of_model(model, image_processor) if settings is None else settings
         self.views = ViewMaker(image_processor, self.settings)
-        """Makes the views of a picture; see `ViewMaker`."""
+        """Makes the views of a picture, for example in data-loading processes."""
         self.device = torch.device(model.device if device is None else device)
         self.autocast = nullcontext if autocast is None else autocast
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.num_labels = model.config.num_labels
         self.label_dtype = _smallest_integer(self.num_labels)
-        # mmsegmentation has one setting for both; other models' heads do not say.
+        # mmsegmentation has one setting for head and result; heads of other models have none.
         own = isinstance(model.config, SegZooConfig)
         self.head_align_corners = own and model.config.decode_head_configs[-1].align_corners
         self.align_corners = getattr(image_processor, "align_corners", False)
 
-    def label_map(self, image, target_size: tuple[int, int]) -> torch.Tensor:
+    def label_map(self, image: ImageInput | list[torch.Tensor], target_size: tuple[int, int]) -> torch.Tensor:
         """The class of every pixel.
 
         Args:
-            image: RGB, uint8 (height, width, 3), or what else the processor takes; or the list of its views.
+            image: uint8 (height, width, 3), RGB, or any other picture that the image processor accepts; or the list of
+                its views that `views` made.
             target_size: (height, width) of the result: that of the picture, or any other.
 
         Returns:
-            Class ids (height, width) on the model's device, of the smallest integer type that holds them all: uint8, int16
-            or int32. Of equal classes the first wins.
+            Class ids (height, width) on the model's device, in the smallest integer type that holds them all: uint8,
+            int16 or int32. Of classes with equal scores the first wins.
         """
         return self.label_maps([image], [target_size])[0]
 
     @torch.no_grad()
-    def label_maps(self, images: Sequence, target_sizes: Sequence[tuple[int, int]]) -> list[torch.Tensor]:
-        """Label maps of several pictures, each as it alone gives it but for the rounding of other batches.
+    def label_maps(
+        self, images: Sequence[ImageInput | list[torch.Tensor]], target_sizes: Sequence[tuple[int, int]]
+    ) -> list[torch.Tensor]:
+        """Label maps of several pictures; each equals that of the picture alone, up to the rounding of batches.
 
-        Padding changes what a network sees near a border, so only pictures of one size go through it together; by windows
-        every picture goes on its own.
+        Padding would change what a network sees near a border, so only inputs of one size go through the model
+        together; with windows, each picture is processed on its own.
 
         Args:
-            images: pictures, or the views of each; as in `label_map`.
+            images: pictures, or the list of views of each, as in `label_map`.
             target_sizes: (height, width) of each result.
         """
         targets = [_pair(size) for size in target_sizes]
@@ -104,11 +111,11 @@ class Predictor:
         return results
 
     @torch.no_grad()
-    def probabilities(self, image, target_size: tuple[int, int]) -> torch.Tensor:
-        """Probability of every class, (num_labels, height, width) floats on the model's device; arguments as `label_map`.
+    def probabilities(self, image: ImageInput | list[torch.Tensor], target_size: tuple[int, int]) -> torch.Tensor:
+        """Probability of every class, (num_labels, height, width) floats on the model's device.
 
-        Where the settings average logits, the softmax of their mean. The result is as large as it is: num_labels floats
-        a pixel.
+        The arguments are those of `label_map`. If the settings average logits, it is the softmax of their mean. The
+        result itself takes num_labels floats per pixel.
         """
         target = _pair(target_size)
         with evaluation_mode(self.model):
@@ -124,8 +131,8 @@ class Predictor:
                 result[:, first : first + len(strip)] = values.permute(2, 0, 1)
         return result
 
-    def _maps(self, images: Sequence) -> Iterator[list["_Map"]]:
-        """The maps of each picture: one for every view, mirrored or not."""
+    def _maps(self, images: Sequence[ImageInput | list[torch.Tensor]]) -> Iterator[list["_Map"]]:
+        """The maps of each picture: one for every view, mirrored views included."""
         pictures = [image if isinstance(image, list | tuple) else self.views(image) for image in images]
         for own in pictures:
             if len(own) != self.settings.num_sizes:
@@ -168,14 +175,14 @@ class Predictor:
         )
 
     def _predict(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Logits of a batch at the head's resolution, in single precision at least."""
+        """Logits of a batch at the head's resolution, in float32 at least."""
         pixel_values = pixel_values.to(self.device, self.model.dtype).contiguous(memory_format=self.memory_format)
         with self.autocast():
             logits = self.model(pixel_values=pixel_values).logits
         return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
 
     def _average(self, maps: Sequence["_Map"], target_size: tuple[int, int]) -> Rows:
-        """One map of a picture at the size asked for, to be read row by row."""
+        """The mean over the maps of a picture at the target size, to be read row by row."""
         sources = []
         for one in maps:
             stages = resize_stages((one.rows.classes, *one.rows.size), **one.reader.plan(target_size))
@@ -187,7 +194,7 @@ class Predictor:
 
 
 class _Map:
-    """What the model says of one view: logits as one tensor where there is one, and row by row in any case."""
+    """The model's logits for one view: always row by row, and as one tensor unless windows are used."""
 
     def __init__(self, reader: ViewReader, logits: torch.Tensor | None, rows: Rows):
         self.reader, self.logits, self.rows = reader, logits, rows
@@ -195,7 +202,7 @@ class _Map:
 
 @contextmanager
 def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Within it the model is in eval mode; afterwards every module is as it was."""
+    """A context in which the model is in eval mode; afterwards every module has its own mode again."""
     training = [module for module in model.modules() if module.training]
     if training:
         model.eval()
@@ -207,7 +214,7 @@ def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
 
 
 def _smallest_integer(num_labels: int) -> torch.dtype:
-    """The smallest type that holds the classes."""
+    """The smallest integer type that holds the class ids 0 to ``num_labels - 1``."""
     return torch.uint8 if num_labels <= 2**8 else torch.int16 if num_labels <= 2**15 else torch.int32
 
 

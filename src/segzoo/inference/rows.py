@@ -1,8 +1,8 @@
-"""Maps that are read row by row, from top to bottom, so that a large one never exists as a whole.
+"""Maps that are read row by row, from top to bottom, so that a large map never exists as a whole.
 
-Each kind has ``size`` (height, width), ``classes``, ``dtype`` and ``device``, and gives rows as tensors (rows, width,
-classes), the classes innermost: ``fill(first, out)`` into memory that is there, or ``read(first, last)``. Rows may be
-asked for again as long as nothing below them was.
+Each kind has ``size`` (height, width), ``classes``, ``dtype`` and ``device``. Rows are tensors (rows, width, classes),
+the classes innermost: ``fill(first, out)`` writes them into existing memory, ``read(first, last)`` returns new ones.
+Rows may be read again as long as no rows below them have been read.
 """
 
 from collections.abc import Sequence
@@ -10,28 +10,35 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
+Size = tuple[int, int]
+"""(height, width)."""
+
+Stage = tuple[Size, Size]
+"""One resizing step: the upper left part of the map that is used, and the size that it is resized to."""
+
 
 class Rows:
-    """What all kinds share.
+    """Base of all maps that are read row by row.
 
     Args:
         size: height and width of the map.
-        classes: its channels.
-        dtype, device: of the rows.
+        classes: number of values per pixel.
+        dtype: type of the values.
+        device: device of the values.
     """
 
-    def __init__(self, size: tuple[int, int], classes: int, dtype: torch.dtype, device: torch.device):
+    def __init__(self, size: Size, classes: int, dtype: torch.dtype, device: torch.device):
         self.size = (int(size[0]), int(size[1]))
         self.classes = classes
         self.dtype = dtype
         self.device = device
 
     def fill(self, first: int, out: torch.Tensor) -> None:
-        """Rows ``first``, ``first + 1`` ... into ``out`` (rows, width, classes)."""
+        """Write ``len(out)`` rows, beginning with row ``first``, into ``out`` (rows, width, classes)."""
         raise NotImplementedError
 
     def empty(self, count: int) -> torch.Tensor:
-        """Memory for so many rows."""
+        """An uninitialised tensor for ``count`` rows, (count, width, classes)."""
         return torch.empty((count, self.size[1], self.classes), dtype=self.dtype, device=self.device)
 
     def read(self, first: int, last: int) -> torch.Tensor:
@@ -42,7 +49,7 @@ class Rows:
 
 
 class MapRows(Rows):
-    """The rows of a map that exists, (classes, height, width)."""
+    """The rows of a map that is in memory as a tensor (classes, height, width)."""
 
     def __init__(self, maps: torch.Tensor):
         super().__init__(maps.shape[1:], maps.shape[0], maps.dtype, maps.device)
@@ -53,10 +60,11 @@ class MapRows(Rows):
 
 
 class ResizedRows(Rows):
-    """The rows of a bilinearly resized part of a map, computed when asked for.
+    """The rows of a bilinearly resized part of a map, computed when they are read.
 
-    Rows of the source are widened once and kept while they are needed. The order of the sums is that of F.interpolate's
-    CPU kernel for contiguous maps: the values are equal to the last bit where compilers fuse multiplications alike.
+    Each row of the source is resized to the result's width once, and kept while it is needed. Sums are formed in the
+    order of F.interpolate's CPU kernel for contiguous maps: the values are equal to the last bit if the compilers fuse
+    multiplications and additions in the same way.
 
     Args:
         source: the map.
@@ -65,7 +73,7 @@ class ResizedRows(Rows):
         align_corners: as in ``F.interpolate``.
     """
 
-    def __init__(self, source: Rows, part: tuple[int, int], size: tuple[int, int], align_corners: bool):
+    def __init__(self, source: Rows, part: Size, size: Size, align_corners: bool):
         super().__init__(size, source.classes, source.dtype, source.device)
         self.source = source
         self.part = part
@@ -94,7 +102,7 @@ class ResizedRows(Rows):
             start = stop
 
     def _widen(self, first: int, last: int) -> None:
-        """Have rows ``first`` to ``last - 1`` of the source at the result's width; earlier ones are forgotten."""
+        """Keep exactly rows ``first`` to ``last - 1`` of the source at the result's width, and drop earlier ones."""
         kept = self.wide[first - self.wide_start :]
         new = first + len(kept)
         if new < last:
@@ -112,8 +120,8 @@ class AveragedRows(Rows):
 
     Args:
         sources: maps of the same size and number of classes.
-        mirrored: for each of them, whether it is of a mirrored picture and has to be turned back.
-        probabilities: softmax over the classes before the mean; the results are probabilities then.
+        mirrored: for each map, whether it belongs to a mirrored picture and has to be mirrored back.
+        probabilities: take the softmax over the classes before the mean, so that the rows are probabilities.
     """
 
     def __init__(self, sources: Sequence[Rows], mirrored: Sequence[bool], probabilities: bool):
@@ -131,12 +139,12 @@ class AveragedRows(Rows):
         out.div_(len(self.sources))
 
 
-def resized(rows: Rows, stages: Sequence[tuple[tuple[int, int], tuple[int, int]]], align_corners: bool) -> Rows:
-    """A map after one step of resizing or several.
+def resized(rows: Rows, stages: Sequence[Stage], align_corners: bool) -> Rows:
+    """A map after one or several resizing steps; steps that change nothing are skipped.
 
     Args:
         rows: the map.
-        stages: of each step: height and width of the upper left part that is used, and of what it becomes.
+        stages: the steps, in their order.
         align_corners: as in ``F.interpolate``.
     """
     for part, size in stages:
@@ -145,10 +153,15 @@ def resized(rows: Rows, stages: Sequence[tuple[tuple[int, int], tuple[int, int]]
     return rows
 
 
-def _bilinear_weights(length: int, size: int, align_corners: bool, dtype: torch.dtype):
-    """Of each of ``size`` resized positions: the two source positions and their weights, as F.interpolate has them.
+def _bilinear_weights(
+    length: int, size: int, align_corners: bool, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """How F.interpolate resizes one axis from ``length`` to ``size`` positions.
 
-    The weights are read off F.interpolate itself, from four maps that mark every fourth position.
+    The weights are the results of F.interpolate itself for four maps, each of which marks every fourth position.
+
+    Returns:
+        Lower and upper source position of each resized position, and their weights; (size,) each.
     """
     positions = torch.arange(length)
     marks = torch.stack([(positions % 4 == k).to(dtype) for k in range(4)])[None, :, :, None]

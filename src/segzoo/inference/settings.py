@@ -1,31 +1,39 @@
-"""How a picture goes through a model: whole or by windows, once or in several views."""
+"""The protocol of an inference: whole pictures or windows, one view or several."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from segzoo.errors import SegZooError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import BaseImageProcessor
 
 Average = Literal["probabilities", "logits"]
 
 
 @dataclass(frozen=True)
 class InferenceSettings:
-    """The protocol of an inference.
+    """How a picture goes through a model.
 
     Args:
-        window_size: (height, width) of sliding windows in pixels of the resized picture; None: the whole picture at once.
-        window_stride: (vertical, horizontal) step between windows; the window's size when None.
-        scales: factors on the size that the image processor resizes to, or on the picture's own size; one view each.
-        short_sides: instead of ``scales``, lengths in pixels of the shorter side, one view each; the image processor's bound of the
-            longer side holds for all of them (MIT scene parsing: 300, 375, 450, 525, 600).
-        flip: every view also mirrored left and right.
-        average: what is averaged over the views at the size asked for: ``"probabilities"``, each view's softmax, as
-            mmsegmentation does; or ``"logits"``, for heads whose maps are no logits of a softmax.
+        window_size: (height, width) of sliding windows in pixels of the resized picture; None: the whole picture at
+            once.
+        window_stride: (vertical, horizontal) step between windows in pixels; None: the window's size.
+        scales: factors on the size that the image processor resizes to, or on the picture's own size if it does not
+            resize; one view each.
+        short_sides: instead of ``scales``, lengths of the shorter side in pixels, one view each; the image processor's
+            bound of the longer side applies to all of them (MIT scene parsing: 300, 375, 450, 525, 600).
+        flip: add a view mirrored left to right for every view.
+        average: what is averaged over the views, at the target size: ``"probabilities"`` averages each view's softmax,
+            as mmsegmentation does; ``"logits"`` is for heads whose maps are not meant for a softmax.
         windows_per_pass: how many windows go through the model at once.
 
     Raises:
-        SegZooError: sizes or factors that are not positive, a stride beyond the window, scales beside short sides, an unknown
-            average.
+        SegZooError: sizes or factors that are not positive, a stride larger than the window, both scales and short
+            sides, or an unknown average.
     """
 
     window_size: tuple[int, int] | None = None
@@ -36,7 +44,7 @@ class InferenceSettings:
     average: Average = "probabilities"
     windows_per_pass: int = 4
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("window_size", "window_stride"):
             value = getattr(self, name)
             if value is not None:
@@ -71,13 +79,15 @@ class InferenceSettings:
             raise SegZooError(f"windows_per_pass is {self.windows_per_pass}; it must be at least 1")
 
     @classmethod
-    def of_model(cls, model, image_processor=None, **changes) -> "InferenceSettings":
-        """The windows that a model comes with, whole pictures where it has none, and then the changes.
+    def of_model(
+        cls, model: nn.Module, image_processor: BaseImageProcessor | None = None, **changes: Any
+    ) -> InferenceSettings:
+        """The protocol that a model comes with: its windows, or whole pictures if it has none.
 
         Args:
             model: its config may name windows.
-            image_processor: may name windows where the config does not; the pipeline takes them from there.
-            changes: any fields; a ``window_size`` without a ``window_stride`` replaces both.
+            image_processor: it may name windows if the config does not; the pipeline takes them from there.
+            changes: fields with other values; a ``window_size`` without a ``window_stride`` replaces both.
         """
         own = {}
         for source in (image_processor, model.config):
@@ -87,23 +97,19 @@ class InferenceSettings:
 
     @property
     def num_sizes(self) -> int:
-        """To how many sizes a picture is resized."""
+        """Number of sizes that a picture is resized to."""
         return len(self.short_sides or self.scales)
 
     @property
     def num_views(self) -> int:
-        """How many times a picture goes through the model."""
+        """Number of views of a picture: its sizes, twice as many with flips."""
         return self.num_sizes * (2 if self.flip else 1)
 
-    def describe(self, image_processor) -> str:
-        """The protocol in words, for cards and logs.
-
-        Args:
-            image_processor: its ``size`` is what pictures are resized to.
-        """
+    def describe(self, image_processor: BaseImageProcessor) -> str:
+        """The protocol in words, for cards and logs; the sizes are those that ``image_processor`` resizes to."""
         return "; ".join([self._sizes(image_processor), self._windows(), self._flips()])
 
-    def _sizes(self, processor) -> str:
+    def _sizes(self, processor: BaseImageProcessor) -> str:
         size = dict(processor.size) if getattr(processor, "do_resize", False) and processor.size else {}
         if self.short_sides:
             limit = f", longer side at most {size['longest_edge']}" if size.get("longest_edge") else ""

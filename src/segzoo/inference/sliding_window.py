@@ -1,4 +1,4 @@
-"""Prediction by overlapping windows, as ``EncoderDecoder.slide_inference`` of mmsegmentation 0.27."""
+"""Prediction by overlapping windows, like ``EncoderDecoder.slide_inference`` of mmsegmentation 0.27."""
 
 from collections.abc import Callable, Sequence
 
@@ -18,27 +18,28 @@ def sliding_window_logits(
     align_corners: bool = False,
     windows_per_pass: int = 1,
 ) -> torch.Tensor:
-    """Mean of the logits of all windows that cover a pixel, as one tensor: num_labels floats for every pixel.
+    """The mean of the logits of all windows that cover a pixel, as one tensor with num_labels floats per pixel.
 
-    `WindowRows` gives the same map row by row, for pictures where that is too much.
+    `WindowRows` gives the same map row by row, for pictures for which that is too much memory.
 
-    Windows start at multiples of the stride; the last of a row or column is shifted back to end at the border. An
-    image that is smaller than the window, in either direction, is taken as it is there, not padded.
+    Windows start at multiples of the stride; the last one of a row or column is shifted back to end at the border. If
+    the image is smaller than the window in a direction, the window is cut to the image in that direction; nothing is
+    padded.
 
     Args:
         predict: (batch, channels, height, width) -> logits (batch, num_labels, any height, any width).
         pixel_values: (batch, channels, height, width).
         window_size, window_stride: height and width in pixels.
-        num_labels: classes that ``predict`` returns.
-        align_corners: how a window's logits are resized to the window.
-        windows_per_pass: how many windows of each image go through ``predict`` at once. More is faster on a GPU;
-            results stay equal for a model that treats images of a batch independently.
+        num_labels: number of classes that ``predict`` returns.
+        align_corners: how a window's logits are resized to the window, as in ``F.interpolate``.
+        windows_per_pass: how many windows of each image go through ``predict`` at once. More are faster on a GPU; the
+            results are the same for a model that treats the images of a batch independently.
 
     Returns:
         Logits (batch, num_labels, height, width), at the size of ``pixel_values``, float32 or float64.
 
     Raises:
-        SegZooError: sizes that are not positive, a stride beyond the window (pixels would be left out), or a
+        SegZooError: sizes that are not positive, a stride larger than the window (pixels would be left out), or a
             ``predict`` that returns another number of classes.
     """
     batch, _, height, width = pixel_values.shape
@@ -62,20 +63,21 @@ def sliding_window_logits(
 
 
 class WindowRows(Rows):
-    """The map of `sliding_window_logits`, read row by row: a window is predicted when its first row is, and then forgotten.
+    """The map of `sliding_window_logits`, read row by row.
 
-    Windows' logits are kept at the resolution that ``predict`` gives and resized as they are read. So the memory is that of
-    two or three rows of windows, whatever the height of the picture. Windows are predicted and summed in the order of
-    `sliding_window_logits`.
+    A window is predicted when its first row is read, and dropped after its last. Its logits are kept at the resolution
+    of ``predict`` and resized as they are read. So the memory is that of two or three rows of windows, whatever the
+    height of the picture. Windows are predicted and summed in the order of `sliding_window_logits`.
 
     Args:
         predict: (n, channels, height, width) -> logits (n, num_labels, any height, any width).
-        read_window: (top, left, height, width) -> that part of the picture, (channels, height, width), for ``predict``.
+        read_window: (top, left, height, width) -> that part of the picture, (channels, height, width), for
+            ``predict``.
         size: (height, width) of the picture.
         window_size, window_stride, num_labels, align_corners, windows_per_pass: as in `sliding_window_logits`.
 
     Raises:
-        SegZooError: as `sliding_window_logits`.
+        SegZooError: see `sliding_window_logits`.
     """
 
     def __init__(
@@ -96,7 +98,7 @@ class WindowRows(Rows):
         self.corners = [(top, left) for top in tops for left in lefts]
         self.next = 0
         self.ready: list[tuple[int, int, Rows]] = []  # top, left, logits at the window's size
-        logits = self._predict_next(num_labels)  # one pass tells the type
+        logits = self._predict_next(num_labels)  # the first pass shows dtype and device
         super().__init__(size, num_labels, logits.dtype, logits.device)
         counts = _cover_counts(tops, self.window[0], size[0]), _cover_counts(lefts, self.window[1], size[1])
         self.row_counts, self.column_counts = (count.to(self.device, self.dtype) for count in counts)
@@ -126,13 +128,15 @@ class WindowRows(Rows):
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """First pixels of the windows along one axis of ``length`` pixels."""
+    """First pixel of each window along one axis of ``length`` pixels; 0 alone if the window is as long or longer."""
     steps = max(length - window + stride - 1, 0) // stride + 1
     return [max(min(step * stride, length - window), 0) for step in range(steps)]
 
 
-def _grid(size: tuple[int, int], window_size, window_stride) -> tuple[tuple[int, int], list[int], list[int]]:
-    """Size of the windows of an image of this size, their first rows and their first columns."""
+def _grid(
+    size: tuple[int, int], window_size: Sequence[int], window_stride: Sequence[int]
+) -> tuple[tuple[int, int], list[int], list[int]]:
+    """Size of the windows, cut to the image if that is smaller; their first rows and their first columns."""
     window_size, window_stride = _pair(window_size, "window_size"), _pair(window_stride, "window_stride")
     for axis, window, stride in zip(("height", "width"), window_size, window_stride, strict=True):
         if stride > window:
@@ -148,7 +152,7 @@ def _grid(size: tuple[int, int], window_size, window_stride) -> tuple[tuple[int,
 
 
 def _checked(logits: torch.Tensor, windows: int, num_labels: int) -> torch.Tensor:
-    """The logits of so many windows, in single precision at least: sums of half precision lose too much."""
+    """The logits after a check of their shape, in float32 at least: sums in half precision lose too much."""
     if logits.ndim != 4 or logits.shape[:2] != (windows, num_labels):
         raise SegZooError(
             f"the model returned {tuple(logits.shape)} for {windows} windows; expected ({windows}, {num_labels}, height, "
@@ -165,7 +169,7 @@ def _cover_counts(starts: list[int], window: int, length: int) -> torch.Tensor:
 
 
 def _pair(value: Sequence[int], name: str) -> tuple[int, int]:
-    """(height, width). A pipeline that batches images hands over one pair for each image: they must be equal."""
+    """(height, width). A pipeline that batches images passes one pair for each image; they must be equal."""
     pair = tuple(value)
     if pair and isinstance(pair[0], (tuple, list)) and all(tuple(other) == tuple(pair[0]) for other in pair):
         pair = tuple(pair[0])

@@ -1,7 +1,8 @@
 """From a picture to the inputs of a model, in two steps: resized pictures, and normalised parts of them.
 
-In between lies what is small: pictures of integers, once for every scale. They are made where pictures are decoded, in
-other processes perhaps; mirroring, normalisation and padding are done on the model's device, window by window.
+What passes between the two steps is small: pictures of integers, one for every scale. They are made where pictures are
+decoded, possibly in other processes; mirroring, normalisation and padding happen on the model's device, window by
+window.
 """
 
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.image_utils import ImageInput
 
 from segzoo.errors import SegZooError
 from segzoo.image_processing_segzoo import SegZooImageProcessor
@@ -19,28 +22,29 @@ from segzoo.inference.settings import InferenceSettings
 
 @dataclass(frozen=True)
 class ViewMaker:
-    """Resizes a picture once for every scale; it holds no model, so it can work in loading processes.
+    """Resizes a picture once for every scale; it holds no model, so it can work in data-loading processes.
 
     Args:
-        image_processor: any of transformers'.
-        settings: which scales.
+        image_processor: any image processor of transformers.
+        settings: the scales or short sides; the window size bounds how far a scale may shrink a picture.
     """
 
-    image_processor: Any
+    image_processor: BaseImageProcessor
     settings: InferenceSettings
 
-    def __call__(self, image) -> list[torch.Tensor]:
+    def __call__(self, image: ImageInput) -> list[torch.Tensor]:
         """The views of a picture.
 
         Args:
-            image: uint8 (height, width, channels) in the channels of the model, or what else the processor takes.
+            image: uint8 (height, width, channels) with the channels of the model, or any other picture that the
+                processor accepts.
 
         Returns:
-            A tensor (channels, height, width) for each scale or short side: values as in the picture where the processor is segzoo's,
-            ready for the model where it is another.
+            A tensor (channels, height, width) for each scale or short side. With a `SegZooImageProcessor` it has the
+            picture's own values; with any other image processor it is ready for the model.
 
         Raises:
-            SegZooError: the processor cannot use the picture, or a scale leaves nothing of it.
+            SegZooError: the processor cannot use the picture, or a scale makes it smaller than one pixel.
         """
         processor, options = self.image_processor, {"return_tensors": "pt"}
         if isinstance(processor, SegZooImageProcessor):
@@ -61,8 +65,8 @@ class ViewMaker:
             options["input_data_format"] = "channels_last"  # transformers finds 1, 3 and 4 channels, and no others
         return [processor(images=image, **options, **size)["pixel_values"][0] for size in self._sizes(image)]
 
-    def _sizes(self, image) -> list[dict[str, Any]]:
-        """The processor's options for each size."""
+    def _sizes(self, image: ImageInput) -> list[dict[str, Any]]:
+        """The processor's options for each scale or short side."""
         if not self.settings.short_sides:
             return [self._scaled(scale, image) for scale in self.settings.scales]
         own = {name: edge for name, edge in dict(self.image_processor.size or {}).items() if edge is not None}
@@ -81,12 +85,12 @@ class ViewMaker:
             )
         return [{"do_resize": True, "size": {"shortest_edge": side} | limit} for side in self.settings.short_sides]
 
-    def _scaled(self, scale: float, image) -> dict[str, Any]:
-        """Options that make the processor's result larger by a factor, as mmsegmentation's ``MultiScaleFlipAug``.
+    def _scaled(self, scale: float, image: ImageInput) -> dict[str, Any]:
+        """Options that make the processor's result larger by a factor, as in mmsegmentation's ``MultiScaleFlipAug``.
 
-        The bounds are multiplied and cut to whole pixels; they are the picture's own sides where it is not resized. A
-        shorter side that is resized to without a bound of the longer one never becomes shorter than the windows, as
-        ``SETR_Resize``.
+        The bounds of the size are multiplied and cut to whole pixels; if the processor does not resize, they are the
+        picture's own sides. A shorter side without a bound of the longer one never becomes shorter than the windows,
+        as in ``SETR_Resize``.
         """
         if scale == 1.0:
             return {}
@@ -98,7 +102,8 @@ class ViewMaker:
             scaled["shortest_edge"] = max(scaled["shortest_edge"], min(self.settings.window_size))
         return {"do_resize": True, "size": scaled}
 
-    def _bounds(self, image) -> dict[str, int]:
+    def _bounds(self, image: ImageInput) -> dict[str, int]:
+        """The entries of ``size`` that a scale multiplies."""
         processor = self.image_processor
         if processor.do_resize and processor.size:
             return {name: edge for name, edge in dict(processor.size).items() if edge is not None}
@@ -111,17 +116,17 @@ class ViewReader:
     """Reads the inputs of a model off one view.
 
     Args:
-        image_processor: of the model.
-        view: (channels, height, width), of `ViewMaker`, on the device where the model is.
+        image_processor: the model's image processor.
+        view: a view (channels, height, width) from `ViewMaker`, on the model's device.
         mirrored: read the mirror image instead.
     """
 
-    def __init__(self, image_processor, view: torch.Tensor, mirrored: bool = False):
+    def __init__(self, image_processor: BaseImageProcessor, view: torch.Tensor, mirrored: bool = False):
         self.view, self.mirrored = view, mirrored
         self.picture_size = tuple(view.shape[-2:])
         self.processor = image_processor if isinstance(image_processor, SegZooImageProcessor) else None
         self.size = self.picture_size
-        """(height, width) of the model's input, with the padding at the right and the bottom."""
+        """(height, width) of the model's input, including the padding at the right and the bottom."""
         if self.processor is not None and self.processor.do_pad:
             self.size = padded_size(
                 self.picture_size,
@@ -131,7 +136,7 @@ class ViewReader:
             )
 
     def __call__(self, top: int, left: int, height: int, width: int) -> torch.Tensor:
-        """A part of the input, (channels, height, width) floats."""
+        """A part of the input, (channels, height, width) floats; beyond the picture it is padded."""
         rows, columns = self.picture_size
         bottom, right = min(top + height, rows), min(left + width, columns)
         top, left = min(top, bottom), min(left, right)
@@ -145,11 +150,11 @@ class ViewReader:
         return pad_image(part, (height, width), self.processor.pad_value)
 
     def whole(self) -> torch.Tensor:
-        """All of the input."""
+        """The whole input, (channels, height, width) floats."""
         return self(0, 0, *self.size)
 
     def plan(self, target_size: tuple[int, int]) -> dict[str, Any]:
-        """How logits become a map of the size asked for: arguments of `segzoo.inference.label_map_from_logits`."""
+        """Keyword arguments of `label_map_from_logits` for a map of ``target_size`` (height, width)."""
         by_input = self.processor is not None and self.processor.resize_logits_to_input
         if self.size == self.picture_size and not by_input:
             return {"size": target_size}

@@ -1,7 +1,7 @@
-"""Training: `train` and its options, recipes, and the parts that a training script needs beside `accelerate`.
+"""Training: `train` and its options, recipes, and the parts that a training script needs besides `accelerate`.
 
-`run.py` shows the course of a training; each of the other modules is a part of it. What the package offers is listed in
-``__init__.pyi``, and imported on first use.
+``run.py`` shows the course of a training; each of the other modules is a part of it. The public names are listed in
+``__init__.pyi`` and imported on first use.
 """
 
 import lazy_loader

@@ -1,7 +1,7 @@
 """The options of ``segzoo train``, and its command line.
 
-It takes what transformers' run_semantic_segmentation_no_trainer.py takes, the flags that its Trainer script is commonly run
-with, and one flag for every field of a `Recipe`: what is given on the command line overrides the recipe.
+The command line has the flags of transformers' run_semantic_segmentation_no_trainer.py, the common flags of its
+Trainer script, and one flag for every field of a `Recipe`; flags override the recipe.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from segzoo.training.recipes.recipe import Recipe, resolve_recipe
 
 UPSTREAM_MODEL, UPSTREAM_DATASET = "nvidia/mit-b0", "segments/sidewalk-semantic"
 
-# What upstream's script trains with when nothing is said.
+# What transformers' script trains with by default.
 DEFAULTS = Recipe(
     name="default",
     source="the defaults of transformers' example scripts, with mmsegmentation's crops and scales",
@@ -34,7 +34,7 @@ DEFAULTS = Recipe(
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource(Options):
-    """The model to train: an existing one, one from a config, or a new one around a backbone."""
+    """The model to train: an existing model, one from a config, or a new one around a backbone."""
 
     prefix = "--"
 
@@ -65,7 +65,7 @@ class ModelSource(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions(Options):
-    """The data, their classes, and how much of them is used."""
+    """The data, their classes, and how many pictures are used."""
 
     prefix = "--"
 
@@ -75,31 +75,31 @@ class DataOptions(Options):
         f"webdataset, or a Hub name (default: {UPSTREAM_DATASET})",
     )
     dataset_config_name: str | None = option(None, "configuration of a Hub data set")
-    image_column: str | None = option(None, "column of the pictures, where its name is unusual")
-    label_column: str | None = option(None, "column of the masks, where its name is unusual")
+    image_column: str | None = option(None, "column of the pictures, if its name is unusual")
+    label_column: str | None = option(None, "column of the masks, if its name is unusual")
     classes: str | None = option(
         None, "a known data set (ade20k, cityscapes, camvid ...) or a JSON file of id and name"
     )
-    num_labels: int | None = option(None, "number of classes, where they have no names")
+    num_labels: int | None = option(None, "number of classes, if they have no names")
     do_reduce_labels: bool | None = option(
         None,
         "masks hold 0 for 'no class' and 1..n for the classes (default: as known of the data set)",
         flag=Flag(aliases=("reduce_labels",)),
     )
     ignore_index: int = option(255, "label of pixels that do not count")
-    train_val_split: float = option(0.15, "share set aside where there is no validation split", above=0, below=1)
-    max_train_samples: int | None = option(None, "train on so many pictures only", above=0)
-    max_eval_samples: int | None = option(None, "evaluate on so many pictures only", above=0)
+    train_val_split: float = option(0.15, "share set aside if there is no validation split", above=0, below=1)
+    max_train_samples: int | None = option(None, "train on this many pictures only", above=0)
+    max_eval_samples: int | None = option(None, "evaluate on this many pictures only", above=0)
     streaming: bool = option(False, "read the training data while training; needs a number of steps")
     shuffle_buffer: int = option(1000, "with --streaming: samples that are shuffled at a time", above=0)
     max_corrupt: int = option(
-        0, "leave out so many broken pictures, with a warning each, before it is an error", at_least=0
+        0, "leave out up to this many broken pictures, with a warning each; more are an error", at_least=0
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchOptions(Options):
-    """The recipe's name, and how its batch is divided."""
+    """The recipe's name or file, and how its batch is divided."""
 
     prefix = "--"
 
@@ -110,11 +110,13 @@ class BatchOptions(Options):
         None, "YAML or JSON file with the fields below, over --recipe and below flags; a run writes one: recipe.json"
     )
     per_device_train_batch_size: int | None = option(
-        None, "pictures a process and step (default: 8, or the recipe's batch divided up)", above=0
+        None, "pictures per process and pass (default: 8, or the recipe's batch divided up)", above=0
     )
-    per_device_eval_batch_size: int = option(8, "pictures of different sizes still go one by one", above=0)
+    per_device_eval_batch_size: int = option(
+        8, "pictures per process; those of different sizes still go one by one", above=0
+    )
     gradient_accumulation_steps: int | None = option(
-        None, "passes an optimizer step (default: 1, or what the recipe's batch needs)", above=0
+        None, "passes per optimizer step (default: 1, or what the recipe's batch needs)", above=0
     )
     crop_by_model: bool = option(False, "crops have the size that the model is used at", flag=None)
     warmup_ratio: float | None = option(
@@ -124,7 +126,7 @@ class BatchOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class RunningOptions(Options):
-    """Where the results go, what is saved when, and on what the training runs."""
+    """Where the results go, what is saved and when, and on which hardware the training runs."""
 
     prefix = "--"
 
@@ -134,7 +136,7 @@ class RunningOptions(Options):
     )
     do_train: bool = option(True, "train (default, unless --do_eval alone is given)")
     do_eval: bool = option(True, "evaluate (default, unless --do_train alone is given)")
-    seed: int = option(42, "of weights, order and augmentation")
+    seed: int = option(42, "seed of weights, order and augmentation")
     eval_steps: int | str = option(
         "epoch",
         "steps between evaluations, 'epoch', or 0 for the end only (default: epoch)",
@@ -144,10 +146,10 @@ class RunningOptions(Options):
     checkpointing_steps: int | str | None = option(
         None, "steps between checkpoints, or 'epoch'; none by default", words=("epoch",), at_least=0
     )
-    save_total_limit: int | None = option(None, "keep so many checkpoints, and the best; all by default", above=0)
+    save_total_limit: int | None = option(None, "keep this many checkpoints, and the best; all by default", above=0)
     load_best_model_at_end: bool = option(False, "the model with the best mIoU is the result")
     resume_from_checkpoint: str | None = option(None, "'latest', or a checkpoint folder", flag=Flag(const="latest"))
-    max_bad_steps: int = option(3, "so many steps in a row with a loss that is not finite end the training", above=0)
+    max_bad_steps: int = option(3, "this many steps in a row with a loss that is not finite end the training", above=0)
     logging_steps: int | str = option(10, "steps between two lines of the log", words=("epoch",), above=0)
     dataloader_num_workers: int = option(2, "processes that load pictures", at_least=0)
     channels_last: bool | None = option(
@@ -175,14 +177,15 @@ class RunningOptions(Options):
     )
     token: str | bool | None = option(
         None,
-        "the same; without a value: that of the login",
+        "the same as --hub_token; without a value: that of the login",
         flag=Flag(aliases=("use_auth_token",), const=True),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(RunningOptions, BatchOptions, DataOptions, ModelSource):
-    """Everything about a training beside its recipe; each field is a flag of ``segzoo train`` of the same name.
+    """Everything about a training except its recipe; each field with a flag is an option of ``segzoo train`` of the
+    same name.
 
     Raises:
         SegZooError: a value of the wrong type or range, or values that do not fit each other.
@@ -203,7 +206,7 @@ class RunOptions(RunningOptions, BatchOptions, DataOptions, ModelSource):
             object.__setattr__(self, name, value)
 
     def check(self) -> None:
-        """Refuse a run without a folder, evaluations that a best model needs and does not get, and trackers that are missing."""
+        """Check that there is an output folder, evaluations to find a best model by, and the named trackers."""
         super().check()
         if self.output_dir is None:
             self.refuse("output_dir is missing; name the folder that becomes the model")
@@ -219,10 +222,11 @@ class RunOptions(RunningOptions, BatchOptions, DataOptions, ModelSource):
                 self.refuse(f"report_to {missing[0]}: this tracker is not installed; installed: {installed}")
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Refuse a recipe that this run cannot follow.
+        """Check that this run can follow a recipe.
 
         Raises:
-            SegZooError: a stream, whose length nobody knows, without a number of steps, or with something to be done every epoch.
+            SegZooError: with streaming, whose length is unknown, the recipe has no number of steps, or evaluations or
+                checkpoints are due every epoch.
         """
         if self.streaming and recipe.max_train_steps is None:
             self.refuse("streaming needs --max_train_steps: the number of pictures is not known beforehand")
@@ -242,7 +246,7 @@ class RunOptions(RunningOptions, BatchOptions, DataOptions, ModelSource):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerNames(Options):
-    """Flags of transformers' Trainer script that are called otherwise here; their help says how."""
+    """Flags of transformers' Trainer script that have other names here; their help says which."""
 
     prefix = "--"
 
@@ -266,10 +270,10 @@ class TrainerNames(Options):
     logging_strategy: str | None = option(
         None, "when --logging_steps is meant to happen", choices=("no", "epoch", "steps")
     )
-    metric_for_best_model: str | None = option(None, "mean_iou, what else is there to choose from")
+    metric_for_best_model: str | None = option(None, "accepted for mean_iou only")
 
     def check(self) -> None:
-        """Refuse what this script has nothing for."""
+        """Check that only one precision is given, and that the best model is chosen by mean IoU."""
         super().check()
         if self.bf16 and self.fp16:
             self.refuse("bf16 and --fp16 exclude each other; leave one of them out")
@@ -289,11 +293,11 @@ WITHOUT_EFFECT = {
     "greater_is_better": "a larger mIoU is better",
     "log_level": "messages are few",
 }
-"""Flags of the Trainer script that are taken and do nothing, with the reason."""
+"""Flags of the Trainer script that are accepted and do nothing, with the reason."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Make a parser that of ``segzoo train``; every option is explained in its help."""
+    """Add the flags of ``segzoo train`` to a parser; its help explains every option."""
     parser.usage = "%(prog)s --output_dir DIR [--flag VALUE ...]; --help explains all flags"
     explain_unknown_flags(parser)
     add_flags(parser.add_argument_group("model"), ModelSource)
@@ -313,7 +317,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[RunOptions, Recipe]:
     """The options and the recipe of a command line.
 
     Raises:
-        SegZooError: a value that makes no sense, with the option's name.
+        SegZooError: a wrong value; the message names the option.
         SystemExit: wrong usage, through argparse, with status 2.
     """
     parser = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -322,13 +326,17 @@ def parse_arguments(argv: Sequence[str]) -> tuple[RunOptions, Recipe]:
 
 
 def read_arguments(values: Mapping[str, Any]) -> tuple[RunOptions, Recipe]:
-    """The options of the run, and the recipe: defaults, then ``recipe``, then ``recipe_file``, then single fields.
+    """The options of the run and the recipe, from the values of flags.
+
+    The recipe starts from the defaults or ``recipe``, then takes the fields of ``recipe_file``, then those of single
+    flags.
 
     Args:
-        values: of flags that were given, by name without dashes, as text or converted; others are left alone.
+        values: values of the flags that were given, as text or converted, by name without dashes; other entries are
+            ignored.
 
     Raises:
-        SegZooError: a value that makes no sense, with the option's name.
+        SegZooError: a wrong value; the message names the option.
     """
     run, fields, names = (_of(cls, values) for cls in (RunOptions, Recipe, TrainerNames))
     others = TrainerNames(**names)
@@ -344,13 +352,13 @@ def read_arguments(values: Mapping[str, Any]) -> tuple[RunOptions, Recipe]:
 
 
 def _of(cls: type[Options], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of some values that have a flag among the options of a class."""
+    """The values that belong to a flag of ``cls``."""
     names = [entry.name for entry in dataclasses.fields(cls) if entry.metadata["flag"] is not None]
     return {name: values[name] for name in names if name in values}
 
 
 def _recipe_fields(names: TrainerNames, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What the Trainer's flags say about the recipe; its own flags win."""
+    """Fields of the recipe that follow from the Trainer script's flags; the recipe's own flags override them."""
     fields: dict[str, Any] = {}
     if names.optim is not None:
         fields["optimizer"] = "sgd" if names.optim == "sgd" else "adamw"
@@ -366,7 +374,7 @@ def _recipe_fields(names: TrainerNames, given: Mapping[str, Any]) -> dict[str, A
 
 
 def _run_options(names: TrainerNames, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What the Trainer's flags, and what is left out, say about the run."""
+    """Options of the run that follow from the Trainer script's flags, and from flags that are missing."""
     run: dict[str, Any] = {}
     if names.warmup_steps is not None and 0 < names.warmup_steps < 1:
         run["warmup_ratio"] = names.warmup_steps
@@ -394,7 +402,7 @@ def _run_options(names: TrainerNames, given: Mapping[str, Any]) -> dict[str, Any
 
 
 def notes_on_arguments(options: RunOptions) -> list[str]:
-    """A line for every flag that was given and has no effect here."""
+    """One line for each flag that was given and has no effect."""
     return [f"note: --{name} has no effect: {WITHOUT_EFFECT[name]}" for name in options.without_effect]
 
 
@@ -409,9 +417,9 @@ _NOT_ON_THE_CARD = frozenset(
 
 
 def settings_for_card(options: RunOptions, num_processes: int, total_steps: int) -> dict[str, Any]:
-    """The settings of the run that decide the result, beside the recipe, by the name of their option.
+    """The settings of the run that influence the result, besides the recipe, by the names of their options.
 
-    Those left at "none" are left out, and local paths: they say nothing to others.
+    Options that are None or False are left out, and so are local paths, which mean nothing to others.
     """
     settings = {
         name: value

@@ -1,11 +1,12 @@
-"""Checkpoints that are whole or not there, and training that goes on from the last whole one.
+"""Checkpoints that exist whole or not at all, and training that goes on from the last whole one.
 
-A checkpoint is a folder ``step_<n>``: what `accelerate` saves (model, optimizer, gradient scaler, registered objects such as
-schedule and weight average, random numbers of every process), ``memory.json`` with what the caller wants to remember, and
-``checkpoint.json`` with the size and hash of each of these files.
+A checkpoint is a folder ``step_<n>``: the files of `accelerate` (model, optimizer, gradient scaler, registered objects
+such as schedule and weight average, random numbers of every process), ``memory.json`` with anything else that the
+caller wants to keep, and ``checkpoint.json`` with the size and hash of each of these files.
 
-The hash is XXH3 (128 bits): it finds every accident, and reads ten times as fast as SHA-256, so that it does not count beside
-writing. It protects from no attacker; files are therefore unpickled with ``weights_only`` alone.
+The hash is XXH3 (128 bits): it finds every accident and is ten times as fast as SHA-256, so that its time is
+negligible compared with writing. It does not protect against attackers; files are therefore unpickled with
+``weights_only``.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _PREFIX = "step_"
 
 
 class Resumed(NamedTuple):
-    """Where a training goes on: the checkpoint's folder, the steps done, and what the caller wanted to remember."""
+    """Where a training goes on: the checkpoint's folder, its number of steps, and its ``memory``."""
 
     folder: Path
     step: int
@@ -50,17 +51,17 @@ def save_checkpoint(
 ) -> Path:
     """Write ``directory/step_<step>``; every process calls this, and all succeed or all fail.
 
-    The folder is written under a hidden name, synced to the disk and renamed. What was there before stays whole when the
-    disk is full or the process is killed, also a checkpoint of the same step, which is replaced only then.
+    The folder is written under a hidden name, synced to the disk and renamed. Earlier checkpoints stay whole if the
+    disk is full or the process is killed; one of the same step is replaced only by the renaming.
 
     Args:
         accelerator: everything to save has been prepared by it or registered with it.
-        directory: where the checkpoints lie; made if need be. All processes share it.
-        step: optimizer steps done.
-        memory: anything else to remember, ready for JSON.
+        directory: folder of the checkpoints, shared by all processes; created if necessary.
+        step: number of optimizer steps done.
+        memory: anything else to keep, as JSON values.
 
     Raises:
-        SegZooError: the folder cannot be written; nothing is left of it.
+        SegZooError: the checkpoint cannot be written; no part of it is left.
     """
     target = Path(directory) / f"{_PREFIX}{step}"
     with contextlib.ExitStack() as stack:
@@ -84,13 +85,14 @@ def save_checkpoint(
 
 
 def load_checkpoint(accelerator: Accelerator, checkpoint: str | os.PathLike) -> tuple[int, dict[str, Any]]:
-    """Put everything back as it was; every process calls this, after preparing the same objects.
+    """Load a checkpoint into everything that `accelerate` prepared; every process calls this after preparing the same
+    objects.
 
     Returns:
-        The step, and what ``memory`` held.
+        The step, and the ``memory`` of `save_checkpoint`.
 
     Raises:
-        SegZooError: the folder is no whole checkpoint, or belongs to another model or optimizer.
+        SegZooError: the folder is not a whole checkpoint, or belongs to another model or optimizer.
     """
     folder = Path(checkpoint)
     run_together(accelerator, lambda: read_record(folder), main_only=True)
@@ -102,20 +104,20 @@ def resume_checkpoint(
 ) -> Resumed | None:
     """Find the checkpoint to go on from and load it; every process calls this, after preparing the same objects.
 
-    The main process looks for it and compares the hashes; the others take its word. Whole checkpoints after the chosen one
-    belong to another course of the training, and must never be gone on from once this one has begun.
+    Only the main process looks for it and compares the hashes. Whole checkpoints of later steps than the chosen one
+    belong to another course of the training: once this one goes on, they must not be mistaken for its own.
 
     Args:
-        accelerator: of the training.
+        accelerator: the accelerator of the training.
         directory, wanted: as in `find_checkpoint`.
-        overwrite: remove whole checkpoints that lie after the chosen one, with a warning each.
+        overwrite: remove whole checkpoints of later steps, with a warning for each.
 
     Returns:
-        What was loaded; None for ``"latest"`` where there is no checkpoint yet.
+        The loaded checkpoint; None for ``"latest"`` if there is no checkpoint yet.
 
     Raises:
-        SegZooError: as `find_checkpoint` and `load_checkpoint`; or a whole checkpoint lies after the chosen one, and
-            ``overwrite`` is not asked for.
+        SegZooError: see `find_checkpoint` and `load_checkpoint`; or there is a whole checkpoint of a later step and
+            ``overwrite`` is False.
     """
     folder = run_together(accelerator, lambda: find_checkpoint(directory, wanted), main_only=True)
     if folder is None:
@@ -126,15 +128,15 @@ def resume_checkpoint(
 
 
 def read_record(checkpoint: str | os.PathLike, *, contents: bool = True) -> dict[str, Any]:
-    """The content of ``checkpoint.json``, after every file has been compared with it.
+    """The content of ``checkpoint.json``, after comparing every file with it.
 
     Args:
         checkpoint: the folder.
-        contents: compare hashes as well; otherwise only that the files are there in the right size.
+        contents: compare hashes as well; otherwise only check that the files exist with the right size.
 
     Raises:
-        SegZooError: the folder or a file is missing or cannot be read, or a file has another size or hash than when it was
-            written.
+        SegZooError: the folder or a file is missing or cannot be read, or a file has another size or hash than when it
+            was written.
     """
     folder = Path(checkpoint)
     advice = "resume from an earlier checkpoint"
@@ -168,24 +170,25 @@ def read_record(checkpoint: str | os.PathLike, *, contents: bool = True) -> dict
 
 
 def list_checkpoints(directory: str | os.PathLike) -> list[Path]:
-    """Folders ``step_<n>`` in a directory, the earliest first, whole or not."""
+    """The folders ``step_<n>`` in a directory by ascending step, whether whole or not."""
     folders = Path(directory).glob(f"{_PREFIX}*")
     found = [folder for folder in folders if folder.name.removeprefix(_PREFIX).isdigit() and folder.is_dir()]
     return sorted(found, key=_step_of)
 
 
 def find_checkpoint(directory: str | os.PathLike, wanted: str) -> Path | None:
-    """Which checkpoint to go on from.
+    """The checkpoint to go on from.
 
     Args:
-        directory: where the checkpoints lie.
+        directory: folder of the checkpoints.
         wanted: ``"latest"``, or the path of a checkpoint, or its name in ``directory``.
 
     Returns:
-        The folder. For ``"latest"`` the last whole one: damaged ones are skipped with a warning; None without any.
+        The folder of the checkpoint. ``"latest"`` is the last whole one: damaged ones are skipped with a warning; None
+        if there are no checkpoints.
 
     Raises:
-        SegZooError: the one that was named is not there or damaged, or all are damaged.
+        SegZooError: the named checkpoint does not exist or is damaged, or all checkpoints are damaged.
     """
     if wanted != "latest":
         folder = Path(wanted) if Path(wanted).is_dir() else Path(directory) / wanted
@@ -208,13 +211,13 @@ def find_checkpoint(directory: str | os.PathLike, wanted: str) -> Path | None:
 def remove_old_checkpoints(directory: str | os.PathLike, keep: int | None, best_step: int | None = None) -> None:
     """Remove all but the last ``keep`` checkpoints; the main process calls this.
 
-    The best one stays as well, and so does the last whole one: where the last ``keep`` turn out damaged, an older one that
-    is whole (its hashes are compared) is not removed. Damaged ones do not count.
+    Damaged checkpoints do not count towards ``keep``, and one that is whole, by its hashes, stays in any event:
+    nothing older is removed until it is found. The best checkpoint is kept in addition.
 
     Args:
-        directory: where the checkpoints lie.
-        keep: how many, at least 1; None keeps all.
-        best_step: step of the best checkpoint, which is kept beside them.
+        directory: folder of the checkpoints.
+        keep: how many to keep, at least 1; None keeps all.
+        best_step: step of the best checkpoint, if there is one.
 
     Raises:
         SegZooError: ``keep`` is below 1.
@@ -229,7 +232,7 @@ def remove_old_checkpoints(directory: str | os.PathLike, keep: int | None, best_
         if kept >= keep and found_whole:
             doomed = [old for old in newest_first[position:] if old.name != f"{_PREFIX}{best_step}"]
             break
-        # One whole checkpoint is certain after its hashes; the others are only looked at: they need not be read again.
+        # The hashes of one checkpoint make sure that a whole one stays; for the others, sizes suffice.
         if _is_whole(folder, contents=not found_whole):
             kept, found_whole = kept + 1, True
     else:
@@ -242,12 +245,13 @@ def remove_old_checkpoints(directory: str | os.PathLike, keep: int | None, best_
 
 
 def _load_whole(accelerator: Accelerator, folder: Path) -> tuple[int, dict[str, Any]]:
-    """Load a checkpoint whose files have been compared already."""
+    """Load a checkpoint whose files have already been compared with its record; returns its step and memory."""
     from accelerate.utils import load
 
     def read() -> tuple[int, dict[str, Any], int]:
         try:
-            # accelerate unpickles registered objects freely; what has passed weights_only first is harmless afterwards.
+            # accelerate unpickles registered objects without restrictions; files that load with weights_only are
+            # harmless.
             for file in folder.glob("custom_checkpoint_*.pkl"):
                 load(file, map_location="cpu", mmap=True, weights_only=True)
             accelerator.load_state(str(folder))
@@ -282,7 +286,7 @@ def _load_whole(accelerator: Accelerator, folder: Path) -> tuple[int, dict[str, 
 
 
 def _random_numbers_are_back(folder: Path, process_index: int) -> bool:
-    """Whether `accelerate` could restore them; it says nothing when it cannot. What it restores last is looked at."""
+    """Whether `accelerate`, which does not report it, restored the random numbers; the last ones are checked."""
     from accelerate.utils import load
 
     states = load(folder / f"random_states_{process_index}.pkl")
@@ -310,7 +314,7 @@ def _write_record(folder: Path, step: int, memory: Mapping[str, Any], processes:
 
 
 def _hashes(folder: Path, names: Iterable[str], *, sync: bool = False) -> list[str]:
-    """XXH3 of files, several at a time; with ``sync`` each is on the disk afterwards, while others are still hashed."""
+    """XXH3 hashes of files, four at a time; with ``sync`` each file is also synced to the disk."""
 
     def digest(name: str) -> str:
         with open(folder / name, "rb") as stream:
@@ -325,9 +329,10 @@ def _hashes(folder: Path, names: Iterable[str], *, sync: bool = False) -> list[s
 
 @contextlib.contextmanager
 def _write_errors_of(target: Path, partial: Path) -> Iterator[None]:
-    """Turn what a full or broken disk causes into one line about a checkpoint that is being written in ``partial``.
+    """Turn the errors of a full or broken disk into one line about the checkpoint that is being written in
+    ``partial``.
 
-    torch.save makes of it a RuntimeError that says neither which file nor why; it is asked whether one can still write.
+    torch.save raises a RuntimeError that names neither file nor cause; then a trial write finds the cause.
     """
     try:
         yield
@@ -345,7 +350,7 @@ def _write_errors_of(target: Path, partial: Path) -> Iterator[None]:
 
 
 def _why_not_writable(folder: Path) -> str | None:
-    """The operating system's reason, found by trying; None when it works."""
+    """The operating system's reason why a trial write to the folder fails; None if it succeeds."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(1 << 20))
@@ -357,7 +362,7 @@ def _why_not_writable(folder: Path) -> str | None:
 
 
 def _give_up_later(directory: Path, step: int, *, overwrite: bool) -> None:
-    """Remove whole checkpoints after a step, or refuse to go on from there; damaged ones are never gone on from."""
+    """Remove whole checkpoints of steps after ``step``, or raise an error if there are any; damaged ones may stay."""
     for folder in reversed(list_checkpoints(directory)):
         if _step_of(folder) <= step or not _is_whole(folder, contents=True):
             continue

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, as `torch.optim.swa_utils` computes it, for training with `accelerate`."""
+"""An exponential moving average of the weights, computed by `torch.optim.swa_utils`, for use with `accelerate`."""
 
 import copy
 from collections.abc import Iterator
@@ -14,11 +14,12 @@ from segzoo.errors import SegZooError
 class WeightAverage:
     """Keeps ``average = decay * average + (1 - decay) * weights`` after every optimizer step; buffers are copied.
 
-    It has ``state_dict`` and ``load_state_dict``, so that ``accelerator.register_for_checkpointing`` takes it.
+    It has ``state_dict`` and ``load_state_dict``, so that it can be passed to
+    ``accelerator.register_for_checkpointing``.
 
     Args:
-        model: the bare model (not the one that `accelerate` wrapped), on its device; a copy of it is held.
-        decay: share of the old average that stays in each step, in 0..1.
+        model: the unwrapped model (not the one that `accelerate` wrapped), on its device; it is copied.
+        decay: share of the old average that remains in each step, between 0 and 1, both excluded.
 
     Raises:
         SegZooError: ``decay`` is not between 0 and 1.
@@ -31,12 +32,12 @@ class WeightAverage:
         self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)).requires_grad_(False)
 
     def update(self, model: nn.Module) -> None:
-        """Take the weights of one more step in."""
+        """Add the weights of one more step to the average; ``model`` is unwrapped."""
         self.averaged.update_parameters(model)
 
     @contextmanager
     def applied_to(self, model: nn.Module) -> Iterator[None]:
-        """Within it the model has the averaged weights; afterwards it has its own again."""
+        """A context in which the model has the averaged weights; afterwards it has its own again."""
         own = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         model.load_state_dict(self.averaged.module.state_dict())
         try:
@@ -45,13 +46,13 @@ class WeightAverage:
             model.load_state_dict(own)
 
     def copy_to(self, model: nn.Module) -> None:
-        """Give the model the averaged weights for good."""
+        """Replace the model's weights and buffers by the averaged ones."""
         model.load_state_dict(self.averaged.module.state_dict())
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The average and the number of steps in it."""
+        """The averaged weights and buffers, and the number of steps in them."""
         return copy.copy(self.averaged.state_dict())
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Go on from ``state_dict``'s result."""
+        """Restore a result of ``state_dict``."""
         self.averaged.load_state_dict(state)

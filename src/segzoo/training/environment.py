@@ -1,4 +1,4 @@
-"""What a training ran on and with, for reports: nothing that names a machine or its user."""
+"""The hardware and software of a training, for reports; nothing that names a machine or its user."""
 
 import os
 import platform
@@ -13,8 +13,8 @@ def hardware_facts(device: torch.device | str, num_processes: int = 1) -> dict[s
     """Device, processes, processor cores, memory and system, in words.
 
     Args:
-        device: that this process computes on.
-        num_processes: in all.
+        device: the device of this process.
+        num_processes: number of processes of the training.
     """
     device = torch.device(device)
     facts = {"device": "CPU"}
@@ -34,7 +34,7 @@ def hardware_facts(device: torch.device | str, num_processes: int = 1) -> dict[s
 
 
 def software_versions() -> dict[str, str]:
-    """Versions of Python, of segzoo and the libraries that decide its numbers, and of CUDA where PyTorch has it."""
+    """Versions of Python, segzoo, the libraries that its numbers depend on, and CUDA if PyTorch has it."""
     versions = {"Python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -47,7 +47,7 @@ def software_versions() -> dict[str, str]:
 
 
 def _processor() -> str:
-    """The processor's name; Linux tells it in a file alone."""
+    """The processor's name; on Linux only a file has it."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""Flags made from the fields of `segzoo.options.Options`, and a parser that explains what it does not know."""
+"""Command-line flags made from the fields of `segzoo.options.Options`, and a parser that explains unknown flags."""
 
 import argparse
 import dataclasses
@@ -10,14 +10,14 @@ from segzoo.options import Flag, Kind, Options, kinds_of, truth
 
 
 def add_flags(group: Any, cls: type[Options], names: Sequence[str] | None = None) -> None:
-    """A flag for every field of a group of options; one that is not given leaves nothing in the namespace.
+    """Add a flag for every field of a group of options; a flag that is not given leaves nothing in the namespace.
 
-    The namespace has the values as text: the class converts and checks them. Names may have dashes for underscores.
+    The namespace holds the values as text: ``cls`` converts and checks them. Names may be written with dashes.
 
     Args:
-        group: a parser, or a group of its arguments.
+        group: a parser, or one of its argument groups.
         cls: the options.
-        names: fields to make flags of; None: all.
+        names: the fields to add flags for; None: all.
     """
     kinds = kinds_of(cls)
     for entry in dataclasses.fields(cls):
@@ -33,15 +33,17 @@ def add_flags(group: Any, cls: type[Options], names: Sequence[str] | None = None
 
 
 def add_flag(add: Callable[..., argparse.Action], names: Sequence[str], **settings: Any) -> None:
-    """``--name`` for each of some names with underscores, which may be written with dashes too."""
+    """Add one flag with these names; each may also be written with dashes, which its help does not show."""
     spellings = [f"--{name}" for name in names]
     dashed = [f"--{name.replace('_', '-')}" for name in names if "_" in name]
     action = add(*spellings, *dashed, **settings)
-    action.option_strings = [name for name in action.option_strings if "-" not in name[2:]]  # that help shows
+    action.option_strings = [
+        name for name in action.option_strings if "-" not in name[2:]
+    ]  # the names that help shows
 
 
 def _words(kind: Kind, flag: Flag) -> dict[str, Any]:
-    """How many words follow a flag, and what they are called in its help."""
+    """Keyword arguments of ``add_argument``: how many words follow a flag, and what they are called in its help."""
     if kind.element is bool:
         return {"action": Switch}
     if kind.element is dict:
@@ -53,7 +55,7 @@ def _words(kind: Kind, flag: Flag) -> dict[str, Any]:
 
 
 class Switch(argparse.Action):
-    """A switch as the argparse and the Trainer scripts spell them: ``--x``, ``--x True``, ``--no_x``."""
+    """A switch in the spellings of argparse and transformers: ``--x``, ``--x True``, ``--no_x``, ``--no-x``."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, **options: Any):
         self.negations = {f"--no{dash}{name[2:]}" for name in option_strings for dash in "_-"}
@@ -67,12 +69,12 @@ class Switch(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        """Set the value that a spelling of the switch stands for."""
+        """Store the value of the switch: ``--no_x`` is False, ``--no_x False`` is True."""
         value = True if values is None else values
         setattr(namespace, self.dest, value != (option_string in self.negations))
 
     def format_usage(self) -> str:
-        """``--x | --no_x``"""
+        """All spellings, for usage texts: ``--x | --no_x``."""
         return " | ".join(self.option_strings)
 
 
@@ -84,7 +86,7 @@ def _truth(text: str) -> bool:
 
 
 def explain_unknown_flags(parser: argparse.ArgumentParser) -> None:
-    """Let a parser name the flag that a typo is nearest to, and guess nothing from the beginning of a name."""
+    """Let a parser suggest flags similar to an unknown one, and accept no abbreviations."""
     plain_error = parser.error
 
     def error(message: str) -> None:

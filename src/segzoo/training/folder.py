@@ -1,4 +1,4 @@
-"""The output folder of a training: free, and held, when it starts; a whole model folder when it ends."""
+"""The output folder of a training: checked and locked when the training starts, a whole model folder when it ends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel
 
 RESULTS, LOG, FIGURES = "all_results.json", "training_log.jsonl", "figures"
-_WEIGHTS = "*.safetensors*"  # with the index of several
+_WEIGHTS = "*.safetensors*"  # weights, and the index of their shards
 _MODEL_FILES = (_WEIGHTS, "*config.json", "modeling_segzoo.py", "README.md")
 
 
@@ -27,18 +27,18 @@ _MODEL_FILES = (_WEIGHTS, "*config.json", "modeling_segzoo.py", "README.md")
 def claim_output_folder(
     directory: str | os.PathLike, *, overwrite: bool = False, resume: bool = False
 ) -> Iterator[Path]:
-    """Make the folder, or refuse it, before any work is done; no other training can have it until the block ends.
+    """Create and lock the output folder before any work is done; no other training can use it until the block ends.
 
-    The main process enters it. What a killed training left half-written is removed.
+    Only the main process enters it. Files that a killed training left half-written are removed.
 
     Args:
         directory: the folder.
-        overwrite: remove what an earlier training left there; files that this script does not write stay.
-        resume: what is there is to be continued; it wins over ``overwrite``.
+        overwrite: remove the files of an earlier training; files that a training does not write stay.
+        resume: the training goes on from what is there, even with ``overwrite``.
 
     Raises:
-        SegZooError: it is a file, cannot be made or written to, holds something and neither ``overwrite`` nor ``resume`` is
-            asked for, or another living process holds it.
+        SegZooError: the path is a file, the folder cannot be created or written to, it is not empty and neither
+            ``overwrite`` nor ``resume`` is given, or another process holds it.
     """
     target = _make(Path(directory))
     with contextlib.ExitStack() as held:
@@ -71,34 +71,35 @@ def claim_output_folder(
 def publish_model(
     model: PreTrainedModel, processor: BaseImageProcessor | None, directory: str | os.PathLike, card: str
 ) -> Path:
-    """Save model, processor and card into the output folder, beside checkpoints and figures.
+    """Save model, processor and card into the output folder, next to checkpoints and figures.
 
-    They take the places of an earlier model's files together, the config last: a folder with a config is whole.
+    They replace the files of an earlier model together, the config last: a folder with a config is a whole model.
 
     Raises:
-        SegZooError: it cannot be written; an earlier model is as it was.
+        SegZooError: a file cannot be written; an earlier model is unchanged.
     """
     target = Path(directory)
-    # Shards of an earlier, larger model go.
+    # An earlier, larger model may have left more shards.
     with moved_together(target / "config.json", stale=target.glob(_WEIGHTS)) as folder:
         write_model_files(model, processor, folder, card=card)
     return target
 
 
 def write_json(path: str | os.PathLike, values: Mapping[str, Any]) -> None:
-    """Write a JSON file, whole or not at all; numbers that are not finite become null.
+    """Write a JSON file, whole or not at all, creating its folder if necessary; numbers that are not finite become
+    null.
 
     Raises:
-        SegZooError: it cannot be written.
+        SegZooError: the file cannot be written.
     """
     _write(path, json_text(values))
 
 
 def write_log(path: str | os.PathLike, history: list[dict]) -> None:
-    """Write the history of a training, one JSON object a line, whole or not at all.
+    """Write the history of a training, one JSON object per line, whole or not at all.
 
     Raises:
-        SegZooError: it cannot be written.
+        SegZooError: the file cannot be written.
     """
     _write(path, "".join(json_text(entry, indent=None) for entry in history))
 
@@ -126,7 +127,7 @@ def _make(target: Path) -> Path:
 
 
 def _clear(target: Path) -> None:
-    """Remove all that the script writes."""
+    """Remove everything that a training writes."""
     for checkpoint in list_checkpoints(target):
         shutil.rmtree(checkpoint)
     for pattern in (*_MODEL_FILES, RESULTS, LOG, f"{FIGURES}/*.png"):

@@ -1,4 +1,4 @@
-"""Guards of a training step: a loss or gradient that is not finite is not applied, and not tolerated for long."""
+"""A guard against losses and gradients that are not finite: none is applied, several in a row end the training."""
 
 import math
 from collections.abc import Sequence
@@ -12,15 +12,16 @@ from segzoo.errors import SegZooError
 
 
 class FiniteGuard:
-    """Decides, alike in all processes, whether a step's gradients may be applied.
+    """Decides, equally in all processes, whether a step's gradients may be applied.
 
-    After `torch.distributed`'s averaging a gradient that is not finite in one process is so in all of them: the norm of the
-    gradients tells everybody without another message. Only then do the processes compare their losses. With fp16, the
-    gradient scaler makes gradients overflow on purpose; steps with finite losses are then left to it.
+    `torch.distributed` averages gradients, so one that is not finite in one process is not finite in any: the norm of
+    the gradients tells all processes without communication. Only if it is not finite do they compare their losses.
+    With fp16, the gradient scaler lets gradients overflow on purpose; steps with finite losses are then left to the
+    scaler.
 
     Args:
-        limit: so many bad steps in a row end the training; 1 ends it at the first one.
-        accelerator: of the training.
+        limit: the number of bad steps in a row that ends the training; 1 ends it at the first one.
+        accelerator: the accelerator of the training.
 
     Raises:
         SegZooError: ``limit`` is below 1.
@@ -34,13 +35,13 @@ class FiniteGuard:
         self._names: list[str] = []
 
     def allows(self, step: int, loss: torch.Tensor, grad_norm: torch.Tensor, names: Sequence[str]) -> bool:
-        """Whether to apply the gradients of a step; the caller leaves the optimizer alone otherwise.
+        """Whether to apply the gradients of a step; if not, the caller skips the optimizer's step.
 
         Args:
-            step: its number, for the message.
-            loss: of this process, a scalar.
+            step: number of the step, for the message.
+            loss: loss of this process, a scalar.
             grad_norm: norm of all gradients, after averaging over the processes.
-            names: the files of this process's batch.
+            names: files of this process's batch, for the message.
 
         Raises:
             SegZooError: ``limit`` steps in a row were bad; the message names loss, step and files.
@@ -67,15 +68,15 @@ class FiniteGuard:
                 f"{what} {steps}.{files} Lower --learning_rate, set --num_warmup_steps or --max_grad_norm 1, or take bf16 or "
                 "no --mixed_precision instead of fp16; --max_bad_steps lets so many bad steps in a row be left out."
             )
-        return self.accelerator.scaler is not None  # which leaves the step out by itself, and has to know of it
+        return self.accelerator.scaler is not None  # the scaler skips the step itself, and has to be told of it
 
 
 def gradient_norm(accelerator: Accelerator, model: torch.nn.Module, max_norm: float | None) -> torch.Tensor:
-    """Norm of all gradients, a scalar; they are scaled down to ``max_norm`` where it is given. Loss scaling is taken out."""
+    """Norm of all gradients (a scalar, without fp16's scale), which are clipped to a ``max_norm`` above 0."""
     sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
     if max_norm or sharded:
         norm = accelerator.clip_grad_norm_(model.parameters(), max_norm or math.inf)
-        return torch.zeros(()) if norm is None else torch.as_tensor(norm).detach()  # DeepSpeed may not tell
+        return torch.zeros(()) if norm is None else torch.as_tensor(norm).detach()  # DeepSpeed may return None
     accelerator.unscale_gradients()
     return get_total_norm(
         [p.grad for p in model.parameters() if p.grad is not None]

@@ -1,4 +1,4 @@
-"""What a training is made of: pictures with their classes, the model with its image processor, and batches in their order."""
+"""The inputs of a training: pictures and classes, the model with its image processor, and ordered batches."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -35,9 +35,10 @@ class Pictures:
     """The rows of the data, and their classes.
 
     Args:
-        train: to train on; None where the data have no such split.
-        evaluation: to evaluate on.
-        classes: of both.
+        train: rows to train on, a `datasets.Dataset` or with streaming an iterable one; None if the data have no such
+            split.
+        evaluation: rows to evaluate on.
+        classes: the classes of both.
     """
 
     train: Any
@@ -46,10 +47,10 @@ class Pictures:
 
 
 def load_pictures(options: RunOptions, accelerator: Accelerator) -> Pictures:
-    """The rows and the classes that the options name.
+    """Load the rows and the classes that the options name.
 
     Raises:
-        SegZooError: there are none, or nothing to train on.
+        SegZooError: the data cannot be loaded, their classes are not known, or there is no split to train on.
     """
     with accelerator.main_process_first():  # it fills the cache for the others
         source = DataSource(
@@ -114,17 +115,19 @@ def load_model(
 
 
 class TrainingBatches:
-    """The pictures to train on, as batches without end.
+    """The pictures to train on, as endless batches.
 
     Args:
-        rows: to train on; None where nothing is trained.
-        transform: of training pictures.
-        options, recipe: of the training.
+        rows: rows to train on; None if nothing is trained.
+        transform: the training transform.
+        options: options of the run.
+        recipe: recipe of the training.
         num_labels: number of classes.
-        accelerator: says which part of each batch this process gets.
+        accelerator: decides which part of each batch this process gets.
 
     Raises:
-        SegZooError: the recipe's batch cannot be divided so, or there are fewer pictures than in one.
+        SegZooError: the recipe's batch cannot be divided over the processes, or there are fewer pictures than in one
+            batch.
     """
 
     def __init__(
@@ -173,18 +176,18 @@ class TrainingBatches:
 
     @property
     def num_pictures(self) -> int | None:
-        """How many pictures there are; None for a stream or where nothing is trained."""
+        """Number of pictures to train on; None for a stream, or if nothing is trained."""
         return None if self.rows is None or self.streaming else len(self.rows)
 
     def look(self, **rule: Any) -> list[str]:
-        """What `segzoo.data.check_first_batch` has to say about the first batch of this process."""
+        """Check the first batch of this process; ``rule`` and the returned notes are those of `check_first_batch`."""
         if self.order is None:
             rows = enumerate(undecoded(self.rows).take(self.size))
             return check_rows(rows, **rule, transform=self.transform, num_channels=self.data.num_channels)
         return check_first_batch(self.data, self.order.indices(0), **rule)
 
     def after(self, step: int) -> Iterator[dict[str, Any]]:
-        """Batches from the one that follows an optimizer step."""
+        """Endless batches, beginning with the first one after ``step`` optimizer steps."""
         position = {"first_batch": step * self.accumulation, "num_workers": self.num_workers, "collate": self.collate}
         if self.order is None:
             return self.data.batches(self.size, **position)
@@ -193,7 +196,7 @@ class TrainingBatches:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Batches to train on, pictures to evaluate on, and how to look for mistakes in the first of both."""
+    """Batches to train on, pictures to evaluate on, and checks of the first pictures of both, which return notes."""
 
     batches: TrainingBatches
     eval_data: SegmentationDataset
@@ -236,8 +239,8 @@ class MeanLoss:
     """The mean loss of the steps since the last report, over all processes.
 
     Args:
-        accelerator: of the training.
-        stored: what `gather` gave an earlier run, which may have had another number of processes.
+        accelerator: the accelerator of the training.
+        stored: the result of `gather` in an earlier run, which may have had another number of processes.
     """
 
     def __init__(self, accelerator: Accelerator, stored: dict[str, Any] | None = None):
@@ -251,11 +254,11 @@ class MeanLoss:
         self.sum, self.steps = self.sum + loss, self.steps + 1
 
     def take(self) -> float:
-        """The mean, which starts anew; every process calls this after at least one step."""
+        """Return the mean and start anew; every process calls this after at least one step."""
         mean = float(self.accelerator.reduce(self.sum, reduction="mean")) / self.steps
         self.sum, self.steps = torch.zeros_like(self.sum), 0
         return mean
 
     def gather(self) -> dict[str, Any]:
-        """For a checkpoint: the sum in each process, and the number of steps; every process calls this."""
+        """The state for a checkpoint, the sum of each process and the number of steps; every process calls this."""
         return {"sums": self.accelerator.gather(self.sum[None]).tolist(), "steps": self.steps}

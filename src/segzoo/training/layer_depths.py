@@ -1,9 +1,9 @@
-"""How deep each parameter lies in a model: what layer-wise learning rates count by.
+"""The depth of each parameter in a model, on which layer-wise learning rates depend.
 
-Depth 0 is the stem, and each block of the backbone lies one deeper than the block before it; what comes after the backbone has
-the depth ``num_depths``. The layers of a backbone are read from the names of its parameters, be it segzoo's, transformers' or timm's;
-one of segzoo's whose original's optimizer groups them otherwise tells its own (``num_depths`` and ``parameter_depth``, see
-`segzoo.base.SegZooPreTrainedModel`).
+Depth 0 is the stem, and each block of the backbone is one deeper than the block before it; everything after the
+backbone has the depth ``num_depths``. For backbones of segzoo, transformers and timm the layers follow from the names
+of the parameters; a backbone whose original's optimizer groups them differently defines ``num_depths`` and
+``parameter_depth`` (see `segzoo.base.SegZooPreTrainedModel`).
 """
 
 import re
@@ -15,10 +15,10 @@ from transformers import PreTrainedConfig
 from segzoo.base import SegZooPreTrainedModel
 from segzoo.errors import SegZooError
 
-HEADS = ("decode_head", "auxiliary_head")  # how segzoo, and most of transformers, name them
+HEADS = ("decode_head", "auxiliary_head")  # how names of heads begin in segzoo and most models of transformers
 _BEHIND = re.compile(r"(neck|(?:decode|auxiliary)_heads\.\d+)\.(.+)")
-# "encoder.layers.2.blocks.5.", "stages.2.layers.5.", "block.2.5.", timm's "stages_2.blocks.5." and "layer2.5.", and HRNet's
-# "stages.2.exchanges.5."
+# "encoder.layers.2.blocks.5.", "stages.2.layers.5.", "block.2.5.", timm's "stages_2.blocks.5." and "layer2.5.", and
+# HRNet's "stages.2.exchanges.5."
 _BLOCK = re.compile(
     r"(?:^|\.)(?:layers?[._]?|(?:blocks?|stages?)[._])(\d+)(?:\.(?:(?:layers?|blocks?|exchanges)\.)?(\d+)(?=\.))?"
 )
@@ -31,15 +31,15 @@ def layer_depths(model: nn.Module) -> tuple[dict[str, int], int]:
     """The depth of every parameter of a segmentation model.
 
     Args:
-        model: a segzoo model, or one of transformers whose parameters outside of ``decode_head`` and ``auxiliary_head`` are the
-            backbone's.
+        model: a segzoo model, or one of transformers, whose parameters outside ``decode_head`` and ``auxiliary_head``
+            count as the backbone's.
 
     Returns:
-        (depth by parameter name, number of depths): depths of the backbone are below the number, those of heads and necks equal
-        it, unless a head says otherwise.
+        (depth by parameter name, number of depths): depths of the backbone are below the number, those of heads and
+        necks equal it, unless a head or neck defines its own.
 
     Raises:
-        SegZooError: the backbone neither tells its layers nor names its parameters in a known way.
+        SegZooError: the backbone neither defines its depths nor names its parameters in a known way.
     """
     names = [name for name, _ in model.named_parameters()]
     if not isinstance(model, SegZooPreTrainedModel):
@@ -63,19 +63,23 @@ def layer_depths(model: nn.Module) -> tuple[dict[str, int], int]:
 def depths_from_names(
     names: list[str], owner: str, config: PreTrainedConfig | None = None
 ) -> tuple[dict[str, int], int]:
-    """Depths of a backbone from the names of its parameters in their order.
+    """The depths of a backbone's parameters, from their names.
 
-    Plain transformers count their layers. Hierarchical ones count the blocks of all stages; what stands before a stage's blocks has
-    the depth of the first of them, what stands behind has that of the next stage's first. Embeddings have depth 0; norms and other
-    parts behind the blocks train at the full rate. ConvNeXt counts its stages, as mmsegmentation's recipes do.
+    In plain transformers the depth counts the layers. In hierarchical backbones it counts the blocks of all stages; a
+    part before a stage's blocks has the depth of the first of them, a part after them has that of the next stage's
+    first block. Embeddings have depth 0; norms and other parts after all blocks train at the full rate. ConvNeXt
+    counts its stages, as in mmsegmentation's recipes.
 
     Args:
-        names: of the backbone's parameters.
-        owner: class of the backbone, for the error.
-        config: of the backbone; its ``model_type`` finds families with a rule of their own.
+        names: names of the backbone's parameters, in their order.
+        owner: name of the backbone's class, for the error.
+        config: the backbone's config; its ``model_type`` selects a family's own rule, if there is one.
+
+    Returns:
+        (depth by parameter name, number of depths).
 
     Raises:
-        SegZooError: no name has a numbered layer, block or stage.
+        SegZooError: no name contains a numbered layer, block or stage.
     """
     rule = _FAMILIES.get(getattr(config, "model_type", None))
     if rule is not None:
@@ -121,8 +125,8 @@ def _staged(names: Iterable[str], blocks: Mapping[str, re.Match]) -> tuple[dict[
     return depths, count
 
 
-def _convnext(names: Iterable[str], config) -> tuple[dict[str, int], int]:
-    """Stem and downsampling 0, the stages 1 to 4, and as many steps to the heads as the third stage has block triples."""
+def _convnext(names: Iterable[str], config: PreTrainedConfig) -> tuple[dict[str, int], int]:
+    """0 for stem and downsampling, 1 to 4 for stages; for heads 4 plus a third of the third stage's blocks."""
     count = config.depths[2] // 3 + 4
     depths = {}
     for name in names:

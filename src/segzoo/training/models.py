@@ -21,7 +21,7 @@ from segzoo.configuration_segzoo import input_channels
 from segzoo.data.augmentation import Augmentation
 from segzoo.data.classes import ClassFacts
 from segzoo.data.transforms import IMAGENET_MEAN, IMAGENET_STD, JointTransform, build_train_transform
-from segzoo.errors import SegZooError
+from segzoo.errors import SegZooError, first_line
 from segzoo.images.resizing import per_channel
 from segzoo.inference.loading import check_channels
 from segzoo.training.recipes.groups import ModelOptions
@@ -31,23 +31,22 @@ _EDGES, _SIDES = ("shortest_edge", "longest_edge"), ("height", "width")
 
 @contextmanager
 def _loading(what: str) -> Iterator[None]:
-    """Errors of loading become one line that begins with what is loaded."""
+    """Turn errors of loading into one line that begins with ``what``."""
     try:
         yield
     except (OSError, ValueError) as error:
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        raise SegZooError(f"{what}: {said[0]}") from error
+        raise SegZooError(f"{what}: {first_line(error)}") from error
 
 
 def load_config(name: str | None, hub_options: Mapping[str, Any] | None = None) -> PreTrainedConfig | None:
-    """The config of a model to fine-tune, whose classes stand in for those of data that does not name its own.
+    """The config of a model to fine-tune; data that does not name its classes takes them from there.
 
     Args:
         name: folder or Hub name; None gives None.
         hub_options: as in `build_model`.
 
     Raises:
-        SegZooError: it cannot be loaded.
+        SegZooError: the config cannot be loaded.
     """
     if name is None:
         return None
@@ -72,12 +71,14 @@ def build_model(
     """A model for these classes: an existing one, one from a config, or a new one around a backbone.
 
     Args:
-        classes: names and colours.
-        options: losses, drop path, momentum of norms and windows, such as ``Recipe.model_options``; None leaves the model's.
-        model_name_or_path: folder or Hub name of a model; a classifier for other classes is replaced by random weights.
+        classes: names and colours of the classes.
+        options: losses, drop path, momentum of norms and windows, such as ``Recipe.model_options``; None keeps the
+            model's.
+        model_name_or_path: folder or Hub name of a model; a classifier for another number of classes gets random
+            weights.
         config_name: folder or Hub name of a config; without ``model_name_or_path`` the weights are random.
-        backbone: a variant (``"resnet18_v1c"``, ``"internimage-t"``), random weights; or folder or Hub name of a backbone
-            with its weights.
+        backbone: name of a variant (``"resnet18_v1c"``, ``"internimage-t"``), with random weights; or folder or Hub
+            name of a backbone, with its weights.
         head: ``"uper"``, ``"fcn"``, ``"psp"`` or another registered head, for a new model.
         head_channels: its width; None keeps the head's usual one.
         auxiliary_channels: width of an FCN head on the last map but one, for the training only; 0 for none.
@@ -86,7 +87,8 @@ def build_model(
         hub_options: ``token``, ``revision``, ``cache_dir``, ``trust_remote_code`` for loading.
 
     Raises:
-        SegZooError: settings that do not name one model, that do not exist or do not fit.
+        SegZooError: the settings name no model or more than one, cannot be loaded, or do not fit the model or the
+            classes.
     """
     options, hub_options = options or ModelOptions(), dict(hub_options or {})
     name = model_name_or_path or config_name
@@ -131,7 +133,7 @@ def build_model(
 
 
 def _apply(options: ModelOptions, model: PreTrainedModel) -> None:
-    """What can be changed about a model that is there."""
+    """Set losses, class weights, windows and the norms' momentum of an existing model."""
     own = isinstance(model, SegZooForSemanticSegmentation)
     if any(value is not None for value in (options.losses, options.auxiliary_losses, options.class_weights)):
         if not own:
@@ -284,7 +286,7 @@ def no_distortion(num_channels: int) -> str:
 
 
 def crop_size_of(processor: BaseImageProcessor) -> tuple[int, int]:
-    """Height and width of training crops where nobody says: what the model is used at; 512 where pictures keep their size."""
+    """Default (height, width) of training crops: the processor's size, or its short edge as a square, or 512 x 512."""
     size = dict(processor.size) if getattr(processor, "do_resize", False) and processor.size else {}
     if size.get("height") is not None:
         return size["height"], size["width"]
@@ -333,7 +335,7 @@ def training_transform(
 
 
 def _scale(size: Mapping[str, int | None]) -> dict[str, Any]:
-    """The fields of an augmentation that resize as an image processor of this size does."""
+    """The fields of an augmentation that resizes like an image processor with this ``size``."""
     if size.get("height") is not None:
         return {"keep_ratio": False, "scale_size": (size["height"], size["width"])}
     short, long = size.get("shortest_edge"), size.get("longest_edge")

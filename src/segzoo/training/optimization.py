@@ -19,13 +19,13 @@ _POSITION = re.compile(
 
 
 def kinds_of_parameters(model: nn.Module) -> dict[str, set[str]]:
-    """The kinds that each parameter belongs to, by its name.
+    """The kinds that each parameter belongs to, by the parameter's name.
 
-    - norms: weights and biases of normalisation layers; layer_norms: of those that are no batch norms.
-    - biases: everything whose name ends in "bias".
-    - vectors: everything with one dimension at most: biases, most norms, learned scales.
+    - norms: weights and biases of normalisation layers; layer_norms: the same without batch norms.
+    - biases: parameters whose name ends in "bias".
+    - vectors: parameters with at most one dimension: biases, most norms, learned scales.
     - positions: position embeddings, tables of relative positions, class and mask tokens.
-    - offsets: the sampling offsets of multi-scale deformable attention.
+    - offsets: the layers of multi-scale deformable attention that predict sampling offsets.
     """
     found: dict[str, set[str]] = {}
     for prefix, module in model.named_modules():
@@ -55,29 +55,30 @@ def parameter_groups(
     head_lr_multiplier: float = 1.0,
     parameter_rules: Sequence[Mapping[str, Any]] = (),
 ) -> list[dict]:
-    """Groups for `torch.optim`: one for each learning rate and weight decay.
+    """Parameter groups for `torch.optim`, one for each combination of learning rate and weight decay.
 
     With layer-wise decay, a parameter at depth d of n (`segzoo.training.layer_depths`) has the learning rate times
-    ``layer_decay ** (n - d)``, so the heads have the whole one.
+    ``layer_decay ** (n - d)``, so the heads have the full rate.
 
     Args:
         model: any module; frozen parameters are left out.
-        learning_rate: the largest one, before ``head_lr_multiplier``.
-        weight_decay: of what decays.
-        no_decay: kinds without weight decay, as `kinds_of_parameters` has them.
+        learning_rate: the largest learning rate, before ``head_lr_multiplier``.
+        weight_decay: weight decay of the parameters that decay.
+        no_decay: kinds of parameters without weight decay, see `kinds_of_parameters`.
         layer_decay: in (0, 1]; None: the backbone trains at one rate.
         head_lr_multiplier: factor on the learning rate of decode and auxiliary heads.
-        parameter_rules: mappings of ``match``, a regular expression, ``lr_multiplier`` and ``decay_multiplier``, both 1 where they
-            are not given. The first one that is found in a parameter's name takes the place of ``no_decay`` and
-            ``head_lr_multiplier`` for it. mmcv's ``custom_keys`` are such rules, the longest key first.
+        parameter_rules: mappings with ``match``, a regular expression, and optionally ``lr_multiplier`` and
+            ``decay_multiplier``, both 1 by default. For each parameter, the first rule that is found in its name
+            replaces ``no_decay`` and ``head_lr_multiplier``. mmcv's ``custom_keys`` are such rules, the longest key
+            first.
 
     Returns:
-        Dicts with ``params``, ``lr`` and ``weight_decay``, none empty, in the order in which the model has their first parameters.
-        Every trainable parameter is in exactly one of them.
+        Dicts with ``params``, ``lr`` and ``weight_decay``, ordered by their first parameter in the model. No group is
+        empty, and every trainable parameter is in exactly one of them.
 
     Raises:
-        SegZooError: nothing is trainable, a number out of range, an unknown kind, a bad rule, a model without heads to multiply, or
-            a backbone that does not tell its layers.
+        SegZooError: nothing is trainable, a number is out of range, a kind is unknown, a rule is wrong, the model has
+            no heads to multiply, or the layers of its backbone are not known.
     """
     check_rules(parameter_rules)
     if head_lr_multiplier <= 0:
@@ -123,11 +124,11 @@ def build_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.
     """AdamW, Adam or SGD over `parameter_groups`.
 
     Args:
-        model: what to train; its frozen parameters are left out.
-        options: of the optimizer, such as ``Recipe.optimizer_options``.
+        model: the model to train; its frozen parameters are left out.
+        options: the optimizer's options, such as ``Recipe.optimizer_options``.
 
     Raises:
-        SegZooError: what `parameter_groups` raises.
+        SegZooError: see `parameter_groups`.
     """
     groups = parameter_groups(
         model,
@@ -157,11 +158,15 @@ def poly_factor(
     """Factor on the learning rate at a step: mmsegmentation's ``poly`` policy with linear warm-up.
 
     Args:
-        total_steps: of the training; the factor then is ``end``.
-        warmup_steps: the first ones, whose factor is also multiplied by a line from ``warmup_start`` to 1.
-        power: of ``(1 - step / total_steps)``.
-        end: the smallest factor.
-        warmup_start: where the warm-up begins.
+        total_steps: number of steps of the training, at whose end the factor is ``end``.
+        warmup_steps: number of first steps in which the factor is also multiplied by a line from ``warmup_start`` to
+            1.
+        power: exponent of ``(1 - step / total_steps)``.
+        end: the factor at the end of the training.
+        warmup_start: the warm-up's factor at step 0.
+
+    Returns:
+        A function from step to factor.
     """
 
     def factor(step: int) -> float:
@@ -174,7 +179,7 @@ def poly_factor(
 def multistep_factor(
     steps: Iterable[int], factor: float = 0.1, *, warmup_steps: int = 0, warmup_start: float = 1e-6
 ) -> Callable[[int], float]:
-    """Factor on the learning rate at a step: multiplied once more from each of ``steps`` on, with linear warm-up."""
+    """Factor on the learning rate at a step: ``factor`` for each of ``steps`` reached, with linear warm-up."""
     steps = tuple(steps)
 
     def value(step: int) -> float:
@@ -190,18 +195,19 @@ def _warmup(step: int, steps: int, start: float) -> float:
 def build_schedule(
     optimizer: torch.optim.Optimizer, options: ScheduleOptions, *, total_steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """A schedule that is stepped once after every optimizer step.
+    """A learning-rate schedule, to be stepped once after every optimizer step.
 
-    ``lr_power`` is of "poly" and of transformers' "polynomial"; every group ends at ``min_learning_rate`` under "poly",
-    "polynomial" and "cosine_with_min_lr"; transformers' warm-ups start at 0.
+    ``lr_power`` applies to "poly" and to transformers' "polynomial". ``min_learning_rate`` is where every group ends
+    under "poly" and "polynomial"; transformers' "cosine_with_min_lr" and "cosine_warmup_with_min_lr" take it as their
+    ``min_lr``. The warm-ups of transformers' schedules start at 0.
 
     Args:
-        optimizer: its learning rates are the largest ones.
-        options: of the schedule, such as ``Recipe.schedule_options``.
+        optimizer: its learning rates are the largest ones of the schedule.
+        options: the schedule's options, such as ``Recipe.schedule_options``.
         total_steps: optimizer steps of the whole training.
 
     Raises:
-        SegZooError: a warm-up as long as the training or longer, or options that transformers does not take.
+        SegZooError: the warm-up is as long as the training or longer, or transformers does not accept the options.
     """
     warmup = {"warmup_steps": options.num_warmup_steps, "warmup_start": options.warmup_start}
     if not 0 <= options.num_warmup_steps < max(1, total_steps):

@@ -1,4 +1,4 @@
-"""The order of the training data: a function of seed and position, so that training goes on exactly where it stopped."""
+"""The order of the training data, which depends on seed and position only: training resumes where it stopped."""
 
 from collections.abc import Callable, Iterator
 
@@ -14,16 +14,21 @@ from segzoo.errors import SegZooError
 def batch_sizes(
     per_device: int | None, accumulation: int | None, total: int | None, num_processes: int, default: int = 8
 ) -> tuple[int, int]:
-    """Pictures a process and pass, and passes an optimizer step, such that a step has as many pictures as a recipe says.
+    """Divide a recipe's batch over processes and passes.
 
     Args:
-        per_device, accumulation: what the user asks for, or None.
-        total: pictures an optimizer step over all processes; None: whatever follows from the others.
-        num_processes: that train together.
-        default: pictures a process and pass where nobody says.
+        per_device: pictures per process and pass that the user asks for, or None.
+        accumulation: passes per optimizer step that the user asks for, or None. If both are given, they win over
+            ``total``.
+        total: pictures per optimizer step, over all processes and passes; None: it follows from the others.
+        num_processes: number of processes that train together.
+        default: ``per_device`` if neither the user nor ``total`` decides it.
+
+    Returns:
+        Pictures per process and pass, and passes per optimizer step.
 
     Raises:
-        SegZooError: the total cannot be divided so.
+        SegZooError: the total cannot be divided in this way.
     """
     if total is None or (per_device is not None and accumulation is not None):
         return per_device or default, accumulation or 1
@@ -43,18 +48,18 @@ def batch_sizes(
 class EpochBatches(Sampler):
     """Batches of indices of one epoch, for one of several processes.
 
-    Every epoch is a permutation that (seed, epoch) decides. All processes together take ``batch_size * num_processes``
-    samples of it at a time; the last incomplete round is left out, so that every batch is full and no sample comes
-    twice in an epoch.
+    Every epoch is a permutation that depends on seed and epoch only. All processes together take ``batch_size *
+    num_processes`` samples at a time, a round; the last incomplete round is left out, so that every batch is full and
+    no sample comes twice in an epoch.
 
     Args:
         num_samples: size of the data set.
-        batch_size: samples a batch and process.
-        seed: of the permutations.
-        process_index, num_processes: which part of each round this process gets.
+        batch_size: samples per batch and process.
+        seed: seed of the permutations.
+        process_index, num_processes: they decide which part of each round this process gets.
 
     Raises:
-        SegZooError: the data set does not fill one round.
+        SegZooError: the data set has fewer samples than one round.
     """
 
     def __init__(
@@ -73,11 +78,11 @@ class EpochBatches(Sampler):
         self.epoch = self.first = 0
 
     def set_position(self, epoch: int, first: int = 0) -> None:
-        """Choose the epoch that the next iteration is about, and its first batch."""
+        """Choose the epoch and the first batch of the next iteration."""
         self.epoch, self.first = epoch, first
 
     def indices(self, batch: int) -> list[int]:
-        """Samples of one batch of the current epoch for this process."""
+        """Indices of the samples of one batch of the current epoch, for this process."""
         start = batch * self.round_size + self.process_index * self.batch_size
         return self._permutation()[start : start + self.batch_size]
 
@@ -103,15 +108,15 @@ def training_batches(
     pin_memory: bool = False,
     collate: Callable = collate_training,
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches without end, one epoch after the other.
+    """Endless batches, one epoch after the other.
 
     Args:
-        dataset: a `segzoo.data.SegmentationDataset`; its epoch is set.
-        order: says which samples.
+        dataset: the training data; its epoch is set.
+        order: the order of the samples.
         first_batch: how many batches, counted over all epochs, have been used already; they are not loaded again.
-        num_workers: processes that load; they live as long as the iterator. 0 loads in this process.
-        pin_memory: for faster copies to a GPU.
-        collate: makes a batch of samples.
+        num_workers: number of data-loading processes, which live as long as the iterator; 0 loads in this process.
+        pin_memory: put batches into pinned memory, for faster copies to a GPU.
+        collate: makes a batch from a list of samples.
     """
     loader = DataLoader(
         dataset,
@@ -121,7 +126,8 @@ def training_batches(
         pin_memory=pin_memory,
         collate_fn=collate,
         worker_init_fn=outlive_stop_signals,
-        # Without it, starting to iterate draws from the global random numbers, which a resumed training does once more.
+        # Without it, starting an iteration draws from the global random numbers, and a resumed training starts once
+        # more.
         generator=torch.Generator(),
     )
     epoch, first = divmod(first_batch, order.batches_per_epoch)

@@ -1,4 +1,4 @@
-"""Several processes that train together: what fails in one fails in all, and is said once."""
+"""Several processes that train together: an error in one ends all, and is reported once."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe",
 
 
 def run_together(accelerator: Accelerator, action: Callable[[], Any], *, main_only: bool = False) -> Any:
-    """Run an action in every process; when it fails in one of them, it fails in all, so that none waits for ever.
+    """Run an action in every process; if it fails in one of them, it fails in all, so that none waits for ever.
 
     Args:
-        accelerator: of the training; every process calls this at the same point.
-        action: must not wait for other processes itself; what it returns can be pickled.
-        main_only: only the main process runs it.
+        accelerator: the accelerator of the training; every process calls this at the same point.
+        action: must not wait for other processes itself, and must return something that can be pickled.
+        main_only: only the main process runs the action.
 
     Returns:
-        What the main process's ``action`` returned.
+        The result of the main process's action, in every process.
 
     Raises:
-        SegZooError: the action failed in another process; the message is that process's.
-        Exception: the action's own, in the process where it failed.
+        SegZooError: the action failed in another process, with this message.
+        Exception: any error of the action itself, in the process where it failed.
     """
     if accelerator.num_processes == 1:
         return action()
@@ -58,18 +58,18 @@ def run_together(accelerator: Accelerator, action: Callable[[], Any], *, main_on
 
 
 def report_error(message: str) -> None:
-    """Print ``error: <message>`` on stderr; of several processes that say the same, only one does."""
+    """Print ``error: <message>`` on stderr; if several processes report the same message, only one prints it."""
     if _is_first_to_say(message):
         print(f"error: {message}", file=sys.stderr, flush=True)
 
 
 def report_lost_process(error: BaseException) -> bool:
-    """Say that a process that loads data, or another one of the training, has ended, if that is what an error means.
+    """Report that a data-loading process or another process of the training has ended, if that is what an error means.
 
-    Of another one of the training this is only said if it has not given its reason itself.
+    The end of another process of the training is reported only if no process has printed an error yet.
 
     Returns:
-        Whether the error means that; otherwise nothing is printed, and the caller raises it again.
+        Whether the error means that; if not, nothing is printed, and the caller should raise it again.
     """
     if not isinstance(error, RuntimeError):
         return False
@@ -96,11 +96,11 @@ def _is_first_to_say(message: str) -> bool:
         return True
     store = _store()
     if store is None:
-        return os.environ.get("RANK", "0") == "0"  # they have only read the same command line so far
+        return os.environ.get("RANK", "0") == "0"  # so far all have only read the same command line
     try:
         store.add(f"{_KEY}/any", 1)
         return store.add(f"{_KEY}/{hashlib.sha1(message.encode()).hexdigest()}", 1) == 1
-    except RuntimeError:  # the process that keeps the store is gone
+    except RuntimeError:  # the process that holds the store has ended
         return True
 
 
@@ -117,7 +117,7 @@ def _several() -> bool:
 
 
 def _store() -> dist.Store | None:
-    """The key-value store that the processes have met in, or None before they have."""
+    """The key-value store through which the processes found each other; None before that."""
     if dist.is_available() and dist.is_initialized():
         return dist.distributed_c10d._get_default_store()
     return None

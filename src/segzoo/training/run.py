@@ -1,6 +1,6 @@
-"""The course of a training: data and model, optimizer, the steps with evaluations and checkpoints, and what is left at the end.
+"""The course of a training: data and model, optimizer, the steps with evaluations and checkpoints, and the results.
 
-``segzoo train`` and `train` are ways to it; the parts are in the other modules of this folder.
+``segzoo train`` and `train` run it; the parts are in the other modules of this folder.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from transformers import PreTrainedModel
 
 from segzoo.configuration_segzoo import input_channels
 from segzoo.errors import SegZooError
@@ -44,15 +45,15 @@ def train(options: RunOptions, recipe: Recipe = DEFAULTS) -> dict[str, Any]:
     """Train, evaluate and save a model, as ``segzoo train`` does; several processes call this together.
 
     Args:
-        options: the data, the model, the output folder, and everything else beside the recipe.
-        recipe: how to train; `segzoo.training.resolve_recipe` makes one of a name and changes.
+        options: the data, the model, the output folder, and everything else that the recipe does not hold.
+        recipe: how to train; `segzoo.training.resolve_recipe` makes one from a name and changes.
 
     Returns:
-        The results that also stand in all_results.json: scores as fractions, such as ``eval_mean_iou``.
+        The contents of all_results.json: scores as fractions, such as ``eval_mean_iou``.
 
     Raises:
         SegZooError: settings, data or files that cannot be used; most are found before the first step.
-        StoppedBySignal: SIGTERM or SIGUSR1 came; a checkpoint of the last step is written.
+        StoppedBySignal: SIGTERM or SIGUSR1 arrived; a checkpoint of the last step has been written.
     """
     options.check_recipe(recipe)
     with StopRequest() as stop:
@@ -60,7 +61,7 @@ def train(options: RunOptions, recipe: Recipe = DEFAULTS) -> dict[str, Any]:
 
 
 class Run:
-    """One training: `run` shows its course, the other methods are its parts in order."""
+    """One training: `run` shows its course, and the other methods are its parts, in their order."""
 
     def __init__(self, options: RunOptions, recipe: Recipe, stop: StopRequest):
         self.options, self.recipe, self.stop = options, recipe, stop
@@ -75,13 +76,14 @@ class Run:
         on_cpu = self.accelerator.device.type == "cpu"
         if on_cpu:
             keep_freed_memory()
-        # On CPUs it is the faster format for half precision only.
+        # On CPUs channels-last is faster in half precision only.
         self.channels_last = options.channels_last
         if self.channels_last is None:
             self.channels_last = not on_cpu or self.accelerator.mixed_precision != "no"
         self.memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
         self.output_dir = Path(options.output_dir)
-        # Where the training stands; with the mean loss, all of it goes into checkpoints.
+        self.model: PreTrainedModel  # set by prepare_inputs, wrapped by prepare_training
+        # The state of the training; all of it goes into checkpoints.
         self.step, self.seconds = 0, 0.0
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
@@ -91,7 +93,7 @@ class Run:
         self.settings: dict[str, Any] = {}
 
     def run(self) -> dict[str, Any]:
-        """Train, evaluate and save as the options say; returns the results that also stand in all_results.json."""
+        """Train, evaluate and save according to the options; returns the contents of all_results.json."""
         with contextlib.ExitStack() as held:
             self.together(lambda: self.claim(held), main_only=True)
             for note in notes_on_arguments(self.options):
@@ -99,7 +101,7 @@ class Run:
             if self.options.tf32 is not None:
                 torch.set_float32_matmul_precision("high" if self.options.tf32 else "highest")
             set_seed(self.options.seed)
-            # Every mistake that can be found before the first step is found here.
+            # From here to the first step, every mistake that can be found early is found.
             self.prepare_inputs()
             if self.options.do_train:
                 self.prepare_training()
@@ -112,16 +114,16 @@ class Run:
             return results
 
     def together(self, action: Callable[[], Any], *, main_only: bool = False) -> Any:
-        """Run an action in all processes, or in the main one; where it fails in one, all stop with its message."""
+        """Run an action in all processes, or in the main one; if it fails in one, all stop with its message."""
         return run_together(self.accelerator, action, main_only=main_only)
 
     def say(self, text: str) -> None:
-        """Print in one process."""
+        """Print a line, in the main process only."""
         if self.is_main:
             print(text, flush=True)
 
     def claim(self, held: contextlib.ExitStack) -> None:
-        """Take the output folder, and the repository: a wrong name or token shows now, not after the training."""
+        """Claim the output folder until ``held`` closes, and create the repository: a wrong token fails now."""
         options = self.options
         resume = options.resume_from_checkpoint is not None
         held.enter_context(claim_output_folder(self.output_dir, overwrite=options.overwrite_output_dir, resume=resume))
@@ -130,7 +132,7 @@ class Run:
             reserve_repository(options.hub_model_id, private=options.hub_private_repo, token=token)
 
     def prepare_inputs(self) -> None:
-        """Data, classes, model and image processor; the first pictures are looked at in every process."""
+        """Load data, classes, model and image processor, and check the first pictures in every process."""
         self.pictures = load_pictures(self.options, self.accelerator)
         self.classes = self.pictures.classes
         asked = self.recipe
@@ -149,7 +151,7 @@ class Run:
     # Training
 
     def prepare_training(self) -> None:
-        """Optimizer and schedule, in as many processes as there are."""
+        """Make optimizer, schedule and weight average, and let accelerate wrap model and optimizer."""
         options, recipe, accelerator = self.options, self.recipe, self.accelerator
         passes = int((recipe.num_train_epochs or 0) * self.data.an_epoch)
         self.total_steps = recipe.max_train_steps or max(1, passes // self.data.accumulation)
@@ -172,7 +174,7 @@ class Run:
         self.say(self.describe())
 
     def prepare_model(self) -> None:
-        """The model as it is trained: its memory format, what is frozen, and its norms."""
+        """Put the model into training mode, and set its memory format, its frozen parts and its norms."""
         options, accelerator = self.options, self.accelerator
         if options.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
@@ -195,7 +197,7 @@ class Run:
             freeze_batch_norms(self.model)
 
     def describe(self) -> str:
-        """The line that stands before the first step."""
+        """The line printed before the first step: model, classes, data, steps and precision."""
         data, accelerator, classes = self.data, self.accelerator, self.classes
         amount = "a stream of" if self.options.streaming else data.num_pictures
         parts = f"{data.size} on each of {accelerator.num_processes} x {accelerator.device.type}"
@@ -209,7 +211,7 @@ class Run:
         )
 
     def resume(self) -> None:
-        """Go on from where an earlier run stopped, if asked to."""
+        """Go on from a checkpoint of an earlier run, if the options ask for it."""
         if self.options.resume_from_checkpoint is None:
             return
         wanted, overwrite = self.options.resume_from_checkpoint, self.options.overwrite_output_dir
@@ -229,7 +231,7 @@ class Run:
             warnings.warn(f"these settings differ from the resumed run's: {', '.join(changed)}", stacklevel=1)
 
     def train(self) -> None:
-        """The training itself, with the clock running; loading processes end with it, whatever ends it."""
+        """The training itself, timed; the data-loading processes end with it, even after an error."""
         self.start = time.perf_counter()
         self.progress = Progress(self.total_steps, enabled=self.is_main)
         with contextlib.closing(self.data.after(self.step)) as batches:
@@ -238,7 +240,7 @@ class Run:
         self.seconds += time.perf_counter() - self.start
 
     def take_steps(self, batches: Iterator[dict[str, Any]]) -> None:
-        """Step after step, with reports, evaluations and checkpoints in between."""
+        """Take the steps, with reports, evaluations and checkpoints in between."""
         options, accelerator = self.options, self.accelerator
         guard = FiniteGuard(options.max_bad_steps, accelerator)
         for step in range(self.step + 1, self.total_steps + 1):
@@ -271,7 +273,7 @@ class Run:
             self.progress.restart_clock()
 
     def add_gradients(self, batches: Iterator[dict[str, Any]]) -> tuple[torch.Tensor, list[str]]:
-        """Forward and backward through the batches of a step; returns its loss, a scalar, and the names of its pictures."""
+        """Forward and backward through the batches of a step; returns loss (a scalar) and names of pictures."""
         accelerator, accumulation, names = self.accelerator, self.data.accumulation, []
         step_loss = torch.zeros((), device=accelerator.device)
         for part in range(accumulation):
@@ -289,12 +291,12 @@ class Run:
         return step_loss, names
 
     def is_due(self, interval: int | str | None) -> bool:
-        """Whether something that happens every so many steps, or every "epoch", happens after this one; 0 and None: never."""
+        """Whether something is due after this step: every ``interval`` steps or "epoch"; never for 0 and None."""
         steps = self.data.steps_an_epoch if interval == "epoch" else interval or 0
         return steps > 0 and self.step % steps == 0
 
     def report(self, learning_rate: float, norm: float) -> None:
-        """Print, note and log how the last steps went."""
+        """Report loss, learning rate and speed: on the terminal, in the history, and to trackers."""
         loss = self.mean_loss.take()
         entry = self.progress.report(self.step, loss, learning_rate, grad_norm=norm)
         self.history.append(entry)
@@ -303,7 +305,7 @@ class Run:
             self.accelerator.log({"train_loss": loss, **values}, step=self.step)
 
     def save(self) -> None:
-        """Write a checkpoint of this step."""
+        """Write a checkpoint of this step, and remove those that exceed ``save_total_limit``."""
         memory = {
             "history": self.history,
             "seconds": self.seconds + time.perf_counter() - self.start,
@@ -317,7 +319,7 @@ class Run:
             remove_old_checkpoints(self.output_dir, self.options.save_total_limit, best_step=best_step)
 
     def evaluate(self) -> bool:
-        """Score the model as it is now (its average, where there is one); returns whether it is the best so far."""
+        """Score the present weights, or their average if there is one; returns whether they are the best so far."""
         self.evaluation = self.score()
         scores = {f"eval_{name}": value for name, value in self.evaluation.summary().items()}
         self.history.append({"step": self.step, **scores})
@@ -334,7 +336,7 @@ class Run:
         return False
 
     def score(self, settings: InferenceSettings | None = None) -> Evaluation:
-        """Evaluate at the original size of every picture, by the protocol of the model's config or another one."""
+        """Evaluate at the original size of every picture; ``settings`` is the protocol, by default the model's own."""
         options = self.options
         bare = self.accelerator.unwrap_model(self.model)
         broadcast_buffers(self.accelerator, bare)
@@ -358,7 +360,7 @@ class Run:
     # The end
 
     def finish(self) -> dict[str, Any]:
-        """Tables, pictures, report, and the model with its card."""
+        """Evaluate once more if necessary, and write the results; returns the contents of all_results.json."""
         options = self.options
         bare = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         evaluation = self.final_evaluation(bare)
@@ -394,7 +396,7 @@ class Run:
         return outcome.results
 
     def final_evaluation(self, bare: torch.nn.Module) -> Evaluation | None:
-        """Make the model the one that is saved (the best, its average), and score it unless that is done already."""
+        """Load the weights to be saved (the best, their average) into the model, and score them if not yet done."""
         options, evaluation = self.options, self.evaluation
         if options.do_train and options.load_best_model_at_end and self.best["step"] != self.total_steps:
             load_checkpoint(self.accelerator, self.output_dir / f"step_{self.best['step']}")
@@ -408,7 +410,7 @@ class Run:
         return evaluation
 
     def publish(self, outcome: Outcome) -> None:
-        """Write what there is to show, and upload it where asked to."""
+        """Write the results into the output folder, and upload it if the options ask for it."""
         options = self.options
         if not options.do_train:
             write_json(self.output_dir / RESULTS, outcome.results)

@@ -1,4 +1,4 @@
-"""A stop that a scheduler asks for: the training saves a checkpoint and ends with an exit status of its own."""
+"""Stopping on request of a scheduler: the training saves a checkpoint and ends with an exit status of its own."""
 
 import signal
 from types import FrameType
@@ -7,17 +7,17 @@ import torch
 from accelerate import Accelerator
 
 EXIT_STOPPED = 75
-"""Exit status after such a stop (``EX_TEMPFAIL``): run the same command again with ``--resume_from_checkpoint latest``."""
+"""Exit status after such a stop (``EX_TEMPFAIL``): repeat the command with ``--resume_from_checkpoint latest``."""
 
 
 class StopRequest:
-    """Notes SIGTERM and SIGUSR1 (what Slurm and Kubernetes send before they kill) while it is entered as a context.
+    """A context that notes SIGTERM and SIGUSR1, which Slurm and Kubernetes send before they kill a process.
 
-    A second SIGTERM ends the process at once, as usual. Ctrl-C raises `KeyboardInterrupt` as usual, and once more after the
-    step if it fell where Python can only ignore it, such as a destructor.
+    A second SIGTERM ends the process at once. Ctrl-C raises `KeyboardInterrupt` as usual, and again after the step if
+    it arrived where Python can only ignore the exception, such as in a destructor.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.received: str | None = None
         self._interrupted = False
         self._before: dict[int, object] = {}
@@ -30,7 +30,7 @@ class StopRequest:
             self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
@@ -46,10 +46,11 @@ class StopRequest:
         raise KeyboardInterrupt
 
     def agreed(self, accelerator: Accelerator) -> bool:
-        """Whether any process has been asked to stop; every process calls this after the same step and gets one answer.
+        """Whether any process has been asked to stop; every process calls this after the same step and gets the same
+        answer.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C was pressed, and got lost.
+            KeyboardInterrupt: Ctrl-C was pressed, and the exception was lost.
         """
         if self._interrupted:
             raise KeyboardInterrupt
@@ -61,7 +62,7 @@ class StopRequest:
 
 
 class StoppedBySignal(Exception):
-    """The training was stopped from outside after a checkpoint; ``step`` says which."""
+    """The training was stopped by a signal, after writing a checkpoint of ``step``."""
 
     def __init__(self, signal_name: str, step: int):
         super().__init__(f"{signal_name}: stopped after step {step}")

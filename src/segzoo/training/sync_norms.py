@@ -1,4 +1,4 @@
-"""Batch norms of several processes: statistics over all of them, or at least the same ones in all of them."""
+"""Batch norms in several processes: statistics over all processes, or at least the same statistics in each."""
 
 import torch
 from accelerate import Accelerator
@@ -13,8 +13,10 @@ _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNorm2d)
 
 
 class SyncBatchNorm(nn.SyncBatchNorm):
-    """Batch normalisation over all processes that moves its running statistics once a step, also where gradient
-    checkpointing runs its forward a second time inside backward (as `segzoo.layers.BatchNorm2d` does).
+    """Batch normalisation over all processes that updates its running statistics once per step.
+
+    Like `segzoo.layers.BatchNorm2d` it does not update them when gradient checkpointing repeats the forward inside
+    backward.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -30,23 +32,23 @@ class SyncBatchNorm(nn.SyncBatchNorm):
 
 
 def synchronise_batch_norms(model: nn.Module) -> nn.Module:
-    """Let every batch norm of a model take its statistics over all processes, while training on GPUs.
+    """Let every batch norm of a model compute its statistics over all processes, for training on GPUs.
 
-    Call it before the optimizer is made and before ``accelerator.prepare``. Parameters, buffers and their names stay the very
-    same, so checkpoints and saved models fit both forms; in eval mode the model computes what it did before. On CPUs
-    PyTorch has no such norm: leave the model as it is there. `torch.nn.SyncBatchNorm.convert_sync_batchnorm` would do the
-    same except that it loses what subclasses of BatchNorm add: here our own keep it, timm's are converted as timm does.
+    Call it before the optimizer is made and before ``accelerator.prepare``. Parameters, buffers and their names stay
+    the same, so checkpoints and saved models fit both forms; in eval mode the results do not change. PyTorch has no
+    such norm for CPUs: do not convert the model there. `torch.nn.SyncBatchNorm.convert_sync_batchnorm` would do the
+    same but lose what subclasses of BatchNorm add; here segzoo's own keep it, and timm's are converted by timm.
 
     Args:
         model: changed in place.
 
     Returns:
-        The model; a new module only where the model itself is a batch norm.
+        The model; a new module only if the model itself is a batch norm.
 
     Raises:
-        SegZooError: a subclass of BatchNorm that cannot be converted without changing what it computes.
+        SegZooError: the model has a subclass of BatchNorm that cannot be converted without changing its results.
     """
-    done: dict[nn.Module, nn.Module] = {}  # a norm that is used in two places stays one
+    done: dict[nn.Module, nn.Module] = {}  # a norm that is used in two places stays a single module
     for name, module in list(model.named_modules(remove_duplicate=False)):
         if isinstance(module, _BatchNorm):
             if module not in done:
@@ -58,9 +60,9 @@ def synchronise_batch_norms(model: nn.Module) -> nn.Module:
 
 
 def freeze_batch_norms(model: nn.Module) -> None:
-    """Let the batch norms of a model in training mode use their running statistics and leave them as they are.
+    """Let the batch norms of a model in training mode use their running statistics without updating them.
 
-    ``model.train()`` takes it back, so it is called again after an evaluation. Weights and biases still learn.
+    ``model.train()`` undoes this, so call it again afterwards. The norms' weights and biases still learn.
     """
     for module in model.modules():
         if isinstance(module, _BatchNorm):
@@ -68,10 +70,10 @@ def freeze_batch_norms(model: nn.Module) -> None:
 
 
 def broadcast_buffers(accelerator: Accelerator, model: nn.Module) -> None:
-    """Give every process the main process's buffers (running statistics of norms); every process calls this.
+    """Copy the main process's buffers (running statistics of norms) to every process; every process calls this.
 
-    Without synchronised norms each process has moved its own; call this before an evaluation that the processes share, so that
-    all of them score the model that will be saved.
+    Without synchronised norms each process has statistics of its own; call this before an evaluation that the
+    processes share, so that all of them score the model that will be saved.
     """
     if accelerator.num_processes > 1:
         for buffer in model.buffers():

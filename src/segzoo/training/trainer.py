@@ -1,4 +1,4 @@
-"""transformers' `Trainer` for semantic segmentation: exact scores in constant memory, and cards that tell them."""
+"""transformers' `Trainer` for semantic segmentation: exact scores in constant memory, and model cards with them."""
 
 import math
 import os
@@ -27,9 +27,9 @@ from segzoo.training.sync_norms import broadcast_buffers
 
 @dataclass
 class SegmentationTrainingArguments(TrainingArguments):
-    """transformers' TrainingArguments with other defaults, and with names that they had in earlier versions.
+    """transformers' TrainingArguments with other defaults, and with aliases from earlier versions of transformers.
 
-    The last incomplete batch of an epoch is left out, since batch norms cannot train on a single image, and the best
+    The last incomplete batch of an epoch is dropped, since batch norms cannot train on a single image, and the best
     model is the one with the highest mIoU.
     """
 
@@ -57,23 +57,23 @@ class SegmentationTrainingArguments(TrainingArguments):
 class SegmentationTrainer(Trainer):
     """Trains as `Trainer` does, and scores every image at its original size with one confusion matrix.
 
-    Evaluation keeps no logits: its memory does not grow with the data. It gives the numbers of `segzoo.inference.evaluate`,
-    in any number of processes, as ``eval_mean_iou``, ``eval_mean_accuracy``, ``eval_overall_accuracy`` ... and, for the
-    classes that occur, ``eval_iou_NAME`` and ``eval_accuracy_NAME``. A loss that is not finite ends the training and
-    names the pictures.
+    Evaluation keeps no logits: its memory does not grow with the data. It gives the numbers of
+    `segzoo.evaluation.evaluate`, in any number of processes, as ``eval_mean_iou``, ``eval_mean_accuracy``,
+    ``eval_overall_accuracy`` and so on and, for the classes that occur, ``eval_iou_NAME`` and ``eval_accuracy_NAME``.
+    A loss that is not finite ends the training with an error that names the pictures.
 
     Args:
         model: a semantic-segmentation model of transformers or segzoo.
-        args: the settings; a plain `TrainingArguments` does, too.
-        image_processor: of the model; saved with it.
-        train_dataset: a `segzoo.data.SegmentationDataset` that gives crops.
+        args: the settings; a plain `TrainingArguments` works too.
+        image_processor: the model's image processor, which is saved with it.
+        train_dataset: a `segzoo.data.SegmentationDataset` with a training transform.
         eval_dataset: one with `segzoo.data.build_processor_transform`, or several by name.
-        ignore_index: label that does not count.
-        inference: windows, scales and flips of the evaluation; None: as the model's config says.
+        ignore_index: label of pixels that do not count.
+        inference: windows, scales and flips of the evaluation; None: the windows of the model's config, if any.
         callbacks, optimizers: as in `Trainer`.
 
     Raises:
-        SegZooError: ``args`` ask for a best model by a score that there is not, or for half-precision weights in
+        SegZooError: ``args`` choose the best model by an unknown score, or ask for half-precision weights in
             evaluation.
     """
 
@@ -94,9 +94,9 @@ class SegmentationTrainer(Trainer):
             raise SegZooError("--bf16_full_eval and --fp16_full_eval change the weights; use --bf16 or --fp16")
         self.ignore_index, self.inference = ignore_index, inference
         self.evaluation: Evaluation | None = None
-        """The last evaluation, with its confusion matrix."""
+        """The result of the last evaluation, with its confusion matrix; None before the first."""
         check_best_metric(args, [model.config.id2label[index] for index in range(model.config.num_labels)])
-        args.remove_unused_columns = False  # would drop the names of the pictures before they are of use
+        args.remove_unused_columns = False  # it would drop the names of the pictures
         super().__init__(
             model=model,
             args=args,
@@ -107,24 +107,24 @@ class SegmentationTrainer(Trainer):
             callbacks=[_EpochForData(train_dataset), *callbacks],
             optimizers=optimizers,
         )
-        # Models whose forward takes any keyword pass for ones that divide their loss by the items of all accumulated
-        # batches. Segmentation losses do not, and gradients would be too large by the number of batches.
+        # Trainer assumes that a model whose forward takes any keyword divides its loss by the number of items in all
+        # accumulated batches. Segmentation losses do not, and gradients would be too large by the number of batches.
         self.model_accepts_loss_kwargs = False
 
     @property
     def names(self) -> list[str]:
-        """The classes, in the order of their ids."""
+        """Names of the classes, in the order of their ids."""
         config = self.model.config
         return [config.id2label[index] for index in range(config.num_labels)]
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
-        """Weights with two or more dimensions: biases, norms and scales do not decay, whatever they are called."""
+        """Names of the parameters with two or more dimensions; biases, norms and scales do not decay."""
         return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        """One step of `Trainer`.
+        """The training step of `Trainer`, with a check of the loss.
 
         Raises:
             SegZooError: the loss is not finite; the message names the pictures of the batch.
@@ -148,12 +148,12 @@ class SegmentationTrainer(Trainer):
         """Score the model; every process calls this.
 
         Args:
-            eval_dataset: other data than the Trainer's, of the same kind.
-            ignore_keys: has no effect: nothing is gathered.
-            metric_key_prefix: of the scores' names.
+            eval_dataset: data to use instead of the Trainer's ``eval_dataset``.
+            ignore_keys: has no effect, since no outputs are gathered.
+            metric_key_prefix: prefix of the scores' names.
 
         Returns:
-            The scores, fractions, with ``eval_runtime`` in seconds and speeds.
+            The scores as fractions, with ``eval_runtime`` in seconds and ``eval_samples_per_second``.
 
         Raises:
             SegZooError: there is nothing to evaluate on.
@@ -207,10 +207,10 @@ class SegmentationTrainer(Trainer):
         `push_to_hub` calls this and passes keyword arguments on.
 
         Args:
-            model_name: title of the card; default: the output folder's name.
+            model_name: title of the card; None: the output folder's name.
             dataset, dataset_id, base_model, synthetic: as in `segzoo.cards.model_card.ModelCardFacts`.
-            settings: of the training, beside those in ``args``.
-            tags: for the Hub; the card has its own.
+            settings: settings of the training, by name, in addition to those in ``args``.
+            tags: further tags for the Hub; a card with scores leaves them out.
         """
         if not self.is_world_process_zero():
             return
@@ -254,7 +254,7 @@ class SegmentationTrainer(Trainer):
 
 
 class _EpochForData(TrainerCallback):
-    """Tells the data the epoch, on which its random numbers depend; accelerate does not in more than one process."""
+    """Tells the data the epoch, on which its random numbers depend; with several processes accelerate does not."""
 
     def __init__(self, dataset: SegmentationDataset | None):
         self.dataset = dataset
@@ -266,7 +266,7 @@ class _EpochForData(TrainerCallback):
 
 
 def named_scores(evaluation: Evaluation, names: Sequence[str]) -> dict[str, float]:
-    """Scores of an evaluation by name, class-wise ones for the classes that occur: ``iou_sky``, ``accuracy_sky``."""
+    """The scores of an evaluation by name, with ``iou_NAME`` and ``accuracy_NAME`` for each class that has one."""
     scores = dict(evaluation.summary())
     for kind in ("iou", "accuracy"):
         for name, value in zip(names, evaluation.metrics[f"per_category_{kind}"].tolist(), strict=True):
@@ -276,10 +276,10 @@ def named_scores(evaluation: Evaluation, names: Sequence[str]) -> dict[str, floa
 
 
 def check_best_metric(args: TrainingArguments, names: Sequence[str]) -> None:
-    """Refuse a score for the best model that no evaluation gives, before the training.
+    """Check before the training that ``metric_for_best_model`` is a score that evaluations give.
 
     Raises:
-        SegZooError: the score, and those that there are.
+        SegZooError: there is no such score; the message lists those that exist.
     """
     if args.metric_for_best_model is None:
         return
@@ -293,10 +293,9 @@ def check_best_metric(args: TrainingArguments, names: Sequence[str]) -> None:
 
 
 def find_trainer_checkpoint(directory: str | os.PathLike) -> Path | None:
-    """The newest whole ``checkpoint-STEP`` of a `Trainer` in a folder; halves of killed runs are skipped with a warning.
+    """The newest whole ``checkpoint-STEP`` of a `Trainer` in a folder, or None without any.
 
-    Returns:
-        Its path, or None if there is none.
+    Half-written checkpoints of killed runs are skipped with a warning.
     """
     folder = Path(directory)
     found = sorted(
@@ -311,7 +310,7 @@ def find_trainer_checkpoint(directory: str | os.PathLike) -> Path | None:
 
 
 def is_whole_checkpoint(directory: str | os.PathLike) -> bool:
-    """Whether a `Trainer` finished writing a checkpoint; its state is the last file."""
+    """Whether a `Trainer` finished writing a checkpoint: ``trainer_state.json``, its last file, can be read."""
     try:
         TrainerState.load_from_json(str(Path(directory) / "trainer_state.json"))
     except (OSError, ValueError, TypeError):

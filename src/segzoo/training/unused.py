@@ -1,4 +1,4 @@
-"""Parameters that no loss depends on."""
+"""Parameters that the loss does not depend on."""
 
 from collections.abc import Sequence
 
@@ -9,13 +9,16 @@ from segzoo.configuration_segzoo import input_channels
 
 
 def freeze_unused_parameters(model: nn.Module, crop_size: Sequence[int] | None = None) -> list[str]:
-    """Leave out of the training what gets no gradient, such as a backbone's stages behind the maps that the heads read.
+    """Freeze the parameters that get no gradient, such as those of backbone stages after the last map that a head
+    reads.
 
-    Processes that train together wait for the gradient of every parameter that is trained, and for these in vain.
+    Processes that train together wait for the gradient of every trainable parameter; for these they would wait for
+    ever.
 
     Args:
-        model: takes ``pixel_values`` and ``labels``, and returns a ``loss``; it is asked once, about a small image.
-        crop_size: (height, width) of the training crops in pixels, if they may be smaller than that image.
+        model: takes ``pixel_values`` and ``labels``, and returns a ``loss``; it is called once with an image of 128 x
+            128 pixels.
+        crop_size: (height, width) of the training crops in pixels; the image is not larger than them.
 
     Returns:
         Names of the parameters that were frozen.
@@ -23,7 +26,7 @@ def freeze_unused_parameters(model: nn.Module, crop_size: Sequence[int] | None =
     channels = input_channels(model.config)
     size = [min(side, 128) for side in crop_size or (128, 128)]
     trains = model.training
-    model.eval()  # fixed-size models take smaller images then, and no statistics move
+    model.eval()  # models of a fixed size accept smaller images in eval mode, and running statistics stay
     with torch.random.fork_rng(), torch.enable_grad():
         labels = torch.zeros(1, *size, dtype=torch.int64, device=model.device)
         pixel_values = torch.rand(1, channels, *size, device=model.device, dtype=model.dtype)
@@ -36,14 +39,14 @@ def freeze_unused_parameters(model: nn.Module, crop_size: Sequence[int] | None =
 
 
 def _parameters_of(loss: Tensor) -> set[int]:
-    """The ids of all leaves that the gradient of a loss reaches."""
+    """The ``id`` of every leaf tensor that the gradient of the loss reaches."""
     leaves, seen, waiting = set(), set(), [loss.grad_fn]
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        if hasattr(node, "variable"):  # it adds to a leaf's gradient
+        if hasattr(node, "variable"):  # a node that accumulates a leaf's gradient
             leaves.add(id(node.variable))
         waiting += [following for following, _ in node.next_functions]
     return leaves

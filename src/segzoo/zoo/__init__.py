@@ -1,7 +1,8 @@
-"""The released checkpoints as data: what each is called, where it came from, what it scored, and its config.
+"""The released checkpoints as data: their names, origins, published scores and configs.
 
-``rows/<system>.json`` has one line for each released checkpoint, ``configs/<system>.json`` what a bare state dict lacks:
-the original model config and test pipeline. Both hold facts of the publishers' pages and configs; nothing here is computed.
+``rows/<system>.json`` has one line for each released checkpoint; ``configs/<system>.json`` has what a bare state dict
+lacks, the original model config and test pipeline. Both hold facts from the publishers' pages and configs; nothing is
+computed.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from segzoo.errors import SegZooError
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """Where a family of checkpoints comes from.
+    """The origin of a family of checkpoints.
 
     Args:
-        title: its name for people.
-        url: its source repository.
+        title: name for people.
+        url: source repository.
         licence_code: SPDX name of the repository's licence.
-        licence_weights: SPDX name where the weights are published under one of their own, else None.
+        licence_weights: SPDX name of the weights' licence; None if the publisher states none.
     """
 
     title: str
@@ -57,7 +58,7 @@ SYSTEMS = {
         licence_code="BSD-3-Clause",
     ),
 }
-"""By name, in the order in which their checkpoints are listed. A system's name is that of its files of rows and configs."""
+"""The systems by name, in the order in which their checkpoints are listed. The names are those of the JSON files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,28 +66,29 @@ class ZooRow:
     """One released checkpoint.
 
     Args:
-        name: the zoo name.
-        system: key of :data:`SYSTEMS`.
-        method, backbone, dataset: as the publisher names them.
-        aliases: the original file names without their endings, where they differ from ``name``.
-        crop: [height, width] of the training crops, in pixels.
-        iterations: length of the training.
-        miou, pixel_accuracy, score: published mean IoU, pixel accuracy and their mean, in percent, on one scale.
-        miou_ms, pixel_accuracy_ms, score_ms: the same, averaged over several scales.
-        test_flip: the test on one scale averages each picture with its mirror image.
-        test_scales: factors on the size of the test on one scale, over which the other one averages.
-        test_short_sides: the short sides, in pixels, over which it averages, where the publisher gives those instead.
-        test_flip_ms: the test on several scales has mirror images too.
-        parameters: number of weights, auxiliary heads included; published figures are rounded.
-        flops: published floating-point operations of one forward pass.
-        flops_size: [height, width] of the picture that ``flops`` belongs to, in pixels.
+        name: name in the zoo.
+        system: key of `SYSTEMS`.
+        method, backbone, dataset: the publisher's names of the architecture's parts and of the data.
+        aliases: original file names without their endings, if they differ from ``name``.
+        crop: (height, width) of the training crops, in pixels.
+        iterations: length of the training, in steps.
+        miou, pixel_accuracy, score: published mean IoU, pixel accuracy and their mean in percent, tested on one scale.
+        miou_ms, pixel_accuracy_ms, score_ms: the same scores, tested on several scales.
+        test_flip: whether the test on one scale averages each picture with its mirror image.
+        test_scales: the scales of the test on several scales, as factors on the size of the test on one scale.
+        test_short_sides: the scales of that test as short sides in pixels, if the publisher gives those instead.
+        test_flip_ms: whether the test on several scales has mirror images too; None if it is not known.
+        parameters: number of weights, including auxiliary heads; published figures are rounded.
+        flops: published floating-point operations of one forward pass, one for each multiply-add.
+        flops_size: (height, width) of the picture for ``flops``, in pixels.
         images_per_second, images_per_second_ms: published speed of the two tests.
-        speed_device: what that speed was measured on.
-        recipe: name of the training recipe in `segzoo.training.recipes.recipe`, or None where it is not known.
-        url: where the checkpoint is, or None.
-        size_bytes, sha256: of that file, where the publisher states them.
-        decoder_url, decoder_size_bytes, decoder_sha256: of the second file of a model that is published in two.
-        note: what a reader of the row must know.
+        speed_device: the device on which the speed was measured.
+        recipe: name of the training recipe in `segzoo.training.recipes.recipe`; None if it is not known.
+        url: address of the checkpoint; None if it was published without weights.
+        size_bytes, sha256: size and hash of that file, if the publisher states them.
+        decoder_url, decoder_size_bytes, decoder_sha256: the same for the second file of a model published in two
+            files.
+        note: anything else that a reader of the row must know.
     """
 
     name: str
@@ -129,12 +131,12 @@ class ZooRow:
 
     @property
     def licence_weights(self) -> str | None:
-        """SPDX name of the licence of the weights, or None where the publisher states none."""
+        """SPDX name of the licence of the weights; None if the publisher states none."""
         return SYSTEMS[self.system].licence_weights
 
     @property
     def sha256_start(self) -> str | None:
-        """Leading digits of the file's SHA-256: all, or the eight that OpenMMLab's file names end in."""
+        """Leading digits of the file's SHA-256: all 64, or the eight in OpenMMLab's file names; None if unknown."""
         named = re.search(r"-([0-9a-f]{8})\.pth$", self.url or "") if self.system == "mmsegmentation" else None
         return self.sha256 or (named[1] if named else None)
 
@@ -145,7 +147,7 @@ def _read(folder: str, system: str) -> Any:
 
 @cache
 def rows() -> dict[str, ZooRow]:
-    """All rows by zoo name."""
+    """All rows, by their names in the zoo."""
     table = {}
     for system in SYSTEMS:
         for entry in _read("rows", system):
@@ -169,7 +171,7 @@ def find(name: str) -> ZooRow:
     """The row with this zoo name or alias.
 
     Raises:
-        SegZooError: there is none; the message suggests the nearest names.
+        SegZooError: there is no such row; the message suggests similar names.
     """
     row = lookup(name)
     if row is None:
@@ -188,13 +190,13 @@ def _configs(system: str) -> dict[str, Any]:
 
 
 def original_config(name: str) -> dict[str, Any] | None:
-    """The original config of a row; None where the zoo has none.
+    """The original config of a row, as a copy; None if the zoo has none.
 
-    Those of the mmsegmentation family have ``model``, ``dataset_type`` and ``test_pipeline``, those of MIT's scene parsing ``MODEL``
-    and ``DATASET``.
+    Configs of the mmsegmentation family have ``model``, ``dataset_type``, ``reduce_zero_label`` and ``test_pipeline``,
+    those of MIT's scene parsing ``MODEL`` and ``DATASET``.
 
     Args:
-        name: the zoo name, not an alias.
+        name: name in the zoo, not an alias.
     """
     if name not in rows():
         return None

@@ -1,4 +1,4 @@
-"""Downloads of original checkpoints: continued where they broke off, checked, kept for the next time."""
+"""Downloads of original checkpoints: resumed after an interruption, checked, and kept for the next time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -22,7 +22,7 @@ from segzoo.files import lock, sha256_of
 from segzoo.zoo import ZooRow
 
 PAUSES = (1.0, 4.0, 10.0)
-"""Seconds to wait before another attempt, after one that brought nothing; then it is given up."""
+"""Seconds to wait before each further attempt, after attempts that brought no data; then the download is given up."""
 
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as broken."""
@@ -35,19 +35,22 @@ _AGAIN = "run the same command again: it goes on from there"
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept unless a call names another folder: ``segzoo`` in the folder of the Hugging Face caches."""
+    """The default folder for downloads: ``segzoo`` in the Hugging Face home folder (``HF_HOME``)."""
     return Path(constants.HF_HOME) / "segzoo"
 
 
 def download_checkpoint(row: ZooRow, *, folder: str | Path | None = None) -> tuple[Path, ...]:
-    """The files of a released checkpoint: one, or encoder and decoder.
+    """Download a released checkpoint, or find it where an earlier call has put it.
 
     Args:
-        row: what to download.
-        folder: where to keep the files; None: `cache_folder`.
+        row: the released checkpoint.
+        folder: folder to keep the files in; None: `cache_folder`.
+
+    Returns:
+        Its files: one, or encoder and decoder.
 
     Raises:
-        SegZooError: it was published without weights, or as `download`.
+        SegZooError: it was published without weights; or see `download`.
     """
     if row.url is None:
         note = f" ({row.note})" if row.note else ""
@@ -63,23 +66,23 @@ def download_checkpoint(row: ZooRow, *, folder: str | Path | None = None) -> tup
 def download(
     url: str, *, size_bytes: int | None = None, sha256: str | None = None, folder: str | Path | None = None
 ) -> Path:
-    """Downloads a file, or finds it where an earlier call has put it.
+    """Download a file, or find it where an earlier call has put it.
 
-    A download that breaks off leaves a file ``*.incomplete``, from which the next call goes on. What the Hugging Face Hub says about
-    the size and SHA-256 of its own files is checked too.
+    An interrupted download leaves a file ``*.incomplete``, from which the next call goes on. Files on the Hugging Face
+    Hub are also checked against the size and SHA-256 that the Hub states.
 
     Args:
-        url: where the file is, http or https.
-        size_bytes: its size, where it is known.
-        sha256: the leading hexadecimal digits of its SHA-256, all 64 or fewer, where they are known.
-        folder: where to keep it; None: `cache_folder`.
+        url: address of the file, http or https.
+        size_bytes: size of the file, if it is known.
+        sha256: leading hexadecimal digits of its SHA-256, at most 64, if they are known.
+        folder: folder to keep the file in; None: `cache_folder`.
 
     Returns:
-        Its path; the name is that of the address.
+        The path of the file; its name is that in the address.
 
     Raises:
-        SegZooError: no connection, an answer that is not the file (a web page, 404, 503 ...), a file of another size or hash, which is
-            deleted, or no room on the disk. The message says which, and what to do.
+        SegZooError: no connection, an answer that is not the file (a web page, status 404 or 503 and so on), a file of
+            another size or hash, which is deleted, or no space on the disk. The message says which, and what to do.
     """
     parts = urlsplit(url)
     name = re.sub(r"[^\w.+-]", "_", unquote(parts.path).rsplit("/", 1)[-1]).lstrip(".")
@@ -112,14 +115,14 @@ def download(
 
 
 def _is_whole(path: Path, size_bytes: int | None, sha256: str | None) -> bool:
-    """Whether the file is there, with the size and the leading digits of the hash that are known."""
+    """Whether the file exists with the known size and the known leading digits of its hash."""
     if not path.is_file() or size_bytes not in (None, path.stat().st_size):
         return False
     return sha256 is None or sha256_of(path).startswith(sha256)
 
 
 def _ask_hub(url: str, size_bytes: int | None, sha256: str | None) -> tuple[Path | None, int | None, str | None]:
-    """The file in huggingface_hub's own cache, else None; and its size and SHA-256 as the Hub has them."""
+    """The file in huggingface_hub's own cache, or None; and its size and SHA-256, completed by what the Hub states."""
     path = _HUB_PATH.fullmatch(unquote(urlsplit(url).path))
     if path is not None:
         cached = try_to_load_from_cache(path["repo"], path["file"], revision=path["revision"])
@@ -131,7 +134,7 @@ def _ask_hub(url: str, size_bytes: int | None, sha256: str | None) -> tuple[Path
         raise SegZooError(f"{url}: {_refusal(error.response.status_code)}") from error
     except (HTTPError, OfflineModeIsEnabled) as error:
         raise SegZooError(_unreachable(url, error)) from error
-    # The tag of a large file is its SHA-256, that of a small one git's SHA-1.
+    # The ETag of a large file is its SHA-256, that of a small one git's SHA-1.
     known = facts.etag if facts.etag and re.fullmatch(r"[0-9a-f]{64}", facts.etag) else None
     if known and sha256 and not known.startswith(sha256):
         raise SegZooError(
@@ -146,9 +149,9 @@ class _Source:
     """One file on a server, and what is known about it.
 
     Args:
-        url: its name for people.
-        address: where to ask for it.
-        headers: to send with each request.
+        url: the address in messages.
+        address: the address that is requested.
+        headers: headers of each request.
         size_bytes, sha256: as in `download`.
     """
 
@@ -159,9 +162,9 @@ class _Source:
     sha256: str | None
 
     def fetch(self, part: Path) -> None:
-        """Fills ``part`` until it is whole, and checks it."""
+        """Fill the file ``part`` until it is whole, and check it."""
         pauses: Iterator[float] = iter(PAUSES)
-        while self.size_bytes is None or _size(part) != self.size_bytes:  # an earlier call may have got it all
+        while self.size_bytes is None or _size(part) != self.size_bytes:  # an earlier call may have received all of it
             before = _size(part)
             try:
                 self._receive(part)
@@ -179,11 +182,11 @@ class _Source:
         self._check(part)
 
     def _receive(self, part: Path) -> None:
-        """One request; what arrives is appended to ``part``.
+        """Send one request, and append the data that arrive to ``part``.
 
         Raises:
-            _BrokenOff, HTTPError: to be tried again.
-            SegZooError: no sense in trying again.
+            _BrokenOff, HTTPError: another attempt may succeed.
+            SegZooError: another attempt would fail in the same way.
         """
         have, tag = _size(part), part.with_suffix(".etag")
         headers = dict(self.headers)
@@ -195,7 +198,7 @@ class _Source:
             status = response.status_code
             if status == 416 and have:
                 if _total(response.headers, status) == have:
-                    return  # an earlier call got it all and was stopped before it could say so
+                    return  # an earlier call received all of it, and was stopped before renaming it
                 part.unlink()
                 raise _BrokenOff("the server has fewer bytes than an earlier download; it begins anew")
             if status in (408, 429) or status >= 500:
@@ -215,7 +218,7 @@ class _Source:
                     "it was replaced: look at the publisher's page"
                 )
             self._check_room(part, (total or 0) - have)
-            chunks = response.iter_bytes()  # as they come: what is held back is lost when the connection breaks
+            chunks = response.iter_bytes()  # as they arrive: buffered data are lost when the connection breaks
             first = next(chunks, b"")
             if not have and first.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_PAGE_STARTS):
                 raise SegZooError(self._page())
@@ -243,7 +246,7 @@ class _Source:
             )
 
     def _check(self, part: Path) -> None:
-        """Deletes a file that is not the published one, and says so."""
+        """Delete a file that is not the published one, and raise an error."""
         size, problem = _size(part), None
         if self.size_bytes not in (None, size):
             problem = f"has {size} bytes, the published file {self.size_bytes}"
@@ -274,15 +277,15 @@ class _Source:
 
 
 class _BrokenOff(Exception):
-    """An attempt that ended without the whole file, and may be repeated."""
+    """An attempt that ended before the file was whole; it can be repeated."""
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _total(headers, status: int) -> int | None:
-    """The size of the whole file by the headers of an answer."""
+def _total(headers: Mapping[str, str], status: int) -> int | None:
+    """The size of the whole file by the headers of a response; None if they do not state it."""
     text = (
         headers.get("Content-Range", "").rpartition("/")[2]
         if status in (206, 416)

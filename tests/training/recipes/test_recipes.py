@@ -10,6 +10,7 @@ import pytest
 from segzoo import SegZooError, zoo
 from segzoo.data import build_train_transform
 from segzoo.training.recipes.recipe import Recipe, list_recipes, load_recipe, resolve_recipe
+from segzoo.training.recipes.text import describe_recipe
 
 RECIPES = {recipe.name: recipe for recipe in list_recipes()}
 ORIGINALS = json.loads(
@@ -51,7 +52,7 @@ def test_every_recipe_reads_back_equal_and_makes_a_transform(recipe, tmp_path):
     recipe.write_recipe(file)
     assert resolve_recipe(file=file) == recipe
     assert Recipe(**json.loads(file.read_text())) == recipe
-    table = recipe.describe()
+    table = describe_recipe(recipe)
     assert recipe.name in table and f"{recipe.learning_rate:g}" in table and str(recipe.max_train_steps) in table
     assert all(line.replace(r"\|", "").count("|") == 3 for line in table.splitlines())
     transform = build_train_transform(recipe.augmentation)

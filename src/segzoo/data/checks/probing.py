@@ -194,7 +194,7 @@ def _reason(error: SegZooError, name: str) -> str:
     return text.partition(". ")[0].rstrip(".")
 
 
-def _size_case(image_shape, mask_shape, facts: PairFacts) -> Case:
+def _size_case(image_shape: tuple[int, ...], mask_shape: tuple[int, int], facts: PairFacts) -> Case:
     (height, width), (mask_height, mask_width) = image_shape[:2], mask_shape
     return Case(
         "sizes_differ",
@@ -209,7 +209,9 @@ def _size_case(image_shape, mask_shape, facts: PairFacts) -> Case:
     )
 
 
-def _color_case(label: Any, reason: str, encoding: str | None, name: str, palette) -> Case:
+def _color_case(
+    label: Any, reason: str, encoding: str | None, name: str, palette: Mapping[tuple[int, int, int], str] | None
+) -> Case:
     """The case of a mask that can be read and yet holds no ids."""
     if encoding is not None:
         return Case("color_mask", reason, (name,), details={"encoding": encoding})

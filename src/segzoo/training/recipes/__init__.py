@@ -1,1 +1,1 @@
-"""Recipes: the settings of a training as data."""
+"""Recipes: the settings of trainings as data."""

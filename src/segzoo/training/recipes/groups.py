@@ -1,4 +1,4 @@
-"""The options of a recipe that travel together: of the optimizer, of its schedule, and of the model."""
+"""Options of a recipe that are passed on together: those of the optimizer, of its schedule, and of the model."""
 
 import math
 import re
@@ -13,25 +13,25 @@ OPTIMIZERS = ("adamw", "adam", "sgd")
 OWN_SCHEDULES = ("poly", "multistep")
 
 NEED_A_METRIC = ("reduce_lr_on_plateau", "greedy")
-"""Schedules of transformers that a step count alone does not drive."""
+"""Schedules of transformers that need more than a step count."""
 
 KINDS = ("norms", "layer_norms", "biases", "vectors", "positions", "offsets")
-"""What ``no_decay`` may name; see `segzoo.training.optimization.kinds_of_parameters`."""
+"""The kinds that ``no_decay`` may name; see `segzoo.training.optimization.kinds_of_parameters`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerOptions(Options):
-    """What `segzoo.training.build_optimizer` makes."""
+    """The optimizer that `segzoo.training.build_optimizer` makes, and its parameter groups."""
 
     prefix = "optimizer: "
 
     optimizer: str = option("adamw", "which optimizer", choices=OPTIMIZERS)
     learning_rate: float = option(5e-5, "the largest learning rate", above=0)
     weight_decay: float = option(0.01, "decoupled for adamw, else added to the gradient", at_least=0)
-    momentum: float = option(0.9, "of sgd", at_least=0, below=1)
-    adam_beta1: float = option(0.9, "of adamw and adam", at_least=0, below=1)
-    adam_beta2: float = option(0.999, "of adamw and adam", at_least=0, below=1)
-    adam_epsilon: float = option(1e-8, "of adamw and adam", above=0)
+    momentum: float = option(0.9, "momentum of sgd", at_least=0, below=1)
+    adam_beta1: float = option(0.9, "first beta of adamw and adam", at_least=0, below=1)
+    adam_beta2: float = option(0.999, "second beta of adamw and adam", at_least=0, below=1)
+    adam_epsilon: float = option(1e-8, "epsilon of adamw and adam", above=0)
     no_decay: tuple[str, ...] = option(
         ("norms", "vectors"), "kinds of parameters without weight decay; none: all parameters decay", choices=KINDS
     )
@@ -46,13 +46,13 @@ class OptimizerOptions(Options):
     )
 
     def check(self) -> None:
-        """Refuse rules that `check_rules` refuses."""
+        """Check ``parameter_rules`` with `check_rules`."""
         super().check()
         check_rules(self.parameter_rules)
 
 
 def check_rules(rules: Sequence[Mapping[str, Any]]) -> None:
-    """Raise SegZooError unless these are rules as `segzoo.training.parameter_groups` takes them."""
+    """Check ``parameter_rules`` of `segzoo.training.parameter_groups`; a SegZooError names the first mistake."""
     for rule in rules:
         if not isinstance(rule.get("match"), str) or not rule["match"]:
             raise SegZooError(f"parameter_rules: {dict(rule)} has no match, a regular expression on parameters' names")
@@ -73,22 +73,24 @@ def check_rules(rules: Sequence[Mapping[str, Any]]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleOptions(Options):
-    """What `segzoo.training.build_schedule` makes: the learning rate at each step, as a share of the largest."""
+    """The learning-rate schedule that `segzoo.training.build_schedule` makes."""
 
     prefix = "schedule: "
 
     lr_scheduler_type: str = option(
         "poly", "poly, multistep, or a name of transformers.get_scheduler such as linear or cosine"
     )
-    lr_power: float = option(1.0, "of poly", above=0)
-    min_learning_rate: float = option(0.0, "what poly ends at", at_least=0)
+    lr_power: float = option(1.0, "power of poly and polynomial", above=0)
+    min_learning_rate: float = option(
+        0.0, "learning rate at the end of poly, polynomial and cosine_with_min_lr", at_least=0
+    )
     lr_steps: tuple[int, ...] = option((), "steps after which multistep lowers the learning rate", at_least=1)
     lr_step_factor: float = option(0.1, "what multistep multiplies it by", above=0, below=1)
     num_warmup_steps: int = option(0, "steps in which the learning rate rises to its value", at_least=0)
     warmup_start: float = option(1e-6, "factor on the learning rate at the first of them", above=0, at_most=1)
 
     def check(self) -> None:
-        """Refuse unknown schedules, and steps of another schedule than multistep."""
+        """Check that the schedule is known, and that ``lr_steps`` rise and are given for "multistep" only."""
         super().check()
         if (self.lr_scheduler_type == "multistep") != bool(self.lr_steps):
             self.refuse("lr_steps and lr_scheduler_type multistep need each other")
@@ -107,7 +109,7 @@ class ScheduleOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions(Options):
-    """What a recipe changes about a model, for `segzoo.training.build_model`; None leaves what the model has."""
+    """What a recipe changes about a model, for `segzoo.training.build_model`; None keeps the model's own setting."""
 
     prefix = "model: "
 
@@ -144,7 +146,7 @@ class ModelOptions(Options):
                 object.__setattr__(self, name, self._built(name))
 
     def _built(self, name: str) -> tuple[dict[str, Any], ...]:
-        """Losses with the names and values that `segzoo.losses` gives their options."""
+        """The losses as `segzoo.losses` writes them: every option checked and named."""
         from segzoo.losses import build_loss
 
         if not getattr(self, name):
@@ -155,7 +157,7 @@ class ModelOptions(Options):
             raise SegZooError(f"{self.prefix}{name}: {error}") from error
 
     def check(self) -> None:
-        """Refuse steps between windows that leave gaps."""
+        """Check that ``window_stride`` comes with a ``window_size`` and leaves no gaps between windows."""
         super().check()
         if self.window_stride is None:
             return

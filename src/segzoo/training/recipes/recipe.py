@@ -1,7 +1,7 @@
 """Training recipes as data: everything that decides a training besides the model and the pictures.
 
-``recipes.json`` has one row for each recipe; a row of the zoo names the recipe that its checkpoint was trained with. A recipe is
-resolved from four layers: the caller's defaults, a row, a YAML or JSON file, and what the command line says.
+``recipes.json`` has one row for each recipe; a row of the zoo names the recipe that its checkpoint was trained with. A
+recipe is resolved from four layers: the caller's defaults, a row, a YAML or JSON file, and the command line.
 """
 
 import json
@@ -15,10 +15,9 @@ from typing import Any
 
 from segzoo import zoo
 from segzoo.data.augmentation import Augmentation
-from segzoo.errors import SegZooError
+from segzoo.errors import SegZooError, one_line
 from segzoo.options import nearest, option
 from segzoo.training.recipes.groups import ModelOptions, OptimizerOptions, ScheduleOptions
-from segzoo.training.recipes.text import describe_recipe
 
 PRECISIONS = ("no", "fp16", "bf16")
 _LABELS = ("name", "source")
@@ -26,9 +25,10 @@ _LABELS = ("name", "source")
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(ModelOptions, Augmentation, ScheduleOptions, OptimizerOptions):
-    """How to train, and how the result is tested.
+    """How to train, and how to test the result.
 
-    Every field but ``name`` and ``source`` is an option of ``segzoo train`` of the same name. Sizes are (height, width) in pixels.
+    Every field but ``name`` and ``source`` is an option of ``segzoo train`` of the same name. Sizes are (height,
+    width) in pixels.
 
     Raises:
         SegZooError: a value of the wrong type or range, or values that do not fit each other.
@@ -43,12 +43,15 @@ class Recipe(ModelOptions, Augmentation, ScheduleOptions, OptimizerOptions):
     max_train_steps: int | None = option(None, "optimizer steps; instead of num_train_epochs", at_least=1)
     num_train_epochs: float = option(3.0, "passes over the training pictures", above=0)
     total_train_batch_size: int | None = option(
-        None, "pictures an optimizer step, over all processes and accumulated passes", at_least=1
+        None, "pictures per optimizer step, over all processes and accumulated passes", at_least=1
     )
     freeze_backbone: bool = option(False, "train neck and heads only")
     mixed_precision: str | None = option(None, "none: as accelerate is configured", choices=PRECISIONS)
     ema_decay: float | None = option(
-        None, "keep a moving average of the weights, of which each step is this share the old one", above=0, below=1
+        None,
+        "keep a moving average of the weights; this share of the old average stays in each step",
+        above=0,
+        below=1,
     )
     eval_scale_size: tuple[int, ...] | None = option(
         None, "as scale_size, for tests; none: scale_size", at_least=1, lengths=(1, 2)
@@ -57,7 +60,7 @@ class Recipe(ModelOptions, Augmentation, ScheduleOptions, OptimizerOptions):
     eval_flip: bool = option(False, "average over mirrored pictures too")
 
     def check(self) -> None:
-        """Refuse what its groups refuse, and steps and rates that do not fit each other."""
+        """Check the groups, and that steps, rates and scales fit each other."""
         super().check()
         if not self.eval_scales:
             self.refuse("eval_scales needs at least one factor; 1.0 tests pictures at their size")
@@ -71,30 +74,30 @@ class Recipe(ModelOptions, Augmentation, ScheduleOptions, OptimizerOptions):
 
     @property
     def optimizer_options(self) -> OptimizerOptions:
-        """For `segzoo.training.build_optimizer`."""
+        """The options that `segzoo.training.build_optimizer` takes."""
         return self.part(OptimizerOptions)
 
     @property
     def schedule_options(self) -> ScheduleOptions:
-        """For `segzoo.training.build_schedule`."""
+        """The options that `segzoo.training.build_schedule` takes."""
         return self.part(ScheduleOptions)
 
     @property
     def augmentation(self) -> Augmentation:
-        """For `segzoo.training.training_transform` and `segzoo.data.build_train_transform`."""
+        """The options that `segzoo.training.training_transform` and `segzoo.data.build_train_transform` take."""
         return self.part(Augmentation)
 
     @property
     def model_options(self) -> ModelOptions:
-        """For `segzoo.training.build_model`."""
+        """The options that `segzoo.training.build_model` takes."""
         return self.part(ModelOptions)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields by name, as JSON has them; name and source come first."""
+        """All fields by name, name and source first; tuples become lists, as in JSON."""
         return {"name": self.name, "source": self.source} | super().to_dict()
 
     def write_recipe(self, path: str | os.PathLike) -> None:
-        """Write all fields to a JSON file, which ``--recipe_file`` reads again.
+        """Write all fields to a JSON file that ``--recipe_file`` can read.
 
         Raises:
             SegZooError: the file cannot be written.
@@ -102,10 +105,6 @@ class Recipe(ModelOptions, Augmentation, ScheduleOptions, OptimizerOptions):
         from segzoo.training.folder import write_json
 
         write_json(path, self.to_dict())
-
-    def describe(self) -> str:
-        """A short table (Markdown) of what the recipe sets, for cards and logs."""
-        return describe_recipe(self)
 
 
 @cache
@@ -120,15 +119,16 @@ def _rows() -> dict[str, Recipe]:
 
 
 def list_recipes() -> list[Recipe]:
-    """All rows, in the order of the file."""
+    """All published recipes, in the order of ``recipes.json``."""
     return list(_rows().values())
 
 
 def load_recipe(name: str) -> Recipe:
-    """The recipe of this name, or the one that the zoo checkpoint of this name was trained with.
+    """The recipe with this name, or the one that the zoo checkpoint with this name was trained with.
 
     Raises:
-        SegZooError: there is none; the message names the nearest.
+        SegZooError: there is no such recipe or checkpoint (the message suggests similar names), or the zoo does not
+            know how the checkpoint was trained.
     """
     if name in _rows():
         return _rows()[name]
@@ -154,20 +154,23 @@ def resolve_recipe(
     *,
     defaults: Recipe | None = None,
 ) -> Recipe:
-    """The recipe of a training: the defaults, or a row instead of them, then the file's fields, then the overrides.
+    """The recipe of a training: the defaults, or a published recipe instead, then the file's fields, then the
+    overrides.
 
-    A row is a whole recipe: what it does not name has the values of ``Recipe()``, not those of ``defaults``. A layer that
-    gives num_train_epochs without max_train_steps replaces the steps of the layers before it.
+    A published recipe is complete: fields that its row does not name have the values of ``Recipe()``, not those of
+    ``defaults``. A layer that gives num_train_epochs without max_train_steps replaces the steps of the layers before
+    it.
 
     Args:
-        name: of a recipe or zoo checkpoint.
-        file: YAML or JSON with fields of a recipe; its ``recipe`` names the row to start from where ``name`` is None. A file of
-            ``Recipe.write_recipe`` gives the same recipe again.
-        overrides: fields by name; only those that are given.
-        defaults: what to start from without a row; ``Recipe()`` by default.
+        name: name of a recipe or zoo checkpoint.
+        file: YAML or JSON file with fields of a recipe; its entry ``recipe`` names the recipe to start from if
+            ``name`` is None. A file from ``Recipe.write_recipe`` gives the same recipe again.
+        overrides: the fields to change, by name.
+        defaults: the recipe to start from if neither ``name`` nor the file names one; None: ``Recipe()``.
 
     Raises:
-        SegZooError: an unknown recipe or field (the message names the nearest), a file that cannot be read, a wrong value.
+        SegZooError: an unknown recipe or field (the message suggests similar names), a file that cannot be read, a
+            wrong value.
     """
     settings = {} if file is None else _read_file(Path(file))
     extends = settings.pop("recipe", None)
@@ -203,7 +206,7 @@ def _changed(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
 
 
 def _noted(before: Recipe, after: Recipe) -> str:
-    """The source of a recipe, with the fields that were changed since."""
+    """The source of a recipe, followed by the names of the fields that were changed."""
     changed = [
         entry.name
         for entry in fields(Recipe)
@@ -224,8 +227,8 @@ def _read_file(path: Path) -> dict[str, Any]:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise SegZooError(f"{path}: the recipe cannot be read ({reason})") from error
     except (ValueError, yaml.YAMLError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise SegZooError(f"{path}: is no {'JSON' if path.suffix == '.json' else 'YAML'}: {said}") from error
+        kind = "JSON" if path.suffix == ".json" else "YAML"
+        raise SegZooError(f"{path}: is no {kind}: {one_line(error)[:200]}") from error
     if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
         raise SegZooError(f"{path}: a recipe is a mapping of field and value, such as learning_rate: 1e-4")
     return loaded

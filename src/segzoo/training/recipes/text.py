@@ -1,18 +1,14 @@
 """A training recipe in words, for model cards and logs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from segzoo.options import plain
-
-if TYPE_CHECKING:
-    from segzoo.training.recipes.recipe import Recipe
+from segzoo.training.recipes.recipe import Recipe
 
 
 def recipe_rows(recipe: Recipe) -> dict[str, str]:
-    """What a `segzoo.training.recipes.recipe.Recipe` sets, and how, in words; what it leaves open is left out."""
+    """The settings of a recipe in words, by topic; topics that it leaves to the model are left out."""
     rows = {
         "recipe": recipe.name + (f" ({recipe.source})" if recipe.source else ""),
         "optimizer": _optimizer(recipe),
@@ -27,7 +23,7 @@ def recipe_rows(recipe: Recipe) -> dict[str, str]:
 
 
 def describe_recipe(recipe: Recipe) -> str:
-    """The same as a Markdown table."""
+    """The rows of `recipe_rows` as a Markdown table."""
     rows = [(name, text.replace("|", r"\|")) for name, text in recipe_rows(recipe).items()]
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows)])
 

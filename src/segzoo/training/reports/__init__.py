@@ -1,1 +1,1 @@
-"""What a training leaves for people to read."""
+"""Results of a training for people to read: curves, samples, report page, model card."""

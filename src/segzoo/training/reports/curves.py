@@ -1,23 +1,31 @@
-"""The curves of a training as one picture."""
+"""The curves of a training as one picture, drawn with matplotlib."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from segzoo.errors import SegZooError
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+History = Sequence[Mapping[str, Any]]
+
 _LOSS, _RATE, _NORM, _SCORE = "#1f5fa8", "#b8791a", "#7a4fa3", "#2c8a4b"
 
 
-def plot_curves(history: Sequence[Mapping[str, Any]], path: str | Path, title: str | None = None) -> Path:
-    """Draw loss, learning rate, gradient norm where it is known, and validation mIoU over the steps, as one PNG.
+def plot_curves(history: History, path: str | Path, title: str | None = None) -> Path:
+    """Draw loss, learning rate, gradient norm (if it was logged) and validation mIoU over the steps, as one PNG.
 
     Args:
         history: dicts with ``step`` and any of ``loss``, ``learning_rate``, ``grad_norm``, ``eval_mean_iou`` (0 to 1).
         path: the PNG; its folder exists.
-        title: stands above.
+        title: text above the curves.
+
+    Returns:
+        The path.
 
     Raises:
         SegZooError: matplotlib is missing; the message says how to install it.
@@ -49,37 +57,37 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: str | Path, title: s
     return path
 
 
-def _series(history: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of the entries that have a finite value."""
+def _series(history: History, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values (float64, of equal length) of the entries in which ``key`` is a finite number."""
     points = [(entry["step"], entry[key]) for entry in history if entry.get(key) is not None]
     table = np.asarray(points, dtype=np.float64).reshape(-1, 2)
     table = table[np.isfinite(table[:, 1])]
     return table[:, 0], table[:, 1]
 
 
-def _draw_smoothed(axis, steps: np.ndarray, values: np.ndarray, colour: str) -> None:
+def _draw_smoothed(axis: "Axes", steps: np.ndarray, values: np.ndarray, colour: str) -> None:
     smooth = len(values) >= 10
     axis.plot(steps, values, color=colour, linewidth=0.9 if smooth else 1.5, alpha=0.4 if smooth else 1)
     if smooth:
         axis.plot(steps, _smoothed(values), color=colour, linewidth=2)
 
 
-def _draw_loss(axis, history) -> None:
+def _draw_loss(axis: "Axes", history: History) -> None:
     steps, values = _series(history, "loss")
     _draw_smoothed(axis, steps, values, _LOSS)
-    if len(values):  # a few high losses at the start would press the rest to the ground
+    if len(values):  # a few high losses at the start would flatten the rest of the curve
         axis.set_ylim(min(0, values.min()), float(np.percentile(values, 98)) * 1.15 + 1e-9)
     axis.set_title("training loss", fontsize=10)
 
 
-def _draw_rate(axis, history) -> None:
+def _draw_rate(axis: "Axes", history: History) -> None:
     axis.plot(*_series(history, "learning_rate"), color=_RATE, linewidth=1.8)
     axis.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     axis.set_ylim(bottom=0)
     axis.set_title("learning rate", fontsize=10)
 
 
-def _draw_norm(axis, history) -> None:
+def _draw_norm(axis: "Axes", history: History) -> None:
     steps, values = _series(history, "grad_norm")
     _draw_smoothed(axis, steps[values > 0], values[values > 0], _NORM)
     if (values > 0).any():
@@ -87,7 +95,7 @@ def _draw_norm(axis, history) -> None:
     axis.set_title("gradient norm", fontsize=10)
 
 
-def _draw_score(axis, history) -> None:
+def _draw_score(axis: "Axes", history: History) -> None:
     steps, values = _series(history, "eval_mean_iou")
     values = 100 * values
     axis.plot(steps, values, color=_SCORE, linewidth=2, marker="o", markersize=4 if len(values) < 40 else 0)
@@ -108,7 +116,7 @@ def _draw_score(axis, history) -> None:
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:
-    """Centred moving average over a tenth of the values; the ends use what is there."""
+    """Centred moving average over a tenth of the values; at the ends over fewer."""
     half = max(1, len(values) // 20)
     sums = np.concatenate([[0.0], np.cumsum(values)])
     low = np.maximum(np.arange(len(values)) - half, 0)

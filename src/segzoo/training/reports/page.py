@@ -27,30 +27,31 @@ _ENDS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingReport:
-    """What the page says. Texts may hold any characters; the page escapes them.
+    """The contents of the page. Texts may hold any characters; the page escapes them.
 
     Args:
         title: the model's name for people.
-        summary: a sentence or two on what it is: backbone, head, parameters.
+        summary: a sentence or two about the model: backbone, head, parameters.
         dataset: title of the data.
-        split: the part of it that was scored.
-        num_images: that were scored.
+        split: the part of the data that was scored.
+        num_images: number of images that were scored.
         protocol: how images went through the model, in words.
         confusion: pixel counts (num_labels, num_labels), rows truth, columns prediction; tensor or array.
-        names: of the classes, by id.
+        names: names of the classes, by id.
         palette: a colour (red, green, blue; 0..255) for each class.
-        step: after which step the scores were taken; None for the last.
+        step: the step after which the scores were taken; None: the last one.
         best: ``step`` and ``mean_iou`` (0 to 1) of the best evaluation, or None.
         other_scores: further evaluations of the same model: their protocol in words, and the mean IoU (0 to 1).
-        history: of the training, as ``training_log.jsonl`` holds it: ``step`` and any of ``loss``, ``images_per_second``,
+        history: the entries of ``training_log.jsonl``: ``step`` and any of ``loss``, ``images_per_second``,
             ``waiting_for_data``.
-        seconds: that the training took.
-        recipe: the resolved settings, by name; values as JSON has them. Its ``name`` and ``source`` stand above the others.
+        seconds: duration of the training.
+        recipe: the resolved settings by name, as JSON values; ``name`` and ``source`` are shown above the others.
         data: facts and counts of the data, by name ("training images": 367).
-        hardware: what it ran on, by name (``segzoo.training.environment.hardware_facts``).
-        software: versions, by name (``segzoo.training.environment.software_versions``).
-        model_name: folder or Hub name for the example of how to load the model.
-        synthetic: the pictures were drawn by a program; the page then warns of the scores.
+        hardware: facts by name, from ``segzoo.training.environment.hardware_facts``.
+        software: versions by name, from ``segzoo.training.environment.software_versions``.
+        model_name: folder or Hub name in the example of how to load the model.
+        synthetic: the pictures were drawn by a program; the page then warns that the scores say nothing about
+            photographs.
         notes: sentences that a reader must know, such as pictures that were left out.
     """
 
@@ -80,15 +81,15 @@ class TrainingReport:
 def write_report_page(directory: str | Path, report: TrainingReport) -> Path:
     """Write ``report.html`` into the output folder of a training, whole or not at all.
 
-    The page shows those of ``figures/curves.png``, ``samples.png``, ``overlay_<n>.png`` and ``confusion_matrix.png`` that are
-    there, so draw them before.
+    The page shows those of ``figures/curves.png``, ``samples.png``, ``overlay_<n>.png`` and ``confusion_matrix.png``
+    that exist, so draw them first.
 
     Args:
-        directory: the folder.
-        report: what to say.
+        directory: the output folder.
+        report: the contents of the page.
 
     Returns:
-        The file.
+        The path of the page.
 
     Raises:
         SegZooError: the confusion matrix is not square.
@@ -99,7 +100,7 @@ def write_report_page(directory: str | Path, report: TrainingReport) -> Path:
 
 
 def report_page(report: TrainingReport, figures: Path) -> str:
-    """The text of the page; pictures that are in ``figures`` are referred to by their names there."""
+    """The HTML of the page; it refers to the pictures that exist in the folder ``figures``."""
     metrics = metrics_from_confusion(report.confusion)
     overlays = sorted(figures.glob("overlay_*.png"), key=lambda path: (len(path.name), path.name))
     sections = {
@@ -229,7 +230,7 @@ def _samples(sheet: Path, overlays: Sequence[Path]) -> str:
 
 
 def _figure(path: Path, text: str, *, shown: bool = True) -> str:
-    """A picture with its caption, or nothing where there is no picture."""
+    """The HTML of a picture; ``text`` is its alternative text and, if ``shown``, its caption. Empty without file."""
     if not path.is_file():
         return ""
     source = f"{FIGURES}/{quote(path.name)}"
@@ -261,7 +262,7 @@ def _recipe(report: TrainingReport) -> str:
 
 
 def _speed(report: TrainingReport) -> dict[str, str]:
-    """How long it took and how fast it was, from the log; the middle of the reports, which a slow start does not move."""
+    """Duration, speed and waiting time; the latter two are medians, which a slow start does not change."""
 
     def middle(key: str) -> float | None:
         values = [entry[key] for entry in report.history if entry.get(key) is not None]

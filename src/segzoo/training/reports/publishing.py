@@ -1,4 +1,4 @@
-"""What a training leaves in its output folder: results, log, figures, report page, and the model with its card."""
+"""The results of a training in its output folder: scores, log, figures, report page, and the model with its card."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,22 +28,22 @@ class Outcome:
     """A finished training.
 
     Args:
-        model, processor: what is saved.
-        classes: of the data.
-        recipe: as resolved.
-        settings: of the run, beside the recipe, by name.
-        history: as ``training_log.jsonl`` has it.
-        seconds: that the training took, evaluations included.
+        model, processor: the model that is saved, and its image processor.
+        classes: the classes of the data.
+        recipe: the resolved recipe.
+        settings: settings of the run besides the recipe, by name.
+        history: the entries of ``training_log.jsonl``.
+        seconds: duration of the training, including evaluations.
         protocol: how pictures went through the model, in words.
-        evaluation: of the model as it is saved; None where nothing was scored.
-        augmented: protocol in words and evaluation with more views; or None.
-        best: ``step`` and ``mean_iou`` of the best evaluation, or None.
-        step: that the saved model is of.
-        dataset_name: as the user calls the data.
-        num_train, num_eval: pictures; ``num_train`` None for a stream.
+        evaluation: evaluation of the saved model; None if nothing was scored.
+        augmented: protocol in words and evaluation of the saved model with more views, or None.
+        best: ``step`` and ``mean_iou`` (0 to 1) of the best evaluation, or None.
+        step: the step after which the saved model was taken.
+        dataset_name: folder or Hub name of the data, as the user calls it.
+        num_train, num_eval: number of pictures to train and to evaluate on; ``num_train`` is None for a stream.
         base_model: Hub name of the model that was fine-tuned, or None.
-        repo_id: where the model goes on the Hub, or None.
-        notes: what a reader must know.
+        repo_id: name of the repository on the Hub, or None.
+        notes: sentences that a reader of the report must know.
     """
 
     model: PreTrainedModel
@@ -67,13 +67,13 @@ class Outcome:
 
     @property
     def results(self) -> dict[str, Any]:
-        """The numbers, for ``all_results.json``."""
+        """The numbers for ``all_results.json``, by name; scores are fractions."""
         results: dict[str, Any] = {}
         if self.evaluation is not None:
             results |= {f"eval_{name}": value for name, value in self.evaluation.summary().items()}
             ious = self.evaluation.metrics["per_category_iou"].tolist()
             results |= {f"eval_iou_{name}": iou for name, iou in zip(self.classes.names, ious, strict=True)}
-            results["eval_pixels"] = int(self.evaluation.confusion.matrix.sum())  # that count, in all images
+            results["eval_pixels"] = int(self.evaluation.confusion.matrix.sum())  # those that count, in all images
         if self.augmented is not None:
             results |= {f"eval_augmented_{name}": value for name, value in self.augmented[1].summary().items()}
         losses = [entry["loss"] for entry in self.history if "loss" in entry]
@@ -92,34 +92,34 @@ class Outcome:
 
     @property
     def is_local(self) -> bool:
-        """Whether the data lie in a folder or file."""
+        """Whether the data are a local folder or file."""
         return Path(self.dataset_name).exists()
 
     @property
     def is_synthetic(self) -> bool:
-        """Whether the pictures were drawn by a program."""
+        """Whether `segzoo.data.scenes` drew the pictures; it leaves a ``scenes.json`` in the folder."""
         return (Path(self.dataset_name) / "scenes.json").is_file()
 
 
 def publish_outcome(
     outcome: Outcome, directory: Path, eval_data: SegmentationDataset, *, accelerator: Accelerator
 ) -> list[str]:
-    """Write everything; one process calls this.
+    """Write all results into the output folder; one process calls this.
 
     Args:
-        outcome: of the training.
+        outcome: the finished training.
         directory: the output folder.
-        eval_data: what was scored; a few samples are drawn.
-        accelerator: of the training.
+        eval_data: the pictures that were scored; a few of them are drawn.
+        accelerator: the accelerator of the training.
 
     Returns:
-        Lines for the user about what could not be made.
+        Lines for the user about figures that could not be drawn.
 
     Raises:
-        SegZooError: something cannot be written.
+        SegZooError: a file cannot be written.
     """
     classes, evaluation, notes = outcome.classes, outcome.evaluation, []
-    # The model first: whatever goes wrong with pictures and pages must not cost it.
+    # The model first: an error in pictures or pages must not lose it.
     publish_model(outcome.model, outcome.processor, directory, _card(outcome, directory))
     write_json(directory / RESULTS, outcome.results)
     write_log(directory / LOG, outcome.history)

@@ -1,4 +1,4 @@
-"""How the report of a training looks: one sheet for screens of any width, light or dark, and for paper."""
+"""The style sheet of a training report, for screens of any width, light or dark, and for paper."""
 
 STYLE = """
 :root {

@@ -1,4 +1,4 @@
-"""What a training leaves for people: curve, sample pictures, and the facts of the model card."""
+"""Curves, sample pictures and the model card of a training."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ from segzoo.training.reports.curves import plot_curves
 
 
 def draw_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str | None = None) -> str | None:
-    """Draw loss, learning rate, gradient norm and mIoU over the steps; returns what is in the way, such as matplotlib missing."""
+    """Draw the curves of a training with `plot_curves`; returns None, or the reason why it cannot."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         plot_curves(history, path, title=title)
@@ -44,19 +44,20 @@ def draw_samples(
     palette: Sequence[Sequence[int]],
     count: int = 4,
 ) -> list[Path]:
-    """Pictures of a few samples, spread over a data set: one overlay with legend each, and all with their truth.
+    """Draw a few samples, spread over a data set: an overlay with legend for each, and a sheet of all with their
+    truth.
 
     Args:
-        model: as prepared by the accelerator, or bare.
-        image_processor: of the model.
-        dataset: the `segzoo.data.SegmentationDataset` that `segzoo.evaluation.evaluate` takes.
-        directory: where to; made if need be.
-        accelerator: an `accelerate.Accelerator`.
-        names, palette: of the classes.
-        count: how many samples at most.
+        model: the model, as prepared by the accelerator or unwrapped.
+        image_processor: the model's image processor.
+        dataset: the data set that `segzoo.evaluation.evaluate` takes.
+        directory: folder for the files; created if necessary.
+        accelerator: the accelerator of this process.
+        names, palette: name and RGB colour of each class, by id.
+        count: largest number of samples.
 
     Returns:
-        The files: ``samples.png`` first.
+        The files, ``samples.png`` first.
     """
     directory.mkdir(parents=True, exist_ok=True)
     model = accelerator.unwrap_model(model)
@@ -103,13 +104,16 @@ def describe_training(
     """The model card of a trained model, with the scores that were measured.
 
     Args:
-        model: the model.
-        evaluation: the last evaluation; None where nothing was scored.
+        model: the trained model.
+        evaluation: the last evaluation; None if nothing was scored.
         title, dataset, dataset_id, base_model, synthetic, repo_id: as in `segzoo.cards.model_card.ModelCardFacts`.
-        split: that was scored.
+        split: the split that was scored.
         inference: how images go through the model, in words.
-        settings: of the training, by name.
-        augmented: another evaluation, with its protocol in words.
+        settings: settings of the training, by name.
+        augmented: another evaluation, preceded by its protocol in words; or None.
+
+    Returns:
+        The text of README.md.
     """
     measured = ([] if evaluation is None else [(inference, evaluation)]) + ([] if augmented is None else [augmented])
     measurements = [
