@@ -48,3 +48,7 @@ class ConfigReadError(ConversionError):
         self.fix = fix
         where = f"{filename}, line {line}" if line is not None else f"{filename}"
         super().__init__(f"{where}: {cause}" + (f"; {fix}" if fix else ""))
+
+
+class ConfigLimitError(ConfigReadError):
+    """A config text that asks for more work or memory than any config needs; its reading ends here."""
