@@ -140,7 +140,7 @@ class TestLiterals:
             ("d = dict(a=1, b=2)\nx = [d.items(), d.keys(), d.values()]", [[("a", 1), ("b", 2)], ["a", "b"], [1, 2]]),
             ("x = [1]\nx.append(3)\nx.extend((4, 5))\nx.insert(1, 2)\nx.remove(5)\nx.reverse()", [4, 3, 2, 1]),
             ("a = [1]\nx = a\na.append(2)", [1, 2]),
-            ("x = '{}-{name:>4}-{0!r}'.format('a', name=7)", None),
+            ("x = '{0}-{name:>4}-{0!r}'.format('a', name=7)", None),
             ("x = ','.join(str(i) for i in (1, 2)).split(',')[-1].replace('2', 'b').upper()", "B"),
             ("x = 'iter_20220624_%d.pth' % 3", "iter_20220624_3.pth"),
             (
@@ -314,6 +314,8 @@ BOMBS = [
     "x = '{!r}'.format(['a' * 1000000] * 10)",
     "x = ('%(a)s' * 1900) % dict(a='b' * 1000000)",
     "x = '%.1000000000f' % 1.5",
+    "x = '%01000000000d' % 1",
+    "x = '%((a)b)1000000000d' % {'(a)b': 1}",
     "x = f'{1.5:.1000000000f}'",
     "x = round(5, -1000000000)",
     "x = round(5, ndigits=-1000000000)",

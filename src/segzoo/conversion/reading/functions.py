@@ -231,7 +231,7 @@ def formatted(value: Any, specification: str, budget: Budget) -> str:
 def _check_percent(text: str, values: Any, budget: Budget) -> None:
     """Charges what ``text % values`` costs at most, before it is made."""
     values = values.values() if isinstance(values, dict) else values if isinstance(values, tuple) else [values]
-    widths = [int(digits) for digits in re.findall(r"[%#\-+ .)*0]([1-9][0-9]*)", _short(text))]
+    widths = [int(digits) for digits in re.findall(r"[%#\-+ .)*]([0-9]+)", _short(text))]
     if "*" in text:
         widths += [abs(value) for value in values if isinstance(value, int)]
     _short(sum(widths))
