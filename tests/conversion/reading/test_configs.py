@@ -541,8 +541,8 @@ class TestBaseFiles:
     def test_update_of_a_base_value_merges(self, tmp_path):
         write(
             tmp_path,
-            base="x = dict(a=dict(b=1, c=2), d=3)\ny = [dict(p=dict(q=1))]",
-            main="_base_ = 'base.py'\n_base_.x.update(a=dict(b=4), e=5)\nx2 = _base_.x.copy()\n_base_['x'].d = 6\n"
+            base="x = dict(a=dict(b=1, c=2), d=3)\ny = [dict(p=dict(q=1))]\nz = 1",
+            main="_base_ = 'base.py'\n_base_.x.update(a=dict(b=4), e=5)\ndel _base_.z\nx2 = _base_.x.copy()\n_base_['x'].d = 6\n"
             "for step in _base_.y:\n    step.update(dict(p=dict(r=2)))\nplain = dict(a=dict(b=1))\n"
             "plain.update(a=dict(c=2))",
         )
@@ -608,6 +608,7 @@ class TestBaseFiles:
             ({"main": "_base_ = f()"}, "main.py, line 1: the call of 'f'"),
             ({"main": "_base_, x = 'a', 1"}, "not assigned alone"),
             ({"main": "try:\n    _base_ = 'b.py'\nfinally:\n    x = 1", "b": ""}, "'try' is not read"),
+            ({"main": "_base_ = 'b.py'\ndel _base_.a", "b": "x = 1"}, "no key 'a'"),
             ({"main": "_base_ = 'b.py'\nx = _base_.y | {}", "b": "y = dict()"}, "'|' of the dicts of a base"),
         ],
     )

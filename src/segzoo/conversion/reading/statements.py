@@ -137,6 +137,8 @@ class StatementReader(LiteralReader):
                 self.objects.pop(name, None)
             case ast.Subscript(value=holder, slice=index):
                 operator.delitem(self.holder(holder), self.evaluate(index))
+            case ast.Attribute(attr=name):
+                del self.keys_of(target)[name]
             case _:
                 raise self.error(target, f"'del' of {describe(target)} is not read")
 
