@@ -51,4 +51,6 @@ class ConfigReadError(ConversionError):
 
 
 class ConfigLimitError(ConfigReadError):
-    """A config text that asks for more work or memory than any config needs; its reading ends here."""
+    """A config text whose reading cannot go on: it asks for more work or memory than any config needs, or it inherits
+    in a way that is not read.
+    """

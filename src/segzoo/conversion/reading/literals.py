@@ -118,8 +118,7 @@ class LiteralReader:
         """Marks what ``node``, which cannot be read, would assign or change; gives the mark."""
         marker = Unreadable(error)
         with self.errors_at(node):
-            nodes = list(ast.walk(node))
-            self.budget.charge(10 + len(nodes))
+            nodes = self.nodes_of(node)
         for holder in changed_values(nodes):
             self.spoil_value(holder, marker)
         for name in assigned_names(nodes):
@@ -138,6 +137,12 @@ class LiteralReader:
         else:
             if isinstance(value, list | dict | set):
                 self.spoiled[id(value)] = (value, marker)
+
+    def nodes_of(self, node: ast.AST) -> list[ast.AST]:
+        """``node`` and all nodes within, charged."""
+        nodes = list(ast.walk(node))
+        self.budget.charge(10 + len(nodes))
+        return nodes
 
     # Names and what lies in them
 
@@ -312,7 +317,7 @@ class LiteralReader:
     # Comprehensions
 
     def _listcomp(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp) -> list[Any]:
-        return self.comprehension(node.generators, lambda: self.evaluate(node.elt))
+        return self.comprehension(node, lambda: self.evaluate(node.elt))
 
     _generatorexp = _listcomp
 
@@ -320,30 +325,37 @@ class LiteralReader:
         return set_of(self._listcomp(node), self.budget)
 
     def _dictcomp(self, node: ast.DictComp) -> dict[Any, Any]:
-        pairs = self.comprehension(node.generators, lambda: (self.evaluate(node.key), self.evaluate(node.value)))
+        pairs = self.comprehension(node, lambda: (self.evaluate(node.key), self.evaluate(node.value)))
         return dict_of(pairs, self.budget)
 
-    def comprehension(self, generators: list[ast.comprehension], element: Callable[[], Any]) -> list[Any]:
+    def comprehension(
+        self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp, element: Callable[[], Any]
+    ) -> list[Any]:
         """The value of ``element`` for each round of the loops, whose names are forgotten after them."""
-        local = {name.id for loop in generators for name in ast.walk(loop.target) if isinstance(name, ast.Name)}
+        size = len(self.nodes_of(node))
+        targets = [loop.target for loop in node.generators]
+        local = {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
         before = {name: self.names[name] for name in local & self.names.keys()}
         results: list[Any] = []
         try:
-            self._rounds(generators, lambda: results.append(element()))
+            for _ in self.rounds(node.generators, size):
+                results.append(element())
         finally:
             for name in local:
                 self.names.pop(name, None)
             self.names.update(before)
         return results
 
-    def _rounds(self, generators: list[ast.comprehension], action: Callable[[], None]) -> None:
-        if not generators:
-            return action()
-        loop, *inner = generators
-        for item in items_of(self.evaluate(loop.iter), self.budget):
-            self.assign(loop.target, item)
-            if all(self.evaluate(test) for test in loop.ifs):
-                self._rounds(inner, action)
+    def rounds(self, loops: list[ast.comprehension], size: int) -> Iterator[None]:
+        """Goes through nested loops, with their names bound; each round is charged the ``size`` of the text."""
+        if not loops:
+            yield
+            return
+        for item in items_of(self.evaluate(loops[0].iter), self.budget):
+            self.budget.charge(size)
+            self.assign(loops[0].target, item)
+            if all(self.evaluate(test) for test in loops[0].ifs):
+                yield from self.rounds(loops[1:], size)
 
     # Calls
 

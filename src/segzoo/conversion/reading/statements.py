@@ -121,10 +121,12 @@ class StatementReader(LiteralReader):
                 raise self.error(node, f"{_NOT_READ.get(type(node)) or describe(node)} is not read", FIX_RESOLVED)
 
     def loop(self, node: ast.For) -> None:
-        """Reads the body once for each item."""
-        if any(isinstance(part, ast.Break | ast.Continue) for part in ast.walk(node)):
+        """Reads the body once for each item; each round is charged the size of its text."""
+        nodes = self.nodes_of(node)
+        if any(isinstance(part, ast.Break | ast.Continue) for part in nodes):
             raise self.error(node, "a 'for' loop with 'break' or 'continue' is not read", "write the values out")
         for item in items_of(self.evaluate(node.iter), self.budget):
+            self.budget.charge(len(nodes))
             self.assign(node.target, item)
             self.block(node.body)
         self.block(node.orelse)
@@ -158,6 +160,7 @@ class StatementReader(LiteralReader):
 
     def import_names(self, node: ast.ImportFrom) -> None:
         """Marks the names that ``from x import a, b`` brings: they may stand for values, which nobody can know."""
+        self.budget.charge(10 * len(node.names))
         module = "." * node.level + (node.module or "")
         for imported in node.names:
             name = imported.asname or imported.name
