@@ -365,10 +365,10 @@ class TestRefusals:
 
     @pytest.mark.parametrize("text", BOMBS, ids=[text.replace("\n", ";")[:40] for text in BOMBS])
     def test_bombs_end_in_an_error(self, text):
-        start = time.monotonic()
+        start = time.process_time()  # other programs may keep the cores busy
         with pytest.raises(ConfigReadError):
             read_config_text(text)
-        assert time.monotonic() - start < 10
+        assert time.process_time() - start < 10
 
 
 class TestUnreadable:
