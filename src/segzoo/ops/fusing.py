@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 from torch._dynamo.exc import BackendCompilerFailed, FailOnRecompileLimitHit
 
-from segzoo.errors import first_line
-
 # Indices are clamped before they are used, so that inductor need not check them. Its thresholds for keeping an intermediate
 # result in memory would write out every sample.
 _OPTIONS = {
@@ -65,7 +63,7 @@ class Fused:
                 return self._compiled(*arguments)
         except BackendCompilerFailed as error:  # inductor's errors, of which a missing compiler is one
             self._compiles = False
-            cause = first_line(error.inner_exception)
+            cause = str(error.inner_exception).strip().partition("\n")[0]
             warn_once(
                 f"segzoo: the deformable operators run uncompiled, because torch.compile failed here ({cause}); a C++ compiler "
                 "such as g++, or its path in the environment variable CXX, makes them faster"

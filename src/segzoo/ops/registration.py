@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segzoo.errors import first_line
 from segzoo.ops.fusing import warn_once
 
 # One library object for the rules that ``torch.library.custom_op`` has no place for.
@@ -74,7 +73,7 @@ def _working_kernels(name: str, device: torch.device, trial: Trial) -> ModuleTyp
     except (torch.OutOfMemoryError, torch.AcceleratorError):  # of the device, not of Triton
         raise
     except Exception as error:  # Triton has no class of its own for what it needs of the system and does not find
-        cause = first_line(error)
+        cause = str(error).strip().partition("\n")[0] or type(error).__name__
         warn_once(
             f"segzoo: the deformable operators run without their GPU kernels, because Triton failed here ({cause}); a C compiler "
             "such as gcc, or its path in the environment variable CC, makes them faster"
