@@ -32,6 +32,7 @@ from segzoo.conversion.scene_parsing import (
 )
 from segzoo.conversion.translate import translate_config
 from segzoo.conversion.translation import ComponentKeys, Translation
+from segzoo.errors import first_line
 from segzoo.heads import HeadConfig
 from segzoo.image_processing_segzoo import SegZooImageProcessor
 from segzoo.modeling_segzoo import SegZooForSemanticSegmentation
@@ -206,8 +207,9 @@ def build_without_weights(config: SegZooConfig) -> SegZooForSemanticSegmentation
         with torch.device("meta"), values_that_fit("model"):
             return SegZooForSemanticSegmentation(config)
     except (RuntimeError, ZeroDivisionError) as error:
-        cause = str(error).strip().partition("\n")[0]
-        raise ConversionError(f"the model of the config cannot be built ({cause}); correct the config") from error
+        raise ConversionError(
+            f"the model of the config cannot be built ({first_line(error)}); correct the config"
+        ) from error
 
 
 def refuse_other_tasks(state: Mapping[str, Tensor], title: str) -> None:

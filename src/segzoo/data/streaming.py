@@ -17,7 +17,7 @@ from segzoo.data.dataset import make_sample, too_many_corrupt, warn_of_corrupt
 from segzoo.data.decoding import CorruptImageError
 from segzoo.data.rows import undecoded
 from segzoo.data.workers import outlive_stop_signals
-from segzoo.errors import SegZooError
+from segzoo.errors import SegZooError, first_line
 
 
 @dataclass(frozen=True)
@@ -165,9 +165,8 @@ class SegmentationStream:
             except StopIteration:
                 return
             except Exception as error:  # of files, networks and formats, each library's own
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 raise SegZooError(
-                    f"The data broke off after {index} rows of epoch {epoch}: {reason}. Go on from the last checkpoint."
+                    f"The data broke off after {index} rows of epoch {epoch}: {first_line(error)}. Go on from the last checkpoint."
                 ) from error
             yield _Place(epoch, index, row)
             index += 1

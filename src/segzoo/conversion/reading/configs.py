@@ -20,6 +20,7 @@ from segzoo.conversion.errors import ConfigReadError
 from segzoo.conversion.reading.limits import MAX_TEXT_LENGTH, Budget, TooMuch, parse
 from segzoo.conversion.reading.statements import StatementReader
 from segzoo.conversion.reading.unreadable import Unreadable, cause_of, is_unreadable
+from segzoo.errors import one_line
 
 BaseLoader = Callable[[str], Mapping[str, Any] | None]
 
@@ -158,8 +159,9 @@ def _read_data(
     try:
         values = json.loads(text) if kind == "JSON" else yaml.safe_load(text)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigReadError(path, getattr(error, "lineno", None), f"this is not {kind} ({reason})") from None
+        raise ConfigReadError(
+            path, getattr(error, "lineno", None), f"this is not {kind} ({one_line(error)})"
+        ) from None
     if not isinstance(values, dict):
         raise ConfigReadError(path, None, f"the {kind} is not a dict of config values")
     references = values.pop("_base_", [])
