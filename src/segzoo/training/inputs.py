@@ -25,7 +25,14 @@ from segzoo.data.splits import load_splits
 from segzoo.data.transforms import JointTransform
 from segzoo.errors import SegZooError
 from segzoo.training.arguments import RunOptions
-from segzoo.training.models import build_model, build_processor, crop_size_of, load_config, training_transform
+from segzoo.training.models import (
+    NewModel,
+    build_model,
+    build_processor,
+    crop_size_of,
+    load_config,
+    training_transform,
+)
 from segzoo.training.order import EpochBatches, batch_sizes, training_batches
 from segzoo.training.recipes.recipe import Recipe
 
@@ -86,15 +93,15 @@ def load_model(
     options: RunOptions, recipe: Recipe, classes: ClassFacts
 ) -> tuple[PreTrainedModel, BaseImageProcessor, Recipe]:
     """The model, the image processor that it is tested and saved with, and the recipe with crops and colours that fit them."""
+    new = None
+    if options.backbone is not None:
+        new = NewModel(options.backbone, options.head, options.head_channels, options.auxiliary_channels)
     model = build_model(
         classes,
         recipe.model_options,
+        new=new,
         model_name_or_path=options.model_name_or_path,
         config_name=options.config_name,
-        backbone=options.backbone,
-        head=options.head,
-        head_channels=options.head_channels,
-        auxiliary_channels=options.auxiliary_channels,
         num_channels=options.num_channels,
         ignore_index=options.ignore_index,
         hub_options=options.hub_options,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -54,16 +54,31 @@ def load_config(name: str | None, hub_options: Mapping[str, Any] | None = None) 
         return AutoConfig.from_pretrained(name, **dict(hub_options or {}))
 
 
+@dataclass(frozen=True)
+class NewModel:
+    """The parts of a new model.
+
+    Args:
+        backbone: name of a variant (``"resnet18_v1c"``, ``"internimage-t"``), with random weights; or folder or Hub
+            name of a backbone, with its weights.
+        head: ``"uper"``, ``"fcn"``, ``"psp"`` or another registered head.
+        head_channels: width of the head; None keeps its usual one.
+        auxiliary_channels: width of an FCN head on the last map but one, for the training only; 0 for none.
+    """
+
+    backbone: str
+    head: str = "uper"
+    head_channels: int | None = None
+    auxiliary_channels: int = 0
+
+
 def build_model(
     classes: ClassFacts,
     options: ModelOptions | None = None,
     *,
+    new: NewModel | None = None,
     model_name_or_path: str | None = None,
     config_name: str | None = None,
-    backbone: str | None = None,
-    head: str = "uper",
-    head_channels: int | None = None,
-    auxiliary_channels: int = 0,
     num_channels: int | None = None,
     ignore_index: int = 255,
     hub_options: Mapping[str, Any] | None = None,
@@ -74,15 +89,12 @@ def build_model(
         classes: names and colours of the classes.
         options: losses, drop path, momentum of norms and windows, such as ``Recipe.model_options``; None keeps the
             model's.
+        new: backbone and head of a new model.
         model_name_or_path: folder or Hub name of a model; a classifier for another number of classes gets random
             weights.
         config_name: folder or Hub name of a config; without ``model_name_or_path`` the weights are random.
-        backbone: name of a variant (``"resnet18_v1c"``, ``"internimage-t"``), with random weights; or folder or Hub
-            name of a backbone, with its weights.
-        head: ``"uper"``, ``"fcn"``, ``"psp"`` or another registered head, for a new model.
-        head_channels: its width; None keeps the head's usual one.
-        auxiliary_channels: width of an FCN head on the last map but one, for the training only; 0 for none.
-        num_channels: of the pictures, for a new backbone; None: 3. Weights and configs that are loaded have their own.
+        num_channels: number of channels of the pictures; None: 3 for a new backbone, and what weights and configs that
+            are loaded have. Another number than theirs is an error.
         ignore_index: label that does not count.
         hub_options: ``token``, ``revision``, ``cache_dir``, ``trust_remote_code`` for loading.
 
@@ -92,7 +104,7 @@ def build_model(
     """
     options, hub_options = options or ModelOptions(), dict(hub_options or {})
     name = model_name_or_path or config_name
-    if (backbone is not None) == (name is not None):
+    if (new is not None) == (name is not None):
         raise SegZooError(
             "give either --backbone for a new model or --model_name_or_path (or --config_name) for an old one"
         )
@@ -101,18 +113,18 @@ def build_model(
             f"--class_weights has {len(options.class_weights)} numbers for {len(classes.id2label)} classes"
         )
     labels = {"id2label": classes.id2label, "label2id": {name: i for i, name in classes.id2label.items()}}
-    if backbone is not None:
-        settings = {} if head_channels is None else {"channels": head_channels}
+    if new is not None:
+        settings = {} if new.head_channels is None else {"channels": new.head_channels}
         config = SegZooConfig.from_backbone(
-            _backbone_config(backbone, options.drop_path_rate, num_channels, hub_options),
-            _head_config_class(head)(**settings),
-            auxiliary=auxiliary_channels > 0,
-            auxiliary_channels=auxiliary_channels,
+            _backbone_config(new.backbone, options.drop_path_rate, num_channels, hub_options),
+            _head_config_class(new.head)(**settings),
+            auxiliary=new.auxiliary_channels > 0,
+            auxiliary_channels=new.auxiliary_channels,
             palette=classes.palette,
             semantic_loss_ignore_index=ignore_index,
             **labels,
         )
-        model = _new_model(config, backbone, hub_options)
+        model = _new_model(config, new.backbone, hub_options)
     else:
         with _loading(f"cannot load {name}"):
             config = AutoConfig.from_pretrained(config_name or model_name_or_path, **labels, **hub_options)
