@@ -14,6 +14,7 @@ from segzoo.data.checks.class_counts import ClassCounts, ClassTally
 from segzoo.data.checks.findings import ERROR, NOTE, WARNING, Case, Finding, Findings
 from segzoo.data.checks.label_ids import LabelRule, list_ranges
 from segzoo.data.checks.probing import PairFacts, crop_case, probe_pair
+from segzoo.data.classes import ClassFacts
 from segzoo.data.loading import SPLIT_NAMES, DataSource, PairingProblem, load_source
 from segzoo.data.rows import row_names, undecoded
 from segzoo.errors import SegZooError
@@ -127,8 +128,7 @@ def inspect_dataset(
     source: DataSource | str | os.PathLike,
     rule: LabelRule | None = None,
     *,
-    names: Sequence[str] | None = None,
-    palette: Sequence[Sequence[int]] | None = None,
+    classes: ClassFacts | None = None,
     splits: Sequence[str] | None = None,
     crop_size: tuple[int, int] | None = None,
     num_channels: int | None = None,
@@ -159,13 +159,18 @@ def inspect_dataset(
     Raises:
         SegZooError: The data set cannot be loaded at all, or has no split of that name.
     """
-    source, rule = DataSource.of(source), rule or LabelRule()
-    if rule.num_labels is None and names is not None:
-        rule = replace(rule, num_labels=len(names))
+    source, rule = (
+        DataSource.of(source),
+        rule or LabelRule(reduce_labels=classes is not None and classes.reduce_labels),
+    )
+    if rule.num_labels is None and classes is not None:
+        rule = replace(rule, num_labels=len(classes.names))
     found = Findings(keep_cases)
     tables = load_tables(source, on_case=found.add)
     tables = choose_splits(tables, splits, source)
-    colors = {tuple(color[:3]): str(name) for color, name in zip(palette or (), names or (), strict=False)}
+    colors: dict[tuple[int, ...], str] = {}
+    if classes is not None:
+        colors = {tuple(color[:3]): name for color, name in zip(classes.palette, classes.names, strict=False)}
     chosen = {split: spread(len(rows), max_samples) for split, rows in tables.items()}
     on_pair = None if progress is None else progress(sum(map(len, chosen.values())))
     tallies = {}
@@ -188,8 +193,7 @@ def inspect_dataset(
                 on_pair()
     whole = all(len(chosen[split]) == len(rows) for split, rows in tables.items())
     num_labels = _guess_num_labels(tallies) if rule.num_labels is None else rule.num_labels
-    if names is None:
-        names = [f"class {index}" for index in range(num_labels)]
+    names = [f"class {index}" for index in range(num_labels)] if classes is None else classes.names
     counts = {split: tally.counts(num_labels) for split, tally in tallies.items() if tally.num_images}
     _judge_labels(tallies, counts, rule, names, whole, found)
     return DataReport(
@@ -201,6 +205,7 @@ def inspect_dataset(
         checked={split: len(indices) for split, indices in chosen.items()},
         counts=counts,
         crop_size=crop_size,
+        classes_source="" if classes is None else classes.source,
         num_channels=num_channels,
         value_rules=dict(value_rules.most_common()),
     )
