@@ -220,11 +220,13 @@ def _check_model(model: PreTrainedModel, processor: SegZooImageProcessor | None,
     if not isinstance(config, SegZooConfig):
         kind = getattr(config, "model_type", type(model).__name__)
         raise SegZooError(
-            f"a model of type {kind} cannot be exported, segzoo's own models only; use another exporter for it, such as optimum"
+            f"a model of type {kind} cannot be exported, segzoo's own models only; use another exporter for it, such "
+            "as optimum"
         )
     if processor is not None and not isinstance(processor, SegZooImageProcessor):
         raise SegZooError(
-            f"the image processor is a {type(processor).__name__}, whose steps cannot be described; give a SegZooImageProcessor"
+            f"the image processor is a {type(processor).__name__}, whose steps cannot be described; give a "
+            "SegZooImageProcessor"
         )
     if model.training:
         raise SegZooError("the model is in training mode, in which it drops features; call model.eval() first")
@@ -306,7 +308,8 @@ def _write(
     except Exception as error:  # PyTorch and onnxruntime have many kinds
         fix = "another --opset, a newer onnxruntime or a .pt2 file" if path.suffix == ".onnx" else "an .onnx file"
         raise SegZooError(
-            f"{path.name}: could not be written and loaded again ({first_line(_cause(error))}); try {fix}, or free space on the disk"
+            f"{path.name}: could not be written and loaded again ({first_line(_cause(error))}); try {fix}, or free "
+            "space on the disk"
         ) from error
 
 
@@ -399,7 +402,8 @@ def _compare(
         except Exception as error:  # from onnxruntime, or from a guard of the traced program
             fix = "" if options.size is not None else "; give --size HEIGHT WIDTH"
             raise SegZooError(
-                f"{path}: the file does not run at {checked[0]}x{checked[1]} ({first_line(_cause(error))}){fix}; it was not written"
+                f"{path}: the file does not run at {checked[0]}x{checked[1]} ({first_line(_cause(error))}){fix}; it "
+                "was not written"
             ) from error
         logits = reference(image)
         if exported.labels:
@@ -410,8 +414,8 @@ def _compare(
         difference = float(error / logits.abs().max().clamp(min=1))
         if not difference <= tolerance:
             raise SegZooError(
-                f"{path}: at {checked[0]}x{checked[1]} the file differs from the model by {difference:.1e} of the largest logit, "
-                f"more than {tolerance:g}; it was not written (a larger --tolerance accepts it)"
+                f"{path}: at {checked[0]}x{checked[1]} the file differs from the model by {difference:.1e} of the "
+                f"largest logit, more than {tolerance:g}; it was not written (a larger --tolerance accepts it)"
             )
         checks.append(Check(checked, len(image), difference))
     return tuple(checks)
