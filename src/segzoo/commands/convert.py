@@ -32,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--ema", action="store_true", help="take the averaged weights where the file has them")
     parser.add_argument(
+        "--weights", choices=("student", "teacher"), help="which model to take, where the file holds both"
+    )
+    parser.add_argument(
         "--report",
         metavar="FILE",
         nargs="?",
@@ -61,7 +64,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     logging.disable_progress_bar()
     try:
-        done = convert_checkpoint(*files, output=args.output, config=args.config, name=name, ema=args.ema)
+        done = convert_checkpoint(
+            *files, output=args.output, config=args.config, name=name, ema=args.ema, weights=args.weights
+        )
     except CheckpointError as error:
         if error.path not in files:  # it is a Path for downloads only, so other files never match
             raise

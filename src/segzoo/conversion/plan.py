@@ -187,13 +187,21 @@ def _plan_model(original: Original, translation: Translation, config_source: str
         labels_source=translation.classes.source,
         row=row,
         notes=[*translation.notes, *remarks, *notes, *_remarks(original)],
+        left_out=original.checkpoint.left_out,
     )
 
 
 def _remarks(original: Original) -> list[str]:
-    if not original.checkpoint.averaged:
-        return []
-    return ["weights: the moving average was taken, not the weights that training goes on from"]
+    checkpoint, notes = original.checkpoint, []
+    if checkpoint.averaged:
+        notes.append("weights: the moving average was taken, not the weights that training goes on from")
+    if checkpoint.left_out:
+        names = sorted({key.partition(".")[0] for key in checkpoint.left_out})
+        notes.append(
+            f"weights: the model {checkpoint.model or 'without a prefix'} was taken; {len(checkpoint.left_out)} tensors "
+            f"beside it are left out ({', '.join(names[:5])})"
+        )
+    return notes
 
 
 def build_without_weights(config: SegZooConfig) -> SegZooForSemanticSegmentation:
