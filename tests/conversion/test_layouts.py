@@ -106,3 +106,21 @@ def test_errors(tmp_path, state, options, message):
     with pytest.raises(SegZooError, match=message):
         convert_checkpoint(tiny.save(tmp_path / "a.pth", state=state), output=tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+class TestStrippedAuxiliaryHeads:
+    def test_left_out_and_said(self, tmp_path):
+        values = tiny.config(model__auxiliary_head=[AUXILIARY, AUXILIARY])
+        state = {k: v for k, v in tiny.state_dict(values).items() if not k.startswith("auxiliary_head.")}
+        found, report = saved(tmp_path, values, {"state_dict": state})
+        expected, plain = saved(tmp_path / "plain", tiny.config(), {"state_dict": state})
+        assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in expected)
+        assert any("auxiliary_head" in note and "left out" in note for note in report.notes)
+        assert report.components == plain.components and not any("auxiliary" in note for note in plain.notes)
+
+    @pytest.mark.parametrize("lost", ["auxiliary_head.1.", "auxiliary_head.0.conv_seg."])
+    def test_a_part_that_is_missing_is_an_error(self, lost, tmp_path):
+        values = tiny.config(model__auxiliary_head=[AUXILIARY, AUXILIARY])
+        state = {k: v for k, v in tiny.state_dict(values).items() if not k.startswith(lost)}
+        with pytest.raises(SegZooError, match=f"missing: {lost}"):
+            saved(tmp_path, values, {"state_dict": state})

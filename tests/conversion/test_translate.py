@@ -141,6 +141,11 @@ class TestHeads:
     def test_ignored_label(self):
         assert translate(model__decode_head__ignore_index=0).config.semantic_loss_ignore_index == 0
 
+    def test_the_dropout_s_old_name(self):
+        values = tiny.config(model__decode_head__drop_out_ratio=0.25, train_cfg={})
+        del values["model"]["decode_head"]["dropout_ratio"], values["model"]["train_cfg"]
+        assert translate_config(values).config.decode_head_configs[0].dropout == 0.25
+
 
 class TestModel:
     def test_windows(self):

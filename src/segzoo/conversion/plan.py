@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ from segzoo.conversion.translation import ComponentKeys, Translation
 from segzoo.heads import HeadConfig
 from segzoo.image_processing_segzoo import SegZooImageProcessor
 from segzoo.modeling_segzoo import SegZooForSemanticSegmentation
+
+_AUXILIARY = "auxiliary_head."
 
 
 @dataclass(frozen=True)
@@ -110,14 +113,34 @@ def plan_segmentor(original: Original) -> Plan:
     """
     checkpoint = original.checkpoint
     refuse_other_tasks(checkpoint.state_dict, original.title)
+    try:
+        translation, source = _translate_own(original)
+    except ConversionError as error:
+        row = original.row or _released(original)
+        config = None if row is None or original.config is not None else zoo.original_config(row.name)
+        if config is None or is_scene_parsing(config):
+            raise
+        source = f"the zoo ({row.name})"
+        try:
+            translation = translate_config(config, class_names=checkpoint.class_names, palette=checkpoint.palette)
+        except ConversionError:
+            raise error from None
+        cause = " ".join(str(error).split())
+        note = f"config: {source} gave it, because the checkpoint's own cannot be translated ({cause})"
+        return _plan_model(original, translation, source, note)
+    return _plan_model(original, translation, source)
+
+
+def _translate_own(original: Original) -> tuple[Translation, str]:
+    """The translation of the config that `_find_config` finds, and where that config came from."""
+    checkpoint = original.checkpoint
     config, source = _find_config(original)
     if is_scene_parsing(config):
         raise ConversionError(
             f"{original.title}: models of this config ({source}) come in two files; "
             "give the encoder's file and then the decoder's"
         )
-    translation = translate_config(config, class_names=checkpoint.class_names, palette=checkpoint.palette)
-    return _plan_model(original, translation, source)
+    return translate_config(config, class_names=checkpoint.class_names, palette=checkpoint.palette), source
 
 
 def plan_scene_parsing(original: Original) -> Plan:
@@ -172,6 +195,7 @@ def plan_backbone(original: Original, kind: PretrainedKind) -> Plan:
 
 
 def _plan_model(original: Original, translation: Translation, config_source: str, *notes: str) -> Plan:
+    translation = _without_stripped_heads(translation, original.checkpoint.state_dict)
     model = build_without_weights(translation.config)
     _check_class_count(original, model, translation.components)
     recognised, remarks = _identify(original)
@@ -189,6 +213,21 @@ def _plan_model(original: Original, translation: Translation, config_source: str
         notes=[*translation.notes, *remarks, *notes, *_remarks(original)],
         left_out=original.checkpoint.left_out,
     )
+
+
+def _without_stripped_heads(translation: Translation, state: Mapping[str, Tensor]) -> Translation:
+    """The translation without auxiliary heads if no weight of theirs is in the file; people strip them to save space."""
+    heads = [c for c in translation.components if c.original_prefix.startswith(_AUXILIARY)]
+    if not heads or any(key.startswith(_AUXILIARY) for key in state):
+        return translation
+    config = copy.deepcopy(translation.config)
+    config.auxiliary_head_configs = []
+    note = (
+        f"model.auxiliary_head: the file has no weights of {', '.join(head.original_type for head in heads)}; it is left "
+        "out of the model (inference does not use it, training goes on without it)"
+    )
+    components = [component for component in translation.components if component not in heads]
+    return replace(translation, config=config, components=components, notes=[*translation.notes, note])
 
 
 def _remarks(original: Original) -> list[str]:
@@ -269,7 +308,7 @@ def _stem(path: str | Path) -> str:
 
 def _find_config(original: Original) -> tuple[Mapping[str, Any], str]:
     """The original config and where it came from: the caller, else the checkpoint, else the zoo, else the weights."""
-    checkpoint, row = original.checkpoint, original.row
+    checkpoint, row = original.checkpoint, original.row or _released(original)
     if original.config is not None:
         return original.config, f"the file {original.config_file}"
     if checkpoint.config_text:
@@ -311,6 +350,13 @@ def _check_class_count(original: Original, model: PreTrainedModel, components: S
             f"{original.title}: class counts disagree: the config has {wanted} classes, the weights of {layer} "
             f"{weight.shape[0] - more}; give the config that they were trained with"
         )
+
+
+def _released(original: Original) -> zoo.ZooRow | None:
+    """The released checkpoint that a file certainly is: its name is the release's, and its hash fits; or None."""
+    row = zoo.lookup(_stem(original.title))
+    start = None if row is None else row.sha256_start
+    return row if start and original.checkpoint.sha256.startswith(start) else None
 
 
 def _identify(original: Original) -> tuple[zoo.ZooRow | None, list[str]]:

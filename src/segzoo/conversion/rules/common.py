@@ -71,7 +71,7 @@ def head_options(options: Options, context: Context, config: type[HeadConfig]) -
         "activation": options.activation(),
         "num_labels": num_classes,
         "channels": options.take("channels"),
-        "dropout": max(float(options.take("dropout_ratio", 0.1)), 0.0),
+        "dropout": max(float(options.take("dropout_ratio", options.take("drop_out_ratio", 0.1))), 0.0),
         "align_corners": bool(options.take("align_corners", False)),
     }
     context.ignore_index.add(options.take("ignore_index", 255))
