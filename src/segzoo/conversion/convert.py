@@ -46,6 +46,7 @@ def convert_checkpoint(
     name: str | None = None,
     ema: bool = False,
     weights: str | None = None,
+    class_names: list[str] | None = None,
     max_shard_size: int | str = "5GB",
 ) -> Conversion:
     """Converts a checkpoint of the mmsegmentation family into a folder that the Auto classes load.
@@ -67,6 +68,7 @@ def convert_checkpoint(
             published scores for the model card.
         ema: take the averaged weights.
         weights: "student" or "teacher", to take that model of a file with both.
+        class_names: names of the classes, in the order of their ids, instead of those in the file or of its data set.
         max_shard_size: largest size of one weight file, in bytes or as text such as "5GB".
 
     Raises:
@@ -76,7 +78,9 @@ def convert_checkpoint(
         SegZooError: the output is not empty or cannot be written, or the zoo does not know ``name``.
     """
     check_folder_is_free(output)
-    original = read_original(checkpoint, decoder, config=config, name=name, ema=ema, weights=weights)
+    original = read_original(
+        checkpoint, decoder, config=config, name=name, ema=ema, weights=weights, class_names=class_names
+    )
     return write_plan(make_plan(original), output, max_shard_size=max_shard_size)
 
 
@@ -88,6 +92,7 @@ def read_original(
     name: str | None = None,
     ema: bool = False,
     weights: str | None = None,
+    class_names: list[str] | None = None,
 ) -> Original:
     """Reads the files of an original; the arguments are those of `convert_checkpoint`.
 
@@ -109,7 +114,15 @@ def read_original(
         found = _read_npz(Path(checkpoint))
     else:
         found = read_checkpoint(checkpoint, prefer_ema=ema, weights=weights)
-    return Original(found, title, in_two_files=decoder is not None, config=values, config_file=config, row=row)
+    return Original(
+        found,
+        title,
+        in_two_files=decoder is not None,
+        config=values,
+        config_file=config,
+        row=row,
+        class_names=class_names,
+    )
 
 
 def _read_npz(path: Path) -> OriginalCheckpoint:

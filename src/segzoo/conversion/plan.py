@@ -19,6 +19,7 @@ from segzoo.auto import AutoBackbone
 from segzoo.configuration_segzoo import SegZooConfig
 from segzoo.conversion.card import backbone_card, conversion_card
 from segzoo.conversion.errors import ConversionError
+from segzoo.conversion.labels import GIVEN_NAMES
 from segzoo.conversion.options import values_that_fit
 from segzoo.conversion.pretrained import find_kind
 from segzoo.conversion.pretrained.base import PretrainedKind
@@ -29,7 +30,6 @@ from segzoo.conversion.scene_parsing import (
     config_from_weights,
     is_decoder_state,
     is_scene_parsing,
-    translate_scene_parsing,
 )
 from segzoo.conversion.translate import translate_config
 from segzoo.conversion.translation import ComponentKeys, Translation
@@ -51,6 +51,7 @@ class Original:
         config: the training config that the caller gives, as values, or None.
         config_file: the file that this config was read from, or None.
         row: the released checkpoint that the caller names, or None.
+        class_names: names of the classes that the caller gives, before all others, or None.
     """
 
     checkpoint: OriginalCheckpoint
@@ -59,6 +60,18 @@ class Original:
     config: Mapping[str, Any] | None = None
     config_file: str | Path | None = None
     row: zoo.ZooRow | None = None
+    class_names: list[str] | None = None
+
+    def translate(self, config: Mapping[str, Any]) -> Translation:
+        """Translates a config, with the caller's class names or else the checkpoint's.
+
+        Raises:
+            ConversionError: the config is not supported, or the names are not as many as its classes.
+        """
+        palette = self.checkpoint.palette
+        if self.class_names is not None:
+            return translate_config(config, class_names=self.class_names, palette=palette, names_source=GIVEN_NAMES)
+        return translate_config(config, class_names=self.checkpoint.class_names, palette=palette)
 
 
 @dataclass(frozen=True)
@@ -111,8 +124,7 @@ def plan_segmentor(original: Original) -> Plan:
     Raises:
         ConversionError: the original has no config, is another kind of model, or its config is not supported.
     """
-    checkpoint = original.checkpoint
-    refuse_other_tasks(checkpoint.state_dict, original.title)
+    refuse_other_tasks(original.checkpoint.state_dict, original.title)
     try:
         translation, source = _translate_own(original)
     except ConversionError as error:
@@ -122,7 +134,7 @@ def plan_segmentor(original: Original) -> Plan:
             raise
         source = f"the zoo ({row.name})"
         try:
-            translation = translate_config(config, class_names=checkpoint.class_names, palette=checkpoint.palette)
+            translation = original.translate(config)
         except ConversionError:
             raise error from None
         cause = " ".join(str(error).split())
@@ -133,14 +145,13 @@ def plan_segmentor(original: Original) -> Plan:
 
 def _translate_own(original: Original) -> tuple[Translation, str]:
     """The translation of the config that `_find_config` finds, and where that config came from."""
-    checkpoint = original.checkpoint
     config, source = _find_config(original)
     if is_scene_parsing(config):
         raise ConversionError(
             f"{original.title}: models of this config ({source}) come in two files; "
             "give the encoder's file and then the decoder's"
         )
-    return translate_config(config, class_names=checkpoint.class_names, palette=checkpoint.palette), source
+    return original.translate(config), source
 
 
 def plan_scene_parsing(original: Original) -> Plan:
@@ -155,7 +166,7 @@ def plan_scene_parsing(original: Original) -> Plan:
             f"{original.title}: models of this config ({source}) come in one file; give the checkpoint alone"
         )
     note = f"files: the SHA-256 given is the encoder's; the decoder's is {original.checkpoint.meta['decoder']}"
-    return _plan_model(original, translate_scene_parsing(config), source, note)
+    return _plan_model(original, original.translate(config), source, note)
 
 
 def plan_backbone(original: Original, kind: PretrainedKind) -> Plan:
@@ -173,6 +184,8 @@ def plan_backbone(original: Original, kind: PretrainedKind) -> Plan:
             f"{original.title}: these are pre-training weights without a decode head; leave --name and --config out to "
             "get the backbone"
         )
+    if original.class_names is not None:
+        raise ConversionError(f"{original.title}: a backbone has no classes; leave --classes out")
     found = kind.translate(original.checkpoint.state_dict, original.title)
     with torch.device("meta"):
         model = AutoBackbone.from_config(found.config)

@@ -37,19 +37,21 @@ def translate_config(
     *,
     class_names: Sequence[str] | None = None,
     palette: Sequence[Sequence[int]] | None = None,
+    names_source: str = "the checkpoint",
 ) -> Translation:
     """Translates a whole original config.
 
     Args:
         config: the original config as plain Python values.
-        class_names, palette: names and colours of the classes in the checkpoint, or None.
+        class_names, palette: names and colours of the classes that come before the config's, or None.
+        names_source: where they come from, in words.
 
     Raises:
         ConversionError: the config has no segmentation model, or has something unknown that might change the numbers;
             the message names the place, the option and its value.
     """
     if is_scene_parsing(config):
-        return translate_scene_parsing(config)
+        return translate_scene_parsing(config, class_names=class_names, names_source=names_source)
     original = OriginalConfig.parse(config)
     kind, options = segmentor_type(original.model), Options(original.model, "model")
     test_cfg = Options(original.test_cfg or {}, "model.test_cfg")
@@ -74,7 +76,9 @@ def translate_config(
     if len(context.ignore_index) > 1:
         raise ConversionError(f"the heads ignore different labels ({sorted(context.ignore_index)}); one is supported")
     with values_that_fit("the data set"):
-        classes = find_classes(original.dataset, num_labels, class_names=class_names, palette=palette)
+        classes = find_classes(
+            original.dataset, num_labels, class_names=class_names, palette=palette, names_source=names_source
+        )
     with values_that_fit("the test pipeline"):
         num_channels = getattr(components[0].config, "num_channels", 3)
         processor = translate_processor(context, num_channels=num_channels)
