@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import torch
 from conversion import tiny
 
 from segzoo import zoo
@@ -120,9 +119,3 @@ class TestClasses:
             (tmp_path / "names.json").write_text(content)
         assert dry_run("--config", config, "--classes", tmp_path / "names.json") == 1
         assert message in capsys.readouterr().err
-
-    def test_a_backbone_has_none(self, tmp_path, capsys):
-        state = {"blocks.0.attn.qkv.weight": torch.ones(9, 3), "pos_embed": torch.ones(1, 5, 3)}
-        torch.save({"model": state}, tmp_path / "vit.pth")
-        assert dry_run(tmp_path / "vit.pth", "--classes", "a,b") == 1
-        assert "backbone" in capsys.readouterr().err
