@@ -164,8 +164,11 @@ class ComponentRule:
         Raises:
             ConversionError: an option is not known or not supported, or a value does not fit its option.
         """
+        written, name = original["type"], type_name(original, context.where, self.types)
+        if name != type_name(original, context.where):
+            context.note(context.where, f"its class {written} is taken for {name} of the same name")
         with values_that_fit(context.where):
-            found = self.translate(original, context)
+            found = self.translate({**original, "type": name}, context)
         config, inner = found if isinstance(found, tuple) else (found, ())
         return config, KeyTable((*inner, *self.key_table(config).rules))
 
@@ -216,13 +219,13 @@ def find_rule(kind: str, original: Any, where: str) -> ComponentRule:
     Raises:
         ConversionError: no rule knows its type; the message names it, the known types and the nearest of them.
     """
-    name = type_name(original, where)
     known = RULES[kind]
+    name = type_name(original, where, known)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ConversionError(
-            f"{where}: {kind} type {name!r} is not supported (known: {', '.join(sorted(known))}){hint}"
+            f"{where}: {kind} type {name!r} is not supported (known: {', '.join(sorted(known)) or 'none'}){hint}"
         )
     return known[name]
 

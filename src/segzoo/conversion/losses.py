@@ -46,7 +46,7 @@ def _ohem(sampler: Any, context: Context) -> Ohem | None:
     if sampler is None:
         return None
     place = f"{context.where}.sampler"
-    if (kind := type_name(sampler, place)) != "OHEMPixelSampler":
+    if (kind := type_name(sampler, place, ("OHEMPixelSampler",))) != "OHEMPixelSampler":
         context.note(
             context.where, f"its pixel sampler {kind} is not available; the converted model trains with all pixels"
         )
@@ -60,7 +60,7 @@ def _ohem(sampler: Any, context: Context) -> Ohem | None:
 def _loss(original: Mapping[str, Any], context: Context) -> Loss | None:
     """One translated loss, or None with a note where it is not available."""
     place = f"{context.where}.loss_decode"
-    kind = type_name(original, place)
+    kind = type_name(original, place, _TRANSLATE)
     options = Options(original, place)
     translate = _TRANSLATE.get(kind)
     loss = None

@@ -17,6 +17,11 @@ _NEUTRAL = (
     "LoadAnnotations", "ImageToTensor", "DefaultFormatBundle", "Collect", "PackSegInputs", "RandomFlip", "ToTensor",
     "DefaultFormatBundleSemantic", "ToMask",
 )  # fmt: skip
+# Steps that have an effect here, which forks register under packages of their own.
+_STEPS = (
+    *_NEUTRAL, "LoadImageFromFile", "MultiScaleFlipAug", "Resize", "SETR_Resize", "ResizeShortestEdge",
+    "SegResizeShortestEdge", "ResizeToMultiple", "Normalize", "Pad",
+)  # fmt: skip
 _RESAMPLE = {"bilinear": 2, "bicubic": 3}  # numbers of PIL.Image.Resampling
 
 
@@ -65,7 +70,7 @@ def _steps(steps: Sequence[Any], where: str, scale: Any, context: Context) -> di
     fields: dict[str, Any] = {}
     for number, step in enumerate(steps):
         place = f"{where}[{number}]"
-        kind, options = type_name(step, place), Options(step, place)
+        kind, options = type_name(step, place, _STEPS), Options(step, place)
         if kind in _NEUTRAL:
             continue
         if kind == "LoadImageFromFile":

@@ -118,7 +118,7 @@ def segmentor_type(model: Any) -> str:
     """
     if not isinstance(model, Mapping):
         raise ConversionError("the config has no 'model'; give the training config of the checkpoint with --config")
-    kind = type_name(model, "model")
+    kind = type_name(model, "model", _SEGMENTORS)
     if kind in _SEGMENTORS:
         return kind
     if any(
@@ -158,8 +158,9 @@ def _heads(originals: Any, original_prefix: str, native_prefix: str, context: Co
 
 def _component(kind: str, original: Any, original_prefix: str, native_prefix: str, context: Context) -> ComponentKeys:
     where = "model." + original_prefix.rstrip(".")
-    native, table = find_rule(kind, original, where).convert(original, context.at(where))
-    return ComponentKeys(original_prefix, native_prefix, table, type_name(original, where), native)
+    rule = find_rule(kind, original, where)
+    native, table = rule.convert(original, context.at(where))
+    return ComponentKeys(original_prefix, native_prefix, table, type_name(original, where, rule.types), native)
 
 
 def _class_count(
