@@ -117,7 +117,7 @@ class TestHeads:
         ("name", "value", "message"),
         [
             ("type", "PSPHeed", "head type 'PSPHeed'.*did you mean PSPHead"),
-            ("out_channels", 1, "one output channel"),
+            ("out_channels", 1, "out_channels=1 and num_classes=4 disagree"),
             ("out_channels", 7, "disagree"),
             ("norm_cfg", {"type": "LN"}, "norm type 'LN'"),
             ("norm_cfg", {"type": "GN", "num_groups": 16}, "norm_cfg: num_groups=16 is not supported .only 32"),

@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import difflib
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
+
+from torch import Tensor
 
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.options import Options, type_name, values_that_fit
@@ -23,6 +26,18 @@ from segzoo.conversion.original_config import OriginalConfig
 
 PLACEHOLDER = "{}"
 _CAPTURE = r"([^.]+(?:\.[^.]+)*?)"
+
+
+class TensorChange(ABC):
+    """A change of a tensor that can be undone, for a weight that our models store in another form than the original."""
+
+    @abstractmethod
+    def to_native(self, tensor: Tensor) -> Tensor:
+        """The original's tensor in our form."""
+
+    @abstractmethod
+    def to_original(self, tensor: Tensor) -> Tensor:
+        """Our tensor in the original's form."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +51,7 @@ class KeyRule:
             buffer that is computed, a layer that is never used); it is left out, and reported.
         alias: the original stores the tensor under another name as well, which another rule renames. Both must be
             equal; written back, the tensor gets both names.
+        change: what becomes of the tensor besides its name; None leaves it as it is.
 
     Raises:
         ValueError: the names' ``{}`` are not whole segments or differ in number, or an alias has no native name.
@@ -44,6 +60,7 @@ class KeyRule:
     original: str
     native: str | None
     alias: bool = False
+    change: TensorChange | None = None
 
     def __post_init__(self) -> None:
         for pattern in (self.original, self.native):
@@ -121,6 +138,8 @@ class Context:
         test_cfg: the model's test settings, from which heads take their own; shared by all components of a model.
         notes: remarks for the user about what was not carried over; shared by all components of a model.
         ignore_index: the ignored label ids that the heads named; shared by all components of a model.
+        one_channel: number of classes that each head with one output channel named, by its place; shared by all
+            components of a model.
     """
 
     where: str
@@ -128,6 +147,7 @@ class Context:
     test_cfg: Options = field(default_factory=lambda: Options({}, "model.test_cfg"))
     notes: list[str] = field(default_factory=list)
     ignore_index: set[int] = field(default_factory=set)
+    one_channel: dict[str, int] = field(default_factory=dict)
 
     def at(self, where: str) -> Context:
         """The same context at another place of the config."""

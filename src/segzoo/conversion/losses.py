@@ -11,19 +11,23 @@ from dataclasses import replace
 from typing import Any
 
 from segzoo.conversion.keys import Context
+from segzoo.conversion.one_channel import two_class_losses
 from segzoo.conversion.options import Options, type_name
 from segzoo.losses import CrossEntropyLoss, DiceLoss, FocalLoss, Loss, LovaszLoss, Ohem
 
 DEFAULT_LOSS = {"type": "CrossEntropyLoss"}
 
 
-def translate_losses(original: Any, sampler: Any, context: Context) -> list[dict[str, Any]]:
+def translate_losses(
+    original: Any, sampler: Any, context: Context, *, one_channel: bool = False
+) -> list[dict[str, Any]]:
     """Translates the losses of a head to the ``losses`` of our HeadConfig.
 
     Args:
         original: the head's ``loss_decode``, a dict or a list of dicts.
         sampler: the head's ``sampler``, or None.
         context: the context at the head's place, which takes notes.
+        one_channel: whether the original head has one output channel, and ours two.
 
     Raises:
         ConversionError: a loss or sampler has an option that is not known.
@@ -37,6 +41,8 @@ def translate_losses(original: Any, sampler: Any, context: Context) -> list[dict
             context.where, "none of its losses is available; the converted model trains with plain cross-entropy"
         )
         losses = [CrossEntropyLoss(weight=originals[0].get("loss_weight", 1.0))]
+    if one_channel:
+        losses = two_class_losses(losses)
     # The original hands the sampled pixels to every loss, but the others ignore them.
     sampled = [replace(loss, ohem=ohem) if isinstance(loss, CrossEntropyLoss) else loss for loss in losses]
     return [loss.to_dict() for loss in sampled]

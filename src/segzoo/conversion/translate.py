@@ -70,11 +70,22 @@ def translate_config(
     test_cfg.finish()  # the heads have taken theirs
     options.finish()
 
+    for component in decode_heads[:-1]:
+        if component.place in context.one_channel:
+            raise ConversionError(
+                f"{component.place}: one output channel that the next head of a cascade reads is not supported"
+            )
     num_labels = _class_count(decode_heads, auxiliary_heads, context)
     if len(context.ignore_index) > 1:
         raise ConversionError(f"the heads ignore different labels ({sorted(context.ignore_index)}); one is supported")
     with values_that_fit("the data set"):
-        classes = find_classes(original.dataset, num_labels, class_names=class_names, palette=palette)
+        classes = find_classes(
+            original.dataset,
+            num_labels,
+            one_channel=context.one_channel.get(decode_heads[-1].place),
+            class_names=class_names,
+            palette=palette,
+        )
     with values_that_fit("the test pipeline"):
         num_channels = getattr(components[0].config, "num_channels", 3)
         processor = translate_processor(context, num_channels=num_channels)
@@ -178,7 +189,7 @@ def _class_count(
     def others(heads: Sequence[ComponentKeys]) -> Iterator[tuple[str, HeadConfig]]:
         for component in heads:
             if component.config.own_outputs is None and component.config.num_labels != count:
-                yield "model." + component.original_prefix.rstrip("."), component.config
+                yield component.place, component.config
 
     for place, head in others(decode_heads):
         raise ConversionError(
