@@ -129,9 +129,6 @@ class TestHeads:
             ("input_transform", "multiple_select", "input_transform"),
             ("in_channels", [64], "must be integers"),
             ("odd", 1, "unknown option odd=1"),
-            ("loss_decode", {"type": "CrossEntropyLoss", "odd": 1}, "loss_decode: unknown option odd=1"),
-            ("loss_decode", {"type": "LovaszLoss", "per_image": True, "reduction": "sum"}, "reduction='sum'"),
-            ("sampler", {"type": "OHEMPixelSampler", "odd": 1}, "sampler: unknown option odd=1"),
         ],
     )
     def test_what_would_change_the_numbers_is_named(self, name, value, message):
@@ -140,6 +137,12 @@ class TestHeads:
 
     def test_ignored_label(self):
         assert translate(model__decode_head__ignore_index=0).config.semantic_loss_ignore_index == 0
+
+    def test_heads_that_ignore_different_labels(self):
+        auxiliary = tiny.MODEL["decode_head"] | {"ignore_index": 7}
+        translation = translate(model__decode_head__ignore_index=0, model__auxiliary_head=auxiliary)
+        assert translation.config.semantic_loss_ignore_index == translation.processor["ignore_index"] == 0
+        assert any("auxiliary_head: it ignored label 7" in note for note in translation.notes)
 
 
 class TestModel:

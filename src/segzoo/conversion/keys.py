@@ -137,7 +137,7 @@ class Context:
         original: the whole original config.
         test_cfg: the model's test settings, from which heads take their own; shared by all components of a model.
         notes: remarks for the user about what was not carried over; shared by all components of a model.
-        ignore_index: the ignored label ids that the heads named; shared by all components of a model.
+        ignore_index: the ignored label id of each head, by its place; shared by all components of a model.
         one_channel: number of classes that each head with one output channel named, by its place; shared by all
             components of a model.
     """
@@ -146,7 +146,7 @@ class Context:
     original: OriginalConfig = field(default_factory=OriginalConfig)
     test_cfg: Options = field(default_factory=lambda: Options({}, "model.test_cfg"))
     notes: list[str] = field(default_factory=list)
-    ignore_index: set[int] = field(default_factory=set)
+    ignore_index: dict[str, int] = field(default_factory=dict)
     one_channel: dict[str, int] = field(default_factory=dict)
 
     def at(self, where: str) -> Context:

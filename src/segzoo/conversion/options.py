@@ -221,6 +221,12 @@ class Options:
         options.finish()
         return _ACTIVATIONS[kind]
 
+    def rest(self) -> str:
+        """Accounts for all options that are left, and returns them with their values as text; empty for none."""
+        listed = ", ".join(f"{k}={v!r:.60}" for k, v in self._left.items())
+        self._left.clear()
+        return listed
+
     def finish(self) -> None:
         """Checks that every option has been accounted for.
 
@@ -228,5 +234,5 @@ class Options:
             ConversionError: options are left; the message names them with their values.
         """
         if self._left:
-            listed = ", ".join(f"{k}={v!r:.60}" for k, v in self._left.items())
-            raise self.error(f"unknown option{'s' if len(self._left) > 1 else ''} {listed}")
+            many = "s" if len(self._left) > 1 else ""
+            raise self.error(f"unknown option{many} {self.rest()}")

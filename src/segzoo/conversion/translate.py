@@ -76,8 +76,13 @@ def translate_config(
                 f"{component.place}: one output channel that the next head of a cascade reads is not supported"
             )
     num_labels = _class_count(decode_heads, auxiliary_heads, context)
-    if len(context.ignore_index) > 1:
-        raise ConversionError(f"the heads ignore different labels ({sorted(context.ignore_index)}); one is supported")
+    ignore_index = context.ignore_index.get(decode_heads[-1].place, 255)
+    for place, label in context.ignore_index.items():
+        if label != ignore_index:
+            context.note(
+                place,
+                f"it ignored label {label} in training; the whole model ignores the decode head's {ignore_index}",
+            )
     with values_that_fit("the data set"):
         classes = find_classes(
             original.dataset,
@@ -94,7 +99,7 @@ def translate_config(
         classes,
         processor=processor,
         notes=context.notes,
-        ignore_index=next(iter(context.ignore_index), 255),
+        ignore_index=ignore_index,
         window_size=window_size,
         window_stride=window_stride,
     )
