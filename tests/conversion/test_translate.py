@@ -268,6 +268,20 @@ class TestProcessor:
                 {"type": "SETR_Resize", "keep_ratio": True, "crop_size": (48, 48), "setr_multi_scale": True},
                 {"size": {"shortest_edge": 48}},
             ),
+            (
+                {"type": "Resize", "keep_ratio": True, "crop_size": (48, 48), "setr_multi_scale": True},
+                {"size": {"shortest_edge": 48}},
+            ),
+            (
+                {"type": "AlignResize", "keep_ratio": True, "size_divisor": 16},
+                {
+                    "size": {"shortest_edge": 32, "longest_edge": 64},
+                    "size_multiple": 16,
+                    "size_multiple_mode": "stretch",
+                },
+            ),
+            ({"type": "models.AlignedResize", "keep_ratio": True}, {"size_multiple": 32, "do_resize": True}),
+            ({"type": "PadShortSide", "size": 48}, {"pad_size": {"height": 48, "width": 48}}),
             ({"type": "ResizeToMultiple", "size_divisor": 32}, {"size_multiple": 32, "size_multiple_mode": "stretch"}),
         ],
     )
@@ -287,6 +301,13 @@ class TestProcessor:
     def test_no_normalisation_means_bgr_as_opencv_reads(self):
         processor = translate(test_pipeline=[{"type": "LoadImageFromFile"}]).processor
         assert processor["channel_order"] == "bgr" and not processor["do_normalize"] and not processor["do_rescale"]
+
+    @pytest.mark.parametrize(("to_rgb", "order"), [(True, "bgr"), (False, "rgb")])
+    def test_loaders_of_other_files_keep_the_order_of_channels(self, to_rgb, order):
+        steps = [{"type": "LoadTiffImageFromFile", "to_float32": True}, tiny.NORMALISE | {"to_rgb": to_rgb}]
+        translation = translate(test_pipeline=steps)
+        assert translation.processor["channel_order"] == order
+        assert any("LoadTiffImageFromFile(to_float32=True); the processor takes" in n for n in translation.notes)
 
     def test_augmentation_in_testing_is_noted(self):
         aug = tiny.TEST_PIPELINE[1] | {"img_ratios": [0.5, 1.0, 1.5], "flip": True}
