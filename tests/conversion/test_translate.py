@@ -8,7 +8,7 @@ from conversion import tiny
 from segzoo import SegZooImageProcessor, zoo
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.plan import build_without_weights
-from segzoo.conversion.translate import supports, translate_config
+from segzoo.conversion.translate import refusal, supports, translate_config
 from segzoo.data.facts import DATASETS
 from segzoo.errors import SegZooError
 
@@ -165,6 +165,11 @@ class TestModel:
             ({"model": {"type": "ImageClassifier", "backbone": {}, "head": {}}}, "classification"),
             ({"model__type": "EncoderDecoder3D"}, "model type 'EncoderDecoder3D'"),
             ({"model__neck": {"type": "NoSuchNeck"}}, "neck type 'NoSuchNeck'"),
+            ({"model__neck": [{"type": "FPN"}, {"type": "BFP"}]}, r"model.neck: several necks .*\(FPN, BFP\)"),
+            ({"model__type": "models.SiamEncoderDecoder"}, "compares two images.*'models.SiamEncoderDecoder'"),
+            ({"data_preprocessor": {"type": "DualInputSegDataPreProcessor"}}, "two images.*'DualInputSegDataPrePro"),
+            ({"model__text_encoder": {"type": "CLIPTextEncoder"}}, "reads text.*model.text_encoder"),
+            ({"model__type": "DepthEstimator"}, "estimates depth.*'DepthEstimator'"),
             ({"model__odd": 1}, "model: unknown option odd=1"),
             ({"model__test_cfg": {"mode": "tiles"}}, "mode='tiles'"),
             ({"model__test_cfg": {"mode": "slide", "crop_size": (1, 2, 3), "stride": 1}}, "crop_size"),
@@ -386,6 +391,13 @@ def test_every_supported_zoo_config_translates():
             SegZooImageProcessor(**translation.processor)
         except SegZooError as error:
             raise AssertionError(name) from error
+
+
+def test_what_is_supported_is_what_translates():
+    values = tiny.config()
+    assert supports(values) and refusal(values) is None
+    values["model"]["decode_head"]["odd"] = 1  # the types alone would do
+    assert not supports(values) and "unknown option odd=1" in refusal(values)
 
 
 def paths(value, path=()):

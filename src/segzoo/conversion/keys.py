@@ -16,6 +16,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -81,6 +82,7 @@ class KeyRule:
         return replace(self, original=old_prefix + self.original, native=native)
 
 
+@cache
 def _matcher(pattern: str) -> re.Pattern[str]:
     return re.compile(_CAPTURE.join(re.escape(part) for part in pattern.split(PLACEHOLDER)))
 
