@@ -19,7 +19,7 @@ MISSING = {
     "file_unused_import": "'import'",
     "file_print": "'print'",
     "beit_original_spelling": "'BEiT'",
-    "mask2former_mmdet3": "'transformerlayers'",
+    "mask2former_mmdet3": "layer_cfg",
     "swin_mmseg_uper": "'SwinTransformer'",
     "beit_mmseg": "'BEiT'",
     "vit_multilevel_neck": "'VisionTransformer'",

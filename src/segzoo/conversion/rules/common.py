@@ -168,14 +168,17 @@ def head_rule(
 
     own_keys = keys if callable(keys) else tuple(keys)
 
-    def translate(original: Mapping[str, Any], context: Context) -> tuple[HeadConfig, tuple[KeyRule, ...]]:
+    def translate(
+        original: Mapping[str, Any], context: Context
+    ) -> HeadConfig | tuple[HeadConfig, tuple[KeyRule, ...]]:
         own = Options(original, context.where)
         for name, allowed in (expected or {}).items():
             own.expect(name, *allowed)
         fields = {name: own.take(name, default) for name, default in (options or {}).items()}
         shared, first_keys = head_options(own, context, config)
         own.finish()
-        return config(**fields | shared | dict(fixed or {})), first_keys
+        native = config(**fields | shared | dict(fixed or {}))
+        return (native, first_keys) if first_keys else native
 
     def key_rules(native: HeadConfig) -> tuple[KeyRule, ...]:
         return head_keys(own_keys(native) if callable(own_keys) else own_keys, native)
