@@ -14,6 +14,7 @@ from segzoo.data.facts import DatasetFacts, facts_for_original_type
 
 GIVEN_NAMES = "the caller"
 """Where names come from that the user gives."""
+BACKGROUND = "background"  # name of class 0 where the original had one class and no name for the rest
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ def find_classes(
     dataset: OriginalDataset,
     num_labels: int,
     *,
+    one_channel: int | None = None,
     class_names: Sequence[str] | None = None,
     palette: Sequence[Sequence[int]] | None = None,
     names_source: str = "the checkpoint",
@@ -48,6 +50,8 @@ def find_classes(
     Args:
         dataset: the data set of the original config.
         num_labels: number of classes of the model.
+        one_channel: number of classes that an original with one output channel named; None for all others. Where it
+            named one, or the name of one, class 0 is the background here, and label files hold 0 for it.
         class_names, palette: names and colours that come before those of the config: the checkpoint's, or None.
         names_source: where they come from, in words.
 
@@ -69,6 +73,12 @@ def find_classes(
     if facts is not None:
         candidates.append((facts.classes, facts.palette, f"the data set {facts.title}"))
     names, colors, source = next((c for c in candidates if _are_names(c[0])), (None, None, ""))
+    if one_channel is not None:
+        reduce_labels = reduce_labels and one_channel != 1
+        if names is not None and len(names) == 1:
+            reduce_labels = False
+            names, facts = [BACKGROUND, *names], None
+            colors = [[0, 0, 0], *colors] if colors is not None and len(colors) == 1 else None
     if names is not None and len(names) != num_labels:
         fix = "the config does not belong to this checkpoint, or its num_classes is wrong"
         if source == GIVEN_NAMES:
