@@ -12,6 +12,26 @@ def test_a_component_needs_a_type(value):
         type_name(value, "model.backbone")
 
 
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("ResNetV1c", "ResNetV1c"),
+        ("mmseg.FCNHead", "FCNHead"),
+        ("mmseg.models.backbones.resnet.ResNetV1c", "ResNetV1c"),
+        ("mmcv.transforms.LoadImageFromFile", "LoadImageFromFile"),
+        ("torch.nn.SyncBatchNorm", "SyncBN"),
+        ("torch.nn.modules.batchnorm.BatchNorm2d", "BN"),
+        ("LayerNorm", "LN"),
+        ("torch.nn.modules.activation.GELU", "GELU"),
+        ("models.EncoderDecoder", "EncoderDecoder"),
+        ("models.MyDecoder", "models.MyDecoder"),
+        ("torchvision.MyDecoder", "torchvision.MyDecoder"),
+    ],
+)
+def test_packages_before_a_type(written, name):
+    assert type_name({"type": written}, "model", ("EncoderDecoder",)) == name
+
+
 class TestOptions:
     def options(self, **entries):
         return Options({"type": "X", **entries}, "model.x")

@@ -8,7 +8,7 @@ from conversion import tiny
 from segzoo import SegZooImageProcessor, zoo
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.plan import build_without_weights
-from segzoo.conversion.translate import supports, translate_config
+from segzoo.conversion.translate import refusal, supports, translate_config
 from segzoo.data.facts import DATASETS
 from segzoo.errors import SegZooError
 
@@ -117,7 +117,7 @@ class TestHeads:
         ("name", "value", "message"),
         [
             ("type", "PSPHeed", "head type 'PSPHeed'.*did you mean PSPHead"),
-            ("out_channels", 1, "one output channel"),
+            ("out_channels", 1, "out_channels=1 and num_classes=4 disagree"),
             ("out_channels", 7, "disagree"),
             ("norm_cfg", {"type": "LN"}, "norm type 'LN'"),
             ("norm_cfg", {"type": "GN", "num_groups": 16}, "norm_cfg: num_groups=16 is not supported .only 32"),
@@ -129,9 +129,6 @@ class TestHeads:
             ("input_transform", "multiple_select", "input_transform"),
             ("in_channels", [64], "must be integers"),
             ("odd", 1, "unknown option odd=1"),
-            ("loss_decode", {"type": "CrossEntropyLoss", "odd": 1}, "loss_decode: unknown option odd=1"),
-            ("loss_decode", {"type": "LovaszLoss", "per_image": True, "reduction": "sum"}, "reduction='sum'"),
-            ("sampler", {"type": "OHEMPixelSampler", "odd": 1}, "sampler: unknown option odd=1"),
         ],
     )
     def test_what_would_change_the_numbers_is_named(self, name, value, message):
@@ -140,6 +137,17 @@ class TestHeads:
 
     def test_ignored_label(self):
         assert translate(model__decode_head__ignore_index=0).config.semantic_loss_ignore_index == 0
+
+    def test_the_dropout_s_old_name(self):
+        values = tiny.config(model__decode_head__drop_out_ratio=0.25, train_cfg={})
+        del values["model"]["decode_head"]["dropout_ratio"], values["model"]["train_cfg"]
+        assert translate_config(values).config.decode_head_configs[0].dropout == 0.25
+
+    def test_heads_that_ignore_different_labels(self):
+        auxiliary = tiny.MODEL["decode_head"] | {"ignore_index": 7}
+        translation = translate(model__decode_head__ignore_index=0, model__auxiliary_head=auxiliary)
+        assert translation.config.semantic_loss_ignore_index == translation.processor["ignore_index"] == 0
+        assert any("auxiliary_head: it ignored label 7" in note for note in translation.notes)
 
 
 class TestModel:
@@ -162,6 +170,11 @@ class TestModel:
             ({"model": {"type": "ImageClassifier", "backbone": {}, "head": {}}}, "classification"),
             ({"model__type": "EncoderDecoder3D"}, "model type 'EncoderDecoder3D'"),
             ({"model__neck": {"type": "NoSuchNeck"}}, "neck type 'NoSuchNeck'"),
+            ({"model__neck": [{"type": "FPN"}, {"type": "BFP"}]}, r"model.neck: several necks .*\(FPN, BFP\)"),
+            ({"model__type": "models.SiamEncoderDecoder"}, "compares two images.*'models.SiamEncoderDecoder'"),
+            ({"data_preprocessor": {"type": "DualInputSegDataPreProcessor"}}, "two images.*'DualInputSegDataPrePro"),
+            ({"model__text_encoder": {"type": "CLIPTextEncoder"}}, "reads text.*model.text_encoder"),
+            ({"model__type": "DepthEstimator"}, "estimates depth.*'DepthEstimator'"),
             ({"model__odd": 1}, "model: unknown option odd=1"),
             ({"model__test_cfg": {"mode": "tiles"}}, "mode='tiles'"),
             ({"model__test_cfg": {"mode": "slide", "crop_size": (1, 2, 3), "stride": 1}}, "crop_size"),
@@ -265,6 +278,20 @@ class TestProcessor:
                 {"type": "SETR_Resize", "keep_ratio": True, "crop_size": (48, 48), "setr_multi_scale": True},
                 {"size": {"shortest_edge": 48}},
             ),
+            (
+                {"type": "Resize", "keep_ratio": True, "crop_size": (48, 48), "setr_multi_scale": True},
+                {"size": {"shortest_edge": 48}},
+            ),
+            (
+                {"type": "AlignResize", "keep_ratio": True, "size_divisor": 16},
+                {
+                    "size": {"shortest_edge": 32, "longest_edge": 64},
+                    "size_multiple": 16,
+                    "size_multiple_mode": "stretch",
+                },
+            ),
+            ({"type": "models.AlignedResize", "keep_ratio": True}, {"size_multiple": 32, "do_resize": True}),
+            ({"type": "PadShortSide", "size": 48}, {"pad_size": {"height": 48, "width": 48}}),
             ({"type": "ResizeToMultiple", "size_divisor": 32}, {"size_multiple": 32, "size_multiple_mode": "stretch"}),
         ],
     )
@@ -284,6 +311,13 @@ class TestProcessor:
     def test_no_normalisation_means_bgr_as_opencv_reads(self):
         processor = translate(test_pipeline=[{"type": "LoadImageFromFile"}]).processor
         assert processor["channel_order"] == "bgr" and not processor["do_normalize"] and not processor["do_rescale"]
+
+    @pytest.mark.parametrize(("to_rgb", "order"), [(True, "bgr"), (False, "rgb")])
+    def test_loaders_of_other_files_keep_the_order_of_channels(self, to_rgb, order):
+        steps = [{"type": "LoadTiffImageFromFile", "to_float32": True}, tiny.NORMALISE | {"to_rgb": to_rgb}]
+        translation = translate(test_pipeline=steps)
+        assert translation.processor["channel_order"] == order
+        assert any("LoadTiffImageFromFile(to_float32=True); the processor takes" in n for n in translation.notes)
 
     def test_augmentation_in_testing_is_noted(self):
         aug = tiny.TEST_PIPELINE[1] | {"img_ratios": [0.5, 1.0, 1.5], "flip": True}
@@ -362,6 +396,13 @@ def test_every_supported_zoo_config_translates():
             SegZooImageProcessor(**translation.processor)
         except SegZooError as error:
             raise AssertionError(name) from error
+
+
+def test_what_is_supported_is_what_translates():
+    values = tiny.config()
+    assert supports(values) and refusal(values) is None
+    values["model"]["decode_head"]["odd"] = 1  # the types alone would do
+    assert not supports(values) and "unknown option odd=1" in refusal(values)
 
 
 def paths(value, path=()):

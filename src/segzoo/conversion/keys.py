@@ -13,9 +13,13 @@ from __future__ import annotations
 
 import difflib
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, TypeVar
+
+from torch import Tensor
 
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.options import Options, type_name, values_that_fit
@@ -23,6 +27,18 @@ from segzoo.conversion.original_config import OriginalConfig
 
 PLACEHOLDER = "{}"
 _CAPTURE = r"([^.]+(?:\.[^.]+)*?)"
+
+
+class TensorChange(ABC):
+    """A change of a tensor that can be undone, for a weight that our models store in another form than the original."""
+
+    @abstractmethod
+    def to_native(self, tensor: Tensor) -> Tensor:
+        """The original's tensor in our form."""
+
+    @abstractmethod
+    def to_original(self, tensor: Tensor) -> Tensor:
+        """Our tensor in the original's form."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +52,7 @@ class KeyRule:
             buffer that is computed, a layer that is never used); it is left out, and reported.
         alias: the original stores the tensor under another name as well, which another rule renames. Both must be
             equal; written back, the tensor gets both names.
+        change: what becomes of the tensor besides its name; None leaves it as it is.
 
     Raises:
         ValueError: the names' ``{}`` are not whole segments or differ in number, or an alias has no native name.
@@ -44,6 +61,7 @@ class KeyRule:
     original: str
     native: str | None
     alias: bool = False
+    change: TensorChange | None = None
 
     def __post_init__(self) -> None:
         for pattern in (self.original, self.native):
@@ -64,6 +82,7 @@ class KeyRule:
         return replace(self, original=old_prefix + self.original, native=native)
 
 
+@cache
 def _matcher(pattern: str) -> re.Pattern[str]:
     return re.compile(_CAPTURE.join(re.escape(part) for part in pattern.split(PLACEHOLDER)))
 
@@ -120,14 +139,17 @@ class Context:
         original: the whole original config.
         test_cfg: the model's test settings, from which heads take their own; shared by all components of a model.
         notes: remarks for the user about what was not carried over; shared by all components of a model.
-        ignore_index: the ignored label ids that the heads named; shared by all components of a model.
+        ignore_index: the ignored label id of each head, by its place; shared by all components of a model.
+        one_channel: number of classes that each head with one output channel named, by its place; shared by all
+            components of a model.
     """
 
     where: str
     original: OriginalConfig = field(default_factory=OriginalConfig)
     test_cfg: Options = field(default_factory=lambda: Options({}, "model.test_cfg"))
     notes: list[str] = field(default_factory=list)
-    ignore_index: set[int] = field(default_factory=set)
+    ignore_index: dict[str, int] = field(default_factory=dict)
+    one_channel: dict[str, int] = field(default_factory=dict)
 
     def at(self, where: str) -> Context:
         """The same context at another place of the config."""
@@ -164,8 +186,11 @@ class ComponentRule:
         Raises:
             ConversionError: an option is not known or not supported, or a value does not fit its option.
         """
+        written, name = original["type"], type_name(original, context.where, self.types)
+        if name != type_name(original, context.where):
+            context.note(context.where, f"its class {written} is taken for {name} of the same name")
         with values_that_fit(context.where):
-            found = self.translate(original, context)
+            found = self.translate({**original, "type": name}, context)
         config, inner = found if isinstance(found, tuple) else (found, ())
         return config, KeyTable((*inner, *self.key_table(config).rules))
 
@@ -216,13 +241,13 @@ def find_rule(kind: str, original: Any, where: str) -> ComponentRule:
     Raises:
         ConversionError: no rule knows its type; the message names it, the known types and the nearest of them.
     """
-    name = type_name(original, where)
     known = RULES[kind]
+    name = type_name(original, where, known)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ConversionError(
-            f"{where}: {kind} type {name!r} is not supported (known: {', '.join(sorted(known))}){hint}"
+            f"{where}: {kind} type {name!r} is not supported (known: {', '.join(sorted(known)) or 'none'}){hint}"
         )
     return known[name]
 

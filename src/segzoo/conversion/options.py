@@ -6,7 +6,7 @@ So an option that nobody thought of cannot silently change the numbers.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
@@ -30,12 +30,33 @@ _ACTIVATIONS = {
     "Swish": "silu",
     "HSwish": "hardswish",
 }
-# mmengine writes the scope of a registry before the type: mmseg.FCNHead, mmpretrain.ConvNeXt.
-_SCOPES = ("mmseg.", "mmcls.", "mmpretrain.", "mmdet.", "mmengine.", "mmcv.")
+# Packages whose names may stand before a type: as the scope of a registry (mmseg.FCNHead, mmpretrain.ConvNeXt), or as
+# the place of a class in mmengine's lazy configs (mmseg.models.backbones.resnet.ResNetV1c, torch.nn.SyncBatchNorm).
+_PACKAGES = (
+    "mmseg", "mmcls", "mmpretrain", "mmdet", "mmengine", "mmcv", "mmseg_custom", "mmdet_custom", "mmcv_custom",
+    "mmseg_extension", "torch",
+)  # fmt: skip
+# Names of PyTorch's classes, which lazy configs use -> names of the same in mmcv's registries.
+_TORCH_CLASSES = {
+    "BatchNorm2d": "BN",
+    "SyncBatchNorm": "SyncBN",
+    "GroupNorm": "GN",
+    "LayerNorm": "LN",
+    "InstanceNorm2d": "IN",
+    "Hardswish": "HSwish",
+}
 
 
-def type_name(original: Any, where: str) -> str:
-    """The ``type`` of an original config dict, without the registry scope that 1.x configs may carry.
+def type_name(original: Any, where: str, known: Container[str] = ()) -> str:
+    """The name of an original config dict's ``type``, as mmcv's and mmsegmentation's registries call it.
+
+    Packages that stand before the name in 1.x configs are left out, and classes of PyTorch have mmcv's names:
+    "torch.nn.SyncBatchNorm" is "SyncBN".
+
+    Args:
+        original: the dict.
+        where: its place in the original config, for messages.
+        known: names that are taken out of packages of any other name too; without them such a name is returned whole.
 
     Raises:
         ConversionError: ``original`` is not a dict, or has no ``type``.
@@ -43,9 +64,10 @@ def type_name(original: Any, where: str) -> str:
     if not isinstance(original, Mapping) or not isinstance(original.get("type"), str):
         raise ConversionError(f"{where}: expected a dict with a 'type', found {original!r:.80}")
     name = original["type"]
-    for scope in _SCOPES:
-        name = name.removeprefix(scope)
-    return name
+    last = name.rpartition(".")[2]
+    short = _TORCH_CLASSES.get(last, last)
+    package = name.partition(".")[0] if "." in name else None
+    return short if package in (None, *_PACKAGES) or short in known else name
 
 
 @contextlib.contextmanager
@@ -159,7 +181,7 @@ class Options:
         if original is None:
             return {"norm": None}
         place = f"{self.where}.{name}"
-        kind, options = type_name(original, place), Options(original, place)
+        kind, options = type_name(original, place, _NORMS), Options(original, place)
         if kind not in supported:
             raise options.error(f"norm type {kind!r} is not supported here (only {', '.join(supported)})")
         options.ignore("requires_grad", "momentum")
@@ -186,7 +208,7 @@ class Options:
         """
         original = self.take(name, {"type": default})
         place = f"{self.where}.{name}"
-        kind = None if original is None else type_name(original, place)
+        kind = None if original is None else type_name(original, place, _ACTIVATIONS)
         if kind not in _ACTIVATIONS or only not in (None, kind):
             supported = only or ", ".join(_ACTIVATIONS)
             raise ConversionError(f"{place}: activation {original!r} is not supported here (only {supported})")
@@ -199,6 +221,12 @@ class Options:
         options.finish()
         return _ACTIVATIONS[kind]
 
+    def rest(self) -> str:
+        """Accounts for all options that are left, and returns them with their values as text; empty for none."""
+        listed = ", ".join(f"{k}={v!r:.60}" for k, v in self._left.items())
+        self._left.clear()
+        return listed
+
     def finish(self) -> None:
         """Checks that every option has been accounted for.
 
@@ -206,5 +234,5 @@ class Options:
             ConversionError: options are left; the message names them with their values.
         """
         if self._left:
-            listed = ", ".join(f"{k}={v!r:.60}" for k, v in self._left.items())
-            raise self.error(f"unknown option{'s' if len(self._left) > 1 else ''} {listed}")
+            many = "s" if len(self._left) > 1 else ""
+            raise self.error(f"unknown option{many} {self.rest()}")

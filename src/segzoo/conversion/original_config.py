@@ -141,4 +141,4 @@ def _reduces_labels(config: Mapping[str, Any], dataset: Mapping[str, Any]) -> bo
         return any(said)
     # Before 1.x the step that loads labels leaves them unchanged by default; in 1.x the data set decides.
     old = "train_dataloader" not in config and "test_dataloader" not in config
-    return False if old and any(step.get("type") == "LoadAnnotations" for step in steps) else None
+    return False if old and any(_class_name(step.get("type")) == "LoadAnnotations" for step in steps) else None

@@ -1,11 +1,13 @@
 """Original test pipelines -> settings of SegZooImageProcessor.
 
 Pipelines of mmsegmentation 0.x (``MultiScaleFlipAug`` around ``Resize``, ``Normalize``, ``Pad``), of its research
-forks (``ResizeToMultiple``, ``SETR_Resize``), and of 1.x (flat, normalised by ``data_preprocessor``) are read.
+forks (``ResizeToMultiple``, ``AlignResize``, ``SETR_Resize``, ``PadShortSide``), and of 1.x (flat, normalised by
+``data_preprocessor``) are read.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +19,15 @@ _NEUTRAL = (
     "LoadAnnotations", "ImageToTensor", "DefaultFormatBundle", "Collect", "PackSegInputs", "RandomFlip", "ToTensor",
     "DefaultFormatBundleSemantic", "ToMask",
 )  # fmt: skip
+# Steps that have an effect here, which forks register under packages of their own.
+_STEPS = (
+    *_NEUTRAL, "LoadImageFromFile", "LoadImageFromNDArray", "MultiScaleFlipAug", "Resize", "SETR_Resize", "ResizeShortestEdge",
+    "SegResizeShortestEdge", "ResizeToMultiple", "AlignResize", "AlignedResize", "Normalize", "Pad", "PadShortSide",
+)  # fmt: skip
+# Loaders of TIFF, NumPy and medical files, in mmsegmentation 1.x and in forks. Pairs of images are another task.
+_LOADER = re.compile(
+    r"Load(?!Multiple|Depth).*(?:tif|npy|numpy|rsimage|biomedical|raster|geo|spectral|gdal|band).*", re.I
+)
 _RESAMPLE = {"bilinear": 2, "bicubic": 3}  # numbers of PIL.Image.Resampling
 
 
@@ -50,6 +61,8 @@ def translate_processor(context: Context, num_channels: int = 3) -> dict[str, An
     fields.setdefault("do_rescale", fields["do_normalize"])
     # mmcv reads images as BGR, and they remain so unless a normalisation reverses the channels.
     fields.setdefault("channel_order", "bgr")
+    if fields.pop("loads_arrays", False) and num_channels == 3:  # in another order than mmcv's, which is then reversed
+        fields["channel_order"] = "bgr" if fields["channel_order"] == "rgb" else "rgb"
     if num_channels != 3:  # such images are in the order of the model's channels
         fields["channel_order"] = "rgb"
     if (raw := fields.pop("raw_pad_value", None)) is not None:  # padded before the normalisation
@@ -65,22 +78,23 @@ def _steps(steps: Sequence[Any], where: str, scale: Any, context: Context) -> di
     fields: dict[str, Any] = {}
     for number, step in enumerate(steps):
         place = f"{where}[{number}]"
-        kind, options = type_name(step, place), Options(step, place)
+        kind, options = type_name(step, place, _STEPS), Options(step, place)
         if kind in _NEUTRAL:
             continue
-        if kind == "LoadImageFromFile":
+        if kind in ("LoadImageFromFile", "LoadImageFromNDArray"):
             options.ignore("to_float32", "backend_args", "file_client_args", "imdecode_backend", "ignore_empty")
             options.expect("color_type", "color", "unchanged", "grayscale")
             options.finish()
         elif kind == "MultiScaleFlipAug":
             inner = options.take("transforms")
             fields.update(_steps(inner, f"{place}.transforms", _test_scale(options, context), context))
-        elif kind == "Resize":
+        elif kind in ("AlignResize", "AlignedResize"):  # two resizes, the second up to multiples
+            fields.update(_multiple(options.take("size_divisor", 32), "stretch", options))
             fields.update(_resize(options, scale))
-        elif kind == "SETR_Resize":  # the short side is at least a crop's
-            crop = options.take("crop_size")
-            by_crop = options.take("setr_multi_scale", False)
-            fields.update(_resize(options, scale, min_size=min(crop) if by_crop else None))
+            if not fields["do_resize"]:
+                raise options.error("the scale of the test images is missing")
+        elif kind in ("Resize", "SETR_Resize"):
+            fields.update(_resize(options, scale, min_size=_crop_side(options)))
         elif kind in ("ResizeShortestEdge", "SegResizeShortestEdge"):
             fields.update(_resize_shortest_edge(options))
         elif kind == "ResizeToMultiple":
@@ -89,14 +103,38 @@ def _steps(steps: Sequence[Any], where: str, scale: Any, context: Context) -> di
             options.finish()
         elif kind == "Normalize":
             fields.update(_normalisation(step, place))
+        elif kind == "PadShortSide":
+            size = options.take("size")
+            options.ignore("seg_pad_val")
+            height, width = (size, size) if isinstance(size, int) else size
+            fields["pad_size"] = {"height": int(height), "width": int(width)}
+            fields["pad_value" if "do_normalize" in fields else "raw_pad_value"] = options.take("pad_val", 0)
+            options.finish()
         elif kind == "Pad":
             fields.update(_pad(options, normalised="do_normalize" in fields))
+        elif _LOADER.fullmatch(kind):
+            fields["loads_arrays"] = True
+            context.note(
+                place,
+                f"the original reads files with {kind}({options.rest()}); the processor takes what it returns, as float32 "
+                "arrays with the channels in the same order",
+            )
         else:
             raise options.error(
-                f"the step {kind!r} of the test pipeline is not supported; "
-                "write the pipeline without it into a file and give that as --config"
+                f"the step {kind!r} of the test pipeline is not known, and it may change the pixels that the model sees; "
+                "if it does not, give a config file without this step with --config"
             )
     return fields
+
+
+def _crop_side(options: Options) -> int | None:
+    """The least short side by SETR's options: that of the crop, with ``setr_multi_scale``; None without."""
+    crop = options.take("crop_size", None)
+    if not options.take("setr_multi_scale", False):
+        return None
+    if crop is None:
+        raise options.error("setr_multi_scale=True needs a crop_size")
+    return crop if isinstance(crop, int) else min(crop)
 
 
 def _test_scale(options: Options, context: Context) -> Sequence[int] | None:

@@ -6,7 +6,9 @@ pipeline become our typed configs. Every option is accounted for: an unknown one
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from segzoo.conversion import rules  # noqa: F401  (each rule module registers itself)
@@ -15,9 +17,11 @@ from segzoo.conversion.keys import Context, find_rule
 from segzoo.conversion.labels import find_classes
 from segzoo.conversion.options import Options, type_name, values_that_fit
 from segzoo.conversion.original_config import OriginalConfig
+from segzoo.conversion.other_tasks import refuse_other_tasks
 from segzoo.conversion.processor import translate_processor
 from segzoo.conversion.scene_parsing import is_scene_parsing, translate_scene_parsing
 from segzoo.conversion.translation import ComponentKeys, Translation, assemble
+from segzoo.errors import SegZooError
 from segzoo.heads import HeadConfig
 
 # Those of Mask2Former pass labels on differently, and the last one cuts padding off after sliding windows. All of them
@@ -37,20 +41,23 @@ def translate_config(
     *,
     class_names: Sequence[str] | None = None,
     palette: Sequence[Sequence[int]] | None = None,
+    names_source: str = "the checkpoint",
 ) -> Translation:
     """Translates a whole original config.
 
     Args:
         config: the original config as plain Python values.
-        class_names, palette: names and colours of the classes in the checkpoint, or None.
+        class_names, palette: names and colours of the classes that come before the config's, or None.
+        names_source: where they come from, in words.
 
     Raises:
         ConversionError: the config has no segmentation model, or has something unknown that might change the numbers;
             the message names the place, the option and its value.
     """
     if is_scene_parsing(config):
-        return translate_scene_parsing(config)
+        return translate_scene_parsing(config, class_names=class_names, names_source=names_source)
     original = OriginalConfig.parse(config)
+    refuse_other_tasks(original)
     kind, options = segmentor_type(original.model), Options(original.model, "model")
     test_cfg = Options(original.test_cfg or {}, "model.test_cfg")
     context = Context("model", original, test_cfg=test_cfg)
@@ -59,6 +66,9 @@ def translate_config(
 
     components = [_component("backbone", options.take("backbone"), "backbone.", "backbone.", context)]
     neck = options.take("neck", None)
+    if isinstance(neck, (list, tuple)):
+        names = ", ".join(type_name(one, "model.neck") for one in neck)
+        raise ConversionError(f"model.neck: several necks one after the other are not supported ({names})")
     if neck is not None:
         components.append(_component("neck", neck, "neck.", "neck.", context))
     decode_heads = _heads(_decode_heads(kind, options), "decode_head.", "decode_heads.", context)
@@ -70,11 +80,28 @@ def translate_config(
     test_cfg.finish()  # the heads have taken theirs
     options.finish()
 
+    for component in decode_heads[:-1]:
+        if component.place in context.one_channel:
+            raise ConversionError(
+                f"{component.place}: one output channel that the next head of a cascade reads is not supported"
+            )
     num_labels = _class_count(decode_heads, auxiliary_heads, context)
-    if len(context.ignore_index) > 1:
-        raise ConversionError(f"the heads ignore different labels ({sorted(context.ignore_index)}); one is supported")
+    ignore_index = context.ignore_index.get(decode_heads[-1].place, 255)
+    for place, label in context.ignore_index.items():
+        if label != ignore_index:
+            context.note(
+                place,
+                f"it ignored label {label} in training; the whole model ignores the decode head's {ignore_index}",
+            )
     with values_that_fit("the data set"):
-        classes = find_classes(original.dataset, num_labels, class_names=class_names, palette=palette)
+        classes = find_classes(
+            original.dataset,
+            num_labels,
+            one_channel=context.one_channel.get(decode_heads[-1].place),
+            class_names=class_names,
+            palette=palette,
+            names_source=names_source,
+        )
     with values_that_fit("the test pipeline"):
         num_channels = getattr(components[0].config, "num_channels", 3)
         processor = translate_processor(context, num_channels=num_channels)
@@ -83,56 +110,44 @@ def translate_config(
         classes,
         processor=processor,
         notes=context.notes,
-        ignore_index=next(iter(context.ignore_index), 255),
+        ignore_index=ignore_index,
         window_size=window_size,
         window_stride=window_stride,
     )
 
 
 def supports(config: Mapping[str, Any]) -> bool:
-    """Whether there are conversion rules for all components of a config's model; their options are not checked."""
-    if is_scene_parsing(config):
-        return True
-    model = config.get("model")
+    """Whether a config translates, its options included."""
+    return refusal(config) is None
+
+
+def refusal(config: Mapping[str, Any]) -> str | None:
+    """Why a config does not translate, in the words of the error; None if it does."""
+    return _refusal(json.dumps(config, sort_keys=True, default=repr))
+
+
+@lru_cache(maxsize=1024)
+def _refusal(text: str) -> str | None:
+    """The refusal of a config as JSON text. Many configs of the zoo are equal."""
     try:
-        segmentor_type(model)
-        for kind, name in (
-            ("backbone", "backbone"),
-            ("neck", "neck"),
-            ("head", "decode_head"),
-            ("head", "auxiliary_head"),
-        ):
-            found = model.get(name) or []
-            for original in found if isinstance(found, (list, tuple)) else [found]:
-                find_rule(kind, original, name)
-    except ConversionError:
-        return False
-    return True
+        translate_config(json.loads(text))
+    except SegZooError as error:
+        return str(error)
+    return None
 
 
 def segmentor_type(model: Any) -> str:
     """The type of a segmentation model.
 
     Raises:
-        ConversionError: there is no model, or it is a detector, a classifier, or of an unknown type.
+        ConversionError: there is no model, or it is of an unknown type.
     """
     if not isinstance(model, Mapping):
         raise ConversionError("the config has no 'model'; give the training config of the checkpoint with --config")
-    kind = type_name(model, "model")
-    if kind in _SEGMENTORS:
-        return kind
-    if any(
-        name in model for name in ("rpn_head", "roi_head", "bbox_head", "mask_head", "panoptic_head", "query_head")
-    ):
-        raise ConversionError(
-            f"this is a detection checkpoint (model type {kind!r}); only semantic-segmentation models can be converted"
-        )
-    if "head" in model and "decode_head" not in model:
-        raise ConversionError(
-            f"this is a classification checkpoint (model type {kind!r}); only semantic-segmentation models "
-            "can be converted"
-        )
-    raise ConversionError(f"model type {kind!r} is not supported (known: {', '.join(_SEGMENTORS)})")
+    kind = type_name(model, "model", _SEGMENTORS)
+    if kind not in _SEGMENTORS:
+        raise ConversionError(f"model type {kind!r} is not supported (known: {', '.join(_SEGMENTORS)})")
+    return kind
 
 
 def _decode_heads(kind: str, options: Options) -> Any:
@@ -158,8 +173,9 @@ def _heads(originals: Any, original_prefix: str, native_prefix: str, context: Co
 
 def _component(kind: str, original: Any, original_prefix: str, native_prefix: str, context: Context) -> ComponentKeys:
     where = "model." + original_prefix.rstrip(".")
-    native, table = find_rule(kind, original, where).convert(original, context.at(where))
-    return ComponentKeys(original_prefix, native_prefix, table, type_name(original, where), native)
+    rule = find_rule(kind, original, where)
+    native, table = rule.convert(original, context.at(where))
+    return ComponentKeys(original_prefix, native_prefix, table, type_name(original, where, rule.types), native)
 
 
 def _class_count(
@@ -177,12 +193,12 @@ def _class_count(
     def others(heads: Sequence[ComponentKeys]) -> Iterator[tuple[str, HeadConfig]]:
         for component in heads:
             if component.config.own_outputs is None and component.config.num_labels != count:
-                yield "model." + component.original_prefix.rstrip("."), component.config
+                yield component.place, component.config
 
     for place, head in others(decode_heads):
         raise ConversionError(
             f"class counts disagree: the last decode head has {count} classes, {place} has {head.num_labels}; "
-            "give a config whose num_classes is the same in all decode heads"
+            "the decode heads of a cascade must have as many. Correct num_classes if the weights have the same number"
         )
     for place, head in others(auxiliary_heads):
         head.own_outputs = head.num_labels

@@ -31,6 +31,11 @@ class ComponentKeys:
     original_type: str
     config: PreTrainedConfig
 
+    @property
+    def place(self) -> str:
+        """The component's place in the original config, such as "model.decode_head"."""
+        return "model." + self.original_prefix.rstrip(".")
+
 
 @dataclass(frozen=True)
 class Translation:

@@ -38,7 +38,7 @@ def original_names(key: str, components: Sequence[ComponentKeys]) -> list[str]:
 def match_weights(
     state: Mapping[str, Tensor], components: Sequence[ComponentKeys], expected: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], KeyMatch]:
-    """Renames the tensors of an original state dict and compares them with what the model expects.
+    """Renames and changes the tensors of an original state dict, and compares them with what the model expects.
 
     Tensors are copied only if their dtype is not the model's (the originals load other float types into float32
     models), or if they are slices of larger storages.
@@ -71,8 +71,12 @@ def match_weights(
                 match.renamed[key] = native
         else:
             origins[native] = key, rule
+            shape, change = tensor.shape, rule.change
+            if change is not None and tensor.ndim:
+                tensor = change.to_native(tensor)
             if tensor.shape != expected[native].shape:
-                match.wrong_shapes.append((key, list(tensor.shape), list(expected[native].shape)))
+                wanted = expected[native] if change is None else change.to_original(expected[native])
+                match.wrong_shapes.append((key, list(shape), list(wanted.shape)))
                 native_state[native] = tensor
             else:
                 match.renamed[key] = native
@@ -112,5 +116,8 @@ def original_state_dict(native_state: Mapping[str, Tensor], components: Sequence
         names = original_names(key, components)
         if not names:
             raise KeyError(key)
+        rule, _ = find_native(names[0], components)
+        if rule is not None and rule.change is not None:
+            tensor = rule.change.to_original(tensor)
         renamed |= dict.fromkeys(names, tensor)
     return renamed

@@ -7,6 +7,7 @@ from typing import Any
 
 from segzoo.conversion.keys import Context, HeadRule, KeyRule, register
 from segzoo.conversion.losses import DEFAULT_LOSS, translate_losses
+from segzoo.conversion.one_channel import DEFAULT_THRESHOLD, classifier_keys
 from segzoo.conversion.options import Options, type_name
 from segzoo.heads.base import HeadConfig, OneMapHeadConfig
 
@@ -40,8 +41,10 @@ def plain_convolutions(options: Options) -> None:
         raise options.error(f"convolutions {conv_cfg!r} are not supported (only ordinary ones)")
 
 
-def head_options(options: Options, context: Context, config: type[HeadConfig]) -> dict[str, Any]:
-    """Takes the options that every mmsegmentation decode head has, and returns the fields of our HeadConfig.
+def head_options(
+    options: Options, context: Context, config: type[HeadConfig]
+) -> tuple[dict[str, Any], tuple[KeyRule, ...]]:
+    """Takes the options that every mmsegmentation decode head has.
 
     Args:
         options: the head's options.
@@ -49,36 +52,63 @@ def head_options(options: Options, context: Context, config: type[HeadConfig]) -
         config: class of our config. Heads of a `OneMapHeadConfig` read one map unless ``input_transform`` says
             otherwise, all others several.
 
+    Returns:
+        the fields of our HeadConfig; and key rules that come before the head's own, for a classifier with one channel.
+
     Raises:
         ConversionError: an option has a value that would change the numbers and is not supported.
     """
-    num_classes = options.take("num_classes")
-    out_channels = options.take("out_channels", None)
-    options.ignore("threshold", "init_cfg")
-    if not isinstance(num_classes, int) or not 1 <= num_classes <= MAX_CLASSES:
-        raise options.error(f"num_classes={num_classes!r} must be an integer, {MAX_CLASSES} at most")
-    if num_classes == 1 or out_channels == 1:
-        raise options.error(
-            "one output channel for two classes (a sigmoid and a threshold) is not supported; "
-            "models need one channel per class"
-        )
-    if out_channels not in (None, num_classes):
-        raise options.error(f"out_channels={out_channels} and num_classes={num_classes} disagree")
+    options.ignore("init_cfg")
+    num_labels, classifier = _outputs(options, context)
     plain_convolutions(options)
     fields = {
         **_maps(options, one_map=issubclass(config, OneMapHeadConfig)),
         **options.norm(),
         "activation": options.activation(),
-        "num_labels": num_classes,
+        "num_labels": num_labels,
         "channels": options.take("channels"),
-        "dropout": max(float(options.take("dropout_ratio", 0.1)), 0.0),
+        "dropout": max(float(options.take("dropout_ratio", options.take("drop_out_ratio", 0.1))), 0.0),
         "align_corners": bool(options.take("align_corners", False)),
     }
-    context.ignore_index.add(options.take("ignore_index", 255))
+    context.ignore_index[context.where] = options.take("ignore_index", 255)
     fields["losses"] = translate_losses(
-        options.take("loss_decode", DEFAULT_LOSS), options.take("sampler", None), context.at(options.where)
+        options.take("loss_decode", DEFAULT_LOSS),
+        options.take("sampler", None),
+        context.at(options.where),
+        one_channel=bool(classifier),
     )
-    return fields
+    return fields, classifier
+
+
+def _outputs(options: Options, context: Context) -> tuple[int, tuple[KeyRule, ...]]:
+    """The number of classes of our head, and key rules that change its classifier.
+
+    Raises:
+        ConversionError: the numbers of classes and channels disagree, or the threshold is not between 0 and 1.
+    """
+    num_classes, out_channels = options.take("num_classes"), options.take("out_channels", None)
+    threshold = options.take("threshold", None)
+    if type(num_classes) is not int or not 1 <= num_classes <= MAX_CLASSES:
+        raise options.error(f"num_classes={num_classes!r} must be an integer, {MAX_CLASSES} at most")
+    if num_classes > 2 or out_channels not in (None, 1) or (num_classes == 2 and out_channels is None):
+        if out_channels not in (None, num_classes):
+            raise options.error(f"out_channels={out_channels!r} and num_classes={num_classes} disagree")
+        return num_classes, ()
+    said = f"threshold {threshold}"
+    if threshold is None:
+        threshold, said = DEFAULT_THRESHOLD, f"threshold {DEFAULT_THRESHOLD}, the original's default"
+    if not isinstance(threshold, (int, float)) or not 0 < threshold < 1:
+        raise options.error(f"threshold={threshold!r} must be a number between 0 and 1")
+    context.one_channel[context.where] = num_classes
+    old = num_classes == 1 and not context.original.is_1x
+    context.note(
+        context.where,
+        f"one output channel became two, background and the class, with the labels of its sigmoid and {said}"
+        + (" (versions before 0.28 took an argmax over the one channel, which is 0 everywhere)" if old else "")
+        + "; it trains on with losses of two classes"
+        + ("" if threshold == 0.5 else ", and the mean over augmented views is taken after the shift to 0.5"),
+    )
+    return 2, classifier_keys(threshold)
 
 
 def _maps(options: Options, *, one_map: bool) -> dict[str, Any]:
@@ -138,14 +168,17 @@ def head_rule(
 
     own_keys = keys if callable(keys) else tuple(keys)
 
-    def translate(original: Mapping[str, Any], context: Context) -> HeadConfig:
+    def translate(
+        original: Mapping[str, Any], context: Context
+    ) -> HeadConfig | tuple[HeadConfig, tuple[KeyRule, ...]]:
         own = Options(original, context.where)
         for name, allowed in (expected or {}).items():
             own.expect(name, *allowed)
         fields = {name: own.take(name, default) for name, default in (options or {}).items()}
-        fields |= head_options(own, context, config) | dict(fixed or {})
+        shared, first_keys = head_options(own, context, config)
         own.finish()
-        return config(**fields)
+        native = config(**fields | shared | dict(fixed or {}))
+        return (native, first_keys) if first_keys else native
 
     def key_rules(native: HeadConfig) -> tuple[KeyRule, ...]:
         return head_keys(own_keys(native) if callable(own_keys) else own_keys, native)

@@ -37,7 +37,7 @@ def translate(original: Mapping[str, Any], context: Context) -> Mask2FormerHeadC
         "dropout": max(rates),
         "losses": [_loss(options, num_labels, context).to_dict()],
     }
-    context.ignore_index.add(options.take("ignore_index", 255))
+    context.ignore_index[context.where] = options.take("ignore_index", 255)
     options.finish()
     return Mask2FormerHeadConfig(**fields, **pixel_decoder, **decoder)
 
@@ -75,6 +75,11 @@ def _pixel_decoder(options: Options, channels: int, num_levels: int) -> tuple[di
     _positions(decoder, channels)
     encoder = _inner(decoder, "encoder", "DetrTransformerEncoder")
     fields["encoder_layers"] = encoder.take("num_layers")
+    if "layer_cfg" in encoder:
+        raise encoder.error(
+            "this is Mask2Former of mmsegmentation 1.x, which mmdet 3 spells with layer_cfg; only Mask2Former as "
+            "ViT-Adapter and InternImage spell it (transformerlayers) is supported"
+        )
     layer = _inner(encoder, "transformerlayers", "BaseTransformerLayer")
     layer.expect("operation_order", ("self_attn", "norm", "ffn", "norm"))
     attention = _inner(layer, "attn_cfgs", "MultiScaleDeformableAttention")
@@ -97,7 +102,7 @@ def _decoder(options: Options, channels: int) -> tuple[dict[str, Any], set[float
     decoder = _inner(options, "transformer_decoder", "DetrTransformerDecoder")
     decoder.ignore("return_intermediate")  # the head reads every layer
     post_norm = decoder.take("post_norm_cfg", {"type": "LN"})
-    if post_norm != {"type": "LN"}:
+    if type_name(post_norm, decoder.where) != "LN" or len(post_norm) > 1:
         raise decoder.error(f"post_norm_cfg={post_norm!r} is not supported (only LN)")
     layer = _inner(decoder, "transformerlayers", "DetrTransformerDecoderLayer")
     layer.expect("operation_order", ("cross_attn", "norm", "self_attn", "norm", "ffn", "norm"))
