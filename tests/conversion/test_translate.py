@@ -143,6 +143,11 @@ class TestHeads:
         del values["model"]["decode_head"]["dropout_ratio"], values["model"]["train_cfg"]
         assert translate_config(values).config.decode_head_configs[0].dropout == 0.25
 
+    def test_no_ignored_label_is_the_one_of_pytorch(self):
+        assert translate(model__decode_head__ignore_index=None).config.semantic_loss_ignore_index == -100
+        with pytest.raises(ConversionError, match="ignore_index='255' must be an integer"):
+            translate(model__decode_head__ignore_index="255")
+
     def test_heads_that_ignore_different_labels(self):
         auxiliary = tiny.MODEL["decode_head"] | {"ignore_index": 7}
         translation = translate(model__decode_head__ignore_index=0, model__auxiliary_head=auxiliary)

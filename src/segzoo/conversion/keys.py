@@ -155,6 +155,18 @@ class Context:
         """The same context at another place of the config."""
         return replace(self, where=where)
 
+    def take_ignore_index(self, options: Options) -> None:
+        """Takes the ignored label of the head at this place: 255 by default, and PyTorch's -100 for None.
+
+        Raises:
+            ConversionError: it is not an integer.
+        """
+        label = options.take("ignore_index", 255)
+        label = -100 if label is None else label
+        if type(label) is not int:
+            raise options.error(f"ignore_index={label!r} must be an integer or None")
+        self.ignore_index[self.where] = label
+
     def note(self, where: str, text: str) -> None:
         """Adds a remark for the user about what differs in training or use; logits are never affected."""
         self.notes.append(f"{where}: {text}")

@@ -70,7 +70,7 @@ def head_options(
         "dropout": max(float(options.take("dropout_ratio", options.take("drop_out_ratio", 0.1))), 0.0),
         "align_corners": bool(options.take("align_corners", False)),
     }
-    context.ignore_index[context.where] = options.take("ignore_index", 255)
+    context.take_ignore_index(options)
     fields["losses"] = translate_losses(
         options.take("loss_decode", DEFAULT_LOSS),
         options.take("sampler", None),

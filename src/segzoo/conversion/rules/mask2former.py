@@ -37,7 +37,7 @@ def translate(original: Mapping[str, Any], context: Context) -> Mask2FormerHeadC
         "dropout": max(rates),
         "losses": [_loss(options, num_labels, context).to_dict()],
     }
-    context.ignore_index[context.where] = options.take("ignore_index", 255)
+    context.take_ignore_index(options)
     options.finish()
     return Mask2FormerHeadConfig(**fields, **pixel_decoder, **decoder)
 
