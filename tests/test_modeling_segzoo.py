@@ -208,6 +208,21 @@ def test_wrong_inputs(change, words):
         build()(images, labels=labels)
 
 
+def test_one_class_is_not_trained_on_in_silence():
+    one = SegZooConfig.from_backbone(ResNetConfig.tiny(), FCNHeadConfig(channels=8), num_labels=1)
+    images = torch.randn(1, 3, 64, 64)
+    assert build(one)(images).logits.shape[1] == 1
+    with pytest.raises(SegZooError, match="a model of one class learns nothing.*two classes"):
+        build(one)(images, labels=torch.zeros(1, 64, 64, dtype=torch.int64))
+    queries = SegZooConfig.from_backbone(
+        ResNetConfig.tiny(), HEADS["segzoo_mask2former_head"].config.tiny(), num_labels=1
+    )
+    queries.decode_head_configs[0].in_channels, queries.auxiliary_head_configs = None, []
+    assert (
+        build(queries)(images, labels=torch.zeros(1, 64, 64, dtype=torch.int64)).loss > 0
+    )  # "no object" is its other class
+
+
 def test_labels_and_windows_exclude_each_other():
     images, labels = batch()
     with pytest.raises(SegZooError, match="exclude each other"):

@@ -93,6 +93,19 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
             for loss in losses:
                 loss.check_num_labels(config.num_outputs)
 
+    def check_trainable(self) -> None:
+        """Check before a training that there is something to tell apart.
+
+        Raises:
+            SegZooError: one class alone, of heads that choose one class a pixel: every pixel has it, so that the loss is 0 and
+                every score perfect.
+        """
+        if self.num_labels == 1 and not any(config.has_queries for config in self.decode_head_configs):
+            raise SegZooError(
+                "a model of one class learns nothing: every pixel is of that class. Train with two classes, such as background and "
+                "the one, whose ids in the masks are 0 and 1"
+            )
+
     def check(self) -> None:
         """The last head gives the model's classes, no first head reads another, and neck, windows and palette fit."""
         super().check()

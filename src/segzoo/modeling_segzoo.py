@@ -205,6 +205,7 @@ class SegZooForSemanticSegmentation(WritesShim, SegZooPreTrainedModel):
             )
         if labels is None:
             return
+        self.config.check_trainable()
         if window_size is not None:
             raise SegZooError(
                 "labels and window_size exclude each other: the loss needs one pass; leave one of them out"

@@ -152,3 +152,11 @@ def test_the_scale_of_the_processor_is_that_of_the_training(size, expected):
     target = processor(np.zeros((60, 80, 3), np.uint8), return_tensors="pt")["pixel_values"].shape[-2:]
     picture = tv_tensors.Image(torch.zeros(3, 60, 80, dtype=torch.uint8))
     assert scale(picture, None, np.random.default_rng(0))[0].shape[-2:] == target
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_one_class_is_refused_before_anything_is_read(folder, old):
+    one = ClassFacts({0: "crack"}, [[255, 0, 0]])
+    source = {"model_name_or_path": str(folder)} if old else {"new": NewModel("resnet18_v1c", "fcn", head_channels=8)}
+    with pytest.raises(SegZooError, match="one class learns nothing"):
+        build_model(one, **source)

@@ -145,8 +145,10 @@ def build_model(
 
 
 def _apply(options: ModelOptions, model: PreTrainedModel) -> None:
-    """Set losses, class weights, windows and the norms' momentum of an existing model."""
+    """Set losses, class weights, windows and the norms' momentum of a model, which must have something to learn."""
     own = isinstance(model, SegZooForSemanticSegmentation)
+    if own:
+        model.config.check_trainable()
     if any(value is not None for value in (options.losses, options.auxiliary_losses, options.class_weights)):
         if not own:
             raise SegZooError(
