@@ -38,4 +38,4 @@ $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
 	touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) build dist outputs .pytest_cache .ruff_cache .hypothesis src/segzoo.egg-info
+	rm -rf $(VENV) build dist outputs .pytest_cache .ruff_cache .mypy_cache .hypothesis src/segzoo.egg-info

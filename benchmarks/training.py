@@ -139,11 +139,11 @@ def peer_loop(args: argparse.Namespace) -> None:
     from transformers import default_data_collator, get_scheduler
 
     from segzoo.data import find_classes, load_segmentation_dataset
-    from segzoo.training import build_model
+    from segzoo.training import NewModel, build_model
 
     torch.manual_seed(0)
     accelerator = Accelerator(mixed_precision=args.precisions[0], cpu=not torch.cuda.is_available())
-    model = build_model(find_classes(args.peer), backbone=args.backbone, head="uper")
+    model = build_model(find_classes(args.peer), new=NewModel(args.backbone))
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     size, rng = args.crop_size, np.random.default_rng(0)
 

@@ -1,4 +1,4 @@
-"""Options as typed dataclass fields: type, default, help and range of each are written down once.
+"""Options as typed dataclass fields, which state type, default, help and range once.
 
 The values may come from code, JSON, YAML or a command line: numbers and switches may be text, lists become tuples, and
 ``none`` stands for no value. A value that does not fit raises a `SegZooError` that names the option, the value and
@@ -28,7 +28,7 @@ class Flag:
 
     Args:
         aliases: other names.
-        const: the value that the flag stands for when it is given without one; None: it always needs a value.
+        const: the value of the flag if none follows it; None: a value must follow.
     """
 
     aliases: tuple[str, ...] = ()
@@ -47,7 +47,7 @@ class Limits:
         words: strings allowed in place of a number.
         bounds: bounds of the number, or of each number of a tuple; the keys are "above", "at_least", "at_most" and
             "below".
-        lengths: how many values a tuple may have; if that is 2 only, one number stands for two equal ones.
+        lengths: numbers of values that a tuple may have; None: any. If 2 is the only one, a single value is doubled.
     """
 
     choices: tuple[str, ...] | None = None
@@ -74,7 +74,7 @@ def option(
     Args:
         default: the field's default.
         help: one line for ``--help``.
-        choices, words, lengths: as in `Limits`.
+        choices, words, lengths: see `Limits`.
         above, at_least, at_most, below: the ``bounds`` of `Limits`.
         flag: spelling on command lines; None: the option has no flag.
     """
@@ -115,7 +115,7 @@ class Options:
         """Raise a `SegZooError` if values do not fit each other; subclasses extend it and call ``super().check()``."""
 
     def refuse(self, problem: str) -> NoReturn:
-        """Raise a `SegZooError`; ``problem`` begins with the name of the option and comes after the prefix."""
+        """Raise a `SegZooError` with the prefix and ``problem``, which begins with the name of the option."""
         raise SegZooError(f"{self.prefix}{problem}")
 
     def part(self, group: type[Part]) -> Part:

@@ -3,6 +3,7 @@
 import json
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from segzoo.conversion import plan
 from segzoo.conversion.convert import convert_checkpoint
 from segzoo.conversion.translate import translate_config
 from segzoo.conversion.weights import original_state_dict
+from segzoo.errors import SegZooError
 
 SCRIPTS = Path(__file__).parents[2] / "conversion_scripts"
 
@@ -179,6 +181,30 @@ class TestZooNames:
         row = zoo.rows()["tiny_fcn"]
         monkeypatch.setattr(zoo, "lookup", lambda name: row)
         assert convert_checkpoint(checkpoint, output=tmp_path / "yes").report.zoo_name == "tiny_fcn"
+
+    @pytest.mark.parametrize(
+        "config", ["import os\nmodel = os.name\n", "model = dict(type='OurOwnSegmentor')\n", None]
+    )
+    def test_the_zoo_s_config_instead_of_one_that_cannot_be_translated(self, config, monkeypatch, folder, tmp_path):
+        self.rows(monkeypatch)
+        path = tiny.save(tmp_path / "a.pth", config=config)
+        with pytest.raises(SegZooError):
+            convert_checkpoint(path, output=tmp_path / "unknown")
+        by_name = convert_checkpoint(path, output=tmp_path / "by_name", name="tiny_fcn").report
+        digits = by_name.sha256[:8]
+        row = replace(zoo.rows()["tiny_fcn"], url=f"https://example.org/tiny_fcn-{digits}.pth")
+        monkeypatch.setattr(zoo, "lookup", lambda name: row if name == f"tiny_fcn-{digits}" else None)
+        path = path.rename(tmp_path / f"tiny_fcn-{digits}.pth")
+        by_hash = convert_checkpoint(path, output=tmp_path / "by_hash").report
+        for name, report in {"by_name": by_name, "by_hash": by_hash}.items():
+            assert torch.equal(logits_of(tmp_path / name), logits_of(folder))
+            assert report.config_source == "the zoo (tiny_fcn)" == f"the zoo ({report.zoo_name})"
+            said = [note for note in report.notes if "cannot be translated" in note]
+            assert len(said) == (config is not None)
+        # what the caller gives is never replaced
+        (tmp_path / "own.py").write_text("model = dict(type='OurOwnSegmentor')\n")
+        with pytest.raises(SegZooError, match="OurOwnSegmentor"):
+            convert_checkpoint(path, output=tmp_path / "own", config=tmp_path / "own.py", name=row.url[20:-4])
 
 
 class TestCommand:

@@ -117,8 +117,12 @@ def test_two_files(tmp_path, output, state):
 
 
 def test_config_that_would_run_code(tmp_path, output, state):
-    values = tiny.config_text(tiny.config()) + "import os\n"
-    fails(tiny.save(tmp_path / "a.pth", state=state, config=values), output, "line 5")
+    values = tiny.config_text(tiny.config()) + "import os\nmodel.update(os.environ)\n"
+    fails(
+        tiny.save(tmp_path / "a.pth", state=state, config=values),
+        output,
+        "line 6: .os.environ. is an object of a module",
+    )
 
 
 class TestFiles:

@@ -138,6 +138,11 @@ class TestHeads:
     def test_ignored_label(self):
         assert translate(model__decode_head__ignore_index=0).config.semantic_loss_ignore_index == 0
 
+    def test_the_dropout_s_old_name(self):
+        values = tiny.config(model__decode_head__drop_out_ratio=0.25, train_cfg={})
+        del values["model"]["decode_head"]["dropout_ratio"], values["model"]["train_cfg"]
+        assert translate_config(values).config.decode_head_configs[0].dropout == 0.25
+
     def test_no_ignored_label_is_the_one_of_pytorch(self):
         assert translate(model__decode_head__ignore_index=None).config.semantic_loss_ignore_index == -100
         with pytest.raises(ConversionError, match="ignore_index='255' must be an integer"):

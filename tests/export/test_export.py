@@ -16,7 +16,7 @@ from segzoo.auto import BACKBONES, HEADS
 from segzoo.backbones import InternImageConfig, ResNetConfig
 from segzoo.commands import cli
 from segzoo.errors import SegZooError
-from segzoo.export.export import METADATA_FILE, export_model
+from segzoo.export.export import METADATA_FILE, ExportOptions, export_model
 from segzoo.heads import FCNHeadConfig, PSPHeadConfig, UPerHeadConfig
 
 NAMES = ["sky", "road", "wäll", "tree"]
@@ -97,7 +97,7 @@ def test_pictures_in_labels_out(order, tmp_path):
         do_resize=False, channel_order=order, image_mean=[0.5, 0.4, 0.3], image_std=[0.1, 0.2, 0.3]
     )
     free = {} if order == "rgb" else {"size": (66, 98), "batch": 1}
-    report = export_model(model, file, processor=processor, labels=True, uint8=True, **free)
+    report = export_model(model, file, ExportOptions(labels=True, uint8=True, **free), processor=processor)
     assert len(report.checks) == (2 if order == "rgb" else 1) and report.difference < 1e-4
     for size in ((66, 98), (64, 80)) if order == "rgb" else ((66, 98),):
         picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
@@ -128,7 +128,7 @@ def test_program_of_torch_export(tmp_path):
 @pytest.mark.parametrize("opset", [17, pytest.param(23, marks=pytest.mark.slow)])
 def test_half_precision_and_other_opsets(opset, tmp_path):
     model, file = resnet(), tmp_path / "model.onnx"
-    report = export_model(model, file, dtype="float16", opset=opset)
+    report = export_model(model, file, ExportOptions(dtype="float16", opset=opset))
     assert 1e-6 < report.difference < 2e-2 and model.dtype == torch.float32
     graph = onnx.load(file)
     assert graph.opset_import[0].version == opset
@@ -166,7 +166,7 @@ def test_a_file_that_computes_something_else_is_not_written(tmp_path):
     file = tmp_path / "model.onnx"
     file.write_text("the old file")
     with pytest.raises(SegZooError, match=r"differs from the model by .*e.*tolerance"):
-        export_model(resnet(), file, tolerance=0.0, overwrite=True)
+        export_model(resnet(), file, ExportOptions(tolerance=0.0), overwrite=True)
     assert file.read_text() == "the old file" and list(tmp_path.iterdir()) == [file]
 
 
@@ -184,7 +184,7 @@ def test_packages_that_are_not_installed(missing, tmp_path, monkeypatch, capsys)
         ("model.bin", {}, "must end in .onnx or .pt2"),
         ("taken.onnx", {}, "exists already"),
         ("no/model.onnx", {}, "no such folder"),
-        ("folder.onnx", {"overwrite": True}, "this is a folder"),
+        ("folder.onnx", {}, "this is a folder"),
         ("model.onnx", {"opset": 9}, "from 17 to 23"),
         ("model.pt2", {"opset": 20}, "belongs to ONNX"),
         ("model.pt2", {"uint8": True}, "image processor"),
@@ -197,7 +197,7 @@ def test_mistakes(name, options, message, tmp_path):
     (tmp_path / "taken.onnx").write_text("")
     (tmp_path / "folder.onnx").mkdir()
     with pytest.raises(SegZooError, match=message):
-        export_model(resnet(), tmp_path / name, **options)
+        export_model(resnet(), tmp_path / name, ExportOptions(**options))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.onnx", "taken.onnx"]
 
 
@@ -208,7 +208,7 @@ def test_models_that_are_not_ready(tmp_path):
         export_model(resnet().double(), tmp_path / "model.pt2")
     processor = SegZooImageProcessor(num_channels=4, image_mean=0.5, image_std=0.5)
     with pytest.raises(SegZooError, match="4 channels"):
-        export_model(resnet(), tmp_path / "model.pt2", processor=processor, uint8=True)
+        export_model(resnet(), tmp_path / "model.pt2", ExportOptions(uint8=True), processor=processor)
 
 
 def test_models_of_others(tmp_path):
@@ -246,7 +246,7 @@ def test_models_that_cannot_be_traced(fixed, message, tmp_path):
 
     model = Undecided(resnet().config).eval()
     with pytest.raises(SegZooError, match=message):
-        export_model(model, tmp_path / "model.pt2", **fixed)
+        export_model(model, tmp_path / "model.pt2", ExportOptions(**fixed))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -277,7 +277,7 @@ def test_every_registered_model(backbone, head, suffix, tmp_path):
     config.in_channels, config.in_index = None, None if config.in_index is None else [-1]
     model = build(BACKBONES[backbone].config.tiny(), config)
     fixed = {"size": (64, 64), "batch": 1} if backbone in FIXED_SIZE else {}
-    assert export_model(model, tmp_path / f"model{suffix}", **fixed).difference < 1e-4
+    assert export_model(model, tmp_path / f"model{suffix}", ExportOptions(**fixed)).difference < 1e-4
 
 
 @pytest.mark.slow

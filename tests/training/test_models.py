@@ -13,7 +13,7 @@ from segzoo.data.classes import ClassFacts
 from segzoo.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from segzoo.layers import BatchNorm2d
 from segzoo.losses import CrossEntropyLoss
-from segzoo.training import ModelOptions, build_model, build_processor, training_transform
+from segzoo.training import ModelOptions, NewModel, build_model, build_processor, training_transform
 
 OLD = str(Path(__file__).parents[1] / "old_folders" / "training" / "tiny")
 THREE = ClassFacts({0: "sky", 1: "road", 2: "car"}, [[0, 0, 1], [0, 1, 0], [1, 0, 0]])
@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("head", ["uper", "fcn", "psp"])
 def test_a_new_model(head):
-    model = build_model(THREE, backbone="resnet18_v1c", head=head, head_channels=8, auxiliary_channels=4)
+    model = build_model(THREE, new=NewModel("resnet18_v1c", head, head_channels=8, auxiliary_channels=4))
     config = model.config
     assert config.id2label == THREE.id2label and config.palette == THREE.palette
     assert config.decode_head_configs[0].channels == 8 and config.auxiliary_head_configs[0].channels == 4
@@ -40,7 +40,7 @@ def test_a_new_model(head):
 def test_a_new_model_around_a_backbone_with_weights(folder, tmp_path):
     backbone = SegZooForSemanticSegmentation.from_pretrained(folder).backbone
     backbone.save_pretrained(tmp_path / "backbone")
-    model = build_model(THREE, backbone=str(tmp_path / "backbone"), head_channels=8)
+    model = build_model(THREE, new=NewModel(str(tmp_path / "backbone"), head_channels=8))
     state = model.backbone.state_dict()
     assert all((state[name] == value).all() for name, value in backbone.state_dict().items())
 
@@ -69,10 +69,10 @@ def test_another_number_of_classes(folder):
     ("options", "message"),
     [
         ({}, "either --backbone"),
-        ({"backbone": "resnet18", "model_name_or_path": "x"}, "either --backbone"),
-        ({"backbone": "resnet19"}, "none of the variants"),
-        ({"backbone": "resnet18", "head": "ocr"}, "there is no such head; choose one of .*fcn"),
-        ({"backbone": "resnet18", "options": ModelOptions(class_weights=[1.0])}, "1 numbers for 3 classes"),
+        ({"new": NewModel("resnet18"), "model_name_or_path": "x"}, "either --backbone"),
+        ({"new": NewModel("resnet19")}, "none of the variants"),
+        ({"new": NewModel("resnet18", head="ocr")}, "there is no such head; choose one of .*fcn"),
+        ({"new": NewModel("resnet18"), "options": ModelOptions(class_weights=[1.0])}, "1 numbers for 3 classes"),
         ({"model_name_or_path": "/no/such/folder"}, "cannot load /no/such/folder"),
         (
             {"model_name_or_path": OLD, "num_channels": 4},
@@ -89,7 +89,7 @@ def test_models_that_cannot_be(options, message):
 @pytest.mark.parametrize("backbone", ["resnet18_v1c", "vit-adapter-t"])
 def test_a_new_model_for_other_pictures(backbone, tmp_path):
     with torch.device("meta"):
-        model = build_model(THREE, backbone=backbone, head="fcn", head_channels=8, num_channels=4)
+        model = build_model(THREE, new=NewModel(backbone, "fcn", head_channels=8), num_channels=4)
     assert input_channels(model.config) == 4
     assert next(p for p in model.parameters() if p.ndim == 4).shape[1] == 4
     model.config.save_pretrained(tmp_path)
@@ -105,8 +105,8 @@ def test_a_new_model_for_other_pictures(backbone, tmp_path):
 def test_weights_and_processors_for_other_pictures(folder, tmp_path):
     SegZooForSemanticSegmentation.from_pretrained(folder).backbone.save_pretrained(tmp_path / "backbone")
     with pytest.raises(SegZooError, match="num_channels 4: .*backbone takes pictures of 3 channels"):
-        build_model(THREE, backbone=str(tmp_path / "backbone"), num_channels=4)
-    model = build_model(THREE, backbone="resnet18_v1c", head="fcn", head_channels=8, num_channels=1)
+        build_model(THREE, new=NewModel(str(tmp_path / "backbone")), num_channels=4)
+    model = build_model(THREE, new=NewModel("resnet18_v1c", "fcn", head_channels=8), num_channels=1)
     with pytest.raises(SegZooError, match="reads pictures of 3 channels, and the model takes 1; .*image_mean"):
         build_processor(model, THREE, image_processor_name=str(folder))
 

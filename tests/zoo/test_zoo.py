@@ -10,6 +10,7 @@ import pytest
 from segzoo import zoo
 from segzoo.commands.cli import main
 from segzoo.errors import SegZooError
+from segzoo.training.recipes.recipe import load_recipe
 
 
 def test_rows_are_complete():
@@ -76,6 +77,47 @@ def test_hashes_in_the_names_of_files():
     assert zoo.find("upernet_internimage_t_512_160k_ade20k").sha256_start is None
     known = [row for row in zoo.rows().values() if row.system == "mmsegmentation"]
     assert all(re.fullmatch("[0-9a-f]{8}", row.sha256_start) for row in known)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("fcn_r50-d8_512x1024_40k_cityscapes", "fcn_r50-d8_4xb2-40k_cityscapes-512x1024"),
+        ("fcn_r50-d8_512x512_160k_ade20k", "fcn_r50-d8_4xb4-160k_ade20k-512x512"),
+        ("fcn_hr48_480x480_40k_pascal_context_59", "fcn_hr48_4xb4-40k_pascal-context-59-480x480"),
+        ("fcn_r101-d8_fp16_512x1024_80k_cityscapes", "fcn_r101-d8_4xb2-amp-80k_cityscapes-512x1024"),
+        ("pspnet_r50-d8_512x512_4x4_20k_coco-stuff10k", "pspnet_r50-d8_4xb4-20k_coco-stuff10k-512x512"),
+        ("ocrnet_r101-d8_512x1024_40k_b16_cityscapes", "ocrnet_r101-d8_8xb2-40k_cityscapes-512x1024"),
+        (
+            "pspnet_unet_s5-d16_ce-1.0-dice-3.0_256x256_40k_hrf",
+            "unet-s5-d16_pspnet_4xb4-ce-1.0-dice-3.0-40k_hrf-256x256",
+        ),
+        (
+            "upernet_swin_base_patch4_window12_512x512_160k_ade20k_pretrain_384x384_22K",
+            "swin-base-patch4-window12-in22k-384x384-pre_upernet_8xb2-160k_ade20k-512x512",
+        ),
+        ("segformer_mit-b0_512x512_160k_ade20k", "segformer_mit-b0_8xb2-160k_ade20k-512x512"),
+        ("fcn_m-v2-d8_512x512_160k_ade20k", "mobilenet-v2-d8_fcn_4xb4-160k_ade20k-512x512"),
+    ],
+)
+def test_names_of_1x(old, new):
+    assert zoo.find(new) is zoo.rows()[old] and zoo.rows()[old].name_in_1x == new
+
+
+def test_names_of_1x_are_of_one_row_each():
+    rows = [row for row in zoo.rows().values() if row.name_in_1x is not None]
+    assert {row.system for row in rows} == {"mmsegmentation"} and len(rows) == 596
+    form = re.compile(r"[a-z0-9.\-_]+_\dxb\d+-([a-z0-9.\-]+-)?\d+k_[a-z0-9\-]+-\d+x\d+")
+    assert all(form.fullmatch(row.name_in_1x) and zoo.lookup(row.name_in_1x) is row for row in rows)
+
+
+def test_commands_know_names_of_1x(capsys):
+    name = "fcn_r50-d8_4xb2-40k_cityscapes-512x1024"
+    assert main(["list", name]) == 0
+    assert "\nfcn_r50-d8_512x1024_40k_cityscapes " in capsys.readouterr().out
+    assert load_recipe(name) == load_recipe("fcn_r50-d8_512x1024_40k_cityscapes")
+    assert main(["convert", "--dry_run", name]) == 0
+    assert "classes: 19" in capsys.readouterr().out
 
 
 def test_file_names_are_aliases():

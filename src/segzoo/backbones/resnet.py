@@ -143,8 +143,8 @@ class ResNetBlock(GradientCheckpointingLayer):
         in_channels: channels of the input.
         planes: width of the convolutions; a bottleneck's output has four times as many channels.
         bottleneck: whether the block is a bottleneck.
-        stride, dilation: stride and dilation of the 3x3 convolution, in a basic block of the first one.
-        second_dilation: dilation of a basic block's second convolution.
+        stride: stride of the 3x3 convolution, in a basic block of the first one.
+        dilations: dilations of a basic block's two convolutions; a bottleneck's 3x3 convolution has the first.
         width, groups: channels and groups of a bottleneck's 3x3 convolution; a width of None is ``planes``.
         average_downsample: the shortcut pools before its 1x1 convolution.
         downsample_in_bottleneck: a bottleneck's stride is on its first 1x1 convolution.
@@ -158,25 +158,24 @@ class ResNetBlock(GradientCheckpointingLayer):
         *,
         bottleneck: bool,
         stride: int = 1,
-        dilation: int = 1,
-        second_dilation: int = 1,
+        dilations: tuple[int, int] = (1, 1),
         width: int | None = None,
         groups: int = 1,
         average_downsample: bool = False,
         downsample_in_bottleneck: bool = False,
     ):
         super().__init__()
-        block = config.block
+        block, (first, second) = config.block, dilations
         if bottleneck:
             out_channels, width = 4 * planes, planes if width is None else width
             strides = (stride, 1) if downsample_in_bottleneck else (1, stride)
             self.conv1 = block(in_channels, width, 1, stride=strides[0])
-            self.conv2 = block(width, width, 3, stride=strides[1], padding=dilation, dilation=dilation, groups=groups)
+            self.conv2 = block(width, width, 3, stride=strides[1], padding=first, dilation=first, groups=groups)
             self.conv3 = block(width, out_channels, 1, activation=None)
         else:
             out_channels = planes
-            self.conv1 = block(in_channels, planes, 3, stride=stride, padding=dilation, dilation=dilation)
-            self.conv2 = block(planes, planes, 3, padding=second_dilation, dilation=second_dilation, activation=None)
+            self.conv1 = block(in_channels, planes, 3, stride=stride, padding=first, dilation=first)
+            self.conv2 = block(planes, planes, 3, padding=second, dilation=second, activation=None)
             self.conv3 = nn.Identity()
         self.pool, self.shortcut = nn.Identity(), nn.Identity()
         if stride != 1 or in_channels != out_channels:
@@ -227,8 +226,7 @@ class ResNetBackbone(Backbone):
                         planes,
                         bottleneck=config.bottleneck,
                         stride=config.strides[stage] if block == 0 else 1,
-                        dilation=dilation,
-                        second_dilation=config.dilations[stage] if config.dilate_basic_blocks else 1,
+                        dilations=(dilation, config.dilations[stage] if config.dilate_basic_blocks else 1),
                         width=width,
                         groups=config.groups,
                         average_downsample=config.average_downsample,

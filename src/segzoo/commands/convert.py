@@ -20,17 +20,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
+        nargs="?",
         help="file as the original code wrote it; or the name of a released checkpoint (see segzoo list) or an address "
         "(https://...), which is downloaded",
     )
     parser.add_argument("decoder", metavar="DECODER", nargs="?", help="second file of a model published in two")
-    parser.add_argument("--output", metavar="DIR", required=True, help="folder to make; it may exist if it is empty")
+    parser.add_argument("--output", metavar="DIR", help="folder to make; it may exist if it is empty")
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="write nothing, but say whether it converts, to what, and with which remarks; --config alone suffices",
+    )
     parser.add_argument("--config", metavar="FILE", help="original training config, read and never executed")
     parser.add_argument("--name", metavar="ZOO_NAME", help="name of the released checkpoint (see segzoo list)")
     parser.add_argument(
         "--cache_dir", metavar="DIR", help="where downloads are kept (default: in the Hugging Face cache)"
     )
     parser.add_argument("--ema", action="store_true", help="take the averaged weights where the file has them")
+    parser.add_argument(
+        "--weights", choices=("student", "teacher"), help="which model to take, where the file holds both"
+    )
+    parser.add_argument(
+        "--classes",
+        metavar="FILE|A,B,C",
+        help="names of the classes: JSON with id2label, a text file with one in each line, or a list with commas",
+    )
     parser.add_argument(
         "--report",
         metavar="FILE",
@@ -46,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     """Convert a checkpoint, write its report, and upload the result, as the arguments say; returns 0.
 
     Raises:
-        SegZooError: the download, the conversion or the upload failed.
+        SegZooError: the download, the conversion or the upload failed; in a dry run, that it would not convert.
     """
     from transformers.utils import logging
 
@@ -54,6 +68,13 @@ def run(args: argparse.Namespace) -> int:
 
     if args.private and not args.push_to_hub:
         raise ConversionError("--private is for --push_to_hub REPO, which is missing")
+    if args.dry_run:
+        return _describe(args)
+    if args.checkpoint is None or args.output is None:
+        raise ConversionError("a conversion needs CHECKPOINT and --output DIR (--dry_run --config FILE needs neither)")
+    from segzoo.conversion.labels import read_class_names
+
+    class_names = None if args.classes is None else read_class_names(args.classes)
     files, name = _find_files(args)
     if args.push_to_hub and holds_conversion_of(files[0], args.output):
         print(f"{args.output}: holds the conversion of this file already")
@@ -61,7 +82,15 @@ def run(args: argparse.Namespace) -> int:
         return 0
     logging.disable_progress_bar()
     try:
-        done = convert_checkpoint(*files, output=args.output, config=args.config, name=name, ema=args.ema)
+        done = convert_checkpoint(
+            *files,
+            output=args.output,
+            config=args.config,
+            name=name,
+            ema=args.ema,
+            weights=args.weights,
+            class_names=class_names,
+        )
     except CheckpointError as error:
         if error.path not in files:  # it is a Path for downloads only, so other files never match
             raise
@@ -77,6 +106,41 @@ def run(args: argparse.Namespace) -> int:
         print(f"report: {report.write(path)}")
     if args.push_to_hub:
         _push(args)
+    return 0
+
+
+def _describe(args: argparse.Namespace) -> int:
+    """Print what the files or the config would become; returns 0.
+
+    Raises:
+        SegZooError: they do not convert.
+    """
+    from segzoo.conversion.convert import read_original
+    from segzoo.conversion.describe import describe_conversion, describe_plan
+    from segzoo.conversion.labels import read_class_names
+    from segzoo.conversion.plan import make_plan
+
+    class_names = None if args.classes is None else read_class_names(args.classes)
+    released = args.checkpoint or args.name
+    if args.checkpoint is not None and (Path(args.checkpoint).exists() or zoo.lookup(args.checkpoint) is None):
+        if not _is_address(args.checkpoint):
+            _explain_missing(args.checkpoint)
+        given = [part for part in (args.checkpoint, args.decoder) if part is not None]
+        original = read_original(
+            *(_downloaded(part, args.cache_dir) if _is_address(part) else part for part in given),
+            config=args.config,
+            name=args.name,
+            ema=args.ema,
+            weights=args.weights,
+            class_names=class_names,
+        )
+        print(describe_plan(make_plan(original)).to_text())
+    elif args.config is not None:
+        print(describe_conversion(Path(args.config), class_names=class_names).to_text())
+    elif released is not None:
+        print(describe_conversion(zoo.find(released).name, class_names=class_names).to_text())
+    else:
+        raise ConversionError("--dry_run needs CHECKPOINT, --config FILE or --name ZOO_NAME")
     return 0
 
 

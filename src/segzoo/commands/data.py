@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -188,8 +187,7 @@ def check(args: argparse.Namespace) -> int:
     report = inspect_dataset(
         source_from_options(args),
         _rule(args, classes),
-        names=None if classes is None else classes.names,
-        palette=None if classes is None else classes.palette,
+        classes=classes,
         splits=args.split,
         crop_size=crop_size,
         num_channels=args.num_channels,
@@ -199,8 +197,6 @@ def check(args: argparse.Namespace) -> int:
     )
     for line in lines:
         line.finish_line()
-    if classes is not None:
-        report = replace(report, classes_source=classes.source)
     print(report_text(report, most_cases=args.list), file=sys.stderr if args.json == "-" else sys.stdout)
     if args.json == "-":
         print(json_text(report.to_dict()), end="")

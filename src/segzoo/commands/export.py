@@ -40,18 +40,11 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         SegZooError: the model cannot be loaded; or see `segzoo.export.export.export_model`.
     """
-    from segzoo.export.export import check_target, export_model
+    from segzoo.export.export import ExportOptions, check_target, export_model
 
     output = Path(args.output)
     check_target(output, opset=args.opset, overwrite=args.overwrite)
-
-    from segzoo.inference.loading import load_model
-
-    model, processor = load_model(args.model, "cpu")
-    report = export_model(
-        model.float(),
-        output,
-        processor=processor,
+    options = ExportOptions(
         size=tuple(args.size) if args.size else None,
         batch=args.batch,
         labels=args.labels,
@@ -59,6 +52,16 @@ def run(args: argparse.Namespace) -> int:
         dtype=args.dtype,
         opset=args.opset,
         tolerance=args.tolerance,
+    )
+
+    from segzoo.inference.loading import load_model
+
+    model, processor = load_model(args.model, "cpu")
+    report = export_model(
+        model.float(),
+        output,
+        options,
+        processor=processor,
         overwrite=args.overwrite,
         name=Path(args.model).name if Path(args.model).is_dir() else args.model,
     )

@@ -86,6 +86,7 @@ def facts_of_row(row: zoo.ZooRow, sizes: list[Size] | None = None) -> dict[str, 
         "sha256_start": row.sha256_start,
         "licence_code": row.licence_code,
         "licence_weights": row.licence_weights,
+        "name_in_1x": row.name_in_1x,
         "source": system.url,
     }
     config = zoo.original_config(row.name)

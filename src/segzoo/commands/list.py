@@ -31,7 +31,9 @@ def run(args: argparse.Namespace) -> int:
 
     chosen = []
     for row in zoo.rows().values():
-        text = " ".join([row.name, *row.aliases, row.system, row.method, row.backbone, row.dataset]).lower()
+        text = " ".join(
+            [row.name, row.name_in_1x or "", *row.aliases, row.system, row.method, row.backbone, row.dataset]
+        ).lower()
         if not all(word.lower() in text for word in args.text):
             continue
         converts = supports(zoo.original_config(row.name) or {})
@@ -51,6 +53,7 @@ def _facts(row: zoo.ZooRow, converts: bool) -> dict[str, Any]:
     return asdict(row) | {
         "licence_code": row.licence_code,
         "licence_weights": row.licence_weights,
+        "name_in_1x": row.name_in_1x,
         "converts": converts,
     }
 

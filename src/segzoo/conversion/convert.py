@@ -45,6 +45,8 @@ def convert_checkpoint(
     config: str | Path | None = None,
     name: str | None = None,
     ema: bool = False,
+    weights: str | None = None,
+    class_names: list[str] | None = None,
     max_shard_size: int | str = "5GB",
 ) -> Conversion:
     """Converts a checkpoint of the mmsegmentation family into a folder that the Auto classes load.
@@ -65,16 +67,20 @@ def convert_checkpoint(
         name: zoo name or original file name of the released checkpoint; gives the config if there is no other, and the
             published scores for the model card.
         ema: take the averaged weights.
+        weights: "student" or "teacher", to take that model of a file with both.
+        class_names: names of the classes, in the order of their ids, instead of those in the file or of its data set.
         max_shard_size: largest size of one weight file, in bytes or as text such as "5GB".
 
     Raises:
         ConversionError: the file cannot be read safely, has no config, is not a segmentation model, has no averaged
-            weights with ``ema``, or its weights do not fit the config (every missing, unexpected and wrong key is
-            listed). Nothing is written then.
+            weights with ``ema``, has several models and none was chosen, or its weights do not fit the config (every
+            missing, unexpected and wrong key is listed). Nothing is written then.
         SegZooError: the output is not empty or cannot be written, or the zoo does not know ``name``.
     """
     check_folder_is_free(output)
-    original = read_original(checkpoint, decoder, config=config, name=name, ema=ema)
+    original = read_original(
+        checkpoint, decoder, config=config, name=name, ema=ema, weights=weights, class_names=class_names
+    )
     return write_plan(make_plan(original), output, max_shard_size=max_shard_size)
 
 
@@ -85,6 +91,8 @@ def read_original(
     config: str | Path | None = None,
     name: str | None = None,
     ema: bool = False,
+    weights: str | None = None,
+    class_names: list[str] | None = None,
 ) -> Original:
     """Reads the files of an original; the arguments are those of `convert_checkpoint`.
 
@@ -95,6 +103,8 @@ def read_original(
     row = None if name is None else zoo.find(name)
     values = None if config is None else read_config_file(config)
     title = str(checkpoint)
+    if weights is not None and (decoder is not None or Path(checkpoint).suffix == ".npz"):
+        raise ConversionError(f"{title}: such files hold one model; leave --weights out")
     if decoder is not None:
         found = read_encoder_and_decoder(checkpoint, decoder, prefer_ema=ema)
         title = f"{checkpoint} and {Path(decoder).name}"
@@ -103,8 +113,16 @@ def read_original(
     elif Path(checkpoint).suffix == ".npz":
         found = _read_npz(Path(checkpoint))
     else:
-        found = read_checkpoint(checkpoint, prefer_ema=ema)
-    return Original(found, title, in_two_files=decoder is not None, config=values, config_file=config, row=row)
+        found = read_checkpoint(checkpoint, prefer_ema=ema, weights=weights)
+    return Original(
+        found,
+        title,
+        in_two_files=decoder is not None,
+        config=values,
+        config_file=config,
+        row=row,
+        class_names=class_names,
+    )
 
 
 def _read_npz(path: Path) -> OriginalCheckpoint:

@@ -48,3 +48,9 @@ class ConfigReadError(ConversionError):
         self.fix = fix
         where = f"{filename}, line {line}" if line is not None else f"{filename}"
         super().__init__(f"{where}: {cause}" + (f"; {fix}" if fix else ""))
+
+
+class ConfigLimitError(ConfigReadError):
+    """A config text whose reading cannot go on: it asks for more work or memory than any config needs, or it inherits
+    in a way that is not read.
+    """

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.original_config import OriginalDataset
 from segzoo.data.facts import DatasetFacts, facts_for_original_type
 
+GIVEN_NAMES = "the caller"
+"""Where names come from that the user gives."""
 BACKGROUND = "background"  # name of class 0 where the original had one class and no name for the rest
 
 
@@ -39,6 +43,7 @@ def find_classes(
     one_channel: int | None = None,
     class_names: Sequence[str] | None = None,
     palette: Sequence[Sequence[int]] | None = None,
+    names_source: str = "the checkpoint",
 ) -> OriginalClasses:
     """Finds names and colours of a model's classes: the checkpoint's, else the config's, else those of its data set.
 
@@ -47,10 +52,11 @@ def find_classes(
         num_labels: number of classes of the model.
         one_channel: number of classes that an original with one output channel named; None for all others. Where it
             named one, or the name of one, class 0 is the background here, and label files hold 0 for it.
-        class_names, palette: names and colours in the checkpoint, or None.
+        class_names, palette: names and colours that come before those of the config: the checkpoint's, or None.
+        names_source: where they come from, in words.
 
     Raises:
-        ConversionError: the checkpoint or the config names another number of classes than the model has.
+        ConversionError: the checkpoint, the caller or the config names another number of classes than the model has.
     """
     facts, reduce_labels = None, dataset.reduce_labels
     if dataset.type:
@@ -60,7 +66,7 @@ def find_classes(
 
     options, metainfo = dataset.options, dataset.metainfo
     candidates = [
-        (class_names, palette, "the checkpoint"),
+        (class_names, palette, names_source),
         (options.get("classes"), options.get("palette"), f"{dataset.where} of the config"),
         (metainfo.get("classes"), metainfo.get("palette"), f"the metainfo of {dataset.where or 'the config'}"),
     ]
@@ -74,9 +80,11 @@ def find_classes(
             names, facts = [BACKGROUND, *names], None
             colors = [[0, 0, 0], *colors] if colors is not None and len(colors) == 1 else None
     if names is not None and len(names) != num_labels:
+        fix = "the config does not belong to this checkpoint, or its num_classes is wrong"
+        if source == GIVEN_NAMES:
+            fix = "give one name for each class"
         raise ConversionError(
-            f"class counts disagree: {source} names {len(names)} classes, the model of the config has {num_labels}; "
-            "the config does not belong to this checkpoint, or its num_classes is wrong"
+            f"class counts disagree: {source} names {len(names)} classes, the model of the config has {num_labels}; {fix}"
         )
     if facts is not None and names is not None and _plain(names) != _plain(facts.classes):
         facts = None  # a user has trained the data set class on other classes
@@ -91,6 +99,48 @@ def find_classes(
         dataset=facts,
         reduce_labels=reduce_labels,
     )
+
+
+def read_class_names(text: str) -> list[str]:
+    """The class names that a user gives.
+
+    Args:
+        text: names separated by commas, or a file: JSON (a list, or ``id2label`` with or without the rest of a
+            config.json) or text with one name in each line.
+
+    Raises:
+        ConversionError: the file cannot be read, or has no names, or its ids are not 0, 1, 2, ...
+    """
+    path = Path(text)
+    try:
+        content = path.read_text(encoding="utf-8-sig") if path.is_file() else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConversionError(f"{text}: the class names cannot be read ({error}); give a text file or JSON") from error
+    if content is None:
+        if path.suffix.lower() in (".json", ".txt"):
+            raise ConversionError(f"{text}: there is no such file of class names")
+        names: Any = [name.strip() for name in text.split(",")]
+    elif path.suffix.lower() == ".json":
+        names = _names_in_json(text, content)
+    else:
+        names = [line.strip() for line in content.splitlines() if line.strip()]
+    if not _are_names(names) or not all(names):
+        raise ConversionError(f"{text}: expected class names, each a text that is not empty")
+    return names
+
+
+def _names_in_json(path: str, content: str) -> Any:
+    try:
+        values = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ConversionError(f"{path}: the file is not JSON ({error})") from error
+    if isinstance(values, dict):
+        values = values.get("id2label", values)
+    if not isinstance(values, dict):
+        return values
+    if set(values) != {str(i) for i in range(len(values))}:
+        raise ConversionError(f"{path}: id2label must have the ids 0, 1, 2, ... of the classes, each once")
+    return [values[str(i)] for i in range(len(values))]
 
 
 def _are_names(value: Any) -> bool:

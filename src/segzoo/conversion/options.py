@@ -12,7 +12,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 
 from segzoo.conversion.errors import ConversionError
-from segzoo.errors import SegZooError
+from segzoo.errors import SegZooError, one_line
 
 _REQUIRED = object()
 _BATCH_NORM = {"type": "BN"}
@@ -90,7 +90,7 @@ def values_that_fit(where: str) -> Iterator[None]:
             cause = cause.__cause__
         if isinstance(cause, SegZooError):
             raise cause from error
-        raise ConversionError(f"{where}: a value does not fit its option ({' '.join(str(cause).split())})") from error
+        raise ConversionError(f"{where}: a value does not fit its option ({one_line(cause)})") from error
 
 
 class Options:

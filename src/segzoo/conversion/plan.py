@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from segzoo.auto import AutoBackbone
 from segzoo.configuration_segzoo import SegZooConfig
 from segzoo.conversion.card import backbone_card, conversion_card
 from segzoo.conversion.errors import ConversionError
+from segzoo.conversion.labels import GIVEN_NAMES
 from segzoo.conversion.options import values_that_fit
 from segzoo.conversion.pretrained import find_kind
 from segzoo.conversion.pretrained.base import PretrainedKind
@@ -28,13 +30,15 @@ from segzoo.conversion.scene_parsing import (
     config_from_weights,
     is_decoder_state,
     is_scene_parsing,
-    translate_scene_parsing,
 )
 from segzoo.conversion.translate import translate_config
 from segzoo.conversion.translation import ComponentKeys, Translation
+from segzoo.errors import first_line
 from segzoo.heads import HeadConfig
 from segzoo.image_processing_segzoo import SegZooImageProcessor
 from segzoo.modeling_segzoo import SegZooForSemanticSegmentation
+
+_AUXILIARY = "auxiliary_head."
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Original:
         config: the training config that the caller gives, as values, or None.
         config_file: the file that this config was read from, or None.
         row: the released checkpoint that the caller names, or None.
+        class_names: names of the classes that the caller gives, before all others, or None.
     """
 
     checkpoint: OriginalCheckpoint
@@ -56,6 +61,18 @@ class Original:
     config: Mapping[str, Any] | None = None
     config_file: str | Path | None = None
     row: zoo.ZooRow | None = None
+    class_names: list[str] | None = None
+
+    def translate(self, config: Mapping[str, Any]) -> Translation:
+        """Translates a config, with the caller's class names or else the checkpoint's.
+
+        Raises:
+            ConversionError: the config is not supported, or the names are not as many as its classes.
+        """
+        palette = self.checkpoint.palette
+        if self.class_names is not None:
+            return translate_config(config, class_names=self.class_names, palette=palette, names_source=GIVEN_NAMES)
+        return translate_config(config, class_names=self.checkpoint.class_names, palette=palette)
 
 
 @dataclass(frozen=True)
@@ -108,16 +125,34 @@ def plan_segmentor(original: Original) -> Plan:
     Raises:
         ConversionError: the original has no config, is another kind of model, or its config is not supported.
     """
-    checkpoint = original.checkpoint
-    refuse_other_tasks(checkpoint.state_dict, original.title)
+    refuse_other_tasks(original.checkpoint.state_dict, original.title)
+    try:
+        translation, source = _translate_own(original)
+    except ConversionError as error:
+        row = original.row or _released(original)
+        config = None if row is None or original.config is not None else zoo.original_config(row.name)
+        if config is None or is_scene_parsing(config):
+            raise
+        source = f"the zoo ({row.name})"
+        try:
+            translation = original.translate(config)
+        except ConversionError:
+            raise error from None
+        cause = " ".join(str(error).split())
+        note = f"config: {source} gave it, because the checkpoint's own cannot be translated ({cause})"
+        return _plan_model(original, translation, source, note)
+    return _plan_model(original, translation, source)
+
+
+def _translate_own(original: Original) -> tuple[Translation, str]:
+    """The translation of the config that `_find_config` finds, and where that config came from."""
     config, source = _find_config(original)
     if is_scene_parsing(config):
         raise ConversionError(
             f"{original.title}: models of this config ({source}) come in two files; "
             "give the encoder's file and then the decoder's"
         )
-    translation = translate_config(config, class_names=checkpoint.class_names, palette=checkpoint.palette)
-    return _plan_model(original, translation, source)
+    return original.translate(config), source
 
 
 def plan_scene_parsing(original: Original) -> Plan:
@@ -132,7 +167,7 @@ def plan_scene_parsing(original: Original) -> Plan:
             f"{original.title}: models of this config ({source}) come in one file; give the checkpoint alone"
         )
     note = f"files: the SHA-256 given is the encoder's; the decoder's is {original.checkpoint.meta['decoder']}"
-    return _plan_model(original, translate_scene_parsing(config), source, note)
+    return _plan_model(original, original.translate(config), source, note)
 
 
 def plan_backbone(original: Original, kind: PretrainedKind) -> Plan:
@@ -150,6 +185,8 @@ def plan_backbone(original: Original, kind: PretrainedKind) -> Plan:
             f"{original.title}: these are pre-training weights without a decode head; leave --name and --config out to "
             "get the backbone"
         )
+    if original.class_names is not None:
+        raise ConversionError(f"{original.title}: a backbone has no classes; leave --classes out")
     found = kind.translate(original.checkpoint.state_dict, original.title)
     with torch.device("meta"):
         model = AutoBackbone.from_config(found.config)
@@ -172,6 +209,7 @@ def plan_backbone(original: Original, kind: PretrainedKind) -> Plan:
 
 
 def _plan_model(original: Original, translation: Translation, config_source: str, *notes: str) -> Plan:
+    translation = _without_stripped_heads(translation, original.checkpoint.state_dict)
     model = build_without_weights(translation.config)
     _check_class_count(original, model, translation.components)
     recognised, remarks = _identify(original)
@@ -187,13 +225,36 @@ def _plan_model(original: Original, translation: Translation, config_source: str
         labels_source=translation.classes.source,
         row=row,
         notes=[*translation.notes, *remarks, *notes, *_remarks(original)],
+        left_out=original.checkpoint.left_out,
     )
 
 
+def _without_stripped_heads(translation: Translation, state: Mapping[str, Tensor]) -> Translation:
+    """The translation without auxiliary heads if no weight of theirs is in the file; people strip them to save space."""
+    heads = [c for c in translation.components if c.original_prefix.startswith(_AUXILIARY)]
+    if not heads or any(key.startswith(_AUXILIARY) for key in state):
+        return translation
+    config = copy.deepcopy(translation.config)
+    config.auxiliary_head_configs = []
+    note = (
+        f"model.auxiliary_head: the file has no weights of {', '.join(head.original_type for head in heads)}; it is left "
+        "out of the model (inference does not use it, training goes on without it)"
+    )
+    components = [component for component in translation.components if component not in heads]
+    return replace(translation, config=config, components=components, notes=[*translation.notes, note])
+
+
 def _remarks(original: Original) -> list[str]:
-    if not original.checkpoint.averaged:
-        return []
-    return ["weights: the moving average was taken, not the weights that training goes on from"]
+    checkpoint, notes = original.checkpoint, []
+    if checkpoint.averaged:
+        notes.append("weights: the moving average was taken, not the weights that training goes on from")
+    if checkpoint.left_out:
+        names = sorted({key.partition(".")[0] for key in checkpoint.left_out})
+        notes.append(
+            f"weights: the model {checkpoint.model or 'without a prefix'} was taken; {len(checkpoint.left_out)} tensors "
+            f"beside it are left out ({', '.join(names[:5])})"
+        )
+    return notes
 
 
 def build_without_weights(config: SegZooConfig) -> SegZooForSemanticSegmentation:
@@ -206,8 +267,9 @@ def build_without_weights(config: SegZooConfig) -> SegZooForSemanticSegmentation
         with torch.device("meta"), values_that_fit("model"):
             return SegZooForSemanticSegmentation(config)
     except (RuntimeError, ZeroDivisionError) as error:
-        cause = str(error).strip().partition("\n")[0]
-        raise ConversionError(f"the model of the config cannot be built ({cause}); correct the config") from error
+        raise ConversionError(
+            f"the model of the config cannot be built ({first_line(error)}); correct the config"
+        ) from error
 
 
 def refuse_other_tasks(state: Mapping[str, Tensor], title: str) -> None:
@@ -261,7 +323,7 @@ def _stem(path: str | Path) -> str:
 
 def _find_config(original: Original) -> tuple[Mapping[str, Any], str]:
     """The original config and where it came from: the caller, else the checkpoint, else the zoo, else the weights."""
-    checkpoint, row = original.checkpoint, original.row
+    checkpoint, row = original.checkpoint, original.row or _released(original)
     if original.config is not None:
         return original.config, f"the file {original.config_file}"
     if checkpoint.config_text:
@@ -305,6 +367,13 @@ def _check_class_count(original: Original, model: PreTrainedModel, components: S
             f"{original.title}: class counts disagree: the config has {wanted} classes, the weights of {layer} "
             f"{weight.shape[0] - more}; give the config that they were trained with"
         )
+
+
+def _released(original: Original) -> zoo.ZooRow | None:
+    """The released checkpoint that a file certainly is: its name is the release's, and its hash fits; or None."""
+    row = zoo.lookup(_stem(original.title))
+    start = None if row is None else row.sha256_start
+    return row if start and original.checkpoint.sha256.startswith(start) else None
 
 
 def _identify(original: Original) -> tuple[zoo.ZooRow | None, list[str]]:

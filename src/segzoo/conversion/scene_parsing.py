@@ -7,7 +7,7 @@ says which model they belong to, or the weights' names and shapes where only one
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -292,8 +292,15 @@ def is_scene_parsing(config: Mapping[str, Any]) -> bool:
     return isinstance(config.get("MODEL"), Mapping)
 
 
-def translate_scene_parsing(config: Mapping[str, Any]) -> Translation:
+def translate_scene_parsing(
+    config: Mapping[str, Any], *, class_names: Sequence[str] | None = None, names_source: str = ""
+) -> Translation:
     """Translates a config of the project: ``MODEL`` and, if there is one, ``DATASET``; the rest is about training.
+
+    Args:
+        config: the config as plain Python values.
+        class_names: names of the classes instead of ADE20K's, or None.
+        names_source: where they come from, in words.
 
     Raises:
         ConversionError: encoder or decoder is not known, they do not fit each other, or a value is not supported.
@@ -330,7 +337,12 @@ def translate_scene_parsing(config: Mapping[str, Any]) -> Translation:
         )
         title, keys = f"{names[1]} (deep supervision)", KeyTable(_DEEP_SUPERVISION_KEYS)
         components.append(ComponentKeys(DECODER, "auxiliary_heads.0.", keys, title, auxiliary))
-    classes = find_classes(OriginalDataset(type="ADE20KDataset", reduce_labels=True), num_labels)
+    classes = find_classes(
+        OriginalDataset(type="ADE20KDataset", reduce_labels=True),
+        num_labels,
+        class_names=class_names,
+        names_source=names_source,
+    )
     multiple = 32 if encoder.joined or isinstance(head, UPerHeadConfig) else 8
     return assemble(components, classes, processor=_processor(data, multiple), notes=())
 

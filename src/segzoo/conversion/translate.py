@@ -40,19 +40,21 @@ def translate_config(
     *,
     class_names: Sequence[str] | None = None,
     palette: Sequence[Sequence[int]] | None = None,
+    names_source: str = "the checkpoint",
 ) -> Translation:
     """Translates a whole original config.
 
     Args:
         config: the original config as plain Python values.
-        class_names, palette: names and colours of the classes in the checkpoint, or None.
+        class_names, palette: names and colours of the classes that come before the config's, or None.
+        names_source: where they come from, in words.
 
     Raises:
         ConversionError: the config has no segmentation model, or has something unknown that might change the numbers;
             the message names the place, the option and its value.
     """
     if is_scene_parsing(config):
-        return translate_scene_parsing(config)
+        return translate_scene_parsing(config, class_names=class_names, names_source=names_source)
     original = OriginalConfig.parse(config)
     refuse_other_tasks(original)
     kind, options = segmentor_type(original.model), Options(original.model, "model")
@@ -97,6 +99,7 @@ def translate_config(
             one_channel=context.one_channel.get(decode_heads[-1].place),
             class_names=class_names,
             palette=palette,
+            names_source=names_source,
         )
     with values_that_fit("the test pipeline"):
         num_channels = getattr(components[0].config, "num_channels", 3)

@@ -1,4 +1,4 @@
-"""How training changes its pictures at random, as options; `segzoo.data.build_train_transform` makes the steps."""
+"""Options of the random changes to training pictures; `segzoo.data.build_train_transform` makes the steps."""
 
 from dataclasses import dataclass, replace
 from typing import Self
@@ -23,8 +23,8 @@ class Augmentation(Options):
     )
     scale_size: tuple[int, ...] | None = option(
         None,
-        "short edge, and limit of the long edge, that pictures are resized to; without keep_ratio height and width; none: "
-        "as the model's image processor does",
+        "short edge, and limit of the long edge, that pictures are resized to; without keep_ratio height and width; "
+        "none: as the model's image processor does",
         at_least=1,
         lengths=(1, 2),
     )
@@ -45,11 +45,11 @@ class Augmentation(Options):
     )
 
     def for_channels(self, num_channels: int) -> Self:
-        """The same for pictures of so many channels: photometric distortion is for RGB, and left out for others."""
+        """These options for pictures with ``num_channels`` channels: without photometric distortion unless it is 3."""
         return self if num_channels == 3 else replace(self, photometric_distortion=False)
 
     def check(self) -> None:
-        """``scale_range`` rises, ``scale_size`` fits ``keep_ratio``, and ``scale_edges`` needs it."""
+        """``scale_range`` rises, ``scale_size`` fits ``keep_ratio``, and ``scale_edges`` have ``keep_ratio``."""
         super().check()
         low, high = self.scale_range
         if low > high:
@@ -58,7 +58,8 @@ class Augmentation(Options):
             self.refuse("without keep_ratio, scale_size is the height and width to resize to")
         if self.keep_ratio and self.scale_size is not None and list(self.scale_size) != sorted(self.scale_size):
             self.refuse(
-                f"scale_size is {self.scale_size}; with keep_ratio the short edge comes first, then the long edge's limit"
+                f"scale_size is {self.scale_size}; with keep_ratio the short edge comes first, then the long edge's "
+                "limit"
             )
         if self.scale_edges and not self.keep_ratio:
             self.refuse("scale_edges choose a short edge, which needs keep_ratio")

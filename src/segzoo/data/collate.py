@@ -1,4 +1,4 @@
-"""Batches of samples: for training stacked, or padded on request; for evaluation padded, with original sizes."""
+"""Batches of samples: stacked or padded for training; padded, with the original sizes, for evaluation."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from segzoo.errors import SegZooError
 
 
 def collate_training(samples: Sequence[dict[str, Any]], *, pad_labels: int | None = None) -> dict[str, Any]:
-    """Stacks samples into a batch.
+    """Stack samples into a batch.
 
     Args:
         samples: dicts with `pixel_values` (channels, height, width) and, optionally, `labels` (height, width) and
             `name`.
-        pad_labels: pad samples to the largest of the batch, at the right and the bottom: pictures with 0, labels with
-            this id. None: all must have one size.
+        pad_labels: id that fills labels where samples are padded, at the right and the bottom, to the largest height
+            and width of the batch; pictures are filled with 0. None: all samples must have the same size.
 
     Returns:
-        `pixel_values` (batch, channels, height, width), and where the samples have them `labels` (batch, height,
-        width) and `name`, a list.
+        `pixel_values` (batch, channels, height, width) and, if the samples have them, `labels` (batch, height, width)
+        and `name`, a list.
 
     Raises:
         SegZooError: the sizes differ, and `pad_labels` is None.
@@ -48,23 +48,24 @@ def collate_training(samples: Sequence[dict[str, Any]], *, pad_labels: int | Non
 
 
 def _filled(values: torch.Tensor, height: int, width: int, fill: float) -> torch.Tensor:
-    """Pads a tensor (..., height, width) to a size at the right and the bottom."""
+    """Pad a tensor (..., height, width) at the right and the bottom to the given height and width."""
     bottom, right = height - values.shape[-2], width - values.shape[-1]
     return F.pad(values, (0, right, 0, bottom), value=fill) if bottom or right else values
 
 
 def collate_evaluation(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Batches pictures of any size, padded with 0 at the right and the bottom; masks keep their own sizes.
+    """Make a batch of pictures of any size, padded with 0 at the right and the bottom; masks keep their sizes.
 
-    Padding changes what a network sees near the border, so batches of one, or of equal sizes, score exactly.
+    Padding changes what a network sees near the border, so only batches of one picture, or of equal sizes, give exact
+    scores.
 
     Args:
         samples: dicts with `pixel_values` (channels, height, width), and optionally `labels`, `index` and `name`.
 
     Returns:
-        `pixel_values` (batch, channels, height, width); `input_sizes`, the (height, width) of each before padding; and
-        where the samples have them `labels` (list of tensors), `target_sizes` (their sizes), `index` (tensor) and
-        `name` (list).
+        `pixel_values` (batch, channels, height, width); `input_sizes`, the (height, width) of each picture before
+        padding; and, if the samples have them, `labels`, a list of tensors (height, width), with their sizes
+        `target_sizes`; `index`, a tensor (batch,); and `name`, a list.
     """
     pictures = [sample["pixel_values"] for sample in samples]
     height, width = (max(picture.shape[axis] for picture in pictures) for axis in (-2, -1))

@@ -9,10 +9,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class DataSource:
-    """Where a data set is, and how it is read.
+    """The location of a data set, and how it is read.
 
     Attributes:
-        name: one of a folder with `images/{split}` and `annotations/{split}`, or `{split}/images` and
+        name: one of: a folder with `images/{split}` and `annotations/{split}`, or `{split}/images` and
             `{split}/annotations` (any usual spelling of these words; files are matched by their path without
             extension; without split folders everything is "train"); the ADE20K benchmark `ADEChallengeData2016`, or
             its parent folder; Cityscapes: the folder of `leftImg8bit` and `gtFine`, unpacked or as the two official
@@ -48,7 +48,7 @@ class DataSource:
 
     @classmethod
     def of(cls, source: DataSource | str | os.PathLike) -> DataSource:
-        """A source from a name, read with the defaults; a source is returned unchanged."""
+        """A source for a name, with the defaults for everything else; a source is returned unchanged."""
         return source if isinstance(source, cls) else cls(source)
 
     @property

@@ -25,20 +25,20 @@ def make_sample(
     ignore_index: int,
     num_channels: int = 3,
 ) -> dict[str, Any]:
-    """Decodes, transforms and checks one row of a table or stream.
+    """Decode, transform and check one row of a table or stream.
 
     Args:
-        row: An undecoded row (`segzoo.data.rows.undecoded`).
-        index: Where it stands.
-        transform, num_labels, ignore_index, num_channels: As in `SegmentationDataset`.
-        rng: For the transform.
+        row: an undecoded row (`segzoo.data.rows.undecoded`).
+        index: position of the row.
+        transform, num_labels, ignore_index, num_channels: see `SegmentationDataset`.
+        rng: the transform's source of random numbers.
 
     Returns:
-        The transform's dict with `index` and `name`.
+        The transform's dict with `index` and `name`, the picture's file.
 
     Raises:
-        CorruptImageError: A file of the row cannot be read, or its column `label` is empty.
-        SegZooError: Picture and mask do not fit together, or a label is no class.
+        CorruptImageError: a file of the row cannot be read, or its column `label` is empty.
+        SegZooError: picture and mask do not fit together, or a label is no class.
     """
     image_name, label_name = row_names(row, index)
     label = row.get("label")
@@ -60,14 +60,14 @@ def make_sample(
 
 
 def too_many_corrupt(error: CorruptImageError, max_corrupt: int) -> CorruptImageError:
-    """The error for a broken sample after as many as may be passed over."""
+    """The error for a broken sample when ``max_corrupt`` others have been passed over already."""
     return CorruptImageError(
         f"{error} {max_corrupt} broken sample(s) were passed over before, as many as max_corrupt allows."
     )
 
 
 def warn_of_corrupt(error: CorruptImageError, number: int, max_corrupt: int) -> None:
-    """Warns that a broken sample is passed over, and names it."""
+    """Warn that a broken sample, the ``number``-th so far, is passed over."""
     warnings.warn(
         f"{error} Another one takes its place (broken sample {number} of at most {max_corrupt}).", stacklevel=4
     )
@@ -80,19 +80,24 @@ class SegmentationDataset(torch.utils.data.Dataset):
     of workers or processes. The epoch lives in shared memory, so that `set_epoch` reaches persistent workers.
 
     Args:
-        dataset: `datasets.Dataset` with columns `image` and, but for prediction, `label`; or any sequence of mappings.
-        transform: Called with (image array, mask array or None, generator), returns a dict of tensors; see
-            `build_train_transform`.
-        seed: Seed of the augmentation.
-        num_labels: Given, the labels that come out are checked (`check_labels`), and the file of a bad id is named.
-        ignore_index: Id that never counts, for that check; by default the transform's.
-        max_corrupt: So many samples whose picture or mask cannot be read are put up with, each with one warning that names
-            it: the next whole row stands in, with the random numbers of the row asked for. All workers of a loader count
-            together; each process of a distributed training counts for itself.
-        num_channels: Of the pictures, as the model takes them; by default the transform's, else 3.
+        dataset: `datasets.Dataset` with the column `image` and, except for prediction, `label`; or any sequence of
+            such mappings.
+        transform: function of an image array, a mask array or None, and a `numpy.random.Generator` that returns a dict
+            of tensors; see `build_train_transform`.
+        seed: seed of the augmentation.
+        num_labels: number of classes; the transformed labels are then checked with `check_labels`, whose error names
+            the file. None: no check.
+        ignore_index: id that never counts, for that check; None: the transform's, or 255 if it has none.
+        max_corrupt: largest number of samples whose picture or mask cannot be read and that are replaced, each with
+            one warning that names it. The next readable row takes the place, with the random numbers of the requested
+            position. All workers of a loader count together; each process of a distributed training counts for itself.
+        num_channels: number of channels that the model takes; None: the transform's, or 3 if it has none.
 
-    Each item is the transform's dict with `index` (the position asked for) and `name` (the picture's file). Items raise
-    `CorruptImageError` for the first corrupt file beyond `max_corrupt`.
+    Each item is the transform's dict with `index` (the requested position) and `name` (the picture's file). Reading an
+    item raises `CorruptImageError` for the first corrupt file beyond `max_corrupt`.
+
+    Raises:
+        SegZooError: the data set is empty.
     """
 
     def __init__(
@@ -124,7 +129,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch, also for running workers, from their next sample on."""
+        """Choose the epoch, also for running workers, from their next sample on."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
@@ -156,7 +161,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
         raise CorruptImageError("No picture of the data set can be read.")
 
     def _pass_over(self, place: int, error: CorruptImageError) -> None:
-        """Counts a broken row; raises where that is one too many."""
+        """Count a broken row; raise the error if there are more than `max_corrupt`."""
         if not self.max_corrupt:
             raise error
         is_new = not self._corrupt[place]

@@ -1,4 +1,4 @@
-"""The command-line options for where data is, how it is read, and what its classes are."""
+"""The command-line options for the location of data, how they are read, and their classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stream of pictures and masks whose batches depend on (seed, epoch, position) alone, and that can start anywhere."""
+"""A stream of pictures and masks whose batches depend on (seed, epoch, position) alone, starting at any position."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from segzoo.data.dataset import make_sample, too_many_corrupt, warn_of_corrupt
 from segzoo.data.decoding import CorruptImageError
 from segzoo.data.rows import undecoded
 from segzoo.data.workers import outlive_stop_signals
-from segzoo.errors import SegZooError
+from segzoo.errors import SegZooError, first_line
 
 
 @dataclass(frozen=True)
@@ -44,31 +44,32 @@ class _Failure:
 class SegmentationStream:
     """Decodes and transforms the rows of a stream of `load_segmentation_dataset(..., streaming=True)`.
 
-    Every epoch goes through the rows in an order that (seed, epoch) decides: parts of the data in random order, and within
-    them a shuffle buffer, as `datasets.IterableDataset.shuffle` does it. The random numbers of a sample are those of
-    `numpy.random.default_rng([seed, epoch, index])`, where `index` is its position in that order. So batches do not depend
-    on the number of workers, and those of several processes are, taken together, those of one.
+    Every epoch goes through the rows in an order that depends on (seed, epoch): `datasets.IterableDataset.shuffle`
+    puts the parts of the data in random order, and shuffles within a buffer. The random numbers of a sample are those
+    of `numpy.random.default_rng([seed, epoch, index])`, where `index` is its position in that order. So batches do not
+    depend on the number of workers, and those of several processes are, taken together, those of one.
 
     Each process reads all rows, undecoded, and decodes its own: decoding is divided among processes, reading is not.
 
     Args:
-        rows: `datasets.IterableDataset` with columns `image` and, but for prediction, `label`.
-        transform: Called with (image array, mask array or None, generator), returns a dict of tensors; see
-            `build_train_transform`.
-        seed: Decides order and augmentation.
-        num_labels, ignore_index, num_channels: As in `SegmentationDataset`.
-        max_corrupt: Up to so many different samples whose files cannot be read are passed over, each with a warning that
-            names the file. In a batch the next whole row in the order of training takes the place, with the random numbers
-            of the place. Each process counts its own.
-        shuffle_buffer: Rows that are held, undecoded, to draw from; 0 or 1 keeps the order of the data.
-        process_index, num_processes: Which part of each round of batches this process gets.
+        rows: `datasets.IterableDataset` with the column `image` and, except for prediction, `label`.
+        transform: function of an image array, a mask array or None, and a `numpy.random.Generator` that returns a dict
+            of tensors; see `build_train_transform`.
+        seed: seed of order and augmentation.
+        num_labels, ignore_index, num_channels: see `SegmentationDataset`.
+        max_corrupt: largest number of different samples whose files cannot be read and that are passed over, each with
+            a warning that names the file. In a batch, the next readable row in the order of training takes the place,
+            with the random numbers of that place. Each process counts its own.
+        shuffle_buffer: number of undecoded rows that are kept to draw from; 0 or 1 keeps the order of the data.
+        process_index, num_processes: number of this process, from 0, and number of all; they divide each round of
+            batches.
 
     A training reads `batches`. Iterating gives the samples of one epoch: the transform's dict with `index` and
-    `name` (the picture's file); of n processes each gets every n-th.
+    `name` (the picture's file); of n processes, each gets every n-th.
 
     Raises:
-        SegZooError: There is no column `image`. While reading: an error as from items of `SegmentationDataset`, or the
-            source broke off.
+        SegZooError: there is no column `image`. While reading: the source broke off, or a sample is faulty in a way
+            that items of `SegmentationDataset` raise for.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class SegmentationStream:
         self._corrupt: set[int] = set()
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch of the next iteration; `batches` counts epochs itself."""
+        """Choose the epoch of the next iteration; `batches` counts epochs itself."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -118,22 +119,23 @@ class SegmentationStream:
         pin_memory: bool = False,
         collate: Callable[[list[dict[str, Any]]], dict[str, Any]] = collate_training,
     ) -> Iterator[dict[str, Any]]:
-        """Batches of this process without end, one epoch after the other.
+        """Endless batches of this process, one epoch after the other.
 
-        All processes together take ``batch_size * num_processes`` rows of an epoch at a time; the last incomplete round is
-        left out, so that every batch is full and no row comes twice in an epoch.
+        All processes together take ``batch_size * num_processes`` rows of an epoch at a time. An incomplete last round
+        is left out, so that every batch is full and no row comes twice in an epoch.
 
         Args:
-            batch_size: Number of samples in the batch of each process.
-            first_batch: How many batches, counted over all epochs, have been used already. To find the place, rows are read
-                but not decoded: one whole epoch at most, to learn its length, and the beginning of the current one.
-            num_workers: Processes that decode and transform. This process reads the rows and hands them over, up to two
-                batches for each worker in advance. 0 decodes here.
-            pin_memory: For faster copies to a GPU.
-            collate: Makes a batch of samples.
+            batch_size: number of samples in a batch of one process.
+            first_batch: number of batches, counted over all epochs, to skip because they have been used already. Their
+                rows are read but not decoded: at most one whole epoch, to learn its length, and the beginning of the
+                current one.
+            num_workers: number of processes that decode and transform. The calling process reads the rows and hands
+                them over, up to two batches for each worker in advance. 0 decodes in the calling process.
+            pin_memory: put batches into page-locked memory, which is copied to a GPU faster.
+            collate: function that makes a batch of a list of samples.
 
         Raises:
-            SegZooError: The data do not fill one round.
+            SegZooError: the data have fewer rows than one round, cannot be read, or have too many broken samples.
         """
         rounds = _Rounds(
             self._rounds(batch_size * self.num_processes, first_batch),
@@ -141,7 +143,7 @@ class SegmentationStream:
         )
         loader = torch.utils.data.DataLoader(
             self._decoder,
-            batch_sampler=rounds,  # hands out rows where others hand out indices
+            batch_sampler=rounds,  # yields rows instead of indices
             num_workers=num_workers,
             pin_memory=pin_memory,
             collate_fn=_CollateWhole(collate),
@@ -165,15 +167,14 @@ class SegmentationStream:
             except StopIteration:
                 return
             except Exception as error:  # of files, networks and formats, each library's own
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 raise SegZooError(
-                    f"The data broke off after {index} rows of epoch {epoch}: {reason}. Go on from the last checkpoint."
+                    f"The data broke off after {index} rows of epoch {epoch}: {first_line(error)}. Go on from the last checkpoint."
                 ) from error
             yield _Place(epoch, index, row)
             index += 1
 
     def _rounds(self, size: int, first: int) -> Iterator[list[_Place]]:
-        """Complete rounds without end, beginning with the round number `first`."""
+        """Endless complete rounds of ``size`` rows, beginning with round number ``first``, which counts from 0."""
         epoch = 0
         while True:
             places, number = self._places(epoch), 0
@@ -191,7 +192,7 @@ class SegmentationStream:
             first = first % number if first >= number else 0
 
     def _pass_over(self, failure: _Failure) -> None:
-        """Counts a sample that cannot be read; raises where that is one too many, and for any other failure."""
+        """Count a sample that cannot be read; raise if there are more than `max_corrupt`, or for any other failure."""
         if not self.max_corrupt or not isinstance(failure.error, CorruptImageError):
             raise failure.error
         files = _fingerprint(failure.place.row)
@@ -214,11 +215,11 @@ class SegmentationStream:
 
 
 class _Rounds:
-    """Hands out this process's part of every round, and keeps the rounds that are under way.
+    """Yields this process's part of every round, and keeps the rounds that are under way.
 
     Args:
-        source: Rounds in order, without end.
-        part: The part of each round that is handed out.
+        source: endless rounds, in order.
+        part: the part of each round that is yielded.
     """
 
     def __init__(self, source: Iterator[list[_Place]], part: slice):
@@ -233,7 +234,7 @@ class _Rounds:
             yield places[self.part]
 
     def after(self, place: _Place) -> Iterator[_Place]:
-        """The rows that follow one of the oldest round under way, in the order of training."""
+        """The rows after ``place``, which is in the oldest round under way, in the order of training."""
         oldest = self.under_way[0]
         yield from oldest[place.index - oldest[0].index + 1 :]
         for places in [*list(self.under_way)[1:], *self.read_ahead]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from segzoo.data.data_source import DataSource
 from segzoo.data.folders import Folder
 from segzoo.data.pairing import SPLIT_NAMES
-from segzoo.errors import SegZooError
+from segzoo.errors import SegZooError, first_line
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -60,7 +60,7 @@ def load_saved(source: DataSource) -> Tables:
         loaded = datasets.load_from_disk(str(source.path))
     except Exception as error:  # the library raises many kinds, here and below
         raise SegZooError(
-            f"{source.path} was saved by `datasets` but cannot be loaded: {_first_line(error)}"
+            f"{source.path} was saved by `datasets` but cannot be loaded: {first_line(error)}"
         ) from error
     if not isinstance(loaded, datasets.DatasetDict):
         loaded = {"train": loaded}
@@ -131,12 +131,8 @@ def _load(name: str, where: str, source: DataSource, explain: str = "", **files:
             **files,
         )
     except Exception as error:
-        raise SegZooError((explain or f"{where} cannot be read: ") + _first_line(error)) from error
+        raise SegZooError((explain or f"{where} cannot be read: ") + first_line(error)) from error
     return _name_columns(loaded, where, source)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _holds_pictures(feature: Any) -> bool:
@@ -214,6 +210,6 @@ def _renamed(table: Dataset | IterableDataset, names: Mapping[str, str], where: 
                 table = table.cast_column(column, datasets.Image())
             except (TypeError, ValueError) as error:
                 raise SegZooError(
-                    f"{where}: the {column} column does not hold pictures: {_first_line(error)}"
+                    f"{where}: the {column} column does not hold pictures: {first_line(error)}"
                 ) from error
     return table

@@ -1,7 +1,7 @@
-"""Joint transforms of picture and mask: what mmsegmentation's training pipelines do, on torchvision v2.
+"""Joint transforms of picture and mask: the steps of mmsegmentation's training pipelines, on torchvision v2.
 
-Every random step draws from the `numpy.random.Generator` that it is handed and from nothing else, so that whoever
-makes the generator (`SegmentationDataset` makes it from seed, epoch and index) decides the outcome. Pictures stay
+Every random step draws from the `numpy.random.Generator` that it is given and from nothing else, so the generator
+decides the outcome (`SegmentationDataset` makes it from seed, epoch and index). Pictures stay
 uint8 in channels-last memory until they are normalised, which is what torchvision resizes fastest on a CPU.
 """
 
@@ -30,7 +30,7 @@ Pair: TypeAlias = tuple[tv_tensors.Image, tv_tensors.Mask | None]
 
 
 class JointStep(Protocol):
-    """One step: picture (channels, height, width) uint8 and mask (height, width) of ids in, the same out."""
+    """A step from picture and mask to both: uint8 (channels, height, width), and ids (height, width) or None."""
 
     def __call__(self, image: tv_tensors.Image, mask: tv_tensors.Mask | None, rng: np.random.Generator) -> Pair: ...
 
@@ -51,16 +51,17 @@ def _nearest(source: int, target: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Scale:
-    """Resizes to a scale times a random ratio.
+    """Resizes to a size times a random ratio: pictures bilinearly, masks to the nearest id.
 
     Attributes:
-        size: With `keep_ratio`, limits (short edge, long edge), of which either may be None; both None (or `size` None)
-            is the picture's own size. Without it, (height, width).
-        ratio_range: Range of the ratio, which is drawn uniformly.
-        keep_ratio: Whether the picture keeps its shape.
-        antialias: Smooth when shrinking, which the originals do not.
-        short_edges: Short edges of which one at random replaces that in `size`, for mmseg's `multiscale_mode="value"`.
-        multiple: Both sides are stretched up to multiples of this.
+        size: in pixels: with `keep_ratio`, limits (short edge, long edge), of which either may be None; without it,
+            (height, width). None, or two limits of None: the picture's own size.
+        ratio_range: smallest and largest ratio; it is drawn uniformly.
+        keep_ratio: whether the picture keeps its aspect ratio.
+        antialias: smooth the picture when shrinking; the original pipelines do not.
+        short_edges: lengths in pixels, of which one at random replaces the short edge in `size` (mmseg's
+            `multiscale_mode="value"`); empty: none does.
+        multiple: both sides are stretched to the next multiple of this number.
     """
 
     size: tuple[int | None, int | None] | None = None
@@ -87,14 +88,14 @@ class Scale:
 
 @dataclass(frozen=True)
 class RandomCrop:
-    """Cuts out a box of at most the given size; avoids boxes that one class fills.
+    """Cuts out a random box of at most the given size; avoids boxes that one class fills.
 
     Attributes:
-        size: (height, width); a smaller picture is taken whole in that direction.
-        cat_max_ratio: A box is drawn again, up to `tries` times, while its commonest class covers this share of the
-            pixels that count, or while it holds one class only. 1.0 takes the first box.
-        ignore_index: Id that does not count.
-        tries: Largest number of further draws.
+        size: (height, width) in pixels; along a side where the picture is smaller, it is taken whole.
+        cat_max_ratio: a box is drawn again, up to `tries` times, while its commonest class covers this share or more
+            of the pixels that count, or while no pixel counts. 1.0 takes the first box.
+        ignore_index: id that does not count.
+        tries: largest number of further draws.
     """
 
     size: tuple[int, int]
@@ -129,7 +130,7 @@ class RandomCrop:
 
 @dataclass(frozen=True)
 class RandomFlip:
-    """Mirrors left and right with the given probability."""
+    """Mirrors picture and mask left to right with the given probability."""
 
     probability: float = 0.5
 
@@ -140,7 +141,7 @@ class RandomFlip:
 
 
 def _shift_colors(image: torch.Tensor, saturation: float, degrees: float) -> torch.Tensor:
-    """Scales the saturation and turns the hue of an RGB picture (3, height, width), as a way through HSV would."""
+    """Scale the saturation of an RGB picture, uint8 (3, height, width), and turn its hue by ``degrees``, as in HSV."""
     red, green, blue = image.to(torch.float32, memory_format=torch.contiguous_format).unbind(0)
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
@@ -168,13 +169,13 @@ class PhotometricDistortion:
     """Random brightness, contrast, saturation and hue, each applied with probability one half.
 
     Order: brightness, contrast (or last, with probability one half), saturation, hue. Values are cut to 0..255 and to
-    whole numbers after every step. Saturation and hue are those of RGB: pictures have three channels.
+    whole numbers after brightness, after contrast, and after saturation and hue. Pictures are RGB.
 
     Attributes:
-        brightness: Largest number of grey levels that are added or subtracted.
-        contrast: Range of the factor on grey levels.
-        saturation: Range of the factor on the saturation.
-        hue: Range of the turn, in steps of 2 degrees to either side.
+        brightness: largest number of grey levels that are added or subtracted.
+        contrast: smallest and largest factor on the grey levels.
+        saturation: smallest and largest factor on the saturation.
+        hue: the hue turns by -hue..hue-1 steps of 2 degrees; 0 leaves it unchanged.
     """
 
     brightness: float = 32.0
@@ -209,10 +210,10 @@ def _look_up(image: torch.Tensor, table: np.ndarray) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class FromTorchvision:
-    """Any transform of torchvision v2 as a step; its randomness comes from the generator like that of the others.
+    """A transform of torchvision v2 as a step; torch's random numbers are seeded from the generator for it.
 
     Attributes:
-        transform: Called with (`tv_tensors.Image`, `tv_tensors.Mask`), or with the image alone.
+        transform: function of a `tv_tensors.Image` and a `tv_tensors.Mask`, or of the image alone if there is no mask.
     """
 
     transform: Any
@@ -229,22 +230,25 @@ class FromTorchvision:
 class JointTransform:
     """Steps on picture and mask, then normalisation and padding.
 
-    Call it with arrays or tensors and a generator; or hand it to `Dataset.with_transform`, where it takes a batch of
-    lists and, having no sample index there, seeds its generator from torch's.
+    Call it with arrays or tensors and a generator, or pass it to `Dataset.with_transform`, where it takes a batch of
+    lists and, without a sample index, seeds its generator from torch's.
 
     Attributes:
-        steps: What to do, in order.
-        mean, std: One number, or one per channel, of values after `rescale_factor`.
-        rescale_factor: Grey levels are multiplied by it.
+        steps: the steps, in order.
+        mean, std: one number for all channels, or one per channel, subtracted and divided by after rescaling.
+        rescale_factor: factor on the grey levels.
         channel_order: "rgb" or "bgr": order of the output's channels, and of `mean` and `std`.
-        reduce_labels: Apply `reduce_labels` to the mask first.
-        ignore_index: Id that never counts; also fills the padding of the mask.
-        pad_size: (height, width) to fill up to at the right and the bottom, with 0 after normalisation; None: not.
-        keep_label_size: The mask skips the steps, so that scores can be taken at its original size.
-        num_channels: Of the pictures.
+        reduce_labels: whether 0 in masks stands for "no class" and 1 for the first class; 0 then becomes
+            `ignore_index`, and other ids are lowered by 1.
+        ignore_index: id that never counts; also fills the padding of the mask.
+        pad_size: (height, width) in pixels that smaller results are padded to at the right and the bottom, pictures
+            with 0 after normalisation; None: no padding.
+        keep_label_size: the mask skips the steps, so that scores can be computed at its original size.
+        num_channels: number of channels of the pictures.
 
     Raises:
-        SegZooError: `mean` or `std` of another number of channels, or photometric distortion of pictures that are not RGB.
+        SegZooError: `mean` or `std` have another number of channels, or pictures with photometric distortion are not
+            RGB.
     """
 
     steps: tuple[JointStep, ...] = ()
@@ -263,21 +267,25 @@ class JointTransform:
             per_channel(getattr(self, name), self.num_channels, name)
         if self.num_channels != 3 and any(isinstance(step, PhotometricDistortion) for step in self.steps):
             raise SegZooError(
-                f"photometric distortion changes saturation and hue of RGB, and these pictures have {self.num_channels} "
-                "channel(s); leave it out (photometric_distortion=False)"
+                "photometric distortion changes saturation and hue of RGB, and these pictures have "
+                f"{self.num_channels} channel(s); leave it out (photometric_distortion=False)"
             )
 
     def __call__(self, image: Any, mask: Any = None, rng: np.random.Generator | None = None) -> dict[str, Any]:
-        """Transforms one pair.
+        """Transform one pair, or a batch of rows.
 
         Args:
-            image: uint8, an array (height, width, num_channels) or tensor (num_channels, height, width), by default RGB; or
-                a batch of lists.
-            mask: Ids (height, width), or None.
-            rng: Source of randomness.
+            image: uint8, an array (height, width, num_channels) or tensor (num_channels, height, width), RGB if there
+                are three channels; or a mapping of the column `image`, and `label` if there are masks, to lists.
+            mask: ids (height, width), or None.
+            rng: source of random numbers; None seeds one from torch's.
 
         Returns:
-            `pixel_values` float32 (num_channels, height, width) and, with a mask, `labels` int64 (height, width).
+            `pixel_values` float32 (num_channels, height, width) and, with a mask, `labels` int64 (height, width); for
+            a batch, lists of these.
+
+        Raises:
+            SegZooError: the picture has another type or shape, or a batch has no column `image` or a faulty pair.
         """
         if isinstance(image, Mapping):
             return self._batch(image)
@@ -331,9 +339,9 @@ def _to_image(image: Any, num_channels: int) -> tv_tensors.Image:
         tensor = torch.from_numpy(array if array.flags.writeable else array.copy()).permute(2, 0, 1)
     if tensor.ndim != 3 or tensor.shape[0] != num_channels or tensor.dtype != torch.uint8:
         raise SegZooError(
-            f"This transform takes pictures of {num_channels} channel(s), uint8 ({num_channels}, height, width) or arrays "
-            f"(height, width, {num_channels}); got {tensor.dtype} {tuple(image.shape)}. segzoo.data.decode_image makes one "
-            f"from a file (num_channels={num_channels})."
+            f"This transform takes pictures of {num_channels} channel(s), uint8 ({num_channels}, height, width) or "
+            f"arrays (height, width, {num_channels}); got {tensor.dtype} {tuple(image.shape)}. segzoo.data.decode_image "
+            f"makes one from a file (num_channels={num_channels})."
         )
     return tv_tensors.Image(tensor)
 
@@ -351,19 +359,23 @@ def build_train_transform(
     extra_steps: Sequence[JointStep] = (),
     num_channels: int = 3,
 ) -> JointTransform:
-    """Training transform: random scale, random crop, flip, photometric distortion, normalisation, padding.
+    """Build the training transform: random scale, crop, flip and photometric distortion, normalisation, padding.
 
     Args:
-        augmentation: What is done at random; None: `Augmentation()`. Without a `scale_size`, the random factor is on each picture's
-            own size; pictures smaller than `crop_size` are padded.
-        image_mean, image_std, rescale_factor, channel_order: Normalisation, as the image processor's fields.
-        reduce_labels, ignore_index: Label rule.
-        antialias: Smooth when shrinking.
-        extra_steps: More steps (`JointStep`, or `FromTorchvision(v2 transform)`) between distortion and normalisation.
-        num_channels: Of the pictures. Where it is not 3, there is no photometric distortion by default.
+        augmentation: options of the random steps; None: `Augmentation()`, for pictures that are not RGB without
+            photometric distortion. Without a `scale_size`, the random factor multiplies each picture's own size;
+            pictures smaller than `crop_size` are padded.
+        image_mean, image_std, rescale_factor, channel_order: normalisation, with the meaning of the image processor's
+            fields.
+        reduce_labels, ignore_index: label rule; see `JointTransform`.
+        antialias: smooth pictures when shrinking.
+        extra_steps: further steps (`JointStep`, or `FromTorchvision(v2 transform)`) between distortion and
+            normalisation.
+        num_channels: number of channels of the pictures.
 
     Raises:
-        SegZooError: As `JointTransform`.
+        SegZooError: mean or standard deviation have another number of channels, or pictures with photometric
+            distortion are not RGB.
     """
     chosen = augmentation or Augmentation().for_channels(num_channels)
     crop = chosen.crop_size
@@ -399,7 +411,7 @@ def build_train_transform(
 
 @dataclass(frozen=True)
 class ProcessorTransform:
-    """The picture goes through an image processor, the mask keeps its size; see `build_processor_transform`."""
+    """Passes the picture through an image processor; the mask keeps its size. See `build_processor_transform`."""
 
     image_processor: Any
     reduce_labels: bool = False
@@ -410,7 +422,7 @@ class ProcessorTransform:
         self, image: Any, mask: Any = None, rng: np.random.Generator | None = None
     ) -> dict[str, torch.Tensor]:
         options: dict[str, Any] = {"return_tensors": "pt"}
-        if self.num_channels not in (1, 3, 4):  # which transformers finds by itself
+        if self.num_channels not in (1, 3, 4):  # transformers infers these by itself
             options["input_data_format"] = "channels_last"
         result = {"pixel_values": self.image_processor(images=image, **options)["pixel_values"][0]}
         if mask is not None:
@@ -426,12 +438,13 @@ def build_processor_transform(
     ignore_index: int | None = None,
     num_channels: int | None = None,
 ) -> ProcessorTransform:
-    """Evaluation transform that does to the picture exactly what inference does.
+    """Build the evaluation transform, which prepares pictures exactly as inference does.
 
     Args:
-        image_processor: Any image processor of transformers.
-        reduce_labels, ignore_index: Label rule; None: the processor's `do_reduce_labels` and `ignore_index`.
-        num_channels: Of the pictures; None: the processor's `num_channels`, else 3.
+        image_processor: any image processor of transformers.
+        reduce_labels, ignore_index: label rule; None: the processor's `do_reduce_labels` and `ignore_index`, or False
+            and 255 if it has none.
+        num_channels: number of channels of the pictures; None: the processor's `num_channels`, or 3 if it has none.
     """
     if reduce_labels is None:
         reduce_labels = bool(getattr(image_processor, "do_reduce_labels", False))

@@ -1,4 +1,4 @@
-"""Processes that load data for a training, and end when it tells them to."""
+"""Loading processes that outlive the signals a scheduler sends, and end when their training tells them to."""
 
 import os
 import signal

@@ -43,6 +43,47 @@ METADATA_FILE = "segzoo.json"
 _CHECK_SIZES = ((256, 320), (347, 225))
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What a file takes and returns, and how it is written.
+
+    Args:
+        size: (height, width) of the input in pixels; None leaves both free.
+        batch: number of pictures per batch; None leaves it free.
+        labels: the output is a map of class ids at the input's size, int64 (B, H, W), instead of logits at the head's
+            resolution, float32 (B, num_labels, H / stride, W / stride).
+        uint8: the input is RGB pictures of 0..255, uint8 (B, H, W, 3), which the file normalises, instead of the image
+            processor's output, float32 (B, C, H, W).
+        dtype: type of the weights and of the computation between input and output.
+        opset: version of ONNX's operators, one of ``OPSETS``; None is ``DEFAULT_OPSET``.
+        tolerance: largest accepted difference from the model; None takes that of the dtype in ``TOLERANCES``.
+
+    Raises:
+        SegZooError: a size, batch or dtype that cannot be.
+    """
+
+    size: tuple[int, int] | None = None
+    batch: int | None = None
+    labels: bool = False
+    uint8: bool = False
+    dtype: Literal["float32", "float16"] = "float32"
+    opset: int | None = None
+    tolerance: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "float16"):
+            raise SegZooError(f"dtype {self.dtype!r} cannot be exported; use float32 or float16")
+        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
+            raise SegZooError(f"size is {self.size}; give (height, width) in pixels")
+        if self.batch is not None and self.batch < 1:
+            raise SegZooError(f"batch is {self.batch}; give the number of pictures at once")
+
+    @property
+    def precision(self) -> torch.dtype:
+        """``dtype`` as PyTorch's."""
+        return getattr(torch, self.dtype)
+
+
 @dataclass(frozen=True)
 class Check:
     """One comparison of the file with the model on generated pictures.
@@ -86,15 +127,9 @@ class ExportReport:
 def export_model(
     model: PreTrainedModel,
     output: str | os.PathLike,
+    options: ExportOptions | None = None,
     *,
     processor: SegZooImageProcessor | None = None,
-    size: tuple[int, int] | None = None,
-    batch: int | None = None,
-    labels: bool = False,
-    uint8: bool = False,
-    dtype: Literal["float32", "float16"] = "float32",
-    opset: int | None = None,
-    tolerance: float | None = None,
     overwrite: bool = False,
     name: str | None = None,
 ) -> ExportReport:
@@ -104,53 +139,43 @@ def export_model(
         model: a SegZooForSemanticSegmentation in eval mode, float32, on the CPU.
         output: a name that ends in ``.onnx`` (needs the packages of ``segzoo[onnx]``) or ``.pt2``
             (``torch.export.load``).
+        options: input, output and precision of the file; None: `ExportOptions()`.
         processor: the model's image processor; the metadata describe what it does to pictures.
-        size: (height, width) of the input in pixels; None leaves both free.
-        batch: number of pictures per batch; None leaves it free.
-        labels: the output is a map of class ids at the input's size, int64 (B, H, W), instead of logits at the head's
-            resolution, float32 (B, num_labels, H / stride, W / stride).
-        uint8: the input is RGB pictures of 0..255, uint8 (B, H, W, 3), which the file normalises, instead of the image
-            processor's output, float32 (B, C, H, W).
-        dtype: type of the weights and of the computation between input and output.
-        opset: version of ONNX's operators, one of ``OPSETS``; None is ``DEFAULT_OPSET``.
-        tolerance: largest accepted difference from the model; None takes that of the dtype in ``TOLERANCES``.
         overwrite: replace an existing file of this name.
         name: name of the model in the metadata.
 
     Raises:
-        SegZooError: packages are missing, the model is not one of segzoo's, an argument does not fit, the model cannot
+        SegZooError: packages are missing, the model is not one of segzoo's, an option does not fit it, it cannot
             be traced, or the file cannot be written, cannot be loaded or gives other results than the model. No new
             file is left behind, and an old one is unchanged.
     """
-    output = Path(output)
-    check_target(output, opset=opset, overwrite=overwrite)
-    _check_model(model, processor, size, batch, uint8, dtype)
-    precision = getattr(torch, dtype)
+    output, options = Path(output), options or ExportOptions()
+    check_target(output, opset=options.opset, overwrite=overwrite)
+    _check_model(model, processor, options.uint8)
     exported = ExportedModel(
-        copy.deepcopy(model).to(precision) if precision != model.dtype else model,
+        copy.deepcopy(model).to(options.precision) if options.precision != model.dtype else model,
         processor,
-        labels=labels,
-        uint8=uint8,
+        labels=options.labels,
+        uint8=options.uint8,
     )
-    example = _picture(exported, batch or 2, size or _CHECK_SIZES[0])
-    program = _trace(exported, example, free_batch=batch is None, free_size=size is None)
-    metadata = describe(exported, processor, size=size, name=name)
+    example = _picture(exported, options.batch or 2, options.size or _CHECK_SIZES[0])
+    program = _trace(exported, example, free_batch=options.batch is None, free_size=options.size is None)
+    metadata = describe(exported, processor, size=options.size, name=name)
     stale = []
     if output.suffix == ".onnx" and output.is_file():
         stale = [output.with_name(f"{output.name}.data")]  # the weights of the overwritten graph, if it was large
     with moved_together(output, overwrite=overwrite, stale=stale) as folder:
         partial = folder / output.name
-        run = _write(program, exported, partial, metadata, opset or DEFAULT_OPSET, batch, size)
-        accepted = TOLERANCES[precision] if tolerance is None else tolerance
-        checks = _compare(run, exported, model, batch, size, processor, accepted, output)
+        run = _write(program, exported, partial, metadata, options)
+        checks = _compare(run, exported, model, processor, options, output)
         del run  # before its file is moved, for Windows
         files = tuple(sorted((output.with_name(path.name) for path in folder.iterdir()), key=lambda p: p != output))
-    shape = "(batch, {}, {}, 3)" if uint8 else f"(batch, {example.shape[1]}, {{}}, {{}})"
-    sides = size or ("height", "width")
+    shape = "(batch, {}, {}, 3)" if options.uint8 else f"(batch, {example.shape[1]}, {{}}, {{}})"
+    sides = options.size or ("height", "width")
     return ExportReport(
         path=output,
         files=files,
-        input=f"{exported.input_name}: {'uint8' if uint8 else 'float32'} {shape.format(*sides)}",
+        input=f"{exported.input_name}: {'uint8' if options.uint8 else 'float32'} {shape.format(*sides)}",
         output=f"{exported.output_name}: {metadata['output']}",
         checks=checks,
     )
@@ -190,23 +215,18 @@ def check_target(output: Path, *, opset: int | None = None, overwrite: bool = Fa
         ) from error
 
 
-def _check_model(
-    model: PreTrainedModel,
-    processor: SegZooImageProcessor | None,
-    size: tuple[int, int] | None,
-    batch: int | None,
-    uint8: bool,
-    dtype: str,
-) -> None:
+def _check_model(model: PreTrainedModel, processor: SegZooImageProcessor | None, uint8: bool) -> None:
     config = getattr(model, "config", None)
     if not isinstance(config, SegZooConfig):
         kind = getattr(config, "model_type", type(model).__name__)
         raise SegZooError(
-            f"a model of type {kind} cannot be exported, segzoo's own models only; use another exporter for it, such as optimum"
+            f"a model of type {kind} cannot be exported, segzoo's own models only; use another exporter for it, such "
+            "as optimum"
         )
     if processor is not None and not isinstance(processor, SegZooImageProcessor):
         raise SegZooError(
-            f"the image processor is a {type(processor).__name__}, whose steps cannot be described; give a SegZooImageProcessor"
+            f"the image processor is a {type(processor).__name__}, whose steps cannot be described; give a "
+            "SegZooImageProcessor"
         )
     if model.training:
         raise SegZooError("the model is in training mode, in which it drops features; call model.eval() first")
@@ -215,12 +235,6 @@ def _check_model(
             f"the model is {model.dtype} on {model.device}, but is compared with the file in float32 on the CPU; "
             "load it so, and choose the file's precision with dtype"
         )
-    if dtype not in ("float32", "float16"):
-        raise SegZooError(f"dtype {dtype!r} cannot be exported; use float32 or float16")
-    if size is not None and (len(size) != 2 or min(size) < 1):
-        raise SegZooError(f"size is {size}; give (height, width) in pixels")
-    if batch is not None and batch < 1:
-        raise SegZooError(f"batch is {batch}; give the number of pictures at once")
     if uint8 and processor is None:
         raise SegZooError(
             "uint8 input needs the model's image processor, whose mean and standard deviation go into the file"
@@ -280,14 +294,12 @@ def _write(
     exported: ExportedModel,
     path: Path,
     metadata: Mapping[str, str],
-    opset: int,
-    batch: int | None,
-    size: tuple[int, int] | None,
+    options: ExportOptions,
 ) -> Callable[[Tensor], Tensor]:
     """Write the file and load it again; returns a function from input to output that runs it."""
     try:
         if path.suffix == ".onnx":
-            _write_onnx(program, exported, path, metadata, opset, batch, size)
+            _write_onnx(program, exported, path, metadata, options)
             return _onnx_runner(path)
         torch.export.save(program, path, extra_files={METADATA_FILE: json.dumps(metadata, indent=1)})
         return torch.export.load(path).module()
@@ -296,7 +308,8 @@ def _write(
     except Exception as error:  # PyTorch and onnxruntime have many kinds
         fix = "another --opset, a newer onnxruntime or a .pt2 file" if path.suffix == ".onnx" else "an .onnx file"
         raise SegZooError(
-            f"{path.name}: could not be written and loaded again ({first_line(_cause(error))}); try {fix}, or free space on the disk"
+            f"{path.name}: could not be written and loaded again ({first_line(_cause(error))}); try {fix}, or free "
+            "space on the disk"
         ) from error
 
 
@@ -305,13 +318,12 @@ def _write_onnx(
     exported: ExportedModel,
     path: Path,
     metadata: Mapping[str, str],
-    opset: int,
-    batch: int | None,
-    size: tuple[int, int] | None,
+    options: ExportOptions,
 ) -> None:
+    opset = options.opset or DEFAULT_OPSET
     sides = (1, 2) if exported.uint8 else (2, 3)
-    names = {} if batch is not None else {0: "batch"}
-    if size is None:
+    names = {} if options.batch is not None else {0: "batch"}
+    if options.size is None:
         names |= dict(zip(sides, ("height", "width"), strict=True))
     try:
         with warnings.catch_warnings(), _quiet():
@@ -371,27 +383,27 @@ def _compare(
     run: Callable[[Tensor], Tensor],
     exported: ExportedModel,
     model: PreTrainedModel,
-    batch: int | None,
-    size: tuple[int, int] | None,
     processor: SegZooImageProcessor | None,
-    tolerance: float,
+    options: ExportOptions,
     path: Path,
 ) -> tuple[Check, ...]:
     """Run the file and the float32 model on generated pictures; an error if they differ by more than the tolerance."""
     multiple = (processor.size_multiple if processor is not None else None) or 1
-    sizes = (
-        [size] if size is not None else [tuple(-(-side // multiple) * multiple for side in s) for s in _CHECK_SIZES]
-    )
+    sizes = [tuple(-(-side // multiple) * multiple for side in size) for size in _CHECK_SIZES]
+    if options.size is not None:
+        sizes = [options.size]
+    tolerance = TOLERANCES[options.precision] if options.tolerance is None else options.tolerance
     reference = ExportedModel(model, processor, uint8=exported.uint8)
     checks = []
     for number, checked in enumerate(sizes):
-        image = _picture(exported, batch or 1 + number, checked)
+        image = _picture(exported, options.batch or 1 + number, checked)
         try:
             found = run(image)
         except Exception as error:  # from onnxruntime, or from a guard of the traced program
-            fix = "" if size is not None else "; give --size HEIGHT WIDTH"
+            fix = "" if options.size is not None else "; give --size HEIGHT WIDTH"
             raise SegZooError(
-                f"{path}: the file does not run at {checked[0]}x{checked[1]} ({first_line(_cause(error))}){fix}; it was not written"
+                f"{path}: the file does not run at {checked[0]}x{checked[1]} ({first_line(_cause(error))}){fix}; it "
+                "was not written"
             ) from error
         logits = reference(image)
         if exported.labels:
@@ -402,8 +414,8 @@ def _compare(
         difference = float(error / logits.abs().max().clamp(min=1))
         if not difference <= tolerance:
             raise SegZooError(
-                f"{path}: at {checked[0]}x{checked[1]} the file differs from the model by {difference:.1e} of the largest logit, "
-                f"more than {tolerance:g}; it was not written (a larger --tolerance accepts it)"
+                f"{path}: at {checked[0]}x{checked[1]} the file differs from the model by {difference:.1e} of the "
+                f"largest logit, more than {tolerance:g}; it was not written (a larger --tolerance accepts it)"
             )
         checks.append(Check(checked, len(image), difference))
     return tuple(checks)

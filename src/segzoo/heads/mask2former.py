@@ -22,7 +22,7 @@ from segzoo.errors import SegZooError
 from segzoo.heads.base import Head, HeadConfig, HeadOutput
 from segzoo.layers import resize, to_tokens
 from segzoo.layers.masked_attention import MaskedDecoderLayer
-from segzoo.layers.pixel_decoder import PixelDecoder, reset_linear, sine_positions
+from segzoo.layers.pixel_decoder import EncoderOptions, PixelDecoder, reset_linear, sine_positions
 from segzoo.losses import MaskClassificationLoss, QueryPredictions
 
 
@@ -152,14 +152,16 @@ class Mask2FormerHead(Head):
             config.in_channels,
             channels,
             config.mask_channels,
+            EncoderOptions(
+                num_layers=config.encoder_layers,
+                num_heads=config.encoder_heads,
+                num_points=config.encoder_points,
+                hidden_channels=config.encoder_hidden_channels,
+                dropout=config.dropout,
+            ),
             num_levels=config.num_levels,
-            num_layers=config.encoder_layers,
-            num_heads=config.encoder_heads,
-            num_points=config.encoder_points,
-            hidden_channels=config.encoder_hidden_channels,
             norm_groups=config.norm_groups,
             norm_eps=config.norm_eps,
-            dropout=config.dropout,
         )
         self.level_convs = None
         if config.project_levels:

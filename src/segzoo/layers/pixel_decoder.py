@@ -6,6 +6,7 @@ https://arxiv.org/abs/2112.01527, with the weights of mmdetection's ``MSDeformAt
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -72,27 +73,35 @@ class FeedForward(nn.Module):
             init.xavier_normal_(linear.weight)
 
 
+@dataclass(frozen=True, kw_only=True)
+class EncoderOptions:
+    """The deformable attention of a `PixelDecoder`.
+
+    Args:
+        num_layers: number of layers.
+        num_heads, num_points: heads of each layer, and points that each head reads from each level.
+        hidden_channels: width inside the feed-forward nets.
+        dropout: probability of dropping a value of the residual branches, while training.
+    """
+
+    num_layers: int
+    num_heads: int
+    num_points: int
+    hidden_channels: int
+    dropout: float
+
+
 class DeformableEncoderLayer(GradientCheckpointingLayer):
     """Deformable self-attention over all levels and a feed-forward net, each followed by its norm."""
 
-    def __init__(
-        self,
-        channels: int,
-        *,
-        num_heads: int,
-        num_levels: int,
-        num_points: int,
-        hidden_channels: int,
-        dropout: float,
-        norm_eps: float,
-    ):
+    def __init__(self, channels: int, options: EncoderOptions, *, num_levels: int, norm_eps: float):
         super().__init__()
         self.attention = DeformableAttention(
-            channels, num_heads=num_heads, num_levels=num_levels, num_points=num_points
+            channels, num_heads=options.num_heads, num_levels=num_levels, num_points=options.num_points
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(options.dropout)
         self.norm1 = nn.LayerNorm(channels, eps=norm_eps)
-        self.feed_forward = FeedForward(channels, hidden_channels, dropout)
+        self.feed_forward = FeedForward(channels, options.hidden_channels, options.dropout)
         self.norm2 = nn.LayerNorm(channels, eps=norm_eps)
 
     def forward(
@@ -133,14 +142,11 @@ class PixelDecoder(nn.Module):
         in_channels: channels of the maps, finest first.
         channels: width of the decoder and of the maps that it returns; a multiple of 4.
         mask_channels: channels of the mask features.
+        encoder: the attention over the coarse maps.
         num_levels: number of coarsest maps that attend to each other and are returned; the finer ones join in a
             feature pyramid.
-        num_layers: number of attention layers.
-        num_heads, num_points: heads of each attention layer, and points that each head reads from each level.
-        hidden_channels: width inside the feed-forward nets.
         norm_groups: number of groups of the group norms.
         norm_eps: epsilon of all norms.
-        dropout: probability of dropping a value of the residual branches, while training.
     """
 
     def __init__(
@@ -148,15 +154,11 @@ class PixelDecoder(nn.Module):
         in_channels: Sequence[int],
         channels: int,
         mask_channels: int,
+        encoder: EncoderOptions,
         *,
         num_levels: int,
-        num_layers: int,
-        num_heads: int,
-        num_points: int,
-        hidden_channels: int,
         norm_groups: int,
         norm_eps: float,
-        dropout: float,
     ):
         super().__init__()
         fine, coarse = in_channels[:-num_levels], in_channels[-num_levels:]
@@ -165,16 +167,8 @@ class PixelDecoder(nn.Module):
         # Levels are counted from the coarsest map to the finest.
         self.input_convs = nn.ModuleList(ConvGroupNorm(c, channels, 1, bias=True, **norms) for c in reversed(coarse))
         self.layers = nn.ModuleList(
-            DeformableEncoderLayer(
-                channels,
-                num_heads=num_heads,
-                num_levels=num_levels,
-                num_points=num_points,
-                hidden_channels=hidden_channels,
-                dropout=dropout,
-                norm_eps=norm_eps,
-            )
-            for _ in range(num_layers)
+            DeformableEncoderLayer(channels, encoder, num_levels=num_levels, norm_eps=norm_eps)
+            for _ in range(encoder.num_layers)
         )
         self.level_embed = nn.Embedding(num_levels, channels)
         self.lateral_convs = nn.ModuleList(ConvGroupNorm(c, channels, 1, **norms) for c in fine)

@@ -10,6 +10,7 @@ from .ema import WeightAverage as WeightAverage
 from .folder import claim_output_folder as claim_output_folder
 from .folder import publish_model as publish_model
 from .folder import write_json as write_json
+from .models import NewModel as NewModel
 from .models import build_model as build_model
 from .models import build_processor as build_processor
 from .models import training_transform as training_transform

@@ -25,7 +25,14 @@ from segzoo.data.splits import load_splits
 from segzoo.data.transforms import JointTransform
 from segzoo.errors import SegZooError
 from segzoo.training.arguments import RunOptions
-from segzoo.training.models import build_model, build_processor, crop_size_of, load_config, training_transform
+from segzoo.training.models import (
+    NewModel,
+    build_model,
+    build_processor,
+    crop_size_of,
+    load_config,
+    training_transform,
+)
 from segzoo.training.order import EpochBatches, batch_sizes, training_batches
 from segzoo.training.recipes.recipe import Recipe
 
@@ -50,7 +57,8 @@ def load_pictures(options: RunOptions, accelerator: Accelerator) -> Pictures:
     """Load the rows and the classes that the options name.
 
     Raises:
-        SegZooError: the data cannot be loaded, their classes are not known, or there is no split to train on.
+        SegZooError: the data or the config that names the classes cannot be loaded, the classes are not known, or
+            there is no split to train on.
     """
     with accelerator.main_process_first():  # it fills the cache for the others
         source = DataSource(
@@ -85,16 +93,29 @@ def load_pictures(options: RunOptions, accelerator: Accelerator) -> Pictures:
 def load_model(
     options: RunOptions, recipe: Recipe, classes: ClassFacts
 ) -> tuple[PreTrainedModel, BaseImageProcessor, Recipe]:
-    """The model, the image processor that it is tested and saved with, and the recipe with crops and colours that fit them."""
+    """Load or make the model that the options name.
+
+    Args:
+        options: options of the run.
+        recipe: recipe of the training.
+        classes: the classes of the data.
+
+    Returns:
+        The model, the image processor that it is tested and saved with, and the recipe with crops and photometric
+        distortion that fit them.
+
+    Raises:
+        SegZooError: the options name no model or more than one, or one that cannot be loaded or does not fit.
+    """
+    new = None
+    if options.backbone is not None:
+        new = NewModel(options.backbone, options.head, options.head_channels, options.auxiliary_channels)
     model = build_model(
         classes,
         recipe.model_options,
+        new=new,
         model_name_or_path=options.model_name_or_path,
         config_name=options.config_name,
-        backbone=options.backbone,
-        head=options.head,
-        head_channels=options.head_channels,
-        auxiliary_channels=options.auxiliary_channels,
         num_channels=options.num_channels,
         ignore_index=options.ignore_index,
         hub_options=options.hub_options,
@@ -123,7 +144,7 @@ class TrainingBatches:
         options: options of the run.
         recipe: recipe of the training.
         num_labels: number of classes.
-        accelerator: decides which part of each batch this process gets.
+        accelerator: the accelerator of the training; its processes divide each batch.
 
     Raises:
         SegZooError: the recipe's batch cannot be divided over the processes, or there are fewer pictures than in one
@@ -166,12 +187,12 @@ class TrainingBatches:
 
     @property
     def an_epoch(self) -> int:
-        """Batches of this process in an epoch; 0 for a stream."""
+        """Number of batches of this process in an epoch; 0 for a stream, or if nothing is trained."""
         return 0 if self.order is None else self.order.batches_per_epoch
 
     @property
     def steps_an_epoch(self) -> int:
-        """Optimizer steps in an epoch, at least 1."""
+        """Number of optimizer steps in an epoch, at least 1."""
         return max(1, self.an_epoch // self.accumulation)
 
     @property
@@ -196,7 +217,13 @@ class TrainingBatches:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Batches to train on, pictures to evaluate on, and checks of the first pictures of both, which return notes."""
+    """What a training reads.
+
+    Args:
+        batches: batches to train on.
+        eval_data: pictures to evaluate on.
+        looks: checks of the first pictures of both, each of which returns notes for the user, one line each.
+    """
 
     batches: TrainingBatches
     eval_data: SegmentationDataset
@@ -212,10 +239,19 @@ def prepare_data(
     *,
     num_channels: int,
 ) -> Inputs:
-    """Data sets of pictures of so many channels, and the order of the samples.
+    """Make the data sets and the order of the samples.
+
+    Args:
+        options: options of the run.
+        recipe: recipe of the training.
+        pictures: the rows and their classes.
+        processor: the model's image processor.
+        accelerator: the accelerator of the training.
+        num_channels: number of channels that the model takes.
 
     Raises:
-        SegZooError: as `TrainingBatches`.
+        SegZooError: the recipe's batch cannot be divided over the processes, there are fewer pictures than in one
+            batch, or the augmentation does not go with the channels or the processor's size.
     """
     num_labels, ignore_index = len(pictures.classes.id2label), options.ignore_index
     transform = training_transform(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -31,7 +31,7 @@ _EDGES, _SIDES = ("shortest_edge", "longest_edge"), ("height", "width")
 
 @contextmanager
 def _loading(what: str) -> Iterator[None]:
-    """Turn errors of loading into one line that begins with ``what``."""
+    """A context that turns errors of loading into a one-line `SegZooError` that begins with ``what``."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -39,11 +39,11 @@ def _loading(what: str) -> Iterator[None]:
 
 
 def load_config(name: str | None, hub_options: Mapping[str, Any] | None = None) -> PreTrainedConfig | None:
-    """The config of a model to fine-tune; data that does not name its classes takes them from there.
+    """Load the config of a model to fine-tune, which names the classes if the data do not.
 
     Args:
-        name: folder or Hub name; None gives None.
-        hub_options: as in `build_model`.
+        name: folder or Hub name of the model or config; None gives None.
+        hub_options: see `build_model`.
 
     Raises:
         SegZooError: the config cannot be loaded.
@@ -54,35 +54,47 @@ def load_config(name: str | None, hub_options: Mapping[str, Any] | None = None) 
         return AutoConfig.from_pretrained(name, **dict(hub_options or {}))
 
 
+@dataclass(frozen=True)
+class NewModel:
+    """The parts of a new model.
+
+    Args:
+        backbone: name of a variant (``"resnet18_v1c"``, ``"internimage-t"``), with random weights; or folder or Hub
+            name of a backbone, with its weights.
+        head: ``"uper"``, ``"fcn"``, ``"psp"`` or another registered head.
+        head_channels: width of the head; None keeps its usual one.
+        auxiliary_channels: width of an FCN head on the last map but one, for the training only; 0 for none.
+    """
+
+    backbone: str
+    head: str = "uper"
+    head_channels: int | None = None
+    auxiliary_channels: int = 0
+
+
 def build_model(
     classes: ClassFacts,
     options: ModelOptions | None = None,
     *,
+    new: NewModel | None = None,
     model_name_or_path: str | None = None,
     config_name: str | None = None,
-    backbone: str | None = None,
-    head: str = "uper",
-    head_channels: int | None = None,
-    auxiliary_channels: int = 0,
     num_channels: int | None = None,
     ignore_index: int = 255,
     hub_options: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel:
-    """A model for these classes: an existing one, one from a config, or a new one around a backbone.
+    """Build a model for the given classes: an existing one, one from a config, or a new one around a backbone.
 
     Args:
         classes: names and colours of the classes.
         options: losses, drop path, momentum of norms and windows, such as ``Recipe.model_options``; None keeps the
             model's.
+        new: backbone and head of a new model.
         model_name_or_path: folder or Hub name of a model; a classifier for another number of classes gets random
             weights.
         config_name: folder or Hub name of a config; without ``model_name_or_path`` the weights are random.
-        backbone: name of a variant (``"resnet18_v1c"``, ``"internimage-t"``), with random weights; or folder or Hub
-            name of a backbone, with its weights.
-        head: ``"uper"``, ``"fcn"``, ``"psp"`` or another registered head, for a new model.
-        head_channels: its width; None keeps the head's usual one.
-        auxiliary_channels: width of an FCN head on the last map but one, for the training only; 0 for none.
-        num_channels: of the pictures, for a new backbone; None: 3. Weights and configs that are loaded have their own.
+        num_channels: number of channels of the pictures; None: 3 for a new backbone, and what weights and configs that
+            are loaded have. Another number than theirs is an error.
         ignore_index: label that does not count.
         hub_options: ``token``, ``revision``, ``cache_dir``, ``trust_remote_code`` for loading.
 
@@ -92,7 +104,7 @@ def build_model(
     """
     options, hub_options = options or ModelOptions(), dict(hub_options or {})
     name = model_name_or_path or config_name
-    if (backbone is not None) == (name is not None):
+    if (new is not None) == (name is not None):
         raise SegZooError(
             "give either --backbone for a new model or --model_name_or_path (or --config_name) for an old one"
         )
@@ -101,18 +113,18 @@ def build_model(
             f"--class_weights has {len(options.class_weights)} numbers for {len(classes.id2label)} classes"
         )
     labels = {"id2label": classes.id2label, "label2id": {name: i for i, name in classes.id2label.items()}}
-    if backbone is not None:
-        settings = {} if head_channels is None else {"channels": head_channels}
+    if new is not None:
+        settings = {} if new.head_channels is None else {"channels": new.head_channels}
         config = SegZooConfig.from_backbone(
-            _backbone_config(backbone, options.drop_path_rate, num_channels, hub_options),
-            _head_config_class(head)(**settings),
-            auxiliary=auxiliary_channels > 0,
-            auxiliary_channels=auxiliary_channels,
+            _backbone_config(new.backbone, options.drop_path_rate, num_channels, hub_options),
+            _head_config_class(new.head)(**settings),
+            auxiliary=new.auxiliary_channels > 0,
+            auxiliary_channels=new.auxiliary_channels,
             palette=classes.palette,
             semantic_loss_ignore_index=ignore_index,
             **labels,
         )
-        model = _new_model(config, backbone, hub_options)
+        model = _new_model(config, new.backbone, hub_options)
     else:
         with _loading(f"cannot load {name}"):
             config = AutoConfig.from_pretrained(config_name or model_name_or_path, **labels, **hub_options)
@@ -178,8 +190,8 @@ def _head_config_class(head: str) -> type:
 def _refuse_other_channels(num_channels: int | None, config: PreTrainedConfig, name: str) -> None:
     if num_channels not in (None, input_channels(config)):
         raise SegZooError(
-            f"--num_channels {num_channels}: {name} takes pictures of {input_channels(config)} channels; leave --num_channels "
-            "out, or make a new model with --backbone and the name of a variant"
+            f"--num_channels {num_channels}: {name} takes pictures of {input_channels(config)} channels; leave "
+            "--num_channels out, or make a new model with --backbone and the name of a variant"
         )
 
 
@@ -218,22 +230,23 @@ def build_processor(
     ignore_index: int = 255,
     hub_options: Mapping[str, Any] | None = None,
 ) -> BaseImageProcessor:
-    """The image processor that a model is tested with, and that is saved with it.
+    """Load or make the image processor that a model is tested and saved with.
 
     Args:
-        model: the model; None where ``image_processor_name`` is given.
-        classes: their label rule goes into the processor.
-        image_processor_name: folder or Hub name to take it from; None makes one that leaves pictures at their size, for as many
-            channels as the model takes.
-        scale_size: (short edge,) or (short edge, long edge) limit that pictures are resized to; None keeps what the
-            processor does.
-        keep_ratio: pictures keep their shape; False: ``scale_size`` is (height, width).
-        size_divisor: pictures are stretched up to multiples of it.
+        model: the model; may be None if ``image_processor_name`` is given.
+        classes: the classes, whose label rule the processor gets.
+        image_processor_name: folder or Hub name of a processor; None makes one that leaves pictures at their size, for
+            the model's number of channels.
+        scale_size: (short edge,) or (short edge, limit of the long edge) that pictures are resized to, in pixels; None
+            keeps the processor's size.
+        keep_ratio: pictures keep their aspect ratio; False: ``scale_size`` is (height, width).
+        size_divisor: both sides of a picture are stretched to the next multiple of this number; None: they are not.
         ignore_index: label that does not count.
-        hub_options: as in `build_model`.
+        hub_options: see `build_model`.
 
     Raises:
-        SegZooError: it cannot be loaded, reads pictures of other channels than the model takes, or cannot resize so.
+        SegZooError: the processor cannot be loaded, reads another number of channels than the model takes, or cannot
+            stretch pictures to multiples.
     """
     if image_processor_name is not None:
         with _loading(f"cannot load an image processor from {image_processor_name}"):
@@ -268,7 +281,8 @@ def new_processor(num_channels: int, **settings: Any) -> SegZooImageProcessor:
     """An image processor that leaves pictures at their size.
 
     Args:
-        num_channels: of the pictures. RGB is normalised as on ImageNet, and every channel of others as ImageNet's mean channel.
+        num_channels: number of channels of the pictures. RGB is normalised with ImageNet's mean and standard
+            deviation; each channel of other pictures with the averages of these over the channels.
         settings: further fields of the processor.
     """
     mean, std = list(IMAGENET_MEAN), list(IMAGENET_STD)
@@ -278,7 +292,7 @@ def new_processor(num_channels: int, **settings: Any) -> SegZooImageProcessor:
 
 
 def no_distortion(num_channels: int) -> str:
-    """What to tell the user where `Augmentation.for_channels` leaves something out."""
+    """A note for the user, for when `Augmentation.for_channels` leaves photometric distortion out."""
     return (
         f"no photometric distortion: it changes the saturation and hue of RGB pictures, and these have {num_channels} "
         f"channel{'s' * (num_channels != 1)}"
@@ -301,18 +315,19 @@ def training_transform(
     ignore_index: int = 255,
     num_channels: int | None = None,
 ) -> JointTransform:
-    """The training transform whose scale and normalisation are those of an image processor.
+    """Build the training transform with the scale and normalisation of an image processor.
 
     Args:
-        processor: of the model; where it resizes, and the augmentation has no ``scale_size``, its ``size`` is what the random
-            factor multiplies.
-        augmentation: such as ``Recipe.augmentation``; None: `Augmentation()`, for pictures that are not RGB without photometric
-            distortion.
+        processor: the model's image processor; if it resizes and the augmentation has no ``scale_size``, the random
+            factor multiplies its ``size``.
+        augmentation: such as ``Recipe.augmentation``; None: `Augmentation()`, for pictures that are not RGB without
+            photometric distortion.
         ignore_index: label that does not count.
-        num_channels: of the pictures, as the model takes them; None: the processor's ``num_channels``, else 3.
+        num_channels: number of channels that the model takes; None: the processor's ``num_channels``, or 3 if it has
+            none.
 
     Raises:
-        SegZooError: an augmentation that does not go with the processor's size, or with the channels.
+        SegZooError: the augmentation does not go with the processor's size or with the channels.
     """
     if num_channels is None:
         num_channels = getattr(processor, "num_channels", 3)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerContr
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.trainer_utils import speed_metrics
 
-from segzoo.cards.model_card import ModelCardFacts, build_model_card, facts_of_model
+from segzoo.cards.model_card import ModelCardFacts
 from segzoo.data import SegmentationDataset, collate_training
 from segzoo.errors import SegZooError
 from segzoo.evaluation import Evaluation, evaluate
@@ -208,29 +208,30 @@ class SegmentationTrainer(Trainer):
 
         Args:
             model_name: title of the card; None: the output folder's name.
-            dataset, dataset_id, base_model, synthetic: as in `segzoo.cards.model_card.ModelCardFacts`.
+            dataset: title of the data that the model was trained on.
+            dataset_id: the data set's name on the Hub, if it has one.
+            base_model: name on the Hub of the model that was fine-tuned.
+            synthetic: whether the data are synthetic; the card then has a warning.
             settings: settings of the training, by name, in addition to those in ``args``.
             tags: further tags for the Hub; a card with scores leaves them out.
         """
         if not self.is_world_process_zero():
             return
         folder = Path(self.args.output_dir)
-        facts = {
-            "title": model_name or folder.resolve().name,
-            "dataset": dataset or "unknown",
-            "dataset_id": dataset_id,
-            "base_model": base_model,
-            "synthetic": synthetic,
-            "inference": (self.inference or InferenceSettings.of_model(self.model)).describe(self.processing_class),
-            "repo_id": self.hub_model_id,
-        }
-        settings = {**self._settings(), **(settings or {})} if self.state.global_step else {}
-        if self.evaluation is None:
-            own = facts_of_model(self.model) if hasattr(self.model, "decode_heads") else {}
-            card = build_model_card(ModelCardFacts(**facts, **own, training=settings, tags=tuple(tags)))
-        else:
-            card = describe_training(self.model, self.evaluation, **facts, settings=settings)
-        write_whole(folder / "README.md", card)
+        protocol = (self.inference or InferenceSettings.of_model(self.model)).describe(self.processing_class)
+        facts = ModelCardFacts(
+            title=model_name or folder.resolve().name,
+            dataset=dataset or "unknown",
+            dataset_id=dataset_id,
+            base_model=base_model,
+            synthetic=synthetic,
+            inference=protocol,
+            training={**self._settings(), **(settings or {})} if self.state.global_step else {},
+            repo_id=self.hub_model_id,
+            tags=tuple(tags) if self.evaluation is None else (),
+        )
+        scored = [] if self.evaluation is None else [(protocol, self.evaluation)]
+        write_whole(folder / "README.md", describe_training(self.model, facts, scored))
 
     def _settings(self) -> dict[str, Any]:
         args = self.args

@@ -17,6 +17,7 @@ from importlib import resources
 from typing import Any
 
 from segzoo.errors import SegZooError
+from segzoo.zoo.names import name_in_1x
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +136,11 @@ class ZooRow:
         return SYSTEMS[self.system].licence_weights
 
     @property
+    def name_in_1x(self) -> str | None:
+        """Name of the model's config in mmsegmentation 1.x; None if it is not one of mmsegmentation."""
+        return name_in_1x(self.name) if self.system == "mmsegmentation" else None
+
+    @property
     def sha256_start(self) -> str | None:
         """Leading digits of the file's SHA-256: all 64, or the eight in OpenMMLab's file names; None if unknown."""
         named = re.search(r"-([0-9a-f]{8})\.pth$", self.url or "") if self.system == "mmsegmentation" else None
@@ -158,17 +164,18 @@ def rows() -> dict[str, ZooRow]:
 
 @cache
 def _aliases() -> dict[str, str]:
-    return {key: row.name for row in rows().values() for key in (row.name, *row.aliases)}
+    own = {key: row.name for row in rows().values() for key in (row.name, *row.aliases)}
+    return {row.name_in_1x: row.name for row in rows().values() if row.name_in_1x is not None} | own
 
 
 def lookup(name: str) -> ZooRow | None:
-    """The row with this zoo name or alias, or None."""
+    """The row with this zoo name, alias or name in mmsegmentation 1.x, or None."""
     found = _aliases().get(name)
     return None if found is None else rows()[found]
 
 
 def find(name: str) -> ZooRow:
-    """The row with this zoo name or alias.
+    """The row with this zoo name, alias or name in mmsegmentation 1.x.
 
     Raises:
         SegZooError: there is no such row; the message suggests similar names.
@@ -179,7 +186,7 @@ def find(name: str) -> ZooRow:
         near = difflib.get_close_matches(name.lower(), plain, n=3, cutoff=0.5)
         if not near:
             near = sorted(key for key in plain if name.lower() in key)[:3]
-        hint = f"; the nearest are {', '.join(_aliases()[plain[key]] for key in near)}" if near else ""
+        hint = f"; the nearest are {', '.join(dict.fromkeys(_aliases()[plain[key]] for key in near))}" if near else ""
         raise SegZooError(f"the zoo has no checkpoint named {name!r}{hint} (segzoo list shows all names)")
     return row
 

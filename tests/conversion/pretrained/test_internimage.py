@@ -19,7 +19,7 @@ from segzoo.conversion.keys import KeyTable
 from segzoo.conversion.pretrained.internimage import config_from_weights, translate_internimage
 from segzoo.conversion.rules.internimage import keys
 from segzoo.data.classes import ClassFacts
-from segzoo.training import ModelOptions, build_model
+from segzoo.training import ModelOptions, NewModel, build_model
 
 
 def layout(config: InternImageConfig, *, scales=True, classes=10):
@@ -207,7 +207,9 @@ def test_training_starts_from_the_folder(tmp_path):
     torch.save({"model": state}, tmp_path / "a.pth")
     assert main(["convert", str(tmp_path / "a.pth"), "--output", str(tmp_path / "out")]) == 0
     classes = ClassFacts({0: "a", 1: "b"}, [[0, 0, 0], [9, 9, 9]])
-    model = build_model(classes, ModelOptions(drop_path_rate=0.3), backbone=str(tmp_path / "out"), head_channels=8)
+    model = build_model(
+        classes, ModelOptions(drop_path_rate=0.3), new=NewModel(str(tmp_path / "out"), head_channels=8)
+    )
     found = model.backbone.stages[3].layers[0].mlp.fc1.weight
     assert torch.equal(found, state["levels.3.blocks.0.mlp.fc1.weight"])
     assert AutoConfig.from_pretrained(tmp_path / "out").model_type == "segzoo_internimage"

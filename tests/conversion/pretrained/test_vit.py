@@ -133,6 +133,16 @@ def test_timm_layouts(layout, tmp_path):
     assert_same(model, reference(state, image(), positions=state["pos_embed"]))
 
 
+def test_a_dry_run_and_class_names(tmp_path, capsys):
+    torch.save(weights(shapes_of_timm()), tmp_path / "vit.pth")
+    arguments = ["convert", "--dry_run", str(tmp_path / "vit.pth")]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "segzoo_vit" in out and "classes:" not in out and "all found in the file" in out
+    assert main([*arguments, "--classes", "a,b"]) == 1
+    assert "a backbone has no classes; leave --classes out" in capsys.readouterr().err
+
+
 def test_distilled_deit_loses_its_token(tmp_path, capsys):
     state = weights(shapes_of_timm())
     positions = torch.cat([state["pos_embed"][:, :1], torch.ones(1, 1, WIDTH), state["pos_embed"][:, 1:]], 1)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from segzoo.conversion.errors import ConfigReadError, ConversionError
 from segzoo.conversion.reading.configs import read_config_file, read_config_text
+from segzoo.conversion.reading.unreadable import cause_of, is_unreadable
 from segzoo.errors import SegZooError
 
 RESOLVED = """\
@@ -49,6 +50,16 @@ def write(folder, **files):
     for name, text in files.items():
         (folder / f"{name}.py").write_text(text, encoding="utf-8")
     return folder
+
+
+def use(value):
+    """Takes every value out of a config; one that could not be read raises its error."""
+    if isinstance(value, dict):
+        for item in value.values():
+            use(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            use(item)
 
 
 def is_keyword(name):
@@ -112,15 +123,52 @@ class TestLiterals:
             ("'''a docstring'''\npass\nx = 1", 1),
             ("x = inf", float("inf")),
             ("\ufeffx = 1", 1),
+            ("a = [0.5, 1.0]\nx = [dict(r=r) for r in a]", [{"r": 0.5}, {"r": 1.0}]),
+            ("x = [int(32 * i * 0.5) for i in range(1, 5) if i != 2]", [16, 48, 64]),
+            ("x = [(a, b) for a in 'pq' for b in range(2)]", [("p", 0), ("p", 1), ("q", 0), ("q", 1)]),
+            ("x = [[i * j for j in range(i)] for i in range(3)]", [[], [0], [0, 2]]),
+            ("i = 7\nx = {k: v for i, (k, v) in enumerate([('a', 1)])}\nx['i'] = i", {"a": 1, "i": 7}),
+            ("x = {c.upper() for c in 'aab'}", {"A", "B"}),
+            ("x = sum(i for i in [1, 2]) + sum([1], start=2) + sum((1, 2), 3)", 12),
+            ("x = tuple(sorted(reversed([3, 1, 2]), reverse=True))", (3, 2, 1)),
+            ("x = list(zip('ab', enumerate((4, 5), start=1)))", [("a", (1, 4)), ("b", (2, 5))]),
+            ("x = dict(zip(['a', 'b'], range(2)))", {"a": 0, "b": 1}),
+            ("x = [abs(-1), round(2.567, 1), bool([]), float('2'), str(3), int('4'), set([5])]", None),
+            ("x = dict(a=dict(b=1, c=2))\nx.update({'a': 3}, d=4)", {"a": 3, "d": 4}),  # not merged, as in Python
+            ("x = dict(a=1)\nx.update([('b', 2)])", {"a": 1, "b": 2}),
+            ("d = dict(a=1)\nx = d.copy()\nd.pop('a')\nx.setdefault('c', d.get('z', 5))", {"a": 1, "c": 5}),
+            ("d = dict(a=1, b=2)\nx = [d.items(), d.keys(), d.values()]", [[("a", 1), ("b", 2)], ["a", "b"], [1, 2]]),
+            ("x = [1]\nx.append(3)\nx.extend((4, 5))\nx.insert(1, 2)\nx.remove(5)\nx.reverse()", [4, 3, 2, 1]),
+            ("a = [1]\nx = a\na.append(2)", [1, 2]),
+            ("x = '{0}-{name:>4}-{0!r}'.format('a', name=7)", None),
+            ("x = ','.join(str(i) for i in (1, 2)).split(',')[-1].replace('2', 'b').upper()", "B"),
+            ("x = 'iter_20220624_%d.pth' % 3", "iter_20220624_3.pth"),
+            (
+                "x = []\nfor i, (a, b) in enumerate([(1, 2), (3, 4)]):\n    x += [a * b + i]\nelse:\n    x += [0]",
+                [2, 13, 0],
+            ),
+            ("n = 3\nif n > 4:\n    x = 1\nelif n > 2:\n    x = 2\nelse:\n    x = 3", 2),
+            (
+                "x = dict(a=1)\nfor k in ('b', 'c'):\n    x[k] = dict(x)",
+                {"a": 1, "b": {"a": 1}, "c": {"a": 1, "b": {"a": 1}}},
+            ),
+            ("import torch.nn as nn\nx = dict(type=nn.SyncBatchNorm)", {"type": "torch.nn.SyncBatchNorm"}),
+            ("import torch\nx = {'type': torch.nn.ReLU}", {"type": "torch.nn.ReLU"}),
+            ("from mmseg.models import FCNHead as Head\nx = [dict(type=Head)]", [{"type": "mmseg.models.FCNHead"}]),
+            ("a = 1\r\nx = dict(\r\n    a=a,\r\n)\r\n", {"a": 1}),
             ("{'x': 1, 'a b': 2}", 1),  # how mmcv prints a config with a key that is no identifier
         ],
     )
     def test_expressions(self, text, value):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            if value is None:
+            if value is None and "range_" not in text:
+                expected: dict = {}
+                exec(text, {}, expected)
+                assert read_config_text(text)["x"] == expected["x"]
+            elif value is None:
                 with pytest.raises(ConfigReadError, match="'range_' has no value"):
-                    read_config_text(text)
+                    use(read_config_text(text))
             else:
                 assert read_config_text(text)["x"] == value
 
@@ -134,36 +182,60 @@ class TestLiterals:
 
 
 REFUSED = [
-    ("import os", "'import'"),
-    ("from mmseg.models import *", "'import'"),
     ("with read_base():\n    from .a import *", "'with'"),
-    ("for i in (1, 2):\n    x = i", "'for' loop"),
-    ("while True:\n    pass", "'while' loop"),
-    ("if True:\n    x = 1", "'if' statement"),
-    ("def f():\n    return 1", "function definition"),
-    ("class A:\n    pass", "class definition"),
-    ("try:\n    x = 1\nfinally:\n    pass", "'try'"),
-    ("assert True", "'assert'"),
-    ("global x", "'global x' is not read"),
-    ("raise ValueError", "'raise ValueError' is not read"),
-    ("x = [i for i in 'ab']", "comprehension"),
-    ("x = {i: i for i in 'ab'}", "comprehension"),
-    ("x = sum(i for i in [1])", "comprehension"),
-    ("x = lambda: 1", "lambda"),
-    ("x = (y := 1)", "':='"),
-    ("x = __import__('os').system('true')", "call of '__import__\\('os'\\).system'"),
+    ("x = lambda: 1", "'lambda: 1' is not read"),
+    ("x = (y := 1)", "'\\(y := 1\\)' is not read"),
+    ("import os\nx = os", "'os' is a module that the file imports"),
+    ("def f():\n    return 1\nx = f()", "'f'"),
+    ("class A:\n    pass\nx = A", "'A' is a class of the file"),
+    ("from a import sum\nx = sum([1])", "'from a import sum' is not read"),
+    ("def len(x):\n    return 7\nx = len([1])", "call of 'len'"),
+    ("from a.b import c as x", "'from a.b import c' is not read"),
+    ("while True:\n    x = 1", "'while' loop is not read"),
+    ("try:\n    x = 1\nfinally:\n    pass", "'try' is not read"),
+    ("with open('f') as f:\n    x = f.read()", "'with' is not read"),
+    ("for i in (1, 2):\n    x = i\n    break", "'break'"),
+    ("for x in f():\n    pass", "call of 'f'"),
+    ("if f():\n    x = 1", "call of 'f'"),
+    ("x = [f(i) for i in 'ab']", "call of 'f'"),
+    ("x = [1 for i in 3]", "a int has no items"),
+    ("x = [i for i in 'ab']\nx = i", "'i' has no value"),
+    ("x = 'a'.__class__()", "call of ''a'.__class__'"),
+    ("x = 'a'.encode()", "call of ''a'.encode'"),
+    ("x = [1].__len__()", "call of '\\[1\\].__len__'"),
+    ("x = '{0.__class__}'.format(1)", "'{0.__class__}' in a format is not read"),
+    ("x = '{0[a]}'.format({'a': 1})", "in a format is not read"),
+    ("x = sorted([2, 1], key=len)", "'len' has no value"),
+    ("x = sum([], start=[])", "'sum' of anything but numbers"),
+    ("x = 0\nx += f()", "call of 'f'"),
+    ("x = {f()}", "call of 'f'"),
+    ("x = str([f()])", "call of 'f'"),
+    ("x = f'{[f()]}'", "call of 'f'"),
+    ("x = sorted([f(), 1])", "call of 'f'"),
+    ("x = dict(**f())", "call of 'f'"),
+    ("x = dict(a=1)\nx.update(f())", "call of 'f'"),
+    ("x = dict(a=1)\ny = x\ny.update(f())", "call of 'f'"),
+    ("x = [1]\nx.append(f())", "call of 'f'"),
+    ("x = [1]\nx.merge(3)", "call of 'x.merge'"),
+    ("x = [1]\nf(x)", "call of 'f'"),
+    ("x = dict(a=[1])\na.b.f(q=x['a'])", "call of 'a.b.f'"),
+    ("x = [1]\ny = f(x.pop())", "call of 'f'"),
+    ("x = dict(a=1)\nx['a'] = f()", "call of 'f'"),
+    ("x = dict(a=1)\nx[f()] = 1", "call of 'f'"),
+    ("x = [[1]]\nfor y in x:\n    y.append(f())", "call of 'f'"),
+    ("x = [1]\nfor y in f():\n    x.append(y)", "call of 'f'"),
+    ("x = 1\ndel x, y", "'del' of 'y'"),
+    ("x = __import__('os').system('true')", "call of '__import__' is not read"),
     ("x = os.path.join('a', 'b')", "call of 'os.path.join'"),
     ("x = open('/etc/passwd')", "call of 'open'"),
     ("x = eval('1')", "call of 'eval'"),
     ("x = getattr(1, 'real')", "call of 'getattr'"),
-    ("x = 'a,b'.split(',')", "call of ''a,b'.split'"),
     ("x = range('3')", "'range' takes whole numbers"),
     ("x = range(True)", "'range' takes whole numbers"),
     ("x = range()", "range expected at least 1 argument"),
     ("x = range(0, 3, 0)", "must not be zero"),
-    ("x = range(stop=3)", "call of 'range'"),
+    ("x = range(stop=3)", "no keyword arguments"),
     ("x = sum([[1], [2]], [])", "'sum' of anything but numbers"),
-    ("print('hello')", "call of 'print'"),
     ("x = torch.float16", "'torch.float16' is an object of a module"),
     ("x = ().__class__.__base__", "a tuple has no keys"),
     ("x = ''.__class__", "a str has no keys"),
@@ -182,10 +254,8 @@ REFUSED = [
     ("x = {[]: 1}", "unhashable"),
     ("x = {**[1]}", "cannot be spread"),
     ("a, b = 1, 2, 3", "3 values are unpacked into 2 names"),
-    ("a, b = 1", "cannot be unpacked"),
-    ("x = (1,)\nx[0] = 2", "item of a tuple"),
+    ("a, b = 1", "a int has no items"),
     ("x = 1 @ 2", "MatMult"),
-    ("1 + 1", "value is not used"),
     ("x = (1", "not Python"),
     ("x = 1\x00", "not Python"),
     ("/home/me/config.py\nx = 1", "not Python"),
@@ -219,6 +289,52 @@ BOMBS = [
     "x = " + "-" * 100_000 + "1",
     "x = a" + "[0]" * 100_000,
     "x = '" + "a" * 2_000_000 + "'",
+    "x = [0 for i in range(1000000000)]",
+    "x = [0 for i in range(10000) for j in range(10000)]",
+    "x = [[0] * 1000 for i in range(100000)]",
+    "x = {i: [0] * 1000 for i in range(100000)}",
+    "x = [0 for i in range(1000000) if 0]\ny = [0 for i in range(1000000) if 0]",
+    "for i in range(100000):\n    for j in range(100000):\n        pass",
+    "for i in range(1000000):\n    f(i)",
+    "for i in range(1000000):\n    x = f(i)",
+    "for i in range(100000):\n    for j in ():\n        x = 1" + ", 1" * 10000,
+    "for i in range(100000):\n    (a" + ", a" * 10000 + ") = f()",
+    "for i in range(100000):\n    from m import a" + ", a" * 10000,
+    "for i in range(100000):\n    x = [0 for (a" + ", a" * 10000 + ") in ()]",
+    "x = [0 for i in range(100000) if 1 or (1" + ", 1" * 10000 + ")]",
+    "if a:\n    x = 1\n" + "elif a:\n    x = 1\n" * 10000,
+    "if 0:\n    x = 1\n" + "elif 0:\n    x = 1\n" * 10000,
+    "x" + ".a" * 10000 + " = 1",
+    "x = [1]\nfor i in range(100):\n    x += x",
+    "x = [1]\nfor i in range(100):\n    x.extend(x)",
+    "x = 'a'\nfor i in range(100):\n    x = x + x",
+    "x = dict(a=1)\nx.update(a=x)\ny = x",
+    "x = [1]\nx.append(x)",
+    "x = 'a'.center(1000000000)",
+    "x = 'a'.ljust(width)\nwidth = 1\nx = 'a'.zfill(1000000000)",
+    "x = ('a' * 9999).replace('a', 'b' * 9999)",
+    "x = ('a' * 100000).replace('', 'b' * 10)",
+    "x = ('a' * 9999).join(['b'] * 100000)",
+    "x = 'ab'.join('c' * 60000000)",
+    "x = '{:>1000000000}'.format(1)",
+    "x = '{:{w}}'.format(1, w=1000000000)",
+    "x = ('{0}' * 3000).format('a' * 1000000)",
+    "x = '{!r}'.format(['a' * 1000000] * 10)",
+    "x = ('%(a)s' * 1900) % dict(a='b' * 1000000)",
+    "x = '%.1000000000f' % 1.5",
+    "x = '%01000000000d' % 1",
+    "x = '%((a)b)1000000000d' % {'(a)b': 1}",
+    "x = f'{1.5:.1000000000f}'",
+    "x = round(5, -1000000000)",
+    "x = round(5, ndigits=-1000000000)",
+    "x = list('a' * 60000000)",
+    "x = [*('a' * 60000000)]",
+    "a = 'a' * 60000000\nx = enumerate(a)",
+    "x = ('a' * 60000000).split('a')",
+    "x = str([2 ** 1000] * 1000000)",
+    "x = set(i * (2 ** 61 - 1) for i in range(100000))",
+    "x = {i * (2 ** 61 - 1): 0 for i in range(100000)}",
+    "x = {" + "".join(f"{i * (2**61 - 1)}: 0, " for i in range(40000)) + "}",
 ]
 
 
@@ -226,8 +342,8 @@ class TestRefusals:
     @pytest.mark.parametrize(("text", "cause"), REFUSED, ids=[text.split("\n")[0] for text, _ in REFUSED])
     def test_what_is_not_a_literal_is_refused_with_its_line(self, text, cause):
         with pytest.raises(ConfigReadError, match=cause) as caught:
-            read_config_text("# first\n" + text, filename="some.py")
-        assert caught.value.line in (2, 3) or "\x00" in text
+            use(read_config_text("# first\n" + text, filename="some.py"))
+        assert caught.value.line in range(2, 6) or "\x00" in text
         assert str(caught.value).startswith("some.py")
         assert "\n" not in str(caught.value)
 
@@ -244,16 +360,112 @@ class TestRefusals:
             f"@open({str(target)!r}, 'w')\ndef f(): pass",
             f"x = [open({str(target)!r}, 'w') for _ in 'a']",
         ):
-            with pytest.raises(ConfigReadError):
-                read_config_text(text)
+            read_config_text(text)
         assert not target.exists()
 
     @pytest.mark.parametrize("text", BOMBS, ids=[text.replace("\n", ";")[:40] for text in BOMBS])
     def test_bombs_end_in_an_error(self, text):
-        start = time.monotonic()
+        start = time.process_time()  # other programs may keep the cores busy
         with pytest.raises(ConfigReadError):
             read_config_text(text)
-        assert time.monotonic() - start < 10
+        assert time.process_time() - start < 10
+
+
+class TestUnreadable:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "import os, sys\nsys.path.append('.')",
+            "from mmseg.models import *",
+            "from __future__ import annotations",
+            "import torch\ny = torch.float16",
+            "y = lambda: 1",
+            "print('hello', undefined)",
+            "assert f()",
+            "def f(a):\n    return a",
+            "class A:\n    x = 3",
+            "while f():\n    y = 3",
+            "with open('f') as y:\n    z = y.read()",
+            "try:\n    import a\nexcept ImportError:\n    a = None",
+            "for i in f():\n    y = i",
+            "if f():\n    y = 2",
+            "y = z = f(x)",
+            "y, *z = f(x)",
+            "y = dict(a=1)\ny.update(f())",
+            "y = [f(), x]",
+            "y += 1",
+            "del y",
+            "y = f(a for x in b)",
+            "raise ValueError",
+            "global x",
+            "1 + 1",
+            "f('a')",
+        ],
+    )
+    def test_what_nobody_needs_stops_nothing(self, text):
+        values = read_config_text(f"x = dict(a=[1])\n{text}\nw = x")
+        assert values["x"] == values["w"] == {"a": [1]}
+        assert values.keys() <= {"x", "w", "y", "z", "a", "i"}
+
+    def test_what_lies_beside_it_is_read(self):
+        values = read_config_text(
+            "size = (4, 4)\nmodel = dict(type='E', hook=f(size), parts=[dict(n=1), f(2)], more=(3, f))\n"
+            "model['n'] = 2\nlength = len(model['parts'])"
+        )
+        assert (values["model"]["type"], values["model"]["n"], values["length"]) == ("E", 2, 2)
+        assert (values["model"]["parts"][0], values["model"]["more"][0]) == ({"n": 1}, 3)
+        for value in (values["model"]["hook"], values["model"]["parts"][1]):
+            assert is_unreadable(value)
+            assert str(cause_of(value)).startswith("<config>, line 2: the call of 'f' is not read")
+        assert is_unreadable(values["model"]["more"][1]) and not is_unreadable(values["model"]["more"][0])
+
+    @pytest.mark.parametrize(
+        "use",
+        [
+            bool,
+            str,
+            repr,
+            len,
+            list,
+            dict,
+            int,
+            float,
+            hash,
+            "{}".format,
+            lambda value: isinstance(value, dict),
+            lambda value: value == 1,
+            lambda value: value in (None, "a"),
+            lambda value: value.get("type"),
+            lambda value: value["type"],
+            lambda value: 2 * value,
+            lambda value: value > 1,
+        ],
+    )
+    def test_whoever_uses_it_gets_the_error(self, use):
+        value = read_config_text("\nx = f(1)")["x"]
+        for _ in range(2):
+            with pytest.raises(ConfigReadError, match="<config>, line 2: the call of 'f' is not read"):
+                use(value)
+
+    def test_a_value_that_is_assigned_anew_is_whole(self):
+        text = "x = f()\nx = 1\ny = dict(a=f())\ny['a'] = 2\nz = dict(a=1)\nf(z)\nz = [3]\nimport w\nw = 4"
+        assert read_config_text(text) == {"x": 1, "y": {"a": 2}, "z": [3], "w": 4}
+
+    def test_a_part_that_may_have_changed_leaves_the_rest(self):
+        values = read_config_text("x = dict(a=dict(b=1), c=dict(d=2))\nf(x['a'])\ny = [x['c'], 3]")
+        assert values["y"] == [{"d": 2}, 3] and values["x"]["c"] == {"d": 2} and is_unreadable(values["x"]["a"])
+
+    def test_the_names_that_an_import_brings_may_be_values(self):
+        values = read_config_text("from a import model\nimport b\ndef f(): pass")
+        assert list(values) == ["model"] and is_unreadable(values["model"])
+
+    def test_a_child_replaces_what_its_base_file_could_not_say(self, tmp_path):
+        write(
+            tmp_path,
+            base="x = f()\ny = dict(a=f(), b=1)\nz = f()",
+            main="_base_ = 'base.py'\nx = 1\ny = dict(a=2)\nz = dict(_delete_=True, a=3)",
+        )
+        assert read_config_file(tmp_path / "main.py") == {"x": 1, "y": {"a": 2, "b": 1}, "z": {"a": 3}}
 
 
 class TestBaseFiles:
@@ -319,7 +531,7 @@ class TestBaseFiles:
     def test_names_of_a_base_file_are_not_names_of_the_child(self, tmp_path):
         write(tmp_path, base="crop = 1", main="_base_ = 'base.py'\nx = crop")
         with pytest.raises(ConfigReadError, match="a value of a base file is '_base_.crop'"):
-            read_config_file(tmp_path / "main.py")
+            use(read_config_file(tmp_path / "main.py"))
 
     def test_predefined_variables(self, tmp_path):
         folder = write(
@@ -333,6 +545,49 @@ class TestBaseFiles:
             "c": "upernet.py",
             "d": "upernet.py-1",
         }
+
+    def test_update_of_a_base_value_merges(self, tmp_path):
+        write(
+            tmp_path,
+            base="x = dict(a=dict(b=1, c=2), d=3)\ny = [dict(p=dict(q=1))]\nz = 1",
+            main="_base_ = 'base.py'\n_base_.x.update(a=dict(b=4), e=5)\ndel _base_.z\nx2 = _base_.x.copy()\n_base_['x'].d = 6\n"
+            "for step in _base_.y:\n    step.update(dict(p=dict(r=2)))\nplain = dict(a=dict(b=1))\n"
+            "plain.update(a=dict(c=2))",
+        )
+        assert read_config_file(tmp_path / "main.py") == {
+            "x": {"a": {"b": 4, "c": 2}, "d": 6, "e": 5},
+            "x2": {"a": {"b": 4, "c": 2}, "d": 3, "e": 5},
+            "y": [{"p": {"q": 1, "r": 2}}],
+            "step": {"p": {"q": 1, "r": 2}},
+            "plain": {"a": {"c": 2}},
+        }
+
+    def test_a_list_of_a_base_file_is_replaced(self, tmp_path):
+        write(
+            tmp_path,
+            base="model = dict(auxiliary_head=[dict(n=1), dict(n=2)], neck=dict(a=1))",
+            main="_base_ = 'base.py'\nmodel = dict(auxiliary_head=[dict(m=3)], neck=None)",
+        )
+        assert read_config_file(tmp_path / "main.py") == {"model": {"auxiliary_head": [{"m": 3}], "neck": None}}
+
+    def test_base_files_of_another_package(self, tmp_path):
+        write(
+            tmp_path / "more",
+            base="_base_ = 'mmseg::_base_/models/a.py'\nmodel = dict(n=2)",
+        )
+        write(tmp_path, main="_base_ = ['more/base.py', 'mmseg::b.py']\nz = _base_.y")
+        files = {"mmseg::_base_/models/a.py": {"model": {"type": "E", "n": 1}}, "mmseg::b.py": {"y": 5}}
+        values = read_config_file(tmp_path / "main.py", base_loader=files.get)
+        assert values == {"model": {"type": "E", "n": 2}, "y": 5, "z": 5}
+        with pytest.raises(
+            ConfigReadError, match="base.py, line 1: the base file 'mmseg::_base_/models/a.py' belongs"
+        ):
+            read_config_file(tmp_path / "main.py", base_loader={}.get)
+
+    def test_a_byte_order_mark_and_the_line_ends_of_windows(self, tmp_path):
+        (tmp_path / "main.py").write_bytes(b"\xef\xbb\xbf_base_ = [\r\n    'base.json']\r\nx = 1\r\n")
+        (tmp_path / "base.json").write_bytes(b'\xef\xbb\xbf{"y": 2}\r\n')
+        assert read_config_file(tmp_path / "main.py") == {"x": 1, "y": 2}
 
     def test_a_json_base(self, tmp_path):
         (tmp_path / "base.json").write_text(json.dumps({"model": {"type": "E", "n": 1}}))
@@ -354,13 +609,21 @@ class TestBaseFiles:
             ({"main": "_base_ = 'b.py'\nx = _base_", "b": ""}, "'_base_' alone is no value"),
             ({"main": "_base_ = 'b.py'\nx = _base_.y.z", "b": "y = dict()"}, "no key 'z'"),
             ({"main": "_base_ = '.'"}, "a folder"),
-            ({"main": "_base_ = 'b.py'", "b": "\nimport os"}, "b.py, line 2: 'import'"),
+            ({"main": "_base_ = 'b.py'", "b": "\nx = f()"}, "b.py, line 2: the call of 'f'"),
+            ({"main": "_base_ = 'b.py'\nx = dict(a=1)", "b": "x = f()"}, "b.py, line 1: the call of 'f'"),
+            ({"main": "_base_ = 'b.py'\n_base_.update(f())", "b": "x = 1"}, "main.py, line 2: the call of 'f'"),
+            ({"main": "if 1:\n    _base_ = 'gone.py'"}, "line 2: the base file 'gone.py' does not exist"),
+            ({"main": "_base_ = f()"}, "main.py, line 1: the call of 'f'"),
+            ({"main": "_base_, x = 'a', 1"}, "not assigned alone"),
+            ({"main": "try:\n    _base_ = 'b.py'\nfinally:\n    x = 1", "b": ""}, "'try' is not read"),
+            ({"main": "_base_ = 'b.py'\ndel _base_.a", "b": "x = 1"}, "no key 'a'"),
+            ({"main": "_base_ = 'b.py'\nx = _base_.y | {}", "b": "y = dict()"}, "'|' of the dicts of a base"),
         ],
     )
     def test_errors(self, tmp_path, files, cause):
         write(tmp_path, **files)
         with pytest.raises(ConfigReadError, match=cause):
-            read_config_file(tmp_path / "main.py")
+            use(read_config_file(tmp_path / "main.py"))
 
     def test_files_that_multiply_end(self, tmp_path):
         write(tmp_path, f0="x = 1")

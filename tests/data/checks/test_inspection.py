@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from dataclasses import replace
 
 import datasets
 import numpy as np
@@ -16,6 +17,7 @@ from segzoo.data.checks.inspection import inspect_dataset, spread
 from segzoo.data.checks.inspection_text import report_text
 from segzoo.data.checks.label_ids import LabelRule
 from segzoo.data.checks.probing import probe_pair
+from segzoo.data.classes import ClassFacts
 from segzoo.data.dataset import SegmentationDataset
 from segzoo.data.label_encodings import CAMVID_COLORS
 from segzoo.data.loading import DataSource, load_segmentation_dataset
@@ -28,6 +30,8 @@ from segzoo.images.values import EIGHT_BITS, FLOATS, SIXTEEN_BITS
 
 NAMES = ("sky", "road", "car", "tree", "person")
 PALETTE = ((1, 2, 3), (40, 50, 60), (200, 0, 0), (0, 200, 0), (0, 0, 200))
+FIVE = ClassFacts(dict(enumerate(NAMES)), [list(color) for color in PALETTE])
+TWO = ClassFacts({0: "no", 1: "yes"}, [])
 HEIGHT, WIDTH = 24, 32
 
 
@@ -40,7 +44,7 @@ def folder(make_folder):
 @pytest.fixture
 def inspect(folder):
     def run(**options):
-        return inspect_dataset(folder, **{"names": NAMES, "palette": PALETTE, **options})
+        return inspect_dataset(folder, **{"classes": FIVE, **options})
 
     return run
 
@@ -100,7 +104,7 @@ def test_synthetic_scenes_are_clean(tmp_path):
     from segzoo.data import DATASETS, write_scenes
 
     root = write_scenes(tmp_path / "scenes", num_train=24, num_validation=16, size=(48, 64))
-    report = inspect_dataset(root, names=DATASETS["scenes"].classes)
+    report = inspect_dataset(root, classes=ClassFacts(DATASETS["scenes"].id2label, []))
     assert report.clean, report_text(report)
 
 
@@ -179,11 +183,11 @@ def test_all_unpaired_files_are_listed(make_folder):
     root = make_folder({"train": [f"n{i}" for i in range(12)]})
     for i in range(10):
         label_file(root, f"n{i}").unlink()
-    report = inspect_dataset(root, names=NAMES)
+    report = inspect_dataset(root, classes=FIVE)
     (finding,) = report.findings
     assert (finding.kind, finding.count, len(finding.cases)) == ("image_without_mask", 10, 10)
     assert "... and 5 more" in report_text(report) and "n9.jpg" in report_text(report, most_cases=10)
-    few = inspect_dataset(root, names=NAMES, keep_cases=3).to_dict()["findings"][0]
+    few = inspect_dataset(root, classes=FIVE, keep_cases=3).to_dict()["findings"][0]
     assert (few["count"], len(few["cases"]), few["cases_left_out"]) == (10, 3, 7)
 
 
@@ -206,7 +210,7 @@ def test_nothing_pairs_up(make_folder):
     root = make_folder({"train": ["a", "b"]})
     for stem in "ab":
         label_file(root, stem).rename(root / "annotations/train" / f"{stem}_mask.png")
-    report = inspect_dataset(root, names=NAMES)
+    report = inspect_dataset(root, classes=FIVE)
     assert {f.kind: f.count for f in report.findings} == {
         "image_without_mask": 2,
         "mask_without_image": 2,
@@ -215,7 +219,7 @@ def test_nothing_pairs_up(make_folder):
     assert report.counts == {} and report.class_weights() is None
     json.loads(json_text(report.to_dict()))
     assert "0 pairs" in report_text(report)
-    assert inspect_dataset(DataSource(root, label_suffix="_mask"), names=NAMES).clean
+    assert inspect_dataset(DataSource(root, label_suffix="_mask"), classes=FIVE).clean
 
 
 # Files that cannot be used
@@ -248,7 +252,10 @@ def test_mask_of_colours(folder, inspect):
     assert case.details["num_colors"] == 5
     assert sorted(case.details["colors"]) == sorted([*PALETTE[i], int((ids == i).sum())] for i in range(5))
     assert "colors_to_ids" in KINDS["color_mask"].fix
-    assert "own colours" not in found(inspect(palette=PALETTE[:4]))["color_mask"].cases[0].text
+    assert (
+        "own colours"
+        not in found(inspect(classes=replace(FIVE, palette=FIVE.palette[:4])))["color_mask"].cases[0].text
+    )
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
@@ -351,10 +358,10 @@ def test_black_and_white_masks(folder, rng):
     for split, stems in (("train", "abc"), ("val", "v")):
         for stem in stems:
             write_label(folder, stem, 255 * rng.integers(0, 2, (HEIGHT, WIDTH), dtype=np.uint8), split)
-    report = inspect_dataset(folder, names=("no", "yes"))
+    report = inspect_dataset(folder, classes=TWO)
     assert set(found(report)) == {"black_and_white", "class_absent", "class_absent_here"}
     assert "divide by 255" in found(report)["black_and_white"].fix and not report.clean
-    report = inspect_dataset(folder, rule=LabelRule(ignore_index=254), names=("no", "yes"))
+    report = inspect_dataset(folder, rule=LabelRule(ignore_index=254), classes=TWO)
     assert report.findings[0].kind == "ids_out_of_range" and "divide by 255" in report.findings[0].fix
 
 
@@ -546,7 +553,7 @@ def test_processes_make_no_difference(make_folder):
         seen.append(count)
         return lambda: seen.append(1)
 
-    reports = [inspect_dataset(root, names=NAMES, num_workers=n, progress=progress).to_dict() for n in (0, 2)]
+    reports = [inspect_dataset(root, classes=FIVE, num_workers=n, progress=progress).to_dict() for n in (0, 2)]
     assert reports[0] == reports[1] and seen == [70, *[1] * 70] * 2
     assert [f["kind"] for f in reports[0]["findings"]] == ["unreadable_image", "ids_out_of_range"]
 
@@ -572,7 +579,7 @@ def test_table_with_its_files_inside(folder, tmp_path):
     values[1]["image"]["bytes"] = values[1]["image"]["bytes"][:200]
     table = datasets.Dataset.from_list(values, features=rows.features)
     datasets.DatasetDict({"train": table}).save_to_disk(tmp_path / "saved")
-    report = inspect_dataset(tmp_path / "saved", names=NAMES)
+    report = inspect_dataset(tmp_path / "saved", classes=FIVE)
     case = only_case(report, "unreadable_image", "image of row 1")
     assert case.split == "train" and report.counts["train"].num_images == 2
 
@@ -586,7 +593,7 @@ def test_zip_archive(folder, tmp_path):
         for path in sorted(folder.rglob("*.*")):
             if archive.parent not in path.parents:
                 packed.write(path, path.relative_to(folder))
-    report = inspect_dataset(archive, names=NAMES)
+    report = inspect_dataset(archive, classes=FIVE)
     assert [(f.kind, f.count) for f in report.findings] == [("image_without_mask", 1), ("unreadable_image", 1)]
     assert "\n  images/train/c.jpg: the image cannot be read (cannot identify image file)\n" in report_text(report)
 

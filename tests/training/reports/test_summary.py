@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
+from segzoo.cards.model_card import ModelCardFacts
 from segzoo.data import SegmentationDataset, build_processor_transform
 from segzoo.evaluation import evaluate
 from segzoo.images.drawing import default_palette
@@ -65,11 +66,12 @@ def test_without_matplotlib_there_is_a_note(monkeypatch, tmp_path):
 def test_card_tells_scores_and_settings(parts):
     model, processor, data = parts
     evaluation = evaluate(model, processor, data, accelerator=Accelerator(cpu=True), num_labels=5)
-    facts = {"title": "tiny", "dataset": "noise", "inference": InferenceSettings.of_model(model).describe(processor)}
-    card = describe_training(model, evaluation, **facts, settings={"learning_rate": 0.25})
+    protocol = InferenceSettings.of_model(model).describe(processor)
+    facts = ModelCardFacts(title="tiny", dataset="noise", inference=protocol, training={"learning_rate": 0.25})
+    card = describe_training(model, facts, [(protocol, evaluation)])
     assert (
         f"{100 * evaluation.metrics['mean_iou']:.2f}" in card
         and "| learning_rate | 0.25 |" in card
-        and facts["inference"] in card
+        and protocol in card
     )
-    assert "mean_iou" not in describe_training(model, None, **facts, settings={}).split("---")[1]
+    assert "mean_iou" not in describe_training(model, facts).split("---")[1]

@@ -1,7 +1,8 @@
 """Reads the weights that an original system saved, in any of their layouts and file formats.
 
     .pth, .pth.tar (torch.save before and since 1.6), .safetensors, or a zip archive with exactly one of them
-    -> {"state_dict"}, {"model"}, {"module"}, {"state_dict", "meta"}, a bare dict of tensors; with or without averages
+    -> {"state_dict"}, {"model"}, {"module"}, {"state_dict", "meta"}, {"student", "teacher"}, a bare dict of tensors;
+       with or without averages; the model alone, or under a prefix beside others (`layouts`)
 
 Nothing in a file is run (`safe_pickle`), nothing is unpacked without bounds (`archives`), and tensors in files since
 torch 1.6 stay on disk until they are read, so that optimizer states cost nothing.
@@ -17,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from segzoo.conversion.errors import CheckpointError
-from segzoo.conversion.reading import archives, safe_pickle
+from segzoo.conversion.reading import archives, layouts, safe_pickle
 from segzoo.files import sha256_of
 
 WEIGHT_ENTRIES = ("state_dict", "model_state_dict", "model", "module", "model_state", "net", "network", "weights")
@@ -47,6 +48,9 @@ class OriginalCheckpoint:
         member: name of the checkpoint inside this file, if it is a zip archive, or None.
         entry: the entry that the weights came from; ``""`` for a bare dict.
         averaged: whether the weights are an exponential moving average.
+        model: name that the file gives the model whose weights were taken, such as "model", "ema_model" or "teacher";
+            ``""`` where it holds one model without a name.
+        left_out: keys of the weights of other models in the same state dict.
         ignored: entries of the file that were not used (optimizer, schedulers, averages and so on).
     """
 
@@ -61,10 +65,12 @@ class OriginalCheckpoint:
     member: str | None = None
     entry: str = ""
     averaged: bool = False
+    model: str = ""
+    left_out: list[str] = field(default_factory=list)
     ignored: tuple[str, ...] = ()
 
 
-def read_checkpoint(path: str | Path, *, prefer_ema: bool = False) -> OriginalCheckpoint:
+def read_checkpoint(path: str | Path, *, prefer_ema: bool = False, weights: str | None = None) -> OriginalCheckpoint:
     """Reads a checkpoint of an original system.
 
     Args:
@@ -72,13 +78,15 @@ def read_checkpoint(path: str | Path, *, prefer_ema: bool = False) -> OriginalCh
             file, or a zip archive with exactly one of them inside.
         prefer_ema: take the exponential moving average of the weights. mmengine saves the average as
             ``state_dict`` and the weights in training as ``ema_state_dict``: there both choices give the average.
+        weights: "student" or "teacher", to take that model of a file with both.
 
     Returns:
         the weights and what the file says about them.
 
     Raises:
-        CheckpointError: the file cannot be read, has another format, names objects that weights do not need, or has no
-            weights, or no average with ``prefer_ema``; the message names file, cause and fix.
+        CheckpointError: the file cannot be read, has another format, names objects that weights do not need, has no
+            weights, no average with ``prefer_ema``, or not the model ``weights``, or it has several models and none was
+            chosen; the message names file, cause and fix.
     """
     source = Path(path)
     kind = archives.file_kind(source, source)
@@ -94,7 +102,7 @@ def read_checkpoint(path: str | Path, *, prefer_ema: bool = False) -> OriginalCh
                 content = _load(source, kind, source)
     else:
         content = _load(source, kind, source)
-    checkpoint = _interpret(content, source, prefer_ema)
+    checkpoint = _interpret(content, source, prefer_ema, weights)
     checkpoint.member = member
     checkpoint.sha256 = sha256_of(source)
     return checkpoint
@@ -147,7 +155,7 @@ def _load_safetensors(path: Path, source: Path) -> dict[str, Any]:
         ) from error
 
 
-def _interpret(content: Any, source: Path, prefer_ema: bool) -> OriginalCheckpoint:
+def _interpret(content: Any, source: Path, prefer_ema: bool, model: str | None) -> OriginalCheckpoint:
     """Finds weights, config and class names in what a file holds."""
     if not isinstance(content, dict):
         kind = type(content).__name__
@@ -162,7 +170,11 @@ def _interpret(content: Any, source: Path, prefer_ema: bool) -> OriginalCheckpoi
     if entry in AVERAGE_ENTRIES:
         state_dict = _completed_average(state_dict, content, source)
     state_dict, from_buffers = _separate_averages(state_dict, source, prefer_ema and not averaged)
-    if prefer_ema and not (averaged or from_buffers):
+    averaged = averaged or from_buffers
+    prefix, role = layouts.choose_model(state_dict, source, prefer_ema=prefer_ema and not averaged, weights=model)
+    state_dict, left_out = layouts.take_model(state_dict, prefix)
+    averaged = averaged or role == "average"
+    if prefer_ema and not averaged:
         raise CheckpointError(
             source, "it holds no moving average of the weights", "leave the option for the average out"
         )
@@ -179,7 +191,9 @@ def _interpret(content: Any, source: Path, prefer_ema: bool) -> OriginalCheckpoi
         palette=palette,
         meta=meta,
         entry=entry,
-        averaged=averaged or from_buffers,
+        averaged=averaged,
+        model=prefix.removesuffix("."),
+        left_out=left_out,
         ignored=ignored,
     )
 
@@ -200,6 +214,9 @@ def _choose_weights(
         return "", content, False
     if average is not None:
         return average, content[average], True
+    named = {name: content[name] for name in layouts.ROLES if _has_tensors(content.get(name))}
+    if named:  # as in a state dict that holds both
+        return "", {f"{name}.{key}": value for name, part in named.items() for key, value in part.items()}, False
     entries = ", ".join(repr(str(key)[:60]) for key in list(content)[:8])
     if content and (content.keys() & _OPTIMIZER_ENTRIES or set(content) == {"state", "param_groups"}):
         raise CheckpointError(

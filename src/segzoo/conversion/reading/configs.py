@@ -1,7 +1,9 @@
 """Reads the Python configs of mmcv and mmengine as data.
 
 A checkpoint of the mmsegmentation family carries its training config as Python text, and its repository has the
-config as a file that builds on base files. Both are read as literals (`config_literals`) and never executed.
+config as a file that builds on base files. Both are read as literals (`statements`, `literals`) and never executed.
+What cannot be read (a call of an unknown function, a name that an import brings) stops nothing: an `Unreadable` stands
+in its place, which raises the error, with file and line, when somebody uses the value.
 Inheritance follows mmcv: base files relative to the file, no key in two of them, dicts merged key by key,
 ``_delete_=True`` replaces instead of merging; ``{{ _base_.a.b }}`` (mmcv) and ``_base_.a.b`` (mmengine) read values of
 the base files.
@@ -15,10 +17,12 @@ from typing import Any
 import yaml
 
 from segzoo.conversion.errors import ConfigReadError
-from segzoo.conversion.reading.limits import MAX_TEXT_LENGTH, Budget, parse
-from segzoo.conversion.reading.literals import LiteralReader
+from segzoo.conversion.reading.limits import MAX_TEXT_LENGTH, Budget, TooMuch, parse
+from segzoo.conversion.reading.statements import StatementReader
+from segzoo.conversion.reading.unreadable import Unreadable, cause_of, is_unreadable
+from segzoo.errors import one_line
 
-BaseLoader = Callable[[str], Mapping[str, Any]]
+BaseLoader = Callable[[str], Mapping[str, Any] | None]
 
 MAX_BASE_DEPTH = 20
 _DELETE = "_delete_"
@@ -34,16 +38,18 @@ def read_config_text(
     Args:
         text: the config; at most a million characters.
         filename: name for messages.
-        base_loader: gives the values of one base file for the text of its ``_base_`` entry. None: ``_base_`` is
-            refused, as in the text of a checkpoint, which is resolved and has no folder.
+        base_loader: gives the values of one base file for the text of its ``_base_`` entry, or None where it has no
+            such file. Without a loader ``_base_`` is refused, as in the text of a checkpoint, which is resolved and
+            has no folder.
 
     Returns:
-        The names that the text assigns (those that begin with ``__`` left out), merged over its base files: a tree of
-        dicts, lists, tuples, strings, numbers, booleans and None that shares nothing.
+        The names that the text assigns (those that begin with ``__``, modules, functions and classes left out), merged
+        over its base files: a tree of dicts, lists, tuples, strings, numbers, booleans and None that shares nothing.
+        Where a value holds more than literals, the tree has an `Unreadable`, at the top or deep inside.
 
     Raises:
-        ConfigReadError: the text is not Python, or holds more than literals (imports, loops, function calls ...); the
-            message has the line.
+        ConfigReadError: the text is not Python, asks for more work than any config needs, or its base files cannot be
+            had. The message has the line. (An `Unreadable` raises it too, when it is used.)
     """
     budget = Budget()
 
@@ -51,33 +57,51 @@ def read_config_text(
         return _read(text, filename, budget, {}, None)
 
     def load_bases(references: list[str], line: int) -> dict[str, Any]:
-        bases = [(reference, copy_tree(base_loader(reference), filename, budget)) for reference in references]
+        bases = [(reference, _loaded(base_loader, reference, filename, line, budget)) for reference in references]
         return join_bases(bases, filename, line)
 
     return _read(text, filename, budget, {}, load_bases)
 
 
-def read_config_file(path: str | Path) -> dict[str, Any]:
+def read_config_file(path: str | Path, *, base_loader: BaseLoader | None = None) -> dict[str, Any]:
     """Reads a Python, YAML or JSON config file and the base files that it builds on, as literals, never executed.
 
     Args:
         path: a ``.py``, ``.yaml`` or ``.json`` file, UTF-8.
+        base_loader: gives the values of a base file of another package (``mmseg::_base_/models/fcn_r50-d8.py``), or
+            None where it has no such file. Other base files lie beside the file.
 
     Returns:
         The merged values, as `read_config_text` gives them.
 
     Raises:
-        ConfigReadError: the file or a base file does not exist, is no config, holds more than literals, or the files
-            build on each other in a circle.
+        ConfigReadError: the file or a base file does not exist, is no config, or asks for more work than any config
+            needs, or the files build on each other in a circle.
     """
-    return _read_file(Path(path), Budget(), ())
+    return _read_file(Path(path), Budget(), (), base_loader or _no_package)
 
 
-def _read_file(path: Path, budget: Budget, chain: tuple[Path, ...]) -> dict[str, Any]:
+def _no_package(reference: str) -> None:
+    """The base loader of who has no other package's files."""
+
+
+def _loaded(loader: BaseLoader, reference: str, filename: str, line: int, budget: Budget) -> dict[str, Any]:
+    values = loader(reference)
+    if values is None:
+        raise ConfigReadError(
+            filename,
+            line,
+            f"the base file {reference!r} belongs to another package",
+            "give the resolved config (mmsegmentation's print_config prints it)",
+        )
+    return copy_tree(values, filename, budget)
+
+
+def _read_file(path: Path, budget: Budget, chain: tuple[Path, ...], base_loader: BaseLoader) -> dict[str, Any]:
     text = _file_text(path)
     try:
         budget.charge(1000)  # so that a few files that name each other many times end
-    except OverflowError as error:
+    except TooMuch as error:
         raise ConfigReadError(path, None, str(error)) from None
     chain = (*chain, path.resolve())
     if len(chain) > MAX_BASE_DEPTH:
@@ -87,12 +111,8 @@ def _read_file(path: Path, budget: Budget, chain: tuple[Path, ...]) -> dict[str,
         bases = []
         for reference in references:
             if "::" in reference:
-                raise ConfigReadError(
-                    path,
-                    line,
-                    f"the base file {reference!r} belongs to another package",
-                    "give the resolved config (mmsegmentation's print_config prints it)",
-                )
+                bases.append((reference, _loaded(base_loader, reference, str(path), line, budget)))
+                continue
             base = path.parent / reference
             if not base.exists():
                 raise ConfigReadError(
@@ -100,7 +120,7 @@ def _read_file(path: Path, budget: Budget, chain: tuple[Path, ...]) -> dict[str,
                 )
             if base.resolve() in chain:
                 raise ConfigReadError(path, line, f"the base file {reference!r} builds on this file in a circle")
-            bases.append((reference, _read_file(base, budget, chain)))
+            bases.append((reference, _read_file(base, budget, chain, base_loader)))
         return join_bases(bases, str(path), line)
 
     if path.suffix in _DATA_FORMATS:
@@ -125,7 +145,7 @@ def _file_text(path: Path) -> str:
     try:
         if path.stat().st_size > 4 * MAX_TEXT_LENGTH:
             raise ConfigReadError(path, None, f"the file has {path.stat().st_size} bytes; no config is that long")
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise ConfigReadError(path, None, "this is not text in UTF-8", "give a Python config file") from None
     except OSError as error:
@@ -139,8 +159,9 @@ def _read_data(
     try:
         values = json.loads(text) if kind == "JSON" else yaml.safe_load(text)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigReadError(path, getattr(error, "lineno", None), f"this is not {kind} ({reason})") from None
+        raise ConfigReadError(
+            path, getattr(error, "lineno", None), f"this is not {kind} ({one_line(error)})"
+        ) from None
     if not isinstance(values, dict):
         raise ConfigReadError(path, None, f"the {kind} is not a dict of config values")
     references = values.pop("_base_", [])
@@ -158,14 +179,17 @@ def _read(
     variables: dict[str, str],
     load_bases: Callable[[list[str], int], dict[str, Any]] | None,
 ) -> dict[str, Any]:
-    reader = LiteralReader(filename, budget, variables, load_bases)
+    reader = StatementReader(filename, budget, variables, load_bases)
     reader.run(parse(text, filename))
     names = {
         name: value
         for name, value in reader.names.items()
         if not name.startswith("__") and name not in _INTERNAL_NAMES
     }
-    return merge(copy_tree(names, filename, budget), copy_tree(reader.base or {}, filename, budget), filename)
+    base = copy_tree(reader.base or {}, filename, budget, reader.spoiled)
+    if is_unreadable(base):
+        raise cause_of(base)
+    return merge(copy_tree(names, filename, budget, reader.spoiled), base, filename)
 
 
 def join_bases(bases: list[tuple[str, dict[str, Any]]], filename: str, line: int | None) -> dict[str, Any]:
@@ -201,31 +225,32 @@ def merge(child: dict[str, Any], base: dict[str, Any], filename: str, where: str
         filename: name for messages.
         where: dotted path of the two dicts, for messages.
 
-    Raises:
-        ConfigReadError: a dict is to be merged into something that is not a dict.
+    Returns:
+        The merged values. Where a dict would have to be merged into something that is none, an `Unreadable` says so.
     """
     merged = dict(base)
     for key, value in child.items():
         if key == _DELETE:
             continue
-        if isinstance(value, dict):
-            place = f"{where}.{key}" if where else str(key)
-            below = merged.get(key, {}) if not value.get(_DELETE) else {}
-            if not isinstance(below, dict):
-                raise ConfigReadError(
-                    filename,
-                    None,
-                    f"{place!r} is a dict here and a {type(below).__name__} in the base file",
-                    f"add {_DELETE}=True to replace it",
-                )
+        if is_unreadable(value) or not isinstance(value, dict):
+            merged[key] = _without_delete(value)
+            continue
+        place = f"{where}.{key}" if where else str(key)
+        below = merged.get(key, {}) if not value.get(_DELETE) else {}
+        if is_unreadable(below):
+            continue
+        if isinstance(below, dict):
             merged[key] = merge(value, below, filename, place)
         else:
-            merged[key] = _without_delete(value)
+            cause = f"{place!r} is a dict here and a {type(below).__name__} in the base file"
+            merged[key] = Unreadable(ConfigReadError(filename, None, cause, f"add {_DELETE}=True to replace it"))
     return merged
 
 
 def _without_delete(value: Any) -> Any:
     """``value`` without the ``_delete_`` markers of dicts inside of lists, where nothing is merged."""
+    if is_unreadable(value):
+        return value
     if isinstance(value, dict):
         return {key: _without_delete(item) for key, item in value.items() if key != _DELETE}
     if isinstance(value, list | tuple):
@@ -233,24 +258,39 @@ def _without_delete(value: Any) -> Any:
     return value
 
 
-def copy_tree(value: Any, filename: str, budget: Budget | None = None) -> Any:
+def copy_tree(
+    value: Any,
+    filename: str,
+    budget: Budget | None = None,
+    spoiled: Mapping[int, tuple[Any, Unreadable]] | None = None,
+) -> Any:
     """``value`` as plain dicts, lists, tuples and literals that share nothing, whatever kinds of dict it is made of.
+
+    Args:
+        value: the tree; not changed.
+        filename: name for messages.
+        budget: what the copy is charged to.
+        spoiled: by ``id``, parts of the tree in whose place an `Unreadable` is put.
 
     Raises:
         ConfigReadError: it is too large or nested too deeply.
     """
     try:
         (budget or Budget()).charge_deep(value)
-    except OverflowError as error:
+    except TooMuch as error:
         raise ConfigReadError(filename, None, str(error)) from None
-    return _plain(value)
+    return _plain(value, spoiled or {})
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, spoiled: Mapping[int, tuple[Any, Unreadable]]) -> Any:
+    if is_unreadable(value):
+        return value
+    if id(value) in spoiled:
+        return spoiled[id(value)][1]
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _plain(item, spoiled) for key, item in value.items()}
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [_plain(item, spoiled) for item in value]
     if isinstance(value, tuple):
-        return tuple(_plain(item) for item in value)
+        return tuple(_plain(item, spoiled) for item in value)
     return value

@@ -1,305 +1,174 @@
-"""Python text of a config, read as literals: assignments and expressions over literals, nothing else, never executed.
+"""Expressions of a config's text, read as literals and never executed.
 
-This module walks the syntax tree of the text. It knows constants, containers, ``dict()``, names assigned earlier,
-arithmetic, comparisons, subscripts, f-strings and some pure functions of literals (``list``, ``tuple``, ``sum``,
-``len``, ``min``, ``max``, ``range``). Whatever else a text holds is refused with its line. The work is bounded (`config_limits`).
+This module walks the syntax tree. It knows constants, containers, comprehensions, names assigned earlier, operators,
+subscripts, f-strings, and the functions and methods of `functions`. Anything else raises a ConfigReadError with its
+line; inside a list, a tuple or a dict it leaves an `Unreadable` in its place, so that the rest of the value is read.
 """
 
 import ast
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from segzoo.conversion.errors import ConfigReadError
-from segzoo.conversion.reading.limits import (
-    MAX_INTEGER_BITS,
-    MAX_NESTING,
-    MAX_PADDING,
-    MAX_VALUES,
-    Budget,
-    flat,
-    padding,
-)
+from segzoo.conversion.errors import ConfigLimitError, ConfigReadError
+from segzoo.conversion.reading import functions
+from segzoo.conversion.reading.effects import assigned_names, changed_values, describe
+from segzoo.conversion.reading.functions import BaseDict, dict_of, items_of, set_of
+from segzoo.conversion.reading.limits import MAX_NESTING, Budget, TooMuch
+from segzoo.conversion.reading.unreadable import Unreadable, cause_of, is_unreadable
 
-_FIX_RESOLVED = "write the resolved config as literals (mmsegmentation's print_config prints it)"
-
-_REFUSED_STATEMENTS: dict[type[ast.AST], tuple[str, str]] = {
-    ast.Import: ("'import' is not read: a config is data here and is never executed", _FIX_RESOLVED),
-    ast.ImportFrom: ("'import' is not read: a config is data here and is never executed", _FIX_RESOLVED),
-    ast.With: ("'with' (the import style of inheritance) is not read", _FIX_RESOLVED),
-    ast.For: ("a 'for' loop is not read", "write the values out"),
-    ast.While: ("a 'while' loop is not read", "write the values out"),
-    ast.If: ("an 'if' statement is not read", "keep the branch that applies, or use 'a if condition else b'"),
-    ast.FunctionDef: ("a function definition is not read", "write its result out"),
-    ast.AsyncFunctionDef: ("a function definition is not read", "write its result out"),
-    ast.ClassDef: ("a class definition is not read", "name the class by its 'type' string"),
-    ast.Try: ("'try' is not read", _FIX_RESOLVED),
-    ast.Assert: ("'assert' is not read", "remove the line"),
-}
-_REFUSED_EXPRESSIONS: dict[type[ast.AST], tuple[str, str]] = {
-    ast.ListComp: ("a comprehension is not read", "write the list out"),
-    ast.SetComp: ("a comprehension is not read", "write the set out"),
-    ast.DictComp: ("a comprehension is not read", "write the dict out"),
-    ast.GeneratorExp: ("a comprehension is not read", "write the values out"),
-    ast.Lambda: ("a lambda is not read", "write its result out"),
-    ast.NamedExpr: ("':=' is not read", "assign the name on its own line"),
-}
-
-_BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.Pow: operator.pow,
-    ast.LShift: operator.lshift,
-    ast.RShift: operator.rshift,
-    ast.BitOr: operator.or_,
-    ast.BitAnd: operator.and_,
-    ast.BitXor: operator.xor,
-}
-_UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {
-    ast.USub: operator.neg,
-    ast.UAdd: operator.pos,
-    ast.Not: operator.not_,
-    ast.Invert: operator.invert,
-}
-_COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.Is: operator.is_,
-    ast.IsNot: operator.is_not,
-    ast.In: lambda a, b: a in b,
-    ast.NotIn: lambda a, b: a not in b,
-}
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "list": list,
-    "tuple": tuple,
-    "sum": sum,
-    "len": len,
-    "min": min,
-    "max": max,
-}
-_SEQUENCES = (str, bytes, list, tuple)
+FIX_RESOLVED = "write the resolved config as literals (mmsegmentation's print_config prints it)"
+NEVER_EXECUTED = "a config is data here and is never executed"
 
 
 class LiteralReader:
-    """Reads the statements of one file, top to bottom.
+    """Reads the expressions of one file.
 
     Args:
         filename: name for messages.
         budget: shared by a config and its base files.
         variables: the predefined variables (``fileDirname`` ...) that ``{{ name }}`` stands for.
-        load_bases: reads the files that ``_base_`` names and gives their merged values. None: a ``_base_`` is refused.
 
     Attributes:
         names: what the file assigned, in order.
+        objects: the names that stand for no value (modules, functions, classes), and what each of them is.
+        imported: the dotted path that each imported name stands for.
         base: the values of the base files, which ``_base_`` stands for; None before the assignment to it.
+        spoiled: by ``id``, the lists and dicts that something unreadable may have changed, and what that was.
     """
 
-    def __init__(
-        self,
-        filename: str,
-        budget: Budget,
-        variables: dict[str, str] | None = None,
-        load_bases: Callable[[list[str], int], dict[str, Any]] | None = None,
-    ):
+    def __init__(self, filename: str, budget: Budget, variables: dict[str, str]):
         self.filename = filename
         self.budget = budget
-        self.variables = variables or {}
-        self.load_bases = load_bases
+        self.variables = variables
         self.names: dict[str, Any] = {}
-        self.base: dict[str, Any] | None = None
+        self.objects: dict[str, str] = {}
+        self.imported: dict[str, str] = {}
+        self.base: BaseDict | None = None
+        self.spoiled: dict[int, tuple[Any, Unreadable]] = {}
         self._depth = 0
         names = "|".join(map(re.escape, self.variables)) or r"(?!)"
         self._placeholder = re.compile(rf"\{{\{{\s*({names})\s*\}}\}}")
         self._f_placeholder = re.compile(rf"\{{\s*({names})\s*\}}")
 
-    def run(self, module: ast.Module) -> None:
-        """Reads every statement of ``module`` into ``names``."""
-        first = next((statement for statement in module.body if _assigns_base(statement)), None)
-        if first is not None and not any(isinstance(node, ast.Name) for node in ast.walk(first.value)):
-            # The base files come first wherever the line stands, as in mmengine.
-            self.statement(first)
-        else:
-            first = None
-        for statement in module.body:
-            if statement is not first:
-                self.statement(statement)
-
     def error(self, node: ast.AST, cause: str, fix: str | None = None) -> ConfigReadError:
         """A ConfigReadError at the line of ``node``."""
         return ConfigReadError(self.filename, getattr(node, "lineno", None), cause, fix)
 
-    # Statements
+    @contextmanager
+    def errors_at(self, node: ast.AST) -> Iterator[None]:
+        """Turns the errors that wrong values bring into errors of the line.
 
-    def statement(self, node: ast.stmt) -> None:
-        """Reads one statement."""
-        refused = _REFUSED_STATEMENTS.get(type(node))
-        if refused:
-            raise self.error(node, *refused)
-        match node:
-            case ast.Assign(targets=targets, value=value):
-                result = self.evaluate(value)
-                for target in targets:
-                    self.assign(target, result)
-            case ast.AnnAssign(target=target, value=value):
-                if value is not None:
-                    self.assign(target, self.evaluate(value))
-            case ast.AugAssign(target=target, op=op, value=value):
-                old = self.evaluate(target)
-                self.assign(target, self.binary(node, op, old, self.evaluate(value), in_place=True))
-            case ast.Delete(targets=targets):
-                for target in targets:
-                    self.delete(target)
-            case ast.Pass() | ast.Expr(value=ast.Constant()):
-                pass  # docstrings and the like
-            case ast.Expr(value=ast.Dict() | ast.Call(func=ast.Name(id="dict")) as value):
-                # mmcv prints a config whose keys are not all identifiers as one dict
-                values = self.evaluate(value)
-                if not all(isinstance(key, str) for key in values):
-                    raise self.error(node, "the keys of a config must be strings")
-                self.names.update(values)
-            case ast.Expr(value=value):
-                self.evaluate(value)
-                raise self.error(node, "an expression whose value is not used is not read", "remove the line")
-            case _:
-                raise self.error(node, f"{_describe(node)} is not read", _FIX_RESOLVED)
-
-    def assign(self, target: ast.expr, value: Any) -> None:
-        """Binds ``value`` to a name, to several, to an item or to an attribute of ``_base_``."""
-        match target:
-            case ast.Name(id="_base_"):
-                self.assign_base(target, value)
-            case ast.Name(id=name):
-                self.names[name] = value
-            case ast.Tuple(elts=elements) | ast.List(elts=elements):
-                self.unpack(target, elements, value)
-            case ast.Subscript(value=holder, slice=index):
-                self.guarded(target, self._set_item, self.holder(holder), self.evaluate(index), value)
-            case ast.Attribute(value=holder, attr=name):
-                self.keys_of(target, holder)[name] = value
-            case _:
-                raise self.error(target, f"an assignment to {_describe(target)} is not read")
-
-    @staticmethod
-    def _set_item(holder: Any, index: Any, value: Any) -> None:
-        if not isinstance(holder, dict | list):
-            raise TypeError(f"an item of a {type(holder).__name__} cannot be set")
-        if isinstance(index, slice):
-            raise TypeError("a slice cannot be set")
-        holder[index] = value
-
-    def unpack(self, target: ast.expr, elements: list[ast.expr], value: Any) -> None:
-        """Binds the items of ``value`` to several targets, one of which may be starred."""
-        if not isinstance(value, list | tuple | str):
-            raise self.error(target, f"a {type(value).__name__} cannot be unpacked into names")
-        values = list(value)
-        stars = [i for i, element in enumerate(elements) if isinstance(element, ast.Starred)]
-        if len(values) != len(elements) if not stars else len(values) < len(elements) - 1:
-            raise self.error(target, f"{len(values)} values are unpacked into {len(elements)} names")
-        if stars:
-            start, after = stars[0], len(elements) - stars[0] - 1
-            stop = len(values) - after
-            values = [*values[:start], values[start:stop], *values[stop:]]
-        for element, item in zip(elements, values, strict=True):
-            self.assign(element.value if isinstance(element, ast.Starred) else element, item)
-
-    def assign_base(self, node: ast.expr, value: Any) -> None:
-        """Reads the base files."""
-        references = [value] if isinstance(value, str) else value
-        if not isinstance(references, list | tuple) or not all(isinstance(item, str) for item in references):
-            raise self.error(node, "'_base_' must be a file name or a list of file names")
-        if self.base is not None:
-            raise self.error(node, "'_base_' is assigned twice", "put all base files into one list")
-        if self.load_bases is None:
-            raise self.error(
-                node,
-                f"the text builds on base files ({', '.join(references)}), and it has no folder to find them in",
-                "give the config as a file, beside its base files",
-            )
-        self.base = self.load_bases(list(references), node.lineno)
-
-    def delete(self, target: ast.expr) -> None:
-        """Removes a name or an item."""
-        match target:
-            case ast.Name(id=name) if name in self.names:
-                del self.names[name]
-            case ast.Subscript(value=holder, slice=index):
-                self.guarded(target, operator.delitem, self.evaluate(holder), self.evaluate(index))
-            case _:
-                raise self.error(target, f"'del' of {_describe(target)} is not read")
-
-    # Expressions
-
-    def evaluate(self, node: ast.expr) -> Any:
-        """The value of an expression."""
-        refused = _REFUSED_EXPRESSIONS.get(type(node))
-        if refused:
-            raise self.error(node, *refused)
-        method = getattr(self, f"_{type(node).__name__.lower()}", None)
-        if method is None:
-            raise self.error(node, f"{_describe(node)} is not read", _FIX_RESOLVED)
-        self._depth += 1
+        Raises:
+            ConfigLimitError: the work or the memory is too much.
+            ConfigReadError: anything else.
+        """
         try:
-            if self._depth > MAX_NESTING:
-                raise self.error(node, f"the text is nested more than {MAX_NESTING} levels deep")
-            return method(node)
-        finally:
-            self._depth -= 1
-
-    def guarded(self, node: ast.AST, function: Callable[..., Any], *arguments: Any) -> Any:
-        """``function(*arguments)``, with the errors that wrong values bring as errors of the line."""
-        try:
-            return function(*arguments)
+            yield
+        except ConfigReadError:
+            raise
         except KeyError as error:
             raise self.error(node, f"there is no key {error}") from None
-        except (TypeError, ValueError, IndexError, ArithmeticError, AttributeError, RecursionError) as error:
+        except (TypeError, ValueError, IndexError, ArithmeticError, AttributeError) as error:
             raise self.error(node, str(error)) from None
-        except MemoryError:
-            raise self.error(node, "the value is too large") from None
+        except (TooMuch, MemoryError, RecursionError) as error:
+            cause = str(error) if isinstance(error, TooMuch) else "the value is too large"
+            raise ConfigLimitError(self.filename, getattr(node, "lineno", None), cause) from None
 
-    def made(self, node: ast.AST, value: Any) -> Any:
-        """``value``, after its cost is charged."""
-        self.guarded(node, self.budget.charge_deep, value)
+    def evaluate(self, node: ast.expr) -> Any:
+        """The value of an expression.
+
+        Raises:
+            ConfigReadError: it cannot be read.
+        """
+        method = getattr(self, f"_{type(node).__name__.lower()}", None)
+        if method is None:
+            raise self.error(node, f"{describe(node)} is not read", FIX_RESOLVED)
+        self._depth += 1
+        try:
+            with self.errors_at(node):
+                if self._depth > MAX_NESTING:
+                    raise TooMuch(f"the text is nested more than {MAX_NESTING} levels deep")
+                value = method(node)
+                self.budget.charge_deep(value)
+        finally:
+            self._depth -= 1
+        return self.usable(value)
+
+    def usable(self, value: Any) -> Any:
+        """``value`` itself; raises the error of one that could not be read."""
+        if is_unreadable(value):
+            raise cause_of(value)
+        if id(value) in self.spoiled:
+            raise cause_of(self.spoiled[id(value)][1])
         return value
 
-    def _constant(self, node: ast.Constant) -> Any:
-        value = node.value
-        if isinstance(value, int):
-            self.check_integer(node, value)
-        if isinstance(value, str) and "{{" in value:
-            value = self._placeholder.sub(lambda match: self.variables[match[1]], value)
-            if re.search(r"\{\{\s*\$", value):
-                raise self.error(node, "environment variables are not read", "write the value in their place")
-        return self.made(node, value)
+    def attempt(self, node: ast.expr) -> Any:
+        """The value of an expression, or an `Unreadable` where it cannot be read."""
+        try:
+            return self.evaluate(node)
+        except ConfigLimitError:
+            raise
+        except ConfigReadError as error:
+            return self.spoil(node, error)
+
+    def spoil(self, node: ast.AST, error: ConfigReadError) -> Unreadable:
+        """Marks what ``node``, which cannot be read, would assign or change; gives the mark."""
+        marker = Unreadable(error)
+        with self.errors_at(node):
+            nodes = self.nodes_of(node)
+        for holder in changed_values(nodes):
+            self.spoil_value(holder, marker)
+        for name in assigned_names(nodes):
+            self.bind(name, marker)
+        return marker
+
+    def spoil_value(self, node: ast.expr, marker: Unreadable) -> None:
+        """Marks the list or dict that ``node`` stands for, or the one that it lies in, under whatever name."""
+        try:
+            value = self.holder(node)
+        except ConfigLimitError:
+            raise
+        except ConfigReadError:
+            if isinstance(node, ast.Attribute | ast.Subscript):
+                self.spoil_value(node.value, marker)
+        else:
+            if isinstance(value, list | dict | set):
+                self.spoiled[id(value)] = (value, marker)
+
+    def nodes_of(self, node: ast.AST) -> list[ast.AST]:
+        """``node`` and all nodes within, charged."""
+        nodes = list(ast.walk(node))
+        self.budget.charge(10 + len(nodes))
+        return nodes
+
+    # Names and what lies in them
+
+    def bind(self, name: str, value: Any) -> None:
+        """Assigns a value to a name."""
+        self.names[name] = value
+        self.imported.pop(name, None)
+
+    def is_known(self, node: ast.expr) -> bool:
+        """Whether ``node`` begins with a value, not with the name of a module."""
+        while isinstance(node, ast.Attribute | ast.Subscript):
+            node = node.value
+        return not isinstance(node, ast.Name) or node.id in self.names or node.id == "_base_"
 
     def _name(self, node: ast.Name) -> Any:
         if node.id == "_base_":
             raise self.error(node, "'_base_' alone is no value", "name one of its keys: '_base_.key'")
-        if node.id not in self.names:
-            if node.id in ("inf", "nan"):  # how mmcv prints these two floats
-                return float(node.id)
-            in_base = self.base is not None and node.id in self.base
-            fix = f"a value of a base file is '_base_.{node.id}'" if in_base else "assign it first, or write its value"
-            raise self.error(node, f"the name {node.id!r} has no value here", fix)
-        return self.made(node, self.names[node.id])
-
-    def _attribute(self, node: ast.Attribute) -> Any:
-        if isinstance(node.value, ast.Name) and node.value.id not in (*self.names, "_base_"):
-            raise self.error(
-                node, f"'{ast.unparse(node)[:80]}' is an object of a module, not a literal", _FIX_RESOLVED
-            )
-        values = self.keys_of(node, node.value)
-        if node.attr not in values:
-            raise self.error(node, f"'{ast.unparse(node)[:80]}': there is no key {node.attr!r}")
-        return self.made(node, values[node.attr])
+        if node.id in self.names:
+            return self.names[node.id]
+        if node.id in self.objects:
+            raise self.error(node, f"'{node.id}' is {self.objects[node.id]}: {NEVER_EXECUTED}", FIX_RESOLVED)
+        if node.id in ("inf", "nan"):  # how mmcv prints these two floats
+            return float(node.id)
+        in_base = self.base is not None and node.id in self.base
+        fix = f"a value of a base file is '_base_.{node.id}'" if in_base else "assign it first, or write its value"
+        raise self.error(node, f"the name {node.id!r} has no value here", fix)
 
     def holder(self, node: ast.expr) -> Any:
         """The value before ``.key`` or ``[key]``: as any expression, and ``_base_`` too."""
@@ -307,35 +176,79 @@ class LiteralReader:
             return self.evaluate(node)
         if self.base is None:
             raise self.error(node, "'_base_' is used, and no base file is named before")
-        return self.base
+        return self.usable(self.base)
 
-    def keys_of(self, node: ast.Attribute, holder: ast.expr) -> dict[str, Any]:
-        """The dict whose keys can be read and set as attributes."""
-        values = self.holder(holder)
+    def keys_of(self, node: ast.Attribute) -> dict[Any, Any]:
+        """The dict before ``.key``, whose keys can be read and set as attributes."""
+        if not self.is_known(node):
+            raise self.error(node, f"{describe(node)} is an object of a module, not a literal", FIX_RESOLVED)
+        values = self.holder(node.value)
         if not isinstance(values, dict):
             raise self.error(node, f"'.{node.attr}': a {type(values).__name__} has no keys")
         return values
 
+    def _attribute(self, node: ast.Attribute) -> Any:
+        values = self.keys_of(node)
+        if node.attr not in values:
+            raise self.error(node, f"{describe(node)}: there is no key {node.attr!r}")
+        return values[node.attr]
+
     def _subscript(self, node: ast.Subscript) -> Any:
-        value = self.guarded(node, operator.getitem, self.holder(node.value), self.evaluate(node.slice))
-        return self.made(node, value)
+        return operator.getitem(self.holder(node.value), self.evaluate(node.slice))
 
     def _slice(self, node: ast.Slice) -> slice:
         return slice(*(None if part is None else self.evaluate(part) for part in (node.lower, node.upper, node.step)))
+
+    def assign(self, target: ast.expr, value: Any) -> None:
+        """Binds ``value`` to a name, to several, to an item or to an attribute of ``_base_``."""
+        match target:
+            case ast.Name(id="_base_"):
+                raise self.error(target, "'_base_' is not assigned alone", "give it a line of its own")
+            case ast.Name(id=name):
+                self.bind(name, value)
+            case ast.Tuple(elts=elements) | ast.List(elts=elements):
+                values = [value] * len(elements) if is_unreadable(value) else self.unpacked(target, elements, value)
+                for element, item in zip(elements, values, strict=True):
+                    self.assign(element.value if isinstance(element, ast.Starred) else element, item)
+            case ast.Subscript(value=node, slice=index):
+                holder, key = self.holder(node), self.evaluate(index)
+                if not isinstance(holder, dict | list) or isinstance(key, slice):
+                    raise self.error(target, f"an item of a {type(holder).__name__}, or a slice, cannot be set")
+                holder[key] = value
+            case ast.Attribute(attr=name):
+                self.keys_of(target)[name] = value
+            case _:
+                raise self.error(target, f"an assignment to {describe(target)} is not read")
+
+    def unpacked(self, target: ast.expr, elements: list[ast.expr], value: Any) -> list[Any]:
+        """One value for each of several targets, one of which may be starred."""
+        values = items_of(value, self.budget)
+        stars = [i for i, element in enumerate(elements) if isinstance(element, ast.Starred)]
+        if len(values) != len(elements) if not stars else len(values) < len(elements) - 1:
+            raise self.error(target, f"{len(values)} values are unpacked into {len(elements)} names")
+        if stars:
+            stop = len(values) - (len(elements) - stars[0] - 1)
+            values = [*values[: stars[0]], values[stars[0] : stop], *values[stop:]]
+        return values
+
+    # Containers
+
+    def _constant(self, node: ast.Constant) -> Any:
+        value = node.value
+        if isinstance(value, str) and "{{" in value:
+            value = self._placeholder.sub(lambda match: self.variables[match[1]], value)
+            if re.search(r"\{\{\s*\$", value):
+                raise self.error(node, "environment variables are not read", "write the value in their place")
+        return value
 
     def items(self, elements: list[ast.expr]) -> list[Any]:
         """The values of the elements of a list, with ``*x`` spread out."""
         values: list[Any] = []
         for element in elements:
             if isinstance(element, ast.Starred):
-                spread = self.evaluate(element.value)
-                if not isinstance(spread, list | tuple | set | str):
-                    raise self.error(element, f"a {type(spread).__name__} cannot be spread with '*'")
-                values.extend(spread)
+                values.extend(items_of(self.evaluate(element.value), self.budget))
             else:
-                values.append(self.evaluate(element))
-        if elements:
-            self.guarded(elements[0], self.budget.charge, len(values))
+                values.append(self.attempt(element))
         return values
 
     def _list(self, node: ast.List) -> list[Any]:
@@ -349,110 +262,136 @@ class LiteralReader:
             case [ast.Set(elts=[ast.Name(id=name)])] if name in self.variables:
                 return self.variables[name]
             case [ast.Set(elts=[ast.Name() | ast.Attribute() as inner])]:
-                if ast.unparse(inner).startswith("_base_."):
+                if describe(inner).startswith("'_base_."):
                     return self.evaluate(inner)
-                raise self.error(node, f"'{{{{ {ast.unparse(inner)[:80]} }}}}' is no known variable")
-        return self.guarded(node, set, self.items(node.elts))
+                raise self.error(node, f"'{{{{ {describe(inner)[1:-1]} }}}}' is no known variable")
+        return set_of(self.items(node.elts), self.budget)
 
     def _dict(self, node: ast.Dict) -> dict[Any, Any]:
-        values: dict[Any, Any] = {}
+        pairs: list[tuple[Any, Any]] = []
         for key, item in zip(node.keys, node.values, strict=True):
             if key is None:
-                self.spread(item, values)
+                pairs.extend(self.spread(item))
             else:
-                self.guarded(key, operator.setitem, values, self.evaluate(key), self.evaluate(item))
-        self.guarded(node, self.budget.charge, 1 + len(values))
-        return values
+                name = self.evaluate(key)
+                pairs.append((name, self.named(name, item)))
+        return dict_of(pairs, self.budget)
 
-    def spread(self, node: ast.expr, into: dict[Any, Any]) -> None:
-        """Adds the items of ``**node``."""
+    def new_dict(self, node: ast.Call) -> dict[Any, Any]:
+        """The value of ``dict(...)``."""
+        pairs: list[Any] = []
+        if len(node.args) > 1:
+            raise self.error(node, "dict() takes one value and names")
+        for argument in node.args:
+            value = self.evaluate(argument)
+            items = value.items() if isinstance(value, dict) else items_of(value, self.budget)
+            pairs.extend(tuple(items_of(pair, self.budget)) for pair in items)
+        for keyword in node.keywords:
+            if keyword.arg is None:
+                pairs.extend(self.spread(keyword.value))
+            else:
+                pairs.append((keyword.arg, self.named(keyword.arg, keyword.value)))
+        return dict_of(pairs, self.budget)
+
+    def spread(self, node: ast.expr) -> list[tuple[Any, Any]]:
+        """The items of ``**node``."""
         value = self.evaluate(node)
         if not isinstance(value, dict):
             raise self.error(node, f"a {type(value).__name__} cannot be spread with '**'")
-        into.update(value)
+        return list(value.items())
+
+    def named(self, name: Any, node: ast.expr) -> Any:
+        """The value of one key of a dict. A type may be an imported class, which reads as its dotted path."""
+        path = self.dotted(node) if name == "type" else None
+        return self.attempt(node) if path is None else path
+
+    def dotted(self, node: ast.expr) -> str | None:
+        """``torch.nn.ReLU`` for the names under which it can be imported; None for any other expression."""
+        attributes: list[str] = []
+        while isinstance(node, ast.Attribute) and len(attributes) < MAX_NESTING:
+            attributes.insert(0, node.attr)
+            node = node.value
+        path = self.imported.get(node.id) if isinstance(node, ast.Name) else None
+        return None if path is None else ".".join([path, *attributes])
+
+    # Comprehensions
+
+    def _listcomp(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp) -> list[Any]:
+        return self.comprehension(node, lambda: self.evaluate(node.elt))
+
+    _generatorexp = _listcomp
+
+    def _setcomp(self, node: ast.SetComp) -> set[Any]:
+        return set_of(self._listcomp(node), self.budget)
+
+    def _dictcomp(self, node: ast.DictComp) -> dict[Any, Any]:
+        pairs = self.comprehension(node, lambda: (self.evaluate(node.key), self.evaluate(node.value)))
+        return dict_of(pairs, self.budget)
+
+    def comprehension(
+        self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp, element: Callable[[], Any]
+    ) -> list[Any]:
+        """The value of ``element`` for each round of the loops, whose names are forgotten after them."""
+        size = len(self.nodes_of(node))
+        targets = [loop.target for loop in node.generators]
+        local = {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+        before = {name: self.names[name] for name in local & self.names.keys()}
+        results: list[Any] = []
+        try:
+            for _ in self.rounds(node.generators, size):
+                results.append(element())
+        finally:
+            for name in local:
+                self.names.pop(name, None)
+            self.names.update(before)
+        return results
+
+    def rounds(self, loops: list[ast.comprehension], size: int) -> Iterator[None]:
+        """Goes through nested loops, with their names bound; each round is charged the ``size`` of the text."""
+        if not loops:
+            yield
+            return
+        for item in items_of(self.evaluate(loops[0].iter), self.budget):
+            self.budget.charge(size)
+            self.assign(loops[0].target, item)
+            if all(self.evaluate(test) for test in loops[0].ifs):
+                yield from self.rounds(loops[1:], size)
+
+    # Calls
 
     def _call(self, node: ast.Call) -> Any:
-        name = node.func.id if isinstance(node.func, ast.Name) else None
-        if name == "dict":
-            values: dict[Any, Any] = {}
-            if len(node.args) > 1:
-                raise self.error(node, "dict() takes one value and names")
-            for argument in node.args:
-                values.update(self.guarded(node, dict, self.evaluate(argument)))
-            for keyword in node.keywords:
-                if keyword.arg is None:
-                    self.spread(keyword.value, values)
-                else:
-                    values[keyword.arg] = self.evaluate(keyword.value)
-            self.guarded(node, self.budget.charge, 1 + len(values))
-            return values
-        if (name in _FUNCTIONS or name == "range") and not node.keywords:
-            arguments = self.items(node.args)
-            if name == "range":  # every distributed 0.x training writes gpu_ids = range(0, N)
-                return self.guarded(node, self.number_range, arguments)
-            if name == "sum" and not all(isinstance(item, int | float) for item in flat(arguments)):
-                raise self.error(node, "'sum' of anything but numbers is not read", "write its result out")
-            return self.checked(node, self.guarded(node, _FUNCTIONS[name], *arguments))
-        called = ast.unparse(node.func)[:80]
+        match node.func:
+            case ast.Name(id=name) if name in self.names:
+                self.evaluate(node.func)  # one that could not be read says why
+            case ast.Name(id="dict") if "dict" not in self.objects:
+                return self.new_dict(node)
+            case ast.Name(id=name) if name in functions.FUNCTIONS and name not in self.objects:
+                return functions.call_function(name, *self.arguments(node), self.budget)
+            case ast.Attribute(value=holder, attr=name) if self.is_known(holder):
+                value = self.holder(holder)
+                if functions.has_method(value, name):
+                    return functions.call_method(value, name, *self.arguments(node), self.budget)
         raise self.error(
-            node, f"the call of '{called}' is not read: a config is data here, never executed", "write its result out"
+            node, f"the call of {describe(node.func)} is not read: {NEVER_EXECUTED}", "write its result out"
         )
 
-    def number_range(self, arguments: list[Any]) -> list[int]:
-        """The numbers of ``range(*arguments)``, charged before they are made."""
-        if not all(type(argument) is int for argument in arguments):
-            raise TypeError("'range' takes whole numbers")
-        numbers = range(*arguments)
-        self.budget.charge(1 + abs(numbers.stop - numbers.start) // abs(numbers.step))
-        return list(numbers)
+    def arguments(self, node: ast.Call) -> tuple[list[Any], dict[str, Any]]:
+        """The values of a call's arguments, without and with names; each of them must be readable."""
+        keywords: dict[str, Any] = {}
+        for keyword in node.keywords:
+            if keyword.arg is None:
+                keywords.update(self.spread(keyword.value))
+            else:
+                keywords[keyword.arg] = self.evaluate(keyword.value)
+        return [self.usable(value) for value in self.items(node.args)], keywords
+
+    # Operators and texts
 
     def _binop(self, node: ast.BinOp) -> Any:
-        return self.binary(node, node.op, self.evaluate(node.left), self.evaluate(node.right))
-
-    def binary(self, node: ast.AST, op: ast.operator, left: Any, right: Any, in_place: bool = False) -> Any:
-        """``left op right`` within the limits; lists and dicts are changed in place by ``+=`` and ``|=``."""
-        function = _BINARY.get(type(op))
-        if function is None:
-            raise self.error(node, f"the operator {type(op).__name__} is not read")
-        self.check_operands(node, op, left, right)
-        if in_place and isinstance(left, list) and isinstance(op, ast.Add) and isinstance(right, list | tuple):
-            left.extend(right)
-            return self.made(node, left)
-        if in_place and isinstance(left, dict) and isinstance(op, ast.BitOr) and isinstance(right, dict):
-            left.update(right)
-            return self.made(node, left)
-        return self.checked(node, self.guarded(node, function, left, right))
-
-    def check_operands(self, node: ast.AST, op: ast.operator, left: Any, right: Any) -> None:
-        """Refuses an operation whose result would be too large, before it is made."""
-        if isinstance(op, ast.Mult):
-            for sequence, times in ((left, right), (right, left)):
-                if isinstance(sequence, _SEQUENCES) and isinstance(times, int) and times > 1:
-                    unit = Budget(self.budget.left)
-                    self.guarded(node, unit.charge_deep, sequence)
-                    if (self.budget.left - unit.left) * times > self.budget.left:
-                        raise self.error(node, f"the product makes more than {MAX_VALUES} values")
-        elif isinstance(op, ast.Pow | ast.LShift) and isinstance(left, int) and isinstance(right, int) and right > 0:
-            power = isinstance(op, ast.Pow)
-            bits = left.bit_length() * right if power else left.bit_length() + right
-            if bits > MAX_INTEGER_BITS and not (power and left in (-1, 0, 1)):
-                raise self.error(node, f"the number would have more than {MAX_INTEGER_BITS} bits")
-        elif isinstance(op, ast.Mod) and isinstance(left, str | bytes) and padding(left, right) > MAX_PADDING:
-            raise self.error(node, "this format pads to a width that no config needs", "write the text out")
-
-    def check_integer(self, node: ast.AST, value: int) -> None:
-        """Refuses a number that no config needs."""
-        if value.bit_length() > MAX_INTEGER_BITS:
-            raise self.error(node, f"the number has more than {MAX_INTEGER_BITS} bits")
-
-    def checked(self, node: ast.AST, value: Any) -> Any:
-        """A value that was computed: charged, and refused where it is no literal."""
-        if isinstance(value, int):
-            self.check_integer(node, value)
-        return self.made(node, value)
+        return functions.operate(node.op, self.evaluate(node.left), self.evaluate(node.right), self.budget)
 
     def _unaryop(self, node: ast.UnaryOp) -> Any:
-        return self.guarded(node, _UNARY[type(node.op)], self.evaluate(node.operand))
+        return functions.UNARY[type(node.op)](self.evaluate(node.operand))
 
     def _boolop(self, node: ast.BoolOp) -> Any:
         for value in node.values:
@@ -465,7 +404,7 @@ class LiteralReader:
         left = self.evaluate(node.left)
         for op, comparator in zip(node.ops, node.comparators, strict=True):
             right = self.evaluate(comparator)
-            if not self.guarded(node, _COMPARE[type(op)], left, right):
+            if not functions.COMPARE[type(op)](left, right):
                 return False
             left = right
         return True
@@ -481,22 +420,8 @@ class LiteralReader:
                 parts.append(self._f_placeholder.sub(lambda match: self.variables[match[1]], part.value))
             else:
                 parts.append(self.evaluate(part))
-        return self.made(node, "".join(parts))
+        return "".join(parts)
 
     def _formattedvalue(self, node: ast.FormattedValue) -> str:
-        value = self.evaluate(node.value)
-        convert = {ord("s"): str, ord("r"): repr, ord("a"): ascii}.get(node.conversion, lambda same: same)
-        specification = self._joinedstr(node.format_spec) if node.format_spec else ""
-        if padding("%" + specification, ()) > MAX_PADDING:
-            raise self.error(node, "this format pads to a width that no config needs", "write the text out")
-        return self.made(node, self.guarded(node, format, self.guarded(node, convert, value), specification))
-
-
-def _assigns_base(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "_base_" for t in node.targets)
-
-
-def _describe(node: ast.AST) -> str:
-    """What a user would call this piece of text."""
-    text = ast.unparse(node).splitlines()[0]
-    return f"'{text[:60]}{'...' if len(text) > 60 else ''}'"
+        value = functions.convert(self.evaluate(node.value), node.conversion, self.budget)
+        return functions.formatted(value, self._joinedstr(node.format_spec) if node.format_spec else "", self.budget)

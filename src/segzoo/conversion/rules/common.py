@@ -67,7 +67,7 @@ def head_options(
         "activation": options.activation(),
         "num_labels": num_labels,
         "channels": options.take("channels"),
-        "dropout": max(float(options.take("dropout_ratio", 0.1)), 0.0),
+        "dropout": max(float(options.take("dropout_ratio", options.take("drop_out_ratio", 0.1))), 0.0),
         "align_corners": bool(options.take("align_corners", False)),
     }
     context.take_ignore_index(options)

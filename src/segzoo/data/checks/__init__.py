@@ -1,1 +1,1 @@
-"""What is wrong with a data set, said before anything trains on it."""
+"""Checks that find the faults of a data set before a model is trained on it."""

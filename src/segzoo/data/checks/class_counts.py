@@ -73,7 +73,7 @@ class ClassTally:
     seen: set[int] = field(default_factory=set)
 
     def add(self, facts: PairFacts) -> None:
-        """Counts the ids of one pair, unless its mask cannot be read or its files have errors."""
+        """Count the ids of one pair, unless its mask cannot be read or its files have errors."""
         if facts.ids is None:
             return
         self.seen.update(facts.ids)
@@ -93,7 +93,7 @@ class ClassTally:
             self.pixels_beside[index] += total
 
     def counts(self, num_labels: int) -> ClassCounts:
-        """The counts of the classes 0..num_labels-1."""
+        """The counts of the classes 0..num_labels-1; ids outside this range are left out."""
         columns = (
             np.array([counter[index] for index in range(num_labels)], dtype=np.int64)
             for counter in (self.pixels, self.images, self.pixels_beside)

@@ -58,8 +58,8 @@ KINDS: dict[str, Kind] = {
     "color_mask": Kind(
         ERROR,
         "mask of colours instead of class ids",
-        "save segzoo.data.colors_to_ids(mask, palette) as a grey PNG; a mask whose channels are all equal needs its first "
-        "channel alone",
+        "save segzoo.data.colors_to_ids(mask, palette) as a grey PNG; a mask whose channels are all equal needs its "
+        "first channel alone",
     ),
     "unusable_mask": Kind(ERROR, "mask whose values are no class ids"),
     "lossy_mask": Kind(
@@ -80,7 +80,8 @@ KINDS: dict[str, Kind] = {
     "labels_start_at_zero": Kind(
         WARNING,
         "ids seem to be off by one",
-        "if 0 is the first class, leave out --do_reduce_labels (do_reduce_labels=False), which turns it into 'no class'",
+        "if 0 is the first class, leave out --do_reduce_labels (do_reduce_labels=False), which turns it into 'no "
+        "class'",
     ),
     "only_ignored": Kind(
         WARNING, "mask of ignored pixels only", "label it, or take the pair out: nothing is learnt from it"
@@ -110,7 +111,8 @@ KINDS: dict[str, Kind] = {
     "exif_ambiguous": Kind(
         WARNING,
         "EXIF rotation of a picture whose mask may be upright or not",
-        "look at the pair with `segzoo data show`; the mask is taken as it is stored. Save the picture upright to be sure",
+        "look at the pair with `segzoo data show`; the mask is taken as it is stored. Save the picture upright to be "
+        "sure",
     ),
     "exif_rotation": Kind(NOTE, "picture with EXIF rotation"),
     # Handled.
@@ -214,7 +216,7 @@ class Findings:
         self._fixes: dict[str, Counter[str]] = {}
 
     def add(self, case: Case) -> None:
-        """Adds one case to its kind; the kind's fix becomes the commonest of its cases."""
+        """Add one case to its kind; the finding's fix becomes the commonest of its cases."""
         kind = KINDS[case.kind]
         new = Finding(case.kind, case.title or kind.title, case.fix or kind.fix, 0, [])
         found = self._found.setdefault(case.kind, new)

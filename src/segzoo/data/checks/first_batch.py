@@ -18,8 +18,8 @@ from segzoo.errors import SegZooError
 from segzoo.images.resizing import keep_ratio_size
 
 _BLACK_AND_WHITE = (
-    "These masks hold only 0 and 255, and 255 is ignored, so class 1 never appears. If 255 means class 1, divide the masks "
-    "by 255."
+    "These masks hold only 0 and 255, and 255 is ignored, so class 1 never appears. If 255 means class 1, divide the "
+    "masks by 255."
 )
 _PASSED_OVER = ("unreadable_image", "unreadable_mask", "image_without_mask")
 _WHOLE_BATCH_IGNORED = (
@@ -41,19 +41,19 @@ def _as_arrays(labels: Any) -> list[np.ndarray]:
 def check_labels(
     labels: Any, num_labels: int, ignore_index: int = 255, names: Sequence[str] | str | None = None
 ) -> None:
-    """Makes sure that every label id is a class or the ignore index.
+    """Check that every label id is a class or the ignore index.
 
     Args:
-        labels: Label map (height, width), batch (batch, height, width), or a list of maps of any sizes; tensors or
+        labels: label map (height, width), batch (batch, height, width), or a list of maps of any sizes; tensors or
             arrays of class ids.
-        num_labels: Number of classes; valid ids are 0..num_labels-1.
-        ignore_index: Id that never counts.
-        names: Name of each map in the error, usually its file.
+        num_labels: number of classes; valid ids are 0..num_labels-1.
+        ignore_index: id that never counts.
+        names: name of each map in the error, usually its file.
 
     Raises:
-        SegZooError: Ids are outside the range. The message names the first such file, the ids with their pixel counts,
-            how many maps are affected, and the likely fix. A batch of only 0 and 255 for a two-class model just causes
-            a warning, because 255 is then ignored and class 1 never appears.
+        SegZooError: ids are outside the range. The message names the first such file, the ids with their pixel counts,
+            how many maps are affected, and the likely fix. A batch of only 0 and 255 for a two-class model causes a
+            warning instead, because 255 is then ignored and class 1 never appears.
     """
     arrays = _as_arrays(labels)
     names = [names] if isinstance(names, str) else names
@@ -83,25 +83,28 @@ def check_first_batch(
     crop_size: tuple[int, int] | None = None,
     max_corrupt: int = 0,
 ) -> list[str]:
-    """Looks at the files of the first batch as `segzoo data check` does, before the first step of a training.
+    """Check the files of the first batch as `segzoo data check` does, before the first step of a training.
 
-    Whole masks are looked at, whatever crops the training takes of them; then one sample is made as the training makes
+    Masks are checked whole, even if the training takes crops of them. Then one sample is made as the training makes
     it.
 
     Args:
-        dataset: A `SegmentationDataset` that trains.
-        indices: Its samples that make up the first batch.
-        num_labels, ignore_index, reduce_labels: What the ids in the masks mean.
+        dataset: the `SegmentationDataset` of the training.
+        indices: positions of the first batch's samples in it.
+        num_labels: number of classes.
+        ignore_index: id that never counts.
+        reduce_labels: whether masks hold 0 for "no class" and 1..num_labels for the classes.
         crop_size: (height, width) of the training's crops; None: whole pictures.
-        max_corrupt: So many corrupt files are left to the data set, which passes over them.
+        max_corrupt: up to this number of pairs with a corrupt or missing file are no error here, because the data set
+            passes over them.
 
     Returns:
-        Warnings, one line each: pictures smaller than the crop, masks of ignored pixels only, masks of 0 and 255
-        alone, rotations that cannot be told.
+        Warnings, one line each, about pictures smaller than the crop, masks of ignored pixels only, masks of 0 and 255
+        only, and EXIF rotations that differ or are ambiguous.
 
     Raises:
-        SegZooError: A file that a training cannot use. The message names the first such file (or pair), what is the
-            matter with it, the likely fix, and how many more there are in the batch.
+        SegZooError: a training cannot use a file. The message names the first such file (or pair), the problem, the
+            likely fix, and how many more pairs of the batch have errors.
     """
     lines = check_rows(
         {int(index): dataset.dataset[int(index)] for index in indices}.items(),
@@ -133,11 +136,16 @@ def check_rows(
     """`check_first_batch` for rows of any source, such as the first ones of a stream.
 
     Args:
-        rows: Index and undecoded row (`segzoo.data.rows.undecoded`) of each pair.
-        transform: The training's transform: a scale in it is taken into account before pictures are held against the
-            crop.
-        num_labels, ignore_index, reduce_labels, crop_size, max_corrupt: As in `check_first_batch`.
-        num_channels: Of the pictures, as the model takes them.
+        rows: index and undecoded row (`segzoo.data.rows.undecoded`) of each pair.
+        num_labels, ignore_index, reduce_labels, crop_size, max_corrupt: see `check_first_batch`.
+        transform: the training's transform; if it resizes pictures, their new sizes are compared with the crop.
+        num_channels: number of channels that the model takes.
+
+    Returns:
+        Warnings, one line each.
+
+    Raises:
+        SegZooError: a training cannot use a file.
     """
     rule = LabelRule(num_labels, ignore_index, reduce_labels)
     facts = []
@@ -159,7 +167,7 @@ def check_rows(
 
 
 def _refuse_errors(facts: Sequence[PairFacts], max_corrupt: int) -> None:
-    """Raises the error of the first pair that has one, and says how many others have."""
+    """Raise the error of the first pair that has one; the message gives the number of the others."""
     errors = [[case for case in pair.cases if case.severity == ERROR] for pair in facts]
     if max_corrupt:
         corrupt = [any(case.kind in _PASSED_OVER for case in cases) for cases in errors]
@@ -177,7 +185,7 @@ def _refuse_errors(facts: Sequence[PairFacts], max_corrupt: int) -> None:
 def _warnings(
     facts: Sequence[PairFacts], rule: LabelRule, crop_size: tuple[int, int] | None, transform: Any
 ) -> list[str]:
-    """Lines about what does not stop a training, but its user should know."""
+    """One line about each kind of problem that does not stop a training but that its user should know."""
     lines = []
     by_kind: dict[str, list[Case]] = {}
     for pair in facts:
@@ -205,7 +213,7 @@ def _warnings(
 
 
 def _counted(cases: Sequence[Case], total: int) -> str:
-    """A line with the first of some cases, and their number."""
+    """One line with the number of the cases, and the first of them."""
     return f"warning: {len(cases)} of the {total} pairs of the first batch: {cases[0].sentence()}"
 
 

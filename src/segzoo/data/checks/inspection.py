@@ -1,4 +1,4 @@
-"""The check of every pair of a data set: what is wrong with it, and how often each class occurs."""
+"""The check of every pair of a data set: its faults, and how often each class occurs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from segzoo.data.checks.class_counts import ClassCounts, ClassTally
 from segzoo.data.checks.findings import ERROR, NOTE, WARNING, Case, Finding, Findings
 from segzoo.data.checks.label_ids import LabelRule, list_ranges
 from segzoo.data.checks.probing import PairFacts, crop_case, probe_pair
+from segzoo.data.classes import ClassFacts
 from segzoo.data.loading import SPLIT_NAMES, DataSource, PairingProblem, load_source
 from segzoo.data.rows import row_names, undecoded
 from segzoo.errors import SegZooError
@@ -28,17 +29,17 @@ class DataReport:
     """What a check of a data set found.
 
     Attributes:
-        source: Name of the data set.
-        rule: What its ids mean.
-        names: Names of the classes, in the order of their ids.
-        findings: What is wrong, errors first.
-        pairs: Number of pairs by split.
-        checked: Number of pairs that were checked, by split.
-        counts: Frequencies of the classes by split, over the pairs that a training can use.
-        crop_size: (height, width) that pictures were held against, or None.
-        num_channels: Of the model that pictures were held against, or None.
-        value_rules: How the pictures' values become grey levels -> how many pictures; the commonest first.
-        classes_source: Where the class names come from, in words.
+        source: name of the data set.
+        rule: what the ids in its masks mean.
+        names: names of the classes, in the order of their ids.
+        findings: the faults, errors first.
+        pairs: number of pairs by split.
+        checked: number of pairs that were checked, by split.
+        counts: frequencies of the classes by split, over the pairs that a training can use.
+        crop_size: (height, width) of the crop that pictures were compared with, in pixels; None: not compared.
+        num_channels: number of channels of the model that pictures were compared with; None: not compared.
+        value_rules: number of pictures by the rule that turns their values into grey levels, the commonest first.
+        classes_source: where the class names come from, in words; may be empty.
     """
 
     source: str
@@ -64,15 +65,15 @@ class DataReport:
 
     @property
     def weights_split(self) -> str | None:
-        """The split that class weights are suggested from: the training split, where there is one."""
+        """The split that class weights are computed from: "train" or else the first; None without a usable pair."""
         return next(iter(self.counts), None) if _TRAIN not in self.counts else _TRAIN
 
     def class_weights(self) -> np.ndarray | None:
-        """`ClassCounts.median_frequency_weights` of the training split (else of the first); None without a pair."""
+        """`ClassCounts.median_frequency_weights` of `weights_split`, (num_labels,); None without a usable pair."""
         return None if self.weights_split is None else self.counts[self.weights_split].median_frequency_weights()
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON values; NaN for weights of classes that do not occur."""
+        """The report as JSON values; the weight of a class that does not occur is NaN."""
         weights = self.class_weights()
         classes = [
             {
@@ -127,8 +128,7 @@ def inspect_dataset(
     source: DataSource | str | os.PathLike,
     rule: LabelRule | None = None,
     *,
-    names: Sequence[str] | None = None,
-    palette: Sequence[Sequence[int]] | None = None,
+    classes: ClassFacts | None = None,
     splits: Sequence[str] | None = None,
     crop_size: tuple[int, int] | None = None,
     num_channels: int | None = None,
@@ -137,35 +137,40 @@ def inspect_dataset(
     keep_cases: int = 1000,
     progress: Callable[[int], Callable[[], object]] | None = None,
 ) -> DataReport:
-    """Looks at every pair of a data set and reports all that is wrong with it.
+    """Check every pair of a data set and report all faults.
 
-    Every picture and mask is decoded as a training decodes it; a broken one is noted, and the check goes on. Memory
-    does not grow with the pictures, but for a hash of 16 bytes of each.
+    Every picture and mask is decoded as a training decodes it; a broken one becomes a finding, and the check goes on.
+    Memory grows by a 16-byte hash and a name per picture.
 
     Args:
-        source: Where the data is.
-        rule: What the ids in masks mean. Where it does not say how many classes there are, that is the number of
-            `names`; where both are missing, ids cannot be out of range.
-        names: Names of the classes, by id.
-        palette: Colours of the classes, to tell what a mask of colours was painted with.
-        splits: Look at these alone.
-        crop_size: (height, width); smaller pictures are reported.
-        num_channels: Of the model; pictures that do not fit it are reported. None: see `probe_pair`.
-        max_samples: Look at so many pairs of each split, spread evenly over it.
-        num_workers: Processes that look; 0: this one.
-        keep_cases: Cases listed of each kind of finding; more are counted only.
-        progress: Called with the number of pairs, before the first; what it returns is called after every pair.
+        source: the data set's location, and how it is read.
+        rule: what the ids in masks mean; None: the rule of `classes`, with 255 ignored. A missing number of classes is
+            taken from `classes`; if both are missing, no id is out of range.
+        classes: names and colours of the classes; the colours help to explain a mask of colours.
+        splits: names of the splits to check; None checks all.
+        crop_size: (height, width) of training crops in pixels; smaller pictures are reported.
+        num_channels: number of channels that the model takes; pictures that do not fit are reported. None: see
+            `probe_pair`.
+        max_samples: number of pairs to check in each split, spread evenly over it; None checks all.
+        num_workers: number of processes that check pairs; 0 uses the calling process.
+        keep_cases: number of cases that are listed for each kind of finding; further ones are only counted.
+        progress: called once with the number of pairs; the function that it returns is called after each pair.
 
     Raises:
-        SegZooError: The data set cannot be loaded at all, or has no split of that name.
+        SegZooError: the data set cannot be loaded at all, or has no split of that name.
     """
-    source, rule = DataSource.of(source), rule or LabelRule()
-    if rule.num_labels is None and names is not None:
-        rule = replace(rule, num_labels=len(names))
+    source, rule = (
+        DataSource.of(source),
+        rule or LabelRule(reduce_labels=classes is not None and classes.reduce_labels),
+    )
+    if rule.num_labels is None and classes is not None:
+        rule = replace(rule, num_labels=len(classes.names))
     found = Findings(keep_cases)
     tables = load_tables(source, on_case=found.add)
     tables = choose_splits(tables, splits, source)
-    colors = {tuple(color[:3]): str(name) for color, name in zip(palette or (), names or (), strict=False)}
+    colors: dict[tuple[int, ...], str] = {}
+    if classes is not None:
+        colors = {tuple(color[:3]): name for color, name in zip(classes.palette, classes.names, strict=False)}
     chosen = {split: spread(len(rows), max_samples) for split, rows in tables.items()}
     on_pair = None if progress is None else progress(sum(map(len, chosen.values())))
     tallies = {}
@@ -188,8 +193,7 @@ def inspect_dataset(
                 on_pair()
     whole = all(len(chosen[split]) == len(rows) for split, rows in tables.items())
     num_labels = _guess_num_labels(tallies) if rule.num_labels is None else rule.num_labels
-    if names is None:
-        names = [f"class {index}" for index in range(num_labels)]
+    names = [f"class {index}" for index in range(num_labels)] if classes is None else classes.names
     counts = {split: tally.counts(num_labels) for split, tally in tallies.items() if tally.num_images}
     _judge_labels(tallies, counts, rule, names, whole, found)
     return DataReport(
@@ -201,26 +205,27 @@ def inspect_dataset(
         checked={split: len(indices) for split, indices in chosen.items()},
         counts=counts,
         crop_size=crop_size,
+        classes_source="" if classes is None else classes.source,
         num_channels=num_channels,
         value_rules=dict(value_rules.most_common()),
     )
 
 
-# What to look at
+# Choosing pairs
 
 
 def load_tables(source: DataSource, *, on_case: Callable[[Case], object]) -> dict[str, Any]:
-    """Loads the pairs of a data set, undecoded; what does not pair up becomes cases instead of an error.
+    """Load the pairs of a data set, undecoded; files that do not pair up become cases instead of an error.
 
     Args:
-        source: Where the data is.
-        on_case: Called with every such case.
+        source: the data set's location, and how it is read.
+        on_case: called with each of these cases.
 
     Returns:
-        Tables by split; empty if nothing pairs up.
+        Tables of undecoded rows by split; empty if nothing pairs up.
 
     Raises:
-        SegZooError: There is no such data set.
+        SegZooError: there is no such data set.
     """
     cases = []
 
@@ -231,7 +236,7 @@ def load_tables(source: DataSource, *, on_case: Callable[[Case], object]) -> dic
     try:
         tables = load_source(source, strict=False, on_problem=note)
     except SegZooError:
-        if not cases:  # else they say what is the matter
+        if not cases:  # otherwise they explain the error
             raise
         tables = {}
     for case in cases:
@@ -240,7 +245,12 @@ def load_tables(source: DataSource, *, on_case: Callable[[Case], object]) -> dic
 
 
 def choose_splits(tables: Mapping[str, Any], splits: Sequence[str] | None, source: DataSource) -> dict[str, Any]:
-    """The chosen splits, by any of their usual names and in the order of the choice; None chooses all.
+    """The tables of the chosen splits, in the order of the choice.
+
+    Args:
+        tables: tables by split.
+        splits: any usual names of splits, such as "val" for "validation"; None chooses all.
+        source: the data set, for the message.
 
     Raises:
         SegZooError: `source` does not have one of the splits; the message names those that it has.
@@ -255,7 +265,7 @@ def choose_splits(tables: Mapping[str, Any], splits: Sequence[str] | None, sourc
 
 
 def spread(count: int, most: int | None) -> list[int]:
-    """Up to `most` of the positions 0..count-1, spread evenly; None for all."""
+    """Up to `most` of the positions 0..count-1, spread evenly; all if `most` is None."""
     if most is None or most >= count:
         return list(range(count))
     return [int(position) for position in np.linspace(0, count - 1, most).round()]
@@ -303,11 +313,11 @@ class _Probes:
         )
 
 
-# What it means
+# Judging
 
 
 def _judge_twins(facts: PairFacts, split: str, pictures: dict[bytes, tuple[str, str]], found: Findings) -> None:
-    """Adds a case if the picture's file has been seen before, byte for byte."""
+    """Add a case if a picture with the same bytes has been seen before."""
     if facts.digest is None or facts.size is None:
         return
     other_split, other = pictures.setdefault(facts.digest, (split, facts.image_name))
@@ -328,14 +338,14 @@ def _judge_labels(
     whole: bool,
     found: Findings,
 ) -> None:
-    """Adds the cases that only the ids of all masks together reveal.
+    """Add the cases that only the ids of all masks together reveal.
 
     Args:
-        tallies, counts: What was counted, by split.
-        rule: What the ids mean.
-        names: Names of the classes, in the order of their ids.
-        whole: Whether every pair was checked.
-        found: Takes the cases.
+        tallies, counts: ids and class counts by split.
+        rule: what the ids in masks mean.
+        names: names of the classes, in the order of their ids.
+        whole: whether every pair was checked.
+        found: receives the cases.
     """
     seen = set().union(*(tally.seen for tally in tallies.values()))
     bad = rule.outside(dict.fromkeys(seen, 0))

@@ -10,15 +10,15 @@ from segzoo.data.checks.findings import SEVERITIES, Finding
 from segzoo.data.checks.inspection import DataReport
 
 ALL_CLASSES = 40
-"""Largest number of classes of which the table lists those that never appear, too."""
+"""With up to this many classes, the table also lists those that never appear."""
 
 
 def report_text(report: DataReport, *, most_cases: int = 5) -> str:
     """The report as text: what was checked, how often each class occurs, and the findings.
 
     Args:
-        report: What `inspect_dataset` found.
-        most_cases: Number of cases listed of each kind of finding.
+        report: the result of `inspect_dataset`.
+        most_cases: number of cases that are listed for each kind of finding.
     """
     parts = [_header(report)]
     if report.counts:
@@ -92,7 +92,7 @@ def _section(finding: Finding, report: DataReport, most: int) -> str:
 
 
 def short_name(name: str, source: str) -> str:
-    """A file's path within the data set, which may be a folder or a zip archive."""
+    """A file's path within the data set `source`, which may be a folder or a zip archive."""
     inside, _, archive = name.removeprefix("zip://").partition("::")
     if name.startswith("zip://") and archive == os.path.abspath(source):
         return inside
@@ -152,9 +152,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[in
     """A table as text, with a line under the headings.
 
     Args:
-        head: Headings of the columns.
-        rows: Cells of each row, as many as there are headings.
-        right: Numbers of the columns that are aligned to the right.
+        head: headings of the columns.
+        rows: cells of each row, as many as there are headings.
+        right: indices of the columns that are aligned to the right, from 0.
     """
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = [head, ["-" * width for width in widths], *rows]

@@ -1,4 +1,4 @@
-"""Which ids a mask holds, which of them are not classes, and what probably went wrong with these."""
+"""The ids of a mask: their counts, which of them are no class, and the likely cause."""
 
 from __future__ import annotations
 

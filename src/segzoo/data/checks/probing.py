@@ -26,15 +26,15 @@ _TURNED = {2: "mirrored", 3: "upside down", 4: "mirrored", 5: "on its side", 6: 
 
 @dataclass
 class PairFacts:
-    """What a look at one pair found.
+    """The findings about one pair.
 
     Attributes:
-        image_name, label_name: The two files.
-        cases: What is the matter.
-        ids: Pixels of every id of the mask, as stored; None where it cannot be read.
-        size: (height, width) of the upright picture; None where it cannot be read.
-        digest: Hash of the picture's file, 16 bytes; None where it is missing.
-        rule: How the picture's values become grey levels; None where it cannot be read.
+        image_name, label_name: names of the two files.
+        cases: the problems.
+        ids: number of pixels by id, as stored in the mask; None if it cannot be read.
+        size: (height, width) of the upright picture in pixels; None if it cannot be read.
+        digest: hash of the picture's file, 16 bytes; None if the file is missing.
+        rule: how the picture's values become grey levels; None if it cannot be read.
     """
 
     image_name: str
@@ -62,23 +62,23 @@ def probe_pair(
     palette: Mapping[tuple[int, int, int], str] | None = None,
     num_channels: int | None = None,
 ) -> PairFacts:
-    """Looks at one pair as a training would read it, and goes on after the first thing that is wrong.
+    """Check one pair as a training would read it; the check goes on after the first problem.
 
     Args:
-        image, label: Paths, bytes, PIL images, or `{"path", "bytes"}` of undecoded `datasets` columns; a mask may also be
-            an array of ids.
-        rule: What the ids mean.
-        image_name, label_name: What to call the two.
-        encoding: How the mask is written, as in `decode_pair`.
-        palette: Colour -> class name of the data set, to tell what a mask of colours was painted with.
-        num_channels: Of the model that the pictures are for; None where there is none yet: then pictures are read as RGB, and
-            those that cannot be as for a model of as many channels.
+        image, label: paths, bytes, PIL images, or `{"path", "bytes"}` of undecoded `datasets` columns; a mask may also
+            be an array of ids (height, width), and is None if it is missing.
+        rule: what the ids in masks mean.
+        image_name, label_name: names of the two for the cases.
+        encoding: how the mask is written; see `decode_pair`.
+        palette: class name by colour, which helps to explain a mask of colours.
+        num_channels: number of channels that the model takes. Without a model, None: pictures of 1, 3 or 4 channels
+            are read as RGB, and others as for a model of their number of channels.
     """
     facts = PairFacts(image_name, label_name)
     image = image if isinstance(image, np.ndarray) else _in_memory(image)
     label = _in_memory(label)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Pillow, about huge pictures and broken EXIF blocks
+        warnings.simplefilter("ignore")  # Pillow warns of huge pictures and broken EXIF blocks
         image_header, label_header = _header(image), _header(label)
         bands = None if image_header is None else image_header.channels
         read_as = num_channels or (3 if bands in (None, 1, 3, 4) else bands)
@@ -106,7 +106,7 @@ def probe_pair(
 
 
 def _in_memory(source: Any) -> Any:
-    """The same with the bytes of a file, so that it is read once; unchanged where that cannot be done."""
+    """The path and bytes of a file, so that it is read only once; other sources are returned unchanged."""
     if isinstance(source, np.ndarray) and source.ndim == 3:
         return PIL.Image.fromarray(source)
     if not isinstance(source, Mapping | str | os.PathLike):
@@ -147,7 +147,7 @@ def _decode(
     palette: Mapping[tuple[int, int, int], str] | None,
     num_channels: int,
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """The pair as training decodes it; where that fails, what can be had of it, and the reasons as cases."""
+    """The pair as a training decodes it; if that fails, the part that can be read, and the reasons as cases."""
     image_name, label_name = facts.image_name, facts.label_name
     if label is None:
         facts.cases.append(Case("image_without_mask", files=(image_name,)))
@@ -182,14 +182,14 @@ def _decode(
 
 
 def _unusable(kind: str, error: SegZooError, name: str) -> Case:
-    """A case whose cause and fix are those of the message."""
+    """A case with the cause and the fix of the error's message."""
     text = str(error).removeprefix(f"{name}: ").removeprefix(f"{name} ")
     cause, _, fix = text.rstrip(".").partition("; ")
     return Case(kind, cause, (name,), fix=fix)
 
 
 def _reason(error: SegZooError, name: str) -> str:
-    """The cause without the file, which stands beside it, and without the advice, which is the kind's."""
+    """The cause without the file, which the case names, and without the advice, which its kind gives."""
     text = re.sub(r" <_io\.BytesIO object at 0x[0-9a-f]+>", "", str(error).removeprefix(f"{name}: "))
     return text.partition(". ")[0].rstrip(".")
 
@@ -212,7 +212,7 @@ def _size_case(image_shape: tuple[int, ...], mask_shape: tuple[int, int], facts:
 def _color_case(
     label: Any, reason: str, encoding: str | None, name: str, palette: Mapping[tuple[int, int, int], str] | None
 ) -> Case:
-    """The case of a mask that can be read and yet holds no ids."""
+    """The case of a mask that can be read but holds no ids."""
     if encoding is not None:
         return Case("color_mask", reason, (name,), details={"encoding": encoding})
     most = 4096
@@ -259,7 +259,7 @@ def _judge_mask_file(header: Header, facts: PairFacts) -> None:
 
 
 def _judge_rotation(image: Header, label: Header, facts: PairFacts) -> None:
-    """Adds a case for EXIF rotations, which says how `decode_pair` handles them."""
+    """Add a case for EXIF rotations that says how `decode_pair` handles them."""
     if image.orientation == label.orientation == 1:
         return
     files = (facts.image_name, facts.label_name)
@@ -298,7 +298,14 @@ def _judge_ids(ids: Mapping[int, int], rule: LabelRule, facts: PairFacts) -> Non
 
 
 def ids_case(bad: Mapping[int, int], seen: Collection[int], rule: LabelRule, name: str) -> Case:
-    """The case of ids that are no class; see `LabelRule`."""
+    """The case of ids that are no class.
+
+    Args:
+        bad: number of pixels by id, of these ids only.
+        seen: all ids of the same masks.
+        rule: what the ids in masks mean.
+        name: name of the mask.
+    """
     return Case(
         "ids_out_of_range",
         list_ids(bad),
@@ -317,10 +324,10 @@ def crop_case(size: tuple[int, int], scaled: tuple[int, int], crop_size: tuple[i
     """The case of a picture that is smaller than the crop, or None.
 
     Args:
-        size: (height, width) of the picture.
-        scaled: (height, width) of the picture after resizing, before random scaling.
+        size: (height, width) of the picture in pixels.
+        scaled: (height, width) after resizing, before random scaling.
         crop_size: (height, width) of the crops.
-        name: Name of the picture.
+        name: the picture's name.
     """
     if scaled[0] >= crop_size[0] and scaled[1] >= crop_size[1]:
         return None

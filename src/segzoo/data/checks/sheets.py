@@ -1,4 +1,4 @@
-"""Contact sheets of a data set: pictures with their masks, as in the files or as a training sees them."""
+"""Contact sheets of a data set: pictures with their masks, as they are in the files or as a training sees them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def denormalize(pixel_values: torch.Tensor, transform: JointTransform) -> np.nda
     """The picture that a `JointTransform` normalised.
 
     Args:
-        pixel_values: float (channels, height, width).
-        transform: What made it.
+        pixel_values: output of the transform, float32 (channels, height, width).
+        transform: the transform.
 
     Returns:
-        uint8 array (height, width, channels), by default RGB: grey level for grey level what the steps of the transform gave. Padding, which is 0 after
-        normalisation, shows the mean colour.
+        uint8 array (height, width, channels) with the grey levels before normalisation; three channels are RGB.
+        Padding, which is 0 after normalisation, has the mean colour.
     """
     std = torch.tensor(transform.std, dtype=torch.float64)[:, None, None]
     mean = torch.tensor(transform.mean, dtype=torch.float64)[:, None, None]
@@ -50,21 +50,23 @@ def draw_pairs(
     cell_width: int = 320,
     num_channels: int = 3,
 ) -> PIL.Image.Image:
-    """A sheet of pairs as they lie in the files: picture, mask, overlay.
+    """Draw pairs as they are in the files, one row each: picture, mask, overlay.
 
     Args:
-        rows: Undecoded rows of `load_segmentation_dataset`.
-        indices: Which of them.
-        names, palette: Names and colours (0..255) of the classes, by id.
-        rule: What the ids in masks mean.
-        short: A file's name as the captions have it.
-        on_problem: Called with a line about a pair that cannot be shown, or ids without a class; None raises for the former.
-        alpha: Share of the colours in the overlay, 0..1.
-        cell_width: In pixels.
-        num_channels: Of the model that the pictures are for; of more than three the first three are shown as colours.
+        rows: undecoded rows of `load_segmentation_dataset`.
+        indices: positions of the rows to draw.
+        names, palette: names and colours (red, green, blue), each 0..255, of the classes, by id.
+        rule: what the ids in masks mean.
+        short: turns a file's name into its caption.
+        on_problem: called with one line about each pair that cannot be shown, which is left out, and about ids without
+            a class. None: a pair that cannot be shown is an error.
+        alpha: share of the colours in the overlay, 0..1.
+        cell_width: width of each picture on the sheet, in pixels.
+        num_channels: number of channels to read the pictures with; of more than three, the first three are shown as
+            red, green and blue.
 
     Raises:
-        SegZooError: No pair can be shown.
+        SegZooError: no pair can be shown; or, without `on_problem`, one of them cannot.
     """
     cells, captions = [], []
     for index in indices:
@@ -101,16 +103,16 @@ def draw_samples_as_trained(
     alpha: float = 0.55,
     cell_width: int = 320,
 ) -> PIL.Image.Image:
-    """A sheet of samples exactly as a training sees them: file, augmented picture, labels, overlay.
+    """Draw samples exactly as a training sees them: picture in the file, augmented picture, labels, overlay.
 
     Args:
-        dataset: A `SegmentationDataset` with a `JointTransform`; its seed, the epoch and the index decide the sample.
-        indices: Which samples.
-        epochs: In which epochs; one row for every sample and epoch.
-        names, palette, short, on_problem, alpha, cell_width: As in `draw_pairs`.
+        dataset: a `SegmentationDataset` with a `JointTransform`; its seed, the epoch and the index decide the sample.
+        indices: positions of the samples to draw.
+        epochs: epochs to draw each sample in; the sheet has one row for every sample and epoch.
+        names, palette, short, on_problem, alpha, cell_width: see `draw_pairs`.
 
     Raises:
-        SegZooError: No sample can be shown.
+        SegZooError: no sample can be shown; or, without `on_problem`, one of them cannot.
     """
     transform: JointTransform = dataset.transform
     cells, captions = [], []
@@ -142,7 +144,7 @@ def draw_samples_as_trained(
 
 
 def _decode(row: Mapping, image_name: str, label_name: str, num_channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """The picture in colours to be looked at, and the mask."""
+    """The picture as RGB, and the mask."""
     image, mask = decode_pair(
         row["image"],
         row["label"],
@@ -161,7 +163,7 @@ def _tell_odd_ids(mask: np.ndarray, rule: LabelRule, name: str, tell: Callable[[
 
 
 def _smaller(image: np.ndarray, mask: np.ndarray, width: int) -> tuple[PIL.Image.Image, np.ndarray]:
-    """Picture and mask, shrunk to a width if they are wider, so that a sheet of huge pictures fits into memory."""
+    """Picture and mask, shrunk to ``width`` pixels if they are wider, so that huge pictures fit into memory."""
     picture = PIL.Image.fromarray(image)
     if picture.width <= width:
         return picture, mask

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
+from segzoo.cards.model_card import ModelCardFacts
 from segzoo.data import SegmentationDataset
 from segzoo.data.classes import ClassFacts
 from segzoo.evaluation import Evaluation
@@ -143,23 +144,24 @@ def publish_outcome(
 
 
 def _card(outcome: Outcome, directory: Path) -> str:
-    return describe_training(
-        outcome.model,
-        outcome.evaluation,
+    facts = ModelCardFacts(
         title=directory.resolve().name,
         dataset=outcome.dataset_title,
         dataset_id=None if outcome.is_local else outcome.dataset_name,
         inference=outcome.protocol,
-        settings={
+        training={
             **recipe_rows(outcome.recipe),
             **outcome.settings,
             "training time": f"{outcome.seconds / 60:.1f} minutes",
         },
-        augmented=outcome.augmented,
         base_model=outcome.base_model,
         synthetic=outcome.is_synthetic,
         repo_id=outcome.repo_id,
     )
+    scored = [] if outcome.evaluation is None else [(outcome.protocol, outcome.evaluation)]
+    if outcome.augmented is not None:
+        scored.append(outcome.augmented)
+    return describe_training(outcome.model, facts, scored)
 
 
 def _report(outcome: Outcome, directory: Path, accelerator: Accelerator) -> TrainingReport:

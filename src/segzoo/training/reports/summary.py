@@ -1,6 +1,7 @@
 """Curves, sample pictures and the model card of a training."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from PIL import Image
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
+from segzoo import SegZooForSemanticSegmentation
 from segzoo.cards.model_card import Measurement, ModelCardFacts, build_model_card, facts_of_model
 from segzoo.cards.scores import SCORING
 from segzoo.data import SegmentationDataset
@@ -88,59 +90,36 @@ def draw_samples(
 
 def describe_training(
     model: PreTrainedModel,
-    evaluation: Evaluation | None,
+    facts: ModelCardFacts,
+    scored: Sequence[tuple[str, Evaluation]] = (),
     *,
-    title: str,
-    dataset: str,
-    dataset_id: str | None = None,
     split: str = "validation",
-    inference: str,
-    settings: Mapping[str, Any],
-    base_model: str | None = None,
-    augmented: tuple[str, Evaluation] | None = None,
-    synthetic: bool = False,
-    repo_id: str | None = None,
 ) -> str:
     """The model card of a trained model, with the scores that were measured.
 
     Args:
         model: the trained model.
-        evaluation: the last evaluation; None if nothing was scored.
-        title, dataset, dataset_id, base_model, synthetic, repo_id: as in `segzoo.cards.model_card.ModelCardFacts`.
+        facts: title, data set, settings of the training and whatever else is known. Measurements are added, and for
+            segzoo's models backbone, head, number of weights and classes.
+        scored: evaluations on the data set, each preceded by how images went through the model, in words.
         split: the split that was scored.
-        inference: how images go through the model, in words.
-        settings: settings of the training, by name.
-        augmented: another evaluation, preceded by its protocol in words; or None.
 
     Returns:
         The text of README.md.
     """
-    measured = ([] if evaluation is None else [(inference, evaluation)]) + ([] if augmented is None else [augmented])
     measurements = [
         Measurement(
-            value=scored.metrics[name],
+            value=evaluation.metrics[name],
             metric=name,
-            dataset=dataset,
-            dataset_id=dataset_id,
+            dataset=facts.dataset or "unknown",
+            dataset_id=facts.dataset_id,
             split=split,
-            num_images=scored.num_images,
+            num_images=evaluation.num_images,
             protocol=f"{protocol}; {SCORING}",
         )
-        for protocol, scored in measured
+        for protocol, evaluation in scored
         for name in ("mean_iou", "mean_accuracy", "overall_accuracy")
-        if 0 <= scored.metrics[name] <= 1  # NaN where no pixel counts
+        if 0 <= evaluation.metrics[name] <= 1  # NaN where no pixel counts
     ]
-    own = facts_of_model(model) if hasattr(model, "decode_heads") else {}
-    facts = ModelCardFacts(
-        title=title,
-        dataset=dataset,
-        dataset_id=dataset_id,
-        measurements=measurements,
-        inference=inference,
-        training=settings,
-        base_model=base_model,
-        synthetic=synthetic,
-        repo_id=repo_id,
-        **own,
-    )
-    return build_model_card(facts)
+    own = facts_of_model(model) if isinstance(model, SegZooForSemanticSegmentation) else {}
+    return build_model_card(replace(facts, measurements=[*facts.measurements, *measurements], **own))
