@@ -15,9 +15,6 @@ CASES = {
 }
 # What should convert and does not yet, with what its refusal names.
 MISSING = {
-    "file_tta_comprehension": "comprehension",
-    "file_unused_import": "'import'",
-    "file_print": "'print'",
     "beit_original_spelling": "'BEiT'",
     "mask2former_mmdet3": "layer_cfg",
     "swin_mmseg_uper": "'SwinTransformer'",

@@ -6,9 +6,7 @@ pipeline become our typed configs. Every option is accounted for: an unknown one
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 from segzoo.conversion import rules  # noqa: F401  (each rule module registers itself)
@@ -34,6 +32,7 @@ _SEGMENTORS = (
 )
 # Test settings of detectors that Mask2Former configs carry along, and nothing reads.
 _PANOPTIC = ("panoptic_on", "semantic_on", "instance_on", "max_per_image", "iou_thr", "filter_low_score")
+_REFUSALS: dict[str, str | None] = {}  # what `refusal` has found, by the config's text
 
 
 def translate_config(
@@ -105,15 +104,16 @@ def translate_config(
     with values_that_fit("the test pipeline"):
         num_channels = getattr(components[0].config, "num_channels", 3)
         processor = translate_processor(context, num_channels=num_channels)
-    return assemble(
-        components,
-        classes,
-        processor=processor,
-        notes=context.notes,
-        ignore_index=ignore_index,
-        window_size=window_size,
-        window_stride=window_stride,
-    )
+    with values_that_fit("model"):
+        return assemble(
+            components,
+            classes,
+            processor=processor,
+            notes=context.notes,
+            ignore_index=ignore_index,
+            window_size=window_size,
+            window_stride=window_stride,
+        )
 
 
 def supports(config: Mapping[str, Any]) -> bool:
@@ -123,17 +123,14 @@ def supports(config: Mapping[str, Any]) -> bool:
 
 def refusal(config: Mapping[str, Any]) -> str | None:
     """Why a config does not translate, in the words of the error; None if it does."""
-    return _refusal(json.dumps(config, sort_keys=True, default=repr))
-
-
-@lru_cache(maxsize=1024)
-def _refusal(text: str) -> str | None:
-    """The refusal of a config as JSON text. Many configs of the zoo are equal."""
-    try:
-        translate_config(json.loads(text))
-    except SegZooError as error:
-        return str(error)
-    return None
+    text = repr(config)  # many configs of the zoo are equal
+    if text not in _REFUSALS:
+        try:
+            translate_config(config)
+            _REFUSALS[text] = None
+        except SegZooError as error:
+            _REFUSALS[text] = str(error)
+    return _REFUSALS[text]
 
 
 def segmentor_type(model: Any) -> str:
