@@ -301,7 +301,7 @@ class TestConvert:
     def test_what_cannot_be_converted_is_not_downloaded(self, row, server, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(zoo, "original_config", lambda name: tiny.config(model__backbone__type="Unheard"))
         assert self.run(tmp_path, "tiny_fcn") == 1 and server.requests == []
-        assert "cannot be converted by this version" in capsys.readouterr().err
+        assert "is not supported (known:" in capsys.readouterr().err
 
     def test_misspelt(self, row, tmp_path, capsys):
         assert self.run(tmp_path, "tiny_fcm") == 1

@@ -185,13 +185,11 @@ def _downloaded(url: str, folder: str | None) -> Path:
 
 
 def _check_convertible(row: zoo.ZooRow) -> None:
-    from segzoo.conversion.translate import supports
+    from segzoo.conversion.translate import refusal
 
     config = zoo.original_config(row.name)
-    if config is not None and not supports(config):
-        raise ConversionError(
-            f"{row.name}: cannot be converted by this version (segzoo list --convertible shows what can)"
-        )
+    if config is not None and (reason := refusal(config)) is not None:
+        raise ConversionError(f"{row.name}: {reason} (segzoo list --convertible shows what converts)")
 
 
 def _explain_missing(checkpoint: str) -> None:
