@@ -333,6 +333,8 @@ def test_clean_processes_push_and_load(model, folder, tmp_path):
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 import segzoo, sys
 model = AutoModelForSemanticSegmentation.from_pretrained(sys.argv[1])
+AutoImageProcessor.from_pretrained(sys.argv[1]).push_to_hub("tester/first")
+model.push_to_hub("tester/first")
 model.push_to_hub("tester/parts")
 model.save_pretrained("saved", push_to_hub=True, repo_id="tester/saved")
 model.save_pretrained("saved", push_to_hub=True, repo_id="tester/saved-again")
@@ -363,5 +365,10 @@ torch.save(model.state_dict(), "state.pt")
         assert set(hub.files("tester/parts")) == FILES
         for repo_id in ("tester/saved", "tester/saved-again"):
             assert set(hub.files(repo_id)) >= {"config.json", "model.safetensors", SHIM_NAME}
+        for repo_id in ("tester/first", "tester/parts", "tester/saved", "tester/saved-again"):
+            card = hub.files(repo_id)["README.md"].decode()
+            title = repo_id.removeprefix("tester/")
+            assert f"# {title}" in card and "A semantic-segmentation model: " in card and repo_id in card
+            assert "More Information Needed" not in card and "base_model" not in card
     state = torch.load(tmp_path / "state.pt")
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())

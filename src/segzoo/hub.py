@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 SHIM_NAME = "modeling_segzoo.py"
 SHIM = "from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor  # noqa: F401\n"
 
+# A sentence of the template that transformers uploads where a repository has no card.
+_EMPTY_CARD = "This is the model card of a 🤗 transformers model that has been pushed on the Hub."
+
 AUTO_MAP = {
     "AutoConfig": "modeling_segzoo.SegZooConfig",
     "AutoModelForSemanticSegmentation": "modeling_segzoo.SegZooForSemanticSegmentation",
@@ -62,10 +65,28 @@ class WritesShim:
             write_shim(save_directory)
         return result
 
-    def _upload_modified_files(self, working_dir: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
+    def hub_card(self, repo_id: str) -> str | None:
+        """The model card for a repository that has none; None for a config or an image processor alone.
+
+        Args:
+            repo_id: name of the repository on the Hub.
+        """
+        return None
+
+    def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:
         # save_pretrained(push_to_hub=True) uploads the changed files before it returns: the shim must exist by then.
         write_shim(working_dir)
-        return super()._upload_modified_files(working_dir, *args, **kwargs)
+        _replace_empty_card(Path(working_dir) / "README.md", self.hub_card(repo_id))
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
+
+
+def _replace_empty_card(path: Path, card: str | None) -> None:
+    """Put a card in place of transformers' template, which says nothing about a model; any other card stays."""
+    if path.is_file() and _EMPTY_CARD in path.read_text(encoding="utf-8"):
+        if card is None:
+            path.unlink()
+        else:
+            path.write_text(card, encoding="utf-8")
 
 
 def save_model_folder(

@@ -13,6 +13,7 @@ from transformers.utils.generic import can_return_tuple
 
 from segzoo.auto import AutoHead, AutoNeck
 from segzoo.base import SegZooPreTrainedModel
+from segzoo.cards.model_card import ModelCardFacts, base_model_of, build_model_card, facts_of_model
 from segzoo.configuration_segzoo import SegZooConfig
 from segzoo.errors import SegZooError
 from segzoo.heads import Head, HeadConfig, HeadOutput
@@ -217,6 +218,15 @@ class SegZooForSemanticSegmentation(WritesShim, SegZooPreTrainedModel):
             )
         if labels.dtype != torch.int64:
             raise SegZooError(f"labels are {labels.dtype}; class ids must be int64 (use labels.long())")
+
+    def hub_card(self, repo_id: str) -> str:
+        """The card that ``push_to_hub`` writes where the repository has none: what config and weights tell.
+
+        Args:
+            repo_id: name of the repository on the Hub, ``"namespace/name"``.
+        """
+        facts = facts_of_model(self) | {"base_model": base_model_of(self, repo_id)}
+        return build_model_card(ModelCardFacts(title=repo_id.rpartition("/")[2], repo_id=repo_id, **facts))
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Save weights, config and the shim that lets the folder load with ``trust_remote_code=True``."""

@@ -56,6 +56,8 @@ class ModelCardFacts:
         title: the model's name for people.
         summary: one or two sentences about the model; None writes one from backbone, head and data set.
         family: the architecture's family, such as ``"InternImage"``.
+        architecture: class of transformers, such as ``"SegformerForSemanticSegmentation"``; None for segzoo's own
+            models. Such a card names no part that only segzoo's models have.
         backbone, head: backbone and head in words.
         num_parameters: number of weights.
         classes: names of the classes, in the order of their ids.
@@ -89,6 +91,7 @@ class ModelCardFacts:
     title: str
     summary: str | None = None
     family: str | None = None
+    architecture: str | None = None
     backbone: str | None = None
     head: str | None = None
     num_parameters: int | None = None
@@ -132,25 +135,42 @@ def facts_of_model(model: "PreTrainedModel") -> dict[str, object]:
     """The facts that a model's config and weights give, as keyword arguments for `ModelCardFacts`.
 
     Args:
-        model: a `SegZooForSemanticSegmentation`.
+        model: a `SegZooForSemanticSegmentation`, or a segmentation model of transformers.
 
     Returns:
-        ``backbone``, ``head``, ``num_parameters`` and ``classes``.
+        ``num_parameters``, ``classes``, and ``backbone`` and ``head``, or the ``architecture`` of a model that is not
+        segzoo's.
     """
     config = model.config
-    return {
-        "backbone": _component_name(config.backbone_config),
-        "head": ", then ".join(map(_component_name, config.decode_head_configs)),
+    facts: dict[str, object] = {"architecture": type(model).__name__}
+    if config.model_type == "segzoo":
+        facts = {
+            "backbone": _component_name(config.backbone_config),
+            "head": ", then ".join(map(_component_name, config.decode_head_configs)),
+        }
+    return facts | {
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "classes": tuple(config.id2label[index] for index in range(config.num_labels)),
     }
 
 
+def base_model_of(model: "PreTrainedModel", repo_id: str | None = None) -> str | None:
+    """The Hub name that a model was loaded from, or None for a local folder, a new model or ``repo_id`` itself.
+
+    Args:
+        model: any model of transformers; ``from_pretrained`` notes its source.
+        repo_id: the repository that the model goes to, which it cannot be based on.
+    """
+    name = str(getattr(model, "name_or_path", None) or "")
+    is_hub_name = re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith(".") and not os.path.exists(name)
+    return name if is_hub_name and name != repo_id else None
+
+
 def build_model_card(facts: ModelCardFacts) -> str:
     """The text of README.md: metadata for the Hub as YAML, then the card.
 
-    ``library_name`` is transformers, and segzoo is a tag: so the Hub shows the transformers example, with
-    ``trust_remote_code``. Measured scores become the ``model-index``; published ones are in the text only, since
+    ``library_name`` is transformers, and segzoo is a tag of its own models: so the Hub shows the transformers example,
+    with ``trust_remote_code``. Measured scores become the ``model-index``; published ones are in the text only, since
     nobody measured them with this folder.
     """
     sections = [
@@ -195,7 +215,7 @@ def card_with_scores(directory: str | os.PathLike, measurements: Sequence[Measur
             card = path.read_bytes().decode("utf-8")
         except UnicodeDecodeError as error:
             raise SegZooError(f"{path}: is no UTF-8 text; save it as UTF-8") from error
-    elif hasattr(model, "decode_heads"):
+    elif model is not None:
         card = build_model_card(ModelCardFacts(title=title, **facts_of_model(model)))
     else:
         card = f"---\nlibrary_name: transformers\npipeline_tag: {TASK}\n---\n\n# {title}\n"
@@ -224,11 +244,12 @@ def _metadata(facts: ModelCardFacts) -> ModelCardData:
     if facts.licence_url is not None and licence["license"] == "other":
         licence["license_link"] = facts.licence_url
     family = [slug(facts.family)] if facts.family else []
+    own = ["segzoo"] if facts.architecture is None else []
     return ModelCardData(
         **licence,
         library_name="transformers",
         pipeline_tag=TASK,
-        tags=["segzoo", "semantic-segmentation", "vision", *family, *facts.tags],
+        tags=[*own, "semantic-segmentation", "vision", *family, *facts.tags],
         datasets=[facts.dataset_id] if facts.dataset_id else None,
         base_model=facts.base_model,
         metrics=["mean_iou"] if facts.measurements else None,
@@ -238,7 +259,7 @@ def _metadata(facts: ModelCardFacts) -> ModelCardData:
 def _summary(facts: ModelCardFacts) -> str:
     if facts.summary is not None:
         return facts.summary
-    parts = " on ".join(part for part in (facts.head, facts.backbone) if part)
+    parts = facts.architecture or " on ".join(part for part in (facts.head, facts.backbone) if part)
     what = f"A semantic-segmentation model: {parts}" if parts else "A semantic-segmentation model"
     trained = f"trained on {facts.dataset}" if facts.dataset else "the data set that it was trained on is not known"
     classes = f", {len(facts.classes)} classes" if facts.classes else ""
@@ -254,13 +275,15 @@ def _synthetic_warning(facts: ModelCardFacts) -> str:
 
 def _usage(facts: ModelCardFacts) -> str:
     name = facts.repo_id or "PATH_OR_REPOSITORY"
+    package, first = ("segzoo", "import segzoo  # or pass trust_remote_code=True below\n")
+    if facts.architecture is not None:
+        package, first = "transformers torchvision", ""
     return f"""```bash
-pip install segzoo
+pip install {package}
 ```
 
 ```python
-import segzoo  # or pass trust_remote_code=True below
-import torch
+{first}import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerContr
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.trainer_utils import speed_metrics
 
-from segzoo.cards.model_card import ModelCardFacts
+from segzoo.cards.model_card import ModelCardFacts, base_model_of
 from segzoo.data import SegmentationDataset, collate_training
 from segzoo.errors import SegZooError
 from segzoo.evaluation import Evaluation, evaluate
@@ -198,9 +198,13 @@ class SegmentationTrainer(Trainer):
         dataset: str | None = None,
         dataset_id: str | None = None,
         base_model: str | None = None,
+        license: str | None = None,
         synthetic: bool = False,
         settings: Mapping[str, Any] | None = None,
-        tags: Sequence[str] = (),
+        tags: Sequence[str] | str = (),
+        finetuned_from: str | None = None,
+        dataset_tags: Sequence[str] | str | None = None,
+        **ignored: Any,
     ) -> None:
         """Write ``README.md`` into the output folder, with the scores of the last evaluation if there was one.
 
@@ -210,10 +214,13 @@ class SegmentationTrainer(Trainer):
             model_name: title of the card; None: the output folder's name.
             dataset: title of the data that the model was trained on.
             dataset_id: the data set's name on the Hub, if it has one.
-            base_model: name on the Hub of the model that was fine-tuned.
+            base_model: name on the Hub of the model that was fine-tuned; None: the one that the model was loaded from.
+            license: licence of the weights.
             synthetic: whether the data are synthetic; the card then has a warning.
             settings: settings of the training, by name, in addition to those in ``args``.
-            tags: further tags for the Hub; a card with scores leaves them out.
+            tags: further tags for the Hub.
+            finetuned_from, dataset_tags: transformers' names for ``base_model`` and ``dataset_id``.
+            ignored: ``language``, ``tasks`` and ``dataset_args`` of `Trainer`, which say nothing about segmentation.
         """
         if not self.is_world_process_zero():
             return
@@ -222,16 +229,22 @@ class SegmentationTrainer(Trainer):
         facts = ModelCardFacts(
             title=model_name or folder.resolve().name,
             dataset=dataset or "unknown",
-            dataset_id=dataset_id,
-            base_model=base_model,
+            dataset_id=dataset_id or _first(dataset_tags),
+            base_model=base_model or finetuned_from or base_model_of(self.model, self.hub_model_id),
+            weights_licence=license,
             synthetic=synthetic,
             inference=protocol,
             training={**self._settings(), **(settings or {})} if self.state.global_step else {},
             repo_id=self.hub_model_id,
-            tags=tuple(tags) if self.evaluation is None else (),
+            tags=(tags,) if isinstance(tags, str) else tuple(tags),
         )
         scored = [] if self.evaluation is None else [(protocol, self.evaluation)]
         write_whole(folder / "README.md", describe_training(self.model, facts, scored))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if not (Path(self.args.output_dir) / "README.md").exists():
+            self.create_model_card()  # else the repository has no card before the training ends
+        super()._push_from_checkpoint(checkpoint_folder)
 
     def _settings(self) -> dict[str, Any]:
         args = self.args
@@ -252,6 +265,10 @@ class SegmentationTrainer(Trainer):
             "seed": args.seed,
             "steps": self.state.global_step,
         }
+
+
+def _first(values: Sequence[str] | str | None) -> str | None:
+    return values if isinstance(values, str) or not values else values[0]
 
 
 class _EpochForData(TrainerCallback):

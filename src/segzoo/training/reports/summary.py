@@ -11,7 +11,6 @@ from PIL import Image
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
-from segzoo import SegZooForSemanticSegmentation
 from segzoo.cards.model_card import Measurement, ModelCardFacts, build_model_card, facts_of_model
 from segzoo.cards.scores import SCORING
 from segzoo.data import SegmentationDataset
@@ -99,8 +98,8 @@ def describe_training(
 
     Args:
         model: the trained model.
-        facts: title, data set, settings of the training and whatever else is known. Measurements are added, and for
-            segzoo's models backbone, head, number of weights and classes.
+        facts: title, data set, settings of the training and whatever else is known. Measurements and what
+            `facts_of_model` knows are added.
         scored: evaluations on the data set, each preceded by how images went through the model, in words.
         split: the split that was scored.
 
@@ -121,5 +120,4 @@ def describe_training(
         for name in ("mean_iou", "mean_accuracy", "overall_accuracy")
         if 0 <= evaluation.metrics[name] <= 1  # NaN where no pixel counts
     ]
-    own = facts_of_model(model) if isinstance(model, SegZooForSemanticSegmentation) else {}
-    return build_model_card(replace(facts, measurements=[*facts.measurements, *measurements], **own))
+    return build_model_card(replace(facts, measurements=[*facts.measurements, *measurements], **facts_of_model(model)))
