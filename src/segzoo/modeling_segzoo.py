@@ -31,8 +31,8 @@ class SegZooOutput(ModelOutput):
         losses: the weighted losses of every head by name, such as ``"decode_0.cross_entropy"`` and
             ``"auxiliary_0.cross_entropy"``; of a head with queries ``"decode_0.query_mask"``, and
             ``"decode_0.layer_2.query_mask"`` for its earlier predictions.
-        logits: scores before softmax, (batch, num_labels, height / stride, width / stride); with windows, at the
-            input's size. Heads with queries give sums of probabilities instead.
+        logits: scores before softmax, (batch, num_labels, height / stride, width / stride); with windows, and of heads
+            that resize masks first, at the input's size. Heads with queries give sums of probabilities instead.
         hidden_states: all maps of the backbone, with ``output_hidden_states``.
         class_queries_logits: class scores of the queries before softmax, "no object" last, (batch, num_queries,
             num_labels + 1); only of heads with queries, without windows.
@@ -142,7 +142,7 @@ class SegZooForSemanticSegmentation(WritesShim, SegZooPreTrainedModel):
             output_hidden_states = self.config.output_hidden_states
         if window_size is not None:
             logits = sliding_window_logits(
-                lambda window: self.decode(self.forward_maps(window)[0])[-1].logits,
+                lambda window: self._logits(self.decode(self.forward_maps(window)[0]), window),
                 pixel_values,
                 window_size=window_size,
                 window_stride=window_size if window_stride is None else window_stride,
@@ -157,6 +157,7 @@ class SegZooForSemanticSegmentation(WritesShim, SegZooPreTrainedModel):
             losses = self._losses(feature_maps, outputs, labels)
             loss = sum(losses.values())
         found = {name: outputs[-1][name] for name in _OUTPUT_FIELDS if name in outputs[-1]}
+        found["logits"] = self._logits(outputs, pixel_values)
         return SegZooOutput(loss=loss, losses=losses, hidden_states=hidden_states, **found)
 
     def set_losses(
@@ -177,6 +178,9 @@ class SegZooForSemanticSegmentation(WritesShim, SegZooPreTrainedModel):
         for heads, chosen in ((self.decode_heads, losses), (self.auxiliary_heads, auxiliary_losses)):
             for head in heads if chosen is not None else ():
                 head.set_losses(chosen)  # its config is the one inside the model's
+
+    def _logits(self, outputs: Sequence[HeadOutput], pixel_values: Tensor) -> Tensor:
+        return self.decode_heads[-1].image_logits(outputs[-1], pixel_values.shape[-2:])
 
     def _losses(
         self, feature_maps: Sequence[Tensor], outputs: Sequence[HeadOutput], labels: Tensor

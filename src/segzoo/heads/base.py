@@ -230,6 +230,17 @@ class Head(SegZooPreTrainedModel):
         """Features (B, channels, H, W) -> logits (B, num_outputs, H, W), with dropout while training."""
         return self.classifier(self.dropout(features))
 
+    def image_logits(self, output: HeadOutput, size: Sequence[int]) -> Tensor:
+        """The logits that the model returns for images: the output's own, (B, num_outputs, h, w), by default.
+
+        A head that makes its logits at the images' size does so here, after its losses and only where they are needed.
+
+        Args:
+            output: what ``forward`` returned.
+            size: (height, width) of the images.
+        """
+        return output.logits
+
     @property
     def has_loss(self) -> bool:
         """Whether the model's labels train the head; False with ``own_outputs``, which are other classes."""

@@ -1,8 +1,8 @@
 """Mask2Former's head: queries that each find a class and a mask, which are combined into dense scores.
 
 From "Masked-attention Mask Transformer for Universal Image Segmentation" (Cheng et al., 2021),
-https://arxiv.org/abs/2112.01527, in the form of mmdetection's ``Mask2FormerHead`` that InternImage and ViT-Adapter
-train for semantic segmentation. The parts are our own, because transformers' fix what these checkpoints vary (levels,
+https://arxiv.org/abs/2112.01527, in the form of mmdetection's ``Mask2FormerHead`` that InternImage, ViT-Adapter and
+mmsegmentation 1.x train for semantic segmentation. The parts are our own, because transformers' fix what these checkpoints vary (levels,
 groups of the norms), make whole masks where a few points will do, and read the deformable attention's points one level
 after the other.
 """
@@ -22,7 +22,13 @@ from segzoo.errors import SegZooError
 from segzoo.heads.base import Head, HeadConfig, HeadOutput
 from segzoo.layers import resize, to_tokens
 from segzoo.layers.masked_attention import MaskedDecoderLayer
-from segzoo.layers.pixel_decoder import EncoderOptions, PixelDecoder, reset_linear, sine_positions
+from segzoo.layers.pixel_decoder import (
+    EncoderOptions,
+    PixelDecoder,
+    reset_linear,
+    sine_positions,
+    whole_table,
+)
 from segzoo.losses import MaskClassificationLoss, QueryPredictions
 
 
@@ -43,6 +49,9 @@ class Mask2FormerHeadConfig(HeadConfig):
             feed-forward nets.
         decoder_layers, decoder_heads, decoder_hidden_channels: numbers of layers and heads of the queries' decoder,
             and width inside its feed-forward nets.
+        resize_masks_first: outside training, resize the queries' masks to the images' size before the sum over the
+            queries, as mmsegmentation 1.x does, so that the model's logits have that size. False sums at the masks'
+            size, as InternImage and ViT-Adapter do, and is faster.
         project_levels: apply a 1x1 convolution to each level before the queries look at it.
         norm: norm of the pixel decoder's convolutions, always "group_norm"; queries have layer norms.
         norm_groups: number of groups of the pixel decoder's group norms.
@@ -72,6 +81,7 @@ class Mask2FormerHeadConfig(HeadConfig):
     decoder_layers: int = 9
     decoder_heads: int = 8
     decoder_hidden_channels: int = 2048
+    resize_masks_first: bool = False
     project_levels: bool = False
     norm_groups: int = 32
     losses: list | tuple = (MaskClassificationLoss(),)
@@ -123,7 +133,7 @@ class Mask2FormerHeadOutput(HeadOutput):
 
     Args:
         logits: for each class the sum over the queries of its probability times the mask's, (B, num_labels, h, w), in
-            float32 at least.
+            float32 at least; at the masks' size even with ``resize_masks_first``, see `Head.image_logits`.
         class_queries_logits: class scores of the queries before softmax, "no object" last, (B, num_queries, num_labels
             + 1).
         masks_queries_logits: masks of the queries before the sigmoid, (B, num_queries, h, w).
@@ -204,10 +214,11 @@ class Mask2FormerHead(Head):
         mask_features, levels = self.pixel_decoder(self.select(feature_maps))
         if self.level_convs is not None:
             levels = [conv(x) for conv, x in zip(self.level_convs, levels, strict=True)]
-        batch = mask_features.shape[0]
-        queries = self.query_features.weight.expand(batch, -1, -1)
-        positions = self.query_positions.weight.expand(batch, -1, -1)
-        places = [self._keys_and_values(*pair) for pair in zip(levels, self.level_embed.weight, strict=True)]
+        batch, device = mask_features.shape[0], mask_features.device
+        queries = whole_table(self.query_features, device).expand(batch, -1, -1)
+        positions = whole_table(self.query_positions, device).expand(batch, -1, -1)
+        level_embed = whole_table(self.level_embed, device)
+        places = [self._keys_and_values(*pair) for pair in zip(levels, level_embed, strict=True)]
         # The masks that guide the attention are made at each level's size: resizing the features first gives the same
         # masks.
         guides = [resize(mask_features, x.shape[-2:]).detach().flatten(2) for x in levels]
@@ -228,6 +239,11 @@ class Mask2FormerHead(Head):
             auxiliary_predictions=tuple(predictions),
             mask_features=mask_features,
         )
+
+    def image_logits(self, output: Mask2FormerHeadOutput, size: Sequence[int]) -> Tensor:
+        if self.training or not self.config.resize_masks_first:
+            return output.logits
+        return combined_logits(output.class_queries_logits, output.masks_queries_logits, size)
 
     def _keys_and_values(self, level: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
         values = to_tokens(level) + embedding
@@ -277,17 +293,26 @@ class Mask2FormerHead(Head):
             super()._init_weights(module)
 
 
-def combined_logits(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
-    """Dense scores (B, K, h, w): for each class the sum over queries of class probability times mask probability.
+def combined_logits(class_logits: Tensor, mask_logits: Tensor, size: Sequence[int] | None = None) -> Tensor:
+    """Dense scores (B, K, H, W): for each class the sum over queries of class probability times mask probability.
 
     Args:
         class_logits: (B, Q, K + 1) before softmax; the last, "no object", gets no score.
         mask_logits: (B, Q, h, w) before the sigmoid.
+        size: (H, W) that the masks are resized to (bilinear) before the sigmoid; None keeps theirs.
     """
     precise = torch.promote_types(mask_logits.dtype, torch.float32)
     with maybe_autocast(mask_logits.device.type, enabled=False):  # sums of many small numbers need the precision
         classes = class_logits.to(precise).softmax(-1)[..., :-1]
-        return torch.einsum("bqk,bqhw->bkhw", classes, mask_logits.to(precise).sigmoid())
+        if size is None:
+            return torch.einsum("bqk,bqhw->bkhw", classes, mask_logits.to(precise).sigmoid())
+        # As many masks at a time as there are classes, so that they need little more memory than the result.
+        count = max(classes.shape[2], 16)
+        scores = classes.new_zeros(classes.shape[0], classes.shape[2], size[0] * size[1])
+        for weights, masks in zip(classes.split(count, dim=1), mask_logits.split(count, dim=1), strict=True):
+            masks = resize(masks.to(precise), size).sigmoid()
+            scores.baddbmm_(weights.transpose(1, 2), masks.flatten(2))
+        return scores.unflatten(2, tuple(size))
 
 
 register_head(Mask2FormerHeadConfig, Mask2FormerHead)

@@ -12,6 +12,23 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from segzoo.layers.pixel_decoder import FeedForward
 
 
+class PackedLinear(nn.Linear):
+    """Three projections of the same width whose weights are one: of queries, of keys and of values, in this order.
+
+    Args:
+        channels: width of the input and of each projection.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__(channels, 3 * channels)
+
+    def forward(self, x: Tensor, part: int | None = None) -> Tensor:
+        """Project (..., C) to (..., 3 * C), or to (..., C) with the projection ``part`` (0, 1 or 2) alone."""
+        if part is None:
+            return super().forward(x)
+        return F.linear(x, self.weight.chunk(3)[part], self.bias.chunk(3)[part])
+
+
 class Attention(nn.Module):
     """Multi-head attention with the weights of ``torch.nn.MultiheadAttention``.
 
@@ -27,7 +44,7 @@ class Attention(nn.Module):
     def __init__(self, channels: int, num_heads: int, dropout: float):
         super().__init__()
         self.num_heads, self.dropout = num_heads, dropout
-        self.in_proj = nn.Linear(channels, 3 * channels)
+        self.in_proj = PackedLinear(channels)
         self.out_proj = nn.Linear(channels, channels)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = None) -> Tensor:
@@ -42,12 +59,17 @@ class Attention(nn.Module):
         Returns:
             (B, Q, C).
         """
-        sources = (query, key, value)
-        projections = zip(sources, self.in_proj.weight.chunk(3), self.in_proj.bias.chunk(3), strict=True)
-        q, k, v = (F.linear(x, w, b).unflatten(2, (self.num_heads, -1)).transpose(1, 2) for x, w, b in projections)
+        projected = (self._project(x, part) for part, x in enumerate((query, key, value)))
+        q, k, v = (x.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for x in projected)
         mask = None if visible is None else visible[:, None]
         x = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=self.dropout if self.training else 0.0)
         return self.out_proj(x.transpose(1, 2).flatten(2))
+
+    def _project(self, x: Tensor, part: int) -> Tensor:
+        if isinstance(self.in_proj, PackedLinear):
+            return self.in_proj(x, part)
+        # An adapter's wrapper or a quantised layer stands in its place, which only knows how to make all three.
+        return self.in_proj(x).chunk(3, dim=-1)[part]
 
     def reset(self) -> None:
         """Initialise the weights as the original does."""

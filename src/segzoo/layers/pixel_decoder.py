@@ -54,6 +54,19 @@ def reset_linear(linear: nn.Linear) -> None:
     init.uniform_(linear.bias, -bound, bound)
 
 
+def whole_table(embedding: nn.Embedding, device: torch.device) -> Tensor:
+    """All rows of an embedding, (num_embeddings, C), looked up rather than read from its weight.
+
+    So they also come right where the weight is elsewhere until the embedding is called (off-loading), or is only a
+    part of what the embedding computes (adapters).
+
+    Args:
+        embedding: the embedding.
+        device: where it computes.
+    """
+    return embedding(torch.arange(embedding.num_embeddings, device=device))
+
+
 class FeedForward(nn.Module):
     """Two linear layers with a ReLU between them, each followed by dropout, added to their input."""
 
@@ -192,7 +205,7 @@ class PixelDecoder(nn.Module):
         precise = torch.promote_types(x.dtype, torch.float32)
         positions = [
             to_tokens(sine_positions(*shape, x.shape[2], dtype=precise, device=x.device)) + embedding
-            for shape, embedding in zip(shapes, self.level_embed.weight, strict=True)
+            for shape, embedding in zip(shapes, whole_table(self.level_embed, x.device), strict=True)
         ]
         positions = torch.cat(positions, dim=1).to(x.dtype)
         points = cell_centres(shapes, x)[None, :, None]

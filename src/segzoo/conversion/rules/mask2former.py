@@ -1,6 +1,13 @@
-"""Mask2FormerHead of mmdetection, as InternImage and ViT-Adapter train it for semantic segmentation."""
+"""Mask2FormerHead of mmdetection, as InternImage, ViT-Adapter and mmsegmentation 1.x train it.
+
+The first two are written for mmdetection 2, mmsegmentation 1.x for mmdetection 3, which names the parts of a layer
+differently in its options and in its weights.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from segzoo.conversion.keys import Context, HeadRule, KeyRule, register
@@ -10,17 +17,67 @@ from segzoo.heads.mask2former import Mask2FormerHeadConfig
 from segzoo.losses import MaskClassificationLoss
 
 
-def translate(original: Mapping[str, Any], context: Context) -> Mask2FormerHeadConfig:
-    """Translates ``dict(type="Mask2FormerHead", ...)``."""
+@dataclass(frozen=True, kw_only=True)
+class _Spelling:
+    """How a generation of mmdetection names the parts of a layer.
+
+    Args:
+        layers: option of encoder and decoder that describes their layers.
+        self_attention, cross_attention, feed_forward: options of a layer that describe its parts.
+        encoder_key, cross_key, self_key, feed_forward_key: names of these parts in the state dict: the encoder's
+            attention, the two of the decoder, and the feed-forward net of both.
+    """
+
+    layers: str
+    self_attention: str
+    cross_attention: str
+    feed_forward: str
+    encoder_key: str
+    cross_key: str
+    self_key: str
+    feed_forward_key: str
+
+
+_MMDET_2 = _Spelling(
+    layers="transformerlayers",
+    self_attention="attn_cfgs",
+    cross_attention="attn_cfgs",  # one dict describes both
+    feed_forward="ffn_cfgs",
+    encoder_key="attentions.0",
+    cross_key="attentions.0",
+    self_key="attentions.1",
+    feed_forward_key="ffns.0",
+)
+_MMDET_3 = _Spelling(
+    layers="layer_cfg",
+    self_attention="self_attn_cfg",
+    cross_attention="cross_attn_cfg",
+    feed_forward="ffn_cfg",
+    encoder_key="self_attn",
+    cross_key="cross_attn",
+    self_key="self_attn",
+    feed_forward_key="ffn",
+)
+
+
+_COSTS = {"class": "ClassificationCost", "mask": "CrossEntropyLossCost", "dice": "DiceCost"}  # by part of the loss
+
+
+def translate(
+    original: Mapping[str, Any], context: Context
+) -> Mask2FormerHeadConfig | tuple[Mask2FormerHeadConfig, tuple[KeyRule, ...]]:
+    """Translates ``dict(type="Mask2FormerHead", ...)``; with the key rules of the layers where mmdet 3 names them."""
     options = Options(original, context.where)
     options.ignore("init_cfg", "test_cfg", "num_things_classes", "num_stuff_classes", "channels", "dropout_ratio")
+    options.ignore("strides")  # which only scale the reference points, and these are divided by them again
+    spelling = _MMDET_3 if "layer_cfg" in (original.get("transformer_decoder") or {}) else _MMDET_2
     num_labels = _num_labels(original, options)
     in_channels, channels = list(options.take("in_channels")), options.take("feat_channels", 256)
     in_index = options.take("in_index", None)
     num_levels = options.take("num_transformer_feat_level", 3)
     _positions(options, channels)
-    pixel_decoder, rates = _pixel_decoder(options, channels, num_levels)
-    decoder, more_rates = _decoder(options, channels)
+    pixel_decoder, rates = _pixel_decoder(options, spelling, channels, num_levels)
+    decoder, more_rates = _decoder(options, spelling, channels)
     rates |= more_rates
     if len(rates) > 1:
         context.note(context.where, f"it was trained with several dropout rates; the converted model has {max(rates)}")
@@ -32,6 +89,8 @@ def translate(original: Mapping[str, Any], context: Context) -> Mask2FormerHeadC
         "mask_channels": options.take("out_channels", channels),
         "num_queries": options.take("num_queries", 100),
         "num_levels": num_levels,
+        # mmsegmentation 1.x resizes the masks before it sums them, also where its config is in mmdet 2's spelling.
+        "resize_masks_first": spelling is _MMDET_3 or context.original.is_1x,
         "project_levels": bool(options.take("enforce_decoder_input_project", False)),
         "align_corners": bool(options.take("align_corners", False)),
         "dropout": max(rates),
@@ -39,7 +98,8 @@ def translate(original: Mapping[str, Any], context: Context) -> Mask2FormerHeadC
     }
     context.take_ignore_index(options)
     options.finish()
-    return Mask2FormerHeadConfig(**fields, **pixel_decoder, **decoder)
+    config = Mask2FormerHeadConfig(**fields, **pixel_decoder, **decoder)
+    return config if spelling is _MMDET_2 else (config, tuple(_layer_keys(spelling)))
 
 
 def _num_labels(original: Mapping[str, Any], options: Options) -> int:
@@ -62,7 +122,9 @@ def _positions(options: Options, channels: int) -> None:
     inner.finish()
 
 
-def _pixel_decoder(options: Options, channels: int, num_levels: int) -> tuple[dict[str, Any], set[float]]:
+def _pixel_decoder(
+    options: Options, spelling: _Spelling, channels: int, num_levels: int
+) -> tuple[dict[str, Any], set[float]]:
     decoder = _inner(options, "pixel_decoder", "MSDeformAttnPixelDecoder")
     decoder.ignore("strides", "in_channels", "feat_channels", "out_channels")  # the head's own
     decoder.expect("num_outs", num_levels)
@@ -74,15 +136,10 @@ def _pixel_decoder(options: Options, channels: int, num_levels: int) -> tuple[di
     norm.finish()
     _positions(decoder, channels)
     encoder = _inner(decoder, "encoder", "DetrTransformerEncoder")
+    encoder.ignore("num_cp")
     fields["encoder_layers"] = encoder.take("num_layers")
-    if "layer_cfg" in encoder:
-        raise encoder.error(
-            "this is Mask2Former of mmsegmentation 1.x, which mmdet 3 spells with layer_cfg; only Mask2Former as "
-            "ViT-Adapter and InternImage spell it (transformerlayers) is supported"
-        )
-    layer = _inner(encoder, "transformerlayers", "BaseTransformerLayer")
-    layer.expect("operation_order", ("self_attn", "norm", "ffn", "norm"))
-    attention = _inner(layer, "attn_cfgs", "MultiScaleDeformableAttention")
+    layer = _layer(encoder, spelling, "BaseTransformerLayer", ("self_attn", "norm", "ffn", "norm"))
+    attention = _inner(layer, spelling.self_attention, "MultiScaleDeformableAttention")
     attention.ignore("im2col_step", "batch_first")
     attention.expect("embed_dims", channels)
     attention.expect("num_levels", num_levels)
@@ -90,39 +147,53 @@ def _pixel_decoder(options: Options, channels: int, num_levels: int) -> tuple[di
     fields["encoder_heads"], fields["encoder_points"] = attention.take("num_heads", 8), attention.take("num_points", 4)
     rates = {float(attention.take("dropout", 0.1))}
     attention.finish()
-    fields["encoder_hidden_channels"], ffn_rates = _feed_forward(
-        layer, channels, layer.take("feedforward_channels", None)
-    )
+    fields["encoder_hidden_channels"], ffn_rates = _feed_forward(layer, spelling, channels)
     for part in (layer, encoder, decoder):
         part.finish()
     return fields, rates | ffn_rates
 
 
-def _decoder(options: Options, channels: int) -> tuple[dict[str, Any], set[float]]:
+def _decoder(options: Options, spelling: _Spelling, channels: int) -> tuple[dict[str, Any], set[float]]:
     decoder = _inner(options, "transformer_decoder", "DetrTransformerDecoder")
     decoder.ignore("return_intermediate")  # the head reads every layer
-    post_norm = decoder.take("post_norm_cfg", {"type": "LN"})
-    if type_name(post_norm, decoder.where) != "LN" or len(post_norm) > 1:
-        raise decoder.error(f"post_norm_cfg={post_norm!r} is not supported (only LN)")
-    layer = _inner(decoder, "transformerlayers", "DetrTransformerDecoderLayer")
-    layer.expect("operation_order", ("cross_attn", "norm", "self_attn", "norm", "ffn", "norm"))
-    attention = _inner(layer, "attn_cfgs", "MultiheadAttention")
-    attention.ignore("batch_first")
-    attention.expect("embed_dims", channels)
-    rates = {float(attention.take("attn_drop", 0.0)), float(attention.take("proj_drop", 0.0))}
-    _no_drop_path(attention)
-    fields = {"decoder_layers": decoder.take("num_layers"), "decoder_heads": attention.take("num_heads", 8)}
-    attention.finish()
-    fields["decoder_hidden_channels"], ffn_rates = _feed_forward(
-        layer, channels, layer.take("feedforward_channels", None)
-    )
+    _layer_norm(decoder, "post_norm_cfg")
+    fields = {"decoder_layers": decoder.take("num_layers")}
+    order = ("cross_attn", "norm", "self_attn", "norm", "ffn", "norm")
+    layer = _layer(decoder, spelling, "DetrTransformerDecoderLayer", order)
+    rates: set[float] = set()
+    for name in dict.fromkeys((spelling.cross_attention, spelling.self_attention)):
+        attention = _inner(layer, name, "MultiheadAttention")
+        attention.ignore("batch_first")
+        attention.expect("embed_dims", channels)
+        rates |= {float(attention.take(rate, 0.0)) for rate in ("attn_drop", "proj_drop", "dropout")}
+        _no_drop_path(attention)
+        heads = attention.take("num_heads", 8)
+        if fields.setdefault("decoder_heads", heads) != heads:
+            raise attention.error(f"num_heads={heads!r}, and {fields['decoder_heads']!r} in the other attention")
+        attention.finish()
+    fields["decoder_hidden_channels"], ffn_rates = _feed_forward(layer, spelling, channels)
     layer.finish()
     decoder.finish()
     return fields, rates | ffn_rates
 
 
-def _feed_forward(layer: Options, channels: int, hidden: int | None) -> tuple[int, set[float]]:
-    ffn = _inner(layer, "ffn_cfgs", "FFN")
+def _layer(options: Options, spelling: _Spelling, kind: str, order: tuple[str, ...]) -> Options:
+    """The options of a stack's layers, whose parts must come in this order."""
+    layer = _inner(options, spelling.layers, kind)
+    layer.expect("operation_order", order)
+    _layer_norm(layer, "norm_cfg")
+    return layer
+
+
+def _layer_norm(options: Options, name: str) -> None:
+    norm = options.take(name, {"type": "LN"})
+    if type_name(norm, options.where) != "LN" or len(norm) > 1:
+        raise options.error(f"{name}={norm!r} is not supported (only LN)")
+
+
+def _feed_forward(layer: Options, spelling: _Spelling, channels: int) -> tuple[int, set[float]]:
+    hidden = layer.take("feedforward_channels", None)
+    ffn = _inner(layer, spelling.feed_forward, "FFN")
     ffn.expect("embed_dims", channels)
     ffn.expect("num_fcs", 2)
     ffn.expect("add_identity", True)
@@ -141,13 +212,13 @@ def _no_drop_path(options: Options) -> None:
         raise options.error(f"dropout_layer={layer!r} is not supported (only None)")
 
 
-def _inner(options: Options, name: str, kind: str) -> Options:
-    """The options of an inner dict, which must be of one type if it names a type."""
+def _inner(options: Options, name: str, *kinds: str) -> Options:
+    """The options of an inner dict, which must be of one of the types if it names a type."""
     original = options.take(name)
     place = f"{options.where}.{name}"
     inner = Options(original, place)
-    if "type" in original and (found := type_name(original, place)) != kind:
-        raise inner.error(f"type {found!r} is not supported (only {kind})")
+    if "type" in original and (found := type_name(original, place)) not in kinds:
+        raise inner.error(f"type {found!r} is not supported (only {' or '.join(kinds)})")
     inner.ignore("init_cfg", "with_cp")
     return inner
 
@@ -190,16 +261,19 @@ def _matching(original: Mapping[str, Any] | None) -> dict[str, Any]:
     if not original or "assigner" not in original:
         return {}
     train = Options(original, "model.train_cfg")
-    assigner = _inner(train, "assigner", "MaskHungarianAssigner")
     train.take("sampler", None)
     fields = {
         "num_points": train.take("num_points", 12544),
         "oversample_ratio": train.take("oversample_ratio", 3.0),
         "importance_ratio": train.take("importance_sample_ratio", 0.75),
     }
-    costs = {"class": "ClassificationCost", "mask": "CrossEntropyLossCost", "dice": "DiceCost"}
-    for part, kind in costs.items():
-        cost = _inner(assigner, "cls_cost" if part == "class" else f"{part}_cost", kind)
+    assigner = _inner(train, "assigner", "MaskHungarianAssigner", "HungarianAssigner")
+    costs = _costs(assigner)
+    for part, kind in _COSTS.items():
+        if kind not in costs:  # a list need not have all
+            fields[f"{part}_cost_weight"] = 0.0
+            continue
+        cost = costs.pop(kind)
         fields[f"{part}_cost_weight"] = cost.take("weight", 1.0)
         if part == "mask":
             cost.expect("use_sigmoid", True)
@@ -208,19 +282,30 @@ def _matching(original: Mapping[str, Any] | None) -> dict[str, Any]:
             cost.expect("eps", 1.0)
             cost.expect("naive_dice", True)
         cost.finish()
+    if costs:
+        raise assigner.error(f"costs {', '.join(costs)} are not supported (only {', '.join(_COSTS.values())})")
     assigner.finish()
     train.finish()
     return fields
 
 
+def _costs(assigner: Options) -> dict[str, Options]:
+    """The options of the costs by type: from a list in mmdet 3, from one option each in mmdet 2."""
+    if "match_costs" not in assigner:
+        names = {"class": "cls_cost"}
+        return {kind: _inner(assigner, names.get(part, f"{part}_cost"), kind) for part, kind in _COSTS.items()}
+    costs = assigner.take("match_costs")
+    place = f"{assigner.where}.match_costs"
+    named = [(type_name(cost, place), Options(cost, f"{place}[{i}]")) for i, cost in enumerate(costs)]
+    if len(dict(named)) != len(named):
+        raise assigner.error("match_costs has two costs of the same type")
+    return dict(named)
+
+
 def keys(config: Mask2FormerHeadConfig) -> Iterable[KeyRule]:
-    """The key rules; ``cls_embed`` is the classifier."""
+    """The key rules, with the layers in mmdet 2's spelling; ``cls_embed`` is the classifier."""
     yield KeyRule("conv_seg.{}", None)  # the base class of older versions makes it, and nothing uses it
-    old, new = "pixel_decoder.encoder.layers.{}", "pixel_decoder.layers.{}"
-    yield KeyRule(f"{old}.attentions.0.{{}}", f"{new}.attention.{{}}")
-    for i in (0, 1):
-        yield KeyRule(f"{old}.norms.{i}.{{}}", f"{new}.norm{i + 1}.{{}}")
-    yield from _feed_forward_keys(old, new)
+    yield from _layer_keys(_MMDET_2)
     for name in ("input_convs", "lateral_convs", "output_convs"):
         old = f"pixel_decoder.{name}.{{}}"
         yield KeyRule(f"{old}.conv.{{}}", f"{old}.conv.{{}}")
@@ -228,14 +313,6 @@ def keys(config: Mask2FormerHeadConfig) -> Iterable[KeyRule]:
     yield KeyRule("pixel_decoder.level_encoding.{}", "pixel_decoder.level_embed.{}")
     yield KeyRule("pixel_decoder.mask_feature.{}", "pixel_decoder.mask_features.{}")
     yield KeyRule("decoder_input_projs.{}.{}", "level_convs.{}.{}")
-    old, new = "transformer_decoder.layers.{}", "layers.{}"
-    for i, name in enumerate(("cross_attention", "self_attention")):
-        for part in ("weight", "bias"):
-            yield KeyRule(f"{old}.attentions.{i}.attn.in_proj_{part}", f"{new}.{name}.in_proj.{part}")
-        yield KeyRule(f"{old}.attentions.{i}.attn.out_proj.{{}}", f"{new}.{name}.out_proj.{{}}")
-    for i in range(3):
-        yield KeyRule(f"{old}.norms.{i}.{{}}", f"{new}.norm{i + 1}.{{}}")
-    yield from _feed_forward_keys(old, new)
     yield KeyRule("transformer_decoder.post_norm.{}", "norm.{}")
     yield KeyRule("query_embed.{}", "query_positions.{}")
     yield KeyRule("query_feat.{}", "query_features.{}")
@@ -244,9 +321,23 @@ def keys(config: Mask2FormerHeadConfig) -> Iterable[KeyRule]:
     yield KeyRule("mask_embed.{}.{}", "mask_embed.{}.{}")
 
 
-def _feed_forward_keys(old: str, new: str) -> Iterable[KeyRule]:
-    yield KeyRule(f"{old}.ffns.0.layers.0.0.{{}}", f"{new}.feed_forward.linear1.{{}}")
-    yield KeyRule(f"{old}.ffns.0.layers.1.{{}}", f"{new}.feed_forward.linear2.{{}}")
+def _layer_keys(spelling: _Spelling) -> Iterable[KeyRule]:
+    """The key rules of the layers of the pixel decoder's encoder and of the queries' decoder."""
+    encoder = "pixel_decoder.encoder.layers.{}", "pixel_decoder.layers.{}", 2
+    decoder = "transformer_decoder.layers.{}", "layers.{}", 3
+    for old, new, norms in (encoder, decoder):
+        for i in range(norms):
+            yield KeyRule(f"{old}.norms.{i}.{{}}", f"{new}.norm{i + 1}.{{}}")
+        ffn = f"{old}.{spelling.feed_forward_key}.layers"
+        yield KeyRule(f"{ffn}.0.0.{{}}", f"{new}.feed_forward.linear1.{{}}")
+        yield KeyRule(f"{ffn}.1.{{}}", f"{new}.feed_forward.linear2.{{}}")
+    old, new, _ = encoder
+    yield KeyRule(f"{old}.{spelling.encoder_key}.{{}}", f"{new}.attention.{{}}")
+    old, new, _ = decoder
+    for key, name in ((spelling.cross_key, "cross_attention"), (spelling.self_key, "self_attention")):
+        for part in ("weight", "bias"):
+            yield KeyRule(f"{old}.{key}.attn.in_proj_{part}", f"{new}.{name}.in_proj.{part}")
+        yield KeyRule(f"{old}.{key}.attn.out_proj.{{}}", f"{new}.{name}.out_proj.{{}}")
 
 
 MASK2FORMER = register(HeadRule(types=("Mask2FormerHead",), translate=translate, keys=keys))
