@@ -5,6 +5,8 @@ from .auto import AutoNeck as AutoNeck
 from .configuration_segzoo import SegZooConfig as SegZooConfig
 from .errors import SegZooError as SegZooError
 from .image_processing_segzoo import SegZooImageProcessor as SegZooImageProcessor
+from .inference.loading import LoadedModel as LoadedModel
+from .inference.loading import load as load
 from .modeling_segzoo import SegZooForSemanticSegmentation as SegZooForSemanticSegmentation
 from .modeling_segzoo import SegZooOutput as SegZooOutput
 

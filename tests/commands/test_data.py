@@ -93,10 +93,10 @@ def test_check_reports_as_json(folder, tmp_path, capsys):
 
 def test_exit_status_of_check(folder):
     crop = ("check", folder, "--classes", "scenes", "--crop_size", 100)
-    assert data(*crop) == 1, "warnings count"
-    assert data(*crop, "--fail_on", "error") == 0
+    assert data(*crop) == 0, "warnings do not count"
+    assert data(*crop, "--fail_on", "warning") == 1
     PIL.Image.new("L", SIZE[::-1], 9).save(folder / "annotations/train/s0.png")
-    assert data(*crop, "--fail_on", "error") == 1
+    assert data(*crop) == 1
     assert data(*crop, "--fail_on", "never") == 0
     PIL.Image.open(folder / "images/train/s1.png").convert("L").save(folder / "images/train/s1.png")
     (folder / "annotations/train/s0.png").unlink()

@@ -127,7 +127,9 @@ class TestCommand:
 
     def test_by_the_file_name(self, capsys):
         name = "fcn_r50-d8_512x512_160k_ade20k"
-        assert self.facts(capsys, f"{name}_20200615_100713-4edbc3b4", "--size", "64")["name"] == name
+        facts = self.facts(capsys, f"{name}_20200615_100713-4edbc3b4", "--size", "64", "96")
+        assert facts["name"] == name
+        assert [entry["size"] for entry in facts["counted"]["operations"]] == [[64, 96]], "two numbers are one size"
 
     def test_everything_that_a_row_may_say(self, monkeypatch, capsys):
         row = zoo.ZooRow(

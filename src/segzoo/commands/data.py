@@ -104,7 +104,7 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     check.add_argument(
         "--fail_on",
         choices=("error", "warning", "never"),
-        default="warning",
+        default="error",
         help="least severity for exit status 1 (default: %(default)s)",
     )
     check.add_argument(

@@ -8,13 +8,20 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segzoo.data.options import add_data_options, check_data_options, source_from_options
 from segzoo.errors import SegZooError
 from segzoo.evaluation.folder import check_output_folder
-from segzoo.inference.options import add_protocol_options, check_protocol_options, settings_from_options
+from segzoo.inference.options import (
+    add_model_options,
+    add_protocol_options,
+    check_protocol_options,
+    load_from_options,
+    settings_from_options,
+)
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -38,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", help="folder with images/ and annotations/, or name of a data set")
 
     add_protocol_options(parser)
+    add_model_options(parser, cache_dir=False)
     data = parser.add_argument_group("data")
     data.add_argument("--split", default="validation", help="part of the data (default: %(default)s)")
     data.add_argument("--max_samples", type=int, metavar="N", help="score N images only, spread evenly over the split")
@@ -135,8 +143,9 @@ def check_arguments(args: argparse.Namespace) -> None:
     check_data_options(args)
     if args.save_predictions and not args.output:
         raise SegZooError("--save_predictions needs --output DIR, the folder where they go")
-    if os.sep in args.model and not Path(args.model).is_dir():
-        raise SegZooError(f"{args.model}: there is no such model folder")
+    from segzoo.hub_names import refuse_wrong_path
+
+    refuse_wrong_path(args.model)
     if args.write_card and not Path(args.model).is_dir():
         raise SegZooError(
             f"--write_card is for model folders, and {args.model} is none; take model-index.yaml from --output instead"
@@ -162,11 +171,11 @@ def prepare(args: argparse.Namespace, accelerator: Accelerator) -> EvaluationJob
     import datasets
 
     from segzoo.evaluation.job import classes_for, load_split, prepare_evaluation
-    from segzoo.inference.loading import load_model
 
     datasets.disable_progress_bars()
-    data = load_split(source_from_options(args), args.split, max_samples=args.max_samples, dataset_id=args.dataset_id)
-    model, processor = load_model(args.model)
+    source = replace(source_from_options(args), token=args.token)
+    data = load_split(source, args.split, max_samples=args.max_samples, dataset_id=args.dataset_id)
+    model, processor = load_from_options(args)
     settings = settings_from_options(
         model,
         processor,

@@ -3,15 +3,19 @@
 import argparse
 from pathlib import Path
 
+from segzoo.sizes import SizeAction
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``segzoo export``."""
+    from segzoo.inference.options import add_model_options
+
     parser.add_argument("model", metavar="MODEL", help="model folder, or its name on the Hub")
     parser.add_argument(
         "--output", metavar="FILE", required=True, help="file to write: .onnx, or .pt2 for torch.export"
     )
     parser.add_argument(
-        "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="fix the input's size in pixels (default: any)"
+        "--size", action=SizeAction, help="fix the input's size in pixels, as 512x1024 or 512 1024 (default: any)"
     )
     parser.add_argument("--batch", type=int, metavar="N", help="fix the number of pictures at once (default: any)")
     parser.add_argument("--labels", action="store_true", help="return class ids at the input's size instead of logits")
@@ -32,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="largest accepted difference from the model (default: 1e-4; float16: 2e-2)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a file of this name")
+    add_model_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     output = Path(args.output)
     check_target(output, opset=args.opset, overwrite=args.overwrite)
     options = ExportOptions(
-        size=tuple(args.size) if args.size else None,
+        size=args.size,
         batch=args.batch,
         labels=args.labels,
         uint8=args.uint8,
@@ -54,9 +59,9 @@ def run(args: argparse.Namespace) -> int:
         tolerance=args.tolerance,
     )
 
-    from segzoo.inference.loading import load_model
+    from segzoo.inference.options import load_from_options
 
-    model, processor = load_model(args.model, "cpu")
+    model, processor = load_from_options(args)
     report = export_model(
         model.float(),
         output,

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from segzoo import zoo
 from segzoo.errors import SegZooError, first_line
+from segzoo.sizes import Size, SizesAction
 
 if TYPE_CHECKING:
     from torch import nn
-
-Size = tuple[int, int]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,24 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--size",
-        metavar="HEIGHTxWIDTH",
-        nargs="+",
-        type=parse_size,
-        help="count the operations for pictures of these sizes (default: the training crop, and the publisher's size)",
+        action=SizesAction,
+        help="count the operations for pictures of these sizes, such as 512x1024 or 512 1024 (default: the training crop, and the publisher's size)",
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
-
-
-def parse_size(text: str) -> Size:
-    """(height, width) of ``"512x2048"``, or of ``"512"`` for a square.
-
-    Raises:
-        argparse.ArgumentTypeError: the text has another form.
-    """
-    sides = text.lower().split("x")
-    if len(sides) not in (1, 2) or not all(side.isdecimal() and int(side) > 0 for side in sides):
-        raise argparse.ArgumentTypeError(f"{text!r} is no HEIGHTxWIDTH in pixels, such as 512x2048")
-    return int(sides[0]), int(sides[-1])
 
 
 def run(args: argparse.Namespace) -> int:

@@ -26,7 +26,7 @@ OVERLAY_SIDE = 4096
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``segzoo predict``."""
-    from segzoo.inference.options import add_protocol_options
+    from segzoo.inference.options import add_model_options, add_protocol_options
 
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="picture, or folder of pictures")
     parser.add_argument("--model", metavar="DIR", required=True, help="model folder, or its name on the Hub")
@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--alpha", type=float, default=0.55, help="share of the colours in the overlay, 0 to 1")
     parser.add_argument("--overwrite", action="store_true", help="replace results that are there already")
     add_protocol_options(parser)
+    add_model_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     """
     if not 0 <= args.alpha <= 1:
         raise SegZooError(f"--alpha {args.alpha} is not between 0 and 1")
-    from segzoo.inference.options import check_protocol_options, settings_from_options
+    from segzoo.inference.options import check_protocol_options, load_from_options, settings_from_options
 
     checked = ("slide", "window", "stride", "scales", "short_sides")
     check_protocol_options(**{name: getattr(args, name) for name in checked})
@@ -62,12 +63,11 @@ def run(args: argparse.Namespace) -> int:
 
     from segzoo.configuration_segzoo import input_channels
     from segzoo.inference import Predictor
-    from segzoo.inference.loading import load_model
     from segzoo.memory import keep_freed_memory
 
     if args.device == "cpu" and max(height * width for height, width in sizes) <= QUICK_PIXELS:
         keep_freed_memory()
-    model, processor = load_model(args.model, args.device)
+    model, processor = load_from_options(args, args.device)
     num_channels = input_channels(model.config)
     options = {name: getattr(args, name) for name in (*checked, "flip", "average")}
     settings = settings_from_options(model, processor, **options)

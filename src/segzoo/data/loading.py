@@ -19,6 +19,7 @@ from segzoo.data.folders import FileFolder, Folder, open_folder
 from segzoo.data.pairing import IMAGE_EXTENSIONS, SPLIT_NAMES, FileSource, PairingProblem, settle
 from segzoo.data.sources import EXTENSIONS, LAYOUTS, find_source
 from segzoo.errors import SegZooError
+from segzoo.hub_names import hub_or_cache
 
 if TYPE_CHECKING:
     from datasets import DatasetDict, IterableDatasetDict
@@ -115,7 +116,6 @@ def load_source(
     if _is_table(path):
         loaded = tables.load_files(source)
     elif not path.exists():
-        _refuse_missing(source)
         loaded = tables.load_hub(source)
     else:
         found = _local_source(source)
@@ -197,25 +197,19 @@ def load_id2label(
 
 def _id2label_on_hub(name: str, revision: str | None, token: str | bool | None) -> str | None:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
-    try:
-        file = hf_hub_download(name, _ID2LABEL, repo_type="dataset", revision=revision, token=token)
-    except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, HFValidationError):
-        return None
+    with hub_or_cache(name, "dataset", revision=revision, token=token):
+        try:
+            file = hf_hub_download(name, _ID2LABEL, repo_type="dataset", revision=revision, token=token)
+        except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError):
+            return None
     return Path(file).read_text(encoding="utf-8")
 
 
 def _is_table(path: Path) -> bool:
     """Whether a path names a parquet file or shard, or is a pattern of such files."""
     return path.suffix.casefold() in tables.FORMATS and (path.is_file() or "*" in path.name)
-
-
-def _refuse_missing(source: DataSource) -> None:
-    name, path = str(source), source.path
-    is_file = path.suffix.casefold() in (".zip", *EXTENSIONS, *tables.FORMATS)
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or is_file:
-        raise SegZooError(f"There is no folder or file {path}.")
 
 
 def _local_source(source: DataSource) -> FileSource | Folder:

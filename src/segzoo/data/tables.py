@@ -10,6 +10,7 @@ from segzoo.data.data_source import DataSource
 from segzoo.data.folders import Folder
 from segzoo.data.pairing import SPLIT_NAMES
 from segzoo.errors import SegZooError, first_line
+from segzoo.hub_names import hub_or_cache
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -114,25 +115,38 @@ def load_hub(source: DataSource) -> Tables:
         SegZooError: the data set cannot be loaded, or columns cannot be told apart.
     """
     name = str(source)
-    return _load(name, name, source, f"No folder {name!r} here, and loading it from the Hub failed: ")
+    try:
+        with hub_or_cache(name, "dataset", revision=source.revision, token=source.token):
+            loaded = _read(name, source)
+    except SegZooError:
+        raise
+    except Exception as error:
+        raise SegZooError(
+            f"No folder {name!r} here, and loading it from the Hub failed: {first_line(error)}"
+        ) from error
+    return _name_columns(loaded, name, source)
 
 
-def _load(name: str, where: str, source: DataSource, explain: str = "", **files: Any) -> Tables:
+def _load(name: str, where: str, source: DataSource, **files: Any) -> Tables:
+    try:
+        loaded = _read(name, source, **files)
+    except Exception as error:
+        raise SegZooError(f"{where} cannot be read: {first_line(error)}") from error
+    return _name_columns(loaded, where, source)
+
+
+def _read(name: str, source: DataSource, **files: Any) -> Tables:
     import datasets
 
-    try:
-        loaded = datasets.load_dataset(
-            name,
-            source.config_name,
-            cache_dir=source.cache_dir,
-            revision=source.revision,
-            token=source.token,
-            streaming=source.streaming,
-            **files,
-        )
-    except Exception as error:
-        raise SegZooError((explain or f"{where} cannot be read: ") + first_line(error)) from error
-    return _name_columns(loaded, where, source)
+    return datasets.load_dataset(
+        name,
+        source.config_name,
+        cache_dir=source.cache_dir,
+        revision=source.revision,
+        token=source.token,
+        streaming=source.streaming,
+        **files,
+    )
 
 
 def _holds_pictures(feature: Any) -> bool:

@@ -1,54 +1,174 @@
-"""Loading a model with its image processor from a folder or the Hub."""
+"""Loading a model with its image processor from a folder or the Hub: the one place where commands and users do it."""
 
 from __future__ import annotations
 
-import os
 import textwrap
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
-from transformers.utils.logging import disable_progress_bar
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForSemanticSegmentation,
+    BaseImageProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING, MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING
+from transformers.utils.logging import disable_progress_bar, get_verbosity, set_verbosity, set_verbosity_error
 
 from segzoo import registration  # noqa: F401  the Auto classes know segzoo's models
-from segzoo.configuration_segzoo import input_channels
+from segzoo.configuration_segzoo import SegZooConfig, input_channels
 from segzoo.errors import SegZooError, first_line
+from segzoo.hub_names import hub_or_cache
 from segzoo.image_processing_segzoo import SegZooImageProcessor
 
 if TYPE_CHECKING:
-    from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel
+    import os
 
 
-def load_model(source: str, device: str = "cpu") -> tuple[PreTrainedModel, BaseImageProcessor]:
-    """Load a model, in eval mode, and its image processor; this turns transformers' progress bars off for the process.
+class LoadedModel(NamedTuple):
+    """A model and the image processor that belongs to it.
+
+    Attributes:
+        model: the model, in eval mode.
+        processor: its image processor.
+    """
+
+    model: PreTrainedModel
+    processor: BaseImageProcessor
+
+
+def load(
+    name: str | os.PathLike,
+    *,
+    device: str | torch.device = "cpu",
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    trust_remote_code: bool | None = None,
+) -> LoadedModel:
+    """Load a model for semantic segmentation, in eval mode, with its image processor.
+
+    ``model, processor = segzoo.load("namespace/name")`` takes any model that
+    ``AutoModelForSemanticSegmentation`` loads. Transformers' progress bars are off for the process afterwards.
 
     Args:
-        source: model folder, or its name on the Hub; any model for semantic segmentation that transformers loads.
+        name: model folder, or name on the Hub.
         device: torch device for the weights, such as ``"cuda:1"``.
+        revision: branch, tag or commit on the Hub; None: its main branch.
+        token: access token; None or True takes the one of ``hf auth login`` or ``HF_TOKEN``.
+        cache_dir: where downloads are kept; None: the Hugging Face cache.
+        trust_remote_code: whether code in the repository may run; models of segzoo need none.
 
     Raises:
-        SegZooError: no such model, a model of another kind, an image processor for other channels, or a device that is not there.
+        SegZooError: no such model, or one that does not load as it was saved: another kind of model, weights that are
+            missing, left over or of other shapes; an image processor for other channels; or a device that is not
+            there.
     """
+    source = str(name)
     disable_progress_bar()
-    if os.sep in source and not Path(source).is_dir():
-        raise SegZooError(f"{source}: there is no such model folder; check the path")
+    options = {
+        "revision": revision,
+        "token": token,
+        "cache_dir": cache_dir,
+        "trust_remote_code": trust_remote_code,
+    }
+    options = {key: value for key, value in options.items() if value is not None}
     try:
-        processor = AutoImageProcessor.from_pretrained(source)
-        model = AutoModelForSemanticSegmentation.from_pretrained(source).eval()
+        with hub_or_cache(source, revision=revision, token=token):
+            config = AutoConfig.from_pretrained(source, **options)
+            refuse_backbone(config, source)
+            processor = AutoImageProcessor.from_pretrained(source, **options)
+            model = _whole_model(source, config, options)
     except SegZooError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         reason = textwrap.shorten(first_line(error), 200, placeholder=" ...")
         raise SegZooError(
             f"{source}: this does not load as a segmentation model ({reason}); give a folder that segzoo wrote, or a Hub name"
         ) from error
     check_channels(model.config, processor, source)
     try:
-        return model.to(torch.device(device)), processor
+        return LoadedModel(model.to(torch.device(device)), processor)
     except (RuntimeError, AssertionError) as error:
         reason = first_line(error)
         raise SegZooError(f"device {device} cannot be used here ({reason}); try cpu") from error
+
+
+def load_model(source: str | os.PathLike, device: str | torch.device = "cpu") -> LoadedModel:
+    """`load` with nothing but a device."""
+    return load(source, device=device)
+
+
+def _whole_model(source: str, config: PreTrainedConfig, options: Mapping[str, Any]) -> PreTrainedModel:
+    """The model in eval mode; its weights must be those that the folder holds, all of them."""
+    verbosity = get_verbosity()
+    set_verbosity_error()  # transformers' table of what does not fit, which the error says in one line
+    try:
+        model, found = AutoModelForSemanticSegmentation.from_pretrained(
+            source, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    finally:
+        set_verbosity(verbosity)
+    refuse_other_weights(found, source, left_over=isinstance(config, SegZooConfig))
+    return model.eval()
+
+
+def refuse_other_weights(found: Mapping[str, Collection[Any]], source: str, *, left_over: bool = True) -> None:
+    """Refuse weights that are not those of the model.
+
+    Args:
+        found: what ``from_pretrained(..., output_loading_info=True)`` says about the weights.
+        source: where they come from, for the message.
+        left_over: refuse also those that the model has no place for; models of transformers often come with some of
+            another task.
+
+    Raises:
+        SegZooError: weights are missing, of another shape, or left over; the message names the first ones.
+    """
+    wrong = []
+    for what, keys in (
+        ("missing", found["missing_keys"]),
+        ("of another shape", [_shapes(*entry) for entry in found["mismatched_keys"]]),
+        ("unknown to the model", found["unexpected_keys"] if left_over else ()),
+    ):
+        if keys:
+            named = ", ".join(sorted(keys)[:3]) + (", ..." if len(keys) > 3 else "")
+            wrong.append(f"{len(keys)} weights are {what} ({named})")
+    if wrong:
+        raise SegZooError(
+            f"{source}: {'; '.join(wrong)}: the file of weights belongs to another config.json, or is damaged; save or "
+            "convert the model again, or fetch it again"
+        )
+
+
+def _shapes(key: str, stored: Collection[int], expected: Collection[int]) -> str:
+    stored, expected = ("x".join(map(str, shape)) for shape in (stored, expected))
+    return f"{key}: {stored} instead of {expected}"
+
+
+def refuse_backbone(config: PreTrainedConfig, source: str) -> None:
+    """Refuse the config of a backbone where a whole model is needed.
+
+    Args:
+        config: what was loaded.
+        source: where it comes from, for the message.
+
+    Raises:
+        SegZooError: it is a backbone's; the message says how to train a model with it.
+    """
+    architectures = config.architectures or []
+    without_head = type(config) not in MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING
+    remote = "AutoModelForSemanticSegmentation" in (getattr(config, "auto_map", None) or {})
+    known = type(config) in MODEL_FOR_BACKBONE_MAPPING or config.model_type == "timm_backbone"
+    saved_as_backbone = bool(architectures) and all(name.endswith("Backbone") for name in architectures)
+    if known and not remote and (without_head or saved_as_backbone):
+        raise SegZooError(
+            f"{source}: this is a backbone ({config.model_type}), without a head that segments; "
+            f"`segzoo train --backbone {source}` trains a model with it"
+        )
 
 
 def check_channels(config: PreTrainedConfig, processor: BaseImageProcessor, source: str) -> None:

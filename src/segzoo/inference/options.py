@@ -1,4 +1,4 @@
-"""Command-line options for the protocol: windows, scales, flips."""
+"""Command-line options for the model, where it comes from, and for the protocol: windows, scales, flips."""
 
 from __future__ import annotations
 
@@ -12,6 +12,49 @@ from segzoo.inference.settings import InferenceSettings
 if TYPE_CHECKING:
     from torch import nn
     from transformers import BaseImageProcessor
+
+    from segzoo.inference.loading import LoadedModel
+
+
+def add_model_options(parser: argparse.ArgumentParser, *, cache_dir: bool = True) -> None:
+    """Add ``--model_revision``, ``--token``, ``--trust_remote_code`` and ``--cache_dir`` for a model on the Hub.
+
+    Args:
+        parser: the command's parser.
+        cache_dir: False where the command has this option already.
+    """
+    group = parser.add_argument_group("model on the Hub")
+    group.add_argument("--model_revision", metavar="NAME", help="branch, tag or commit (default: its main branch)")
+    group.add_argument("--token", metavar="TOKEN", help="access token (default: that of `hf auth login`)")
+    group.add_argument(
+        "--trust_remote_code",
+        action="store_true",
+        help="run code from the repository, which segzoo's models do not need",
+    )
+    if cache_dir:
+        group.add_argument("--cache_dir", metavar="DIR", help="where downloads are kept")
+
+
+def load_from_options(args: argparse.Namespace, device: str = "cpu") -> LoadedModel:
+    """Load ``args.model`` as the options of `add_model_options` say.
+
+    Args:
+        args: the parsed options.
+        device: torch device for the weights.
+
+    Raises:
+        SegZooError: see `segzoo.inference.loading.load`.
+    """
+    from segzoo.inference.loading import load
+
+    return load(
+        args.model,
+        device=device,
+        revision=args.model_revision,
+        token=args.token,
+        cache_dir=args.cache_dir,
+        trust_remote_code=args.trust_remote_code or None,
+    )
 
 
 def add_protocol_options(parser: argparse.ArgumentParser) -> None:
