@@ -9,7 +9,8 @@ transformers: a folder that was saved here loads with ``AutoModelForUniversalSeg
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -23,6 +24,7 @@ from transformers.utils.generic import can_return_tuple
 
 from segzoo.errors import SegZooError, first_line
 from segzoo.heads.mask2former import combined_logits
+from segzoo.inference.settings import fixed_input_size
 
 UNIVERSAL_TYPES = ("mask2former", "maskformer", "oneformer", "eomt", "eomt_dinov3")
 """The ``model_type`` of the models that are adapted."""
@@ -78,6 +80,12 @@ class DenseUniversalModel(PreTrainedModel):
             patch_offsets: passed through to the output, for EoMT's processor.
             kwargs: further arguments of the model of transformers.
         """
+        size = fixed_input_size(self.config)
+        if size is not None and tuple(pixel_values.shape[-2:]) != size:
+            raise SegZooError(
+                f"pixel_values are {pixel_values.shape[-2]}x{pixel_values.shape[-1]}, and this {self.config.model_type} "
+                f"takes {size[0]}x{size[1]} only; give crops or windows of that size"
+            )
         if labels is not None:
             mask_labels, class_labels = self._masks(labels)
         if self.config.model_type == "oneformer" and kwargs.get("task_inputs") is None:
@@ -85,11 +93,9 @@ class DenseUniversalModel(PreTrainedModel):
         output = super().forward(pixel_values, mask_labels=mask_labels, class_labels=class_labels, **kwargs)
         logits = None
         if not (self.training and mask_labels is not None):
-            logits = combined_logits(
-                output.class_queries_logits, output.masks_queries_logits, pixel_values.shape[-2:]
-            )
+            logits = combined_logits(output.class_queries_logits, output.masks_queries_logits, pixel_values.shape[-2:])
         return UniversalOutput(
-            loss=output.loss,
+            loss=None if output.loss is None else output.loss.sum(),  # OneFormer's has the shape (1,)
             logits=logits,
             class_queries_logits=output.class_queries_logits,
             masks_queries_logits=output.masks_queries_logits,
@@ -131,6 +137,25 @@ class DenseUniversalModel(PreTrainedModel):
 def is_universal(config: PreTrainedConfig) -> bool:
     """Whether a config is that of a universal model that is adapted."""
     return config.model_type in UNIVERSAL_TYPES
+
+
+@contextmanager
+def constant_mask_probabilities(model: torch.nn.Module) -> Iterator[None]:
+    """A context in which EoMT can be traced: the probabilities of its masked attention are numbers, not a tensor.
+
+    Its blocks ask whether a probability is above 0, which no traced program can do.
+    """
+    probabilities = getattr(model, "attn_mask_probs", None)
+    if probabilities is None:
+        yield
+        return
+    del model.attn_mask_probs
+    model.attn_mask_probs = probabilities.tolist()
+    try:
+        yield
+    finally:
+        del model.attn_mask_probs
+        model.register_buffer("attn_mask_probs", probabilities)
 
 
 def segmentation_class(config: PreTrainedConfig) -> type:
@@ -188,15 +213,19 @@ def _prepare_oneformer(source: str, config: PreTrainedConfig, hub_options: Mappi
             f"{source}: this OneFormer is in its training form (is_training in config.json), which needs a text for "
             "each query; set is_training to false to use it or to train it without texts"
         )
+    tokenizer, reason = None, "it has no vocabulary"
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **hub_options)
     except (OSError, ValueError) as error:
+        reason = first_line(error)
+    # Where there are no files, transformers makes a tokenizer of nothing but its special tokens.
+    if tokenizer is None or len(tokenizer) == len(tokenizer.all_special_ids):
         if getattr(config, "semantic_task_tokens", None) is not None:
             return None
         raise SegZooError(
-            f"{source}: OneFormer needs its tokenizer ({first_line(error)}); save it into the folder with "
+            f"{source}: OneFormer needs its tokenizer ({reason}); save it into the folder with "
             "OneFormerProcessor.save_pretrained"
-        ) from error
+        )
     text = tokenizer(_TASK, padding="max_length", max_length=config.task_seq_len, truncation=True)
     config.semantic_task_tokens = [
         token * mask for token, mask in zip(text["input_ids"], text["attention_mask"], strict=True)

@@ -222,10 +222,19 @@ def test_models_of_others(tmp_path):
         num_attention_heads=[1],
         decoder_hidden_size=8,
     )
-    with pytest.raises(SegZooError, match=r"segformer cannot be exported, segzoo's own models only.*optimum"):
-        export_model(SegformerForSemanticSegmentation(config).eval(), tmp_path / "model.pt2")
-    with pytest.raises(SegZooError, match="SegformerImageProcessor.*give a SegZooImageProcessor"):
-        export_model(resnet(), tmp_path / "model.pt2", processor=SegformerImageProcessor())
+    model, processor = (
+        SegformerForSemanticSegmentation(config).eval(),
+        SegformerImageProcessor(size={"height": 64, "width": 96}),
+    )
+    report = export_model(model, tmp_path / "model.pt2", ExportOptions(labels=True), processor=processor)
+    assert [check.size for check in report.checks] == [(256, 320), (347, 225)]
+    extra = {METADATA_FILE: ""}
+    torch.export.load(tmp_path / "model.pt2", extra_files=extra)
+    assert json.loads(json.loads(extra[METADATA_FILE])["image_processor"])["size"] == {"height": 64, "width": 96}
+    with pytest.raises(SegZooError, match="uint8 input needs an image processor of segzoo's"):
+        export_model(model, tmp_path / "other.pt2", ExportOptions(uint8=True), processor=processor)
+    with pytest.raises(SegZooError, match="SegformerModel is no model for semantic segmentation with dense logits"):
+        export_model(model.segformer, tmp_path / "other.pt2")
 
 
 @pytest.mark.parametrize(

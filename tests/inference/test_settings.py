@@ -55,7 +55,10 @@ def test_of_model():
     assert InferenceSettings.of_model(windowed, window_size=None) == InferenceSettings()
     assert InferenceSettings.of_model(windowed, window_size=(8, 8)) == InferenceSettings((8, 8), (8, 8))
     # Swin's config has a window_size of another kind, and no stride.
-    assert InferenceSettings.of_model(SimpleNamespace(config=SimpleNamespace(window_size=7))) == InferenceSettings()
+    assert (
+        InferenceSettings.of_model(SimpleNamespace(config=SimpleNamespace(model_type="swin", window_size=7)))
+        == InferenceSettings()
+    )
 
 
 @pytest.mark.parametrize(

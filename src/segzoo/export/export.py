@@ -10,7 +10,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,14 +18,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING
 
-from segzoo.configuration_segzoo import SegZooConfig, input_channels
+from segzoo import registration  # noqa: F401  transformers' table of models knows segzoo's
+from segzoo.configuration_segzoo import input_channels
 from segzoo.errors import SegZooError, first_line
 from segzoo.export.exported_model import ExportedModel
 from segzoo.export.metadata import describe
 from segzoo.files import moved_together
 from segzoo.image_processing_segzoo import SegZooImageProcessor
+from segzoo.inference.settings import fixed_input_size
 from segzoo.layers import resize
+from segzoo.universal import DenseUniversalModel, constant_mask_probabilities
 
 SUFFIXES = (".onnx", ".pt2")
 OPSETS = range(17, 24)
@@ -129,14 +134,14 @@ def export_model(
     output: str | os.PathLike,
     options: ExportOptions | None = None,
     *,
-    processor: SegZooImageProcessor | None = None,
+    processor: BaseImageProcessor | None = None,
     overwrite: bool = False,
     name: str | None = None,
 ) -> ExportReport:
     """Write a model as one file, run it, compare it with the model, and only then give it its name.
 
     Args:
-        model: a SegZooForSemanticSegmentation in eval mode, float32, on the CPU.
+        model: a model for semantic segmentation, segzoo's or transformers', in eval mode, float32, on the CPU.
         output: a name that ends in ``.onnx`` (needs the packages of ``segzoo[onnx]``) or ``.pt2``
             (``torch.export.load``).
         options: input, output and precision of the file; None: `ExportOptions()`.
@@ -145,13 +150,15 @@ def export_model(
         name: name of the model in the metadata.
 
     Raises:
-        SegZooError: packages are missing, the model is not one of segzoo's, an option does not fit it, it cannot
+        SegZooError: packages are missing, the model is for another task, an option does not fit it, it cannot
             be traced, or the file cannot be written, cannot be loaded or gives other results than the model. No new
             file is left behind, and an old one is unchanged.
     """
     output, options = Path(output), options or ExportOptions()
     check_target(output, opset=options.opset, overwrite=overwrite)
     _check_model(model, processor, options.uint8)
+    if options.size is None:
+        options = replace(options, size=fixed_input_size(model.config))
     exported = ExportedModel(
         copy.deepcopy(model).to(options.precision) if options.precision != model.dtype else model,
         processor,
@@ -215,18 +222,12 @@ def check_target(output: Path, *, opset: int | None = None, overwrite: bool = Fa
         ) from error
 
 
-def _check_model(model: PreTrainedModel, processor: SegZooImageProcessor | None, uint8: bool) -> None:
-    config = getattr(model, "config", None)
-    if not isinstance(config, SegZooConfig):
-        kind = getattr(config, "model_type", type(model).__name__)
+def _check_model(model: PreTrainedModel, processor: BaseImageProcessor | None, uint8: bool) -> None:
+    dense = MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING.get(type(getattr(model, "config", None)), DenseUniversalModel)
+    if not isinstance(model, dense):
         raise SegZooError(
-            f"a model of type {kind} cannot be exported, segzoo's own models only; use another exporter for it, such "
-            "as optimum"
-        )
-    if processor is not None and not isinstance(processor, SegZooImageProcessor):
-        raise SegZooError(
-            f"the image processor is a {type(processor).__name__}, whose steps cannot be described; give a "
-            "SegZooImageProcessor"
+            f"{type(model).__name__} is no model for semantic segmentation with dense logits; load the model with "
+            "segzoo.load, or use another exporter, such as optimum"
         )
     if model.training:
         raise SegZooError("the model is in training mode, in which it drops features; call model.eval() first")
@@ -235,9 +236,9 @@ def _check_model(model: PreTrainedModel, processor: SegZooImageProcessor | None,
             f"the model is {model.dtype} on {model.device}, but is compared with the file in float32 on the CPU; "
             "load it so, and choose the file's precision with dtype"
         )
-    if uint8 and processor is None:
+    if uint8 and not isinstance(processor, SegZooImageProcessor):
         raise SegZooError(
-            "uint8 input needs the model's image processor, whose mean and standard deviation go into the file"
+            "uint8 input needs an image processor of segzoo's, whose mean and standard deviation go into the file"
         )
     if uint8 and processor.num_channels != 3:
         raise SegZooError(
@@ -254,7 +255,12 @@ def _trace(
     free = [0] * free_batch + ([1, 2] if exported.uint8 else [2, 3]) * free_size
     shapes = (dict.fromkeys(free, torch.export.Dim.DYNAMIC),)
     try:
-        with torch.no_grad(), _eager_attention(exported), warnings.catch_warnings():
+        with (
+            torch.no_grad(),
+            _eager_attention(exported),
+            constant_mask_probabilities(exported.model),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")
             program = torch.export.export(exported, (example,), dynamic_shapes=shapes, strict=False)
     except SegZooError:
@@ -383,12 +389,12 @@ def _compare(
     run: Callable[[Tensor], Tensor],
     exported: ExportedModel,
     model: PreTrainedModel,
-    processor: SegZooImageProcessor | None,
+    processor: BaseImageProcessor | None,
     options: ExportOptions,
     path: Path,
 ) -> tuple[Check, ...]:
     """Run the file and the float32 model on generated pictures; an error if they differ by more than the tolerance."""
-    multiple = (processor.size_multiple if processor is not None else None) or 1
+    multiple = (processor.size_multiple if isinstance(processor, SegZooImageProcessor) else None) or 1
     sizes = [tuple(-(-side // multiple) * multiple for side in size) for size in _CHECK_SIZES]
     if options.size is not None:
         sizes = [options.size]

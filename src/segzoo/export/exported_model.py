@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from segzoo.configuration_segzoo import SegZooConfig
 from segzoo.image_processing_segzoo import SegZooImageProcessor
 from segzoo.layers import resize
 
@@ -12,7 +13,7 @@ class ExportedModel(nn.Module):
     """A model, optionally with normalisation before it, and with upsampling and argmax after it.
 
     Args:
-        model: a SegZooForSemanticSegmentation in eval mode.
+        model: a model for semantic segmentation in eval mode.
         processor: its image processor; needed only with ``uint8``.
         labels: return class ids at the input's size, int64 (B, H, W), instead of logits at the head's resolution,
             float32 (B, num_labels, H / stride, W / stride).
@@ -30,7 +31,8 @@ class ExportedModel(nn.Module):
     ):
         super().__init__()
         self.model, self.labels, self.uint8 = model, labels, uint8
-        self.align_corners = model.config.decode_head_configs[-1].align_corners
+        own = isinstance(model.config, SegZooConfig)
+        self.align_corners = own and model.config.decode_head_configs[-1].align_corners
         if uint8:
             scale, shift = _affine(processor)
             self.register_buffer("scale", scale, persistent=False)

@@ -4,16 +4,18 @@ import json
 from typing import Any
 
 import torch
+from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import PILImageResampling
 
 from segzoo import __version__
+from segzoo.configuration_segzoo import SegZooConfig
 from segzoo.export.exported_model import ExportedModel
 from segzoo.image_processing_segzoo import SegZooImageProcessor
 
 
 def describe(
     exported: ExportedModel,
-    processor: SegZooImageProcessor | None = None,
+    processor: BaseImageProcessor | None = None,
     *,
     size: tuple[int, int] | None = None,
     name: str | None = None,
@@ -22,7 +24,8 @@ def describe(
 
     Args:
         exported: the module that the file computes.
-        processor: the model's image processor; its steps become part of the metadata.
+        processor: the model's image processor; its steps become part of the metadata, or the settings of one of
+            transformers.
         size: (height, width) of a fixed input; None: any size.
         name: name of the model.
     """
@@ -40,7 +43,7 @@ def describe(
         "task": "semantic-segmentation",
         "producer": f"segzoo {__version__}, torch {torch.__version__}",
         "class_names": json.dumps(names, ensure_ascii=False),
-        "ignore_index": str(config.semantic_loss_ignore_index),
+        "ignore_index": str(getattr(config, "semantic_loss_ignore_index", 255)),
         "input": "uint8 (batch, height, width, 3), RGB"
         if exported.uint8
         else "float32 (batch, channels, height, width)",
@@ -48,14 +51,16 @@ def describe(
     }
     if name is not None:
         metadata["model"] = name
-    if config.palette is not None:
+    if getattr(config, "palette", None) is not None:
         metadata["palette"] = json.dumps(config.palette)
-    if config.window_size is not None:
+    if getattr(config, "window_size", None) is not None and isinstance(config, SegZooConfig):
         metadata["windows"] = json.dumps({"size": config.window_size, "stride": config.window_stride})
     if size is not None:
         metadata["input_size"] = json.dumps(list(size))
-    if processor is not None:
+    if isinstance(processor, SegZooImageProcessor):
         metadata["preprocessing"] = json.dumps(_preprocessing(processor, exported))
+    elif processor is not None:
+        metadata["image_processor"] = processor.to_json_string()  # of transformers, which knows its steps
     return metadata
 
 

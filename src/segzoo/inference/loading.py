@@ -10,7 +10,6 @@ import torch
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
-    AutoModelForSemanticSegmentation,
     BaseImageProcessor,
     PreTrainedConfig,
     PreTrainedModel,
@@ -23,6 +22,7 @@ from segzoo.configuration_segzoo import SegZooConfig, input_channels
 from segzoo.errors import SegZooError, first_line
 from segzoo.hub_names import hub_or_cache
 from segzoo.image_processing_segzoo import SegZooImageProcessor
+from segzoo.universal import load_segmentation_model
 
 if TYPE_CHECKING:
     import os
@@ -52,7 +52,7 @@ def load(
     """Load a model for semantic segmentation, in eval mode, with its image processor.
 
     ``model, processor = segzoo.load("namespace/name")`` takes any model that
-    ``AutoModelForSemanticSegmentation`` loads. Transformers' progress bars are off for the process afterwards.
+    ``AutoModelForSemanticSegmentation`` loads, and the universal ones of `segzoo.universal`. Transformers' progress bars are off for the process afterwards.
 
     Args:
         name: model folder, or name on the Hub.
@@ -107,8 +107,8 @@ def _whole_model(source: str, config: PreTrainedConfig, options: Mapping[str, An
     verbosity = get_verbosity()
     set_verbosity_error()  # transformers' table of what does not fit, which the error says in one line
     try:
-        model, found = AutoModelForSemanticSegmentation.from_pretrained(
-            source, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        model, found = load_segmentation_model(
+            source, config, options, output_loading_info=True, ignore_mismatched_sizes=True
         )
     finally:
         set_verbosity(verbosity)

@@ -9,9 +9,14 @@ from segzoo.errors import SegZooError
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import BaseImageProcessor
+    from transformers import BaseImageProcessor, PreTrainedConfig
 
 Average = Literal["probabilities", "logits"]
+
+
+def fixed_input_size(config: PreTrainedConfig) -> tuple[int, int] | None:
+    """(height, width) of the pictures that a model takes if it takes no others, as EoMT does; else None."""
+    return (config.image_size, config.image_size) if config.model_type in ("eomt", "eomt_dinov3") else None
 
 
 @dataclass(frozen=True)
@@ -84,12 +89,17 @@ class InferenceSettings:
     ) -> InferenceSettings:
         """The protocol that a model comes with: its windows, or whole pictures if it has none.
 
+        A model that takes one size only, as EoMT, gets windows of that size side by side. Its own processor lays them
+        evenly where there are three or more, which differs a little for pictures more than twice as wide as high.
+
         Args:
             model: its config may name windows.
             image_processor: it may name windows if the config does not; the pipeline takes them from there.
             changes: fields with other values; a ``window_size`` without a ``window_stride`` replaces both.
         """
         own = {}
+        if (size := fixed_input_size(model.config)) is not None:
+            own = {"window_size": size, "window_stride": size}
         for source in (image_processor, model.config):
             if getattr(source, "window_stride", None) is not None:
                 own = {"window_size": source.window_size, "window_stride": source.window_stride}

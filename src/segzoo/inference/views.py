@@ -61,6 +61,13 @@ class ViewMaker:
                 "do_pad": False,
                 "input_data_format": "channels_first",
             }
+        elif getattr(processor, "do_split_image", False):
+            options["do_split_image"] = False  # EoMT's processor; windows do it
+        elif getattr(processor, "do_pad", False) and hasattr(processor, "do_split_image"):
+            raise SegZooError(
+                "this image processor of EoMT is set for panoptic pictures (do_pad), whose padding would be taken for "
+                "the picture; set do_pad to false and do_split_image to true in preprocessor_config.json"
+            )
         elif isinstance(image, np.ndarray) and image.ndim == 3 and not {1, 3, 4} & {image.shape[0], image.shape[-1]}:
             options["input_data_format"] = "channels_last"  # transformers finds 1, 3 and 4 channels, and no others
         return [processor(images=image, **options, **size)["pixel_values"][0] for size in self._sizes(image)]
