@@ -1,9 +1,12 @@
 """What segzoo's plain vision transformers share: patches of one width and one resolution throughout."""
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
+from transformers.modeling_outputs import BackboneOutput
 
 from segzoo.backbones.base import Backbone, BackboneConfig, evenly_spaced_layers
 from segzoo.errors import SegZooError
@@ -104,6 +107,23 @@ class PlainViTBackbone(Backbone):
             pixel_values: images (B, num_channels, H, W) whose sides are multiples of the patch size.
         """
         raise NotImplementedError(f"{type(self).__name__} has no `embed`")
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        output_hidden_states: bool | None = None,
+        *,
+        only_embed: bool = False,
+        **kwargs: Any,
+    ) -> BackboneOutput | tuple[Tensor, tuple[int, int]]:
+        """The maps that ``config.out_features`` names, or with ``only_embed`` what `embed` returns.
+
+        Networks that run the blocks themselves ask for the tokens here: hooks on ``forward`` bring the model's own
+        parameters to where they are needed.
+        """
+        if only_embed:
+            return self.embed(pixel_values)
+        return super().forward(pixel_values, output_hidden_states=output_hidden_states, **kwargs)
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)

@@ -15,20 +15,28 @@ class PointwiseLinear(nn.Linear):
     and twice as fast on AMD's, where MKL leaves half of the vector units idle.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """``x`` (..., in_features) -> (..., out_features); a given ``bias`` (out_features,) takes the own one's place."""
+        bias = self.bias if bias is None else bias
         if (
             x.ndim not in (3, 4)
             or x.device.type != "cpu"
             or x.dtype != torch.float32
             or not _convolutions_are_faster()
+            or not is_plain(self.weight)
         ):
-            return super().forward(x)
+            return F.linear(x, self.weight, bias)
         images = x.unsqueeze(1) if x.ndim == 3 else x
         # In this order of axes the weight is channels-last too, else compiled graphs would reorder the images for it.
-        y = F.conv2d(images.permute(0, 3, 1, 2), self.weight[:, None, None].permute(0, 3, 1, 2), self.bias).permute(
+        y = F.conv2d(images.permute(0, 3, 1, 2), self.weight[:, None, None].permute(0, 3, 1, 2), bias).permute(
             0, 2, 3, 1
         )
         return y.squeeze(1) if x.ndim == 3 else y
+
+
+def is_plain(weight: Tensor) -> bool:
+    """Whether a weight is an ordinary tensor, and not one of a quantiser, which few operators know."""
+    return type(weight) in (Tensor, nn.Parameter)
 
 
 def _convolutions_are_faster() -> bool:

@@ -94,7 +94,8 @@ class Attention(nn.Module):
             qkv = self.qkv(x)
         else:
             bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
-            qkv = F.linear(x, self.qkv.weight, bias)
+            # What an adapter or a quantiser puts in the layer's place takes no bias.
+            qkv = self.qkv(x, bias) if isinstance(self.qkv, PointwiseLinear) else self.qkv(x) + bias
         if self.window:
             qkv = into_windows(qkv, grid, self.window)
         query, key, value = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
