@@ -33,6 +33,7 @@ SHIM = "from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooIm
 
 AUTO_MAP = {
     "AutoConfig": "modeling_segzoo.SegZooConfig",
+    "AutoModel": "modeling_segzoo.SegZooForSemanticSegmentation",
     "AutoModelForSemanticSegmentation": "modeling_segzoo.SegZooForSemanticSegmentation",
 }
 """The ``auto_map`` entry of ``config.json``."""

@@ -1,5 +1,9 @@
 """A linear layer over the channels of maps and tokens, computed by whichever library is faster."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,6 +18,12 @@ class PointwiseLinear(nn.Linear):
     In float32 on an x86 CPU it runs as the 1x1 convolution that it is: oneDNN is as fast as MKL on Intel's processors
     and twice as fast on AMD's, where MKL leaves half of the vector units idle.
     """
+
+    _plain: ClassVar[bool] = False
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> nn.Linear:
+        """A layer, or inside `plain_linears` an ``nn.Linear``."""
+        return nn.Linear(*args, **kwargs) if cls._plain else super().__new__(cls)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """``x`` (..., in_features) -> (..., out_features); a given ``bias`` (out_features,) takes the own one's place."""
@@ -32,6 +42,16 @@ class PointwiseLinear(nn.Linear):
             0, 2, 3, 1
         )
         return y.squeeze(1) if x.ndim == 3 else y
+
+
+@contextmanager
+def plain_linears() -> Iterator[None]:
+    """Build ``nn.Linear`` itself in place of every `PointwiseLinear`; the names and shapes of weights are the same."""
+    before, PointwiseLinear._plain = PointwiseLinear._plain, True
+    try:
+        yield
+    finally:
+        PointwiseLinear._plain = before
 
 
 def is_plain(weight: Tensor) -> bool:
