@@ -7,10 +7,10 @@ import PIL.Image
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import AutoImageProcessor
+from transformers import AutoImageProcessor, SegformerImageProcessor
 from transformers.utils import ModelOutput
 
-from segzoo import SegZooConfig, SegZooError, SegZooImageProcessor
+from segzoo import SegZooConfig, SegZooError, SegZooForSemanticSegmentation, SegZooImageProcessor
 from segzoo.image_processing_segzoo import reduce_labels
 from segzoo.images.resizing import keep_ratio_size, resize_bilinear, resize_steps
 
@@ -442,6 +442,21 @@ def test_probabilities():
     assert torch.equal(outputs.logits, before)
 
 
+@pytest.mark.parametrize("sizes", [[(20, 30), (8, 8)], None])
+def test_segmentation_scores(sizes):
+    """As of transformers' image processors."""
+    outputs = output(2, 5, 8, 8)
+    processor = SegZooImageProcessor(size={"height": 32, "width": 32})
+    results = processor.post_process_semantic_segmentation(outputs, sizes, return_segmentation_scores=True)
+    expected = SegformerImageProcessor().post_process_semantic_segmentation(
+        outputs, sizes, return_segmentation_scores=True
+    )
+    for result, theirs in zip(results, expected, strict=True):
+        assert result.keys() == theirs.keys()
+        assert torch.equal(result.segmentation, theirs.segmentation)
+        torch.testing.assert_close(result.segmentation_scores, theirs.segmentation_scores)
+
+
 @pytest.mark.parametrize(
     ("shape", "sizes", "message"),
     [
@@ -455,3 +470,20 @@ def test_probabilities():
 def test_wrong_post_processing(shape, sizes, message):
     with pytest.raises(SegZooError, match=message):
         SegZooImageProcessor().post_process_semantic_segmentation(output(*shape), sizes)
+
+
+def test_alone_in_a_folder_it_names_its_class(tmp_path):
+    processor = SegZooImageProcessor(size={"height": 32, "width": 48})
+    processor.save_pretrained(tmp_path)
+    for options in ({}, {"trust_remote_code": True}):
+        loaded = AutoImageProcessor.from_pretrained(tmp_path, **options)
+        assert type(loaded) is SegZooImageProcessor and loaded.to_dict() == processor.to_dict()
+    # beside a model's config the model's type says what it is
+    SegZooForSemanticSegmentation(SegZooConfig.tiny()).save_pretrained(tmp_path)
+    assert AutoImageProcessor.from_pretrained(tmp_path).to_dict() == processor.to_dict()
+    loaded.save_pretrained(tmp_path)
+    assert (
+        not {"image_processor_type", "auto_map"}
+        & json.loads((tmp_path / "preprocessor_config.json").read_text()).keys()
+    )
+    assert AutoImageProcessor.from_pretrained(tmp_path).to_dict() == processor.to_dict()

@@ -442,6 +442,14 @@ def test_inductor(backbone):
         assert_close(torch.compile(model, fullgraph=True)(images).logits, model(images).logits, 1e-4)
 
 
+def test_labels_that_are_no_classes_are_named():
+    model = build()
+    images, labels = batch()
+    labels[0, 10, :3] = LABELS
+    with pytest.raises(SegZooError, match=rf"outside 0\.\.{LABELS - 1} .*: {LABELS} \(3 pixels\)"):
+        model(images, labels=labels)
+
+
 def test_windows_cover_the_image():
     model = build()
     images, _ = batch((70, 101))
