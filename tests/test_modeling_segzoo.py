@@ -462,6 +462,17 @@ def test_windows_cover_the_image():
     assert (windows - whole).abs().max() > 1e-3
 
 
+def test_the_layer_that_reads_the_images_is_found():
+    model = SegZooForSemanticSegmentation(SegZooConfig.tiny())
+    first = model.get_input_embeddings()
+    assert isinstance(first, torch.nn.Conv2d) and first.in_channels == 3
+    assert model.backbone.get_input_embeddings() is first
+    assert model.decode_heads[0].get_input_embeddings() is None
+    model.requires_grad_(False)
+    model.enable_input_require_grads()
+    assert model(torch.randn(2, 3, 64, 64)).logits.requires_grad
+
+
 def test_lora_with_the_head_trained_in_full(tmp_path):
     peft = pytest.importorskip("peft")
     config = SegZooConfig.from_backbone(FOREIGN["dinov2"], UPerHeadConfig(channels=8), num_labels=LABELS)

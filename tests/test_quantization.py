@@ -84,14 +84,3 @@ def test_models_that_are_not_quantised_keep_their_fast_layers(tmp_path):
     SegZooForSemanticSegmentation(config).save_pretrained(tmp_path)
     loaded = AutoModelForSemanticSegmentation.from_pretrained(tmp_path)
     assert any(isinstance(module, PointwiseLinear) for module in loaded.modules())
-
-
-def test_the_layer_that_reads_the_images_is_found():
-    model = SegZooForSemanticSegmentation(SegZooConfig.tiny())
-    first = model.get_input_embeddings()
-    assert isinstance(first, nn.Conv2d) and first.in_channels == 3
-    assert model.backbone.get_input_embeddings() is first
-    assert model.decode_heads[0].get_input_embeddings() is None
-    model.requires_grad_(False)
-    model.enable_input_require_grads()
-    assert model(torch.randn(2, 3, 64, 64)).logits.requires_grad

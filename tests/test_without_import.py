@@ -92,7 +92,7 @@ AutoImageProcessor.from_pretrained("again")
     }
 
 
-def test_without_a_class_of_heads_or_without_a_model(home):
+def test_auto_model_and_a_processor_alone(home):
     SegZooImageProcessor(size={"height": 64, "width": 96}).save_pretrained(home / "processor")
     done = run(
         """

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import pipeline
+from transformers import AutoModelForSemanticSegmentation, pipeline
 
 from segzoo import (
     AutoBackbone,
@@ -259,7 +259,7 @@ def test_attention_weights(config):
     model.config.output_attentions = True
     assert len(model(x).attentions) == config.num_hidden_layers
     composite = SegZooConfig.from_backbone(config, FCNHeadConfig(channels=8), num_labels=5)
-    composite = SegZooForSemanticSegmentation._from_config(composite, attn_implementation="eager").eval()
+    composite = AutoModelForSemanticSegmentation.from_config(composite, attn_implementation="eager").eval()
     with torch.no_grad():
         assert len(composite(x, output_attentions=True).attentions) == config.num_hidden_layers
         assert composite(x).attentions is None

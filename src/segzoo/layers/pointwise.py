@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from contextvars import ContextVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,8 @@ from torch.nn import functional as F
 
 # Builds of PyTorch whose matrix products in float32 come from MKL and whose convolutions come from oneDNN (x86).
 _TWO_LIBRARIES = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+
+_plain: ContextVar[bool] = ContextVar("plain_linears", default=False)
 
 
 class PointwiseLinear(nn.Linear):
@@ -19,11 +22,9 @@ class PointwiseLinear(nn.Linear):
     and twice as fast on AMD's, where MKL leaves half of the vector units idle.
     """
 
-    _plain: ClassVar[bool] = False
-
     def __new__(cls, *args: Any, **kwargs: Any) -> nn.Linear:
         """A layer, or inside `plain_linears` an ``nn.Linear``."""
-        return nn.Linear(*args, **kwargs) if cls._plain else super().__new__(cls)
+        return nn.Linear(*args, **kwargs) if _plain.get() else super().__new__(cls)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """``x`` (..., in_features) -> (..., out_features); a given ``bias`` (out_features,) takes the own one's place."""
@@ -47,11 +48,11 @@ class PointwiseLinear(nn.Linear):
 @contextmanager
 def plain_linears() -> Iterator[None]:
     """Build ``nn.Linear`` itself in place of every `PointwiseLinear`; the names and shapes of weights are the same."""
-    before, PointwiseLinear._plain = PointwiseLinear._plain, True
+    token = _plain.set(True)
     try:
         yield
     finally:
-        PointwiseLinear._plain = before
+        _plain.reset(token)
 
 
 def is_plain(weight: Tensor) -> bool:
