@@ -1,15 +1,18 @@
 """What every config shares: typed options, and errors for unknown ones."""
 
 import inspect
+import json
 import re
 from dataclasses import fields
 
 import pytest
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, AutoModelForSemanticSegmentation, PreTrainedConfig
 
+from segzoo import SegZooConfig, SegZooForSemanticSegmentation
 from segzoo.backbones import MobileNetV2Backbone, MobileNetV2Config, ResNetBackbone, ResNetConfig
 from segzoo.base import _TRANSFORMERS_KEYS
+from segzoo.errors import SegZooError
 from segzoo.layers import GroupNorm
 
 
@@ -22,6 +25,36 @@ def test_the_keys_of_transformers_are_those_of_its_version():
     attributes = vars(config).keys() - names - {"_post_init_done"}
     written = config.to_dict().keys() - names
     assert len(taken) > 5 and taken | attributes | written <= _TRANSFORMERS_KEYS
+
+
+def test_keys_that_are_not_known_load_with_a_warning_and_are_kept(tmp_path):
+    SegZooConfig.tiny().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    written = json.loads(path.read_text())
+    written["lab"] = {"sample": 3}
+    written["decode_head_configs"][0]["later_option"] = 2
+    written["backbone_config"]["later_stem"] = "x"
+    path.write_text(json.dumps(written))
+    for load in (SegZooConfig.from_pretrained, AutoConfig.from_pretrained):
+        with pytest.warns(UserWarning, match="does not know") as warned:
+            config = load(tmp_path)
+        texts = " ".join(str(warning.message) for warning in warned)
+        assert all(
+            f"{kind} has '{key}'" in texts
+            for kind, key in (("segzoo", "lab"), ("uper_head", "later_option"), ("resnet", "later_stem"))
+        )
+        assert config.lab == {"sample": 3}
+        assert config.decode_head_configs[0].later_option == 2 and config.backbone_config.later_stem == "x"
+        config.save_pretrained(tmp_path / "again")
+        assert json.loads((tmp_path / "again" / "config.json").read_text()) == written
+    with pytest.warns(UserWarning, match="does not know"):
+        SegZooForSemanticSegmentation(config).save_pretrained(tmp_path / "model")
+        loaded = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "model")
+    assert loaded.config.lab == {"sample": 3}
+    with pytest.raises(SegZooError, match="no_such_option"):  # also after something was loaded
+        SegZooConfig(no_such_option=1)
+    with pytest.raises(SegZooError, match="later_option"):
+        SegZooConfig(decode_head_configs=[{"model_type": "segzoo_uper_head", "later_option": 2}])
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ def test_folder_is_complete_and_loads(model, folder):
     assert (folder / "README.md").read_text() == CARD
     assert json.loads((folder / "config.json").read_text())["auto_map"] == {
         "AutoConfig": "modeling_segzoo.SegZooConfig",
+        "AutoModel": "modeling_segzoo.SegZooForSemanticSegmentation",
         "AutoModelForSemanticSegmentation": "modeling_segzoo.SegZooForSemanticSegmentation",
     }
     processor = json.loads((folder / "preprocessor_config.json").read_text())

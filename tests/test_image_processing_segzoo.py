@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from transformers import AutoImageProcessor
 from transformers.utils import ModelOutput
 
-from segzoo import SegZooConfig, SegZooError, SegZooImageProcessor
+from segzoo import SegZooConfig, SegZooError, SegZooForSemanticSegmentation, SegZooImageProcessor
 from segzoo.image_processing_segzoo import reduce_labels
 from segzoo.images.resizing import keep_ratio_size, resize_bilinear, resize_steps
 
@@ -442,6 +442,19 @@ def test_probabilities():
     assert torch.equal(outputs.logits, before)
 
 
+@pytest.mark.parametrize("sizes", [[(20, 30), (8, 8)], None])
+def test_segmentation_scores(sizes):
+    """With the names that transformers' image processors give them."""
+    outputs = output(2, 5, 8, 8)
+    processor = SegZooImageProcessor(size={"height": 32, "width": 32})
+    results = processor.post_process_semantic_segmentation(outputs, sizes, return_segmentation_scores=True)
+    for index, (result, size) in enumerate(zip(results, sizes or [(8, 8)] * 2, strict=True)):
+        upsampled = F.interpolate(outputs.logits[index : index + 1], size=size, mode="bilinear")[0]
+        assert result.keys() == {"segmentation", "segmentation_scores"}
+        torch.testing.assert_close(result.segmentation_scores, upsampled)
+        assert torch.equal(result.segmentation, upsampled.argmax(0))
+
+
 @pytest.mark.parametrize(
     ("shape", "sizes", "message"),
     [
@@ -455,3 +468,20 @@ def test_probabilities():
 def test_wrong_post_processing(shape, sizes, message):
     with pytest.raises(SegZooError, match=message):
         SegZooImageProcessor().post_process_semantic_segmentation(output(*shape), sizes)
+
+
+def test_alone_in_a_folder_it_names_its_class(tmp_path):
+    processor = SegZooImageProcessor(size={"height": 32, "width": 48})
+    processor.save_pretrained(tmp_path)
+    for options in ({}, {"trust_remote_code": True}):
+        loaded = AutoImageProcessor.from_pretrained(tmp_path, **options)
+        assert type(loaded) is SegZooImageProcessor and loaded.to_dict() == processor.to_dict()
+    # beside a model's config the model's type says what it is
+    SegZooForSemanticSegmentation(SegZooConfig.tiny()).save_pretrained(tmp_path)
+    assert AutoImageProcessor.from_pretrained(tmp_path).to_dict() == processor.to_dict()
+    loaded.save_pretrained(tmp_path)
+    assert (
+        not {"image_processor_type", "auto_map"}
+        & json.loads((tmp_path / "preprocessor_config.json").read_text()).keys()
+    )
+    assert AutoImageProcessor.from_pretrained(tmp_path).to_dict() == processor.to_dict()

@@ -442,6 +442,14 @@ def test_inductor(backbone):
         assert_close(torch.compile(model, fullgraph=True)(images).logits, model(images).logits, 1e-4)
 
 
+def test_labels_that_are_no_classes_are_named():
+    model = build()
+    images, labels = batch()
+    labels[0, 10, :3] = LABELS
+    with pytest.raises(SegZooError, match=rf"outside 0\.\.{LABELS - 1} .*: {LABELS} \(3 pixels\)"):
+        model(images, labels=labels)
+
+
 def test_windows_cover_the_image():
     model = build()
     images, _ = batch((70, 101))
@@ -452,6 +460,17 @@ def test_windows_cover_the_image():
     assert windows.shape == whole.shape == (2, LABELS, 70, 101)
     assert_close(whole, plain)
     assert (windows - whole).abs().max() > 1e-3
+
+
+def test_the_layer_that_reads_the_images_is_found():
+    model = SegZooForSemanticSegmentation(SegZooConfig.tiny())
+    first = model.get_input_embeddings()
+    assert isinstance(first, torch.nn.Conv2d) and first.in_channels == 3
+    assert model.backbone.get_input_embeddings() is first
+    assert model.decode_heads[0].get_input_embeddings() is None
+    model.requires_grad_(False)
+    model.enable_input_require_grads()
+    assert model(torch.randn(2, 3, 64, 64)).logits.requires_grad
 
 
 def test_lora_with_the_head_trained_in_full(tmp_path):

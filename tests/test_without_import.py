@@ -92,6 +92,22 @@ AutoImageProcessor.from_pretrained("again")
     }
 
 
+def test_auto_model_and_a_processor_alone(home):
+    SegZooImageProcessor(size={"height": 64, "width": 96}).save_pretrained(home / "processor")
+    done = run(
+        """
+import sys
+from transformers import AutoImageProcessor, AutoModel
+assert "segzoo" not in sys.modules
+assert AutoImageProcessor.from_pretrained("processor", trust_remote_code=True).size["width"] == 96
+assert type(AutoModel.from_pretrained("a-model v1.0", trust_remote_code=True)).__name__ == "SegZooForSemanticSegmentation"
+assert type(AutoModel.from_pretrained("a-model v1.0")).__name__ == "SegZooForSemanticSegmentation"
+""",
+        home,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_pipeline(home):
     done = run(
         """

@@ -1,10 +1,13 @@
 """The base classes of all configs and models."""
 
+import warnings
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import fields
 from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
+import torch
 from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -12,6 +15,7 @@ from transformers import initialization as init
 
 from segzoo.errors import SegZooError
 from segzoo.layers.conv import ACTIVATIONS, ConvNormAct
+from segzoo.layers.pointwise import plain_linears
 
 # Lists of numbers in configs: tuples are taken too, and kept as lists, as JSON gives them back.
 Ints = list[int] | tuple[int, ...]
@@ -43,6 +47,9 @@ _TRANSFORMERS_KEYS = frozenset(
     }
 )
 
+# Whether configs are being loaded, which keep keys that they do not know; their constructors refuse them.
+_keeps_unknown_keys: ContextVar[bool] = ContextVar("keeps_unknown_keys", default=False)
+
 
 @strict
 class SegZooBaseConfig(PreTrainedConfig):
@@ -56,7 +63,13 @@ class SegZooBaseConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         unknown = sorted(key for key in kwargs if key not in _TRANSFORMERS_KEYS)
-        if unknown:
+        if unknown and _keeps_unknown_keys.get():
+            warnings.warn(
+                f"the config of type {self.model_type} has {', '.join(map(repr, unknown))}, which this version of segzoo does not "
+                "know: kept, and without effect",
+                stacklevel=2,
+            )
+        elif unknown:
             known = sorted({f.name for f in fields(self)} - {f.name for f in fields(PreTrainedConfig)})
             raise SegZooError(
                 f"{type(self).__name__} has no option {', '.join(map(repr, unknown))}; its options are: {', '.join(known)}"
@@ -67,6 +80,23 @@ class SegZooBaseConfig(PreTrainedConfig):
                 setattr(self, field.name, list(value))
         super().__post_init__(**kwargs)
         self.check()
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
+        """Build a config from what `to_dict` or a later version wrote.
+
+        Unlike the constructor it takes keys that are not options, an attribute of a user's or an option of a later
+        version of segzoo: they are kept as attributes, and a warning names them.
+
+        Args:
+            config_dict: the options, and parts of the config as dicts.
+            kwargs: further options, and ``return_unused_kwargs``, as transformers' ``from_dict`` takes them.
+        """
+        token = _keeps_unknown_keys.set(True)
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        finally:
+            _keeps_unknown_keys.reset(token)
 
     def check(self) -> None:
         """Raise a SegZooError when options do not fit each other; subclasses extend this and call ``super().check()``.
@@ -146,6 +176,19 @@ class SegZooPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
+    def get_input_embeddings(self) -> nn.Module | None:
+        """The layer that reads the images, for quantisers and adapters; None of models that read feature maps."""
+        return None
+
+    @classmethod
+    def get_init_context(cls, dtype: torch.dtype, is_quantized: bool, *args: Any, **kwargs: Any) -> list[Any]:
+        """The contexts in which ``from_pretrained`` builds the model.
+
+        Some quantisers replace layers whose type is ``nn.Linear`` itself, and no other.
+        """
+        contexts = super().get_init_context(dtype, is_quantized, *args, **kwargs)
+        return [*contexts, plain_linears()] if is_quantized else contexts
+
     @property
     def num_depths(self) -> int | None:
         """Number of layers of a backbone, including its stem, for layer-wise learning rates.
@@ -185,3 +228,8 @@ class SegZooPreTrainedModel(PreTrainedModel):
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
         """Do nothing: segzoo writes its own shim, and transformers' copy of one source file would not load."""
+
+
+def first_convolution(model: nn.Module) -> nn.Module | None:
+    """The first convolution of a model, which reads its images; None of a model without."""
+    return next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)

@@ -45,7 +45,14 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
         "backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="segzoo_resnet"),
         "neck_config": SubConfigSpec(config_class=AutoConfig, model_type="segzoo_pyramid_neck", optional=True),
     }
-    keys_to_ignore_at_inference = ["loss", "losses", "hidden_states", "class_queries_logits", "masks_queries_logits"]
+    keys_to_ignore_at_inference = [
+        "loss",
+        "losses",
+        "hidden_states",
+        "attentions",
+        "class_queries_logits",
+        "masks_queries_logits",
+    ]
 
     backbone_config: dict | PreTrainedConfig | None = None
     neck_config: dict | PreTrainedConfig | None = None

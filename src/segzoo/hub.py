@@ -36,6 +36,7 @@ _EMPTY_CARD = "This is the model card of a 🤗 transformers model that has been
 
 AUTO_MAP = {
     "AutoConfig": "modeling_segzoo.SegZooConfig",
+    "AutoModel": "modeling_segzoo.SegZooForSemanticSegmentation",
     "AutoModelForSemanticSegmentation": "modeling_segzoo.SegZooForSemanticSegmentation",
 }
 """The ``auto_map`` entry of ``config.json``."""

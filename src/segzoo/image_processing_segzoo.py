@@ -6,7 +6,10 @@ test pipelines of InternImage, ViT-Adapter and InternVL (``ResizeToMultiple``, `
 MIT's semantic-segmentation-pytorch (``TestDataset``).
 """
 
+import json
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,7 +40,7 @@ from segzoo.images.resizing import (
     resize_mask,
     resize_steps,
 )
-from segzoo.inference.label_maps import label_map_from_logits, probabilities_from_logits
+from segzoo.inference.label_maps import label_map_from_logits, probabilities_from_logits, upsampled_logits
 
 # Entries of preprocessor_config.json that are not settings of this class.
 _BOOKKEEPING = {
@@ -46,6 +49,12 @@ _BOOKKEEPING = {
     "processor_class",
     "feature_extractor_type",
     "transformers_version",
+}
+
+# Entries of preprocessor_config.json that name this class.
+_OF_AUTO_CLASSES = {
+    "image_processor_type": "SegZooImageProcessor",
+    "auto_map": {"AutoImageProcessor": "modeling_segzoo.SegZooImageProcessor"},
 }
 
 # One number for all channels, or one for each.
@@ -166,8 +175,17 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
         code.
         """
         output = super().to_dict()
-        output.pop("image_processor_type", None)
+        for key in _OF_AUTO_CLASSES:
+            output.pop(key, None)
         return output
+
+    def to_json_file(self, json_file_path: str | os.PathLike) -> None:
+        """Write the settings. Beside no ``config.json`` they name their class, so that the Auto classes find it."""
+        super().to_json_file(json_file_path)
+        path = Path(json_file_path)
+        if not path.with_name("config.json").exists():
+            settings = json.loads(path.read_text(encoding="utf-8")) | _OF_AUTO_CLASSES
+            path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     def __init__(self, **kwargs: Unpack[SegZooImageProcessorKwargs]):
         settings = {
@@ -360,6 +378,7 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
         outputs: ModelOutput | Mapping[str, torch.Tensor],
         target_sizes: Sequence[tuple[int, int]] | torch.Tensor | None = None,
         return_probabilities: bool = False,
+        return_segmentation_scores: bool = False,
     ) -> list[torch.Tensor] | list[BatchFeature]:
         """Label maps of a batch, equal to bilinear upsampling of all logits followed by argmax, in bounded memory.
 
@@ -371,10 +390,13 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
             outputs: the model's output (or a dict) with ``logits`` (batch, num_labels, height, width).
             target_sizes: height and width of each picture, (batch, 2); None keeps the logits' size, padding included.
             return_probabilities: also return the probability of every class; that takes num_labels floats per pixel.
+            return_segmentation_scores: also return the upsampled logits, as the image processors of transformers do;
+                that takes num_labels floats per pixel.
 
         Returns:
-            One int64 map (height, width) on the CPU for each picture; with ``return_probabilities`` one object with
-            ``segmentation`` and ``probabilities`` (num_labels, height, width), the softmax after the upsampling.
+            One int64 map (height, width) on the CPU for each picture; with one of the last two arguments one object
+            with ``segmentation`` and ``probabilities``, the softmax after the upsampling, or ``segmentation_scores``,
+            both (num_labels, height, width).
 
         Raises:
             SegZooError: the number of target sizes differs from that of the pictures, a size is not a pair of positive
@@ -395,12 +417,13 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
         results = []
         for image_logits, plan in zip(logits.detach(), plans, strict=True):
             plan = {**plan, "align_corners": self.align_corners}
+            labels = label_map_from_logits(image_logits, **plan).cpu()
+            more = {}
             if return_probabilities:
-                probabilities = probabilities_from_logits(image_logits, **plan).cpu()
-                labels = label_map_from_logits(image_logits, **plan).cpu()
-                results.append(BatchFeature({"segmentation": labels, "probabilities": probabilities}))
-            else:
-                results.append(label_map_from_logits(image_logits, **plan).cpu())
+                more["probabilities"] = probabilities_from_logits(image_logits, **plan).cpu()
+            if return_segmentation_scores:
+                more["segmentation_scores"] = upsampled_logits(image_logits, **plan).cpu()
+            results.append(BatchFeature({"segmentation": labels, **more}) if more else labels)
         return results
 
     def _upsampling_plan(

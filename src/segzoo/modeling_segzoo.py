@@ -8,11 +8,12 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
+from transformers.modeling_outputs import BackboneOutput
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from segzoo.auto import AutoHead, AutoNeck
-from segzoo.base import SegZooPreTrainedModel
+from segzoo.base import SegZooPreTrainedModel, first_convolution
 from segzoo.cards.model_card import ModelCardFacts, base_model_of, build_model_card, facts_of_model
 from segzoo.configuration_segzoo import SegZooConfig
 from segzoo.errors import SegZooError
@@ -20,6 +21,7 @@ from segzoo.heads import Head, HeadConfig, HeadOutput
 from segzoo.hub import WritesShim
 from segzoo.inference.sliding_window import sliding_window_logits
 from segzoo.losses import Loss
+from segzoo.losses.labels import check_labels
 
 
 @dataclass
@@ -34,6 +36,8 @@ class SegZooOutput(ModelOutput):
         logits: scores before softmax, (batch, num_labels, height / stride, width / stride); with windows, and of heads
             that resize masks first, at the input's size. Heads with queries give sums of probabilities instead.
         hidden_states: all maps of the backbone, with ``output_hidden_states``.
+        attentions: attention weights of the backbone's blocks, with ``output_attentions``; None of a backbone without
+            attention.
         class_queries_logits: class scores of the queries before softmax, "no object" last, (batch, num_queries,
             num_labels + 1); only of heads with queries, without windows.
         masks_queries_logits: masks of the queries before the sigmoid, (batch, num_queries, height / stride, width /
@@ -44,6 +48,7 @@ class SegZooOutput(ModelOutput):
     losses: dict[str, torch.FloatTensor] | None = None
     logits: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
     class_queries_logits: torch.FloatTensor | None = None
     masks_queries_logits: torch.FloatTensor | None = None
 
@@ -82,6 +87,10 @@ class SegZooForSemanticSegmentation(WritesShim, SegZooPreTrainedModel):
         self.auxiliary_heads = nn.ModuleList(_build_head(c, channels) for c in config.auxiliary_head_configs)
         self.post_init()
 
+    def get_input_embeddings(self) -> nn.Module | None:
+        """The layer that reads the images, as of the backbone."""
+        return first_convolution(self.backbone)
+
     def forward_maps(
         self, pixel_values: Tensor, output_hidden_states: bool | None = None
     ) -> tuple[Sequence[Tensor], tuple[Tensor, ...] | None]:
@@ -91,9 +100,12 @@ class SegZooForSemanticSegmentation(WritesShim, SegZooPreTrainedModel):
             pixel_values: normalised images (B, num_channels, H, W).
             output_hidden_states: return the backbone's hidden states.
         """
-        output = self.backbone.forward_with_filtered_kwargs(pixel_values, output_hidden_states=output_hidden_states)
-        maps = output.feature_maps if self.neck is None else self.neck(output.feature_maps)
+        maps, output = self._run_backbone(pixel_values, output_hidden_states=output_hidden_states)
         return maps, output.hidden_states if output_hidden_states else None
+
+    def _run_backbone(self, pixel_values: Tensor, **options: bool | None) -> tuple[Sequence[Tensor], BackboneOutput]:
+        output = self.backbone.forward_with_filtered_kwargs(pixel_values, **options)
+        return output.feature_maps if self.neck is None else self.neck(output.feature_maps), output
 
     def decode(self, feature_maps: Sequence[Tensor]) -> list[HeadOutput]:
         """The outputs of the decode heads in cascade; the last one's logits are the model's.
@@ -121,25 +133,32 @@ class SegZooForSemanticSegmentation(WritesShim, SegZooPreTrainedModel):
         window_size: tuple[int, int] | None = None,
         window_stride: tuple[int, int] | None = None,
         output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         return_dict: bool | None = None,
     ) -> SegZooOutput:
         """Score every pixel, and compute the loss when labels are given.
 
         Args:
             pixel_values: normalised images (B, num_channels, H, W).
-            labels: class ids (B, H, W), int64; pixels of ``config.semantic_loss_ignore_index`` do not count.
+            labels: class ids (B, H, W), int64; pixels of ``config.semantic_loss_ignore_index`` do not count. That all
+                others are classes is checked on CPUs, and on GPUs with the environment variable
+                ``SEGZOO_CHECK_LABELS=1``.
             window_size: (height, width) of sliding windows, in pixels; None for one pass over the whole images.
             window_stride: (vertical, horizontal) step between windows, in pixels; None is the window's size.
             output_hidden_states: return the backbone's hidden states; None follows the config. Windows have none.
+            output_attentions: return the attention weights of the backbone's blocks; None follows the config. Windows
+                have none.
             return_dict: False returns a tuple.
 
         Raises:
-            SegZooError: the inputs' dimensions, channels, sizes or dtype do not fit, or there are labels together with
-                windows.
+            SegZooError: the inputs' dimensions, channels, sizes or dtype do not fit, a label is no class, there are
+                labels together with windows, or the backbone's attention is of a kind that gives no weights.
         """
         self._check_inputs(pixel_values, labels, window_size)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
         if window_size is not None:
             logits = sliding_window_logits(
                 lambda window: self._logits(self.decode(self.forward_maps(window)[0]), window),
@@ -150,7 +169,9 @@ class SegZooForSemanticSegmentation(WritesShim, SegZooPreTrainedModel):
                 align_corners=self.config.decode_head_configs[-1].align_corners,
             )
             return SegZooOutput(logits=logits)
-        feature_maps, hidden_states = self.forward_maps(pixel_values, output_hidden_states)
+        feature_maps, backbone = self._run_backbone(
+            pixel_values, output_hidden_states=output_hidden_states, output_attentions=output_attentions
+        )
         outputs = self.decode(feature_maps)
         loss, losses = None, None
         if labels is not None:
@@ -158,7 +179,13 @@ class SegZooForSemanticSegmentation(WritesShim, SegZooPreTrainedModel):
             loss = sum(losses.values())
         found = {name: outputs[-1][name] for name in _OUTPUT_FIELDS if name in outputs[-1]}
         found["logits"] = self._logits(outputs, pixel_values)
-        return SegZooOutput(loss=loss, losses=losses, hidden_states=hidden_states, **found)
+        return SegZooOutput(
+            loss=loss,
+            losses=losses,
+            hidden_states=backbone.hidden_states if output_hidden_states else None,
+            attentions=backbone.attentions if output_attentions else None,
+            **found,
+        )
 
     def set_losses(
         self,
@@ -222,6 +249,7 @@ class SegZooForSemanticSegmentation(WritesShim, SegZooPreTrainedModel):
             )
         if labels.dtype != torch.int64:
             raise SegZooError(f"labels are {labels.dtype}; class ids must be int64 (use labels.long())")
+        check_labels(labels, self.config.num_labels, self.config.semantic_loss_ignore_index)
 
     def hub_card(self, repo_id: str) -> str:
         """The card that ``push_to_hub`` writes where the repository has none: what config and weights tell.

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import pipeline
+from transformers import AutoModelForSemanticSegmentation, pipeline
 
 from segzoo import (
     AutoBackbone,
@@ -241,3 +241,33 @@ def test_resize_image_is_saved(tmp_path):
 def test_image_sizes_of_a_beit_that_do_not_fit(size):
     with pytest.raises(SegZooError, match="image_size"):
         BeitConfig(image_size=size)
+
+
+@pytest.mark.parametrize("config", [ViTConfig.tiny(), BeitConfig.tiny()], ids=lambda config: config.model_type)
+def test_attention_weights(config):
+    model = AutoBackbone.from_config(config, attn_implementation="eager").eval()
+    x = torch.randn(2, 3, 64, 96)
+    output = model(x, output_attentions=True)
+    assert [w.shape[1] for w in output.attentions] == [config.num_attention_heads] * config.num_hidden_layers
+    for weights, window in zip(output.attentions, getattr(config, "windows", [0] * 4), strict=True):
+        tokens = window**2 or 24 + config.num_prefix_tokens
+        assert weights.shape[2:] == (tokens, tokens)
+        torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:3]))
+    assert all(map(torch.equal, output.feature_maps, model(x).feature_maps))
+    assert model(x).attentions is None
+    assert len(model(x, output_attentions=True, return_dict=False)) == 2
+    model.config.output_attentions = True
+    assert len(model(x).attentions) == config.num_hidden_layers
+    composite = SegZooConfig.from_backbone(config, FCNHeadConfig(channels=8), num_labels=5)
+    composite = AutoModelForSemanticSegmentation.from_config(composite, attn_implementation="eager").eval()
+    with torch.no_grad():
+        assert len(composite(x, output_attentions=True).attentions) == config.num_hidden_layers
+        assert composite(x).attentions is None
+
+
+def test_attention_weights_need_attention_that_gives_them():
+    model = AutoBackbone.from_config(ViTConfig.tiny(), attn_implementation="sdpa").eval()
+    with pytest.raises(SegZooError, match="attn_implementation='eager'"):
+        model(torch.randn(1, 3, 64, 64), output_attentions=True)
+    convolutional = SegZooForSemanticSegmentation(SegZooConfig.tiny()).eval()
+    assert convolutional(torch.randn(1, 3, 64, 64), output_attentions=True).attentions is None

@@ -113,6 +113,11 @@ def test_ids_that_are_no_classes_are_named(metric, maps):
         metric.add_batch(predictions=[np.zeros((2, 3), int)], references=[np.zeros((2, 3), int)] * 2)
     with pytest.raises(ValueError, match="No maps yet"):
         metric.compute(num_labels=5, ignore_index=255)
+    with pytest.raises(ValueError, match="No maps yet"):
+        metric.compute(predictions=[], references=[], num_labels=5, ignore_index=255)
+    metric.add_batch(predictions=[], references=[])
+    with pytest.raises(ValueError, match="No maps yet"):
+        metric.compute(num_labels=5, ignore_index=255)
 
 
 def test_every_compute_starts_afresh(metric, maps):

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.backbone_utils import BackboneConfigMixin, BackboneMixin, filter_output_hidden_states
 from transformers.modeling_outputs import BackboneOutput
 from transformers.utils.generic import can_return_tuple
 
-from segzoo.base import SegZooPreTrainedModel, SegZooSubConfig
+from segzoo.base import SegZooPreTrainedModel, SegZooSubConfig, first_convolution
 
 
 @strict
@@ -75,6 +75,10 @@ class Backbone(BackboneMixin, SegZooPreTrainedModel):
     base_model_prefix = "backbone"
     has_attentions = False
 
+    def get_input_embeddings(self) -> nn.Module | None:
+        """The layer that reads the images."""
+        return first_convolution(self)
+
     def features(self, pixel_values: Tensor) -> Sequence[Tensor]:
         """All maps (B, C, height, width) of images (B, num_channels, H, W), in the order of ``stage_names``."""
         raise NotImplementedError(f"{type(self).__name__} has no `features`")
@@ -92,7 +96,7 @@ class Backbone(BackboneMixin, SegZooPreTrainedModel):
             pixel_values: normalised images (B, num_channels, H, W).
             output_hidden_states: return all maps as well, in the order of ``config.stage_names``, as
                 ``hidden_states``.
-            kwargs: ``return_dict=False`` returns a tuple.
+            kwargs: ``return_dict=False`` returns a tuple; ``output_attentions`` has no effect without attention.
         """
         states = tuple(self.features(pixel_values))
         maps = [self.finish(x) for name, x in zip(self.stage_names, states, strict=True) if name in self.out_features]

@@ -1,9 +1,13 @@
 """What segzoo's plain vision transformers share: patches of one width and one resolution throughout."""
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
+from transformers.modeling_outputs import BackboneOutput
+from transformers.utils.generic import can_return_tuple
 
 from segzoo.backbones.base import Backbone, BackboneConfig, evenly_spaced_layers
 from segzoo.errors import SegZooError
@@ -85,6 +89,7 @@ class PlainViTBackbone(Backbone):
 
     config: PlainViTConfig
     _no_split_modules = ["ViTBlock"]
+    has_attentions = True
 
     layers: nn.ModuleList
     norm: nn.Module
@@ -104,6 +109,56 @@ class PlainViTBackbone(Backbone):
             pixel_values: images (B, num_channels, H, W) whose sides are multiples of the patch size.
         """
         raise NotImplementedError(f"{type(self).__name__} has no `embed`")
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        *,
+        only_embed: bool = False,
+        **kwargs: Any,
+    ) -> BackboneOutput | tuple[Tensor, tuple[int, int]]:
+        """The maps that ``config.out_features`` names.
+
+        Args:
+            pixel_values: normalised images (B, num_channels, H, W).
+            output_hidden_states: return all maps as well, in the order of ``config.stage_names``; None follows the
+                config.
+            output_attentions: return the attention weights of every block as well, (B, heads, tokens, tokens), or with
+                windows (B * windows, heads, side * side, side * side); None follows the config.
+            only_embed: return what `embed` does, for networks that run the blocks themselves. They ask for it here,
+                because hooks on ``forward`` bring the model's own parameters to where they are needed.
+            kwargs: ``return_dict=False`` returns a tuple.
+
+        Raises:
+            SegZooError: ``output_attentions`` with an implementation of attention that gives no weights.
+        """
+        if only_embed:
+            return self.embed(pixel_values)
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        if output_hidden_states is not None:
+            kwargs["output_hidden_states"] = output_hidden_states
+        if not output_attentions:
+            return super().forward(pixel_values, return_dict=True, **kwargs)
+        if self.config._attn_implementation != "eager":
+            raise SegZooError(
+                f"attention by {self.config._attn_implementation!r} gives no weights, which output_attentions asks for; load "
+                "the model with attn_implementation='eager', or call set_attn_implementation('eager')"
+            )
+        attentions: list[Tensor] = []
+        modules = [layer.attention for layer in self.layers]
+        try:
+            for module in modules:
+                module.recorded = attentions
+            output = super().forward(pixel_values, return_dict=True, **kwargs)
+        finally:
+            for module in modules:
+                module.recorded = None
+        output["attentions"] = tuple(attentions)
+        return output
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)

@@ -321,7 +321,7 @@ class ViTAdapterBackbone(Backbone):
             raise SegZooError(f"cannot load the ViT {name_or_path}: {first_line(error)}") from error
         if "image_size" in vit_options and isinstance(trained, beit.BeitBackbone):
             trained.resize_image(vit_options["image_size"])
-        vit_config = type(trained.config).from_dict(trained.config.to_dict() | vit_options)
+        vit_config = type(trained.config)(**(trained.config.to_dict() | vit_options))
         config = ViTAdapterConfig(vit_config=vit_config, num_channels=vit_config.num_channels, **options)
         model = cls(config)
         fresh, state = model.vit.state_dict(), trained.state_dict()

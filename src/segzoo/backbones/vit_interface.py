@@ -55,7 +55,7 @@ class PlainViT:
 
 
 def _embed_own(vit: nn.Module, pixel_values: Tensor) -> tuple[Tensor, dict[str, Any]]:
-    tokens, grid = vit.embed(pixel_values)
+    tokens, grid = vit(pixel_values, only_embed=True)
     return tokens, {"grid": grid}
 
 

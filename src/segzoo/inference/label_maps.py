@@ -56,6 +56,24 @@ def label_map_from_logits(
     return _by_classes(logits, stages, align_corners).to(dtype)
 
 
+def upsampled_logits(
+    logits: torch.Tensor,
+    size: tuple[int, int],
+    align_corners: bool = False,
+    crop: tuple[int, int] | None = None,
+    input_size: tuple[int, int] | None = None,
+) -> torch.Tensor:
+    """The upsampled logits, (num_labels, height, width) floats, which may share memory with the given ones.
+
+    The arguments are those of `label_map_from_logits`.
+    """
+    stages = resize_stages(tuple(logits.shape), size, crop, input_size)
+    logits = logits.detach()
+    if logits.dtype not in (torch.float32, torch.float64):
+        logits = logits.float()
+    return _resize(logits, stages, align_corners)
+
+
 def probabilities_from_logits(
     logits: torch.Tensor,
     size: tuple[int, int],
@@ -64,11 +82,7 @@ def probabilities_from_logits(
     input_size: tuple[int, int] | None = None,
 ) -> torch.Tensor:
     """Softmax of the upsampled logits, (num_labels, height, width) floats; arguments as in `label_map_from_logits`."""
-    stages = resize_stages(tuple(logits.shape), size, crop, input_size)
-    logits = logits.detach()
-    if logits.dtype not in (torch.float32, torch.float64):
-        logits = logits.float()
-    upsampled = _resize(logits, stages, align_corners)
+    upsampled = upsampled_logits(logits, size, align_corners, crop, input_size)
     if upsampled.data_ptr() == logits.data_ptr():
         upsampled = upsampled.clone()
     # In place: at full resolution a second copy may be too much.

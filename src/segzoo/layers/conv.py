@@ -1,5 +1,7 @@
 """Convolution, norm and activation in one block."""
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from segzoo.layers.norm import BatchNorm2d, GroupNorm
@@ -26,6 +28,8 @@ class ConvNormAct(nn.Module):
         activation: a key of ``ACTIVATIONS``, or None for no activation.
     """
 
+    conv_class: ClassVar[type[nn.Conv2d]] = nn.Conv2d
+
     def __init__(
         self,
         in_channels: int,
@@ -42,7 +46,7 @@ class ConvNormAct(nn.Module):
         activation: str | None = "relu",
     ):
         super().__init__()
-        self.conv = nn.Conv2d(
+        self.conv = self.conv_class(
             in_channels,
             out_channels,
             kernel_size,

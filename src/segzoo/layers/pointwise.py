@@ -1,11 +1,18 @@
 """A linear layer over the channels of maps and tokens, computed by whichever library is faster."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 # Builds of PyTorch whose matrix products in float32 come from MKL and whose convolutions come from oneDNN (x86).
 _TWO_LIBRARIES = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+
+_plain: ContextVar[bool] = ContextVar("plain_linears", default=False)
 
 
 class PointwiseLinear(nn.Linear):
@@ -15,20 +22,42 @@ class PointwiseLinear(nn.Linear):
     and twice as fast on AMD's, where MKL leaves half of the vector units idle.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def __new__(cls, *args: Any, **kwargs: Any) -> nn.Linear:
+        """A layer, or inside `plain_linears` an ``nn.Linear``."""
+        return nn.Linear(*args, **kwargs) if _plain.get() else super().__new__(cls)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """``x`` (..., in_features) -> (..., out_features); a given ``bias`` (out_features,) takes the own one's place."""
+        bias = self.bias if bias is None else bias
         if (
             x.ndim not in (3, 4)
             or x.device.type != "cpu"
             or x.dtype != torch.float32
             or not _convolutions_are_faster()
+            or not is_plain(self.weight)
         ):
-            return super().forward(x)
+            return F.linear(x, self.weight, bias)
         images = x.unsqueeze(1) if x.ndim == 3 else x
         # In this order of axes the weight is channels-last too, else compiled graphs would reorder the images for it.
-        y = F.conv2d(images.permute(0, 3, 1, 2), self.weight[:, None, None].permute(0, 3, 1, 2), self.bias).permute(
+        y = F.conv2d(images.permute(0, 3, 1, 2), self.weight[:, None, None].permute(0, 3, 1, 2), bias).permute(
             0, 2, 3, 1
         )
         return y.squeeze(1) if x.ndim == 3 else y
+
+
+@contextmanager
+def plain_linears() -> Iterator[None]:
+    """Build ``nn.Linear`` itself in place of every `PointwiseLinear`; the names and shapes of weights are the same."""
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
+
+
+def is_plain(weight: Tensor) -> bool:
+    """Whether a weight is an ordinary tensor, and not one of a quantiser, which few operators know."""
+    return type(weight) in (Tensor, nn.Parameter)
 
 
 def _convolutions_are_faster() -> bool:

@@ -74,6 +74,7 @@ class Attention(nn.Module):
         super().__init__()
         self.config, self.num_heads, self.window, self.dropout = config, num_heads, window, dropout
         self.scaling = (channels // num_heads) ** -0.5
+        self.recorded: list[Tensor] | None = None  # gets the attention weights, while a backbone is asked for them
         self.qkv = PointwiseLinear(channels, 3 * channels, bias=qkv_bias == "all")
         if qkv_bias == "query_value":
             self.q_bias = nn.Parameter(torch.zeros(channels))
@@ -94,12 +95,13 @@ class Attention(nn.Module):
             qkv = self.qkv(x)
         else:
             bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
-            qkv = F.linear(x, self.qkv.weight, bias)
+            # What an adapter or a quantiser puts in the layer's place takes no bias.
+            qkv = self.qkv(x, bias) if isinstance(self.qkv, PointwiseLinear) else self.qkv(x) + bias
         if self.window:
             qkv = into_windows(qkv, grid, self.window)
         query, key, value = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
-        mixed, _ = attend(
+        mixed, weights = attend(
             self,
             query,
             key,
@@ -108,6 +110,8 @@ class Attention(nn.Module):
             scaling=self.scaling,
             dropout=self.dropout if self.training else 0.0,
         )
+        if self.recorded is not None:
+            self.recorded.append(weights)
         mixed = mixed.flatten(2)
         if self.window:
             mixed = from_windows(mixed, grid, self.window)

@@ -160,8 +160,10 @@ class MeanIoU(evaluate.Metric):
         try:
             if predictions is not None or references is not None:
                 self.add_batch(predictions=predictions, references=references)
-            elif self._counted is None:
-                raise SegZooError("No maps yet: give predictions and references, or call add_batch before compute.")
+            if self._counted is None:
+                raise SegZooError(
+                    "No maps yet: give predictions and references, not empty, or call add_batch before compute."
+                )
             return _score(self._counted, **kwargs)
         finally:
             self._counted = None
