@@ -92,10 +92,10 @@ class StageEncoderBackbone(Backbone):
     """
 
     config: StageEncoderConfig
-    supports_gradient_checkpointing = False
 
     def __init__(self, config: StageEncoderConfig):
         super().__init__(config)
+        config.encoder_config.num_channels = config.num_channels
         self.encoder = AutoModel.from_config(config.encoder_config)
         self.num_features = list(config.encoder_config.hidden_sizes)
         self.post_init()

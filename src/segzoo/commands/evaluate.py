@@ -161,7 +161,7 @@ def prepare(args: argparse.Namespace, accelerator: Accelerator) -> EvaluationJob
     """
     import datasets
 
-    from segzoo.evaluation.job import classes_for, load_split, prepare_evaluation
+    from segzoo.evaluation.job import check_names_for_card, classes_for, load_split, prepare_evaluation
     from segzoo.inference.loading import load_model
 
     datasets.disable_progress_bars()
@@ -188,6 +188,8 @@ def prepare(args: argparse.Namespace, accelerator: Accelerator) -> EvaluationJob
             reduce_labels=args.do_reduce_labels,
             model_name=args.model,
         )
+        if args.write_card:
+            check_names_for_card(model, classes)
         job = prepare_evaluation(
             model,
             processor,
