@@ -9,7 +9,7 @@ from torch import Tensor
 from segzoo.backbones.hrnet import HRNetConfig
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.keys import KeyRule, KeyTable
-from segzoo.conversion.pretrained.base import PretrainedBackbone, PretrainedKind
+from segzoo.conversion.pretrained.base import PretrainedBackbone, PretrainedKind, count_entries
 from segzoo.conversion.rules.hrnet import keys
 
 _LEFT_OUT = ("incre_modules.{}", "downsamp_modules.{}", "final_layer.{}", "classifier.{}")
@@ -38,17 +38,13 @@ def translate_hrnet(state: Mapping[str, Tensor], source: str) -> PretrainedBackb
             num_channels=state["conv1.weight"].shape[1],
             width=state["stage2.0.branches.0.0.conv1.weight"].shape[0],
             stem_channels=stem,
-            stem_blocks=_count(state, "layer1."),
-            modules=[_count(state, f"stage{stage}.") for stage in (2, 3, 4)],
-            blocks=[_count(state, f"stage{stage}.0.branches.0.") for stage in (2, 3, 4)],
+            stem_blocks=count_entries(state, "layer1."),
+            modules=[count_entries(state, f"stage{stage}.") for stage in (2, 3, 4)],
+            blocks=[count_entries(state, f"stage{stage}.0.branches.0.") for stage in (2, 3, 4)],
         )
     except KeyError as error:
         raise ConversionError(f"{source}: the weights do not make an HRNet: {error.args[0]} is missing") from error
     return PretrainedBackbone(config, dict(state), KeyTable(_rules(config)))
-
-
-def _count(state: Mapping[str, Tensor], prefix: str) -> int:
-    return len({key.removeprefix(prefix).partition(".")[0] for key in state if key.startswith(prefix)})
 
 
 def _rules(config: HRNetConfig) -> Iterable[KeyRule]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from segzoo.backbones.mobilenetv2 import STAGES, MobileNetV2Config
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.keys import KeyRule, KeyTable
-from segzoo.conversion.pretrained.base import PretrainedBackbone, PretrainedKind
+from segzoo.conversion.pretrained.base import PretrainedBackbone, PretrainedKind, count_entries
 
 _LEFT_OUT = ("conv_head.{}", "bn2.{}", "classifier.{}")
 _LAST = "blocks.6.0.conv_pwl.weight"
@@ -41,7 +41,7 @@ def translate_mobilenetv2(state: Mapping[str, Tensor], source: str) -> Pretraine
     Raises:
         ConversionError: its stages have other numbers of blocks than MobileNetV2's.
     """
-    blocks = [len({key.split(".")[2] for key in state if key.startswith(f"blocks.{i}.")}) for i in range(len(STAGES))]
+    blocks = [count_entries(state, f"blocks.{i}.") for i in range(len(STAGES))]
     wanted = [number for _, _, number in STAGES]
     if blocks != wanted:
         raise ConversionError(f"{source}: its stages have {blocks} blocks, and those of MobileNetV2 {wanted}")

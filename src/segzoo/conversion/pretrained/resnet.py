@@ -12,7 +12,7 @@ from torch import Tensor
 from segzoo.backbones.resnet import DEPTHS, ResNetConfig
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.keys import KeyRule, KeyTable
-from segzoo.conversion.pretrained.base import PretrainedBackbone, PretrainedKind
+from segzoo.conversion.pretrained.base import PretrainedBackbone, PretrainedKind, count_entries
 from segzoo.conversion.rules.resnet import stage_keys
 
 # The three convolutions of a deep stem with their norms, by the name of the first convolution.
@@ -65,7 +65,7 @@ def _stem_of(state: Mapping[str, Tensor]) -> tuple[tuple[str, str], ...]:
 
 def _config(state: Mapping[str, Tensor], stem: tuple[tuple[str, str], ...], source: str) -> ResNetConfig:
     bottleneck = "layer1.0.conv3.weight" in state
-    blocks = tuple(_count(state, f"layer{stage}.") for stage in (1, 2, 3, 4))
+    blocks = tuple(count_entries(state, f"layer{stage}.") for stage in (1, 2, 3, 4))
     depth = next((depth for depth, shape in DEPTHS.items() if shape == (blocks, bottleneck)), None)
     if depth is None:
         known = ", ".join(map(str, DEPTHS))
@@ -84,13 +84,6 @@ def _config(state: Mapping[str, Tensor], stem: tuple[tuple[str, str], ...], sour
         groups=groups,
         base_width=group if groups > 1 else planes,
         average_downsample="layer2.0.downsample.2.weight" in state,
-    )
-
-
-def _count(state: Mapping[str, Tensor], prefix: str) -> int:
-    """Number of the entries of a list of modules."""
-    return 1 + max(
-        (int(key.removeprefix(prefix).partition(".")[0]) for key in state if key.startswith(prefix)), default=-1
     )
 
 
