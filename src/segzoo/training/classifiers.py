@@ -46,7 +46,7 @@ def load_for_classes(
         )
         return _load(name, config, hub_options), note
     moves = {} if unnamed is not None else _moves(old, new)
-    sizes = _class_tensors(own)
+    sizes = _class_tensors(own, hub_options)
     rows = {}
     if moves:
         state = AutoModelForSemanticSegmentation.from_pretrained(name, **hub_options).state_dict()
@@ -88,7 +88,7 @@ def _moves(old: Sequence[str], new: Sequence[str]) -> dict[int, int]:
     return {index: places[key] for key, index in numbered(new).items() if key in places}
 
 
-def _class_tensors(config: PreTrainedConfig) -> dict[str, int]:
+def _class_tensors(config: PreTrainedConfig, hub_options: Mapping[str, Any]) -> dict[str, int]:
     """The tensors of a model whose shape follows its number of classes, each with the dimension that does."""
     shapes = []
     for more in (0, 1):
@@ -96,7 +96,8 @@ def _class_tensors(config: PreTrainedConfig) -> dict[str, int]:
         changed.id2label = {index: str(index) for index in range(config.num_labels + more)}
         changed.label2id = {name: index for index, name in changed.id2label.items()}
         with torch.device("meta"):
-            model = AutoModelForSemanticSegmentation.from_config(changed)
+            trust = bool(hub_options.get("trust_remote_code"))
+            model = AutoModelForSemanticSegmentation.from_config(changed, trust_remote_code=trust)
         shapes.append({key: tuple(tensor.shape) for key, tensor in model.state_dict().items()})
     found = {}
     for key, shape in shapes[0].items():
