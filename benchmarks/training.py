@@ -143,7 +143,7 @@ def peer_loop(args: argparse.Namespace) -> None:
 
     torch.manual_seed(0)
     accelerator = Accelerator(mixed_precision=args.precisions[0], cpu=not torch.cuda.is_available())
-    model = build_model(find_classes(args.peer), new=NewModel(args.backbone))
+    model = build_model(find_classes(args.peer), new=NewModel(args.backbone, random_backbone=True))
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     size, rng = args.crop_size, np.random.default_rng(0)
 

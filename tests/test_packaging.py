@@ -90,6 +90,7 @@ def test_wheel_works_outside_the_tree(tree, environment, tmp_path):
             "scenes",
             "--backbone",
             "mobilenetv2",
+            "--random_backbone",
             "--head",
             "fcn",
             "--head_channels",

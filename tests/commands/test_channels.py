@@ -108,7 +108,10 @@ def train(folder, output, *words):
 
 
 def new_model(channels):
-    return ("--backbone", "mobilenetv2", "--head", "fcn", "--head_channels", 8, "--num_channels", channels)
+    return (
+        *("--backbone", "mobilenetv2", "--random_backbone", "--head", "fcn", "--head_channels", 8),
+        *("--num_channels", channels),
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -290,6 +290,20 @@ def test_the_model_card(scenes, model_folder, tmp_path, capsys):
     assert "no valid YAML" in captured.err and "protocol" not in captured.err, "found before the first image"
 
 
+def test_no_scores_of_other_classes_go_into_the_card(scenes, model_folder, tmp_path, capsys):
+    model = shutil.copytree(model_folder, tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    config["id2label"]["2"], config["id2label"]["3"] = config["id2label"]["3"], config["id2label"]["2"]
+    config["label2id"] = {name: int(index) for index, name in config["id2label"].items()}
+    (model / "config.json").write_text(json.dumps(config))
+    options = [model, scenes, "--write_card", "--max_samples", 1]
+    assert evaluate(*options) == 1
+    assert "--write_card: 2 classes are called otherwise" in capsys.readouterr().err
+    assert not (model / ".eval_results").exists()
+    assert evaluate(*options, "--num_labels", len(config["id2label"])) == 0
+    assert (model / ".eval_results").exists()
+
+
 def test_models_of_transformers(scenes, tmp_path, capsys):
     from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
 

@@ -17,7 +17,7 @@ def test_classes_beside_the_data(tmp_path):
 
 def test_the_label_rule_comes_with_a_data_set_that_is_asked_for(tmp_path):
     assert find_classes(tmp_path, classes="ade20k").reduce_labels
-    assert not find_classes(tmp_path, classes="ade20k", reduce_labels=False).reduce_labels
+    assert find_classes(tmp_path, classes="ade20k", reduce_labels=True).reduce_labels
     for folder in ("images/validation", "annotations/validation"):
         (tmp_path / "ADEChallengeData2016" / folder).mkdir(parents=True)
     assert find_classes(tmp_path).reduce_labels
@@ -25,6 +25,22 @@ def test_the_label_rule_comes_with_a_data_set_that_is_asked_for(tmp_path):
     # The same names in a file say nothing of the masks.
     (tmp_path / "id2label.json").write_text(json.dumps(DATASETS["ade20k"].id2label))
     assert not find_classes(tmp_path).reduce_labels
+
+
+def test_a_label_rule_that_contradicts_a_known_data_set_is_refused(tmp_path):
+    with pytest.raises(
+        SegZooError, match="--do_reduce_labels: the masks of CamVid .* 0 for the first class.*FILE.json"
+    ):
+        find_classes(tmp_path, classes="camvid", reduce_labels=True)
+    with pytest.raises(SegZooError, match="--no-do_reduce_labels: the masks of ADE20K .* 0 for 'no class'"):
+        find_classes(tmp_path, classes="ade20k", reduce_labels=False)
+    for folder in ("train", "trainannot"):
+        (tmp_path / folder).mkdir()
+    with pytest.raises(SegZooError, match="masks of CamVid"):
+        find_classes(tmp_path, reduce_labels=True)
+    # A file with the names is the user's word.
+    (tmp_path / "names.json").write_text(json.dumps(DATASETS["camvid"].id2label))
+    assert find_classes(tmp_path, classes=str(tmp_path / "names.json"), reduce_labels=True).reduce_labels
 
 
 def test_the_classes_of_a_data_set_that_is_recognised(tmp_path):

@@ -1,6 +1,11 @@
 """Other models than segzoo's, and the Hub; the script runs inside this process."""
 
+import json
+
 import pytest
+import timm
+import torch
+from safetensors.torch import save
 from support.hub_server import WRITE_TOKEN, HubServer
 from transformers import (
     AutoModelForSemanticSegmentation,
@@ -8,6 +13,8 @@ from transformers import (
     SegformerForSemanticSegmentation,
     SegformerImageProcessor,
 )
+
+from segzoo.data.scenes import SCENES
 
 
 def arguments(**options):
@@ -48,6 +55,8 @@ def hub(tmp_path, monkeypatch):
 
     with HubServer() as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+        address = f"{server.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
@@ -74,3 +83,44 @@ def test_the_model_is_pushed_without_its_checkpoints(script, scenes, tiny, tmp_p
     assert WRITE_TOKEN not in "".join(
         path.read_text() for path in (tmp_path / "out").iterdir() if path.suffix in (".json", ".md", ".jsonl")
     )
+
+
+def test_a_short_name_begins_with_published_weights_and_the_card_says_so(script, scenes, tmp_path, hub, capsys):
+    state = timm.create_model("mobilenetv2_100").state_dict()
+    hub.publish("timm/mobilenetv2_100.ra_in1k", {"model.safetensors": save(state)})
+    (tmp_path / "names.json").write_text(json.dumps([*SCENES.classes, "unicorn"]))
+    argv = arguments(
+        dataset_name=scenes,
+        classes=tmp_path / "names.json",
+        backbone="mobilenetv2",
+        head="fcn",
+        head_channels=8,
+        optimizer="sgd",
+        learning_rate=1e-9,
+        cache_dir=tmp_path / "cache",
+        output_dir=tmp_path / "out",
+    )
+    assert script.main(argv) == 0
+    said = capsys.readouterr().out
+    assert "backbone: mobilenetv2 begins with the weights of timm/mobilenetv2_100.ra_in1k" in said
+    assert "never showed unicorn in its first epoch" in said and "unicorn 0 %" in said, "two steps are the epoch"
+    assert (
+        "| backbone's first weights | timm/mobilenetv2_100.ra_in1k |" in (tmp_path / "out" / "README.md").read_text()
+    )
+    assert "never showed unicorn" in (tmp_path / "out" / "report.html").read_text()
+    model = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "out")
+    assert torch.allclose(model.backbone.stem.conv.weight, state["conv_stem.weight"], atol=1e-6)
+    # The same classes in another order: the rows follow.
+    (tmp_path / "names.json").write_text(json.dumps(["unicorn", *SCENES.classes]))
+    argv = arguments(
+        dataset_name=scenes,
+        classes=tmp_path / "names.json",
+        model_name_or_path=tmp_path / "out",
+        optimizer="sgd",
+        learning_rate=1e-9,
+        output_dir=tmp_path / "again",
+    )
+    assert script.main(argv) == 0
+    assert "classifier: the 10 classes are the model's in another order" in capsys.readouterr().out
+    again = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "again").decode_heads[0].classifier
+    assert torch.allclose(again.weight, model.decode_heads[0].classifier.weight.roll(1, dims=0), atol=1e-6)

@@ -147,7 +147,9 @@ def test_a_new_model_without_a_validation_split_and_other_options(run_script, sc
         "--num_train_epochs": 2,
         "--eval_steps": "epoch",
     }
-    result = run_script(tmp_path / "out", options, ["--gradient_checkpointing", "--no_photometric_distortion"])
+    result = run_script(
+        tmp_path / "out", options, ["--random_backbone", "--gradient_checkpointing", "--no_photometric_distortion"]
+    )
     assert result.returncode == 0, result.stderr
     assert "6 pictures to train on, 3 to evaluate; 2 steps of 4" in result.stdout
     processor = AutoImageProcessor.from_pretrained(tmp_path / "out")

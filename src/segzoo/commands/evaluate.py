@@ -170,7 +170,7 @@ def prepare(args: argparse.Namespace, accelerator: Accelerator) -> EvaluationJob
     """
     import datasets
 
-    from segzoo.evaluation.job import classes_for, load_split, prepare_evaluation
+    from segzoo.evaluation.job import check_names_for_card, classes_for, load_split, prepare_evaluation
 
     datasets.disable_progress_bars()
     source = replace(source_from_options(args), token=args.token)
@@ -197,6 +197,8 @@ def prepare(args: argparse.Namespace, accelerator: Accelerator) -> EvaluationJob
             reduce_labels=args.do_reduce_labels,
             model_name=args.model,
         )
+        if args.write_card:
+            check_names_for_card(model, classes)
         job = prepare_evaluation(
             model,
             processor,

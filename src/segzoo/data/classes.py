@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segzoo.data.facts import DATASETS
+from segzoo.data.facts import DATASETS, DatasetFacts
 from segzoo.data.loading import detect_facts, load_id2label
 from segzoo.errors import SegZooError
 from segzoo.images.drawing import default_palette
@@ -57,7 +57,8 @@ def find_classes(
         token: Hub token.
 
     Raises:
-        SegZooError: nothing names the classes, or the ids are not 0..n-1.
+        SegZooError: nothing names the classes, the ids are not 0..n-1, or ``reduce_labels`` contradicts the facts of
+            the data set.
     """
     facts = None
     if classes is not None and classes in DATASETS:
@@ -88,12 +89,30 @@ def find_classes(
         raise SegZooError(
             f"the classes of {source} have the ids {sorted(names)[:10]}...; ids must run from 0 to n - 1"
         )
+    if facts is not None and reduce_labels is not None:
+        _refuse_contradiction(facts, reduce_labels)
     names = {index: names[index] for index in range(len(names))}
     known = facts or next((d for d in DATASETS.values() if d.id2label == names), None)
     palette = [list(colour) for colour in known.palette] if known else default_palette(len(names))
     if reduce_labels is None:
         reduce_labels = facts is not None and facts.reduce_labels
     return ClassFacts(names, palette, reduce_labels, source, known.title if known else None)
+
+
+def plain_name(name: str) -> str:
+    """A class name for comparisons: case, and what stands between its words, make no other class."""
+    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+
+
+def _refuse_contradiction(facts: DatasetFacts, reduce_labels: bool) -> None:
+    if reduce_labels == facts.reduce_labels:
+        return
+    rule = "0 for 'no class' and 1..n for the classes" if facts.reduce_labels else "0 for the first class"
+    wrong = "--do_reduce_labels" if reduce_labels else "--no-do_reduce_labels"
+    raise SegZooError(
+        f"{wrong}: the masks of {facts.title} hold {rule}, so that every class would get the name of another; leave the "
+        "flag out. If your copy's masks are stored otherwise, give the names with --classes FILE.json"
+    )
 
 
 def _read_id2label(file: Path) -> dict[int, str]:

@@ -18,7 +18,7 @@ from torch import nn
 from segzoo.cards.scores import SCORING
 from segzoo.configuration_segzoo import input_channels
 from segzoo.data import SegmentationDataset, build_processor_transform
-from segzoo.data.classes import ClassFacts, find_classes
+from segzoo.data.classes import ClassFacts, find_classes, plain_name
 from segzoo.data.decoding import decode_pair
 from segzoo.data.loading import SPLIT_NAMES, DataSource, load_source
 from segzoo.errors import SegZooError
@@ -298,6 +298,27 @@ def classes_for(
             stacklevel=2,
         )
     return found
+
+
+def check_names_for_card(model: nn.Module, classes: ClassFacts) -> None:
+    """Check that scores of these classes say something about the model's, before they go into its card.
+
+    Args:
+        model: the model to be scored.
+        classes: the result of `classes_for`.
+
+    Raises:
+        SegZooError: a class of the data is called otherwise than the model's with the same id.
+    """
+    names = {int(index): name for index, name in model.config.id2label.items()}
+    differing = [index for index, name in classes.id2label.items() if plain_name(name) != plain_name(names[index])]
+    if differing:
+        first = differing[0]
+        raise SegZooError(
+            f"--write_card: {len(differing)} classes are called otherwise in the model, such as {first}, "
+            f"{classes.id2label[first]!r} in the data and {names[first]!r} in the model, and the card would give the scores of one to "
+            f"the other; leave --write_card out, or if they are the same classes, pass --num_labels {len(names)}"
+        )
 
 
 def variant_of(settings: InferenceSettings) -> str:

@@ -40,8 +40,8 @@ class ModelSource(Options):
 
     model_name_or_path: str | None = option(
         None,
-        "folder or Hub name of a model to fine-tune; other classes get a new classifier (default, without --backbone and "
-        f"--config_name: {UPSTREAM_MODEL})",
+        "folder or Hub name of a model to fine-tune; the classifier keeps the rows of classes that have the same name (default, "
+        f"without --backbone and --config_name: {UPSTREAM_MODEL})",
     )
     config_name: str | None = option(
         None, "folder or Hub name of a config; alone it makes a model with random weights"
@@ -49,8 +49,11 @@ class ModelSource(Options):
     image_processor_name: str | None = option(None, "folder or Hub name of an image processor other than the model's")
     model_revision: str = option("main", "branch, tag or commit of the model on the Hub")
     backbone: str | None = option(
-        None, "new model: a variant such as resnet18_v1c or internimage-t, or a backbone with its weights"
+        None,
+        "new model: a name such as resnet50, vit-adapter-b or convnext_tiny, with the weights that are published for it (a line says "
+        "which, or that there are none), or folder or Hub name of a backbone",
     )
+    random_backbone: bool = option(False, "new model: the backbone begins with random weights")
     head: str = option("uper", "new model: uper, fcn, psp, mask2former or another head")
     head_channels: int | None = option(None, "new model: width of the head", above=0)
     auxiliary_channels: int = option(

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from segzoo.configuration_segzoo import input_channels
@@ -26,11 +25,13 @@ from segzoo.data.transforms import JointTransform
 from segzoo.errors import SegZooError
 from segzoo.training.arguments import RunOptions
 from segzoo.training.models import (
+    BuiltModel,
+    ModelRequest,
     NewModel,
-    build_model,
     build_processor,
     crop_size_of,
     load_config,
+    start_model,
     training_transform,
 )
 from segzoo.training.order import EpochBatches, batch_sizes, training_batches
@@ -90,9 +91,22 @@ def load_pictures(options: RunOptions, accelerator: Accelerator) -> Pictures:
     return Pictures(train, evaluation, classes)
 
 
-def load_model(
-    options: RunOptions, recipe: Recipe, classes: ClassFacts
-) -> tuple[PreTrainedModel, BaseImageProcessor, Recipe]:
+@dataclass(frozen=True)
+class LoadedModel:
+    """The model of a training, and what belongs to it.
+
+    Args:
+        built: the model, and the weights that it begins with.
+        processor: the image processor that it is tested and saved with.
+        recipe: the recipe with crops and photometric distortion that fit them.
+    """
+
+    built: BuiltModel
+    processor: BaseImageProcessor
+    recipe: Recipe
+
+
+def load_model(options: RunOptions, recipe: Recipe, classes: ClassFacts) -> LoadedModel:
     """Load or make the model that the options name.
 
     Args:
@@ -100,19 +114,19 @@ def load_model(
         recipe: recipe of the training.
         classes: the classes of the data.
 
-    Returns:
-        The model, the image processor that it is tested and saved with, and the recipe with crops and photometric
-        distortion that fit them.
-
     Raises:
         SegZooError: the options name no model or more than one, or one that cannot be loaded or does not fit.
     """
     new = None
     if options.backbone is not None:
-        new = NewModel(options.backbone, options.head, options.head_channels, options.auxiliary_channels)
-    model = build_model(
-        classes,
-        recipe.model_options,
+        new = NewModel(
+            options.backbone,
+            options.head,
+            options.head_channels,
+            options.auxiliary_channels,
+            random_backbone=options.random_backbone,
+        )
+    request = ModelRequest(
         new=new,
         model_name_or_path=options.model_name_or_path,
         config_name=options.config_name,
@@ -120,8 +134,9 @@ def load_model(
         ignore_index=options.ignore_index,
         hub_options=options.hub_options,
     )
+    built = start_model(classes, recipe.model_options, request)
     processor = build_processor(
-        model,
+        built.model,
         classes,
         image_processor_name=options.image_processor_name or options.model_name_or_path,
         scale_size=recipe.eval_scale_size or recipe.scale_size,
@@ -132,7 +147,7 @@ def load_model(
     )
     if options.crop_by_model:
         recipe = replace(recipe, crop_size=crop_size_of(processor))
-    return model, processor, recipe.for_channels(input_channels(model.config))
+    return LoadedModel(built, processor, recipe.for_channels(input_channels(built.model.config)))
 
 
 class TrainingBatches:

@@ -1,10 +1,11 @@
 """From a few settings to a model with its image processor, and the training transform that fits them."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import transformers
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -16,26 +17,19 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
-from segzoo.auto import HEADS, AutoBackbone, backbone_variants
+from segzoo.auto import HEADS
 from segzoo.configuration_segzoo import input_channels
 from segzoo.data.augmentation import Augmentation
 from segzoo.data.classes import ClassFacts
 from segzoo.data.transforms import IMAGENET_MEAN, IMAGENET_STD, JointTransform, build_train_transform
-from segzoo.errors import SegZooError, first_line
+from segzoo.errors import SegZooError
 from segzoo.images.resizing import per_channel
 from segzoo.inference.loading import check_channels
+from segzoo.training.backbones import loading, new_backbone, refuse_other_channels, set_drop_path
+from segzoo.training.classifiers import load_for_classes
 from segzoo.training.recipes.groups import ModelOptions
 
 _EDGES, _SIDES = ("shortest_edge", "longest_edge"), ("height", "width")
-
-
-@contextmanager
-def _loading(what: str) -> Iterator[None]:
-    """A context that turns errors of loading into a one-line `SegZooError` that begins with ``what``."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        raise SegZooError(f"{what}: {first_line(error)}") from error
 
 
 def load_config(name: str | None, hub_options: Mapping[str, Any] | None = None) -> PreTrainedConfig | None:
@@ -50,7 +44,7 @@ def load_config(name: str | None, hub_options: Mapping[str, Any] | None = None) 
     """
     if name is None:
         return None
-    with _loading(f"cannot load {name}"):
+    with loading(f"cannot load {name}"):
         return AutoConfig.from_pretrained(name, **dict(hub_options or {}))
 
 
@@ -59,17 +53,48 @@ class NewModel:
     """The parts of a new model.
 
     Args:
-        backbone: name of a variant (``"resnet18_v1c"``, ``"internimage-t"``), with random weights; or folder or Hub
-            name of a backbone, with its weights.
+        backbone: name of a variant (``"resnet50"``, ``"internimage-t"``), a short name of transformers' or timm's
+            (``"convnext_tiny"``), or folder or Hub name of a backbone. It begins with the weights that are published
+            for this name; variants without such weights begin with random ones.
         head: ``"uper"``, ``"fcn"``, ``"psp"`` or another registered head.
         head_channels: width of the head; None keeps its usual one.
         auxiliary_channels: width of an FCN head on the last map but one, for the training only; 0 for none.
+        random_backbone: the backbone begins with random weights.
     """
 
     backbone: str
     head: str = "uper"
     head_channels: int | None = None
     auxiliary_channels: int = 0
+    random_backbone: bool = False
+
+
+@dataclass(frozen=True)
+class BuiltModel:
+    """A model before its training.
+
+    Args:
+        model: the model.
+        backbone_weights: what the backbone of a new model begins with, in words: a repository, or ``"random"``; None
+            for a model that existed.
+        notes: lines for the user about the weights that backbone and classifier begin with.
+    """
+
+    model: PreTrainedModel
+    backbone_weights: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRequest:
+    """The model that is wanted; the fields are the arguments of `build_model`."""
+
+    new: NewModel | None = None
+    model_name_or_path: str | None = None
+    config_name: str | None = None
+    num_channels: int | None = None
+    ignore_index: int = 255
+    hub_options: Mapping[str, Any] | None = None
 
 
 def build_model(
@@ -90,8 +115,8 @@ def build_model(
         options: losses, drop path, momentum of norms and windows, such as ``Recipe.model_options``; None keeps the
             model's.
         new: backbone and head of a new model.
-        model_name_or_path: folder or Hub name of a model; a classifier for another number of classes gets random
-            weights.
+        model_name_or_path: folder or Hub name of a model. Rows of its classifier go to the classes of their names;
+            those of other classes begin with random weights.
         config_name: folder or Hub name of a config; without ``model_name_or_path`` the weights are random.
         num_channels: number of channels of the pictures; None: 3 for a new backbone, and what weights and configs that
             are loaded have. Another number than theirs is an error.
@@ -101,10 +126,33 @@ def build_model(
     Raises:
         SegZooError: the settings name no model or more than one, cannot be loaded, or do not fit the model or the
             classes.
+
+    Warns:
+        UserWarning: which weights a new backbone begins with, and what became of the classifier of a model with other
+            classes.
     """
-    options, hub_options = options or ModelOptions(), dict(hub_options or {})
-    name = model_name_or_path or config_name
-    if (new is not None) == (name is not None):
+    request = ModelRequest(
+        new=new,
+        model_name_or_path=model_name_or_path,
+        config_name=config_name,
+        num_channels=num_channels,
+        ignore_index=ignore_index,
+        hub_options=hub_options,
+    )
+    built = start_model(classes, options or ModelOptions(), request)
+    for note in built.notes:
+        warnings.warn(note, stacklevel=2)
+    return built.model
+
+
+def start_model(classes: ClassFacts, options: ModelOptions, request: ModelRequest) -> BuiltModel:
+    """`build_model`, with what there is to say about it.
+
+    Raises:
+        SegZooError: as in `build_model`.
+    """
+    name = request.model_name_or_path or request.config_name
+    if (request.new is not None) == (name is not None):
         raise SegZooError(
             "give either --backbone for a new model or --model_name_or_path (or --config_name) for an old one"
         )
@@ -112,36 +160,66 @@ def build_model(
         raise SegZooError(
             f"--class_weights has {len(options.class_weights)} numbers for {len(classes.id2label)} classes"
         )
-    labels = {"id2label": classes.id2label, "label2id": {name: i for i, name in classes.id2label.items()}}
-    if new is not None:
-        settings = {} if new.head_channels is None else {"channels": new.head_channels}
-        config = SegZooConfig.from_backbone(
-            _backbone_config(new.backbone, options.drop_path_rate, num_channels, hub_options),
-            _head_config_class(new.head)(**settings),
-            auxiliary=new.auxiliary_channels > 0,
-            auxiliary_channels=new.auxiliary_channels,
-            palette=classes.palette,
-            semantic_loss_ignore_index=ignore_index,
-            **labels,
+    built = _existing(classes, options, request) if request.new is None else _new(classes, options, request)
+    _apply(options, built.model)
+    return built
+
+
+def _labels(classes: ClassFacts) -> dict[str, Any]:
+    return {"id2label": classes.id2label, "label2id": {name: i for i, name in classes.id2label.items()}}
+
+
+def _new(classes: ClassFacts, options: ModelOptions, request: ModelRequest) -> BuiltModel:
+    new = request.new
+    settings = {} if new.head_channels is None else {"channels": new.head_channels}
+    head = _head_config_class(new.head)(**settings)
+    backbone = new_backbone(
+        new.backbone,
+        random=new.random_backbone,
+        drop_path_rate=options.drop_path_rate,
+        num_channels=request.num_channels,
+        hub_options=request.hub_options or {},
+    )
+    config = SegZooConfig.from_backbone(
+        backbone.config,
+        head,
+        auxiliary=new.auxiliary_channels > 0,
+        auxiliary_channels=new.auxiliary_channels,
+        palette=classes.palette,
+        semantic_loss_ignore_index=request.ignore_index,
+        **_labels(classes),
+    )
+    config.check_trainable()
+    model = SegZooForSemanticSegmentation(config)
+    model.backbone = backbone.load(model.backbone)
+    return BuiltModel(model, backbone.weights, [backbone.note])
+
+
+def _existing(classes: ClassFacts, options: ModelOptions, request: ModelRequest) -> BuiltModel:
+    hub_options, name = dict(request.hub_options or {}), request.model_name_or_path or request.config_name
+    with loading(f"cannot load {name}"):
+        config = AutoConfig.from_pretrained(request.config_name or name, **_labels(classes), **hub_options)
+    _refuse_backbone(name, config)
+    refuse_other_channels(request.num_channels, config, name)
+    if hasattr(config, "palette"):
+        config.palette = classes.palette
+    set_drop_path(getattr(config, "backbone_config", config), options.drop_path_rate)
+    note = None
+    with loading(f"cannot load {name}"):
+        if request.model_name_or_path is None:
+            model = AutoModelForSemanticSegmentation.from_config(config)
+        else:
+            model, note = load_for_classes(request.model_name_or_path, config, hub_options)
+    model.config.semantic_loss_ignore_index = request.ignore_index
+    return BuiltModel(model, notes=[] if note is None else [note])
+
+
+def _refuse_backbone(name: str, config: PreTrainedConfig) -> None:
+    whole = transformers.AutoModelForSemanticSegmentation._model_mapping
+    if type(config) in transformers.AutoBackbone._model_mapping and type(config) not in whole:
+        raise SegZooError(
+            f"cannot load {name}: it is a backbone ({config.model_type}) without a head; give it to --backbone, for a new model"
         )
-        model = _new_model(config, new.backbone, hub_options)
-    else:
-        with _loading(f"cannot load {name}"):
-            config = AutoConfig.from_pretrained(config_name or model_name_or_path, **labels, **hub_options)
-        _refuse_other_channels(num_channels, config, name)
-        if hasattr(config, "palette"):
-            config.palette = classes.palette
-        _set_drop_path(getattr(config, "backbone_config", config), options.drop_path_rate)
-        with _loading(f"cannot load {name}"):
-            if model_name_or_path is None:
-                model = AutoModelForSemanticSegmentation.from_config(config)
-            else:
-                model = AutoModelForSemanticSegmentation.from_pretrained(
-                    model_name_or_path, config=config, ignore_mismatched_sizes=True, **hub_options
-                )
-        model.config.semantic_loss_ignore_index = ignore_index
-    _apply(options, model)
-    return model
 
 
 def _apply(options: ModelOptions, model: PreTrainedModel) -> None:
@@ -171,54 +249,12 @@ def _apply(options: ModelOptions, model: PreTrainedModel) -> None:
                 module.momentum = options.norm_momentum
 
 
-def _set_drop_path(config: PreTrainedConfig, rate: float | None) -> None:
-    if rate is None:
-        return
-    if not hasattr(config, "drop_path_rate"):
-        if rate > 0:
-            raise SegZooError(f"{type(config).__name__} has no drop path; leave --drop_path_rate out, or give none")
-        return
-    config.drop_path_rate = rate
-
-
 def _head_config_class(head: str) -> type:
     head_type = f"segzoo_{head}_head"
     if head_type not in HEADS:
         known = sorted(name.removeprefix("segzoo_").removesuffix("_head") for name in HEADS)
         raise SegZooError(f"--head {head}: there is no such head; choose one of {', '.join(known)}")
     return HEADS[head_type].config
-
-
-def _refuse_other_channels(num_channels: int | None, config: PreTrainedConfig, name: str) -> None:
-    if num_channels not in (None, input_channels(config)):
-        raise SegZooError(
-            f"--num_channels {num_channels}: {name} takes pictures of {input_channels(config)} channels; leave "
-            "--num_channels out, or make a new model with --backbone and the name of a variant"
-        )
-
-
-def _backbone_config(
-    backbone: str, drop_path_rate: float | None, num_channels: int | None, hub_options: Mapping[str, Any]
-) -> PreTrainedConfig:
-    variants = backbone_variants()
-    if backbone in variants:
-        channels = {} if num_channels is None else {"num_channels": num_channels}
-        config = variants[backbone].variant_config(backbone, **channels)
-    else:
-        names = ", ".join(sorted(variants))
-        with _loading(f"--backbone {backbone}: is none of the variants ({names}) and cannot be loaded"):
-            config = AutoConfig.from_pretrained(backbone, **hub_options)
-        _refuse_other_channels(num_channels, config, backbone)
-    _set_drop_path(config, drop_path_rate)
-    return config
-
-
-def _new_model(config: SegZooConfig, backbone: str, hub_options: Mapping[str, Any]) -> SegZooForSemanticSegmentation:
-    model = SegZooForSemanticSegmentation(config)
-    if backbone not in backbone_variants():
-        with _loading(f"--backbone {backbone}: cannot be loaded"):
-            model.backbone = AutoBackbone.from_pretrained(backbone, config=model.config.backbone_config, **hub_options)
-    return model
 
 
 def build_processor(
@@ -251,7 +287,7 @@ def build_processor(
             stretch pictures to multiples.
     """
     if image_processor_name is not None:
-        with _loading(f"cannot load an image processor from {image_processor_name}"):
+        with loading(f"cannot load an image processor from {image_processor_name}"):
             processor = AutoImageProcessor.from_pretrained(image_processor_name, **dict(hub_options or {}))
         if model is not None:
             check_channels(model.config, processor, image_processor_name)

@@ -35,6 +35,7 @@ from segzoo.training.optimization import build_optimizer, build_schedule
 from segzoo.training.processes import run_together
 from segzoo.training.recipes.recipe import Recipe
 from segzoo.training.reports.publishing import Outcome, publish_outcome
+from segzoo.training.shown_classes import ShownClasses
 from segzoo.training.signals import StoppedBySignal, StopRequest
 from segzoo.training.sync_norms import broadcast_buffers, freeze_batch_norms, synchronise_batch_norms
 from segzoo.training.trackers import TRACKER_FILES, start_trackers
@@ -83,6 +84,7 @@ class Run:
         self.memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
         self.output_dir = Path(options.output_dir)
         self.model: PreTrainedModel  # set by prepare_inputs, wrapped by prepare_training
+        self.backbone_weights: str | None = None  # what the backbone of a new model begins with
         # The state of the training; all of it goes into checkpoints.
         self.step, self.seconds = 0, 0.0
         self.history: list[dict[str, Any]] = []
@@ -90,6 +92,8 @@ class Run:
         self.mean_loss = MeanLoss(self.accelerator)
         self.average: WeightAverage | None = None
         self.evaluation: Evaluation | None = None
+        self.shown: ShownClasses | None = None  # during the first epoch
+        self.notes: list[str] = []
         self.settings: dict[str, Any] = {}
 
     def run(self) -> dict[str, Any]:
@@ -136,7 +140,11 @@ class Run:
         self.pictures = load_pictures(self.options, self.accelerator)
         self.classes = self.pictures.classes
         asked = self.recipe
-        self.model, self.processor, self.recipe = load_model(self.options, self.recipe, self.classes)
+        loaded = load_model(self.options, self.recipe, self.classes)
+        self.model, self.processor, self.recipe = loaded.built.model, loaded.processor, loaded.recipe
+        self.backbone_weights = loaded.built.backbone_weights
+        for note in loaded.built.notes:
+            self.say(note)
         num_channels = input_channels(self.model.config)
         if asked.photometric_distortion and not self.recipe.photometric_distortion:
             self.say(f"note: {no_distortion(num_channels)}")
@@ -155,6 +163,7 @@ class Run:
         options, recipe, accelerator = self.options, self.recipe, self.accelerator
         passes = int((recipe.num_train_epochs or 0) * self.data.an_epoch)
         self.total_steps = recipe.max_train_steps or max(1, passes // self.data.accumulation)
+        self.shown = ShownClasses(self.classes.names, options.ignore_index, accelerator)
         self.prepare_model()
         optimizer = build_optimizer(self.model, recipe.optimizer_options)
         schedule = recipe.schedule_options
@@ -169,6 +178,8 @@ class Run:
         set_seed(options.seed, device_specific=True)  # dropout differs between processes
         self.settings = settings_for_card(options, accelerator.num_processes, self.total_steps)
         self.settings |= {"pictures a step": self.data.pictures_a_step}
+        if self.backbone_weights is not None:
+            self.settings |= {"backbone's first weights": self.backbone_weights}
         if options.with_tracking:
             start_trackers(accelerator, self.output_dir, {**recipe.to_dict(), **self.settings})
         self.say(self.describe())
@@ -224,6 +235,7 @@ class Run:
         memory = resumed.memory
         self.step, self.history, self.seconds = resumed.step, memory["history"], memory["seconds"]
         self.best, self.mean_loss = memory["best"], MeanLoss(self.accelerator, memory["loss"])
+        self.shown = self.shown.resumed(memory.get("shown_classes"))
         now = {**self.recipe.to_dict(), **self.settings}
         changed = [name for name, value in memory["settings"].items() if now.get(name) != value]
         self.say(f"Resumed from {resumed.folder} after step {self.step}.")
@@ -260,6 +272,10 @@ class Run:
             end = step == self.total_steps
             if (end or self.is_due(options.logging_steps)) and self.mean_loss.steps:
                 self.report(learning_rate, float(norm))
+            if self.shown is not None and step == (
+                self.data.steps_an_epoch if self.data.an_epoch else self.total_steps
+            ):
+                self.report_shown_classes()
             is_best = False
             if options.do_eval and (end or self.is_due(options.eval_steps)):
                 is_best = self.evaluate()
@@ -280,6 +296,8 @@ class Run:
             with self.progress.waiting():
                 batch = next(batches)
             names += batch["name"]
+            if self.shown is not None:
+                self.shown.add(batch["labels"])
             pixel_values = batch["pixel_values"].to(accelerator.device, non_blocking=True)
             pixel_values = pixel_values.contiguous(memory_format=self.memory_format)
             labels = batch["labels"].to(accelerator.device, non_blocking=True)
@@ -304,6 +322,13 @@ class Run:
             values = {name: value for name, value in entry.items() if name != "step"}
             self.accelerator.log({"train_loss": loss, **values}, step=self.step)
 
+    def report_shown_classes(self) -> None:
+        """Warn of classes that no picture of the first epoch showed, once; a stream's epoch is the whole training."""
+        warning, self.shown = self.shown.warning(), None
+        if warning is not None:
+            self.notes.append(warning)
+            self.progress.message(f"warning: {warning}")
+
     def save(self) -> None:
         """Write a checkpoint of this step, and remove those that exceed ``save_total_limit``."""
         memory = {
@@ -311,6 +336,7 @@ class Run:
             "seconds": self.seconds + time.perf_counter() - self.start,
             "best": self.best,
             "loss": self.mean_loss.gather(),
+            "shown_classes": None if self.shown is None else self.shown.gather(),
             "settings": {**self.recipe.to_dict(), **self.settings},
         }
         save_checkpoint(self.accelerator, self.output_dir, self.step, memory)
@@ -391,6 +417,7 @@ class Run:
             num_eval=len(self.pictures.evaluation),
             base_model=options.model_name_or_path if is_hub_model else None,
             repo_id=options.hub_model_id,
+            notes=self.notes,
         )
         self.together(lambda: self.publish(outcome), main_only=True)
         return outcome.results

@@ -15,6 +15,11 @@ from transformers import PreTrainedConfig
 from segzoo.conversion.keys import KeyTable
 
 
+def count_entries(state: Mapping[str, Tensor], prefix: str) -> int:
+    """Number of modules in the list whose tensors' names begin with ``prefix``, dot included."""
+    return len({key.removeprefix(prefix).partition(".")[0] for key in state if key.startswith(prefix)})
+
+
 @dataclass(frozen=True)
 class PretrainedBackbone:
     """The backbone of a pre-training file.
