@@ -22,8 +22,9 @@ from segzoo.data.augmentation import Augmentation
 from segzoo.data.classes import ClassFacts
 from segzoo.data.transforms import IMAGENET_MEAN, IMAGENET_STD, JointTransform, build_train_transform
 from segzoo.errors import SegZooError, first_line
+from segzoo.hub_names import hub_or_cache
 from segzoo.images.resizing import per_channel
-from segzoo.inference.loading import check_channels
+from segzoo.inference.loading import check_channels, refuse_backbone
 from segzoo.training.recipes.groups import ModelOptions
 
 _EDGES, _SIDES = ("shortest_edge", "longest_edge"), ("height", "width")
@@ -50,8 +51,12 @@ def load_config(name: str | None, hub_options: Mapping[str, Any] | None = None) 
     """
     if name is None:
         return None
-    with _loading(f"cannot load {name}"):
-        return AutoConfig.from_pretrained(name, **dict(hub_options or {}))
+    options = dict(hub_options or {})
+    asked = {key: options.get(key) for key in ("revision", "token")}
+    with _loading(f"cannot load {name}"), hub_or_cache(name, **asked):
+        config = AutoConfig.from_pretrained(name, **options)
+    refuse_backbone(config, name)
+    return config
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,7 @@ def build_model(
     else:
         with _loading(f"cannot load {name}"):
             config = AutoConfig.from_pretrained(config_name or model_name_or_path, **labels, **hub_options)
+        refuse_backbone(config, name)
         _refuse_other_channels(num_channels, config, name)
         if hasattr(config, "palette"):
             config.palette = classes.palette
