@@ -10,7 +10,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -132,8 +132,12 @@ def export_model(
     processor: SegZooImageProcessor | None = None,
     overwrite: bool = False,
     name: str | None = None,
+    on_step: Callable[[str], object] | None = None,
 ) -> ExportReport:
     """Write a model as one file, run it, compare it with the model, and only then give it its name.
+
+    A model whose backbone takes windows of its maps in ways that depend on the size (`why_fixed`) gets a fixed size
+    where ``options`` leave it free: the size that it is used at.
 
     Args:
         model: a SegZooForSemanticSegmentation in eval mode, float32, on the CPU.
@@ -143,6 +147,7 @@ def export_model(
         processor: the model's image processor; the metadata describe what it does to pictures.
         overwrite: replace an existing file of this name.
         name: name of the model in the metadata.
+        on_step: called with a line about each step before it begins, and about a size that had to be fixed.
 
     Raises:
         SegZooError: packages are missing, the model is not one of segzoo's, an option does not fit it, it cannot
@@ -152,6 +157,12 @@ def export_model(
     output, options = Path(output), options or ExportOptions()
     check_target(output, opset=options.opset, overwrite=overwrite)
     _check_model(model, processor, options.uint8)
+    say = on_step or (lambda line: None)
+    reason = why_fixed(model.config)
+    if options.size is None and reason is not None:
+        options = replace(options, size=_usual_size(model.config, processor))
+        height, width = options.size
+        say(f"note: the file takes pictures of {height}x{width} alone: {reason}; choose another size with --size")
     exported = ExportedModel(
         copy.deepcopy(model).to(options.precision) if options.precision != model.dtype else model,
         processor,
@@ -159,6 +170,8 @@ def export_model(
         uint8=options.uint8,
     )
     example = _picture(exported, options.batch or 2, options.size or _CHECK_SIZES[0])
+    shown = "any size" if options.size is None else "x".join(map(str, options.size))
+    say(f"tracing the model for pictures of {shown}; large models take minutes")
     program = _trace(exported, example, free_batch=options.batch is None, free_size=options.size is None)
     metadata = describe(exported, processor, size=options.size, name=name)
     stale = []
@@ -166,7 +179,9 @@ def export_model(
         stale = [output.with_name(f"{output.name}.data")]  # the weights of the overwritten graph, if it was large
     with moved_together(output, overwrite=overwrite, stale=stale) as folder:
         partial = folder / output.name
+        say(f"writing {output.name}")
         run = _write(program, exported, partial, metadata, options)
+        say("comparing the file with the model")
         checks = _compare(run, exported, model, processor, options, output)
         del run  # before its file is moved, for Windows
         files = tuple(sorted((output.with_name(path.name) for path in folder.iterdir()), key=lambda p: p != output))
@@ -182,6 +197,38 @@ def export_model(
 
 
 # Before any work
+
+
+def why_fixed(config: SegZooConfig) -> str | None:
+    """Why a model can be exported for one size alone, in words; None if it can be for any.
+
+    Swin and its like, as transformers and timm have them, pad maps to whole windows, and branch on whether a size
+    needs it: a traced program holds one of the branches, for the sizes that need the same. Finding that out takes
+    PyTorch half a minute for each of their blocks.
+    """
+    backbone = config.backbone_config
+    kind = backbone.model_type
+    if kind.startswith("segzoo_"):
+        return None
+    if kind == "timm_backbone":
+        kind = str(backbone.backbone)
+        windowed = any(word in kind for word in ("swin", "maxvit", "coatnet", "sam", "hiera"))
+    else:
+        windowed = getattr(backbone, "window_size", None) is not None
+    return f"its backbone {kind} pads maps to whole windows, in another way for each size" if windowed else None
+
+
+def _usual_size(config: SegZooConfig, processor: SegZooImageProcessor | None) -> tuple[int, int]:
+    """(height, width) that a model is used at: its windows, its processor's size, or 512x512."""
+    if config.window_size is not None:
+        return tuple(config.window_size)
+    size = dict(processor.size) if processor is not None and processor.do_resize and processor.size else {}
+    if size.get("height"):
+        return size["height"], size["width"]
+    side = size.get("shortest_edge") or 512
+    multiple = (processor.size_multiple if processor is not None else None) or 1
+    side = -(-side // multiple) * multiple
+    return side, side
 
 
 def check_target(output: Path, *, opset: int | None = None, overwrite: bool = False) -> None:
