@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from transformers import HfArgumentParser, set_seed
 
+from segzoo.configuration_segzoo import input_channels
 from segzoo.data import Augmentation, SegmentationDataset, build_processor_transform, find_classes, load_splits
 from segzoo.metrics import format_table
 from segzoo.training import build_model, build_processor, training_transform
@@ -40,9 +41,11 @@ def main(argv: list[str] | None = None) -> None:
     classes = find_classes(example.dataset_name, classes=example.classes)
     model = build_model(classes, model_name_or_path=example.model_name_or_path)
     processor = build_processor(model, classes, image_processor_name=example.model_name_or_path)
-    augment = training_transform(processor, Augmentation(crop_size=example.crop_size))
+    channels = input_channels(model.config)
+    augmentation = Augmentation(crop_size=example.crop_size).for_channels(channels)
+    augment = training_transform(processor, augmentation, num_channels=channels)
     train_data = SegmentationDataset(train_rows, augment, seed=args.seed, num_labels=len(classes.names))
-    as_tested = build_processor_transform(processor)
+    as_tested = build_processor_transform(processor, num_channels=channels)
     eval_data = SegmentationDataset(eval_rows, as_tested, num_labels=len(classes.names))
 
     trainer = SegmentationTrainer(model, args, processor, train_dataset=train_data, eval_dataset=eval_data)

@@ -291,10 +291,13 @@ IMAGE = random_image(16, 24)
     ("masks", "message"),
     [
         (random_mask(24, 16), "segmentation map 0 is 24 x 16.*image 16 x 24"),
-        (random_mask(16, 24).astype(np.float32), "float32 values; class ids are integers"),
-        (torch.zeros(16, 24), "class ids are integers"),
-        (IMAGE, "not one class id a pixel"),
-        (PIL.Image.fromarray(IMAGE), "mode RGB"),
+        (
+            random_mask(16, 24).astype(np.float32) / 255,
+            "float32 values that are no whole numbers; class ids are integers",
+        ),
+        (torch.full((16, 24), 0.5), "class ids are integers"),
+        (IMAGE, r"a picture of colours \(an array of 3 channels\)"),
+        (PIL.Image.fromarray(IMAGE), r"a picture of colours \(RGB\)"),
         ([random_mask(16, 24)] * 2, "1 images came with 2 segmentation maps"),
         ("missing.png", "cannot read the segmentation map 'missing.png'"),
         ([3], "segmentation map 0 is of type int"),

@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     HTTPError,
+    LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -110,6 +111,8 @@ def hub_or_cache(
         except SegZooError:
             raise
         except OSError as error:  # what transformers and datasets raise where the cache has no copy
+            if isinstance(error, FileNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+                raise  # a file that the copy lacks
             raise SegZooError(
                 f"{name}: there is no such {_WORDS[kind]} here, {trouble}, and the cache of earlier downloads has no "
                 "copy; check the name and the connection"

@@ -170,14 +170,15 @@ def segmentation_class(config: PreTrainedConfig) -> type:
     return _dense_class(MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING[type(config)])
 
 
-def model_from_config(config: PreTrainedConfig) -> PreTrainedModel:
+def model_from_config(config: PreTrainedConfig, **options: Any) -> PreTrainedModel:
     """A model for segmentation with random weights.
 
     Args:
         config: of any model for segmentation.
+        options: keyword arguments of ``from_config``, for models that are not universal.
     """
     kind = segmentation_class(config)
-    return kind(config) if is_universal(config) else kind.from_config(config)
+    return kind(config) if is_universal(config) else kind.from_config(config, **options)
 
 
 def load_segmentation_model(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.file_server import FileServer
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
 from segzoo.commands.cli import main
@@ -156,6 +157,52 @@ def test_refused_before_the_model_loads(tmp_path, capsys):
         assert not out.exists()
     assert predict(tmp_path / "x.png", "--model", tmp_path / "no-model", "--output", tmp_path) == 1
     assert "replace the picture itself" in capsys.readouterr().err
+
+
+def test_a_picture_on_the_web(model_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    picture().save(tmp_path / "street.png")
+    out = tmp_path / "out"
+    assert predict(tmp_path / "street.png", "--model", model_folder, "--output", tmp_path / "local") == 0
+    with FileServer() as server:
+        server.files["/a/my%20street.png?size=big"] = (tmp_path / "street.png").read_bytes()
+        server.files["/page"] = b"<!DOCTYPE html><html>Please log in</html>"
+        url = f"{server.url}/a/my%20street.png?size=big"
+        assert predict(url, "--model", model_folder, "--output", out) == 0
+        assert (out / "my_street.png").read_bytes() == (tmp_path / "local" / "street.png").read_bytes()
+        assert json.loads((out / "my_street.json").read_text())["image"] == url
+        capsys.readouterr()
+        for address, words in (
+            (
+                f"{server.url}/none.png",
+                "none.png: the picture cannot be fetched (the server answered 404: there is nothing",
+            ),
+            (f"{server.url}/page", "/page: the image cannot be read (it is no picture, but seems to be a web page)"),
+            ("http://127.0.0.1:1/a.png", "the picture cannot be fetched (no connection: "),
+        ):
+            assert predict(address, "--model", model_folder, "--output", tmp_path / "none") == 1
+            (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("fetching ")]
+            assert words in line and not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "an empty file"),
+        (b"my notes\n" * 99, "text"),
+        (b'{"a": 1}', "JSON"),
+        (b"%PDF-1.7 \xe2\xe3", "a PDF document"),
+        (b"\x00\x00\x00\x20ftypisom\x00\x00", "a video (MP4 or QuickTime)"),
+        (b"\x00\x00\x00\x18ftypheic\x00\x00", "a HEIC picture"),
+        (b"\x01\x02\x03\xfe" * 20, "of a kind that is not known here"),
+    ],
+)
+def test_a_file_that_is_no_picture(content, words, tmp_path, capsys):
+    (tmp_path / "x.dat").write_bytes(content)
+    assert predict(tmp_path / "x.dat", "--model", tmp_path / "none", "--output", tmp_path / "out") == 1
+    error = capsys.readouterr().err
+    assert f"x.dat: the image cannot be read (it is no picture, but seems to be {words}" in error
+    assert error.count("\n") == 1
 
 
 def test_results_are_not_overwritten_unasked(model_folder, tmp_path, capsys):

@@ -18,6 +18,8 @@ def test_undecoded_rows_and_their_names(table):
         "/x/b.zip/in/a.jpg",
         "mask of row 3",
     )
+    inside = {"image": {"path": "a.jpg", "bytes": b"1"}, "label": {"path": None, "bytes": b"2"}}
+    assert row_names(inside, 7) == ("a.jpg (row 7)", "mask of row 7")
     assert undecoded([1, 2]) == [1, 2]
     more = (
         table.add_column("note", ["x"] * 6)

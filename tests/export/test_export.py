@@ -259,6 +259,34 @@ def test_models_that_cannot_be_traced(fixed, message, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+def test_swin_of_transformers_gets_a_fixed_size(suffix, tmp_path):
+    """Its windows depend on the size, so that a file for any size would take an hour and run for few sizes."""
+    from transformers import SwinConfig
+
+    names = ["stage1", "stage2"]
+    backbone = SwinConfig(embed_dim=12, depths=[1, 2], num_heads=[1, 2], window_size=3, out_features=names)
+    model = build(backbone, FCNHeadConfig(channels=8))
+    processor = SegZooImageProcessor(size={"height": 52, "width": 68})
+    lines = []
+    report = export_model(model, tmp_path / f"model{suffix}", processor=processor, on_step=lines.append)
+    assert report.input == "pixel_values: float32 (batch, 3, 52, 68)" and report.difference < 1e-4
+    assert [line.split()[0] for line in lines] == ["note:", "tracing", "writing", "comparing"]
+    assert "52x68 alone: its backbone swin pads maps to whole windows" in lines[0]
+
+
+def test_models_of_any_size_have_no_reason_against_it():
+    from transformers import Dinov2Config, SwinConfig
+
+    from segzoo.export.export import why_fixed
+
+    for backbone in (ResNetConfig.tiny(), Dinov2Config(out_features=["stage1"]), InternImageConfig.tiny()):
+        assert why_fixed(SegZooConfig.from_backbone(backbone)) is None
+    windowed = SegZooConfig.from_backbone(SwinConfig(out_features=["stage1", "stage2"]))
+    windowed.window_size = windowed.window_stride = [64, 64]
+    assert "swin" in why_fixed(windowed)
+
+
 @pytest.mark.parametrize(("suffix", "fix"), [(".onnx", "another --opset"), (".pt2", "an .onnx file")])
 def test_files_that_do_not_load(suffix, fix, tmp_path, monkeypatch):
     def damaged(program, *args, **options):

@@ -7,6 +7,8 @@ from torchvision import tv_tensors
 from transformers import ResNetConfig, SegformerConfig, UperNetConfig
 
 from segzoo import SegZooConfig, SegZooError, SegZooForSemanticSegmentation, SegZooImageProcessor
+from segzoo.backbones import ResNetBackbone
+from segzoo.backbones import ResNetConfig as OurResNetConfig
 from segzoo.configuration_segzoo import input_channels
 from segzoo.data import Augmentation
 from segzoo.data.classes import ClassFacts
@@ -14,6 +16,7 @@ from segzoo.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from segzoo.layers import BatchNorm2d
 from segzoo.losses import CrossEntropyLoss
 from segzoo.training import ModelOptions, NewModel, build_model, build_processor, training_transform
+from segzoo.training.models import load_config
 
 OLD = str(Path(__file__).parents[1] / "old_folders" / "training" / "tiny")
 THREE = ClassFacts({0: "sky", 1: "road", 2: "car"}, [[0, 0, 1], [0, 1, 0], [1, 0, 0]])
@@ -84,6 +87,13 @@ def test_another_number_of_classes(folder):
 def test_models_that_cannot_be(options, message):
     with pytest.raises(SegZooError, match=message):
         build_model(THREE, **options)
+
+
+def test_a_backbone_in_place_of_a_model(tmp_path):
+    ResNetBackbone(OurResNetConfig.tiny()).save_pretrained(tmp_path)
+    for attempt in (lambda: build_model(THREE, model_name_or_path=str(tmp_path)), lambda: load_config(str(tmp_path))):
+        with pytest.raises(SegZooError, match=f"this is a backbone .*`segzoo train --backbone {tmp_path}`"):
+            attempt()
 
 
 @pytest.mark.parametrize("backbone", ["resnet18_v1c", "vit-adapter-t"])

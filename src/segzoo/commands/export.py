@@ -1,6 +1,7 @@
 """Write a model as one file that runs without segzoo: ONNX or torch.export."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from segzoo.sizes import SizeAction
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
     from segzoo.inference.options import load_from_options
 
+    _say(f"loading {args.model}")
     model, processor = load_from_options(args)
     report = export_model(
         model.float(),
@@ -69,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
         processor=processor,
         overwrite=args.overwrite,
         name=Path(args.model).name if Path(args.model).is_dir() else args.model,
+        on_step=_say,
     )
     print(f"input   {report.input}\noutput  {report.output}")
     for check in report.checks:
@@ -80,3 +83,7 @@ def run(args: argparse.Namespace) -> int:
     for path in report.files:
         print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
     return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

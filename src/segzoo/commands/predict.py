@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
+import sys
+import tempfile
 import time
+import urllib.parse
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+PROTOCOL = ("slide", "window", "stride", "scales", "short_sides")
 RESULTS = (".png", "_overlay.png", ".json")
 QUICK_PIXELS = 4_000_000
 """Up to this number of pixels speed matters more than memory, and freed memory is kept for the next picture."""
@@ -28,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``segzoo predict``."""
     from segzoo.inference.options import add_model_options, add_protocol_options
 
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="picture, or folder of pictures")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="picture, its web address, or folder of pictures")
     parser.add_argument("--model", metavar="DIR", required=True, help="model folder, or its name on the Hub")
     parser.add_argument("--output", metavar="DIR", required=True, help="folder for the results; made if it is missing")
     parser.add_argument("--device", default="cpu", help="torch device, such as cuda (default: cpu)")
@@ -46,81 +52,141 @@ def run(args: argparse.Namespace) -> int:
     """
     if not 0 <= args.alpha <= 1:
         raise SegZooError(f"--alpha {args.alpha} is not between 0 and 1")
-    from segzoo.inference.options import check_protocol_options, load_from_options, settings_from_options
+    from segzoo.inference.options import check_protocol_options
 
-    checked = ("slide", "window", "stride", "scales", "short_sides")
-    check_protocol_options(**{name: getattr(args, name) for name in checked})
+    check_protocol_options(**{name: getattr(args, name) for name in PROTOCOL})
     pictures = find_pictures(args.images)
     output = Path(args.output)
     check_results_are_free(pictures, output, overwrite=args.overwrite)
+    with tempfile.TemporaryDirectory() as folder:
+        label_pictures(args, [picture.fetched(Path(folder)) for picture in pictures], output)
+    return 0
 
+
+def label_pictures(args: argparse.Namespace, pictures: Sequence[Input], output: Path) -> None:
+    """Write the results of all pictures into ``output``; see `run`."""
     from segzoo.images.reading import in_colour, open_picture, read_header
 
     # Files that are not pictures are reported before any work is done. The first file is read whole, and not read
     # again.
-    first = open_picture(pictures[0])
-    sizes = [first.stored_size, *(read_header(path).size for path in pictures[1:])]
+    first = open_picture(pictures[0].path, name=pictures[0].name)
+    sizes = [first.stored_size, *(read_header(image.path, name=image.name).size for image in pictures[1:])]
 
     from segzoo.configuration_segzoo import input_channels
     from segzoo.inference import Predictor
+    from segzoo.inference.options import load_from_options, settings_from_options
     from segzoo.memory import keep_freed_memory
 
     if args.device == "cpu" and max(height * width for height, width in sizes) <= QUICK_PIXELS:
         keep_freed_memory()
     model, processor = load_from_options(args, args.device)
     num_channels = input_channels(model.config)
-    options = {name: getattr(args, name) for name in (*checked, "flip", "average")}
+    options = {name: getattr(args, name) for name in (*PROTOCOL, "flip", "average")}
     settings = settings_from_options(model, processor, **options)
     predictor = Predictor(model, processor, settings, device=args.device)
     protocol = settings.describe(processor)
     print(f"protocol: {protocol}", flush=True)
     output.mkdir(parents=True, exist_ok=True)
     names, palette = class_names(model.config), class_colours(model.config)
-    for index, path in enumerate(pictures):
+    for index, picture in enumerate(pictures):
         start = time.perf_counter()
-        image = (first if index == 0 else open_picture(path)).grey_levels(num_channels)
-        first = None
+        opened = first if index == 0 else open_picture(picture.path, name=picture.name)
+        image = opened.grey_levels(num_channels)
+        first = opened = None
         label_map = predictor.label_map(image, image.shape[:2]).cpu()
-        facts = {"image": str(path), "model": args.model, "protocol": protocol}
+        facts = {"image": picture.name, "model": args.model, "protocol": protocol}
         shown = in_colour(image)
-        areas = write_results(output / path.stem, shown, label_map, names, palette, alpha=args.alpha, facts=facts)
+        areas = write_results(output / picture.stem, shown, label_map, names, palette, alpha=args.alpha, facts=facts)
         largest = ", ".join(f"{area['name']} {area['fraction']:.1%}" for area in areas[:3])
-        print(f"{path}: {largest} ({time.perf_counter() - start:.2f} s)", flush=True)
+        print(f"{picture.name}: {largest} ({time.perf_counter() - start:.2f} s)", flush=True)
     print(f"{len(pictures)} pictures -> {output}")
-    return 0
 
 
-def find_pictures(arguments: list[str]) -> list[Path]:
-    """The files of pictures; folders are replaced by the pictures in them, sorted.
+@dataclass(frozen=True)
+class Input:
+    """A picture to label.
+
+    Args:
+        name: path or web address, as the user calls it.
+        stem: what the names of its results begin with.
+        path: its file; None for a picture on the web that is not fetched yet.
+    """
+
+    name: str
+    stem: str
+    path: Path | None = None
+
+    @classmethod
+    def of(cls, path: Path) -> Input:
+        """A file on this machine."""
+        return cls(str(path), path.stem, path)
+
+    @classmethod
+    def on_the_web(cls, url: str) -> Input:
+        """A picture at a web address; its results are named after the last part of the address's path."""
+        last = urllib.parse.unquote(urllib.parse.urlsplit(url).path).rstrip("/").rpartition("/")[2]
+        return cls(url, re.sub(r"[^\w.-]", "_", Path(last).stem).lstrip(".") or "picture")
+
+    @property
+    def key(self) -> str:
+        """Equal for two names of one picture."""
+        return self.name if self.path is None else str(self.path.resolve())
+
+    def fetched(self, folder: Path) -> Input:
+        """This picture with a file, which is put into ``folder`` if it is on the web.
+
+        Raises:
+            SegZooError: it cannot be fetched.
+        """
+        if self.path is not None:
+            return self
+        from segzoo.images.web import read_web
+
+        print(f"fetching {self.name}", file=sys.stderr, flush=True)
+        try:
+            content = read_web(self.name)
+        except OSError as error:
+            raise SegZooError(f"{self.name}: the picture cannot be fetched ({error}); check the address") from error
+        path = folder / self.stem
+        path.write_bytes(content)
+        return replace(self, path=path)
+
+
+def find_pictures(arguments: list[str]) -> list[Input]:
+    """The pictures that the arguments name; folders are replaced by the pictures in them, sorted.
 
     Raises:
         SegZooError: a path does not exist, a folder has no pictures, or two pictures would have results of the same
             name.
     """
+    from segzoo.images.web import is_web_address
+
     pictures = []
     for argument in arguments:
         path = Path(argument)
-        if path.is_dir():
+        if is_web_address(argument):
+            pictures.append(Input.on_the_web(argument))
+        elif path.is_dir():
             found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
             if not found:
                 raise SegZooError(f"{path}: the folder holds no pictures ({', '.join(SUFFIXES)})")
-            pictures += found
+            pictures += map(Input.of, found)
         elif path.is_file():
-            pictures.append(path)
+            pictures.append(Input.of(path))
         else:
             raise SegZooError(f"{path}: there is no such picture; check the path")
-    writers = defaultdict(set)
-    for path in pictures:
+    writers = defaultdict(dict)
+    for picture in pictures:
         for suffix in RESULTS:
-            writers[path.stem + suffix].add(path.resolve())
-    for name, paths in writers.items():
-        if len(paths) > 1:
-            listed = " and ".join(sorted(str(p) for p in paths))
+            writers[picture.stem + suffix][picture.key] = picture.name
+    for name, sources in writers.items():
+        if len(sources) > 1:
+            listed = " and ".join(sorted(sources.values()))
             raise SegZooError(f"{listed} would both write {name}; rename one, or use one --output folder for each")
-    return list(dict.fromkeys(pictures))
+    return list({picture.key: picture for picture in pictures}.values())
 
 
-def check_results_are_free(pictures: list[Path], output: Path, *, overwrite: bool) -> None:
+def check_results_are_free(pictures: Sequence[Input], output: Path, *, overwrite: bool) -> None:
     """Check that the results replace no picture and, without ``overwrite``, no file.
 
     Raises:
@@ -128,8 +194,8 @@ def check_results_are_free(pictures: list[Path], output: Path, *, overwrite: boo
     """
     if output.exists() and not output.is_dir():
         raise SegZooError(f"{output}: this is a file; give a folder for the results")
-    targets = [output / (path.stem + suffix) for path in pictures for suffix in RESULTS]
-    inputs = {path.resolve() for path in pictures}
+    targets = [output / (picture.stem + suffix) for picture in pictures for suffix in RESULTS]
+    inputs = {picture.path.resolve() for picture in pictures if picture.path is not None}
     for target in targets:
         if target.resolve() in inputs:
             raise SegZooError(f"{target}: the result would replace the picture itself; choose another --output folder")

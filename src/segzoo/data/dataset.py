@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ def make_sample(
     num_labels: int | None,
     ignore_index: int,
     num_channels: int = 3,
+    on_note: Callable[[str], object] | None = None,
 ) -> dict[str, Any]:
     """Decode, transform and check one row of a table or stream.
 
@@ -32,6 +33,7 @@ def make_sample(
         index: position of the row.
         transform, num_labels, ignore_index, num_channels: see `SegmentationDataset`.
         rng: the transform's source of random numbers.
+        on_note: called with a note about the mask, see `decode_pair`; None warns.
 
     Returns:
         The transform's dict with `index` and `name`, the picture's file.
@@ -52,11 +54,25 @@ def make_sample(
         label_name=label_name,
         encoding=encoding,
         num_channels=num_channels,
+        on_note=on_note,
     )
     item = dict(transform(image, mask, rng))
     if num_labels is not None and "labels" in item:
         check_labels(item["labels"], num_labels, ignore_index, label_name)
-    return {**item, "index": index, "name": image_name}
+    return {**item, "index": index, "name": image_name.removesuffix(f" (row {index})")}
+
+
+class NoteOnce:
+    """Warns of the first of many similar notes; all loading processes together tell one."""
+
+    def __init__(self) -> None:
+        self._told = torch.zeros((), dtype=torch.bool).share_memory_()
+
+    def __call__(self, text: str) -> None:
+        """Warn, unless a note was told before."""
+        if not self._told:
+            self._told.fill_(True)
+            warnings.warn(f"{text} (told once for this data set)", stacklevel=2)
 
 
 def too_many_corrupt(error: CorruptImageError, max_corrupt: int) -> CorruptImageError:
@@ -121,6 +137,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
         self.max_corrupt = max_corrupt
         self.num_channels = getattr(transform, "num_channels", 3) if num_channels is None else num_channels
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._note = NoteOnce()
         self._corrupt = torch.zeros(len(self.dataset) if max_corrupt else 0, dtype=torch.bool).share_memory_()
 
     @property
@@ -153,6 +170,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
                 "num_labels": self.num_labels,
                 "ignore_index": self.ignore_index,
                 "num_channels": self.num_channels,
+                "on_note": self._note,
             }
             try:
                 return {**make_sample(self.dataset[place], place, self.transform, rng, **settings), "index": index}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ __all__ = [
 def decode_mask(source: Any, *, name: str | None = None) -> np.ndarray:
     """Reads a mask as class ids: grey values, indices of a palette PNG, 16-bit ids, or floats without fractions.
 
-    EXIF rotation is applied.
+    EXIF rotation is applied. Of a mask whose channels are all equal the first one is read, with a warning.
 
     Args:
         source: path, bytes, PIL image, id array, or the `{"path", "bytes"}` of an undecoded `datasets` column.
@@ -50,6 +50,7 @@ def decode_pair(
     label_name: str | None = None,
     encoding: str | None = None,
     num_channels: int = 3,
+    on_note: Callable[[str], object] | None = None,
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Reads a picture and its mask; see `decode_image` and `decode_mask`. Either may be None.
 
@@ -64,6 +65,7 @@ def decode_pair(
             `label_encoding` of tables of `load_segmentation_dataset`. None: the mask holds class ids, as a mask that
             is an array always does.
         num_channels: number of channels of the picture, as the model reads them.
+        on_note: called with a note about the mask, see `segzoo.images.masks.class_ids`; None warns.
 
     Returns:
         picture (height, width, num_channels) and mask (height, width), each None where its source is.
@@ -84,7 +86,7 @@ def decode_pair(
         label_name, orientation = stored.name, stored.orientation
         if orientation == 1 and opened is not None and stored.stored_size != picture.shape[:2]:
             orientation = opened.orientation if stored.stored_size == opened.stored_size else 1
-        ids = _decoded_ids(stored, None if encoding is None else label_encoding(encoding))
+        ids = _decoded_ids(stored, None if encoding is None else label_encoding(encoding), on_note)
         mask = upright(ids, orientation)
     if picture is not None and mask is not None and picture.shape[:2] != mask.shape:
         raise SegZooError(
@@ -94,11 +96,11 @@ def decode_pair(
     return picture, mask
 
 
-def _decoded_ids(mask: Picture, encoding: LabelEncoding | None) -> np.ndarray:
+def _decoded_ids(mask: Picture, encoding: LabelEncoding | None, on_note: Callable[[str], object] | None) -> np.ndarray:
     if encoding is None:
-        return class_ids(mask)
+        return class_ids(mask, on_note)
     if encoding.colors is None:
-        return encoding.decode_ids(class_ids(mask))
+        return encoding.decode_ids(class_ids(mask, on_note))
     try:
         return colors_to_ids(mask.stored, encoding.colors)
     except SegZooError as error:

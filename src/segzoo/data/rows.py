@@ -38,13 +38,20 @@ def undecoded(rows: Any) -> Any:
 
 
 def row_names(row: Mapping[str, Any], index: int) -> tuple[str, str]:
-    """Names of the picture and the mask of a row in messages: their files, or "image of row 3" where there are none.
+    """Names of the picture and the mask of a row in messages.
 
-    A file in a zip archive is named as if the archive were a folder: "ade20k.zip/images/a.jpg".
+    They are the paths of their files; of files inside a table the name and the number of the row, as in "a.png (row
+    3)"; or "image of row 3" where there are no names. A file in a zip archive is named as if the archive were a
+    folder: "ade20k.zip/images/a.jpg".
     """
     found = []
     for column, what in (("image", "image"), ("label", "mask")):
-        value = row.get(column)
-        path = row.get(f"{column}_path") or (value.get("path") if isinstance(value, Mapping) else None)
-        found.append(readable(str(path)) if path else f"{what} of row {index}")
+        path, value = row.get(f"{column}_path"), row.get(column)
+        if path:
+            found.append(readable(str(path)))
+        elif isinstance(value, Mapping) and value.get("path"):
+            inside = f" (row {index})" if value.get("bytes") is not None else ""
+            found.append(f"{readable(str(value['path']))}{inside}")
+        else:
+            found.append(f"{what} of row {index}")
     return found[0], found[1]

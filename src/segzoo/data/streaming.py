@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from segzoo.data.collate import collate_training
-from segzoo.data.dataset import make_sample, too_many_corrupt, warn_of_corrupt
+from segzoo.data.dataset import NoteOnce, make_sample, too_many_corrupt, warn_of_corrupt
 from segzoo.data.decoding import CorruptImageError
 from segzoo.data.rows import undecoded
 from segzoo.data.workers import outlive_stop_signals
@@ -95,7 +95,7 @@ class SegmentationStream:
         if ignore_index is None:
             ignore_index = getattr(transform, "ignore_index", 255)
         self.num_channels = getattr(transform, "num_channels", 3) if num_channels is None else num_channels
-        self._decoder = _Decoder(transform, seed, num_labels, ignore_index, self.num_channels)
+        self._decoder = _Decoder(transform, seed, num_labels, ignore_index, self.num_channels, NoteOnce())
         self._corrupt: set[int] = set()
 
     def set_epoch(self, epoch: int) -> None:
@@ -253,6 +253,7 @@ class _Decoder(torch.utils.data.Dataset):
     num_labels: int | None
     ignore_index: int
     num_channels: int
+    note: NoteOnce
 
     def __getitem__(self, place: _Place) -> dict[str, Any] | _Failure:
         return self.decode(place.row, place)
@@ -264,6 +265,7 @@ class _Decoder(torch.utils.data.Dataset):
             "num_labels": self.num_labels,
             "ignore_index": self.ignore_index,
             "num_channels": self.num_channels,
+            "on_note": self.note,
         }
         try:
             return make_sample(row, place.index, self.transform, rng, **settings)

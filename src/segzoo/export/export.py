@@ -17,12 +17,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING
 
 from segzoo import registration  # noqa: F401  transformers' table of models knows segzoo's
-from segzoo.configuration_segzoo import input_channels
+from segzoo.configuration_segzoo import SegZooConfig, input_channels
 from segzoo.errors import SegZooError, first_line
 from segzoo.export.exported_model import ExportedModel
 from segzoo.export.metadata import describe
@@ -137,8 +137,12 @@ def export_model(
     processor: BaseImageProcessor | None = None,
     overwrite: bool = False,
     name: str | None = None,
+    on_step: Callable[[str], object] | None = None,
 ) -> ExportReport:
     """Write a model as one file, run it, compare it with the model, and only then give it its name.
+
+    A model whose backbone takes windows of its maps in ways that depend on the size (`why_fixed`) gets a fixed size
+    where ``options`` leave it free: the size that it is used at.
 
     Args:
         model: a model for semantic segmentation, segzoo's or transformers', in eval mode, float32, on the CPU.
@@ -148,6 +152,7 @@ def export_model(
         processor: the model's image processor; the metadata describe what it does to pictures.
         overwrite: replace an existing file of this name.
         name: name of the model in the metadata.
+        on_step: called with a line about each step before it begins, and about a size that had to be fixed.
 
     Raises:
         SegZooError: packages are missing, the model is for another task, an option does not fit it, it cannot
@@ -157,8 +162,12 @@ def export_model(
     output, options = Path(output), options or ExportOptions()
     check_target(output, opset=options.opset, overwrite=overwrite)
     _check_model(model, processor, options.uint8)
-    if options.size is None:
-        options = replace(options, size=fixed_input_size(model.config))
+    say = on_step or (lambda line: None)
+    reason = why_fixed(model.config)
+    if options.size is None and reason is not None:
+        options = replace(options, size=_usual_size(model.config, processor))
+        height, width = options.size
+        say(f"note: the file takes pictures of {height}x{width} alone: {reason}; choose another size with --size")
     exported = ExportedModel(
         copy.deepcopy(model).to(options.precision) if options.precision != model.dtype else model,
         processor,
@@ -166,6 +175,8 @@ def export_model(
         uint8=options.uint8,
     )
     example = _picture(exported, options.batch or 2, options.size or _CHECK_SIZES[0])
+    shown = "any size" if options.size is None else "x".join(map(str, options.size))
+    say(f"tracing the model for pictures of {shown}; large models take minutes")
     program = _trace(exported, example, free_batch=options.batch is None, free_size=options.size is None)
     metadata = describe(exported, processor, size=options.size, name=name)
     stale = []
@@ -173,7 +184,9 @@ def export_model(
         stale = [output.with_name(f"{output.name}.data")]  # the weights of the overwritten graph, if it was large
     with moved_together(output, overwrite=overwrite, stale=stale) as folder:
         partial = folder / output.name
+        say(f"writing {output.name}")
         run = _write(program, exported, partial, metadata, options)
+        say("comparing the file with the model")
         checks = _compare(run, exported, model, processor, options, output)
         del run  # before its file is moved, for Windows
         files = tuple(sorted((output.with_name(path.name) for path in folder.iterdir()), key=lambda p: p != output))
@@ -189,6 +202,42 @@ def export_model(
 
 
 # Before any work
+
+
+def why_fixed(config: PreTrainedConfig) -> str | None:
+    """Why a model can be exported for one size alone, in words; None if it can be for any.
+
+    EoMT takes one size only. Swin and its like, as transformers and timm have them, pad maps to whole windows, and
+    branch on whether a size needs it: a traced program holds one of the branches, for the sizes that need the same.
+    Finding that out takes PyTorch half a minute for each of their blocks.
+    """
+    if fixed_input_size(config) is not None:
+        return f"{config.model_type} takes no others"
+    backbone = getattr(config, "backbone_config", None) or config
+    kind = backbone.model_type
+    if kind.startswith("segzoo"):
+        return None
+    if kind == "timm_backbone":
+        kind = str(backbone.backbone)
+        windowed = any(word in kind for word in ("swin", "maxvit", "coatnet", "sam", "hiera"))
+    else:
+        windowed = getattr(backbone, "window_size", None) is not None
+    return f"its backbone {kind} pads maps to whole windows, in another way for each size" if windowed else None
+
+
+def _usual_size(config: PreTrainedConfig, processor: BaseImageProcessor | None) -> tuple[int, int]:
+    """(height, width) that a model is used at: its windows, its processor's size, or 512x512."""
+    own = isinstance(config, SegZooConfig)
+    windows = config.window_size if own else fixed_input_size(config)
+    if windows is not None:
+        return tuple(windows)
+    size = dict(processor.size) if processor is not None and processor.do_resize and processor.size else {}
+    if size.get("height"):
+        return size["height"], size["width"]
+    side = size.get("shortest_edge") or 512
+    multiple = (processor.size_multiple if isinstance(processor, SegZooImageProcessor) else None) or 1
+    side = -(-side // multiple) * multiple
+    return side, side
 
 
 def check_target(output: Path, *, opset: int | None = None, overwrite: bool = False) -> None:

@@ -8,6 +8,8 @@ import threading
 import zipfile
 import zlib
 
+from segzoo.images.web import is_web_address, read_web
+
 _ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 _open_archives: dict[tuple[int, str], zipfile.ZipFile] = {}
 _lock = threading.Lock()
@@ -32,7 +34,7 @@ def readable(path: str) -> str:
 
 
 def read_address(path: str) -> bytes:
-    """The content of a file on a disk, in a local zip archive, or at any address that `fsspec` knows.
+    """The content of a file on a disk, in a local zip archive, on the web, or at any address that `fsspec` knows.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -44,6 +46,8 @@ def read_address(path: str) -> bytes:
     if path.startswith("zip://") and not is_address(path.partition("::")[2]):
         member, _, archive = path.removeprefix("zip://").partition("::")
         return _read_member(archive, member)
+    if is_web_address(path):
+        return read_web(path)
     import fsspec
 
     try:

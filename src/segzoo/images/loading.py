@@ -181,10 +181,19 @@ def mask_to_tensor(mask: Any, index: int = 0) -> torch.Tensor:
         index: position in the batch, for messages.
 
     Raises:
-        SegZooError: values that are not integers, a colour-coded mask, or something that is not a mask.
+        SegZooError: values that are not whole numbers, a colour-coded mask, or something that is not a mask.
+
+    Warns:
+        UserWarning: the channels of the mask are all equal, and the first one was read.
     """
     name = f"segmentation map {index}"
-    if isinstance(mask, PIL.Image.Image):
+    if (
+        isinstance(mask, PIL.Image.Image)
+        or isinstance(mask, np.ndarray)
+        and mask.ndim == 3
+        and 1 < mask.shape[-1] <= 4
+        and mask.shape[0] != 1
+    ):
         mask = Picture(mask, name)
     if isinstance(mask, Picture):
         mask = upright(class_ids(mask), mask.orientation)
@@ -192,12 +201,13 @@ def mask_to_tensor(mask: Any, index: int = 0) -> torch.Tensor:
         raise SegZooError(
             f"{name} is of type {type(mask).__name__}; pass a PIL picture, a path, a NumPy array or a tensor."
         )
+    dtype = mask.dtype
     if isinstance(mask, np.ndarray):
-        if mask.dtype.kind not in "biu":
-            raise _not_integers(name, mask.dtype)
-        mask = torch.from_numpy(mask.astype(np.int64))
-    if mask.is_floating_point() or mask.is_complex():
-        raise _not_integers(name, mask.dtype)
+        if dtype.kind not in "biuf":
+            raise _not_integers(name, dtype)
+        mask = torch.from_numpy(mask.astype(np.float64 if mask.dtype.kind == "f" else np.int64))
+    if mask.is_complex() or (mask.is_floating_point() and not torch.equal(mask, mask.round())):  # NaN is not equal
+        raise _not_integers(name, dtype)
     if mask.ndim == 3 and mask.shape[0] == 1:
         mask = mask[0]
     elif mask.ndim == 3 and mask.shape[-1] == 1:
@@ -284,6 +294,6 @@ def _not_class_ids(name: str, what: str) -> SegZooError:
 
 def _not_integers(name: str, dtype: Any) -> SegZooError:
     return SegZooError(
-        f"{name} holds {dtype} values; class ids are integers: load it without scaling (no ToTensor or rescale) and "
+        f"{name} holds {dtype} values that are no whole numbers; class ids are integers: load it without scaling (no ToTensor or rescale) and "
         "pass uint8 or int64."
     )

@@ -11,7 +11,7 @@ import io
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -20,9 +20,11 @@ from PIL.TiffImagePlugin import SAMPLESPERPIXEL
 
 from segzoo.errors import SegZooError, first_line
 from segzoo.images.archives import is_address, read_address, readable
+from segzoo.images.kinds import seems_to_be
 from segzoo.images.tiff import is_tiff, read_bands, samples_per_pixel
 from segzoo.images.values import EIGHT_BITS, ValueRule, grey_levels, value_rule
 
+_LOSSY_FORMATS = frozenset({"JPEG", "MPO"})
 _ORIENTATION_TAG = 0x0112
 # Modes whose values Pillow would clip when it converts them; all are grey.
 _DEEP_MODES = {"I": np.int32, "F": np.float32} | dict.fromkeys(("I;16", "I;16L", "I;16B", "I;16N"), np.uint16)
@@ -40,11 +42,13 @@ class Picture:
         stored: Pillow's image, or an array (height, width, channels) or (height, width).
         name: name in messages.
         orientation: EXIF orientation, 1 to 8.
+        lossy: whether the file was compressed with losses, as far as is known.
     """
 
     stored: PIL.Image.Image | np.ndarray
     name: str
     orientation: int = 1
+    lossy: bool = False
 
     @property
     def stored_size(self) -> tuple[int, int]:
@@ -99,7 +103,8 @@ class Header:
         size: (width, height) as stored.
         orientation: EXIF orientation, 1 to 8.
         rule: the rule by which the values become grey levels.
-        channels: number of bands of a TIFF file that Pillow cannot read, else None.
+        channels: number of bands of an array, or of a TIFF file that Pillow cannot read, else None.
+        lossy: whether the file was compressed with losses, as far as is known.
     """
 
     format: str | None
@@ -108,6 +113,7 @@ class Header:
     orientation: int
     rule: ValueRule
     channels: int | None = None
+    lossy: bool = False
 
     @property
     def upright_size(self) -> tuple[int, int]:
@@ -119,7 +125,8 @@ def open_picture(source: Any, *, name: str | None = None, what: str = "image") -
     """Read and decode a picture or mask.
 
     Args:
-        source: path, address (zip://, hf://, https://), the bytes of a file, PIL image, array (height, width) or
+        source: path (a picture, or an array of `numpy.save`), address (zip://, hf://, https://), the bytes of a file,
+            PIL image, array (height, width) or
             (height, width, channels), or the `{"path", "bytes"}` of an undecoded `datasets` column.
         name: name in messages; by default the path.
         what: kind of the source in messages, such as "image" or "mask".
@@ -134,14 +141,18 @@ def open_picture(source: Any, *, name: str | None = None, what: str = "image") -
     with _faults_of(name, what):
         if isinstance(source, PIL.Image.Image):
             source.load()
-            return Picture(source, name, _orientation(source))
+            return Picture(source, name, _orientation(source), source.format in _LOSSY_FORMATS)
         with _opened(source) as file:
-            image = _image(file)
+            array = _array(file)
+            if array is not None:
+                return Picture(array, name)
+            image = _identified(file, name, what)
             if image is None:
                 bands = read_bands(file, name)
                 return Picture(bands.values, name, bands.orientation)
+            lossy = is_lossy(file, image.format)
             image.load()
-            return Picture(image, name, _orientation(image))
+            return Picture(image, name, _orientation(image), lossy)
 
 
 def read_header(source: Any, *, name: str | None = None) -> Header:
@@ -151,9 +162,14 @@ def read_header(source: Any, *, name: str | None = None) -> Header:
         if isinstance(source, PIL.Image.Image):
             return _header(source)
         with _opened(source) as file:
-            image = _image(file)
+            array = _array(file)
+            if array is not None:
+                channels = array.shape[2] if array.ndim == 3 else 1
+                size = array.shape[1::-1]
+                return Header("NPY", f"{channels} x {array.dtype}", size, 1, value_rule(array.dtype), channels)
+            image = _identified(file, name, "image")
             if image is not None:
-                return _header(image)
+                return replace(_header(image), lossy=is_lossy(file, image.format))
             bands = read_bands(file, name, header_only=True)
             mode = f"{bands.channels} x {bands.dtype}"
             size = bands.size[::-1]
@@ -204,7 +220,7 @@ def read_bytes(source: Any) -> bytes:
     except FileNotFoundError:
         raise CorruptImageError(f"{readable(path)}: the file does not exist.") from None
     except OSError as error:
-        raise CorruptImageError(f"{readable(path)}: the file cannot be read ({_reason(error)}).") from error
+        raise CorruptImageError(f"{readable(path)}: the file cannot be read ({first_line(error)}).") from error
 
 
 def fit_channels(bands: Any, num_channels: int, name: str, *, convert: bool = True) -> Any:
@@ -286,14 +302,8 @@ def _faults_of(name: str, what: str) -> Iterator[None]:
         raise CorruptImageError(f"{name}: the {what} file does not exist.") from None
     except (OSError, SyntaxError, ValueError, EOFError, PIL.Image.DecompressionBombError) as error:
         raise CorruptImageError(
-            f"{name}: the {what} cannot be read ({_reason(error)}). Fetch or export the file again, or take it out."
+            f"{name}: the {what} cannot be read ({first_line(error)}). Fetch or export the file again, or take it out."
         ) from error
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, PIL.UnidentifiedImageError):  # its own text repeats the file's name, or names a buffer
-        return "cannot identify image file"
-    return first_line(error)
 
 
 def _opened(source: Any) -> BinaryIO:
@@ -301,6 +311,55 @@ def _opened(source: Any) -> BinaryIO:
         return io.BytesIO(source)
     path = os.fspath(source)
     return io.BytesIO(read_address(path)) if is_address(path) else open(path, "rb")
+
+
+def is_lossy(file: BinaryIO, form: str | None) -> bool:
+    """Whether a picture file was compressed with losses: JPEG, and WebP unless it is lossless.
+
+    Args:
+        file: the file; its position is kept.
+        form: Pillow's name of its format.
+    """
+    if form != "WEBP":
+        return form in _LOSSY_FORMATS
+    place = file.tell()
+    file.seek(0)
+    start = file.read(1 << 16)
+    file.seek(place)
+    position = 12  # chunks of a name, a size and so many bytes, filled up to an even number
+    while position + 8 <= len(start):
+        chunk = start[position : position + 4]
+        if chunk in (b"VP8 ", b"VP8L"):
+            return chunk == b"VP8 "
+        size = int.from_bytes(start[position + 4 : position + 8], "little")
+        position += 8 + size + size % 2
+    return False
+
+
+def _array(file: BinaryIO) -> np.ndarray | None:
+    """The array (height, width) or (height, width, channels) in a file of `numpy.save`; None for other files."""
+    is_array = file.read(6) == b"\x93NUMPY"
+    file.seek(0)
+    if not is_array:
+        return None
+    array = np.load(file, allow_pickle=False)
+    if array.ndim not in (2, 3):
+        raise ValueError(
+            f"an array of shape {array.shape} is no picture: (height, width) or (height, width, channels)"
+        )
+    return array
+
+
+def _identified(file: BinaryIO, name: str, what: str) -> PIL.Image.Image | None:
+    """`_image`, whose error says what the file seems to be."""
+    try:
+        return _image(file)
+    except PIL.UnidentifiedImageError:
+        file.seek(0)
+        raise CorruptImageError(
+            f"{name}: the {what} cannot be read (it is no picture, but seems to be {seems_to_be(file.read(512))}). "
+            "Fetch or export the file again, or take it out."
+        ) from None
 
 
 def _image(file: BinaryIO) -> PIL.Image.Image | None:
@@ -338,4 +397,6 @@ def _header(image: PIL.Image.Image) -> Header:
     tiles = getattr(image, "tile", None)
     if rule is EIGHT_BITS and tiles and ";16" in str(tiles[0][3]):  # of 16-bit colours Pillow keeps the upper 8 bits
         rule = value_rule(np.uint16)
-    return Header(image.format, image.mode, image.size, _orientation(image), rule)
+    return Header(
+        image.format, image.mode, image.size, _orientation(image), rule, lossy=image.format in _LOSSY_FORMATS
+    )

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForSemanticSegmentation, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from segzoo.data.classes import plain_name
+from segzoo.universal import load_segmentation_model, model_from_config
 
 _NO_NAME = re.compile(r"(label|class) ?\d+")
 
@@ -49,7 +50,7 @@ def load_for_classes(
     sizes = _class_tensors(own, hub_options)
     rows = {}
     if moves:
-        state = AutoModelForSemanticSegmentation.from_pretrained(name, **hub_options).state_dict()
+        state = load_segmentation_model(name, own, hub_options).state_dict()
         rows = {key: state[key] for key in sizes}
         del state
     model = _load(name, config, hub_options)
@@ -60,9 +61,7 @@ def load_for_classes(
 
 
 def _load(name: str, config: PreTrainedConfig, hub_options: Mapping[str, Any]) -> PreTrainedModel:
-    return AutoModelForSemanticSegmentation.from_pretrained(
-        name, config=config, ignore_mismatched_sizes=True, **hub_options
-    )
+    return load_segmentation_model(name, config, hub_options, ignore_mismatched_sizes=True)
 
 
 def _names(config: PreTrainedConfig) -> list[str]:
@@ -96,8 +95,7 @@ def _class_tensors(config: PreTrainedConfig, hub_options: Mapping[str, Any]) -> 
         changed.id2label = {index: str(index) for index in range(config.num_labels + more)}
         changed.label2id = {name: index for index, name in changed.id2label.items()}
         with torch.device("meta"):
-            trust = bool(hub_options.get("trust_remote_code"))
-            model = AutoModelForSemanticSegmentation.from_config(changed, trust_remote_code=trust)
+            model = model_from_config(changed, trust_remote_code=bool(hub_options.get("trust_remote_code")))
         shapes.append({key: tuple(tensor.shape) for key, tensor in model.state_dict().items()})
     found = {}
     for key, shape in shapes[0].items():

@@ -5,12 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import transformers
 from torch import nn
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
-    AutoModelForSemanticSegmentation,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -23,11 +21,13 @@ from segzoo.data.augmentation import Augmentation
 from segzoo.data.classes import ClassFacts
 from segzoo.data.transforms import IMAGENET_MEAN, IMAGENET_STD, JointTransform, build_train_transform
 from segzoo.errors import SegZooError
+from segzoo.hub_names import hub_or_cache
 from segzoo.images.resizing import per_channel
-from segzoo.inference.loading import check_channels
+from segzoo.inference.loading import check_channels, refuse_backbone
 from segzoo.training.backbones import loading, new_backbone, refuse_other_channels, set_drop_path
 from segzoo.training.classifiers import load_for_classes
 from segzoo.training.recipes.groups import ModelOptions
+from segzoo.universal import model_from_config
 
 _EDGES, _SIDES = ("shortest_edge", "longest_edge"), ("height", "width")
 
@@ -44,8 +44,12 @@ def load_config(name: str | None, hub_options: Mapping[str, Any] | None = None) 
     """
     if name is None:
         return None
-    with loading(f"cannot load {name}"):
-        return AutoConfig.from_pretrained(name, **dict(hub_options or {}))
+    options = dict(hub_options or {})
+    asked = {key: options.get(key) for key in ("revision", "token")}
+    with loading(f"cannot load {name}"), hub_or_cache(name, **asked):
+        config = AutoConfig.from_pretrained(name, **options)
+    refuse_backbone(config, name)
+    return config
 
 
 @dataclass(frozen=True)
@@ -199,7 +203,7 @@ def _existing(classes: ClassFacts, options: ModelOptions, request: ModelRequest)
     hub_options, name = dict(request.hub_options or {}), request.model_name_or_path or request.config_name
     with loading(f"cannot load {name}"):
         config = AutoConfig.from_pretrained(request.config_name or name, **_labels(classes), **hub_options)
-    _refuse_backbone(name, config)
+    refuse_backbone(config, name)
     refuse_other_channels(request.num_channels, config, name)
     if hasattr(config, "palette"):
         config.palette = classes.palette
@@ -207,19 +211,11 @@ def _existing(classes: ClassFacts, options: ModelOptions, request: ModelRequest)
     note = None
     with loading(f"cannot load {name}"):
         if request.model_name_or_path is None:
-            model = AutoModelForSemanticSegmentation.from_config(config)
+            model = model_from_config(config)
         else:
             model, note = load_for_classes(request.model_name_or_path, config, hub_options)
     model.config.semantic_loss_ignore_index = request.ignore_index
     return BuiltModel(model, notes=[] if note is None else [note])
-
-
-def _refuse_backbone(name: str, config: PreTrainedConfig) -> None:
-    whole = transformers.AutoModelForSemanticSegmentation._model_mapping
-    if type(config) in transformers.AutoBackbone._model_mapping and type(config) not in whole:
-        raise SegZooError(
-            f"cannot load {name}: it is a backbone ({config.model_type}) without a head; give it to --backbone, for a new model"
-        )
 
 
 def _apply(options: ModelOptions, model: PreTrainedModel) -> None:

@@ -1,6 +1,7 @@
 """Every fault that a data set can have is found and named, and a clean data set raises no alarm."""
 
 import json
+import warnings
 import zipfile
 from dataclasses import replace
 
@@ -259,11 +260,17 @@ def test_mask_of_colours(folder, inspect):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
-def test_mask_with_channels(folder, inspect, mode):
+def test_mask_of_equal_channels(folder, inspect, mode):
     path = label_file(folder, "b")
-    PIL.Image.open(path).convert(mode).save(path)
-    case = only_case(inspect(), "color_mask", path)
-    assert case.text.startswith(f"{mode} with 5 colours") and "first channel" in case.text
+    mask = PIL.Image.open(path).convert(mode)
+    mask.save(path)
+    report = inspect()
+    assert only_case(report, "equal_channels", path).text == mode
+    assert report.clean and report.counts["train"].num_images == 3
+    if mode != "RGB":
+        mask.putpixel((0, 0), (*mask.getpixel((0, 0))[:-1], 7))
+        mask.save(path)
+        assert "alpha channel that varies" in only_case(inspect(), "unusable_mask", path).text
 
 
 @pytest.mark.parametrize("value", [1.5, np.nan])
@@ -595,7 +602,10 @@ def test_zip_archive(folder, tmp_path):
                 packed.write(path, path.relative_to(folder))
     report = inspect_dataset(archive, classes=FIVE)
     assert [(f.kind, f.count) for f in report.findings] == [("image_without_mask", 1), ("unreadable_image", 1)]
-    assert "\n  images/train/c.jpg: the image cannot be read (cannot identify image file)\n" in report_text(report)
+    assert (
+        "\n  images/train/c.jpg: the image cannot be read (it is no picture, but seems to be text)\n"
+        in report_text(report)
+    )
 
 
 def test_masks_that_are_written_otherwise():
@@ -617,6 +627,14 @@ def test_masks_that_are_written_otherwise():
 
 
 # Before the first step
+
+
+def test_the_first_batch_notes_equal_channels(folder, first_batch):
+    write_label(folder, "b", np.stack([read_label(folder, "b")] * 3, axis=-1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (line,) = first_batch()
+    assert line.startswith("note: 1 of the 3 pairs of the first batch: ") and "several equal channels" in line
 
 
 @pytest.fixture
@@ -662,7 +680,10 @@ def test_first_batch_with_bad_ids(folder, first_batch):
     "fault, words",
     [
         (lambda f: write_label(f, "b", np.zeros((5, 6), np.uint8)), ["b.jpg and ", "b.png", "32x24", "6x5"]),
-        (lambda f: write_label(f, "b", np.zeros((HEIGHT, WIDTH, 3), np.uint8)), ["b.png", "RGB", "colors_to_ids"]),
+        (
+            lambda f: write_label(f, "b", np.full((HEIGHT, WIDTH, 3), (1, 2, 3), np.uint8)),
+            ["b.png", "RGB", "colors_to_ids"],
+        ),
         (lambda f: image_file(f, "b").write_bytes(b"nothing"), ["b.jpg: corrupt picture", "cannot be read"]),
     ],
 )

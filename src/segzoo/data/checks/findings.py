@@ -58,12 +58,13 @@ KINDS: dict[str, Kind] = {
     "color_mask": Kind(
         ERROR,
         "mask of colours instead of class ids",
-        "save segzoo.data.colors_to_ids(mask, palette) as a grey PNG; a mask whose channels are all equal needs its "
-        "first channel alone",
+        "save segzoo.data.colors_to_ids(mask, palette) as a grey PNG",
     ),
     "unusable_mask": Kind(ERROR, "mask whose values are no class ids"),
     "lossy_mask": Kind(
-        ERROR, "JPEG mask", "export masks as PNG from where they were drawn: JPEG changes ids beyond repair"
+        ERROR,
+        "mask compressed with losses",
+        "export masks as PNG from where they were drawn: JPEG and lossy WebP change ids beyond repair",
     ),
     # Labels.
     "ids_out_of_range": Kind(ERROR, "label ids outside the classes"),
@@ -117,6 +118,7 @@ KINDS: dict[str, Kind] = {
     "exif_rotation": Kind(NOTE, "picture with EXIF rotation"),
     # Handled.
     "palette_mask": Kind(NOTE, "palette mask: its indices are taken as class ids, not its colours"),
+    "equal_channels": Kind(NOTE, "mask of several equal channels: the first one is taken as class ids"),
     "wide_mask": Kind(NOTE, "mask of more than 8 bits: its values are taken as class ids"),
     "picture_mode": Kind(NOTE, "picture that is not 8-bit RGB: it is converted"),
 }

@@ -100,7 +100,7 @@ def check_first_batch(
 
     Returns:
         Warnings, one line each, about pictures smaller than the crop, masks of ignored pixels only, masks of 0 and 255
-        only, and EXIF rotations that differ or are ambiguous.
+        only, and EXIF rotations that differ or are ambiguous; and a note about masks of several equal channels.
 
     Raises:
         SegZooError: a training cannot use a file. The message names the first such file (or pair), the problem, the
@@ -117,7 +117,8 @@ def check_first_batch(
         num_channels=dataset.num_channels,
     )
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=_BLACK_AND_WHITE[:40])  # `lines` says it
+        for message in (_BLACK_AND_WHITE[:40], ".*channels are all equal"):  # `lines` says it
+            warnings.filterwarnings("ignore", message=message)
         dataset[int(indices[0])]
     return lines
 
@@ -209,12 +210,14 @@ def _warnings(
         if small:
             lines.append(_counted(small, len(facts)))
     lines += [_counted(by_kind[kind], len(facts)) for kind in ("exif_differs", "exif_ambiguous") if kind in by_kind]
+    if "equal_channels" in by_kind:
+        lines.append(_counted(by_kind["equal_channels"], len(facts), "note"))
     return lines
 
 
-def _counted(cases: Sequence[Case], total: int) -> str:
+def _counted(cases: Sequence[Case], total: int, word: str = "warning") -> str:
     """One line with the number of the cases, and the first of them."""
-    return f"warning: {len(cases)} of the {total} pairs of the first batch: {cases[0].sentence()}"
+    return f"{word}: {len(cases)} of the {total} pairs of the first batch: {cases[0].sentence()}"
 
 
 def _scaled(size: tuple[int, int], transform: Any) -> tuple[int, int]:

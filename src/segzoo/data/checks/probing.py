@@ -17,10 +17,10 @@ from segzoo.data.checks.findings import ERROR, Case
 from segzoo.data.checks.label_ids import LabelRule, count_ids, list_ids
 from segzoo.data.decoding import decode_pair
 from segzoo.errors import SegZooError
+from segzoo.images.masks import MaskOfColoursError
 from segzoo.images.reading import CorruptImageError, Header, decode_image, read_bytes, read_header
 from segzoo.images.values import EIGHT_BITS, ValueRule, value_rule
 
-_LOSSY_FORMATS = frozenset({"JPEG", "MPO"})
 _TURNED = {2: "mirrored", 3: "upside down", 4: "mirrored", 5: "on its side", 6: "on its side", 7: "on its side"}
 
 
@@ -151,7 +151,7 @@ def _decode(
     image_name, label_name = facts.image_name, facts.label_name
     if label is None:
         facts.cases.append(Case("image_without_mask", files=(image_name,)))
-    elif label_header is not None and label_header.format in _LOSSY_FORMATS:
+    elif label_header is not None and label_header.lossy:
         facts.cases.append(Case("lossy_mask", f"{label_header.format}, {label_header.mode}", (label_name,)))
         label = None
     names = {"image_name": image_name, "label_name": label_name}
@@ -172,10 +172,10 @@ def _decode(
     except CorruptImageError as error:
         facts.cases.append(Case("unreadable_mask", _reason(error, label_name), (label_name,)))
     except SegZooError as error:
-        if label_header is not None and (label_header.mode == "F" or label_header.channels is not None):
-            facts.cases.append(_unusable("unusable_mask", error, label_name))
-        else:
+        if encoding is not None or isinstance(error, MaskOfColoursError):
             facts.cases.append(_color_case(label, _reason(error, label_name), encoding, label_name, palette))
+        else:
+            facts.cases.append(_unusable("unusable_mask", error, label_name))
     if picture is not None and mask is not None and picture.shape[:2] != mask.shape:
         facts.cases.append(_size_case(picture.shape, mask.shape, facts))
     return picture, mask
@@ -218,8 +218,10 @@ def _color_case(
     most = 4096
     header = _header(label)
     mode = "an array" if header is None else header.mode
-    listed = PIL.Image.fromarray(decode_image(label, name=name)).getcolors(most)
     details: dict[str, Any] = {"mode": mode}
+    if header is not None and header.channels is not None:  # many bands, which have no colours to list
+        return Case("color_mask", mode, (name,), details=details)
+    listed = PIL.Image.fromarray(decode_image(label, name=name)).getcolors(most)
     if listed is None:
         text = f"{mode} with more than {most} colours, so a picture or a smoothed mask"
         return Case("color_mask", text, (name,), details=details)
@@ -227,9 +229,7 @@ def _color_case(
     details |= {"num_colors": len(listed), "colors": [[*color, count] for count, color in listed[:32]]}
     words = ", ".join(f"{color} x {count}" for count, color in listed[:3]) + (", ..." if len(listed) > 3 else "")
     text = f"{mode} with {len(listed)} colour{'s' * (len(listed) != 1)}: {words}"
-    if all(color[0] == color[1] == color[2] for _, color in listed):
-        text += "; all of them are grey, so the first channel probably holds the ids"
-    elif palette and all(color in palette or color == (0, 0, 0) for _, color in listed):
+    if palette and all(color in palette or color == (0, 0, 0) for _, color in listed):
         text += "; they are the classes' own colours"
     return Case("color_mask", text, (name,), details=details)
 
@@ -254,6 +254,8 @@ def _judge_picture(header: Header, num_channels: int, facts: PairFacts) -> None:
 def _judge_mask_file(header: Header, facts: PairFacts) -> None:
     if header.mode == "P":
         facts.cases.append(Case("palette_mask", "", (facts.label_name,)))
+    elif header.mode in ("RGB", "RGBA", "LA") or (header.channels or 1) > 1:
+        facts.cases.append(Case("equal_channels", header.mode, (facts.label_name,), details={"mode": header.mode}))
     elif header.mode == "F" or header.mode.startswith("I"):
         facts.cases.append(Case("wide_mask", header.mode, (facts.label_name,), details={"mode": header.mode}))
 

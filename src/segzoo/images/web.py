@@ -1,0 +1,66 @@
+"""Pictures at web addresses, read with a limit of time and of size."""
+
+from __future__ import annotations
+
+import http.client
+import urllib.error
+import urllib.request
+
+TIMEOUT = 20.0
+"""Seconds without a byte after which a server counts as silent."""
+
+MOST_BYTES = 512 * 2**20
+"""Size of the largest file that is read."""
+
+_WORDS = {
+    401: "it wants a login",
+    403: "it does not let you",
+    404: "there is nothing at this address",
+    410: "it is gone",
+}
+
+
+def is_web_address(path: str) -> bool:
+    """Whether a path is an address of http or https."""
+    return path.lower().startswith(("http://", "https://"))
+
+
+def read_web(url: str, *, most_bytes: int | None = None, timeout: float | None = None) -> bytes:
+    """The content of a file on a web server.
+
+    Args:
+        url: its address, http or https; redirections are followed.
+        most_bytes: size of the largest file that is read; None: `MOST_BYTES`.
+        timeout: seconds without a byte after which the attempt ends; None: `TIMEOUT`.
+
+    Raises:
+        OSError: no connection, a silent server, an answer other than the file, or a file that is too large; the
+            message is the cause in words, without the address.
+    """
+    most_bytes = MOST_BYTES if most_bytes is None else most_bytes
+    timeout = TIMEOUT if timeout is None else timeout
+    # Some servers refuse the name that urllib gives itself.
+    request = urllib.request.Request(url, headers={"User-Agent": "segzoo", "Accept": "image/*, */*;q=0.5"})
+    too_large = f"the file is larger than {most_bytes / 2**20:.3g} MiB; download it yourself"
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
+            announced = int(answer.headers.get("Content-Length") or 0)
+            if announced > most_bytes:
+                raise OSError(too_large)
+            content = answer.read(most_bytes + 1)
+    except urllib.error.HTTPError as error:
+        words = _WORDS.get(error.code, error.reason)
+        raise OSError(f"the server answered {error.code}: {words}") from None
+    except TimeoutError:
+        raise OSError(f"the server has sent nothing for {timeout:g} s") from None
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, TimeoutError):
+            raise OSError(f"the server has sent nothing for {timeout:g} s") from None
+        raise OSError(f"no connection: {error.reason}") from None
+    except (http.client.HTTPException, ValueError) as error:
+        raise OSError(f"the transfer broke off: {type(error).__name__} {error}".rstrip()) from None
+    if len(content) > most_bytes:
+        raise OSError(too_large)
+    if len(content) < announced:
+        raise OSError(f"the transfer broke off after {len(content)} of {announced} bytes")
+    return content
