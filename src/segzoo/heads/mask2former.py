@@ -27,7 +27,7 @@ from segzoo.layers.pixel_decoder import (
     PixelDecoder,
     reset_linear,
     sine_positions,
-    whole_table,
+    table_rows,
 )
 from segzoo.losses import MaskClassificationLoss, QueryPredictions
 
@@ -214,10 +214,10 @@ class Mask2FormerHead(Head):
         mask_features, levels = self.pixel_decoder(self.select(feature_maps))
         if self.level_convs is not None:
             levels = [conv(x) for conv, x in zip(self.level_convs, levels, strict=True)]
-        batch, device = mask_features.shape[0], mask_features.device
-        queries = whole_table(self.query_features, device).expand(batch, -1, -1)
-        positions = whole_table(self.query_positions, device).expand(batch, -1, -1)
-        level_embed = whole_table(self.level_embed, device)
+        batch, device, count = mask_features.shape[0], mask_features.device, self.config.num_queries
+        queries = table_rows(self.query_features, count, device).expand(batch, -1, -1)
+        positions = table_rows(self.query_positions, count, device).expand(batch, -1, -1)
+        level_embed = table_rows(self.level_embed, len(levels), device)
         places = [self._keys_and_values(*pair) for pair in zip(levels, level_embed, strict=True)]
         # The masks that guide the attention are made at each level's size: resizing the features first gives the same
         # masks.
