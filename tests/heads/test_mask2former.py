@@ -29,6 +29,7 @@ from segzoo.data.scenes import SCENES, draw_scene
 from segzoo.errors import SegZooError
 from segzoo.heads import Mask2FormerHead, Mask2FormerHeadConfig
 from segzoo.heads.mask2former import combined_logits
+from segzoo.inference import Predictor
 from segzoo.layers.pixel_decoder import sine_positions
 from segzoo.losses import MaskClassificationLoss
 from segzoo.training.layer_depths import layer_depths
@@ -310,6 +311,24 @@ def test_logits_at_the_images_size(size):
         losses.append(one(**inputs).loss)
     assert torch.equal(*losses)  # which the option does not change
     assert model.train()(**inputs).logits.shape == other.train()(**inputs).logits.shape
+
+
+@torch.no_grad()
+def test_padding_is_cut_from_logits_of_the_images_size():
+    model = settle(SegZooForSemanticSegmentation(config_of(resize_masks_first=True))).eval()
+    processor = SegZooImageProcessor(do_resize=False, size_multiple=32, size_multiple_mode="pad", pad_value=0)
+    picture = draw_scene(1, size=(50, 70), seed=2)[0]
+    pixels = processor(picture, return_tensors="pt")["pixel_values"]
+    logits = model(pixels).logits
+    assert pixels.shape[-2:] == logits.shape[-2:] == (64, 96)
+    cut = logits[..., :50, :70]
+    assert torch.equal(Predictor(model, processor).label_map(picture, (50, 70)).long(), cut.argmax(1)[0])
+    large = F.interpolate(cut, size=(100, 140), mode="bilinear", align_corners=False)
+    (found,) = processor.post_process_semantic_segmentation(model(pixels), target_sizes=[(50, 70)])
+    assert torch.equal(found.long(), cut.argmax(1)[0])
+    assert (
+        Predictor(model, processor).label_map(picture, (100, 140)).long() == large.argmax(1)[0]
+    ).float().mean() > 0.999
 
 
 def test_weights_may_be_elsewhere_until_a_layer_is_called():

@@ -2,9 +2,9 @@
 
 From "Masked-attention Mask Transformer for Universal Image Segmentation" (Cheng et al., 2021),
 https://arxiv.org/abs/2112.01527, in the form of mmdetection's ``Mask2FormerHead`` that InternImage, ViT-Adapter and
-mmsegmentation 1.x train for semantic segmentation. The parts are our own, because transformers' fix what these checkpoints vary (levels,
-groups of the norms), make whole masks where a few points will do, and read the deformable attention's points one level
-after the other.
+mmsegmentation 1.x train for semantic segmentation. The parts are our own, because transformers' fix what these
+checkpoints vary (levels, groups of the norms), make whole masks where a few points will do, and read the deformable
+attention's points one level after the other.
 """
 
 from collections.abc import Sequence
@@ -22,13 +22,7 @@ from segzoo.errors import SegZooError
 from segzoo.heads.base import Head, HeadConfig, HeadOutput
 from segzoo.layers import resize, to_tokens
 from segzoo.layers.masked_attention import MaskedDecoderLayer
-from segzoo.layers.pixel_decoder import (
-    EncoderOptions,
-    PixelDecoder,
-    reset_linear,
-    sine_positions,
-    table_rows,
-)
+from segzoo.layers.pixel_decoder import EncoderOptions, PixelDecoder, reset_linear, sine_positions, table_rows
 from segzoo.losses import MaskClassificationLoss, QueryPredictions
 
 
@@ -241,6 +235,7 @@ class Mask2FormerHead(Head):
         )
 
     def image_logits(self, output: Mask2FormerHeadOutput, size: Sequence[int]) -> Tensor:
+        """The logits at the images' size (height, width) with ``resize_masks_first``, else the output's own."""
         if self.training or not self.config.resize_masks_first:
             return output.logits
         return combined_logits(output.class_queries_logits, output.masks_queries_logits, size)
