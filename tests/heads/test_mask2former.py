@@ -5,6 +5,7 @@ import gzip
 import json
 from pathlib import Path
 
+import accelerate
 import numpy as np
 import pytest
 import torch
@@ -13,19 +14,22 @@ from parity import synthesis
 from PIL import Image
 from safetensors.torch import load_file
 from support.contract import assert_close, assert_gradients, settle
+from torch.nn import functional as F
 from transformers import AutoModelForSemanticSegmentation, pipeline
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
 from segzoo.backbones import ResNetConfig
 from segzoo.conversion.convert import convert_checkpoint
 from segzoo.conversion.errors import ConversionError
-from segzoo.conversion.keys import Context
+from segzoo.conversion.keys import Context, KeyTable
 from segzoo.conversion.original_config import OriginalConfig
 from segzoo.conversion.rules.mask2former import MASK2FORMER
 from segzoo.conversion.translate import segmentor_type
 from segzoo.data.scenes import SCENES, draw_scene
 from segzoo.errors import SegZooError
 from segzoo.heads import Mask2FormerHead, Mask2FormerHeadConfig
+from segzoo.heads.mask2former import combined_logits
+from segzoo.inference import Predictor
 from segzoo.layers.pixel_decoder import sine_positions
 from segzoo.losses import MaskClassificationLoss
 from segzoo.training.layer_depths import layer_depths
@@ -104,7 +108,10 @@ def test_segmentor_with_augmentation_is_known():
 
 
 def changed(**changes):
-    config = copy.deepcopy(RECORD["config"])
+    return changed_in(copy.deepcopy(RECORD["config"]), changes)
+
+
+def changed_in(config, changes):
     for path, value in changes.items():
         *inner, last = path.split("__")
         target = config
@@ -137,6 +144,66 @@ def test_training_options_are_carried_over():
     assert "dropout" in context.notes[0]
     assert Mask2FormerHead(config).level_convs is not None
     assert MASK2FORMER.key_table(config).to_native("decoder_input_projs.1.bias") == "level_convs.1.bias"
+
+
+def respelled(**changes):
+    """The record's config as mmsegmentation 1.x spells it, with mmdet 3's names."""
+    config = changed()
+    encoder, decoder = config["pixel_decoder"]["encoder"], config["transformer_decoder"]
+    old = encoder.pop("transformerlayers")
+    encoder["layer_cfg"] = {"self_attn_cfg": old["attn_cfgs"], "ffn_cfg": old["ffn_cfgs"]}
+    old = decoder.pop("transformerlayers")
+    attention = old["attn_cfgs"]
+    decoder["layer_cfg"] = {"self_attn_cfg": attention, "cross_attn_cfg": dict(attention), "ffn_cfg": old["ffn_cfgs"]}
+    assigner = config["train_cfg"]["assigner"]
+    costs = [assigner.pop(f"{name}_cost") for name in ("cls", "mask", "dice")]
+    assigner.update(type="mmdet.HungarianAssigner", match_costs=costs)
+    for name in ("loss_cls", "loss_mask", "loss_dice"):
+        config[name]["type"] = f"mmdet.{config[name]['type']}"
+    config["strides"] = [4, 8, 16, 32]
+    return changed_in(config, changes)
+
+
+def test_both_spellings_say_the_same():
+    (config, rules), context = translated(respelled())
+    old, _ = translated(RECORD["config"])
+    assert config.resize_masks_first and not old.resize_masks_first
+    assert config.to_dict() == old.to_dict() | {"resize_masks_first": True}
+    assert context.notes == []
+    table = KeyTable((*rules, *MASK2FORMER.key_table(config).rules))
+    key = "transformer_decoder.layers.1.self_attn.attn.in_proj_weight"
+    assert table.to_native(key) == "layers.1.self_attention.in_proj.weight"
+    assert table.to_original("layers.1.self_attention.in_proj.weight") == key
+    before = "transformer_decoder.layers.1.attentions.1.attn.in_proj_weight"  # of files that are older than the config
+    assert table.to_native(before) == "layers.1.self_attention.in_proj.weight"
+
+
+def test_early_mmsegmentation_1_resizes_the_masks_first():
+    context = Context("model.decode_head", OriginalConfig(is_1x=True))
+    assert MASK2FORMER.translate(RECORD["config"], context).resize_masks_first
+
+
+def test_a_cost_that_is_not_listed_has_no_weight():
+    config = respelled()
+    del config["train_cfg"]["assigner"]["match_costs"][1]
+    (translation, _), _ = translated(config)
+    (loss,) = translation.build_losses(translation.losses)
+    assert (loss.class_cost_weight, loss.mask_cost_weight, loss.dice_cost_weight) == (2.0, 0.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"transformer_decoder__layer_cfg__self_attn_cfg__num_heads": 2}, "in the other attention"),
+        ({"transformer_decoder__layer_cfg__norm_cfg": {"type": "BN"}}, "norm_cfg=.*only LN"),
+        ({"pixel_decoder__encoder__layer_cfg__new_trick": 1}, "layer_cfg: unknown option new_trick=1"),
+        ({"train_cfg__assigner__match_costs": [{"type": "mmdet.FocalLossCost"}]}, "costs FocalLossCost are not"),
+        ({"train_cfg__assigner__match_costs": [{"type": "DiceCost"}] * 2}, "two costs of the same type"),
+    ],
+)
+def test_other_options_of_the_new_spelling_are_named(changes, message):
+    with pytest.raises(ConversionError, match=message):
+        translated(respelled(**changes))
 
 
 def test_a_config_for_inference_alone_trains_as_usual():
@@ -206,6 +273,87 @@ def test_outputs_and_losses_of_every_layer():
     assert_gradients(model.decode_heads[0])
     windows = model.eval()(batch()["pixel_values"], window_size=(64, 64), window_stride=(64, 32))
     assert windows.logits.shape == (2, 7, 64, 96) and windows.masks_queries_logits is None
+
+
+def test_masks_resized_before_the_sum():
+    generator = torch.Generator().manual_seed(5)
+    classes = torch.randn(2, 40, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    masks = torch.randn(2, 40, 5, 7, generator=generator, dtype=torch.float64, requires_grad=True)
+    large = F.interpolate(masks, size=(19, 25), mode="bilinear", align_corners=False).sigmoid()
+    expected = torch.einsum("bqk,bqhw->bkhw", classes.softmax(-1)[..., :-1], large)
+    found = combined_logits(classes, masks, (19, 25))
+    assert_close(found, expected, 1e-12)
+    weights = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
+    gradients = [torch.autograd.grad((x * weights).sum(), (classes, masks)) for x in (found, expected)]
+    for own, wanted in zip(*gradients, strict=True):
+        assert_close(own, wanted, 1e-12)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (75, 109)])
+def test_logits_at_the_images_size(size):
+    config = config_of(resize_masks_first=True)
+    model = settle(SegZooForSemanticSegmentation(config)).eval()
+    inputs = batch(size)
+    pixels = inputs["pixel_values"]
+    output = model(pixels)
+    assert output.logits.shape == (2, 7, *size) and output.masks_queries_logits.shape[-2:] != size
+    assert_close(output.logits, combined_logits(output.class_queries_logits, output.masks_queries_logits, size))
+
+    windows = model(pixels, window_size=(64, 64), window_stride=(64, 32)).logits
+    assert windows.shape == (2, 7, *size)
+    assert_close(windows[..., :8, :32], model(pixels[..., :64, :64]).logits[..., :8, :32])  # of one window alone
+
+    other = SegZooForSemanticSegmentation(config_of()).eval()
+    other.load_state_dict(model.state_dict())
+    losses = []
+    for one in (model, other):
+        torch.manual_seed(0)
+        losses.append(one(**inputs).loss)
+    assert torch.equal(*losses)  # which the option does not change
+    assert model.train()(**inputs).logits.shape == other.train()(**inputs).logits.shape
+
+
+@torch.no_grad()
+def test_padding_is_cut_from_logits_of_the_images_size():
+    model = settle(SegZooForSemanticSegmentation(config_of(resize_masks_first=True))).eval()
+    processor = SegZooImageProcessor(do_resize=False, size_multiple=32, size_multiple_mode="pad", pad_value=0)
+    picture = draw_scene(1, size=(50, 70), seed=2)[0]
+    pixels = processor(picture, return_tensors="pt")["pixel_values"]
+    logits = model(pixels).logits
+    assert pixels.shape[-2:] == logits.shape[-2:] == (64, 96)
+    cut = logits[..., :50, :70]
+    assert torch.equal(Predictor(model, processor).label_map(picture, (50, 70)).long(), cut.argmax(1)[0])
+    large = F.interpolate(cut, size=(100, 140), mode="bilinear", align_corners=False)
+    (found,) = processor.post_process_semantic_segmentation(model(pixels), target_sizes=[(50, 70)])
+    assert torch.equal(found.long(), cut.argmax(1)[0])
+    assert (
+        Predictor(model, processor).label_map(picture, (100, 140)).long() == large.argmax(1)[0]
+    ).float().mean() > 0.999
+
+
+def test_weights_may_be_elsewhere_until_a_layer_is_called():
+    head = settle(Mask2FormerHead(Mask2FormerHeadConfig.tiny())).eval()
+    inputs = head.config.tiny_inputs()
+    expected = head(**inputs)
+    head = accelerate.cpu_offload(head, execution_device=torch.device("cpu"))
+    assert all(parameter.is_meta for parameter in head.parameters())
+    found = head(**inputs)
+    assert torch.equal(found.logits, expected.logits)
+    assert torch.equal(found.masks_queries_logits, expected.masks_queries_logits)
+
+
+def test_adapters_of_attention_and_embeddings_are_trained():
+    peft = pytest.importorskip("peft")
+    targets = ["in_proj", "query_features", "query_positions", "level_embed"]
+    model = settle(SegZooForSemanticSegmentation(config_of()))
+    tuned = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=targets))
+    adapters = {name: p for name, p in tuned.named_parameters() if p.requires_grad}
+    with torch.no_grad():
+        for parameter in adapters.values():
+            parameter.normal_(std=0.1)
+    tuned.train()(**batch()).loss.backward()
+    assert {name.split(".lora_")[0].rpartition(".")[2] for name in adapters} == set(targets)
+    assert not [name for name, parameter in adapters.items() if parameter.grad is None or not parameter.grad.any()]
 
 
 def test_losses_on_dense_logits_are_added():

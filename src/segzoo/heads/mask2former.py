@@ -2,9 +2,9 @@
 
 From "Masked-attention Mask Transformer for Universal Image Segmentation" (Cheng et al., 2021),
 https://arxiv.org/abs/2112.01527, in the form of mmdetection's ``Mask2FormerHead`` that InternImage, ViT-Adapter and
-mmsegmentation 1.x train for semantic segmentation. The parts are our own, because transformers' fix what these checkpoints vary (levels,
-groups of the norms), make whole masks where a few points will do, and read the deformable attention's points one level
-after the other.
+mmsegmentation 1.x train for semantic segmentation. The parts are our own, because transformers' fix what these
+checkpoints vary (levels, groups of the norms), make whole masks where a few points will do, and read the deformable
+attention's points one level after the other.
 """
 
 from collections.abc import Sequence
@@ -22,13 +22,7 @@ from segzoo.errors import SegZooError
 from segzoo.heads.base import Head, HeadConfig, HeadOutput
 from segzoo.layers import resize, to_tokens
 from segzoo.layers.masked_attention import MaskedDecoderLayer
-from segzoo.layers.pixel_decoder import (
-    EncoderOptions,
-    PixelDecoder,
-    reset_linear,
-    sine_positions,
-    whole_table,
-)
+from segzoo.layers.pixel_decoder import EncoderOptions, PixelDecoder, reset_linear, sine_positions, table_rows
 from segzoo.losses import MaskClassificationLoss, QueryPredictions
 
 
@@ -214,10 +208,10 @@ class Mask2FormerHead(Head):
         mask_features, levels = self.pixel_decoder(self.select(feature_maps))
         if self.level_convs is not None:
             levels = [conv(x) for conv, x in zip(self.level_convs, levels, strict=True)]
-        batch, device = mask_features.shape[0], mask_features.device
-        queries = whole_table(self.query_features, device).expand(batch, -1, -1)
-        positions = whole_table(self.query_positions, device).expand(batch, -1, -1)
-        level_embed = whole_table(self.level_embed, device)
+        batch, device, count = mask_features.shape[0], mask_features.device, self.config.num_queries
+        queries = table_rows(self.query_features, count, device).expand(batch, -1, -1)
+        positions = table_rows(self.query_positions, count, device).expand(batch, -1, -1)
+        level_embed = table_rows(self.level_embed, len(levels), device)
         places = [self._keys_and_values(*pair) for pair in zip(levels, level_embed, strict=True)]
         # The masks that guide the attention are made at each level's size: resizing the features first gives the same
         # masks.
@@ -241,6 +235,7 @@ class Mask2FormerHead(Head):
         )
 
     def image_logits(self, output: Mask2FormerHeadOutput, size: Sequence[int]) -> Tensor:
+        """The logits at the images' size (height, width) with ``resize_masks_first``, else the output's own."""
         if self.training or not self.config.resize_masks_first:
             return output.logits
         return combined_logits(output.class_queries_logits, output.masks_queries_logits, size)

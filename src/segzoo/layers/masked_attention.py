@@ -26,7 +26,10 @@ class PackedLinear(nn.Linear):
         """Project (..., C) to (..., 3 * C), or to (..., C) with the projection ``part`` (0, 1 or 2) alone."""
         if part is None:
             return super().forward(x)
-        return F.linear(x, self.weight.chunk(3)[part], self.bias.chunk(3)[part])
+        rows = slice(
+            part * self.in_features, (part + 1) * self.in_features
+        )  # which quantised weights know, not chunks
+        return F.linear(x, self.weight[rows], self.bias[rows])
 
 
 class Attention(nn.Module):

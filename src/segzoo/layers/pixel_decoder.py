@@ -54,17 +54,18 @@ def reset_linear(linear: nn.Linear) -> None:
     init.uniform_(linear.bias, -bound, bound)
 
 
-def whole_table(embedding: nn.Embedding, device: torch.device) -> Tensor:
-    """All rows of an embedding, (num_embeddings, C), looked up rather than read from its weight.
+def table_rows(embedding: nn.Module, count: int, device: torch.device) -> Tensor:
+    """All rows of an embedding, (count, C), looked up rather than read from its weight.
 
-    So they also come right where the weight is elsewhere until the embedding is called (off-loading), or is only a
-    part of what the embedding computes (adapters).
+    So they are right too where the weight is elsewhere until the embedding is called (off-loading), or is only a part
+    of what it computes (adapters).
 
     Args:
-        embedding: the embedding.
+        embedding: an ``nn.Embedding``, or what wraps one.
+        count: number of its rows.
         device: where it computes.
     """
-    return embedding(torch.arange(embedding.num_embeddings, device=device))
+    return embedding(torch.arange(count, device=device))
 
 
 class FeedForward(nn.Module):
@@ -205,7 +206,7 @@ class PixelDecoder(nn.Module):
         precise = torch.promote_types(x.dtype, torch.float32)
         positions = [
             to_tokens(sine_positions(*shape, x.shape[2], dtype=precise, device=x.device)) + embedding
-            for shape, embedding in zip(shapes, whole_table(self.level_embed, x.device), strict=True)
+            for shape, embedding in zip(shapes, table_rows(self.level_embed, self.num_levels, x.device), strict=True)
         ]
         positions = torch.cat(positions, dim=1).to(x.dtype)
         points = cell_centres(shapes, x)[None, :, None]
