@@ -198,6 +198,7 @@ class StatementReader(LiteralReader):
         else:
             reference = f"{path[0]}::" + "/".join(path[2 if path[1:2] == ["configs"] else 1 :])
         values = self.bases([f"{reference}.py"], node)
+        not_there = next(iter(values.values())) if values and all(map(is_unreadable, values.values())) else None
         for name in node.names:
             if name.name == "*":
                 for key, value in values.items():
@@ -206,10 +207,9 @@ class StatementReader(LiteralReader):
                 self.bind(name.asname or name.name, values[name.name])
             else:
                 cause = f"the base file '{reference}.py' has no {name.name!r}"
-                missing = [
-                    value for value in values.values() if is_unreadable(value)
-                ]  # those of a file that is not there
-                self.bind(name.asname or name.name, missing[0] if missing else Unreadable(self.error(node, cause)))
+                self.bind(
+                    name.asname or name.name, Unreadable(self.error(node, cause)) if not_there is None else not_there
+                )
 
     def bases(self, references: list[str], node: ast.stmt) -> Any:
         """The merged values of base files.
