@@ -138,12 +138,12 @@ class ConvBlockConfig(SegZooSubConfig):
         norm: the layer after each convolution: "batch_norm", "group_norm" (32 groups), or None, with which
             convolutions have a bias.
         norm_eps: epsilon of the norms.
-        activation: the function after each norm, a key of ``segzoo.layers.conv.ACTIVATIONS``.
+        activation: the function after each norm, a key of ``segzoo.layers.conv.ACTIVATIONS``, or None for none.
     """
 
     norm: Literal["batch_norm", "group_norm"] | None = "batch_norm"
     norm_eps: float = 1e-5
-    activation: Activation = "relu"
+    activation: Activation | None = "relu"
 
     @property
     def block_options(self) -> dict[str, Any]:
@@ -157,7 +157,7 @@ class ConvBlockConfig(SegZooSubConfig):
 
     def make_activation(self) -> nn.Module:
         """A layer with this config's activation alone, for sums that are activated after the addition."""
-        return ACTIVATIONS[self.activation]()
+        return nn.Identity() if self.activation is None else ACTIVATIONS[self.activation]()
 
 
 class SegZooPreTrainedModel(PreTrainedModel):

@@ -183,7 +183,15 @@ class TestZooNames:
         assert convert_checkpoint(checkpoint, output=tmp_path / "yes").report.zoo_name == "tiny_fcn"
 
     @pytest.mark.parametrize(
-        "config", ["import os\nmodel = os.name\n", "model = dict(type='OurOwnSegmentor')\n", None]
+        "config",
+        [
+            "import os\nmodel = os.name\n",
+            "model = dict(type='OurOwnSegmentor')\n",
+            "model = dict(",
+            "_base_ = 'a.py'\n",
+            "x = 1\n",
+            None,
+        ],
     )
     def test_the_zoo_s_config_instead_of_one_that_cannot_be_translated(self, config, monkeypatch, folder, tmp_path):
         self.rows(monkeypatch)

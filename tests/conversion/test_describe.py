@@ -76,6 +76,13 @@ def test_the_command_with_the_name_of_a_release(capsys):
     assert first == second and "classes: 19 (road, sidewalk" in first
 
 
+@pytest.mark.parametrize("option", ["--output", "--report", "--push_to_hub"])
+def test_what_only_a_conversion_writes_is_refused(option, config, tmp_path, capsys):
+    assert dry_run("--config", config, option, tmp_path / "out") == 1
+    assert f"--dry_run writes nothing; leave {option} out" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"config.py"}
+
+
 def test_what_is_missing(tmp_path, capsys):
     assert dry_run() == 1
     assert "--dry_run needs CHECKPOINT, --config FILE or --name" in capsys.readouterr().err

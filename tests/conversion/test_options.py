@@ -4,6 +4,7 @@ import pytest
 
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.options import Options, type_name
+from segzoo.conversion.reading.configs import read_config_text
 
 
 @pytest.mark.parametrize("value", [None, [], {"depth": 50}, {"type": 3}])
@@ -85,6 +86,7 @@ class TestOptions:
             ({"type": "ReLU", "inplace": True}, "relu"),
             ({"type": "mmcv.HSwish"}, "hardswish"),
             ({"type": "LeakyReLU", "negative_slope": 0.01}, "leaky_relu"),
+            (None, None),
         ],
     )
     def test_activations(self, original, name):
@@ -95,8 +97,18 @@ class TestOptions:
         assert self.options().activation(default="ReLU6", only="ReLU6") == "relu6"
 
     def test_activations_that_are_not_supported(self):
-        for odd in (None, {"type": "Sigmoid"}):
-            with pytest.raises(ConversionError, match="model.x.act_cfg: activation .*only ReLU, ReLU6"):
-                self.options(act_cfg=odd).activation()
-        with pytest.raises(ConversionError, match="only ReLU6"):
-            self.options(act_cfg={"type": "ReLU"}).activation(only="ReLU6")
+        with pytest.raises(ConversionError, match="model.x.act_cfg: activation .*only ReLU, ReLU6"):
+            self.options(act_cfg={"type": "Sigmoid"}).activation()
+        for odd in (None, {"type": "ReLU"}):
+            with pytest.raises(ConversionError, match="only ReLU6"):
+                self.options(act_cfg=odd).activation(only="ReLU6")
+
+    @pytest.mark.parametrize("text", ["f()", "dict(a=f())", "[1, f()]"])
+    def test_what_cannot_be_read_is_named_with_its_option(self, text):
+        value = read_config_text(f"\nx = {text}", filename="a.py")["x"]
+        with pytest.raises(
+            ConversionError, match=r"model.x: unknown options a=1, odd=.*a.py, line 2: the call of 'f'"
+        ):
+            self.options(a=1, odd=value).finish()
+        with pytest.raises(ConversionError, match=r"model.x: odd cannot be read .*a.py, line 2"):
+            self.options(odd=value).expect("odd", 3)

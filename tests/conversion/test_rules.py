@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import AutoModelForSemanticSegmentation
 
+from segzoo import AutoHead
 from segzoo.conversion.convert import convert_checkpoint
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.keys import RULES, BackboneRule, Context, HeadRule, KeyRule, nested, register
@@ -310,3 +311,12 @@ class TestOtherClasses:
         model = AutoModelForSemanticSegmentation.from_pretrained(folder)
         assert [head.classifier.out_channels for head in model.decode_heads] == [2, 4]
         assert logits(folder).shape[1] == 4
+
+
+def test_a_head_without_activations():
+    values = tiny.config(model__decode_head=tiny.MODEL["decode_head"] | {"act_cfg": None})
+    head = translate_config(values).config.decode_head_configs[0]
+    assert head.activation is None
+    model = AutoHead.from_config(head).eval()
+    maps = [torch.randn(1, 64, 4, 4) for _ in range(4)]
+    assert (model.convs[0](maps[3]) < 0).any()

@@ -122,7 +122,6 @@ class TestHeads:
             ("norm_cfg", {"type": "LN"}, "norm type 'LN'"),
             ("norm_cfg", {"type": "GN", "num_groups": 16}, "norm_cfg: num_groups=16 is not supported .only 32"),
             ("norm_cfg", {"type": "BN", "affine": False}, "norm_cfg: affine=False"),
-            ("act_cfg", None, "act_cfg: activation None is not supported"),
             ("act_cfg", {"type": "Tanh"}, "act_cfg: activation {'type': 'Tanh'} is not supported"),
             ("act_cfg", {"type": "LeakyReLU", "negative_slope": 0.2}, "act_cfg: negative_slope=0.2"),
             ("act_cfg", {"type": "GELU", "approximate": "tanh"}, "act_cfg: approximate='tanh'"),

@@ -69,6 +69,9 @@ def run(args: argparse.Namespace) -> int:
     if args.private and not args.push_to_hub:
         raise ConversionError("--private is for --push_to_hub REPO, which is missing")
     if args.dry_run:
+        for option in ("output", "report", "push_to_hub"):
+            if getattr(args, option):
+                raise ConversionError(f"--dry_run writes nothing; leave --{option} out, or --dry_run")
         return _describe(args)
     if args.checkpoint is None or args.output is None:
         raise ConversionError("a conversion needs CHECKPOINT and --output DIR (--dry_run --config FILE needs neither)")

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segzoo import zoo
+from segzoo.conversion.bases import load_config
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.plan import Original, Plan, make_plan
 from segzoo.conversion.pretrained.vit import read_npz
 from segzoo.conversion.reading.archives import file_kind
 from segzoo.conversion.reading.checkpoints import OriginalCheckpoint, read_checkpoint
-from segzoo.conversion.reading.configs import read_config_file
 from segzoo.conversion.report import ConversionReport
 from segzoo.conversion.scene_parsing import read_encoder_and_decoder
 from segzoo.conversion.weights import match_weights
@@ -101,7 +101,7 @@ def read_original(
         SegZooError: the zoo does not know ``name``.
     """
     row = None if name is None else zoo.find(name)
-    values = None if config is None else read_config_file(config)
+    values = None if config is None else load_config(config)
     title = str(checkpoint)
     if weights is not None and (decoder is not None or Path(checkpoint).suffix == ".npz"):
         raise ConversionError(f"{title}: such files hold one model; leave --weights out")

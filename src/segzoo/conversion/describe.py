@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from segzoo import zoo
+from segzoo.conversion.bases import load_config
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.labels import GIVEN_NAMES
 from segzoo.conversion.plan import Plan, build_without_weights
-from segzoo.conversion.reading.configs import read_config_file
 from segzoo.conversion.translate import translate_config
 from segzoo.conversion.translation import ComponentKeys
 from segzoo.conversion.weights import match_weights
@@ -87,7 +87,7 @@ def describe_conversion(
         if values is None:
             raise ConversionError(f"{row.name}: the zoo does not have its config")
     else:
-        values, source = read_config_file(config), f"the file {config}"
+        values, source = load_config(config), f"the file {config}"
     translation = translate_config(values, class_names=class_names, names_source=GIVEN_NAMES)
     model = build_without_weights(translation.config)
     return ConversionPreview(

@@ -9,6 +9,10 @@ class ConversionError(SegZooError):
     """An original checkpoint or config that cannot be converted."""
 
 
+class UnknownTypeError(ConversionError):
+    """A component of an original config whose type has no rule."""
+
+
 class CheckpointError(ConversionError):
     """A checkpoint file that cannot be read.
 

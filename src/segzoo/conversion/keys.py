@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from segzoo.conversion.errors import ConversionError
+from segzoo.conversion.errors import UnknownTypeError
 from segzoo.conversion.options import Options, type_name, values_that_fit
 from segzoo.conversion.original_config import OriginalConfig
 
@@ -251,14 +251,14 @@ def find_rule(kind: str, original: Any, where: str) -> ComponentRule:
         where: its place in the original config, for messages.
 
     Raises:
-        ConversionError: no rule knows its type; the message names it, the known types and the nearest of them.
+        UnknownTypeError: no rule knows its type; the message names it, the known types and the nearest of them.
     """
     known = RULES[kind]
     name = type_name(original, where, known)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConversionError(
+        raise UnknownTypeError(
             f"{where}: {kind} type {name!r} is not supported (known: {', '.join(sorted(known)) or 'none'}){hint}"
         )
     return known[name]

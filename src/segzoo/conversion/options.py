@@ -11,7 +11,7 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 
-from segzoo.conversion.errors import ConversionError
+from segzoo.conversion.errors import ConfigReadError, ConversionError
 from segzoo.errors import SegZooError, one_line
 
 _REQUIRED = object()
@@ -93,6 +93,13 @@ def values_that_fit(where: str) -> Iterator[None]:
         raise ConversionError(f"{where}: a value does not fit its option ({one_line(cause)})") from error
 
 
+def _shown(value: Any) -> str:
+    try:
+        return f"{value!r:.60}"
+    except ConfigReadError as error:  # it, or a part of it, could not be read
+        return f"(cannot be read: {error})"
+
+
 class Options:
     """The options of one original config dict, each of which must be accounted for.
 
@@ -146,12 +153,16 @@ class Options:
             ConversionError: the value is another; the message names the option, the value and the supported values.
         """
         value = self._left.pop(name, allowed[0])
-        if isinstance(value, tuple):
-            value = list(value)
-        if value not in [list(a) if isinstance(a, tuple) else a for a in allowed]:
-            supported = " or ".join(repr(a) for a in allowed)
-            raise self.error(f"{name}={value!r} is not supported (only {supported})")
-        return value
+        try:
+            if isinstance(value, tuple):
+                value = list(value)
+            if value in [list(a) if isinstance(a, tuple) else a for a in allowed]:
+                return value
+            found = f"{name}={value!r}"
+        except ConfigReadError as error:
+            raise self.error(f"{name} cannot be read ({error})") from None
+        supported = " or ".join(repr(a) for a in allowed)
+        raise self.error(f"{found} is not supported (only {supported})")
 
     def norm(self, name: str = "norm_cfg", default: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Takes a norm config, and returns our fields ``norm`` and ``norm_eps``; only ``norm=None`` for no norm.
@@ -195,19 +206,21 @@ class Options:
         options.finish()
         return {"norm": supported[kind], "norm_eps": eps}
 
-    def activation(self, name: str = "act_cfg", default: str = "ReLU", only: str | None = None) -> str:
-        """Takes an activation config, and returns its key in `segzoo.layers.conv.ACTIVATIONS`.
+    def activation(self, name: str = "act_cfg", default: str = "ReLU", only: str | None = None) -> str | None:
+        """Takes an activation config, and returns its key in `segzoo.layers.conv.ACTIVATIONS`; None for no activation.
 
         Args:
             name: name of the option.
             default: the type of the original class's activation, if the option is absent.
-            only: the only original type that is supported here; None supports all that we have.
+            only: the only original type that is supported here; None supports all that we have, and no activation.
 
         Raises:
-            ConversionError: there is no activation, it is not supported, or it has an unknown option.
+            ConversionError: it is not supported, or it has an unknown option.
         """
         original = self.take(name, {"type": default})
         place = f"{self.where}.{name}"
+        if original is None and only is None:
+            return None
         kind = None if original is None else type_name(original, place, _ACTIVATIONS)
         if kind not in _ACTIVATIONS or only not in (None, kind):
             supported = only or ", ".join(_ACTIVATIONS)
@@ -223,7 +236,7 @@ class Options:
 
     def rest(self) -> str:
         """Accounts for all options that are left, and returns them with their values as text; empty for none."""
-        listed = ", ".join(f"{k}={v!r:.60}" for k, v in self._left.items())
+        listed = ", ".join(f"{name}={_shown(value)}" for name, value in self._left.items())
         self._left.clear()
         return listed
 

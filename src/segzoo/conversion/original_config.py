@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,7 +77,7 @@ class OriginalConfig:
                 options=options,
                 where=where,
                 metainfo=options.get("metainfo") or config.get("metainfo") or {},
-                reduce_labels=_reduces_labels(config, options),
+                reduce_labels=_reduces_labels(config, options, steps),
             )
         return cls(
             model=model,
@@ -131,14 +131,18 @@ def _find_test_pipeline(
     return None, ""
 
 
-def _reduces_labels(config: Mapping[str, Any], dataset: Mapping[str, Any]) -> bool | None:
+def _reduces_labels(
+    config: Mapping[str, Any], dataset: Mapping[str, Any], test_pipeline: Sequence[Any] | None
+) -> bool | None:
     said = [config.get("reduce_zero_label"), dataset.get("reduce_zero_label")]
-    pipelines = [dataset.get("pipeline"), config.get("train_pipeline"), config.get("test_pipeline")]
+    pipelines = [dataset.get("pipeline"), config.get("train_pipeline"), test_pipeline]
     steps = [step for steps in pipelines for step in steps or () if isinstance(step, Mapping)]
     said += [step.get("reduce_zero_label") for step in steps]
     said = [bool(value) for value in said if value is not None]
     if said:
         return any(said)
+    if _class_name(dataset.get("type") or config.get("dataset_type")) == "COCOStuffDataset":
+        return False  # the class of two data sets, which reduces labels only where a config says so
     # Before 1.x the step that loads labels leaves them unchanged by default; in 1.x the data set decides.
     old = "train_dataloader" not in config and "test_dataloader" not in config
     return False if old and any(_class_name(step.get("type")) == "LoadAnnotations" for step in steps) else None

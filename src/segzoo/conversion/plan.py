@@ -33,7 +33,7 @@ from segzoo.conversion.scene_parsing import (
 )
 from segzoo.conversion.translate import translate_config
 from segzoo.conversion.translation import ComponentKeys, Translation
-from segzoo.errors import first_line
+from segzoo.errors import SegZooError, first_line
 from segzoo.heads import HeadConfig
 from segzoo.image_processing_segzoo import SegZooImageProcessor
 from segzoo.modeling_segzoo import SegZooForSemanticSegmentation
@@ -128,7 +128,7 @@ def plan_segmentor(original: Original) -> Plan:
     refuse_other_tasks(original.checkpoint.state_dict, original.title)
     try:
         translation, source = _translate_own(original)
-    except ConversionError as error:
+    except SegZooError as error:
         row = original.row or _released(original)
         config = None if row is None or original.config is not None else zoo.original_config(row.name)
         if config is None or is_scene_parsing(config):
@@ -136,7 +136,7 @@ def plan_segmentor(original: Original) -> Plan:
         source = f"the zoo ({row.name})"
         try:
             translation = original.translate(config)
-        except ConversionError:
+        except SegZooError:
             raise error from None
         cause = " ".join(str(error).split())
         note = f"config: {source} gave it, because the checkpoint's own cannot be translated ({cause})"

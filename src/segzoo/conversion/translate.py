@@ -11,6 +11,7 @@ from typing import Any
 
 from segzoo.conversion import rules  # noqa: F401  (each rule module registers itself)
 from segzoo.conversion.errors import ConversionError
+from segzoo.conversion.hub_models import hub_models_named
 from segzoo.conversion.keys import Context, find_rule
 from segzoo.conversion.labels import find_classes
 from segzoo.conversion.options import Options, type_name, values_that_fit
@@ -170,8 +171,9 @@ def _heads(originals: Any, original_prefix: str, native_prefix: str, context: Co
 
 def _component(kind: str, original: Any, original_prefix: str, native_prefix: str, context: Context) -> ComponentKeys:
     where = "model." + original_prefix.rstrip(".")
-    rule = find_rule(kind, original, where)
-    native, table = rule.convert(original, context.at(where))
+    with hub_models_named(context.original.model):
+        rule = find_rule(kind, original, where)
+        native, table = rule.convert(original, context.at(where))
     return ComponentKeys(original_prefix, native_prefix, table, type_name(original, where, rule.types), native)
 
 

@@ -182,7 +182,7 @@ class TestLiterals:
 
 
 REFUSED = [
-    ("with read_base():\n    from .a import *", "'with'"),
+    ("with read_base():\n    from .a import *", "builds on base files \\(a.py\\), and it has no folder"),
     ("x = lambda: 1", "'lambda: 1' is not read"),
     ("x = (y := 1)", "'\\(y := 1\\)' is not read"),
     ("import os\nx = os", "'os' is a module that the file imports"),
@@ -582,7 +582,50 @@ class TestBaseFiles:
         with pytest.raises(
             ConfigReadError, match="base.py, line 1: the base file 'mmseg::_base_/models/a.py' belongs"
         ):
-            read_config_file(tmp_path / "main.py", base_loader={}.get)
+            use(read_config_file(tmp_path / "main.py", base_loader={}.get))
+
+    def test_a_base_file_that_is_not_there_is_missed_where_its_values_are(self, tmp_path):
+        write(
+            tmp_path,
+            main="_base_ = ['_base_/models/a.py', '_base_/datasets/b.py', '_base_/schedules/c.py', 'mmdet::_base_/default_runtime.py']\n"
+            "model = dict(n=2)\nx = 1",
+            own="_base_ = ['_base_/datasets/b.py', 'mmseg::_base_/models/a.py']\n"
+            "model = dict(_delete_=True, n=2)\ntest_pipeline = []",
+            known="_base_ = ['gone.py', 'model.py']",
+            model="model = dict(n=1)",
+        )
+        values = read_config_file(tmp_path / "main.py")
+        assert list(values) == ["test_pipeline", "model", "x"] and values["x"] == 1
+        assert "'_base_/models/a.py' does not exist" in str(cause_of(values["model"]))
+        assert "'_base_/datasets/b.py' does not exist" in str(cause_of(values["test_pipeline"]))
+        assert read_config_file(tmp_path / "own.py") == {"model": {"n": 2}, "test_pipeline": []}
+        values = read_config_file(tmp_path / "known.py")
+        assert values["model"] == {"n": 1} and "'gone.py'" in str(cause_of(values["test_pipeline"]))
+
+    def test_base_files_that_are_imported(self, tmp_path):
+        write(tmp_path / "a" / "_base_", model="from x import Net\nmodel = dict(type=Net, m=dict(n=1, k=2))\ny = [1]")
+        write(
+            tmp_path / "a",
+            middle="from mmengine.config import read_base\nwith read_base():\n    from ._base_.model import *\ny += [2]",
+        )
+        write(
+            tmp_path / "b",
+            main="with read_base():\n    from ..a.middle import model, y as z\n    from mmseg.configs.c.d_e import *\n"
+            "    from mmdet.e import f\nmodel.update(dict(m=dict(n=3)))",
+            circle="with read_base():\n    from .circle import *",
+            other="with read_base():\n    x = 1",
+            none="with read_base():\n    from ..a.middle import w",
+        )
+        files = {"mmseg::c/d_e.py": {"u": 4}}
+        values = read_config_file(tmp_path / "b" / "main.py", base_loader=files.get)
+        f = values.pop("f")
+        assert values == {"model": {"type": "x.Net", "m": {"n": 3, "k": 2}}, "z": [1, 2], "u": 4}
+        assert "'mmdet::e.py' belongs to another package" in str(cause_of(f))
+        for name, cause in (("circle", "circle.py, line 2.* in a circle"), ("other", "'x = 1' under 'with read_base")):
+            with pytest.raises(ConfigReadError, match=cause):
+                read_config_file(tmp_path / "b" / f"{name}.py")
+        with pytest.raises(ConfigReadError, match="'../a/middle.py' has no 'w'"):
+            use(read_config_file(tmp_path / "b" / "none.py"))
 
     def test_a_byte_order_mark_and_the_line_ends_of_windows(self, tmp_path):
         (tmp_path / "main.py").write_bytes(b"\xef\xbb\xbf_base_ = [\r\n    'base.json']\r\nx = 1\r\n")

@@ -2,8 +2,8 @@
 
 A checkpoint of the mmsegmentation family carries its training config as Python text, and its repository has the
 config as a file that builds on base files. Both are read as literals (`statements`, `literals`) and never executed.
-What cannot be read (a call of an unknown function, a name that an import brings) stops nothing: an `Unreadable` stands
-in its place, which raises the error, with file and line, when somebody uses the value.
+What cannot be read (a call of an unknown function, a name that an import brings, a base file that is not there) stops
+nothing: an `Unreadable` stands in its place, which raises the error, with file and line, when somebody uses the value.
 Inheritance follows mmcv: base files relative to the file, no key in two of them, dicts merged key by key,
 ``_delete_=True`` replaces instead of merging; ``{{ _base_.a.b }}`` (mmcv) and ``_base_.a.b`` (mmengine) read values of
 the base files.
@@ -85,15 +85,14 @@ def _no_package(reference: str) -> None:
     """The base loader of who has no other package's files."""
 
 
-def _loaded(loader: BaseLoader, reference: str, filename: str, line: int, budget: Budget) -> dict[str, Any]:
+def _loaded(
+    loader: BaseLoader, reference: str, filename: str, line: int, budget: Budget
+) -> dict[str, Any] | Unreadable:
     values = loader(reference)
     if values is None:
-        raise ConfigReadError(
-            filename,
-            line,
-            f"the base file {reference!r} belongs to another package",
-            "give the resolved config (mmsegmentation's print_config prints it)",
-        )
+        cause = f"the base file {reference!r} belongs to another package, and the zoo does not have it"
+        fix = "put the file next to this one and name it there, or give the resolved config (print_config prints it)"
+        return Unreadable(ConfigReadError(filename, line, cause, fix))
     return copy_tree(values, filename, budget)
 
 
@@ -108,16 +107,17 @@ def _read_file(path: Path, budget: Budget, chain: tuple[Path, ...], base_loader:
         raise ConfigReadError(path, None, f"the base files build on each other more than {MAX_BASE_DEPTH} deep")
 
     def load_bases(references: list[str], line: int) -> dict[str, Any]:
-        bases = []
+        bases: list[tuple[str, dict[str, Any] | Unreadable]] = []
         for reference in references:
             if "::" in reference:
                 bases.append((reference, _loaded(base_loader, reference, str(path), line, budget)))
                 continue
             base = path.parent / reference
             if not base.exists():
-                raise ConfigReadError(
-                    path, line, f"the base file {reference!r} does not exist ({base})", "keep the configs folder whole"
-                )
+                cause = f"the base file {reference!r} does not exist ({base})"
+                error = ConfigReadError(path, line, cause, "keep the configs folder whole")
+                bases.append((reference, Unreadable(error)))
+                continue
             if base.resolve() in chain:
                 raise ConfigReadError(path, line, f"the base file {reference!r} builds on this file in a circle")
             bases.append((reference, _read_file(base, budget, chain, base_loader)))
@@ -192,8 +192,13 @@ def _read(
     return merge(copy_tree(names, filename, budget, reader.spoiled), base, filename)
 
 
-def join_bases(bases: list[tuple[str, dict[str, Any]]], filename: str, line: int | None) -> dict[str, Any]:
+def join_bases(
+    bases: list[tuple[str, dict[str, Any] | Unreadable]], filename: str, line: int | None
+) -> dict[str, Any]:
     """The values of several base files in one dict.
+
+    In the place of a file that is not there (an `Unreadable`), its error stands under the keys that such a file sets,
+    of those without which nothing converts, unless another file sets them.
 
     Raises:
         ConfigReadError: a key stands in two of them.
@@ -201,6 +206,8 @@ def join_bases(bases: list[tuple[str, dict[str, Any]]], filename: str, line: int
     joined: dict[str, Any] = {}
     origin: dict[str, str] = {}
     for reference, values in bases:
+        if is_unreadable(values):
+            continue
         double = sorted(joined.keys() & values.keys())
         if double:
             raise ConfigReadError(
@@ -211,7 +218,20 @@ def join_bases(bases: list[tuple[str, dict[str, Any]]], filename: str, line: int
             )
         joined.update(values)
         origin.update(dict.fromkeys(values, reference))
+    for reference, values in bases:
+        if is_unreadable(values):
+            joined = dict.fromkeys(_needed_keys(reference), values) | joined
     return joined
+
+
+def _needed_keys(reference: str) -> tuple[str, ...]:
+    """The keys that a base file sets by its place in the family's folders, of those without which nothing converts."""
+    parts = reference.replace("::", "/").replace("\\", "/").removesuffix(".py").split("/")
+    if "schedules" in parts or parts[-1].endswith("runtime"):
+        return ()
+    if "models" in parts:
+        return ("model",)
+    return ("test_pipeline",) if "datasets" in parts else ("model", "test_pipeline")
 
 
 def merge(child: dict[str, Any], base: dict[str, Any], filename: str, where: str = "") -> dict[str, Any]:

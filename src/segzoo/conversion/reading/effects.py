@@ -46,6 +46,14 @@ def assigns_base(node: ast.AST) -> bool:
     return isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "_base_" for t in node.targets)
 
 
+def imports_base(node: ast.AST) -> bool:
+    """Whether a statement is ``with read_base():``, under which mmengine's lazy configs import their base files."""
+    match node:
+        case ast.With(items=[ast.withitem(context_expr=ast.Call(func=ast.Name(id="read_base")))]):
+            return True
+    return False
+
+
 def describe(node: ast.expr | ast.stmt) -> str:
     """What a user would call this piece of text, in quotation marks; cheap however long it is."""
     if node.lineno != node.end_lineno or (node.end_col_offset or 0) - node.col_offset > 200:

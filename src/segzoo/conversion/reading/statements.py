@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 from segzoo.conversion.errors import ConfigLimitError, ConfigReadError
-from segzoo.conversion.reading.effects import assigns_base, describe
+from segzoo.conversion.reading.effects import assigns_base, describe, imports_base
 from segzoo.conversion.reading.functions import BaseDict, items_of, operate
 from segzoo.conversion.reading.limits import Budget
 from segzoo.conversion.reading.literals import FIX_RESOLVED, NEVER_EXECUTED, LiteralReader
-from segzoo.conversion.reading.unreadable import Unreadable
+from segzoo.conversion.reading.unreadable import Unreadable, is_unreadable
 
 _NOT_READ: dict[type[ast.AST], str] = {
     ast.With: "'with'",
@@ -72,7 +72,7 @@ class StatementReader(LiteralReader):
         except ConfigLimitError:
             raise
         except ConfigReadError as error:
-            if any(map(assigns_base, ast.walk(node))):
+            if any(assigns_base(part) or imports_base(part) for part in ast.walk(node)):
                 raise
             self.spoil(node, error)
 
@@ -114,9 +114,9 @@ class StatementReader(LiteralReader):
                 self.names.update({key: item for key, item in self.evaluate(value).items() if isinstance(key, str)})
             case ast.Expr(value=value):
                 self.evaluate(value)
-            case ast.With() if any(isinstance(part, ast.alias) and part.name == "*" for part in ast.walk(node)):
-                cause = "'with' (the import style of inheritance) is not read"
-                raise ConfigLimitError(self.filename, node.lineno, cause, FIX_RESOLVED)
+            case ast.With() if imports_base(node):
+                for statement in node.body:
+                    self.import_base(statement)
             case _:
                 raise self.error(node, f"{_NOT_READ.get(type(node)) or describe(node)} is not read", FIX_RESOLVED)
 
@@ -179,13 +179,53 @@ class StatementReader(LiteralReader):
             raise self.error(node, "'_base_' must be a file name or a list of file names")
         if self.base is not None:
             raise self.error(node, "'_base_' is assigned twice", "put all base files into one list")
+        self.base = self.bases(list(references), node)
+
+    def import_base(self, node: ast.stmt) -> None:
+        """Reads a base file as mmengine's lazy configs name it: an import under ``with read_base():``.
+
+        ``from ..a.b import *`` is the file ``../a/b.py``, ``from mmseg.configs.a.b import *`` is ``mmseg::a/b.py``.
+
+        Raises:
+            ConfigLimitError: it is another statement, or the file cannot be read.
+        """
+        if not isinstance(node, ast.ImportFrom) or not node.module:
+            cause = f"{describe(node)} under 'with read_base()' is not read"
+            raise ConfigLimitError(self.filename, node.lineno, cause, "only 'from file import names' is")
+        path = node.module.split(".")
+        if node.level:
+            reference = "../" * (node.level - 1) + "/".join(path)
+        else:
+            reference = f"{path[0]}::" + "/".join(path[2 if path[1:2] == ["configs"] else 1 :])
+        values = self.bases([f"{reference}.py"], node)
+        not_there = next(iter(values.values())) if values and all(map(is_unreadable, values.values())) else None
+        for name in node.names:
+            if name.name == "*":
+                for key, value in values.items():
+                    self.bind(key, value)
+            elif name.name in values:
+                self.bind(name.asname or name.name, values[name.name])
+            else:
+                cause = f"the base file '{reference}.py' has no {name.name!r}"
+                self.bind(
+                    name.asname or name.name, Unreadable(self.error(node, cause)) if not_there is None else not_there
+                )
+
+    def bases(self, references: list[str], node: ast.stmt) -> Any:
+        """The merged values of base files.
+
+        Raises:
+            ConfigLimitError: there is no folder to find them in.
+            ConfigReadError: they cannot be read.
+        """
         if self.load_bases is None:
-            raise self.error(
-                node,
+            raise ConfigLimitError(
+                self.filename,
+                node.lineno,
                 f"the text builds on base files ({', '.join(references)}), and it has no folder to find them in",
                 "give the config as a file, beside its base files",
             )
-        self.base = _as_base(self.load_bases(list(references), node.lineno))
+        return _as_base(self.load_bases(references, node.lineno))
 
 
 def _as_base(value: Any) -> Any:

@@ -38,7 +38,7 @@ def plain_convolutions(options: Options) -> None:
     """
     conv_cfg = options.take("conv_cfg", None)
     if conv_cfg is not None and type_name(conv_cfg, f"{options.where}.conv_cfg") not in ("Conv", "Conv2d"):
-        raise options.error(f"convolutions {conv_cfg!r} are not supported (only ordinary ones)")
+        raise options.error(f"convolutions conv_cfg={conv_cfg!r} are not supported (only ordinary ones)")
 
 
 def head_options(

@@ -1,0 +1,48 @@
+"""Writes the last table of ``conversion.md``: the options of components with few supported values, read from the rules.
+
+python docs/refused_options.py
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+PAGE = Path(__file__).with_name("conversion.md")
+RULES = Path(__file__).parents[1] / "src/segzoo/conversion/rules"
+MARK = "<!-- written by docs/refused_options.py -->\n"
+
+
+def options(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Each option that a rule expects, and its supported values as text, in the order of the file."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Attribute(attr="expect"), args=[ast.Constant(value=str(name)), *allowed]):
+                yield name, " or ".join(f"`{ast.unparse(value)}`" for value in allowed)
+            case ast.keyword(arg="expected", value=ast.Dict(keys=keys, values=values)):
+                for key, allowed in zip(keys, values, strict=True):
+                    parts = allowed.elts if isinstance(allowed, ast.Tuple) else [allowed]
+                    yield ast.literal_eval(key), " or ".join(f"`{ast.unparse(value)}`" for value in parts)
+            case ast.Call(func=ast.Attribute(attr="batch_norm_eps")):
+                yield "norm_cfg", "a batch norm"
+            case ast.Call(func=ast.Attribute(attr="activation"), keywords=keywords):
+                for keyword in keywords:
+                    if keyword.arg == "only":
+                        yield "act_cfg", f"`{ast.unparse(keyword.value)}`"
+
+
+def table() -> str:
+    """The table as markdown: a row for each rule file and option."""
+    lines = ["| rule | option | supported |", "|---|---|---|"]
+    for path in sorted(RULES.glob("*.py")):
+        found = dict.fromkeys(options(ast.parse(path.read_text(encoding="utf-8"))))
+        lines += [f"| {path.stem} | `{name}` | {allowed} |" for name, allowed in sorted(found)]
+    return "\n".join(lines) + "\n"
+
+
+def page() -> str:
+    """The whole page with the table as it is now."""
+    return PAGE.read_text(encoding="utf-8").partition(MARK)[0] + MARK + "\n" + table()
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
