@@ -15,10 +15,8 @@ CASES = {
 }
 # What should convert and does not yet, with what its refusal names.
 MISSING = {
-    "beit_original_spelling": "'BEiT'",
     "mask2former_mmdet3": "layer_cfg",
     "swin_mmseg_uper": "'SwinTransformer'",
-    "beit_mmseg": "'BEiT'",
     "vit_multilevel_neck": "'VisionTransformer'",
     "fpn_semantic": "'FPN'",
     "ocr_cascade": "'OCRHead'",

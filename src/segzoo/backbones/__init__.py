@@ -6,6 +6,7 @@ from segzoo.backbones.hrnet import HRNetBackbone, HRNetConfig
 from segzoo.backbones.internimage import InternImageBackbone, InternImageConfig
 from segzoo.backbones.mobilenetv2 import MobileNetV2Backbone, MobileNetV2Config
 from segzoo.backbones.resnet import ResNetBackbone, ResNetConfig
+from segzoo.backbones.uniperceiver import UniPerceiverBackbone, UniPerceiverConfig
 from segzoo.backbones.vit import ViTBackbone, ViTConfig
 from segzoo.backbones.vit_adapter import ViTAdapterBackbone, ViTAdapterConfig
 
@@ -22,6 +23,8 @@ __all__ = [
     "MobileNetV2Config",
     "ResNetBackbone",
     "ResNetConfig",
+    "UniPerceiverBackbone",
+    "UniPerceiverConfig",
     "ViTBackbone",
     "ViTConfig",
     "ViTAdapterBackbone",

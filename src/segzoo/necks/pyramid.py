@@ -48,7 +48,9 @@ class PyramidNeckConfig(NeckConfig):
         """The scales are known and fall, and the neck reads one map or one for each."""
         super().check()
         if not self.scales or list(self.scales) != sorted(set(self.scales) & set(SCALES), reverse=True):
-            raise SegZooError(f"PyramidNeckConfig: scales={list(self.scales)} must be some of 4, 2, 1, 0.5, 0.25, falling")
+            raise SegZooError(
+                f"PyramidNeckConfig: scales={list(self.scales)} must be some of 4, 2, 1, 0.5, 0.25, falling"
+            )
         if self.in_channels is not None and len(self.in_channels) not in (1, len(self.scales)):
             count = _WORDS[len(self.scales)]
             raise SegZooError(
