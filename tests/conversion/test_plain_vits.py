@@ -134,7 +134,7 @@ def branch(*, interactions=4, extra=2, mlp=True):
 
 def config(backbone, **changes):
     head = tiny.MODEL["decode_head"] | {"in_channels": WIDTH}
-    return tiny.config(model__backbone=backbone, model__decode_head=head, **changes)
+    return tiny.config(**{"model__backbone": backbone, "model__decode_head": head} | changes)
 
 
 def loaded(values, shapes):
@@ -251,7 +251,9 @@ def test_uniperceiver_adapter():
     vit, seen = model.backbone.vit, []
     for block in vit.layers:
         block.register_forward_hook(lambda _, arguments, output: seen.append((arguments[0], output)))
-    assert [x.shape for x in model.forward_maps(PIXELS)[0]] == [(1, WIDTH, 64 // s, 96 // s) for s in (8, 16, 32, 64)]
+    assert [x.shape for x in model.forward_maps(PIXELS)[0]] == [
+        (1, WIDTH, *size) for size in ((8, 12), (4, 6), (2, 3), (1, 2))
+    ]
 
     x = F.conv2d(PIXELS, *tensors(state, "visual_embed.patch_embed.proj")[0], stride=PATCH)
     embed = "backbone.visual_embed.patch_embed"
@@ -301,7 +303,9 @@ def test_without_the_features_of_the_vit():
 def test_the_light_adapter_has_one_interaction_without_feed_forward_parts():
     backbone = {"type": "ViTAdapter", "pretrain_size": 32} | ADAPTER | LIGHT
     _, model = loaded(config(backbone), timm_blocks(beit=False) | branch(interactions=1, extra=0, mlp=False))
-    assert [x.shape for x in model.forward_maps(PIXELS)[0]] == [(1, WIDTH, 64 // s, 96 // s) for s in (8, 16, 32, 64)]
+    assert [x.shape for x in model.forward_maps(PIXELS)[0]] == [
+        (1, WIDTH, *size) for size in ((8, 12), (4, 6), (2, 3), (1, 2))
+    ]
 
     assert not any("mlp" in name for name, _ in model.backbone.interactions.named_parameters())
 
@@ -319,7 +323,7 @@ def test_the_light_adapter_has_one_interaction_without_feed_forward_parts():
         ({"model__backbone": {"type": "ViTBaseline", "window_attn": [True], "depth": 4}}, "each of 4 blocks"),
         (
             {"model__backbone": {"type": "ViTAdapter"} | ADAPTER | {"interaction_indexes": [[0, 3]]}},
-            "must be four rising numbers",
+            "must be four groups, unless add_vit_feature=False",
         ),
         (
             {"model__backbone": {"type": "ViTAdapter"} | ADAPTER | {"interaction_indexes": [[0, 1], [3, 3]]}},

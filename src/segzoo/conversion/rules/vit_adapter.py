@@ -58,12 +58,15 @@ def _adapter(
         raise options.error(
             f"interaction_indexes={blocks} must be groups, one behind the other, of all {depth} blocks"
         )
+    add_vit_features = bool(options.take("add_vit_feature", True))
+    if add_vit_features and len(blocks) != 4:
+        raise options.error(f"interaction_indexes={blocks} must be four groups, unless add_vit_feature=False")
     mlp_ratio = float(options.take("cffn_ratio", 0.25))
     config = ViTAdapterConfig(
         vit_config=vit,
         num_channels=vit.num_channels,
         interaction_layers=[part[-1] + 1 for part in blocks],
-        add_vit_features=bool(options.take("add_vit_feature", True)),
+        add_vit_features=add_vit_features,
         branch_channels=options.take("conv_inplane", 64),
         deform_num_heads=options.take("deform_num_heads", 6),
         deform_num_points=options.take("n_points", 4),
