@@ -279,6 +279,8 @@ def test_uniperceiver_adapter():
         x = x + scale2 * F.linear(F.gelu(F.linear(F.layer_norm(x, (WIDTH,), *norm2, 1e-5), *up)), *down)
         close(output, x)
     assert {m.eps for m in model.backbone.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-5}
+    depths = {name: model.backbone.parameter_depth(f"vit.{name}") for name, _ in vit.named_parameters()}
+    assert all(depth == (int(n.split(".")[1]) + 1 if n.startswith("layers.") else 0) for n, depth in depths.items())
 
 
 @torch.no_grad()
@@ -349,3 +351,13 @@ def test_defaults_are_those_of_each_class():
     assert (inside.image_size, inside.qkv_bias, inside.layer_scale) == (224, False, None)
     mmseg = translated(type="BEiT", embed_dims=768)
     assert (mmseg.qkv_bias, mmseg.layer_scale, mmseg.norm_eps, mmseg.out_features) == (True, 0.1, 1e-5, ["stage12"])
+
+
+def test_a_stride_longer_than_the_window_is_cut():
+    """BEiT's configs are trained at other sizes by changing crop_size alone; the original then has gaps, or one window."""
+    windows = {"mode": "slide", "crop_size": (32, 480), "stride": (426, 426)}
+    translation = translate_config(config({"type": "BEiT"} | BEIT, model__test_cfg=windows))
+    assert (translation.config.window_size, translation.config.window_stride) == ([32, 480], [32, 426])
+    assert (
+        "model.test_cfg: stride=[426, 426] is longer than crop_size=[32, 480]; [32, 426] is taken" in translation.notes
+    )

@@ -69,7 +69,7 @@ def translate_config(
     auxiliary_heads = [] if auxiliary is None else _heads(auxiliary, "auxiliary_head.", "auxiliary_heads.", context)
     components += [*decode_heads, *auxiliary_heads]
     with values_that_fit(test_cfg.where):
-        window_size, window_stride = _windows(test_cfg)
+        window_size, window_stride = _windows(test_cfg, context)
     test_cfg.finish()  # the heads have taken theirs
     options.finish()
 
@@ -222,13 +222,20 @@ def _class_count(
     return count
 
 
-def _windows(options: Options) -> tuple[list[int] | None, list[int] | None]:
-    """(window size, window stride), each [height, width], of the test settings; (None, None) for whole images."""
+def _windows(options: Options, context: Context) -> tuple[list[int] | None, list[int] | None]:
+    """(window size, window stride), each [height, width], of the test settings; (None, None) for whole images.
+
+    A stride longer than the window becomes as long: the original takes only images that it gives the same windows.
+    """
     options.ignore(*_PANOPTIC, "batched_slide", "rescale")
     if options.expect("mode", "whole", "slide") == "whole":
         options.ignore("crop_size", "stride")  # not used
         return None, None
-    return _pair(options, "crop_size"), _pair(options, "stride")
+    size, stride = _pair(options, "crop_size"), _pair(options, "stride")
+    steps = [min(pair) for pair in zip(size, stride, strict=True)]
+    if steps != stride:
+        context.note(options.where, f"stride={stride} is longer than crop_size={size}; {steps} is taken")
+    return size, steps
 
 
 def _pair(options: Options, name: str) -> list[int]:
