@@ -13,7 +13,7 @@ from transformers import AutoBackbone as TransformersAutoBackbone
 from transformers import AutoConfig, AutoModel
 
 from segzoo import AutoBackbone, SegZooConfig, SegZooForSemanticSegmentation
-from segzoo.backbones import BeitConfig, ViTAdapterBackbone, ViTAdapterConfig, ViTConfig
+from segzoo.backbones import BeitConfig, UniPerceiverConfig, ViTAdapterBackbone, ViTAdapterConfig, ViTConfig
 from segzoo.backbones.beit import BeitAttention, resize_bias_table
 from segzoo.backbones.vit import ViTBackbone, resize_positions
 from segzoo.backbones.vit_adapter import VARIANTS, Extractor, Injector, SpatialPrior
@@ -138,6 +138,7 @@ SMALL = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}
 VITS = {
     "segzoo_vit": ViTConfig.tiny,
     "segzoo_beit": BeitConfig.tiny,
+    "segzoo_uniperceiver": UniPerceiverConfig.tiny,
     "vit": lambda: AutoConfig.for_model("vit", **SMALL, intermediate_size=32, image_size=64, patch_size=16),
     "dinov2": lambda: AutoConfig.for_model("dinov2", **SMALL, mlp_ratio=2, image_size=56, patch_size=14),
     "dinov2_with_registers": lambda: AutoConfig.for_model(

@@ -15,9 +15,7 @@ CASES = {
 }
 # What should convert and does not yet, with what its refusal names.
 MISSING = {
-    "beit_original_spelling": "'BEiT'",
     "swin_mmseg_uper": "'SwinTransformer'",
-    "beit_mmseg": "'BEiT'",
     "vit_multilevel_neck": "'VisionTransformer'",
     "fpn_semantic": "'FPN'",
     "ocr_cascade": "'OCRHead'",

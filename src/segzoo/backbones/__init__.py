@@ -7,6 +7,7 @@ from segzoo.backbones.internimage import InternImageBackbone, InternImageConfig
 from segzoo.backbones.mobilenetv2 import MobileNetV2Backbone, MobileNetV2Config
 from segzoo.backbones.resnet import ResNetBackbone, ResNetConfig
 from segzoo.backbones.stage_encoder import StageEncoderBackbone, StageEncoderConfig
+from segzoo.backbones.uniperceiver import UniPerceiverBackbone, UniPerceiverConfig
 from segzoo.backbones.vit import ViTBackbone, ViTConfig
 from segzoo.backbones.vit_adapter import ViTAdapterBackbone, ViTAdapterConfig
 
@@ -25,6 +26,8 @@ __all__ = [
     "ResNetConfig",
     "StageEncoderBackbone",
     "StageEncoderConfig",
+    "UniPerceiverBackbone",
+    "UniPerceiverConfig",
     "ViTBackbone",
     "ViTConfig",
     "ViTAdapterBackbone",

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from segzoo.auto import register_backbone
-from segzoo.backbones.plain_vit import PlainViTBackbone, PlainViTConfig
+from segzoo.backbones.plain_vit import PlainViTBackbone, PlainViTConfig, vit_blocks
 from segzoo.base import Ints
 from segzoo.errors import SegZooError
 from segzoo.layers import to_tokens
-from segzoo.layers.vit import Attention, ViTBlock, drop_path_rates
+from segzoo.layers.vit import Attention
 
 # Keyword arguments of BeitConfig.
 VARIANTS = {
@@ -207,21 +207,10 @@ class BeitBackbone(PlainViTBackbone):
 
     def __init__(self, config: BeitConfig):
         super().__init__(config)
-        width = config.hidden_size
-        self.class_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.class_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
         self.dropout = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList(
-            ViTBlock(
-                BeitAttention(config),
-                width,
-                int(width * config.mlp_ratio),
-                norm_eps=config.norm_eps,
-                layer_scale=config.layer_scale,
-                dropout=config.dropout,
-                drop_path=rate,
-            )
-            for rate in drop_path_rates(config.drop_path_rate, config.num_hidden_layers)
-        )
+        attentions = (BeitAttention(config) for _ in range(config.num_hidden_layers))
+        self.layers = vit_blocks(config, attentions, config.layer_scale)
         self.post_init()
 
     def embed(self, pixel_values: Tensor) -> tuple[Tensor, tuple[int, int]]:

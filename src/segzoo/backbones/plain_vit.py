@@ -1,5 +1,6 @@
 """What segzoo's plain vision transformers share: patches of one width and one resolution throughout."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -12,7 +13,7 @@ from transformers.utils.generic import can_return_tuple
 from segzoo.backbones.base import Backbone, BackboneConfig, evenly_spaced_layers
 from segzoo.errors import SegZooError
 from segzoo.layers import to_map, to_tokens
-from segzoo.layers.vit import ViTBlock
+from segzoo.layers.vit import ViTBlock, drop_path_rates
 
 
 @strict
@@ -178,6 +179,31 @@ class PlainViTBackbone(Backbone):
     def finish(self, feature_map: Tensor) -> Tensor:
         size = (feature_map.shape[2], feature_map.shape[3])
         return to_map(self.norm(to_tokens(feature_map)), size)
+
+
+def vit_blocks(config: PlainViTConfig, attentions: Iterable[nn.Module], layer_scale: float | None) -> nn.ModuleList:
+    """The blocks of a plain ViT.
+
+    Args:
+        config: the ViT's config.
+        attentions: for each block the module that mixes its tokens.
+        layer_scale: initial value of the learned scales of the residual branches; None for no scales.
+    """
+    width = config.hidden_size
+    return nn.ModuleList(
+        ViTBlock(
+            attention,
+            width,
+            int(width * config.mlp_ratio),
+            norm_eps=config.norm_eps,
+            layer_scale=layer_scale,
+            dropout=config.dropout,
+            drop_path=rate,
+        )
+        for attention, rate in zip(
+            attentions, drop_path_rates(config.drop_path_rate, config.num_hidden_layers), strict=True
+        )
+    )
 
 
 def whole_patches(pixel_values: Tensor, patch_size: int) -> Tensor:

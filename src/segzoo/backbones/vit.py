@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from segzoo.auto import register_backbone
-from segzoo.backbones.plain_vit import PlainViTBackbone, PlainViTConfig
+from segzoo.backbones.plain_vit import PlainViTBackbone, PlainViTConfig, vit_blocks
 from segzoo.base import Ints
 from segzoo.errors import SegZooError
 from segzoo.layers import resize, to_map, to_tokens
-from segzoo.layers.vit import Attention, ViTBlock, drop_path_rates
+from segzoo.layers.vit import Attention
 
 _SIZES = {
     "t": {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3},
@@ -98,29 +98,18 @@ class ViTBackbone(PlainViTBackbone):
         # The first position is the class token's. Checkpoints always have it; without a class token it is not used.
         self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + side * side, width))
         self.dropout = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList(
-            ViTBlock(
-                Attention(
-                    config,
-                    width,
-                    config.num_attention_heads,
-                    qkv_bias="all" if config.qkv_bias else "none",
-                    window=window,
-                    dropout=config.attention_dropout,
-                ),
+        attentions = (
+            Attention(
+                config,
                 width,
-                int(width * config.mlp_ratio),
-                norm_eps=config.norm_eps,
-                layer_scale=config.layer_scale,
-                dropout=config.dropout,
-                drop_path=rate,
+                config.num_attention_heads,
+                qkv_bias="all" if config.qkv_bias else "none",
+                window=window,
+                dropout=config.attention_dropout,
             )
-            for window, rate in zip(
-                config.windows or [0] * config.num_hidden_layers,
-                drop_path_rates(config.drop_path_rate, config.num_hidden_layers),
-                strict=True,
-            )
+            for window in config.windows or [0] * config.num_hidden_layers
         )
+        self.layers = vit_blocks(config, attentions, config.layer_scale)
         self.post_init()
 
     def embed(self, pixel_values: Tensor) -> tuple[Tensor, tuple[int, int]]:

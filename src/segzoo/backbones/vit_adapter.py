@@ -53,19 +53,20 @@ class ViTAdapterConfig(BackboneConfig):
     """Options of ``ViTAdapterBackbone``; the defaults are those of ViT-Adapter-B over a ViT-B/16.
 
     Args:
-        vit_config: config of the plain ViT, or its dict: segzoo's ``ViTConfig`` or ``BeitConfig``, or a ``vit``,
-            ``dinov2``, ``dinov2_with_registers`` or ``dinov3_vit`` of transformers. None: a default ``ViTConfig``.
+        vit_config: config of the plain ViT, or its dict: segzoo's ``ViTConfig``, ``BeitConfig`` or
+            ``UniPerceiverConfig``, or a ``vit``, ``dinov2``, ``dinov2_with_registers`` or ``dinov3_vit`` of transformers. None: a default ``ViTConfig``.
         freeze_vit: the ViT's weights are not trained, and it stays in evaluation mode, in which gradient checkpointing
             does not reach its blocks.
-        interaction_layers: number of the ViT's blocks that have run at the end of each of the four interactions; an
-            empty list gives each interaction a quarter of them.
+        interaction_layers: number of the ViT's blocks that have run at the end of each interaction; an empty list gives
+            each of four interactions a quarter of them.
         injectors: the ViT reads from the branch before each interaction; False leaves the ViT's features as they are.
         read_normalized: the branch reads the ViT's tokens through the ViT's last norm.
+        add_vit_features: the ViT's map after each of four interactions is added to one of the returned maps, resized.
         branch_channels: width of the convolutional branch's stem.
         deform_num_heads: number of heads of the deformable attention.
         deform_num_points: number of points that each head reads from each level.
         deform_ratio: width of what deformable attention reads, relative to the ViT's.
-        mlp_ratio: hidden width of the branch's feed-forward parts, relative to the ViT's width.
+        mlp_ratio: hidden width of the branch's feed-forward parts, relative to the ViT's width; 0 for no such parts.
         extra_extractors: number of further extractors in the last interaction.
         injector_scale: initial value of the learned factor on what injectors add.
         drop_path_rate: probability of dropping the feed-forward parts of the branch, and the residual branches of the
@@ -85,6 +86,7 @@ class ViTAdapterConfig(BackboneConfig):
     interaction_layers: Ints = ()
     injectors: bool = True
     read_normalized: bool = False
+    add_vit_features: bool = True
     branch_channels: int = 64
     deform_num_heads: int = 12
     deform_num_points: int = 4
@@ -112,9 +114,11 @@ class ViTAdapterConfig(BackboneConfig):
             )
         width, layers = self.vit_config.hidden_size, self.vit_config.num_hidden_layers
         ends = self.interactions
-        if len(ends) != 4 or list(ends) != sorted(set(ends)) or ends[0] < 1 or ends[-1] > layers:
+        rising = list(ends) == sorted(set(ends)) and ends[0] >= 1 and ends[-1] <= layers
+        if not rising or (self.add_vit_features and len(ends) != 4):
             raise SegZooError(
-                f"ViT-Adapter: interaction_layers={list(ends)} must be four rising numbers of the ViT's {layers} blocks"
+                f"ViT-Adapter: interaction_layers={list(ends)} must be {'four ' if self.add_vit_features else ''}rising "
+                f"numbers of the ViT's {layers} blocks"
             )
         if int(width * self.deform_ratio) % self.deform_num_heads:
             raise SegZooError(
@@ -124,7 +128,7 @@ class ViTAdapterConfig(BackboneConfig):
 
     @property
     def interactions(self) -> list[int]:
-        """Number of the ViT's blocks that have run at the end of each of the four interactions."""
+        """Number of the ViT's blocks that have run at the end of each interaction."""
         return list(self.interaction_layers) or evenly_spaced_layers(self.vit_config.num_hidden_layers)
 
     @property
@@ -226,7 +230,7 @@ class BranchFeedForward(nn.Module):
 
 
 class Extractor(GradientCheckpointingLayer):
-    """Adds to the branch's tokens what they read from the ViT's patch tokens, then a feed-forward part.
+    """Adds to the branch's tokens what they read from the ViT's patch tokens, then a feed-forward part, if there is one.
 
     ``forward`` takes tokens as `Injector` does, and returns the branch's.
     """
@@ -238,14 +242,17 @@ class Extractor(GradientCheckpointingLayer):
         self.attention = DeformableAttention(
             channels, config.deform_num_heads, 1, config.deform_num_points, ratio=config.deform_ratio
         )
-        self.mlp_norm = nn.LayerNorm(channels, eps=config.norm_eps)
-        self.mlp = BranchFeedForward(channels, int(channels * config.mlp_ratio))
-        self.drop_path = DropPath(config.rate)
+        if config.mlp_ratio:
+            self.mlp_norm = nn.LayerNorm(channels, eps=config.norm_eps)
+            self.mlp = BranchFeedForward(channels, int(channels * config.mlp_ratio))
+            self.drop_path = DropPath(config.rate)
+        else:
+            self.mlp = None
 
     def forward(self, branch: Tensor, patches: Tensor, grid: Size, sizes: list[Size]) -> Tensor:
         centres = cell_centres(sizes, branch)[None, :, None]
         branch = branch + self.attention(self.query_norm(branch), centres, self.feature_norm(patches), [grid])
-        return branch + self.drop_path(self.mlp(self.mlp_norm(branch), sizes))
+        return branch if self.mlp is None else branch + self.drop_path(self.mlp(self.mlp_norm(branch), sizes))
 
 
 class Interaction(nn.Module):
@@ -277,8 +284,8 @@ class ViTAdapterBackbone(Backbone):
         channels = vit_config.hidden_size
         self.spatial_prior = SpatialPrior(config.num_channels, config.branch_channels, channels)
         self.level_embeddings = nn.Parameter(torch.zeros(3, channels))
-        last = 1 + config.extra_extractors
-        self.interactions = nn.ModuleList(Interaction(config, channels, n) for n in (1, 1, 1, last))
+        extractors = [1] * (len(config.interactions) - 1) + [1 + config.extra_extractors]
+        self.interactions = nn.ModuleList(Interaction(config, channels, n) for n in extractors)
         self.upsample = nn.ConvTranspose2d(channels, channels, kernel_size=2, stride=2)
         self.norms = nn.ModuleList(BatchNorm2d(channels) for _ in range(4))
         self.num_features = [channels] * 5
@@ -384,10 +391,9 @@ class ViTAdapterBackbone(Backbone):
         parts = branch.split([height * width for height, width in sizes], dim=1)
         maps = [to_map(part, size) for part, size in zip(parts, sizes, strict=True)]
         maps.insert(0, self.upsample(maps[0])[..., : stem.shape[2], : stem.shape[3]] + stem)
-        maps = [
-            norm(x + resize(output, x.shape[-2:])) for norm, x, output in zip(self.norms, maps, outputs, strict=True)
-        ]
-        return [stem, *maps]
+        if self.config.add_vit_features:
+            maps = [x + resize(output, x.shape[-2:]) for x, output in zip(maps, outputs, strict=True)]
+        return [stem, *(norm(x) for norm, x in zip(self.norms, maps, strict=True))]
 
     def _interact(self, pixel_values: Tensor, branch: Tensor, sizes: list[Size]) -> tuple[Tensor, list[Tensor]]:
         """The branch's tokens after all interactions, and the ViT's map after each."""

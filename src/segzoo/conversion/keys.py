@@ -182,11 +182,13 @@ class ComponentRule:
             through :class:`Options`, so that an unknown option is an error and never silently dropped. A component
             that holds another one returns ``(native config, key rules)``, with the rules that `nested` returned.
         keys: the key rules, or ``keys(native_config) -> rules`` where they depend on the config.
+        told_by: where several original classes have the same name, options that only this one has.
     """
 
     types: tuple[str, ...]
     translate: Callable[[Mapping[str, Any], Context], Any]
     keys: tuple[KeyRule, ...] | Callable[[Any], Iterable[KeyRule]]
+    told_by: tuple[str, ...] = ()
 
     def key_table(self, config: Any) -> KeyTable:
         """The key table of a component with this native config, without the keys of components inside it."""
@@ -207,10 +209,17 @@ class ComponentRule:
         return config, KeyTable((*inner, *self.key_table(config).rules))
 
 
+@dataclass(frozen=True, kw_only=True)
 class BackboneRule(ComponentRule):
-    """The rule of a component that turns an image into feature maps."""
+    """The rule of a component that turns an image into feature maps.
+
+    Args:
+        neck: ``neck(native_config) -> (config of the neck, key rules)`` if the original class holds layers that are a
+            neck of ours; the rules rename keys of the backbone to keys of the neck.
+    """
 
     kind = "backbone"
+    neck: Callable[[Any], tuple[Any, Iterable[KeyRule]]] | None = None
 
 
 class NeckRule(ComponentRule):
@@ -226,24 +235,28 @@ class HeadRule(ComponentRule):
 
 
 Rule = TypeVar("Rule", bound=ComponentRule)
-RULES: dict[str, dict[str, ComponentRule]] = {"backbone": {}, "neck": {}, "head": {}}
+RULES: dict[str, dict[str, tuple[ComponentRule, ...]]] = {"backbone": {}, "neck": {}, "head": {}}
 
 
 def register(rule: Rule) -> Rule:
     """Makes a rule known under each of its type names, and returns it.
 
     Raises:
-        ValueError: another rule already has one of the type names.
+        ValueError: another rule already has one of the type names, and nothing tells the two apart.
     """
     known = RULES[rule.kind]
     for name in rule.types:
-        if known.setdefault(name, rule) is not rule:
+        others = known.get(name, ())
+        if any(not (rule.told_by and other.told_by) for other in others):
             raise ValueError(f"two conversion rules for the {rule.kind} type {name!r}")
+        known[name] = (*others, rule)
     return rule
 
 
 def find_rule(kind: str, original: Any, where: str) -> ComponentRule:
     """The rule for an original dict, among those that importing `segzoo.conversion.rules` has registered.
+
+    Of several for one type it is the one that has options of the dict for itself, and otherwise the first.
 
     Args:
         kind: "backbone", "neck" or "head".
@@ -261,7 +274,8 @@ def find_rule(kind: str, original: Any, where: str) -> ComponentRule:
         raise UnknownTypeError(
             f"{where}: {kind} type {name!r} is not supported (known: {', '.join(sorted(known)) or 'none'}){hint}"
         )
-    return known[name]
+    rules = known[name]
+    return next((rule for rule in rules if any(option in original for option in rule.told_by)), rules[0])
 
 
 def nested(
@@ -280,7 +294,10 @@ def nested(
         the native config, and the key rules with the prefixes.
 
     Raises:
-        ConversionError: no rule knows its type, or one of its options or values is not supported.
+        ConversionError: no rule knows its type, it has a neck inside, or one of its options or values is not supported.
     """
-    config, table = find_rule(kind, original, context.where).convert(original, context)
+    rule = find_rule(kind, original, context.where)
+    if isinstance(rule, BackboneRule) and rule.neck is not None:
+        raise ConversionError(f"{context.where}: {original['type']} inside another component is not supported")
+    config, table = rule.convert(original, context)
     return config, tuple(rule.inside(old_prefix, new_prefix) for rule in table.rules)

@@ -187,6 +187,17 @@ class Options:
             raise self.error(f"a network without normalisation ({name}=None) is not supported here")
         return fields["norm_eps"]
 
+    def layer_norm_eps(self, name: str = "norm_cfg") -> float:
+        """Takes a norm config that must be a layer norm, which it is by default, and returns its eps.
+
+        Raises:
+            ConversionError: there is no norm, it is not a layer norm, or it has an unknown option.
+        """
+        fields = self._norm(name, {"type": "LN"}, {"LN": "layer_norm"})
+        if fields["norm"] is None:
+            raise self.error(f"a network without normalisation ({name}=None) is not supported here")
+        return fields["norm_eps"]
+
     def _norm(self, name: str, default: Mapping[str, Any] | None, supported: Mapping[str, str]) -> dict[str, Any]:
         original = self.take(name, default)
         if original is None:

@@ -12,7 +12,7 @@ from typing import Any
 from segzoo.conversion import rules  # noqa: F401  (each rule module registers itself)
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.hub_models import hub_models_named
-from segzoo.conversion.keys import Context, find_rule
+from segzoo.conversion.keys import Context, KeyTable, find_rule
 from segzoo.conversion.labels import find_classes
 from segzoo.conversion.options import Options, type_name, values_that_fit
 from segzoo.conversion.original_config import OriginalConfig
@@ -64,19 +64,13 @@ def translate_config(
     # These are about training and initialisation, or are read elsewhere.
     options.ignore("pretrained", "init_cfg", "train_cfg", "test_cfg", "data_preprocessor")
 
-    components = [_component("backbone", options.take("backbone"), "backbone.", "backbone.", context)]
-    neck = options.take("neck", None)
-    if isinstance(neck, (list, tuple)):
-        names = ", ".join(type_name(one, "model.neck") for one in neck)
-        raise ConversionError(f"model.neck: several necks one after the other are not supported ({names})")
-    if neck is not None:
-        components.append(_component("neck", neck, "neck.", "neck.", context))
+    components = _backbone_and_neck(options.take("backbone"), options.take("neck", None), context)
     decode_heads = _heads(_decode_heads(kind, options), "decode_head.", "decode_heads.", context)
     auxiliary = options.take("auxiliary_head", None)
     auxiliary_heads = [] if auxiliary is None else _heads(auxiliary, "auxiliary_head.", "auxiliary_heads.", context)
     components += [*decode_heads, *auxiliary_heads]
     with values_that_fit(test_cfg.where):
-        window_size, window_stride = _windows(test_cfg)
+        window_size, window_stride = _windows(test_cfg, context)
     test_cfg.finish()  # the heads have taken theirs
     options.finish()
 
@@ -160,6 +154,28 @@ def _decode_heads(kind: str, options: Options) -> Any:
     return heads
 
 
+def _backbone_and_neck(original: Any, neck: Any, context: Context) -> list[ComponentKeys]:
+    """The components of a backbone and of the neck behind it, if there is one, which the original backbone may hold.
+
+    Raises:
+        ConversionError: there is more than one neck.
+    """
+    backbone = _component("backbone", original, "backbone.", "backbone.", context)
+    inside = find_rule("backbone", original, backbone.place).neck
+    if isinstance(neck, (list, tuple)):
+        names = ", ".join(type_name(one, "model.neck") for one in neck)
+        raise ConversionError(f"model.neck: several necks one after the other are not supported ({names})")
+    if inside is None:
+        return [backbone] if neck is None else [backbone, _component("neck", neck, "neck.", "neck.", context)]
+    if neck is not None:
+        raise ConversionError(
+            f"model.neck: {type_name(neck, 'model.neck')} after {backbone.original_type}, which rescales its maps itself, "
+            "is not supported"
+        )
+    config, keys = inside(backbone.config)
+    return [backbone, ComponentKeys("backbone.", "neck.", KeyTable(keys), backbone.original_type, config)]
+
+
 def _heads(originals: Any, original_prefix: str, native_prefix: str, context: Context) -> list[ComponentKeys]:
     """The components of one head, or of a list of heads, whose keys are numbered."""
     if isinstance(originals, (list, tuple)):
@@ -208,13 +224,20 @@ def _class_count(
     return count
 
 
-def _windows(options: Options) -> tuple[list[int] | None, list[int] | None]:
-    """(window size, window stride), each [height, width], of the test settings; (None, None) for whole images."""
+def _windows(options: Options, context: Context) -> tuple[list[int] | None, list[int] | None]:
+    """(window size, window stride), each [height, width], of the test settings; (None, None) for whole images.
+
+    A stride longer than the window becomes as long: the original takes only images that it gives the same windows.
+    """
     options.ignore(*_PANOPTIC, "batched_slide", "rescale")
     if options.expect("mode", "whole", "slide") == "whole":
         options.ignore("crop_size", "stride")  # not used
         return None, None
-    return _pair(options, "crop_size"), _pair(options, "stride")
+    size, stride = _pair(options, "crop_size"), _pair(options, "stride")
+    steps = [min(pair) for pair in zip(size, stride, strict=True)]
+    if steps != stride:
+        context.note(options.where, f"stride={stride} is longer than crop_size={size}; {steps} is taken")
+    return size, steps
 
 
 def _pair(options: Options, name: str) -> list[int]:

@@ -1,8 +1,12 @@
-"""The keys of plain ViTs, as timm and the repositories derived from it name them."""
+"""Plain ViTs as timm and the repositories derived from it write them, and ViTBaseline of ViT-Adapter's code."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from segzoo.conversion.keys import KeyRule
+from segzoo.backbones.vit import ViTConfig
+from segzoo.conversion.keys import BackboneRule, Context, KeyRule, register
+from segzoo.conversion.options import Options
+from segzoo.necks import PyramidNeckConfig
 
 
 def timm_vit_keys(old: str = "", new: str = "", *, scale: str = "gamma") -> Iterable[KeyRule]:
@@ -23,3 +27,88 @@ def timm_vit_keys(old: str = "", new: str = "", *, scale: str = "gamma") -> Iter
     yield KeyRule(f"{old}blocks.{{}}.attn.relative_position_index", None)
     yield KeyRule(f"{old}blocks.{{}}.attn.{{}}", f"{new}layers.{{}}.attention.{{}}")
     yield KeyRule(f"{old}blocks.{{}}.mlp.{{}}", f"{new}layers.{{}}.mlp.{{}}")
+
+
+def timm_vit_options(options: Options, *, qkv_bias: bool = True) -> dict[str, Any]:
+    """Takes the options that timm's ViT and the BEiT derived from it share, and returns fields of our config.
+
+    Args:
+        options: the backbone's options.
+        qkv_bias: whether queries, keys and values have a bias if the options do not say it.
+    """
+    # training and initialisation, or a classifier that is not there
+    options.ignore("init_cfg", "pretrained", "with_cp", "num_classes")
+    options.expect("qk_scale", None)
+    options.expect("norm_layer", None)
+    return {
+        "hidden_size": options.take("embed_dim", 768),
+        "num_hidden_layers": options.take("depth", 12),
+        "num_attention_heads": options.take("num_heads", 12),
+        "mlp_ratio": float(options.take("mlp_ratio", 4.0)),
+        "patch_size": options.take("patch_size", 16),
+        "num_channels": options.take("in_chans", 3),
+        "qkv_bias": bool(options.take("qkv_bias", qkv_bias)),
+        "dropout": float(options.take("drop_rate", 0.0)),
+        "attention_dropout": float(options.take("attn_drop_rate", 0.0)),
+        "drop_path_rate": float(options.take("drop_path_rate", 0.0)),
+    }
+
+
+def tokenless_vit(options: Options, **fields: Any) -> ViTConfig:
+    """Takes the options of ViT-Adapter's ViT, which has no class token, and returns our config.
+
+    Args:
+        options: the backbone's options.
+        fields: further fields of our config.
+    """
+    options.ignore("img_size")  # the checkpoint's position embeddings are for pretrain_size
+    shared = timm_vit_options(options)
+    return ViTConfig(
+        image_size=options.take("pretrain_size", 224),
+        class_token=False,
+        layer_scale=1.0 if options.take("layer_scale", True) else None,
+        windows=attention_windows(options, shared["num_hidden_layers"]),
+        **shared,
+        **fields,
+    )
+
+
+def attention_windows(options: Options, depth: int) -> list[int]:
+    """Takes ``window_attn`` and ``window_size``; the side of each block's windows, or an empty list for no windows.
+
+    Raises:
+        ConversionError: they are lists of another length, or a window has no size.
+    """
+
+    def of_each_block(value: Any) -> list[Any]:
+        return list(value) if isinstance(value, (list, tuple)) else [value] * depth
+
+    windowed = of_each_block(options.take("window_attn", False))
+    sides = of_each_block(options.take("window_size", 14))
+    if len(windowed) != depth or len(sides) != depth:
+        raise options.error(f"window_attn and window_size need one entry for each of {depth} blocks")
+    if any(flag and not side for flag, side in zip(windowed, sides, strict=True)):
+        raise options.error("window_attn is set where window_size is not")
+    return [side if flag else 0 for flag, side in zip(windowed, sides, strict=True)] if any(windowed) else []
+
+
+def _translate(original: Mapping[str, Any], context: Context) -> ViTConfig:
+    """Translates ``dict(type="ViTBaseline", ...)``, whose maps come after each quarter of the blocks."""
+    options = Options(original, context.where)
+    depth = original.get("depth", 12)
+    if depth % 4:
+        raise options.error(f"depth={depth} must be a multiple of 4, for four maps")
+    config = tokenless_vit(options, out_features=[f"stage{depth * i // 4}" for i in (1, 2, 3, 4)])
+    options.finish()
+    return config
+
+
+def _neck(config: ViTConfig) -> tuple[PyramidNeckConfig, Iterable[KeyRule]]:
+    neck = PyramidNeckConfig(in_channels=[config.hidden_size] * 4, norm="group_norm", layer_norm_eps=config.norm_eps)
+    norms = [KeyRule(f"norm{i + 1}.{{}}", f"layer_norms.{i}.{{}}") for i in range(4)]
+    return neck, [*norms, KeyRule("up1.{}", "upsample_4x.{}"), KeyRule("up2.{}", "upsample_2x.{}")]
+
+
+VIT_BASELINE = register(
+    BackboneRule(types=("ViTBaseline",), translate=_translate, keys=tuple(timm_vit_keys()), neck=_neck)
+)

@@ -1,106 +1,109 @@
-"""ViTAdapter and BEiTAdapter, of ViT-Adapter's segmentation code."""
+"""ViTAdapter, BEiTAdapter and UniPerceiverAdapter, of ViT-Adapter's segmentation code."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from segzoo.backbones.beit import BeitConfig
-from segzoo.backbones.vit import ViTConfig
+from segzoo.backbones.plain_vit import PlainViTConfig
+from segzoo.backbones.uniperceiver import UniPerceiverConfig
 from segzoo.backbones.vit_adapter import ViTAdapterConfig
 from segzoo.conversion.keys import BackboneRule, Context, KeyRule, register
 from segzoo.conversion.options import Options
-from segzoo.conversion.rules.vit import timm_vit_keys
+from segzoo.conversion.rules.beit import original_beit
+from segzoo.conversion.rules.vit import attention_windows, timm_vit_keys, timm_vit_options, tokenless_vit
 
 
 def translate_vit(original: Mapping[str, Any], context: Context) -> ViTAdapterConfig:
     """Translates ``dict(type="ViTAdapter", ...)``, whose ViT has no class token."""
     options = Options(original, context.where)
-    depth = options.take("depth", 12)
-    windowed = list(options.take("window_attn", None) or [False] * depth)
-    sides = list(options.take("window_size", None) or [None] * depth)
-    if len(windowed) != depth or len(sides) != depth:
-        raise options.error(f"window_attn and window_size need one entry for each of {depth} blocks")
-    if any(flag and not side for flag, side in zip(windowed, sides, strict=True)):
-        raise options.error("window_attn is set where window_size is not")
-    windows = [side if flag else 0 for flag, side in zip(windowed, sides, strict=True)]
-    options.ignore("img_size")  # the checkpoint's position embeddings are for pretrain_size
-    options.expect("pretrained", None)
-    vit = ViTConfig(
-        image_size=options.take("pretrain_size", 224),
-        class_token=False,
-        layer_scale=1.0 if options.take("layer_scale", True) else None,
-        windows=windows if any(windows) else [],
-        **_shared(options, depth),
-    )
-    return _adapter(options, vit, depth, injector_scale=float(options.take("init_values", 0.0)))
+    return _adapter(options, tokenless_vit(options))
 
 
 def translate_beit(original: Mapping[str, Any], context: Context) -> ViTAdapterConfig:
     """Translates ``dict(type="BEiTAdapter", ...)``, which is also used for BEiTv2."""
     options = Options(original, context.where)
-    depth = options.take("depth", 12)
-    options.expect("use_abs_pos_emb", False, None)
-    options.expect("use_shared_rel_pos_bias", False)
-    if not options.take("use_rel_pos_bias", False):
-        raise options.error("a BEiT without tables of relative positions (use_rel_pos_bias) is not supported")
-    options.ignore("pretrain_size")
-    size, scale = options.take("img_size", 224), options.take("init_values", None)
-    beit = BeitConfig(
-        image_size=size if isinstance(size, int) else list(size), layer_scale=scale or None, **_shared(options, depth)
-    )
-    return _adapter(options, beit, depth, injector_scale=float(scale or 0.0))
+    options.ignore("pretrain_size")  # of absolute positions
+    beit = original_beit(options, image_size=512, absolute=False, layer_scale=0.0)
+    return _adapter(options, beit, injector_scale=beit.layer_scale)
 
 
-def _shared(options: Options, depth: int) -> dict[str, Any]:
-    """The fields that ViTConfig and BeitConfig share."""
-    options.expect("qk_scale", None)
-    options.expect("norm_layer", None)
-    return {
-        "hidden_size": options.take("embed_dim", 768),
-        "num_hidden_layers": depth,
-        "num_attention_heads": options.take("num_heads", 12),
-        "mlp_ratio": float(options.take("mlp_ratio", 4.0)),
-        "patch_size": options.take("patch_size", 16),
-        "num_channels": options.take("in_chans", 3),
-        "qkv_bias": bool(options.take("qkv_bias", True)),
-        "dropout": float(options.take("drop_rate", 0.0)),
-        "attention_dropout": float(options.take("attn_drop_rate", 0.0)),
-        "drop_path_rate": float(options.take("drop_path_rate", 0.0)),
-    }
-
-
-def _adapter(options: Options, vit: ViTConfig | BeitConfig, depth: int, *, injector_scale: float) -> ViTAdapterConfig:
-    """The adapter's config, over a ViT, from the adapter's own options."""
-    options.ignore(
-        "init_cfg", "with_cp", "num_classes"
-    )  # training and initialisation, or a classifier that is not there
-    options.expect("add_vit_feature", True)
-    options.expect("with_cffn", True)
-    blocks = options.take("interaction_indexes")
-    starts = [0, *(part[-1] + 1 for part in blocks[:-1])]
-    if [part[0] for part in blocks] != starts or len(blocks) != 4 or blocks[-1][-1] != depth - 1:
+def translate_uniperceiver(original: Mapping[str, Any], context: Context) -> ViTAdapterConfig:
+    """Translates ``dict(type="UniPerceiverAdapter", ...)``, whose layer norms all have PyTorch's epsilon."""
+    options = Options(original, context.where)
+    options.ignore("pretrain_size")  # not read; the position embeddings are for img_size
+    options.expect("patch_size", 16)
+    options.expect("embed_layer", None)
+    fields = timm_vit_options(options)
+    if not fields.pop("qkv_bias"):
+        raise options.error("qkv_bias=False is not supported")
+    if attention_windows(options, fields["num_hidden_layers"]):
         raise options.error(
-            f"interaction_indexes={blocks} must be four groups, one behind the other, of all {depth} blocks"
+            "attention in windows (window_attn), which pads before its projection here, is not supported"
         )
+    vit = UniPerceiverConfig(image_size=options.take("img_size", 224), **fields)
+    return _adapter(options, vit, norm_eps=vit.norm_eps)
+
+
+def _adapter(
+    options: Options, vit: PlainViTConfig, *, injector_scale: float | None = None, norm_eps: float = 1e-6
+) -> ViTAdapterConfig:
+    """The adapter's config, over a ViT, from the options that are left.
+
+    Raises:
+        ConversionError: the groups of blocks do not follow each other, or one of the options is not known.
+    """
+    blocks, depth = options.take("interaction_indexes"), vit.num_hidden_layers
+    starts = [0, *(part[-1] + 1 for part in blocks[:-1])]
+    if [part[0] for part in blocks] != starts or blocks[-1][-1] != depth - 1:
+        raise options.error(
+            f"interaction_indexes={blocks} must be groups, one behind the other, of all {depth} blocks"
+        )
+    add_vit_features = bool(options.take("add_vit_feature", True))
+    if add_vit_features and len(blocks) != 4:
+        raise options.error(f"interaction_indexes={blocks} must be four groups, unless add_vit_feature=False")
+    mlp_ratio = float(options.take("cffn_ratio", 0.25))
     config = ViTAdapterConfig(
         vit_config=vit,
         num_channels=vit.num_channels,
         interaction_layers=[part[-1] + 1 for part in blocks],
+        add_vit_features=add_vit_features,
         branch_channels=options.take("conv_inplane", 64),
         deform_num_heads=options.take("deform_num_heads", 6),
         deform_num_points=options.take("n_points", 4),
         deform_ratio=float(options.take("deform_ratio", 1.0)),
-        mlp_ratio=float(options.take("cffn_ratio", 0.25)),
+        mlp_ratio=mlp_ratio if options.take("with_cffn", True) else 0.0,
         extra_extractors=2 if options.take("use_extra_extractor", True) else 0,
-        injector_scale=injector_scale,
+        injector_scale=float(options.take("init_values", 0.0)) if injector_scale is None else injector_scale,
         drop_path_rate=vit.drop_path_rate,
+        norm_eps=norm_eps,
     )
     options.finish()
     return config
 
 
 def keys(config: ViTAdapterConfig) -> Iterable[KeyRule]:
-    """The key rules; in the original the ViT's keys are among the adapter's."""
+    """The key rules over a ViT or BEiT; in the original the ViT's keys are among the adapter's."""
     yield from timm_vit_keys(new="vit.", scale="gamma_" if isinstance(config.vit_config, BeitConfig) else "gamma")
+    yield from _branch_keys(config)
+
+
+def uniperceiver_keys(config: ViTAdapterConfig) -> Iterable[KeyRule]:
+    """The key rules over a Uni-Perceiver, whose layers are called as in BERT."""
+    embed, old, new = "visual_embed.patch_embed", "layers.{}", "vit.layers.{}"
+    yield KeyRule(f"{embed}.spatial_pos_embed.weight", "vit.position_embeddings")
+    yield KeyRule(f"{embed}.temporal_pos_embed.weight", "vit.frame_embeddings")
+    yield KeyRule(f"{embed}.proj.{{}}", "vit.patch_embedding.{}")
+    yield KeyRule("visual_embed.embeddings_norm.{}", "vit.embedding_norm.{}")
+    for i in (1, 2):
+        yield KeyRule(f"{old}.gamma_{i}", f"{new}.scale{i}")
+        yield KeyRule(f"{old}.norm{i}.{{}}", f"{new}.norm{i}.{{}}")
+        yield KeyRule(f"{old}.linear{i}.{{}}", f"{new}.mlp.fc{i}.{{}}")
+    yield KeyRule(f"{old}.self_attn.in_proj.{{}}", f"{new}.attention.qkv.{{}}")
+    yield KeyRule(f"{old}.self_attn.out_proj.{{}}", f"{new}.attention.proj.{{}}")
+    yield from _branch_keys(config)
+
+
+def _branch_keys(config: ViTAdapterConfig) -> Iterable[KeyRule]:
     yield KeyRule("level_embed", "level_embeddings")
     for i in range(3):  # convolution, norm, ReLU, three times
         yield KeyRule(f"spm.stem.{3 * i}.{{}}", f"spatial_prior.stem.{i}.conv.{{}}")
@@ -131,3 +134,6 @@ def _reader(old: str, new: str) -> Iterable[KeyRule]:
 
 VIT_ADAPTER = register(BackboneRule(types=("ViTAdapter",), translate=translate_vit, keys=keys))
 BEIT_ADAPTER = register(BackboneRule(types=("BEiTAdapter",), translate=translate_beit, keys=keys))
+UNIPERCEIVER_ADAPTER = register(
+    BackboneRule(types=("UniPerceiverAdapter",), translate=translate_uniperceiver, keys=uniperceiver_keys)
+)
