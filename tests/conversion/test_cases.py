@@ -21,7 +21,6 @@ MISSING = {
     "beit_mmseg": "'BEiT'",
     "vit_multilevel_neck": "'VisionTransformer'",
     "fpn_semantic": "'FPN'",
-    "ocr_cascade": "'OCRHead'",
     "vit_ibot_spelling": "'VisionTransformer'",
     "mit_original_spelling": "'mit_b0'",
 }

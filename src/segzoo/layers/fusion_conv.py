@@ -12,7 +12,7 @@ from segzoo.layers.resize import concatenate
 
 
 class FusionConv(ConvNormAct):
-    """``ConvNormAct`` over the channels of several maps, all but the first resized (bilinear) to the first one's size.
+    """``ConvNormAct`` over the channels of several maps, resized (bilinear) to one size, by default the first one's.
 
     Each tap of a kernel is a 1x1 convolution, which may as well come before the resize, on a fraction of the pixels;
     resizing and shifting by a tap are then products with narrow matrices along rows and columns. On a CPU that saves
@@ -33,38 +33,48 @@ class FusionConv(ConvNormAct):
         super().__init__(in_channels, out_channels, kernel_size, **options)
         self.align_corners = align_corners
 
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Maps (B, C, H, W) with ``in_channels`` in total -> (B, out_channels, H', W')."""
-        if self._short_way(maps):
-            x = _conv_of_resized(self.conv, maps, self.align_corners)
+    def forward(self, maps: Sequence[Tensor], size: Sequence[int | torch.SymInt] | None = None) -> Tensor:
+        """Maps (B, C, H, W) with ``in_channels`` in total -> (B, out_channels, H', W').
+
+        Args:
+            maps: one map at least.
+            size: (height, width) to which the maps are resized; None is the first map's.
+        """
+        size = maps[0].shape[-2:] if size is None else size
+        if self._short_way(maps, size):
+            x = _conv_of_resized(self.conv, maps, size, self.align_corners)
         else:
-            x = self.conv(concatenate(maps, align_corners=self.align_corners))
+            x = self.conv(concatenate(maps, self.align_corners, size=size))
         return self.activation(self.norm(x))
 
-    def _short_way(self, maps: Sequence[Tensor]) -> bool:
+    def _short_way(self, maps: Sequence[Tensor], size: Sequence[int | torch.SymInt]) -> bool:
         if torch.compiler.is_exporting() or maps[0].device.type != "cpu" or type(self.conv) is not nn.Conv2d:
             return False
         conv = self.conv
-        return conv.stride == (1, 1) and conv.groups == 1 and any(_is_shorter(x, maps[0], conv) for x in maps[1:])
+        if conv.stride != (1, 1) or conv.groups != 1:
+            return False
+        shorter = [_is_shorter(x, size, conv) for x in maps]
+        return any(shorter) and not all(shorter)
 
 
-def _is_shorter(x: Tensor, first: Tensor, conv: nn.Conv2d) -> bool:
+def _is_shorter(x: Tensor, size: Sequence[int | torch.SymInt], conv: nn.Conv2d) -> bool:
     """Whether taps before the resize are less work; narrow products count twice, as they run at half the speed."""
     rows, columns = conv.kernel_size
-    height, width, full_height, full_width = *x.shape[2:], *first.shape[2:]
+    height, width, full_height, full_width = *x.shape[2:], *size
     usual = rows * columns * x.shape[1]
     share = height * width / (full_height * full_width)
     return usual * share + 2 * (rows * height + rows * columns * width * height / full_height) < usual
 
 
-def _conv_of_resized(conv: nn.Conv2d, maps: Sequence[Tensor], align_corners: bool) -> Tensor:
-    """``conv`` of the concatenation of ``maps``, each resized to the first one's size."""
-    first = maps[0]
+def _conv_of_resized(
+    conv: nn.Conv2d, maps: Sequence[Tensor], size: Sequence[int | torch.SymInt], align_corners: bool
+) -> Tensor:
+    """``conv`` of the concatenation of ``maps``, each resized to ``size``, one of which at least is not small."""
     weights = conv.weight.split([x.shape[1] for x in maps], dim=1)
-    others = list(zip(maps[1:], weights[1:], strict=True))
-    small = [(x, weight) for x, weight in others if _is_shorter(x, first, conv)]
-    large = [(first, weights[0]), *(pair for pair in others if not _is_shorter(pair[0], first, conv))]
-    x = concatenate([x for x, _ in large], align_corners=align_corners)
+    pairs = list(zip(maps, weights, strict=True))
+    small = [(x, weight) for x, weight in pairs if _is_shorter(x, size, conv)]
+    large = [(x, weight) for x, weight in pairs if not _is_shorter(x, size, conv)]
+    x = concatenate([x for x, _ in large], align_corners, size=size)
     weight = torch.cat([weight for _, weight in large], dim=1)
     total = F.conv2d(x, weight, conv.bias, 1, conv.padding, conv.dilation).permute(0, 2, 3, 1)
     batch, height, width, channels = total.shape
@@ -74,8 +84,8 @@ def _conv_of_resized(conv: nn.Conv2d, maps: Sequence[Tensor], align_corners: boo
         # All taps of a pixel beside each other, (B, h, w, columns of the kernel, rows of the kernel, C).
         taps = F.conv2d(x, weight.permute(3, 2, 0, 1).reshape(-1, x.shape[1], 1, 1)).permute(0, 2, 3, 1)
         h, w = x.shape[2:]
-        across = _shifted_resize(w, first.shape[3], columns, right, left, align_corners, taps.dtype)
-        along = _shifted_resize(h, first.shape[2], rows, down, above, align_corners, taps.dtype).transpose(1, 2)
+        across = _shifted_resize(w, size[1], columns, right, left, align_corners, taps.dtype)
+        along = _shifted_resize(h, size[0], rows, down, above, align_corners, taps.dtype).transpose(1, 2)
         taps = across.reshape(width, -1) @ taps.reshape(batch, h, w * columns, rows * channels)  # (B, h, W', rows * C)
         taps = taps.view(batch, h, width, rows, channels).permute(0, 3, 1, 2, 4).reshape(batch, rows * h, -1)
         total = torch.baddbmm(total, along.reshape(1, height, -1).expand(batch, -1, -1), taps)
