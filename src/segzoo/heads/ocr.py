@@ -55,12 +55,12 @@ class OCRHead(Head):
     def __init__(self, config: OCRHeadConfig):
         super().__init__(config)
         width, inner = config.channels, config.ocr_channels
-        self.pixel_conv = config.block(sum(config.in_channels), width, 3, padding=1)
-        self.query = nn.Sequential(config.block(width, inner, 1), config.block(inner, inner, 1))
         self.key = nn.Sequential(config.block(width, inner, 1), config.block(inner, inner, 1))
+        self.query = nn.Sequential(config.block(width, inner, 1), config.block(inner, inner, 1))
         self.value = config.block(width, inner, 1)
         self.context_conv = config.block(inner, width, 1)
         self.fusion = config.block(2 * width, width, 1)
+        self.pixel_conv = config.block(sum(config.in_channels), width, 3, padding=1)
         self.post_init()
 
     def forward(self, feature_maps: Sequence[Tensor], previous: HeadOutput | None = None) -> HeadOutput:
