@@ -1,15 +1,8 @@
-"""Every released checkpoint that converts has exactly the tensors that the conversion expects.
+"""Every released checkpoint that converts has exactly the tensors that the conversion expects."""
 
-``records/key_lists.json.xz`` holds the state dicts of the released models as lists of lines, each
-``"key 64x3x7x7 float32"`` in the original's order, by the SHA-256 of the lines joined with newlines, and the hash of
-each row of the zoo.
-"""
-
-import hashlib
-import json
-import lzma
 from collections import defaultdict
-from pathlib import Path
+
+from support.key_lists import digest, hashes, key_list
 
 from segzoo import zoo
 from segzoo.conversion.plan import build_without_weights
@@ -17,16 +10,7 @@ from segzoo.conversion.translate import refusal, translate_config
 from segzoo.conversion.weights import find_native, original_state_dict
 
 CONVERTED = {"mmsegmentation": (268, 115), "InternImage": (5, 5), "ViT-Adapter": (9, 8), "CSAIL": (5, 5)}
-"""Rows that convert and have a list here, and how many lists that are; a new component raises the numbers."""
-
-
-def read():
-    held = json.loads(lzma.decompress(Path(__file__).with_name("records").joinpath("key_lists.json.xz").read_bytes()))
-    return held["rows"], held["lists"]
-
-
-def digest(lines):
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+"""Rows that convert and whose lists are known, and how many lists these are; a new component raises the numbers."""
 
 
 def as_line(key, tensor):
@@ -52,20 +36,20 @@ def lines_that_convert(translation, lines):
 
 
 def test_the_keys_of_every_row_that_converts():
-    rows, lists = read()
-    names_by_list = defaultdict(list)
+    names_by_hash = defaultdict(list)
     for name, row in zoo.rows().items():
         if refusal(zoo.original_config(name)) is None:
-            assert name in rows or row.system != "mmsegmentation"
-            names_by_list[rows.get(name)].append(name)
-    names_by_list.pop(None)
+            assert name in hashes() or row.system != "mmsegmentation"
+            names_by_hash[hashes().get(name)].append(name)
+    names_by_hash.pop(None)
 
     found, wrong = dict.fromkeys(CONVERTED, (0, 0)), {}
-    for sha256, names in names_by_list.items():
+    for sha256, names in names_by_hash.items():
         system = zoo.rows()[names[0]].system
         found[system] = found[system][0] + len(names), found[system][1] + 1
-        written, missing = lines_that_convert(translate_config(zoo.original_config(names[0])), lists[sha256])
+        lines = key_list(names[0])
+        written, missing = lines_that_convert(translate_config(zoo.original_config(names[0])), lines)
         if missing or digest(written) != sha256:
-            wrong[names[0]] = missing[:3] + sorted(set(written) ^ set(lists[sha256]))[:6]
+            wrong[names[0]] = missing[:3] + sorted(set(written) ^ set(lines))[:6]
     assert not wrong
     assert found == CONVERTED
