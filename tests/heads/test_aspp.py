@@ -43,3 +43,8 @@ def test_without_a_fine_map():
 def test_more_maps_than_two_are_refused(options):
     with pytest.raises(SegZooError, match="one map for the pyramid and one fine map"):
         SeparableASPPHeadConfig(**options)
+
+
+def test_a_fine_map_needs_channels():
+    with pytest.raises(SegZooError, match="fine_channels=0"):
+        SeparableASPPHeadConfig(fine_channels=0)

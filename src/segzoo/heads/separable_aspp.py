@@ -29,7 +29,7 @@ class SeparableASPPHeadConfig(HeadConfig):
             (1, 6, 12, 18) is usual for stride 16.
 
     Raises:
-        SegZooError: the head would read more than two maps.
+        SegZooError: the head would read more than two maps, or ``fine_channels`` is not positive.
     """
 
     model_type = "segzoo_separable_aspp_head"
@@ -41,13 +41,18 @@ class SeparableASPPHeadConfig(HeadConfig):
     dilations: Ints = (1, 12, 24, 36)
 
     def check(self) -> None:
-        """The head reads one map or two."""
+        """The head reads one map or two, and ``fine_channels`` is positive."""
         super().check()
         maps = self.in_channels or self.in_index
         if maps is None or len(maps) > 2:
             raise SegZooError(
                 f"{type(self).__name__} reads one map for the pyramid and one fine map, but in_index={self.in_index} "
                 f"and in_channels={self.in_channels}; name two maps, the pyramid's first, or one"
+            )
+        if self.fine_channels < 1:
+            raise SegZooError(
+                f"{type(self).__name__}: fine_channels={self.fine_channels} must be positive; to leave the fine map "
+                "out, name one map in in_index"
             )
 
     @classmethod
