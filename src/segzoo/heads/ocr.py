@@ -83,8 +83,9 @@ class OCRHead(Head):
         """Features (B, channels, H, W) with their context; ``logits`` (B, regions, H, W)."""
         shares = logits.flatten(2).softmax(dim=-1)  # of each pixel in each region
         regions = (shares @ to_tokens(pixels)).mT.unsqueeze(-1)  # (B, channels, regions, 1)
-        query, key, value = (to_tokens(x) for x in (self.query(pixels), self.key(regions), self.value(regions)))
-        context = F.scaled_dot_product_attention(query, key, value)
+        projected = self.query(pixels), self.key(regions), self.value(regions)
+        query, key, value = (to_tokens(x).unsqueeze(1) for x in projected)  # one head, which exports ask for
+        context = F.scaled_dot_product_attention(query, key, value).squeeze(1)
         context = self.context_conv(to_map(context, pixels.shape[-2:]))
         return self.fusion(torch.cat([context, pixels], dim=1))
 
