@@ -2,13 +2,14 @@
 
     python benchmarks/models.py                              # InternImage-T UPerNet, its grid_sample form, and peers
     python benchmarks/models.py --groups mit --json mit.json # another group of the table below
+    python benchmarks/models.py --groups uper psp deeplabv3 deeplabv3plus  # ResNet-50, beside segmentation_models.pytorch
     python benchmarks/models.py --cases segzoo grid_sample --precisions float32 --rounds 15 --size 640 640
 
 Speed: one picture (batch 1) through models with random weights in inference, in float32 and under bfloat16 autocast.
 All cases of a group are built in one process and run in turns; times are medians of the rounds. "times as fast"
 compares with the group's first case in float32. Cases of one model share their weights: "differs" is the difference of
-their logits from those of the first case, relative to its largest. All models have channels-last weights and inputs;
-compiled ones come from torch.compile. Freed memory stays with the process, as it does in segzoo's commands.
+their logits from those of the first case, relative to its largest. All models have channels-last weights and inputs,
+but for the cases named "contiguous"; compiled ones come from torch.compile. Freed memory stays with the process, as it does in segzoo's commands.
 
 Memory: what a forward and backward on one picture with labels adds, at its peak, to what a fresh process holds with
 the model built, with and without gradient checkpointing, and the time that this costs. This reads /proc (Linux).
@@ -30,6 +31,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 from unittest import mock
 
 import torch
@@ -37,8 +39,12 @@ from torch import Tensor, nn
 
 from segzoo.memory import keep_freed_memory
 
+if TYPE_CHECKING:
+    from segzoo.heads import HeadConfig
+
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 NUM_LABELS = 150
+OCRNET = "ocrnet_hr18_512x512_160k_ade20k"
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,7 @@ class Case:
         model: what ``build`` builds, in words.
         swap: a context that changes what the model runs, such as its operator, while it is measured.
         compiled: whether it runs under torch.compile.
+        layout: memory format of weights and inputs.
         trains: whether its training memory is measured.
         package: package that must be installed besides segzoo's own requirements.
         published: published figures, in words.
@@ -62,6 +69,7 @@ class Case:
     model: str
     swap: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
     compiled: bool = False
+    layout: torch.memory_format = torch.channels_last
     trains: bool = False
     package: str | None = None
     published: str = ""
@@ -96,6 +104,26 @@ def cases() -> list[Case]:
         Case("adapter", "segzoo", trains=True, **adapter),
         Case("adapter", "segzoo compiled", compiled=True, **adapter),
         *mit_cases(),
+        *beside_smp("uper", "UPerNet-R50", smp_upernet, our_upernet),
+        *beside_smp("psp", "PSPNet-R50, cut at stride 8", smp_pspnet, our_pspnet),
+        *beside_smp("deeplabv3", "DeepLabV3-R50-D8", smp_deeplabv3, our_deeplabv3),
+        *beside_smp("deeplabv3plus", "DeepLabV3+-R50-D16", smp_deeplabv3plus, our_deeplabv3plus),
+        Case("ocr", "FCN", partial(zoo_model, "fcn_hr18_512x512_160k_ade20k"), "FCN HRNet-W18", trains=True),
+        Case("ocr", "OCRNet", partial(zoo_model, OCRNET), "OCRNet HRNet-W18", trains=True),
+        Case("ocr", "OCRNet compiled", partial(zoo_model, OCRNET), "OCRNet HRNet-W18", compiled=True),
+    ]
+
+
+def beside_smp(group: str, model: str, theirs: Callable[[], nn.Module], ours: Callable[[], nn.Module]) -> list[Case]:
+    """A model of segmentation_models.pytorch and ours with the same channels and strides, each in both memory formats.
+
+    All return logits at the picture's size, and train with what they return.
+    """
+    package = "segmentation_models_pytorch"
+    return [
+        Case(group, f"{who}{name}", build, f"{who} {model}{name}", layout=layout, trains=True, package=package)
+        for who, build in (("smp", theirs), ("segzoo", ours))
+        for name, layout in (("", torch.channels_last), (" contiguous", torch.contiguous_format))
     ]
 
 
@@ -147,6 +175,85 @@ def smp_resnet() -> nn.Module:
     import segmentation_models_pytorch as smp
 
     return smp.UPerNet("resnet50", encoder_weights=None, classes=NUM_LABELS)
+
+
+SMP_CHANNELS = 256  # of its decoders
+
+
+def smp_upernet() -> nn.Module:
+    import segmentation_models_pytorch as smp
+
+    return smp.UPerNet("resnet50", encoder_weights=None, decoder_channels=SMP_CHANNELS, classes=NUM_LABELS)
+
+
+def smp_pspnet() -> nn.Module:
+    import segmentation_models_pytorch as smp
+
+    return smp.PSPNet("resnet50", encoder_weights=None, psp_out_channels=SMP_CHANNELS, classes=NUM_LABELS)
+
+
+def smp_deeplabv3() -> nn.Module:
+    import segmentation_models_pytorch as smp
+
+    return smp.DeepLabV3("resnet50", encoder_weights=None, decoder_channels=SMP_CHANNELS, classes=NUM_LABELS)
+
+
+def smp_deeplabv3plus() -> nn.Module:
+    import segmentation_models_pytorch as smp
+
+    return smp.DeepLabV3Plus("resnet50", encoder_weights=None, decoder_channels=SMP_CHANNELS, classes=NUM_LABELS)
+
+
+class AtFullSize(nn.Module):
+    """A segzoo model whose logits are resized to the picture, as segmentation_models.pytorch's are."""
+
+    supports_gradient_checkpointing = True
+
+    def __init__(self, backbone: str, head: "HeadConfig", **changes) -> None:
+        from segzoo import SegZooConfig, SegZooForSemanticSegmentation
+        from segzoo.auto import backbone_variants
+
+        super().__init__()
+        config = SegZooConfig(
+            backbone_config=backbone_variants()[backbone].variant_config(backbone, **changes),
+            decode_head_configs=[head],
+            auxiliary_head_configs=[],
+            num_labels=NUM_LABELS,
+        )
+        self.model = SegZooForSemanticSegmentation(config)
+
+    def gradient_checkpointing_enable(self) -> None:
+        self.model.activation_checkpointing_enable()
+
+    def forward(self, image: Tensor) -> Tensor:
+        scores = self.model(image).logits
+        return nn.functional.interpolate(scores, size=image.shape[-2:], mode="bilinear")
+
+
+def our_upernet() -> nn.Module:
+    from segzoo.heads import UPerHeadConfig
+
+    return AtFullSize("resnet50", UPerHeadConfig(channels=SMP_CHANNELS))
+
+
+def our_pspnet() -> nn.Module:
+    """As theirs reads it: ResNet-50 without its last two stages."""
+    from segzoo.heads import PSPHeadConfig
+
+    cut = {"num_stages": 2, "strides": [1, 2], "dilations": [1, 1], "out_features": ["stage2"]}
+    return AtFullSize("resnet50", PSPHeadConfig(channels=SMP_CHANNELS), **cut)
+
+
+def our_deeplabv3() -> nn.Module:
+    from segzoo.heads import ASPPHeadConfig
+
+    return AtFullSize("resnet50_d8", ASPPHeadConfig(channels=SMP_CHANNELS))
+
+
+def our_deeplabv3plus() -> nn.Module:
+    from segzoo.heads import SeparableASPPHeadConfig
+
+    return AtFullSize("resnet50_d16", SeparableASPPHeadConfig(channels=SMP_CHANNELS, in_index=[-1, 0]))
 
 
 # What is swapped
@@ -238,10 +345,10 @@ def speed(members: list[Case], args: argparse.Namespace) -> list[dict]:
     for case in members:
         if case.model not in models:
             torch.manual_seed(0)
-            models[case.model] = case.build().eval().to(memory_format=torch.channels_last)
+            models[case.model] = case.build().eval().to(memory_format=case.layout)
         model = models[case.model]
         runs[case.name] = torch.compile(model) if case.compiled else model
-    image = picture(args)
+    images = {layout: picture(args, layout) for layout in {case.layout for case in members}}
     entries = [(case, precision) for precision in args.precisions for case in members]
     seconds: dict[tuple[str, str], list[float]] = {(case.name, precision): [] for case, precision in entries}
     outputs: dict[tuple[str, str], Tensor] = {}
@@ -249,7 +356,7 @@ def speed(members: list[Case], args: argparse.Namespace) -> list[dict]:
         for case, precision in entries:
             with torch.no_grad(), case.swap(), autocast(precision):
                 start = time.perf_counter()
-                output = logits(runs[case.name](image))
+                output = logits(runs[case.name](images[case.layout]))
                 elapsed = time.perf_counter() - start
             if number:  # the first round warms up and compiles
                 seconds[case.name, precision].append(elapsed)
@@ -284,10 +391,10 @@ def speed(members: list[Case], args: argparse.Namespace) -> list[dict]:
     return lines
 
 
-def picture(args: argparse.Namespace) -> Tensor:
+def picture(args: argparse.Namespace, layout: torch.memory_format) -> Tensor:
     """A normalised picture of noise, (1, 3, height, width)."""
     image = torch.randn(1, 3, *args.size, generator=torch.Generator().manual_seed(1))
-    return image.to(memory_format=torch.channels_last)
+    return image.to(memory_format=layout)
 
 
 def logits(output) -> Tensor:
@@ -338,7 +445,7 @@ def in_fresh_process(case: Case, precision: str, args: argparse.Namespace, check
 def training_step(case: Case, args: argparse.Namespace) -> dict | None:
     """Measure a forward and backward; None if checkpointing is wanted and the model does not support it."""
     torch.manual_seed(0)
-    model = case.build().train().to(memory_format=torch.channels_last)
+    model = case.build().train().to(memory_format=case.layout)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()  # norms of pooled grids have no statistics for a batch of one
@@ -352,8 +459,9 @@ def training_step(case: Case, args: argparse.Namespace) -> dict | None:
     start = time.perf_counter()
     with case.swap():  # around the backward too, where checkpointing runs the layers again
         with autocast(args.precisions[0]):
-            scores = logits(model(picture(args))).float()
-            scores = nn.functional.interpolate(scores, size=tuple(args.size), mode="bilinear")
+            scores = logits(model(picture(args, case.layout))).float()
+            if scores.shape[-2:] != tuple(args.size):
+                scores = nn.functional.interpolate(scores, size=tuple(args.size), mode="bilinear")
             loss = nn.functional.cross_entropy(scores, labels)
         loss.backward()
     return {"mib": high_water() - before, "seconds": time.perf_counter() - start}

@@ -59,10 +59,10 @@ def batch(size=(64, 96), count=2, labels=LABELS):
 
 
 def decode_heads(model_type):
-    """The configs of a model with this head: itself, behind an FCN head if it reads one before it."""
+    """The configs of a model with this head: itself, behind an FCN head of the same map if it reads one before it."""
     config = HEADS[model_type].config.tiny()
     config.in_channels = None
-    return [FCNHeadConfig(channels=8), config] if config.reads_previous else [config]
+    return [FCNHeadConfig(channels=8, in_index=config.in_index), config] if config.reads_previous else [config]
 
 
 @pytest.mark.parametrize("head", sorted(HEADS))
@@ -79,6 +79,27 @@ def test_every_head_with_a_resnet(head, tmp_path):
     loaded = AutoModelForSemanticSegmentation.from_pretrained(tmp_path).eval()
     assert_same_state(model, loaded)
     assert_close(loaded(images).logits, output.logits)
+
+
+@pytest.mark.parametrize("head", sorted(HEADS))
+def test_every_head_trains_two_steps(head):
+    config = SegZooConfig.from_backbone(ResNetConfig.tiny(), num_labels=LABELS)
+    config.decode_head_configs = decode_heads(head)
+    model = build(config).train()
+    model.activation_checkpointing_enable()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    images, labels = batch()
+    before = {name: parameter.clone() for name, parameter in model.decode_heads.named_parameters()}
+    losses = []
+    for _ in range(3):
+        torch.manual_seed(0)  # the same channels dropped, the same points drawn
+        loss = model(images, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[2] < losses[0]
+    assert all(not torch.equal(parameter, before[name]) for name, parameter in model.decode_heads.named_parameters())
 
 
 @pytest.mark.parametrize("name", sorted(FOREIGN))

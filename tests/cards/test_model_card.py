@@ -51,6 +51,11 @@ def test_converted_model():
     assert "not known" not in text
 
 
+def test_published_dice():
+    text = build_model_card(converted(published_miou=None, published_miou_multi_scale=None, published_dice=0.7867))
+    assert "| published, Dice | 78.67 | ADE20K; single scale |" in text and "mIoU" not in text
+
+
 def test_measured_scores_become_the_model_index():
     score = Measurement(
         value=0.4785, dataset="ADE20K", dataset_id="merve/scene_parse_150", protocol="whole", num_images=2000

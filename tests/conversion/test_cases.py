@@ -18,7 +18,6 @@ MISSING = {
     "swin_mmseg_uper": "'SwinTransformer'",
     "vit_multilevel_neck": "'VisionTransformer'",
     "fpn_semantic": "'FPN'",
-    "ocr_cascade": "'OCRHead'",
     "vit_ibot_spelling": "'VisionTransformer'",
     "mit_original_spelling": "'mit_b0'",
 }

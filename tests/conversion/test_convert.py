@@ -159,7 +159,7 @@ class TestZooNames:
         monkeypatch.setattr(zoo, "original_config", lambda name: tiny.config())
 
     def test_a_bare_state_dict_gets_its_config_and_scores(self, monkeypatch, folder, tmp_path):
-        self.rows(monkeypatch)
+        self.rows(monkeypatch, dice=78.67)
         torch.save(tiny.state_dict(tiny.config()), tmp_path / "bare.pth")
         done = convert_checkpoint(
             tmp_path / "bare.pth", output=tmp_path / "out", name="tiny_fcn_20200101_000000-00000000"
@@ -167,7 +167,7 @@ class TestZooNames:
         assert done.report.zoo_name == "tiny_fcn" and done.report.config_source == "the zoo (tiny_fcn)"
         assert torch.equal(logits_of(tmp_path / "out"), logits_of(folder))
         card = (tmp_path / "out/README.md").read_text()
-        assert "12.50" in card and "https://example.org/tiny_fcn" in card and "Apache-2.0" in card
+        assert "12.50" in card and "78.67" in card and "https://example.org/tiny_fcn" in card and "Apache-2.0" in card
 
     def test_a_released_file_is_recognised_by_the_hash_in_its_name_alone(self, monkeypatch, checkpoint, tmp_path):
         self.rows(monkeypatch)

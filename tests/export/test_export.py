@@ -22,10 +22,10 @@ from segzoo.heads import FCNHeadConfig, PSPHeadConfig, UPerHeadConfig
 NAMES = ["sky", "road", "wäll", "tree"]
 
 
-def build(backbone, head, **options):
+def build(backbone, *heads, **options):
     config = SegZooConfig(
         backbone_config=backbone,
-        decode_head_configs=[head],
+        decode_head_configs=heads,
         auxiliary_head_configs=[FCNHeadConfig(in_index=[0], channels=8)],
         id2label=dict(enumerate(NAMES)),
         **options,
@@ -311,8 +311,11 @@ FIXED_SIZE = {"segzoo_beit", "segzoo_vit", "segzoo_vit_adapter"}
 )
 def test_every_registered_model(backbone, head, suffix, tmp_path):
     config = HEADS[head].config.tiny()
-    config.in_channels, config.in_index = None, None if config.in_index is None else [-1]
-    model = build(BACKBONES[backbone].config.tiny(), config)
+    config.in_channels = None
+    if config.in_index is not None:  # the last map, which every backbone has, and the first one
+        config.in_index = [-1, 0][: len(config.in_index)]
+    first = [FCNHeadConfig(channels=8)] if config.reads_previous else []
+    model = build(BACKBONES[backbone].config.tiny(), *first, config)
     fixed = {"size": (64, 64), "batch": 1} if backbone in FIXED_SIZE else {}
     assert export_model(model, tmp_path / f"model{suffix}", ExportOptions(**fixed)).difference < 1e-4
 

@@ -22,13 +22,11 @@ from segzoo.layers import ConvNormAct, resize
 from segzoo.losses import CrossEntropyLoss, DiceLoss, build_loss
 
 every_head = pytest.mark.parametrize("model_type", sorted(HEADS))
-# Compiling takes longer than everything else together: one head of one map and one of several are compiled each time.
+COMPILED = ("segzoo_fcn_head", "segzoo_ocr_head", "segzoo_separable_aspp_head", "segzoo_uper_head")
+# Compiling takes longer than everything else together: one head of each family is compiled each time.
 compiled_heads = pytest.mark.parametrize(
     "model_type",
-    [
-        name if name in ("segzoo_fcn_head", "segzoo_uper_head") else pytest.param(name, marks=pytest.mark.slow)
-        for name in sorted(HEADS)
-    ],
+    [name if name in COMPILED else pytest.param(name, marks=pytest.mark.slow) for name in sorted(HEADS)],
 )
 
 

@@ -1,6 +1,6 @@
-"""Two published networks as plain functions of a state dict, for records of what their original systems predicted.
+"""A published network as a plain function of a state dict, for a record of what its original system predicted.
 
-segzoo has no heads or backbones for them yet; what is under test is how windows, sizes and views are put together.
+segzoo has no head or backbone for it yet; what is under test is how windows, sizes and views are put together.
 Weights are looked up by the original's keys: the code is as long as a forward pass.
 """
 
@@ -14,14 +14,13 @@ from segzoo import SegZooConfig
 
 
 class Network(nn.Module):
-    """The parts that the networks share, and the outside of a segmentation model."""
+    """What a network is made of, and the outside of a segmentation model."""
 
-    def __init__(self, weights: dict[str, torch.Tensor], num_labels: int, align_corners: bool = False):
+    def __init__(self, weights: dict[str, torch.Tensor], num_labels: int):
         super().__init__()
         self.weights = weights
         self.config = SegZooConfig.tiny()
         self.config.num_labels = num_labels
-        self.config.decode_head_configs[-1].align_corners = align_corners
         self.device, self.dtype = torch.device("cpu"), next(iter(weights.values())).dtype
 
     def forward(self, pixel_values: torch.Tensor) -> SimpleNamespace:
@@ -33,24 +32,11 @@ class Network(nn.Module):
     def linear(self, name, x):
         return F.linear(x, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"))
 
-    def batch_norm(self, name, x):
-        mean, variance, weight, bias = (
-            self.weights[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
-        )
-        return F.batch_norm(x, mean, variance, weight, bias, eps=1e-5)
-
     def layer_norm(self, name, x, eps):
         return F.layer_norm(x, x.shape[-1:], self.weights[f"{name}.weight"], self.weights[f"{name}.bias"], eps)
 
-    def block(self, name, x, **options):
-        return self.batch_norm(f"{name}.bn", self.conv(f"{name}.conv", x, **options)).relu()
-
     def mlp(self, first, second, x):
         return self.linear(second, F.gelu(self.linear(first, x)))
-
-
-def resize(x, size, align_corners=False):
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
 
 
 def attention(queries, keys, values, heads):
@@ -70,40 +56,6 @@ def positions(embedding, size):
     """Learnt positions of a square grid, resized to another grid, as tokens."""
     side = int(embedding.shape[1] ** 0.5)
     return tokens(F.interpolate(maps(embedding, (side, side)), size=size, mode="bicubic", align_corners=False))
-
-
-class DeepLabV3Plus(Network):
-    """ResNet-18 with a 7x7 stem and stride 8, DeepLabV3+ head (mmsegmentation)."""
-
-    def logits(self, x):
-        x = self.batch_norm("backbone.bn1", self.conv("backbone.conv1", x, stride=2, padding=3)).relu()
-        x = F.max_pool2d(x, 3, 2, 1)
-        stages = []
-        for number, (stride, first, second) in enumerate([(1, 1, 1), (2, 1, 1), (1, 1, 2), (1, 2, 4)], start=1):
-            x = self.residual(f"backbone.layer{number}.0", x, stride, first)
-            x = self.residual(f"backbone.layer{number}.1", x, 1, second)
-            stages.append(x)
-        pooled = self.block("decode_head.image_pool.1", x.mean((2, 3), keepdim=True))
-        branches = [resize(pooled, x.shape[2:], True), self.block("decode_head.aspp_modules.0", x)]
-        for number, dilation in enumerate((12, 24, 36), start=1):
-            branches.append(self.separable(f"decode_head.aspp_modules.{number}", x, dilation))
-        x = self.block("decode_head.bottleneck", torch.cat(branches, 1), padding=1)
-        fine = self.block("decode_head.c1_bottleneck", stages[0])
-        x = torch.cat([resize(x, fine.shape[2:], True), fine], 1)
-        for number in range(2):
-            x = self.separable(f"decode_head.sep_bottleneck.{number}", x, 1)
-        return self.conv("decode_head.conv_seg", x)
-
-    def residual(self, name, x, stride, dilation):
-        y = self.conv(f"{name}.conv1", x, stride=stride, padding=dilation, dilation=dilation)
-        y = self.conv(f"{name}.conv2", self.batch_norm(f"{name}.bn1", y).relu(), padding=1)
-        if f"{name}.downsample.0.weight" in self.weights:
-            x = self.batch_norm(f"{name}.downsample.1", self.conv(f"{name}.downsample.0", x, stride=stride))
-        return (x + self.batch_norm(f"{name}.bn2", y)).relu()
-
-    def separable(self, name, x, dilation):
-        x = self.block(f"{name}.depthwise_conv", x, padding=dilation, dilation=dilation, groups=x.shape[1])
-        return self.block(f"{name}.pointwise_conv", x)
 
 
 class Segmenter(Network):

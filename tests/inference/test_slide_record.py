@@ -8,6 +8,7 @@ import torch
 from inference import originals
 from parity import synthesis
 from safetensors.torch import load_file
+from support.key_lists import key_list
 
 from segzoo import SegZooForSemanticSegmentation, SegZooImageProcessor
 from segzoo.conversion.translate import translate_config
@@ -19,13 +20,11 @@ from segzoo.inference import (
     probabilities_from_logits,
     sliding_window_logits,
 )
+from segzoo.zoo import original_config
 
 RECORDS = Path(__file__).parent / "records"
-CONVERTED = "pspnet_r18-d8_512x1024_80k_cityscapes"
-STAND_INS = {
-    "deeplabv3plus_r18b-d8_769x769_80k_cityscapes": (originals.DeepLabV3Plus, True),
-    "segmenter_vit-t_mask_8x1_512x512_160k_ade20k": (originals.Segmenter, False),
-}
+CONVERTED = ("pspnet_r18-d8_512x1024_80k_cityscapes", "deeplabv3plus_r18b-d8_769x769_80k_cityscapes")
+STAND_INS = {"segmenter_vit-t_mask_8x1_512x512_160k_ade20k": originals.Segmenter}
 
 
 class Case:
@@ -35,8 +34,8 @@ class Case:
         self.record = json.loads((RECORDS / f"slide_{name}.json").read_text())
         self.values = load_file(RECORDS / f"slide_{name}.safetensors")
         self.num_labels = self.values["slide"].shape[1]
-        self.align_corners = name in STAND_INS and STAND_INS[name][1]
-        self.model = self.stand_in(*STAND_INS[name]) if name in STAND_INS else self.converted(name)
+        self.model = self.stand_in(STAND_INS[name]) if name in STAND_INS else self.converted(name)
+        self.align_corners = self.model.config.decode_head_configs[-1].align_corners
         self.pixel_values = synthesis.image(self.record["input"]["label"], self.record["input"]["shape"]).double()
         self.inside = {
             "input_size": tuple(self.pixel_values.shape[-2:]),
@@ -44,15 +43,14 @@ class Case:
             "align_corners": self.align_corners,
         }
 
-    def stand_in(self, network, align_corners):
+    def stand_in(self, network):
         weights = {key: value.double() for key, value in synthesis.state_dict(self.record["keys"]).items()}
-        return network(weights, self.num_labels, align_corners)
+        return network(weights, self.num_labels)
 
     def converted(self, name):
-        original = json.loads((RECORDS.parents[1] / "parity" / "records" / f"{name}.json").read_text())
-        translation = translate_config(original["config"])
+        translation = translate_config(original_config(name))
         model = SegZooForSemanticSegmentation(translation.config)
-        weights = synthesis.state_dict(original["keys"])
+        weights = synthesis.state_dict(key_list(name))
         model.load_state_dict(match_weights(weights, translation.components, model.state_dict())[0])
         return model.double().eval()
 
@@ -74,7 +72,7 @@ class Case:
         assert abs(float(maps.mean()) - output["mean"]) <= 1e-8
 
 
-@pytest.fixture(scope="module", params=[CONVERTED, *STAND_INS])
+@pytest.fixture(scope="module", params=[*CONVERTED, *STAND_INS])
 def case(request):
     return Case(request.param)
 

@@ -24,6 +24,7 @@ def test_rows_are_complete():
     for name, row in rows.items():
         assert row.name == name and row.method and row.backbone and row.dataset
         assert row.miou is None or 10 < row.miou < 100
+        assert row.dice is None or (row.miou is None and 75 < row.dice < 85)
         assert row.url is None or row.url.startswith(("https://", "http://sceneparsing.csail.mit.edu/"))
         assert row.url is not None or row.note
         assert row.decoder_url is None or row.system == "CSAIL"
@@ -69,6 +70,12 @@ def test_published_facts():
     assert zoo.original_config(row.name)["model"]["backbone"]["channels"] == 192
     row = zoo.find("fcn_r50-d8_512x512_160k_ade20k")
     assert (row.miou, row.iterations, row.licence_code, row.licence_weights) == (36.1, 160000, "Apache-2.0", None)
+
+
+def test_dice_where_no_mean_iou_is_published():
+    rows = [row for row in zoo.rows().values() if row.dice is not None]
+    assert len(rows) == 24 and {row.dataset for row in rows} == {"DRIVE", "STARE", "CHASE_DB1", "HRF"}
+    assert zoo.find("fcn_unet_s5-d16_64x64_40k_drive").dice == 78.67
 
 
 def test_hashes_in_the_names_of_files():
@@ -145,6 +152,11 @@ class TestList:
         lines = capsys.readouterr().out.splitlines()
         assert lines[0].split()[0] == "name" and sum("upernet_internimage" in line for line in lines) == 6
         assert "47.90" in "".join(line for line in lines if "internimage_t" in line)
+
+    def test_dice(self, capsys):
+        assert main(["list", "fcn_unet_s5-d16_64x64_40k_drive"]) == 0
+        header, _, row, *_ = capsys.readouterr().out.splitlines()
+        assert header.index("Dice") + len("Dice") == row.index("78.67") + len("78.67")
 
     def test_json(self, capsys):
         assert main(["list", "pspnet_r50-d8_512x512_160k_ade20k", "--json"]) == 0

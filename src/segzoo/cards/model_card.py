@@ -71,6 +71,7 @@ class ModelCardFacts:
         source_code_url: address of the original code's repository.
         paper_url: address of the paper.
         published_miou, published_miou_multi_scale: mean IoU that the authors published for this file, 0 to 1.
+        published_dice: Dice that the authors published for this file, 0 to 1.
         published_flip: whether ``published_miou_multi_scale`` was measured with mirrored pictures too.
         published_url: address of the page with the published scores.
         measurements: scores measured with this folder.
@@ -109,6 +110,7 @@ class ModelCardFacts:
     paper_url: str | None = None
     published_miou: float | None = None
     published_miou_multi_scale: float | None = None
+    published_dice: float | None = None
     published_flip: bool = True
     published_url: str | None = None
     measurements: Sequence[Measurement] = ()
@@ -123,7 +125,7 @@ class ModelCardFacts:
     tags: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        for name in ("published_miou", "published_miou_multi_scale"):
+        for name in ("published_miou", "published_miou_multi_scale", "published_dice"):
             check_fraction(name, getattr(self, name))
         if self.source_sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.source_sha256):
             raise SegZooError(
@@ -302,11 +304,13 @@ label_map = processor.post_process_semantic_segmentation(outputs, target_sizes=[
 def _scores(facts: ModelCardFacts) -> str:
     parts = [measured_block({})]
     where = f"[published]({facts.published_url})" if facts.published_url else "published"
+    several = "multi-scale and flip" if facts.published_flip else "multi-scale"
     rows = [
-        f"| {where}, {METRIC_TITLES['mean_iou']} | {percent(value)} | {table_cell(facts.dataset or 'data set not known')}; {scales} |"
-        for value, scales in (
-            (facts.published_miou, "single scale"),
-            (facts.published_miou_multi_scale, "multi-scale and flip" if facts.published_flip else "multi-scale"),
+        f"| {where}, {metric} | {percent(value)} | {table_cell(facts.dataset or 'data set not known')}; {scales} |"
+        for metric, value, scales in (
+            (METRIC_TITLES["mean_iou"], facts.published_miou, "single scale"),
+            (METRIC_TITLES["mean_iou"], facts.published_miou_multi_scale, several),
+            ("Dice", facts.published_dice, "single scale"),
         )
         if value is not None
     ]

@@ -186,6 +186,8 @@ def _row_lines(row: zoo.ZooRow, facts: dict[str, Any]) -> list[tuple[str, str]]:
     ):
         if one is not None or several is not None:
             lines.append((title, f"published: {_percent(one)} on one scale, {_percent(several)} on several"))
+    if row.dice is not None:
+        lines.append(("Dice", f"published: {_percent(row.dice)} on one scale"))
     if row.images_per_second is not None:
         several = f", {row.images_per_second_ms:g} on several scales" if row.images_per_second_ms else ""
         lines.append(("speed", f"published: {row.images_per_second:g} images/s{several} ({row.speed_device})"))

@@ -10,7 +10,7 @@ from typing import Any
 
 from segzoo import zoo
 
-COLUMNS = ("name", "method", "backbone", "data set", "crop", "mIoU", "ms+flip", "converts")
+COLUMNS = ("name", "method", "backbone", "data set", "crop", "mIoU", "ms+flip", "Dice", "converts")
 BACKBONE_COLUMNS = ("name", "family", "parameters (M)")
 
 
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([_facts(row, converts) for row, converts in chosen], indent=1))
     elif chosen:
-        _print_table(COLUMNS, {"mIoU", "ms+flip"}, [_cells(row, converts) for row, converts in chosen])
+        _print_table(COLUMNS, {"mIoU", "ms+flip", "Dice"}, [_cells(row, converts) for row, converts in chosen])
         print(f"\n{len(chosen)} of {len(zoo.rows())} released checkpoints, {sum(c for _, c in chosen)} convertible")
     else:
         print(f"no released checkpoint fits {' '.join(args.text)!r}")
@@ -60,7 +60,7 @@ def _facts(row: zoo.ZooRow, converts: bool) -> dict[str, Any]:
 
 def _cells(row: zoo.ZooRow, converts: bool) -> list[str]:
     crop = "x".join(map(str, row.crop)) if row.crop else ""
-    scores = ["" if score is None else f"{score:.2f}" for score in (row.miou, row.miou_ms)]
+    scores = ["" if score is None else f"{score:.2f}" for score in (row.miou, row.miou_ms, row.dice)]
     return [row.name, row.method, row.backbone, row.dataset, crop, *scores, "yes" if converts else ""]
 
 

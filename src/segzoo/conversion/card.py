@@ -49,6 +49,7 @@ def conversion_card(
             "source_code_url": system.url,
             "published_miou": None if row.miou is None else row.miou / 100,
             "published_miou_multi_scale": None if row.miou_ms is None else row.miou_ms / 100,
+            "published_dice": None if row.dice is None else row.dice / 100,
             "published_flip": row.test_flip_ms is not False,
             "published_url": system.url,
             "limitations": facts["limitations"] + ([f"About the release: {row.note}."] if row.note else []),

@@ -1,6 +1,7 @@
 """Building blocks that several backbones, necks and heads use."""
 
-from segzoo.layers.conv import ConvNormAct
+from segzoo.layers.atrous_pyramid import AtrousPyramid
+from segzoo.layers.conv import ConvNormAct, SeparableConv
 from segzoo.layers.drop_path import DropPath
 from segzoo.layers.fusion_conv import FusionConv
 from segzoo.layers.norm import BatchNorm2d, GroupNorm
@@ -10,6 +11,7 @@ from segzoo.layers.resize import concatenate, resize
 from segzoo.layers.tokens import to_map, to_tokens
 
 __all__ = [
+    "AtrousPyramid",
     "BatchNorm2d",
     "ConvNormAct",
     "DropPath",
@@ -17,6 +19,7 @@ __all__ = [
     "GroupNorm",
     "PointwiseLinear",
     "PyramidPooling",
+    "SeparableConv",
     "concatenate",
     "pool_to_grid",
     "resize",

@@ -1,6 +1,6 @@
 """Convolution, norm and activation in one block."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -61,3 +61,27 @@ class ConvNormAct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.norm(self.conv(x)))
+
+
+class SeparableConv(nn.Module):
+    """A depthwise convolution and a pointwise (1x1) one, each a `ConvNormAct`.
+
+    From "Xception: Deep Learning with Depthwise Separable Convolutions" (Chollet, 2017),
+    https://arxiv.org/abs/1610.02357.
+
+    Args:
+        in_channels, out_channels, kernel_size: as in ``nn.Conv2d``.
+        padding, dilation: of the depthwise convolution.
+        options: norm and activation of both, as in `ConvNormAct`.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, padding: int, dilation: int = 1, **options: Any
+    ) -> None:
+        super().__init__()
+        spread = {"padding": padding, "dilation": dilation, "groups": in_channels}
+        self.depthwise = ConvNormAct(in_channels, in_channels, kernel_size, **spread, **options)
+        self.pointwise = ConvNormAct(in_channels, out_channels, 1, **options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pointwise(self.depthwise(x))

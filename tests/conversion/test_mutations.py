@@ -1,0 +1,212 @@
+"""An option of an original config that changes the numbers changes the converted model's too, or is refused.
+
+Each entry of `MUTATED` is a model of the zoo whose parts are small, and paths into its config with other values. To have
+a head tested, list it.
+"""
+
+import copy
+import zlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from support.contract import settle
+
+from segzoo import SegZooForSemanticSegmentation, zoo
+from segzoo.conversion.translate import translate_config
+from segzoo.errors import SegZooError
+
+PIXELS = torch.randn(1, 3, 49, 65, generator=torch.Generator().manual_seed(1))
+NORM = {"type": "SyncBN", "requires_grad": True}
+RESNET = {"backbone.base_channels": 4, "backbone.stem_channels": 8}
+HRNET = {
+    f"backbone.extra.stage{number}": {
+        "num_modules": 1,
+        "num_branches": number,
+        "block": "BOTTLENECK" if number == 1 else "BASIC",
+        "num_blocks": (1,) * number,
+        "num_channels": (64,) if number == 1 else tuple(4 * 2**i for i in range(number)),
+    }
+    for number in (1, 2, 3, 4)
+}
+RESNET_OPTIONS = {
+    "backbone.depth": [18, 34],
+    "backbone.dilations": [(1, 1, 1, 1), (1, 1, 1, 2)],
+    "backbone.strides": [(1, 2, 2, 1), (2, 2, 1, 1)],
+    "backbone.contract_dilation": [False],
+    "backbone.multi_grid": [(1, 2)],
+    "backbone.norm_cfg": [{**NORM, "eps": 1e-3}, None],
+    "backbone.style": ["caffe"],
+    "backbone.deep_stem": [False],
+    "backbone.avg_down": [True],
+    "backbone.type": ["ResNet", "ResNetV1d"],
+    "backbone.in_channels": [4],
+    "backbone.out_indices": [(0, 1, 2)],
+    "backbone.dcn": [{"type": "DCN"}],
+    "backbone.plugins": [[{"cfg": {"type": "ContextBlock"}}]],
+    "backbone.conv_cfg": [{"type": "ConvWS"}],
+}
+
+
+def head_options(place: str, channels: int) -> dict[str, list[Any]]:
+    """What every decode head has, for a head at ``place`` with this many channels."""
+    return {
+        f"{place}.channels": [channels // 2],
+        f"{place}.num_classes": [7],
+        f"{place}.norm_cfg": [{**NORM, "eps": 1e-2}, None, {"type": "GN", "num_groups": 32}, {"type": "IN"}],
+        f"{place}.act_cfg": [{"type": "LeakyReLU"}, {"type": "GELU"}, {"type": "Mish"}, None],
+        f"{place}.conv_cfg": [{"type": "ConvWS"}],
+        f"{place}.no_such_option": [1],
+    }
+
+
+@dataclass(frozen=True)
+class Mutated:
+    """A model of the zoo.
+
+    Args:
+        small: changes that make it small, by path; the numbers of a list stand in the path.
+        options: other values by path, each of which must change the output or the shapes of the parameters.
+        harmless: values by path that change nothing, and so show that the comparison is not blind.
+    """
+
+    small: dict[str, Any]
+    options: dict[str, list[Any]]
+    harmless: dict[str, Any] = field(default_factory=dict)
+
+
+MUTATED = {
+    "deeplabv3_r50-d8_512x512_160k_ade20k": Mutated(
+        small={
+            **RESNET,
+            "decode_head.in_channels": 128,
+            "decode_head.channels": 64,
+            "decode_head.dilations": (1, 2, 3, 4),
+            "auxiliary_head": None,
+        },
+        options={
+            **RESNET_OPTIONS,
+            **head_options("decode_head", 64),
+            "decode_head.dilations": [(1, 2, 3, 5), (1, 2, 3), (1, 2, 3, 1), (4, 2, 3, 4), (1, 3, 2, 4)],
+            "decode_head.align_corners": [True],
+            "decode_head.in_index": [2],
+            "decode_head.input_transform": ["multiple_select"],
+            "decode_head.type": ["DepthwiseSeparableASPPHead", "PSPHead"],
+        },
+        harmless={
+            "decode_head.dropout_ratio": 0.3,
+            "backbone.norm_eval": True,
+            "decode_head.dilations": [1, 2, 3, 4],
+        },
+    ),
+    "deeplabv3plus_r50-d8_512x512_160k_ade20k": Mutated(
+        small={
+            **RESNET,
+            "decode_head.in_channels": 128,
+            "decode_head.channels": 64,
+            "decode_head.c1_in_channels": 16,
+            "decode_head.c1_channels": 32,
+            "decode_head.dilations": (1, 2, 3, 4),
+            "auxiliary_head": None,
+        },
+        options={
+            **head_options("decode_head", 64),
+            "decode_head.dilations": [(1, 2, 3, 5), (1, 2, 3), (1, 2, 3, 1), (4, 2, 3, 4), (1, 3, 2, 4)],
+            "decode_head.align_corners": [True],
+            "decode_head.c1_in_channels": [0, 8],
+            "decode_head.c1_channels": [16, 0],
+            "decode_head.in_index": [2],
+            "decode_head.input_transform": ["resize_concat", "multiple_select"],
+            "decode_head.type": ["ASPPHead"],
+        },
+        harmless={"decode_head.dropout_ratio": 0.3},
+    ),
+    "ocrnet_hr18_512x512_160k_ade20k": Mutated(
+        small={
+            **HRNET,
+            "decode_head.0.in_channels": [4, 8, 16, 32],
+            "decode_head.0.channels": 64,
+            "decode_head.1.in_channels": [4, 8, 16, 32],
+            "decode_head.1.channels": 64,
+            "decode_head.1.ocr_channels": 32,
+        },
+        options={
+            **head_options("decode_head.0", 64),
+            **head_options("decode_head.1", 64),
+            "decode_head.0.kernel_size": [3],
+            "decode_head.0.num_convs": [2, 0],
+            "decode_head.0.concat_input": [True],
+            "decode_head.0.align_corners": [True],
+            "decode_head.1.ocr_channels": [64],
+            "decode_head.1.scale": [2, 0.5],
+            "decode_head.1.use_sep_conv": [True],
+            "decode_head.1.align_corners": [True],
+            "decode_head.1.in_index": [[0, 1, 3, 2], [0, 1, 2]],
+            "decode_head.1.input_transform": ["multiple_select", None],
+            "num_stages": [3],
+            "type": ["EncoderDecoder"],
+        },
+        harmless={"decode_head.0.dropout_ratio": 0.3, "decode_head.1.scale": 1},
+    ),
+}
+
+
+def altered(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A copy of an original config with changes to its model by path."""
+    config = copy.deepcopy(config)
+    for path, value in changes.items():
+        *parents, last = path.split(".")
+        place = config["model"]
+        for name in parents:
+            place = place[int(name)] if isinstance(place, list) else place[name]
+        place[last] = value
+    return config
+
+
+@torch.no_grad()
+def outputs(config: dict[str, Any]) -> tuple[dict[str, torch.Size], torch.Tensor | None]:
+    """The shapes of the translated model's parameters, and what it makes of a picture at the picture's size.
+
+    The weights depend on the parameters' names and shapes alone; the outputs of all decode heads are joined.
+    """
+    translated = translate_config(config).config
+    model = SegZooForSemanticSegmentation(translated).eval()
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
+        if parameter.ndim > 1:  # a kernel or matrix that keeps the variance
+            parameter.copy_(noise / parameter[0].numel() ** 0.5)
+        else:
+            parameter.copy_(noise / 10 + (1 if name.endswith("weight") else 0))
+    settle(model)
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    if translated.backbone_config.num_channels != PIXELS.shape[1]:
+        return shapes, None
+    maps, _ = model.forward_maps(PIXELS)
+    size = (PIXELS.shape[-2], PIXELS.shape[-1])
+    resized = [
+        torch.nn.functional.interpolate(out.logits, size, mode="bilinear", align_corners=head.config.align_corners)
+        for head, out in zip(model.decode_heads, model.decode(maps), strict=True)
+    ]
+    return shapes, torch.cat(resized, dim=1)
+
+
+@pytest.mark.parametrize("name", MUTATED)
+def test_every_altered_option_shows(name):
+    case = MUTATED[name]
+    config = altered(zoo.original_config(name), case.small)
+    shapes, logits = outputs(config)
+    unseen = []
+    for path, values in case.options.items():
+        for value in values:
+            try:
+                other_shapes, other = outputs(altered(config, {path: value}))
+            except SegZooError as error:
+                assert error.args[0].count("\n") == 0
+                continue
+            if other_shapes == shapes and (other - logits).abs().max() < 1e-4 * logits.abs().max():
+                unseen.append((path, value))
+    assert not unseen
+    for path, value in case.harmless.items():
+        other_shapes, other = outputs(altered(config, {path: value}))
+        assert other_shapes == shapes and torch.equal(other, logits), path
