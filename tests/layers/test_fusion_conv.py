@@ -14,9 +14,9 @@ def make(dtype=torch.float64, layout=torch.contiguous_format, kernel_size=3, **o
     return conv, maps
 
 
-def as_written(fusion, maps):
+def as_written(fusion, maps, size=None):
     """Without the short way."""
-    x = fusion.conv(concatenate(maps, align_corners=fusion.align_corners))
+    x = fusion.conv(concatenate(maps, align_corners=fusion.align_corners, size=size))
     return fusion.activation(fusion.norm(x))
 
 
@@ -27,7 +27,7 @@ def as_written(fusion, maps):
 )
 def test_equals_resize_concatenate_convolve(kernel, align_corners, layout):
     fusion, maps = make(layout=layout, align_corners=align_corners, **kernel)
-    assert fusion.conv._short_way(maps)
+    assert fusion.conv._short_way(maps, maps[0].shape[2:])
     found, expected = fusion(maps), as_written(fusion, maps)
     gradient = torch.randn_like(expected)
     inputs = [*maps, *fusion.parameters()]
@@ -36,6 +36,16 @@ def test_equals_resize_concatenate_convolve(kernel, align_corners, layout):
     )
     for a, b in ((found, expected), *pairs):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("order", [(2, 0, 3), (2, 4, 1)], ids=["another map's", "no map's"])
+def test_a_size_that_is_not_the_first_maps(order):
+    sizes = [SIZES[i] for i in order]
+    fusion = FusionConv(sum(c for c, _ in sizes), 7, 3, padding=1).double().eval()
+    maps = [torch.randn(2, c, *size, dtype=torch.float64) for c, size in sizes]
+    found = fusion(maps, size=(16, 21))
+    assert found.shape == (2, 7, 16, 21)
+    torch.testing.assert_close(found, as_written(fusion, maps, (16, 21)), rtol=1e-11, atol=1e-11)
 
 
 def test_the_short_way_is_taken_and_saves_work():

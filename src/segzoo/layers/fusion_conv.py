@@ -13,7 +13,7 @@ from segzoo.layers.resize import concatenate
 
 
 class ConvOfMaps(nn.Conv2d):
-    """``nn.Conv2d`` of one map, or of several that are resized to the first one's size and concatenated.
+    """``nn.Conv2d`` of one map, or of several that are resized (bilinear) to one size and concatenated.
 
     Each tap of a kernel is a 1x1 convolution, which may as well come before the resize, on a fraction of the pixels;
     resizing and shifting by a tap are then products with narrow matrices along rows and columns. On a CPU that saves
@@ -21,39 +21,49 @@ class ConvOfMaps(nn.Conv2d):
     devices and in exports maps are resized, concatenated and convolved.
     """
 
-    def forward(self, maps: Tensor | Sequence[Tensor], align_corners: bool = False) -> Tensor:
+    def forward(
+        self,
+        maps: Tensor | Sequence[Tensor],
+        size: Sequence[int | torch.SymInt] | None = None,
+        align_corners: bool = False,
+    ) -> Tensor:
         """One map (B, in_channels, H, W), or several (B, C, H, W) with ``in_channels`` in total, to a map.
 
         Args:
             maps: the map, or the maps.
+            size: (height, width) to which several maps are resized; None is the first map's.
             align_corners: whether resizing aligns the centres of the corner pixels.
         """
         if isinstance(maps, Tensor):
             return super().forward(maps)
-        if self._short_way(maps):
-            return self._of_resized(maps, align_corners)
-        return super().forward(concatenate(maps, align_corners=align_corners))
+        size = maps[0].shape[-2:] if size is None else size
+        if self._short_way(maps, size):
+            return self._of_resized(maps, size, align_corners)
+        return super().forward(concatenate(maps, align_corners, size=size))
 
-    def _short_way(self, maps: Sequence[Tensor]) -> bool:
+    def _short_way(self, maps: Sequence[Tensor], size: Sequence[int | torch.SymInt]) -> bool:
         if torch.compiler.is_exporting() or maps[0].device.type != "cpu" or not is_plain(self.weight):
             return False
-        return self.stride == (1, 1) and self.groups == 1 and any(self._is_shorter(x, maps[0]) for x in maps[1:])
+        if self.stride != (1, 1) or self.groups != 1:
+            return False
+        shorter = [self._is_shorter(x, size) for x in maps]
+        return any(shorter) and not all(shorter)
 
-    def _is_shorter(self, x: Tensor, first: Tensor) -> bool:
+    def _is_shorter(self, x: Tensor, size: Sequence[int | torch.SymInt]) -> bool:
         """Whether taps before the resize are less work; narrow products count twice, as they run at half the speed."""
         rows, columns = self.kernel_size
-        height, width, full_height, full_width = *x.shape[2:], *first.shape[2:]
+        height, width, full_height, full_width = *x.shape[2:], *size
         usual = rows * columns * x.shape[1]
         share = height * width / (full_height * full_width)
         return usual * share + 2 * (rows * height + rows * columns * width * height / full_height) < usual
 
-    def _of_resized(self, maps: Sequence[Tensor], align_corners: bool) -> Tensor:
-        first = maps[0]
+    def _of_resized(self, maps: Sequence[Tensor], size: Sequence[int | torch.SymInt], align_corners: bool) -> Tensor:
+        """The short way; one of the maps at least is not small."""
         weights = self.weight.split([x.shape[1] for x in maps], dim=1)
-        others = list(zip(maps[1:], weights[1:], strict=True))
-        small = [(x, weight) for x, weight in others if self._is_shorter(x, first)]
-        large = [(first, weights[0]), *(pair for pair in others if not self._is_shorter(pair[0], first))]
-        x = concatenate([x for x, _ in large], align_corners=align_corners)
+        pairs = list(zip(maps, weights, strict=True))
+        small = [(x, weight) for x, weight in pairs if self._is_shorter(x, size)]
+        large = [(x, weight) for x, weight in pairs if not self._is_shorter(x, size)]
+        x = concatenate([x for x, _ in large], align_corners, size=size)
         weight = torch.cat([weight for _, weight in large], dim=1)
         total = F.conv2d(x, weight, self.bias, 1, self.padding, self.dilation).permute(0, 2, 3, 1)
         batch, height, width, channels = total.shape
@@ -63,8 +73,8 @@ class ConvOfMaps(nn.Conv2d):
             # All taps of a pixel beside each other, (B, h, w, columns of the kernel, rows of the kernel, C).
             taps = F.conv2d(x, weight.permute(3, 2, 0, 1).reshape(-1, x.shape[1], 1, 1)).permute(0, 2, 3, 1)
             h, w = x.shape[2:]
-            across = _shifted_resize(w, first.shape[3], columns, right, left, align_corners, taps.dtype)
-            along = _shifted_resize(h, first.shape[2], rows, down, above, align_corners, taps.dtype).transpose(1, 2)
+            across = _shifted_resize(w, size[1], columns, right, left, align_corners, taps.dtype)
+            along = _shifted_resize(h, size[0], rows, down, above, align_corners, taps.dtype).transpose(1, 2)
             # (B, h, W', rows * C)
             taps = across.reshape(width, -1) @ taps.reshape(batch, h, w * columns, rows * channels)
             taps = taps.view(batch, h, width, rows, channels).permute(0, 3, 1, 2, 4).reshape(batch, rows * h, -1)
@@ -73,7 +83,7 @@ class ConvOfMaps(nn.Conv2d):
 
 
 class FusionConv(ConvNormAct):
-    """``ConvNormAct`` over the channels of several maps, all but the first resized (bilinear) to the first one's size.
+    """``ConvNormAct`` over the channels of several maps, resized (bilinear) to one size, by default the first one's.
 
     Args:
         in_channels: channels of all maps together.
@@ -90,12 +100,17 @@ class FusionConv(ConvNormAct):
         super().__init__(in_channels, out_channels, kernel_size, **options)
         self.align_corners = align_corners
 
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Maps (B, C, H, W) with ``in_channels`` in total -> (B, out_channels, H', W')."""
+    def forward(self, maps: Sequence[Tensor], size: Sequence[int | torch.SymInt] | None = None) -> Tensor:
+        """Maps (B, C, H, W) with ``in_channels`` in total -> (B, out_channels, H', W').
+
+        Args:
+            maps: one map at least.
+            size: (height, width) to which the maps are resized; None is the first map's.
+        """
         if isinstance(self.conv, ConvOfMaps):
-            x = self.conv(maps, self.align_corners)
+            x = self.conv(maps, size, self.align_corners)
         else:  # an adapter or a quantiser has replaced it
-            x = self.conv(concatenate(maps, align_corners=self.align_corners))
+            x = self.conv(concatenate(maps, self.align_corners, size=size))
         return self.activation(self.norm(x))
 
 

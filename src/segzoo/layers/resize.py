@@ -19,12 +19,19 @@ def resize(
     return F.interpolate(x, size=tuple(size), mode=mode, align_corners=None if mode == "nearest" else align_corners)
 
 
-def concatenate(maps: Sequence[Tensor], align_corners: bool = False) -> Tensor:
-    """Maps (B, C, H, W) of any resolutions, resized to the first one's (bilinear) and joined along their channels."""
-    first, *others = maps
-    if not others:
-        return first
-    return torch.cat([first, *(resize(x, first.shape[-2:], align_corners=align_corners) for x in others)], dim=1)
+def concatenate(
+    maps: Sequence[Tensor], align_corners: bool = False, *, size: Sequence[int | torch.SymInt] | None = None
+) -> Tensor:
+    """Maps (B, C, H, W) of any resolutions, resized (bilinear) and joined along their channels.
+
+    Args:
+        maps: one map at least.
+        align_corners: as in `resize`.
+        size: (height, width) of the result; None is the first map's.
+    """
+    size = maps[0].shape[-2:] if size is None else size
+    resized = [resize(x, size, align_corners=align_corners) for x in maps]
+    return resized[0] if len(resized) == 1 else torch.cat(resized, dim=1)
 
 
 def _same(size: Sequence[int | torch.SymInt], other: Sequence[int | torch.SymInt]) -> bool:
