@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
+from segzoo.compat import ComposableConfig
 from segzoo.errors import SegZooError
 from segzoo.layers.conv import ACTIVATIONS, ConvNormAct
 
@@ -45,7 +46,7 @@ _TRANSFORMERS_KEYS = frozenset(
 
 
 @strict
-class SegZooBaseConfig(PreTrainedConfig):
+class SegZooBaseConfig(ComposableConfig):
     """Base of all segzoo configs: typed fields, and an error for a key that is not one of them.
 
     transformers accepts unknown keyword arguments silently, so that a misspelt option would train another model.
@@ -180,7 +181,7 @@ class SegZooPreTrainedModel(PreTrainedModel):
         # For models outside its own package, transformers skips modules without weights of their own, because their
         # _init_weights might overwrite loaded weights. Ours use transformers' init functions, which never do, so that
         # _init_weights may treat a block as a whole.
-        super()._initialize_weights(module, is_custom_code=False)
+        super()._initialize_weights(module, False)  # the name of the argument differs between versions
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:

@@ -145,7 +145,7 @@ def test_gradient_checkpointing_changes_nothing(model_type):
         torch.manual_seed(3)
         model = build(model_type).train()
         if checkpointing:
-            model.activation_checkpointing_enable()
+            model.gradient_checkpointing_enable()
         maps = model(x).feature_maps
         sum(m.square().mean() for m in maps).backward()
         results.append((maps, [p.grad for p in model.parameters()], [b.clone() for b in model.buffers()]))

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segzoo.errors import SegZooError
@@ -52,6 +52,22 @@ def ms_deform_attn(
     return torch.ops.segzoo.ms_deform_attn(
         value, sizes, sampling_locations, attention_weights, torch.compiler.is_compiling()
     )
+
+
+class MSDeformAttn(nn.Module):
+    """:func:`ms_deform_attn` as a layer without weights, whose forward ``kernels.kernelize`` can replace."""
+
+    kernel_layer_name = "MSDeformAttn"  # what `kernels` looks for; its decorator needs `kernels` to be installed
+
+    def forward(
+        self,
+        value: Tensor,
+        spatial_shapes: Sequence[tuple[int, int]],
+        sampling_locations: Tensor,
+        attention_weights: Tensor,
+    ) -> Tensor:
+        """:func:`ms_deform_attn` of the same arguments."""
+        return ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights)
 
 
 def _check(value: Tensor, spatial_shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> list[int]:
