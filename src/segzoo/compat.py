@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 
 import torch
 import transformers
-from packaging.version import Version
 from transformers import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+_TRANSFORMERS = tuple(int(part) for part in transformers.__version__.split(".")[:2])
 
 try:  # transformers 5.20
     from transformers.configuration_utils import SubConfigSpec
@@ -50,7 +51,7 @@ else:
     ComposableConfig = PreTrainedConfig
 
 # Where the blocks of transformers' ViT are inside the model.
-VIT_BLOCKS = "layers" if Version(transformers.__version__) >= Version("5.9") else "encoder.layer"
+VIT_BLOCKS = "layers" if _TRANSFORMERS >= (5, 9) else "encoder.layer"
 
 
 def compile_kinds(function: Callable, *, kinds: int, **options: Any) -> Callable:
