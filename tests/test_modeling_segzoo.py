@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 from support.contract import assert_close, assert_gradients, assert_same_state, settle
+from support.versions import whole_graph
 from transformers import (
     AutoConfig,
     AutoModelForSemanticSegmentation,
@@ -415,6 +416,7 @@ def test_the_config_of_a_caller_is_not_shared_between_models():
 # --- compile, windows, peft ------------------------------------------------------------------------------------------
 
 
+@whole_graph
 def test_compiles_as_one_graph_forward_and_loss():
     model = build()
     images, labels = batch()
@@ -427,6 +429,7 @@ def test_compiles_as_one_graph_forward_and_loss():
     assert_gradients(model)
 
 
+@whole_graph
 @pytest.mark.parametrize(
     "backbone",
     [

@@ -54,14 +54,20 @@ else:
 VIT_BLOCKS = "layers" if _TRANSFORMERS >= (5, 9) else "encoder.layer"
 
 
+def is_exporting() -> bool:
+    """Whether torch.export is tracing. ``torch.compiler.is_exporting`` in torch 2.8 is true in torch.compile as well."""
+    return torch.compiler._is_exporting_flag
+
+
 def compile_kinds(function: Callable, *, kinds: int, **options: Any) -> Callable:
-    """``torch.compile`` of a function for no more than so many kinds of calls, which other functions do not count among theirs.
+    """``torch.compile`` of a function for no more than so many kinds of calls.
 
     Args:
         function: the function.
         kinds: for how many kinds of calls it is compiled; one more raises torch's ``FailOnRecompileLimitHit``.
         options: further arguments of ``torch.compile``.
     """
+    # Counts the calls of this object alone; before, those of the same function count together.
     if "recompile_limit" in inspect.signature(torch.compile).parameters:  # torch 2.12
         return torch.compile(function, recompile_limit=kinds, isolate_recompiles=True, **options)
     compiled = torch.compile(function, **options)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segzoo.compat import is_exporting
 from segzoo.layers.conv import ConvNormAct
 from segzoo.layers.resize import concatenate
 
@@ -42,7 +43,7 @@ class FusionConv(ConvNormAct):
         return self.activation(self.norm(x))
 
     def _short_way(self, maps: Sequence[Tensor]) -> bool:
-        if torch.compiler.is_exporting() or maps[0].device.type != "cpu" or type(self.conv) is not nn.Conv2d:
+        if is_exporting() or maps[0].device.type != "cpu" or type(self.conv) is not nn.Conv2d:
             return False
         conv = self.conv
         return conv.stride == (1, 1) and conv.groups == 1 and any(_is_shorter(x, maps[0], conv) for x in maps[1:])

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segzoo.compat import is_exporting
 from segzoo.errors import SegZooError
 from segzoo.ops.bilinear_bags import BORDER, Layout, backward, forward, index_dtype, kept_layouts
 from segzoo.ops.registration import autocast_sampled, compute_dtype, empty, gpu_kernels, register_autocast
@@ -83,7 +84,7 @@ def dcnv3(
         groups, kernel_size, stride, padding, dilation, float(offset_scale), bool(remove_center), bool(softmax)
     )
     _check(input, offset, mask, options)
-    if torch.compiler.is_exporting():
+    if is_exporting():
         return _grid_sample_form(autocast_sampled(input), offset, mask, options)
     return torch.ops.segzoo.dcnv3(input, offset, mask, *options, torch.compiler.is_compiling())
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segzoo.compat import is_exporting
 from segzoo.errors import SegZooError
 from segzoo.ops.bilinear_bags import BORDER, Layout, backward, forward, index_dtype, kept_layouts
 from segzoo.ops.registration import autocast_sampled, compute_dtype, empty, gpu_kernels, register_autocast
@@ -47,7 +48,7 @@ def ms_deform_attn(
         SegZooError: shapes, dtypes or devices do not fit; the message says which.
     """
     sizes = _check(value, spatial_shapes, sampling_locations, attention_weights)
-    if torch.compiler.is_exporting():
+    if is_exporting():
         return _grid_sample_form(autocast_sampled(value), sizes, sampling_locations, attention_weights)
     return torch.ops.segzoo.ms_deform_attn(
         value, sizes, sampling_locations, attention_weights, torch.compiler.is_compiling()
