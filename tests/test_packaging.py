@@ -166,7 +166,7 @@ def test_every_module_and_the_quickstart_work_from_the_wheel(wheel, environment,
     script.write_text(f"import importlib\nfor name in {modules}:\n    importlib.import_module(name)\n")
     run(environment, script, cwd=tmp_path)
     shutil.copy(ROOT / "examples" / "quickstart.py", tmp_path)
-    sizes = ("--steps", "1", "--num_train", "4", "--num_validation", "2")
+    sizes = ("--steps", "1", "--num_train", "8", "--num_validation", "2")
     run(environment, "quickstart.py", "--output_dir", "out", *sizes, cwd=tmp_path)
     assert {"config.json", "model.safetensors", "README.md"} <= {
         path.name for path in (tmp_path / "out/model").iterdir()
