@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 # How many processes run the tests side by side, each with one thread.
 WORKERS ?= 2
 
-.PHONY: quickstart test test-slow lint format clean
+# An environment of its own with exactly the lower bounds of pyproject.toml.
+LOWEST ?= .venv-lowest
+
+.PHONY: quickstart test test-slow test-lowest lint format clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py --output_dir outputs/quickstart
@@ -15,6 +18,9 @@ test: $(VENV)/.installed-test
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+test-lowest: $(LOWEST)/.installed-test
+	$(LOWEST)/bin/python -m pytest -n $(WORKERS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -37,5 +43,11 @@ $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -e ".[test]"
 	touch $@ $(VENV)/.installed
 
+$(LOWEST)/.installed-test: pyproject.toml
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet uv
+	$(LOWEST)/bin/python -m uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct -e ".[test]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist outputs .pytest_cache .ruff_cache .mypy_cache .hypothesis src/segzoo.egg-info
+	rm -rf $(VENV) $(LOWEST) build dist outputs .pytest_cache .ruff_cache .mypy_cache .hypothesis src/segzoo.egg-info

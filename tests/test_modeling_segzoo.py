@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 from support.contract import assert_close, assert_gradients, assert_same_state, settle
+from support.versions import whole_graph
 from transformers import (
     AutoConfig,
     AutoModelForSemanticSegmentation,
@@ -331,7 +332,7 @@ def test_activation_checkpointing_gives_equal_losses_and_statistics():
     for checkpointing in (False, True):
         model = build().train()
         if checkpointing:
-            model.activation_checkpointing_enable()
+            model.gradient_checkpointing_enable()
             assert any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
         torch.manual_seed(2)
         loss = model(images, labels=labels).loss
@@ -436,6 +437,7 @@ def test_the_config_of_a_caller_is_not_shared_between_models():
 # --- compile, windows, peft ------------------------------------------------------------------------------------------
 
 
+@whole_graph
 def test_compiles_as_one_graph_forward_and_loss():
     model = build()
     images, labels = batch()
@@ -448,6 +450,7 @@ def test_compiles_as_one_graph_forward_and_loss():
     assert_gradients(model)
 
 
+@whole_graph
 @pytest.mark.parametrize(
     "backbone",
     [
@@ -500,7 +503,9 @@ def test_lora_with_the_head_trained_in_full(tmp_path):
     model = build(config)
     images, labels = batch((56, 56))
     lora = peft.LoraConfig(
-        r=2, target_modules=["q_proj", "v_proj"], modules_to_save=["neck", "decode_heads.0", "auxiliary_heads.0"]
+        r=2,
+        target_modules=["q_proj", "v_proj", "query", "value"],
+        modules_to_save=["neck", "decode_heads.0", "auxiliary_heads.0"],
     )
     tuned = peft.get_peft_model(copy.deepcopy(model), lora).train()
     optimizer = torch.optim.SGD([p for p in tuned.parameters() if p.requires_grad], lr=0.5)

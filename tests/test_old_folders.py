@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from packaging.version import Version
 from safetensors.torch import load_file
+from support.versions import TRANSFORMERS
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
 OLD = Path(__file__).parent / "old_folders"
@@ -17,6 +19,8 @@ def test_all_folders_are_there():
 
 @pytest.mark.parametrize("name", COMPOSITES)
 def test_an_old_model_folder_gives_equal_numbers(name):
+    if name.startswith("dinov2") and Version("5.18") > TRANSFORMERS:
+        pytest.skip("the folder was written by transformers 5.18 or newer, which named DINOv2's weights anew")
     model, report = AutoModelForSemanticSegmentation.from_pretrained(OLD / name, output_loading_info=True)
     assert not any(report.values()), report
     pixels = torch.sin(torch.arange(2 * 3 * 64 * 96, dtype=torch.float64) * 0.37).view(2, 3, 64, 96)

@@ -1,14 +1,21 @@
 """The wheel works outside the source tree, so does the editable install, and importing segzoo stays fast."""
 
+import importlib.util
 import os
+import re
 import shutil
 import site
 import subprocess
 import sys
 import sysconfig
+import tarfile
+import tomllib
+import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 SMOKE = """
@@ -71,9 +78,102 @@ def pip(python, *arguments):
     )
 
 
-def test_wheel_works_outside_the_tree(tree, environment, tmp_path):
-    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", tmp_path, tree)
-    (wheel,) = tmp_path.glob("segzoo-*.whl")
+def build_wheel(source, folder):
+    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", folder, source)
+    (wheel,) = folder.glob("segzoo-*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(tree, tmp_path_factory):
+    return build_wheel(tree, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def sdist(tree, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sdist")
+    run(sys.executable, "-c", f"from setuptools.build_meta import build_sdist; build_sdist({str(folder)!r})", cwd=tree)
+    (archive,) = folder.glob("segzoo-*.tar.gz")
+    return archive
+
+
+def package_files():
+    """Every file that the package must have, by its path in the wheel."""
+    homes = {ROOT / "src" / "segzoo": "segzoo"}
+    homes |= {path: f"segzoo/_kernels/{path.name}" for path in ROOT.glob("kernels/*/torch-ext/*") if path.is_dir()}
+    return {
+        f"{name}/{path.relative_to(home).as_posix()}"
+        for home, name in homes.items()
+        for path in home.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def test_the_wheel_holds_what_the_package_has(wheel):
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert names == package_files()
+    assert {
+        "segzoo/py.typed",
+        "segzoo/zoo/rows/mmsegmentation.json",
+        "segzoo/data/facts/ade20k.json",
+        "segzoo/training/recipes/recipes.json",
+        "segzoo/_kernels/dcnv3/layers.py",
+    } <= names
+
+
+def test_the_sdist_holds_what_the_wheel_is_built_from(sdist, wheel, tmp_path):
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"pyproject.toml", "README.md", "LICENSE", "src/segzoo/zoo/rows/mmsegmentation.json"} <= names
+    again = build_wheel(sdist, tmp_path)
+    assert set(zipfile.ZipFile(again).namelist()) == set(zipfile.ZipFile(wheel).namelist())
+
+
+def requirements():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"].values()
+    return [Requirement(text) for texts in (project["dependencies"], *extras) for text in texts]
+
+
+def test_the_lowest_versions_are_those_of_pyproject():
+    """`make test-lowest` lets uv choose the lower bound of each requirement, so each has one, and this environment keeps it."""
+    bounded = [requirement for requirement in requirements() if not requirement.extras]
+    assert len(bounded) > 20
+    for requirement in bounded:
+        assert any(specifier.operator in (">=", "==") for specifier in requirement.specifier), str(requirement)
+        if requirement.name != "ruff":
+            assert requirement.specifier.contains(version(requirement.name), prereleases=True), str(requirement)
+    commands = run("make", "--dry-run", "--always-make", "test-lowest", cwd=ROOT).replace("\\\n", " ")
+    (install,) = (line for line in commands.splitlines() if "--resolution" in line)
+    assert re.search(r"uv pip install .*--resolution lowest-direct .*\.\[test\]", install)
+
+
+def test_installing_needs_no_kernels_library():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert not any(Requirement(text).name == "kernels" for text in project["dependencies"])
+    without = "import sys; sys.modules['kernels'] = None; import segzoo, segzoo.ops, segzoo.modeling_segzoo"
+    run(sys.executable, "-c", without)
+
+
+@pytest.mark.slow
+def test_every_module_and_the_quickstart_work_from_the_wheel(wheel, environment, tmp_path):
+    pip(environment, "--ignore-installed", wheel)
+    modules = [name.removesuffix(".py").replace("/", ".") for name in package_files() if name.endswith(".py")]
+    modules = sorted({name.removesuffix(".__init__") for name in modules} - {"segzoo.__main__"})
+    if importlib.util.find_spec("triton") is None:
+        modules = [name for name in modules if not name.startswith("segzoo._kernels.")]
+    script = tmp_path / "imports.py"
+    script.write_text(f"import importlib\nfor name in {modules}:\n    importlib.import_module(name)\n")
+    run(environment, script, cwd=tmp_path)
+    shutil.copy(ROOT / "examples" / "quickstart.py", tmp_path)
+    sizes = ("--steps", "1", "--num_train", "8", "--num_validation", "2")
+    run(environment, "quickstart.py", "--output_dir", "out", *sizes, cwd=tmp_path)
+    assert {"config.json", "model.safetensors", "README.md"} <= {
+        path.name for path in (tmp_path / "out/model").iterdir()
+    }
+
+
+def test_wheel_works_outside_the_tree(wheel, environment, tmp_path):
     pip(environment, "--ignore-installed", wheel)
     run(environment, "-c", SMOKE, str(tmp_path / "venv"), cwd=tmp_path)
     segzoo = environment.parent / "segzoo"

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
+from segzoo.compat import ComposableConfig
 from segzoo.errors import SegZooError
 from segzoo.layers.conv import ACTIVATIONS, ConvNormAct
 from segzoo.layers.pointwise import plain_linears
@@ -52,7 +53,7 @@ _keeps_unknown_keys: ContextVar[bool] = ContextVar("keeps_unknown_keys", default
 
 
 @strict
-class SegZooBaseConfig(PreTrainedConfig):
+class SegZooBaseConfig(ComposableConfig):
     """Base of all segzoo configs: typed fields, and an error for a key that is not one of them.
 
     transformers accepts unknown keyword arguments silently, so that a misspelt option would train another model.
@@ -223,7 +224,7 @@ class SegZooPreTrainedModel(PreTrainedModel):
         # For models outside its own package, transformers skips modules without weights of their own, because their
         # _init_weights might overwrite loaded weights. Ours use transformers' init functions, which never do, so that
         # _init_weights may treat a block as a whole.
-        super()._initialize_weights(module, is_custom_code=False)
+        super()._initialize_weights(module, False)  # the name of the argument differs between versions
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:

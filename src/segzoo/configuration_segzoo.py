@@ -5,10 +5,10 @@ from typing import Any, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.configuration_utils import SubConfigSpec
 
 from segzoo.backbones.base import BackboneConfig, evenly_spaced_layers, is_token
 from segzoo.base import Ints, SegZooBaseConfig
+from segzoo.compat import SubConfigSpec
 from segzoo.errors import SegZooError
 from segzoo.heads import FCNHeadConfig, HeadConfig, UPerHeadConfig
 from segzoo.hub import AUTO_MAP, WritesShim

@@ -27,9 +27,9 @@ from segzoo.errors import SegZooError, first_line
 BILINEAR_SAMPLE = 5
 """Multiply-adds for one bilinearly sampled value: one for each of the four neighbours, one for the sample's weight."""
 
-# The device that the tensors without memory claim; no such device is needed. On "cpu" some layers take a path with
-# fewer operations, and the counts would describe segzoo's code instead of the architecture; "meta" has no autocast.
-_DEVICE = "cuda"
+# The device of the tensors without memory. On "cpu" some layers take a path with fewer operations, and the counts would
+# describe segzoo's code instead of the architecture; "cuda" needs a build of torch with CUDA, torch 2.8 even a driver.
+_DEVICE = "meta"
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,11 @@ def count_operations(model: nn.Module, size: Sequence[int]) -> OperationCount:
     channels = input_channels(model.config)
     dtype = next(model.parameters()).dtype
     try:
-        with _in_inference(model), FakeTensorMode(), FlopCounterMode(display=False) as counter:
+        with (
+            _in_inference(model),
+            FakeTensorMode(allow_non_fake_inputs=True),
+            FlopCounterMode(display=False) as counter,
+        ):
             pixels = torch.empty(1, channels, height, width, dtype=dtype, device=_DEVICE)
             torch.func.functional_call(model, _stand_ins(model), kwargs={"pixel_values": pixels})
     except SegZooError:

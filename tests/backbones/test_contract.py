@@ -12,6 +12,7 @@ from support.contract import (
     settle,
 )
 from support.odd_backbones import ODD_BACKBONES
+from support.versions import whole_graph
 from transformers import AutoConfig, AutoModelForSemanticSegmentation
 
 from segzoo import AutoBackbone, SegZooConfig, SegZooForSemanticSegmentation
@@ -145,7 +146,7 @@ def test_gradient_checkpointing_changes_nothing(model_type):
         torch.manual_seed(3)
         model = build(model_type).train()
         if checkpointing:
-            model.activation_checkpointing_enable()
+            model.gradient_checkpointing_enable()
         maps = model(x).feature_maps
         sum(m.square().mean() for m in maps).backward()
         results.append((maps, [p.grad for p in model.parameters()], [b.clone() for b in model.buffers()]))
@@ -165,6 +166,7 @@ def test_bfloat16_autocast(model_type):
         assert float((a.float() - b).square().mean().sqrt()) < 0.05 * float(b.square().mean().sqrt()) + 1e-3
 
 
+@whole_graph
 @pytest.mark.parametrize(
     "model_type",
     [
@@ -182,6 +184,7 @@ def test_compiles_as_one_graph(model_type):
         assert_close(a, b)
 
 
+@whole_graph
 @pytest.mark.slow
 @every_backbone
 def test_inductor_forward_and_backward(model_type):

@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 import torch
 from support.contract import settle
+from support.versions import onnx_of_any_size
 
 import segzoo
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
@@ -61,6 +62,7 @@ def largest_difference(found, model, image):
     return float((found - expected).abs().max())
 
 
+@onnx_of_any_size
 def test_command_writes_a_file_of_standard_operators(tmp_path, capsys):
     """InternImage-UPerNet at any size, from a folder, with what one needs to use it."""
     model, file = internimage(), tmp_path / "model.onnx"
@@ -125,6 +127,7 @@ def test_program_of_torch_export(tmp_path):
     assert str(segzoo.__path__[0]).encode() not in file.read_bytes()
 
 
+@onnx_of_any_size
 @pytest.mark.parametrize("opset", [17, pytest.param(23, marks=pytest.mark.slow)])
 def test_half_precision_and_other_opsets(opset, tmp_path):
     model, file = resnet(), tmp_path / "model.onnx"

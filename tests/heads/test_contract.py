@@ -13,6 +13,7 @@ from support.contract import (
     assert_same_state,
     settle,
 )
+from support.versions import whole_graph
 from transformers import AutoConfig
 
 from segzoo import AutoHead
@@ -186,6 +187,7 @@ def test_bfloat16_autocast(model_type):
     assert_close(half.float(), full, 0.05)
 
 
+@whole_graph
 @compiled_heads
 def test_compiles_as_one_graph(model_type):
     head = build(model_type)

@@ -388,7 +388,7 @@ def test_gradient_checkpointing_changes_nothing():
     gradients = []
     for checkpointing in (False, True):
         if checkpointing:
-            model.activation_checkpointing_enable()
+            model.gradient_checkpointing_enable()
             assert all(layer.gradient_checkpointing for layer in model.decode_heads[0].layers)
         model.zero_grad()
         torch.manual_seed(2)

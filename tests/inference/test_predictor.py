@@ -177,7 +177,8 @@ def test_channels_last(model, picture):
 
 def test_models_of_transformers(picture):
     torch.manual_seed(0)
-    config = SegformerConfig(hidden_sizes=[8, 16, 24, 32], depths=[1] * 4, decoder_hidden_size=16, num_labels=4)
+    sizes = {"hidden_sizes": [8, 16, 25, 32], "decoder_hidden_size": 16}
+    config = SegformerConfig(**sizes, depths=[1] * 4, num_labels=4)
     model = SegformerForSemanticSegmentation(config).eval()
     torch.nn.init.normal_(model.decode_head.classifier.weight, std=3.0)
     processor = SegformerImageProcessor(size={"height": 64, "width": 96})

@@ -77,7 +77,7 @@ def test_load_as_local_kernels(tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_follows_the_kernel_builder(name):
-    from kernels._rust import Build
+    Build = pytest.importorskip("kernels._rust", reason="the reader of build.toml came with kernels 0.17").Build
 
     folder = ROOT / "kernels" / name
     assert [str(backend).lower().rpartition(".")[2] for backend in Build.open(folder).general.backends] == ["cuda"]

@@ -50,7 +50,11 @@ class Sampling(torch.nn.Module):
         self.tensors = torch.nn.ParameterList(tensor.to(dtype) for tensor in tensors)
 
     def forward(self, factor):
-        sampled, positions, weights = self.tensors
+        sampled, positions, weights = (
+            self.tensors[0],
+            self.tensors[1],
+            self.tensors[2],
+        )  # torch 2.8 cannot unpack a list
         if self.options:
             return dcnv3(sampled * factor, positions, weights, groups=2, **self.options)
         return ms_deform_attn(sampled * factor, SHAPES, positions, weights)

@@ -120,7 +120,9 @@ class ScriptRun:
 
     def _read(self, kind: str) -> str:
         files = sorted(self.logs.glob(f"{kind}-*"))
-        return "".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
+        text = "".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
+        # torch before 2.9 prints it.
+        return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("[Gloo] Rank "))
 
 
 def words(options: dict) -> list[str]:

@@ -196,7 +196,7 @@ SMALL = {"hidden_size": 24, "num_attention_heads": 2, "intermediate_size": 24, "
             BeitBackbone,
             BeitConfig(num_hidden_layers=2, **SMALL, out_indices=[1, 2], use_relative_position_bias=True),
             3,
-            {"embeddings.cls_token": 0, "layers.0.": 1, "layers.1.": 2},
+            {"embeddings.cls_token": 0, "0.attention.": 1, "1.attention.": 2},
         ),
         # mmsegmentation's LearningRateDecayOptimizerConstructor, decay_type stage_wise: num_layers is 6 for ConvNeXt-T and 12
         # for the others; the scale is rate ** (num_layers + 2 - id - 1) with id 0 for the downsampling, 1..4 for the stages.

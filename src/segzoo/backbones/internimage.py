@@ -19,7 +19,7 @@ from segzoo.base import Ints
 from segzoo.errors import SegZooError
 from segzoo.layers import DropPath, PointwiseLinear
 from segzoo.layers.vit import FeedForward
-from segzoo.ops import dcnv3
+from segzoo.ops import DCNv3
 
 NORM_EPS = 1e-6
 
@@ -153,6 +153,7 @@ class DeformableConv(nn.Module):
         self.depthwise_conv = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels)
         self.depthwise_norm = nn.LayerNorm(channels, eps=NORM_EPS)
         self.activation = nn.GELU()
+        self.sample = DCNv3()
         self.offset = PointwiseLinear(channels, groups * points * 2)
         self.mask = PointwiseLinear(channels, groups * points)
         self.input_proj = PointwiseLinear(channels, channels)
@@ -163,7 +164,7 @@ class DeformableConv(nn.Module):
         context = self.depthwise_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         context = self.activation(self.depthwise_norm(context))
         projected = self.input_proj(x)
-        sampled = dcnv3(projected, self.offset(context), self.mask(context), groups=self.groups, **self.sampling)
+        sampled = self.sample(projected, self.offset(context), self.mask(context), groups=self.groups, **self.sampling)
         if self.center_scale is not None:
             share = self.center_scale(context).sigmoid().unsqueeze(-1)
             by_group = (self.groups, -1)

@@ -14,7 +14,6 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig
 from transformers import initialization as init
-from transformers.configuration_utils import SubConfigSpec
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from segzoo.auto import register_backbone
@@ -23,6 +22,7 @@ from segzoo.backbones.base import Backbone, BackboneConfig, evenly_spaced_layers
 from segzoo.backbones.plain_vit import whole_patches
 from segzoo.backbones.vit_interface import PlainViT, patch_size_of, plain_vit_of
 from segzoo.base import Ints
+from segzoo.compat import SubConfigSpec
 from segzoo.errors import SegZooError, first_line
 from segzoo.layers import BatchNorm2d, ConvNormAct, DropPath, PointwiseLinear, resize, to_map, to_tokens
 from segzoo.layers.deformable_attention import DeformableAttention, cell_centres

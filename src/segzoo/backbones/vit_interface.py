@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig
 
 from segzoo.auto import AutoBackbone
+from segzoo.compat import VIT_BLOCKS
 from segzoo.errors import SegZooError
 
 
@@ -88,7 +89,7 @@ PLAIN_VITS = {
     "vit": PlainViT(
         build=partial(AutoModel.from_config, add_pooling_layer=False),
         load=partial(AutoModel.from_pretrained, add_pooling_layer=False),
-        blocks="layers",
+        blocks=VIT_BLOCKS,
         norm="layernorm",
         prefix=lambda config: 1,
         embed=_embed_vit,

@@ -13,7 +13,7 @@ from transformers import initialization as init
 
 from segzoo.errors import SegZooError
 from segzoo.layers.pointwise import PointwiseLinear
-from segzoo.ops import ms_deform_attn
+from segzoo.ops import MSDeformAttn
 
 
 class DeformableAttention(nn.Module):
@@ -39,6 +39,7 @@ class DeformableAttention(nn.Module):
             )
         self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
         points = num_heads * num_levels * num_points
+        self.sample = MSDeformAttn()
         self.sampling_offsets = PointwiseLinear(channels, points * 2)
         self.attention_weights = PointwiseLinear(channels, points)
         self.value_proj = PointwiseLinear(channels, width)
@@ -84,7 +85,7 @@ class DeformableAttention(nn.Module):
         sizes = torch.tensor([(width, height) for height, width in spatial_shapes], dtype=precise, device=query.device)
         locations = reference_points[:, :, None, :, None] + offsets / sizes[:, None]
         value = self.value_proj(value).unflatten(-1, (self.num_heads, -1))
-        sampled = ms_deform_attn(value, spatial_shapes, locations, weights.unflatten(-1, points[1:]))
+        sampled = self.sample(value, spatial_shapes, locations, weights.unflatten(-1, points[1:]))
         return self.output_proj(sampled)
 
 

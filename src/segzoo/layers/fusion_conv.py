@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segzoo.compat import is_exporting
 from segzoo.layers.conv import ConvNormAct
 from segzoo.layers.pointwise import is_plain
 from segzoo.layers.resize import concatenate
@@ -42,7 +43,7 @@ class ConvOfMaps(nn.Conv2d):
         return super().forward(concatenate(maps, align_corners, size=size))
 
     def _short_way(self, maps: Sequence[Tensor], size: Sequence[int | torch.SymInt]) -> bool:
-        if torch.compiler.is_exporting() or maps[0].device.type != "cpu" or not is_plain(self.weight):
+        if is_exporting() or maps[0].device.type != "cpu" or not is_plain(self.weight):
             return False
         if self.stride != (1, 1) or self.groups != 1:
             return False

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segzoo.compat import is_exporting
 from segzoo.layers.conv import ConvNormAct
 from segzoo.layers.resize import resize
 
@@ -58,7 +59,7 @@ def pool_to_grid(x: Tensor, side: int) -> Tensor:
     This is ``F.adaptive_avg_pool2d``, for which exports with free sizes have no operator: they get two products with
     the cells' shares of rows and columns, which give the same numbers up to rounding.
     """
-    if not torch.compiler.is_exporting():
+    if not is_exporting():
         return F.adaptive_avg_pool2d(x, side)
     height, width = x.shape[-2:]
     return _cells(height, side, x) @ x @ _cells(width, side, x).mT

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from segzoo.compat import is_exporting
+
 
 def resize(
     x: Tensor, size: Sequence[int | torch.SymInt], mode: str = "bilinear", align_corners: bool = False
@@ -35,7 +37,7 @@ def concatenate(
 
 
 def _same(size: Sequence[int | torch.SymInt], other: Sequence[int | torch.SymInt]) -> bool:
-    if torch.compiler.is_exporting():
+    if is_exporting():
         # Asking whether free sizes are equal would tie the exported graph to those for which the answer holds.
         from torch.fx.experimental.symbolic_shapes import statically_known_true
 

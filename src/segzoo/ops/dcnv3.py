@@ -16,9 +16,10 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segzoo.compat import is_exporting
 from segzoo.errors import SegZooError
 from segzoo.ops.bilinear_bags import BORDER, Layout, backward, forward, index_dtype, kept_layouts
 from segzoo.ops.registration import autocast_sampled, compute_dtype, empty, gpu_kernels, register_autocast
@@ -83,9 +84,19 @@ def dcnv3(
         groups, kernel_size, stride, padding, dilation, float(offset_scale), bool(remove_center), bool(softmax)
     )
     _check(input, offset, mask, options)
-    if torch.compiler.is_exporting():
+    if is_exporting():
         return _grid_sample_form(autocast_sampled(input), offset, mask, options)
     return torch.ops.segzoo.dcnv3(input, offset, mask, *options, torch.compiler.is_compiling())
+
+
+class DCNv3(nn.Module):
+    """:func:`dcnv3` as a layer without weights, whose forward ``kernels.kernelize`` can replace."""
+
+    kernel_layer_name = "DCNv3"  # what `kernels` looks for; its decorator needs `kernels` to be installed
+
+    def forward(self, input: Tensor, offset: Tensor, mask: Tensor, **options: Any) -> Tensor:
+        """:func:`dcnv3` of the same arguments."""
+        return dcnv3(input, offset, mask, **options)
 
 
 def _check(input: Tensor, offset: Tensor, mask: Tensor, options: _Options) -> None:

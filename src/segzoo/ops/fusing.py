@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch._dynamo.exc import BackendCompilerFailed, FailOnRecompileLimitHit
 
+from segzoo.compat import compile_kinds
+
 # Indices are clamped before they are used, so that inductor need not check them. Its thresholds for keeping an
 # intermediate result in memory would write out every sample.
 _OPTIONS = {
@@ -45,14 +47,7 @@ class Fused:
     @functools.cached_property
     def _compiled(self) -> Callable:
         # Not before the first call: inductor, which reads the options, takes a tenth of the time of importing segzoo.
-        return torch.compile(
-            self._traced,
-            dynamic=True,
-            fullgraph=True,
-            options=_OPTIONS,
-            recompile_limit=_KINDS,
-            isolate_recompiles=True,
-        )
+        return compile_kinds(self._traced, kinds=_KINDS, dynamic=True, fullgraph=True, options=_OPTIONS)
 
     def __call__(self, *arguments: Any) -> Any:
         if not self._compiles:

@@ -12,9 +12,10 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segzoo.compat import is_exporting
 from segzoo.errors import SegZooError
 from segzoo.ops.bilinear_bags import BORDER, Layout, backward, forward, index_dtype, kept_layouts
 from segzoo.ops.registration import autocast_sampled, compute_dtype, empty, gpu_kernels, register_autocast
@@ -47,11 +48,27 @@ def ms_deform_attn(
         SegZooError: shapes, dtypes or devices do not fit; the message says which.
     """
     sizes = _check(value, spatial_shapes, sampling_locations, attention_weights)
-    if torch.compiler.is_exporting():
+    if is_exporting():
         return _grid_sample_form(autocast_sampled(value), sizes, sampling_locations, attention_weights)
     return torch.ops.segzoo.ms_deform_attn(
         value, sizes, sampling_locations, attention_weights, torch.compiler.is_compiling()
     )
+
+
+class MSDeformAttn(nn.Module):
+    """:func:`ms_deform_attn` as a layer without weights, whose forward ``kernels.kernelize`` can replace."""
+
+    kernel_layer_name = "MSDeformAttn"  # what `kernels` looks for; its decorator needs `kernels` to be installed
+
+    def forward(
+        self,
+        value: Tensor,
+        spatial_shapes: Sequence[tuple[int, int]],
+        sampling_locations: Tensor,
+        attention_weights: Tensor,
+    ) -> Tensor:
+        """:func:`ms_deform_attn` of the same arguments."""
+        return ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights)
 
 
 def _check(value: Tensor, spatial_shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> list[int]:

@@ -92,17 +92,10 @@ def _converted(norm: _BatchNorm) -> nn.Module:
             f"{type(norm).__name__} is a batch norm of its own kind, which cannot be synchronised over processes; pass "
             "--no_sync_batch_norm"
         )
-    result = SyncBatchNorm(
-        norm.num_features,
-        norm.eps,
-        norm.momentum,
-        norm.affine,
-        norm.track_running_stats,
-        bias=norm.bias is not None,
-        device="meta",
-    )
-    for name, parameter in norm.named_parameters(recurse=False):
-        setattr(result, name, parameter)
+    sizes = (norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    result = SyncBatchNorm(*sizes, device="meta")
+    for name in ("weight", "bias"):  # None without affine; newer versions of torch have norms without bias
+        setattr(result, name, getattr(norm, name))
     for name, buffer in norm.named_buffers(recurse=False):
         setattr(result, name, buffer)
     return result.train(norm.training)

@@ -13,6 +13,20 @@ import triton.language as tl
 TRITON_DTYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
+def autocast(sampled: torch.Tensor) -> torch.Tensor:
+    """The tensor that is sampled, in autocast's dtype where autocast is on; positions and weights stay as they are."""
+    device = sampled.device.type
+    if torch.is_autocast_enabled(device) and sampled.dtype != torch.float64:
+        return sampled.to(torch.get_autocast_dtype(device))
+    return sampled
+
+
+def refuse_determinism(name: str) -> None:
+    """Raise an error where PyTorch is set to be deterministic: the backward kernels add in any order."""
+    if torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled():
+        raise RuntimeError(f"{name}: the backward is not deterministic; do not kernelize the model for this training")
+
+
 @triton.jit
 def _corners(x, y, alive, height, width):
     """The four pixels around (x, y) in a map of height * width.

@@ -1,0 +1,17 @@
+"""What the lowest versions of our dependencies cannot do."""
+
+from importlib.metadata import version
+
+import pytest
+from packaging.version import Version
+
+TORCH, TRANSFORMERS = (Version(version(name)) for name in ("torch", "transformers"))
+
+# Outputs of transformers' kind are registered when they are made, which torch 2.8 cannot trace.
+whole_graph = pytest.mark.skipif(
+    Version("5.6") > TRANSFORMERS and Version("2.9") > TORCH,
+    reason="compiling a model as one graph needs torch 2.9 or transformers 5.6",
+)
+
+# Models of any size in half precision at opset 17, and an InternImage of any size: torch 2.8 says that they have no form in ONNX.
+onnx_of_any_size = pytest.mark.skipif(Version("2.9") > TORCH, reason="the exporter of torch 2.8 writes less to ONNX")
