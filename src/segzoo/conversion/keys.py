@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from segzoo.conversion.errors import UnknownTypeError
+from segzoo.conversion.errors import ConversionError, UnknownTypeError
 from segzoo.conversion.options import Options, type_name, values_that_fit
 from segzoo.conversion.original_config import OriginalConfig
 
