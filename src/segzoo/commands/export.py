@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         SegZooError: the model cannot be loaded; or see `segzoo.export.export.export_model`.
     """
+    from segzoo.configuration_segzoo import SegZooConfig
     from segzoo.export.export import ExportOptions, check_target, export_model
 
     output = Path(args.output)
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     for check in report.checks:
         height, width = check.size
         print(f"checked {check.batch} of {height}x{width}: largest difference {check.difference:.1e}")
-    if model.config.window_size is not None:
+    if isinstance(model.config, SegZooConfig) and model.config.window_size is not None:
         height, width = model.config.window_size
         print(f"note    the model was made for windows of {height}x{width}, which are left to whoever runs the file")
     for path in report.files:

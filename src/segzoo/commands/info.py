@@ -102,23 +102,26 @@ def facts_of_folder(name: str, sizes: list[Size] | None = None) -> dict[str, Any
         SegZooError: the model is not for semantic segmentation, or cannot be loaded.
     """
     import torch
-    from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation
+    from transformers import AutoConfig, AutoImageProcessor
 
     from segzoo.cards.model_card import facts_of_model
     from segzoo.conversion.card import protocol
+    from segzoo.hub_names import hub_or_cache
+    from segzoo.universal import model_from_config
 
     try:
-        config = AutoConfig.from_pretrained(name)
+        with hub_or_cache(name):
+            config = AutoConfig.from_pretrained(name)
+            try:
+                processor = AutoImageProcessor.from_pretrained(name).to_dict()
+            except (OSError, ValueError):
+                processor = {}
         with torch.device("meta"):
-            model = AutoModelForSemanticSegmentation.from_config(config)
-    except (OSError, ValueError) as error:
+            model = model_from_config(config)
+    except (OSError, ValueError, SegZooError) as error:
         raise SegZooError(
             f"{name}: is no released checkpoint (segzoo list), and does not load as a segmentation model ({first_line(error)})"
         ) from error
-    try:
-        processor = AutoImageProcessor.from_pretrained(name).to_dict()
-    except (OSError, ValueError):
-        processor = {}
     ours = model.config.model_type == "segzoo"
     described = facts_of_model(model) if ours else {"backbone": config.model_type, "head": type(model).__name__}
     files = list(Path(name).glob("*.safetensors"))

@@ -167,7 +167,7 @@ def export_model(
     if options.size is None and reason is not None:
         options = replace(options, size=_usual_size(model.config, processor))
         height, width = options.size
-        say(f"note: the file takes pictures of {height}x{width} alone: {reason}; choose another size with --size")
+        say(f"note: the file takes pictures of {height}x{width} alone: {reason}")
     exported = ExportedModel(
         copy.deepcopy(model).to(options.precision) if options.precision != model.dtype else model,
         processor,
@@ -212,7 +212,7 @@ def why_fixed(config: PreTrainedConfig) -> str | None:
     Finding that out takes PyTorch half a minute for each of their blocks.
     """
     if fixed_input_size(config) is not None:
-        return f"{config.model_type} takes no others"
+        return f"{config.model_type} takes no others, so cut larger pictures into windows"
     backbone = getattr(config, "backbone_config", None) or config
     kind = backbone.model_type
     if kind.startswith("segzoo"):
@@ -222,7 +222,9 @@ def why_fixed(config: PreTrainedConfig) -> str | None:
         windowed = any(word in kind for word in ("swin", "maxvit", "coatnet", "sam", "hiera"))
     else:
         windowed = getattr(backbone, "window_size", None) is not None
-    return f"its backbone {kind} pads maps to whole windows, in another way for each size" if windowed else None
+    if not windowed:
+        return None
+    return f"its backbone {kind} pads maps to whole windows, in another way for each size; choose another with --size"
 
 
 def _usual_size(config: PreTrainedConfig, processor: BaseImageProcessor | None) -> tuple[int, int]:
