@@ -19,7 +19,7 @@ try:  # transformers 5.20
     from transformers.configuration_utils import SubConfigSpec
 except ImportError:
 
-    class SubConfigSpec:
+    class SubConfigSpec:  # type: ignore[no-redef]
         """What a config inside a config is: any kind that AutoConfig knows, ``model_type`` unless it says another.
 
         Args:

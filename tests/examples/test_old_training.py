@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from packaging.version import Version
 from safetensors.torch import load_file
+from support.versions import TORCH
 
 OLD = Path(__file__).parents[1] / "old_folders"
 
@@ -40,9 +42,11 @@ def test_an_old_training_goes_on_from_its_checkpoint(old_training, run_script):
         for folder in (OLD / "training", old_training)
     ]
     assert losses[1].keys() == {1, 2, 3, 4}
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    # The record is of torch 2.15; before, resized pictures are rounded otherwise.
+    exact = Version("2.15") <= TORCH
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4 if exact else 1e-2)
     expected = load_file(OLD / "training" / "after_step_4.safetensors")
     reached = load_file(old_training / "model.safetensors")
     assert reached.keys() == expected.keys()
     for name, tensor in expected.items():
-        torch.testing.assert_close(reached[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+        torch.testing.assert_close(reached[name], tensor, rtol=1e-3, atol=1e-4 if exact else 1e-2, msg=name)

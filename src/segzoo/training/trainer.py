@@ -39,7 +39,12 @@ class SegmentationTrainingArguments(TrainingArguments):
         default="mean_iou", metadata={"help": "Score that decides which model is the best: mean_iou, iou_sky ..."}
     )
     warmup_steps: float = field(
-        default=0, metadata={"help": "Steps of warm-up; below 1, their share.", "aliases": ["--warmup_ratio"]}
+        default=0,
+        metadata={
+            "help": "Steps of warm-up; below 1, their share.",
+            # The lowest transformers still has the option itself.
+            "aliases": [] if "warmup_ratio" in TrainingArguments.__dataclass_fields__ else ["--warmup_ratio"],
+        },
     )
     eval_strategy: str = field(
         default="no", metadata={"help": "Evaluate: no, steps or epoch.", "aliases": ["--evaluation_strategy"]}
