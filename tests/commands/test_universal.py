@@ -28,7 +28,16 @@ def test_train_evaluate_predict_export(model_type, tmp_path, capsys):
     config.label2id = {name: index for index, name in SCENES.id2label.items()}
     model_from_config(config).save_pretrained(tmp_path / "old")
     processor_of(model_type).save_pretrained(tmp_path / "old")
-    options = ["--crop_size", str(SIDE), "--max_train_steps", "2", "--per_device_train_batch_size", "2", "--dataloader_num_workers", "0"]
+    options = [
+        "--crop_size",
+        str(SIDE),
+        "--max_train_steps",
+        "2",
+        "--per_device_train_batch_size",
+        "2",
+        "--dataloader_num_workers",
+        "0",
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "segzoo", "train", "--model_name_or_path", "old", "--dataset_name", str(data)]
         + ["--output_dir", "out", *options],
