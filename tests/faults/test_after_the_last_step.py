@@ -91,3 +91,21 @@ def test_a_class_name_that_the_terminal_cannot_show(scenes, tiny, tmp_path):
     assert done.returncode == 0, done.stderr
     assert b"??" in done.stdout
     assert "eval_iou_道路" in json.loads((tmp_path / "out" / "all_results.json").read_text("utf-8"))
+
+
+def test_broken_validation_pictures_may_be_left_out(start, scenes, tmp_path):
+    """The last one and one that is drawn; a third is one too many, but costs no training."""
+    data = shutil.copytree(scenes, tmp_path / "data")
+    pictures = sorted((data / "images" / "validation").iterdir())
+    truncate_the_last_picture(data)
+    pictures[0].write_bytes(b"no picture")
+    run = start(dataset_name=data, max_corrupt=2)
+    assert run.wait() == 0, run.stderr
+    assert run.stderr.count("It is left out of the scores") == 2
+    report = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert "2 of 5 validation pictures could not be read" in report
+    pixels = json.loads((tmp_path / "out" / "all_results.json").read_text())["eval_pixels"]
+    assert 0 < pixels <= 3 * 48 * 64
+    run = start(dataset_name=data, max_corrupt=1, output_dir=tmp_path / "one")
+    assert run.wait() == 1
+    assert "the trained model, after step 4, is whole in" in run.stderr

@@ -435,6 +435,10 @@ class Run:
         evaluation = self.final_evaluation(bare)
         settings = InferenceSettings.of_model(bare, self.processor)
         protocol, augmented = settings.describe(self.processor), None
+        if evaluation is not None and (missing := len(self.eval_data) - evaluation.num_images):
+            self.notes.append(
+                f"{missing} of {len(self.eval_data)} validation pictures could not be read: the scores are without them"
+            )
         if evaluation is not None:
             self.say(f"{format_table(evaluation.metrics, self.classes.names)}\n{protocol}")
             if self.recipe.eval_scales != (1.0,) or self.recipe.eval_flip:
