@@ -288,14 +288,14 @@ class Run:
             self.progress.step(self.data.pictures_a_step)
 
             end = step == self.total_steps
+            if end:
+                self.keep_model(step)  # before reports, evaluations and trackers, all of which may fail
             if (end or self.is_due(options.logging_steps)) and self.mean_loss.steps:
                 self.report(learning_rate, float(norm))
             if self.shown is not None and step == (
                 self.data.steps_an_epoch if self.data.an_epoch else self.total_steps
             ):
                 self.report_shown_classes()
-            if end:
-                self.keep_model(step)
             is_best = False
             if options.do_eval and (end or self.is_due(options.eval_steps)):
                 is_best = self.evaluate()
