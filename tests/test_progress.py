@@ -1,6 +1,9 @@
 import io
+import os
 
-from segzoo.progress import Progress, duration
+import pytest
+
+from segzoo.progress import Progress, duration, say
 
 
 class Terminal(io.StringIO):
@@ -39,3 +42,20 @@ def test_other_processes_say_nothing():
 
 def test_duration():
     assert [duration(s) for s in (3, 125, 11240, 187000)] == ["3s", "2m05s", "3h07m", "2d03h"]
+
+
+def test_characters_that_the_encoding_lacks_become_question_marks():
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    Progress(9, stream=stream).message("road or 道路, café")
+    say("道路", stream=stream)
+    assert stream.buffer.getvalue().decode("cp1252").split("\n") == ["road or ??, café", "??", ""]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes without a reader")
+def test_a_stream_that_nobody_reads_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    with pytest.raises(BrokenPipeError), open(writer, "w") as stream:  # the text that is left over, at its end
+        say("step 1", stream=stream)
+        say("step 2", stream=stream)
+    say("step 3", stream=stream)  # closed

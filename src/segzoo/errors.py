@@ -10,6 +10,13 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def cause_of(error: Exception) -> str:
+    """What went wrong, for a message: the file and the operating system's reason, or the error's own text or type."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error).strip() or type(error).__name__
+
+
 def one_line(text: object) -> str:
     """The text with every run of whitespace, including line breaks, replaced by one space."""
     return " ".join(str(text).split())

@@ -1,10 +1,32 @@
-"""The progress line of a training."""
+"""Lines on the terminal that never end a run, and the progress line of a training."""
 
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
+
+
+def say(text: str = "", *, stream: TextIO | None = None, end: str = "\n") -> None:
+    """Write a text at once, and go on if that fails.
+
+    Hours of work must not end because of a line: characters that the stream's encoding lacks become question marks,
+    and a stream that is closed or full (a terminal that hung up, a pipe without reader, a full disk) gets nothing.
+
+    Args:
+        text: the text.
+        stream: where to write; standard output by default.
+        end: what follows the text.
+    """
+    stream = sys.stdout if stream is None else stream
+    try:
+        try:
+            print(text, end=end, file=stream, flush=True)
+        except UnicodeEncodeError:
+            encoding = stream.encoding or "ascii"
+            print(text.encode(encoding, "replace").decode(encoding), end=end, file=stream, flush=True)
+    except (OSError, ValueError):  # a closed stream raises ValueError
+        pass
 
 
 class Progress:
@@ -85,22 +107,22 @@ class Progress:
         """Write a text on its own line or lines, after ending a progress line that stays in place."""
         if self.enabled:
             self.finish_line()
-            print(text, file=self.stream, flush=True)
+            say(text, stream=self.stream)
 
     def finish_line(self) -> None:
         """End a progress line that stays in place, so that the next text starts on a new line."""
         if self.enabled and self._length:
-            print(file=self.stream, flush=True)
+            say(stream=self.stream)
         self._length = 0
 
     def _write(self, line: str) -> None:
         if not self.enabled:
             return
         if self.in_place:
-            print("\r" + line.ljust(self._length), end="", file=self.stream, flush=True)
+            say("\r" + line.ljust(self._length), end="", stream=self.stream)
             self._length = len(line)
         else:
-            print(line, file=self.stream, flush=True)
+            say(line, stream=self.stream)
 
 
 def duration(seconds: float) -> str:

@@ -42,6 +42,9 @@ def run(args):
             raise KeyboardInterrupt
         case "fault":
             raise KeyError("a fault of ours")
+        case "encoding":
+            print("道路, café")
+            print("道路", file=sys.stderr)
         case "flood":
             for _ in range(100_000):
                 print("a line that nobody reads")
@@ -51,7 +54,7 @@ def run(args):
 @pytest.fixture
 def probe(tmp_path, monkeypatch):
     """A subcommand ``probe`` beside the real ones."""
-    (tmp_path / "probe.py").write_text(PROBE)
+    (tmp_path / "probe.py").write_text(PROBE, encoding="utf-8")
     monkeypatch.setattr(segzoo.commands, "__path__", [*segzoo.commands.__path__, str(tmp_path)])
     monkeypatch.setattr(cli, "COMMANDS", (*cli.COMMANDS, "probe"))
     monkeypatch.delenv("SEGZOO_DEBUG", raising=False)
@@ -146,9 +149,8 @@ def test_wrong_usage(arguments, message, probe, capsys):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
-def test_reader_that_leaves(probe):
-    """A program whose output is closed after one line."""
+def probe_program(probe, what):
+    """The command line of a process that runs ``segzoo probe``."""
     program = f"""
 import sys, types
 sys.argv[0] = "segzoo"
@@ -157,15 +159,28 @@ from segzoo.commands import cli
 sys.modules["segzoo.registration"] = types.ModuleType("nothing")  # the models take seconds to import
 segzoo.commands.__path__.append({str(probe)!r})
 cli.COMMANDS += ("probe",)
-sys.exit(cli.main(["probe", "flood"]))
+sys.exit(cli.main(["probe", {what!r}]))
 """
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return [sys.executable, "-c", program]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
+def test_reader_that_leaves(probe):
+    """A program whose output is closed after one line."""
+    process = subprocess.Popen(probe_program(probe, "flood"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.readline()
     process.stdout.close()
     errors = process.stderr.read()
     process.stderr.close()
     assert process.wait(timeout=120) == cli.EXIT_BROKEN_PIPE
     assert errors == b""
+
+
+@pytest.mark.parametrize("handler", ["strict", "surrogateescape"])
+def test_characters_that_the_terminal_lacks(probe, handler):
+    environment = {**os.environ, "PYTHONIOENCODING": f"cp1252:{handler}"}
+    done = subprocess.run(probe_program(probe, "encoding"), env=environment, capture_output=True, timeout=120)
+    assert (done.returncode, done.stdout.decode("cp1252").strip()) == (0, "??, café")
 
 
 def test_module_is_the_program():

@@ -5,9 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
-from segzoo.data.scenes import SCENES, write_scenes
+from support.tiny_folders import make_model, make_scenes
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -23,18 +21,12 @@ def script():
 
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory):
-    return write_scenes(tmp_path_factory.mktemp("data") / "scenes", num_train=10, num_validation=5, size=(48, 64))
+    return make_scenes(tmp_path_factory.mktemp("data") / "scenes")
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """A tiny model for the classes of the scenes, with its image processor."""
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    config = SegZooConfig.tiny()
-    config = SegZooConfig(**{**config.to_dict(), "id2label": SCENES.id2label, "palette": None})
-    SegZooForSemanticSegmentation(config).save_pretrained(folder)
-    SegZooImageProcessor(do_resize=False).save_pretrained(folder)
-    return folder
+    return make_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture(scope="session")

@@ -150,6 +150,14 @@ def test_publishing_twice_replaces_the_model_and_leaves_the_rest(model, tmp_path
     assert len(modes) == 1, "the weights are as readable as the other files"
 
 
+def test_a_model_without_card_takes_those_of_the_earlier_model_away(model, tmp_path):
+    publish_model(model, SegZooImageProcessor(), tmp_path, "# card")
+    for name in ("all_results.json", "report.html", "training_log.jsonl"):
+        (tmp_path / name).write_text("{}")
+    publish_model(model, SegZooImageProcessor(), tmp_path)
+    assert names(tmp_path) == sorted([*MODEL_FILES[1:], "training_log.jsonl"])
+
+
 @small_disk
 def test_publishing_on_a_full_disk_leaves_the_earlier_model(model, tmp_path):
     def scenario():

@@ -68,3 +68,46 @@ def test_ctrl_c_interrupts_at_once():
         os.kill(os.getpid(), signal.SIGINT)
         for _ in range(1000):
             pass
+
+
+def test_hangup_counts_unless_it_is_ignored():
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.received == "SIGHUP"
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.received is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_ctrl_c_waits_for_the_step_and_the_second_does_not():
+    done = []
+    with pytest.raises(KeyboardInterrupt), StopRequest() as stop, stop.deferring_interrupts():
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append(stop.agreed(Accelerator(cpu=True)))
+    assert done == [True]
+    with pytest.raises(KeyboardInterrupt), StopRequest() as stop, stop.deferring_interrupts():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append("after the second")
+    assert done == [True]
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", -signal.SIGTERM), ("SIGINT", 130)])
+def test_the_second_signal_does_not_break_a_save_and_the_third_does(name, code):
+    program = (
+        "import os, signal, sys; from segzoo.training.signals import StopRequest\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "try:\n"
+        "    with StopRequest() as stop, stop.deferring_interrupts(), stop.saving():\n"
+        "        for count in ('first', 'second', 'third'):\n"
+        f"            os.kill(os.getpid(), signal.{name}); print(count, flush=True)\n"
+        "except KeyboardInterrupt:\n"
+        "    sys.exit(130)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
+    assert done.returncode == code, done.stderr
+    assert done.stdout.split() == ["first", "second"]

@@ -10,12 +10,13 @@ import difflib
 import importlib
 import importlib.metadata
 import importlib.util
+import io
 import os
 import platform
 import sys
 from collections.abc import Sequence
 
-from segzoo.errors import SegZooError
+from segzoo.errors import SegZooError, cause_of
 
 COMMANDS = ("convert", "data", "evaluate", "export", "info", "list", "predict", "train")
 """The subcommands, in the order of the help. A new one is a new module in `segzoo.commands` and its name here."""
@@ -36,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         ``--traceback`` and ``SEGZOO_DEBUG=1`` keep every traceback.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        # A class name or file name that the terminal's encoding lacks must not end a command.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="replace")
     with_traceback = "--traceback" in arguments or os.environ.get("SEGZOO_DEBUG", "0") not in ("", "0")
     try:
         status = _run(arguments)
@@ -53,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (SegZooError, OSError) as error:
         if with_traceback:
             raise
-        print(f"segzoo: error: {_describe(error)}", file=sys.stderr)
+        print(f"segzoo: error: {cause_of(error)}", file=sys.stderr)
         return EXIT_ERROR
 
 
@@ -115,9 +120,3 @@ def _versions() -> str:
     return (
         f"segzoo {importlib.metadata.version('segzoo')} ({', '.join(installed)}, Python {platform.python_version()})"
     )
-
-
-def _describe(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return str(error).strip() or type(error).__name__

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from segzoo.errors import SegZooError, first_line
 
@@ -16,7 +17,8 @@ A new model on a local folder (images/{split}, annotations/{split}), and the set
 On several GPUs: accelerate launch -m segzoo train ..., or torchrun --nproc_per_node 4 -m segzoo train ...
 The options are those of transformers' run_semantic_segmentation scripts, and more.
 
-exit status: 0; 1 after an error of the user, in one line; 75 after a stop by SIGTERM or SIGUSR1, with a checkpoint to go on from.
+exit status: 0; 1 after an error of the user, in one line; 75 after a stop by SIGTERM, SIGUSR1 or SIGHUP, and 130 after Ctrl-C, with a
+checkpoint to go on from once steps are taken.
 """
 
 
@@ -31,13 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train a model; returns the exit status.
 
-    It is 0, or 1 after an error, which one process reports as one line on stderr, 75 after a stop by SIGTERM or
-    SIGUSR1, and 130 after Ctrl-C.
+    It is 0, or 1 after an error, which one process reports as one line on stderr, 75 after a stop by SIGTERM, SIGUSR1
+    or SIGHUP, and 130 after Ctrl-C.
     """
     import torch
     from accelerate import PartialState
     from transformers.utils.logging import disable_progress_bar
 
+    from segzoo.progress import say
     from segzoo.training.arguments import read_arguments
     from segzoo.training.processes import report_error, report_lost_process
     from segzoo.training.run import train
@@ -48,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         train(*read_arguments(vars(args)))
     except StoppedBySignal as stopped:
         if PartialState().is_main_process:
-            print(f"{stopped}; go on with --resume_from_checkpoint latest", file=sys.stderr)
+            say(f"{stopped}; go on with --resume_from_checkpoint latest", stream=sys.stderr)
         return EXIT_STOPPED
     except SegZooError as error:
         if args.traceback or os.environ.get("SEGZOO_DEBUG", "0") not in ("", "0"):
@@ -67,9 +70,20 @@ def run(args: argparse.Namespace) -> int:
             raise
         return 1
     except KeyboardInterrupt:
-        print("interrupted; go on with --resume_from_checkpoint latest", file=sys.stderr)
+        say(f"interrupted; {_what_is_left(args.output_dir)}", stream=sys.stderr)
         return 130
     finally:
         if torch.distributed.is_initialized():
             PartialState().destroy_process_group()  # gloo aborts noisily otherwise
     return 0
+
+
+def _what_is_left(output_dir: str) -> str:
+    """What a person can do after Ctrl-C."""
+    from segzoo.training.checkpoints import list_checkpoints
+
+    if list_checkpoints(output_dir):
+        return "go on with --resume_from_checkpoint latest"
+    if (Path(output_dir) / "config.json").is_file():
+        return f"the trained model is whole in {output_dir}"
+    return "nothing has been saved yet"

@@ -1,4 +1,4 @@
-"""Loading processes that outlive the signals a scheduler sends, and end when their training tells them to."""
+"""Loading processes that outlive the signals of schedulers and terminals, and end when their training tells them to."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ _GRACE = 20  # seconds
 
 
 def outlive_stop_signals(worker_id: int = 0) -> None:
-    """Keep a loading process alive when a scheduler signals all processes of a job; a ``worker_init_fn``.
+    """Keep a loading process alive when a scheduler or a terminal signals all processes of a job; a ``worker_init_fn``.
 
     A loading process that ended at once would take the training with it before it has saved. So it ends only when the
     training process sends it SIGTERM; where the sender of a signal is not known (macOS), it ends 20 seconds after a
@@ -20,7 +20,8 @@ def outlive_stop_signals(worker_id: int = 0) -> None:
     """
     if not hasattr(signal, "SIGALRM"):  # Windows
         return
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for number in (signal.SIGUSR1, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # for all threads; one waits for it
         threading.Thread(target=_end_with_the_parent, args=(os.getppid(),), daemon=True).start()

@@ -2,6 +2,7 @@
 
 import copy
 import time
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,10 @@ from torch.utils.data import DataLoader, Dataset
 from transformers.image_processing_utils import BaseImageProcessor
 
 from segzoo.data import SegmentationDataset, reduce_labels
+from segzoo.data.dataset import too_many_corrupt
 from segzoo.data.workers import outlive_stop_signals
 from segzoo.errors import SegZooError
+from segzoo.images.reading import CorruptImageError
 from segzoo.inference.predictor import Predictor, evaluation_mode
 from segzoo.inference.settings import InferenceSettings
 from segzoo.inference.views import ViewMaker
@@ -29,7 +32,8 @@ class Evaluation:
     Args:
         metrics: the result of `ConfusionMatrix.compute`: scores as fractions, class-wise ones as arrays.
         confusion: counts over all processes.
-        num_images: number of images scored, in all processes and including those scored before an interruption.
+        num_images: number of images scored, in all processes and including those scored before an interruption; broken
+            ones that were left out do not count.
         seconds: wall-clock time of this run.
     """
 
@@ -92,9 +96,31 @@ class _Samples(Dataset):
         self.dataset = copy.copy(dataset)
         self.dataset.transform = _ViewTransform(views, transform.reduce_labels, transform.ignore_index)
         self.dataset.max_corrupt = 0  # a broken image must not be replaced by another one
+        self.max_corrupt = dataset.max_corrupt
+        self.num_corrupt = 0
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    def readable(self, items: list[dict[str, Any] | SegZooError]) -> list[dict[str, Any]]:
+        """The items that are no errors, after counting the broken ones of this process.
+
+        Raises:
+            SegZooError: an item is an error other than a broken file, or there are more of these than `max_corrupt`.
+        """
+        for item in items:
+            if not isinstance(item, SegZooError):
+                continue
+            if not self.max_corrupt or not isinstance(item, CorruptImageError):
+                raise item
+            if self.num_corrupt == self.max_corrupt:
+                raise too_many_corrupt(item, self.max_corrupt)
+            self.num_corrupt += 1
+            warnings.warn(
+                f"{item} It is left out of the scores (broken sample {self.num_corrupt} of at most {self.max_corrupt}).",
+                stacklevel=3,
+            )
+        return [item for item in items if not isinstance(item, SegZooError)]
 
     def __getitem__(self, index: int) -> dict[str, Any] | SegZooError:
         try:
@@ -130,7 +156,8 @@ def evaluate(
         model: as prepared by the accelerator, or unwrapped; its mode is restored afterwards.
         image_processor: the model's image processor.
         dataset: pictures with masks. Of its transform (`segzoo.data.build_processor_transform`) only the label rule is
-            used: pictures go through ``image_processor``, and masks keep their size.
+            used: pictures go through ``image_processor``, and masks keep their size. Up to ``dataset.max_corrupt``
+            samples of each process that cannot be read are left out, with a warning for each.
         accelerator: the accelerator of this process.
         num_labels: number of classes.
         ignore_index: label of pixels that do not count; None: all count.
@@ -171,10 +198,9 @@ def evaluate(
     )
     confusion = ConfusionMatrix(num_labels, ignore_index)
     with evaluation_mode(model):
-        for items in loader:
-            for item in items:
-                if isinstance(item, SegZooError):
-                    raise item
+        for items in map(samples.readable, loader):
+            if not items:
+                continue
             sizes = [tuple(item["labels"].shape) for item in items]
             maps = predictor.label_maps([item["views"] for item in items], sizes)
             for item, label_map in zip(items, maps, strict=True):
@@ -187,7 +213,11 @@ def evaluate(
     confusion = confusion.reduce_across_processes(accelerator)
     if start is not None:
         confusion.merge(start)
-    return Evaluation(confusion.compute(), confusion, len(samples), time.perf_counter() - begin)
+    num_images = len(samples)
+    if samples.max_corrupt:
+        num_corrupt = torch.tensor([samples.num_corrupt], device=accelerator.device)
+        num_images -= int(accelerator.reduce(num_corrupt, reduction="sum").item())
+    return Evaluation(confusion.compute(), confusion, num_images, time.perf_counter() - begin)
 
 
 def own_batches(

@@ -96,7 +96,9 @@ class DataOptions(Options):
     streaming: bool = option(False, "read the training data while training; needs a number of steps")
     shuffle_buffer: int = option(1000, "with --streaming: samples that are shuffled at a time", above=0)
     max_corrupt: int = option(
-        0, "leave out up to this many broken pictures, with a warning each; more are an error", at_least=0
+        0,
+        "leave out up to this many broken pictures of either split, with a warning each; more are an error",
+        at_least=0,
     )
 
 

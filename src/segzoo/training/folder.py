@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel
 
 RESULTS, LOG, FIGURES = "all_results.json", "training_log.jsonl", "figures"
+CARD, REPORT = "README.md", "report.html"
 _WEIGHTS = "*.safetensors*"  # weights, and the index of their shards
-_MODEL_FILES = (_WEIGHTS, "*config.json", "modeling_segzoo.py", "README.md")
+_MODEL_FILES = (_WEIGHTS, "*config.json", "modeling_segzoo.py", CARD)
 
 
 @contextlib.contextmanager
@@ -69,18 +70,20 @@ def claim_output_folder(
 
 
 def publish_model(
-    model: PreTrainedModel, processor: BaseImageProcessor | None, directory: str | os.PathLike, card: str
+    model: PreTrainedModel, processor: BaseImageProcessor | None, directory: str | os.PathLike, card: str | None = None
 ) -> Path:
-    """Save model, processor and card into the output folder, next to checkpoints and figures.
+    """Save model and processor, and the card if there is one, into the output folder, next to checkpoints and figures.
 
-    They replace the files of an earlier model together, the config last: a folder with a config is a whole model.
+    They replace the files of an earlier model together, the config last: a folder with a config is a whole model. The
+    card, the scores and the report of an earlier model go with it.
 
     Raises:
         SegZooError: a file cannot be written; an earlier model is unchanged.
     """
     target = Path(directory)
     # An earlier, larger model may have left more shards.
-    with moved_together(target / "config.json", stale=target.glob(_WEIGHTS)) as folder:
+    stale = [*target.glob(_WEIGHTS), target / CARD, target / RESULTS, target / REPORT]
+    with moved_together(target / "config.json", stale=stale) as folder:
         write_model_files(model, processor, folder, card=card)
     return target
 
@@ -92,7 +95,7 @@ def write_json(path: str | os.PathLike, values: Mapping[str, Any]) -> None:
     Raises:
         SegZooError: the file cannot be written.
     """
-    _write(path, json_text(values))
+    write_text(path, json_text(values))
 
 
 def write_log(path: str | os.PathLike, history: list[dict]) -> None:
@@ -101,10 +104,15 @@ def write_log(path: str | os.PathLike, history: list[dict]) -> None:
     Raises:
         SegZooError: the file cannot be written.
     """
-    _write(path, "".join(json_text(entry, indent=None) for entry in history))
+    write_text(path, "".join(json_text(entry, indent=None) for entry in history))
 
 
-def _write(path: str | os.PathLike, text: str) -> None:
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text as UTF-8, whole or not at all, creating its folder if necessary.
+
+    Raises:
+        SegZooError: the file cannot be written.
+    """
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)  # somebody may have removed it in the meantime
         write_whole(path, text)
@@ -130,6 +138,6 @@ def _clear(target: Path) -> None:
     """Remove everything that a training writes."""
     for checkpoint in list_checkpoints(target):
         shutil.rmtree(checkpoint)
-    for pattern in (*_MODEL_FILES, RESULTS, LOG, f"{FIGURES}/*.png"):
+    for pattern in (*_MODEL_FILES, RESULTS, LOG, REPORT, f"{FIGURES}/*.png"):
         for file in target.glob(pattern):
             file.unlink()

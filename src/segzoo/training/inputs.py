@@ -276,11 +276,14 @@ def prepare_data(
         pictures.train, transform, options, recipe, num_labels=num_labels, accelerator=accelerator
     )
     eval_transform = build_processor_transform(processor, ignore_index=ignore_index, num_channels=num_channels)
-    eval_data = SegmentationDataset(pictures.evaluation, eval_transform, num_labels=num_labels)
+    eval_data = SegmentationDataset(
+        pictures.evaluation, eval_transform, num_labels=num_labels, max_corrupt=options.max_corrupt
+    )
     rule = {"num_labels": num_labels, "ignore_index": ignore_index, "reduce_labels": pictures.classes.reduce_labels}
+    rule |= {"max_corrupt": options.max_corrupt}
     looks: list[Callable[[], list[str]]] = []
     if options.do_train:
-        looks.append(partial(batches.look, **rule, crop_size=recipe.crop_size, max_corrupt=options.max_corrupt))
+        looks.append(partial(batches.look, **rule, crop_size=recipe.crop_size))
     if options.do_eval:
         looks.append(partial(check_first_batch, eval_data, range(min(4, len(eval_data))), **rule))
     return Inputs(batches, eval_data, looks)

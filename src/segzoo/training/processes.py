@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch.distributed as dist
 
 from segzoo.errors import SegZooError
+from segzoo.progress import say
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -60,7 +61,7 @@ def run_together(accelerator: Accelerator, action: Callable[[], Any], *, main_on
 def report_error(message: str) -> None:
     """Print ``error: <message>`` on stderr; if several processes report the same message, only one prints it."""
     if _is_first_to_say(message):
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        say(f"error: {message}", stream=sys.stderr)
 
 
 def report_lost_process(error: BaseException) -> bool:

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,17 +18,17 @@ from accelerate.utils import set_seed
 from transformers import PreTrainedModel
 
 from segzoo.configuration_segzoo import input_channels
-from segzoo.errors import SegZooError
+from segzoo.errors import SegZooError, cause_of
 from segzoo.evaluation import Evaluation, evaluate
 from segzoo.hub import push_folder, reserve_repository
 from segzoo.inference import InferenceSettings
 from segzoo.memory import keep_freed_memory
 from segzoo.metrics import format_table
-from segzoo.progress import Progress
+from segzoo.progress import Progress, say
 from segzoo.training.arguments import DEFAULTS, RunOptions, notes_on_arguments, settings_for_card
 from segzoo.training.checkpoints import load_checkpoint, remove_old_checkpoints, resume_checkpoint, save_checkpoint
 from segzoo.training.ema import WeightAverage
-from segzoo.training.folder import FIGURES, LOG, RESULTS, claim_output_folder, write_json
+from segzoo.training.folder import FIGURES, LOG, RESULTS, claim_output_folder, publish_model, write_json
 from segzoo.training.guards import FiniteGuard, gradient_norm
 from segzoo.training.inputs import MeanLoss, load_model, load_pictures, prepare_data
 from segzoo.training.models import no_distortion
@@ -54,7 +55,8 @@ def train(options: RunOptions, recipe: Recipe = DEFAULTS) -> dict[str, Any]:
 
     Raises:
         SegZooError: settings, data or files that cannot be used; most are found before the first step.
-        StoppedBySignal: SIGTERM or SIGUSR1 arrived; a checkpoint of the last step has been written.
+        StoppedBySignal: SIGTERM, SIGUSR1 or SIGHUP arrived; a checkpoint of the last step has been written.
+        KeyboardInterrupt: Ctrl-C was pressed; once steps are taken, a checkpoint of the last one has been written.
     """
     options.check_recipe(recipe)
     with StopRequest() as stop:
@@ -94,11 +96,12 @@ class Run:
         self.evaluation: Evaluation | None = None
         self.shown: ShownClasses | None = None  # during the first epoch
         self.notes: list[str] = []
+        self.kept_step: int | None = None  # the step whose model is in the output folder
         self.settings: dict[str, Any] = {}
 
     def run(self) -> dict[str, Any]:
         """Train, evaluate and save according to the options; returns the contents of all_results.json."""
-        with contextlib.ExitStack() as held:
+        with contextlib.ExitStack() as held, self.telling_of_the_model():
             self.together(lambda: self.claim(held), main_only=True)
             for note in notes_on_arguments(self.options):
                 self.say(note)
@@ -124,7 +127,22 @@ class Run:
     def say(self, text: str) -> None:
         """Print a line, in the main process only."""
         if self.is_main:
-            print(text, flush=True)
+            say(text)
+
+    @contextlib.contextmanager
+    def telling_of_the_model(self) -> Iterator[None]:
+        """A context in which errors after the training tell that the trained model is saved, and where."""
+        try:
+            yield
+        except Exception as error:
+            if self.kept_step is None:
+                raise
+            where = f"the trained model, after step {self.kept_step}, is whole in {self.output_dir}"
+            if not isinstance(error, (SegZooError, OSError)):
+                if self.is_main:
+                    say(where, stream=sys.stderr)
+                raise
+            raise SegZooError(f"{cause_of(error).rstrip('.')}; {where}") from error
 
     def claim(self, held: contextlib.ExitStack) -> None:
         """Claim the output folder until ``held`` closes, and create the repository: a wrong token fails now."""
@@ -246,7 +264,7 @@ class Run:
         """The training itself, timed; the data-loading processes end with it, even after an error."""
         self.start = time.perf_counter()
         self.progress = Progress(self.total_steps, enabled=self.is_main)
-        with contextlib.closing(self.data.after(self.step)) as batches:
+        with contextlib.closing(self.data.after(self.step)) as batches, self.stop.deferring_interrupts():
             self.take_steps(batches)
         self.progress.finish_line()
         self.seconds += time.perf_counter() - self.start
@@ -270,6 +288,8 @@ class Run:
             self.progress.step(self.data.pictures_a_step)
 
             end = step == self.total_steps
+            if end:
+                self.keep_model(step)  # before reports, evaluations and trackers, all of which may fail
             if (end or self.is_due(options.logging_steps)) and self.mean_loss.steps:
                 self.report(learning_rate, float(norm))
             if self.shown is not None and step == (
@@ -285,6 +305,8 @@ class Run:
                 self.save()
             if stopping and not end:
                 self.progress.finish_line()
+                if self.stop.received == "SIGINT":
+                    raise KeyboardInterrupt
                 raise StoppedBySignal(self.stop.received or "another process was asked to stop", step)
             self.progress.restart_clock()
 
@@ -339,10 +361,26 @@ class Run:
             "shown_classes": None if self.shown is None else self.shown.gather(),
             "settings": {**self.recipe.to_dict(), **self.settings},
         }
-        save_checkpoint(self.accelerator, self.output_dir, self.step, memory)
+        with self.stop.saving():
+            save_checkpoint(self.accelerator, self.output_dir, self.step, memory)
         if self.is_main:
             best_step = self.best["step"] if self.best else None
             remove_old_checkpoints(self.output_dir, self.options.save_total_limit, best_step=best_step)
+
+    def keep_model(self, step: int) -> None:
+        """Write the present weights, those after ``step``, or their average, with config and processor into the folder.
+
+        This comes before whatever else may fail after the last step; scores and pictures are added to the folder.
+        """
+        bare = self.accelerator.unwrap_model(self.model)
+
+        def write() -> None:
+            with self.average.applied_to(bare) if self.average is not None else contextlib.nullcontext():
+                publish_model(bare, self.processor, self.output_dir)
+
+        with self.stop.saving():
+            self.together(write, main_only=True)
+            self.kept_step = step
 
     def evaluate(self) -> bool:
         """Score the present weights, or their average if there is one; returns whether they are the best so far."""
@@ -385,6 +423,11 @@ class Run:
 
     # The end
 
+    @property
+    def chosen_step(self) -> int:
+        """The step whose weights are the result of the training."""
+        return self.best["step"] if self.options.load_best_model_at_end and self.best else self.step
+
     def finish(self) -> dict[str, Any]:
         """Evaluate once more if necessary, and write the results; returns the contents of all_results.json."""
         options = self.options
@@ -392,6 +435,10 @@ class Run:
         evaluation = self.final_evaluation(bare)
         settings = InferenceSettings.of_model(bare, self.processor)
         protocol, augmented = settings.describe(self.processor), None
+        if evaluation is not None and (missing := len(self.eval_data) - evaluation.num_images):
+            self.notes.append(
+                f"{missing} of {len(self.eval_data)} validation pictures could not be read: the scores are without them"
+            )
         if evaluation is not None:
             self.say(f"{format_table(evaluation.metrics, self.classes.names)}\n{protocol}")
             if self.recipe.eval_scales != (1.0,) or self.recipe.eval_flip:
@@ -411,7 +458,7 @@ class Run:
             evaluation=evaluation,
             augmented=augmented,
             best=self.best,
-            step=self.best["step"] if options.load_best_model_at_end else self.step,
+            step=self.chosen_step,
             dataset_name=options.dataset_name,
             num_train=self.data.num_pictures,
             num_eval=len(self.pictures.evaluation),
@@ -423,12 +470,16 @@ class Run:
         return outcome.results
 
     def final_evaluation(self, bare: torch.nn.Module) -> Evaluation | None:
-        """Load the weights to be saved (the best, their average) into the model, and score them if not yet done."""
+        """Load the weights that are the result (the best, their average) into the model, and save and score them if
+        that has not been done yet.
+        """
         options, evaluation = self.options, self.evaluation
-        if options.do_train and options.load_best_model_at_end and self.best["step"] != self.total_steps:
-            load_checkpoint(self.accelerator, self.output_dir / f"step_{self.best['step']}")
-            self.say(f"the best model is that of step {self.best['step']}")
+        if options.do_train and self.chosen_step != self.step:
+            load_checkpoint(self.accelerator, self.output_dir / f"step_{self.chosen_step}")
+            self.say(f"the best model is that of step {self.chosen_step}")
             evaluation = None
+        if options.do_train and self.kept_step != self.chosen_step:
+            self.keep_model(self.chosen_step)
         if self.average is not None:
             self.average.copy_to(bare)
             self.average = None

@@ -1,6 +1,11 @@
-"""Stopping on request of a scheduler: the training saves a checkpoint and ends with an exit status of its own."""
+"""Stopping on request of a scheduler or a person: the training saves a checkpoint and ends with an exit status of its
+own.
+"""
 
+import contextlib
+import os
 import signal
+from collections.abc import Iterator
 from types import FrameType
 
 import torch
@@ -9,23 +14,32 @@ from accelerate import Accelerator
 EXIT_STOPPED = 75
 """Exit status after such a stop (``EX_TEMPFAIL``): repeat the command with ``--resume_from_checkpoint latest``."""
 
+_HINT = b"\nCtrl-C: the training saves a checkpoint after this step and ends; once more ends it at once\n"
+
 
 class StopRequest:
-    """A context that notes SIGTERM and SIGUSR1, which Slurm and Kubernetes send before they kill a process.
+    """A context that notes signals, so that the training can save before it ends.
 
-    A second SIGTERM ends the process at once. Ctrl-C raises `KeyboardInterrupt` as usual, and again after the step if
-    it arrived where Python can only ignore the exception, such as in a destructor.
+    These are SIGTERM and SIGUSR1, which Slurm and Kubernetes send before they kill a process, and SIGHUP of a terminal
+    that is closed, unless it is ignored as under nohup. Ctrl-C is noted inside `deferring_interrupts`; elsewhere it
+    raises `KeyboardInterrupt` as usual, and again after the step if it arrived where Python can only ignore the
+    exception, such as in a destructor.
+
+    A second SIGTERM or Ctrl-C ends the process at once; inside `saving`, the third one does.
     """
 
     def __init__(self) -> None:
         self.received: str | None = None
-        self._interrupted = False
+        self._interrupted = self._deferring = self._saving = False
+        self._repeated = 0  # SIGTERM and Ctrl-C after the first signal
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGTERM, getattr(signal, "SIGUSR1", None)):  # Windows has no SIGUSR1
-            if number is not None:
-                self._before[number] = signal.signal(number, self._note)
+        for name in ("SIGTERM", "SIGUSR1", "SIGHUP"):
+            number = getattr(signal, name, None)  # Windows has neither SIGUSR1 nor SIGHUP
+            if number is None or (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
+                continue
+            self._before[number] = signal.signal(number, self._note)
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
         return self
@@ -35,15 +49,60 @@ class StopRequest:
             signal.signal(number, handler)
         self._before.clear()
 
+    @contextlib.contextmanager
+    def deferring_interrupts(self) -> Iterator[None]:
+        """A context in which the first Ctrl-C is only noted: there is something to save.
+
+        Raises:
+            KeyboardInterrupt: at the end, if Ctrl-C was pressed.
+        """
+        self._deferring = True
+        try:
+            yield
+        finally:
+            self._deferring = False
+        self._raise_interrupt()
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """A context in which a file is written that a second signal must not break.
+
+        Raises:
+            KeyboardInterrupt: at the end, if Ctrl-C was pressed and nothing defers it.
+        """
+        self._saving = True
+        try:
+            yield
+        finally:
+            self._saving = False
+        if not self._deferring:
+            self._raise_interrupt()
+
+    def _raise_interrupt(self) -> None:
+        if self.received == "SIGINT":
+            raise KeyboardInterrupt
+
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None and number == signal.SIGTERM:
+        if self.received is None:
+            self.received = signal.Signals(number).name
+        elif number == signal.SIGTERM and self._is_too_much():
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        self.received = signal.Signals(number).name
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        self._interrupted = True
-        raise KeyboardInterrupt
+        if self.received is None and (self._deferring or self._saving):
+            self.received = "SIGINT"
+            with contextlib.suppress(OSError):
+                if os.isatty(2):
+                    os.write(2, _HINT)  # print is not for signal handlers
+        elif not (self._deferring or self._saving) or self._is_too_much():
+            self._interrupted = True
+            raise KeyboardInterrupt
+
+    def _is_too_much(self) -> bool:
+        """Count one more SIGTERM or Ctrl-C; returns whether it has to end the process at once."""
+        self._repeated += 1
+        return self._repeated > self._saving
 
     def agreed(self, accelerator: Accelerator) -> bool:
         """Whether any process has been asked to stop; every process calls this after the same step and gets the same

@@ -16,10 +16,9 @@ import numpy as np
 from segzoo.files import write_whole
 from segzoo.metrics.scores import metrics_from_confusion
 from segzoo.progress import duration
-from segzoo.training.folder import FIGURES
+from segzoo.training.folder import FIGURES, REPORT
 from segzoo.training.reports.style import STYLE
 
-REPORT = "report.html"
 CURVES, SAMPLES, CONFUSION = "curves.png", "samples.png", "confusion_matrix.png"
 _LONG = 40  # classes; longer tables fold, with the best and worst above them
 _ENDS = 8

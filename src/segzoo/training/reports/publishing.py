@@ -1,4 +1,4 @@
-"""The results of a training in its output folder: scores, log, figures, report page, and the model with its card."""
+"""The results of a training, next to its model in the output folder: scores, log, card, figures and report page."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from segzoo.data.classes import ClassFacts
 from segzoo.evaluation import Evaluation
 from segzoo.images.drawing import draw_confusion_matrix
 from segzoo.training.environment import hardware_facts, software_versions
-from segzoo.training.folder import FIGURES, LOG, RESULTS, publish_model, write_json, write_log
+from segzoo.training.folder import CARD, FIGURES, LOG, RESULTS, write_json, write_log, write_text
 from segzoo.training.recipes.recipe import Recipe
 from segzoo.training.recipes.text import recipe_rows
 from segzoo.training.reports.page import TrainingReport, write_report_page
@@ -29,7 +29,7 @@ class Outcome:
     """A finished training.
 
     Args:
-        model, processor: the model that is saved, and its image processor.
+        model, processor: the model that has been saved, and its image processor.
         classes: the classes of the data.
         recipe: the resolved recipe.
         settings: settings of the run besides the recipe, by name.
@@ -105,7 +105,7 @@ class Outcome:
 def publish_outcome(
     outcome: Outcome, directory: Path, eval_data: SegmentationDataset, *, accelerator: Accelerator
 ) -> list[str]:
-    """Write all results into the output folder; one process calls this.
+    """Add all results to the output folder, which holds the model already; one process calls this.
 
     Args:
         outcome: the finished training.
@@ -120,11 +120,11 @@ def publish_outcome(
         SegZooError: a file cannot be written.
     """
     classes, evaluation, notes = outcome.classes, outcome.evaluation, []
-    # The model first: an error in pictures or pages must not lose it.
-    publish_model(outcome.model, outcome.processor, directory, _card(outcome, directory))
+    # Numbers first: an error in pictures or pages must not lose them.
     write_json(directory / RESULTS, outcome.results)
     write_log(directory / LOG, outcome.history)
     outcome.recipe.write_recipe(directory / RECIPE)
+    write_text(directory / CARD, _card(outcome, directory))
     note = draw_curves(outcome.history, directory / FIGURES / "curves.png", title=outcome.dataset_title)
     if note:
         notes.append(f"note: no curves: {note}")

@@ -1,5 +1,6 @@
 """Curves, sample pictures and the model card of a training."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from segzoo.data.decoding import decode_pair
 from segzoo.errors import SegZooError
 from segzoo.evaluation import Evaluation
 from segzoo.images.drawing import contact_sheet, overlay, overlay_with_legend
-from segzoo.images.reading import in_colour
+from segzoo.images.reading import CorruptImageError, in_colour
 from segzoo.inference import Predictor
 from segzoo.training.reports.curves import plot_curves
 
@@ -46,7 +47,7 @@ def draw_samples(
     count: int = 4,
 ) -> list[Path]:
     """Draw a few samples, spread over a data set: an overlay with legend for each, and a sheet of all with their
-    truth.
+    truth. Broken ones are left out.
 
     Args:
         model: the model, as prepared by the accelerator or unwrapped.
@@ -58,7 +59,7 @@ def draw_samples(
         count: largest number of samples.
 
     Returns:
-        The files, ``samples.png`` first.
+        The files, ``samples.png`` first; none if all of the samples are broken.
     """
     directory.mkdir(parents=True, exist_ok=True)
     model = accelerator.unwrap_model(model)
@@ -66,11 +67,18 @@ def draw_samples(
     model.eval()
     count = min(count, len(dataset))
     predictor = Predictor(model, image_processor, autocast=accelerator.autocast)
+    dataset = copy.copy(dataset)
+    may_be_broken, dataset.max_corrupt = dataset.max_corrupt > 0, 0  # no other sample takes the place of a broken one
     rows, captions, files = [], [], []
     try:
         for number in range(count):
             index = (2 * number + 1) * len(dataset) // (2 * count)
-            item, row = dataset[index], dataset.dataset[index]
+            try:
+                item, row = dataset[index], dataset.dataset[index]
+            except CorruptImageError:
+                if not may_be_broken:
+                    raise
+                continue
             picture, _ = decode_pair(row["image"], None, image_name=item["name"], num_channels=dataset.num_channels)
             truth = item["labels"].numpy()
             predicted = predictor.label_map(picture, truth.shape).cpu().numpy()
@@ -83,6 +91,8 @@ def draw_samples(
     finally:
         model.train(was_training)
     headings = ["picture", "truth", "prediction", "overlay"]
+    if not rows:
+        return []
     contact_sheet(rows, headings, palette, names, captions).save(directory / "samples.png")
     return [directory / "samples.png", *files]
 
