@@ -1,7 +1,8 @@
 """The base classes of all configs and models."""
 
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import fields
 from functools import partial
@@ -20,6 +21,33 @@ from segzoo.layers.pointwise import plain_linears
 
 # Lists of numbers in configs: tuples are taken too, and kept as lists, as JSON gives them back.
 Ints = list[int] | tuple[int, ...]
+
+MAX_LAYERS = 1000
+"""The most layers, blocks or stages of one kind in a config. The deepest published model has 152."""
+
+MAX_SIZE = 65536
+"""The largest width, size or number of classes in a config: the classes of 16-bit label files, above all widths."""
+
+# Fields that say how many layers are built, or how many entries a list has; 0 is a number of layers too.
+_LAYERS = frozenset(
+    {
+        "blocks",
+        "decoder_layers",
+        "depth",
+        "depths",
+        "encoder_layers",
+        "extra_extractors",
+        "modules",
+        "num_convs",
+        "num_hidden_layers",
+        "num_levels",
+        "num_stages",
+        "stem_blocks",
+    }
+)
+# Fields that may be below 1: positions, sizes that 0 turns off, and an id of no class, which alone has no bound.
+_MAY_BE_ZERO = _LAYERS | {"in_index", "interaction_layers", "post_norm_blocks", "windows"}
+_WITHOUT_BOUND = "semantic_loss_ignore_index"
 
 Activation = Literal["relu", "relu6", "leaky_relu", "gelu", "silu", "hardswish"]
 
@@ -79,8 +107,11 @@ class SegZooBaseConfig(ComposableConfig):
         for field in fields(self):
             if isinstance(value := getattr(self, field.name), tuple):
                 setattr(self, field.name, list(value))
+        check_num_labels({"num_labels": kwargs.get("num_labels")}, type(self).__name__)
+        self._check_upper_bounds()  # before anything that is made of them
         super().__post_init__(**kwargs)
         self.check()
+        self._check_lower_bounds()  # after checks that know more about a field
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
@@ -99,6 +130,39 @@ class SegZooBaseConfig(ComposableConfig):
         finally:
             _keeps_unknown_keys.reset(token)
 
+    def _numbers(self) -> Iterator[tuple[str, list[Any]]]:
+        """The fields that are numbers or lists of numbers, each as a list."""
+        of_transformers = {field.name for field in fields(PreTrainedConfig)}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            values = value if isinstance(value, list) else [value]
+            if field.name not in of_transformers and values and all(type(number) in (int, float) for number in values):
+                yield field.name, values
+
+    def _check_upper_bounds(self) -> None:
+        for name, values in self._numbers():
+            most = MAX_LAYERS if name in _LAYERS else MAX_SIZE
+            if name == _WITHOUT_BOUND:
+                continue
+            if len(values) > MAX_LAYERS:
+                raise SegZooError(
+                    f"{type(self).__name__}: {name} has {len(values)} entries, more than any model ({MAX_LAYERS})"
+                )
+            if not all(math.isfinite(number) and abs(number) <= most for number in values):
+                shown = getattr(self, name)
+                raise SegZooError(
+                    f"{type(self).__name__}: {name}={shown!r:.60} is out of range; no model has more than {most}"
+                )
+
+    def _check_lower_bounds(self) -> None:
+        for name, values in self._numbers():
+            if name == _WITHOUT_BOUND or any(type(number) is float for number in values):
+                continue
+            if name not in _MAY_BE_ZERO and min(values) < 1:
+                raise SegZooError(f"{type(self).__name__}: {name}={getattr(self, name)!r:.60} must be 1 at least")
+            if name in _LAYERS and min(values) < 0:
+                raise SegZooError(f"{type(self).__name__}: {name}={getattr(self, name)!r:.60} must not be below 0")
+
     def check(self) -> None:
         """Raise a SegZooError when options do not fit each other; subclasses extend this and call ``super().check()``.
 
@@ -108,6 +172,23 @@ class SegZooBaseConfig(ComposableConfig):
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
         """Do nothing: segzoo writes its own shim, and transformers' copy of one source file would not load."""
+
+
+def check_num_labels(values: Mapping[str, Any], source: str) -> None:
+    """Refuse a number of classes that none can have; transformers would make a name for each of them.
+
+    Args:
+        values: of a config; ``num_labels`` may be missing or None.
+        source: where they come from, for the message.
+
+    Raises:
+        SegZooError: it is no integer in 1..MAX_SIZE.
+    """
+    count = values.get("num_labels")
+    if count is not None and (type(count) is not int or not 1 <= count <= MAX_SIZE):
+        raise SegZooError(
+            f"{source}: num_labels={count!r:.60} is no number of classes; give an integer from 1 to {MAX_SIZE}"
+        )
 
 
 @strict
