@@ -1,6 +1,5 @@
 """The base classes of all configs and models."""
 
-import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
@@ -45,8 +44,11 @@ _LAYERS = frozenset(
         "stem_blocks",
     }
 )
-# Fields that may be below 1: positions, sizes that 0 turns off, and an id of no class, which alone has no bound.
-_MAY_BE_ZERO = _LAYERS | {"in_index", "interaction_layers", "post_norm_blocks", "windows"}
+# Fields that may be below 1: positions, and sizes that 0 turns off or that have a check of their own.
+_HAVE_NO_LEAST = frozenset(
+    {"in_index", "interaction_layers", "post_norm_blocks", "windows", "window_size", "window_stride"}
+)
+# The id of pixels that do not count may be any number.
 _WITHOUT_BOUND = "semantic_loss_ignore_index"
 
 Activation = Literal["relu", "relu6", "leaky_relu", "gelu", "silu", "hardswish"]
@@ -108,10 +110,8 @@ class SegZooBaseConfig(ComposableConfig):
             if isinstance(value := getattr(self, field.name), tuple):
                 setattr(self, field.name, list(value))
         check_num_labels({"num_labels": kwargs.get("num_labels")}, type(self).__name__)
-        self._check_upper_bounds()  # before anything that is made of them
         super().__post_init__(**kwargs)
         self.check()
-        self._check_lower_bounds()  # after checks that know more about a field
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
@@ -139,35 +139,29 @@ class SegZooBaseConfig(ComposableConfig):
             if field.name not in of_transformers and values and all(type(number) in (int, float) for number in values):
                 yield field.name, values
 
-    def _check_upper_bounds(self) -> None:
+    def _check_bounds(self) -> None:
+        """No number is of a model that cannot be built: thousands of layers, sizes of millions, strides of 0."""
         for name, values in self._numbers():
-            most = MAX_LAYERS if name in _LAYERS else MAX_SIZE
             if name == _WITHOUT_BOUND:
                 continue
+            shown = f"{type(self).__name__}: {name}={getattr(self, name)!r:.60}"
+            most = MAX_LAYERS if name in _LAYERS else MAX_SIZE
             if len(values) > MAX_LAYERS:
-                raise SegZooError(
-                    f"{type(self).__name__}: {name} has {len(values)} entries, more than any model ({MAX_LAYERS})"
-                )
-            if not all(math.isfinite(number) and abs(number) <= most for number in values):
-                shown = getattr(self, name)
-                raise SegZooError(
-                    f"{type(self).__name__}: {name}={shown!r:.60} is out of range; no model has more than {most}"
-                )
-
-    def _check_lower_bounds(self) -> None:
-        for name, values in self._numbers():
-            if name == _WITHOUT_BOUND or any(type(number) is float for number in values):
-                continue
-            if name not in _MAY_BE_ZERO and min(values) < 1:
-                raise SegZooError(f"{type(self).__name__}: {name}={getattr(self, name)!r:.60} must be 1 at least")
-            if name in _LAYERS and min(values) < 0:
-                raise SegZooError(f"{type(self).__name__}: {name}={getattr(self, name)!r:.60} must not be below 0")
+                raise SegZooError(f"{shown} has {len(values)} entries, and no model has more than {MAX_LAYERS}")
+            if not all(abs(number) <= most for number in values):  # NaN is not
+                raise SegZooError(f"{shown} is out of range; no model has more than {most}")
+            least = 0 if name in _LAYERS else 1
+            if name not in _HAVE_NO_LEAST and any(type(number) is int and number < least for number in values):
+                raise SegZooError(f"{shown} must be {least} at least")
 
     def check(self) -> None:
-        """Raise a SegZooError when options do not fit each other; subclasses extend this and call ``super().check()``.
+        """Raise a SegZooError when options are out of range or do not fit each other.
 
-        transformers' ``validate_*`` methods would do the same, but wrap the error in one that is not a ValueError.
+        Subclasses call ``super().check()`` first and go on: every number has a bound then, and what is counted or
+        divided by is 1 at least. transformers' ``validate_*`` methods would do the same, but wrap the error in one that
+        is not a ValueError.
         """
+        self._check_bounds()
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:

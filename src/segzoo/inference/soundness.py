@@ -63,6 +63,8 @@ def check_preparation(settings: Mapping[str, Any], source: str) -> None:
         sides = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else [value]
         if any(isinstance(side, int | float) and not abs(side) <= MAX_SIZE for side in sides):
             raise SegZooError(f"{source}: {name}={value!r:.80} is more than {MAX_SIZE} pixels; correct it")
+        if name == "size" and any(isinstance(side, int | float) and side < 1 for side in sides):
+            raise SegZooError(f"{source}: size={value!r:.80} must be 1 pixel at least; correct it")
 
 
 def check_class_names(names: Any, source: str) -> None:
@@ -83,4 +85,4 @@ def check_class_names(names: Any, source: str) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and -math.inf < value < math.inf
