@@ -20,10 +20,11 @@ from transformers.core_model_loading import WeightRenaming
 import segzoo
 from segzoo import SegZooConfig, SegZooError, SegZooForSemanticSegmentation, SegZooImageProcessor
 from segzoo.hub import SHIM, SHIM_NAME, push_folder, save_model_folder
+from segzoo.weight_hashes import HASHES
 
 SOURCE = Path(segzoo.__file__).parents[1]
 CARD = "---\nlibrary_name: transformers\n---\n\n# A card\n"
-FILES = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", SHIM_NAME}
+FILES = {"README.md", "config.json", "model.safetensors", HASHES, "preprocessor_config.json", SHIM_NAME}
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """The base classes of all configs and models."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import fields
 from functools import partial
@@ -20,6 +20,36 @@ from segzoo.layers.pointwise import plain_linears
 
 # Lists of numbers in configs: tuples are taken too, and kept as lists, as JSON gives them back.
 Ints = list[int] | tuple[int, ...]
+
+MAX_LAYERS = 1000
+"""The most layers, blocks or stages of one kind in a config. The deepest published model has 152."""
+
+MAX_SIZE = 65536
+"""The largest width, size or number of classes in a config: the classes of 16-bit label files, above all widths."""
+
+# Fields that say how many layers are built, or how many entries a list has; 0 is a number of layers too.
+_LAYERS = frozenset(
+    {
+        "blocks",
+        "decoder_layers",
+        "depth",
+        "depths",
+        "encoder_layers",
+        "extra_extractors",
+        "modules",
+        "num_convs",
+        "num_hidden_layers",
+        "num_levels",
+        "num_stages",
+        "stem_blocks",
+    }
+)
+# Fields that may be below 1: positions, and sizes that 0 turns off or that have a check of their own.
+_HAVE_NO_LEAST = frozenset(
+    {"in_index", "interaction_layers", "post_norm_blocks", "windows", "window_size", "window_stride"}
+)
+# The id of pixels that do not count may be any number.
+_WITHOUT_BOUND = "semantic_loss_ignore_index"
 
 Activation = Literal["relu", "relu6", "leaky_relu", "gelu", "silu", "hardswish"]
 
@@ -79,6 +109,7 @@ class SegZooBaseConfig(ComposableConfig):
         for field in fields(self):
             if isinstance(value := getattr(self, field.name), tuple):
                 setattr(self, field.name, list(value))
+        check_num_labels({"num_labels": kwargs.get("num_labels")}, type(self).__name__)
         super().__post_init__(**kwargs)
         self.check()
 
@@ -99,15 +130,59 @@ class SegZooBaseConfig(ComposableConfig):
         finally:
             _keeps_unknown_keys.reset(token)
 
-    def check(self) -> None:
-        """Raise a SegZooError when options do not fit each other; subclasses extend this and call ``super().check()``.
+    def _numbers(self) -> Iterator[tuple[str, list[Any]]]:
+        """The fields that are numbers or lists of numbers, each as a list."""
+        of_transformers = {field.name for field in fields(PreTrainedConfig)}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            values = value if isinstance(value, list) else [value]
+            if field.name not in of_transformers and values and all(type(number) in (int, float) for number in values):
+                yield field.name, values
 
-        transformers' ``validate_*`` methods would do the same, but wrap the error in one that is not a ValueError.
+    def _check_bounds(self) -> None:
+        """No number is of a model that cannot be built: thousands of layers, sizes of millions, strides of 0."""
+        for name, values in self._numbers():
+            if name == _WITHOUT_BOUND:
+                continue
+            shown = f"{type(self).__name__}: {name}={getattr(self, name)!r:.60}"
+            most = MAX_LAYERS if name in _LAYERS else MAX_SIZE
+            if len(values) > MAX_LAYERS:
+                raise SegZooError(f"{shown} has {len(values)} entries, and no model has more than {MAX_LAYERS}")
+            if not all(abs(number) <= most for number in values):  # NaN is not
+                raise SegZooError(f"{shown} is out of range; no model has more than {most}")
+            least = 0 if name in _LAYERS else 1
+            if name not in _HAVE_NO_LEAST and any(type(number) is int and number < least for number in values):
+                raise SegZooError(f"{shown} must be {least} at least")
+
+    def check(self) -> None:
+        """Raise a SegZooError when options are out of range or do not fit each other.
+
+        Subclasses call ``super().check()`` first and go on: every number has a bound then, and what is counted or
+        divided by is 1 at least. transformers' ``validate_*`` methods would do the same, but wrap the error in one that
+        is not a ValueError.
         """
+        self._check_bounds()
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
         """Do nothing: segzoo writes its own shim, and transformers' copy of one source file would not load."""
+
+
+def check_num_labels(values: Mapping[str, Any], source: str) -> None:
+    """Refuse a number of classes that none can have; transformers would make a name for each of them.
+
+    Args:
+        values: of a config; ``num_labels`` may be missing or None.
+        source: where they come from, for the message.
+
+    Raises:
+        SegZooError: it is no integer in 1..MAX_SIZE.
+    """
+    count = values.get("num_labels")
+    if count is not None and (type(count) is not int or not 1 <= count <= MAX_SIZE):
+        raise SegZooError(
+            f"{source}: num_labels={count!r:.60} is no number of classes; give an integer from 1 to {MAX_SIZE}"
+        )
 
 
 @strict

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 
 from segzoo.errors import SegZooError, one_line
 from segzoo.files import whole_folder
+from segzoo.weight_hashes import write_hashes
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel
@@ -63,8 +64,12 @@ class WritesShim:
         """Save as transformers does, with the same arguments, and write the shim into the folder."""
         result = super().save_pretrained(save_directory, *args, **kwargs)
         if kwargs.get("is_main_process", True) and os.path.isdir(save_directory):
-            write_shim(save_directory)
+            self._complete(save_directory)
         return result
+
+    def _complete(self, directory: str | os.PathLike) -> None:
+        """Write what belongs beside the files that transformers has written."""
+        write_shim(directory)
 
     def hub_card(self, repo_id: str) -> str | None:
         """The model card for a repository that has none; None for a config or an image processor alone.
@@ -75,10 +80,18 @@ class WritesShim:
         return None
 
     def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:
-        # save_pretrained(push_to_hub=True) uploads the changed files before it returns: the shim must exist by then.
-        write_shim(working_dir)
+        # save_pretrained(push_to_hub=True) uploads the changed files before it returns: the others must exist by then.
+        self._complete(working_dir)
         _replace_empty_card(Path(working_dir) / "README.md", self.hub_card(repo_id))
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
+
+
+class WritesHashes(WritesShim):
+    """First base class of a model: every save also writes the hashes of its weights, in place of earlier ones."""
+
+    def _complete(self, directory: str | os.PathLike) -> None:
+        super()._complete(directory)
+        write_hashes(directory)
 
 
 def _replace_empty_card(path: Path, card: str | None) -> None:

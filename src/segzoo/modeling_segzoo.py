@@ -18,7 +18,7 @@ from segzoo.cards.model_card import ModelCardFacts, base_model_of, build_model_c
 from segzoo.configuration_segzoo import SegZooConfig
 from segzoo.errors import SegZooError
 from segzoo.heads import Head, HeadConfig, HeadOutput
-from segzoo.hub import WritesShim
+from segzoo.hub import WritesHashes
 from segzoo.inference.sliding_window import sliding_window_logits
 from segzoo.losses import Loss
 from segzoo.losses.labels import check_labels
@@ -57,7 +57,7 @@ class SegZooOutput(ModelOutput):
 _OUTPUT_FIELDS = tuple(field.name for field in fields(SegZooOutput))
 
 
-class SegZooForSemanticSegmentation(WritesShim, SegZooPreTrainedModel):
+class SegZooForSemanticSegmentation(WritesHashes, SegZooPreTrainedModel):
     """Any backbone with any decode head, for ``AutoModelForSemanticSegmentation``, ``pipeline`` and ``Trainer``.
 
     Example:
@@ -261,7 +261,7 @@ class SegZooForSemanticSegmentation(WritesShim, SegZooPreTrainedModel):
         return build_model_card(ModelCardFacts(title=repo_id.rpartition("/")[2], repo_id=repo_id, **facts))
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """Save weights, config and the shim that lets the folder load with ``trust_remote_code=True``."""
+        """Save weights, their hashes, config, and the shim that lets the folder load with ``trust_remote_code=True``."""
         # Always native keys, else transformers would write the original format where one is registered.
         kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, *args, **kwargs)

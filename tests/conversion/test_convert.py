@@ -43,7 +43,14 @@ def folder(checkpoint, tmp_path_factory):
 
 def test_folder(folder):
     names = {path.name for path in folder.iterdir()}
-    assert {"config.json", "model.safetensors", "preprocessor_config.json", "modeling_segzoo.py", "README.md"} == names
+    assert {
+        "config.json",
+        "model.safetensors",
+        "model.safetensors.sha256",
+        "preprocessor_config.json",
+        "modeling_segzoo.py",
+        "README.md",
+    } == names
     config = json.loads((folder / "config.json").read_text())
     assert config["id2label"] == {"0": "sky", "1": "road", "2": "car", "3": "tree"}
     assert not list(folder.parent.glob(".*"))

@@ -135,7 +135,14 @@ def model():
     return SegZooForSemanticSegmentation(SegZooConfig.tiny())
 
 
-MODEL_FILES = ["README.md", "config.json", "model.safetensors", "modeling_segzoo.py", "preprocessor_config.json"]
+MODEL_FILES = [
+    "README.md",
+    "config.json",
+    "model.safetensors",
+    "model.safetensors.sha256",
+    "modeling_segzoo.py",
+    "preprocessor_config.json",
+]
 
 
 def test_publishing_twice_replaces_the_model_and_leaves_the_rest(model, tmp_path):

@@ -13,6 +13,7 @@ from typing import Any
 
 from segzoo.conversion.keys import Context
 from segzoo.conversion.options import Options, type_name
+from segzoo.inference.soundness import check_preparation
 
 # Steps that load, pack or name things, and do not change the pixels in a pass without augmentation.
 _NEUTRAL = (
@@ -41,6 +42,7 @@ def translate_processor(context: Context, num_channels: int = 3) -> dict[str, An
 
     Raises:
         ConversionError: the pipeline has an unknown step, or a step an unknown option; the message names it.
+        SegZooError: a deviation is 0, or another number is out of range.
     """
     original = context.original
     fields: dict[str, Any] = {
@@ -65,6 +67,7 @@ def translate_processor(context: Context, num_channels: int = 3) -> dict[str, An
         fields["channel_order"] = "bgr" if fields["channel_order"] == "rgb" else "rgb"
     if num_channels != 3:  # such images are in the order of the model's channels
         fields["channel_order"] = "rgb"
+    check_preparation(fields, "the test pipeline")
     if (raw := fields.pop("raw_pad_value", None)) is not None:  # padded before the normalisation
         fields["pad_value"] = raw
         if fields["do_normalize"]:

@@ -65,7 +65,7 @@ class HeadConfig(ConvBlockConfig):
         super().__post_init__(**kwargs)
 
     def check(self) -> None:
-        """Every map has its channels, ``dropout`` is in 0..1 (1 excluded), and ``own_outputs`` is 1 at least."""
+        """Every map has its channels, and ``dropout`` is in 0..1 (1 excluded)."""
         super().check()
         if self.in_channels is not None and self.in_index is not None and len(self.in_channels) != len(self.in_index):
             raise SegZooError(
@@ -74,8 +74,6 @@ class HeadConfig(ConvBlockConfig):
             )
         if not 0.0 <= self.dropout < 1.0:
             raise SegZooError(f"{type(self).__name__}: dropout={self.dropout} is no probability below 1")
-        if self.own_outputs is not None and self.own_outputs < 1:
-            raise SegZooError(f"{type(self).__name__}: own_outputs={self.own_outputs} must be 1 at least, or None")
 
     @property
     def num_outputs(self) -> int:

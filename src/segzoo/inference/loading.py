@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import textwrap
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -15,17 +18,24 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING, MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING
+from transformers.utils import cached_file
 from transformers.utils.logging import disable_progress_bar, get_verbosity, set_verbosity, set_verbosity_error
 
 from segzoo import registration  # noqa: F401  the Auto classes know segzoo's models
+from segzoo.base import check_num_labels
 from segzoo.configuration_segzoo import SegZooConfig, input_channels
-from segzoo.errors import SegZooError, first_line
+from segzoo.errors import SegZooError, first_line, one_line
 from segzoo.hub_names import hub_or_cache
 from segzoo.image_processing_segzoo import SegZooImageProcessor
+from segzoo.inference.soundness import check_class_names, check_preparation, check_weights
 from segzoo.universal import load_segmentation_model
+from segzoo.weight_hashes import HASHES, check_hashes, read_hashes
 
 if TYPE_CHECKING:
     import os
+
+_CONFIG, _PREPROCESSOR, _WEIGHTS = "config.json", "preprocessor_config.json", "the weights"
+_log = logging.getLogger(__name__)
 
 
 class LoadedModel(NamedTuple):
@@ -48,6 +58,7 @@ def load(
     token: str | bool | None = None,
     cache_dir: str | os.PathLike | None = None,
     trust_remote_code: bool | None = None,
+    verify: bool = True,
 ) -> LoadedModel:
     """Load a model for semantic segmentation, in eval mode, with its image processor.
 
@@ -61,11 +72,14 @@ def load(
         token: access token; None or True takes the one of ``hf auth login`` or ``HF_TOKEN``.
         cache_dir: where downloads are kept; None: the Hugging Face cache.
         trust_remote_code: whether code in the repository may run; models of segzoo need none.
+        verify: compare the weights with the hashes that were saved with them; False for those that were changed since. A
+            model of segzoo without hashes is loaded, and one line of the log says so.
 
     Raises:
-        SegZooError: no such model, or one that does not load as it was saved: another kind of model, weights that are
-            missing, left over or of other shapes; an image processor for other channels; or a device that is not
-            there.
+        SegZooError: no such model, or one that does not load as it was saved: another kind of model, a damaged file,
+            weights that are missing, left over, of other shapes, changed or not finite; an image processor for other
+            channels, or with a mean or deviation that is no number; class names that are no text; or a device that
+            is not there.
     """
     source = str(name)
     disable_progress_bar()
@@ -76,18 +90,31 @@ def load(
         "trust_remote_code": trust_remote_code,
     }
     options = {key: value for key, value in options.items() if value is not None}
+    part = _CONFIG  # what is being read
     try:
         with hub_or_cache(source, revision=revision, token=token):
+            values, _ = PreTrainedConfig.get_config_dict(source, **options)
+            check_num_labels(values, f"{source}: {_CONFIG}")
             config = AutoConfig.from_pretrained(source, **options)
             refuse_backbone(config, source)
+            check_class_names(config.id2label, source)
+            part = _PREPROCESSOR
             processor = AutoImageProcessor.from_pretrained(source, **options)
+            check_preparation(processor.to_dict(), f"{source}: {_PREPROCESSOR}")
+            part = _WEIGHTS
             model = _whole_model(source, config, options)
-    except SegZooError:
-        raise
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = textwrap.shorten(first_line(error), 200, placeholder=" ...")
+            if verify:
+                _compare_hashes(source, config, options)
+            check_weights(model, source)
+    except SegZooError as error:
+        if str(error).startswith(source):
+            raise
+        raise SegZooError(f"{source}: {part}: {_shown(error)}") from error
+    except Exception as error:  # whatever transformers, safetensors and json raise for files that are not theirs
+        damaged = part if part != _WEIGHTS else _unreadable_weights(Path(source)) or part
         raise SegZooError(
-            f"{source}: this does not load as a segmentation model ({reason}); give a folder that segzoo wrote, or a Hub name"
+            f"{source}: this does not load as a segmentation model ({damaged}: {_shown(error)}); save or fetch the folder again, or "
+            "give another folder that segzoo wrote, or a Hub name"
         ) from error
     check_channels(model.config, processor, source)
     try:
@@ -114,6 +141,38 @@ def _whole_model(source: str, config: PreTrainedConfig, options: Mapping[str, An
         set_verbosity(verbosity)
     refuse_other_weights(found, source, left_over=isinstance(config, SegZooConfig))
     return model.eval()
+
+
+def _shown(error: Exception) -> str:
+    """What an error says, as one line of some 250 characters at most."""
+    return textwrap.shorten(one_line(error) or type(error).__name__, 250, placeholder=" ...")
+
+
+def _compare_hashes(source: str, config: PreTrainedConfig, options: Mapping[str, Any]) -> None:
+    """Compare the weights with the hashes in the folder, which may be in the Hub's cache.
+
+    Raises:
+        SegZooError: a file of weights is not what was saved.
+    """
+    try:
+        hashes = cached_file(source, HASHES, **{key: v for key, v in options.items() if key != "trust_remote_code"})
+    except OSError:  # there is none
+        if isinstance(config, SegZooConfig):
+            _log.warning("%s has no %s: the weights are loaded without a look at their hashes", source, HASHES)
+        return
+    # The weights themselves are there: they have just been loaded.
+    check_hashes(Path(hashes).parent, read_hashes(Path(hashes)), source)
+
+
+def _unreadable_weights(folder: Path) -> str | None:
+    """The name of the first file of weights in a folder that cannot be opened; None if all can."""
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except Exception:  # safetensors raises its own, OSError, ValueError, ...
+            return path.name
+    return None
 
 
 def refuse_other_weights(found: Mapping[str, Collection[Any]], source: str, *, left_over: bool = True) -> None:

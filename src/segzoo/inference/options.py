@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def add_model_options(parser: argparse.ArgumentParser, *, cache_dir: bool = True) -> None:
-    """Add ``--model_revision``, ``--token``, ``--trust_remote_code`` and ``--cache_dir`` for a model on the Hub.
+    """Add ``--model_revision``, ``--token``, ``--trust_remote_code``, ``--no_verify`` and ``--cache_dir``.
 
     Args:
         parser: the command's parser.
@@ -30,6 +30,11 @@ def add_model_options(parser: argparse.ArgumentParser, *, cache_dir: bool = True
         "--trust_remote_code",
         action="store_true",
         help="run code from the repository, which segzoo's models do not need",
+    )
+    group.add_argument(
+        "--no_verify",
+        action="store_true",
+        help="do not compare the weights with the hashes that were saved with them, for those that were changed since",
     )
     if cache_dir:
         group.add_argument("--cache_dir", metavar="DIR", help="where downloads are kept")
@@ -54,6 +59,7 @@ def load_from_options(args: argparse.Namespace, device: str = "cpu") -> LoadedMo
         token=args.token,
         cache_dir=args.cache_dir,
         trust_remote_code=args.trust_remote_code or None,
+        verify=not args.no_verify,
     )
 
 
