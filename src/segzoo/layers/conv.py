@@ -64,15 +64,10 @@ class Conv2d(nn.Conv2d):
         if x.device.type == "cpu" and not (torch.is_grad_enabled() or torch.compiler.is_compiling() or is_exporting()):
             if self._is_spread_depthwise():
                 return _by_phases(x, weight, self.bias, dilation[0])
+            if kernels is not None and _winograd_is_faster(x, kernels, dilation[0]):
+                return winograd_conv(x, kernels, self.bias, dilation[0])
             if self.prepared and self.kernel_size == (1, 1) and self.padding == (0, 0):
                 dilation = (2, 2)  # changes nothing but PyTorch's choice of the library
-            elif (
-                kernels is not None
-                and x.dtype == kernels.dtype == torch.float32
-                and not torch.is_autocast_enabled("cpu")
-            ):
-                if winograd_share(*x.shape[2:], dilation[0]) < _WINOGRAD_SHARE:
-                    return winograd_conv(x, kernels, self.bias, dilation[0])
         if self.padding_mode != "zeros":
             return self._conv_forward(x, weight, self.bias)
         return F.conv2d(x, weight, self.bias, self.stride, self.padding, dilation, self.groups)
@@ -87,6 +82,12 @@ class Conv2d(nn.Conv2d):
             and self.stride == (1, 1)
             and self.padding_mode == "zeros"
         )
+
+
+def _winograd_is_faster(x: Tensor, kernels: Tensor, dilation: int) -> bool:
+    if torch.is_autocast_enabled("cpu") or not x.dtype == kernels.dtype == torch.float32:
+        return False
+    return winograd_share(*x.shape[2:], dilation) < _WINOGRAD_SHARE
 
 
 def _by_phases(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:

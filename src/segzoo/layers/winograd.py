@@ -19,10 +19,11 @@ def winograd_kernels(weight: Tensor) -> Tensor:
 
 
 def winograd_share(height: int, width: int, dilation: int) -> float:
-    """Number of products of `winograd_conv` in relation to the usual 9 per pixel; more than 1 where a dilation splits
-    the map into tiles that are mostly padding.
+    """Number of products of `winograd_conv` in relation to the usual: 9 per pixel, but for rows of a kernel that lie in
+    the padding, which oneDNN skips. More than 1 where a dilation splits the map into tiles that are mostly padding.
     """
-    return 16 * _tiles(height, dilation) * _tiles(width, dilation) * dilation**2 / (9 * height * width)
+    rows = 3 * height - 2 * min(dilation, height)
+    return 16 * _tiles(height, dilation) * _tiles(width, dilation) * dilation**2 / (3 * width * rows)
 
 
 def winograd_conv(x: Tensor, kernels: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
