@@ -117,12 +117,16 @@ def cases() -> list[Case]:
 def beside_smp(group: str, model: str, theirs: Callable[[], nn.Module], ours: Callable[[], nn.Module]) -> list[Case]:
     """A model of segmentation_models.pytorch and ours with the same channels and strides, each in both memory formats.
 
-    All return logits at the picture's size, and train with what they return.
+    All return logits at the picture's size, and train with what they return; but for ours after ``fuse()``.
     """
     package = "segmentation_models_pytorch"
     return [
-        Case(group, f"{who}{name}", build, f"{who} {model}{name}", layout=layout, trains=True, package=package)
-        for who, build in (("smp", theirs), ("segzoo", ours))
+        Case(group, f"{who}{name}", build, f"{who} {model}{name}", layout=layout, trains=trains, package=package)
+        for who, build, trains in (
+            ("smp", theirs, True),
+            ("segzoo", ours, True),
+            ("segzoo fused", partial(fused, ours), False),
+        )
         for name, layout in (("", torch.channels_last), (" contiguous", torch.contiguous_format))
     ]
 
@@ -228,6 +232,13 @@ class AtFullSize(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         scores = self.model(image).logits
         return nn.functional.interpolate(scores, size=image.shape[-2:], mode="bilinear")
+
+
+def fused(build: Callable[[], AtFullSize]) -> nn.Module:
+    """The model that ``build`` builds, after ``fuse()``."""
+    model = build().eval()
+    model.model.fuse()
+    return model
 
 
 def our_upernet() -> nn.Module:

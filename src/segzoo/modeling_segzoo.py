@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Self
 
 import torch
 import transformers
@@ -17,6 +17,7 @@ from segzoo.base import SegZooPreTrainedModel, first_convolution
 from segzoo.cards.model_card import ModelCardFacts, base_model_of, build_model_card, facts_of_model
 from segzoo.configuration_segzoo import SegZooConfig
 from segzoo.errors import SegZooError
+from segzoo.fusing import fuse_blocks
 from segzoo.heads import Head, HeadConfig, HeadOutput
 from segzoo.hub import WritesHashes
 from segzoo.inference.sliding_window import sliding_window_logits
@@ -69,6 +70,8 @@ class SegZooForSemanticSegmentation(WritesHashes, SegZooPreTrainedModel):
 
     config: SegZooConfig
     base_model_prefix = "segzoo"
+    fused = False
+    """Whether `fuse` has prepared the model for inference."""
 
     def __init__(self, config: SegZooConfig):
         super().__init__(config)
@@ -187,6 +190,35 @@ class SegZooForSemanticSegmentation(WritesHashes, SegZooPreTrainedModel):
             **found,
         )
 
+    def fuse(self) -> Self:
+        """Make the model faster for inference: batch norms become part of the convolutions before them.
+
+        Results stay the same up to rounding. The model is changed in place, for good: it can neither be trained nor
+        saved afterwards; the folder that it was loaded from stays as it is. Wide 3x3 convolutions in float32 keep a
+        second form of their weights, 16/9 of the size, with which they take less than half of the products on CPUs.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            SegZooError: the model is in training mode.
+        """
+        if self.training:
+            raise SegZooError("fuse() is for inference, and the model is in training mode; call model.eval() first")
+        fuse_blocks(self)
+        self.fused = True
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """As of every module.
+
+        Raises:
+            SegZooError: training is asked of a model that `fuse` has changed.
+        """
+        if mode and self.fused:
+            raise SegZooError("a model cannot be trained after fuse(), which took its batch norms away; load it again")
+        return super().train(mode)
+
     def set_losses(
         self,
         losses: Sequence[Loss | Mapping[str, Any]] | None = None,
@@ -261,7 +293,13 @@ class SegZooForSemanticSegmentation(WritesHashes, SegZooPreTrainedModel):
         return build_model_card(ModelCardFacts(title=repo_id.rpartition("/")[2], repo_id=repo_id, **facts))
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """Save weights, their hashes, config, and the shim that lets the folder load with ``trust_remote_code=True``."""
+        """Save weights, their hashes, config, and the shim that lets the folder load with ``trust_remote_code=True``.
+
+        Raises:
+            SegZooError: `fuse` has changed the model.
+        """
+        if self.fused:
+            raise SegZooError("a model cannot be saved after fuse(), which took its batch norms away; load it again")
         # Always native keys, else transformers would write the original format where one is registered.
         kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, *args, **kwargs)

@@ -1,19 +1,20 @@
 """A convolution over maps of several resolutions, without bringing them to one."""
 
 from collections.abc import Sequence
+from itertools import compress
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from segzoo.compat import is_exporting
-from segzoo.layers.conv import ConvNormAct
+from segzoo.layers.conv import Conv2d, ConvNormAct
 from segzoo.layers.pointwise import is_plain
 from segzoo.layers.resize import concatenate
 
 
-class ConvOfMaps(nn.Conv2d):
+class ConvOfMaps(Conv2d):
     """``nn.Conv2d`` of one map, or of several that are resized (bilinear) to one size and concatenated.
 
     Each tap of a kernel is a 1x1 convolution, which may as well come before the resize, on a fraction of the pixels;
@@ -60,13 +61,16 @@ class ConvOfMaps(nn.Conv2d):
 
     def _of_resized(self, maps: Sequence[Tensor], size: Sequence[int | torch.SymInt], align_corners: bool) -> Tensor:
         """The short way; one of the maps at least is not small."""
-        weights = self.weight.split([x.shape[1] for x in maps], dim=1)
-        pairs = list(zip(maps, weights, strict=True))
-        small = [(x, weight) for x, weight in pairs if self._is_shorter(x, size)]
-        large = [(x, weight) for x, weight in pairs if not self._is_shorter(x, size)]
-        x = concatenate([x for x, _ in large], align_corners, size=size)
-        weight = torch.cat([weight for _, weight in large], dim=1)
-        total = F.conv2d(x, weight, self.bias, 1, self.padding, self.dilation).permute(0, 2, 3, 1)
+        channels = [x.shape[1] for x in maps]
+        shorter = [self._is_shorter(x, size) for x in maps]
+        small = list(compress(zip(maps, self.weight.split(channels, dim=1), strict=True), shorter))
+        large = [not short for short in shorter]
+        x = concatenate(list(compress(maps, large)), align_corners, size=size)
+        weight = torch.cat(list(compress(self.weight.split(channels, dim=1), large)), dim=1)
+        kernels = None
+        if self.kernels is not None:
+            kernels = torch.cat(list(compress(self.kernels.split(channels, dim=3), large)), dim=3)
+        total = self.convolve(x, weight, kernels).permute(0, 2, 3, 1)
         batch, height, width, channels = total.shape
         total = total.reshape(batch, height, width * channels)
         (rows, columns), (down, right), (above, left) = self.kernel_size, self.dilation, self.padding

@@ -1,0 +1,111 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from segzoo.layers.conv import Conv2d, SeparableConv
+from segzoo.layers.fusion_conv import FusionConv
+from segzoo.layers.winograd import winograd_conv, winograd_kernels, winograd_share
+
+SIZES = [(13, 10), (8, 8), (5, 17), (1, 3)]
+CLOSE = {"rtol": 1e-11, "atol": 1e-11}
+
+
+def numbers(*shape, dtype=torch.float64):
+    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dilation", [1, 2, 3, 7])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+def test_winograd_equals_the_convolution(size, dilation, layout):
+    x, weight, bias = numbers(2, 6, *size).to(memory_format=layout), numbers(5, 6, 3, 3), numbers(5)
+    for own in (bias, None):
+        found = winograd_conv(x, winograd_kernels(weight), own, dilation)
+        torch.testing.assert_close(found, F.conv2d(x, weight, own, 1, dilation, dilation), **CLOSE)
+
+
+def test_winograds_share_of_the_products():
+    assert winograd_share(64, 64, 1) == pytest.approx(16 / 36 * 192 / 190)
+    assert winograd_share(64, 64, 24) > 1
+
+
+def calls(monkeypatch, name):
+    import segzoo.layers.conv as module
+
+    seen, function = [], getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *args: seen.append(args) or function(*args))
+    return seen
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_dilated_depthwise_convolutions_run_by_phases(size, monkeypatch):
+    seen = calls(monkeypatch, "_by_phases")
+    conv = Conv2d(6, 6, 3, padding=3, dilation=3, groups=6).double()
+    x = numbers(2, 6, *size)
+    expected = conv(x)
+    assert not seen  # gradients take the usual way
+    with torch.no_grad():
+        torch.testing.assert_close(conv(x), expected, **CLOSE)
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"padding": 1},
+        {"padding": 2, "dilation": 3, "groups": 8},
+        {"padding": 2, "dilation": 2, "groups": 8, "stride": 2},
+        {"padding": 2, "dilation": 2, "groups": 4},
+        {"padding": (2, 3), "dilation": (2, 3), "groups": 8},
+        {"padding": 2, "dilation": 2, "groups": 8, "padding_mode": "reflect"},
+        {"padding": 0, "stride": 2},
+        {"padding": "same", "dilation": 2},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_all_other_convolutions_stay(kernel_size, options):
+    if kernel_size == 1:
+        options = {**options, "padding": 0 if options["padding"] != "same" else "same"}
+    conv = Conv2d(8, 8, kernel_size, **options).double()
+    x = numbers(2, 8, 9, 12)
+    expected = torch.nn.Conv2d.forward(conv, x)
+    conv.prepare()
+    with torch.no_grad():
+        torch.testing.assert_close(conv(x), expected, **CLOSE)
+
+
+def test_prepared_wide_convolutions_take_winograds_way(monkeypatch):
+    seen = calls(monkeypatch, "winograd_conv")
+    conv, x = Conv2d(256, 256, 3, padding=2, dilation=2), numbers(1, 256, 16, 20, dtype=torch.float32)
+    names = set(conv.state_dict())
+    with torch.no_grad():
+        expected = conv(x)
+        conv.prepare()
+        assert not seen
+        torch.testing.assert_close(conv(x), expected, rtol=1e-5, atol=1e-5)
+        assert len(seen) == 1
+        with torch.autocast("cpu", torch.bfloat16):
+            assert conv(x).dtype == torch.bfloat16
+    conv(x)
+    assert len(seen) == 1
+    assert set(conv.state_dict()) == names
+
+
+def test_prepared_fusion_of_large_and_small_maps(monkeypatch):
+    seen = calls(monkeypatch, "winograd_conv")
+    fusion = FusionConv(512, 256, 3, padding=1).eval()
+    maps = [numbers(1, channels, side, side, dtype=torch.float32) for channels, side in ((64, 2), (256, 32), (192, 3))]
+    with torch.no_grad():
+        expected = fusion(maps, size=(32, 32))
+        fusion.conv.prepare()
+        torch.testing.assert_close(fusion(maps, size=(32, 32)), expected, rtol=1e-5, atol=1e-5)
+    assert [args[1].shape for args in seen] == [(4, 4, 256, 256)]
+
+
+def test_a_separable_convolution_keeps_its_numbers_in_inference():
+    block = SeparableConv(8, 4, 3, padding=4, dilation=4).double().eval()
+    x = numbers(1, 8, 11, 14)
+    expected = block(x)
+    with torch.no_grad():
+        torch.testing.assert_close(block(x), expected, **CLOSE)
