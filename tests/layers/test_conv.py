@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from segzoo.layers.conv import Conv2d, SeparableConv
+from segzoo.layers.conv import Conv2d
 from segzoo.layers.fusion_conv import FusionConv
 from segzoo.layers.winograd import winograd_conv, winograd_kernels, winograd_share
 
@@ -35,18 +35,6 @@ def calls(monkeypatch, name):
     seen, function = [], getattr(module, name)
     monkeypatch.setattr(module, name, lambda *args: seen.append(args) or function(*args))
     return seen
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_dilated_depthwise_convolutions_run_by_phases(size, monkeypatch):
-    seen = calls(monkeypatch, "_by_phases")
-    conv = Conv2d(6, 6, 3, padding=3, dilation=3, groups=6).double()
-    x = numbers(2, 6, *size)
-    expected = conv(x)
-    assert not seen  # gradients take the usual way
-    with torch.no_grad():
-        torch.testing.assert_close(conv(x), expected, **CLOSE)
-    assert len(seen) == 1
 
 
 @pytest.mark.parametrize(
@@ -101,11 +89,3 @@ def test_prepared_fusion_of_large_and_small_maps(monkeypatch):
         fusion.conv.prepare()
         torch.testing.assert_close(fusion(maps, size=(32, 32)), expected, rtol=1e-5, atol=1e-5)
     assert [args[1].shape for args in seen] == [(4, 4, 256, 256)]
-
-
-def test_a_separable_convolution_keeps_its_numbers_in_inference():
-    block = SeparableConv(8, 4, 3, padding=4, dilation=4).double().eval()
-    x = numbers(1, 8, 11, 14)
-    expected = block(x)
-    with torch.no_grad():
-        torch.testing.assert_close(block(x), expected, **CLOSE)

@@ -74,7 +74,7 @@ def test_another_number_of_classes(folder):
         ({}, "either --backbone"),
         ({"new": NewModel("resnet18"), "model_name_or_path": "x"}, "either --backbone"),
         ({"new": NewModel("resnet19")}, "none of the variants"),
-        ({"new": NewModel("resnet18", head="ocr")}, "there is no such head; choose one of .*fcn"),
+        ({"new": NewModel("resnet18", head="nothing")}, "there is no such head; choose one of .*fcn"),
         ({"new": NewModel("resnet18"), "options": ModelOptions(class_weights=[1.0])}, "1 numbers for 3 classes"),
         ({"model_name_or_path": "/no/such/folder"}, "cannot load /no/such/folder"),
         (

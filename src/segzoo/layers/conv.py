@@ -27,12 +27,10 @@ _WINOGRAD_SHARE = 0.7
 
 
 class Conv2d(nn.Conv2d):
-    """``nn.Conv2d`` with ways that are faster in inference on CPUs, and give the same numbers up to rounding.
+    """``nn.Conv2d`` that `prepare` makes faster for inference on CPUs, with the same numbers up to rounding.
 
-    - A dilated depthwise convolution runs without dilation on each phase of the map, the pixels whose distances are
-      multiples of the dilation: oneDNN has fast code for undilated ones only.
-    - After `prepare` a wide 3x3 convolution in float32 runs as `winograd_conv`, and a 1x1 convolution in oneDNN also
-      with one thread, where PyTorch would call another library.
+    A wide 3x3 convolution in float32 then runs as `winograd_conv`, and a 1x1 convolution in oneDNN also with one
+    thread, where PyTorch would call another library.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -61,45 +59,21 @@ class Conv2d(nn.Conv2d):
             kernels: of `winograd_kernels` for ``weight``, or None.
         """
         dilation = self.dilation
-        if x.device.type == "cpu" and not (torch.is_grad_enabled() or torch.compiler.is_compiling() or is_exporting()):
-            if self._is_spread_depthwise():
-                return _by_phases(x, weight, self.bias, dilation[0])
+        eager = not (torch.is_grad_enabled() or torch.compiler.is_compiling() or is_exporting())
+        if self.prepared and eager and x.device.type == "cpu":
             if kernels is not None and _winograd_is_faster(x, kernels, dilation[0]):
                 return winograd_conv(x, kernels, self.bias, dilation[0])
-            if self.prepared and self.kernel_size == (1, 1) and self.padding == (0, 0):
+            if self.kernel_size == (1, 1) and self.padding == (0, 0):
                 dilation = (2, 2)  # changes nothing but PyTorch's choice of the library
         if self.padding_mode != "zeros":
             return self._conv_forward(x, weight, self.bias)
         return F.conv2d(x, weight, self.bias, self.stride, self.padding, dilation, self.groups)
-
-    def _is_spread_depthwise(self) -> bool:
-        down, across = self.dilation
-        return (
-            self.groups == self.in_channels == self.out_channels
-            and self.kernel_size == (3, 3)
-            and down == across > 1
-            and self.padding == self.dilation
-            and self.stride == (1, 1)
-            and self.padding_mode == "zeros"
-        )
 
 
 def _winograd_is_faster(x: Tensor, kernels: Tensor, dilation: int) -> bool:
     if torch.is_autocast_enabled("cpu") or not x.dtype == kernels.dtype == torch.float32:
         return False
     return winograd_share(*x.shape[2:], dilation) < _WINOGRAD_SHARE
-
-
-def _by_phases(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
-    """``F.conv2d(x, weight, bias, padding=dilation, dilation=dilation, groups=C)`` of 3x3 kernels."""
-    batch, channels, height, width = x.shape
-    down, across = -(-height // dilation), -(-width // dilation)
-    x = F.pad(x.permute(0, 2, 3, 1), (0, 0, 0, across * dilation - width, 0, down * dilation - height))
-    phases = x.view(batch, down, dilation, across, dilation, channels).permute(0, 2, 4, 5, 1, 3)
-    phases = phases.reshape(-1, channels, down, across).contiguous(memory_format=torch.channels_last)
-    y = F.conv2d(phases, weight, bias, padding=1, groups=channels)
-    y = y.view(batch, dilation, dilation, channels, down, across).permute(0, 4, 1, 5, 2, 3)
-    return y.reshape(batch, down * dilation, across * dilation, channels)[:, :height, :width].permute(0, 3, 1, 2)
 
 
 class ConvNormAct(nn.Module):
