@@ -224,7 +224,9 @@ def test_encoders_of_transformers_work_or_are_refused_in_a_line(config, message,
 
 def test_a_backbone_is_no_model(tmp_path):
     AutoBackbone.from_config(backbone_variants()["resnet18"].variant_config("resnet18")).save_pretrained(tmp_path)
-    with pytest.raises(SegZooError, match="it is a backbone .segzoo_resnet. without a head; give it to --backbone"):
+    with pytest.raises(
+        SegZooError, match="this is a backbone .segzoo_resnet., without a head that segments; `segzoo train --backbone"
+    ):
         build_model(THREE, model_name_or_path=str(tmp_path))
 
 
