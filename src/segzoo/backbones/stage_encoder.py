@@ -10,10 +10,10 @@ from typing import Any, Self
 from huggingface_hub.dataclasses import strict
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, SegformerConfig
-from transformers.configuration_utils import SubConfigSpec
 
 from segzoo.auto import register_backbone
 from segzoo.backbones.base import Backbone, BackboneConfig
+from segzoo.compat import SubConfigSpec
 from segzoo.errors import SegZooError
 
 # ``model_type`` of the encoders, whose hidden states are the maps of their stages.
