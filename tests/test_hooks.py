@@ -12,6 +12,7 @@ import pytest
 import torch
 from support.contract import assert_close, settle
 from support.odd_backbones import ODD_BACKBONES
+from support.versions import device_map_with_disk
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.fsdp import fully_shard
@@ -142,6 +143,7 @@ def test_every_layer_may_be_sharded_alone(model_type, process_group):
         assert torch.equal(a, b)
 
 
+@device_map_with_disk
 @every_backbone
 def test_device_map_with_disk(model_type, tmp_path):
     config = SegZooConfig.from_backbone(COMPONENTS[model_type].config.tiny(), UPerHeadConfig(channels=8), num_labels=5)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from support.universal import SIDE, config_of, processor_of
+from support.versions import oneformer_needs_texts
 from transformers import AutoConfig, AutoModelForUniversalSegmentation, CLIPTokenizer
 
 import segzoo
@@ -31,6 +32,13 @@ def model(request):
     return build(request.param)
 
 
+LEARNING = [
+    pytest.param(kind, marks=oneformer_needs_texts) if kind == "oneformer" else kind for kind in UNIVERSAL_TYPES
+]
+learning = pytest.mark.parametrize("model", LEARNING, indirect=True)
+
+
+@learning
 def test_learns_from_maps_of_labels_as_from_masks(model):
     pixel_values, labels = torch.randn(2, 3, SIDE, SIDE), torch.randint(0, 3, (2, SIDE, SIDE))
     labels[0, :20] = 255
@@ -52,6 +60,7 @@ def test_learns_from_maps_of_labels_as_from_masks(model):
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
 
 
+@learning
 def test_pixels_that_do_not_count_alone_give_a_finite_loss(model):
     labels = torch.full((1, SIDE, SIDE), 255)
     loss = model.train()(pixel_values=torch.randn(1, 3, SIDE, SIDE), labels=labels).loss
@@ -59,6 +68,7 @@ def test_pixels_that_do_not_count_alone_give_a_finite_loss(model):
     assert loss.isfinite()
 
 
+@learning
 def test_another_label_of_pixels_that_do_not_count(model):
     labels = torch.zeros(1, SIDE, SIDE, dtype=torch.int64)
     labels[:, 30:] = 9
@@ -91,6 +101,7 @@ def test_a_saved_folder_is_of_transformers(model, tmp_path):
     torch.testing.assert_close(output.class_queries_logits, expected.class_queries_logits)
 
 
+@learning
 def test_other_classes(model, tmp_path):
     model.save_pretrained(tmp_path)
     config = AutoConfig.from_pretrained(tmp_path, num_labels=7)
