@@ -62,6 +62,10 @@ class ModelSource(Options):
     num_channels: int | None = option(
         None, "new model: channels of the pictures (default: 3, or those of a backbone with weights)", at_least=1
     )
+    verify: bool = option(
+        True,
+        "compare weights with the hashes that were saved with them; --no_verify for those that were changed since",
+    )
     trust_remote_code: bool = option(False, "run model code from the Hub")
     cache_dir: str | None = option(None, "where downloads are kept")
 
@@ -416,7 +420,7 @@ _NOT_ON_THE_CARD = frozenset(
     output_dir overwrite_output_dir resume_from_checkpoint logging_steps dataloader_num_workers with_tracking report_to
     push_to_hub hub_model_id hub_private_repo hub_token token cache_dir checkpointing_steps save_total_limit eval_steps
     trust_remote_code model_revision per_device_eval_batch_size dataset_name run_name do_train do_eval max_bad_steps
-    warmup_ratio crop_by_model push_to_hub_organization recipe_file use_cpu tf32 without_effect
+    verify warmup_ratio crop_by_model push_to_hub_organization recipe_file use_cpu tf32 without_effect
     """.split()  # noqa: SIM905
 )
 

@@ -133,6 +133,7 @@ def load_model(options: RunOptions, recipe: Recipe, classes: ClassFacts) -> Load
         num_channels=options.num_channels,
         ignore_index=options.ignore_index,
         hub_options=options.hub_options,
+        verify=options.verify,
     )
     built = start_model(classes, recipe.model_options, request)
     processor = build_processor(
