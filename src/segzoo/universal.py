@@ -16,12 +16,14 @@ from functools import cache
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import AutoModelForSemanticSegmentation, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
+from segzoo.compat import ONEFORMER_LEARNS_WITHOUT_TEXTS
 from segzoo.errors import SegZooError, first_line
 from segzoo.heads.mask2former import combined_logits
 from segzoo.inference.settings import fixed_input_size
@@ -87,6 +89,8 @@ class DenseUniversalModel(PreTrainedModel):
                 f"pixel_values are {pixel_values.shape[-2]}x{pixel_values.shape[-1]}, and this {self.config.model_type} "
                 f"takes {size[0]}x{size[1]} only; give crops or windows of that size"
             )
+        if labels is not None or mask_labels is not None:
+            check_learns(self.config)
         if labels is not None:
             mask_labels, class_labels = self._masks(labels)
         if self.config.model_type == "oneformer" and kwargs.get("task_inputs") is None:
@@ -140,6 +144,22 @@ class DenseUniversalModel(PreTrainedModel):
 def is_universal(config: PreTrainedConfig) -> bool:
     """Whether a config is that of a universal model that is adapted."""
     return config.model_type in UNIVERSAL_TYPES
+
+
+def check_learns(config: PreTrainedConfig) -> None:
+    """Refuse a model that cannot be trained with this version of transformers.
+
+    The loss of OneFormer compares queries with texts, of which there are none here; before transformers 5.23 it cannot
+    do without.
+
+    Raises:
+        SegZooError: it is such a model; the message names the version and the fix.
+    """
+    if config.model_type == "oneformer" and not (config.is_training or ONEFORMER_LEARNS_WITHOUT_TEXTS):
+        raise SegZooError(
+            f"OneFormer learns without texts from transformers 5.23 on, and this is {transformers.__version__}: "
+            "pip install -U 'transformers>=5.23', or train a Mask2Former"
+        )
 
 
 @contextmanager

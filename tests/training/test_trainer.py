@@ -220,3 +220,17 @@ def test_half_checkpoints_are_skipped(tmp_path):
     (tmp_path / "checkpoint-40" / "trainer_state.json").write_text('{"global_st')
     with pytest.warns(UserWarning, match="checkpoint-40 is not whole and is skipped"):
         assert find_trainer_checkpoint(tmp_path).name == "checkpoint-5"
+
+
+def test_steps_in_which_no_pixel_counts_end_the_training(build):
+    trainer = build(max_steps=5, gradient_accumulation_steps=2, per_device_train_batch_size=2)
+    trainer.max_empty_steps, collate = 2, trainer.data_collator
+
+    def without_labels(items):
+        batch = collate(items)
+        batch["labels"].fill_(255)
+        return batch
+
+    trainer.data_collator = without_labels
+    with pytest.raises(SegZooError, match="no pixel of any label counts in steps 1 to 2"):
+        trainer.train()

@@ -208,7 +208,7 @@ def read_weights(
         own: the model is segzoo's, whose weights may have no place for others and whose folder has hashes.
         verify: compare the hashes.
         new: takes the model and what ``output_loading_info`` says; returns the names of the weights that may be
-            missing or of another shape, because they are meant to begin anew. None: there are none.
+            missing, of another shape or left over, because other ones are meant to begin anew. None: there are none.
 
     Raises:
         SegZooError: weights are missing, left over, of other shapes, changed or not finite. What else may be raised is for
@@ -225,9 +225,9 @@ def read_weights(
         wrong = {
             "missing_keys": [key for key in found["missing_keys"] if key not in excused],
             "mismatched_keys": [entry for entry in found["mismatched_keys"] if entry[0] not in excused],
-            "unexpected_keys": found["unexpected_keys"],
+            "unexpected_keys": [key for key in found["unexpected_keys"] if key not in excused],
         }
-        refuse_other_weights(wrong, source, left_over=own and not excused)
+        refuse_other_weights(wrong, source, left_over=own)
         if verify:
             _compare_hashes(source, own, options)
         check_weights(model, source)

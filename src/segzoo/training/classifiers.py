@@ -56,7 +56,11 @@ def load_for_classes(
     def fresh(model: PreTrainedModel, found: Mapping[str, Any]) -> list[str]:
         of_classes = [key for key, *_ in found["mismatched_keys"] if key in sizes]
         wrong = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
-        return [*of_classes, *heads.find(model, wrong.difference(of_classes))]
+        return [
+            *of_classes,
+            *heads.find(model, wrong.difference(of_classes)),
+            *heads.left_over(found["unexpected_keys"]),
+        ]
 
     model = read_weights(
         partial(load_segmentation_model, name, config, hub_options),
@@ -72,7 +76,8 @@ def load_for_classes(
         notes.append(
             f"head: {', '.join(heads.parts)} begin{'s' * (len(heads.parts) == 1)} with random weights: {heads.why(name)}"
         )
-    sizes = {key: dimension for key, dimension in sizes.items() if key not in heads.keys}
+    here = model.state_dict().keys() - heads.keys
+    sizes = {key: dimension for key, dimension in sizes.items() if key in here}
     if not sizes:  # the classes are the same, or the whole classifier is new
         return model, notes
     unnamed = next((whose for whose, names in (("data's", new), ("model's", old)) if _are_no_names(names)), None)
@@ -130,6 +135,10 @@ class _NewHeads:
         self.parts = sorted({head for key in wrong if (head := head_of(key)) is not None})
         self.keys = {key for key in model.state_dict() if head_of(key) in self.parts}
         return self.keys
+
+    def left_over(self, unexpected: Collection[str]) -> list[str]:
+        """The weights of the heads that another config leaves out."""
+        return [key for key in unexpected if self.other_config and not key.startswith("backbone.")]
 
     def why(self, name: str) -> str:
         """Why they are new, for the user."""
