@@ -274,7 +274,8 @@ def _check_bounds(name: str, bounds: Mapping[str, float], number: float) -> None
     words = "be " + " and ".join(f"{kind.replace('_', ' ')} {bound:.10g}" for kind, bound in bounds.items())
     if bounds.keys() == {"above", "below"}:
         words = f"lie between {bounds['above']:.10g} and {bounds['below']:.10g}"
-    raise SegZooError(f"{name} is {number:.10g}; it must {words}")
+    shown = str(number) if isinstance(number, int) else f"{number:.10g}"
+    raise SegZooError(f"{name} is {shown:.60}; it must {words}")
 
 
 def _json(name: str, text: str) -> Any:

@@ -174,7 +174,7 @@ def test_an_unknown_flag_names_the_nearest(words, hint, capsys):
         ("--streaming --max_train_steps 5", "--eval_steps"),
         ("--load_best_model_at_end --do_train", "--do_eval"),
         ("--learning_rate -1", "learning_rate is -1"),
-        ("--learning_rate 1e12", "learning_rate is 1000000000000; it must be above 0 and at most 1000000000"),
+        ("--weight_decay 1e12", r"weight_decay is 1e\+12; it must be at least 0 and at most 1000000000"),
         ("--no_do_train --no_do_eval", "--do_train and --do_eval are both off"),
         ("--num_labels 1000000000000", "--num_labels is 1000000000000; it must be at least 1 and at most 65536"),
         ("--num_labels -3", "--num_labels is -3"),

@@ -26,7 +26,7 @@ class OptimizerOptions(Options):
     prefix = "optimizer: "
 
     optimizer: str = option("adamw", "which optimizer", choices=OPTIMIZERS)
-    learning_rate: float = option(5e-5, "the largest learning rate", above=0, at_most=MAX_FACTOR)
+    learning_rate: float = option(5e-5, "the largest learning rate", above=0)
     weight_decay: float = option(
         0.01, "decoupled for adamw, else added to the gradient", at_least=0, at_most=MAX_FACTOR
     )
@@ -88,7 +88,7 @@ class ScheduleOptions(Options):
     )
     lr_power: float = option(1.0, "power of poly and polynomial", above=0, at_most=100)
     min_learning_rate: float = option(
-        0.0, "learning rate at the end of poly, polynomial and cosine_with_min_lr", at_least=0, at_most=MAX_FACTOR
+        0.0, "learning rate at the end of poly, polynomial and cosine_with_min_lr", at_least=0
     )
     lr_steps: tuple[int, ...] = option((), "steps after which multistep lowers the learning rate", at_least=1)
     lr_step_factor: float = option(0.1, "what multistep multiplies it by", above=0, below=1)
