@@ -27,14 +27,21 @@ from segzoo.configuration_segzoo import SegZooConfig, input_channels
 from segzoo.errors import SegZooError, first_line, one_line
 from segzoo.hub_names import hub_or_cache
 from segzoo.image_processing_segzoo import SegZooImageProcessor
-from segzoo.inference.soundness import check_class_names, check_preparation, check_weights
+from segzoo.inference.soundness import (
+    check_class_names,
+    check_config_numbers,
+    check_preparation,
+    check_weights,
+    try_preparation,
+)
+from segzoo.model_folder import CONFIG, PREPROCESSOR, check_files
 from segzoo.universal import load_segmentation_model
 from segzoo.weight_hashes import HASHES, check_hashes, read_hashes
 
 if TYPE_CHECKING:
     import os
 
-_CONFIG, _PREPROCESSOR, _WEIGHTS = "config.json", "preprocessor_config.json", "the weights"
+_WEIGHTS = "the weights"
 _log = logging.getLogger(__name__)
 
 
@@ -71,9 +78,10 @@ def load(
         revision: branch, tag or commit on the Hub; None: its main branch.
         token: access token; None or True takes the one of ``hf auth login`` or ``HF_TOKEN``.
         cache_dir: where downloads are kept; None: the Hugging Face cache.
-        trust_remote_code: whether code in the repository may run; models of segzoo need none.
+        trust_remote_code: whether code in the repository may run; models of segzoo need none. Nobody is asked: None is
+            False.
         verify: compare the weights with the hashes that were saved with them; False for those that were changed since. A
-            model of segzoo without hashes is loaded, and one line of the log says so.
+            model of segzoo, or a folder, without hashes is loaded, and one line of the log says so.
 
     Raises:
         SegZooError: no such model, or one that does not load as it was saved: another kind of model, a damaged file,
@@ -87,20 +95,23 @@ def load(
         "revision": revision,
         "token": token,
         "cache_dir": cache_dir,
-        "trust_remote_code": trust_remote_code,
+        "trust_remote_code": bool(trust_remote_code),
     }
     options = {key: value for key, value in options.items() if value is not None}
-    part = _CONFIG  # what is being read
+    part = CONFIG  # what is being read
     try:
+        check_files(Path(source), source)
         with hub_or_cache(source, revision=revision, token=token):
             values, _ = PreTrainedConfig.get_config_dict(source, **options)
-            check_num_labels(values, f"{source}: {_CONFIG}")
+            check_num_labels(values, f"{source}: {CONFIG}")
+            check_config_numbers(values, f"{source}: {CONFIG}")
             config = AutoConfig.from_pretrained(source, **options)
             refuse_backbone(config, source)
             check_class_names(config.id2label, source)
-            part = _PREPROCESSOR
+            part = PREPROCESSOR
             processor = AutoImageProcessor.from_pretrained(source, **options)
-            check_preparation(processor.to_dict(), f"{source}: {_PREPROCESSOR}")
+            check_preparation(processor.to_dict(), f"{source}: {PREPROCESSOR}")
+            try_preparation(processor, input_channels(config))
             part = _WEIGHTS
             model = _whole_model(source, config, options)
             if verify:
@@ -157,7 +168,7 @@ def _compare_hashes(source: str, config: PreTrainedConfig, options: Mapping[str,
     try:
         hashes = cached_file(source, HASHES, **{key: v for key, v in options.items() if key != "trust_remote_code"})
     except OSError:  # there is none
-        if isinstance(config, SegZooConfig):
+        if isinstance(config, SegZooConfig) or Path(source).is_dir():
             _log.warning("%s has no %s: the weights are loaded without a look at their hashes", source, HASHES)
         return
     # The weights themselves are there: they have just been loaded.
@@ -194,7 +205,8 @@ def refuse_other_weights(found: Mapping[str, Collection[Any]], source: str, *, l
         ("unknown to the model", found["unexpected_keys"] if left_over else ()),
     ):
         if keys:
-            named = ", ".join(sorted(keys)[:3]) + (", ..." if len(keys) > 3 else "")
+            named = ", ".join(textwrap.shorten(key, 100, placeholder=" ...") for key in sorted(keys)[:2])
+            named += ", ..." if len(keys) > 2 else ""
             wrong.append(f"{len(keys)} weights are {what} ({named})")
     if wrong:
         raise SegZooError(
