@@ -110,6 +110,8 @@ def load(
             check_class_names(config.id2label, source)
             part = PREPROCESSOR
             processor = AutoImageProcessor.from_pretrained(source, **options)
+            if not BaseImageProcessor.get_image_processor_dict(source, **options)[0]:
+                raise SegZooError("holds no settings; save or fetch it again")
             check_preparation(processor.to_dict(), f"{source}: {PREPROCESSOR}")
             try_preparation(processor, input_channels(config))
             part = _WEIGHTS

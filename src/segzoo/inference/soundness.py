@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import BaseImageProcessor
 
-_OF_LAYERS = ("depth", "layers", "blocks", "stages")  # words in the keys of numbers of layers
+_OF_LAYERS = ("depth", "depths", "layers", "blocks", "stages")  # how the keys of numbers of layers end
 _MOST = 2**20  # of any other integer in a config: above all widths, sizes, vocabularies and numbers of points
 _TRIED = 2048  # pixels: the longest side that is prepared as an attempt
 
@@ -69,7 +69,7 @@ def check_config_numbers(values: Mapping[str, Any], source: str) -> None:
         elif isinstance(value, float) and not math.isfinite(value):
             raise SegZooError(f"{source}: {key:.60}={value} is out of range; correct it")
         elif type(value) is int:
-            most = MAX_LAYERS if any(word in key for word in _OF_LAYERS) else _MOST
+            most = MAX_LAYERS if key.endswith(_OF_LAYERS) else _MOST
             if abs(value) > most:
                 raise SegZooError(f"{source}: {key:.60}={value!r:.40} is out of range (at most {most}); correct it")
 
@@ -103,6 +103,8 @@ def check_preparation(settings: Mapping[str, Any], source: str) -> None:
     for name in ("size", "pad_size", "crop_size", "size_multiple", "size_divisor", "window_size", "window_stride"):
         value = settings.get(name)
         sides = _sides(value)
+        if any(isinstance(side, bool) for side in sides):
+            raise SegZooError(f"{source}: {name}={value!r:.80} must be numbers of pixels; correct it")
         if any(isinstance(side, int | float) and not abs(side) <= MAX_SIZE for side in sides):
             raise SegZooError(f"{source}: {name}={value!r:.80} is more than {MAX_SIZE} pixels; correct it")
         if name == "size" and any(isinstance(side, int | float) and side < 1 for side in sides):
@@ -159,4 +161,4 @@ def _sides(value: Any) -> list[Any]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and -math.inf < value < math.inf
+    return type(value) in (int, float) and -math.inf < value < math.inf
