@@ -145,17 +145,16 @@ DAMAGE = {
 }
 
 
-def test_any_file(attack, folders):
-    part = min(path.name for path in (folders / "split").glob("model-*"))
+def test_any_file(attack):
     for kind, names in (
         ("whole", (CONFIG, PREPROCESSOR, WEIGHTS, HASHES)),
-        ("split", (INDEX, part)),
-        ("segformer", (CONFIG, PREPROCESSOR, WEIGHTS)),
+        ("split", (INDEX,)),
+        ("segformer", (PREPROCESSOR, WEIGHTS)),
     ):
         for name in names:
             for what, damage in DAMAGE.items():
                 attack(kind, name, what, damage)
-    attack.held(9 * len(DAMAGE))
+    attack.held(7 * len(DAMAGE))
 
 
 def test_flipped_bytes_of_weights(attack, folders):
@@ -339,8 +338,9 @@ HEADERS = {
 }
 
 
-@pytest.mark.parametrize("kind", ["whole", "segformer"])
+@pytest.mark.parametrize("kind", [pytest.param("whole", marks=pytest.mark.slow), "segformer"])
 def test_headers_of_weights(kind, attack):
     for what, damage in HEADERS.items():
-        attack(kind, WEIGHTS, what, damage)
+        # Without a hash nothing tells that numbers were of another type of the same size.
+        attack(kind, WEIGHTS, what, damage, may_differ=kind == "segformer" and what == "integers")
     attack.held(25)

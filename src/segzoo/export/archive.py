@@ -53,5 +53,9 @@ class _NeverFails(io.RawIOBase):
         return True
 
     def seekable(self) -> bool:
-        """True, since PyTorch asks for it; it writes from the start to the end nevertheless."""
+        """True."""
         return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move the position, by which PyTorch leaves room in the file; returns the new one."""
+        return self.file.seek(offset, whence) if self.error is None else 0

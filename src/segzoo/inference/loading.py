@@ -124,7 +124,7 @@ def load(
             raise
         raise SegZooError(f"{source}: {part}: {_shown(error)}") from error
     except Exception as error:  # whatever transformers, safetensors and json raise for files that are not theirs
-        damaged = part if part != _WEIGHTS else _unreadable_weights(Path(source)) or part
+        damaged = part if part != _WEIGHTS else _unreadable_weights(Path(source)) or f"{CONFIG} or {part}"
         raise SegZooError(
             f"{source}: this does not load as a segmentation model ({damaged}: {_shown(error)}); save or fetch the folder again, or "
             "give another folder that segzoo wrote, or a Hub name"

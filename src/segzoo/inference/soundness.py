@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -59,9 +60,9 @@ def check_config_numbers(values: Mapping[str, Any], source: str) -> None:
     Raises:
         SegZooError: there is such a number; the message names its key.
     """
-    left: list[tuple[str, Any]] = [("", dict(values))]
+    left: deque[tuple[str, Any]] = deque([("", values)])
     while left:
-        key, value = left.pop()
+        key, value = left.popleft()
         if isinstance(value, Mapping):
             left += [(str(name), entry) for name, entry in value.items()]
         elif isinstance(value, list):
@@ -78,14 +79,17 @@ def check_preparation(settings: Mapping[str, Any], source: str) -> None:
     """Refuse settings of an image processor with which no picture keeps its content.
 
     Args:
-        settings: the image processor's, as its ``to_dict`` gives them.
+        settings: the image processor's, as its ``to_dict`` gives them; those that are missing have their defaults.
         source: where they come from, for the message.
 
     Raises:
-        SegZooError: a mean, deviation or factor that is missing where it is used, is not finite or out of range, a
+        SegZooError: a switch that is neither true nor false, a mean, deviation or factor that is missing where it is used, is not finite or out of range, a
             deviation or factor of 0 or below, or a size of more than `segzoo.base.MAX_SIZE` pixels; the message names
             the setting.
     """
+    for name, value in settings.items():
+        if str(name).startswith("do_") and not isinstance(value, bool | int | None):
+            raise SegZooError(f"{source}: {name}={value!r:.80} must be true or false; correct it")
     for name, used_by, above_zero in (
         ("image_mean", "do_normalize", False),
         ("image_std", "do_normalize", True),
@@ -93,7 +97,7 @@ def check_preparation(settings: Mapping[str, Any], source: str) -> None:
     ):
         value = settings.get(name)
         values = list(value) if isinstance(value, list | tuple) else [value]
-        if not settings.get(used_by) and value is None:
+        if name not in settings or (value is None and not settings.get(used_by)):
             continue
         if not values or not all(_is_number(number) and (number > 0 or not above_zero) for number in values):
             rule = "finite numbers above 0" if above_zero else "finite numbers"
