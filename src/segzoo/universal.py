@@ -26,8 +26,8 @@ from transformers.utils.generic import can_return_tuple
 from segzoo.compat import ONEFORMER_LEARNS_WITHOUT_TEXTS
 from segzoo.errors import SegZooError, first_line
 from segzoo.heads.mask2former import combined_logits
+from segzoo.hub import WritesHashes
 from segzoo.inference.settings import fixed_input_size
-from segzoo.weight_hashes import write_hashes
 
 UNIVERSAL_TYPES = ("mask2former", "maskformer", "oneformer", "eomt", "eomt_dinov3")
 """The ``model_type`` of the models that are adapted."""
@@ -57,7 +57,7 @@ class UniversalOutput(ModelOutput):
     patch_offsets: list[torch.Tensor] | None = None
 
 
-class DenseUniversalModel(PreTrainedModel):
+class DenseUniversalModel(WritesHashes, PreTrainedModel):
     """First base class of the adapted models; the second is the class of transformers."""
 
     task_inputs: Tensor | None = None
@@ -110,10 +110,8 @@ class DenseUniversalModel(PreTrainedModel):
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Save as transformers does, with hashes and OneFormer's tokenizer beside the weights."""
         super().save_pretrained(save_directory, *args, **kwargs)
-        if kwargs.get("is_main_process", True):
-            write_hashes(save_directory)
-            if self.tokenizer is not None:
-                self.tokenizer.save_pretrained(save_directory)
+        if kwargs.get("is_main_process", True) and self.tokenizer is not None:
+            self.tokenizer.save_pretrained(save_directory)
 
     def _masks(self, labels: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """For each image a mask (N, H, W) for each class that it shows, and the classes (N,)."""

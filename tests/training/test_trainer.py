@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor, TrainerCallback
 
+import segzoo
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
 from segzoo.data import Augmentation, SegmentationDataset, build_processor_transform, load_segmentation_dataset
 from segzoo.data.scenes import SCENES, write_scenes
@@ -14,6 +15,7 @@ from segzoo.errors import SegZooError
 from segzoo.metrics import ConfusionMatrix
 from segzoo.training import training_transform
 from segzoo.training.trainer import SegmentationTrainer, SegmentationTrainingArguments, find_trainer_checkpoint
+from segzoo.weight_hashes import HASHES
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +116,18 @@ def test_accumulated_batches_do_not_make_the_gradient_larger(build):
     )
     twice = trainer.train()
     assert twice.training_loss == pytest.approx(once.training_loss, rel=0.2)
+
+
+def test_a_model_of_transformers_is_saved_with_hashes_and_alone(build, tmp_path):
+    trainer = build(segformer())
+    trainer.save_model()
+    folder = tmp_path / "out"
+    assert (folder / HASHES).read_text().split()[1] == "model.safetensors"
+    trainer.model.save_pretrained(folder, max_shard_size=10_000)  # leaves the whole file, with another hash
+    trainer.save_model()
+    assert not list(folder.glob("*.index.json")) and not list(folder.glob("model-*"))
+    loaded = segzoo.load(folder).model
+    assert all(map(torch.equal, loaded.state_dict().values(), trainer.model.state_dict().values()))
 
 
 class Epochs(TrainerCallback):

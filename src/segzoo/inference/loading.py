@@ -29,14 +29,21 @@ from segzoo.configuration_segzoo import SegZooConfig, input_channels
 from segzoo.errors import SegZooError, first_line, one_line
 from segzoo.hub_names import hub_or_cache
 from segzoo.image_processing_segzoo import SegZooImageProcessor
-from segzoo.inference.soundness import check_class_names, check_preparation, check_weights
+from segzoo.inference.soundness import (
+    check_class_names,
+    check_config_numbers,
+    check_preparation,
+    check_weights,
+    try_preparation,
+)
+from segzoo.model_folder import CONFIG, PREPROCESSOR, check_files
 from segzoo.universal import load_segmentation_model
 from segzoo.weight_hashes import HASHES, check_hashes, read_hashes
 
 if TYPE_CHECKING:
     import os
 
-_CONFIG, _PREPROCESSOR, _WEIGHTS = "config.json", "preprocessor_config.json", "the weights"
+_WEIGHTS = "the weights"
 _log = logging.getLogger(__name__)
 
 
@@ -73,9 +80,10 @@ def load(
         revision: branch, tag or commit on the Hub; None: its main branch.
         token: access token; None or True takes the one of ``hf auth login`` or ``HF_TOKEN``.
         cache_dir: where downloads are kept; None: the Hugging Face cache.
-        trust_remote_code: whether code in the repository may run; models of segzoo need none.
+        trust_remote_code: whether code in the repository may run; models of segzoo need none. Nobody is asked: None is
+            False.
         verify: compare the weights with the hashes that were saved with them; False for those that were changed since. A
-            model of segzoo without hashes is loaded, and one line of the log says so.
+            model of segzoo, or a folder, without hashes is loaded, and one line of the log says so.
 
     Raises:
         SegZooError: no such model, or one that does not load as it was saved: another kind of model, a damaged file,
@@ -89,12 +97,12 @@ def load(
         "revision": revision,
         "token": token,
         "cache_dir": cache_dir,
-        "trust_remote_code": trust_remote_code,
+        "trust_remote_code": bool(trust_remote_code),
     }
     options = {key: value for key, value in options.items() if value is not None}
     with errors_in_a_line(source), hub_or_cache(source, revision=revision, token=token):
         config = read_config(source, options)
-        processor = read_processor(source, options)
+        processor = read_processor(source, options, input_channels(config))
         model = read_weights(
             partial(load_segmentation_model, source, config, options),
             source,
@@ -134,7 +142,7 @@ def errors_in_a_line(source: str, kind: str = "segmentation model") -> Iterator[
         raise SegZooError(f"{source}: {_part_of(error)}: {_shown(error)}") from error
     except Exception as error:
         part = _part_of(error)
-        damaged = part if part != _WEIGHTS else _unreadable_weights(Path(source)) or part
+        damaged = part if part != _WEIGHTS else _unreadable_weights(Path(source)) or f"{CONFIG} or {part}"
         raise SegZooError(
             f"{source}: this does not load as a {kind} ({damaged}: {_shown(error)}); save or fetch the folder again, or "
             "give another folder that segzoo wrote, or a Hub name"
@@ -155,7 +163,7 @@ def _reading(part: str) -> Iterator[None]:
 
 
 def _part_of(error: Exception) -> str:
-    return [_CONFIG, *getattr(error, "__notes__", ())][-1]
+    return [CONFIG, *getattr(error, "__notes__", ())][-1]
 
 
 def read_config(source: str, options: Mapping[str, Any], **changes: Any) -> PreTrainedConfig:
@@ -169,24 +177,33 @@ def read_config(source: str, options: Mapping[str, Any], **changes: Any) -> PreT
     Raises:
         SegZooError: it is a backbone's, or class names are no text. What else may be raised is for `errors_in_a_line`.
     """
-    with _reading(_CONFIG):
+    with _reading(CONFIG):
+        check_files(Path(source), source)
         values, _ = PreTrainedConfig.get_config_dict(source, **options)
-        check_num_labels(values, f"{source}: {_CONFIG}")
+        check_num_labels(values, f"{source}: {CONFIG}")
+        check_config_numbers(values, f"{source}: {CONFIG}")
         config = AutoConfig.from_pretrained(source, **options, **changes)
         refuse_backbone(config, source)
         check_class_names(config.id2label, source)
     return config
 
 
-def read_processor(source: str, options: Mapping[str, Any]) -> BaseImageProcessor:
-    """The image processor of a folder or Hub name; ``options`` are those of `read_config`.
+def read_processor(source: str, options: Mapping[str, Any], num_channels: int = 3) -> BaseImageProcessor:
+    """The image processor of a folder or Hub name, which is tried on a small grey picture.
+
+    Args:
+        source, options: as in `read_config`.
+        num_channels: of the model.
 
     Raises:
         SegZooError: a mean, deviation or size is not possible. What else may be raised is for `errors_in_a_line`.
     """
-    with _reading(_PREPROCESSOR):
+    with _reading(PREPROCESSOR):
         processor = AutoImageProcessor.from_pretrained(source, **options)
-        check_preparation(processor.to_dict(), f"{source}: {_PREPROCESSOR}")
+        if not BaseImageProcessor.get_image_processor_dict(source, **options)[0]:
+            raise SegZooError("holds no settings; save or fetch it again")
+        check_preparation(processor.to_dict(), f"{source}: {PREPROCESSOR}")
+        try_preparation(processor, num_channels)
     return processor
 
 
@@ -215,6 +232,7 @@ def read_weights(
             `errors_in_a_line`.
     """
     with _reading(_WEIGHTS):
+        check_files(Path(source), source)
         verbosity = get_verbosity()
         set_verbosity_error()  # transformers' table of what does not fit, which the error says in one line
         try:
@@ -248,7 +266,7 @@ def _compare_hashes(source: str, own: bool, options: Mapping[str, Any]) -> None:
     try:
         hashes = cached_file(source, HASHES, **{key: v for key, v in options.items() if key != "trust_remote_code"})
     except OSError:  # there is none
-        if own:
+        if own or Path(source).is_dir():
             _log.warning("%s has no %s: the weights are loaded without a look at their hashes", source, HASHES)
         return
     # The weights themselves are there: they have just been loaded.
@@ -285,7 +303,8 @@ def refuse_other_weights(found: Mapping[str, Collection[Any]], source: str, *, l
         ("unknown to the model", found["unexpected_keys"] if left_over else ()),
     ):
         if keys:
-            named = ", ".join(sorted(keys)[:3]) + (", ..." if len(keys) > 3 else "")
+            named = ", ".join(textwrap.shorten(key, 100, placeholder=" ...") for key in sorted(keys)[:2])
+            named += ", ..." if len(keys) > 2 else ""
             wrong.append(f"{len(keys)} weights are {what} ({named})")
     if wrong:
         raise SegZooError(

@@ -286,7 +286,8 @@ def build_processor(
     if image_processor_name is not None:
         image_processor_name = str(image_processor_name)
         with loading_from(image_processor_name, f"cannot load an image processor from {image_processor_name}"):
-            processor = read_processor(image_processor_name, dict(hub_options or {}))
+            num_channels = 3 if model is None else input_channels(model.config)
+            processor = read_processor(image_processor_name, dict(hub_options or {}), num_channels)
         if model is not None:
             check_channels(model.config, processor, image_processor_name)
     else:

@@ -19,8 +19,10 @@ from segzoo.data import SegmentationDataset, collate_training
 from segzoo.errors import SegZooError
 from segzoo.evaluation import Evaluation, evaluate
 from segzoo.files import write_whole
+from segzoo.hub import WritesHashes
 from segzoo.inference import InferenceSettings
 from segzoo.metrics import ConfusionMatrix
+from segzoo.model_folder import complete_weights
 from segzoo.training.guards import LabelGuard
 from segzoo.training.reports.summary import describe_training
 from segzoo.training.sync_norms import broadcast_buffers
@@ -262,6 +264,11 @@ class SegmentationTrainer(Trainer):
         )
         scored = [] if self.evaluation is None else [(protocol, self.evaluation)]
         write_whole(folder / "README.md", describe_training(self.model, facts, scored))
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if not isinstance(self.model, WritesHashes):  # one of transformers
+            complete_weights(output_dir or self.args.output_dir)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if not (Path(self.args.output_dir) / "README.md").exists():
