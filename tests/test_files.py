@@ -37,7 +37,7 @@ sys.modules["segzoo"] = types.ModuleType("segzoo")
 sys.modules["segzoo"].__path__ = [{str(Path(segzoo.__file__).parent)!r}]
 from pathlib import Path
 from segzoo.files import *
-from segzoo.files import _locked
+from segzoo.files.locks import locked
 
 def kill_at(number, *names):
     count = 0
@@ -195,7 +195,7 @@ def test_a_folder_that_a_living_process_writes_or_replaces_stays(tmp_path):
         assert len(names(tmp_path)) == 2
     remove_abandoned(tmp_path)
     assert names(tmp_path) == ["out"]
-    with running(tmp_path, "with _locked(Path('out')): os.rename('out', '.out.replaced'); wait()"):
+    with running(tmp_path, "with locked(Path('out')): os.rename('out', '.out.replaced'); wait()"):
         remove_abandoned(tmp_path)
         assert names(tmp_path) == [".out.replaced"]
     remove_abandoned(tmp_path)

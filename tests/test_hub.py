@@ -243,6 +243,20 @@ def test_push_again_sends_nothing(folder, hub):
     assert hub.repositories["tester/model"].commits == commits
 
 
+def test_weights_of_an_earlier_model_do_not_stay_on_the_hub(model, processor, folder, hub, tmp_path):
+    """Readers take the whole file where there are both: they would go on to load the earlier model."""
+    split = save_model_folder(model, processor, tmp_path / "split", max_shard_size=20_000)
+    for push in (
+        lambda: push_folder(split, "tester/model"),
+        lambda: model.push_to_hub("tester/model", max_shard_size=20_000),
+    ):
+        push_folder(folder, "tester/model")
+        assert hub.files("tester/model").keys() == {path.name for path in folder.iterdir()}
+        push()
+        left = {name for name in hub.files("tester/model") if "safetensors" in name}
+        assert left == {path.name for path in split.iterdir() if "safetensors" in path.name}
+
+
 def test_push_to_a_branch(folder, hub):
     push_folder(folder, "tester/model", revision="wip", commit_message="Try")
     push_folder(folder, "tester/model", revision="wip")

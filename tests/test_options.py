@@ -75,6 +75,7 @@ def test_values(name, value, expected):
         ("ratio", 1, "--ratio is 1; it must lie between 0 and 1"),
         ("ratio", "half", "--ratio is 'half'; it must be a number"),
         ("number", "1.5", "--number is '1.5'; it must be a whole number"),
+        ("number", 10**400, "--number is 1000"),
         ("number", True, "--number is True; it must be a whole number"),
         ("number", None, "--number is None; it must be a whole number"),
         ("every", "often", "--every is 'often'; it must be a number of steps or 'epoch'"),

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 from support.universal import SIDE, config_of, processor_of
-from support.versions import oneformer_needs_texts
+from support.versions import ONEFORMER_NEEDS_TEXTS, TRANSFORMERS, oneformer_needs_texts
 from transformers import AutoConfig, AutoModelForUniversalSegmentation, CLIPTokenizer
 
 import segzoo
 from segzoo import SegZooError
 from segzoo.export.export import ExportOptions, export_model
 from segzoo.inference import InferenceSettings, Predictor
-from segzoo.universal import UNIVERSAL_TYPES, load_segmentation_model, model_from_config
+from segzoo.universal import UNIVERSAL_TYPES, check_learns, load_segmentation_model, model_from_config
 
 TOKENS = [1, 2, 3, 4, 0, 0, 0, 0]
 
@@ -99,6 +99,17 @@ def test_a_saved_folder_is_of_transformers(model, tmp_path):
     output = model(pixel_values)
     torch.testing.assert_close(output.masks_queries_logits, expected.masks_queries_logits)
     torch.testing.assert_close(output.class_queries_logits, expected.class_queries_logits)
+
+
+@pytest.mark.skipif(not ONEFORMER_NEEDS_TEXTS, reason="this transformers' OneFormer learns without texts")
+def test_oneformer_that_cannot_learn_says_so():
+    model = build("oneformer").train()
+    pixel_values, labels = torch.randn(1, 3, SIDE, SIDE), torch.zeros(1, SIDE, SIDE, dtype=torch.int64)
+    with pytest.raises(SegZooError, match=f"from transformers 5.23 on, and this is {TRANSFORMERS}: pip install -U"):
+        model(pixel_values=pixel_values, labels=labels)
+    with pytest.raises(SegZooError, match="5.23"):
+        check_learns(model.config)
+    assert model(pixel_values=pixel_values).logits is not None
 
 
 @learning

@@ -17,15 +17,13 @@ from segzoo.compat import ComposableConfig
 from segzoo.errors import SegZooError
 from segzoo.layers.conv import ACTIVATIONS, ConvNormAct
 from segzoo.layers.pointwise import plain_linears
+from segzoo.sizes import MAX_SIZE
 
 # Lists of numbers in configs: tuples are taken too, and kept as lists, as JSON gives them back.
 Ints = list[int] | tuple[int, ...]
 
 MAX_LAYERS = 1000
 """The most layers, blocks or stages of one kind in a config. The deepest published model has 152."""
-
-MAX_SIZE = 65536
-"""The largest width, size or number of classes in a config: the classes of 16-bit label files, above all widths."""
 
 # Fields that say how many layers are built, or how many entries a list has; 0 is a number of layers too.
 _LAYERS = frozenset(

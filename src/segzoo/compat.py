@@ -15,6 +15,9 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 _TRANSFORMERS = tuple(int(part) for part in transformers.__version__.split(".")[:2])
 
+# The loss of transformers' OneFormer compares queries with texts unless its config says that there are none.
+ONEFORMER_LEARNS_WITHOUT_TEXTS = _TRANSFORMERS >= (5, 23)
+
 try:  # transformers 5.20
     from transformers.configuration_utils import SubConfigSpec
 except ImportError:

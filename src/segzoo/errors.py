@@ -1,5 +1,10 @@
 """The error for every mistake that a user can correct, and texts of errors for messages."""
 
+import errno
+
+DISK_IS_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Numbers of the operating system's errors for a full disk, a used-up quota, and a file larger than is allowed."""
+
 
 class SegZooError(ValueError):
     """Input that segzoo cannot use. The message names the thing, the cause and the fix, and fits on a terminal."""
@@ -13,7 +18,8 @@ def first_line(error: BaseException) -> str:
 def cause_of(error: Exception) -> str:
     """What went wrong, for a message: the file and the operating system's reason, or the error's own text or type."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+        fix = "; make room, or choose another disk" if error.errno in DISK_IS_FULL else ""
+        return f"{error.filename}: {error.strerror}{fix}"
     return str(error).strip() or type(error).__name__
 
 

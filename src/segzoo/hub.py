@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 
 from segzoo.errors import SegZooError, one_line
 from segzoo.files import whole_folder
-from segzoo.weight_hashes import write_hashes
+from segzoo.model_folder import CARD, WEIGHT_PATTERNS, complete_weights, of_other_weights
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel
@@ -86,12 +86,28 @@ class WritesShim:
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
 
-class WritesHashes(WritesShim):
-    """First base class of a model: every save also writes the hashes of its weights, in place of earlier ones."""
+class WritesHashes:
+    """First base class of a model: every save leaves one model in the folder, with the hashes of its weights."""
 
-    def _complete(self, directory: str | os.PathLike) -> None:
-        super()._complete(directory)
-        write_hashes(directory)
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Save as transformers does, with the same arguments, and write the hashes.
+
+        Weights of an earlier model are removed, also where transformers leaves them.
+        """
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get("is_main_process", True) and os.path.isdir(save_directory):
+            complete_weights(save_directory)
+
+    def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+        complete_weights(working_dir)
+        commit = super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
+        api, revision = HfApi(token=kwargs.get("token")), commit.pr_revision or kwargs.get("revision")
+        stale = of_other_weights(api.list_repo_files(repo_id, revision=revision), Path(working_dir))
+        if stale:  # readers would prefer them to those that have just arrived
+            api.delete_files(
+                repo_id, stale, revision=revision, commit_message="Remove the weights of the earlier model"
+            )
+        return commit
 
 
 def _replace_empty_card(path: Path, card: str | None) -> None:
@@ -158,10 +174,12 @@ def write_model_files(
         model.save_pretrained(directory, max_shard_size=max_shard_size, save_original_format=False)
     except SafetensorError as error:
         raise OSError(str(error)) from error
+    if not isinstance(model, WritesHashes):  # one of transformers
+        complete_weights(directory)
     if processor is not None:
         processor.save_pretrained(directory)
     if card is not None:
-        (directory / "README.md").write_text(card, encoding="utf-8")
+        (directory / CARD).write_text(card, encoding="utf-8")
 
 
 def reserve_repository(repo_id: str, *, private: bool = False, token: str | None = None) -> str:
@@ -235,6 +253,7 @@ def push_folder(
             revision=revision,
             commit_message=commit_message,
             ignore_patterns=list(ignore_patterns) or None,
+            delete_patterns=list(WEIGHT_PATTERNS),  # those of an earlier model, which readers might prefer
             run_as_future=False,
         )
         return str(url)

@@ -19,7 +19,7 @@ from segzoo.configuration_segzoo import SegZooConfig
 from segzoo.errors import SegZooError
 from segzoo.fusing import fuse_blocks
 from segzoo.heads import Head, HeadConfig, HeadOutput
-from segzoo.hub import WritesHashes
+from segzoo.hub import WritesHashes, WritesShim
 from segzoo.inference.sliding_window import sliding_window_logits
 from segzoo.losses import Loss
 from segzoo.losses.labels import check_labels
@@ -58,7 +58,7 @@ class SegZooOutput(ModelOutput):
 _OUTPUT_FIELDS = tuple(field.name for field in fields(SegZooOutput))
 
 
-class SegZooForSemanticSegmentation(WritesHashes, SegZooPreTrainedModel):
+class SegZooForSemanticSegmentation(WritesShim, WritesHashes, SegZooPreTrainedModel):
     """Any backbone with any decode head, for ``AutoModelForSemanticSegmentation``, ``pipeline`` and ``Trainer``.
 
     Example:

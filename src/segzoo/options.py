@@ -10,6 +10,7 @@ import difflib
 import json
 import math
 import os
+import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -18,6 +19,9 @@ from functools import cache
 from typing import Any, ClassVar, NoReturn, TypeVar
 
 from segzoo.errors import SegZooError
+
+MAX_FACTOR = 1e9
+"""The largest factor or number of steps: far from where numbers overflow."""
 
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
@@ -251,7 +255,7 @@ def _number(name: str, limits: Limits, element: type, value: Any) -> int | float
             number = int(value) if element is int and value.lstrip("+-").isdecimal() else float(value)
         except ValueError:
             raise _error(name, value, wanted) from None
-    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+    if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= sys.float_info.max:
         raise _error(name, value, wanted)
     if element is int and number != int(number):
         raise _error(name, value, wanted)
@@ -267,10 +271,11 @@ def _check_bounds(name: str, bounds: Mapping[str, float], number: float) -> None
     )
     if fits:
         return
-    words = "be " + " and ".join(f"{kind.replace('_', ' ')} {bound:g}" for kind, bound in bounds.items())
+    words = "be " + " and ".join(f"{kind.replace('_', ' ')} {bound:.10g}" for kind, bound in bounds.items())
     if bounds.keys() == {"above", "below"}:
-        words = f"lie between {bounds['above']:g} and {bounds['below']:g}"
-    raise SegZooError(f"{name} is {number:g}; it must {words}")
+        words = f"lie between {bounds['above']:.10g} and {bounds['below']:.10g}"
+    shown = str(number) if isinstance(number, int) else f"{number:.10g}"
+    raise SegZooError(f"{name} is {shown:.60}; it must {words}")
 
 
 def _json(name: str, text: str) -> Any:

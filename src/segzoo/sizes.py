@@ -8,6 +8,9 @@ from typing import Any
 
 Size = tuple[int, int]
 
+MAX_SIZE = 65536
+"""The largest width, size or number of classes: the classes of 16-bit label files, above all widths."""
+
 
 def read_sizes(words: Sequence[str]) -> list[Size]:
     """Sizes (height, width) in pixels.

@@ -16,16 +16,18 @@ from functools import cache
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import AutoModelForSemanticSegmentation, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
+from segzoo.compat import ONEFORMER_LEARNS_WITHOUT_TEXTS
 from segzoo.errors import SegZooError, first_line
 from segzoo.heads.mask2former import combined_logits
+from segzoo.hub import WritesHashes
 from segzoo.inference.settings import fixed_input_size
-from segzoo.weight_hashes import write_hashes
 
 UNIVERSAL_TYPES = ("mask2former", "maskformer", "oneformer", "eomt", "eomt_dinov3")
 """The ``model_type`` of the models that are adapted."""
@@ -55,7 +57,7 @@ class UniversalOutput(ModelOutput):
     patch_offsets: list[torch.Tensor] | None = None
 
 
-class DenseUniversalModel(PreTrainedModel):
+class DenseUniversalModel(WritesHashes, PreTrainedModel):
     """First base class of the adapted models; the second is the class of transformers."""
 
     task_inputs: Tensor | None = None
@@ -87,6 +89,8 @@ class DenseUniversalModel(PreTrainedModel):
                 f"pixel_values are {pixel_values.shape[-2]}x{pixel_values.shape[-1]}, and this {self.config.model_type} "
                 f"takes {size[0]}x{size[1]} only; give crops or windows of that size"
             )
+        if labels is not None or mask_labels is not None:
+            check_learns(self.config)
         if labels is not None:
             mask_labels, class_labels = self._masks(labels)
         if self.config.model_type == "oneformer" and kwargs.get("task_inputs") is None:
@@ -106,10 +110,8 @@ class DenseUniversalModel(PreTrainedModel):
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Save as transformers does, with hashes and OneFormer's tokenizer beside the weights."""
         super().save_pretrained(save_directory, *args, **kwargs)
-        if kwargs.get("is_main_process", True):
-            write_hashes(save_directory)
-            if self.tokenizer is not None:
-                self.tokenizer.save_pretrained(save_directory)
+        if kwargs.get("is_main_process", True) and self.tokenizer is not None:
+            self.tokenizer.save_pretrained(save_directory)
 
     def _masks(self, labels: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """For each image a mask (N, H, W) for each class that it shows, and the classes (N,)."""
@@ -140,6 +142,22 @@ class DenseUniversalModel(PreTrainedModel):
 def is_universal(config: PreTrainedConfig) -> bool:
     """Whether a config is that of a universal model that is adapted."""
     return config.model_type in UNIVERSAL_TYPES
+
+
+def check_learns(config: PreTrainedConfig) -> None:
+    """Refuse a model that cannot be trained with this version of transformers.
+
+    The loss of OneFormer compares queries with texts, of which there are none here; before transformers 5.23 it cannot
+    do without.
+
+    Raises:
+        SegZooError: it is such a model; the message names the version and the fix.
+    """
+    if config.model_type == "oneformer" and not (config.is_training or ONEFORMER_LEARNS_WITHOUT_TEXTS):
+        raise SegZooError(
+            f"OneFormer learns without texts from transformers 5.23 on, and this is {transformers.__version__}: "
+            "pip install -U 'transformers>=5.23', or train a Mask2Former"
+        )
 
 
 @contextmanager

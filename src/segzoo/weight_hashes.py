@@ -24,6 +24,7 @@ HASHES = "model.safetensors.sha256"
 """Name of the file with the hashes."""
 
 _WEIGHTS = "model*.safetensors"  # of a model: adapters and the like have other names
+_LOADED = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 _LINE = re.compile(r"([0-9a-f]{64}) [ *]([^/\\]+)")
 _MEMORY = "sha256.json"  # in segzoo's cache folder
 _MAX_REMEMBERED = 1000  # files
@@ -73,8 +74,14 @@ def check_hashes(folder: Path, hashes: Mapping[str, str], source: str) -> None:
         source: what the user calls the folder, for the message.
 
     Raises:
-        SegZooError: a file is not what was saved, or it is missing; the message names it.
+        SegZooError: a file is not what was saved, is missing or has no hash; the message names it.
     """
+    for path in sorted(folder.glob(_WEIGHTS)):
+        if path.name not in hashes and _LOADED.fullmatch(path.name):
+            raise SegZooError(
+                f"{source}: {HASHES} does not name {path.name}, and is damaged or belongs to another model; fetch both again, or "
+                f"remove {HASHES} to load without"
+            )
     for name, expected in hashes.items():
         try:
             same = remembered_sha256(folder / name) == expected
@@ -89,19 +96,19 @@ def check_hashes(folder: Path, hashes: Mapping[str, str], source: str) -> None:
 
 
 def remembered_sha256(path: Path) -> str:
-    """The SHA-256 of a file; it is read again only if its size or time has changed since the last call.
+    """The SHA-256 of a file; it is read again only if its size or a time has changed since the last call.
 
     Raises:
         OSError: it cannot be read.
     """
     path = path.resolve()
     state = path.stat()
-    stamp = [state.st_size, state.st_mtime_ns]
+    stamp = [state.st_size, state.st_mtime_ns, state.st_ctime_ns]  # whoever sets the time back does not set the last
     memory = Path(constants.HF_HOME) / "segzoo" / _MEMORY
     entries = _read_memory(memory)
     known = entries.get(str(path))
-    if isinstance(known, list) and known[:2] == stamp and len(known) == 3 and isinstance(known[2], str):
-        return known[2]
+    if isinstance(known, list) and known[:-1] == stamp and isinstance(known[-1], str):
+        return known[-1]
     digest = sha256_of(path)
     if time.time() - state.st_mtime > _SETTLED:
         entries.pop(str(path), None)

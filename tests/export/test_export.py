@@ -186,7 +186,8 @@ def test_packages_that_are_not_installed(missing, tmp_path, monkeypatch, capsys)
     [
         ("model.bin", {}, "must end in .onnx or .pt2"),
         ("taken.onnx", {}, "exists already"),
-        ("no/model.onnx", {}, "no such folder"),
+        ("no/model.onnx", {}, "there is no folder .*no "),
+        ("taken.onnx/model.onnx", {}, "taken.onnx is a file, and nothing can be made below"),
         ("folder.onnx", {}, "this is a folder"),
         ("model.onnx", {"opset": 9}, "from 17 to 23"),
         ("model.pt2", {"opset": 20}, "belongs to ONNX"),
@@ -293,7 +294,11 @@ def test_models_of_any_size_have_no_reason_against_it():
 @pytest.mark.parametrize(("suffix", "fix"), [(".onnx", "another --opset"), (".pt2", "an .onnx file")])
 def test_files_that_do_not_load(suffix, fix, tmp_path, monkeypatch):
     def damaged(program, *args, **options):
-        next(arg for arg in args if hasattr(arg, "write_bytes")).write_bytes(b"not what was to be written")
+        for arg in args:
+            if hasattr(arg, "write_bytes"):
+                arg.write_bytes(b"not what was to be written")
+            elif hasattr(arg, "write"):
+                arg.write(b"not what was to be written")
 
     monkeypatch.setattr(torch.export, "save", damaged)
     monkeypatch.setattr("segzoo.export.export._write_onnx", damaged)

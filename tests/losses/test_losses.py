@@ -337,6 +337,19 @@ def test_other_classes_drop_lists_that_do_not_fit():
         ({"type": "cross_entropy", "ohem": {"thresh": 0.7}}, "it takes 'threshold' and 'min_kept'"),
         ({"type": "cross_entropy", "ohem": {"threshold": 7}}, "threshold=7"),
         ({"type": "cross_entropy", "ohem": {"min_kept": 0}}, "min_kept=0"),
+        (
+            {"type": "cross_entropy", "ohem": {"min_kept": 10**12}},
+            "ohem: min_kept=1000000000000 must be a whole number",
+        ),
+        ({"type": "dice", "weight": -1}, "dice: weight=-1 must be a finite number of at least 0"),
+        ({"type": "dice", "weight": float("nan")}, "dice: weight=nan"),
+        ({"type": "dice", "weight": 1e12}, "dice: weight=1000000000000.0 must be .* at most 1000000000"),
+        ({"type": "dice", "weight": 10**400}, "dice: weight=1000"),
+        ({"type": "dice", "class_weights": [1, 1e12]}, r"class_weights\[1\]=1000000000000.0"),
+        ({"type": "dice", "smooth": 1e12}, "dice: smooth=1000000000000.0"),
+        ({"type": "dice", "exponent": 101}, "dice: exponent=101"),
+        ({"type": "focal", "gamma": float("inf")}, "focal: gamma=inf"),
+        ({"type": "focal", "gamma": 101}, "focal: gamma=101"),
     ],
 )
 def test_wrong_options_are_named(options, message):

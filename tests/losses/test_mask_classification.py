@@ -215,6 +215,10 @@ def test_class_weights_count_by_wanted_class():
     ("options", "message"),
     [
         ({"num_points": 0}, "num_points=0 must be a whole number"),
+        ({"num_points": 10**12}, "num_points=1000000000000 must be a whole number of at least 1 and at most 1048576"),
+        ({"oversample_ratio": 1e9}, "oversample_ratio=1000000000.0 must be"),
+        ({"mask_loss_weight": 1e12}, "mask_loss_weight=1000000000000.0 must be"),
+        ({"no_object_weight": float("nan")}, "no_object_weight=nan must be"),
         ({"importance_ratio": 1.5}, "importance_ratio"),
         ({"oversample_ratio": 0.5}, "oversample_ratio"),
         ({"dice_cost_weight": -1}, "dice_cost_weight"),

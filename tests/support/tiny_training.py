@@ -20,11 +20,11 @@ class Average:
         self.values = state["values"]
 
 
-def make(width=3, on_save=None):
+def make(width=3, on_save=None, optimizer=torch.optim.AdamW):
     accelerator = Accelerator(cpu=True)
     accelerator.free_memory()
     model = nn.Sequential(nn.Linear(width, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    optimizer = optimizer(model.parameters(), lr=0.1)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
     average = Average(on_save)
     model, optimizer = accelerator.prepare(model, optimizer)

@@ -4,7 +4,7 @@ import pytest
 from accelerate.tracking import LoggerType
 
 from segzoo.errors import SegZooError
-from segzoo.training.arguments import notes_on_arguments, parse_arguments, settings_for_card
+from segzoo.training.arguments import RunOptions, notes_on_arguments, parse_arguments, settings_for_card
 
 # Every option of transformers' run_semantic_segmentation_no_trainer.py that decides something.
 RUN = {
@@ -88,6 +88,36 @@ def test_one_part_alone():
     ]
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--no_do_eval", (True, False)),
+        ("--do_eval False", (True, False)),
+        ("--no_do_train", (False, True)),
+        ("--do_train --no_do_eval", (True, False)),
+        ("--do_train --do_eval", (True, True)),
+    ],
+)
+def test_one_part_left_out(words, expected):
+    options, _ = parse_arguments([*OUTPUT, *words.split()])
+    assert (options.do_train, options.do_eval) == expected
+
+
+def test_weights_are_verified_unless_asked_not_to():
+    assert parse_arguments(OUTPUT)[0].verify and not parse_arguments([*OUTPUT, "--no_verify"])[0].verify
+
+
+def test_no_tracker():
+    """The word of transformers, however it is given."""
+    for words in ("--report_to none", "--report_to None", "--with_tracking --report_to none"):
+        options, _ = parse_arguments([*OUTPUT, *words.split()])
+        assert not options.with_tracking and options.report_to == ("none",)
+    for given in ("none", ["none"], ("None",)):
+        options = RunOptions(output_dir="out", with_tracking=True, report_to=given)
+        assert not options.with_tracking and not RunOptions(**options.to_dict()).with_tracking
+    assert RunOptions(output_dir="out", with_tracking=True).report_to == ("all",)
+
+
 def test_a_warm_up_below_one_is_a_share():
     args, recipe = parse_arguments([*OUTPUT, "--warmup_ratio", "0.1"])
     assert args.warmup_ratio == 0.1 and recipe.num_warmup_steps == 0
@@ -144,6 +174,20 @@ def test_an_unknown_flag_names_the_nearest(words, hint, capsys):
         ("--streaming --max_train_steps 5", "--eval_steps"),
         ("--load_best_model_at_end --do_train", "--do_eval"),
         ("--learning_rate -1", "learning_rate is -1"),
+        ("--weight_decay 1e12", r"weight_decay is 1e\+12; it must be at least 0 and at most 1000000000"),
+        ("--no_do_train --no_do_eval", "--do_train and --do_eval are both off"),
+        ("--num_labels 1000000000000", "--num_labels is 1000000000000; it must be at least 1 and at most 65536"),
+        ("--num_labels -3", "--num_labels is -3"),
+        ("--seed -1", "--seed is -1"),
+        ("--dataloader_num_workers 1000000", "--dataloader_num_workers is 1000000"),
+        ("--per_device_train_batch_size 1000000000000", "--per_device_train_batch_size is 1000000000000"),
+        ("--max_empty_steps 0", "--max_empty_steps is 0"),
+        ("--crop_size 1000000000000", "crop_size is 1000000000000"),
+        ("--max_train_steps 1000000000000", "max_train_steps is 1000000000000"),
+        ("--eval_scales nan", "eval_scales is 'nan'"),
+        ("--eval_scales 1e6", "eval_scales is 1000000"),
+        ("--class_weights 1 nan", "class_weights is 'nan'"),
+        ("--warmup_ratio -5", "--warmup_steps is -5"),
         ("--scale_range 2 1", "scale_range"),
         ("--crop_size 1 2 3", "crop_size has 3 values"),
         ("--recipe upernet_internimage_t_512_160k_ade20", "upernet_internimage_t_512_160k_ade20k"),

@@ -132,6 +132,26 @@ def test_another_model(two_checkpoints):
         load_checkpoint(accelerator, directory / "step_2")
 
 
+def test_another_optimizer(two_checkpoints):
+    directory, _ = two_checkpoints
+    record = directory / "step_10" / RECORD
+    for kind in (torch.optim.SGD, torch.optim.Adam):  # Adam has the same state, and calculates something else
+        accelerator, *_ = make(optimizer=kind)
+        words = (
+            f"step_10: does not fit .*it holds the state of AdamW, and this training has {kind.__name__}.; resume with"
+        )
+        with pytest.raises(SegZooError, match=words):
+            resume_checkpoint(accelerator, directory, "latest")
+    values = json.loads(record.read_text())
+    assert values.pop("optimizers") == ["AdamW"]  # as earlier versions wrote it
+    record.write_text(json.dumps(values))
+    accelerator, *_ = make(optimizer=torch.optim.SGD)
+    with pytest.raises(SegZooError, match="step_10: does not fit .*its optimizer is another one than SGD"):
+        resume_checkpoint(accelerator, directory, "latest")
+    accelerator, *_ = make()
+    assert resume_checkpoint(accelerator, directory, "latest").step == 10
+
+
 def test_other_registered_objects(two_checkpoints):
     directory, _ = two_checkpoints
     accelerator, *_ = make()

@@ -6,7 +6,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from segzoo.errors import SegZooError
-from segzoo.training.guards import FiniteGuard, gradient_norm
+from segzoo.training.guards import FiniteGuard, LabelGuard, gradient_norm
 
 GOOD, BAD = torch.tensor(1.0), torch.tensor(math.nan)
 
@@ -51,3 +51,32 @@ def test_gradient_norm(accelerator, max_norm):
     assert float(gradient_norm(accelerator, model, max_norm)) == pytest.approx(expected)
     left = math.sqrt(sum(float(p.grad.square().sum()) for p in model.parameters()))
     assert left == pytest.approx(expected if max_norm is None else max_norm, rel=1e-4)
+
+
+IGNORED, LABELLED = torch.full((2, 40, 40), 255), torch.full((2, 40, 40), 255)
+LABELLED[1, 33, 7] = 3  # not in the rows and columns that are looked at first
+
+
+def test_steps_without_labels_end_the_training(accelerator):
+    guard = LabelGuard(3, 255, 10, accelerator)
+    for step, batches in enumerate([(IGNORED,), (IGNORED,), (IGNORED, LABELLED, IGNORED), (IGNORED,), (IGNORED,)], 11):
+        for labels in batches:
+            guard.add(step, labels)
+        guard.check(step)
+    assert guard.empty_steps(15) == 2 and guard.is_empty(15) and not guard.is_empty(13)
+    guard.add(16, IGNORED)
+    with pytest.raises(
+        SegZooError, match="no pixel of any label counts in steps 14 to 16: all are 255.*--max_empty_steps"
+    ):
+        guard.check(16)
+
+
+def test_a_loss_that_is_nan_for_want_of_labels_says_so(accelerator):
+    labels = LabelGuard(50, 255, 0, accelerator)
+    guard = FiniteGuard(2, accelerator, labels)
+    for step, batch in enumerate([LABELLED, IGNORED], 1):
+        labels.add(step, batch)
+        guard.allows(step, *((GOOD, GOOD) if step == 1 else (BAD, BAD)), ["a.png"])
+    labels.add(3, IGNORED)
+    with pytest.raises(SegZooError, match="the loss is nan in steps 2 to 3, in which no pixel of any label counts"):
+        guard.allows(3, BAD, BAD, ["b.png"])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor, TrainerCallback
 
+import segzoo
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
 from segzoo.data import Augmentation, SegmentationDataset, build_processor_transform, load_segmentation_dataset
 from segzoo.data.scenes import SCENES, write_scenes
@@ -14,6 +15,7 @@ from segzoo.errors import SegZooError
 from segzoo.metrics import ConfusionMatrix
 from segzoo.training import training_transform
 from segzoo.training.trainer import SegmentationTrainer, SegmentationTrainingArguments, find_trainer_checkpoint
+from segzoo.weight_hashes import HASHES
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +116,18 @@ def test_accumulated_batches_do_not_make_the_gradient_larger(build):
     )
     twice = trainer.train()
     assert twice.training_loss == pytest.approx(once.training_loss, rel=0.2)
+
+
+def test_a_model_of_transformers_is_saved_with_hashes_and_alone(build, tmp_path):
+    trainer = build(segformer())
+    trainer.save_model()
+    folder = tmp_path / "out"
+    assert (folder / HASHES).read_text().split()[1] == "model.safetensors"
+    trainer.model.save_pretrained(folder, max_shard_size=10_000)  # leaves the whole file, with another hash
+    trainer.save_model()
+    assert not list(folder.glob("*.index.json")) and not list(folder.glob("model-*"))
+    loaded = segzoo.load(folder).model
+    assert all(map(torch.equal, loaded.state_dict().values(), trainer.model.state_dict().values()))
 
 
 class Epochs(TrainerCallback):
@@ -220,3 +234,17 @@ def test_half_checkpoints_are_skipped(tmp_path):
     (tmp_path / "checkpoint-40" / "trainer_state.json").write_text('{"global_st')
     with pytest.warns(UserWarning, match="checkpoint-40 is not whole and is skipped"):
         assert find_trainer_checkpoint(tmp_path).name == "checkpoint-5"
+
+
+def test_steps_in_which_no_pixel_counts_end_the_training(build):
+    trainer = build(max_steps=5, gradient_accumulation_steps=2, per_device_train_batch_size=2)
+    trainer.max_empty_steps, collate = 2, trainer.data_collator
+
+    def without_labels(items):
+        batch = collate(items)
+        batch["labels"].fill_(255)
+        return batch
+
+    trainer.data_collator = without_labels
+    with pytest.raises(SegZooError, match="no pixel of any label counts in steps 1 to 2"):
+        trainer.train()

@@ -77,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConversionError("a conversion needs CHECKPOINT and --output DIR (--dry_run --config FILE needs neither)")
     from segzoo.conversion.labels import read_class_names
 
+    _check_outputs(args)
     class_names = None if args.classes is None else read_class_names(args.classes)
     files, name = _find_files(args)
     if args.push_to_hub and holds_conversion_of(files[0], args.output):
@@ -155,15 +156,11 @@ def _find_files(args: argparse.Namespace) -> tuple[list[str | Path], str | None]
     Raises:
         SegZooError: there is no such file or release, or it cannot be downloaded or converted.
     """
-    from segzoo.files import check_folder_is_free
-
     given = [part for part in (args.checkpoint, args.decoder) if part is not None]
     row = None if Path(args.checkpoint).is_file() else zoo.lookup(args.checkpoint)
     if row is None and not any(map(_is_address, given)):
         _explain_missing(args.checkpoint)
         return given, args.name
-    if not (args.push_to_hub and (Path(args.output) / "config.json").is_file()):  # a push may be repeated
-        check_folder_is_free(args.output)
     if row is None:
         return [_downloaded(part, args.cache_dir) if _is_address(part) else part for part in given], args.name
     if args.decoder is not None:
@@ -174,6 +171,20 @@ def _find_files(args: argparse.Namespace) -> tuple[list[str | Path], str | None]
     from segzoo.zoo.download import download_checkpoint
 
     return list(download_checkpoint(row, folder=args.cache_dir)), args.name or row.name
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Check before any work that the folder and the report can be written.
+
+    Raises:
+        SegZooError: they cannot.
+    """
+    from segzoo.files import check_file_place, check_folder_is_free
+
+    if not (args.push_to_hub and (Path(args.output) / "config.json").is_file()):  # a push may be repeated
+        check_folder_is_free(args.output, option="--output")
+    if isinstance(args.report, str) and Path(args.report).absolute().parent != Path(args.output).absolute():
+        check_file_place(args.report, option="--report")
 
 
 def _is_address(text: str) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from segzoo.data.options import add_data_options, check_data_options, source_from_options
 from segzoo.errors import SegZooError
+from segzoo.files import check_file_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -165,8 +166,8 @@ def run(args: argparse.Namespace) -> int:
 def check(args: argparse.Namespace) -> int:
     """Prints and writes the report; 1 where something is wrong."""
     _refuse(args, positive=("max_samples", "num_channels"), not_negative=("num_workers", "list"))
-    if args.json not in (None, "-") and not Path(args.json).absolute().parent.is_dir():
-        raise SegZooError(f"--json {args.json}: there is no folder {Path(args.json).parent}")
+    if args.json not in (None, "-"):
+        check_file_place(args.json, option="--json")
     crop_size = None if args.crop_size is None else tuple(args.crop_size * (3 - len(args.crop_size)))[:2]
     if args.crop_size is not None and (len(args.crop_size) > 2 or min(args.crop_size) < 1):
         raise SegZooError(f"--crop_size is {' '.join(map(str, args.crop_size))}; give height and width in pixels")
@@ -218,8 +219,7 @@ def show(args: argparse.Namespace) -> int:
     output = Path(args.output)
     if output.suffix.lower() not in SHEET_SUFFIXES:
         raise SegZooError(f"--output {output}: name a picture ({', '.join(SHEET_SUFFIXES)})")
-    if not output.absolute().parent.is_dir():
-        raise SegZooError(f"--output {output}: there is no folder {output.parent}")
+    check_file_place(output, option="--output")
     if not 0 <= args.alpha <= 1:
         raise SegZooError(f"--alpha {args.alpha} is not between 0 and 1")
     if min(args.epoch) < 0:

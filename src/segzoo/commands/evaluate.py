@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from segzoo.data.options import add_data_options, check_data_options, source_from_options
 from segzoo.errors import SegZooError
 from segzoo.evaluation.folder import check_output_folder
+from segzoo.files import check_file_place
 from segzoo.inference.options import (
     add_model_options,
     add_protocol_options,
@@ -158,8 +159,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         card_with_scores(args.model, [])  # an unreadable card is an error now, not after the evaluation
     if args.output:
         check_output_folder(Path(args.output))
-    if args.json not in (None, "-") and not Path(args.json).absolute().parent.is_dir():
-        raise SegZooError(f"--json {args.json}: there is no folder {Path(args.json).parent}")
+    if args.json not in (None, "-"):
+        check_file_place(args.json, option="--json")
 
 
 def prepare(args: argparse.Namespace, accelerator: Accelerator) -> EvaluationJob:

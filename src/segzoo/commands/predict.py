@@ -147,8 +147,11 @@ class Input:
             content = read_web(self.name)
         except OSError as error:
             raise SegZooError(f"{self.name}: the picture cannot be fetched ({error}); check the address") from error
+        from segzoo.files import write_errors_of
+
         path = folder / self.stem
-        path.write_bytes(content)
+        with write_errors_of(f"{self.name}: the copy in {folder}"):
+            path.write_bytes(content)
         return replace(self, path=path)
 
 
@@ -192,13 +195,16 @@ def check_results_are_free(pictures: Sequence[Input], output: Path, *, overwrite
     Raises:
         SegZooError: a file is in the way; the message names the first one.
     """
-    if output.exists() and not output.is_dir():
-        raise SegZooError(f"{output}: this is a file; give a folder for the results")
+    from segzoo.files import check_folder_place
+
+    check_folder_place(output, option="--output")
     targets = [output / (picture.stem + suffix) for picture in pictures for suffix in RESULTS]
     inputs = {picture.path.resolve() for picture in pictures if picture.path is not None}
     for target in targets:
         if target.resolve() in inputs:
             raise SegZooError(f"{target}: the result would replace the picture itself; choose another --output folder")
+        if target.is_dir():
+            raise SegZooError(f"{target}: a folder has the name of a result; choose another --output folder")
     taken = [target for target in targets if target.exists()]
     if taken and not overwrite:
         raise SegZooError(f"{taken[0]}: {len(taken)} results exist already; add --overwrite, or choose another folder")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segzoo.conversion.errors import ConversionError
+from segzoo.files import write_whole
 
 
 @dataclass
@@ -144,7 +145,9 @@ class ConversionReport:
         path = Path(path)
         text = self.to_markdown() if path.suffix.lower() == ".md" else json.dumps(self.to_dict(), indent=1) + "\n"
         try:
-            path.write_text(text, encoding="utf-8")
+            write_whole(path, text)
         except OSError as error:
-            raise ConversionError(f"{path}: the report cannot be written ({error.strerror})") from error
+            raise ConversionError(
+                f"{path}: the report cannot be written ({error.strerror}); the model is there, give another name for the report"
+            ) from error
         return path

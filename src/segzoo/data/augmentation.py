@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from segzoo.options import Options, option
+from segzoo.sizes import MAX_SIZE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,24 +20,35 @@ class Augmentation(Options):
     prefix = "augmentation: "
 
     crop_size: tuple[int, ...] | None = option(
-        (512, 512), "height and width of training crops; none: whole pictures", at_least=1, lengths=(2,)
+        (512, 512),
+        "height and width of training crops; none: whole pictures",
+        at_least=1,
+        at_most=MAX_SIZE,
+        lengths=(2,),
     )
     scale_size: tuple[int, ...] | None = option(
         None,
         "short edge, and limit of the long edge, that pictures are resized to; without keep_ratio height and width; "
         "none: as the model's image processor does",
         at_least=1,
+        at_most=MAX_SIZE,
         lengths=(1, 2),
     )
     scale_edges: tuple[int, ...] = option(
-        (), "short edges to choose from at random in training, instead of the one of scale_size", at_least=1
+        (),
+        "short edges to choose from at random in training, instead of the one of scale_size",
+        at_least=1,
+        at_most=MAX_SIZE,
     )
     scale_range: tuple[float, ...] = option(
-        (0.5, 2.0), "random factor on the scale of training pictures", above=0, lengths=(2,)
+        (0.5, 2.0), "random factor on the scale of training pictures", above=0, at_most=100, lengths=(2,)
     )
     keep_ratio: bool = option(True, "resizing keeps a picture's shape")
     size_divisor: int | None = option(
-        None, "whole pictures, tested or trained on without a crop, are stretched to multiples of it", at_least=1
+        None,
+        "whole pictures, tested or trained on without a crop, are stretched to multiples of it",
+        at_least=1,
+        at_most=MAX_SIZE,
     )
     cat_max_ratio: float = option(0.75, "largest share of one class in a crop, if it can be had", above=0, at_most=1)
     flip_probability: float = option(0.5, "chance that a training picture is mirrored", at_least=0, at_most=1)

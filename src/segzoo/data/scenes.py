@@ -21,6 +21,7 @@ import PIL.ImageFilter
 
 from segzoo.data.facts import DATASETS, DatasetFacts
 from segzoo.errors import SegZooError
+from segzoo.files import check_folder_place
 
 SCENES: DatasetFacts = DATASETS["scenes"]
 SKY, BUILDING, ROAD, PAVEMENT, TREE, GRASS, CAR, PERSON, POLE = range(9)
@@ -445,7 +446,7 @@ def write_scenes(
         path of the folder.
 
     Raises:
-        SegZooError: the folder holds something else, or the size is too small.
+        SegZooError: the folder holds something else or cannot be written to, or the size is too small.
     """
     root = Path(directory)
     settings = {"num_train": num_train, "num_validation": num_validation, "size": list(size), "seed": seed}
@@ -462,20 +463,31 @@ def write_scenes(
             raise SegZooError(f"{root} is not empty and holds no scenes of these settings. Give an empty folder.")
         if held.get("complete"):
             return root
-    root.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps({**settings, "complete": False}), encoding="utf-8")
-    for split, count, offset in (("train", num_train, 0), ("validation", num_validation, _VALIDATION_OFFSET)):
-        for kind in ("images", "annotations"):
-            (root / kind / split).mkdir(parents=True, exist_ok=True)
-        for number in range(count):
-            picture, mask = draw_scene(offset + number, size=size, seed=seed)
-            PIL.Image.fromarray(picture).save(root / "images" / split / f"scene_{number:05d}.jpg", quality=92)
-            PIL.Image.fromarray(mask).save(root / "annotations" / split / f"scene_{number:05d}.png")
-    (root / "id2label.json").write_text(json.dumps(SCENES.id2label, indent=2) + "\n", encoding="utf-8")
-    classes = "\n".join(f"- {index}: {name}" for index, name in enumerate(SCENES.classes))
-    text = _README.format(
-        num_train=num_train, num_validation=num_validation, height=size[0], width=size[1], seed=seed, classes=classes
-    )
-    (root / "README.md").write_text(text, encoding="utf-8")
-    record.write_text(json.dumps({**settings, "complete": True}), encoding="utf-8")
+    check_folder_place(root)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps({**settings, "complete": False}), encoding="utf-8")
+        for split, count, offset in (("train", num_train, 0), ("validation", num_validation, _VALIDATION_OFFSET)):
+            for kind in ("images", "annotations"):
+                (root / kind / split).mkdir(parents=True, exist_ok=True)
+            for number in range(count):
+                picture, mask = draw_scene(offset + number, size=size, seed=seed)
+                PIL.Image.fromarray(picture).save(root / "images" / split / f"scene_{number:05d}.jpg", quality=92)
+                PIL.Image.fromarray(mask).save(root / "annotations" / split / f"scene_{number:05d}.png")
+        (root / "id2label.json").write_text(json.dumps(SCENES.id2label, indent=2) + "\n", encoding="utf-8")
+        classes = "\n".join(f"- {index}: {name}" for index, name in enumerate(SCENES.classes))
+        text = _README.format(
+            num_train=num_train,
+            num_validation=num_validation,
+            height=size[0],
+            width=size[1],
+            seed=seed,
+            classes=classes,
+        )
+        (root / "README.md").write_text(text, encoding="utf-8")
+        record.write_text(json.dumps({**settings, "complete": True}), encoding="utf-8")
+    except OSError as error:
+        raise SegZooError(
+            f"{root}: the scenes cannot be written ({error.strerror or error}); make room, and give the same call again"
+        ) from error
     return root

@@ -1,9 +1,9 @@
 """The output folder of an evaluation."""
 
-import os
 from pathlib import Path
 
 from segzoo.errors import SegZooError
+from segzoo.files import check_folder_place
 
 STATE, PREDICTIONS = "state", "predictions"
 """Subfolders: the scores so far, and a label map for each image."""
@@ -15,10 +15,6 @@ def check_output_folder(folder: Path) -> None:
     Raises:
         SegZooError: the path is a file, the folder holds other things than an evaluation, or it cannot be written to.
     """
-    if folder.exists() and not folder.is_dir():
-        raise SegZooError(f"--output {folder}: is a file; give a folder")
+    check_folder_place(folder, option="--output")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / STATE).is_dir():
         raise SegZooError(f"--output {folder}: is not empty and holds no evaluation; choose another folder")
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
-    if not os.access(there, os.W_OK):
-        raise SegZooError(f"--output {folder}: {there} cannot be written to; choose another folder")

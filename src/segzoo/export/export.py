@@ -24,9 +24,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATI
 from segzoo import registration  # noqa: F401  transformers' table of models knows segzoo's
 from segzoo.configuration_segzoo import SegZooConfig, input_channels
 from segzoo.errors import SegZooError, first_line
+from segzoo.export.archive import write_program
 from segzoo.export.exported_model import ExportedModel
 from segzoo.export.metadata import describe
-from segzoo.files import moved_together
+from segzoo.files import check_file_place, check_room, moved_together
 from segzoo.image_processing_segzoo import SegZooImageProcessor
 from segzoo.inference.settings import fixed_input_size
 from segzoo.layers import resize
@@ -155,13 +156,14 @@ def export_model(
         on_step: called with a line about each step before it begins, and about a size that had to be fixed.
 
     Raises:
-        SegZooError: packages are missing, the model is for another task, an option does not fit it, it cannot
-            be traced, or the file cannot be written, cannot be loaded or gives other results than the model. No new
+        SegZooError: packages are missing, the model is for another task, an option does not fit it, the disk has no
+            room for the file, it cannot be traced, or the file cannot be written, cannot be loaded or gives other results than the model. No new
             file is left behind, and an old one is unchanged.
     """
     output, options = Path(output), options or ExportOptions()
     check_target(output, opset=options.opset, overwrite=overwrite)
     _check_model(model, processor, options.uint8)
+    check_room(output, _least_size(model, options.precision))  # tracing takes minutes
     say = on_step or (lambda line: None)
     reason = why_fixed(model.config)
     if options.size is None and reason is not None:
@@ -247,16 +249,11 @@ def check_target(output: Path, *, opset: int | None = None, overwrite: bool = Fa
 
     Raises:
         SegZooError: another suffix than those of ``SUFFIXES``, a file that exists although ``overwrite`` is False, a
-            missing folder, an opset that cannot be written, or missing packages.
+            missing folder or one that cannot be written to, an opset that cannot be written, or missing packages.
     """
     if output.suffix not in SUFFIXES:
         raise SegZooError(f"{output}: the name must end in {' or '.join(SUFFIXES)}, which says what to write")
-    if output.is_dir():
-        raise SegZooError(f"{output}: this is a folder; name a file")
-    if output.exists() and not overwrite:
-        raise SegZooError(f"{output}: the file exists already; choose another name, or allow to overwrite it")
-    if not output.parent.is_dir():
-        raise SegZooError(f"{output.parent}: there is no such folder; make it first")
+    check_file_place(output, overwrite=overwrite)
     if output.suffix == ".pt2":
         if opset is not None:
             raise SegZooError(f"{output}: an opset belongs to ONNX; leave it out, or name the file .onnx")
@@ -358,7 +355,7 @@ def _write(
         if path.suffix == ".onnx":
             _write_onnx(program, exported, path, metadata, options)
             return _onnx_runner(path)
-        torch.export.save(program, path, extra_files={METADATA_FILE: json.dumps(metadata, indent=1)})
+        write_program(program, path, {METADATA_FILE: json.dumps(metadata, indent=1)})
         return torch.export.load(path).module()
     except (SegZooError, OSError):
         raise
@@ -368,6 +365,12 @@ def _write(
             f"{path.name}: could not be written and loaded again ({first_line(_cause(error))}); try {fix}, or free "
             "space on the disk"
         ) from error
+
+
+def _least_size(model: nn.Module, dtype: torch.dtype) -> int:
+    """Size in bytes of a model's weights in a file, with a little for the graph."""
+    weights = [*model.parameters(), *model.buffers()]
+    return 2**20 + sum(w.numel() * (dtype.itemsize if w.is_floating_point() else w.itemsize) for w in weights)
 
 
 def _write_onnx(

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from segzoo.errors import SegZooError
+from segzoo.files import write_whole
 
 if TYPE_CHECKING:
     import torch
@@ -318,9 +319,7 @@ def draw_confusion_matrix(
             column, row = divmod(index, rows)
             place = (gap + column * ((width - 2 * gap) // columns), y + note_line * (row + 1))
             draw.text(place, note, _INK, _font(note_size, note), "lm")
-    path = Path(path)
-    canvas.save(path, format="PNG")
-    return path
+    return write_whole(path, lambda file: canvas.save(file, format="PNG"))
 
 
 def _area_entries(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import textwrap
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,14 +29,21 @@ from segzoo.configuration_segzoo import SegZooConfig, input_channels
 from segzoo.errors import SegZooError, first_line, one_line
 from segzoo.hub_names import hub_or_cache
 from segzoo.image_processing_segzoo import SegZooImageProcessor
-from segzoo.inference.soundness import check_class_names, check_preparation, check_weights
+from segzoo.inference.soundness import (
+    check_class_names,
+    check_config_numbers,
+    check_preparation,
+    check_weights,
+    try_preparation,
+)
+from segzoo.model_folder import CONFIG, PREPROCESSOR, check_files
 from segzoo.universal import load_segmentation_model
 from segzoo.weight_hashes import HASHES, check_hashes, read_hashes
 
 if TYPE_CHECKING:
     import os
 
-_CONFIG, _PREPROCESSOR, _WEIGHTS = "config.json", "preprocessor_config.json", "the weights"
+_WEIGHTS = "the weights"
 _log = logging.getLogger(__name__)
 
 
@@ -71,9 +80,10 @@ def load(
         revision: branch, tag or commit on the Hub; None: its main branch.
         token: access token; None or True takes the one of ``hf auth login`` or ``HF_TOKEN``.
         cache_dir: where downloads are kept; None: the Hugging Face cache.
-        trust_remote_code: whether code in the repository may run; models of segzoo need none.
+        trust_remote_code: whether code in the repository may run; models of segzoo need none. Nobody is asked: None is
+            False.
         verify: compare the weights with the hashes that were saved with them; False for those that were changed since. A
-            model of segzoo without hashes is loaded, and one line of the log says so.
+            model of segzoo, or a folder, without hashes is loaded, and one line of the log says so.
 
     Raises:
         SegZooError: no such model, or one that does not load as it was saved: another kind of model, a damaged file,
@@ -87,35 +97,19 @@ def load(
         "revision": revision,
         "token": token,
         "cache_dir": cache_dir,
-        "trust_remote_code": trust_remote_code,
+        "trust_remote_code": bool(trust_remote_code),
     }
     options = {key: value for key, value in options.items() if value is not None}
-    part = _CONFIG  # what is being read
-    try:
-        with hub_or_cache(source, revision=revision, token=token):
-            values, _ = PreTrainedConfig.get_config_dict(source, **options)
-            check_num_labels(values, f"{source}: {_CONFIG}")
-            config = AutoConfig.from_pretrained(source, **options)
-            refuse_backbone(config, source)
-            check_class_names(config.id2label, source)
-            part = _PREPROCESSOR
-            processor = AutoImageProcessor.from_pretrained(source, **options)
-            check_preparation(processor.to_dict(), f"{source}: {_PREPROCESSOR}")
-            part = _WEIGHTS
-            model = _whole_model(source, config, options)
-            if verify:
-                _compare_hashes(source, config, options)
-            check_weights(model, source)
-    except SegZooError as error:
-        if str(error).startswith(source):
-            raise
-        raise SegZooError(f"{source}: {part}: {_shown(error)}") from error
-    except Exception as error:  # whatever transformers, safetensors and json raise for files that are not theirs
-        damaged = part if part != _WEIGHTS else _unreadable_weights(Path(source)) or part
-        raise SegZooError(
-            f"{source}: this does not load as a segmentation model ({damaged}: {_shown(error)}); save or fetch the folder again, or "
-            "give another folder that segzoo wrote, or a Hub name"
-        ) from error
+    with errors_in_a_line(source), hub_or_cache(source, revision=revision, token=token):
+        config = read_config(source, options)
+        processor = read_processor(source, options, input_channels(config))
+        model = read_weights(
+            partial(load_segmentation_model, source, config, options),
+            source,
+            options,
+            own=isinstance(config, SegZooConfig),
+            verify=verify,
+        )
     check_channels(model.config, processor, source)
     try:
         return LoadedModel(model.to(torch.device(device)), processor)
@@ -129,17 +123,132 @@ def load_model(source: str | os.PathLike, device: str | torch.device = "cpu") ->
     return load(source, device=device)
 
 
-def _whole_model(source: str, config: PreTrainedConfig, options: Mapping[str, Any]) -> PreTrainedModel:
-    """The model in eval mode; its weights must be those that the folder holds, all of them."""
-    verbosity = get_verbosity()
-    set_verbosity_error()  # transformers' table of what does not fit, which the error says in one line
+@contextmanager
+def errors_in_a_line(source: str, kind: str = "segmentation model") -> Iterator[None]:
+    """A context that turns whatever transformers, safetensors and json raise into a line with the file and the fix.
+
+    Args:
+        source: folder or Hub name; the line begins with it.
+        kind: what it is to be loaded as.
+
+    Raises:
+        SegZooError: in place of any other error.
+    """
     try:
-        model, found = load_segmentation_model(
-            source, config, options, output_loading_info=True, ignore_mismatched_sizes=True
-        )
-    finally:
-        set_verbosity(verbosity)
-    refuse_other_weights(found, source, left_over=isinstance(config, SegZooConfig))
+        yield
+    except SegZooError as error:
+        if str(error).startswith(source):
+            raise
+        raise SegZooError(f"{source}: {_part_of(error)}: {_shown(error)}") from error
+    except Exception as error:
+        part = _part_of(error)
+        damaged = part if part != _WEIGHTS else _unreadable_weights(Path(source)) or f"{CONFIG} or {part}"
+        raise SegZooError(
+            f"{source}: this does not load as a {kind} ({damaged}: {_shown(error)}); save or fetch the folder again, or "
+            "give another folder that segzoo wrote, or a Hub name"
+        ) from error
+
+
+@contextmanager
+def _reading(part: str) -> Iterator[None]:
+    """A context whose errors get a note of what was being read, for `errors_in_a_line`.
+
+    They stay what they are: between the two, `hub_or_cache` has to tell one from the other.
+    """
+    try:
+        yield
+    except Exception as error:
+        error.add_note(part)
+        raise
+
+
+def _part_of(error: Exception) -> str:
+    return [CONFIG, *getattr(error, "__notes__", ())][-1]
+
+
+def read_config(source: str, options: Mapping[str, Any], **changes: Any) -> PreTrainedConfig:
+    """The config of a model for segmentation.
+
+    Args:
+        source: folder or Hub name.
+        options: ``token``, ``revision``, ``cache_dir``, ``trust_remote_code``.
+        changes: values in place of the config's own, such as ``id2label``.
+
+    Raises:
+        SegZooError: it is a backbone's, or class names are no text. What else may be raised is for `errors_in_a_line`.
+    """
+    with _reading(CONFIG):
+        check_files(Path(source), source)
+        values, _ = PreTrainedConfig.get_config_dict(source, **options)
+        check_num_labels(values, f"{source}: {CONFIG}")
+        check_config_numbers(values, f"{source}: {CONFIG}")
+        config = AutoConfig.from_pretrained(source, **options, **changes)
+        refuse_backbone(config, source)
+        check_class_names(config.id2label, source)
+    return config
+
+
+def read_processor(source: str, options: Mapping[str, Any], num_channels: int = 3) -> BaseImageProcessor:
+    """The image processor of a folder or Hub name, which is tried on a small grey picture.
+
+    Args:
+        source, options: as in `read_config`.
+        num_channels: of the model.
+
+    Raises:
+        SegZooError: a mean, deviation or size is not possible. What else may be raised is for `errors_in_a_line`.
+    """
+    with _reading(PREPROCESSOR):
+        processor = AutoImageProcessor.from_pretrained(source, **options)
+        if not BaseImageProcessor.get_image_processor_dict(source, **options)[0]:
+            raise SegZooError("holds no settings; save or fetch it again")
+        check_preparation(processor.to_dict(), f"{source}: {PREPROCESSOR}")
+        try_preparation(processor, num_channels)
+    return processor
+
+
+def read_weights(
+    load: Callable[..., tuple[PreTrainedModel, dict[str, Any]]],
+    source: str,
+    options: Mapping[str, Any],
+    *,
+    own: bool,
+    verify: bool,
+    new: Callable[[PreTrainedModel, Mapping[str, Any]], Collection[str]] | None = None,
+) -> PreTrainedModel:
+    """A model in eval mode whose weights are those that its folder holds: all of them, finite, as they were saved.
+
+    Args:
+        load: ``from_pretrained`` of a model or backbone with its positional arguments, to which
+            ``output_loading_info`` and ``ignore_mismatched_sizes`` are passed.
+        source, options: as in `read_config`.
+        own: the model is segzoo's, whose weights may have no place for others and whose folder has hashes.
+        verify: compare the hashes.
+        new: takes the model and what ``output_loading_info`` says; returns the names of the weights that may be
+            missing, of another shape or left over, because other ones are meant to begin anew. None: there are none.
+
+    Raises:
+        SegZooError: weights are missing, left over, of other shapes, changed or not finite. What else may be raised is for
+            `errors_in_a_line`.
+    """
+    with _reading(_WEIGHTS):
+        check_files(Path(source), source)
+        verbosity = get_verbosity()
+        set_verbosity_error()  # transformers' table of what does not fit, which the error says in one line
+        try:
+            model, found = load(output_loading_info=True, ignore_mismatched_sizes=True)
+        finally:
+            set_verbosity(verbosity)
+        excused = frozenset() if new is None else frozenset(new(model, found))
+        wrong = {
+            "missing_keys": [key for key in found["missing_keys"] if key not in excused],
+            "mismatched_keys": [entry for entry in found["mismatched_keys"] if entry[0] not in excused],
+            "unexpected_keys": [key for key in found["unexpected_keys"] if key not in excused],
+        }
+        refuse_other_weights(wrong, source, left_over=own)
+        if verify:
+            _compare_hashes(source, own, options)
+        check_weights(model, source)
     return model.eval()
 
 
@@ -148,7 +257,7 @@ def _shown(error: Exception) -> str:
     return textwrap.shorten(one_line(error) or type(error).__name__, 250, placeholder=" ...")
 
 
-def _compare_hashes(source: str, config: PreTrainedConfig, options: Mapping[str, Any]) -> None:
+def _compare_hashes(source: str, own: bool, options: Mapping[str, Any]) -> None:
     """Compare the weights with the hashes in the folder, which may be in the Hub's cache.
 
     Raises:
@@ -157,7 +266,7 @@ def _compare_hashes(source: str, config: PreTrainedConfig, options: Mapping[str,
     try:
         hashes = cached_file(source, HASHES, **{key: v for key, v in options.items() if key != "trust_remote_code"})
     except OSError:  # there is none
-        if isinstance(config, SegZooConfig):
+        if own or Path(source).is_dir():
             _log.warning("%s has no %s: the weights are loaded without a look at their hashes", source, HASHES)
         return
     # The weights themselves are there: they have just been loaded.
@@ -194,7 +303,8 @@ def refuse_other_weights(found: Mapping[str, Collection[Any]], source: str, *, l
         ("unknown to the model", found["unexpected_keys"] if left_over else ()),
     ):
         if keys:
-            named = ", ".join(sorted(keys)[:3]) + (", ..." if len(keys) > 3 else "")
+            named = ", ".join(textwrap.shorten(key, 100, placeholder=" ...") for key in sorted(keys)[:2])
+            named += ", ..." if len(keys) > 2 else ""
             wrong.append(f"{len(keys)} weights are {what} ({named})")
     if wrong:
         raise SegZooError(

@@ -1,6 +1,6 @@
 """What all losses share: a weight, factors for the classes, and a form as plain data for configs and recipes."""
 
-import math
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from segzoo.errors import SegZooError
+from segzoo.options import MAX_FACTOR
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +17,7 @@ class Loss(ABC):
     """Base of the losses: ``loss(logits, labels)`` is a scalar that already includes the weight.
 
     Args:
-        weight: factor on the loss.
+        weight: factor on the loss, 0 at least.
         class_weights: a factor for each class, or None for no factors; each loss documents what it multiplies.
 
     Raises:
@@ -34,9 +35,10 @@ class Loss(ABC):
     class_weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        self._set("weight", number(self.weight, f"{self.name}: weight"))
+        self._set("weight", factor(self.weight, f"{self.name}: weight"))
         if self.class_weights is not None:
-            self._set("class_weights", numbers(self.class_weights, f"{self.name}: class_weights", at_least=0.0))
+            weights = numbers(self.class_weights, f"{self.name}: class_weights", at_least=0.0, at_most=MAX_FACTOR)
+            self._set("class_weights", weights)
 
     def _set(self, field: str, value: Any) -> None:
         object.__setattr__(self, field, value)
@@ -111,12 +113,30 @@ def number(value: Any, what: str, *, at_least: float | None = None, at_most: flo
     Raises:
         SegZooError: ``value`` is not a finite number, or is out of range.
     """
-    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if not usable or (at_least is not None and value < at_least) or (at_most is not None and value > at_most):
-        bounds = "" if at_least is None else f" of at least {at_least:g}"
-        bounds += "" if at_most is None else f" and at most {at_most:g}"
-        raise SegZooError(f"{what}={value!r} must be a finite number{bounds}")
+        limits = [f"at least {at_least:g}"] * (at_least is not None) + [f"at most {at_most:.10g}"] * (
+            at_most is not None
+        )
+        bounds = f" of {' and '.join(limits)}" if limits else ""
+        raise SegZooError(f"{what}={value!r:.60} must be a finite number{bounds}")
     return float(value)
+
+
+def factor(value: Any, what: str) -> float:
+    """Check a factor, a number of at least 0 that lets no loss overflow; see `number`."""
+    return number(value, what, at_least=0.0, at_most=MAX_FACTOR)
+
+
+def count(value: Any, what: str, *, at_most: int) -> int:
+    """Check a whole number of at least 1, and return it.
+
+    Raises:
+        SegZooError: ``value`` is something else, or above ``at_most``.
+    """
+    if type(value) is not int or not 1 <= value <= at_most:
+        raise SegZooError(f"{what}={value!r:.60} must be a whole number of at least 1 and at most {at_most}")
+    return value
 
 
 def numbers(
@@ -124,7 +144,7 @@ def numbers(
 ) -> tuple[float, ...]:
     """Check a list of at least one finite number, and return it as a tuple of floats; see `number`."""
     if not isinstance(value, (list, tuple)) or not value:
-        raise SegZooError(f"{what}={value!r} must be a list of numbers, one for each class")
+        raise SegZooError(f"{what}={value!r:.60} must be a list of numbers, one for each class")
     return tuple(number(item, f"{what}[{i}]", at_least=at_least, at_most=at_most) for i, item in enumerate(value))
 
 
@@ -135,5 +155,5 @@ def flag(value: Any, what: str) -> bool:
         SegZooError: ``value`` is something else, such as 0 or "false".
     """
     if not isinstance(value, bool):
-        raise SegZooError(f"{what}={value!r} must be true or false")
+        raise SegZooError(f"{what}={value!r:.60} must be true or false")
     return value

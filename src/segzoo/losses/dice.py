@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from segzoo.losses.base import Loss, number
+from segzoo.losses.base import Loss, factor, number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class DiceLoss(Loss):
     Args:
         class_weights: factors on the classes' losses; the mean still divides by the number of classes.
         smooth: added to numerator and denominator, not negative; keeps absent classes from being 0 / 0.
-        exponent: exponent of the probabilities in the denominator, at least 1.
+        exponent: exponent of the probabilities in the denominator, 1 to 100.
     """
 
     name: ClassVar[str] = "dice"
@@ -34,8 +34,8 @@ class DiceLoss(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._set("smooth", number(self.smooth, "dice: smooth", at_least=0.0))
-        self._set("exponent", number(self.exponent, "dice: exponent", at_least=1.0))
+        self._set("smooth", factor(self.smooth, "dice: smooth"))
+        self._set("exponent", number(self.exponent, "dice: exponent", at_least=1.0, at_most=100.0))
 
     def compute(self, logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
         classes = logits.shape[1]

@@ -24,7 +24,7 @@ class FocalLoss(Loss):
 
     Args:
         class_weights: factors on the classes' losses.
-        gamma: how strongly easy pixels fade, not negative; 0 is plain cross-entropy.
+        gamma: how strongly easy pixels fade, 0 to 100; 0 is plain cross-entropy.
         alpha: factor on a class's loss where it is the true one, in 0..1; elsewhere the factor is 1 - alpha. One
             number for all classes, or a list with one for each.
     """
@@ -37,7 +37,7 @@ class FocalLoss(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._set("gamma", number(self.gamma, "focal: gamma", at_least=0.0))
+        self._set("gamma", number(self.gamma, "focal: gamma", at_least=0.0, at_most=100.0))
         check = numbers if isinstance(self.alpha, (list, tuple)) else number
         self._set("alpha", check(self.alpha, "focal: alpha", at_least=0.0, at_most=1.0))
 

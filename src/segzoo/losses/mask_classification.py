@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers.utils.generic import maybe_autocast
 
 from segzoo.errors import SegZooError
-from segzoo.losses.base import Loss, number
+from segzoo.losses.base import Loss, count, factor, number
 from segzoo.losses.matching import (
     Draw,
     cheapest_pairs,
@@ -23,6 +23,8 @@ from segzoo.losses.matching import (
     sample_maps,
     uncertain_points,
 )
+
+_MAX_POINTS = 2**20  # as many as a mask of 1024x1024 has pixels; they are held for every mask at once
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,9 @@ class MaskClassificationLoss(Loss):
         no_object_weight: factor on the cross-entropy of queries whose true class is "no object".
         class_loss_weight, mask_loss_weight, dice_loss_weight: factors on the three parts of the loss.
         class_cost_weight, mask_cost_weight, dice_cost_weight: factors on the three costs of the matching.
-        num_points: number of points at which each mask is compared, in costs and losses.
-        oversample_ratio: number of random points from which uncertain ones are chosen, relative to ``num_points``; at
-            least 1.
+        num_points: number of points at which each mask is compared, in costs and losses; 2**20 at most.
+        oversample_ratio: number of random points from which uncertain ones are chosen, relative to ``num_points``; 1
+            to 100.
         importance_ratio: share of the points, 0..1, that lie where the mask is least certain; the others are random.
 
     Raises:
@@ -82,12 +84,12 @@ class MaskClassificationLoss(Loss):
     def __post_init__(self) -> None:
         super().__post_init__()
         for option in (field.name for field in fields(self) if field.name.endswith("_weight")):
-            self._set(option, number(getattr(self, option), f"{self.name}: {option}", at_least=0.0))
-        self._set("oversample_ratio", number(self.oversample_ratio, f"{self.name}: oversample_ratio", at_least=1.0))
+            self._set(option, factor(getattr(self, option), f"{self.name}: {option}"))
+        oversample = number(self.oversample_ratio, f"{self.name}: oversample_ratio", at_least=1.0, at_most=100.0)
+        self._set("oversample_ratio", oversample)
         ratio = number(self.importance_ratio, f"{self.name}: importance_ratio", at_least=0.0, at_most=1.0)
         self._set("importance_ratio", ratio)
-        if type(self.num_points) is not int or self.num_points < 1:
-            raise SegZooError(f"{self.name}: num_points={self.num_points!r} must be a whole number from 1 on")
+        count(self.num_points, f"{self.name}: num_points", at_most=_MAX_POINTS)
 
     def compute(self, logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
         """Always raise an error, because dense logits hold no queries; `parts` computes the loss.

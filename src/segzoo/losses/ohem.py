@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from segzoo.errors import SegZooError
-from segzoo.losses.base import number
+from segzoo.losses.base import count, number
+from segzoo.sizes import MAX_SIZE
+
+_MAX_PIXELS = MAX_SIZE**2  # of the largest picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,7 @@ class Ohem:
             the threshold, it is raised until that many do.
 
     Raises:
-        SegZooError: ``threshold`` is not in 0..1, or ``min_kept`` is below 1.
+        SegZooError: ``threshold`` is not in 0..1, or ``min_kept`` is no number of pixels that a picture can have.
     """
 
     threshold: float | None = None
@@ -34,10 +36,7 @@ class Ohem:
         if self.threshold is not None:
             value = number(self.threshold, "ohem: threshold", at_least=0.0, at_most=1.0)
             object.__setattr__(self, "threshold", value)
-        if type(self.min_kept) is not int or self.min_kept < 1:
-            raise SegZooError(
-                f"ohem: min_kept={self.min_kept!r} must be a number of pixels for each image, 1 at least"
-            )
+        count(self.min_kept, "ohem: min_kept", at_most=_MAX_PIXELS)
 
     @torch.no_grad()
     def keep(self, pixel_losses: Tensor, probabilities: Tensor, valid: Tensor) -> Tensor:

@@ -11,11 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segzoo.options import Flag, Options, option
+from segzoo.options import MAX_FACTOR, Flag, Options, option
+from segzoo.sizes import MAX_SIZE
 from segzoo.training.flags import add_flag, add_flags, explain_unknown_flags
 from segzoo.training.recipes.recipe import Recipe, resolve_recipe
 
 UPSTREAM_MODEL, UPSTREAM_DATASET = "nvidia/mit-b0", "segments/sidewalk-semantic"
+
+# The largest count: labels, seeds and sums of them fit into 32 bits.
+_MAX_COUNT = 2**31 - 1
 
 # What transformers' script trains with by default.
 DEFAULTS = Recipe(
@@ -55,12 +59,22 @@ class ModelSource(Options):
     )
     random_backbone: bool = option(False, "new model: the backbone begins with random weights")
     head: str = option("uper", "new model: uper, fcn, psp, mask2former or another head")
-    head_channels: int | None = option(None, "new model: width of the head", above=0)
+    head_channels: int | None = option(None, "new model: width of the head", above=0, at_most=MAX_SIZE)
     auxiliary_channels: int = option(
-        0, "new model: width of an auxiliary FCN head for the training; mmsegmentation has 256", at_least=0
+        0,
+        "new model: width of an auxiliary FCN head for the training; mmsegmentation has 256",
+        at_least=0,
+        at_most=MAX_SIZE,
     )
     num_channels: int | None = option(
-        None, "new model: channels of the pictures (default: 3, or those of a backbone with weights)", at_least=1
+        None,
+        "new model: channels of the pictures (default: 3, or those of a backbone with weights)",
+        at_least=1,
+        at_most=MAX_SIZE,
+    )
+    verify: bool = option(
+        True,
+        "compare weights with the hashes that were saved with them; --no_verify for those that were changed since",
     )
     trust_remote_code: bool = option(False, "run model code from the Hub")
     cache_dir: str | None = option(None, "where downloads are kept")
@@ -83,18 +97,20 @@ class DataOptions(Options):
     classes: str | None = option(
         None, "a known data set (ade20k, cityscapes, camvid ...) or a JSON file of id and name"
     )
-    num_labels: int | None = option(None, "number of classes, if they have no names")
+    num_labels: int | None = option(None, "number of classes, if they have no names", at_least=1, at_most=MAX_SIZE)
     do_reduce_labels: bool | None = option(
         None,
         "masks hold 0 for 'no class' and 1..n for the classes (default: as known of the data set)",
         flag=Flag(aliases=("reduce_labels",)),
     )
-    ignore_index: int = option(255, "label of pixels that do not count")
+    ignore_index: int = option(255, "label of pixels that do not count", at_least=-_MAX_COUNT, at_most=_MAX_COUNT)
     train_val_split: float = option(0.15, "share set aside if there is no validation split", above=0, below=1)
     max_train_samples: int | None = option(None, "train on this many pictures only", above=0)
     max_eval_samples: int | None = option(None, "evaluate on this many pictures only", above=0)
     streaming: bool = option(False, "read the training data while training; needs a number of steps")
-    shuffle_buffer: int = option(1000, "with --streaming: samples that are shuffled at a time", above=0)
+    shuffle_buffer: int = option(
+        1000, "with --streaming: samples that are shuffled at a time", above=0, at_most=_MAX_COUNT
+    )
     max_corrupt: int = option(
         0,
         "leave out up to this many broken pictures of either split, with a warning each; more are an error",
@@ -115,13 +131,13 @@ class BatchOptions(Options):
         None, "YAML or JSON file with the fields below, over --recipe and below flags; a run writes one: recipe.json"
     )
     per_device_train_batch_size: int | None = option(
-        None, "pictures per process and pass (default: 8, or the recipe's batch divided up)", above=0
+        None, "pictures per process and pass (default: 8, or the recipe's batch divided up)", above=0, at_most=MAX_SIZE
     )
     per_device_eval_batch_size: int = option(
-        8, "pictures per process; those of different sizes still go one by one", above=0
+        8, "pictures per process; those of different sizes still go one by one", above=0, at_most=MAX_SIZE
     )
     gradient_accumulation_steps: int | None = option(
-        None, "passes per optimizer step (default: 1, or what the recipe's batch needs)", above=0
+        None, "passes per optimizer step (default: 1, or what the recipe's batch needs)", above=0, at_most=MAX_SIZE
     )
     crop_by_model: bool = option(False, "crops have the size that the model is used at", flag=None)
     warmup_ratio: float | None = option(
@@ -141,7 +157,7 @@ class RunningOptions(Options):
     )
     do_train: bool = option(True, "train (default, unless --do_eval alone is given)")
     do_eval: bool = option(True, "evaluate (default, unless --do_train alone is given)")
-    seed: int = option(42, "seed of weights, order and augmentation")
+    seed: int = option(42, "seed of weights, order and augmentation", at_least=0, at_most=_MAX_COUNT)
     eval_steps: int | str = option(
         "epoch",
         "steps between evaluations, 'epoch', or 0 for the end only (default: epoch)",
@@ -155,8 +171,11 @@ class RunningOptions(Options):
     load_best_model_at_end: bool = option(False, "the model with the best mIoU is the result")
     resume_from_checkpoint: str | None = option(None, "'latest', or a checkpoint folder", flag=Flag(const="latest"))
     max_bad_steps: int = option(3, "this many steps in a row with a loss that is not finite end the training", above=0)
+    max_empty_steps: int = option(
+        50, "this many steps in a row in which no pixel of any label counts end the training", above=0
+    )
     logging_steps: int | str = option(10, "steps between two lines of the log", words=("epoch",), above=0)
-    dataloader_num_workers: int = option(2, "processes that load pictures", at_least=0)
+    dataloader_num_workers: int = option(2, "processes that load pictures", at_least=0, at_most=1024)
     channels_last: bool | None = option(
         None, "memory format of images and convolutions (default: on GPUs, and on CPUs in half precision)"
     )
@@ -199,8 +218,12 @@ class RunOptions(RunningOptions, BatchOptions, DataOptions, ModelSource):
     without_effect: tuple[str, ...] = option((), "flags that were given and do nothing here", flag=None)
 
     def __post_init__(self) -> None:
+        named = [self.report_to] if isinstance(self.report_to, str) else self.report_to or ()
+        no_tracker = [str(name).lower() for name in named] == ["none"]
         super().__post_init__()
-        settled = {"report_to": self.report_to or ("all",)}
+        settled: dict[str, Any] = {"report_to": ("none",) if no_tracker else self.report_to or ("all",)}
+        if no_tracker:
+            settled["with_tracking"] = False
         if self.token is not None and self.token is not True:
             settled["hub_token"] = self.hub_token or self.token
         name = self.hub_model_id or (Path(self.output_dir).resolve().name if self.push_to_hub else None)
@@ -215,6 +238,8 @@ class RunOptions(RunningOptions, BatchOptions, DataOptions, ModelSource):
         super().check()
         if self.output_dir is None:
             self.refuse("output_dir is missing; name the folder that becomes the model")
+        if not (self.do_train or self.do_eval):
+            self.refuse("do_train and --do_eval are both off, so that there is nothing to do; leave one of them on")
         if self.load_best_model_at_end and not (self.do_train and self.do_eval):
             self.refuse("load_best_model_at_end needs evaluations; do not leave --do_eval out")
         if self.with_tracking and not {"all", "none"} & set(self.report_to or ("all",)):
@@ -257,12 +282,16 @@ class TrainerNames(Options):
 
     max_steps: int | None = option(None, "--max_train_steps; -1 goes by --num_train_epochs")
     warmup_steps: float | None = option(
-        None, "--num_warmup_steps; below 1 it is a share of all steps", flag=Flag(aliases=("warmup_ratio",))
+        None,
+        "--num_warmup_steps; below 1 it is a share of all steps",
+        at_least=0,
+        at_most=MAX_FACTOR,
+        flag=Flag(aliases=("warmup_ratio",)),
     )
     optim: str | None = option(None, "--optimizer", choices=("adamw_torch", "adamw_torch_fused", "adamw_hf", "sgd"))
     bf16: bool = option(False, "--mixed_precision bf16")
     fp16: bool = option(False, "--mixed_precision fp16")
-    save_steps: int | str | None = option(None, "--checkpointing_steps", words=("epoch",))
+    save_steps: int | str | None = option(None, "--checkpointing_steps", words=("epoch",), at_least=0)
     save_strategy: str | None = option(
         None, "when --checkpointing_steps is meant to happen", choices=("no", "epoch", "steps", "best")
     )
@@ -398,9 +427,11 @@ def _run_options(names: TrainerNames, given: Mapping[str, Any]) -> dict[str, Any
     if names.logging_strategy == "epoch":
         run["logging_steps"] = "epoch"
     if "do_train" in given or "do_eval" in given:
-        run |= {"do_train": given.get("do_train", False), "do_eval": given.get("do_eval", False)}
+        # One that is asked for switches the other off, and one that is switched off leaves the other on.
+        run["do_train"] = given.get("do_train", not given.get("do_eval"))
+        run["do_eval"] = given.get("do_eval", not given.get("do_train"))
     if "with_tracking" not in given:
-        run["with_tracking"] = given.get("report_to", ["none"]) != ["none"]
+        run["with_tracking"] = "report_to" in given
     if not any(given.get(name) for name in ("model_name_or_path", "config_name", "backbone")):
         run["model_name_or_path"] = UPSTREAM_MODEL
     return run
@@ -415,8 +446,8 @@ _NOT_ON_THE_CARD = frozenset(
     """
     output_dir overwrite_output_dir resume_from_checkpoint logging_steps dataloader_num_workers with_tracking report_to
     push_to_hub hub_model_id hub_private_repo hub_token token cache_dir checkpointing_steps save_total_limit eval_steps
-    trust_remote_code model_revision per_device_eval_batch_size dataset_name run_name do_train do_eval max_bad_steps
-    warmup_ratio crop_by_model push_to_hub_organization recipe_file use_cpu tf32 without_effect
+    trust_remote_code model_revision per_device_eval_batch_size dataset_name run_name do_train do_eval max_bad_steps max_empty_steps
+    verify warmup_ratio crop_by_model push_to_hub_organization recipe_file use_cpu tf32 without_effect
     """.split()  # noqa: SIM905
 )
 

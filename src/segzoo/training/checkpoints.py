@@ -17,6 +17,7 @@ import json
 import os
 import pickle
 import tempfile
+import textwrap
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -75,7 +76,7 @@ def save_checkpoint(
 
         def finish() -> None:
             with _write_errors_of(target, partial):
-                _write_record(partial, step, memory, accelerator.num_processes)
+                _write_record(partial, step, memory, accelerator)
             stack.close()  # here the folder gets its name
 
         partial = Path(run_together(accelerator, begin, main_only=True))
@@ -169,6 +170,22 @@ def read_record(checkpoint: str | os.PathLike, *, contents: bool = True) -> dict
     return record
 
 
+def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs from the settings in a checkpoint, each with its value then and now, shortened.
+
+    Args:
+        before: the settings by name, as JSON values; those of an earlier version may lack some.
+        now: those of the training that goes on.
+    """
+
+    def shown(value: Any) -> str:
+        return textwrap.shorten(str(value), 60, placeholder="...")
+
+    return [
+        f"{name} ({shown(old)}, now {shown(now.get(name))})" for name, old in before.items() if now.get(name) != old
+    ]
+
+
 def list_checkpoints(directory: str | os.PathLike) -> list[Path]:
     """The folders ``step_<n>`` in a directory by ascending step, whether whole or not."""
     folders = Path(directory).glob(f"{_PREFIX}*")
@@ -254,8 +271,12 @@ def _load_whole(accelerator: Accelerator, folder: Path) -> tuple[int, dict[str, 
             # harmless.
             for file in folder.glob("custom_checkpoint_*.pkl"):
                 load(file, map_location="cpu", mmap=True, weights_only=True)
-            accelerator.load_state(str(folder))
             record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            _refuse_other_optimizers(accelerator, record.get("optimizers"))
+            needed = _group_options(accelerator)
+            accelerator.load_state(str(folder))
+            if not all(own <= loaded for own, loaded in zip(needed, _group_options(accelerator), strict=True)):
+                raise ValueError(f"its optimizer is another one than {' and '.join(_optimizers(accelerator))}")
             return record["step"], json.loads((folder / MEMORY).read_text(encoding="utf-8")), record["processes"]
         except (
             RuntimeError,
@@ -285,6 +306,27 @@ def _load_whole(accelerator: Accelerator, folder: Path) -> tuple[int, dict[str, 
     return step, memory
 
 
+def _optimizers(accelerator: Accelerator) -> list[str]:
+    """The kinds of the optimizers, such as ``"AdamW"``."""
+    return [type(optimizer.optimizer).__name__ for optimizer in accelerator._optimizers]
+
+
+def _refuse_other_optimizers(accelerator: Accelerator, saved: list[str] | None) -> None:
+    """Raise a ValueError if a checkpoint is of other optimizers; earlier versions did not note them (None).
+
+    PyTorch loads the state of any optimizer with as many parameters, and fails at the next step, or calculates
+    something else.
+    """
+    own = _optimizers(accelerator)
+    if saved is not None and saved != own:
+        raise ValueError(f"it holds the state of {' and '.join(saved)}, and this training has {' and '.join(own)}")
+
+
+def _group_options(accelerator: Accelerator) -> list[set[str]]:
+    """The names of the options of each parameter group, in which kinds of optimizers differ."""
+    return [set(group) for optimizer in accelerator._optimizers for group in optimizer.param_groups]
+
+
 def _random_numbers_are_back(folder: Path, process_index: int) -> bool:
     """Whether `accelerate`, which does not report it, restored the random numbers; the last ones are checked."""
     from accelerate.utils import load
@@ -296,7 +338,8 @@ def _random_numbers_are_back(folder: Path, process_index: int) -> bool:
     return torch.equal(torch.get_rng_state(), states["torch_manual_seed"])
 
 
-def _write_record(folder: Path, step: int, memory: Mapping[str, Any], processes: int) -> None:
+def _write_record(folder: Path, step: int, memory: Mapping[str, Any], accelerator: Accelerator) -> None:
+    processes = accelerator.num_processes
     for index in range(processes):
         if not (folder / f"random_states_{index}.pkl").is_file():
             raise SegZooError(
@@ -309,7 +352,7 @@ def _write_record(folder: Path, step: int, memory: Mapping[str, Any], processes:
         name: {"bytes": (folder / name).stat().st_size, "xxh3_128": digest}
         for name, digest in zip(names, _hashes(folder, names, sync=True), strict=True)
     }
-    record = {"step": step, "processes": processes, "files": files}
+    record = {"step": step, "processes": processes, "optimizers": _optimizers(accelerator), "files": files}
     (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 

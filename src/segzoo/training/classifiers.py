@@ -3,65 +3,149 @@
 import copy
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
 
+from segzoo.configuration_segzoo import SegZooConfig
 from segzoo.data.classes import plain_name
+from segzoo.inference.loading import read_config, read_weights
 from segzoo.universal import load_segmentation_model, model_from_config
 
 _NO_NAME = re.compile(r"(label|class) ?\d+")
 
 
 def load_for_classes(
-    name: str, config: PreTrainedConfig, hub_options: Mapping[str, Any]
-) -> tuple[PreTrainedModel, str | None]:
+    name: str,
+    config: PreTrainedConfig,
+    hub_options: Mapping[str, Any],
+    *,
+    other_config: bool = False,
+    verify: bool = True,
+) -> tuple[PreTrainedModel, list[str]]:
     """Load a model for the classes of a config, which may be others than its own.
 
     Rows of the classifiers, of auxiliary heads too, go where the class of their name is; those of new classes begin
     with random weights. Where the names of either side are no names, such as ``LABEL_3``, as many classes are taken to
-    be the same.
+    be the same. Heads begin anew where the weights are of a model without them, such as a classifier of transformers.
 
     Args:
         name: folder or Hub name of the model.
         config: its config with the names of the new classes.
         hub_options: ``token``, ``revision``, ``cache_dir``, ``trust_remote_code`` for loading.
+        other_config: the config is not the folder's, so that it may have other heads.
+        verify: compare the weights with the hashes that were saved with them.
 
     Returns:
-        The model, and a line for the user about its classifier; None if the classes are the model's.
+        The model, and lines for the user about what begins anew and about the classifier; none if the classes are the
+        model's.
 
     Raises:
-        OSError, ValueError: the model cannot be loaded.
+        SegZooError: weights are missing, left over, of other shapes, changed or not finite. What else may be raised is for
+            `errors_in_a_line`.
     """
-    own = AutoConfig.from_pretrained(name, **hub_options)
+    own = read_config(name, hub_options)
     old, new = _names(own), _names(config)
-    if old == new:
-        return _load(name, config, hub_options), None
+    sizes = {} if old == new else _class_tensors(own, hub_options)
+    heads = _NewHeads(own, other_config)
+
+    def fresh(model: PreTrainedModel, found: Mapping[str, Any]) -> list[str]:
+        of_classes = [key for key, *_ in found["mismatched_keys"] if key in sizes]
+        wrong = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
+        return [
+            *of_classes,
+            *heads.find(model, wrong.difference(of_classes)),
+            *heads.left_over(found["unexpected_keys"]),
+        ]
+
+    model = read_weights(
+        partial(load_segmentation_model, name, config, hub_options),
+        name,
+        hub_options,
+        own=isinstance(own, SegZooConfig),
+        verify=verify,
+        new=fresh,
+    )
+    notes = []
+    if heads.parts:
+        _begin_anew(model, heads.keys)
+        notes.append(
+            f"head: {', '.join(heads.parts)} begin{'s' * (len(heads.parts) == 1)} with random weights: {heads.why(name)}"
+        )
+    here = model.state_dict().keys() - heads.keys
+    sizes = {key: dimension for key, dimension in sizes.items() if key in here}
+    if not sizes:  # the classes are the same, or the whole classifier is new
+        return model, notes
     unnamed = next((whose for whose, names in (("data's", new), ("model's", old)) if _are_no_names(names)), None)
     if unnamed is not None and len(old) == len(new):
-        note = (
+        notes.append(
             f"classifier: it is kept, for the model has {len(old)} classes too; the {unnamed} have no names to compare"
         )
-        return _load(name, config, hub_options), note
+        return model, notes
     moves = {} if unnamed is not None else _moves(old, new)
-    sizes = _class_tensors(own, hub_options)
     rows = {}
     if moves:
         state = load_segmentation_model(name, own, hub_options).state_dict()
         rows = {key: state[key] for key in sizes}
         del state
-    model = _load(name, config, hub_options)
     if len(old) == len(new):
         _begin_anew(model, sizes)
     _move_rows(model, rows, sizes, moves, len(old), len(new))
-    return model, _note(old, new, moves)
+    return model, [*notes, _note(old, new, moves)]
 
 
-def _load(name: str, config: PreTrainedConfig, hub_options: Mapping[str, Any]) -> PreTrainedModel:
-    return load_segmentation_model(name, config, hub_options, ignore_mismatched_sizes=True)
+class _NewHeads:
+    """The heads of a model that its weights do not hold, because they are of another kind of model.
+
+    A model of transformers without a head that segments says so: its config names another architecture. A config from
+    elsewhere may name other heads than the weights are for. In both, the backbone must be there, whole.
+
+    Args:
+        own: the config that lies with the weights.
+        other_config: the model is made by another config.
+    """
+
+    def __init__(self, own: PreTrainedConfig, other_config: bool):
+        self.own, self.other_config = own, other_config
+        self.parts: list[str] = []
+        self.keys: set[str] = set()
+
+    def find(self, model: PreTrainedModel, wrong: Collection[str]) -> set[str]:
+        """The weights of each head of which some are ``wrong``, missing or mis-shaped; it begins anew as a whole."""
+        of_another_kind = not isinstance(self.own, SegZooConfig) and type(model).__name__ not in (
+            self.own.architectures or []
+        )
+        if not (self.other_config or of_another_kind):
+            return set()
+        children = dict(model.named_children())
+        base = model.base_model_prefix if model.base_model_prefix in children else "backbone"
+        if base not in children:
+            return set()
+
+        def head_of(key: str) -> str | None:
+            first, _, rest = key.partition(".")
+            if first == base:
+                return None
+            return f"{first}.{rest.partition('.')[0]}" if isinstance(children.get(first), nn.ModuleList) else first
+
+        self.parts = sorted({head for key in wrong if (head := head_of(key)) is not None})
+        self.keys = {key for key in model.state_dict() if head_of(key) in self.parts}
+        return self.keys
+
+    def left_over(self, unexpected: Collection[str]) -> list[str]:
+        """The weights of the heads that another config leaves out."""
+        return [key for key in unexpected if self.other_config and not key.startswith("backbone.")]
+
+    def why(self, name: str) -> str:
+        """Why they are new, for the user."""
+        if self.other_config:
+            return f"the config has other heads than {name}"
+        kind = (self.own.architectures or ["model of unknown kind"])[0]
+        return f"{name} is a {kind}, without such a head"
 
 
 def _names(config: PreTrainedConfig) -> list[str]:
@@ -105,7 +189,7 @@ def _class_tensors(config: PreTrainedConfig, hub_options: Mapping[str, Any]) -> 
     return found
 
 
-def _begin_anew(model: PreTrainedModel, names: Mapping[str, int]) -> None:
+def _begin_anew(model: PreTrainedModel, names: Collection[str]) -> None:
     """Give some tensors of a loaded model random weights, as if they had not been in its file."""
     owners = {key.rpartition(".")[0] for key in names}
     # Some models initialise a layer from a module around it; tensors that keep their mark are left alone.

@@ -1,4 +1,7 @@
-"""A guard against losses and gradients that are not finite: none is applied, several in a row end the training."""
+"""Guards against steps from which nothing can be learned: several in a row end the training.
+
+Gradients that are not finite are not applied; labels of which no pixel counts give none that mean anything.
+"""
 
 import math
 from collections.abc import Sequence
@@ -9,6 +12,58 @@ from accelerate.utils import DistributedType
 from torch.nn.utils import get_total_norm
 
 from segzoo.errors import SegZooError
+
+
+class LabelGuard:
+    """Ends a training in which no pixel of any label counts for many steps in a row.
+
+    It looks at labels on the CPU, at every 16th row and column first: where one pixel counts, as almost always, that is
+    all. Processes ask each other only when the steps of which they know are as many as the limit.
+
+    Args:
+        limit: the number of steps in a row, over all processes, that ends the training.
+        ignore_index: label of pixels that do not count.
+        step: the number of steps already taken.
+        accelerator: the accelerator of the training.
+    """
+
+    def __init__(self, limit: int, ignore_index: int, step: int, accelerator: Accelerator):
+        self.limit, self.ignore_index, self.accelerator = limit, ignore_index, accelerator
+        self._mine = self._known = step  # the last step with pixels that count: of this process, and known to all
+
+    def add(self, step: int, labels: torch.Tensor) -> None:
+        """Look at a batch of labels (B, H, W) of this process, one of perhaps several of a step."""
+        if self._mine < step and any(
+            bool((part != self.ignore_index).any()) for part in (labels[:, ::16, ::16], labels)
+        ):
+            self._mine = step
+
+    def is_empty(self, step: int) -> bool:
+        """Whether this process has had no pixel that counts in a step."""
+        return self._mine < step
+
+    def empty_steps(self, step: int) -> int:
+        """The number of steps up to this one in which no process had a pixel that counts; every process calls this."""
+        mine = torch.tensor([self._mine], device=self.accelerator.device)
+        self._known = int(self.accelerator.gather(mine).max()) if self.accelerator.num_processes > 1 else self._mine
+        return step - self._known
+
+    def check(self, step: int) -> None:
+        """Check the steps up to this one; every process calls this after each step.
+
+        Raises:
+            SegZooError: no pixel counted in as many steps as the limit.
+        """
+        if step - self._known >= self.limit and (empty := self.empty_steps(step)) >= self.limit:
+            raise SegZooError(
+                f"no pixel of any label counts {_steps(empty, step)}: all are {self.ignore_index}, the label that is ignored, so that "
+                "nothing is learned. Look at the masks (`segzoo data check`), the split, --do_reduce_labels and --ignore_index; "
+                "--max_empty_steps lets so many such steps in a row pass."
+            )
+
+
+def _steps(in_a_row: int, last: int) -> str:
+    return f"at step {last}" if in_a_row == 1 else f"in steps {last - in_a_row + 1} to {last}"
 
 
 class FiniteGuard:
@@ -22,15 +77,16 @@ class FiniteGuard:
     Args:
         limit: the number of bad steps in a row that ends the training; 1 ends it at the first one.
         accelerator: the accelerator of the training.
+        labels: the guard that knows whether the steps had pixels that count, for the message.
 
     Raises:
         SegZooError: ``limit`` is below 1.
     """
 
-    def __init__(self, limit: int, accelerator: Accelerator):
+    def __init__(self, limit: int, accelerator: Accelerator, labels: LabelGuard | None = None):
         if limit < 1:
             raise SegZooError(f"--max_bad_steps is {limit}; it must be 1 or more")
-        self.limit, self.accelerator = limit, accelerator
+        self.limit, self.accelerator, self.labels = limit, accelerator, labels
         self.in_a_row = self.total = 0
         self._names: list[str] = []
 
@@ -62,7 +118,9 @@ class FiniteGuard:
             what = f"the loss is {float(loss)}" if loss_is_bad else "the gradient is not finite"
             if somewhere and not loss_is_bad:
                 what = "the loss of another process is not finite"
-            steps = f"at step {step}" if self.in_a_row == 1 else f"in steps {step - self.in_a_row + 1} to {step}"
+            steps = _steps(self.in_a_row, step)
+            if self.labels is not None and self.labels.empty_steps(step) >= self.in_a_row:
+                steps += ", in which no pixel of any label counts: look at the masks (`segzoo data check`)"
             files = f" The pictures of these steps: {', '.join(self._names)}." if self._names else ""
             raise SegZooError(
                 f"{what} {steps}.{files} Lower --learning_rate, set --num_warmup_steps or --max_grad_norm 1, or take bf16 or "

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from segzoo.data.rows import undecoded
 from segzoo.data.splits import load_splits
 from segzoo.data.transforms import JointTransform
 from segzoo.errors import SegZooError
+from segzoo.evaluation.fingerprints import rows_fingerprint
 from segzoo.training.arguments import RunOptions
 from segzoo.training.models import (
     BuiltModel,
@@ -36,6 +38,7 @@ from segzoo.training.models import (
 )
 from segzoo.training.order import EpochBatches, batch_sizes, training_batches
 from segzoo.training.recipes.recipe import Recipe
+from segzoo.universal import check_learns
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,22 @@ class Pictures:
     train: Any
     evaluation: Any
     classes: ClassFacts
+
+    def describe(self, options: RunOptions) -> dict[str, Any]:
+        """The name, sizes and fingerprints of the data, by which a resumed training knows that they are others.
+
+        The fingerprints read the size and time of every file, but no file; a stream has none.
+        """
+        name = options.dataset_name
+        facts: dict[str, Any] = {"data set": str(Path(name).resolve()) if Path(name).exists() else name}
+        facts |= {"configuration of the data set": options.dataset_config_name}
+        for split, rows in (("training", self.train), ("evaluation", self.evaluation)):
+            if hasattr(rows, "column_names") and hasattr(rows, "__len__"):
+                facts |= {
+                    f"{split} pictures": len(rows),
+                    f"fingerprint of the {split} pictures": rows_fingerprint(rows),
+                }
+        return facts
 
 
 def load_pictures(options: RunOptions, accelerator: Accelerator) -> Pictures:
@@ -133,8 +152,11 @@ def load_model(options: RunOptions, recipe: Recipe, classes: ClassFacts) -> Load
         num_channels=options.num_channels,
         ignore_index=options.ignore_index,
         hub_options=options.hub_options,
+        verify=options.verify,
     )
     built = start_model(classes, recipe.model_options, request)
+    if options.do_train:
+        check_learns(built.model.config)
     processor = build_processor(
         built.model,
         classes,

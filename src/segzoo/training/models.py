@@ -6,12 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
@@ -23,8 +18,8 @@ from segzoo.data.transforms import IMAGENET_MEAN, IMAGENET_STD, JointTransform, 
 from segzoo.errors import SegZooError
 from segzoo.hub_names import hub_or_cache
 from segzoo.images.resizing import per_channel
-from segzoo.inference.loading import check_channels, refuse_backbone
-from segzoo.training.backbones import loading, new_backbone, refuse_other_channels, set_drop_path
+from segzoo.inference.loading import check_channels, read_config, read_processor
+from segzoo.training.backbones import loading_from, new_backbone, refuse_other_channels, set_drop_path
 from segzoo.training.classifiers import load_for_classes
 from segzoo.training.recipes.groups import ModelOptions
 from segzoo.universal import model_from_config
@@ -44,12 +39,10 @@ def load_config(name: str | None, hub_options: Mapping[str, Any] | None = None) 
     """
     if name is None:
         return None
-    options = dict(hub_options or {})
+    name, options = str(name), dict(hub_options or {})
     asked = {key: options.get(key) for key in ("revision", "token")}
-    with loading(f"cannot load {name}"), hub_or_cache(name, **asked):
-        config = AutoConfig.from_pretrained(name, **options)
-    refuse_backbone(config, name)
-    return config
+    with loading_from(name, f"cannot load {name}"), hub_or_cache(name, **asked):
+        return read_config(name, options)
 
 
 @dataclass(frozen=True)
@@ -99,6 +92,7 @@ class ModelRequest:
     num_channels: int | None = None
     ignore_index: int = 255
     hub_options: Mapping[str, Any] | None = None
+    verify: bool = True
 
 
 def build_model(
@@ -111,6 +105,7 @@ def build_model(
     num_channels: int | None = None,
     ignore_index: int = 255,
     hub_options: Mapping[str, Any] | None = None,
+    verify: bool = True,
 ) -> PreTrainedModel:
     """Build a model for the given classes: an existing one, one from a config, or a new one around a backbone.
 
@@ -126,14 +121,16 @@ def build_model(
             are loaded have. Another number than theirs is an error.
         ignore_index: label that does not count.
         hub_options: ``token``, ``revision``, ``cache_dir``, ``trust_remote_code`` for loading.
+        verify: compare the weights of a folder with the hashes that were saved with them; False for those that were
+            changed since.
 
     Raises:
-        SegZooError: the settings name no model or more than one, cannot be loaded, or do not fit the model or the
-            classes.
+        SegZooError: the settings name no model or more than one, do not fit the model or the classes, or the model
+            does not load as it was saved: weights are missing, left over, of other shapes, changed or not finite.
 
     Warns:
-        UserWarning: which weights a new backbone begins with, and what became of the classifier of a model with other
-            classes.
+        UserWarning: which weights a new backbone begins with, and which parts of a model begin anew: the classifier
+            where its classes are others, the head where the weights are of a model without one.
     """
     request = ModelRequest(
         new=new,
@@ -142,6 +139,7 @@ def build_model(
         num_channels=num_channels,
         ignore_index=ignore_index,
         hub_options=hub_options,
+        verify=verify,
     )
     built = start_model(classes, options or ModelOptions(), request)
     for note in built.notes:
@@ -183,6 +181,7 @@ def _new(classes: ClassFacts, options: ModelOptions, request: ModelRequest) -> B
         drop_path_rate=options.drop_path_rate,
         num_channels=request.num_channels,
         hub_options=request.hub_options or {},
+        verify=request.verify,
     )
     config = SegZooConfig.from_backbone(
         backbone.config,
@@ -195,27 +194,29 @@ def _new(classes: ClassFacts, options: ModelOptions, request: ModelRequest) -> B
     )
     config.check_trainable()
     model = SegZooForSemanticSegmentation(config)
-    model.backbone = backbone.load(model.backbone)
-    return BuiltModel(model, backbone.weights, [backbone.note])
+    model.backbone, notes = backbone.load(model.backbone)
+    return BuiltModel(model, backbone.weights, [backbone.note, *notes])
 
 
 def _existing(classes: ClassFacts, options: ModelOptions, request: ModelRequest) -> BuiltModel:
-    hub_options, name = dict(request.hub_options or {}), request.model_name_or_path or request.config_name
-    with loading(f"cannot load {name}"):
-        config = AutoConfig.from_pretrained(request.config_name or name, **_labels(classes), **hub_options)
-    refuse_backbone(config, name)
+    hub_options, name = dict(request.hub_options or {}), str(request.model_name_or_path or request.config_name)
+    described_by = str(request.config_name or name)
+    with loading_from(described_by, f"cannot load {described_by}"):
+        config = read_config(described_by, hub_options, **_labels(classes))
     refuse_other_channels(request.num_channels, config, name)
     if hasattr(config, "palette"):
         config.palette = classes.palette
     set_drop_path(getattr(config, "backbone_config", config), options.drop_path_rate)
-    note = None
-    with loading(f"cannot load {name}"):
+    notes: list[str] = []
+    with loading_from(name, f"cannot load {name}"):
         if request.model_name_or_path is None:
             model = model_from_config(config)
         else:
-            model, note = load_for_classes(request.model_name_or_path, config, hub_options)
+            model, notes = load_for_classes(
+                name, config, hub_options, other_config=described_by != name, verify=request.verify
+            )
     model.config.semantic_loss_ignore_index = request.ignore_index
-    return BuiltModel(model, notes=[] if note is None else [note])
+    return BuiltModel(model, notes=notes)
 
 
 def _apply(options: ModelOptions, model: PreTrainedModel) -> None:
@@ -283,8 +284,10 @@ def build_processor(
             stretch pictures to multiples.
     """
     if image_processor_name is not None:
-        with loading(f"cannot load an image processor from {image_processor_name}"):
-            processor = AutoImageProcessor.from_pretrained(image_processor_name, **dict(hub_options or {}))
+        image_processor_name = str(image_processor_name)
+        with loading_from(image_processor_name, f"cannot load an image processor from {image_processor_name}"):
+            num_channels = 3 if model is None else input_channels(model.config)
+            processor = read_processor(image_processor_name, dict(hub_options or {}), num_channels)
         if model is not None:
             check_channels(model.config, processor, image_processor_name)
     else:

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,16 @@ from segzoo.memory import keep_freed_memory
 from segzoo.metrics import format_table
 from segzoo.progress import Progress, say
 from segzoo.training.arguments import DEFAULTS, RunOptions, notes_on_arguments, settings_for_card
-from segzoo.training.checkpoints import load_checkpoint, remove_old_checkpoints, resume_checkpoint, save_checkpoint
+from segzoo.training.checkpoints import (
+    changed_settings,
+    load_checkpoint,
+    remove_old_checkpoints,
+    resume_checkpoint,
+    save_checkpoint,
+)
 from segzoo.training.ema import WeightAverage
 from segzoo.training.folder import FIGURES, LOG, RESULTS, claim_output_folder, publish_model, write_json
-from segzoo.training.guards import FiniteGuard, gradient_norm
+from segzoo.training.guards import FiniteGuard, LabelGuard, gradient_norm
 from segzoo.training.inputs import MeanLoss, load_model, load_pictures, prepare_data
 from segzoo.training.models import no_distortion
 from segzoo.training.optimization import build_optimizer, build_schedule
@@ -254,11 +261,19 @@ class Run:
         self.step, self.history, self.seconds = resumed.step, memory["history"], memory["seconds"]
         self.best, self.mean_loss = memory["best"], MeanLoss(self.accelerator, memory["loss"])
         self.shown = self.shown.resumed(memory.get("shown_classes"))
-        now = {**self.recipe.to_dict(), **self.settings}
-        changed = [name for name, value in memory["settings"].items() if now.get(name) != value]
+        changed = changed_settings(memory["settings"], self.comparable())
         self.say(f"Resumed from {resumed.folder} after step {self.step}.")
         if changed and self.is_main:
             warnings.warn(f"these settings differ from the resumed run's: {', '.join(changed)}", stacklevel=1)
+
+    def comparable(self) -> dict[str, Any]:
+        """Recipe, settings and data by name, as a checkpoint keeps them."""
+        return {**self.recipe.to_dict(), **self.settings, **self.data_facts}
+
+    @cached_property
+    def data_facts(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the data; the main process alone reads and writes it."""
+        return self.pictures.describe(self.options) if self.is_main else {}
 
     def train(self) -> None:
         """The training itself, timed; the data-loading processes end with it, even after an error."""
@@ -272,10 +287,13 @@ class Run:
     def take_steps(self, batches: Iterator[dict[str, Any]]) -> None:
         """Take the steps, with reports, evaluations and checkpoints in between."""
         options, accelerator = self.options, self.accelerator
-        guard = FiniteGuard(options.max_bad_steps, accelerator)
+        limit = min(options.max_empty_steps, self.total_steps)
+        self.labels = LabelGuard(limit, options.ignore_index, self.step, accelerator)
+        guard = FiniteGuard(options.max_bad_steps, accelerator, self.labels)
         for step in range(self.step + 1, self.total_steps + 1):
             self.step = step
             loss, names = self.add_gradients(batches)
+            self.labels.check(step)
             norm = gradient_norm(accelerator, self.model, self.recipe.max_grad_norm)
             learning_rate = max(group["lr"] for group in self.optimizer.param_groups)
             if guard.allows(step, loss, norm, names):
@@ -318,6 +336,7 @@ class Run:
             with self.progress.waiting():
                 batch = next(batches)
             names += batch["name"]
+            self.labels.add(self.step, batch["labels"])
             if self.shown is not None:
                 self.shown.add(batch["labels"])
             pixel_values = batch["pixel_values"].to(accelerator.device, non_blocking=True)
@@ -359,7 +378,7 @@ class Run:
             "best": self.best,
             "loss": self.mean_loss.gather(),
             "shown_classes": None if self.shown is None else self.shown.gather(),
-            "settings": {**self.recipe.to_dict(), **self.settings},
+            "settings": self.comparable(),
         }
         with self.stop.saving():
             save_checkpoint(self.accelerator, self.output_dir, self.step, memory)

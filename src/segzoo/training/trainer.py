@@ -19,10 +19,14 @@ from segzoo.data import SegmentationDataset, collate_training
 from segzoo.errors import SegZooError
 from segzoo.evaluation import Evaluation, evaluate
 from segzoo.files import write_whole
+from segzoo.hub import WritesHashes
 from segzoo.inference import InferenceSettings
 from segzoo.metrics import ConfusionMatrix
+from segzoo.model_folder import complete_weights
+from segzoo.training.guards import LabelGuard
 from segzoo.training.reports.summary import describe_training
 from segzoo.training.sync_norms import broadcast_buffers
+from segzoo.universal import check_learns
 
 
 @dataclass
@@ -65,7 +69,8 @@ class SegmentationTrainer(Trainer):
     Evaluation keeps no logits: its memory does not grow with the data. It gives the numbers of
     `segzoo.evaluation.evaluate`, in any number of processes, as ``eval_mean_iou``, ``eval_mean_accuracy``,
     ``eval_overall_accuracy`` and so on and, for the classes that occur, ``eval_iou_NAME`` and ``eval_accuracy_NAME``.
-    A loss that is not finite ends the training with an error that names the pictures.
+    A loss that is not finite ends the training with an error that names the pictures, and so do many steps in a row in
+    which no pixel of any label counts.
 
     Args:
         model: a semantic-segmentation model of transformers or segzoo.
@@ -74,6 +79,7 @@ class SegmentationTrainer(Trainer):
         train_dataset: a `segzoo.data.SegmentationDataset` with a training transform.
         eval_dataset: one with `segzoo.data.build_processor_transform`, or several by name.
         ignore_index: label of pixels that do not count.
+        max_empty_steps: this many steps in a row in which no pixel of any label counts end the training.
         inference: windows, scales and flips of the evaluation; None: the windows of the model's config, if any.
         callbacks, optimizers: as in `Trainer`.
 
@@ -91,13 +97,18 @@ class SegmentationTrainer(Trainer):
         train_dataset: SegmentationDataset | None = None,
         eval_dataset: SegmentationDataset | Mapping[str, SegmentationDataset] | None = None,
         ignore_index: int = 255,
+        max_empty_steps: int = 50,
         inference: InferenceSettings | None = None,
         callbacks: Sequence[TrainerCallback] = (),
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LRScheduler | None] = (None, None),
     ):
         if args.bf16_full_eval or args.fp16_full_eval:
             raise SegZooError("--bf16_full_eval and --fp16_full_eval change the weights; use --bf16 or --fp16")
+        if train_dataset is not None:
+            check_learns(model.config)
         self.ignore_index, self.inference = ignore_index, inference
+        self.max_empty_steps = max_empty_steps
+        self._labels: LabelGuard | None = None
         self.evaluation: Evaluation | None = None
         """The result of the last evaluation, with its confusion matrix; None before the first."""
         check_best_metric(args, [model.config.id2label[index] for index in range(model.config.num_labels)])
@@ -132,14 +143,22 @@ class SegmentationTrainer(Trainer):
         """The training step of `Trainer`, with a check of the loss.
 
         Raises:
-            SegZooError: the loss is not finite; the message names the pictures of the batch.
+            SegZooError: the loss is not finite; the message names the pictures of the batch. Or no pixel counted in
+                ``max_empty_steps`` steps in a row.
         """
-        names = inputs.pop("name", ())
+        names, step = inputs.pop("name", ()), self.state.global_step + 1
+        if self._labels is None:
+            limit = min(self.max_empty_steps, self.state.max_steps)
+            self._labels = LabelGuard(limit, self.ignore_index, step - 1, self.accelerator)
+        self._labels.add(step, inputs["labels"])
         loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.accelerator.sync_gradients:
+            self._labels.check(step)
         if not math.isfinite(float(loss)):
+            cause = ", and no pixel of its labels counts: look at the masks" if self._labels.is_empty(step) else ""
             pictures = f" The pictures of this batch: {', '.join(map(str, names))}." if names else ""
             raise SegZooError(
-                f"the loss is {float(loss)} at step {self.state.global_step + 1}.{pictures} Lower --learning_rate, or set "
+                f"the loss is {float(loss)} at step {step}{cause}.{pictures} Lower --learning_rate, or set "
                 "--warmup_steps or --max_grad_norm 1"
             )
         return loss
@@ -245,6 +264,11 @@ class SegmentationTrainer(Trainer):
         )
         scored = [] if self.evaluation is None else [(protocol, self.evaluation)]
         write_whole(folder / "README.md", describe_training(self.model, facts, scored))
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if not isinstance(self.model, WritesHashes):  # one of transformers
+            complete_weights(output_dir or self.args.output_dir)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if not (Path(self.args.output_dir) / "README.md").exists():

@@ -1,13 +1,13 @@
 """Options of a recipe that are passed on together: those of the optimizer, of its schedule, and of the model."""
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from segzoo.errors import SegZooError
-from segzoo.options import Options, nearest, option
+from segzoo.options import MAX_FACTOR, Options, nearest, option
+from segzoo.sizes import MAX_SIZE
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
 OWN_SCHEDULES = ("poly", "multistep")
@@ -27,18 +27,22 @@ class OptimizerOptions(Options):
 
     optimizer: str = option("adamw", "which optimizer", choices=OPTIMIZERS)
     learning_rate: float = option(5e-5, "the largest learning rate", above=0)
-    weight_decay: float = option(0.01, "decoupled for adamw, else added to the gradient", at_least=0)
+    weight_decay: float = option(
+        0.01, "decoupled for adamw, else added to the gradient", at_least=0, at_most=MAX_FACTOR
+    )
     momentum: float = option(0.9, "momentum of sgd", at_least=0, below=1)
     adam_beta1: float = option(0.9, "first beta of adamw and adam", at_least=0, below=1)
     adam_beta2: float = option(0.999, "second beta of adamw and adam", at_least=0, below=1)
-    adam_epsilon: float = option(1e-8, "epsilon of adamw and adam", above=0)
+    adam_epsilon: float = option(1e-8, "epsilon of adamw and adam", above=0, at_most=MAX_FACTOR)
     no_decay: tuple[str, ...] = option(
         ("norms", "vectors"), "kinds of parameters without weight decay; none: all parameters decay", choices=KINDS
     )
     layer_decay: float | None = option(
         None, "factor on the learning rate from each layer of the backbone to the one before it", above=0, at_most=1
     )
-    head_lr_multiplier: float = option(1.0, "learning rate of the heads over that of the backbone", above=0)
+    head_lr_multiplier: float = option(
+        1.0, "learning rate of the heads over that of the backbone", above=0, at_most=MAX_FACTOR
+    )
     parameter_rules: tuple[dict[str, Any], ...] = option(
         (),
         'exceptions by name, the first match decides, such as [{"match": "level_embed", "lr_multiplier": 1, '
@@ -67,8 +71,10 @@ def check_rules(rules: Sequence[Mapping[str, Any]]) -> None:
             )
         for key in ("lr_multiplier", "decay_multiplier"):
             value = rule.get(key, 1)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-                raise SegZooError(f"parameter_rules: {key} is {value!r}; it must be a number of at least 0")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_FACTOR:
+                raise SegZooError(
+                    f"parameter_rules: {key} is {value!r:.60}; it must be a number of at least 0 and at most {MAX_FACTOR:g}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +86,7 @@ class ScheduleOptions(Options):
     lr_scheduler_type: str = option(
         "poly", "poly, multistep, or a name of transformers.get_scheduler such as linear or cosine"
     )
-    lr_power: float = option(1.0, "power of poly and polynomial", above=0)
+    lr_power: float = option(1.0, "power of poly and polynomial", above=0, at_most=100)
     min_learning_rate: float = option(
         0.0, "learning rate at the end of poly, polynomial and cosine_with_min_lr", at_least=0
     )
@@ -119,7 +125,9 @@ class ModelOptions(Options):
     auxiliary_losses: tuple[dict[str, Any], ...] | None = option(
         None, "losses of the auxiliary heads; none: the model's own"
     )
-    class_weights: tuple[float, ...] | None = option(None, "a factor on the loss for each class", at_least=0)
+    class_weights: tuple[float, ...] | None = option(
+        None, "a factor on the loss for each class", at_least=0, at_most=MAX_FACTOR
+    )
     drop_path_rate: float | None = option(
         None,
         "largest chance that a residual branch of the backbone is skipped; none: the model's own",
@@ -133,10 +141,14 @@ class ModelOptions(Options):
         at_most=1,
     )
     window_size: tuple[int, ...] | None = option(
-        None, "height and width of sliding windows in tests; none: the model's own", at_least=1, lengths=(2,)
+        None,
+        "height and width of sliding windows in tests; none: the model's own",
+        at_least=1,
+        at_most=MAX_SIZE,
+        lengths=(2,),
     )
     window_stride: tuple[int, ...] | None = option(
-        None, "vertical and horizontal step between windows", at_least=1, lengths=(2,)
+        None, "vertical and horizontal step between windows", at_least=1, at_most=MAX_SIZE, lengths=(2,)
     )
 
     def __post_init__(self) -> None:

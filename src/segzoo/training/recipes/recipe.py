@@ -16,7 +16,8 @@ from typing import Any
 from segzoo import zoo
 from segzoo.data.augmentation import Augmentation
 from segzoo.errors import SegZooError, one_line
-from segzoo.options import nearest, option
+from segzoo.options import MAX_FACTOR, nearest, option
+from segzoo.sizes import MAX_SIZE
 from segzoo.training.recipes.groups import ModelOptions, OptimizerOptions, ScheduleOptions
 
 PRECISIONS = ("no", "fp16", "bf16")
@@ -39,11 +40,15 @@ class Recipe(ModelOptions, Augmentation, ScheduleOptions, OptimizerOptions):
     name: str = option("custom", "what the recipe is called", flag=None)
     source: str = option("", "where it comes from", flag=None)
 
-    max_grad_norm: float | None = option(None, "largest norm of the gradient; 0 or none: no limit", at_least=0)
-    max_train_steps: int | None = option(None, "optimizer steps; instead of num_train_epochs", at_least=1)
-    num_train_epochs: float = option(3.0, "passes over the training pictures", above=0)
+    max_grad_norm: float | None = option(
+        None, "largest norm of the gradient; 0 or none: no limit", at_least=0, at_most=MAX_FACTOR
+    )
+    max_train_steps: int | None = option(
+        None, "optimizer steps; instead of num_train_epochs", at_least=1, at_most=MAX_FACTOR
+    )
+    num_train_epochs: float = option(3.0, "passes over the training pictures", above=0, at_most=MAX_FACTOR)
     total_train_batch_size: int | None = option(
-        None, "pictures per optimizer step, over all processes and accumulated passes", at_least=1
+        None, "pictures per optimizer step, over all processes and accumulated passes", at_least=1, at_most=MAX_FACTOR
     )
     freeze_backbone: bool = option(False, "train neck and heads only")
     mixed_precision: str | None = option(None, "none: as accelerate is configured", choices=PRECISIONS)
@@ -54,9 +59,11 @@ class Recipe(ModelOptions, Augmentation, ScheduleOptions, OptimizerOptions):
         below=1,
     )
     eval_scale_size: tuple[int, ...] | None = option(
-        None, "as scale_size, for tests; none: scale_size", at_least=1, lengths=(1, 2)
+        None, "as scale_size, for tests; none: scale_size", at_least=1, at_most=MAX_SIZE, lengths=(1, 2)
     )
-    eval_scales: tuple[float, ...] = option((1.0,), "factors on the size of tested pictures, averaged over", above=0)
+    eval_scales: tuple[float, ...] = option(
+        (1.0,), "factors on the size of tested pictures, averaged over", above=0, at_most=100
+    )
     eval_flip: bool = option(False, "average over mirrored pictures too")
 
     def check(self) -> None:

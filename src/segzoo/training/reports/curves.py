@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segzoo.errors import SegZooError
+from segzoo.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,9 +53,7 @@ def plot_curves(history: History, path: str | Path, title: str | None = None) ->
         axis.spines[["top", "right"]].set_visible(False)
     if title:
         figure.suptitle(title)
-    path = Path(path)
-    figure.savefig(path, format="png")
-    return path
+    return write_whole(path, lambda file: figure.savefig(file, format="png"))
 
 
 def _series(history: History, key: str) -> tuple[np.ndarray, np.ndarray]:

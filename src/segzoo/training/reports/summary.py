@@ -18,6 +18,7 @@ from segzoo.data import SegmentationDataset
 from segzoo.data.decoding import decode_pair
 from segzoo.errors import SegZooError
 from segzoo.evaluation import Evaluation
+from segzoo.evaluation.pictures import save_png
 from segzoo.images.drawing import contact_sheet, overlay, overlay_with_legend
 from segzoo.images.reading import CorruptImageError, in_colour
 from segzoo.inference import Predictor
@@ -85,7 +86,7 @@ def draw_samples(
             picture = Image.fromarray(in_colour(picture))
             stem = Path(item["name"]).stem
             files.append(directory / f"overlay_{number + 1}.png")
-            overlay_with_legend(picture, predicted, palette, names, title=stem[:40]).save(files[-1])
+            save_png(overlay_with_legend(picture, predicted, palette, names, title=stem[:40]), files[-1])
             rows.append([picture, truth, predicted, overlay(picture, predicted, palette)])
             captions.append(stem)
     finally:
@@ -93,7 +94,7 @@ def draw_samples(
     headings = ["picture", "truth", "prediction", "overlay"]
     if not rows:
         return []
-    contact_sheet(rows, headings, palette, names, captions).save(directory / "samples.png")
+    save_png(contact_sheet(rows, headings, palette, names, captions), directory / "samples.png")
     return [directory / "samples.png", *files]
 
 

@@ -1,4 +1,4 @@
-"""Files and folders that exist whole or not at all, locks, and JSON that every reader understands.
+"""Files and folders that exist whole or not at all.
 
 Everything is first written under a hidden name with ``.partial`` in it, next to its final place, and renamed once it
 is on the disk. While it is written it is locked, and a lock ends with its process: something with such a name and no
@@ -9,32 +9,18 @@ import contextlib
 import errno
 import glob
 import hashlib
-import json
-import math
 import os
-import re
 import secrets
 import shutil
-import socket
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import BinaryIO
 
 from segzoo.errors import SegZooError
-
-if sys.platform != "win32":
-    import fcntl
-
-LOCK = ".lock"
-"""Name of the file in a folder that `lock` locks."""
+from segzoo.files.locks import locked
+from segzoo.files.outputs import check_folder_is_free, write_errors_of
 
 _REPLACED, _EARLIER = ".replaced", ".earlier"  # suffixes of what is moved aside: a folder; files, inside a folder
-_LOCK_PAUSE = 0.2  # seconds
-
-
-# Files and folders
 
 
 def write_whole(path: str | os.PathLike, content: bytes | str | Callable[[BinaryIO], object]) -> Path:
@@ -51,13 +37,22 @@ def write_whole(path: str | os.PathLike, content: bytes | str | Callable[[Binary
         The path.
 
     Raises:
-        OSError: the file cannot be written; an earlier file of this name is left as it was.
+        OSError: the file cannot be written; it names ``path``. An earlier file of this name is left as it was.
     """
     path = Path(path)
+    try:
+        _write_and_rename(path, content)
+    except OSError as error:
+        # Errors of writing name no file, and others name the hidden one.
+        raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
+    return path
+
+
+def _write_and_rename(path: Path, content: bytes | str | Callable[[BinaryIO], object]) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.touch()
-        with _locked(partial):
+        with locked(partial):
             with partial.open("wb") as file:
                 if callable(content):
                     content(file)
@@ -67,9 +62,9 @@ def write_whole(path: str | os.PathLike, content: bytes | str | Callable[[Binary
                 os.fsync(file.fileno())
             os.replace(partial, path)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise
-    return path
 
 
 @contextlib.contextmanager
@@ -90,12 +85,11 @@ def whole_folder(directory: str | os.PathLike, *, replace: bool = False) -> Iter
         SegZooError: ``directory`` is not free (`check_folder_is_free`) or cannot be written; its earlier content is
             unchanged.
     """
-    target = Path(directory)
-    with _write_errors_of(target):
-        if not (replace and target.is_dir()):
-            check_folder_is_free(target)
-    target = Path(os.path.realpath(target))
-    with _write_errors_of(target), _hidden_folder(target) as partial:
+    with write_errors_of(directory):
+        if not (replace and Path(directory).is_dir()):
+            check_folder_is_free(directory)
+    target = Path(os.path.realpath(directory))
+    with write_errors_of(directory), _hidden_folder(target) as partial:
         yield partial
         _sync(partial)
         if replace and target.is_dir():
@@ -108,7 +102,7 @@ def whole_folder(directory: str | os.PathLike, *, replace: bool = False) -> Iter
         except OSError as error:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
                 raise SegZooError(
-                    f"{target}: was filled by someone else in the meantime; choose another folder"
+                    f"{directory}: was filled by someone else in the meantime; choose another folder"
                 ) from error
             raise
         _sync_folder(target.parent)
@@ -133,7 +127,7 @@ def moved_together(main: str | os.PathLike, *, overwrite: bool = True, stale: It
     """
     main = Path(main)
     stale = list(stale)
-    with _write_errors_of(main), _hidden_folder(main) as folder:
+    with write_errors_of(main), _hidden_folder(main) as folder:
         yield folder
         _sync(folder)
         others = sorted(main.with_name(path.name) for path in folder.iterdir() if path.name != main.name)
@@ -147,20 +141,6 @@ def moved_together(main: str | os.PathLike, *, overwrite: bool = True, stale: It
         _sync_folder(main.parent)
 
 
-def check_folder_is_free(directory: str | os.PathLike) -> None:
-    """Check that a folder can be created at this path; call this before long work whose result goes there.
-
-    Raises:
-        SegZooError: the path is a file, or a folder that is not empty.
-    """
-    target = Path(directory)
-    if target.is_dir():
-        if any(target.iterdir()):
-            raise SegZooError(f"{target}: the folder is not empty; choose another one, or empty it first")
-    elif os.path.lexists(target):
-        raise SegZooError(f"{target}: is not a folder; choose another name for the output")
-
-
 def remove_folder(folder: Path) -> None:
     """Give a folder a hidden name and remove it, so that nobody sees it half-removed.
 
@@ -168,7 +148,7 @@ def remove_folder(folder: Path) -> None:
         OSError: the folder does not exist, or something in it cannot be removed.
     """
     hidden = _hidden_name(folder)
-    with _locked(folder):
+    with locked(folder):
         os.rename(folder, hidden)
         shutil.rmtree(hidden)
 
@@ -185,12 +165,12 @@ def remove_abandoned(directory: Path, name: str | None = None) -> None:
     """
     pattern = "*" if name is None else glob.escape(name)
     for path in [*directory.glob(f".{pattern}.partial-*"), *directory.glob(f".{pattern}.*.partial")]:
-        with _locked(path) as is_ours:
+        with locked(path) as is_ours:
             if is_ours:
                 _remove(path)
     for aside in directory.glob(f".{pattern}{_REPLACED}"):
         target = aside.with_name(aside.name[1:].removesuffix(_REPLACED))
-        with _locked(aside) as is_ours:
+        with locked(aside) as is_ours:
             if is_ours is False:
                 continue
             if target.is_dir():
@@ -199,7 +179,7 @@ def remove_abandoned(directory: Path, name: str | None = None) -> None:
                 os.rename(aside, target)
     for aside in directory.glob(f".{pattern}{_EARLIER}"):
         main = aside.with_name(aside.name[1:].removesuffix(_EARLIER))
-        with _locked(aside) as is_ours:
+        with locked(aside) as is_ours:
             if is_ours is False:
                 continue
             if not main.is_file():
@@ -224,28 +204,17 @@ def _hidden_folder(target: Path) -> Iterator[Path]:
     remove_abandoned(target.parent, target.name)
     folder = _hidden_name(target)
     folder.mkdir()
-    with _locked(folder):
+    with locked(folder):
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def _write_errors_of(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise SegZooError(
-            f"{target}: could not be written ({error.strerror or error}); what was there before is unchanged, and nothing was "
-            "left behind"
-        ) from error
-
-
 def _exchange(partial: Path, target: Path) -> None:
     """Rename ``partial`` to ``target``, and remove the folder that had this name."""
     aside = target.with_name(f".{target.name}{_REPLACED}")
-    with _locked(target):  # so that nobody renames it back in the meantime
+    with locked(target):  # so that nobody renames it back in the meantime
         os.rename(target, aside)
         try:
             os.rename(partial, target)
@@ -262,7 +231,7 @@ def _exchange_files(folder: Path, main: Path, others: Iterable[Path], old: Itera
     aside = main.with_name(f".{main.name}{_EARLIER}")
     aside.mkdir()
     come: list[Path] = []
-    with _locked(aside):
+    with locked(aside):
         try:
             for place in (main, *old):
                 if place.is_file():
@@ -316,189 +285,3 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-# Locks
-
-
-class FolderInUse(Exception):
-    """Another process holds a folder; ``holder`` is its number and machine, or empty if it has not written them."""
-
-    def __init__(self, holder: str):
-        super().__init__(holder)
-        self.holder = holder
-
-
-@contextlib.contextmanager
-def lock(
-    directory: str | os.PathLike, *, shared: bool = False, joining: bool = False, wait: float = 0.0
-) -> Iterator[None]:
-    """Hold a folder until the block ends or the process dies; its forked children do not hold it.
-
-    The lock is on the file `LOCK` in the folder; the last process to release it removes the file. If the system or the
-    disk has no locks, nobody is kept out.
-
-    Args:
-        directory: an existing folder.
-        shared: once the folder is held, others may join.
-        joining: hold the folder together with the processes that share it; otherwise nobody else may hold it.
-        wait: seconds to wait for the folder to become free.
-
-    Raises:
-        FolderInUse: another process holds the folder.
-        OSError: the file cannot be created.
-    """
-    path = Path(directory) / LOCK
-    deadline = time.monotonic() + wait
-    while True:
-        try:
-            held = _hold_file(path, shared=shared, joining=joining)
-            break
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                raise FolderInUse(_holder(path)) from None
-            time.sleep(_LOCK_PAUSE)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            if held is not None:
-                held.take()  # fails while others share it, and in a forked child
-            path.unlink()
-        if held is not None:
-            held.close()
-
-
-def _hold_file(path: Path, *, shared: bool, joining: bool) -> "_Held | None":
-    while True:
-        held = _try_lock(path, os.O_RDWR | os.O_CREAT, shared=joining)
-        if held is None:
-            return None
-        try:
-            if not held.is_at(path):  # the process that held it before has just removed it
-                held.close()
-                continue
-            if not joining:
-                held.sign()
-            if shared and not joining:
-                held.take(shared=True)
-        except BaseException:
-            held.close()
-            raise
-        return held
-
-
-def _holder(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[bool | None]:
-    """Lock a file or folder for the block; the lock stays if it is renamed or removed.
-
-    Yields True; False if another process has locked it or it cannot be opened; None if the system or the disk has no
-    locks.
-    """
-    held: _Held | None = None
-    try:
-        held = _try_lock(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-        is_ours = None if held is None else True
-    except OSError:
-        is_ours = False
-    try:
-        yield is_ours
-    finally:
-        if held is not None:
-            held.close()
-
-
-def _try_lock(path: Path, flags: int, *, shared: bool = False) -> "_Held | None":
-    """Open and lock a file or folder; None if the system or the disk has no locks.
-
-    Raises:
-        BlockingIOError: another process holds the lock.
-        OSError: the path cannot be opened.
-    """
-    if sys.platform == "win32":
-        return None
-    held = _Held(path, flags)
-    try:
-        held.take(shared=shared)
-    except OSError as error:
-        held.close()
-        if isinstance(error, BlockingIOError):
-            raise
-        return None
-    return held
-
-
-class _Held:
-    """An open file or folder that can be locked. The lock lasts until all copies of the descriptor are closed.
-
-    Forked children close their copies at once, because a data-loading process may outlive a killed training by
-    seconds.
-    """
-
-    _all: "ClassVar[set[_Held]]" = set()
-
-    def __init__(self, path: Path, flags: int):
-        self._descriptor: int | None = os.open(path, flags, 0o666)
-        self._all.add(self)
-
-    def take(self, *, shared: bool = False) -> None:
-        if self._descriptor is None:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        fcntl.flock(self._descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-
-    def is_at(self, path: Path) -> bool:
-        try:
-            return self._descriptor is not None and os.path.samestat(os.fstat(self._descriptor), path.stat())
-        except FileNotFoundError:
-            return False
-
-    def sign(self) -> None:
-        if self._descriptor is not None:
-            with contextlib.suppress(OSError):  # only used in the message of a process that finds the folder held
-                os.ftruncate(self._descriptor, 0)
-                os.write(self._descriptor, f"{os.getpid()} on {socket.gethostname()}".encode())
-
-    def close(self) -> None:
-        if self._descriptor is not None:
-            self._all.discard(self)
-            os.close(self._descriptor)
-            self._descriptor = None
-
-    @classmethod
-    def close_all(cls) -> None:
-        for held in list(cls._all):
-            held.close()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_Held.close_all)
-
-
-# Texts
-
-
-def json_text(values: Any, *, indent: int | None = 2) -> str:
-    """Values as JSON with a newline at the end; NaN and infinite numbers become null."""
-    return json.dumps(_finite(values), indent=indent, ensure_ascii=False) + "\n"
-
-
-def slug(text: str) -> str:
-    """Text for a file name or identifier: lower-case ASCII letters, digits and dashes, or ``"unnamed"``."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "unnamed"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
