@@ -26,12 +26,7 @@ from segzoo.memory import keep_freed_memory
 from segzoo.metrics import format_table
 from segzoo.progress import Progress, say
 from segzoo.training.arguments import DEFAULTS, RunOptions, notes_on_arguments, settings_for_card
-from segzoo.training.checkpoints import (
-    load_checkpoint,
-    remove_old_checkpoints,
-    resume_checkpoint,
-    save_checkpoint,
-)
+from segzoo.training.checkpoints import load_checkpoint, remove_old_checkpoints, resume_checkpoint, save_checkpoint
 from segzoo.training.ema import WeightAverage
 from segzoo.training.folder import RESULTS, claim_output_folder, publish_model, write_json
 from segzoo.training.guards import FiniteGuard, gradient_norm
@@ -62,7 +57,8 @@ def train(options: RunOptions, recipe: Recipe = DEFAULTS) -> dict[str, Any]:
 
     Raises:
         SegZooError: settings, data or files that cannot be used; most are found before the first step.
-        StoppedBySignal: SIGTERM, SIGUSR1 or SIGHUP arrived, or the launcher has ended; a checkpoint of the last step has been written.
+        StoppedBySignal: SIGTERM, SIGUSR1 or SIGHUP arrived, or the launcher has ended; a checkpoint of the last step
+            has been written.
         KeyboardInterrupt: Ctrl-C was pressed; once steps are taken, a checkpoint of the last one has been written.
     """
     options.check_recipe(recipe)
@@ -120,8 +116,9 @@ class Run:
             if self.options.do_train:
                 self.prepare_training()
                 self.resume()
-                due = self.timetable.checkpoints_after(self.step)
-                self.together(lambda: check_room(self.options, self.sizes, due=due), main_only=True)
+                if self.step < self.total_steps:
+                    due = self.timetable.checkpoints_after(self.step)
+                    self.together(lambda: check_room(self.options, self.sizes, due=due), main_only=True)
                 self.train()
             else:
                 self.model = self.accelerator.prepare_model(self.model, evaluation_mode=True)
