@@ -26,7 +26,7 @@ def put_wrong_pixel(picture, mask):
         image.load()
     image.putpixel((3, 2), 200)
     image.save(mask)
-    return f"{mask}: label ids outside the classes"
+    return f"{mask}: label ids outside 0..8"
 
 
 def shrink(picture, mask):

@@ -51,7 +51,7 @@ def test_all_pairs_of_a_small_set_are_looked_at_first():
     with look:
         assert look._process is None and look.problem() is None
     with pytest.raises(
-        SegZooError, match=r"^3-mask\.png: label ids outside the classes.* \(1 more of the 5 validation pairs"
+        SegZooError, match=r"^3-mask\.png: label ids outside 0..2.* \(1 more of the 5 validation pairs"
     ):
         ValidationLook(rows_of(5, bad=(3, 4)), RULE).first()
     assert ValidationLook(rows_of(5, bad=(3,)), RULE, enabled=False).first() == []
@@ -62,7 +62,7 @@ def test_the_rest_follows_in_a_process(monkeypatch):
     look = ValidationLook(rows_of(20, bad=(17,)), RULE)
     assert look.first(pairs=4) == ["4 of 20 validation pairs are looked at; the others follow during training"]
     with look:
-        assert wait_for(look).startswith("17-mask.png: label ids outside the classes")
+        assert wait_for(look).startswith("17-mask.png: label ids outside 0..2")
         assert look.problem() is not None and look._process is None
     look = ValidationLook(rows_of(20), RULE)
     look.first(pairs=4)
