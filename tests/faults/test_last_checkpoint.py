@@ -20,9 +20,3 @@ def test_a_finished_training_is_prolonged(start, tmp_path):
     entries = [json.loads(line) for line in (tmp_path / "out" / "training_log.jsonl").open()]
     assert [entry["step"] for entry in entries if "loss" in entry] == [1, 2, 3, 4, 5, 6]
     assert [entry["step"] for entry in entries if "eval_mean_iou" in entry] == [4, 6]
-
-
-def test_no_checkpoints_at_all(start, tmp_path):
-    run = start(checkpointing_steps=0, max_train_steps=2)
-    assert run.wait() == 0, run.stderr
-    assert names(tmp_path / "out") == [] and (tmp_path / "out" / "config.json").is_file()

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 from support.script_process import words
@@ -32,9 +33,9 @@ def test_a_disk_that_cannot_take_model_and_checkpoints(scenes, tiny, tmp_path):
         refused = attempt(checkpointing_steps=1)
         free = shutil.disk_usage("disk").free
         fewer = attempt(checkpointing_steps=0, overwrite_output_dir=True)
-        return refused, free, fewer
+        return refused, free, fewer, sorted(path.name for path in Path("disk/out").iterdir())
 
-    (code, out, err), free, fewer = in_child(attempts)
+    (code, out, err), free, fewer, left = in_child(attempts)
     assert code == 1 and "step 1/" not in out and err.count("\n") == 1
     found = re.match(
         r"error: --output_dir disk/\.\./disk/out: the training needs (\d+) bytes .* (\d+) bytes .* are free", err
@@ -43,3 +44,4 @@ def test_a_disk_that_cannot_take_model_and_checkpoints(scenes, tiny, tmp_path):
     assert int(found[1]) > int(found[2]) and abs(int(found[2]) - free) < 100_000
     assert "--checkpointing_steps 0" in err
     assert fewer[0] == 0, fewer
+    assert "config.json" in left and not [name for name in left if name.startswith("step_")]

@@ -13,7 +13,7 @@ from segzoo.training.checkpoints import list_checkpoints, read_record
 
 def pairs_of(data):
     folders = (data / "images" / "validation", data / "annotations" / "validation")
-    return list(zip(*(sorted(folder.iterdir()) for folder in folders), strict=True))
+    return list(zip(*(sorted(folder.iterdir(), key=lambda file: file.stem) for folder in folders), strict=True))
 
 
 def truncate(picture, mask):
