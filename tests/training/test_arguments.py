@@ -69,7 +69,8 @@ def test_the_flags_of_the_trainer_script():
     ("words", "expected"),
     [
         ("--eval_strategy epoch --save_strategy epoch", ("epoch", "epoch")),
-        ("--eval_strategy no --save_strategy no", (0, None)),
+        ("--eval_strategy no --save_strategy no", (0, 0)),
+        ("--save_strategy no --checkpointing_steps 7", ("epoch", 7)),
         ("--evaluation_strategy steps --logging_steps 7 --save_strategy steps", (7, 500)),
         ("--eval_steps 3 --save_steps 4", (3, 4)),
     ],

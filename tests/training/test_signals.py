@@ -111,3 +111,22 @@ def test_the_second_signal_does_not_break_a_save_and_the_third_does(name, code):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
     assert done.returncode == code, done.stderr
     assert done.stdout.split() == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "signals", "ends"),
+    [("TORCHELASTIC_RUN_ID", 2, False), ("TORCHELASTIC_RUN_ID", 3, True), ("OTHER", 2, True)],
+)
+def test_a_launcher_passes_on_what_the_training_has_received_already(monkeypatch, variable, signals, ends):
+    monkeypatch.setenv(variable, "1")
+    child = os.fork()
+    if child == 0:
+        try:
+            with StopRequest():
+                for _ in range(signals):
+                    os.kill(os.getpid(), signal.SIGTERM)
+                os._exit(7)
+        finally:
+            os._exit(1)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status == (-signal.SIGTERM if ends else 7)

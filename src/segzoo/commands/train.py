@@ -17,8 +17,8 @@ A new model on a local folder (images/{split}, annotations/{split}), and the set
 On several GPUs: accelerate launch -m segzoo train ..., or torchrun --nproc_per_node 4 -m segzoo train ...
 The options are those of transformers' run_semantic_segmentation scripts, and more.
 
-exit status: 0; 1 after an error of the user, in one line; 75 after a stop by SIGTERM, SIGUSR1 or SIGHUP, and 130 after Ctrl-C, with a
-checkpoint to go on from once steps are taken.
+exit status: 0; 1 after an error of the user, in one line; 75 after a stop by SIGTERM, SIGUSR1 or SIGHUP or after the end of the launcher, and
+130 after Ctrl-C, with a checkpoint to go on from once steps are taken.
 """
 
 
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     """Train a model; returns the exit status.
 
     It is 0, or 1 after an error, which one process reports as one line on stderr, 75 after a stop by SIGTERM, SIGUSR1
-    or SIGHUP, and 130 after Ctrl-C.
+    or SIGHUP or after the end of its launcher, and 130 after Ctrl-C.
     """
     import torch
     from accelerate import PartialState

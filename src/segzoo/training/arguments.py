@@ -165,7 +165,11 @@ class RunningOptions(Options):
         at_least=0,
     )
     checkpointing_steps: int | str | None = option(
-        None, "steps between checkpoints, or 'epoch'; none by default", words=("epoch",), at_least=0
+        None,
+        "steps between checkpoints, or 'epoch'; by default one of the last step alone, which a longer training goes on from (with "
+        "AdamW of about three times the model's size); 0 writes none",
+        words=("epoch",),
+        at_least=0,
     )
     save_total_limit: int | None = option(None, "keep this many checkpoints, and the best; all by default", above=0)
     load_best_model_at_end: bool = option(False, "the model with the best mIoU is the result")
@@ -416,7 +420,9 @@ def _run_options(names: TrainerNames, given: Mapping[str, Any]) -> dict[str, Any
         run["checkpointing_steps"] = given.get("checkpointing_steps", "epoch")
     elif names.save_strategy == "best":
         run["load_best_model_at_end"] = True
-    elif names.save_strategy != "no" and (names.save_steps is not None or names.save_strategy == "steps"):
+    elif names.save_strategy == "no":
+        run["checkpointing_steps"] = given.get("checkpointing_steps", 0)
+    elif names.save_steps is not None or names.save_strategy == "steps":
         run["checkpointing_steps"] = given.get("checkpointing_steps", names.save_steps or 500)
     if names.eval_strategy == "no":
         run["eval_steps"] = 0

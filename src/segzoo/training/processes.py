@@ -18,10 +18,21 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 _KEY = "segzoo/error"
+# By torchrun and by `accelerate launch` for several processes, and by `accelerate launch` for one.
+_SET_BY_LAUNCHERS = ("TORCHELASTIC_RUN_ID", "ACCELERATE_DYNAMO_MODE")
 _LOST_LOADER = re.compile(
     r"DataLoader worker \(pid\(?s?\)? [\d, ]+\) (is killed by signal: [^.]+|exited unexpectedly)"
 )
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "connection was likely closed")
+
+
+def launcher_process() -> int | None:
+    """The number of the process that started this one as a part of a job (torchrun, `accelerate launch`); None without.
+
+    Such a launcher waits for its processes, so that its end means that the job has been ended. A shell that ends says
+    nothing: ``segzoo train &`` goes on under nohup.
+    """
+    return os.getppid() if any(name in os.environ for name in _SET_BY_LAUNCHERS) else None
 
 
 def run_together(accelerator: Accelerator, action: Callable[[], Any], *, main_only: bool = False) -> Any:

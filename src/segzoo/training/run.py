@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from segzoo.configuration_segzoo import input_channels
 from segzoo.errors import SegZooError, cause_of
 from segzoo.evaluation import Evaluation, evaluate
-from segzoo.hub import push_folder, reserve_repository
+from segzoo.hub import reserve_repository
 from segzoo.inference import InferenceSettings
 from segzoo.memory import keep_freed_memory
 from segzoo.metrics import format_table
@@ -35,19 +35,21 @@ from segzoo.training.checkpoints import (
     save_checkpoint,
 )
 from segzoo.training.ema import WeightAverage
-from segzoo.training.folder import FIGURES, LOG, RESULTS, claim_output_folder, publish_model, write_json
+from segzoo.training.folder import RESULTS, claim_output_folder, publish_model, write_json
 from segzoo.training.guards import FiniteGuard, LabelGuard, gradient_norm
 from segzoo.training.inputs import MeanLoss, load_model, load_pictures, prepare_data
 from segzoo.training.models import no_distortion
 from segzoo.training.optimization import build_optimizer, build_schedule
+from segzoo.training.preparing import describe_training, prepare_model, validation_look
 from segzoo.training.processes import run_together
 from segzoo.training.recipes.recipe import Recipe
 from segzoo.training.reports.publishing import Outcome, publish_outcome
+from segzoo.training.room import Sizes, check_room
 from segzoo.training.shown_classes import ShownClasses
 from segzoo.training.signals import StoppedBySignal, StopRequest
-from segzoo.training.sync_norms import broadcast_buffers, freeze_batch_norms, synchronise_batch_norms
-from segzoo.training.trackers import TRACKER_FILES, start_trackers
-from segzoo.training.unused import freeze_unused_parameters
+from segzoo.training.sync_norms import broadcast_buffers, freeze_batch_norms
+from segzoo.training.timetable import Timetable
+from segzoo.training.trackers import start_trackers
 
 
 def train(options: RunOptions, recipe: Recipe = DEFAULTS) -> dict[str, Any]:
@@ -62,7 +64,8 @@ def train(options: RunOptions, recipe: Recipe = DEFAULTS) -> dict[str, Any]:
 
     Raises:
         SegZooError: settings, data or files that cannot be used; most are found before the first step.
-        StoppedBySignal: SIGTERM, SIGUSR1 or SIGHUP arrived; a checkpoint of the last step has been written.
+        StoppedBySignal: SIGTERM, SIGUSR1 or SIGHUP arrived, or the launcher has ended; a checkpoint of the last step
+            has been written.
         KeyboardInterrupt: Ctrl-C was pressed; once steps are taken, a checkpoint of the last one has been written.
     """
     options.check_recipe(recipe)
@@ -120,6 +123,9 @@ class Run:
             if self.options.do_train:
                 self.prepare_training()
                 self.resume()
+                if self.step < self.total_steps:
+                    due = self.timetable.checkpoints_after(self.step)
+                    self.together(lambda: check_room(self.options, self.sizes, due=due), main_only=True)
                 self.train()
             else:
                 self.model = self.accelerator.prepare_model(self.model, evaluation_mode=True)
@@ -180,6 +186,9 @@ class Run:
         for look in inputs.looks:
             for line in self.together(look):
                 self.say(line)
+        self.look = validation_look(self.options, self.classes, self.eval_data, is_main=self.is_main)
+        for line in self.together(self.look.first, main_only=True):
+            self.say(line)
 
     # Training
 
@@ -188,8 +197,11 @@ class Run:
         options, recipe, accelerator = self.options, self.recipe, self.accelerator
         passes = int((recipe.num_train_epochs or 0) * self.data.an_epoch)
         self.total_steps = recipe.max_train_steps or max(1, passes // self.data.accumulation)
+        self.timetable = Timetable.of(options, total_steps=self.total_steps, steps_an_epoch=self.data.steps_an_epoch)
         self.shown = ShownClasses(self.classes.names, options.ignore_index, accelerator)
-        self.prepare_model()
+        self.model, notes = prepare_model(self.model, options, recipe, accelerator, memory_format=self.memory_format)
+        for note in notes:
+            self.say(note)
         optimizer = build_optimizer(self.model, recipe.optimizer_options)
         schedule = recipe.schedule_options
         if options.warmup_ratio is not None:
@@ -198,6 +210,7 @@ class Run:
         if recipe.ema_decay:
             self.average = WeightAverage(self.model.to(accelerator.device), recipe.ema_decay)
             accelerator.register_for_checkpointing(self.average)
+        self.sizes = Sizes.of(self.model, optimizer, averaged=self.average is not None)
         self.model, self.optimizer = accelerator.prepare(self.model, optimizer)
         accelerator.register_for_checkpointing(self.schedule)
         set_seed(options.seed, device_specific=True)  # dropout differs between processes
@@ -207,43 +220,16 @@ class Run:
             self.settings |= {"backbone's first weights": self.backbone_weights}
         if options.with_tracking:
             start_trackers(accelerator, self.output_dir, {**recipe.to_dict(), **self.settings})
-        self.say(self.describe())
-
-    def prepare_model(self) -> None:
-        """Put the model into training mode, and set its memory format, its frozen parts and its norms."""
-        options, accelerator = self.options, self.accelerator
-        if options.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable()
-        self.model.to(memory_format=self.memory_format)
-        if self.recipe.freeze_backbone:
-            self.model.backbone.requires_grad_(False)
-        several = accelerator.num_processes > 1
-        if several and (unused := freeze_unused_parameters(self.model, self.recipe.crop_size)):
-            self.say(
-                f"note: {len(unused)} parameters are not trained, because no head reads them, such as {unused[0]}"
+        self.say(
+            describe_training(
+                self.model,
+                self.classes,
+                self.data,
+                num_eval=len(self.eval_data),
+                total_steps=self.total_steps,
+                accelerator=accelerator,
+                recipe=recipe,
             )
-        if several and options.sync_batch_norm and accelerator.device.type == "cpu":
-            self.say(
-                "note: on CPUs batch norms are not synchronised: each process normalises its own part of the batch"
-            )
-        elif several and options.sync_batch_norm:
-            self.model = synchronise_batch_norms(self.model)
-        self.model.train()
-        if options.freeze_norms:
-            freeze_batch_norms(self.model)
-
-    def describe(self) -> str:
-        """The line printed before the first step: model, classes, data, steps and precision."""
-        data, accelerator, classes = self.data, self.accelerator, self.classes
-        amount = "a stream of" if self.options.streaming else data.num_pictures
-        parts = f"{data.size} on each of {accelerator.num_processes} x {accelerator.device.type}"
-        if data.accumulation > 1:
-            parts += f", in {data.accumulation} passes"
-        return (
-            f"{sum(p.numel() for p in self.model.parameters()) / 1e6:.1f} million parameters, {len(classes.names)} classes "
-            f"({classes.source}){', 0 = no class' if classes.reduce_labels else ''}; {amount} pictures to train on, "
-            f"{len(self.eval_data)} to evaluate; {self.total_steps} steps of {data.pictures_a_step} pictures ({parts}), "
-            f"{accelerator.mixed_precision} precision; recipe: {self.recipe.name}"
         )
 
     def resume(self) -> None:
@@ -279,7 +265,7 @@ class Run:
         """The training itself, timed; the data-loading processes end with it, even after an error."""
         self.start = time.perf_counter()
         self.progress = Progress(self.total_steps, enabled=self.is_main)
-        with contextlib.closing(self.data.after(self.step)) as batches, self.stop.deferring_interrupts():
+        with contextlib.closing(self.data.after(self.step)) as batches, self.look, self.stop.deferring_interrupts():
             self.take_steps(batches)
         self.progress.finish_line()
         self.seconds += time.perf_counter() - self.start
@@ -306,27 +292,42 @@ class Run:
             self.progress.step(self.data.pictures_a_step)
 
             end = step == self.total_steps
-            if end:
-                self.keep_model(step)  # before reports, evaluations and trackers, all of which may fail
-            if (end or self.is_due(options.logging_steps)) and self.mean_loss.steps:
+            if end:  # before reports, evaluations and trackers, all of which may fail
+                self.keep_model(step)
+                if self.timetable.saves(step) and self.timetable.evaluates(step):
+                    self.save()
+            if self.timetable.reports(step) and self.mean_loss.steps:
                 self.report(learning_rate, float(norm))
             if self.shown is not None and step == (
                 self.data.steps_an_epoch if self.data.an_epoch else self.total_steps
             ):
                 self.report_shown_classes()
-            is_best = False
-            if options.do_eval and (end or self.is_due(options.eval_steps)):
-                is_best = self.evaluate()
+            is_best = self.timetable.evaluates(step) and self.evaluate()
+            if (problem := self.look.problem()) is not None:
+                self.stop.ask(problem)
             stopping = self.stop.agreed(accelerator)
-            saving = options.checkpointing_steps and (end or self.is_due(options.checkpointing_steps))
-            if stopping or saving or (is_best and options.load_best_model_at_end):
+            if stopping or self.timetable.saves(step) or (is_best and options.load_best_model_at_end):
                 self.save()
             if stopping and not end:
-                self.progress.finish_line()
-                if self.stop.received == "SIGINT":
-                    raise KeyboardInterrupt
-                raise StoppedBySignal(self.stop.received or "another process was asked to stop", step)
+                self.end_early()
             self.progress.restart_clock()
+
+    def end_early(self) -> None:
+        """End the training after a checkpoint of this step, with the error that says why."""
+        self.progress.finish_line()
+        self.together(self.refuse_validation, main_only=True)
+        if self.stop.received == "SIGINT":
+            raise KeyboardInterrupt
+        raise StoppedBySignal(self.stop.received or "another process was asked to stop", self.step)
+
+    def refuse_validation(self) -> None:
+        """Raise the error of a validation picture that the look beside the training has found."""
+        problem = self.look.problem()
+        if problem is not None and problem == self.stop.received:
+            raise SegZooError(
+                f"{problem} The training stopped after step {self.step}, before its evaluation would have failed: mend "
+                "the data or pass --max_corrupt, and go on with --resume_from_checkpoint latest"
+            )
 
     def add_gradients(self, batches: Iterator[dict[str, Any]]) -> tuple[torch.Tensor, list[str]]:
         """Forward and backward through the batches of a step; returns loss (a scalar) and names of pictures."""
@@ -348,11 +349,6 @@ class Run:
                 accelerator.backward(loss)
             step_loss += loss.detach()
         return step_loss, names
-
-    def is_due(self, interval: int | str | None) -> bool:
-        """Whether something is due after this step: every ``interval`` steps or "epoch"; never for 0 and None."""
-        steps = self.data.steps_an_epoch if interval == "epoch" else interval or 0
-        return steps > 0 and self.step % steps == 0
 
     def report(self, learning_rate: float, norm: float) -> None:
         """Report loss, learning rate and speed: on the terminal, in the history, and to trackers."""
@@ -403,6 +399,7 @@ class Run:
 
     def evaluate(self) -> bool:
         """Score the present weights, or their average if there is one; returns whether they are the best so far."""
+        self.look.close()  # the evaluation reads every picture itself
         self.evaluation = self.score()
         scores = {f"eval_{name}": value for name, value in self.evaluation.summary().items()}
         self.history.append({"step": self.step, **scores})
@@ -512,15 +509,5 @@ class Run:
         if not options.do_train:
             write_json(self.output_dir / RESULTS, outcome.results)
             return
-        for note in publish_outcome(outcome, self.output_dir, self.eval_data, accelerator=self.accelerator):
-            self.say(note)
-        self.say(f"model, card, report.html, {RESULTS}, {LOG} and {FIGURES}/ are in {self.output_dir}")
-        if options.push_to_hub:
-            url = push_folder(
-                self.output_dir,
-                options.hub_model_id,
-                private=options.hub_private_repo,
-                token=options.hub_options["token"],
-                ignore_patterns=["step_*", "step_*/*", ".*", *TRACKER_FILES],
-            )
-            self.say(f"pushed: {url}")
+        for line in publish_outcome(outcome, options, self.eval_data, accelerator=self.accelerator):
+            self.say(line)

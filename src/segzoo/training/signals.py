@@ -11,6 +11,8 @@ from types import FrameType
 import torch
 from accelerate import Accelerator
 
+from segzoo.training.processes import launcher_process
+
 EXIT_STOPPED = 75
 """Exit status after such a stop (``EX_TEMPFAIL``): repeat the command with ``--resume_from_checkpoint latest``."""
 
@@ -18,20 +20,22 @@ _HINT = b"\nCtrl-C: the training saves a checkpoint after this step and ends; on
 
 
 class StopRequest:
-    """A context that notes signals, so that the training can save before it ends.
+    """A context that notes signals, and the end of a launcher, so that the training can save before it ends.
 
     These are SIGTERM and SIGUSR1, which Slurm and Kubernetes send before they kill a process, and SIGHUP of a terminal
     that is closed, unless it is ignored as under nohup. Ctrl-C is noted inside `deferring_interrupts`; elsewhere it
     raises `KeyboardInterrupt` as usual, and again after the step if it arrived where Python can only ignore the
     exception, such as in a destructor.
 
-    A second SIGTERM or Ctrl-C ends the process at once; inside `saving`, the third one does.
+    A second SIGTERM or Ctrl-C ends the process at once; inside `saving`, the third one does. A launcher passes on what
+    it receives: where every process of a job is signalled, each gets the signal twice, and one more is needed.
     """
 
     def __init__(self) -> None:
         self.received: str | None = None
         self._interrupted = self._deferring = self._saving = False
         self._repeated = 0  # SIGTERM and Ctrl-C after the first signal
+        self._launcher = launcher_process()
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -78,6 +82,11 @@ class StopRequest:
         if not self._deferring:
             self._raise_interrupt()
 
+    def ask(self, reason: str) -> None:
+        """Ask for a stop after this step, as a signal does, unless one has been asked for; ``reason`` is its name."""
+        if self.received is None:
+            self.received = reason
+
     def _raise_interrupt(self) -> None:
         if self.received == "SIGINT":
             raise KeyboardInterrupt
@@ -102,7 +111,7 @@ class StopRequest:
     def _is_too_much(self) -> bool:
         """Count one more SIGTERM or Ctrl-C; returns whether it has to end the process at once."""
         self._repeated += 1
-        return self._repeated > self._saving
+        return self._repeated > self._saving + (self._launcher is not None)
 
     def agreed(self, accelerator: Accelerator) -> bool:
         """Whether any process has been asked to stop; every process calls this after the same step and gets the same
@@ -113,6 +122,8 @@ class StopRequest:
         """
         if self._interrupted:
             raise KeyboardInterrupt
+        if self._launcher is not None and os.getppid() != self._launcher:
+            self.ask("the launcher has ended")
         asked = self.received is not None
         if accelerator.num_processes == 1:
             return asked
@@ -121,7 +132,7 @@ class StopRequest:
 
 
 class StoppedBySignal(Exception):
-    """The training was stopped by a signal, after writing a checkpoint of ``step``."""
+    """The training was stopped by a signal or its launcher's end, after writing a checkpoint of ``step``."""
 
     def __init__(self, signal_name: str, step: int):
         super().__init__(f"{signal_name}: stopped after step {step}")

@@ -163,12 +163,21 @@ def check_rows(
                 num_channels=num_channels,
             )
         )
-    _refuse_errors(facts, max_corrupt)
+    refuse_errors(facts, max_corrupt, f"the {len(facts)} pairs of the first batch")
     return _warnings(facts, rule, crop_size, transform)
 
 
-def _refuse_errors(facts: Sequence[PairFacts], max_corrupt: int) -> None:
-    """Raise the error of the first pair that has one; the message gives the number of the others."""
+def refuse_errors(facts: Sequence[PairFacts], max_corrupt: int, looked_at: str) -> None:
+    """Raise the error of the first pair that has one; the message gives the number of the others.
+
+    Args:
+        facts: the pairs, or only those with errors.
+        max_corrupt: see `check_first_batch`.
+        looked_at: all pairs that were looked at, in words.
+
+    Raises:
+        SegZooError: a pair has an error, and not only one that ``max_corrupt`` allows.
+    """
     errors = [[case for case in pair.cases if case.severity == ERROR] for pair in facts]
     if max_corrupt:
         corrupt = [any(case.kind in _PASSED_OVER for case in cases) for cases in errors]
@@ -177,7 +186,7 @@ def _refuse_errors(facts: Sequence[PairFacts], max_corrupt: int) -> None:
     bad = [cases for cases in errors if cases]
     if bad:
         more = len(bad) - 1
-        others = f" ({more} more of the {len(facts)} pairs of the first batch {'has' if more == 1 else 'have'} errors)"
+        others = f" ({more} more of {looked_at} {'has' if more == 1 else 'have'} errors)"
         raise SegZooError(
             f"{bad[0][0].sentence()}.{others * (more > 0)} `segzoo data check` finds all such files at once."
         )

@@ -178,7 +178,7 @@ def inspect_dataset(
     seen_pictures: dict[bytes, tuple[str, str]] = {}
     for split, rows in tables.items():
         tally = tallies[split] = ClassTally(rule)
-        for facts in _probe_all(_Probes(rows, chosen[split], rule, colors, num_channels), num_workers):
+        for facts in _probe_all(Probes(rows, chosen[split], rule, colors, num_channels), num_workers):
             tally.add(facts)
             if facts.rule is not None:
                 value_rules[facts.rule] += 1
@@ -271,7 +271,7 @@ def spread(count: int, most: int | None) -> list[int]:
     return [int(position) for position in np.linspace(0, count - 1, most).round()]
 
 
-def _probe_all(probes: _Probes, num_workers: int) -> Iterator[PairFacts]:
+def _probe_all(probes: Probes, num_workers: int) -> Iterator[PairFacts]:
     """Facts of the chosen pairs, in order."""
     num_workers = min(num_workers, len(probes) // 32)  # starting a process takes as long as some pairs
     if num_workers == 0:
@@ -285,13 +285,19 @@ def _probe_all(probes: _Probes, num_workers: int) -> Iterator[PairFacts]:
 
 
 @dataclass(frozen=True)
-class _Probes:
-    """The chosen pairs as a data set whose items are `PairFacts`."""
+class Probes:
+    """Chosen pairs of a table as a data set whose items are `PairFacts`.
+
+    Args:
+        rows: table of undecoded rows (`segzoo.data.rows.undecoded`).
+        indices: positions of the pairs in the table.
+        rule, palette, num_channels: see `probe_pair`.
+    """
 
     rows: Any
     indices: Sequence[int]
     rule: LabelRule
-    palette: Mapping
+    palette: Mapping[tuple[int, int, int], str]
     num_channels: int | None
 
     def __len__(self) -> int:

@@ -1,6 +1,6 @@
 """The results of a training, next to its model in the output folder: scores, log, card, figures and report page."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,16 @@ from segzoo.cards.model_card import ModelCardFacts
 from segzoo.data import SegmentationDataset
 from segzoo.data.classes import ClassFacts
 from segzoo.evaluation import Evaluation
+from segzoo.hub import push_folder
 from segzoo.images.drawing import draw_confusion_matrix
+from segzoo.training.arguments import RunOptions
 from segzoo.training.environment import hardware_facts, software_versions
 from segzoo.training.folder import CARD, FIGURES, LOG, RESULTS, write_json, write_log, write_text
 from segzoo.training.recipes.recipe import Recipe
 from segzoo.training.recipes.text import recipe_rows
 from segzoo.training.reports.page import TrainingReport, write_report_page
 from segzoo.training.reports.summary import describe_training, draw_curves, draw_samples
+from segzoo.training.trackers import TRACKER_FILES
 
 RECIPE = "recipe.json"
 
@@ -103,22 +106,40 @@ class Outcome:
 
 
 def publish_outcome(
-    outcome: Outcome, directory: Path, eval_data: SegmentationDataset, *, accelerator: Accelerator
-) -> list[str]:
-    """Add all results to the output folder, which holds the model already; one process calls this.
+    outcome: Outcome, options: RunOptions, eval_data: SegmentationDataset, *, accelerator: Accelerator
+) -> Iterator[str]:
+    """Add all results to the output folder, which holds the model already, and upload it if the options ask for it.
+
+    One process iterates over the result to the end.
 
     Args:
         outcome: the finished training.
-        directory: the output folder.
+        options: options of the run: output folder and repository.
         eval_data: the pictures that were scored; a few of them are drawn.
         accelerator: the accelerator of the training.
 
-    Returns:
-        Lines for the user about figures that could not be drawn.
+    Yields:
+        Lines for the user: what could not be drawn, where everything is.
 
     Raises:
-        SegZooError: a file cannot be written.
+        SegZooError: a file cannot be written, or the folder cannot be uploaded.
     """
+    directory = Path(options.output_dir)
+    yield from _write(outcome, directory, eval_data, accelerator)
+    yield f"model, card, report.html, {RESULTS}, {LOG} and {FIGURES}/ are in {directory}"
+    if options.push_to_hub:
+        url = push_folder(
+            directory,
+            options.hub_model_id,
+            private=options.hub_private_repo,
+            token=options.hub_options["token"],
+            ignore_patterns=["step_*", "step_*/*", ".*", *TRACKER_FILES],
+        )
+        yield f"pushed: {url}"
+
+
+def _write(outcome: Outcome, directory: Path, eval_data: SegmentationDataset, accelerator: Accelerator) -> list[str]:
+    """Write the results; returns lines for the user about figures that could not be drawn."""
     classes, evaluation, notes = outcome.classes, outcome.evaluation, []
     # Numbers first: an error in pictures or pages must not lose them.
     write_json(directory / RESULTS, outcome.results)

@@ -1,0 +1,97 @@
+"""What is made ready between the loading of data and model and the first step."""
+
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+
+from segzoo.data import SegmentationDataset
+from segzoo.data.checks.label_ids import LabelRule
+from segzoo.data.checks.validation_look import ValidationLook
+from segzoo.data.classes import ClassFacts
+from segzoo.training.arguments import RunOptions
+from segzoo.training.inputs import TrainingBatches
+from segzoo.training.recipes.recipe import Recipe
+from segzoo.training.sync_norms import freeze_batch_norms, synchronise_batch_norms
+from segzoo.training.unused import freeze_unused_parameters
+
+
+def prepare_model(
+    model: PreTrainedModel,
+    options: RunOptions,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    *,
+    memory_format: torch.memory_format,
+) -> tuple[PreTrainedModel, list[str]]:
+    """Put a model into training mode, and set its memory format, its frozen parts and its norms.
+
+    Args:
+        model: the model, which is changed.
+        options: options of the run.
+        recipe: recipe of the training.
+        accelerator: the accelerator of the training, whose several processes share batch norms on GPUs.
+        memory_format: memory format of the convolutions.
+
+    Returns:
+        The model, and notes for the user, one line each.
+    """
+    notes = []
+    if options.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    model.to(memory_format=memory_format)
+    if recipe.freeze_backbone:
+        model.backbone.requires_grad_(False)
+    several = accelerator.num_processes > 1
+    if several and (unused := freeze_unused_parameters(model, recipe.crop_size)):
+        notes.append(
+            f"note: {len(unused)} parameters are not trained, because no head reads them, such as {unused[0]}"
+        )
+    if several and options.sync_batch_norm and accelerator.device.type == "cpu":
+        notes.append(
+            "note: on CPUs batch norms are not synchronised: each process normalises its own part of the batch"
+        )
+    elif several and options.sync_batch_norm:
+        model = synchronise_batch_norms(model)
+    model.train()
+    if options.freeze_norms:
+        freeze_batch_norms(model)
+    return model, notes
+
+
+def validation_look(
+    options: RunOptions, classes: ClassFacts, eval_data: SegmentationDataset, *, is_main: bool
+) -> ValidationLook:
+    """The look at the validation pairs of a training; only the main process looks, and only if it will evaluate.
+
+    Without a training the evaluation comes at once, and says the same.
+    """
+    return ValidationLook(
+        eval_data.dataset,
+        LabelRule(len(classes.names), options.ignore_index, classes.reduce_labels),
+        num_channels=eval_data.num_channels,
+        max_corrupt=options.max_corrupt,
+        enabled=is_main and options.do_train and options.do_eval,
+    )
+
+
+def describe_training(
+    model: PreTrainedModel,
+    classes: ClassFacts,
+    data: TrainingBatches,
+    *,
+    num_eval: int,
+    total_steps: int,
+    accelerator: Accelerator,
+    recipe: Recipe,
+) -> str:
+    """The line printed before the first step: model, classes, data, steps and precision."""
+    amount = "a stream of" if data.streaming else data.num_pictures
+    parts = f"{data.size} on each of {accelerator.num_processes} x {accelerator.device.type}"
+    if data.accumulation > 1:
+        parts += f", in {data.accumulation} passes"
+    return (
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} million parameters, {len(classes.names)} classes "
+        f"({classes.source}){', 0 = no class' if classes.reduce_labels else ''}; {amount} pictures to train on, "
+        f"{num_eval} to evaluate; {total_steps} steps of {data.pictures_a_step} pictures ({parts}), "
+        f"{accelerator.mixed_precision} precision; recipe: {recipe.name}"
+    )
