@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 from segzoo.errors import SegZooError
+from segzoo.text import json_escapes
 
 if sys.platform != "win32":
     import fcntl
@@ -485,8 +486,8 @@ if hasattr(os, "register_at_fork"):
 
 
 def json_text(values: Any, *, indent: int | None = 2) -> str:
-    """Values as JSON with a newline at the end; NaN and infinite numbers become null."""
-    return json.dumps(_finite(values), indent=indent, ensure_ascii=False) + "\n"
+    """Values as JSON with a newline at the end; NaN and infinite numbers become null, control codes are escaped."""
+    return json_escapes(json.dumps(_finite(values), indent=indent, ensure_ascii=False)) + "\n"
 
 
 def slug(text: str) -> str:
