@@ -153,6 +153,8 @@ SECRET = "s3cr3tS3cr3ts3cr3t9"
         f"--dataset_name 'ftp://me:{SECRET}:x@@h/x'",
         f"proxy me:{SECRET}@proxy.example:3128 did not answer",
         f"http://h/x.png?a=1&token={SECRET}: 404",
+        f"There is no folder http:/me:{SECRET}@h/x.png",
+        f"InvalidURL nonnumeric port: '{SECRET}@h'",
         f"(http://h/x.png?X-Amz-Algorithm=A&X-Amz-Credential={SECRET}&X-Amz-Signature={SECRET}&X-Amz-Security-Token={SECRET})",
         f"http://h/x?sig={SECRET}&sv=1",
         f"http://h/x#access_token={SECRET}",

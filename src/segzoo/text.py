@@ -141,13 +141,14 @@ def markdown_code(value: object) -> str:
 
 
 def markdown_link(text: str | None, address: str | None) -> str | None:
-    """A link in Markdown; the text alone without an address, or with one that is not on the web; None without text."""
+    """A link in Markdown, whose text is cut at `MOST_IN_NAME` characters; the text alone without an address, or with one that is endless or not on the web; None without text."""
     if text is None:
         return None
-    if address is None or not re.match(r"https?://", address, re.IGNORECASE):
-        return markdown_text(text)
+    words = markdown_text(shorten(line_text(text), MOST_IN_NAME))
+    if address is None or len(address) > MOST_IN_MESSAGE or not re.match(r"https?://", address, re.IGNORECASE):
+        return words
     target = quote(line_text(address), safe="%/:?#[]@!$&'*+,;=~-._")
-    return f"<{target}>" if text == address else f"[{markdown_text(text)}]({target})"
+    return f"<{target}>" if text == address else f"[{words}]({target})"
 
 
 def python_string(value: object) -> str:
@@ -192,7 +193,9 @@ def listed(names: Iterable[object], most: int = 8, *, quoted: bool = False) -> s
 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _SECRETS = [
-    (re.compile(r"(?<=://)[^\s/?#'\"<>]*@"), "***@"),
+    # Also where a path has made one slash of two, and where http.client took a password for a port.
+    (re.compile(r"(?<=[\w+.-][\w+.-]:)(/{1,3})[^\s/?#'\"<>]*@"), r"\1***@"),
+    (re.compile(r"(?<=port: ')[^'\s]*@"), "***@"),
     # A proxy without a scheme.
     (re.compile(r"(?<![^\s'\"(=,])[^\s/:@'\"(=,]{1,64}:[^\s/@'\"]{1,256}@(?=[\w.-]+:\d)"), "***@"),
     (

@@ -178,7 +178,7 @@ def build_model_card(facts: ModelCardFacts) -> str:
     nobody measured them with this folder.
     """
     sections = [
-        f"# {_name(facts.title)}\n\n{markdown_text(_summary(facts))}",
+        f"# {_name(facts.title)}\n\n{table_cell(_summary(facts))}",
         _synthetic_warning(facts),
         "## Use\n\n" + (facts.usage or _usage(facts)),
         _scores(facts),
@@ -240,22 +240,22 @@ def hub_licence(licence: str | None) -> dict[str, str]:
     identifier = re.sub(r"[\s_]+", "-", licence.strip().lower())
     if identifier in HUB_LICENCES:
         return {"license": identifier}
-    return {"license": "other", "license_name": line_text(identifier)}
+    return {"license": "other", "license_name": _entry(identifier)}
 
 
 def _metadata(facts: ModelCardFacts) -> ModelCardData:
     licence = hub_licence(facts.weights_licence)
     if facts.licence_url is not None and licence["license"] == "other":
-        licence["license_link"] = line_text(facts.licence_url)
-    family = [slug(facts.family)] if facts.family else []
+        licence["license_link"] = _entry(facts.licence_url)
+    family = [slug(facts.family)[:MOST_IN_NAME]] if facts.family else []
     own = ["segzoo"] if facts.architecture is None else []
     return ModelCardData(
         **licence,
         library_name="transformers",
         pipeline_tag=TASK,
-        tags=[*own, "semantic-segmentation", "vision", *family, *map(line_text, facts.tags)],
-        datasets=[line_text(facts.dataset_id)] if facts.dataset_id else None,
-        base_model=line_text(facts.base_model) if facts.base_model else None,
+        tags=[*own, "semantic-segmentation", "vision", *family, *map(_entry, facts.tags)],
+        datasets=[_entry(facts.dataset_id)] if facts.dataset_id else None,
+        base_model=_entry(facts.base_model) if facts.base_model else None,
         metrics=["mean_iou"] if facts.measurements else None,
     )
 
@@ -282,7 +282,7 @@ def _synthetic_warning(facts: ModelCardFacts) -> str:
 
 
 def _usage(facts: ModelCardFacts) -> str:
-    name = python_string(facts.repo_id or "PATH_OR_REPOSITORY")
+    name = python_string(_entry(facts.repo_id or "PATH_OR_REPOSITORY"))
     package, first = ("segzoo", "import segzoo  # or pass trust_remote_code=True below\n")
     if facts.architecture is not None:
         package, first = "transformers torchvision", ""
@@ -323,13 +323,13 @@ def _scores(facts: ModelCardFacts) -> str:
     if rows:
         parts.append("\n".join(["| published by the authors | % | on |", "|---|---|---|", *rows]))
     if facts.inference:
-        parts.append(f"Test protocol that the processor carries: {markdown_text(facts.inference)}")
+        parts.append(f"Test protocol that the processor carries: {table_cell(facts.inference)}")
     return "## Scores\n\n" + "\n\n".join(parts)
 
 
 def _origin(facts: ModelCardFacts) -> str:
     rows = [
-        ("data set", markdown_link(facts.dataset and shorten(facts.dataset, MOST_IN_NAME), facts.dataset_url)),
+        ("data set", markdown_link(facts.dataset, facts.dataset_url)),
         ("licence of the weights", markdown_link(facts.weights_licence, facts.licence_url)),
         ("licence of the original code", markdown_link(facts.code_licence, None)),
         ("original code", markdown_link(facts.source_code_url, facts.source_code_url)),
@@ -378,5 +378,9 @@ def _component_name(config: "PreTrainedConfig") -> str:
     return f"{name} {detail}" if isinstance(detail, (int, str)) else name
 
 
+def _entry(text: object) -> str:
+    return shorten(line_text(text), MOST_IN_NAME)
+
+
 def _name(name: object) -> str:
-    return markdown_text(shorten(line_text(name), MOST_IN_NAME))
+    return markdown_text(_entry(name))

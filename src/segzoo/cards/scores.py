@@ -57,7 +57,7 @@ class Measurement:
     def _dataset(self) -> dict[str, str]:
         """The data set in the form of a model-index."""
         name = shorten(line_text(self.dataset), MOST_IN_NAME)
-        kind = line_text(self.dataset_id) if self.dataset_id else slug(name)
+        kind = shorten(line_text(self.dataset_id), MOST_IN_NAME) if self.dataset_id else slug(name)
         return {"name": name, "type": kind, "split": line_text(self.split)}
 
     def _metric(self) -> dict[str, Any]:

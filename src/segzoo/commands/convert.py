@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     class_names = None if args.classes is None else read_class_names(args.classes)
     files, name = _find_files(args)
     if args.push_to_hub and holds_conversion_of(files[0], args.output):
-        print_text(f"{args.output}: holds the conversion of this file already")
+        print_text(f"{line_text(args.output)}: holds the conversion of this file already")
         _push(args)
         return 0
     logging.disable_progress_bar()
@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
     print_text(line_text(f"{done.folder}: {facts}"))
     if args.report:
         path = Path(done.folder) / REPORT_NAME if args.report is True else Path(args.report)
-        print_text(f"report: {report.write(path)}")
+        print_text(line_text(f"report: {report.write(path)}"))
     if args.push_to_hub:
         _push(args)
     return 0

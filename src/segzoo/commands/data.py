@@ -204,7 +204,7 @@ def check(args: argparse.Namespace) -> int:
         print_text(json_text(report.to_dict()), end="")
     elif args.json:
         write_whole(args.json, json_text(report.to_dict()))
-        print_text(f"report: {args.json}")
+        print_text(line_text(f"report: {args.json}"))
     counted = {"error": ("error",), "warning": ("error", "warning"), "never": ()}[args.fail_on]
     return int(any(report.count(severity) for severity in counted))
 

@@ -258,12 +258,12 @@ def publish(
         write_whole(args.json, json_text(report.to_dict()))
     if args.output:
         write_results(job, report, options, accelerator)
-        print_text(f"results, counts and pictures are in {args.output}", stream=sys.stderr)
+        print_text(line_text(f"results, counts and pictures are in {args.output}"), stream=sys.stderr)
     if args.write_card:
         from segzoo.cards.model_card import update_model_card
 
         card = update_model_card(args.model, report.measurements(), model=job.model)
-        print_text(f"scores are in {card} and {report.write_eval_results(args.model)}", stream=sys.stderr)
+        print_text(line_text(f"scores are in {card} and {report.write_eval_results(args.model)}"), stream=sys.stderr)
     speed = report.run["images_per_second"]
     if speed:
         from segzoo.progress import duration

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from segzoo.progress import print_text
 from segzoo.sizes import SizeAction
+from segzoo.text import line_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         name=Path(args.model).name if Path(args.model).is_dir() else args.model,
         on_step=_say,
     )
-    print_text(f"input   {report.input}\noutput  {report.output}")
+    print_text(f"input   {line_text(report.input)}\noutput  {line_text(report.output)}")
     for check in report.checks:
         height, width = check.size
         print_text(f"checked {check.batch} of {height}x{width}: largest difference {check.difference:.1e}")
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
             f"note    the model was made for windows of {height}x{width}, which are left to whoever runs the file"
         )
     for path in report.files:
-        print_text(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
+        print_text(f"{line_text(path)}: {path.stat().st_size / 2**20:.1f} MiB")
     return 0
 
 

@@ -101,7 +101,7 @@ def label_pictures(args: argparse.Namespace, pictures: Sequence[Input], output: 
         areas = write_results(output / picture.stem, shown, label_map, names, palette, alpha=args.alpha, facts=facts)
         largest = ", ".join(f"{shorten(area['name'], MOST_IN_NAME)} {area['fraction']:.1%}" for area in areas[:3])
         print_text(line_text(f"{picture.name}: {largest} ({time.perf_counter() - start:.2f} s)"))
-    print_text(f"{len(pictures)} pictures -> {output}")
+    print_text(line_text(f"{len(pictures)} pictures -> {output}"))
 
 
 @dataclass(frozen=True)
