@@ -3,30 +3,43 @@
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
+from segzoo.text import terminal_text
 
-def say(text: str = "", *, stream: TextIO | None = None, end: str = "\n") -> None:
-    """Write a text at once, and go on if that fails.
+
+def print_text(text: object = "", *, stream: TextIO | None = None, start: str = "", end: str = "\n") -> None:
+    """Print a text at once, as `segzoo.text.terminal_text` makes it; this is how commands print.
+
+    Args:
+        text: the text; names in it that must not begin a new line go through `segzoo.text.line_text` first.
+        stream: where to write; standard output by default.
+        start, end: what stands before and after the text, as it is.
+
+    Raises:
+        OSError: the stream has no reader, or is full.
+    """
+    stream = sys.stdout if stream is None else stream
+    text = start + terminal_text(text)
+    try:
+        print(text, end=end, file=stream, flush=True)
+    except UnicodeEncodeError:
+        encoding = stream.encoding or "ascii"
+        print(text.encode(encoding, "replace").decode(encoding), end=end, file=stream, flush=True)
+
+
+def say(text: object = "", *, stream: TextIO | None = None, start: str = "", end: str = "\n") -> None:
+    """Write a text as `print_text` does, and go on if that fails.
 
     Hours of work must not end because of a line: characters that the stream's encoding lacks become question marks,
     and a stream that is closed or full (a terminal that hung up, a pipe without reader, a full disk) gets nothing.
 
     Args:
-        text: the text.
-        stream: where to write; standard output by default.
-        end: what follows the text.
+        text, stream, start, end: as in `print_text`.
     """
-    stream = sys.stdout if stream is None else stream
-    try:
-        try:
-            print(text, end=end, file=stream, flush=True)
-        except UnicodeEncodeError:
-            encoding = stream.encoding or "ascii"
-            print(text.encode(encoding, "replace").decode(encoding), end=end, file=stream, flush=True)
-    except (OSError, ValueError):  # a closed stream raises ValueError
-        pass
+    with suppress(OSError, ValueError):  # a closed stream raises ValueError
+        print_text(text, stream=stream, start=start, end=end)
 
 
 class Progress:
@@ -119,7 +132,7 @@ class Progress:
         if not self.enabled:
             return
         if self.in_place:
-            say("\r" + line.ljust(self._length), end="", stream=self.stream)
+            say(line.ljust(self._length), start="\r", end="", stream=self.stream)
             self._length = len(line)
         else:
             say(line, stream=self.stream)

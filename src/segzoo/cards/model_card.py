@@ -32,6 +32,7 @@ from segzoo.cards.scores import (
 )
 from segzoo.errors import SegZooError
 from segzoo.files import slug, write_whole
+from segzoo.text import MOST_IN_NAME, line_text, markdown_code, markdown_link, markdown_text, python_string, shorten
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -49,7 +50,8 @@ HUB_LICENCES = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCardFacts:
-    """The facts of a model card. The card calls missing facts unknown, or does not mention them if that misleads
+    """The facts of a model card. Texts may hold any characters: the card shows them as words, without mark-up, control
+    codes and passwords; only ``usage`` is Markdown. The card calls missing facts unknown, or does not mention them if that misleads
     nobody.
 
     Args:
@@ -176,14 +178,14 @@ def build_model_card(facts: ModelCardFacts) -> str:
     nobody measured them with this folder.
     """
     sections = [
-        f"# {facts.title}\n\n{_summary(facts)}",
+        f"# {_name(facts.title)}\n\n{table_cell(_summary(facts))}",
         _synthetic_warning(facts),
         "## Use\n\n" + (facts.usage or _usage(facts)),
         _scores(facts),
         "## Where the weights come from\n\n" + _origin(facts),
         _training(facts),
         _classes(facts),
-        "## Limits\n\n" + "\n".join(f"- {sentence}" for sentence in _limitations(facts)),
+        "## Limits\n\n" + "\n".join(f"- {table_cell(sentence)}" for sentence in _limitations(facts)),
     ]
     body = "\n\n".join(section for section in sections if section)
     card = str(ModelCard(f"---\n{_metadata(facts).to_yaml()}\n---\n\n{body}\n"))
@@ -220,7 +222,7 @@ def card_with_scores(directory: str | os.PathLike, measurements: Sequence[Measur
     elif model is not None:
         card = build_model_card(ModelCardFacts(title=title, **facts_of_model(model)))
     else:
-        card = f"---\nlibrary_name: transformers\npipeline_tag: {TASK}\n---\n\n# {title}\n"
+        card = f"---\nlibrary_name: transformers\npipeline_tag: {TASK}\n---\n\n# {_name(title)}\n"
     try:
         return add_measurements(card, measurements, name=title)
     except SegZooError as error:
@@ -238,22 +240,22 @@ def hub_licence(licence: str | None) -> dict[str, str]:
     identifier = re.sub(r"[\s_]+", "-", licence.strip().lower())
     if identifier in HUB_LICENCES:
         return {"license": identifier}
-    return {"license": "other", "license_name": identifier}
+    return {"license": "other", "license_name": _entry(identifier)}
 
 
 def _metadata(facts: ModelCardFacts) -> ModelCardData:
     licence = hub_licence(facts.weights_licence)
     if facts.licence_url is not None and licence["license"] == "other":
-        licence["license_link"] = facts.licence_url
-    family = [slug(facts.family)] if facts.family else []
+        licence["license_link"] = _entry(facts.licence_url)
+    family = [slug(facts.family)[:MOST_IN_NAME]] if facts.family else []
     own = ["segzoo"] if facts.architecture is None else []
     return ModelCardData(
         **licence,
         library_name="transformers",
         pipeline_tag=TASK,
-        tags=[*own, "semantic-segmentation", "vision", *family, *facts.tags],
-        datasets=[facts.dataset_id] if facts.dataset_id else None,
-        base_model=facts.base_model,
+        tags=[*own, "semantic-segmentation", "vision", *family, *map(_entry, facts.tags)],
+        datasets=[_entry(facts.dataset_id)] if facts.dataset_id else None,
+        base_model=_entry(facts.base_model) if facts.base_model else None,
         metrics=["mean_iou"] if facts.measurements else None,
     )
 
@@ -263,7 +265,11 @@ def _summary(facts: ModelCardFacts) -> str:
         return facts.summary
     parts = facts.architecture or " on ".join(part for part in (facts.head, facts.backbone) if part)
     what = f"A semantic-segmentation model: {parts}" if parts else "A semantic-segmentation model"
-    trained = f"trained on {facts.dataset}" if facts.dataset else "the data set that it was trained on is not known"
+    trained = (
+        f"trained on {shorten(facts.dataset, MOST_IN_NAME)}"
+        if facts.dataset
+        else "the data set that it was trained on is not known"
+    )
     classes = f", {len(facts.classes)} classes" if facts.classes else ""
     size = f" It has {facts.num_parameters / 1e6:.1f} million parameters." if facts.num_parameters else ""
     return f"{what}; {trained}{classes}.{size}"
@@ -276,7 +282,7 @@ def _synthetic_warning(facts: ModelCardFacts) -> str:
 
 
 def _usage(facts: ModelCardFacts) -> str:
-    name = facts.repo_id or "PATH_OR_REPOSITORY"
+    name = python_string(_entry(facts.repo_id or "PATH_OR_REPOSITORY"))
     package, first = ("segzoo", "import segzoo  # or pass trust_remote_code=True below\n")
     if facts.architecture is not None:
         package, first = "transformers torchvision", ""
@@ -289,8 +295,8 @@ pip install {package}
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
-processor = AutoImageProcessor.from_pretrained("{name}")
-model = AutoModelForSemanticSegmentation.from_pretrained("{name}").eval()
+processor = AutoImageProcessor.from_pretrained({name})
+model = AutoModelForSemanticSegmentation.from_pretrained({name}).eval()
 
 image = Image.open("picture.jpg")
 with torch.no_grad():
@@ -298,15 +304,15 @@ with torch.no_grad():
 label_map = processor.post_process_semantic_segmentation(outputs, target_sizes=[image.size[::-1]])[0]
 ```
 
-`pipeline("image-segmentation", "{name}")` works too."""
+`pipeline("image-segmentation", {name})` works too."""
 
 
 def _scores(facts: ModelCardFacts) -> str:
     parts = [measured_block({})]
-    where = f"[published]({facts.published_url})" if facts.published_url else "published"
+    where = markdown_link("published", facts.published_url)
     several = "multi-scale and flip" if facts.published_flip else "multi-scale"
     rows = [
-        f"| {where}, {metric} | {percent(value)} | {table_cell(facts.dataset or 'data set not known')}; {scales} |"
+        f"| {where}, {metric} | {percent(value)} | {_name(facts.dataset or 'data set not known')}; {scales} |"
         for metric, value, scales in (
             (METRIC_TITLES["mean_iou"], facts.published_miou, "single scale"),
             (METRIC_TITLES["mean_iou"], facts.published_miou_multi_scale, several),
@@ -317,20 +323,20 @@ def _scores(facts: ModelCardFacts) -> str:
     if rows:
         parts.append("\n".join(["| published by the authors | % | on |", "|---|---|---|", *rows]))
     if facts.inference:
-        parts.append(f"Test protocol that the processor carries: {facts.inference}")
+        parts.append(f"Test protocol that the processor carries: {table_cell(facts.inference)}")
     return "## Scores\n\n" + "\n\n".join(parts)
 
 
 def _origin(facts: ModelCardFacts) -> str:
     rows = [
-        ("data set", _link(facts.dataset, facts.dataset_url)),
-        ("licence of the weights", _link(facts.weights_licence, facts.licence_url)),
-        ("licence of the original code", facts.code_licence),
-        ("original code", _link(facts.source_code_url, facts.source_code_url)),
-        ("paper", _link(facts.paper_url, facts.paper_url)),
-        ("fine-tuned from", facts.base_model),
-        ("file", f"`{facts.source_file}`" if facts.source_file else None),
-        ("address", _link(facts.source_url, facts.source_url)),
+        ("data set", markdown_link(facts.dataset, facts.dataset_url)),
+        ("licence of the weights", markdown_link(facts.weights_licence, facts.licence_url)),
+        ("licence of the original code", markdown_link(facts.code_licence, None)),
+        ("original code", markdown_link(facts.source_code_url, facts.source_code_url)),
+        ("paper", markdown_link(facts.paper_url, facts.paper_url)),
+        ("fine-tuned from", markdown_link(facts.base_model, None)),
+        ("file", markdown_code(shorten(facts.source_file, MOST_IN_NAME)) if facts.source_file else None),
+        ("address", markdown_link(facts.source_url, facts.source_url)),
         ("SHA-256 of the file", f"`{facts.source_sha256}`" if facts.source_sha256 else None),
     ]
     must_be_said = {"data set", "licence of the weights"}
@@ -338,7 +344,7 @@ def _origin(facts: ModelCardFacts) -> str:
         must_be_said |= {"file", "address", "SHA-256 of the file", "licence of the original code"}
     lines = [f"- {name}: {value or 'not known'}" for name, value in rows if value or name in must_be_said]
     if facts.source_file or facts.verification:
-        lines += ["", f"How this conversion was verified: {facts.verification or 'it was not.'}"]
+        lines += ["", f"How this conversion was verified: {table_cell(facts.verification or 'it was not.')}"]
     return "\n".join(lines)
 
 
@@ -352,7 +358,7 @@ def _training(facts: ModelCardFacts) -> str:
 def _classes(facts: ModelCardFacts) -> str:
     if not facts.classes:
         return ""
-    names = ", ".join(f"{index} {name}" for index, name in enumerate(facts.classes))
+    names = ", ".join(f"{index} {_name(name)}" for index, name in enumerate(facts.classes))
     return f"## Classes\n\n<details><summary>{len(facts.classes)} classes</summary>\n\n{names}\n\n</details>"
 
 
@@ -372,7 +378,9 @@ def _component_name(config: "PreTrainedConfig") -> str:
     return f"{name} {detail}" if isinstance(detail, (int, str)) else name
 
 
-def _link(text: str | None, url: str | None) -> str | None:
-    if text is None or url is None:
-        return text
-    return f"<{url}>" if text == url else f"[{text}]({url})"
+def _entry(text: object) -> str:
+    return shorten(line_text(text), MOST_IN_NAME)
+
+
+def _name(name: object) -> str:
+    return markdown_text(_entry(name))

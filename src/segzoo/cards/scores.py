@@ -12,6 +12,7 @@ import yaml
 
 from segzoo.errors import SegZooError, one_line
 from segzoo.files import slug
+from segzoo.text import MOST_IN_NAME, line_text, markdown_text, shorten
 
 TASK = "image-segmentation"
 METRIC_TITLES = {"mean_iou": "mIoU", "mean_accuracy": "mean accuracy", "overall_accuracy": "pixel accuracy"}
@@ -21,6 +22,7 @@ SCORING = "scored at each image's original size, one confusion matrix over all i
 _FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(?P<yaml>.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 _BLOCK_BEGIN = "<!-- measured scores: segzoo evaluate --write_card replaces what stands here -->"
 _BLOCK_END = "<!-- end of measured scores -->"
+_MOST_IN_CELL = 2000  # characters; the class weights of a thousand classes are longer
 _NOT_MEASURED = "Nobody has measured a score with this folder yet."
 
 
@@ -54,11 +56,13 @@ class Measurement:
 
     def _dataset(self) -> dict[str, str]:
         """The data set in the form of a model-index."""
-        return {"name": self.dataset, "type": self.dataset_id or slug(self.dataset), "split": self.split}
+        name = shorten(line_text(self.dataset), MOST_IN_NAME)
+        kind = shorten(line_text(self.dataset_id), MOST_IN_NAME) if self.dataset_id else slug(name)
+        return {"name": name, "type": kind, "split": line_text(self.split)}
 
     def _metric(self) -> dict[str, Any]:
         """The score in the form of a model-index; the protocol is one of the metric's arguments."""
-        arguments = {"protocol": self.protocol, "num_images": self.num_images}
+        arguments = {"protocol": line_text(self.protocol), "num_images": self.num_images}
         return {
             "type": self.metric,
             "value": float(self.value),
@@ -112,7 +116,7 @@ def _model_index(front: str, name: str) -> list[dict[str, Any]]:
             f"the metadata between the --- lines are no valid YAML ({one_line(error)}); mend them first"
         ) from error
     index = metadata.get("model-index") if isinstance(metadata, dict) else None
-    index = index or [{"name": name, "results": []}]
+    index = index or [{"name": shorten(line_text(name), MOST_IN_NAME), "results": []}]
     try:
         index[0].setdefault("results", [])
         for result in index[0]["results"]:
@@ -215,5 +219,5 @@ def percent(value: float) -> str:
 
 
 def table_cell(value: object) -> str:
-    """The value as one line of text in which ``|`` is escaped, for a cell of a Markdown table."""
-    return one_line(value).replace("|", "\\|")
+    """The value as words for a cell of a Markdown table; what is very long is cut in the middle."""
+    return markdown_text(shorten(one_line(value), _MOST_IN_CELL))

@@ -14,9 +14,14 @@ import io
 import os
 import platform
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn
 
 from segzoo.errors import SegZooError, cause_of
+from segzoo.progress import say
+from segzoo.text import message_text, terminal_text
 
 COMMANDS = ("convert", "data", "evaluate", "export", "info", "list", "predict", "train")
 """The subcommands, in the order of the help. A new one is a new module in `segzoo.commands` and its name here."""
@@ -43,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     with_traceback = "--traceback" in arguments or os.environ.get("SEGZOO_DEBUG", "0") not in ("", "0")
     try:
-        status = _run(arguments)
+        with _clean_warnings():
+            status = _run(arguments)
         sys.stdout.flush()
         return status
     except BrokenPipeError:
@@ -53,12 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         if with_traceback:
             raise
-        print("segzoo: interrupted", file=sys.stderr)
+        say("segzoo: interrupted", stream=sys.stderr)
         return EXIT_INTERRUPTED
     except (SegZooError, OSError) as error:
         if with_traceback:
             raise
-        print(f"segzoo: error: {cause_of(error)}", file=sys.stderr)
+        say(f"segzoo: error: {cause_of(error)}", stream=sys.stderr)
         return EXIT_ERROR
 
 
@@ -76,7 +82,7 @@ def _run(arguments: list[str]) -> int:
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"choose one of {', '.join(COMMANDS)}"
         parser.error(f"no subcommand {name!r}: {hint}")
     command = importlib.import_module(f"segzoo.commands.{name}")
-    command_parser = argparse.ArgumentParser(prog=f"segzoo {name}", description=command.__doc__)
+    command_parser = _Parser(prog=f"segzoo {name}", description=command.__doc__)
     command.add_arguments(command_parser)
     _add_traceback(command_parser)
     args = command_parser.parse_args(arguments[position + 1 :])
@@ -84,7 +90,25 @@ def _run(arguments: list[str]) -> int:
     return command.run(args) or 0
 
 
-class _ProgramParser(argparse.ArgumentParser):
+@contextmanager
+def _clean_warnings() -> Iterator[None]:
+    """A context in which warnings, which name files and classes, are printed as other texts are."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda *args, **kwargs: terminal_text(before(*args, **kwargs))
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors quote the command line as other errors quote names."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(message_text(message))
+
+
+class _ProgramParser(_Parser):
     """Options of the program itself; its help lists the subcommands."""
 
     def __init__(self) -> None:

@@ -11,6 +11,8 @@ from segzoo import zoo
 from segzoo.conversion.errors import CheckpointError, ConversionError
 from segzoo.conversion.reading.archives import CHECKPOINT_SUFFIXES
 from segzoo.errors import SegZooError
+from segzoo.progress import print_text
+from segzoo.text import line_text
 
 REPORT_NAME = "conversion_report.json"
 
@@ -81,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     class_names = None if args.classes is None else read_class_names(args.classes)
     files, name = _find_files(args)
     if args.push_to_hub and holds_conversion_of(files[0], args.output):
-        print(f"{args.output}: holds the conversion of this file already")
+        print_text(f"{line_text(args.output)}: holds the conversion of this file already")
         _push(args)
         return 0
     logging.disable_progress_bar()
@@ -102,12 +104,13 @@ def run(args: argparse.Namespace) -> int:
         raise CheckpointError(error.path, error.cause, fix) from error
     report = done.report
     for note in report.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print_text(line_text(f"note: {note}"), stream=sys.stderr)
     parts = " + ".join(original for original, _ in report.components)
-    print(f"{done.folder}: {parts}, {report.parameters / 1e6:.1f}M weights; config from {report.config_source}")
+    facts = f"{parts}, {report.parameters / 1e6:.1f}M weights; config from {report.config_source}"
+    print_text(line_text(f"{done.folder}: {facts}"))
     if args.report:
         path = Path(done.folder) / REPORT_NAME if args.report is True else Path(args.report)
-        print(f"report: {report.write(path)}")
+        print_text(line_text(f"report: {report.write(path)}"))
     if args.push_to_hub:
         _push(args)
     return 0
@@ -138,11 +141,11 @@ def _describe(args: argparse.Namespace) -> int:
             weights=args.weights,
             class_names=class_names,
         )
-        print(describe_plan(make_plan(original)).to_text())
+        print_text(describe_plan(make_plan(original)).to_text())
     elif args.config is not None:
-        print(describe_conversion(Path(args.config), class_names=class_names).to_text())
+        print_text(describe_conversion(Path(args.config), class_names=class_names).to_text())
     elif released is not None:
-        print(describe_conversion(zoo.find(released).name, class_names=class_names).to_text())
+        print_text(describe_conversion(zoo.find(released).name, class_names=class_names).to_text())
     else:
         raise ConversionError("--dry_run needs CHECKPOINT, --config FILE or --name ZOO_NAME")
     return 0
@@ -167,7 +170,7 @@ def _find_files(args: argparse.Namespace) -> tuple[list[str | Path], str | None]
         raise ConversionError(f"{args.decoder}: all files of {row.name} are downloaded; leave the second one out")
     _check_convertible(row)
     if row.url is not None:
-        print(f"{row.name}: from {row.url}", file=sys.stderr)
+        print_text(f"{row.name}: from {row.url}", stream=sys.stderr)
     from segzoo.zoo.download import download_checkpoint
 
     return list(download_checkpoint(row, folder=args.cache_dir)), args.name or row.name
@@ -194,7 +197,7 @@ def _is_address(text: str) -> bool:
 def _downloaded(url: str, folder: str | None) -> Path:
     from segzoo.zoo.download import download
 
-    print(f"downloading {url}", file=sys.stderr)
+    print_text(f"downloading {url}", stream=sys.stderr)
     return download(url, folder=folder)
 
 
@@ -223,7 +226,7 @@ def _explain_missing(checkpoint: str) -> None:
 def _push(args: argparse.Namespace) -> None:
     from segzoo.hub import push_folder
 
-    print(f"pushed: {push_folder(args.output, args.push_to_hub, private=args.private)}")
+    print_text(f"pushed: {push_folder(args.output, args.push_to_hub, private=args.private)}")
 
 
 def holds_conversion_of(checkpoint: str | Path, folder: str | Path) -> bool:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from segzoo.data.options import add_data_options, check_data_options, source_from_options
 from segzoo.errors import SegZooError
 from segzoo.files import check_file_place
+from segzoo.progress import print_text
+from segzoo.text import line_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -198,12 +200,12 @@ def check(args: argparse.Namespace) -> int:
     )
     for line in lines:
         line.finish_line()
-    print(report_text(report, most_cases=args.list), file=sys.stderr if args.json == "-" else sys.stdout)
+    print_text(report_text(report, most_cases=args.list), stream=sys.stderr if args.json == "-" else sys.stdout)
     if args.json == "-":
-        print(json_text(report.to_dict()), end="")
+        print_text(json_text(report.to_dict()), end="")
     elif args.json:
         write_whole(args.json, json_text(report.to_dict()))
-        print(f"report: {args.json}")
+        print_text(line_text(f"report: {args.json}"))
     counted = {"error": ("error",), "warning": ("error", "warning"), "never": ()}[args.fail_on]
     return int(any(report.count(severity) for severity in counted))
 
@@ -237,7 +239,7 @@ def show(args: argparse.Namespace) -> int:
     form = {".png": "PNG", ".webp": "WEBP"}.get(output.suffix.lower(), "JPEG")
     sheet = titled(sheet, title)
     write_whole(output, lambda file: sheet.save(file, format=form, quality=92))
-    print(f"{output}: {title}")
+    print_text(line_text(f"{output}: {title}"))
     return 0
 
 
@@ -403,4 +405,4 @@ def _indices(args: argparse.Namespace, count: int, split: str) -> list[int]:
 
 
 def _note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)
+    print_text(line_text(f"note: {text}"), stream=sys.stderr)

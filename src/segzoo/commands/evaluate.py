@@ -23,6 +23,8 @@ from segzoo.inference.options import (
     load_from_options,
     settings_from_options,
 )
+from segzoo.progress import print_text
+from segzoo.text import line_text
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -116,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         accelerator.wait_for_everyone()  # no process writes its scores before all have read the earlier ones
         if accelerator.is_main_process:
             where = f"{accelerator.num_processes} x {accelerator.device.type}"
-            print(f"{job.describe()}\non {where}, batches of {args.batch_size}", file=sys.stderr)
+            print_text(f"{job.describe()}\non {where}, batches of {args.batch_size}", stream=sys.stderr)
             if log is not None:
                 say_what_is_there(log)
         report = score_job(job, options, accelerator, log)
@@ -224,15 +226,15 @@ def notes(*, enabled: bool = True) -> Iterator[None]:
         yield
     for warning in caught:
         if enabled and warning.category is UserWarning:
-            print(f"note: {warning.message}", file=sys.stderr)
+            print_text(line_text(f"note: {warning.message}"), stream=sys.stderr)
 
 
 def say_what_is_there(log: ScoreLog) -> None:
     """Print how many images earlier runs have scored, and which of their files are damaged."""
     for file in log.unreadable:
-        print(f"note: {file} is damaged; its images are scored again", file=sys.stderr)
+        print_text(line_text(f"note: {file} is damaged; its images are scored again"), stream=sys.stderr)
     if log.done:
-        print(f"going on: {len(log.done)} of {log.num_images} images are scored already", file=sys.stderr)
+        print_text(f"going on: {len(log.done)} of {log.num_images} images are scored already", stream=sys.stderr)
 
 
 # Afterwards
@@ -250,23 +252,23 @@ def publish(
     from segzoo.files import json_text, write_whole
 
     table = sys.stderr if args.json == "-" else sys.stdout
-    print(f"\n{report.header()}\n\n{report.table()}", file=table, flush=True)
+    print_text(f"\n{report.header()}\n\n{report.table()}", stream=table)
     if args.json == "-":
-        print(json_text(report.to_dict()), end="")
+        print_text(json_text(report.to_dict()), end="")
     elif args.json:
         write_whole(args.json, json_text(report.to_dict()))
     if args.output:
         write_results(job, report, options, accelerator)
-        print(f"results, counts and pictures are in {args.output}", file=sys.stderr)
+        print_text(line_text(f"results, counts and pictures are in {args.output}"), stream=sys.stderr)
     if args.write_card:
         from segzoo.cards.model_card import update_model_card
 
         card = update_model_card(args.model, report.measurements(), model=job.model)
-        print(f"scores are in {card} and {report.write_eval_results(args.model)}", file=sys.stderr)
+        print_text(line_text(f"scores are in {card} and {report.write_eval_results(args.model)}"), stream=sys.stderr)
     speed = report.run["images_per_second"]
     if speed:
         from segzoo.progress import duration
 
         seconds = report.run["seconds"]
         shown = duration(seconds) if seconds >= 60 else f"{seconds:.1f}s"
-        print(f"{report.run['images_scored']} images in {shown}, {speed:.2f} images/s", file=sys.stderr)
+        print_text(f"{report.run['images_scored']} images in {shown}, {speed:.2f} images/s", stream=sys.stderr)

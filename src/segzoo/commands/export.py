@@ -4,7 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from segzoo.progress import print_text
 from segzoo.sizes import SizeAction
+from segzoo.text import line_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,17 +76,19 @@ def run(args: argparse.Namespace) -> int:
         name=Path(args.model).name if Path(args.model).is_dir() else args.model,
         on_step=_say,
     )
-    print(f"input   {report.input}\noutput  {report.output}")
+    print_text(f"input   {line_text(report.input)}\noutput  {line_text(report.output)}")
     for check in report.checks:
         height, width = check.size
-        print(f"checked {check.batch} of {height}x{width}: largest difference {check.difference:.1e}")
+        print_text(f"checked {check.batch} of {height}x{width}: largest difference {check.difference:.1e}")
     if isinstance(model.config, SegZooConfig) and model.config.window_size is not None:
         height, width = model.config.window_size
-        print(f"note    the model was made for windows of {height}x{width}, which are left to whoever runs the file")
+        print_text(
+            f"note    the model was made for windows of {height}x{width}, which are left to whoever runs the file"
+        )
     for path in report.files:
-        print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
+        print_text(f"{line_text(path)}: {path.stat().st_size / 2**20:.1f} MiB")
     return 0
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print_text(line, stream=sys.stderr)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segzoo import zoo
 from segzoo.errors import SegZooError, first_line
+from segzoo.files import json_text
+from segzoo.progress import print_text
 from segzoo.sizes import Size, SizesAction
+from segzoo.text import line_text
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,11 +48,11 @@ def run(args: argparse.Namespace) -> int:
         facts = facts_of_row(row, args.size)
         lines = _row_lines(row, facts)
     if args.json:
-        print(json.dumps(facts, indent=1))
+        print_text(json_text(facts, indent=1), end="")
     else:
         width = max(len(title) for title, _ in lines)
-        print(facts["name"])
-        print("\n".join(f"  {title:<{width}}  {text}" for title, text in lines))
+        print_text(line_text(facts["name"]))
+        print_text("\n".join(line_text(f"  {title:<{width}}  {text}") for title, text in lines))
     return 0
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from segzoo import zoo
+from segzoo.files import json_text
+from segzoo.progress import print_text
 
 COLUMNS = ("name", "method", "backbone", "data set", "crop", "mIoU", "ms+flip", "Dice", "converts")
 BACKBONE_COLUMNS = ("name", "family", "parameters (M)")
@@ -40,12 +41,14 @@ def run(args: argparse.Namespace) -> int:
         if converts or not args.convertible:
             chosen.append((row, converts))
     if args.json:
-        print(json.dumps([_facts(row, converts) for row, converts in chosen], indent=1))
+        print_text(json_text([_facts(row, converts) for row, converts in chosen], indent=1), end="")
     elif chosen:
         _print_table(COLUMNS, {"mIoU", "ms+flip", "Dice"}, [_cells(row, converts) for row, converts in chosen])
-        print(f"\n{len(chosen)} of {len(zoo.rows())} released checkpoints, {sum(c for _, c in chosen)} convertible")
+        print_text(
+            f"\n{len(chosen)} of {len(zoo.rows())} released checkpoints, {sum(c for _, c in chosen)} convertible"
+        )
     else:
-        print(f"no released checkpoint fits {' '.join(args.text)!r}")
+        print_text(f"no released checkpoint fits {' '.join(args.text)!r}")
     return 0 if chosen else 1
 
 
@@ -78,12 +81,12 @@ def _list_backbones(args: argparse.Namespace) -> int:
                 model = AutoBackbone.from_config(backbone.variant_config(name))
             rows.append({"name": name, "family": family, "parameters": sum(p.numel() for p in model.parameters())})
     if args.json:
-        print(json.dumps(rows, indent=1))
+        print_text(json_text(rows, indent=1), end="")
     elif rows:
         cells = [[row["name"], row["family"], f"{row['parameters'] / 1e6:.1f}"] for row in rows]
         _print_table(BACKBONE_COLUMNS, {"parameters (M)"}, cells)
     else:
-        print(f"no backbone fits {' '.join(args.text)!r}")
+        print_text(f"no backbone fits {' '.join(args.text)!r}")
     return 0 if rows else 1
 
 
@@ -94,4 +97,4 @@ def _print_table(columns: Sequence[str], numbers: set[str], cells: list[list[str
         padded = (
             c.rjust(w) if name in numbers else c.ljust(w) for name, c, w in zip(columns, line, widths, strict=True)
         )
-        print("  ".join(padded).rstrip())
+        print_text("  ".join(padded).rstrip())

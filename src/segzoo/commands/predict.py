@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segzoo.errors import SegZooError
+from segzoo.progress import print_text
+from segzoo.text import MOST_IN_NAME, line_text, shorten, without_secrets
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,7 +87,7 @@ def label_pictures(args: argparse.Namespace, pictures: Sequence[Input], output: 
     settings = settings_from_options(model, processor, **options)
     predictor = Predictor(model, processor, settings, device=args.device)
     protocol = settings.describe(processor)
-    print(f"protocol: {protocol}", flush=True)
+    print_text(f"protocol: {protocol}")
     output.mkdir(parents=True, exist_ok=True)
     names, palette = class_names(model.config), class_colours(model.config)
     for index, picture in enumerate(pictures):
@@ -94,12 +96,12 @@ def label_pictures(args: argparse.Namespace, pictures: Sequence[Input], output: 
         image = opened.grey_levels(num_channels)
         first = opened = None
         label_map = predictor.label_map(image, image.shape[:2]).cpu()
-        facts = {"image": picture.name, "model": args.model, "protocol": protocol}
+        facts = {"image": without_secrets(picture.name), "model": args.model, "protocol": protocol}
         shown = in_colour(image)
         areas = write_results(output / picture.stem, shown, label_map, names, palette, alpha=args.alpha, facts=facts)
-        largest = ", ".join(f"{area['name']} {area['fraction']:.1%}" for area in areas[:3])
-        print(f"{picture.name}: {largest} ({time.perf_counter() - start:.2f} s)", flush=True)
-    print(f"{len(pictures)} pictures -> {output}")
+        largest = ", ".join(f"{shorten(area['name'], MOST_IN_NAME)} {area['fraction']:.1%}" for area in areas[:3])
+        print_text(line_text(f"{picture.name}: {largest} ({time.perf_counter() - start:.2f} s)"))
+    print_text(line_text(f"{len(pictures)} pictures -> {output}"))
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ class Input:
             return self
         from segzoo.images.web import read_web
 
-        print(f"fetching {self.name}", file=sys.stderr, flush=True)
+        print_text(line_text(f"fetching {self.name}"), stream=sys.stderr)
         try:
             content = read_web(self.name)
         except OSError as error:

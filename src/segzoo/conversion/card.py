@@ -8,9 +8,11 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from segzoo.cards.model_card import ModelCardFacts, build_model_card, facts_of_model
+from segzoo.cards.scores import table_cell
 from segzoo.conversion.report import ConversionReport
 from segzoo.conversion.translation import Translation
 from segzoo.modeling_segzoo import SegZooForSemanticSegmentation
+from segzoo.text import MOST_IN_NAME, line_text, markdown_code, markdown_text, shorten
 from segzoo.zoo import SYSTEMS, ZooRow
 
 
@@ -78,14 +80,15 @@ def backbone_card(model: PreTrainedModel, report: ConversionReport, *, title: st
         report: the report of the conversion.
         title: the kind of the file, in words.
     """
-    notes = "".join(f"- {note}\n" for note in report.notes)
+    name = shorten(line_text(Path(report.source).name), MOST_IN_NAME)
+    notes = "".join(f"- {table_cell(note)}\n" for note in report.notes)
     return f"""---
 library_name: segzoo
 tags:
 - backbone
 - {model.config.model_type}
 ---
-# Backbone of {Path(report.source).name}
+# Backbone of {markdown_text(name)}
 
 {title}, {report.parameters / 1e6:.1f}M weights, for training a segmentation model. It has no decode head and labels nothing by itself.
 
@@ -96,7 +99,7 @@ or, in Python,
     from segzoo import AutoBackbone
     backbone = AutoBackbone.from_pretrained("FOLDER")
 
-- File: `{Path(report.source).name}`, SHA-256 `{report.sha256}`
+- File: {markdown_code(name)}, SHA-256 `{report.sha256}`
 - Licence of the weights: that of their publisher; it is not known here.
 {notes}"""
 

@@ -15,6 +15,7 @@ from segzoo.conversion.plan import Plan, build_without_weights
 from segzoo.conversion.translate import translate_config
 from segzoo.conversion.translation import ComponentKeys
 from segzoo.conversion.weights import match_weights
+from segzoo.text import MOST_IN_NAME, line_text, shorten
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,12 @@ class ConversionPreview:
         lines = [f"converts: {parts}"]
         if self.num_labels is not None:
             names = self.class_names or []
-            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            shown = ", ".join(shorten(name, MOST_IN_NAME) for name in names[:5]) + (", ..." if len(names) > 5 else "")
             known = f" ({shown}; from {self.labels_source})" if names else " (no names known)"
             lines.append(f"classes: {self.num_labels}{known}")
         lines.append(f"weights: {self.parameters:,}" + (", all found in the file" if self.weights_checked else ""))
         lines.append(f"config: {self.config_source}")
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+        return "\n".join(map(line_text, [*lines, *(f"note: {note}" for note in self.notes)]))
 
 
 def describe_conversion(

@@ -37,6 +37,7 @@ from segzoo.errors import SegZooError, first_line
 from segzoo.heads import HeadConfig
 from segzoo.image_processing_segzoo import SegZooImageProcessor
 from segzoo.modeling_segzoo import SegZooForSemanticSegmentation
+from segzoo.text import listed
 
 _AUXILIARY = "auxiliary_head."
 
@@ -193,8 +194,7 @@ def plan_backbone(original: Original, kind: PretrainedKind) -> Plan:
     dropped = [key for key in found.state_dict if found.table.leaves_out(key)] + found.left_out
     notes = list(found.notes)
     if dropped:
-        first = ", ".join(dropped[:4]) + (f" and {len(dropped) - 4} more" if len(dropped) > 4 else "")
-        notes.append(f"left out: {len(dropped)} tensors of the task that it was pre-trained on ({first})")
+        notes.append(f"left out: {len(dropped)} tensors of the task that it was pre-trained on ({listed(dropped, 4)})")
     return Plan(
         original,
         model,

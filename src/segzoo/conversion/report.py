@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from segzoo.cards.scores import table_cell
 from segzoo.conversion.errors import ConversionError
-from segzoo.files import write_whole
+from segzoo.files import json_text, write_whole
+from segzoo.text import MOST_IN_NAME, line_text, markdown_code, shorten
+
+_MOST_ENTRIES = 40
 
 
 @dataclass
@@ -38,7 +41,7 @@ class KeyMatch:
     converted_dtypes: dict[str, int] = field(default_factory=dict)
 
     def raise_for_problems(self, source: str) -> None:
-        """Raises one error that lists everything that did not fit, if there is anything.
+        """Raises one error that lists everything that did not fit, of each kind the first 40, if there is anything.
 
         Args:
             source: name of the checkpoint file, for the message.
@@ -71,8 +74,20 @@ class KeyMatch:
             first = (
                 f"{source}: the weights do not fit the config ({counts}); give the config that they were trained with"
             )
-        lines = [f"  {name}: {entry}" for name, entries in found.items() for entry in entries]
+        lines = []
+        for name, entries in found.items():
+            lines += [f"  {name}: {shorten(line_text(entry), MOST_IN_NAME)}" for entry in entries[:_MOST_ENTRIES]]
+            if len(entries) > _MOST_ENTRIES:
+                lines.append(f"  {name}: ... and {len(entries) - _MOST_ENTRIES:,} more")
         raise ConversionError("\n".join([first, *lines]))
+
+
+def _row(name: str, value: str) -> str:
+    return f"| {table_cell(name)} | {table_cell(value)} |"
+
+
+def _key(key: str) -> str:
+    return markdown_code(shorten(key, MOST_IN_NAME))
 
 
 def _shape(shape: list[int]) -> str:
@@ -119,21 +134,21 @@ class ConversionReport:
             ("weights", f"{self.parameters:,}"),
             ("class names", self.labels_source or "not known"),
         ]
-        text = ["# Conversion report", "", "| | |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows), ""]
+        text = ["# Conversion report", "", "| | |", "|---|---|", *(_row(a, b) for a, b in rows), ""]
         text += [
             "## Components",
             "",
             "| original | segzoo |",
             "|---|---|",
-            *(f"| {a} | {b} |" for a, b in self.components),
+            *(_row(a, b) for a, b in self.components),
             "",
         ]
         if self.notes:
-            text += ["## Notes", "", *(f"- {note}" for note in self.notes), ""]
+            text += ["## Notes", "", *(f"- {table_cell(note)}" for note in self.notes), ""]
         if self.keys.left_out:
-            text += ["## Left out", "", *(f"- `{key}`" for key in self.keys.left_out), ""]
+            text += ["## Left out", "", *(f"- {_key(key)}" for key in self.keys.left_out), ""]
         text += ["## Keys", "", "| original | segzoo |", "|---|---|"]
-        text += [f"| `{a}` | `{b}` |" for a, b in self.keys.renamed.items()]
+        text += [f"| {_key(a)} | {_key(b)} |" for a, b in self.keys.renamed.items()]
         return "\n".join(text) + "\n"
 
     def write(self, path: str | Path) -> Path:
@@ -143,7 +158,7 @@ class ConversionReport:
             ConversionError: the file cannot be written.
         """
         path = Path(path)
-        text = self.to_markdown() if path.suffix.lower() == ".md" else json.dumps(self.to_dict(), indent=1) + "\n"
+        text = self.to_markdown() if path.suffix.lower() == ".md" else json_text(self.to_dict(), indent=1)
         try:
             write_whole(path, text)
         except OSError as error:

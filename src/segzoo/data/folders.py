@@ -11,6 +11,7 @@ from pathlib import Path
 
 from segzoo.errors import SegZooError
 from segzoo.images.archives import is_address, read_address, zip_address
+from segzoo.text import listed
 
 
 class Folder(ABC):
@@ -84,8 +85,7 @@ class Folder(ABC):
     def in_words(self, most: int = 8) -> str:
         """The names of the first ``most`` folders and files, folders first, for messages."""
         names = [f"{name}/" for name in self.folders] + list(self.files)
-        more = f" and {len(names) - most} more" if len(names) > most else ""
-        return ", ".join(names[:most]) + more if names else "nothing"
+        return listed(names, most) or "nothing"
 
 
 class DiskFolder(Folder):

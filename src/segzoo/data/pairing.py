@@ -14,6 +14,7 @@ from segzoo.data.facts import DatasetFacts
 from segzoo.data.folders import Folder
 from segzoo.data.label_encodings import LabelEncoding
 from segzoo.errors import SegZooError
+from segzoo.text import listed
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -221,7 +222,7 @@ def _refuse_or_warn(listing: Listing, strict: bool) -> None:
         lossy = [label for _, label in files.pairs if label.lower().endswith((".jpg", ".jpeg"))]
         if lossy:
             raise SegZooError(
-                f"{split}: {len(lossy)} mask(s) are JPEG, which changes class ids: {_few(list(map(_base, lossy)))}. Export masks as PNG."
+                f"{split}: {len(lossy)} mask(s) are JPEG, which changes class ids: {listed(map(_base, lossy), 5)}. Export masks as PNG."
             )
     if not by_kind:
         return
@@ -254,15 +255,11 @@ def _sentence(split: str, kind: str, problems: list[PairingProblem]) -> str:
         names = [" and ".join(map(_base, problem.files)) for problem in problems]
     else:
         names = [problem.files[0] if kind in _OF_FOLDERS else _base(problem.files[0]) for problem in problems]
-    return f"{split}: " + _WORDS[kind].format(count=len(problems), files=_few(names))
+    return f"{split}: " + _WORDS[kind].format(count=len(problems), files=listed(names, 5))
 
 
 def _base(address: str) -> str:
     return os.path.basename(address.partition("::")[0])
-
-
-def _few(names: list[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _table(files: SplitFiles) -> Dataset:

@@ -25,8 +25,10 @@ from segzoo.errors import SegZooError
 from segzoo.evaluation.fingerprints import model_fingerprint, rows_fingerprint
 from segzoo.evaluation.pictures import WrongPicture
 from segzoo.evaluation.score_log import ImageRow
+from segzoo.hub_names import no_hub_name
 from segzoo.images.reading import in_colour
 from segzoo.inference import InferenceSettings, Predictor
+from segzoo.text import line_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -102,12 +104,13 @@ class EvaluationJob:
         """A text of three lines: model, data, protocol."""
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         rule = "; in the masks 0 is no class" if self.classes.reduce_labels else ""
-        return (
-            f"model: {self.model_name}, {parameters / 1e6:.1f} million parameters\n"
+        lines = (
+            f"model: {self.model_name}, {parameters / 1e6:.1f} million parameters",
             f"data: {self.title} ({self.data.name}), {self.data.split}, {len(self.dataset)} images; {self.num_labels} classes "
-            f"({self.classes.source}){rule}\n"
-            f"protocol: {self.protocol}"
+            f"({self.classes.source}){rule}",
+            f"protocol: {self.protocol}",
         )
+        return "\n".join(map(line_text, lines))
 
     def wrong_picture(
         self, row: ImageRow, autocast: Callable[[], AbstractContextManager] | None = None
@@ -244,7 +247,7 @@ def load_split(
     if max_samples is not None and max_samples < count:
         rows = rows.select([(2 * number + 1) * count // (2 * max_samples) for number in range(max_samples)])
         subset = f"only {max_samples} of {count} images, spread evenly"
-    if dataset_id is None and not source.path.exists():
+    if dataset_id is None and not source.path.exists() and no_hub_name(str(source)) is None:
         dataset_id = str(source)
     return EvaluationData(source=source, split=split, rows=rows, subset=subset, dataset_id=dataset_id)
 

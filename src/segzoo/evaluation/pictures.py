@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from segzoo.evaluation.score_log import ImageRow
 from segzoo.files import slug, write_whole
 from segzoo.images.drawing import contact_sheet
+from segzoo.text import line_text, shorten
 
 WORST_SHEET, WORST_FOLDER = "worst.png", "worst"
 _WRONG = np.array([214, 39, 40], dtype=np.float32)
@@ -120,7 +121,7 @@ def titled(picture: Image.Image, text: str, size: int = 14, *, below: bool = Fal
     """A picture with a text above or below it, wrapped to its width; ``size`` is the font size in pixels."""
     font, pad = ImageFont.load_default(size), size // 2
     lines = [""]
-    for word in text.split():
+    for word in shorten(line_text(text), 1000).split():
         longer = f"{lines[-1]} {word}".strip()
         if lines[-1] and font.getlength(longer) > picture.width - 2 * pad:
             lines.append(word)

@@ -19,6 +19,7 @@ from segzoo.evaluation.score_log import ImageRow
 from segzoo.files import json_text, slug, write_whole
 from segzoo.images.drawing import draw_confusion_matrix
 from segzoo.metrics.scores import format_table, metrics_from_confusion
+from segzoo.text import csv_cell, line_text, without_secrets
 
 RESULTS, TABLE, IMAGES = "results.json", "results.txt", "images.csv"
 CONFUSION = "confusion_matrix"
@@ -85,10 +86,12 @@ class EvaluationReport:
 
     def header(self) -> str:
         """A text of three lines: model, data, protocol."""
-        return (
-            f"model: {self.model}\ndata: {self.dataset} ({self.data}), {self.split}, {self.num_images} images\n"
-            f"protocol: {self.protocol}"
+        lines = (
+            f"model: {self.model}",
+            f"data: {self.dataset} ({self.data}), {self.split}, {self.num_images} images",
+            f"protocol: {self.protocol}",
         )
+        return "\n".join(map(line_text, lines))
 
     def table(self) -> str:
         """The scores as a text table, in percent: one class per line, and the means below."""
@@ -109,9 +112,9 @@ class EvaluationReport:
             for index, name in enumerate(self.names)
         ]
         return {
-            "model": self.model,
-            "data": self.data,
-            "dataset": self.dataset,
+            "model": without_secrets(self.model),
+            "data": without_secrets(self.data),
+            "dataset": without_secrets(self.dataset),
             "split": self.split,
             "num_images": self.num_images,
             "num_pixels": int(truth.sum()),
@@ -187,9 +190,9 @@ class EvaluationReport:
             task_id=self.task_id,
             value=self.metrics["mean_iou"],
             date=self.run.get("date"),
-            notes=f"mean IoU, 0 to 1; {self.split}, {self.num_images} images; {self.protocol}; {others}",
+            notes=line_text(f"mean IoU, 0 to 1; {self.split}, {self.num_images} images; {self.protocol}; {others}"),
         )
-        path = Path(folder) / EVAL_RESULTS / f"{slug(dataset_id)}_{slug(self.split)}_{self.variant}.yaml"
+        path = Path(folder) / EVAL_RESULTS / f"{slug(dataset_id)[:100]}_{slug(self.split)[:50]}_{self.variant}.yaml"
         path.parent.mkdir(exist_ok=True)
         return write_whole(path, yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, width=10_000))
 
@@ -206,5 +209,5 @@ def _images_csv(images: Sequence[ImageRow]) -> str:
 
 def _csv(rows: Sequence[Sequence]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([csv_cell(cell) for cell in row] for row in rows)
     return text.getvalue()

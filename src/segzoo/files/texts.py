@@ -6,10 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from segzoo.text import json_escapes
+
 
 def json_text(values: Any, *, indent: int | None = 2) -> str:
-    """Values as JSON with a newline at the end; NaN and infinite numbers become null."""
-    return json.dumps(_finite(values), indent=indent, ensure_ascii=False) + "\n"
+    """Values as JSON with a newline at the end; NaN and infinite numbers become null, control codes are escaped."""
+    return json_escapes(json.dumps(_finite(values), indent=indent, ensure_ascii=False)) + "\n"
 
 
 def slug(text: str) -> str:

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from segzoo.errors import SegZooError
 from segzoo.files import write_whole
+from segzoo.text import line_text
 
 if TYPE_CHECKING:
     import torch
@@ -125,6 +126,7 @@ def legend(entries: Sequence[_Entry], size: int = 16, columns: int = 1, title: s
     `entries` are (name, RGB colour or None for "no class", note), with a note such as "12.3 %"; they run down the
     columns. `size` is the height of the text in pixels.
     """
+    title = _fit(title, 60) if title else title
     pad, swatch, line = round(size * 0.7), round(size * 1.15), round(size * 1.65)
     gap = round(size * 0.55)
     columns = max(1, min(columns, len(entries)))
@@ -241,7 +243,8 @@ def contact_sheet(
             canvas.paste(cell, (gap + column * (cell_width + gap), y))
         if captions:
             bottom = y + heights[index] - foot / 2 - gap / 2
-            draw.text((gap, bottom), str(captions[index]), _FAINT, _font(size, str(captions[index])), "lm")
+            caption = _fit(str(captions[index]), 120)
+            draw.text((gap, bottom), caption, _FAINT, _font(size, caption), "lm")
         y += heights[index]
     canvas.paste(key, (0, y))
     return canvas
@@ -269,6 +272,7 @@ def draw_confusion_matrix(
         SegZooError: the matrix is not square or empty, has negative counts, or the number of names differs from that
             of rows.
     """
+    title = _fit(title, 120) if title else title
     if hasattr(matrix, "detach"):
         matrix = matrix.detach().cpu().numpy()
     counts = np.asarray(matrix, dtype=np.float64)
@@ -452,6 +456,7 @@ def _as_picture(image: Image.Image | np.ndarray) -> Image.Image:
 
 
 def _fit(text: str, limit: int) -> str:
+    text = line_text(text)
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
 

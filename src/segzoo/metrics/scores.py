@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from segzoo.errors import SegZooError
+from segzoo.text import MOST_IN_NAME, line_text, shorten
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -88,7 +89,7 @@ def format_table(result: Mapping[str, Any], names: Mapping[int, str] | Sequence[
         "recall": "recall",
     }
     count = len(result["per_category_iou"])
-    names = [str(i) if names is None else str(names[i]) for i in range(count)]
+    names = [str(i) if names is None else shorten(line_text(names[i]), MOST_IN_NAME) for i in range(count)]
     width = max([len("all classes"), *(len(name) for name in names)])
 
     def line(name: str, values: Sequence[float]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from segzoo.options import MAX_FACTOR, Flag, Options, option
 from segzoo.sizes import MAX_SIZE
+from segzoo.text import is_local_path, without_secrets
 from segzoo.training.flags import add_flag, add_flags, explain_unknown_flags
 from segzoo.training.recipes.recipe import Recipe, resolve_recipe
 
@@ -468,8 +469,9 @@ def settings_for_card(options: RunOptions, num_processes: int, total_steps: int)
         for name, value in options.to_dict().items()
         if name not in _NOT_ON_THE_CARD and value is not None and value is not False
     }
-    for name in ("model_name_or_path", "config_name", "image_processor_name", "backbone", "classes"):
-        value = str(settings.get(name, ""))
-        if Path(value).is_absolute() or value.startswith((".", "~")):
-            settings.pop(name, None)
+    for name, value in list(settings.items()):
+        if isinstance(value, str) and (is_local_path(value) or value.startswith(".")):
+            del settings[name]
+        elif isinstance(value, str):
+            settings[name] = without_secrets(value)
     return {**settings, "processes": num_processes, "steps": total_steps}

@@ -26,6 +26,7 @@ from segzoo.inference import InferenceSettings
 from segzoo.memory import keep_freed_memory
 from segzoo.metrics import format_table
 from segzoo.progress import Progress, say
+from segzoo.text import line_text
 from segzoo.training.arguments import DEFAULTS, RunOptions, notes_on_arguments, settings_for_card
 from segzoo.training.checkpoints import (
     changed_settings,
@@ -140,7 +141,7 @@ class Run:
     def say(self, text: str) -> None:
         """Print a line, in the main process only."""
         if self.is_main:
-            say(text)
+            say(line_text(text))
 
     @contextlib.contextmanager
     def telling_of_the_model(self) -> Iterator[None]:
@@ -456,7 +457,8 @@ class Run:
                 f"{missing} of {len(self.eval_data)} validation pictures could not be read: the scores are without them"
             )
         if evaluation is not None:
-            self.say(f"{format_table(evaluation.metrics, self.classes.names)}\n{protocol}")
+            if self.is_main:
+                say(f"{format_table(evaluation.metrics, self.classes.names)}\n{line_text(protocol)}")
             if self.recipe.eval_scales != (1.0,) or self.recipe.eval_flip:
                 settings = replace(settings, scales=self.recipe.eval_scales, flip=self.recipe.eval_flip)
                 augmented = settings.describe(self.processor), self.score(settings)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from segzoo.conversion.errors import CheckpointError
+from segzoo.text import listed
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".tar", ".bin", ".ckpt", ".safetensors", ".pkl", ".model")
 MAX_UNPACKED_BYTES = 64 << 30
@@ -214,14 +215,14 @@ def checkpoint_member(archive: zipfile.ZipFile, source: Path) -> zipfile.ZipInfo
     ]
     found = [member for member in files if member.filename.lower().endswith(CHECKPOINT_SUFFIXES)]
     if len(found) != 1:
-        listed = _listed([member.filename for member in (found or files)])
+        names = listed((member.filename for member in (found or files)), 5, quoted=True)
         if found:
             raise CheckpointError(
-                source, f"the archive holds {len(found)} checkpoints: {listed}", "unpack it and give one of them"
+                source, f"the archive holds {len(found)} checkpoints: {names}", "unpack it and give one of them"
             )
         raise CheckpointError(
             source,
-            f"the archive holds no checkpoint, only {listed}" if files else "the archive is empty",
+            f"the archive holds no checkpoint, only {names}" if files else "the archive is empty",
             f"a checkpoint is a file that ends in {', '.join(CHECKPOINT_SUFFIXES)}",
         )
     member = found[0]
@@ -239,11 +240,6 @@ def checkpoint_member(archive: zipfile.ZipFile, source: Path) -> zipfile.ZipInfo
 
 def _is_hidden(name: str) -> bool:
     return PurePosixPath(name.replace("\\", "/")).name.startswith(".")
-
-
-def _listed(names: list[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(repr(name[:100]) for name in names[:most]) + more
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from segzoo.conversion.errors import CheckpointError
 from segzoo.conversion.reading import archives, layouts, safe_pickle
 from segzoo.files import sha256_of
+from segzoo.text import listed
 
 WEIGHT_ENTRIES = ("state_dict", "model_state_dict", "model", "module", "model_state", "net", "network", "weights")
 AVERAGE_ENTRIES = ("ema_state_dict", "state_dict_ema", "model_ema", "ema_model", "ema", "module_ema")
@@ -266,10 +267,9 @@ def _tensors(weights: dict[Any, Any], source: Path, entry: str) -> dict[str, tor
         else:
             state_dict[key] = value.detach()
     if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise CheckpointError(
             source,
-            f"its {where}weights hold values that are no ordinary tensors: {', '.join(wrong[:5])}{more}",
+            f"its {where}weights hold values that are no ordinary tensors: {listed(wrong, 5)}",
             "remove them from the state dict",
         )
     return state_dict

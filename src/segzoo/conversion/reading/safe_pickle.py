@@ -24,6 +24,7 @@ import torch
 
 from segzoo.conversion.errors import CheckpointError
 from segzoo.conversion.reading import archives
+from segzoo.text import listed
 
 MAX_PICKLE_BYTES = 256 << 20
 MAX_ARRAY_BYTES = 64 << 20
@@ -239,12 +240,11 @@ def refuse_unknown_names(names: list[str], source: Path) -> None:
 
 def refuse_names(unknown: list[str], source: Path) -> NoReturn:
     """Raises the CheckpointError that lists the unknown names in a pickle."""
-    listed = ", ".join(unknown[:8]) + (f" and {len(unknown) - 8} more" if len(unknown) > 8 else "")
     fix = "do not trust the file unless you know its origin"
     if any(name.startswith(("torch.nn.modules.", "mmseg.models.", "mmcv.cnn.")) for name in unknown):
         fix = "a whole model was pickled: save its state_dict() instead"
     raise CheckpointError(
-        source, f"refused: its pickle asks for {listed}, which weights do not need; nothing was run", fix
+        source, f"refused: its pickle asks for {listed(unknown)}, which weights do not need; nothing was run", fix
     )
 
 

@@ -19,6 +19,7 @@ from segzoo.data.loading import SPLIT_NAMES, DataSource, PairingProblem, load_so
 from segzoo.data.rows import row_names, undecoded
 from segzoo.errors import SegZooError
 from segzoo.images.values import ValueRule
+from segzoo.text import listed
 
 FORMAT_VERSION = 1
 _TRAIN = "train"
@@ -370,9 +371,7 @@ def _judge_labels(
     for split, classes in absent.items():
         if not classes:
             continue
-        listed = ", ".join(str(names[index]) for index in classes[:12])
-        more = f" and {len(classes) - 12} more" if len(classes) > 12 else ""
-        text = f"{split}: {len(classes)} of {len(names)} classes: {listed}{more}"
+        text = f"{split}: {len(classes)} of {len(names)} classes: {listed((names[index] for index in classes), 12)}"
         certain = split == _TRAIN and whole and rule.num_labels is not None
         kind = "class_absent" if certain else "class_absent_here"
         found.add(Case(kind, text, split=split, details={"classes": classes}))

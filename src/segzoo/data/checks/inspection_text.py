@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from segzoo.data.checks.findings import SEVERITIES, Finding
 from segzoo.data.checks.inspection import DataReport
+from segzoo.text import MOST_IN_NAME, line_text, shorten
 
 ALL_CLASSES = 40
 """With up to this many classes, the table also lists those that never appear."""
@@ -50,9 +51,9 @@ def _header(report: DataReport) -> str:
         origin = f" from {report.classes_source}" if report.classes_source else ""
         classes = f"{rule.num_labels}{origin}"
     lines = [
-        f"data     {report.source}",
+        line_text(f"data     {report.source}"),
         f"pairs    {splits or 'none'}",
-        f"classes  {classes}; ids in masks: {rule.in_words()}",
+        line_text(f"classes  {classes}; ids in masks: {rule.in_words()}"),
     ]
     if report.value_rules:
         lines.append(f"values   {_values(report)}")
@@ -81,7 +82,7 @@ def _section(finding: Finding, report: DataReport, most: int) -> str:
     for case in finding.cases[:most]:
         files = " and ".join(short_name(name, report.source) for name in case.files)
         fix = f" ({case.fix})" if case.fix and case.fix != finding.fix else ""
-        lines.append("  " + ": ".join(part for part in (files, case.text) if part) + fix)
+        lines.append(line_text("  " + ": ".join(part for part in (files, case.text) if part) + fix))
     if finding.count > most:
         lines.append(f"  ... and {finding.count - most} more")
     if lines[-1].strip() == "":
@@ -110,7 +111,7 @@ def _class_table(report: DataReport) -> str:
     head.append("weight")
     rows = []
     for index in shown:
-        row = [str(index), str(report.names[index])]
+        row = [str(index), shorten(line_text(report.names[index]), MOST_IN_NAME)]
         for split in splits:
             counts = report.counts[split]
             row += [f"{counts.pixels[index]:,}", _percent(counts.share[index]), f"{counts.images[index]:,}"]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from segzoo.cards.scores import table_cell
 from segzoo.options import plain
 from segzoo.training.recipes.recipe import Recipe
 
@@ -24,7 +25,7 @@ def recipe_rows(recipe: Recipe) -> dict[str, str]:
 
 def describe_recipe(recipe: Recipe) -> str:
     """The rows of `recipe_rows` as a Markdown table."""
-    rows = [(name, text.replace("|", r"\|")) for name, text in recipe_rows(recipe).items()]
+    rows = [(name, table_cell(text)) for name, text in recipe_rows(recipe).items()]
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows)])
 
 

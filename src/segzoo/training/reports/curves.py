@@ -8,6 +8,7 @@ import numpy as np
 
 from segzoo.errors import SegZooError
 from segzoo.files import write_whole
+from segzoo.text import line_text, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +53,7 @@ def plot_curves(history: History, path: str | Path, title: str | None = None) ->
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     if title:
-        figure.suptitle(title)
+        figure.suptitle(shorten(line_text(title), 100), parse_math=False)
     return write_whole(path, lambda file: figure.savefig(file, format="png"))
 
 

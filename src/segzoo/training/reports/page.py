@@ -6,7 +6,6 @@ import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,12 +15,14 @@ import numpy as np
 from segzoo.files import write_whole
 from segzoo.metrics.scores import metrics_from_confusion
 from segzoo.progress import duration
+from segzoo.text import MOST_IN_NAME, html_text, line_text, python_string, shorten
 from segzoo.training.folder import FIGURES, REPORT
 from segzoo.training.reports.style import STYLE
 
 CURVES, SAMPLES, CONFUSION = "curves.png", "samples.png", "confusion_matrix.png"
 _LONG = 40  # classes; longer tables fold, with the best and worst above them
 _ENDS = 8
+_MOST_IN_FACT = 2000  # characters of a setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,13 +126,13 @@ def report_page(report: TrainingReport, figures: Path) -> str:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>{escape(report.title)}: training report</title>
+<title>{_name(report.title)}: training report</title>
 <style>{STYLE}</style>
 </head>
 <body>
 <header>
 <p class="kind">Training report</p>
-<h1>{escape(report.title)}</h1>
+<h1>{_name(report.title)}</h1>
 {_paragraph(report.summary)}
 {_warnings(report)}
 {_headline(report, metrics)}
@@ -156,12 +157,12 @@ def _headline(report: TrainingReport, metrics: Mapping[str, Any]) -> str:
         )
     )
     when = f"after step {report.step:,}" if report.step is not None else "after the last step"
-    where = f"{escape(report.dataset)}, {escape(report.split)}: {report.num_images:,} images, {when}. {escape(report.protocol)}."
+    where = f"{_name(report.dataset)}, {_name(report.split)}: {report.num_images:,} images, {when}. {html_text(report.protocol)}."
     best = ""
     if report.best is not None and report.best["step"] != report.step:
         best = f" The best evaluation was {_percent(report.best['mean_iou'])} % after step {report.best['step']:,}."
     others = "".join(
-        f'\n<p class="protocol">{_percent(score)} % mean IoU otherwise: {escape(protocol)}.</p>'
+        f'\n<p class="protocol">{_percent(score)} % mean IoU otherwise: {html_text(protocol)}.</p>'
         for protocol, score in report.other_scores
     )
     return f'<dl class="scores">{tiles}</dl>\n<p class="protocol">{where}{best}</p>{others}'
@@ -173,7 +174,7 @@ def _warnings(report: TrainingReport) -> str:
         notes.insert(
             0, "Synthetic data: the pictures were drawn by a program, and the scores say nothing about photographs."
         )
-    return "\n".join(f'<p class="note">{escape(note)}</p>' for note in notes)
+    return "\n".join(f'<p class="note">{html_text(note)}</p>' for note in notes)
 
 
 def _classes(report: TrainingReport, metrics: Mapping[str, Any]) -> str:
@@ -200,7 +201,7 @@ def _class_table(
     rows = []
     for index in indices:
         colour = ",".join(str(int(value)) for value in report.palette[index][:3])
-        name = f'<span class="swatch" style="background:rgb({colour})"></span>{escape(str(report.names[index]))}'
+        name = f'<span class="swatch" style="background:rgb({colour})"></span>{_name(report.names[index])}'
         iou = metrics["per_category_iou"][index]
         width = 0.0 if math.isnan(iou) else 100 * iou
         bar = f'<span class="bar"><i style="width:{width:.1f}%"></i></span><b>{_percent(iou)}</b>'
@@ -233,8 +234,8 @@ def _figure(path: Path, text: str, *, shown: bool = True) -> str:
     if not path.is_file():
         return ""
     source = f"{FIGURES}/{quote(path.name)}"
-    caption = f"<figcaption>{escape(text)}</figcaption>" if shown else ""
-    image = f'<img src="{source}" alt="{escape(text)}" loading="lazy">'
+    caption = f"<figcaption>{html_text(text)}</figcaption>" if shown else ""
+    image = f'<img src="{source}" alt="{html_text(text)}" loading="lazy">'
     return f'<figure><a href="{source}">{image}</a>{caption}</figure>'
 
 
@@ -242,12 +243,13 @@ def _usage(report: TrainingReport) -> str:
     python = f"""import segzoo
 from transformers import pipeline
 
-segment = pipeline("image-segmentation", {json.dumps(report.model_name, ensure_ascii=False)})
+segment = pipeline("image-segmentation", {python_string(report.model_name)})
 for part in segment("picture.jpg"):
     part["mask"].save(part["label"] + ".png")"""
     shell = f"""pip install segzoo
-segzoo predict picture.jpg --model {shlex.quote(report.model_name)} --output labelled"""
-    return f"<pre><code>{escape(shell)}</code></pre>\n<pre><code>{escape(python)}</code></pre>"
+segzoo predict picture.jpg --model {shlex.quote(line_text(report.model_name))} --output labelled"""
+    codes = ("\n".join(map(html_text, code.split("\n"))) for code in (shell, python))
+    return "\n".join(f"<pre><code>{code}</code></pre>" for code in codes)
 
 
 def _recipe(report: TrainingReport) -> str:
@@ -255,8 +257,8 @@ def _recipe(report: TrainingReport) -> str:
     name, source = values.pop("name", None), values.pop("source", None)
     origin = ""
     if name:
-        source = f" ({escape(str(source))})" if source else ""
-        origin = f"<p>Recipe <code>{escape(str(name))}</code>{source}; the values as they were used:</p>"
+        source = f" ({html_text(source)})" if source else ""
+        origin = f"<p>Recipe <code>{html_text(name)}</code>{source}; the values as they were used:</p>"
     return origin + _facts(values)
 
 
@@ -280,10 +282,11 @@ def _facts(facts: Mapping[str, Any]) -> str:
         return ""
     given = {name: value for name, value in facts.items() if value is not None and value not in ("", [], ())}
     rows = "\n".join(
-        f"<div><dt>{escape(str(name))}</dt><dd>{escape(_text(value))}</dd></div>" for name, value in given.items()
+        f"<div><dt>{html_text(name)}</dt><dd>{html_text(shorten(_text(value), _MOST_IN_FACT))}</dd></div>"
+        for name, value in given.items()
     )
     unset = ", ".join(str(name) for name in facts if name not in given)
-    rest = f'\n<p class="protocol">Not set: {escape(unset)}.</p>' if unset else ""
+    rest = f'\n<p class="protocol">Not set: {html_text(unset)}.</p>' if unset else ""
     return f'<dl class="facts">\n{rows}\n</dl>{rest}'
 
 
@@ -305,8 +308,12 @@ def _percent(value: float) -> str:
     return "–" if math.isnan(value) else f"{100 * value:.1f}"
 
 
+def _name(name: object) -> str:
+    return html_text(shorten(line_text(name), MOST_IN_NAME))
+
+
 def _paragraph(text: str) -> str:
-    return f"<p>{escape(text)}</p>" if text else ""
+    return f"<p>{html_text(text)}</p>" if text else ""
 
 
 def _anchor(title: str) -> str:

@@ -14,7 +14,9 @@ from segzoo.data import SegmentationDataset
 from segzoo.data.classes import ClassFacts
 from segzoo.evaluation import Evaluation
 from segzoo.hub import push_folder
+from segzoo.hub_names import no_hub_name
 from segzoo.images.drawing import draw_confusion_matrix
+from segzoo.text import published_name
 from segzoo.training.arguments import RunOptions
 from segzoo.training.environment import hardware_facts, software_versions
 from segzoo.training.folder import CARD, FIGURES, LOG, RESULTS, write_json, write_log, write_text
@@ -95,9 +97,19 @@ class Outcome:
         return self.classes.dataset or Path(self.dataset_name).name
 
     @property
-    def is_local(self) -> bool:
-        """Whether the data are a local folder or file."""
-        return Path(self.dataset_name).exists()
+    def is_on_the_hub(self) -> bool:
+        """Whether the data are a data set on the Hub, not a local folder, file or pattern, nor an address."""
+        return not Path(self.dataset_name).exists() and no_hub_name(self.dataset_name) is None
+
+    @property
+    def source_of_classes(self) -> str:
+        """Where the class names come from, in words and without the path of a file."""
+        source = self.classes.source
+        return (
+            source.replace(self.dataset_name, self.dataset_title)
+            if source.endswith(f" {self.dataset_name}")
+            else published_name(source)
+        )
 
     @property
     def is_synthetic(self) -> bool:
@@ -168,7 +180,7 @@ def _card(outcome: Outcome, directory: Path) -> str:
     facts = ModelCardFacts(
         title=directory.resolve().name,
         dataset=outcome.dataset_title,
-        dataset_id=None if outcome.is_local else outcome.dataset_name,
+        dataset_id=outcome.dataset_name if outcome.is_on_the_hub else None,
         inference=outcome.protocol,
         training={
             **recipe_rows(outcome.recipe),
@@ -191,7 +203,7 @@ def _report(outcome: Outcome, directory: Path, accelerator: Accelerator) -> Trai
         "data": outcome.dataset_title,
         "training pictures": "a stream" if outcome.num_train is None else outcome.num_train,
         "validation pictures": outcome.num_eval,
-        "classes": f"{len(classes.names)} ({classes.source})",
+        "classes": f"{len(classes.names)} ({outcome.source_of_classes})",
         "label rule": "0 is no class, ids from 1" if classes.reduce_labels else "ids from 0",
     }
     others = [] if outcome.augmented is None else [(outcome.augmented[0], outcome.augmented[1].metrics["mean_iou"])]
