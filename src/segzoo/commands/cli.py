@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 
 from segzoo.errors import SegZooError, cause_of
+from segzoo.shortages import shortage_of
 
 COMMANDS = ("convert", "data", "evaluate", "export", "info", "list", "predict", "train")
 """The subcommands, in the order of the help. A new one is a new module in `segzoo.commands` and its name here."""
@@ -31,8 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after the program's name; None takes them from the command line.
 
     Returns:
-        The exit status: that of the subcommand, 0 for success; 1 after an error of the user or of a file, which is one
-        line on stderr; 130 after Ctrl-C; 141 if the reader of the output has closed it. Wrong usage ends with status
+        The exit status: that of the subcommand, 0 for success; 1 after an error of the user or of a file, or where memory,
+        processes or open files run out, which is one line on stderr; 130 after Ctrl-C; 141 if the reader of the output has closed it. Wrong usage ends with status
         2, through argparse's ``SystemExit``. Any other error is a fault in segzoo and keeps its traceback;
         ``--traceback`` and ``SEGZOO_DEBUG=1`` keep every traceback.
     """
@@ -55,10 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print("segzoo: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except (SegZooError, OSError) as error:
-        if with_traceback:
+    except Exception as error:
+        line = shortage_of(error) or (cause_of(error) if isinstance(error, (SegZooError, OSError)) else None)
+        if with_traceback or line is None:
             raise
-        print(f"segzoo: error: {cause_of(error)}", file=sys.stderr)
+        print(f"segzoo: error: {line}", file=sys.stderr)
         return EXIT_ERROR
 
 

@@ -14,6 +14,7 @@ from segzoo.data.facts import DatasetFacts
 from segzoo.data.folders import Folder
 from segzoo.data.label_encodings import LabelEncoding
 from segzoo.errors import SegZooError
+from segzoo.images.archives import file_address
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -268,8 +269,8 @@ def _few(names: list[str], most: int = 5) -> str:
 def _table(files: SplitFiles) -> Dataset:
     import datasets
 
-    images = [image for image, _ in files.pairs]
-    labels = [label for _, label in files.pairs]
+    images = [file_address(image) for image, _ in files.pairs]
+    labels = [file_address(label) for _, label in files.pairs]
     columns = {"image": images, "label": labels, "image_path": images, "label_path": labels}
     if files.encoding is not None:
         columns["label_encoding"] = [files.encoding.name] * len(images)
