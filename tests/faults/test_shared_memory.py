@@ -80,12 +80,12 @@ def test_no_room_at_all():
 
 @small
 def test_train_and_evaluate(scenes, tiny, tmp_path):
-    """Whole commands on 32 kB give what they give elsewhere."""
+    """Whole commands on 256 kB give what they give elsewhere."""
 
     def child(mounting, name):
         os.environ["ACCELERATE_USE_CPU"] = "true"
         if mounting:
-            mount_small_disk(SHM, "32k")
+            mount_small_disk(SHM, "256k")
         out = tmp_path / name
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             first = cli.main(["evaluate", str(tiny), str(scenes), "--num_workers", "1"])

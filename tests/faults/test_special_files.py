@@ -120,6 +120,7 @@ def test_a_training_ends_with_its_name(start, scenes, tmp_path):
     for path in sorted((data / "images" / "train").iterdir())[:7]:
         path.unlink()
         fifo(path)
+    signal.alarm(0)  # starting may take long
     run = start(dataset_name=data, dataloader_num_workers=1)
     assert run.wait() == 1
     assert "it is a FIFO (named pipe), not a file" in run.stderr and run.stderr.count("\n") == 1, run.stderr
