@@ -19,6 +19,7 @@ _PHRASES = {
     "cannot allocate memory": _MEMORY,
     "not enough memory": _MEMORY,  # torch, on Windows
     "std::bad_alloc": _MEMORY,
+    "failed to map segment": _MEMORY,  # a library that was to be imported
     "can't start new thread": _PROCESSES,
     "too many open files": _FILES,
     "received 0 items of ancdata": _FILES,  # a tensor's file descriptor that did not arrive
@@ -73,7 +74,7 @@ def _missing(error: BaseException) -> str | None:
         return _MEMORY
     if isinstance(error, OSError) and error.errno is not None:
         return _ERRNOS.get(error.errno)
-    if not isinstance(error, (OSError, RuntimeError)):
+    if not isinstance(error, (OSError, RuntimeError, ImportError)):
         return None
     text = str(error).lower()
     return next((what for phrase, what in _PHRASES.items() if phrase in text), None)

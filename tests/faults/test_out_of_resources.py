@@ -49,6 +49,8 @@ def commands(data, model, out, workers=0):
 def run_limited(limit, words):
     """Exit status and stderr of a command in a process of its own; ``limit`` sets its limits."""
 
+    import datasets  # noqa: F401 - the limit is for what comes after the imports
+
     def child():
         os.environ["ACCELERATE_USE_CPU"] = "true"
         printed = io.StringIO()
@@ -146,6 +148,7 @@ def test_a_batch_that_cannot_be_sent_does_not_hang():
     [
         (MemoryError(), "out of memory (MemoryError); "),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory (DefaultCPU"),
+        (ImportError("a.so: failed to map segment from shared object"), "out of memory (a.so"),
         (OSError(12, "Cannot allocate memory"), "out of memory ("),
         (RuntimeError("can't start new thread"), "out of processes or threads ("),
         (BlockingIOError(11, "Resource temporarily unavailable"), "out of processes or threads ("),

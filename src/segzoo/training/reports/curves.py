@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segzoo.errors import SegZooError
+from segzoo.images.archives import legible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,7 +52,7 @@ def plot_curves(history: History, path: str | Path, title: str | None = None) ->
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     if title:
-        figure.suptitle(title)
+        figure.suptitle(legible(title))
     path = Path(path)
     figure.savefig(path, format="png")
     return path
