@@ -21,6 +21,7 @@ from typing import NoReturn
 
 from segzoo.errors import SegZooError, cause_of
 from segzoo.progress import say
+from segzoo.shortages import shortage_of
 from segzoo.text import message_text, terminal_text
 
 COMMANDS = ("convert", "data", "evaluate", "export", "info", "list", "predict", "train")
@@ -36,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after the program's name; None takes them from the command line.
 
     Returns:
-        The exit status: that of the subcommand, 0 for success; 1 after an error of the user or of a file, which is one
-        line on stderr; 130 after Ctrl-C; 141 if the reader of the output has closed it. Wrong usage ends with status
+        The exit status: that of the subcommand, 0 for success; 1 after an error of the user or of a file, or where memory,
+        processes or open files run out, which is one line on stderr; 130 after Ctrl-C; 141 if the reader of the output has closed it. Wrong usage ends with status
         2, through argparse's ``SystemExit``. Any other error is a fault in segzoo and keeps its traceback;
         ``--traceback`` and ``SEGZOO_DEBUG=1`` keep every traceback.
     """
@@ -61,10 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         say("segzoo: interrupted", stream=sys.stderr)
         return EXIT_INTERRUPTED
-    except (SegZooError, OSError) as error:
-        if with_traceback:
+    except Exception as error:
+        line = shortage_of(error) or (cause_of(error) if isinstance(error, (SegZooError, OSError)) else None)
+        if with_traceback or line is None:
             raise
-        say(f"segzoo: error: {cause_of(error)}", stream=sys.stderr)
+        say(f"segzoo: error: {line}", stream=sys.stderr)
         return EXIT_ERROR
 
 

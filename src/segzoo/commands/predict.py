@@ -165,6 +165,7 @@ def find_pictures(arguments: list[str]) -> list[Input]:
             name.
     """
     from segzoo.images.web import is_web_address
+    from segzoo.regular_files import refuse_special
 
     pictures = []
     for argument in arguments:
@@ -172,13 +173,16 @@ def find_pictures(arguments: list[str]) -> list[Input]:
         if is_web_address(argument):
             pictures.append(Input.on_the_web(argument))
         elif path.is_dir():
-            found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+            found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.is_dir())
+            for file in found:
+                refuse_special(file)
             if not found:
                 raise SegZooError(f"{path}: the folder holds no pictures ({', '.join(SUFFIXES)})")
             pictures += map(Input.of, found)
         elif path.is_file():
             pictures.append(Input.of(path))
         else:
+            refuse_special(path)
             raise SegZooError(f"{path}: there is no such picture; check the path")
     writers = defaultdict(dict)
     for picture in pictures:

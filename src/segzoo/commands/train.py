@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from transformers.utils.logging import disable_progress_bar
 
     from segzoo.progress import say
+    from segzoo.shortages import shortage_of
     from segzoo.training.arguments import read_arguments
     from segzoo.training.processes import report_error, report_lost_process
     from segzoo.training.run import train
@@ -56,8 +57,7 @@ def run(args: argparse.Namespace) -> int:
     except SegZooError as error:
         if args.traceback or os.environ.get("SEGZOO_DEBUG", "0") not in ("", "0"):
             raise
-        # A data-loading process sends its traceback inside the message; the last line is the error itself.
-        report_error(str(error).strip().rpartition("Error: ")[2] if "Traceback" in str(error) else str(error))
+        report_error(shortage_of(error) or str(error))
         return 1
     except torch.OutOfMemoryError as error:
         report_error(
@@ -65,9 +65,13 @@ def run(args: argparse.Namespace) -> int:
             "more passes) or --crop_size, or take --mixed_precision bf16 or --gradient_checkpointing"
         )
         return 1
-    except RuntimeError as error:
-        if not report_lost_process(error):
+    except (MemoryError, OSError, RuntimeError) as error:
+        if report_lost_process(error):
+            return 1
+        shortage = shortage_of(error)
+        if shortage is None:
             raise
+        report_error(shortage)
         return 1
     except KeyboardInterrupt:
         say(f"interrupted; {_what_is_left(args.output_dir)}", stream=sys.stderr)

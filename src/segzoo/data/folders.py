@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 
 from segzoo.errors import SegZooError
 from segzoo.images.archives import is_address, read_address, zip_address
+from segzoo.regular_files import refuse_special
 from segzoo.text import listed
 
 
@@ -77,8 +79,19 @@ class Folder(ABC):
         Raises:
             SegZooError: the file is not UTF-8 text, or cannot be read.
         """
+        return self._read(name, lambda content: content.decode("utf-8-sig"))
+
+    def read_names(self, name: str) -> list[str]:
+        """The lines of a list of file names, in one of the files; names are as this system's functions give them.
+
+        Raises:
+            SegZooError: the file cannot be read.
+        """
+        return self._read(name, lambda content: os.fsdecode(content.removeprefix(codecs.BOM_UTF8))).splitlines()
+
+    def _read(self, name: str, decode: Callable[[bytes], str]) -> str:
         try:
-            return read_address(self.files[name]).decode("utf-8-sig")
+            return decode(read_address(self.files[name]))
         except (OSError, UnicodeDecodeError) as error:
             raise SegZooError(f"{self.path}/{name} cannot be read as text: {error}") from error
 
@@ -159,6 +172,7 @@ class ZipFolder(Folder):
             SegZooError: the file is not a zip archive, or is incomplete.
         """
         root = cls(str(archive))
+        refuse_special(archive)
         try:
             with zipfile.ZipFile(archive) as opened:
                 members = sorted(opened.namelist())

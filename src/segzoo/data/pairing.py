@@ -14,6 +14,7 @@ from segzoo.data.facts import DatasetFacts
 from segzoo.data.folders import Folder
 from segzoo.data.label_encodings import LabelEncoding
 from segzoo.errors import SegZooError
+from segzoo.images.archives import file_address
 from segzoo.text import listed
 
 if TYPE_CHECKING:
@@ -265,8 +266,8 @@ def _base(address: str) -> str:
 def _table(files: SplitFiles) -> Dataset:
     import datasets
 
-    images = [image for image, _ in files.pairs]
-    labels = [label for _, label in files.pairs]
+    images = [file_address(image) for image, _ in files.pairs]
+    labels = [file_address(label) for _, label in files.pairs]
     columns = {"image": images, "label": labels, "image_path": images, "label_path": labels}
     if files.encoding is not None:
         columns["label_encoding"] = [files.encoding.name] * len(images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -15,8 +16,8 @@ import torch
 from segzoo.data.collate import collate_training
 from segzoo.data.dataset import NoteOnce, make_sample, too_many_corrupt, warn_of_corrupt
 from segzoo.data.decoding import CorruptImageError
+from segzoo.data.loader import Loader
 from segzoo.data.rows import undecoded
-from segzoo.data.workers import outlive_stop_signals
 from segzoo.errors import SegZooError, first_line
 
 
@@ -141,15 +142,12 @@ class SegmentationStream:
             self._rounds(batch_size * self.num_processes, first_batch),
             part=slice(self.process_index * batch_size, (self.process_index + 1) * batch_size),
         )
-        loader = torch.utils.data.DataLoader(
+        loader = Loader(
             self._decoder,
-            batch_sampler=rounds,  # yields rows instead of indices
+            rounds,  # rows instead of indices
+            collate=_CollateWhole(collate),
             num_workers=num_workers,
             pin_memory=pin_memory,
-            collate_fn=_CollateWhole(collate),
-            worker_init_fn=outlive_stop_signals,
-            # Without it, starting to iterate draws from the global random numbers.
-            generator=torch.Generator(),
         )
         for batch in loader:
             if isinstance(batch, list):
@@ -288,6 +286,6 @@ def _fingerprint(row: dict[str, Any]) -> int:
     digest = 0
     for value in (row["image"], row.get("label")):
         value = value if isinstance(value, dict) else {}
-        data = value.get("bytes") or str(value.get("path")).encode()
+        data = value.get("bytes") or os.fsencode(str(value.get("path")))
         digest = zlib.crc32(data, digest)
     return digest

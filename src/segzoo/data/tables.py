@@ -11,6 +11,7 @@ from segzoo.data.folders import Folder
 from segzoo.data.pairing import SPLIT_NAMES
 from segzoo.errors import SegZooError, first_line
 from segzoo.hub_names import hub_or_cache
+from segzoo.regular_files import refuse_special
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -83,6 +84,8 @@ def load_files(source: DataSource) -> Tables:
     files = sorted(pattern.parent.glob(pattern.name)) if "*" in pattern.name else [pattern]
     if not files:
         raise SegZooError(f"There is no file {pattern}.")
+    for file in files:
+        refuse_special(file)
     by_split: dict[str, list[str]] = {}
     for file in files:
         words = re.split(r"[^a-z]+", file.name.casefold())

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from segzoo.images.archives import plain_path
+
 _NOTED = {"_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version"}
 _FILE_COLUMNS = ("image_path", "label_path")
 
@@ -48,7 +50,7 @@ def rows_fingerprint(rows: Any) -> str:
         digest.update(rows._fingerprint.encode())  # of `datasets`: from the files, or the content where there are none
     for column in columns:
         for path in rows[column]:
-            digest.update(f"{path} {_file_state(str(path))}\n".encode())
+            digest.update(f"{path} {_file_state(plain_path(str(path)))}\n".encode())
     return digest.hexdigest()[:16]
 
 

@@ -26,6 +26,7 @@ from segzoo.evaluation.fingerprints import model_fingerprint, rows_fingerprint
 from segzoo.evaluation.pictures import WrongPicture
 from segzoo.evaluation.score_log import ImageRow
 from segzoo.hub_names import no_hub_name
+from segzoo.images.archives import plain_path
 from segzoo.images.reading import in_colour
 from segzoo.inference import InferenceSettings, Predictor
 from segzoo.text import line_text
@@ -135,7 +136,7 @@ def prediction_files(folder: Path, rows: Dataset) -> list[Path]:
     They have the images' names and subfolders, or numbers if the images have no paths or two would share a name.
     """
     if "image_path" in rows.column_names:
-        paths = [Path(str(path).split("://")[-1].split("::")[0]) for path in rows["image_path"]]
+        paths = [Path(plain_path(str(path)).split("://")[-1].split("::")[0]) for path in rows["image_path"]]
         above = os.path.commonpath([path.parent for path in paths])
         names = [path.relative_to(above).with_suffix(".png") for path in paths]
         if len(set(names)) == len(names):

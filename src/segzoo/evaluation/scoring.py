@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from transformers.image_processing_utils import BaseImageProcessor
 
 from segzoo.data import SegmentationDataset, reduce_labels
 from segzoo.data.dataset import too_many_corrupt
-from segzoo.data.workers import outlive_stop_signals
+from segzoo.data.loader import Loader
 from segzoo.errors import SegZooError
 from segzoo.images.reading import CorruptImageError
 from segzoo.inference.predictor import Predictor, evaluation_mode
@@ -185,16 +185,12 @@ def evaluate(
         channels_last=channels_last,
     )
     samples = _Samples(dataset, predictor.views)
-    loader = DataLoader(
+    loader = Loader(
         samples,
-        batch_sampler=own_batches(
-            len(samples), batch_size, frozenset(done), accelerator.process_index, accelerator.num_processes
-        ),
+        own_batches(len(samples), batch_size, frozenset(done), accelerator.process_index, accelerator.num_processes),
+        collate=list,
         num_workers=num_workers,
-        collate_fn=list,
         pin_memory=accelerator.device.type == "cuda",
-        worker_init_fn=outlive_stop_signals,
-        generator=torch.Generator(),  # leaves the global random numbers alone
     )
     confusion = ConfusionMatrix(num_labels, ignore_index)
     with evaluation_mode(model):

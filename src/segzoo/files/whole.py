@@ -30,8 +30,8 @@ def write_whole(path: str | os.PathLike, content: bytes | str | Callable[[Binary
 
     Args:
         path: the file; its folder exists.
-        content: bytes, text (written as UTF-8 with ``\\n`` line endings), or a function that writes into the open
-            file.
+        content: bytes, text (written as UTF-8 with ``\\n`` line endings, and with ``\\udcff`` for a byte of a file name
+            that is no UTF-8, which JSON reads back), or a function that writes into the open file.
 
     Returns:
         The path.
@@ -57,7 +57,7 @@ def _write_and_rename(path: Path, content: bytes | str | Callable[[BinaryIO], ob
                 if callable(content):
                     content(file)
                 else:
-                    file.write(content.encode("utf-8") if isinstance(content, str) else content)
+                    file.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)

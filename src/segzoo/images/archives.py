@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import re
 import threading
+import urllib.parse
 import zipfile
 import zlib
 
 from segzoo.images.web import is_web_address, read_web
+from segzoo.regular_files import open_regular
 
 _ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
+_BYTES = "bytes://"
 _open_archives: dict[tuple[int, str], zipfile.ZipFile] = {}
 _lock = threading.Lock()
 
@@ -20,6 +23,36 @@ def zip_address(archive: str | os.PathLike, member: str) -> str:
     return f"zip://{member}::{os.fspath(archive)}"
 
 
+def file_name(text: str) -> str:
+    """A path in a text in UTF-8, as this system's functions take it: other encodings than UTF-8 spell it otherwise."""
+    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
+
+
+def legible(text: str) -> str:
+    """A text with file names in it, for fonts: bytes of names are read as UTF-8, and those that are none are escaped."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def file_address(path: str) -> str:
+    """The path or address of a file as text that can be stored.
+
+    Names on Linux are bytes. Those that are no UTF-8 come into Python with lone surrogates, which neither Arrow nor a
+    file in UTF-8 holds; such a path becomes an address of its bytes, bytes://a%FF.png, and any other one stays.
+    """
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return _BYTES + urllib.parse.quote_from_bytes(os.fsencode(path))
+    return path
+
+
+def plain_path(address: str) -> str:
+    """The path or address that `file_address` was given."""
+    if not address.startswith(_BYTES):
+        return address
+    return os.fsdecode(urllib.parse.unquote_to_bytes(address.removeprefix(_BYTES)))
+
+
 def is_address(path: str) -> bool:
     """Whether a path is an address such as zip://..., hf://... or https://..., not a file on a disk."""
     return _ADDRESS.match(path) is not None
@@ -27,6 +60,7 @@ def is_address(path: str) -> bool:
 
 def readable(path: str) -> str:
     """A path as it is shown to people: zip://MEMBER::ARCHIVE becomes ARCHIVE/MEMBER."""
+    path = plain_path(path)
     if not path.startswith("zip://"):
         return path
     member, _, archive = path.removeprefix("zip://").partition("::")
@@ -40,8 +74,9 @@ def read_address(path: str) -> bytes:
         FileNotFoundError: there is no such file.
         OSError: the file cannot be read, or its checksum in the archive is wrong.
     """
+    path = plain_path(path)
     if not is_address(path):
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return file.read()
     if path.startswith("zip://") and not is_address(path.partition("::")[2]):
         member, _, archive = path.removeprefix("zip://").partition("::")

@@ -23,6 +23,8 @@ from segzoo.images.archives import is_address, read_address, readable
 from segzoo.images.kinds import seems_to_be
 from segzoo.images.tiff import is_tiff, read_bands, samples_per_pixel
 from segzoo.images.values import EIGHT_BITS, ValueRule, grey_levels, value_rule
+from segzoo.regular_files import open_regular
+from segzoo.shortages import is_shortage
 
 _LOSSY_FORMATS = frozenset({"JPEG", "MPO"})
 _ORIENTATION_TAG = 0x0112
@@ -220,6 +222,8 @@ def read_bytes(source: Any) -> bytes:
     except FileNotFoundError:
         raise CorruptImageError(f"{readable(path)}: the file does not exist.") from None
     except OSError as error:
+        if is_shortage(error):
+            raise
         raise CorruptImageError(f"{readable(path)}: the file cannot be read ({first_line(error)}).") from error
 
 
@@ -301,6 +305,8 @@ def _faults_of(name: str, what: str) -> Iterator[None]:
     except FileNotFoundError:
         raise CorruptImageError(f"{name}: the {what} file does not exist.") from None
     except (OSError, SyntaxError, ValueError, EOFError, PIL.Image.DecompressionBombError) as error:
+        if is_shortage(error):
+            raise
         raise CorruptImageError(
             f"{name}: the {what} cannot be read ({first_line(error)}). Fetch or export the file again, or take it out."
         ) from error
@@ -310,7 +316,7 @@ def _opened(source: Any) -> BinaryIO:
     if isinstance(source, bytes):
         return io.BytesIO(source)
     path = os.fspath(source)
-    return io.BytesIO(read_address(path)) if is_address(path) else open(path, "rb")
+    return io.BytesIO(read_address(path)) if is_address(path) else open_regular(path)
 
 
 def is_lossy(file: BinaryIO, form: str | None) -> bool:

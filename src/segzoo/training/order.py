@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 
 from segzoo.data import SegmentationDataset, collate_training
-from segzoo.data.workers import outlive_stop_signals
+from segzoo.data.loader import Loader
 from segzoo.errors import SegZooError
 
 
@@ -118,18 +118,7 @@ def training_batches(
         pin_memory: put batches into pinned memory, for faster copies to a GPU.
         collate: makes a batch from a list of samples.
     """
-    loader = DataLoader(
-        dataset,
-        batch_sampler=order,
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
-        pin_memory=pin_memory,
-        collate_fn=collate,
-        worker_init_fn=outlive_stop_signals,
-        # Without it, starting an iteration draws from the global random numbers, and a resumed training starts once
-        # more.
-        generator=torch.Generator(),
-    )
+    loader = Loader(dataset, order, collate=collate, num_workers=num_workers, keep_workers=True, pin_memory=pin_memory)
     epoch, first = divmod(first_batch, order.batches_per_epoch)
     while True:
         dataset.set_epoch(epoch)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import torch.distributed as dist
 
 from segzoo.errors import SegZooError
 from segzoo.progress import say
+from segzoo.shortages import LOST_LOADER
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 _KEY = "segzoo/error"
 # By torchrun and by `accelerate launch` for several processes, and by `accelerate launch` for one.
 _SET_BY_LAUNCHERS = ("TORCHELASTIC_RUN_ID", "ACCELERATE_DYNAMO_MODE")
-_LOST_LOADER = re.compile(
-    r"DataLoader worker \(pid\(?s?\)? [\d, ]+\) (is killed by signal: [^.]+|exited unexpectedly)"
-)
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "connection was likely closed")
 
 
@@ -85,7 +82,7 @@ def report_lost_process(error: BaseException) -> bool:
     """
     if not isinstance(error, RuntimeError):
         return False
-    if match := _LOST_LOADER.search(str(error)):
+    if match := LOST_LOADER.search(str(error)):
         report_error(
             f"a process that loads data {match[1].strip()}; if memory ran out, lower --dataloader_num_workers or the batch "
             "size; go on with --resume_from_checkpoint latest"

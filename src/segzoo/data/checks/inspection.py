@@ -278,10 +278,11 @@ def _probe_all(probes: Probes, num_workers: int) -> Iterator[PairFacts]:
     if num_workers == 0:
         yield from (probes[position] for position in range(len(probes)))
         return
-    from torch.utils.data import DataLoader
+    from segzoo.data.loader import Loader
 
-    loader = DataLoader(probes, batch_size=8, collate_fn=list, num_workers=num_workers)
-    for batch in loader:
+    positions = range(len(probes))
+    batches = [positions[first : first + 8] for first in positions[::8]]
+    for batch in Loader(probes, batches, collate=list, num_workers=num_workers):
         yield from batch
 
 

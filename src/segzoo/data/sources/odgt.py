@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from segzoo.data.facts import DATASETS, DatasetFacts
 from segzoo.data.folders import Folder
 from segzoo.data.pairing import SPLIT_NAMES, Listing, PairingProblem, Source, SplitFiles
 from segzoo.errors import SegZooError
+from segzoo.images.archives import file_name
+from segzoo.regular_files import open_regular
 
 _EXTENSION = ".odgt"
 _ADE20K = "ADEChallengeData2016/"
@@ -90,8 +93,8 @@ def find_odgt(folder: Folder, data: DataSource) -> OdgtLists | None:
 def _records(file: str) -> Iterator[tuple[int, dict]]:
     """The number, from 1, and the object of every line that is not empty."""
     try:
-        with open(file, encoding="utf-8-sig") as opened:
-            for number, line in enumerate(opened, 1):
+        with open_regular(file) as opened, io.TextIOWrapper(opened, "utf-8-sig", "surrogateescape") as lines:
+            for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield number, _record(file, number, line)
     except (OSError, UnicodeDecodeError) as error:
@@ -105,7 +108,7 @@ def _record(file: str, number: int, line: str) -> dict:
         raise SegZooError(f"{file}, line {number} is not JSON: {error}") from error
     if not isinstance(record, dict) or not all(isinstance(record.get(k), str) for k in ("fpath_img", "fpath_segm")):
         raise SegZooError(f'{file}, line {number} should be like {{"fpath_img": "a.jpg", "fpath_segm": "a.png"}}.')
-    return record
+    return record | {key: file_name(record[key]) for key in ("fpath_img", "fpath_segm")}
 
 
 SOURCE = Source(

@@ -55,7 +55,7 @@ class PascalVoc:
         lists = self.folder.at("ImageSets/Segmentation")
         if f"{name}.txt" not in lists.files:
             return None
-        lines = lists.read_text(f"{name}.txt").splitlines()
+        lines = lists.read_names(f"{name}.txt")
         return [PurePosixPath(line.split()[0]).stem for line in lines if line.strip()]
 
 
