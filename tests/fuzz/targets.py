@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 
 from segzoo.conversion.reading.checkpoints import all_finite, read_checkpoint
-from segzoo.conversion.reading.configs import read_config_file, read_config_text
+from segzoo.conversion.reading.configs import copy_tree, read_config_file, read_config_text
 from segzoo.conversion.reading.unreadable import is_unreadable
 from segzoo.errors import SegZooError
 
@@ -117,7 +117,7 @@ def read_pickle(data: bytes, folder: Path) -> Any:
         if checkpoint.config_text:
             _translate(read_config_text(checkpoint.config_text))
         if checkpoint.config:
-            _translate(checkpoint.config)
+            _translate(copy_tree(checkpoint.config, "checkpoint"))
         return checkpoint
     return None
 

@@ -47,16 +47,16 @@ def file_kind(path: Path, source: Path) -> str:
     Raises:
         CheckpointError: the file does not exist, is empty, or has another format; the message says which.
     """
-    if path.is_dir():
-        raise CheckpointError(source, "this is a folder", "give the checkpoint file in it")
-    if not path.exists():
-        raise CheckpointError(source, "there is no such file", "check the path of the checkpoint")
-    if not path.is_file():
-        raise CheckpointError(source, "this is not a regular file", "give a checkpoint file")
-    size = path.stat().st_size
-    if size == 0:
-        raise CheckpointError(source, "the file is empty (0 bytes)", "download it again")
     try:
+        if path.is_dir():
+            raise CheckpointError(source, "this is a folder", "give the checkpoint file in it")
+        if not path.exists():
+            raise CheckpointError(source, "there is no such file", "check the path of the checkpoint")
+        if not path.is_file():  # a pipe or a device would give no end of it, or none ever
+            raise CheckpointError(source, "this is not a regular file", "give a checkpoint file")
+        size = path.stat().st_size
+        if size == 0:
+            raise CheckpointError(source, "the file is empty (0 bytes)", "download it again")
         with path.open("rb") as file:
             head = file.read(1024)
     except OSError as error:
