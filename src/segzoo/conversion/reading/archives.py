@@ -287,6 +287,25 @@ def extracted(archive: zipfile.ZipFile, member: zipfile.ZipInfo, source: Path) -
         yield target
 
 
+def check_unpacked_size(archive: zipfile.ZipFile, source: Path) -> None:
+    """Checks what all members together announce, before they are unpacked into memory.
+
+    Args:
+        archive: the file, opened.
+        source: the file that the user named, for messages.
+
+    Raises:
+        CheckpointError: it is more than weights of this size in the file can be (a zip bomb).
+    """
+    size, packed = (sum(getattr(m, name) for m in archive.infolist()) for name in ("file_size", "compress_size"))
+    if size > RATIO_FREE_BYTES and size > MAX_RATIO * packed:
+        raise CheckpointError(
+            source,
+            f"it would unpack from {packed} to {size} bytes: a zip bomb",
+            "weights do not compress like that; do not trust this file",
+        )
+
+
 def _check_size(size: int, member: zipfile.ZipInfo, source: Path) -> None:
     ratio = size / max(member.compress_size, 1)
     if size > MAX_UNPACKED_BYTES or (size > RATIO_FREE_BYTES and ratio > MAX_RATIO):
