@@ -78,7 +78,7 @@ def test_a_card_has_no_tags_cells_or_lines_of_it(text):
 @given(any_text, st.none() | any_text | any_text.map("https://a/".__add__))
 def test_a_link_leads_to_the_web_or_nowhere(text, address):
     link = texts.markdown_link(text, address)
-    target = re.search(r"\]\((.*)\)\Z", link)
+    target = re.search(r"(?<!\\)\]\((.*)\)\Z", link)
     if target and address and re.match("https?://", address, re.IGNORECASE):
         assert re.match("https?://", target[1], re.IGNORECASE) and not re.search(r"[\s()<>]", target[1])
     assert not any(map(odd, link))
@@ -166,7 +166,7 @@ def test_secrets_are_not_shown(secret, form, before):
 )
 def test_no_place_of_a_machine_is_published(folder, name):
     published = texts.published_name(f"{folder}/{name}")
-    assert not texts.is_local_path(published)
+    assert published == "~" or not texts.is_local_path(published)
     assert not {"home", "me", "Users", "server"} & set(re.split(r"[\\/]", published)[:-1])
 
 
