@@ -37,6 +37,7 @@ _LAYERS = frozenset(
         "modules",
         "num_convs",
         "num_hidden_layers",
+        "num_layers",
         "num_levels",
         "num_stages",
         "stem_blocks",
@@ -46,6 +47,8 @@ _LAYERS = frozenset(
 _HAVE_NO_LEAST = frozenset(
     {"in_index", "interaction_layers", "post_norm_blocks", "windows", "window_size", "window_stride"}
 )
+# Keys with an entry for each class.
+_OF_CLASSES = frozenset({"id2label", "label2id", "palette"})
 # The id of pixels that do not count may be any number.
 _WITHOUT_BOUND = "semantic_loss_ignore_index"
 
@@ -121,7 +124,16 @@ class SegZooBaseConfig(ComposableConfig):
         Args:
             config_dict: the options, and parts of the config as dicts.
             kwargs: further options, and ``return_unused_kwargs``, as transformers' ``from_dict`` takes them.
+
+        Raises:
+            SegZooError: an option is out of range, or a list or dict has more entries than any model's.
         """
+        for name, value in config_dict.items():  # before each entry's type is looked at
+            most = MAX_SIZE if name in _OF_CLASSES else MAX_LAYERS
+            if isinstance(value, list | tuple | dict) and len(value) > most:
+                raise SegZooError(
+                    f"{cls.__name__}: {name} has {len(value)} entries, and no model has more than {most}"
+                )
         token = _keeps_unknown_keys.set(True)
         try:
             return super().from_dict(config_dict, **kwargs)
@@ -151,6 +163,7 @@ class SegZooBaseConfig(ComposableConfig):
             least = 0 if name in _LAYERS else 1
             if name not in _HAVE_NO_LEAST and any(type(number) is int and number < least for number in values):
                 raise SegZooError(f"{shown} must be {least} at least")
+        check_depth(self)
 
     def check(self) -> None:
         """Raise a SegZooError when options are out of range or do not fit each other.
@@ -181,6 +194,21 @@ def check_num_labels(values: Mapping[str, Any], source: str) -> None:
         raise SegZooError(
             f"{source}: num_labels={count!r:.60} is no number of classes; give an integer from 1 to {MAX_SIZE}"
         )
+
+
+def check_depth(config: PreTrainedConfig) -> None:
+    """Refuse a config with more layers than any model, over all its stages; transformers' own configs have no bound.
+
+    Raises:
+        SegZooError: it has more than MAX_LAYERS.
+    """
+    for name in sorted(_LAYERS):
+        value = getattr(config, name, None)
+        values = value if isinstance(value, list | tuple) else [value]
+        if all(type(number) is int for number in values) and sum(map(abs, values)) > MAX_LAYERS:
+            raise SegZooError(
+                f"{type(config).__name__}: {name}={value!r:.60} is out of range; no model has more than {MAX_LAYERS} layers"
+            )
 
 
 @strict

@@ -7,7 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
 from segzoo.backbones.base import BackboneConfig, evenly_spaced_layers, is_token
-from segzoo.base import Ints, SegZooBaseConfig
+from segzoo.base import Ints, SegZooBaseConfig, check_depth
 from segzoo.compat import SubConfigSpec
 from segzoo.errors import SegZooError
 from segzoo.heads import FCNHeadConfig, HeadConfig, UPerHeadConfig
@@ -116,6 +116,7 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
     def check(self) -> None:
         """The last head gives the model's classes, no first head reads another, and neck, windows and palette fit."""
         super().check()
+        check_depth(self.backbone_config)
         if not self.decode_head_configs:
             raise SegZooError("decode_head_configs is empty; a segmentation model needs at least one decode head")
         last = self.decode_head_configs[-1]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from segzoo.auto import register_backbone
 from segzoo.backbones.base import Backbone, BackboneConfig
 from segzoo.backbones.resnet import ResNetBlock
-from segzoo.base import ConvBlockConfig, Ints
+from segzoo.base import MAX_LAYERS, ConvBlockConfig, Ints
 from segzoo.errors import SegZooError
 from segzoo.layers import resize
 
@@ -76,6 +76,10 @@ class HRNetConfig(ConvBlockConfig, BackboneConfig):
                 )
         if min(self.width, self.stem_channels, self.stem_blocks, *self.modules, *self.blocks) < 1:
             raise SegZooError("HRNet: width, stem_channels, stem_blocks, modules and blocks must be at least 1")
+        if sum(modules * blocks for modules, blocks in zip(self.modules, self.blocks, strict=True)) > MAX_LAYERS:
+            raise SegZooError(
+                f"HRNet: modules={self.modules} of blocks={self.blocks} is out of range; no model has more than {MAX_LAYERS} blocks"
+            )
 
     @classmethod
     def tiny(cls) -> Self:

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, SegformerConfi
 
 from segzoo.auto import register_backbone
 from segzoo.backbones.base import Backbone, BackboneConfig
+from segzoo.base import check_depth
 from segzoo.compat import SubConfigSpec
 from segzoo.errors import SegZooError
 
@@ -46,12 +47,13 @@ class StageEncoderConfig(BackboneConfig):
         return [f"stage{i}" for i in range(1, len(self.encoder_config.hidden_sizes) + 1)]
 
     def check(self) -> None:
-        """The encoder is of a known type, and takes the same channels."""
+        """The encoder is of a known type, is not deeper than any model, and takes the same channels."""
         super().check()
         if self.encoder_config.model_type not in ENCODERS:
             raise SegZooError(
                 f"encoder_config is of the type {self.encoder_config.model_type}; give one of {', '.join(ENCODERS)}"
             )
+        check_depth(self.encoder_config)
         if self.encoder_config.num_channels != self.num_channels:
             raise SegZooError(
                 f"num_channels={self.num_channels}, but the encoder's is {self.encoder_config.num_channels}; give both the same"

@@ -21,7 +21,7 @@ from segzoo.backbones import beit, vit
 from segzoo.backbones.base import Backbone, BackboneConfig, evenly_spaced_layers
 from segzoo.backbones.plain_vit import whole_patches
 from segzoo.backbones.vit_interface import PlainViT, patch_size_of, plain_vit_of
-from segzoo.base import Ints
+from segzoo.base import Ints, check_depth
 from segzoo.compat import SubConfigSpec
 from segzoo.errors import SegZooError, first_line
 from segzoo.layers import BatchNorm2d, ConvNormAct, DropPath, PointwiseLinear, resize, to_map, to_tokens
@@ -105,6 +105,7 @@ class ViTAdapterConfig(BackboneConfig):
     def check(self) -> None:
         """The ViT is known and takes the same channels, interactions fit its blocks, and heads divide the width."""
         super().check()
+        check_depth(self.vit_config)
         plain_vit_of(self.vit_config)
         patch_size_of(self.vit_config)
         if self.vit_config.num_channels != self.num_channels:

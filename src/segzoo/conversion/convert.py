@@ -15,7 +15,7 @@ from segzoo.conversion.bases import load_config
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.plan import Original, Plan, make_plan
 from segzoo.conversion.pretrained.vit import read_npz
-from segzoo.conversion.reading.archives import file_kind
+from segzoo.conversion.reading.archives import check_unpacked_size, file_kind, open_zip
 from segzoo.conversion.reading.checkpoints import OriginalCheckpoint, read_checkpoint
 from segzoo.conversion.report import ConversionReport
 from segzoo.conversion.scene_parsing import read_encoder_and_decoder
@@ -126,7 +126,9 @@ def read_original(
 
 
 def _read_npz(path: Path) -> OriginalCheckpoint:
-    file_kind(path, path)  # raises if the file does not exist or is a web page
+    if file_kind(path, path) == "zip":  # raises if the file does not exist or is a web page
+        with open_zip(path, path) as archive:
+            check_unpacked_size(archive, path)
     return OriginalCheckpoint(state_dict=read_npz(path), source=path, sha256=sha256_of(path))
 
 

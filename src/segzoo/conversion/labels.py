@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -113,7 +114,7 @@ def read_class_names(text: str) -> list[str]:
     """
     path = Path(text)
     try:
-        content = path.read_text(encoding="utf-8-sig") if path.is_file() else None
+        content = path.read_text(encoding="utf-8-sig") if _is_file(path) else None
     except (OSError, UnicodeDecodeError) as error:
         raise ConversionError(f"{text}: the class names cannot be read ({error}); give a text file or JSON") from error
     if content is None:
@@ -127,6 +128,16 @@ def read_class_names(text: str) -> list[str]:
     if not _are_names(names) or not all(names):
         raise ConversionError(f"{text}: expected class names, each a text that is not empty")
     return names
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a text is the path of a file; the names of many classes are longer than any path may be."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
 
 
 def _names_in_json(path: str, content: str) -> Any:

@@ -16,6 +16,7 @@ from segzoo.conversion.one_channel import two_class_losses
 from segzoo.conversion.options import Options, type_name
 from segzoo.losses import CrossEntropyLoss, DiceLoss, FocalLoss, Loss, LovaszLoss, Ohem
 
+MAX_LOSSES = 100
 DEFAULT_LOSS = {"type": "CrossEntropyLoss"}
 
 
@@ -31,10 +32,12 @@ def translate_losses(
         one_channel: whether the original head has one output channel, and ours two.
 
     Raises:
-        ConversionError: a loss or sampler is not a dict with a ``type``.
+        ConversionError: a loss or sampler is not a dict with a ``type``, or there are more than `MAX_LOSSES`.
         SegZooError: an option has a value that the original could not train with either.
     """
     originals = original if isinstance(original, (list, tuple)) and original else [original]
+    if len(originals) > MAX_LOSSES:
+        raise ConversionError(f"{context.where}: {len(originals)} losses; no head has more than {MAX_LOSSES}")
     ohem = _ohem(sampler, context)
     losses = [loss for one in originals if (loss := _loss(one, context)) is not None]
     if not losses:

@@ -14,6 +14,9 @@ from huggingface_hub.errors import StrictDataclassError
 from segzoo.conversion.errors import ConfigReadError, ConversionError
 from segzoo.errors import SegZooError, one_line
 
+MAX_ENTRIES = 70_000
+"""The most entries of a list in an original config: one for each class, and some."""
+
 _REQUIRED = object()
 _BATCH_NORM = {"type": "BN"}
 # Keys of `segzoo.layers.conv.NORMS` and `ACTIVATIONS` by original type.
@@ -90,7 +93,7 @@ def values_that_fit(where: str) -> Iterator[None]:
             cause = cause.__cause__
         if isinstance(cause, SegZooError):
             raise cause from error
-        raise ConversionError(f"{where}: a value does not fit its option ({one_line(cause)})") from error
+        raise ConversionError(f"{where}: a value does not fit its option ({one_line(cause):.500})") from error
 
 
 def _shown(value: Any) -> str:
@@ -134,11 +137,13 @@ class Options:
         """Takes the value of an option, or ``default`` if the option is absent.
 
         Raises:
-            ConversionError: the option is absent and there is no default.
+            ConversionError: the option is absent and there is no default, or it is a list longer than `MAX_ENTRIES`.
         """
         value = self._left.pop(name, default)
         if value is _REQUIRED:
             raise self.error(f"the option {name!r} is missing")
+        if type(value) in (list, tuple) and len(value) > MAX_ENTRIES:
+            raise self.error(f"{name} has {len(value)} entries, and no option has more than {MAX_ENTRIES}")
         return value
 
     def ignore(self, *names: str) -> None:
@@ -158,7 +163,7 @@ class Options:
                 value = list(value)
             if value in [list(a) if isinstance(a, tuple) else a for a in allowed]:
                 return value
-            found = f"{name}={value!r}"
+            found = f"{name}={value!r:.200}"
         except ConfigReadError as error:
             raise self.error(f"{name} cannot be read ({error})") from None
         supported = " or ".join(repr(a) for a in allowed)

@@ -24,7 +24,7 @@ from segzoo.conversion.options import values_that_fit
 from segzoo.conversion.pretrained import find_kind
 from segzoo.conversion.pretrained.base import PretrainedKind
 from segzoo.conversion.reading.checkpoints import OriginalCheckpoint
-from segzoo.conversion.reading.configs import read_config_text
+from segzoo.conversion.reading.configs import copy_tree, read_config_text
 from segzoo.conversion.report import ConversionReport
 from segzoo.conversion.scene_parsing import (
     config_from_weights,
@@ -326,11 +326,11 @@ def _find_config(original: Original) -> tuple[Mapping[str, Any], str]:
     checkpoint, row = original.checkpoint, original.row or _released(original)
     if original.config is not None:
         return original.config, f"the file {original.config_file}"
+    filename = f"{checkpoint.source} (config in the checkpoint)"
     if checkpoint.config_text:
-        text = read_config_text(checkpoint.config_text, filename=f"{checkpoint.source} (config in the checkpoint)")
-        return text, "the checkpoint"
-    if checkpoint.config:
-        return checkpoint.config, "the checkpoint"
+        return read_config_text(checkpoint.config_text, filename=filename), "the checkpoint"
+    if checkpoint.config:  # a few values that name each other many times are too many when they are written out
+        return copy_tree(checkpoint.config, filename), "the checkpoint"
     if row is not None:
         config = zoo.original_config(row.name)
         if config is not None:

@@ -33,6 +33,7 @@ _SEGMENTORS = (
 )
 # Test settings of detectors that Mask2Former configs carry along, and nothing reads.
 _PANOPTIC = ("panoptic_on", "semantic_on", "instance_on", "max_per_image", "iou_thr", "filter_low_score")
+MAX_HEADS = 100
 _REFUSALS: dict[str, str | None] = {}  # what `refusal` has found, by the config's text
 
 
@@ -177,8 +178,16 @@ def _backbone_and_neck(original: Any, neck: Any, context: Context) -> list[Compo
 
 
 def _heads(originals: Any, original_prefix: str, native_prefix: str, context: Context) -> list[ComponentKeys]:
-    """The components of one head, or of a list of heads, whose keys are numbered."""
+    """The components of one head, or of a list of heads, whose keys are numbered.
+
+    Raises:
+        ConversionError: there are more than `MAX_HEADS`, or one of them has no rule.
+    """
     if isinstance(originals, (list, tuple)):
+        if len(originals) > MAX_HEADS:
+            raise ConversionError(
+                f"model.{original_prefix.rstrip('.')}: {len(originals)} heads; no model has more than {MAX_HEADS}"
+            )
         places = [(head, f"{original_prefix}{i}.") for i, head in enumerate(originals)]
     else:
         places = [(originals, original_prefix)]

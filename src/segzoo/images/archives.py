@@ -28,11 +28,6 @@ def file_name(text: str) -> str:
     return os.fsdecode(text.encode("utf-8", "surrogateescape"))
 
 
-def legible(text: str) -> str:
-    """A text with file names in it, for fonts: bytes of names are read as UTF-8, and those that are none are escaped."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
 def file_address(path: str) -> str:
     """The path or address of a file as text that can be stored.
 

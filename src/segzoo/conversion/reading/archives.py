@@ -48,16 +48,16 @@ def file_kind(path: Path, source: Path) -> str:
     Raises:
         CheckpointError: the file does not exist, is empty, or has another format; the message says which.
     """
-    if path.is_dir():
-        raise CheckpointError(source, "this is a folder", "give the checkpoint file in it")
-    if not path.exists():
-        raise CheckpointError(source, "there is no such file", "check the path of the checkpoint")
-    if not path.is_file():
-        raise CheckpointError(source, "this is not a regular file", "give a checkpoint file")
-    size = path.stat().st_size
-    if size == 0:
-        raise CheckpointError(source, "the file is empty (0 bytes)", "download it again")
     try:
+        if path.is_dir():
+            raise CheckpointError(source, "this is a folder", "give the checkpoint file in it")
+        if not path.exists():
+            raise CheckpointError(source, "there is no such file", "check the path of the checkpoint")
+        if not path.is_file():  # a pipe or a device would give no end of it, or none ever
+            raise CheckpointError(source, "this is not a regular file", "give a checkpoint file")
+        size = path.stat().st_size
+        if size == 0:
+            raise CheckpointError(source, "the file is empty (0 bytes)", "download it again")
         with path.open("rb") as file:
             head = file.read(1024)
     except OSError as error:
@@ -281,6 +281,25 @@ def extracted(archive: zipfile.ZipFile, member: zipfile.ZipInfo, source: Path) -
                 "unpack it elsewhere and give the checkpoint, or set TMPDIR to a larger disk",
             ) from None
         yield target
+
+
+def check_unpacked_size(archive: zipfile.ZipFile, source: Path) -> None:
+    """Checks what all members together announce, before they are unpacked into memory.
+
+    Args:
+        archive: the file, opened.
+        source: the file that the user named, for messages.
+
+    Raises:
+        CheckpointError: it is more than weights of this size in the file can be (a zip bomb).
+    """
+    size, packed = (sum(getattr(m, name) for m in archive.infolist()) for name in ("file_size", "compress_size"))
+    if size > RATIO_FREE_BYTES and size > MAX_RATIO * packed:
+        raise CheckpointError(
+            source,
+            f"it would unpack from {packed} to {size} bytes: a zip bomb",
+            "weights do not compress like that; do not trust this file",
+        )
 
 
 def _check_size(size: int, member: zipfile.ZipInfo, source: Path) -> None:

@@ -9,25 +9,22 @@ Inheritance follows mmcv: base files relative to the file, no key in two of them
 the base files.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from segzoo.conversion.errors import ConfigReadError
+from segzoo.conversion.reading.data_texts import DATA_FORMATS, parse_data
 from segzoo.conversion.reading.limits import MAX_TEXT_LENGTH, Budget, TooMuch, parse
 from segzoo.conversion.reading.statements import StatementReader
 from segzoo.conversion.reading.unreadable import Unreadable, cause_of, is_unreadable
-from segzoo.errors import one_line
 
 BaseLoader = Callable[[str], Mapping[str, Any] | None]
 
 MAX_BASE_DEPTH = 20
 _DELETE = "_delete_"
 _INTERNAL_NAMES = ("_base_", "_deprecation_")
-_DATA_FORMATS = {".json": "JSON", ".yaml": "YAML", ".yml": "YAML"}
+_BASE_SUFFIXES = (".py", *DATA_FORMATS)
 
 
 def read_config_text(
@@ -113,17 +110,21 @@ def _read_file(path: Path, budget: Budget, chain: tuple[Path, ...], base_loader:
                 bases.append((reference, _loaded(base_loader, reference, str(path), line, budget)))
                 continue
             base = path.parent / reference
-            if not base.exists():
-                cause = f"the base file {reference!r} does not exist ({base})"
+            if not _is_there(base):
+                cause = f"the base file {reference!r:.200} does not exist ({str(base):.200})"
                 error = ConfigReadError(path, line, cause, "keep the configs folder whole")
                 bases.append((reference, Unreadable(error)))
                 continue
+            if base.suffix not in _BASE_SUFFIXES and not base.is_dir():
+                cause = f"the base file {reference!r:.200} is no config by its name"
+                fix = f"a base file ends in {', '.join(_BASE_SUFFIXES)}"
+                raise ConfigReadError(path, line, cause, fix)
             if base.resolve() in chain:
                 raise ConfigReadError(path, line, f"the base file {reference!r} builds on this file in a circle")
             bases.append((reference, _read_file(base, budget, chain, base_loader)))
         return join_bases(bases, str(path), line)
 
-    if path.suffix in _DATA_FORMATS:
+    if path.suffix in DATA_FORMATS:
         return _read_data(text, path, budget, load_bases)
     folder = path.parent.absolute().as_posix()
     variables = {
@@ -135,12 +136,28 @@ def _read_file(path: Path, budget: Budget, chain: tuple[Path, ...], base_loader:
     return _read(text, str(path), budget, variables, load_bases)
 
 
+def _is_there(path: Path) -> bool:
+    """Whether anything has this name; False also where no file can have it, or where nobody may look."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def _file_text(path: Path) -> str:
+    """The text of a config file.
+
+    Raises:
+        ConfigReadError: there is none, or it is no regular file: a pipe or a device would give no end of text, or none
+            ever.
+    """
+    if not _is_there(path):
+        raise ConfigReadError(path, None, "there is no such file", "check the path of the config")
     if path.is_dir():
         raise ConfigReadError(path, None, "this is a folder", "give the config file in it")
     if not path.is_file():
-        raise ConfigReadError(path, None, "there is no such file", "check the path of the config")
-    if path.suffix not in (".py", *_DATA_FORMATS, ".txt", ""):
+        raise ConfigReadError(path, None, "this is not a regular file", "give a config file")
+    if path.suffix not in (*_BASE_SUFFIXES, ".txt", ""):
         raise ConfigReadError(path, None, f"{path.suffix!r} files are not read", "give a .py, .yaml or .json config")
     try:
         if path.stat().st_size > 4 * MAX_TEXT_LENGTH:
@@ -155,15 +172,9 @@ def _file_text(path: Path) -> str:
 def _read_data(
     text: str, path: Path, budget: Budget, load_bases: Callable[[list[str], int], dict[str, Any]]
 ) -> dict[str, Any]:
-    kind = _DATA_FORMATS[path.suffix]
-    try:
-        values = json.loads(text) if kind == "JSON" else yaml.safe_load(text)
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ConfigReadError(
-            path, getattr(error, "lineno", None), f"this is not {kind} ({one_line(error)})"
-        ) from None
+    values = parse_data(text, path)
     if not isinstance(values, dict):
-        raise ConfigReadError(path, None, f"the {kind} is not a dict of config values")
+        raise ConfigReadError(path, None, f"the {DATA_FORMATS[path.suffix]} is not a dict of config values")
     references = values.pop("_base_", [])
     references = [references] if isinstance(references, str) else references
     if not isinstance(references, list) or not all(isinstance(item, str) for item in references):

@@ -100,7 +100,11 @@ def parse(text: str, filename: str) -> ast.Module:
                 filename, line, "environment variables are not read", "write the value in their place"
             ) from None
         raise ConfigReadError(
-            filename, line, f"this is not Python ({error.msg}): {source[:80]!r}", "give the config as Python text"
+            # The text is not quoted: a config may name any file as its base, and who reads the message may not read that.
+            filename,
+            line,
+            f"this is not Python ({error.msg})",
+            "give the config as Python text",
         ) from None
     except (RecursionError, MemoryError):
         raise ConfigLimitError(filename, None, "the text is nested too deeply to be a config") from None

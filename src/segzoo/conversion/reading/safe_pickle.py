@@ -24,10 +24,12 @@ import torch
 
 from segzoo.conversion.errors import CheckpointError
 from segzoo.conversion.reading import archives
+from segzoo.conversion.reading.limits import TooMuch
+from segzoo.conversion.reading.pickle_sizes import PickleSizes
 from segzoo.text import listed
 
 MAX_PICKLE_BYTES = 256 << 20
-MAX_ARRAY_BYTES = 64 << 20
+MAX_ARRAY_BYTES = 4 << 20  # colours and names of classes; as a list it takes ten times as much
 _LEGACY_PICKLES = 5  # magic number, protocol, system, the object, its storage keys
 
 
@@ -110,6 +112,8 @@ class ArrayData:
         dtype = kind.resolve() if isinstance(kind, ArrayType) else None
         if dtype is None or not isinstance(data, bytes) or len(data) > MAX_ARRAY_BYTES or not isinstance(shape, tuple):
             return None
+        if not data:  # whatever its shape says
+            shape = (0,)
         try:
             return np.frombuffer(data, dtype).reshape(shape, order="F" if columns_first else "C").copy()
         except (ValueError, TypeError):
@@ -165,11 +169,10 @@ _STAND_INS: dict[str, Any] = {
         for name, function in (("scalar", _scalar), ("_reconstruct", _reconstruct))
     },
 }
-# Names on torch's own list that do not begin with "torch.".
+# Names on torch's own list that do not begin with "torch."; without bytearray, which a number makes as large as it says.
 _TORCH_LIST = frozenset(
     (
         "_codecs.encode",
-        "builtins.bytearray",
         "builtins.complex",
         "builtins.set",
         "collections.Counter",
@@ -187,13 +190,16 @@ def names_in_pickles(stream: IO[bytes], count: int) -> list[str]:
         count: number of pickles to look at.
 
     Raises:
-        ValueError, EOFError: a pickle is cut off or damaged.
+        ValueError, EOFError, LookupError: a pickle is cut off or damaged.
+        TooMuch: a pickle would make far more than it holds.
     """
     names: dict[str, None] = {}
     for _ in range(count):
         strings: list[str] = []  # the last two that were pushed: what STACK_GLOBAL (protocol 4) imports
         memo: dict[int, str] = {}
-        for opcode, argument, _position in pickletools.genops(stream):
+        sizes = PickleSizes()
+        for opcode, argument, position in pickletools.genops(stream):
+            sizes.step(opcode, argument, position or 0)
             name = opcode.name
             if name in ("GLOBAL", "INST"):
                 names[_today(*str(argument).split(" ", 1))] = None
@@ -288,7 +294,9 @@ def load_legacy(path: Path, source: Path) -> Any:
 def _scan(stream: IO[bytes], count: int, source: Path) -> None:
     try:
         names = names_in_pickles(stream, count)
-    except (ValueError, EOFError, MemoryError, OverflowError, IndexError) as error:
+    except TooMuch as error:
+        raise CheckpointError(source, f"refused: {error}", "do not trust the file") from None
+    except (ValueError, EOFError, MemoryError, OverflowError, LookupError) as error:
         raise CheckpointError(
             source, f"the file is cut off or damaged: its pickle ends or breaks early ({error})", "download it again"
         ) from None

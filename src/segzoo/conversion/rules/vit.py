@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from segzoo.backbones.vit import ViTConfig
+from segzoo.base import MAX_LAYERS
 from segzoo.conversion.keys import BackboneRule, Context, KeyRule, register
 from segzoo.conversion.options import Options
 from segzoo.necks import PyramidNeckConfig
@@ -77,8 +78,10 @@ def attention_windows(options: Options, depth: int) -> list[int]:
     """Takes ``window_attn`` and ``window_size``; the side of each block's windows, or an empty list for no windows.
 
     Raises:
-        ConversionError: they are lists of another length, or a window has no size.
+        ConversionError: they are lists of another length, a window has no size, or ``depth`` is no number of blocks.
     """
+    if type(depth) is not int or not 0 < depth <= MAX_LAYERS:
+        raise options.error(f"depth={depth!r:.60} is no number of blocks from 1 to {MAX_LAYERS}")
 
     def of_each_block(value: Any) -> list[Any]:
         return list(value) if isinstance(value, (list, tuple)) else [value] * depth
