@@ -1,7 +1,7 @@
 """What all backbones share: they turn an image into named maps."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
@@ -74,6 +74,8 @@ class Backbone(BackboneMixin, SegZooPreTrainedModel):
     config: BackboneConfig
     base_model_prefix = "backbone"
     has_attentions = False
+    heads_in_float32: ClassVar[bool] = False
+    """Whether a model with this backbone that is loaded in half precision keeps its heads in float32."""
 
     def get_input_embeddings(self) -> nn.Module | None:
         """The layer that reads the images."""

@@ -1,6 +1,6 @@
 """What segzoo's plain vision transformers share: patches of one width and one resolution throughout."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -181,13 +181,19 @@ class PlainViTBackbone(Backbone):
         return to_map(self.norm(to_tokens(feature_map)), size)
 
 
-def vit_blocks(config: PlainViTConfig, attentions: Iterable[nn.Module], layer_scale: float | None) -> nn.ModuleList:
+def vit_blocks(
+    config: PlainViTConfig,
+    attentions: Iterable[nn.Module],
+    layer_scale: float | None,
+    norm: Callable[..., nn.Module] = nn.LayerNorm,
+) -> nn.ModuleList:
     """The blocks of a plain ViT.
 
     Args:
         config: the ViT's config.
         attentions: for each block the module that mixes its tokens.
         layer_scale: initial value of the learned scales of the residual branches; None for no scales.
+        norm: ``norm(channels, eps=...)`` makes a norm of tokens.
     """
     width = config.hidden_size
     return nn.ModuleList(
@@ -196,6 +202,7 @@ def vit_blocks(config: PlainViTConfig, attentions: Iterable[nn.Module], layer_sc
             width,
             int(width * config.mlp_ratio),
             norm_eps=config.norm_eps,
+            norm=norm,
             layer_scale=layer_scale,
             dropout=config.dropout,
             drop_path=rate,
