@@ -85,6 +85,12 @@ class Backbone(BackboneMixin, SegZooPreTrainedModel):
         """All maps (B, C, height, width) of images (B, num_channels, H, W), in the order of ``stage_names``."""
         raise NotImplementedError(f"{type(self).__name__} has no `features`")
 
+    def fit_images(self, size: tuple[int, int]) -> None:
+        """Fit the backbone of a new model to its training crops, of (height, width) in pixels.
+
+        Does nothing unless a family has weights for one image size, which its original resizes on loading.
+        """
+
     def finish(self, feature_map: Tensor) -> Tensor:
         """The last step of each map that ``out_features`` names; does nothing unless a family has a last norm."""
         return feature_map

@@ -21,7 +21,14 @@ from segzoo.layers import RMSNorm, resize, to_map, to_tokens
 from segzoo.layers.vit import Attention
 
 # Keyword arguments of InternViTConfig.
-VARIANTS = {"internvit-6b": {}}
+VARIANTS = {
+    "internvit-6b-224px": {},
+    "internvit-6b-448px-v1-0": {"image_size": 448},
+    **{
+        f"internvit-6b-448px-{version}": {"image_size": 448, "num_hidden_layers": 45}
+        for version in ("v1-2", "v1-5", "v2-5")
+    },
+}
 
 
 @strict
@@ -86,9 +93,7 @@ class InternViTAttention(Attention):
 
     def __init__(self, config: InternViTConfig):
         width = config.hidden_size
-        super().__init__(
-            config, width, config.num_attention_heads, qkv_bias="none", dropout=config.attention_dropout
-        )
+        super().__init__(config, width, config.num_attention_heads, qkv_bias="none", dropout=config.attention_dropout)
         self.q_norm = RMSNorm(width, eps=config.norm_eps)
         self.k_norm = RMSNorm(width, eps=config.norm_eps)
 
@@ -96,7 +101,8 @@ class InternViTAttention(Attention):
         """As of every attention; values are not normalised."""
         query, key, value = qkv.chunk(3, dim=-1)
         return [
-            x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (self.q_norm(query), self.k_norm(key), value)
+            x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for x in (self.q_norm(query), self.k_norm(key), value)
         ]
 
 
@@ -141,12 +147,27 @@ class InternViTBackbone(PlainViTBackbone):
         tokens = torch.cat([self.class_token.expand(x.shape[0], -1, -1), to_tokens(x)], dim=1)
         return self.dropout(tokens + positions), grid
 
-    def resize_image(self, image_size: int | tuple[int, int]) -> None:
-        """Resize the position embeddings, and change the config, to images of this side or (height, width) in pixels."""
-        old = self.config.grid
-        self.config.image_size = image_size if isinstance(image_size, int) else list(image_size)
-        self.config.check()
-        self.position_embeddings = nn.Parameter(resize_grid(self.position_embeddings.detach(), old, self.config.grid))
+    def resize_image(self, image_size: int | Ints, patch_size: int | None = None) -> None:
+        """Resize the position embeddings, and change the config, to images of another size.
+
+        Args:
+            image_size: side, or (height, width), in pixels.
+            patch_size: side of the patches, to whose kernels those of now are resized (bicubic); None keeps them.
+        """
+        config, old, kernels = self.config, self.config.grid, self.patch_embedding.weight.detach()
+        config.image_size = image_size if isinstance(image_size, int) else list(image_size)
+        if patch_size not in (None, config.patch_size):
+            config.patch_size, sides = patch_size, (patch_size, patch_size)
+            self.patch_embedding.kernel_size = self.patch_embedding.stride = sides
+            self.patch_embedding.weight = nn.Parameter(resize(kernels, sides, mode="bicubic"))
+        config.check()
+        self.position_embeddings = nn.Parameter(resize_grid(self.position_embeddings.detach(), old, config.grid))
+
+    def fit_images(self, size: tuple[int, int]) -> None:
+        """Resize the position embeddings to the grid of whole patches that images of this (height, width) have."""
+        patch = self.config.patch_size
+        if not self.config.resize_positions:
+            self.resize_image([-(-side // patch) * patch for side in size])
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)

@@ -16,6 +16,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
 from segzoo.auto import HEADS
+from segzoo.backbones import Backbone
 from segzoo.configuration_segzoo import input_channels
 from segzoo.data.augmentation import Augmentation
 from segzoo.data.classes import ClassFacts
@@ -98,6 +99,7 @@ class ModelRequest:
     config_name: str | None = None
     num_channels: int | None = None
     ignore_index: int = 255
+    crop_size: tuple[int, int] | None = None
     hub_options: Mapping[str, Any] | None = None
 
 
@@ -110,6 +112,7 @@ def build_model(
     config_name: str | None = None,
     num_channels: int | None = None,
     ignore_index: int = 255,
+    crop_size: tuple[int, int] | None = None,
     hub_options: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel:
     """Build a model for the given classes: an existing one, one from a config, or a new one around a backbone.
@@ -125,6 +128,8 @@ def build_model(
         num_channels: number of channels of the pictures; None: 3 for a new backbone, and what weights and configs that
             are loaded have. Another number than theirs is an error.
         ignore_index: label that does not count.
+        crop_size: (height, width) of the training crops, to which the position embeddings of an InternViT in a new
+            model are resized; None keeps them.
         hub_options: ``token``, ``revision``, ``cache_dir``, ``trust_remote_code`` for loading.
 
     Raises:
@@ -141,6 +146,7 @@ def build_model(
         config_name=config_name,
         num_channels=num_channels,
         ignore_index=ignore_index,
+        crop_size=crop_size,
         hub_options=hub_options,
     )
     built = start_model(classes, options or ModelOptions(), request)
@@ -196,6 +202,8 @@ def _new(classes: ClassFacts, options: ModelOptions, request: ModelRequest) -> B
     config.check_trainable()
     model = SegZooForSemanticSegmentation(config)
     model.backbone = backbone.load(model.backbone)
+    if request.crop_size is not None and isinstance(model.backbone, Backbone):
+        model.backbone.fit_images(request.crop_size)
     return BuiltModel(model, backbone.weights, [backbone.note])
 
 

@@ -27,7 +27,9 @@ def _translate(original: Mapping[str, Any], context: Context) -> InternViTConfig
     options.expect("qk_normalization", True)
     options.expect("with_final_norm", False)
     if options.take("freeze_vit", False):
-        context.note(context.where, "it was frozen in training (freeze_vit); segzoo train does that with --freeze_backbone")
+        context.note(
+            context.where, "it was frozen in training (freeze_vit); segzoo train does that with --freeze_backbone"
+        )
     maps = [f"stage{i + 1}" for i in sorted(set(options.take("out_indices", (7, 11, 15, 23))))]
     if options.take("with_fpn", False) and len(maps) != 4:
         raise options.error(f"with_fpn=True rescales four maps, and out_indices names {len(maps)}")
