@@ -111,10 +111,17 @@ class SegZooForSemanticSegmentation(WritesHashes, SegZooPreTrainedModel):
 
     def _run_backbone(self, pixel_values: Tensor, **options: bool | None) -> tuple[Sequence[Tensor], BackboneOutput]:
         output = self.backbone.forward_with_filtered_kwargs(pixel_values, **options)
-        maps = output.feature_maps if self.neck is None else self.neck(output.feature_maps)
-        if isinstance(self.backbone, Backbone) and self.backbone.heads_in_float32:
-            maps = [x.to(self.decode_heads[-1].dtype) for x in maps]
-        return maps, output
+        maps = output.feature_maps
+        if self.neck is not None:
+            maps = self.neck(self._in_dtype_of(self.neck, maps))
+        return self._in_dtype_of(self.decode_heads[-1], maps), output
+
+    def _in_dtype_of(self, part: nn.Module, maps: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Maps in the dtype of the part that reads them, which differs where the backbone keeps heads in float32."""
+        if not (isinstance(self.backbone, Backbone) and self.backbone.heads_in_float32):
+            return maps
+        weight = next((p for p in part.parameters() if p.is_floating_point()), None)
+        return maps if weight is None else [x.to(weight.dtype) for x in maps]
 
     def decode(self, feature_maps: Sequence[Tensor]) -> list[HeadOutput]:
         """The outputs of the decode heads in cascade; the last one's logits are the model's.

@@ -182,6 +182,7 @@ def write_plan(plan: Plan, output: str | Path, *, max_shard_size: int | str = "5
 
 def _parts_in_bfloat16(model: PreTrainedModel) -> tuple[str, ...]:
     """Beginnings of the names of tensors that stay in bfloat16: those of a backbone that runs so, and of its neck."""
-    if isinstance(model, Backbone):
-        return ("",) if model.heads_in_float32 else ()
-    return ("backbone.", "neck.") if model.backbone.heads_in_float32 else ()
+    backbone = model if isinstance(model, Backbone) else model.backbone
+    if not (isinstance(backbone, Backbone) and backbone.heads_in_float32):
+        return ()
+    return ("",) if backbone is model else ("backbone.", "neck.")

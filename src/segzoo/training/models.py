@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -402,3 +403,13 @@ def _scale(size: Mapping[str, int | None]) -> dict[str, Any]:
         return {"keep_ratio": True, "scale_size": (short,)}
     # The smaller limit is that of the short edge, however they are called; where that has none, the long edge decides.
     return {"keep_ratio": True, "scale_size": (long, long) if short is None else tuple(sorted((short, long)))}
+
+
+def trained_in_float32(model: nn.Module) -> None:
+    """Turn the parts of a model with half-precision weights to be trained into float32; small steps would be lost.
+
+    Mixed precision still computes in half precision. Frozen parts stay as they are.
+    """
+    for part in model.children():
+        if any(p.requires_grad and p.dtype in (torch.float16, torch.bfloat16) for p in part.parameters()):
+            part.float()

@@ -40,7 +40,7 @@ from segzoo.training.folder import (
 )
 from segzoo.training.guards import FiniteGuard, gradient_norm
 from segzoo.training.inputs import MeanLoss, load_model, load_pictures, picture_names, prepare_data
-from segzoo.training.models import no_distortion
+from segzoo.training.models import no_distortion, trained_in_float32
 from segzoo.training.optimization import build_optimizer, build_schedule
 from segzoo.training.processes import run_together
 from segzoo.training.recipes.recipe import Recipe
@@ -222,6 +222,7 @@ class Run:
         self.model.to(memory_format=self.memory_format)
         if self.recipe.freeze_backbone:
             self.model.backbone.requires_grad_(False)
+        trained_in_float32(self.model)
         several = accelerator.num_processes > 1
         if several and (unused := freeze_unused_parameters(self.model, self.recipe.crop_size)):
             self.say(
