@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from segzoo.auto import register_backbone
-from segzoo.backbones.plain_vit import PlainViTBackbone, PlainViTConfig, vit_blocks
+from segzoo.backbones.plain_vit import FixedSizeViTConfig, PlainViTBackbone, vit_blocks
 from segzoo.base import Ints
 from segzoo.errors import SegZooError
 from segzoo.layers import RMSNorm, resize, to_map, to_tokens
@@ -32,17 +32,13 @@ VARIANTS = {
 
 
 @strict
-class InternViTConfig(PlainViTConfig):
+class InternViTConfig(FixedSizeViTConfig):
     """Options of ``InternViTBackbone``; the defaults are InternViT-6B's for images of 224 x 224.
 
     Args:
-        image_size: side, or (height, width), in pixels, of the images that the position embeddings are made for.
         resize_positions: resize the position embeddings (bicubic) for every batch of another size. Otherwise images of
             other sizes are an error.
         layer_scale: initial value of the learned scales of the residual branches.
-
-    Raises:
-        SegZooError: ``image_size`` is neither a side nor a pair, or is smaller than a patch.
     """
 
     model_type = "segzoo_internvit"
@@ -51,28 +47,8 @@ class InternViTConfig(PlainViTConfig):
     num_hidden_layers: int = 48
     num_attention_heads: int = 25
     patch_size: int = 14
-    image_size: int | Ints = 224
     resize_positions: bool = False
     layer_scale: float = 0.1
-
-    def check(self) -> None:
-        """``image_size`` is a side or a pair, and holds one patch at least."""
-        super().check()
-        if len(self._sides) != 2 or min(self._sides) < self.patch_size:
-            raise SegZooError(
-                f"InternViT: image_size={self.image_size} must be a side or (height, width), of {self.patch_size} pixels at "
-                "least"
-            )
-
-    @property
-    def _sides(self) -> list[int]:
-        return [self.image_size] * 2 if isinstance(self.image_size, int) else list(self.image_size)
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """(height, width), in patches, of the images that the position embeddings are made for."""
-        height, width = (side // self.patch_size for side in self._sides)
-        return height, width
 
     @classmethod
     def tiny(cls) -> Self:
