@@ -7,6 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
 from segzoo.backbones.base import BackboneConfig, evenly_spaced_layers, is_token
+from segzoo.backbones.internvit import InternViTConfig
 from segzoo.base import Ints, SegZooBaseConfig, check_depth
 from segzoo.compat import SubConfigSpec
 from segzoo.errors import SegZooError
@@ -188,6 +189,9 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
             _choose_maps(backbone_config)
         chosen = backbone_config.out_features if named else []
         pyramid = named and is_plain_vit(backbone_config) and not any(map(is_token, chosen))
+        neck = PyramidNeckConfig()
+        if isinstance(backbone_config, InternViTConfig):
+            neck = PyramidNeckConfig(norm="layer_norm", norm_eps=1e-6)  # as its published models have it
         heads = []
         if auxiliary:
             index = [-2] if pyramid or not named else [_last_but_one(chosen)]
@@ -195,7 +199,7 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
             heads.append(FCNHeadConfig(in_index=index, channels=auxiliary_channels, **options))
         return cls(
             backbone_config=backbone_config,
-            neck_config=PyramidNeckConfig() if pyramid else None,
+            neck_config=neck if pyramid else None,
             decode_head_configs=[UPerHeadConfig() if head_config is None else head_config],
             auxiliary_head_configs=heads,
             **kwargs,

@@ -13,6 +13,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from segzoo.auto import AutoHead, AutoNeck
+from segzoo.backbones import Backbone
 from segzoo.base import SegZooPreTrainedModel, first_convolution
 from segzoo.cards.model_card import ModelCardFacts, base_model_of, build_model_card, facts_of_model
 from segzoo.configuration_segzoo import SegZooConfig
@@ -88,6 +89,8 @@ class SegZooForSemanticSegmentation(WritesShim, WritesHashes, SegZooPreTrainedMo
             channels = list(self.neck.out_channels)
         self.decode_heads = nn.ModuleList(_build_head(c, channels) for c in config.decode_head_configs)
         self.auxiliary_heads = nn.ModuleList(_build_head(c, channels) for c in config.auxiliary_head_configs)
+        if isinstance(self.backbone, Backbone) and self.backbone.heads_in_float32:
+            self._keep_in_fp32_modules_strict = ["decode_heads", "auxiliary_heads"]
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module | None:
@@ -108,7 +111,17 @@ class SegZooForSemanticSegmentation(WritesShim, WritesHashes, SegZooPreTrainedMo
 
     def _run_backbone(self, pixel_values: Tensor, **options: bool | None) -> tuple[Sequence[Tensor], BackboneOutput]:
         output = self.backbone.forward_with_filtered_kwargs(pixel_values, **options)
-        return output.feature_maps if self.neck is None else self.neck(output.feature_maps), output
+        maps = output.feature_maps
+        if self.neck is not None:
+            maps = self.neck(self._in_dtype_of(self.neck, maps))
+        return self._in_dtype_of(self.decode_heads[-1], maps), output
+
+    def _in_dtype_of(self, part: nn.Module, maps: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Maps in the dtype of the part that reads them, which differs where the backbone keeps heads in float32."""
+        if not (isinstance(self.backbone, Backbone) and self.backbone.heads_in_float32):
+            return maps
+        weight = next((p for p in part.parameters() if p.is_floating_point()), None)
+        return maps if weight is None else [x.to(weight.dtype) for x in maps]
 
     def decode(self, feature_maps: Sequence[Tensor]) -> list[HeadOutput]:
         """The outputs of the decode heads in cascade; the last one's logits are the model's.

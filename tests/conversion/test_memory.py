@@ -10,6 +10,10 @@ import pytest
 import torch
 from conversion import tiny
 
+from segzoo.backbones import InternViTBackbone, InternViTConfig
+from segzoo.conversion.keys import KeyTable
+from segzoo.conversion.rules.internvit import internvit_keys
+
 MEASURE = r"""
 import json, os, re, sys
 from pathlib import Path
@@ -64,3 +68,66 @@ def test_no_second_copy(tmp_path):
     assert len(shards) > 1 and all(path.stat().st_size < 60e6 for path in shards)
     # The measure sees a copy: holding the weights once more would have shown.
     assert sum(t.nbytes for t in torch.load(large, mmap=True)["state_dict"].values()) > 0.9 * size
+
+
+MEASURE_SHARDED = r"""
+import json, re, sys, threading, time
+from pathlib import Path
+
+from segzoo.conversion.convert import convert_checkpoint
+
+
+def own():  # what is not a page of a mapped file
+    return 1024 * int(re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+
+small, large, folder = map(Path, sys.argv[1:])
+convert_checkpoint(small, output=folder / "small")
+start, peak, done = own(), 0, threading.Event()
+
+
+def watch():
+    global peak
+    while not done.is_set():
+        peak = max(peak, own())
+        time.sleep(0.002)
+
+
+watcher = threading.Thread(target=watch)
+watcher.start()
+convert_checkpoint(large, output=folder / "large", max_shard_size=200_000_000)
+done.set()
+watcher.join()
+print(json.dumps(peak - start))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="memory is told by kind on Linux only")
+def test_a_large_file_is_converted_shard_by_shard(tmp_path):
+    """InternViT-6B's width in bfloat16, 2 GB: less than 300 MB beside the mapped file."""
+
+    def saved(name, depth, width):
+        config = InternViTConfig(
+            hidden_size=width, num_hidden_layers=depth, num_attention_heads=width // 128, image_size=56
+        )
+        with torch.device("meta"):
+            native = InternViTBackbone(config).state_dict()
+        table = KeyTable(internvit_keys())
+        state = {table.to_original(key): torch.full(x.shape, 0.5, dtype=torch.bfloat16) for key, x in native.items()}
+        torch.save(state, tmp_path / name)
+        return tmp_path / name
+
+    small, large = saved("small.pth", 1, 128), saved("large.pth", 8, 3200)
+    size = large.stat().st_size
+    assert size > 1.9e9
+    command = [sys.executable, "-c", MEASURE_SHARDED, str(small), str(large), str(tmp_path)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    beside = json.loads(done.stdout.splitlines()[-1])
+    print(f"{beside / 1e6:.0f} MB beside the mapped {size / 1e6:.0f} MB")
+    assert 50e6 < beside < 300e6
+    shards = list((tmp_path / "large").glob("*.safetensors"))
+    assert len(shards) >= size / 200e6 and all(path.stat().st_size <= 201e6 for path in shards)

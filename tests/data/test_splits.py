@@ -2,6 +2,7 @@ import shutil
 
 import pytest
 
+from segzoo.data import DataSource
 from segzoo.data.scenes import write_scenes
 from segzoo.data.splits import load_splits
 from segzoo.errors import SegZooError
@@ -42,6 +43,18 @@ def test_a_few_of_each(scenes):
     assert names(train) == names(load_splits(str(scenes), max_train_samples=5, seed=1)[0])
 
 
+def test_a_share_is_the_beginning_of_a_shuffled_order(scenes):
+    def of(share, **options):
+        return names(load_splits(str(scenes), train_fraction=share, seed=1, **options)[0])
+
+    half = of(0.5)
+    assert half == of(1.0)[:4] and sorted(of(1.0)) == sorted(names(load_splits(str(scenes))[0]))
+    assert of(0.3) == half[:2] and of(0.01) == half[:1] and of(0.5, max_train_samples=3) == half[:3]
+    assert half != names(load_splits(str(scenes), train_fraction=0.5, seed=2)[0])
+    with pytest.raises(SegZooError, match="does not tell"):
+        load_splits(DataSource(str(scenes), streaming=True), train_fraction=0.5)
+
+
 def test_only_a_validation_split(scenes, tmp_path):
     for kind in ("images", "annotations"):
         shutil.copytree(scenes / kind / "validation", tmp_path / kind / "val")
@@ -54,6 +67,7 @@ def test_only_a_validation_split(scenes, tmp_path):
     [
         ({"train_val_split": 1.0}, "--train_val_split is 1.0; it must lie between 0 and 1"),
         ({"max_train_samples": 0}, "0 pictures"),
+        ({"train_fraction": 1.5}, "--train_fraction is 1.5; it must be above 0"),
     ],
 )
 def test_numbers_that_make_no_sense(scenes, options, message):

@@ -307,7 +307,7 @@ def test_files_that_do_not_load(suffix, fix, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-FIXED_SIZE = {"segzoo_beit", "segzoo_vit", "segzoo_vit_adapter"}
+FIXED_SIZE = {"segzoo_beit", "segzoo_internvit", "segzoo_vit", "segzoo_vit_adapter"}
 """Backbones whose position tables belong to one size."""
 
 

@@ -23,6 +23,31 @@ def test_concatenates_resized_maps():
     torch.testing.assert_close(head([fine, coarse]).logits, expected)
 
 
+def test_linear_head_is_a_norm_and_a_classifier():
+    config = FCNHeadConfig(
+        in_channels=[6],
+        in_index=[0],
+        channels=6,
+        num_convs=0,
+        concat_input=False,
+        norm=None,
+        with_norm=True,
+        dropout=0.0,
+    )
+    head = FCNHead(config).eval()
+    torch.nn.init.normal_(head.norm.running_mean)
+    torch.nn.init.uniform_(head.norm.running_var, 0.5, 2.0)
+    torch.nn.init.normal_(head.norm.weight)
+    assert {name.partition(".")[0] for name in head.state_dict()} == {"norm", "classifier"}
+    x = torch.randn(2, 6, 4, 5)
+    mean, variance = (value.view(1, 6, 1, 1) for value in (head.norm.running_mean, head.norm.running_var))
+    normed = (x - mean) / (variance + 1e-5).sqrt() * head.norm.weight.view(1, 6, 1, 1) + head.norm.bias.view(
+        1, 6, 1, 1
+    )
+    expected = F.conv2d(normed, head.classifier.weight, head.classifier.bias)
+    torch.testing.assert_close(head([x]).logits, expected)
+
+
 @pytest.mark.parametrize(
     "options, words",
     [

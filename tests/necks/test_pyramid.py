@@ -61,3 +61,16 @@ def test_norms_of_maps_and_between_the_upsamplings():
     wanted = [F.conv_transpose2d(four, *weights[2], stride=2), two, one, F.max_pool2d(half, 2)]
     for found, expected in zip(neck(maps), wanted, strict=True):
         assert torch.allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_layer_norm_over_channels_between_the_upsamplings():
+    neck = PyramidNeck(PyramidNeckConfig(in_channels=[6], norm="layer_norm", norm_eps=1e-6)).eval()
+    first, norm, _, last = neck.upsample_4x
+    for parameter in norm.parameters():
+        torch.nn.init.normal_(parameter)
+    x = torch.randn(2, 6, 3, 4)
+    between = first(x)
+    centred = between - between.mean(1, keepdim=True)
+    normed = centred / (centred.square().mean(1, keepdim=True) + 1e-6).sqrt()
+    normed = normed * norm.weight.view(1, 6, 1, 1) + norm.bias.view(1, 6, 1, 1)
+    torch.testing.assert_close(neck([x])[0], last(F.gelu(normed)))

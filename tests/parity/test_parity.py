@@ -20,6 +20,7 @@ from segzoo.conversion.weights import match_weights, original_state_dict
 
 RECORDS = sorted((Path(__file__).parent / "records").glob("*.json"), key=lambda path: path.name)
 
+SLOW = ("upernet_intern_vit_6b_504_80k_ade20k_bs16_lr4e-5",)
 # The original's names -> ours.
 HEADS = {"decode": "decode", "aux": "auxiliary"}
 LOSSES = {"loss_ce": "cross_entropy"}
@@ -49,7 +50,12 @@ def relative_error(logits, out, tensors):
     return max(worst, abs(float(logits.mean()) - out["mean"])) / out["absmax"]
 
 
-@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def case_of(path):
+    marks = pytest.mark.slow if path.stem in SLOW else ()
+    return pytest.param(path, id=path.stem, marks=marks)
+
+
+@pytest.mark.parametrize("path", [case_of(path) for path in RECORDS])
 def test_numbers(path):
     record, tensors, model = convert(path)
     for case in record["cases"]:
@@ -64,6 +70,24 @@ def test_numbers(path):
 
     if "losses" in record:
         check_losses(model, record["losses"])
+    if "bfloat16" in record:
+        check_bfloat16(model, record, tensors)
+
+
+def check_bfloat16(model, record, tensors):
+    """With the backbone in bfloat16 and the heads in float32 the logits are at most twice as far off as the original's."""
+    model.float()
+    model.backbone.to(torch.bfloat16)
+    model.neck.to(torch.bfloat16)
+    (case,) = record["cases"]
+    out, allowed = case["logits"], record["bfloat16"]
+    with torch.no_grad():
+        logits = model(synthesis.image(case["input"], case["shape"])).logits
+    assert logits.dtype == torch.float32
+    wanted = tensors[out["tensor"]].double()
+    wrong = logits[:, :, out["rows"]][..., out["cols"]].double() - wanted
+    assert 0 < float(wrong.square().mean().sqrt() / wanted.square().mean().sqrt()) < 2 * allowed["rms"]
+    assert float(wrong.abs().max()) / out["absmax"] < 2 * allowed["max"]
 
 
 def native_loss(name):

@@ -7,16 +7,16 @@ from torchvision import tv_tensors
 from transformers import ResNetConfig, SegformerConfig, UperNetConfig
 
 from segzoo import SegZooConfig, SegZooError, SegZooForSemanticSegmentation, SegZooImageProcessor
-from segzoo.backbones import ResNetBackbone
+from segzoo.backbones import InternViTBackbone, InternViTConfig, ResNetBackbone
 from segzoo.backbones import ResNetConfig as OurResNetConfig
 from segzoo.configuration_segzoo import input_channels
 from segzoo.data import Augmentation
 from segzoo.data.classes import ClassFacts
 from segzoo.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from segzoo.layers import BatchNorm2d
+from segzoo.layers import BatchNorm2d, ChannelNorm
 from segzoo.losses import CrossEntropyLoss
 from segzoo.training import ModelOptions, NewModel, build_model, build_processor, training_transform
-from segzoo.training.models import load_config
+from segzoo.training.models import load_config, trained_in_float32
 
 OLD = str(Path(__file__).parents[1] / "old_folders" / "training" / "tiny")
 THREE = ClassFacts({0: "sky", 1: "road", 2: "car"}, [[0, 0, 1], [0, 1, 0], [1, 0, 0]])
@@ -46,6 +46,25 @@ def test_a_new_model_around_a_backbone_with_weights(folder, tmp_path):
     model = build_model(THREE, new=NewModel(str(tmp_path / "backbone"), head_channels=8))
     state = model.backbone.state_dict()
     assert all((state[name] == value).all() for name, value in backbone.state_dict().items())
+
+
+def test_an_internvit_fits_the_crops_and_trains_in_float32(tmp_path):
+    encoder = InternViTConfig(hidden_size=16, num_hidden_layers=4, num_attention_heads=2, mlp_ratio=2.0, image_size=28)
+    InternViTBackbone(encoder).to(torch.bfloat16).save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="begins with"):
+        model = build_model(THREE, new=NewModel(str(tmp_path), head_channels=8), crop_size=(42, 50))
+    assert model.backbone.config.grid == model.config.backbone_config.grid == (3, 4)
+    assert isinstance(model.neck.upsample_4x[1], ChannelNorm)
+    assert model.backbone.dtype == torch.bfloat16
+    model.backbone.requires_grad_(False)
+    trained_in_float32(model)
+    assert model.backbone.dtype == torch.bfloat16 and model.neck.dtype == torch.float32
+    x, labels = torch.randn(2, 3, 42, 50), torch.randint(0, 3, (2, 42, 50))
+    model.train()(x, labels=labels).loss.backward()
+    assert model.neck.upsample_2x.weight.grad is not None
+    model.backbone.requires_grad_(True)
+    trained_in_float32(model)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
 def test_the_momentum_of_batch_norms(folder):

@@ -16,9 +16,13 @@ from segzoo.training.recipes.recipe import load_recipe
 def test_rows_are_complete():
     rows = zoo.rows()
     counts = Counter(row.system for row in rows.values())
-    assert counts == {"mmsegmentation": 597, "InternImage": 7, "ViT-Adapter": 17, "CSAIL": 9} and set(counts) == set(
-        zoo.SYSTEMS
-    )
+    assert counts == {
+        "mmsegmentation": 597,
+        "InternImage": 7,
+        "ViT-Adapter": 17,
+        "InternViT-6B": 14,
+        "CSAIL": 9,
+    } and set(counts) == set(zoo.SYSTEMS)
     names = [name for row in rows.values() for name in (row.name, *row.aliases)]
     assert len(names) == len(set(names))
     for name, row in rows.items():
@@ -35,9 +39,19 @@ def test_rows_are_complete():
         assert (row.flops is None) == (row.flops_size is None)
 
 
+WITHOUT_CONFIG = {"upernet_intern_vit_adapter_6b_512_80k_ade20k_bs16_lr4e-5"}  # it was not published
+
+
+def has_config(row):
+    return not row.pretrained and row.name not in WITHOUT_CONFIG
+
+
 def test_every_row_has_a_config():
     for name, row in zoo.rows().items():
         config = zoo.original_config(name)
+        if not has_config(row):
+            assert config is None and (row.url is None) == (name in WITHOUT_CONFIG)
+            continue
         if row.system == "CSAIL":
             assert {"arch_encoder", "arch_decoder"} <= config["MODEL"].keys()
             continue
@@ -52,7 +66,8 @@ def test_every_file_is_of_a_system_and_every_line_is_read(kind):
     for system, file in files.items():
         content = json.loads(file.read_text(encoding="utf-8"))
         names = [row["name"] for row in content] if kind == "rows" else list(content["configs"])
-        assert sorted(names) == sorted(name for name, row in zoo.rows().items() if row.system == system)
+        rows = [row for row in zoo.rows().values() if row.system == system and (kind == "rows" or has_config(row))]
+        assert sorted(names) == sorted(row.name for row in rows)
         for part, values in content.get("parts", {}).items() if kind == "configs" else ():
             assert {config[part] for config in content["configs"].values() if part in config} == set(
                 range(len(values))
@@ -152,6 +167,28 @@ class TestList:
         lines = capsys.readouterr().out.splitlines()
         assert lines[0].split()[0] == "name" and sum("upernet_internimage" in line for line in lines) == 6
         assert "47.90" in "".join(line for line in lines if "internimage_t" in line)
+
+    def test_patterns(self, capsys):
+        assert main(["list", "InternViT*"]) == 0
+        lines = capsys.readouterr().out.splitlines()[2:-2]
+        assert len(lines) == 14 and sum(line.endswith("yes") for line in lines) == 13
+        (adapter,) = [line for line in lines if not line.endswith("yes")]
+        assert "58.10" in adapter and "54.90" in next(
+            line for line in lines if line.startswith("upernet") and "frozen" in line
+        )
+        assert main(["list", "internvit*", "linear"]) == 0
+        assert capsys.readouterr().out.count("\nlinear_intern_vit_6b") == 6
+        assert main(["list", "--json", "internvit"]) == 0
+        rows = json.loads(capsys.readouterr().out)
+        assert [row["name"] for row in rows if row["pretrained"]] == [
+            "intern_vit_6b_224px",
+            *(f"intern_vit_6b_448px_v{v}" for v in ("1_0", "1_2", "1_5", "2_5")),
+        ]
+        assert main(["info", "intern_vit_6b_448px_v2_5"]) == 0
+        assert "segzoo convert intern_vit_6b_448px_v2_5" in capsys.readouterr().out
+        assert main(["convert", "--dry_run", "upernet_intern_vit_6b_504_80k_ade20k_bs16_lr4e-5_frozen"]) == 0
+        assert main(["convert", "--dry_run", "intern_vit_6b_224px"]) == 1
+        assert "a backbone alone" in capsys.readouterr().err
 
     def test_dice(self, capsys):
         assert main(["list", "fcn_unet_s5-d16_64x64_40k_drive"]) == 0

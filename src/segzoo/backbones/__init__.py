@@ -4,6 +4,7 @@ from segzoo.backbones.base import Backbone, BackboneConfig
 from segzoo.backbones.beit import BeitBackbone, BeitConfig
 from segzoo.backbones.hrnet import HRNetBackbone, HRNetConfig
 from segzoo.backbones.internimage import InternImageBackbone, InternImageConfig
+from segzoo.backbones.internvit import InternViTBackbone, InternViTConfig
 from segzoo.backbones.mobilenetv2 import MobileNetV2Backbone, MobileNetV2Config
 from segzoo.backbones.resnet import ResNetBackbone, ResNetConfig
 from segzoo.backbones.stage_encoder import StageEncoderBackbone, StageEncoderConfig
@@ -20,6 +21,8 @@ __all__ = [
     "HRNetConfig",
     "InternImageBackbone",
     "InternImageConfig",
+    "InternViTBackbone",
+    "InternViTConfig",
     "MobileNetV2Backbone",
     "MobileNetV2Config",
     "ResNetBackbone",

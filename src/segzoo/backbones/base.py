@@ -1,7 +1,7 @@
 """What all backbones share: they turn an image into named maps."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
@@ -74,6 +74,8 @@ class Backbone(BackboneMixin, SegZooPreTrainedModel):
     config: BackboneConfig
     base_model_prefix = "backbone"
     has_attentions = False
+    heads_in_float32: ClassVar[bool] = False
+    """Whether a model with this backbone that is loaded in half precision keeps its heads in float32."""
 
     def get_input_embeddings(self) -> nn.Module | None:
         """The layer that reads the images."""
@@ -82,6 +84,12 @@ class Backbone(BackboneMixin, SegZooPreTrainedModel):
     def features(self, pixel_values: Tensor) -> Sequence[Tensor]:
         """All maps (B, C, height, width) of images (B, num_channels, H, W), in the order of ``stage_names``."""
         raise NotImplementedError(f"{type(self).__name__} has no `features`")
+
+    def fit_images(self, size: tuple[int, int]) -> None:
+        """Fit the backbone of a new model to its training crops, of (height, width) in pixels.
+
+        Does nothing unless a family has weights for one image size, which its original resizes on loading.
+        """
 
     def finish(self, feature_map: Tensor) -> Tensor:
         """The last step of each map that ``out_features`` names; does nothing unless a family has a last norm."""

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from segzoo.auto import register_backbone
-from segzoo.backbones.plain_vit import PlainViTBackbone, PlainViTConfig, vit_blocks
-from segzoo.base import Ints
+from segzoo.backbones.plain_vit import FixedSizeViTConfig, PlainViTBackbone, vit_blocks
 from segzoo.errors import SegZooError
 from segzoo.layers import to_tokens
 from segzoo.layers.vit import Attention
@@ -30,45 +29,22 @@ VARIANTS = {
 
 
 @strict
-class BeitConfig(PlainViTConfig):
+class BeitConfig(FixedSizeViTConfig):
     """Options of ``BeitBackbone``; the defaults are BEiT-B/16 for images of 224 x 224.
 
     Args:
-        image_size: side, or (height, width), in pixels, of the images that the tables of position biases are made for.
         resize_tables: resize the tables for every batch of another size. Otherwise images of other sizes are an error
             in training, and larger ones always; in evaluation smaller images read the part of the tables that they
             need.
         layer_scale: initial value of the learned scales of the residual branches; None for no scales.
         qkv_bias: queries and values have a bias; keys never do.
-
-    Raises:
-        SegZooError: ``image_size`` is neither a side nor a pair, or is smaller than a patch.
     """
 
     model_type = "segzoo_beit"
 
-    image_size: int | Ints = 224
     resize_tables: bool = False
     layer_scale: float | None = 0.1
     qkv_bias: bool = True
-
-    def check(self) -> None:
-        """``image_size`` is a side or a pair, and holds one patch at least."""
-        super().check()
-        if len(self._sides) != 2 or min(self._sides) < self.patch_size:
-            raise SegZooError(
-                f"BEiT: image_size={self.image_size} must be a side or (height, width), of {self.patch_size} pixels at least"
-            )
-
-    @property
-    def _sides(self) -> list[int]:
-        return [self.image_size] * 2 if isinstance(self.image_size, int) else list(self.image_size)
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """(height, width), in patches, of the images that the tables are made for."""
-        height, width = (side // self.patch_size for side in self._sides)
-        return height, width
 
     @classmethod
     def tiny(cls) -> Self:

@@ -1,6 +1,6 @@
 """What segzoo's plain vision transformers share: patches of one width and one resolution throughout."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -11,6 +11,7 @@ from transformers.modeling_outputs import BackboneOutput
 from transformers.utils.generic import can_return_tuple
 
 from segzoo.backbones.base import Backbone, BackboneConfig, evenly_spaced_layers
+from segzoo.base import Ints
 from segzoo.errors import SegZooError
 from segzoo.layers import to_map, to_tokens
 from segzoo.layers.vit import ViTBlock, drop_path_rates
@@ -78,6 +79,39 @@ class PlainViTConfig(BackboneConfig):
     @property
     def default_out_features(self) -> list[str]:
         return [f"stage{i}" for i in evenly_spaced_layers(self.num_hidden_layers)]
+
+
+@strict
+class FixedSizeViTConfig(PlainViTConfig):
+    """Options of a plain ViT with positions that are made for one size of images.
+
+    Args:
+        image_size: side, or (height, width), in pixels, of the images that the positions are made for.
+
+    Raises:
+        SegZooError: ``image_size`` is neither a side nor a pair, or is smaller than a patch.
+    """
+
+    image_size: int | Ints = 224
+
+    def check(self) -> None:
+        """``image_size`` is a side or a pair, and holds one patch at least."""
+        super().check()
+        if len(self._sides) != 2 or min(self._sides) < self.patch_size:
+            raise SegZooError(
+                f"{type(self).__name__}: image_size={self.image_size} must be a side or (height, width), of "
+                f"{self.patch_size} pixels at least"
+            )
+
+    @property
+    def _sides(self) -> list[int]:
+        return [self.image_size] * 2 if isinstance(self.image_size, int) else list(self.image_size)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(height, width), in patches, of the images that the positions are made for."""
+        height, width = (side // self.patch_size for side in self._sides)
+        return height, width
 
 
 class PlainViTBackbone(Backbone):
@@ -181,13 +215,19 @@ class PlainViTBackbone(Backbone):
         return to_map(self.norm(to_tokens(feature_map)), size)
 
 
-def vit_blocks(config: PlainViTConfig, attentions: Iterable[nn.Module], layer_scale: float | None) -> nn.ModuleList:
+def vit_blocks(
+    config: PlainViTConfig,
+    attentions: Iterable[nn.Module],
+    layer_scale: float | None,
+    norm: Callable[..., nn.Module] = nn.LayerNorm,
+) -> nn.ModuleList:
     """The blocks of a plain ViT.
 
     Args:
         config: the ViT's config.
         attentions: for each block the module that mixes its tokens.
         layer_scale: initial value of the learned scales of the residual branches; None for no scales.
+        norm: ``norm(channels, eps=...)`` makes a norm of tokens.
     """
     width = config.hidden_size
     return nn.ModuleList(
@@ -196,6 +236,7 @@ def vit_blocks(config: PlainViTConfig, attentions: Iterable[nn.Module], layer_sc
             width,
             int(width * config.mlp_ratio),
             norm_eps=config.norm_eps,
+            norm=norm,
             layer_scale=layer_scale,
             dropout=config.dropout,
             drop_path=rate,

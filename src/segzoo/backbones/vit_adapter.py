@@ -17,7 +17,7 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from segzoo.auto import register_backbone
-from segzoo.backbones import beit, vit
+from segzoo.backbones import beit, internvit, vit
 from segzoo.backbones.base import Backbone, BackboneConfig, evenly_spaced_layers
 from segzoo.backbones.plain_vit import whole_patches
 from segzoo.backbones.vit_interface import PlainViT, patch_size_of, plain_vit_of
@@ -35,6 +35,8 @@ def _variant(vit_options: dict[str, Any], heads: int, ratio: float, **options: A
 
 
 _VIT = {"model_type": "segzoo_vit", "class_token": False, "layer_scale": 1.0}
+# The published one was trained on crops of 512, with kernels of 14 resized to patches of 16; the rest is not published.
+_INTERNVIT = {"model_type": "segzoo_internvit", "image_size": 512, "patch_size": 16}
 _BEIT = {"model_type": "segzoo_beit", "image_size": 640, "layer_scale": 1e-6}
 
 # Keyword arguments of ViTAdapterConfig.
@@ -43,6 +45,7 @@ VARIANTS = {
     "vit-adapter-s": _variant(vit.VARIANTS["vit-s"] | _VIT, 6, 1.0, drop_path_rate=0.2),
     "vit-adapter-b": _variant(vit.VARIANTS["vit-b"] | _VIT, 12, 0.5, drop_path_rate=0.3),
     "vit-adapter-l": _variant(vit.VARIANTS["vit-l"] | _VIT | {"image_size": 384}, 16, 0.5, drop_path_rate=0.4),
+    "internvit-adapter-6b": _variant(_INTERNVIT, 25, 0.5, drop_path_rate=0.4, injector_scale=0.1),
     "beit-adapter-b": _variant(beit.VARIANTS["beit-b"] | _BEIT, 12, 0.5, drop_path_rate=0.2, injector_scale=1e-6),
     "beit-adapter-l": _variant(beit.VARIANTS["beit-l"] | _BEIT, 16, 0.5, drop_path_rate=0.3, injector_scale=1e-6),
 }
@@ -53,8 +56,8 @@ class ViTAdapterConfig(BackboneConfig):
     """Options of ``ViTAdapterBackbone``; the defaults are those of ViT-Adapter-B over a ViT-B/16.
 
     Args:
-        vit_config: config of the plain ViT, or its dict: segzoo's ``ViTConfig``, ``BeitConfig`` or
-            ``UniPerceiverConfig``, or a ``vit``, ``dinov2``, ``dinov2_with_registers`` or ``dinov3_vit`` of transformers. None: a default ``ViTConfig``.
+        vit_config: config of the plain ViT, or its dict: segzoo's ``ViTConfig``, ``BeitConfig``,
+            ``InternViTConfig`` or ``UniPerceiverConfig``, or a ``vit``, ``dinov2``, ``dinov2_with_registers`` or ``dinov3_vit`` of transformers. None: a default ``ViTConfig``.
         freeze_vit: the ViT's weights are not trained, and it stays in evaluation mode, in which gradient checkpointing
             does not reach its blocks.
         interaction_layers: number of the ViT's blocks that have run at the end of each interaction; an empty list gives
@@ -311,7 +314,8 @@ class ViTAdapterBackbone(Backbone):
         Args:
             name_or_path: Hub name or local folder of the ViT.
             vit_options: fields of the ViT's config to change. The tables of a segzoo BEiT are resized to a new
-                ``image_size``; a segzoo ViT loses its class token with ``class_token=False`` and gets scales with
+                ``image_size``, and so are the position embeddings of an InternViT, and its kernels to a new
+                ``patch_size``; a segzoo ViT loses its class token with ``class_token=False`` and gets scales with
                 ``layer_scale=1.0``, as in ViT-Adapter.
             hub_options: ``revision``, ``token``, ``cache_dir`` and the like for loading.
             options: further fields of ``ViTAdapterConfig``, such as ``freeze_vit``.
@@ -329,6 +333,10 @@ class ViTAdapterBackbone(Backbone):
             raise SegZooError(f"cannot load the ViT {name_or_path}: {first_line(error)}") from error
         if "image_size" in vit_options and isinstance(trained, beit.BeitBackbone):
             trained.resize_image(vit_options["image_size"])
+        elif isinstance(trained, internvit.InternViTBackbone):
+            trained.resize_image(
+                vit_options.get("image_size", trained.config.image_size), vit_options.get("patch_size")
+            )
         vit_config = type(trained.config)(**(trained.config.to_dict() | vit_options))
         config = ViTAdapterConfig(vit_config=vit_config, num_channels=vit_config.num_channels, **options)
         model = cls(config)
@@ -371,6 +379,11 @@ class ViTAdapterBackbone(Backbone):
     def parameter_depth(self, name: str) -> int | None:
         """Depth of a parameter: 0 for the ViT's embeddings, 1 for its first block; None for the branch."""
         return self._plain_vit.depth(name.removeprefix("vit.")) if name.startswith("vit.") else None
+
+    def fit_images(self, size: tuple[int, int]) -> None:
+        """Fit the ViT to training crops of this (height, width) in pixels."""
+        if isinstance(self.vit, Backbone):
+            self.vit.fit_images(size)
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)

@@ -85,6 +85,7 @@ _DINOV2 = _BACKBONE | _MASK | {"blocks": "encoder.layer", "norm": "layernorm", "
 PLAIN_VITS = {
     "segzoo_vit": PlainViT(**_OWN),
     "segzoo_beit": PlainViT(**_OWN),
+    "segzoo_internvit": PlainViT(**_OWN),
     "segzoo_uniperceiver": PlainViT(**_OWN),
     "vit": PlainViT(
         build=partial(AutoModel.from_config, add_pooling_layer=False),

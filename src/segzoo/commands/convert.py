@@ -144,6 +144,10 @@ def _describe(args: argparse.Namespace) -> int:
         print_text(describe_plan(make_plan(original)).to_text())
     elif args.config is not None:
         print_text(describe_conversion(Path(args.config), class_names=class_names).to_text())
+    elif released is not None and zoo.find(released).pretrained:
+        raise ConversionError(
+            f"{released}: it is a backbone alone, and only its weights tell what it becomes; give --dry_run the file"
+        )
     elif released is not None:
         print_text(describe_conversion(zoo.find(released).name, class_names=class_names).to_text())
     else:

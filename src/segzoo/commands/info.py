@@ -76,6 +76,8 @@ def facts_of_row(row: zoo.ZooRow, sizes: list[Size] | None = None) -> dict[str, 
         "name_in_1x": row.name_in_1x,
         "source": system.url,
     }
+    if row.pretrained:
+        return facts | {"converts": True, "num_labels": None, "test": None, "counted": None}
     config = zoo.original_config(row.name)
     try:
         if config is None:

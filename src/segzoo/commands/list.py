@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
+from fnmatch import fnmatchcase
 from typing import Any
 
 from segzoo import zoo
@@ -17,7 +18,12 @@ BACKBONE_COLUMNS = ("name", "family", "parameters (M)")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``segzoo list``."""
-    parser.add_argument("text", metavar="TEXT", nargs="*", help="show rows that contain every one of these words")
+    parser.add_argument(
+        "text",
+        metavar="TEXT",
+        nargs="*",
+        help="show rows that contain every one of these words; one with * or ? is a pattern of a whole name, system, method or backbone",
+    )
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--convertible", action="store_true", help="leave out what this version cannot convert")
     kind.add_argument("--backbones", action="store_true", help="list what `--backbone` of a training takes instead")
@@ -32,12 +38,10 @@ def run(args: argparse.Namespace) -> int:
 
     chosen = []
     for row in zoo.rows().values():
-        text = " ".join(
-            [row.name, row.name_in_1x or "", *row.aliases, row.system, row.method, row.backbone, row.dataset]
-        ).lower()
-        if not all(word.lower() in text for word in args.text):
+        facts = [row.name, row.name_in_1x or "", *row.aliases, row.system, row.method, row.backbone, row.dataset]
+        if not _fits(facts, args.text):
             continue
-        converts = supports(zoo.original_config(row.name) or {})
+        converts = row.pretrained or supports(zoo.original_config(row.name) or {})
         if converts or not args.convertible:
             chosen.append((row, converts))
     if args.json:
@@ -50,6 +54,15 @@ def run(args: argparse.Namespace) -> int:
     else:
         print_text(f"no released checkpoint fits {' '.join(args.text)!r}")
     return 0 if chosen else 1
+
+
+def _fits(facts: Sequence[str], words: Sequence[str]) -> bool:
+    """Whether every word is somewhere in the facts, or as a pattern fits one of them; capitals do not count."""
+    facts = [fact.lower() for fact in facts]
+    return all(
+        any(fnmatchcase(fact, word) for fact in facts) if {"*", "?"} & set(word) else word in " ".join(facts)
+        for word in map(str.lower, words)
+    )
 
 
 def _facts(row: zoo.ZooRow, converts: bool) -> dict[str, Any]:
@@ -76,7 +89,7 @@ def _list_backbones(args: argparse.Namespace) -> int:
     rows = []
     for name, backbone in sorted(backbone_variants().items()):
         family = backbone.config.model_type.removeprefix("segzoo_")
-        if all(word.lower() in f"{name} {family}".lower() for word in args.text):
+        if _fits([name, family], args.text):
             with torch.device("meta"):
                 model = AutoBackbone.from_config(backbone.variant_config(name))
             rows.append({"name": name, "family": family, "parameters": sum(p.numel() for p in model.parameters())})

@@ -10,7 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from transformers import PreTrainedModel
+
 from segzoo import zoo
+from segzoo.backbones import Backbone
 from segzoo.conversion.bases import load_config
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.plan import Original, Plan, make_plan
@@ -147,7 +150,9 @@ def write_plan(plan: Plan, output: str | Path, *, max_shard_size: int | str = "5
         SegZooError: the folder cannot be written.
     """
     model, original = plan.model, plan.original
-    state, match = match_weights(plan.state, plan.components, model.state_dict())
+    state, match = match_weights(
+        plan.state, plan.components, model.state_dict(), in_bfloat16=_parts_in_bfloat16(model)
+    )
     match.raise_for_problems(original.title)
     match.left_out += plan.left_out
     plan.state.clear()
@@ -158,6 +163,9 @@ def write_plan(plan: Plan, output: str | Path, *, max_shard_size: int | str = "5
     if match.converted_dtypes:
         kinds = ", ".join(f"{count} {kind}" for kind, count in match.converted_dtypes.items())
         notes.append(f"weights: {kinds} tensors are stored as float32, as the original code loads them")
+    if match.to_bfloat16:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in match.to_bfloat16.items())
+        notes.append(f"weights: {kinds} tensors are stored as bfloat16, in which the original code runs them")
     report = ConversionReport(
         source=original.title,
         sha256=original.checkpoint.sha256,
@@ -172,3 +180,11 @@ def write_plan(plan: Plan, output: str | Path, *, max_shard_size: int | str = "5
     card = plan.card(model, report)
     folder = save_model_folder(model, plan.processor, output, card=card, max_shard_size=max_shard_size)
     return Conversion(Path(folder), report)
+
+
+def _parts_in_bfloat16(model: PreTrainedModel) -> tuple[str, ...]:
+    """Beginnings of the names of tensors that stay in bfloat16: those of a backbone that runs so, and of its neck."""
+    backbone = model if isinstance(model, Backbone) else model.backbone
+    if not (isinstance(backbone, Backbone) and backbone.heads_in_float32):
+        return ()
+    return ("",) if backbone is model else ("backbone.", "neck.")

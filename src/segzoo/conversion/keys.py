@@ -216,10 +216,16 @@ class BackboneRule(ComponentRule):
     Args:
         neck: ``neck(native_config) -> (config of the neck, key rules)`` if the original class holds layers that are a
             neck of ours; the rules rename keys of the backbone to keys of the neck.
+        neck_option: the option of the original class that adds these layers; None if they are always there.
     """
 
     kind = "backbone"
     neck: Callable[[Any], tuple[Any, Iterable[KeyRule]]] | None = None
+    neck_option: str | None = None
+
+    def neck_of(self, original: Mapping[str, Any]) -> Callable[[Any], tuple[Any, Iterable[KeyRule]]] | None:
+        """``neck`` if the component with this original dict has such layers, and otherwise None."""
+        return self.neck if self.neck_option is None or original.get(self.neck_option) else None
 
 
 class NeckRule(ComponentRule):
@@ -297,7 +303,7 @@ def nested(
         ConversionError: no rule knows its type, it has a neck inside, or one of its options or values is not supported.
     """
     rule = find_rule(kind, original, context.where)
-    if isinstance(rule, BackboneRule) and rule.neck is not None:
+    if isinstance(rule, BackboneRule) and rule.neck_of(original) is not None:
         raise ConversionError(f"{context.where}: {original['type']} inside another component is not supported")
     config, table = rule.convert(original, context)
     return config, tuple(rule.inside(old_prefix, new_prefix) for rule in table.rules)

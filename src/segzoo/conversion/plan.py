@@ -181,7 +181,8 @@ def plan_backbone(original: Original, kind: PretrainedKind) -> Plan:
     Raises:
         ConversionError: weights are missing or not of this kind, or a config or zoo name was given.
     """
-    if original.row is not None or original.config is not None:
+    released = original.row is not None and original.row.pretrained
+    if (original.row is not None and not released) or original.config is not None:
         raise ConversionError(
             f"{original.title}: these are pre-training weights without a decode head; leave --name and --config out to "
             "get the backbone"
@@ -203,6 +204,7 @@ def plan_backbone(original: Original, kind: PretrainedKind) -> Plan:
         processor=None,
         card=partial(backbone_card, title=kind.title),
         config_source="the weights themselves",
+        row=original.row,
         notes=[*_remarks(original), *notes],
         left_out=found.left_out,
     )

@@ -28,6 +28,7 @@ class KeyMatch:
         wrong_shapes: original key, shape in the checkpoint and shape in the model, of tensors whose shapes differ.
         not_finite: original keys of tensors with NaN or infinite values.
         converted_dtypes: number of tensors whose dtype was changed to the model's, by original dtype.
+        to_bfloat16: number of tensors that were changed to bfloat16, in which the original runs them, by dtype.
     """
 
     renamed: dict[str, str] = field(default_factory=dict)
@@ -39,6 +40,7 @@ class KeyMatch:
     wrong_shapes: list[tuple[str, list[int], list[int]]] = field(default_factory=list)
     not_finite: list[str] = field(default_factory=list)
     converted_dtypes: dict[str, int] = field(default_factory=dict)
+    to_bfloat16: dict[str, int] = field(default_factory=dict)
 
     def raise_for_problems(self, source: str) -> None:
         """Raises one error that lists everything that did not fit, of each kind the first 40, if there is anything.

@@ -162,7 +162,7 @@ def _backbone_and_neck(original: Any, neck: Any, context: Context) -> list[Compo
         ConversionError: there is more than one neck.
     """
     backbone = _component("backbone", original, "backbone.", "backbone.", context)
-    inside = find_rule("backbone", original, backbone.place).neck
+    inside = find_rule("backbone", original, backbone.place).neck_of(original)
     if isinstance(neck, (list, tuple)):
         names = ", ".join(type_name(one, "model.neck") for one in neck)
         raise ConversionError(f"model.neck: several necks one after the other are not supported ({names})")

@@ -36,7 +36,11 @@ def original_names(key: str, components: Sequence[ComponentKeys]) -> list[str]:
 
 
 def match_weights(
-    state: Mapping[str, Tensor], components: Sequence[ComponentKeys], expected: Mapping[str, Tensor]
+    state: Mapping[str, Tensor],
+    components: Sequence[ComponentKeys],
+    expected: Mapping[str, Tensor],
+    *,
+    in_bfloat16: tuple[str, ...] = (),
 ) -> tuple[dict[str, Tensor], KeyMatch]:
     """Renames and changes the tensors of an original state dict, and compares them with what the model expects.
 
@@ -47,6 +51,8 @@ def match_weights(
         state: tensors by original key.
         components: the key tables of the model.
         expected: state dict of the model on the meta device: native keys, shapes and dtypes.
+        in_bfloat16: beginnings of native keys whose tensors the original runs in bfloat16; those in half precision are
+            kept so, instead of in the model's dtype.
 
     Returns:
         the native state dict, which is complete if `KeyMatch.raise_for_problems` finds none, and the account of all
@@ -80,7 +86,10 @@ def match_weights(
                 native_state[native] = tensor
             else:
                 match.renamed[key] = native
-                native_state[native] = prepared(key, tensor, expected[native].dtype, match)
+                dtype, halves = expected[native].dtype, (torch.float16, torch.bfloat16)
+                if tensor.dtype in halves and native.startswith(in_bfloat16):
+                    dtype = torch.bfloat16
+                native_state[native] = prepared(key, tensor, dtype, match)
     for native, meta in expected.items():
         if native in native_state:
             continue
@@ -98,7 +107,8 @@ def prepared(key: str, tensor: Tensor, dtype: torch.dtype, match: KeyMatch) -> T
         match.not_finite.append(key)
     if tensor.dtype != dtype:
         name = str(tensor.dtype).removeprefix("torch.")
-        match.converted_dtypes[name] = match.converted_dtypes.get(name, 0) + 1
+        counts = match.to_bfloat16 if dtype == torch.bfloat16 else match.converted_dtypes
+        counts[name] = counts.get(name, 0) + 1
         return tensor.to(dtype)
     if not tensor.is_contiguous() or tensor.untyped_storage().nbytes() != tensor.nbytes:
         return tensor.clone(memory_format=torch.contiguous_format)

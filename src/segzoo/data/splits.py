@@ -18,6 +18,7 @@ def load_splits(
     *,
     train_val_split: float = 0.15,
     max_train_samples: int | None = None,
+    train_fraction: float | None = None,
     max_eval_samples: int | None = None,
     seed: int = 0,
 ) -> tuple[Dataset | IterableDataset | None, Dataset | list[dict[str, Any]]]:
@@ -32,17 +33,24 @@ def load_splits(
         train_val_split: share of the training rows to set aside, between 0 and 1.
         max_train_samples, max_eval_samples: number of rows to keep, of a table at random, of a stream the first ones;
             None keeps all.
+        train_fraction: share of the training rows to keep, the first ones in an order shuffled by ``seed``, one at
+            least; None keeps all. ``max_train_samples`` counts from them.
         seed: seed of the random choice of rows.
 
     Returns:
         training rows and evaluation rows; the former are None where there is only a validation split.
 
     Raises:
-        SegZooError: the data cannot be loaded, has neither split, or is too small to be split.
+        SegZooError: the data cannot be loaded, has neither split, or is too small to be split, or ``train_fraction``
+            is asked of a stream, whose length is not known.
     """
     if not 0 < train_val_split < 1:
         raise SegZooError(f"--train_val_split is {train_val_split}; it must lie between 0 and 1")
     source = DataSource.of(source)
+    if train_fraction is not None and not 0 < train_fraction <= 1:
+        raise SegZooError(f"--train_fraction is {train_fraction}; it must be above 0, and 1 at most")
+    if train_fraction is not None and source.streaming:
+        raise SegZooError("--train_fraction needs the number of pictures, which a stream does not tell; leave one out")
     splits = load_source(source)
     train_rows, eval_rows = splits.get("train"), splits.get("validation")
     if train_rows is None and eval_rows is None:
@@ -61,7 +69,11 @@ def load_splits(
             raise SegZooError(f"{source} has no validation split and too few pictures to set some aside")
         parts = train_rows.train_test_split(test_size=train_val_split, seed=seed)
         train_rows, eval_rows = parts["train"], parts["test"]
-    return _some(train_rows, max_train_samples, seed), _some(eval_rows, max_eval_samples, seed)
+    counts = [max_train_samples]
+    if train_fraction is not None and train_rows is not None:
+        counts.append(max(1, int(len(train_rows) * train_fraction)))
+    kept = min((count for count in counts if count is not None), default=None)
+    return _some(train_rows, kept, seed), _some(eval_rows, max_eval_samples, seed)
 
 
 def _some(rows: Dataset | None, count: int | None, seed: int) -> Dataset | None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from segzoo.auto import register_head
 from segzoo.errors import SegZooError
 from segzoo.heads.base import Head, OneMapHeadConfig
+from segzoo.layers import BatchNorm2d
 
 
 @strict
@@ -25,6 +26,8 @@ class FCNHeadConfig(OneMapHeadConfig):
         kernel_size: side of the convolutions' kernels, odd.
         dilation: dilation of the convolutions, except the one after the concatenation.
         concat_input: whether the convolutions' output is concatenated with the input and fused by another convolution.
+        with_norm: a batch norm, of PyTorch's epsilon, before the classifier; without convolutions this is the linear
+            head that probes frozen features.
 
     Raises:
         SegZooError: ``num_convs`` or ``kernel_size`` is out of range, or without convolutions ``channels`` is not the
@@ -37,6 +40,7 @@ class FCNHeadConfig(OneMapHeadConfig):
     kernel_size: int = 3
     dilation: int = 1
     concat_input: bool = True
+    with_norm: bool = False
 
     def check(self) -> None:
         """``kernel_size`` is odd, ``num_convs`` not negative, and if it is 0 ``channels`` is the input's width."""
@@ -70,10 +74,11 @@ class FCNHead(Head):
         self.conv_cat = None
         if config.concat_input:
             self.conv_cat = config.block(in_channels + width, width, kernel, padding=kernel // 2)
+        self.norm = BatchNorm2d(width) if config.with_norm else nn.Identity()
         self.post_init()
 
     def features(self, x: Tensor) -> Tensor:
-        return self.beside_input(x, self.convs(x))
+        return self.norm(self.beside_input(x, self.convs(x)))
 
     def beside_input(self, x: Tensor, features: Tensor) -> Tensor:
         """Fuse ``features`` with the head's input ``x``, both (B, C, H, W), if ``concat_input`` is set."""

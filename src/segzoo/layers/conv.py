@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segzoo.compat import is_exporting
-from segzoo.layers.norm import BatchNorm2d, GroupNorm
+from segzoo.layers.norm import BatchNorm2d, ChannelNorm, GroupNorm
 from segzoo.layers.winograd import winograd_conv, winograd_kernels, winograd_share
 
-NORMS = {"batch_norm": BatchNorm2d, "group_norm": GroupNorm}
+NORMS = {"batch_norm": BatchNorm2d, "group_norm": GroupNorm, "layer_norm": ChannelNorm}
 ACTIVATIONS = {
     "relu": nn.ReLU,
     "relu6": nn.ReLU6,

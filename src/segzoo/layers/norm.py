@@ -1,4 +1,4 @@
-"""Norms of maps: batch norm that fits gradient checkpointing, and group norm of 32 groups."""
+"""Norms: batch norm that fits gradient checkpointing, group norm of 32 groups, layer norm of maps, RMS norm of tokens."""
 
 import torch
 from torch import nn
@@ -54,3 +54,37 @@ class GroupNorm(nn.GroupNorm):
                 "choose another width, or batch_norm"
             )
         super().__init__(groups, channels, eps=eps)
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of each pixel of a map (B, C, H, W), computed in float32 at least."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class RMSNorm(nn.Module):
+    """Division of tokens (..., C) by their root mean square, and a learned factor per channel.
+
+    From "Root Mean Square Layer Normalization" (Zhang & Sennrich, 2019), https://arxiv.org/abs/1910.07467, with the
+    rounding of InternViT: computed in float32 at least, rounded to the input's dtype, and then multiplied by the
+    factors. ``nn.RMSNorm`` multiplies before it rounds.
+
+    Args:
+        channels: width of the tokens.
+        eps: added to the mean square.
+    """
+
+    def __init__(self, channels: int, *, eps: float):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        exact = x.to(torch.promote_types(x.dtype, torch.float32))
+        normalised = exact * torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * normalised.to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """The width and the epsilon, for ``print(model)``."""
+        return f"{self.weight.shape[0]}, eps={self.eps}"

@@ -4,6 +4,7 @@
 transformers' attention interface, so ``attn_implementation`` chooses how it is computed.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -99,7 +100,7 @@ class Attention(nn.Module):
             qkv = self.qkv(x, bias) if isinstance(self.qkv, PointwiseLinear) else self.qkv(x) + bias
         if self.window:
             qkv = into_windows(qkv, grid, self.window)
-        query, key, value = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = self.heads(qkv)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
         mixed, weights = attend(
             self,
@@ -116,6 +117,10 @@ class Attention(nn.Module):
         if self.window:
             mixed = from_windows(mixed, grid, self.window)
         return self.proj(mixed)
+
+    def heads(self, qkv: Tensor) -> Sequence[Tensor]:
+        """Projections (B, N, 3 * C) -> queries, keys and values of all heads, each (B, heads, N, C / heads)."""
+        return qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
 
 
 def into_windows(x: Tensor, grid: tuple[int, int], side: int) -> Tensor:
@@ -159,6 +164,7 @@ class ViTBlock(GradientCheckpointingLayer):
         channels: width of the tokens.
         hidden: width inside the feed-forward part.
         norm_eps: epsilon of the norms.
+        norm: ``norm(channels, eps=...)`` makes a norm of tokens.
         layer_scale: initial value of the factors; None for no factors.
         dropout: probability of dropping a value of the attention's output or of the feed-forward part, while training.
         drop_path: probability of dropping a whole branch, while training.
@@ -171,15 +177,16 @@ class ViTBlock(GradientCheckpointingLayer):
         hidden: int,
         *,
         norm_eps: float,
+        norm: Callable[..., nn.Module] = nn.LayerNorm,
         layer_scale: float | None = None,
         dropout: float = 0.0,
         drop_path: float = 0.0,
     ):
         super().__init__()
         self.layer_scale = layer_scale
-        self.norm1 = nn.LayerNorm(channels, eps=norm_eps)
+        self.norm1 = norm(channels, eps=norm_eps)
         self.attention = attention
-        self.norm2 = nn.LayerNorm(channels, eps=norm_eps)
+        self.norm2 = norm(channels, eps=norm_eps)
         self.mlp = FeedForward(channels, hidden, dropout)
         self.dropout = nn.Dropout(dropout)
         self.drop_path = DropPath(drop_path)

@@ -28,7 +28,7 @@ class PyramidNeckConfig(NeckConfig):
     Args:
         in_channels: channels of one map, which then feeds all scales, or of a map for each scale.
         scales: factor on the side of each map, from fine to coarse: some of 4, 2, 1, 0.5 and 0.25.
-        norm: the norm between the two upsamplings of scale 4: "batch_norm" or "group_norm".
+        norm: the norm between the two upsamplings of scale 4: "batch_norm", "group_norm" or "layer_norm", over the channels.
         norm_eps: epsilon of that norm.
         layer_norm_eps: epsilon of a layer norm of every map before it is rescaled; None for no layer norms.
 
@@ -40,7 +40,7 @@ class PyramidNeckConfig(NeckConfig):
     model_type = "segzoo_pyramid_neck"
 
     scales: list[float] | tuple[float, ...] = (4.0, 2.0, 1.0, 0.5)
-    norm: Literal["batch_norm", "group_norm"] = "batch_norm"
+    norm: Literal["batch_norm", "group_norm", "layer_norm"] = "batch_norm"
     norm_eps: float = 1e-5
     layer_norm_eps: float | None = None
 

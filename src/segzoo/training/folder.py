@@ -18,7 +18,7 @@ from segzoo.training.checkpoints import list_checkpoints
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel
 
-RESULTS, LOG, FIGURES = "all_results.json", "training_log.jsonl", "figures"
+RESULTS, LOG, FIGURES, TRAIN_FILES = "all_results.json", "training_log.jsonl", "figures", "train_files.txt"
 CARD, REPORT = "README.md", "report.html"
 _WEIGHTS = "*.safetensors*"  # weights, and the index of their shards
 _MODEL_FILES = (_WEIGHTS, "*config.json", "modeling_segzoo.py", CARD)
@@ -138,6 +138,6 @@ def _clear(target: Path) -> None:
     """Remove everything that a training writes."""
     for checkpoint in list_checkpoints(target):
         shutil.rmtree(checkpoint)
-    for pattern in (*_MODEL_FILES, RESULTS, LOG, REPORT, f"{FIGURES}/*.png"):
+    for pattern in (*_MODEL_FILES, RESULTS, LOG, REPORT, TRAIN_FILES, f"{FIGURES}/*.png"):
         for file in target.glob(pattern):
             file.unlink()

@@ -20,7 +20,7 @@ from segzoo.data import (
 )
 from segzoo.data.checks.first_batch import check_first_batch, check_rows
 from segzoo.data.classes import ClassFacts, find_classes
-from segzoo.data.rows import undecoded
+from segzoo.data.rows import row_names, undecoded
 from segzoo.data.splits import load_splits
 from segzoo.data.transforms import JointTransform
 from segzoo.errors import SegZooError
@@ -94,6 +94,7 @@ def load_pictures(options: RunOptions, accelerator: Accelerator) -> Pictures:
             source,
             train_val_split=options.train_val_split,
             max_train_samples=options.max_train_samples,
+            train_fraction=options.train_fraction,
             max_eval_samples=options.max_eval_samples,
             seed=options.seed,
         )
@@ -108,6 +109,11 @@ def load_pictures(options: RunOptions, accelerator: Accelerator) -> Pictures:
         token=options.hub_options["token"],
     )
     return Pictures(train, evaluation, classes)
+
+
+def picture_names(rows: Any) -> str:
+    """The names of the pictures of a table, one a line, as messages show them."""
+    return "".join(f"{row_names(row, i)[0]}\n" for i, row in enumerate(undecoded(rows)))
 
 
 @dataclass(frozen=True)
@@ -151,6 +157,7 @@ def load_model(options: RunOptions, recipe: Recipe, classes: ClassFacts) -> Load
         config_name=options.config_name,
         num_channels=options.num_channels,
         ignore_index=options.ignore_index,
+        crop_size=recipe.crop_size,
         hub_options=options.hub_options,
         verify=options.verify,
     )

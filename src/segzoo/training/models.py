@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
 from segzoo.auto import HEADS
+from segzoo.backbones import Backbone
 from segzoo.configuration_segzoo import input_channels
 from segzoo.data.augmentation import Augmentation
 from segzoo.data.classes import ClassFacts
@@ -91,6 +93,7 @@ class ModelRequest:
     config_name: str | None = None
     num_channels: int | None = None
     ignore_index: int = 255
+    crop_size: tuple[int, int] | None = None
     hub_options: Mapping[str, Any] | None = None
     verify: bool = True
 
@@ -104,6 +107,7 @@ def build_model(
     config_name: str | None = None,
     num_channels: int | None = None,
     ignore_index: int = 255,
+    crop_size: tuple[int, int] | None = None,
     hub_options: Mapping[str, Any] | None = None,
     verify: bool = True,
 ) -> PreTrainedModel:
@@ -120,6 +124,8 @@ def build_model(
         num_channels: number of channels of the pictures; None: 3 for a new backbone, and what weights and configs that
             are loaded have. Another number than theirs is an error.
         ignore_index: label that does not count.
+        crop_size: (height, width) of the training crops, to which the position embeddings of an InternViT in a new
+            model are resized; None keeps them.
         hub_options: ``token``, ``revision``, ``cache_dir``, ``trust_remote_code`` for loading.
         verify: compare the weights of a folder with the hashes that were saved with them; False for those that were
             changed since.
@@ -138,6 +144,7 @@ def build_model(
         config_name=config_name,
         num_channels=num_channels,
         ignore_index=ignore_index,
+        crop_size=crop_size,
         hub_options=hub_options,
         verify=verify,
     )
@@ -195,6 +202,8 @@ def _new(classes: ClassFacts, options: ModelOptions, request: ModelRequest) -> B
     config.check_trainable()
     model = SegZooForSemanticSegmentation(config)
     model.backbone, notes = backbone.load(model.backbone)
+    if request.crop_size is not None and isinstance(model.backbone, Backbone):
+        model.backbone.fit_images(request.crop_size)
     return BuiltModel(model, backbone.weights, [backbone.note, *notes])
 
 
@@ -397,3 +406,13 @@ def _scale(size: Mapping[str, int | None]) -> dict[str, Any]:
         return {"keep_ratio": True, "scale_size": (short,)}
     # The smaller limit is that of the short edge, however they are called; where that has none, the long edge decides.
     return {"keep_ratio": True, "scale_size": (long, long) if short is None else tuple(sorted((short, long)))}
+
+
+def trained_in_float32(model: nn.Module) -> None:
+    """Turn the parts of a model with half-precision weights to be trained into float32; small steps would be lost.
+
+    Mixed precision still computes in half precision. Frozen parts stay as they are.
+    """
+    for part in model.children():
+        if any(p.requires_grad and p.dtype in (torch.float16, torch.bfloat16) for p in part.parameters()):
+            part.float()

@@ -10,6 +10,7 @@ from segzoo.data.checks.validation_look import ValidationLook
 from segzoo.data.classes import ClassFacts
 from segzoo.training.arguments import RunOptions
 from segzoo.training.inputs import TrainingBatches
+from segzoo.training.models import trained_in_float32
 from segzoo.training.recipes.recipe import Recipe
 from segzoo.training.sync_norms import freeze_batch_norms, synchronise_batch_norms
 from segzoo.training.unused import freeze_unused_parameters
@@ -41,6 +42,7 @@ def prepare_model(
     model.to(memory_format=memory_format)
     if recipe.freeze_backbone:
         model.backbone.requires_grad_(False)
+    trained_in_float32(model)
     several = accelerator.num_processes > 1
     if several and (unused := freeze_unused_parameters(model, recipe.crop_size)):
         notes.append(

@@ -36,9 +36,9 @@ from segzoo.training.checkpoints import (
     save_checkpoint,
 )
 from segzoo.training.ema import WeightAverage
-from segzoo.training.folder import RESULTS, claim_output_folder, publish_model, write_json
+from segzoo.training.folder import RESULTS, TRAIN_FILES, claim_output_folder, publish_model, write_json, write_text
 from segzoo.training.guards import FiniteGuard, LabelGuard, gradient_norm
-from segzoo.training.inputs import MeanLoss, load_model, load_pictures, prepare_data
+from segzoo.training.inputs import MeanLoss, load_model, load_pictures, picture_names, prepare_data
 from segzoo.training.models import no_distortion
 from segzoo.training.optimization import build_optimizer, build_schedule
 from segzoo.training.preparing import describe_training, prepare_model, validation_look
@@ -184,6 +184,9 @@ class Run:
             self.options, self.recipe, self.pictures, self.processor, self.accelerator, num_channels=num_channels
         )
         self.data, self.eval_data = inputs.batches, inputs.eval_data
+        if self.options.do_train and self.options.train_fraction is not None:
+            names = self.output_dir / TRAIN_FILES
+            self.together(lambda: write_text(names, picture_names(self.pictures.train)), main_only=True)
         for look in inputs.looks:
             for line in self.together(look):
                 self.say(line)

@@ -53,6 +53,12 @@ SYSTEMS = {
         licence_code="Apache-2.0",
         licence_weights="Apache-2.0",
     ),
+    "InternViT-6B": System(
+        title="InternViT-6B",
+        url="https://github.com/OpenGVLab/InternVL",
+        licence_code="MIT",
+        licence_weights="MIT",
+    ),
     "CSAIL": System(
         title="MIT scene parsing",
         url="https://github.com/CSAILVision/semantic-segmentation-pytorch",
@@ -90,6 +96,7 @@ class ZooRow:
         size_bytes, sha256: size and hash of that file, if the publisher states them.
         decoder_url, decoder_size_bytes, decoder_sha256: the same for the second file of a model published in two
             files.
+        pretrained: whether it is a backbone alone, before any training for segmentation; it has no original config.
         note: anything else that a reader of the row must know.
     """
 
@@ -125,6 +132,7 @@ class ZooRow:
     decoder_url: str | None = None
     decoder_size_bytes: int | None = None
     decoder_sha256: str | None = None
+    pretrained: bool = False
     note: str | None = None
 
     @property
