@@ -1,5 +1,6 @@
 """A launcher is killed alone, or with everything that it started: the training saves and ends, and no process is left."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -53,13 +54,14 @@ def test_the_shell_that_started_a_training_ends(launch, tmp_path):
 def test_two_processes_of_torchrun(scenes, tiny, tmp_path, who):
     options = {"dataset_name": scenes, "model_name_or_path": tiny, "crop_size": 32, "per_device_train_batch_size": 2}
     options |= {"max_train_steps": 5000, "logging_steps": 1, "eval_steps": 0, "dataloader_num_workers": 1}
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += ["-m", "segzoo", "train", *words({**options, "output_dir": tmp_path / "out"})]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     log = (tmp_path / "log").open("w+")
     launcher = subprocess.Popen(
         command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True, text=True
     )
+    ranks = []
     try:
         wait_for_line(tmp_path / "log", "step 3/", launcher)
         ranks = psutil.Process(launcher.pid).children()
@@ -67,10 +69,12 @@ def test_two_processes_of_torchrun(scenes, tiny, tmp_path, who):
         everyone = [launcher.pid, *(child.pid for child in psutil.Process(launcher.pid).children(recursive=True))]
         for number in everyone if who == "everyone" else [launcher.pid]:
             os.kill(number, signal.SIGKILL if who == "launcher killed" else signal.SIGTERM)
-        launcher.wait(60)
-        wait_for_end(launcher.pid, *(rank.pid for rank in ranks))
+        launcher.wait(120)
+        wait_for_end(launcher.pid, *(rank.pid for rank in ranks), timeout=120)
     finally:
-        launcher.kill()
+        for process in (launcher, *ranks):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
     (checkpoint,) = list_checkpoints(tmp_path / "out")
     assert 3 <= read_record(checkpoint)["step"] < 5000
     text = (tmp_path / "log").read_text()
@@ -81,7 +85,7 @@ def test_two_processes_of_torchrun(scenes, tiny, tmp_path, who):
 
 
 def wait_for_line(log, words, process):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while words not in log.read_text():
         assert time.monotonic() < deadline and process.poll() is None, log.read_text()
         time.sleep(0.02)
