@@ -83,9 +83,9 @@ def check_preparation(settings: Mapping[str, Any], source: str) -> None:
         source: where they come from, for the message.
 
     Raises:
-        SegZooError: a switch that is neither true nor false, a mean, deviation or factor that is missing where it is used, is not finite or out of range, a
-            deviation or factor of 0 or below, or a size of more than `segzoo.base.MAX_SIZE` pixels; the message names
-            the setting.
+        SegZooError: a switch that is neither true nor false; a mean, deviation or factor that is missing where it is
+            used, is not finite or out of range; a deviation or factor of 0 or below; or a size of more than
+            `segzoo.base.MAX_SIZE` pixels. The message names the setting.
     """
     for name, value in settings.items():
         if str(name).startswith("do_") and not isinstance(value, bool | int | None):
