@@ -40,7 +40,7 @@ def line_text(value: object) -> str:
     Line breaks and tabs become one space. The result has no line break, and no character of the categories C, Zl and
     Zp but the joiners U+200C and U+200D. Applying it twice is the same as once.
     """
-    return _visible(without_secrets(_BREAKS.sub(" ", str(value))))
+    return without_secrets(_visible(_BREAKS.sub(" ", str(value))))
 
 
 def terminal_text(value: object) -> str:
@@ -49,8 +49,9 @@ def terminal_text(value: object) -> str:
     A carriage return before a line feed is left out; any other is shown as ``\\r``. Names inside a text of several
     lines go through `line_text` first, else a name could begin a line of its own. Applying it twice is the same as once.
     """
-    text = without_secrets(str(value).replace("\r\n", "\n").replace("\t", "    "))
-    return _NOT_ASCII.sub(lambda match: "\n" if match[0] == "\n" else _shown(match[0]), text)
+    text = str(value).replace("\r\n", "\n").replace("\t", "    ")
+    # Secrets are looked for in what is shown: a control code inside one would hide its rest from the patterns.
+    return without_secrets(_NOT_ASCII.sub(lambda match: "\n" if match[0] == "\n" else _shown(match[0]), text))
 
 
 def message_text(value: object) -> str:
@@ -230,5 +231,5 @@ def published_name(text: str) -> str:
     else without secrets.
     """
     if is_local_path(text):
-        return re.split(r"[\\/]" if _DRIVE.match(text) or text.startswith("\\") else "/", text.rstrip("\\/"))[-1]
+        return re.split(r"[\\/]", text.rstrip("\\/"))[-1]
     return without_secrets(text)
