@@ -87,7 +87,7 @@ def test_every_head_trains_two_steps(head):
     config = SegZooConfig.from_backbone(ResNetConfig.tiny(), num_labels=LABELS)
     config.decode_head_configs = decode_heads(head)
     model = build(config).train()
-    model.activation_checkpointing_enable()
+    model.gradient_checkpointing_enable()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     images, labels = batch()
     before = {name: parameter.clone() for name, parameter in model.decode_heads.named_parameters()}
