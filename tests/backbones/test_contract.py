@@ -140,6 +140,8 @@ def test_gradients_reach_every_parameter(model_type):
 
 @every_backbone
 def test_gradient_checkpointing_changes_nothing(model_type):
+    if model_type == "segzoo_stage_encoder" and not SEGFORMER_CHECKPOINTS:
+        pytest.skip("this version of transformers has no gradient checkpointing in SegFormer")
     x = images(2, 64, 64)
     results = []
     for checkpointing in (False, True):

@@ -18,13 +18,14 @@ from segzoo.conversion.translate import translate_config
 
 PRINTED = Path(__file__).with_name("printed")
 CONVERTED = {
+    "internvit_6b_mmcv": ["InternViT6B", "FCNHead"],
     "internimage_mmcv": ["InternImage", "UPerHead", "FCNHead"],
     "vit_adapter_mmcv": ["ViTAdapter", "UPerHead", "FCNHead"],
     "mmsegmentation_mmcv": ["ResNetV1c", "UPerHead", "FCNHead"],
     "mmsegmentation_mmengine": ["ResNetV1c", "FCNHead"],
     "lazy_mmengine": ["ResNetV1c", "UPerHead", "FCNHead"],
 }
-REFUSED = {"internvit_6b_mmcv": "'InternViT6B'", "daformer_mmcv": "'mit_b5'"}
+REFUSED = {"daformer_mmcv": "'mit_b5'"}
 
 
 def text_of(name):

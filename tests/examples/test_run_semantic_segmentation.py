@@ -154,7 +154,7 @@ def test_a_new_model_without_a_validation_split_and_other_options(run_script, sc
     assert result.returncode == 0, result.stderr
     assert "6 pictures to train on, 3 to evaluate; 2 steps of 4" in result.stdout
     names = (tmp_path / "out" / "train_files.txt").read_text().splitlines()
-    assert len(names) == len(set(names)) == 6 and all(name.endswith(".png") for name in names)
+    assert len(names) == len(set(names)) == 6 and all(name.endswith(".jpg") for name in names)
     processor = AutoImageProcessor.from_pretrained(tmp_path / "out")
     assert dict(processor.size) == {"shortest_edge": 40, "longest_edge": 80}
 

@@ -25,3 +25,5 @@ ONEFORMER_NEEDS_TEXTS = Version("5.23") > TRANSFORMERS
 oneformer_needs_texts = pytest.mark.skipif(
     ONEFORMER_NEEDS_TEXTS, reason="OneFormer without texts learns with transformers 5.23 or newer"
 )
+
+SEGFORMER_CHECKPOINTS = Version("5.6") <= TRANSFORMERS  # 5.5 has no gradient checkpointing in SegFormer, 5.24 has

@@ -108,7 +108,7 @@ def _is_first_to_say(message: str) -> bool:
         return os.environ.get("RANK", "0") == "0"  # so far all have only read the same command line
     try:
         store.add(f"{_KEY}/any", 1)
-        return store.add(f"{_KEY}/{hashlib.sha1(message.encode("utf-8", "backslashreplace")).hexdigest()}", 1) == 1
+        return store.add(f"{_KEY}/{hashlib.sha1(message.encode('utf-8', 'backslashreplace')).hexdigest()}", 1) == 1
     except RuntimeError:  # the process that holds the store has ended
         return True
 

@@ -26,6 +26,7 @@ def _translate(original: Mapping[str, Any], context: Context) -> InternViTConfig
     options.expect("qkv_bias", False)
     options.expect("qk_normalization", True)
     options.expect("with_final_norm", False)
+    options.expect("norm_type", "rms")  # of later forms of the class
     if options.take("freeze_vit", False):
         context.note(
             context.where, "it was frozen in training (freeze_vit); segzoo train does that with --freeze_backbone"
