@@ -78,6 +78,7 @@ class Loader(DataLoader):
 
         Raises:
             SegZooError: loading processes cannot be started without shared memory.
+            RuntimeError: a loading process has ended, in the words of torch.
             Exception: the error of a sample.
         """
         if not self.num_workers:
@@ -94,7 +95,7 @@ class Loader(DataLoader):
                 "room (docker run --shm-size=2g, or remove what other programs left there), or load in the process itself: "
                 "--dataloader_num_workers 0 in a training, --num_workers 0 elsewhere"
             ) from error
-        yield from map(partial(self._opened, room=room), parcels)
+        yield from map(partial(self._opened, room=room), _arriving(parcels))
 
     def _opened(self, parcel: _Parcel | _Failure, *, room: int | None) -> Any:
         """The batch in a parcel; an error is raised."""
@@ -125,6 +126,14 @@ class Loader(DataLoader):
             "loading processes.",
             stacklevel=4,
         )
+
+
+def _arriving(parcels: Iterator[_Parcel | _Failure]) -> Iterator[_Parcel | _Failure]:
+    """The parcels of loading processes, with the same error whenever one of them ends."""
+    try:
+        yield from parcels
+    except (ConnectionError, EOFError) as error:  # it was killed with a batch on its way
+        raise RuntimeError("DataLoader worker (pid unknown) exited unexpectedly") from error
 
 
 def _megabytes(size: int) -> str:
