@@ -116,7 +116,7 @@ class Loader(DataLoader):
             room: bytes that were free in shared memory before the first batch; None: no limit is known.
         """
         wanted = self.num_workers * _PREFETCHED * parcel.size + _RESERVE
-        if Loader._has_told or room is None or (wanted <= room and not parcel.is_piped):
+        if Loader._has_told or room is None or parcel.size == 0 or (wanted <= room and not parcel.is_piped):
             return
         Loader._has_told = True
         warnings.warn(
@@ -219,7 +219,7 @@ class _Parcel:
     Attributes:
         data: the pickled batch, without the contents of its tensors.
         block: the contents of all tensors, bytes: a tensor in shared memory, or an array, which goes through a pipe.
-        is_piped: whether it had to take the pipe.
+        is_piped: whether contents had to take the pipe.
     """
 
     data: bytes
@@ -234,7 +234,9 @@ class _Parcel:
             pickler.dump(batch)
             data = file.getvalue()
         block = _shared_block(pickler.size)
-        parcel = cls(data, np.empty(pickler.size, np.uint8) if block is None else block, block is None)
+        parcel = cls(
+            data, np.empty(pickler.size, np.uint8) if block is None else block, pickler.size > 0 and block is None
+        )
         for tensor, place in pickler.tensors:
             place.view(parcel.contents).copy_(tensor)
         return parcel
