@@ -9,7 +9,7 @@ import sys
 
 from segzoo.errors import SegZooError, cause_of, first_line
 
-LOST_LOADER = re.compile(r"DataLoader worker \(pid\(?s?\)? [\d, ]+\) (is killed by signal: [^.]+|exited unexpectedly)")
+LOST_LOADER = re.compile(r"DataLoader worker \(pid.*?\) (is killed by signal: [^.]+|exited unexpectedly)")
 """What torch says of a data-loading process that has ended."""
 
 _MEMORY, _FILES, _PROCESSES, _SHARED = "memory", "open files", "processes or threads", "room in /dev/shm"

@@ -119,3 +119,8 @@ def test_tensors_keep_their_order_in_memory():
     for here, there in zip(found["rest"][:3], batch["rest"][:3], strict=True):
         assert here.dtype == there.dtype and here.shape == there.shape and here.equal(there)
     assert found["rest"][3] == "name"
+
+
+def test_batches_without_tensors_want_no_room():
+    parcel = _Parcel.of(["a", 1])
+    assert not parcel.is_piped and parcel.unpacked() == ["a", 1]

@@ -78,6 +78,7 @@ class Loader(DataLoader):
 
         Raises:
             SegZooError: loading processes cannot be started without shared memory.
+            RuntimeError: a loading process has ended, in the words of torch.
             Exception: the error of a sample.
         """
         if not self.num_workers:
@@ -94,7 +95,7 @@ class Loader(DataLoader):
                 "room (docker run --shm-size=2g, or remove what other programs left there), or load in the process itself: "
                 "--dataloader_num_workers 0 in a training, --num_workers 0 elsewhere"
             ) from error
-        yield from map(partial(self._opened, room=room), parcels)
+        yield from map(partial(self._opened, room=room), _arriving(parcels))
 
     def _opened(self, parcel: _Parcel | _Failure, *, room: int | None) -> Any:
         """The batch in a parcel; an error is raised."""
@@ -115,7 +116,7 @@ class Loader(DataLoader):
             room: bytes that were free in shared memory before the first batch; None: no limit is known.
         """
         wanted = self.num_workers * _PREFETCHED * parcel.size + _RESERVE
-        if Loader._has_told or room is None or (wanted <= room and not parcel.is_piped):
+        if Loader._has_told or room is None or parcel.size == 0 or (wanted <= room and not parcel.is_piped):
             return
         Loader._has_told = True
         warnings.warn(
@@ -125,6 +126,14 @@ class Loader(DataLoader):
             "loading processes.",
             stacklevel=4,
         )
+
+
+def _arriving(parcels: Iterator[_Parcel | _Failure]) -> Iterator[_Parcel | _Failure]:
+    """The parcels of loading processes, with the same error whenever one of them ends."""
+    try:
+        yield from parcels
+    except (ConnectionError, EOFError) as error:  # it was killed with a batch on its way
+        raise RuntimeError("DataLoader worker (pid unknown) exited unexpectedly") from error
 
 
 def _megabytes(size: int) -> str:
@@ -210,7 +219,7 @@ class _Parcel:
     Attributes:
         data: the pickled batch, without the contents of its tensors.
         block: the contents of all tensors, bytes: a tensor in shared memory, or an array, which goes through a pipe.
-        is_piped: whether it had to take the pipe.
+        is_piped: whether contents had to take the pipe.
     """
 
     data: bytes
@@ -225,7 +234,9 @@ class _Parcel:
             pickler.dump(batch)
             data = file.getvalue()
         block = _shared_block(pickler.size)
-        parcel = cls(data, np.empty(pickler.size, np.uint8) if block is None else block, block is None)
+        parcel = cls(
+            data, np.empty(pickler.size, np.uint8) if block is None else block, pickler.size > 0 and block is None
+        )
         for tensor, place in pickler.tensors:
             place.view(parcel.contents).copy_(tensor)
         return parcel
