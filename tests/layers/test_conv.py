@@ -4,6 +4,7 @@ from torch.nn import functional as F
 
 from segzoo.layers.conv import Conv2d
 from segzoo.layers.fusion_conv import FusionConv
+from segzoo.layers.phases import depthwise_conv_of_phases
 from segzoo.layers.winograd import winograd_conv, winograd_kernels, winograd_share
 
 SIZES = [(13, 10), (8, 8), (5, 17), (1, 3)]
@@ -29,6 +30,15 @@ def test_winograds_share_of_the_products():
     assert winograd_share(64, 64, 24) > 1
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dilation", [2, 7, 12])
+def test_phases_equal_the_depthwise_convolution(size, dilation):
+    x, weight, bias = numbers(2, 6, *size), numbers(12, 1, 3, 3), numbers(12)
+    for own in (bias, None):
+        found = depthwise_conv_of_phases(x, weight, own, dilation)
+        torch.testing.assert_close(found, F.conv2d(x, weight, own, 1, dilation, dilation, 6), **CLOSE)
+
+
 def calls(monkeypatch, name):
     import segzoo.layers.conv as module
 
@@ -44,6 +54,9 @@ def calls(monkeypatch, name):
         {"padding": 2, "dilation": 3, "groups": 8},
         {"padding": 2, "dilation": 2, "groups": 8, "stride": 2},
         {"padding": 2, "dilation": 2, "groups": 4},
+        {"padding": 12, "dilation": 12, "groups": 4},
+        {"padding": 12, "dilation": 12, "groups": 8},
+        {"padding": 11, "dilation": 12, "groups": 8},
         {"padding": (2, 3), "dilation": (2, 3), "groups": 8},
         {"padding": 2, "dilation": 2, "groups": 8, "padding_mode": "reflect"},
         {"padding": 0, "stride": 2},
@@ -89,3 +102,13 @@ def test_prepared_fusion_of_large_and_small_maps(monkeypatch):
         fusion.conv.prepare()
         torch.testing.assert_close(fusion(maps, size=(32, 32)), expected, rtol=1e-5, atol=1e-5)
     assert [args[1].shape for args in seen] == [(4, 4, 256, 256)]
+
+
+def test_far_dilated_depthwise_convolutions_go_by_phases(monkeypatch):
+    seen = calls(monkeypatch, "depthwise_conv_of_phases")
+    conv, x = Conv2d(8, 8, 3, padding=12, dilation=12, groups=8), numbers(1, 8, 16, 20, dtype=torch.float32)
+    expected = conv(x)
+    assert not seen  # gradients have their usual way
+    with torch.no_grad():
+        torch.testing.assert_close(conv(x), expected, rtol=1e-6, atol=1e-6)
+    assert len(seen) == torch.backends.mkl.is_available()

@@ -18,6 +18,7 @@ from segzoo.evaluation.folder import check_output_folder
 from segzoo.inference.options import (
     add_model_options,
     add_protocol_options,
+    add_speed_options,
     check_protocol_options,
     load_from_options,
     settings_from_options,
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("model", metavar="MODEL", help="model folder, or its name on the Hub")
     parser.add_argument("data", metavar="DATA", help="folder with images/ and annotations/, or name of a data set")
+    add_speed_options(parser)
 
     add_protocol_options(parser)
     add_model_options(parser, cache_dir=False)
@@ -118,7 +120,10 @@ def run(args: argparse.Namespace) -> int:
             print(f"{job.describe()}\non {where}, batches of {args.batch_size}", file=sys.stderr)
             if log is not None:
                 say_what_is_there(log)
-        report = score_job(job, options, accelerator, log)
+        model = job.model
+        if not args.no_fuse:
+            model = faster_on_cpu(model, fuse=accelerator.mixed_precision == "no")
+        report = score_job(replace(job, model=model), options, accelerator, log)
         if accelerator.is_main_process:
             publish(args, job, report, options, accelerator)
     accelerator.end_training()

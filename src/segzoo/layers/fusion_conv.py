@@ -76,7 +76,9 @@ class ConvOfMaps(Conv2d):
         (rows, columns), (down, right), (above, left) = self.kernel_size, self.dilation, self.padding
         for x, weight in small:
             # All taps of a pixel beside each other, (B, h, w, columns of the kernel, rows of the kernel, C).
-            taps = F.conv2d(x, weight.permute(3, 2, 0, 1).reshape(-1, x.shape[1], 1, 1)).permute(0, 2, 3, 1)
+            taps = F.conv2d(x, weight.permute(3, 2, 0, 1).reshape(-1, x.shape[1], 1, 1), dilation=2).permute(
+                0, 2, 3, 1
+            )
             h, w = x.shape[2:]
             across = _shifted_resize(w, size[1], columns, right, left, align_corners, taps.dtype)
             along = _shifted_resize(h, size[0], rows, down, above, align_corners, taps.dtype).transpose(1, 2)
