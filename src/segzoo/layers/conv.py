@@ -37,9 +37,8 @@ class Conv2d(nn.Conv2d):
     """``nn.Conv2d`` that is faster in inference on CPUs, with the same numbers up to rounding.
 
     A 1x1 convolution in float32 runs in oneDNN also with one thread, where PyTorch would call another library, and a
-    depthwise one
-    that is dilated far as an undilated one of every phase. After `prepare` a wide
-    3x3 convolution in float32 runs as `winograd_conv`.
+    depthwise one that is dilated far as an undilated one of every phase. After `prepare` a wide 3x3 convolution in
+    float32 runs as `winograd_conv`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
