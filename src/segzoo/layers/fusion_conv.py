@@ -67,10 +67,7 @@ class ConvOfMaps(Conv2d):
         large = [not short for short in shorter]
         x = concatenate(list(compress(maps, large)), align_corners, size=size)
         weight = torch.cat(list(compress(self.weight.split(channels, dim=1), large)), dim=1)
-        kernels = None
-        if self.kernels is not None:
-            kernels = torch.cat(list(compress(self.kernels.split(channels, dim=3), large)), dim=3)
-        total = self.convolve(x, weight, kernels).permute(0, 2, 3, 1)
+        total = self.convolve(x, weight).permute(0, 2, 3, 1)
         batch, height, width, channels = total.shape
         total = total.reshape(batch, height, width * channels)
         (rows, columns), (down, right), (above, left) = self.kernel_size, self.dilation, self.padding
