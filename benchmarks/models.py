@@ -9,7 +9,11 @@ Speed: one picture (batch 1) through models with random weights in inference, in
 All cases of a group are built in one process and run in turns; times are medians of the rounds. "times as fast"
 compares with the group's first case in float32. Cases of one model share their weights: "differs" is the difference of
 their logits from those of the first case, relative to its largest. All models have channels-last weights and inputs,
-but for the cases named "contiguous"; compiled ones come from torch.compile. Freed memory stays with the process, as it does in segzoo's commands.
+but for the cases named "contiguous"; compiled ones come from torch.compile. Freed memory stays with the process, as
+it does in segzoo's commands. Groups beside segmentation_models.pytorch end with a summary: each side in its better
+memory format, as fast as the peer in the same precision, and the same ratio per multiply-add, since the heads of the
+peer are smaller (1x1 convolutions where the papers' code has 3x3). On a machine that others use too, ``--threads 1
+--clock cpu`` measures the process's own seconds.
 
 Memory: what a forward and backward on one picture with labels adds, at its peak, to what a fresh process holds with
 the model built, with and without gradient checkpointing, and the time that this costs. This reads /proc (Linux).
@@ -36,6 +40,7 @@ from unittest import mock
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from segzoo.memory import keep_freed_memory
 
@@ -43,6 +48,7 @@ if TYPE_CHECKING:
     from segzoo.heads import HeadConfig
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 NUM_LABELS = 150
 OCRNET = "ocrnet_hr18_512x512_160k_ade20k"
 
@@ -61,6 +67,7 @@ class Case:
         trains: whether its training memory is measured.
         package: package that must be installed besides segzoo's own requirements.
         published: published figures, in words.
+        side: whose model it is, in groups that end with a summary of each side.
     """
 
     group: str
@@ -73,6 +80,7 @@ class Case:
     trains: bool = False
     package: str | None = None
     published: str = ""
+    side: str = ""
 
 
 def cases() -> list[Case]:
@@ -121,7 +129,16 @@ def beside_smp(group: str, model: str, theirs: Callable[[], nn.Module], ours: Ca
     """
     package = "segmentation_models_pytorch"
     return [
-        Case(group, f"{who}{name}", build, f"{who} {model}{name}", layout=layout, trains=trains, package=package)
+        Case(
+            group,
+            f"{who}{name}",
+            build,
+            f"{who} {model}{name}",
+            layout=layout,
+            trains=trains,
+            package=package,
+            side=who,
+        )
         for who, build, trains in (
             ("smp", theirs, True),
             ("segzoo", ours, True),
@@ -343,10 +360,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--size", type=int, nargs=2, default=[512, 512], metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="cpu: the process's own seconds, on one thread"
+    )
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)  # the fresh process
     parser.add_argument("--checkpointing", action="store_true", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.clock == "cpu" and args.threads != 1:
+        parser.error("--clock cpu needs --threads 1: several threads' seconds would be added")
+    return args
 
 
 def speed(members: list[Case], args: argparse.Namespace) -> list[dict]:
@@ -363,12 +386,13 @@ def speed(members: list[Case], args: argparse.Namespace) -> list[dict]:
     entries = [(case, precision) for precision in args.precisions for case in members]
     seconds: dict[tuple[str, str], list[float]] = {(case.name, precision): [] for case, precision in entries}
     outputs: dict[tuple[str, str], Tensor] = {}
+    clock = CLOCKS[args.clock]
     for number in range(args.rounds + 1):
         for case, precision in entries:
             with torch.no_grad(), case.swap(), autocast(precision):
-                start = time.perf_counter()
+                start = clock()
                 output = logits(runs[case.name](images[case.layout]))
-                elapsed = time.perf_counter() - start
+                elapsed = clock() - start
             if number:  # the first round warms up and compiles
                 seconds[case.name, precision].append(elapsed)
             else:
@@ -399,7 +423,40 @@ def speed(members: list[Case], args: argparse.Namespace) -> list[dict]:
     for model in dict.fromkeys(case.model for case in members):
         count = sum(p.numel() for p in models[model].parameters())
         print(f"  {model}: {count / 1e6:.1f}M weights")
+    if first.side:
+        lines += by_side(members, seconds, args)
     return lines
+
+
+def by_side(members: list[Case], seconds: dict[tuple[str, str], list[float]], args: argparse.Namespace) -> list[dict]:
+    """Compare the sides of a group with the first one, each in its better memory format, and print that."""
+    sides = {case.side: [other for other in members if other.side == case.side] for case in members}
+    work = {side: multiply_adds(cases[0], args) for side, cases in sides.items()}
+    print(
+        f"{'':44s} {'precision':>9s} {'s/image':>8s} {'times as fast':>14s} {'G multiply-adds':>16s} {'the same for each':>18s}"
+    )
+    lines = []
+    for precision in args.precisions:
+        best = {
+            side: min(statistics.median(seconds[case.name, precision]) for case in cases)
+            for side, cases in sides.items()
+        }
+        peer = members[0].side
+        for side, median in best.items():
+            ratio, each = best[peer] / median, best[peer] / median * work[side] / work[peer]
+            lines.append({"side": side, "precision": precision, "seconds": median, "times_as_fast": ratio})
+            lines[-1] |= {"multiply_adds": work[side], "times_as_fast_for_each": each}
+            print(f"{side:44s} {precision:>9s} {median:8.3f} {ratio:14.2f} {work[side] / 1e9:16.1f} {each:18.2f}")
+    return lines
+
+
+def multiply_adds(case: Case, args: argparse.Namespace) -> int:
+    """Pairs of a multiplication and an addition in one forward pass, as the model's layers define it."""
+    with torch.device("meta"):
+        model = case.build().eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.empty(1, 3, *args.size, device="meta"))
+    return counter.get_total_flops() // 2
 
 
 def picture(args: argparse.Namespace, layout: torch.memory_format) -> Tensor:

@@ -10,7 +10,7 @@ _IN_PLACE = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.Hardswish)
 
 
 def fuse_blocks(model: nn.Module) -> None:
-    """Fold the batch norm of every `ConvNormAct` into its convolution, and prepare its convolutions for inference.
+    """Fold the batch norm of every `ConvNormAct` into its convolution, and activate in place.
 
     Other norms stay as they are, and so do backbones that are not made of these blocks, such as transformers' own.
 
@@ -30,8 +30,6 @@ def _fuse(block: ConvNormAct) -> None:
     if isinstance(block.norm, nn.BatchNorm2d):
         block.conv = fuse_conv_bn_eval(block.conv, block.norm)
         block.norm = nn.Identity()
-    block.conv.requires_grad_(False)
-    block.conv.prepare()
     _activate_in_place(block.activation)
 
 

@@ -207,8 +207,7 @@ class SegZooForSemanticSegmentation(WritesShim, WritesHashes, SegZooPreTrainedMo
         """Make the model faster for inference: batch norms become part of the convolutions before them.
 
         Results stay the same up to rounding. The model is changed in place, for good: it can neither be trained nor
-        saved afterwards; the folder that it was loaded from stays as it is. Wide 3x3 convolutions in float32 keep a
-        second form of their weights, 16/9 of the size, with which they take less than half of the products on CPUs.
+        saved afterwards; the folder that it was loaded from stays as it is.
 
         Returns:
             The model itself.

@@ -12,7 +12,7 @@ from support.contract import (
     settle,
 )
 from support.odd_backbones import ODD_BACKBONES
-from support.versions import whole_graph
+from support.versions import SEGFORMER_CHECKPOINTS, whole_graph
 from transformers import AutoConfig, AutoModelForSemanticSegmentation
 
 from segzoo import AutoBackbone, SegZooConfig, SegZooForSemanticSegmentation

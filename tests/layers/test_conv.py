@@ -4,9 +4,12 @@ from torch.nn import functional as F
 
 from segzoo.layers.conv import Conv2d
 from segzoo.layers.fusion_conv import FusionConv
+from segzoo.layers.phases import depthwise_conv_of_phases
+from segzoo.layers.pointwise import TWO_LIBRARIES
 from segzoo.layers.winograd import winograd_conv, winograd_kernels, winograd_share
 
 SIZES = [(13, 10), (8, 8), (5, 17), (1, 3)]
+x86 = pytest.mark.skipif(not TWO_LIBRARIES, reason="PyTorch has one library for products and convolutions here")
 CLOSE = {"rtol": 1e-11, "atol": 1e-11}
 
 
@@ -29,6 +32,15 @@ def test_winograds_share_of_the_products():
     assert winograd_share(64, 64, 24) > 1
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dilation", [2, 7, 12])
+def test_phases_equal_the_depthwise_convolution(size, dilation):
+    x, weight, bias = numbers(2, 6, *size), numbers(12, 1, 3, 3), numbers(12)
+    for own in (bias, None):
+        found = depthwise_conv_of_phases(x, weight, own, dilation)
+        torch.testing.assert_close(found, F.conv2d(x, weight, own, 1, dilation, dilation, 6), **CLOSE)
+
+
 def calls(monkeypatch, name):
     import segzoo.layers.conv as module
 
@@ -44,6 +56,9 @@ def calls(monkeypatch, name):
         {"padding": 2, "dilation": 3, "groups": 8},
         {"padding": 2, "dilation": 2, "groups": 8, "stride": 2},
         {"padding": 2, "dilation": 2, "groups": 4},
+        {"padding": 12, "dilation": 12, "groups": 4},
+        {"padding": 12, "dilation": 12, "groups": 8},
+        {"padding": 11, "dilation": 12, "groups": 8},
         {"padding": (2, 3), "dilation": (2, 3), "groups": 8},
         {"padding": 2, "dilation": 2, "groups": 8, "padding_mode": "reflect"},
         {"padding": 0, "stride": 2},
@@ -58,34 +73,44 @@ def test_all_other_convolutions_stay(kernel_size, options):
     conv = Conv2d(8, 8, kernel_size, **options).double()
     x = numbers(2, 8, 9, 12)
     expected = torch.nn.Conv2d.forward(conv, x)
-    conv.prepare()
     with torch.no_grad():
         torch.testing.assert_close(conv(x), expected, **CLOSE)
 
 
-def test_prepared_wide_convolutions_take_winograds_way(monkeypatch):
+@x86
+def test_wide_convolutions_of_large_maps_take_winograds_way(monkeypatch):
     seen = calls(monkeypatch, "winograd_conv")
-    conv, x = Conv2d(256, 256, 3, padding=2, dilation=2), numbers(1, 256, 16, 20, dtype=torch.float32)
-    names = set(conv.state_dict())
+    conv, x = Conv2d(256, 256, 3, padding=2, dilation=2), numbers(1, 256, 40, 56, dtype=torch.float32)
+    expected = conv(x)
+    assert not seen  # gradients have their usual way
     with torch.no_grad():
-        expected = conv(x)
-        conv.prepare()
-        assert not seen
         torch.testing.assert_close(conv(x), expected, rtol=1e-5, atol=1e-5)
         assert len(seen) == 1
         with torch.autocast("cpu", torch.bfloat16):
             assert conv(x).dtype == torch.bfloat16
-    conv(x)
-    assert len(seen) == 1
-    assert set(conv.state_dict()) == names
+        conv(x[:, :, :20])  # too small
+        conv.weight.zero_()
+        assert torch.equal(conv(x), conv.bias[:, None, None].expand_as(expected))  # no kernels of old weights
+    assert len(seen) == 2
 
 
-def test_prepared_fusion_of_large_and_small_maps(monkeypatch):
-    seen = calls(monkeypatch, "winograd_conv")
+@x86
+def test_fusion_of_large_and_small_maps_takes_winograds_way(monkeypatch):
     fusion = FusionConv(512, 256, 3, padding=1).eval()
-    maps = [numbers(1, channels, side, side, dtype=torch.float32) for channels, side in ((64, 2), (256, 32), (192, 3))]
+    maps = [numbers(1, channels, side, side, dtype=torch.float32) for channels, side in ((64, 2), (256, 48), (192, 3))]
+    expected = fusion(maps, size=(48, 48))
+    seen = calls(monkeypatch, "winograd_conv")
     with torch.no_grad():
-        expected = fusion(maps, size=(32, 32))
-        fusion.conv.prepare()
-        torch.testing.assert_close(fusion(maps, size=(32, 32)), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(fusion(maps, size=(48, 48)), expected, rtol=1e-5, atol=1e-5)
     assert [args[1].shape for args in seen] == [(4, 4, 256, 256)]
+
+
+@x86
+def test_far_dilated_depthwise_convolutions_go_by_phases(monkeypatch):
+    seen = calls(monkeypatch, "depthwise_conv_of_phases")
+    conv, x = Conv2d(8, 8, 3, padding=12, dilation=12, groups=8), numbers(1, 8, 16, 20, dtype=torch.float32)
+    expected = conv(x)
+    assert not seen  # gradients have their usual way
+    with torch.no_grad():
+        torch.testing.assert_close(conv(x), expected, rtol=1e-6, atol=1e-6)
+    assert len(seen) == 1

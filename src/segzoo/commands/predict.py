@@ -34,7 +34,7 @@ OVERLAY_SIDE = 4096
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``segzoo predict``."""
-    from segzoo.inference.options import add_model_options, add_protocol_options
+    from segzoo.inference.options import add_model_options, add_protocol_options, add_speed_options
 
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="picture, its web address, or folder of pictures")
     parser.add_argument("--model", metavar="DIR", required=True, help="model folder, or its name on the Hub")
@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="torch device, such as cuda (default: cpu)")
     parser.add_argument("--alpha", type=float, default=0.55, help="share of the colours in the overlay, 0 to 1")
     parser.add_argument("--overwrite", action="store_true", help="replace results that are there already")
+    add_speed_options(parser)
     add_protocol_options(parser)
     add_model_options(parser)
 
@@ -76,6 +77,7 @@ def label_pictures(args: argparse.Namespace, pictures: Sequence[Input], output: 
 
     from segzoo.configuration_segzoo import input_channels
     from segzoo.inference import Predictor
+    from segzoo.inference.faster import faster_on_cpu
     from segzoo.inference.options import load_from_options, settings_from_options
     from segzoo.memory import keep_freed_memory
 
@@ -85,6 +87,8 @@ def label_pictures(args: argparse.Namespace, pictures: Sequence[Input], output: 
     num_channels = input_channels(model.config)
     options = {name: getattr(args, name) for name in (*PROTOCOL, "flip", "average")}
     settings = settings_from_options(model, processor, **options)
+    if not args.no_fuse:
+        model = faster_on_cpu(model)
     predictor = Predictor(model, processor, settings, device=args.device)
     protocol = settings.describe(processor)
     print_text(f"protocol: {protocol}")

@@ -63,6 +63,15 @@ def load_from_options(args: argparse.Namespace, device: str = "cpu") -> LoadedMo
     )
 
 
+def add_speed_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--no_fuse``, for `segzoo.inference.faster.faster_on_cpu`."""
+    parser.add_argument(
+        "--no_fuse",
+        action="store_true",
+        help="on a CPU: run the model as it was saved, without folding batch norms into convolutions",
+    )
+
+
 def add_protocol_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--slide``, ``--window``, ``--stride``, ``--scales``, ``--short_sides``, ``--flip`` and ``--average``."""
     group = parser.add_argument_group("protocol")

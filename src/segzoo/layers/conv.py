@@ -1,5 +1,6 @@
 """Convolution, norm and activation in one block."""
 
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -8,70 +9,76 @@ from torch.nn import functional as F
 
 from segzoo.compat import is_exporting
 from segzoo.layers.norm import BatchNorm2d, ChannelNorm, GroupNorm
+from segzoo.layers.phases import depthwise_conv_of_phases
+from segzoo.layers.pointwise import TWO_LIBRARIES, is_plain
 from segzoo.layers.winograd import winograd_conv, winograd_kernels, winograd_share
 
 NORMS = {"batch_norm": BatchNorm2d, "group_norm": GroupNorm, "layer_norm": ChannelNorm}
+# In place where the gradient follows from the result: what comes before them in a block is nobody else's.
 ACTIVATIONS = {
-    "relu": nn.ReLU,
-    "relu6": nn.ReLU6,
-    "leaky_relu": nn.LeakyReLU,
+    "relu": partial(nn.ReLU, inplace=True),
+    "relu6": partial(nn.ReLU6, inplace=True),
+    "leaky_relu": partial(nn.LeakyReLU, inplace=True),
     "gelu": nn.GELU,
     "silu": nn.SiLU,
     "hardswish": nn.Hardswish,
 }
 
-# From how many pairs of channels, and up to what share of the usual products, `winograd_conv` is faster than oneDNN's
-# convolution: its additions take time too.
+# From how many pairs of channels and pixels, and up to what share of the usual products, `winograd_conv` is faster than
+# oneDNN's convolution: the factors of its kernels and its additions take time too.
 _WINOGRAD_PAIRS = 256 * 256
+_WINOGRAD_PIXELS = 2048
 _WINOGRAD_SHARE = 0.7
+
+# From this dilation oneDNN's depthwise convolutions of channels-last maps are several times slower than undilated ones.
+_PHASES_DILATION = 9
 
 
 class Conv2d(nn.Conv2d):
-    """``nn.Conv2d`` that `prepare` makes faster for inference on CPUs, with the same numbers up to rounding.
+    """``nn.Conv2d`` that is faster in inference on CPUs, with the same numbers up to rounding.
 
-    A wide 3x3 convolution in float32 then runs as `winograd_conv`, and a 1x1 convolution in oneDNN also with one
-    thread, where PyTorch would call another library.
+    In float32 a wide 3x3 convolution of a large map runs as `winograd_conv`, and a 1x1 convolution in oneDNN also with
+    one thread, where PyTorch would call another library. A depthwise convolution that is dilated far runs as an
+    undilated one of every phase.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.prepared = False
-        self.register_buffer("kernels", None, persistent=False)
-
-    def prepare(self) -> None:
-        """Keep what the faster ways need beside the weight, which must not change afterwards."""
-        self.prepared = True
-        pairs = self.in_channels * self.out_channels
-        same_size = self.kernel_size == (3, 3) and self.padding == self.dilation and self.padding_mode == "zeros"
-        square = self.stride == (1, 1) and self.dilation[0] == self.dilation[1] and self.groups == 1
-        if same_size and square and pairs >= _WINOGRAD_PAIRS and self.weight.dtype == torch.float32:
-            self.kernels = winograd_kernels(self.weight.detach())
-
     def forward(self, x: Tensor) -> Tensor:
-        return self.convolve(x, self.weight, self.kernels)
+        return self.convolve(x, self.weight)
 
-    def convolve(self, x: Tensor, weight: Tensor, kernels: Tensor | None) -> Tensor:
+    def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         """The convolution with some of the input's channels.
 
         Args:
             x: (B, C, H, W).
             weight: (out_channels, C, ...), all of the layer's weight or that of the channels.
-            kernels: of `winograd_kernels` for ``weight``, or None.
         """
-        dilation = self.dilation
-        eager = not (torch.is_grad_enabled() or torch.compiler.is_compiling() or is_exporting())
-        if self.prepared and eager and x.device.type == "cpu":
-            if kernels is not None and _winograd_is_faster(x, kernels, dilation[0]):
-                return winograd_conv(x, kernels, self.bias, dilation[0])
-            if self.kernel_size == (1, 1) and self.padding == (0, 0):
-                dilation = (2, 2)  # changes nothing but PyTorch's choice of the library
         if self.padding_mode != "zeros":
             return self._conv_forward(x, weight, self.bias)
+        dilation = self.dilation
+        if TWO_LIBRARIES and x.device.type == "cpu" and is_plain(self.weight) and _is_inference():
+            if self._is_same_size and self.groups == 1 and _winograd_is_faster(x, weight, dilation[0]):
+                return winograd_conv(x, winograd_kernels(weight), self.bias, dilation[0])
+            if self.kernel_size == (1, 1) and self.padding == (0, 0) and x.dtype == torch.float32:
+                dilation = (2, 2)  # changes nothing but PyTorch's choice of the library
+            elif self._is_same_size and self.groups == self.in_channels > 1 and dilation[0] >= _PHASES_DILATION:
+                return depthwise_conv_of_phases(x, weight, self.bias, dilation[0])
         return F.conv2d(x, weight, self.bias, self.stride, self.padding, dilation, self.groups)
 
+    @property
+    def _is_same_size(self) -> bool:
+        """Whether this is a 3x3 convolution with one dilation, whose result is as large as its input."""
+        square = self.kernel_size == (3, 3) and self.stride == (1, 1) and self.dilation[0] == self.dilation[1]
+        return square and self.padding == self.dilation
 
-def _winograd_is_faster(x: Tensor, kernels: Tensor, dilation: int) -> bool:
-    if torch.is_autocast_enabled("cpu") or not x.dtype == kernels.dtype == torch.float32:
+
+def _is_inference() -> bool:
+    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or is_exporting())
+
+
+def _winograd_is_faster(x: Tensor, weight: Tensor, dilation: int) -> bool:
+    if torch.is_autocast_enabled("cpu") or not x.dtype == weight.dtype == torch.float32:
+        return False
+    if x.shape[0] * x.shape[2] * x.shape[3] < _WINOGRAD_PIXELS or weight.shape[0] * weight.shape[1] < _WINOGRAD_PAIRS:
         return False
     return winograd_share(*x.shape[2:], dilation) < _WINOGRAD_SHARE
 

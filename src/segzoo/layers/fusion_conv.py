@@ -67,16 +67,15 @@ class ConvOfMaps(Conv2d):
         large = [not short for short in shorter]
         x = concatenate(list(compress(maps, large)), align_corners, size=size)
         weight = torch.cat(list(compress(self.weight.split(channels, dim=1), large)), dim=1)
-        kernels = None
-        if self.kernels is not None:
-            kernels = torch.cat(list(compress(self.kernels.split(channels, dim=3), large)), dim=3)
-        total = self.convolve(x, weight, kernels).permute(0, 2, 3, 1)
+        total = self.convolve(x, weight).permute(0, 2, 3, 1)
         batch, height, width, channels = total.shape
         total = total.reshape(batch, height, width * channels)
         (rows, columns), (down, right), (above, left) = self.kernel_size, self.dilation, self.padding
         for x, weight in small:
             # All taps of a pixel beside each other, (B, h, w, columns of the kernel, rows of the kernel, C).
-            taps = F.conv2d(x, weight.permute(3, 2, 0, 1).reshape(-1, x.shape[1], 1, 1)).permute(0, 2, 3, 1)
+            taps = F.conv2d(x, weight.permute(3, 2, 0, 1).reshape(-1, x.shape[1], 1, 1), dilation=2).permute(
+                0, 2, 3, 1
+            )
             h, w = x.shape[2:]
             across = _shifted_resize(w, size[1], columns, right, left, align_corners, taps.dtype)
             along = _shifted_resize(h, size[0], rows, down, above, align_corners, taps.dtype).transpose(1, 2)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from segzoo.compat import is_exporting
 
 # Builds of PyTorch whose matrix products in float32 come from MKL and whose convolutions come from oneDNN (x86).
-_TWO_LIBRARIES = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+TWO_LIBRARIES = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
 
 _plain: ContextVar[bool] = ContextVar("plain_linears", default=False)
 
@@ -64,6 +64,6 @@ def is_plain(weight: Tensor) -> bool:
 
 def _convolutions_are_faster() -> bool:
     """False under autocast, where both forms use oneDNN, and with one thread, where PyTorch does not use it."""
-    if not _TWO_LIBRARIES or is_exporting() or torch.is_autocast_enabled("cpu"):
+    if not TWO_LIBRARIES or is_exporting() or torch.is_autocast_enabled("cpu"):
         return False
     return torch.compiler.is_compiling() or torch.get_num_threads() > 1  # which a compiled graph cannot ask for

@@ -15,7 +15,8 @@ _OF_KERNELS = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.
 def winograd_kernels(weight: Tensor) -> Tensor:
     """Kernels (out, in, 3, 3) -> (4, 4, out, in): the factors of a tile's 16 products."""
     factors = torch.tensor(_OF_KERNELS, dtype=weight.dtype, device=weight.device)
-    return torch.einsum("ya,oiab,xb->yxoi", factors, weight, factors).contiguous()
+    of_products = torch.einsum("ya,xb->yxab", factors, factors).view(16, 9)
+    return (of_products @ weight.permute(2, 3, 0, 1).reshape(9, -1)).view(4, 4, *weight.shape[:2])
 
 
 def winograd_share(height: int, width: int, dilation: int) -> float:
