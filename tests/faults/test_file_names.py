@@ -97,6 +97,7 @@ def test_evaluate(odd, tiny, tmp_path):
             assert list(csv.reader(stream))
 
 
+@pytest.mark.slow
 def test_train(start, odd, tmp_path):
     out = tmp_path / os.fsdecode(b"out\xff")
     run = start(dataset_name=odd, max_train_steps=1, output_dir=out)

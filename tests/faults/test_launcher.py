@@ -40,6 +40,7 @@ def test_the_launcher_of_one_process_is_signalled_alone(launch, tmp_path, name):
     assert 3 <= read_record(checkpoint)["step"] < 2000
 
 
+@pytest.mark.slow
 def test_the_shell_that_started_a_training_ends(launch, tmp_path):
     """As after ``nohup segzoo train &`` and a logout."""
     run = launch("shell", max_train_steps=20, dataloader_num_workers=0).until_step(3)

@@ -29,6 +29,7 @@ for words in (
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the locale C is as on Linux")
+@pytest.mark.slow
 def test_every_command(scenes, tiny, tmp_path):
     data = copy_with_odd_names(scenes, tmp_path / "道路", ("道路é".encode(), b"a\xe9"))
     picture = data / "images" / "validation" / "道路é.jpg"

@@ -76,7 +76,9 @@ def few_files(left=0):
 
 
 @linux
-@pytest.mark.parametrize("command", ["check", "predict", "evaluate", "train"])
+@pytest.mark.parametrize(
+    "command", ["predict", *(pytest.param(c, marks=pytest.mark.slow) for c in ("check", "evaluate", "train"))]
+)
 def test_little_memory(large, tiny, tmp_path, command):
     before = (tiny / "model.safetensors").read_bytes()
     code, printed = run_limited(little_memory, commands(large, tiny, tmp_path)[command])
@@ -88,7 +90,7 @@ def test_little_memory(large, tiny, tmp_path, command):
 
 
 @linux
-@pytest.mark.parametrize("command", ["evaluate", "train"])
+@pytest.mark.parametrize("command", [pytest.param("evaluate", marks=pytest.mark.slow), "train"])
 def test_few_open_files(scenes, tiny, tmp_path, command):
     words = commands(scenes, tiny, tmp_path, workers=2)[command]
     code, printed = run_limited(lambda: few_files(8), [32 if word == 4000 else word for word in words])

@@ -79,6 +79,7 @@ def test_no_room_at_all():
 
 
 @small
+@pytest.mark.slow
 def test_train_and_evaluate(scenes, tiny, tmp_path):
     """Whole commands on 256 kB give what they give elsewhere."""
 

@@ -115,6 +115,7 @@ def test_archives_lists_and_class_names(tmp_path, scenes, name):
             load_segmentation_dataset(path)
 
 
+@pytest.mark.slow
 def test_a_training_ends_with_its_name(start, scenes, tmp_path):
     data = shutil.copytree(scenes, tmp_path / "data")
     for path in sorted((data / "images" / "train").iterdir())[:7]:

@@ -220,6 +220,7 @@ def test_another_config_may_have_another_head(folder, tmp_path):
     refused(lambda f: begin(f, ["a", "b"], config_name=str(tmp_path / "wider")), "of another shape .backbone", folder)
 
 
+@pytest.mark.slow
 def test_the_command(start, tiny, tmp_path):
     changed = shutil.copytree(tiny, tmp_path / "changed")
     flip(changed / WEIGHTS)
