@@ -20,17 +20,14 @@ def internvit_keys(old: str = "", new: str = "") -> Iterable[KeyRule]:
 def _translate(original: Mapping[str, Any], context: Context) -> InternViTConfig:
     options = Options(original, context.where)
     # training, initialisation, memory and speed
-    options.ignore("init_cfg", "pretrained", "pretrain_size", "with_cp", "use_flash_attn", "unfreeze_pos_embed")
+    options.ignore("init_cfg", "pretrained", "pretrain_size", "with_cp", "use_flash_attn")
+    options.ignore("freeze_vit", "unfreeze_pos_embed")
     # how the learned scales round in half precision
     options.ignore("layerscale_force_fp32", "layerscale_no_force_fp32")
     options.expect("qkv_bias", False)
     options.expect("qk_normalization", True)
     options.expect("with_final_norm", False)
     options.expect("norm_type", "rms")  # of later forms of the class
-    if options.take("freeze_vit", False):
-        context.note(
-            context.where, "it was frozen in training (freeze_vit); segzoo train does that with --freeze_backbone"
-        )
     maps = [f"stage{i + 1}" for i in sorted(set(options.take("out_indices", (7, 11, 15, 23))))]
     if options.take("with_fpn", False) and len(maps) != 4:
         raise options.error(f"with_fpn=True rescales four maps, and out_indices names {len(maps)}")
