@@ -27,7 +27,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -150,7 +150,7 @@ def beside_segformer(size: str, depths: Sequence[int], channels: Sequence[int], 
             ("transformers compiled", theirs, True),
             ("segzoo compiled", ours, True),
         )
-        for name, layout in (("", torch.contiguous_format), (" channels-last", torch.channels_last))
+        for name, layout in (("", torch.channels_last), (" contiguous", torch.contiguous_format))
         if not (compiled and name)
     ]
 
