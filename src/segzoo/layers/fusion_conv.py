@@ -119,7 +119,7 @@ def sum_of_projected(
     total = None
     for x, weight in zip(maps, weights, strict=True):
         x = resize(F.conv2d(x, weight, bias if total is None else None), size, align_corners=align_corners)
-        total = x if total is None else total + x
+        total = x if total is None else total.add_(x)  # nobody else has it, and no gradient needs it
     return total
 
 
