@@ -31,7 +31,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -112,6 +112,8 @@ def cases() -> list[Case]:
         Case("adapter", "segzoo", trains=True, **adapter),
         Case("adapter", "segzoo compiled", compiled=True, **adapter),
         *mit_cases(),
+        *beside_segformer("b0", (2, 2, 2, 2), (32, 64, 160, 256), 256),
+        *beside_segformer("b2", (3, 4, 6, 3), (64, 128, 320, 512), 768),
         *beside_smp("uper", "UPerNet-R50", smp_upernet, our_upernet),
         *beside_smp("psp", "PSPNet-R50, cut at stride 8", smp_pspnet, our_pspnet),
         *beside_smp("deeplabv3", "DeepLabV3-R50-D8", smp_deeplabv3, our_deeplabv3),
@@ -145,6 +147,28 @@ def beside_smp(group: str, model: str, theirs: Callable[[], nn.Module], ours: Ca
             ("segzoo fused", partial(fused, ours), False),
         )
         for name, layout in (("", torch.channels_last), (" contiguous", torch.contiguous_format))
+    ]
+
+
+def beside_segformer(size: str, depths: Sequence[int], channels: Sequence[int], width: int) -> list[Case]:
+    """transformers' SegFormer and ours of the same sizes, each in both memory formats; both return the small logits.
+
+    Ours is the same model (linear projections), beside it mmsegmentation's (projections with norms).
+    """
+    group, title = f"segformer-{size}", f"SegFormer-{size.upper()}"
+    theirs = partial(transformers_segformer, depths, channels, width)
+    ours, mmseg = (partial(our_segformer, size, width, linear) for linear in (True, False))
+    return [
+        Case(group, f"{who}{name}", build, f"{who} {title}{name}", layout=layout, trains=True, compiled=compiled)
+        for who, build, compiled in (
+            ("transformers", theirs, False),
+            ("segzoo", ours, False),
+            ("segzoo mmsegmentation's", mmseg, False),
+            ("transformers compiled", theirs, True),
+            ("segzoo compiled", ours, True),
+        )
+        for name, layout in (("", torch.channels_last), (" contiguous", torch.contiguous_format))
+        if not (compiled and name)
     ]
 
 
@@ -190,6 +214,35 @@ def transformers_swin() -> nn.Module:
     )
     config = UperNetConfig(backbone_config=backbone, num_labels=NUM_LABELS, use_auxiliary_head=False)
     return UperNetForSemanticSegmentation(config)
+
+
+def transformers_segformer(depths: Sequence[int], channels: Sequence[int], width: int) -> nn.Module:
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    config = SegformerConfig(
+        depths=list(depths),
+        hidden_sizes=list(channels),
+        num_attention_heads=[1, 2, 5, 8],
+        decoder_hidden_size=width,
+        num_labels=NUM_LABELS,
+        attn_implementation="sdpa",
+    )
+    return SegformerForSemanticSegmentation(config)
+
+
+def our_segformer(size: str, width: int, linear: bool) -> nn.Module:
+    from segzoo import SegZooConfig, SegZooForSemanticSegmentation
+    from segzoo.auto import backbone_variants
+    from segzoo.heads import SegFormerHeadConfig
+
+    name = f"mit_{size}"
+    config = SegZooConfig(
+        backbone_config=backbone_variants()[name].variant_config(name),
+        decode_head_configs=[SegFormerHeadConfig(channels=width, linear_projections=linear)],
+        auxiliary_head_configs=[],
+        num_labels=NUM_LABELS,
+    )
+    return SegZooForSemanticSegmentation(config)
 
 
 def smp_resnet() -> nn.Module:

@@ -25,7 +25,7 @@ CONVERTED = {
     "mmsegmentation_mmengine": ["ResNetV1c", "FCNHead"],
     "lazy_mmengine": ["ResNetV1c", "UPerHead", "FCNHead"],
 }
-REFUSED = {"daformer_mmcv": "'mit_b5'"}
+REFUSED = {"daformer_mmcv": "'DAFormerHead'"}
 
 
 def text_of(name):
