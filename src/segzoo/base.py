@@ -203,7 +203,7 @@ def check_depth(config: PreTrainedConfig) -> None:
         SegZooError: it has more than MAX_LAYERS.
     """
     for name in sorted(_LAYERS):
-        value = getattr(config, name, None)
+        value = vars(config).get(name)  # what is given, not what follows from it: that may fail before it is checked
         values = value if isinstance(value, list | tuple) else [value]
         if all(type(number) is int for number in values) and sum(map(abs, values)) > MAX_LAYERS:
             raise SegZooError(
