@@ -2,6 +2,7 @@
 
 from segzoo.backbones.base import Backbone, BackboneConfig
 from segzoo.backbones.beit import BeitBackbone, BeitConfig
+from segzoo.backbones.convnext import ConvNeXtBackbone, ConvNeXtConfig
 from segzoo.backbones.hrnet import HRNetBackbone, HRNetConfig
 from segzoo.backbones.internimage import InternImageBackbone, InternImageConfig
 from segzoo.backbones.internvit import InternViTBackbone, InternViTConfig
@@ -18,6 +19,8 @@ __all__ = [
     "BackboneConfig",
     "BeitBackbone",
     "BeitConfig",
+    "ConvNeXtBackbone",
+    "ConvNeXtConfig",
     "HRNetBackbone",
     "HRNetConfig",
     "InternImageBackbone",
