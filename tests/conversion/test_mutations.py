@@ -77,6 +77,43 @@ class Mutated:
 
 
 MUTATED = {
+    "segformer_mit-b0_512x512_160k_ade20k": Mutated(
+        small={
+            "backbone.embed_dims": 8,
+            "backbone.num_layers": (1, 1, 1, 1),
+            "decode_head.in_channels": [8, 16, 40, 64],
+            "decode_head.channels": 64,
+        },
+        options={
+            "backbone.embed_dims": [16],
+            "backbone.num_stages": [3],
+            "backbone.num_layers": [(1, 1, 2, 1)],
+            "backbone.num_heads": [(1, 2, 4, 8)],
+            "backbone.patch_sizes": [(5, 3, 3, 3)],
+            "backbone.strides": [(2, 2, 2, 2)],
+            "backbone.sr_ratios": [(8, 4, 1, 1), (8, 2, 2, 1)],
+            "backbone.mlp_ratio": [2],
+            "backbone.qkv_bias": [False],
+            "backbone.norm_cfg": [{"type": "LN", "eps": 1e-3}, {"type": "BN"}, None],
+            "backbone.act_cfg": [{"type": "ReLU"}],
+            "backbone.in_channels": [4],
+            "backbone.out_indices": [(0, 1, 2)],
+            "backbone.no_such_option": [1],
+            "backbone.type": ["mit_b0", "mit_b1"],
+            **head_options("decode_head", 64),
+            "decode_head.align_corners": [True],
+            "decode_head.interpolate_mode": ["nearest"],
+            "decode_head.in_index": [(0, 1, 2, 2), (3, 2, 1, 0)],
+            "decode_head.input_transform": ["resize_concat"],
+            "decode_head.type": ["SegFormerHead", "UPerHead"],
+        },
+        harmless={
+            "decode_head.dropout_ratio": 0.3,
+            "backbone.drop_path_rate": 0.3,
+            "backbone.norm_cfg": {"type": "LN", "eps": 1e-6},
+            "backbone.with_cp": True,
+        },
+    ),
     "deeplabv3_r50-d8_512x512_160k_ade20k": Mutated(
         small={
             **RESNET,
