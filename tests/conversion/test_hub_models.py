@@ -10,8 +10,7 @@ from segzoo.conversion.translate import translate_config
 MODELS = [
     ("MixVisionTransformer", "SegformerHead", "nvidia/segformer-b0-finetuned-ade-512-512"),
     ("mit_b5", "SegFormerHead", "nvidia/segformer-b5"),
-    ("mmseg.SwinTransformer", "mmseg.models.UPerHead", "openmmlab/upernet-swin-tiny"),
-    ("SwinTransformer", "Mask2FormerHead", "facebook/mask2former-swin-large-ade-semantic"),
+    ("D2SwinTransformer", "Mask2FormerHead", "facebook/mask2former-swin-large-ade-semantic"),
     ("mmcls.ConvNeXt", "UPerHead", "openmmlab/upernet-convnext-tiny"),
     ("ResNet", "MaskFormerHead", "facebook/maskformer-swin-base-ade"),
     ("BEiT", "UPerHead", "microsoft/beit-base-finetuned-ade-640-640"),

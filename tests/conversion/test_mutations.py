@@ -77,6 +77,35 @@ class Mutated:
 
 
 MUTATED = {
+    "upernet_swin_tiny_patch4_window7_512x512_160k_ade20k_pretrain_224x224_1K": Mutated(
+        small={
+            "backbone.embed_dims": 8,
+            "backbone.depths": (1, 2, 1, 1),
+            "backbone.num_heads": (1, 2, 2, 4),
+            "decode_head.in_channels": [8, 16, 32, 64],
+            "decode_head.channels": 64,
+            "auxiliary_head": None,
+        },
+        options={
+            "backbone.embed_dims": [16],
+            "backbone.depths": [(1, 1, 1, 1), (1, 2, 1)],
+            "backbone.num_heads": [(1, 2, 4, 4), (1, 2, 2)],
+            "backbone.window_size": [6, 8],
+            "backbone.mlp_ratio": [2],
+            "backbone.patch_size": [2],
+            "backbone.strides": [(4, 2, 2, 1), (2, 2, 2, 2)],
+            "backbone.qkv_bias": [False],
+            "backbone.qk_scale": [0.3],
+            "backbone.patch_norm": [False],
+            "backbone.use_abs_pos_embed": [True],
+            "backbone.norm_cfg": [{"type": "LN", "eps": 1e-2}, {"type": "BN"}, None],
+            "backbone.act_cfg": [{"type": "ReLU"}, {"type": "GELU", "approximate": "tanh"}],
+            "backbone.in_channels": [4],
+            "backbone.out_indices": [(0, 1, 2), (0, 1, 2, 2)],
+            "backbone.no_such_option": [1],
+        },
+        harmless={"backbone.drop_path_rate": 0.1, "backbone.pretrain_img_size": 384, "backbone.with_cp": True},
+    ),
     "deeplabv3_r50-d8_512x512_160k_ade20k": Mutated(
         small={
             **RESNET,

@@ -18,18 +18,13 @@ _PUBLISHED = (
         "nvidia/segformer-b0-finetuned-cityscapes-1024-1024, nvidia/segformer-b5-finetuned-cityscapes-1024-1024",
     ),
     (
-        r"SwinTransformer|D2SwinTransformer",
-        r"UPerHead",
-        "openmmlab/upernet-swin-tiny, openmmlab/upernet-swin-small, openmmlab/upernet-swin-base, openmmlab/upernet-swin-large",
-    ),
-    (
         r"ConvNeXt",
         r"UPerHead",
         "openmmlab/upernet-convnext-tiny, openmmlab/upernet-convnext-small, openmmlab/upernet-convnext-base, "
         "openmmlab/upernet-convnext-large, openmmlab/upernet-convnext-xlarge",
     ),
     (
-        r"SwinTransformer|D2SwinTransformer",
+        r"D2SwinTransformer",
         r"Mask2FormerHead",
         "facebook/mask2former-swin-tiny-ade-semantic, facebook/mask2former-swin-small-ade-semantic, "
         "facebook/mask2former-swin-base-ade-semantic, facebook/mask2former-swin-large-ade-semantic, "
