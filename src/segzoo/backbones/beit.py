@@ -100,7 +100,7 @@ def position_bias(table: Tensor, made_for: tuple[int, int], grid: tuple[int, int
             the table.
     """
     (height, width), (rows, columns) = made_for, grid
-    heads, patches = table.shape[1], rows * columns
+    patches = rows * columns
     distances = table[:-3].t().unflatten(1, (2 * height - 1, 2 * width - 1))
     distances = distances[:, height - rows : height + rows - 1, width - columns : width + columns - 1]
     from_class, to_class, to_itself = table[-3:].t().unflatten(1, (3, 1, 1)).unbind(1)

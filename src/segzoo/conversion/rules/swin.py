@@ -5,42 +5,16 @@ with ``nn.Unfold``, has the four of each channel side by side.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from segzoo.backbones.swin import SwinConfig
-from segzoo.conversion.keys import BackboneRule, Context, KeyRule, TensorChange, register
+from segzoo.conversion.keys import BackboneRule, Context, KeyRule, register
+from segzoo.conversion.layouts import Permute, Reshape, Steps
 from segzoo.conversion.options import Options
 
-
-@dataclass(frozen=True)
-class UnfoldedColumns(TensorChange):
-    """Columns (channel, y, x) of a merging's norm and matrix in the order (x, y, channel)."""
-
-    def to_native(self, tensor: Tensor) -> Tensor:
-        """(..., 4 * C) -> the same shape."""
-        return tensor.unflatten(-1, (-1, 2, 2)).transpose(-1, -3).flatten(-3)
-
-    def to_original(self, tensor: Tensor) -> Tensor:
-        """(..., 4 * C) -> the same shape."""
-        return tensor.unflatten(-1, (2, 2, -1)).transpose(-1, -3).flatten(-3)
-
-
-@dataclass(frozen=True)
-class PositionsAsMap(TensorChange):
-    """Position embeddings of a map (1, C, height, width) as those of tokens (1, height * width, C)."""
-
-    grid: tuple[int, int]
-
-    def to_native(self, tensor: Tensor) -> Tensor:
-        """(1, C, height, width) -> (1, height * width, C)."""
-        return tensor.flatten(2).transpose(1, 2)
-
-    def to_original(self, tensor: Tensor) -> Tensor:
-        """(1, height * width, C) -> (1, C, height, width)."""
-        return tensor.transpose(1, 2).unflatten(2, self.grid)
+# Columns (channel, y, x) of a merging's matrix and norm, in our order (x, y, channel).
+_MATRIX = Permute(axes=(0, 3, 2, 1), view=(0, -1, 2, 2))
+_NORM = Permute(axes=(2, 1, 0), view=(-1, 2, 2))
 
 
 def _shared_options(options: Options, *, drop_path: float) -> dict[str, Any]:
@@ -49,8 +23,10 @@ def _shared_options(options: Options, *, drop_path: float) -> dict[str, Any]:
     options.ignore("init_cfg", "pretrained", "frozen_stages", "with_cp", "use_checkpoint")
     options.expect("qk_scale", None)
     size = options.take("pretrain_img_size", 224)
+    if not isinstance(size, int):
+        size = list(size) * 2 if len(size) == 1 else list(size)
     return {
-        "image_size": size if isinstance(size, int) else list(size) * (3 - len(size)),
+        "image_size": size,
         "patch_size": options.take("patch_size", 4),
         "depths": list(options.take("depths", (2, 2, 6, 2))),
         "num_heads": list(options.take("num_heads", (3, 6, 12, 24))),
@@ -115,14 +91,17 @@ def mmseg_swin_keys(config: SwinConfig) -> Iterable[KeyRule]:
     yield KeyRule("patch_embed.projection.{}", "patch_embedding.{}")
     yield KeyRule("patch_embed.norm.{}", "embedding_norm.{}")
     yield from _block_keys("stages", "attn.w_msa", ("ffn.layers.0.0", "ffn.layers.1"))
-    yield KeyRule("stages.{}.downsample.{}", "stages.{}.downsample.{}", change=UnfoldedColumns())
+    for name, change in (("reduction", _MATRIX), ("norm", _NORM)):
+        yield KeyRule(f"stages.{{}}.downsample.{name}.{{}}", f"stages.{{}}.downsample.{name}.{{}}", change=change)
     yield from _output_norms(config)
 
 
 def original_swin_keys(config: SwinConfig) -> Iterable[KeyRule]:
     """Key rules of the authors' spelling."""
-    change = None if config.grid is None else PositionsAsMap(config.grid)
-    yield KeyRule("absolute_pos_embed", "position_embeddings", change=change)
+    if config.grid is not None:
+        (height, width), channels = config.grid, config.channels
+        tokens = Reshape(original=(1, height, width, channels), native=(1, height * width, channels))
+        yield KeyRule("absolute_pos_embed", "position_embeddings", change=Steps((Permute((0, 2, 3, 1)), tokens)))
     yield KeyRule("patch_embed.proj.{}", "patch_embedding.{}")
     yield KeyRule("patch_embed.norm.{}", "embedding_norm.{}")
     yield from _block_keys("layers", "attn", ("mlp.fc1", "mlp.fc2"))
