@@ -143,6 +143,41 @@ MUTATED = {
         },
         harmless={"backbone.drop_path_rate": 0.1, "backbone.pretrain_img_size": 384, "backbone.with_cp": True},
     ),
+    "upernet_convnext_tiny_fp16_512x512_160k_ade20k": Mutated(
+        small={
+            "backbone.arch": {"depths": [1, 1, 2, 1], "channels": [8, 12, 16, 24]},
+            "decode_head.in_channels": [8, 12, 16, 24],
+            "decode_head.channels": 64,
+            "auxiliary_head": None,
+        },
+        options={
+            "backbone.arch": [
+                {"depths": [1, 1, 1, 1], "channels": [8, 12, 16, 24]},
+                {"depths": [1, 1, 2, 1], "channels": [8, 12, 16, 16]},
+                {"depths": [1, 1, 2], "channels": [8, 12, 16]},
+                {"depths": [1, 1, 2, 1], "channels": [8, 12, 16, 24], "mlp_ratio": 2},
+                "tiny",
+                "giant",
+            ],
+            "backbone.in_channels": [4],
+            "backbone.stem_patch_size": [2],
+            "backbone.norm_cfg": [{"type": "LN2d", "eps": 1e-2}, {"type": "BN"}, None],
+            "backbone.act_cfg": [{"type": "ReLU"}, {"type": "GELU", "approximate": "tanh"}],
+            "backbone.layer_scale_init_value": [0.0],
+            "backbone.use_grn": [True],
+            "backbone.gap_before_final_norm": [True],
+            "backbone.out_indices": [(0, 1, 2), -1],
+            "backbone.dims": [(8, 12, 16, 24)],
+            "backbone.no_such_option": [1],
+        },
+        harmless={
+            "backbone.drop_path_rate": 0.1,
+            "backbone.layer_scale_init_value": 0.5,
+            "backbone.linear_pw_conv": False,
+            "backbone.frozen_stages": 2,
+            "backbone.with_cp": True,
+        },
+    ),
     "deeplabv3_r50-d8_512x512_160k_ade20k": Mutated(
         small={
             **RESNET,

@@ -15,7 +15,7 @@ from segzoo.backbones.convnext import ConvNeXtConfig
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.keys import KeyRule, KeyTable
 from segzoo.conversion.pretrained.base import PretrainedBackbone, PretrainedKind, count_entries
-from segzoo.conversion.rules.convnext import AUTHORS, MMCLS, Spelling
+from segzoo.conversion.rules.convnext import AUTHORS, MMCLS, TRANSFORMERS, Spelling
 
 TIMM = Spelling(
     stem_conv="stem.0",
@@ -24,18 +24,6 @@ TIMM = Spelling(
     block="stages.{}.blocks.{}",
     depthwise="conv_dw",
     linear="mlp.fc",
-)
-TRANSFORMERS = Spelling(
-    stem_conv="embeddings.patch_embeddings",
-    stem_norm="embeddings.layernorm",
-    downsample="encoder.stages.{}.downsampling_layer",
-    block="encoder.stages.{}.layers.{}",
-    depthwise="dwconv",
-    norm="layernorm",
-    linear="pwconv",
-    scale="layer_scale_parameter",
-    output_norm="hidden_states_norms.stage",
-    first_output=1,
 )
 _LAYOUTS = (("", AUTHORS), ("backbone.", MMCLS), ("", MMCLS), ("", TIMM), ("convnext.", TRANSFORMERS))
 # The classifier, and the norm of pooled maps.

@@ -71,6 +71,18 @@ class Spelling:
 
 AUTHORS = Spelling(depthwise="dwconv", linear="pwconv")
 MMCLS = Spelling(depthwise="depthwise_conv", linear="pointwise_conv")
+TRANSFORMERS = Spelling(
+    stem_conv="embeddings.patch_embeddings",
+    stem_norm="embeddings.layernorm",
+    downsample="encoder.stages.{}.downsampling_layer",
+    block="encoder.stages.{}.layers.{}",
+    depthwise="dwconv",
+    norm="layernorm",
+    linear="pwconv",
+    scale="layer_scale_parameter",
+    output_norm="hidden_states_norms.stage",
+    first_output=1,
+)
 
 
 def _layer_scale(options: Options) -> float | None:
@@ -166,6 +178,7 @@ MMCLS_CONVNEXT = register(
             "norm_cfg",
             "act_cfg",
             "linear_pw_conv",
+            "use_grn",
             "with_cp",
         ),
     )
