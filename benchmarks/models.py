@@ -2,6 +2,7 @@
 
     python benchmarks/models.py                              # InternImage-T UPerNet, its grid_sample form, and peers
     python benchmarks/models.py --groups mit --json mit.json # another group of the table below
+    python benchmarks/models.py --groups convnext            # UPerNet-ConvNeXt-T, beside transformers'
     python benchmarks/models.py --groups uper psp deeplabv3 deeplabv3plus  # ResNet-50, beside segmentation_models.pytorch
     python benchmarks/models.py --cases segzoo grid_sample --precisions float32 --rounds 15 --size 640 640
 
@@ -40,11 +41,13 @@ from torch import Tensor, nn
 from segzoo.memory import keep_freed_memory
 
 if TYPE_CHECKING:
+    from segzoo import SegZooForSemanticSegmentation
     from segzoo.heads import HeadConfig
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 NUM_LABELS = 150
 OCRNET = "ocrnet_hr18_512x512_160k_ade20k"
+CONVNEXT = "upernet_convnext_tiny_fp16_512x512_160k_ade20k"
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ def cases() -> list[Case]:
         Case("adapter", "segzoo", trains=True, **adapter),
         Case("adapter", "segzoo compiled", compiled=True, **adapter),
         *mit_cases(),
+        *beside_transformers("convnext", "UPerNet-ConvNeXt-T", transformers_convnext, CONVNEXT),
         *beside_smp("uper", "UPerNet-R50", smp_upernet, our_upernet),
         *beside_smp("psp", "PSPNet-R50, cut at stride 8", smp_pspnet, our_pspnet),
         *beside_smp("deeplabv3", "DeepLabV3-R50-D8", smp_deeplabv3, our_deeplabv3),
@@ -131,6 +135,21 @@ def beside_smp(group: str, model: str, theirs: Callable[[], nn.Module], ours: Ca
     ]
 
 
+def beside_transformers(group: str, model: str, theirs: Callable[[], nn.Module], ours: str) -> list[Case]:
+    """A model of transformers and ours of the same sizes, a row of the zoo: theirs in both memory formats first."""
+    own = {"build": partial(zoo_model, ours), "model": f"segzoo {model}"}
+    peer = {"build": theirs, "model": f"transformers {model}"}
+    contiguous = {"build": theirs, "model": f"transformers {model}, contiguous", "layout": torch.contiguous_format}
+    return [
+        Case(group, "transformers contiguous", trains=True, **contiguous),
+        Case(group, "transformers", trains=True, **peer),
+        Case(group, "transformers compiled", compiled=True, **peer),
+        Case(group, "segzoo", trains=True, **own),
+        Case(group, "segzoo fused", partial(fused, own["build"]), f"segzoo {model} fused"),
+        Case(group, "segzoo compiled", compiled=True, **own),
+    ]
+
+
 def mit_cases() -> list[Case]:
     """The released models of MIT's scene parsing, with the speeds that their authors publish."""
     from segzoo import zoo
@@ -151,7 +170,7 @@ def mit_cases() -> list[Case]:
 # What is built
 
 
-def zoo_model(name: str) -> nn.Module:
+def zoo_model(name: str) -> "SegZooForSemanticSegmentation":
     """The model of a zoo row, without its weights."""
     from segzoo import SegZooForSemanticSegmentation, zoo
     from segzoo.conversion.translate import translate_config
@@ -169,6 +188,18 @@ def transformers_swin() -> nn.Module:
         depths=(2, 2, 6, 2),
         num_heads=(3, 6, 12, 24),
         window_size=7,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    config = UperNetConfig(backbone_config=backbone, num_labels=NUM_LABELS, use_auxiliary_head=False)
+    return UperNetForSemanticSegmentation(config)
+
+
+def transformers_convnext() -> nn.Module:
+    from transformers import ConvNextConfig, UperNetConfig, UperNetForSemanticSegmentation
+
+    backbone = ConvNextConfig(
+        hidden_sizes=[96, 192, 384, 768],
+        depths=[3, 3, 9, 3],
         out_features=["stage1", "stage2", "stage3", "stage4"],
     )
     config = UperNetConfig(backbone_config=backbone, num_labels=NUM_LABELS, use_auxiliary_head=False)
@@ -229,15 +260,18 @@ class AtFullSize(nn.Module):
     def gradient_checkpointing_enable(self) -> None:
         self.model.activation_checkpointing_enable()
 
+    def fuse(self) -> None:
+        self.model.fuse()
+
     def forward(self, image: Tensor) -> Tensor:
         scores = self.model(image).logits
         return nn.functional.interpolate(scores, size=image.shape[-2:], mode="bilinear")
 
 
-def fused(build: Callable[[], AtFullSize]) -> nn.Module:
+def fused(build: Callable[[], "AtFullSize | SegZooForSemanticSegmentation"]) -> nn.Module:
     """The model that ``build`` builds, after ``fuse()``."""
     model = build().eval()
-    model.model.fuse()
+    model.fuse()
     return model
 
 
