@@ -5,6 +5,7 @@ from segzoo.backbones.beit import BeitBackbone, BeitConfig
 from segzoo.backbones.hrnet import HRNetBackbone, HRNetConfig
 from segzoo.backbones.internimage import InternImageBackbone, InternImageConfig
 from segzoo.backbones.internvit import InternViTBackbone, InternViTConfig
+from segzoo.backbones.mit import MiTBackbone, MiTConfig
 from segzoo.backbones.mobilenetv2 import MobileNetV2Backbone, MobileNetV2Config
 from segzoo.backbones.resnet import ResNetBackbone, ResNetConfig
 from segzoo.backbones.stage_encoder import StageEncoderBackbone, StageEncoderConfig
@@ -24,6 +25,8 @@ __all__ = [
     "InternImageConfig",
     "InternViTBackbone",
     "InternViTConfig",
+    "MiTBackbone",
+    "MiTConfig",
     "MobileNetV2Backbone",
     "MobileNetV2Config",
     "ResNetBackbone",

@@ -6,6 +6,7 @@ from segzoo.heads.fcn import FCNHead, FCNHeadConfig
 from segzoo.heads.mask2former import Mask2FormerHead, Mask2FormerHeadConfig, Mask2FormerHeadOutput
 from segzoo.heads.ocr import OCRHead, OCRHeadConfig
 from segzoo.heads.psp import PSPHead, PSPHeadConfig
+from segzoo.heads.segformer import SegFormerHead, SegFormerHeadConfig
 from segzoo.heads.separable_aspp import SeparableASPPHead, SeparableASPPHeadConfig
 from segzoo.heads.uper import UPerHead, UPerHeadConfig
 
@@ -25,6 +26,8 @@ __all__ = [
     "OneMapHeadConfig",
     "PSPHead",
     "PSPHeadConfig",
+    "SegFormerHead",
+    "SegFormerHeadConfig",
     "SeparableASPPHead",
     "SeparableASPPHeadConfig",
     "UPerHead",

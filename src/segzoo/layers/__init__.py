@@ -8,6 +8,7 @@ from segzoo.layers.norm import BatchNorm2d, ChannelNorm, GroupNorm, RMSNorm
 from segzoo.layers.pointwise import PointwiseLinear
 from segzoo.layers.pyramid_pooling import PyramidPooling, pool_to_grid
 from segzoo.layers.resize import concatenate, resize
+from segzoo.layers.spatial_reduction import SpatialReductionAttention
 from segzoo.layers.tokens import to_map, to_tokens
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "PyramidPooling",
     "RMSNorm",
     "SeparableConv",
+    "SpatialReductionAttention",
     "concatenate",
     "pool_to_grid",
     "resize",

@@ -1,0 +1,80 @@
+"""SegFormer's head: maps of all resolutions, projected to one width, resized to the finest one and fused.
+
+From "SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers" (Xie et al., 2021),
+https://arxiv.org/abs/2105.15203, as its authors' ``SegFormerHead`` trains it and as mmsegmentation's ``SegformerHead``
+does, which has a norm and an activation after each projection.
+"""
+
+from collections.abc import Sequence
+from typing import Self
+
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+
+from segzoo.auto import register_head
+from segzoo.heads.base import Head, HeadConfig
+from segzoo.layers import ConvNormAct, FusionConv
+from segzoo.layers.fusion_conv import ConvOfMaps, sum_of_projected
+from segzoo.layers.pointwise import is_plain
+
+
+@strict
+class SegFormerHeadConfig(HeadConfig):
+    """Options of ``SegFormerHead``, besides those of ``HeadConfig``.
+
+    Args:
+        linear_projections: project the maps by a linear layer with bias alone (SegFormer's authors), not by a
+            convolution with norm and activation (mmsegmentation).
+    """
+
+    model_type = "segzoo_segformer_head"
+
+    linear_projections: bool = False
+
+    @classmethod
+    def tiny(cls) -> Self:
+        return cls(in_channels=[8, 16, 24, 32], channels=16, num_labels=5)
+
+
+class SegFormerHead(Head):
+    """Reads several maps, the finest first, and returns logits at the first one's resolution."""
+
+    config: SegFormerHeadConfig
+
+    def __init__(self, config: SegFormerHeadConfig):
+        super().__init__(config)
+        width, options = config.channels, config.block_options
+        projection = {"norm": None, "activation": None} if config.linear_projections else options
+        self.projections = nn.ModuleList(
+            ConvNormAct(channels, width, 1, **projection) for channels in config.in_channels
+        )
+        self.fusion_conv = FusionConv(
+            len(config.in_channels) * width, width, 1, align_corners=config.align_corners, **options
+        )
+        self.post_init()
+
+    def features(self, *maps: Tensor) -> Tensor:
+        if self.config.linear_projections and self._are_convolutions():
+            return self._in_one_step(maps)
+        return self.fusion_conv([project(x) for project, x in zip(self.projections, maps, strict=True)])
+
+    def _are_convolutions(self) -> bool:
+        """Whether no adapter and no quantiser has replaced a layer or its weight."""
+        convolutions = [*(project.conv for project in self.projections), self.fusion_conv.conv]
+        return isinstance(convolutions[-1], ConvOfMaps) and all(
+            isinstance(layer, nn.Conv2d) and is_plain(layer.weight) for layer in convolutions
+        )
+
+    def _in_one_step(self, maps: Sequence[Tensor]) -> Tensor:
+        """The fusion of linear projections, whose product with the fusion's weights is a narrower linear layer."""
+        width, fusion = self.config.channels, self.fusion_conv.conv
+        bias, weights = fusion.bias, []
+        for project, part in zip(self.projections, fusion.weight[..., 0, 0].split(width, dim=1), strict=True):
+            weights.append((part @ project.conv.weight[..., 0, 0])[..., None, None])
+            shift = part @ project.conv.bias
+            bias = shift if bias is None else bias + shift
+        total = sum_of_projected(maps, weights, bias, maps[0].shape[-2:], self.config.align_corners)
+        return self.fusion_conv.activation(self.fusion_conv.norm(total))
+
+
+register_head(SegFormerHeadConfig, SegFormerHead)
