@@ -18,7 +18,6 @@ MISSING = {
     "vit_multilevel_neck": "'VisionTransformer'",
     "fpn_semantic": "'FPN'",
     "vit_ibot_spelling": "'VisionTransformer'",
-    "mit_original_spelling": "'mit_b0'",
 }
 
 

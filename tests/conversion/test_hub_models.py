@@ -8,8 +8,6 @@ from segzoo.conversion.hub_models import hub_models, hub_models_named
 from segzoo.conversion.translate import translate_config
 
 MODELS = [
-    ("MixVisionTransformer", "SegformerHead", "nvidia/segformer-b0-finetuned-ade-512-512"),
-    ("mit_b5", "SegFormerHead", "nvidia/segformer-b5"),
     ("D2SwinTransformer", "Mask2FormerHead", "facebook/mask2former-swin-large-ade-semantic"),
     ("mmcls.ConvNeXt", "UPerHead", "openmmlab/upernet-convnext-tiny"),
     ("ResNet", "MaskFormerHead", "facebook/maskformer-swin-base-ade"),

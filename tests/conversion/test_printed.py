@@ -24,7 +24,7 @@ CONVERTED = {
     "mmsegmentation_mmengine": ["ResNetV1c", "FCNHead"],
     "lazy_mmengine": ["ResNetV1c", "UPerHead", "FCNHead"],
 }
-REFUSED = {"internvit_6b_mmcv": "'InternViT6B'", "daformer_mmcv": "'mit_b5'"}
+REFUSED = {"internvit_6b_mmcv": "'InternViT6B'", "daformer_mmcv": "'DAFormerHead'"}
 
 
 def text_of(name):

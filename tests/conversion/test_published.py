@@ -34,7 +34,9 @@ def theirs(name, **options):
     return model
 
 
-@pytest.mark.parametrize("source", sorted(set(published_weights().values())))
+@pytest.mark.parametrize(
+    "source", sorted(place for place in set(published_weights().values()) if place[:5] == "timm/")
+)
 def test_every_row_fits_its_variants(source):
     """On the meta device: names and shapes are timm's own; nothing is left over, and nothing stays as it was."""
     repository = timm.get_pretrained_cfg(source.removeprefix("timm/")).hf_hub_id

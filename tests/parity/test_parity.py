@@ -23,7 +23,7 @@ RECORDS = sorted((Path(__file__).parent / "records").glob("*.json"), key=lambda 
 SLOW = ("upernet_intern_vit_6b_504_80k_ade20k_bs16_lr4e-5",)
 # The original's names -> ours.
 HEADS = {"decode": "decode", "aux": "auxiliary"}
-LOSSES = {"loss_ce": "cross_entropy"}
+LOSSES = {"loss_ce": "cross_entropy", "loss_seg": "cross_entropy"}
 
 
 def convert(path):
@@ -37,9 +37,9 @@ def convert(path):
     native, match = match_weights(state, translation.components, expected)
     match.raise_for_problems(record["name"])
     assert len(match.renamed) + len(match.left_out) == len(state)
+    state = {key: tensor for key, tensor in state.items() if key not in match.left_out}
     back = original_state_dict(native, translation.components)
-    assert back.keys() == state.keys() - set(match.left_out)
-    assert all(torch.equal(back[key], state[key]) for key in back)
+    assert back.keys() == state.keys() and all(torch.equal(back[key], state[key]) for key in state)
     model.load_state_dict(native, assign=True)
     return record, load_file(path.with_suffix(".safetensors")), model.double().eval()
 

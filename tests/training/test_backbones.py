@@ -7,7 +7,7 @@ import timm
 import torch
 from huggingface_hub import constants
 from huggingface_hub.utils import _http
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from support.hub_server import HubServer
 from transformers import (
     AutoModel,
@@ -26,6 +26,7 @@ from transformers import (
 
 from segzoo import AutoBackbone, SegZooConfig, SegZooError, SegZooForSemanticSegmentation
 from segzoo.auto import backbone_variants
+from segzoo.backbones import MiTBackbone
 from segzoo.backbones.stage_encoder import StageEncoderBackbone
 from segzoo.conversion.published import backbones_of_transformers
 from segzoo.data.classes import ClassFacts
@@ -173,10 +174,27 @@ def test_names_that_stand_for_no_backbone(name, message):
         new_backbone(name, hub_options={})
 
 
+def test_a_mit_begins_with_what_transformers_publishes(hub, tmp_path):
+    """The file of a repository is a pickle, where it has no other."""
+    model = SegformerForImageClassification(SegformerConfig())
+    model.save_pretrained(tmp_path)
+    torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    hub.publish("nvidia/mit-b0", {"pytorch_model.bin": (tmp_path / "pytorch_model.bin").read_bytes()})
+    built = start("mit_b0")
+    assert built.backbone_weights == "nvidia/mit-b0" and isinstance(built.model.backbone, MiTBackbone)
+    count = sum(p.numel() for p in model.segformer.parameters())
+    assert sum(p.numel() for p in built.model.backbone.parameters()) == count
+    pixels = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = model.segformer.eval()(pixels, output_hidden_states=True).hidden_states
+        for found, wanted in zip(built.model.backbone.eval()(pixels).feature_maps, expected, strict=True):
+            assert torch.allclose(found, wanted, atol=1e-3)  # the epsilons are its authors', not transformers'
+
+
 def test_segformers_encoder(hub, tmp_path):
     model = SegformerForImageClassification(MIT)
     hub.publish("nvidia/mit-b0", files_of(model, tmp_path / "model"))
-    for name in ("nvidia/mit-b0", "mit_b0", str(tmp_path / "model")):
+    for name in ("nvidia/mit-b0", str(tmp_path / "model")):
         built = start(name)
         assert isinstance(built.model.backbone, StageEncoderBackbone)
         own = model.segformer.state_dict()

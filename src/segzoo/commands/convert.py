@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "checkpoint",
         metavar="CHECKPOINT",
         nargs="?",
-        help="file as the original code wrote it; or the name of a released checkpoint (see segzoo list) or an address "
-        "(https://...), which is downloaded",
+        help="file as the original code wrote it; or a folder with transformers' SegFormer; or the name of a released "
+        "checkpoint (see segzoo list) or an address (https://...), which is downloaded",
     )
     parser.add_argument("decoder", metavar="DECODER", nargs="?", help="second file of a model published in two")
     parser.add_argument("--output", metavar="DIR", help="folder to make; it may exist if it is empty")
@@ -54,6 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const=True,
         help=f"write what went where: JSON, or markdown for a .md name; DIR/{REPORT_NAME} without a name",
     )
+    parser.add_argument(
+        "--to_transformers",
+        action="store_true",
+        help="CHECKPOINT is a folder of segzoo, which is written as one of transformers (SegFormer alone)",
+    )
     parser.add_argument("--push_to_hub", metavar="REPO", help="upload the folder to the Hugging Face Hub afterwards")
     parser.add_argument("--private", action="store_true", help="make the repository on the Hub private")
 
@@ -77,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
         return _describe(args)
     if args.checkpoint is None or args.output is None:
         raise ConversionError("a conversion needs CHECKPOINT and --output DIR (--dry_run --config FILE needs neither)")
+    if args.to_transformers:
+        return _to_transformers(args)
     from segzoo.conversion.labels import read_class_names
 
     _check_outputs(args)
@@ -113,6 +120,31 @@ def run(args: argparse.Namespace) -> int:
         print_text(line_text(f"report: {report.write(path)}"))
     if args.push_to_hub:
         _push(args)
+    return 0
+
+
+def _to_transformers(args: argparse.Namespace) -> int:
+    """Write a model folder of segzoo as one of transformers; returns 0.
+
+    Raises:
+        SegZooError: an option does not go with it, or transformers has no such model.
+    """
+    from segzoo.conversion.transformers_folders import write_transformers_folder
+    from segzoo.image_processing_segzoo import SegZooImageProcessor
+    from segzoo.inference.loading import load
+    from segzoo.modeling_segzoo import SegZooForSemanticSegmentation
+
+    for option in ("decoder", "config", "name", "ema", "weights", "classes", "report", "push_to_hub"):
+        if getattr(args, option):
+            raise ConversionError(f"--to_transformers writes a folder that is loaded alone; leave {option} out")
+    loaded = load(args.checkpoint)
+    if not isinstance(loaded.model, SegZooForSemanticSegmentation) or not isinstance(
+        loaded.processor, SegZooImageProcessor
+    ):
+        raise ConversionError(f"{args.checkpoint}: this is no model folder of segzoo; give one")
+    for note in write_transformers_folder(loaded.model, loaded.processor, args.output):
+        print_text(line_text(f"note: {note}"), stream=sys.stderr)
+    print_text(line_text(f"{args.output}: a SegformerForSemanticSegmentation"))
     return 0
 
 

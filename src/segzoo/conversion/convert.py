@@ -22,6 +22,7 @@ from segzoo.conversion.reading.archives import check_unpacked_size, file_kind, o
 from segzoo.conversion.reading.checkpoints import OriginalCheckpoint, read_checkpoint
 from segzoo.conversion.report import ConversionReport
 from segzoo.conversion.scene_parsing import read_encoder_and_decoder
+from segzoo.conversion.transformers_folders import is_transformers_folder, read_transformers_folder
 from segzoo.conversion.weights import match_weights
 from segzoo.files import check_folder_is_free, sha256_of
 from segzoo.hub import save_model_folder
@@ -62,7 +63,7 @@ def convert_checkpoint(
 
     Args:
         checkpoint: file that the original code wrote (.pth, .pth.tar, .safetensors, a zip archive with one of them
-            inside, or .npz for AugReg's ViTs).
+            inside, or .npz for AugReg's ViTs); or a folder with a SegFormer that transformers saved.
         decoder: the second file of a model that was published in two.
         output: folder to make; it may exist if it is empty.
         config: the original training config (.py, or .yaml for MIT's models), if the checkpoint carries none, or
@@ -115,6 +116,8 @@ def read_original(
         raise ConversionError(f"{checkpoint}: {row.name} was published in two files; give the decoder's too")
     elif Path(checkpoint).suffix == ".npz":
         found = _read_npz(Path(checkpoint))
+    elif is_transformers_folder(checkpoint):
+        found = read_transformers_folder(checkpoint)
     else:
         found = read_checkpoint(checkpoint, prefer_ema=ema, weights=weights)
     return Original(

@@ -12,12 +12,6 @@ from segzoo.conversion.errors import UnknownTypeError
 # Types of the backbone and of the decode head, without packages -> names on the Hub, which transformers loads.
 _PUBLISHED = (
     (
-        r"MixVisionTransformer|mit_b\d",
-        r"Seg[fF]ormerHead",
-        "nvidia/segformer-b0-finetuned-ade-512-512, nvidia/segformer-b5-finetuned-ade-640-640, "
-        "nvidia/segformer-b0-finetuned-cityscapes-1024-1024, nvidia/segformer-b5-finetuned-cityscapes-1024-1024",
-    ),
-    (
         r"ConvNeXt",
         r"UPerHead",
         "openmmlab/upernet-convnext-tiny, openmmlab/upernet-convnext-small, openmmlab/upernet-convnext-base, "

@@ -31,6 +31,7 @@ from segzoo.conversion.scene_parsing import (
     is_decoder_state,
     is_scene_parsing,
 )
+from segzoo.conversion.transformers_folders import is_transformers_config, translate_transformers
 from segzoo.conversion.translate import translate_config
 from segzoo.conversion.translation import ComponentKeys, Translation
 from segzoo.errors import SegZooError, first_line
@@ -116,6 +117,8 @@ def make_plan(original: Original) -> Plan:
     """
     if original.in_two_files:
         return plan_scene_parsing(original)
+    if is_transformers_config(original.checkpoint.config):
+        return plan_transformers(original)
     kind = find_kind(original.checkpoint.state_dict)
     return plan_segmentor(original) if kind is None else plan_backbone(original, kind)
 
@@ -169,6 +172,20 @@ def plan_scene_parsing(original: Original) -> Plan:
         )
     note = f"files: the SHA-256 given is the encoder's; the decoder's is {original.checkpoint.meta['decoder']}"
     return _plan_model(original, original.translate(config), source, note)
+
+
+def plan_transformers(original: Original) -> Plan:
+    """Plans the conversion of a folder that transformers saved.
+
+    Raises:
+        ConversionError: a config or zoo name was given, or the model is not supported.
+    """
+    if original.row is not None or original.config is not None:
+        raise ConversionError(
+            f"{original.title}: a folder of transformers has its config; leave --name and --config out"
+        )
+    translation = translate_transformers(original.checkpoint.config or {}, class_names=original.class_names)
+    return _plan_model(original, translation, "config.json")
 
 
 def plan_backbone(original: Original, kind: PretrainedKind) -> Plan:

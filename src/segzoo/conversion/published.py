@@ -2,7 +2,8 @@
 
 ``published.json`` holds three tables:
 
-- ``published``: repositories with weights in timm's layout, each with the variants of ours that they fit;
+- ``published``: repositories with weights in the layout of timm or transformers, each with the variants of ours that
+  they fit;
 - ``originals``: files of authors that `segzoo convert` turns into a backbone, each with the variants that it is;
 - ``elsewhere``: short names of backbones of transformers, each with its repository.
 
@@ -15,11 +16,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
 from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -27,13 +29,15 @@ from transformers import PreTrainedModel
 
 from segzoo.backbones import BeitConfig, SwinConfig, ViTAdapterBackbone
 from segzoo.backbones.beit import resize_bias_table
+from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.keys import Part
 from segzoo.conversion.pretrained import find_kind
+from segzoo.conversion.reading.checkpoints import read_checkpoint
 from segzoo.conversion.weights import put_together, to_native
 from segzoo.errors import SegZooError, first_line
 from segzoo.layers.window_attention import resize_window_table
 
-FILE = "model.safetensors"
+FILE, OLD_FILE = "model.safetensors", "pytorch_model.bin"  # the older of which some repositories have alone
 _TABLE = ".relative_position_bias_table"
 # What some ViTs have beyond others, and old files beyond their counters of batches.
 _MAY_BE_MISSING = (".scale1", ".scale2", ".num_batches_tracked")
@@ -73,7 +77,13 @@ def download_published(variant: str, *, token: str | bool | None = None, cache_d
     Raises:
         OSError, ValueError: the Hub cannot be reached, or does not have the file.
     """
-    return Path(hf_hub_download(published_weights()[variant], FILE, token=token, cache_dir=cache_dir))
+    download = partial(hf_hub_download, published_weights()[variant], token=token, cache_dir=cache_dir)
+    try:
+        return Path(download(FILE))
+    except EntryNotFoundError as error:
+        if isinstance(error, LocalEntryNotFoundError):
+            raise
+        return Path(download(OLD_FILE))
 
 
 def load_published(backbone: PreTrainedModel, file: Path, source: str) -> None:
@@ -82,15 +92,15 @@ def load_published(backbone: PreTrainedModel, file: Path, source: str) -> None:
     Args:
         backbone: one of the variants that the weights belong to. With other channels than RGB, the kernels of its
             first convolution become those of the file in turn, scaled so that equal channels give the same features.
-        file: the weights, in safetensors.
+        file: the weights, in safetensors or as PyTorch pickles them.
         source: their name, for messages.
 
     Raises:
         SegZooError: the file cannot be read, or holds other weights than the backbone's.
     """
     try:
-        state = load_file(file)
-    except (SafetensorError, OSError) as error:
+        state = load_file(file) if file.suffix == ".safetensors" else read_checkpoint(file).state_dict
+    except (SafetensorError, OSError, ConversionError) as error:
         raise SegZooError(
             f"{source}: {file} cannot be read ({first_line(error)}); remove it, and it is loaded again"
         ) from error

@@ -8,7 +8,7 @@ from typing import Any
 
 from segzoo.backbones.mit import VARIANTS, MiTConfig
 from segzoo.conversion.keys import BackboneRule, Context, KeyRule, register
-from segzoo.conversion.layouts import POINTWISE, split
+from segzoo.conversion.layouts import POINTWISE, join, split
 from segzoo.conversion.options import Options
 
 
@@ -127,6 +127,26 @@ def original_mit_keys(config: MiTConfig) -> Iterable[KeyRule]:
         for i in (1, 2):
             yield KeyRule(f"block{number}.{{}}.norm{i}.{{}}", f"{block}.norm{i}.{{}}")
         yield KeyRule(f"norm{number}.{{}}", f"{new}.norm.{{}}")
+
+
+def transformers_mit_keys(config: MiTConfig) -> Iterable[KeyRule]:
+    """Key rules of the files that transformers writes of its SegFormer."""
+    encoder = "segformer.encoder"
+    for stage in range(config.num_stages):
+        old, new = f"{encoder}.block.{stage}.{{}}", f"stages.{stage}"
+        attention, theirs = f"{new}.blocks.{{}}.attention", f"{old}.attention"
+        yield KeyRule(f"{encoder}.patch_embeddings.{stage}.proj.{{}}", f"{new}.patch_embedding.{{}}")
+        yield KeyRule(f"{encoder}.patch_embeddings.{stage}.layer_norm.{{}}", f"{new}.patch_norm.{{}}")
+        yield KeyRule(f"{theirs}.self.query.{{}}", f"{attention}.q.{{}}")
+        yield from join([f"{theirs}.self.key.{{}}", f"{theirs}.self.value.{{}}"], f"{attention}.kv.{{}}")
+        yield KeyRule(f"{theirs}.self.sr.{{}}", f"{attention}.reduction.{{}}")
+        yield KeyRule(f"{theirs}.self.layer_norm.{{}}", f"{attention}.norm.{{}}")
+        yield KeyRule(f"{theirs}.output.dense.{{}}", f"{attention}.proj.{{}}")
+        for i in (1, 2):
+            yield KeyRule(f"{old}.layer_norm_{i}.{{}}", f"{new}.blocks.{{}}.norm{i}.{{}}")
+            yield KeyRule(f"{old}.mlp.dense{i}.{{}}", f"{new}.blocks.{{}}.mlp.fc{i}.{{}}")
+        yield KeyRule(f"{old}.mlp.dwconv.dwconv.{{}}", f"{new}.blocks.{{}}.mlp.depthwise_conv.{{}}")
+        yield KeyRule(f"{encoder}.layer_norm.{stage}.{{}}", f"{new}.norm.{{}}")
 
 
 MMSEG_MIT = register(

@@ -39,13 +39,25 @@ def _translate(
     return (config, rules) if rules else config
 
 
+def transformers_segformer_keys(config: SegFormerHeadConfig) -> Iterable[KeyRule]:
+    """Key rules of the files that transformers writes of its SegFormer."""
+    maps = len(config.in_channels)
+    yield KeyRule("linear_c.{}.proj.{}", "projections.{}.conv.{}", change=LINEAR)
+    yield KeyRule("linear_fuse.weight", "fusion_conv.conv.weight", change=_coarse_first(maps))
+    yield KeyRule("batch_norm.{}", "fusion_conv.norm.{}")
+    yield KeyRule("classifier.{}", "classifier.{}")
+
+
+def _coarse_first(maps: int) -> Reorder:
+    """The originals concatenate the maps the coarsest first."""
+    return Reorder(tuple(reversed(range(maps))), axis=1)
+
+
 def _keys(config: SegFormerHeadConfig) -> Iterable[KeyRule]:
     maps = len(config.in_channels)
     for i in range(maps):
         yield KeyRule(f"linear_c{i + 1}.proj.{{}}", f"projections.{i}.conv.{{}}", change=LINEAR)
-    # Maps are concatenated the coarsest first.
-    coarse_first = Reorder(tuple(reversed(range(maps))), axis=1)
-    yield KeyRule("linear_fuse.conv.weight", "fusion_conv.conv.weight", change=coarse_first)
+    yield KeyRule("linear_fuse.conv.weight", "fusion_conv.conv.weight", change=_coarse_first(maps))
     yield KeyRule("linear_fuse.bn.{}", "fusion_conv.norm.{}")
     yield KeyRule("linear_pred.{}", "classifier.{}")
     yield KeyRule("conv_seg.{}", None)  # never run

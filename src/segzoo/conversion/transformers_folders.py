@@ -1,0 +1,267 @@
+"""SegFormer as transformers saves it -> ours, and back; both have the same layers, with other names and layouts.
+
+transformers' class has an epsilon of 1e-5 in every norm, where SegFormer's authors have 1e-6 in most: models that were
+converted from theirs differ by some 1e-6 of the largest logit when they go to transformers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from transformers import SegformerConfig, SegformerImageProcessor
+
+from segzoo.backbones.mit import MiTConfig
+from segzoo.configuration_segzoo import SegZooConfig
+from segzoo.conversion.errors import ConversionError
+from segzoo.conversion.keys import KeyTable
+from segzoo.conversion.labels import GIVEN_NAMES, OriginalClasses
+from segzoo.conversion.options import values_that_fit
+from segzoo.conversion.reading.checkpoints import OriginalCheckpoint, read_checkpoint
+from segzoo.conversion.rules.mit import transformers_mit_keys
+from segzoo.conversion.rules.segformer import transformers_segformer_keys
+from segzoo.conversion.translation import ComponentKeys, Translation, assemble
+from segzoo.conversion.weights import original_state_dict
+from segzoo.files import whole_folder
+from segzoo.heads import SegFormerHeadConfig
+from segzoo.image_processing_segzoo import SegZooImageProcessor
+from segzoo.modeling_segzoo import SegZooForSemanticSegmentation
+
+ARCHITECTURE = "SegformerForSemanticSegmentation"
+_CONFIG, _PROCESSOR = "config.json", "preprocessor_config.json"
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_EPS = 1e-5  # of every norm of transformers' class, whatever its config says
+# Settings of image processors that mean the same in both.
+_SHARED = ("do_resize", "size", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+
+
+def is_transformers_folder(path: str | Path) -> bool:
+    """Whether a path is a folder with a SegFormer that transformers saved."""
+    folder = Path(path)
+    return (folder / _CONFIG).is_file() and _read_json(folder / _CONFIG).get("model_type") == "segformer"
+
+
+def is_transformers_config(config: Mapping[str, Any] | None) -> bool:
+    """Whether a checkpoint's config is that of a folder that `read_transformers_folder` read."""
+    return config is not None and "transformers" in config
+
+
+def read_transformers_folder(path: str | Path) -> OriginalCheckpoint:
+    """Reads a folder with a SegFormer of transformers; its config holds those of the model and of the processor.
+
+    Raises:
+        ConversionError: the folder has no weights in one file, or they cannot be read.
+    """
+    folder = Path(path)
+    file = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+    if file is None:
+        raise ConversionError(
+            f"{folder}: the folder has neither {' nor '.join(_WEIGHTS)}; save the model in one file with save_pretrained"
+        )
+    found = read_checkpoint(file)
+    processor = folder / _PROCESSOR
+    config = {
+        "transformers": _read_json(folder / _CONFIG),
+        "processor": _read_json(processor) if processor.is_file() else {},
+    }
+    return replace(found, config=config, config_text=None, source=folder)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConversionError(f"{path}: cannot be read ({error}); save the model again") from error
+    if not isinstance(values, dict):
+        raise ConversionError(f"{path}: holds no settings; save the model again")
+    return values
+
+
+def translate_transformers(config: Mapping[str, Any], *, class_names: list[str] | None = None) -> Translation:
+    """Translates the config of a folder that `read_transformers_folder` read.
+
+    Args:
+        config: the config.
+        class_names: names that come before the config's, or None.
+
+    Raises:
+        ConversionError: it is not a segmentation model, has one output or another activation than GELU, or the names
+            are not as many as its classes.
+    """
+    where = "config.json"
+    with values_that_fit(where):
+        theirs = SegformerConfig.from_dict(dict(config["transformers"]))
+        if theirs.architectures and ARCHITECTURE not in theirs.architectures:
+            raise ConversionError(
+                f"{where}: this is a {', '.join(map(str, theirs.architectures))}, which has no decode head; as a backbone "
+                "it is trained with --backbone FOLDER"
+            )
+        if theirs.hidden_act != "gelu":
+            raise ConversionError(f"{where}: hidden_act={theirs.hidden_act!r} is not supported (only 'gelu')")
+        if theirs.num_labels < 2:
+            raise ConversionError(f"{where}: a model with one output is not supported; train one with two classes")
+        backbone, head = _our_configs(theirs)
+    names, source = [theirs.id2label[i] for i in range(theirs.num_labels)], where
+    if class_names is not None:
+        names, source = list(class_names), GIVEN_NAMES
+        if len(names) != theirs.num_labels:
+            raise ConversionError(
+                f"class counts disagree: {source} names {len(names)} classes, the model has {theirs.num_labels}; give one "
+                "name for each class"
+            )
+    elif all(name == f"LABEL_{i}" for i, name in enumerate(names)):
+        names, source = None, ""
+    processor, reduce_labels = _our_processor(config["processor"])
+    return assemble(
+        _components(backbone, head),
+        OriginalClasses(names, None, source, None, reduce_labels),
+        processor=processor,
+        notes=["model.decode_head: dropout drops whole channels here, and single values there (training)"],
+        ignore_index=theirs.semantic_loss_ignore_index,
+    )
+
+
+def _components(backbone: MiTConfig, head: SegFormerHeadConfig) -> list[ComponentKeys]:
+    return [
+        ComponentKeys("", "backbone.", KeyTable(transformers_mit_keys(backbone)), "SegformerModel", backbone),
+        ComponentKeys(
+            "decode_head.",
+            "decode_heads.0.",
+            KeyTable(transformers_segformer_keys(head)),
+            "SegformerDecodeHead",
+            head,
+        ),
+    ]
+
+
+def _our_configs(theirs: SegformerConfig) -> tuple[MiTConfig, SegFormerHeadConfig]:
+    backbone = MiTConfig(
+        num_channels=theirs.num_channels,
+        channels=list(theirs.hidden_sizes),
+        depths=list(theirs.depths),
+        num_heads=list(theirs.num_attention_heads),
+        patch_sizes=list(theirs.patch_sizes),
+        strides=list(theirs.strides),
+        reductions=list(theirs.sr_ratios),
+        mlp_ratios=list(theirs.mlp_ratios),
+        norm_eps=_EPS,
+        patch_norm_eps=_EPS,
+        dropout=float(theirs.hidden_dropout_prob),
+        attention_dropout=float(theirs.attention_probs_dropout_prob),
+        drop_path_rate=float(theirs.drop_path_rate),
+    )
+    head = SegFormerHeadConfig(
+        in_channels=list(theirs.hidden_sizes),
+        in_index=list(range(len(theirs.hidden_sizes))),
+        channels=theirs.decoder_hidden_size,
+        dropout=float(theirs.classifier_dropout_prob),
+        linear_projections=True,
+        num_labels=theirs.num_labels,
+    )
+    return backbone, head
+
+
+def _our_processor(theirs: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    """Keyword arguments of our image processor, and whether labels are reduced."""
+    defaults = SegformerImageProcessor().to_dict()
+    settings = {name: theirs.get(name, defaults[name]) for name in _SHARED}
+    if isinstance(settings["size"], int):  # as the first versions wrote it
+        settings["size"] = {"height": settings["size"], "width": settings["size"]}
+    reduced = theirs.get("do_reduce_labels", theirs.get("reduce_labels", False))
+    return {**settings, "antialias": True, "size_multiple": None}, bool(reduced)
+
+
+def write_transformers_folder(
+    model: SegZooForSemanticSegmentation, processor: SegZooImageProcessor, output: str | Path
+) -> list[str]:
+    """Writes a SegFormer of ours as a folder that transformers loads.
+
+    Args:
+        model: the model.
+        processor: its image processor.
+        output: folder to make; it may exist if it is empty.
+
+    Returns:
+        remarks about what differs there.
+
+    Raises:
+        ConversionError: transformers has no such model.
+        SegZooError: the folder is not empty, or cannot be written.
+    """
+    backbone, head = _parts_for_transformers(model.config)
+    notes = []
+    if (backbone.norm_eps, backbone.patch_norm_eps) != (_EPS, _EPS):
+        notes.append(f"norms: transformers' class has an epsilon of {_EPS} in all of them; logits differ by some 1e-6")
+    if not processor.antialias and processor.do_resize:
+        notes.append("images: transformers' processor antialiases when it shrinks them")
+    size = processor.size
+    if "height" not in size:
+        notes.append("images: transformers' processor takes the ratio from no image; they are resized to a square")
+        size = {"height": size["shortest_edge"], "width": size["shortest_edge"]}
+    if processor.size_multiple is not None or processor.window_size is not None or processor.channel_order != "rgb":
+        notes.append("images: multiples of sizes, sliding windows and the order bgr are left out")
+    config = SegformerConfig(
+        architectures=[ARCHITECTURE],
+        num_channels=backbone.num_channels,
+        num_encoder_blocks=backbone.num_stages,
+        hidden_sizes=backbone.channels,
+        depths=backbone.depths,
+        num_attention_heads=backbone.num_heads,
+        patch_sizes=backbone.patch_sizes,
+        strides=backbone.strides,
+        sr_ratios=backbone.reductions,
+        mlp_ratios=backbone.mlp_ratios,
+        hidden_dropout_prob=backbone.dropout,
+        attention_probs_dropout_prob=backbone.attention_dropout,
+        drop_path_rate=backbone.drop_path_rate,
+        classifier_dropout_prob=head.dropout,
+        decoder_hidden_size=head.channels,
+        semantic_loss_ignore_index=model.config.semantic_loss_ignore_index,
+        id2label=model.config.id2label,
+        label2id=model.config.label2id,
+    )
+    theirs = SegformerImageProcessor(
+        **{name: getattr(processor, name) for name in _SHARED if name != "size"},
+        size=dict(size),
+        do_reduce_labels=processor.do_reduce_labels,
+    )
+    state = original_state_dict(model.state_dict(), _components(backbone, head))
+    with whole_folder(output) as folder:
+        config.save_pretrained(folder)
+        theirs.save_pretrained(folder)
+        save_file(
+            {key: tensor.contiguous() for key, tensor in state.items()},
+            folder / _WEIGHTS[0],
+            metadata={"format": "pt"},
+        )
+    return notes
+
+
+def _parts_for_transformers(config: SegZooConfig) -> tuple[MiTConfig, SegFormerHeadConfig]:
+    """Backbone and head of a model that transformers has too.
+
+    Raises:
+        ConversionError: it has none.
+    """
+    backbone, heads = config.backbone_config, config.decode_head_configs
+    only = heads[0] if len(heads) == 1 and config.neck_config is None and not config.auxiliary_head_configs else None
+    if not isinstance(backbone, MiTConfig) or not isinstance(only, SegFormerHeadConfig):
+        raise ConversionError("transformers: only a MiT with SegFormer's head alone can be written for it")
+    as_theirs = (
+        backbone.qkv_bias,
+        only.linear_projections,
+        not only.align_corners,
+        (only.norm, only.norm_eps, only.activation) == ("batch_norm", 1e-5, "relu"),
+        list(only.in_channels) == list(backbone.channels),
+        list(backbone.out_features) == backbone.stage_names,
+    )
+    if not all(as_theirs):
+        raise ConversionError(
+            "transformers: its SegFormer is that of the authors, with linear projections (linear_projections) of all maps, "
+            "which this model is not; mmsegmentation's has norms that transformers lacks"
+        )
+    return backbone, only

@@ -1,0 +1,100 @@
+"""A SegFormer of transformers becomes ours with the same maps, and goes back."""
+
+import json
+
+import pytest
+import torch
+from transformers import (
+    AutoImageProcessor,
+    SegformerConfig,
+    SegformerForImageClassification,
+    SegformerForSemanticSegmentation,
+    SegformerImageProcessor,
+)
+
+import segzoo
+from segzoo.commands.cli import main
+from segzoo.conversion import ConversionError, convert_checkpoint
+
+SIZES = {"hidden_sizes": [8, 16, 24, 32], "num_attention_heads": [1, 2, 3, 4], "depths": [2, 1, 1, 1]}
+
+
+def theirs(**options):
+    torch.manual_seed(0)
+    model = SegformerForSemanticSegmentation(SegformerConfig(**SIZES, decoder_hidden_size=16, **options)).eval()
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.rand_like(tensor) + 0.5 if "var" in name else 0.3 * torch.randn_like(tensor))
+    return model
+
+
+def test_there_and_back(tmp_path, capsys):
+    model = theirs(id2label={0: "sky", 1: "road", 2: "car"}, label2id={"sky": 0, "road": 1, "car": 2})
+    model.save_pretrained(tmp_path / "theirs")
+    settings = SegformerImageProcessor(size={"height": 64, "width": 96}, do_reduce_labels=True)
+    settings.save_pretrained(tmp_path / "theirs")
+    assert main(["convert", str(tmp_path / "theirs"), "--output", str(tmp_path / "ours")]) == 0
+    ours, processor = segzoo.load(tmp_path / "ours")
+    assert ours.config.id2label == {0: "sky", 1: "road", 2: "car"} and processor.do_reduce_labels
+    picture = torch.randint(0, 256, (3, 75, 109), dtype=torch.uint8)
+    pixels = processor(picture, return_tensors="pt")["pixel_values"]
+    assert (pixels - settings(picture, return_tensors="pt")["pixel_values"]).abs().max() < 0.02  # they round to bytes
+    pixels = torch.randn(2, 3, 75, 109)
+    with torch.no_grad():
+        wanted = model(pixels, output_hidden_states=True)
+        maps = ours.backbone(pixels).feature_maps
+        logits = ours(pixels).logits
+    for found, expected in zip((*maps, logits), (*wanted.hidden_states, wanted.logits), strict=True):
+        assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+    command = ["convert", str(tmp_path / "ours"), "--to_transformers", "--output", str(tmp_path / "back")]
+    assert main(command) == 0
+    back = SegformerForSemanticSegmentation.from_pretrained(tmp_path / "back")
+    assert back.config.id2label == model.config.id2label
+    state = model.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in back.state_dict().items())
+    again = AutoImageProcessor.from_pretrained(tmp_path / "back")
+    assert dict(again.size) == dict(settings.size) and again.do_reduce_labels
+    assert "SegformerForSemanticSegmentation" in capsys.readouterr().out
+
+
+def test_files_of_the_first_versions(tmp_path):
+    theirs(num_labels=4).save_pretrained(tmp_path / "theirs")
+    old = {"feature_extractor_type": "SegformerFeatureExtractor", "size": 128, "reduce_labels": True, "resample": 2}
+    (tmp_path / "theirs/preprocessor_config.json").write_text(json.dumps(old))
+    convert_checkpoint(tmp_path / "theirs", output=tmp_path / "ours", class_names=["a", "b", "c", "d"])
+    model, processor = segzoo.load(tmp_path / "ours")
+    assert dict(processor.size) == {"height": 128, "width": 128} and processor.do_reduce_labels
+    assert model.config.id2label[3] == "d"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hidden_act": "relu", "num_labels": 3}, "hidden_act='relu' is not supported"),
+        ({"num_labels": 1}, "a model with one output is not supported"),
+    ],
+)
+def test_what_is_refused(options, message, tmp_path):
+    theirs(**options).save_pretrained(tmp_path / "theirs")
+    with pytest.raises(ConversionError, match=message):
+        convert_checkpoint(tmp_path / "theirs", output=tmp_path / "ours")
+
+
+def test_a_classifier_and_a_folder_without_weights(tmp_path):
+    SegformerForImageClassification(SegformerConfig(**SIZES)).save_pretrained(tmp_path / "theirs")
+    with pytest.raises(
+        ConversionError, match="a SegformerForImageClassification, which has no decode head.*--backbone"
+    ):
+        convert_checkpoint(tmp_path / "theirs", output=tmp_path / "ours")
+    (tmp_path / "theirs/model.safetensors").unlink()
+    with pytest.raises(ConversionError, match="neither model.safetensors nor pytorch_model.bin"):
+        convert_checkpoint(tmp_path / "theirs", output=tmp_path / "ours")
+
+
+def test_a_model_that_transformers_lacks(tmp_path, capsys):
+    segzoo.SegZooForSemanticSegmentation(segzoo.SegZooConfig.tiny()).save_pretrained(tmp_path / "ours")
+    segzoo.SegZooImageProcessor().save_pretrained(tmp_path / "ours")
+    assert main(["convert", str(tmp_path / "ours"), "--to_transformers", "--output", str(tmp_path / "back")]) != 0
+    assert "only a MiT with SegFormer's head alone" in capsys.readouterr().err
+    assert not (tmp_path / "back").exists()
