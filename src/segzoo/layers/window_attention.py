@@ -46,16 +46,17 @@ def windows_of(grid: tuple[int, int], side: int, shift: int, device: torch.devic
         device: where the tensors are made.
     """
     height, width = grid
-    rows, columns, area = -(-height // side), -(-width // side), side * side
+    rows, columns, area = (height + side - 1) // side, (width + side - 1) // side, side * side
     # All in one axis: an axis of one window would be a case of its own for traced programs.
     window, place = _divided(torch.arange(rows * columns * area, device=device), area)
     row, column = _divided(window, columns)
     y, x = _divided(place, side)
-    y, x = (row * side + y + shift) % (rows * side), (column * side + x + shift) % (columns * side)
+    y, x = _rolled(row * side + y, shift, rows * side), _rolled(column * side + x, shift, columns * side)
     into = torch.where((y < height) & (x < width), y * width + x, height * width)
     y, x = _divided(torch.arange(height * width, device=device), width)
-    y, x = (y - shift) % (rows * side), (x - shift) % (columns * side)
-    back = (y // side * columns + x // side) * area + y % side * side + x % side
+    row, y = _divided(_rolled(y, -shift, rows * side), side)
+    column, x = _divided(_rolled(x, -shift, columns * side), side)
+    back = (row * columns + column) * area + y * side + x
     if shift == 0:
         return Windows(side, into, back)
     row, column = _divided(torch.arange(rows * columns, device=device), columns)
@@ -64,8 +65,17 @@ def windows_of(grid: tuple[int, int], side: int, shift: int, device: torch.devic
 
 
 def _divided(x: Tensor, by: int) -> tuple[Tensor, Tensor]:
-    """Quotient and remainder of whole numbers."""
-    return x // by, x % by
+    """Quotient and remainder of whole numbers; ONNX has no remainder for a size that is free."""
+    quotient = x // by
+    return quotient, x - quotient * by
+
+
+def _rolled(x: Tensor, shift: int, length: int) -> Tensor:
+    """Places on an axis after a shift by less than its length."""
+    if shift == 0:
+        return x
+    x = x + shift
+    return torch.where(x >= length, x - length, x) if shift > 0 else torch.where(x < 0, x + length, x)
 
 
 def _hidden(side: int, shift: int, device: torch.device) -> Tensor:
