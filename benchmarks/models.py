@@ -108,6 +108,7 @@ def cases() -> list[Case]:
         Case("adapter", "segzoo compiled", compiled=True, **adapter),
         *mit_cases(),
         *beside_transformers("convnext", "UPerNet-ConvNeXt-T", transformers_convnext, CONVNEXT),
+        *beside_transformers_swin(),
         *beside_smp("uper", "UPerNet-R50", smp_upernet, our_upernet),
         *beside_smp("psp", "PSPNet-R50, cut at stride 8", smp_pspnet, our_pspnet),
         *beside_smp("deeplabv3", "DeepLabV3-R50-D8", smp_deeplabv3, our_deeplabv3),
@@ -150,6 +151,23 @@ def beside_transformers(group: str, model: str, theirs: Callable[[], nn.Module],
     ]
 
 
+def beside_transformers_swin() -> list[Case]:
+    """UPerNet-Swin-T of transformers, with either of its implementations of attention, and ours with the same widths.
+
+    Each is there in both memory formats, and compiled in one; all return logits at a quarter of the picture's size.
+    """
+    eager, sdpa = (partial(transformers_swin, attention) for attention in ("eager", "sdpa"))
+    cases = [
+        Case("swin", f"{who}{name}", build, f"{who} UPerNet-Swin-T{name}", layout=layout, trains=True)
+        for who, build in (("transformers eager", eager), ("transformers sdpa", sdpa), ("segzoo", our_swin))
+        for name, layout in (("", torch.channels_last), (" contiguous", torch.contiguous_format))
+    ]
+    compiled = (("transformers sdpa", sdpa), ("segzoo", our_swin))
+    return cases + [
+        Case("swin", f"{who} compiled", build, f"{who} UPerNet-Swin-T", compiled=True) for who, build in compiled
+    ]
+
+
 def mit_cases() -> list[Case]:
     """The released models of MIT's scene parsing, with the speeds that their authors publish."""
     from segzoo import zoo
@@ -180,7 +198,7 @@ def zoo_model(name: str) -> "SegZooForSemanticSegmentation":
     return SegZooForSemanticSegmentation(config)
 
 
-def transformers_swin() -> nn.Module:
+def transformers_swin(attention: str = "sdpa") -> nn.Module:
     from transformers import SwinConfig, UperNetConfig, UperNetForSemanticSegmentation
 
     backbone = SwinConfig(
@@ -191,7 +209,23 @@ def transformers_swin() -> nn.Module:
         out_features=["stage1", "stage2", "stage3", "stage4"],
     )
     config = UperNetConfig(backbone_config=backbone, num_labels=NUM_LABELS, use_auxiliary_head=False)
-    return UperNetForSemanticSegmentation(config)
+    model = UperNetForSemanticSegmentation(config)
+    model.backbone.set_attn_implementation(attention)
+    return model
+
+
+def our_swin() -> nn.Module:
+    from segzoo import SegZooConfig, SegZooForSemanticSegmentation
+    from segzoo.backbones import SwinConfig
+    from segzoo.heads import UPerHeadConfig
+
+    config = SegZooConfig(
+        backbone_config=SwinConfig(),
+        decode_head_configs=[UPerHeadConfig(channels=512)],
+        auxiliary_head_configs=[],
+        num_labels=NUM_LABELS,
+    )
+    return SegZooForSemanticSegmentation(config)
 
 
 def transformers_convnext() -> nn.Module:

@@ -39,8 +39,7 @@ def convert(path):
     assert len(match.renamed) + len(match.left_out) == len(state)
     state = {key: tensor for key, tensor in state.items() if key not in match.left_out}
     back = original_state_dict(native, translation.components)
-    assert back.keys() == state.keys() - set(match.left_out)
-    assert all(torch.equal(back[key], state[key]) for key in back)
+    assert back.keys() == state.keys() and all(torch.equal(back[key], state[key]) for key in state)
     model.load_state_dict(native, assign=True)
     return record, load_file(path.with_suffix(".safetensors")), model.double().eval()
 

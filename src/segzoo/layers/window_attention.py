@@ -46,21 +46,36 @@ def windows_of(grid: tuple[int, int], side: int, shift: int, device: torch.devic
         device: where the tensors are made.
     """
     height, width = grid
-    rows, columns = -(-height // side), -(-width // side)
-    y = (torch.arange(rows * side, device=device)[:, None] + shift) % (rows * side)
-    x = (torch.arange(columns * side, device=device) + shift) % (columns * side)
-    tokens = torch.where((y < height) & (x < width), y * width + x, height * width)
-    into = tokens.unflatten(1, (columns, side)).unflatten(0, (rows, side)).transpose(1, 2).flatten()
-    y = (torch.arange(height, device=device)[:, None] - shift) % (rows * side)
-    x = (torch.arange(width, device=device) - shift) % (columns * side)
-    window, place = y // side * columns + x // side, y % side * side + x % side
-    back = (window * side * side + place).flatten()
+    rows, columns, area = (height + side - 1) // side, (width + side - 1) // side, side * side
+    # All in one axis: an axis of one window would be a case of its own for traced programs.
+    window, place = _divided(torch.arange(rows * columns * area, device=device), area)
+    row, column = _divided(window, columns)
+    y, x = _divided(place, side)
+    y, x = _rolled(row * side + y, shift, rows * side), _rolled(column * side + x, shift, columns * side)
+    into = torch.where((y < height) & (x < width), y * width + x, height * width)
+    y, x = _divided(torch.arange(height * width, device=device), width)
+    row, y = _divided(_rolled(y, -shift, rows * side), side)
+    column, x = _divided(_rolled(x, -shift, columns * side), side)
+    back = (row * columns + column) * area + y * side + x
     if shift == 0:
         return Windows(side, into, back)
-    last_row = torch.arange(rows, device=device)[:, None] == rows - 1
-    last_column = torch.arange(columns, device=device) == columns - 1
-    kinds = (2 * last_row + last_column.long()).flatten()
+    row, column = _divided(torch.arange(rows * columns, device=device), columns)
+    kinds = 2 * (row == rows - 1).long() + (column == columns - 1)
     return Windows(side, into, back, kinds, _hidden(side, shift, device))
+
+
+def _divided(x: Tensor, by: int) -> tuple[Tensor, Tensor]:
+    """Quotient and remainder of whole numbers; ONNX has no remainder for a size that is free."""
+    quotient = x // by
+    return quotient, x - quotient * by
+
+
+def _rolled(x: Tensor, shift: int, length: int) -> Tensor:
+    """Places on an axis after a shift by less than its length."""
+    if shift == 0:
+        return x
+    x = x + shift
+    return torch.where(x >= length, x - length, x) if shift > 0 else torch.where(x < 0, x + length, x)
 
 
 def _hidden(side: int, shift: int, device: torch.device) -> Tensor:

@@ -25,8 +25,8 @@ DECAYS = {
     "backbone.stages.2.downsample.norm.weight": False,
     "backbone.stages.2.downsample.reduction.weight": True,
     "backbone.norms.stage1.bias": False,
-    "decode_heads.0.bottleneck.norm.weight": True,
-    "decode_heads.0.bottleneck.norm.bias": True,
+    "decode_heads.0.context_conv.norm.weight": True,
+    "decode_heads.0.context_conv.norm.bias": True,
     "decode_heads.0.classifier.bias": True,
 }
 
