@@ -6,6 +6,8 @@ import pytest
 import torch
 from transformers import (
     AutoImageProcessor,
+    ConvNextConfig,
+    ResNetConfig,
     SegformerConfig,
     SegformerForImageClassification,
     SegformerForSemanticSegmentation,
@@ -66,20 +68,27 @@ def test_there_and_back(tmp_path, capsys):
     assert "back: a model of transformers" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("auxiliary", [True, False])
-def test_upernet_with_a_swin(auxiliary, tmp_path):
-    """There and back, with the same maps and logits; auxiliary heads are there for training."""
-    stages = ["stage1", "stage2", "stage3", "stage4"]
-    swin = SwinConfig(embed_dim=8, depths=[1, 2, 1, 1], num_heads=[1, 2, 2, 4], window_size=3, out_features=stages)
+STAGES = ["stage1", "stage2", "stage3", "stage4"]
+SWIN = SwinConfig(embed_dim=8, depths=[1, 2, 1, 1], num_heads=[1, 2, 2, 4], window_size=3, out_features=STAGES)
+CONVNEXT = ConvNextConfig(hidden_sizes=[8, 16, 32, 64], depths=[1, 2, 1, 1], out_features=STAGES)
+
+
+def upernet(backbone, *, auxiliary=True):
     config = UperNetConfig(
-        backbone_config=swin,
+        backbone_config=backbone,
         hidden_size=16,
         auxiliary_in_channels=32,
         auxiliary_channels=8,
         use_auxiliary_head=auxiliary,
         num_labels=3,
     )
-    model = settled(UperNetForSemanticSegmentation(config))
+    return settled(UperNetForSemanticSegmentation(config))
+
+
+@pytest.mark.parametrize(("backbone", "auxiliary"), [(SWIN, True), (SWIN, False), (CONVNEXT, True)])
+def test_upernet(backbone, auxiliary, tmp_path):
+    """There and back, with the same maps and logits; auxiliary heads are there for training."""
+    model = upernet(backbone, auxiliary=auxiliary)
     model.save_pretrained(tmp_path / "theirs")
     assert main(["convert", str(tmp_path / "theirs"), "--output", str(tmp_path / "ours")]) == 0
     ours, _ = segzoo.load(tmp_path / "ours")
@@ -140,3 +149,23 @@ def test_a_model_that_transformers_lacks(tmp_path, capsys):
     assert main(["convert", str(tmp_path / "ours"), "--to_transformers", "--output", str(tmp_path / "back")]) != 0
     assert "only a MiT with SegFormer's head alone" in capsys.readouterr().err
     assert not (tmp_path / "back").exists()
+
+
+def test_upernets_that_one_side_lacks(tmp_path, capsys):
+    upernet(CONVNEXT).save_pretrained(tmp_path / "theirs")
+    convert_checkpoint(tmp_path / "theirs", output=tmp_path / "ours")
+    config = tmp_path / "ours/config.json"
+    values = json.loads(config.read_text())
+    command = ["convert", str(tmp_path / "ours"), "--to_transformers", "--output"]
+    values["backbone_config"]["downsample_norm_eps"] = 1e-5
+    config.write_text(json.dumps(values))
+    assert main([*command, str(tmp_path / "back")]) == 0
+    assert "ConvNeXt has an epsilon of 1e-06 in all of them" in capsys.readouterr().err
+    values["backbone_config"]["norm_eps"] = 1e-5
+    config.write_text(json.dumps(values))
+    assert main([*command, str(tmp_path / "again")]) != 0
+    assert "this model has another form" in capsys.readouterr().err
+    resnet = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 32, 64], depths=[1] * 4, out_features=STAGES)
+    upernet(resnet).save_pretrained(tmp_path / "resnet")
+    with pytest.raises(ConversionError, match="a UPerNet with a 'resnet' is not supported"):
+        convert_checkpoint(tmp_path / "resnet", output=tmp_path / "none")

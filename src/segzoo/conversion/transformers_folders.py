@@ -1,4 +1,4 @@
-"""SegFormer and UPerNet-Swin as transformers saves them -> ours, and back: the same layers, with other names and layouts.
+"""SegFormer and UPerNet as transformers saves them -> ours, and back: the same layers, with other names and layouts.
 
 transformers' SegFormer has an epsilon of 1e-5 in every norm, where SegFormer's authors have 1e-6 in most: models that were
 converted from theirs differ by some 1e-6 of the largest logit when they go to transformers.
@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 from transformers import SegformerConfig, SegformerImageProcessor, UperNetConfig
 
 from segzoo.backbones.mit import MiTConfig
-from segzoo.backbones.swin import SwinConfig
 from segzoo.configuration_segzoo import SegZooConfig
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.keys import KeyTable
@@ -25,7 +24,12 @@ from segzoo.conversion.options import values_that_fit
 from segzoo.conversion.reading.checkpoints import OriginalCheckpoint, read_checkpoint
 from segzoo.conversion.rules.mit import transformers_mit_keys
 from segzoo.conversion.rules.segformer import transformers_segformer_keys
-from segzoo.conversion.transformers_upernet import upernet_config, upernet_parts
+from segzoo.conversion.transformers_upernet import (
+    has_upernet_of_transformers,
+    upernet_config,
+    upernet_notes,
+    upernet_parts,
+)
 from segzoo.conversion.translation import ComponentKeys, Translation, assemble
 from segzoo.conversion.weights import original_state_dict
 from segzoo.files import whole_folder
@@ -182,7 +186,7 @@ def _our_processor(theirs: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
 def write_transformers_folder(
     model: SegZooForSemanticSegmentation, processor: SegZooImageProcessor, output: str | Path
 ) -> list[str]:
-    """Writes a SegFormer or a UPerNet-Swin of ours as a folder that transformers loads.
+    """Writes a SegFormer or a UPerNet of ours as a folder that transformers loads.
 
     Args:
         model: the model.
@@ -197,9 +201,10 @@ def write_transformers_folder(
         SegZooError: the folder is not empty, or cannot be written.
     """
     notes: list[str] = []
-    if isinstance(model.config.backbone_config, SwinConfig):
+    if has_upernet_of_transformers(model.config.backbone_config):
         config = upernet_config(model.config)
         components = upernet_parts(config)
+        notes += upernet_notes(model.config.backbone_config)
     else:
         backbone, head = _parts_for_transformers(model.config)
         config, components = _segformer_config(model.config, backbone, head), _components(backbone, head)
@@ -265,7 +270,7 @@ def _parts_for_transformers(config: SegZooConfig) -> tuple[MiTConfig, SegFormerH
     only = heads[0] if len(heads) == 1 and config.neck_config is None and not config.auxiliary_head_configs else None
     if not isinstance(backbone, MiTConfig) or not isinstance(only, SegFormerHeadConfig):
         raise ConversionError(
-            "transformers: only a MiT with SegFormer's head alone can be written for it, or a Swin with UPerNet's"
+            "transformers: only a MiT with SegFormer's head alone can be written for it, or a Swin or ConvNeXt with UPerNet's"
         )
     as_theirs = (
         backbone.qkv_bias,
