@@ -2,6 +2,7 @@
 
     python benchmarks/models.py                              # InternImage-T UPerNet, its grid_sample form, and peers
     python benchmarks/models.py --groups mit --json mit.json # another group of the table below
+    python benchmarks/models.py --groups convnext            # UPerNet-ConvNeXt-T, beside transformers'
     python benchmarks/models.py --groups uper psp deeplabv3 deeplabv3plus  # ResNet-50, beside segmentation_models.pytorch
     python benchmarks/models.py --cases segzoo grid_sample --precisions float32 --rounds 15 --size 640 640
 
@@ -45,12 +46,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from segzoo.memory import keep_freed_memory
 
 if TYPE_CHECKING:
+    from segzoo import SegZooForSemanticSegmentation
     from segzoo.heads import HeadConfig
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 NUM_LABELS = 150
 OCRNET = "ocrnet_hr18_512x512_160k_ade20k"
+CONVNEXT = "upernet_convnext_tiny_fp16_512x512_160k_ade20k"
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,8 @@ def cases() -> list[Case]:
         *mit_cases(),
         *beside_segformer("b0", (2, 2, 2, 2), (32, 64, 160, 256), 256),
         *beside_segformer("b2", (3, 4, 6, 3), (64, 128, 320, 512), 768),
+        *beside_transformers("convnext", "UPerNet-ConvNeXt-T", transformers_convnext, CONVNEXT),
+        *beside_transformers_swin(),
         *beside_smp("uper", "UPerNet-R50", smp_upernet, our_upernet),
         *beside_smp("psp", "PSPNet-R50, cut at stride 8", smp_pspnet, our_pspnet),
         *beside_smp("deeplabv3", "DeepLabV3-R50-D8", smp_deeplabv3, our_deeplabv3),
@@ -172,6 +177,38 @@ def beside_segformer(size: str, depths: Sequence[int], channels: Sequence[int], 
     ]
 
 
+def beside_transformers(group: str, model: str, theirs: Callable[[], nn.Module], ours: str) -> list[Case]:
+    """A model of transformers and ours of the same sizes, a row of the zoo: theirs in both memory formats first."""
+    own = {"build": partial(zoo_model, ours), "model": f"segzoo {model}"}
+    peer = {"build": theirs, "model": f"transformers {model}"}
+    contiguous = {"build": theirs, "model": f"transformers {model}, contiguous", "layout": torch.contiguous_format}
+    return [
+        Case(group, "transformers contiguous", trains=True, **contiguous),
+        Case(group, "transformers", trains=True, **peer),
+        Case(group, "transformers compiled", compiled=True, **peer),
+        Case(group, "segzoo", trains=True, **own),
+        Case(group, "segzoo fused", partial(fused, own["build"]), f"segzoo {model} fused"),
+        Case(group, "segzoo compiled", compiled=True, **own),
+    ]
+
+
+def beside_transformers_swin() -> list[Case]:
+    """UPerNet-Swin-T of transformers, with either of its implementations of attention, and ours with the same widths.
+
+    Each is there in both memory formats, and compiled in one; all return logits at a quarter of the picture's size.
+    """
+    eager, sdpa = (partial(transformers_swin, attention) for attention in ("eager", "sdpa"))
+    cases = [
+        Case("swin", f"{who}{name}", build, f"{who} UPerNet-Swin-T{name}", layout=layout, trains=True)
+        for who, build in (("transformers eager", eager), ("transformers sdpa", sdpa), ("segzoo", our_swin))
+        for name, layout in (("", torch.channels_last), (" contiguous", torch.contiguous_format))
+    ]
+    compiled = (("transformers sdpa", sdpa), ("segzoo", our_swin))
+    return cases + [
+        Case("swin", f"{who} compiled", build, f"{who} UPerNet-Swin-T", compiled=True) for who, build in compiled
+    ]
+
+
 def mit_cases() -> list[Case]:
     """The released models of MIT's scene parsing, with the speeds that their authors publish."""
     from segzoo import zoo
@@ -192,7 +229,7 @@ def mit_cases() -> list[Case]:
 # What is built
 
 
-def zoo_model(name: str) -> nn.Module:
+def zoo_model(name: str) -> "SegZooForSemanticSegmentation":
     """The model of a zoo row, without its weights."""
     from segzoo import SegZooForSemanticSegmentation, zoo
     from segzoo.conversion.translate import translate_config
@@ -202,7 +239,7 @@ def zoo_model(name: str) -> nn.Module:
     return SegZooForSemanticSegmentation(config)
 
 
-def transformers_swin() -> nn.Module:
+def transformers_swin(attention: str = "sdpa") -> nn.Module:
     from transformers import SwinConfig, UperNetConfig, UperNetForSemanticSegmentation
 
     backbone = SwinConfig(
@@ -210,6 +247,34 @@ def transformers_swin() -> nn.Module:
         depths=(2, 2, 6, 2),
         num_heads=(3, 6, 12, 24),
         window_size=7,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    config = UperNetConfig(backbone_config=backbone, num_labels=NUM_LABELS, use_auxiliary_head=False)
+    model = UperNetForSemanticSegmentation(config)
+    model.backbone.set_attn_implementation(attention)
+    return model
+
+
+def our_swin() -> nn.Module:
+    from segzoo import SegZooConfig, SegZooForSemanticSegmentation
+    from segzoo.backbones import SwinConfig
+    from segzoo.heads import UPerHeadConfig
+
+    config = SegZooConfig(
+        backbone_config=SwinConfig(),
+        decode_head_configs=[UPerHeadConfig(channels=512)],
+        auxiliary_head_configs=[],
+        num_labels=NUM_LABELS,
+    )
+    return SegZooForSemanticSegmentation(config)
+
+
+def transformers_convnext() -> nn.Module:
+    from transformers import ConvNextConfig, UperNetConfig, UperNetForSemanticSegmentation
+
+    backbone = ConvNextConfig(
+        hidden_sizes=[96, 192, 384, 768],
+        depths=[3, 3, 9, 3],
         out_features=["stage1", "stage2", "stage3", "stage4"],
     )
     config = UperNetConfig(backbone_config=backbone, num_labels=NUM_LABELS, use_auxiliary_head=False)
@@ -299,15 +364,18 @@ class AtFullSize(nn.Module):
     def gradient_checkpointing_enable(self) -> None:
         self.model.activation_checkpointing_enable()
 
+    def fuse(self) -> None:
+        self.model.fuse()
+
     def forward(self, image: Tensor) -> Tensor:
         scores = self.model(image).logits
         return nn.functional.interpolate(scores, size=image.shape[-2:], mode="bilinear")
 
 
-def fused(build: Callable[[], AtFullSize]) -> nn.Module:
+def fused(build: Callable[[], "AtFullSize | SegZooForSemanticSegmentation"]) -> nn.Module:
     """The model that ``build`` builds, after ``fuse()``."""
     model = build().eval()
-    model.model.fuse()
+    model.fuse()
     return model
 
 

@@ -8,9 +8,7 @@ from segzoo.conversion.hub_models import hub_models, hub_models_named
 from segzoo.conversion.translate import translate_config
 
 MODELS = [
-    ("mmseg.SwinTransformer", "mmseg.models.UPerHead", "openmmlab/upernet-swin-tiny"),
-    ("SwinTransformer", "Mask2FormerHead", "facebook/mask2former-swin-large-ade-semantic"),
-    ("mmcls.ConvNeXt", "UPerHead", "openmmlab/upernet-convnext-tiny"),
+    ("D2SwinTransformer", "Mask2FormerHead", "facebook/mask2former-swin-large-ade-semantic"),
     ("ResNet", "MaskFormerHead", "facebook/maskformer-swin-base-ade"),
     ("BEiT", "UPerHead", "microsoft/beit-base-finetuned-ade-640-640"),
     ("VisionTransformer", "DPTHead", "Intel/dpt-large-ade"),

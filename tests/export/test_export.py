@@ -14,7 +14,7 @@ from support.versions import onnx_of_any_size
 import segzoo
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
 from segzoo.auto import BACKBONES, HEADS
-from segzoo.backbones import InternImageConfig, ResNetConfig
+from segzoo.backbones import InternImageConfig, ResNetConfig, SwinConfig
 from segzoo.commands import cli
 from segzoo.errors import SegZooError
 from segzoo.export.export import METADATA_FILE, ExportOptions, export_model
@@ -266,10 +266,10 @@ def test_models_that_cannot_be_traced(fixed, message, tmp_path):
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
 def test_swin_of_transformers_gets_a_fixed_size(suffix, tmp_path):
     """Its windows depend on the size, so that a file for any size would take an hour and run for few sizes."""
-    from transformers import SwinConfig
+    from transformers import SwinConfig as TheirSwinConfig
 
     names = ["stage1", "stage2"]
-    backbone = SwinConfig(embed_dim=12, depths=[1, 2], num_heads=[1, 2], window_size=3, out_features=names)
+    backbone = TheirSwinConfig(embed_dim=12, depths=[1, 2], num_heads=[1, 2], window_size=3, out_features=names)
     model = build(backbone, FCNHeadConfig(channels=8))
     processor = SegZooImageProcessor(size={"height": 52, "width": 68})
     lines = []
@@ -279,14 +279,29 @@ def test_swin_of_transformers_gets_a_fixed_size(suffix, tmp_path):
     assert "52x68 alone: its backbone swin pads maps to whole windows" in lines[0]
 
 
+@onnx_of_any_size
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+def test_our_swin_takes_any_size(suffix, tmp_path):
+    """Its windows, padding and masks are computed from the picture's size inside the traced program."""
+    model, file = build(SwinConfig.tiny(), UPerHeadConfig(channels=8, pool_scales=[1, 2])), tmp_path / f"model{suffix}"
+    report = export_model(model, file)
+    assert "(batch, 3, height, width)" in report.input
+    for shape in ((1, 3, 64, 64), (3, 3, 75, 109), (2, 3, 33, 161)):
+        image = torch.randn(shape)
+        found = run_onnx(file, image) if suffix == ".onnx" else torch.export.load(file).module()(image)
+        assert largest_difference(found, model, image) < 1e-4
+
+
 def test_models_of_any_size_have_no_reason_against_it():
-    from transformers import Dinov2Config, SwinConfig
+    from transformers import Dinov2Config
+    from transformers import SwinConfig as TheirSwinConfig
 
     from segzoo.export.export import why_fixed
 
     for backbone in (ResNetConfig.tiny(), Dinov2Config(out_features=["stage1"]), InternImageConfig.tiny()):
         assert why_fixed(SegZooConfig.from_backbone(backbone)) is None
-    windowed = SegZooConfig.from_backbone(SwinConfig(out_features=["stage1", "stage2"]))
+    windowed = SegZooConfig.from_backbone(TheirSwinConfig(out_features=["stage1", "stage2"]))
     windowed.window_size = windowed.window_stride = [64, 64]
     assert "swin" in why_fixed(windowed)
 

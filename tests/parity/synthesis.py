@@ -33,6 +33,8 @@ def tensor(key: str, shape: tuple[int, ...]) -> torch.Tensor:
     source = random_source(key)
     if role == "running_mean" or role.endswith("bias"):
         values = 0.1 * source.standard_normal(shape)
+    elif role == "relative_position_bias_table":
+        values = 0.5 * source.standard_normal(shape)
     elif role in EMBEDDINGS:
         values = 0.2 * source.standard_normal(shape)
     elif len(shape) >= 2:  # kernels and matrices keep the variance

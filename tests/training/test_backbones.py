@@ -12,8 +12,8 @@ from support.hub_server import HubServer
 from transformers import (
     AutoModel,
     CLIPVisionConfig,
-    ConvNextConfig,
-    ConvNextForImageClassification,
+    ConvNextV2Config,
+    ConvNextV2ForImageClassification,
     PoolFormerConfig,
     PvtConfig,
     SegformerConfig,
@@ -113,8 +113,10 @@ def test_offline():
     ) as caught:
         start("vit-t")
     assert "\n" not in str(caught.value)
-    with pytest.raises(SegZooError, match="--backbone convnext_tiny: facebook/convnext-tiny-224 cannot be loaded"):
-        start("convnext_tiny")
+    with pytest.raises(
+        SegZooError, match="--backbone convnextv2_nano: facebook/convnextv2-nano-22k-224 cannot be loaded"
+    ):
+        start("convnextv2_nano")
     with pytest.raises(SegZooError, match="--backbone test_resnet: timm's weights .* --random_backbone"):
         start("test_resnet")
 
@@ -129,17 +131,17 @@ def test_variants_without_published_weights_say_so():
 
 
 def test_a_short_name_of_transformers(hub, tmp_path):
-    config = ConvNextConfig(depths=[1] * 4, hidden_sizes=[8, 8, 16, 16])
-    model = ConvNextForImageClassification(config)
-    hub.publish("facebook/convnext-tiny-224", files_of(model, tmp_path / "model"))
-    built = start("convnext_tiny")
-    assert built.backbone_weights == "facebook/convnext-tiny-224"
+    config = ConvNextV2Config(depths=[1] * 4, hidden_sizes=[8, 8, 16, 16])
+    model = ConvNextV2ForImageClassification(config)
+    hub.publish("facebook/convnextv2-nano-22k-224", files_of(model, tmp_path / "model"))
+    built = start("convnextv2_nano")
+    assert built.backbone_weights == "facebook/convnextv2-nano-22k-224"
     kernel = "embeddings.patch_embeddings.weight"
-    assert torch.equal(built.model.backbone.state_dict()[kernel], model.convnext.state_dict()[kernel])
+    assert torch.equal(built.model.backbone.state_dict()[kernel], model.convnextv2.state_dict()[kernel])
     assert len(built.model.backbone.channels) == 4 and logits(built.model).shape[:2] == (1, 3)
-    random = start("convnext_tiny", random=True)
+    random = start("convnextv2_nano", random=True)
     assert random.backbone_weights == "random"
-    assert not torch.equal(random.model.backbone.state_dict()[kernel], model.convnext.state_dict()[kernel])
+    assert not torch.equal(random.model.backbone.state_dict()[kernel], model.convnextv2.state_dict()[kernel])
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "timm/test_resnet"])

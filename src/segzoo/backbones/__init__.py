@@ -2,6 +2,7 @@
 
 from segzoo.backbones.base import Backbone, BackboneConfig
 from segzoo.backbones.beit import BeitBackbone, BeitConfig
+from segzoo.backbones.convnext import ConvNeXtBackbone, ConvNeXtConfig
 from segzoo.backbones.hrnet import HRNetBackbone, HRNetConfig
 from segzoo.backbones.internimage import InternImageBackbone, InternImageConfig
 from segzoo.backbones.internvit import InternViTBackbone, InternViTConfig
@@ -9,6 +10,7 @@ from segzoo.backbones.mit import MiTBackbone, MiTConfig
 from segzoo.backbones.mobilenetv2 import MobileNetV2Backbone, MobileNetV2Config
 from segzoo.backbones.resnet import ResNetBackbone, ResNetConfig
 from segzoo.backbones.stage_encoder import StageEncoderBackbone, StageEncoderConfig
+from segzoo.backbones.swin import SwinBackbone, SwinConfig
 from segzoo.backbones.uniperceiver import UniPerceiverBackbone, UniPerceiverConfig
 from segzoo.backbones.vit import ViTBackbone, ViTConfig
 from segzoo.backbones.vit_adapter import ViTAdapterBackbone, ViTAdapterConfig
@@ -18,6 +20,8 @@ __all__ = [
     "BackboneConfig",
     "BeitBackbone",
     "BeitConfig",
+    "ConvNeXtBackbone",
+    "ConvNeXtConfig",
     "HRNetBackbone",
     "HRNetConfig",
     "InternImageBackbone",
@@ -32,6 +36,8 @@ __all__ = [
     "ResNetConfig",
     "StageEncoderBackbone",
     "StageEncoderConfig",
+    "SwinBackbone",
+    "SwinConfig",
     "UniPerceiverBackbone",
     "UniPerceiverConfig",
     "ViTBackbone",

@@ -91,8 +91,8 @@ class Backbone(BackboneMixin, SegZooPreTrainedModel):
         Does nothing unless a family has weights for one image size, which its original resizes on loading.
         """
 
-    def finish(self, feature_map: Tensor) -> Tensor:
-        """The last step of each map that ``out_features`` names; does nothing unless a family has a last norm."""
+    def finish(self, feature_map: Tensor, name: str) -> Tensor:
+        """The last step of the map ``name``, one of ``out_features``; does nothing unless a family has last norms."""
         return feature_map
 
     @can_return_tuple
@@ -107,5 +107,7 @@ class Backbone(BackboneMixin, SegZooPreTrainedModel):
             kwargs: ``return_dict=False`` returns a tuple; ``output_attentions`` has no effect without attention.
         """
         states = tuple(self.features(pixel_values))
-        maps = [self.finish(x) for name, x in zip(self.stage_names, states, strict=True) if name in self.out_features]
+        maps = [
+            self.finish(x, name) for name, x in zip(self.stage_names, states, strict=True) if name in self.out_features
+        ]
         return BackboneOutput(feature_maps=tuple(maps), hidden_states=states)

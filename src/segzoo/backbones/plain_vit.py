@@ -12,6 +12,7 @@ from transformers.utils.generic import can_return_tuple
 
 from segzoo.backbones.base import Backbone, BackboneConfig, evenly_spaced_layers
 from segzoo.base import Ints
+from segzoo.compat import is_exporting
 from segzoo.errors import SegZooError
 from segzoo.layers import to_map, to_tokens
 from segzoo.layers.vit import ViTBlock, drop_path_rates
@@ -210,7 +211,7 @@ class PlainViTBackbone(Backbone):
         maps = [to_map(x[:, prefix:], grid) for x in states]
         return maps + [to_map(x[:, :1], (1, 1)) for x in states[1:]] if prefix else maps
 
-    def finish(self, feature_map: Tensor) -> Tensor:
+    def finish(self, feature_map: Tensor, name: str) -> Tensor:
         size = (feature_map.shape[2], feature_map.shape[3])
         return to_map(self.norm(to_tokens(feature_map)), size)
 
@@ -250,6 +251,6 @@ def vit_blocks(
 def whole_patches(pixel_values: Tensor, patch_size: int) -> Tensor:
     """Images (B, C, H, W) padded with zeros, on the right and at the bottom, to multiples of the patch size."""
     height, width = pixel_values.shape[-2:]
-    if height % patch_size == 0 and width % patch_size == 0:
+    if not is_exporting() and height % patch_size == 0 and width % patch_size == 0:  # traced, it holds for every size
         return pixel_values
     return F.pad(pixel_values, (0, -width % patch_size, 0, -height % patch_size))

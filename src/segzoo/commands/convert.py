@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "checkpoint",
         metavar="CHECKPOINT",
         nargs="?",
-        help="file as the original code wrote it; or a folder with transformers' SegFormer; or the name of a released "
-        "checkpoint (see segzoo list) or an address (https://...), which is downloaded",
+        help="file as the original code wrote it; or a folder with transformers' SegFormer, or its UPerNet with a Swin or "
+        "ConvNeXt; or the name of a released checkpoint (see segzoo list) or an address (https://...), which is downloaded",
     )
     parser.add_argument("decoder", metavar="DECODER", nargs="?", help="second file of a model published in two")
     parser.add_argument("--output", metavar="DIR", help="folder to make; it may exist if it is empty")
@@ -57,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to_transformers",
         action="store_true",
-        help="CHECKPOINT is a folder of segzoo, which is written as one of transformers (SegFormer alone)",
+        help="CHECKPOINT is a folder of segzoo, which is written as one of transformers (SegFormer, UPerNet with "
+        "a Swin or ConvNeXt)",
     )
     parser.add_argument("--push_to_hub", metavar="REPO", help="upload the folder to the Hugging Face Hub afterwards")
     parser.add_argument("--private", action="store_true", help="make the repository on the Hub private")
@@ -144,7 +145,7 @@ def _to_transformers(args: argparse.Namespace) -> int:
         raise ConversionError(f"{args.checkpoint}: this is no model folder of segzoo; give one")
     for note in write_transformers_folder(loaded.model, loaded.processor, args.output):
         print_text(line_text(f"note: {note}"), stream=sys.stderr)
-    print_text(line_text(f"{args.output}: a SegformerForSemanticSegmentation"))
+    print_text(line_text(f"{args.output}: a model of transformers"))
     return 0
 
 

@@ -12,18 +12,7 @@ from segzoo.conversion.errors import UnknownTypeError
 # Types of the backbone and of the decode head, without packages -> names on the Hub, which transformers loads.
 _PUBLISHED = (
     (
-        r"SwinTransformer|D2SwinTransformer",
-        r"UPerHead",
-        "openmmlab/upernet-swin-tiny, openmmlab/upernet-swin-small, openmmlab/upernet-swin-base, openmmlab/upernet-swin-large",
-    ),
-    (
-        r"ConvNeXt",
-        r"UPerHead",
-        "openmmlab/upernet-convnext-tiny, openmmlab/upernet-convnext-small, openmmlab/upernet-convnext-base, "
-        "openmmlab/upernet-convnext-large, openmmlab/upernet-convnext-xlarge",
-    ),
-    (
-        r"SwinTransformer|D2SwinTransformer",
+        r"D2SwinTransformer",
         r"Mask2FormerHead",
         "facebook/mask2former-swin-tiny-ade-semantic, facebook/mask2former-swin-small-ade-semantic, "
         "facebook/mask2former-swin-base-ade-semantic, facebook/mask2former-swin-large-ade-semantic, "

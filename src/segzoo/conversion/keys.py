@@ -183,6 +183,7 @@ class Context:
         ignore_index: the ignored label id of each head, by its place; shared by all components of a model.
         one_channel: number of classes that each head with one output channel named, by its place; shared by all
             components of a model.
+        package: the package that stands before the type of the dict, such as "mmcls"; empty for none.
     """
 
     where: str
@@ -191,6 +192,7 @@ class Context:
     notes: list[str] = field(default_factory=list)
     ignore_index: dict[str, int] = field(default_factory=dict)
     one_channel: dict[str, int] = field(default_factory=dict)
+    package: str = ""
 
     def at(self, where: str) -> Context:
         """The same context at another place of the config."""
@@ -244,6 +246,7 @@ class ComponentRule:
         written, name = original["type"], type_name(original, context.where, self.types)
         if name != type_name(original, context.where):
             context.note(context.where, f"its class {written} is taken for {name} of the same name")
+        context = replace(context, package=written.split(".")[0] if "." in written else "")
         with values_that_fit(context.where):
             found = self.translate({**original, "type": name}, context)
         config, inner = found if isinstance(found, tuple) else (found, ())

@@ -192,13 +192,18 @@ class Options:
             raise self.error(f"a network without normalisation ({name}=None) is not supported here")
         return fields["norm_eps"]
 
-    def layer_norm_eps(self, name: str = "norm_cfg") -> float:
+    def layer_norm_eps(self, name: str = "norm_cfg", *, kind: str = "LN", eps: float = 1e-5) -> float:
         """Takes a norm config that must be a layer norm, which it is by default, and returns its eps.
+
+        Args:
+            name: name of the option.
+            kind: type of the original's layer norm.
+            eps: its eps, if the option is absent.
 
         Raises:
             ConversionError: there is no norm, it is not a layer norm, or it has an unknown option.
         """
-        fields = self._norm(name, {"type": "LN"}, {"LN": "layer_norm"})
+        fields = self._norm(name, {"type": kind, "eps": eps}, {kind: "layer_norm"})
         if fields["norm"] is None:
             raise self.error(f"a network without normalisation ({name}=None) is not supported here")
         return fields["norm_eps"]

@@ -8,7 +8,8 @@
 - ``elsewhere``: short names of backbones of transformers, each with its repository.
 
 The weights of an HRNet were trained with nearest neighbours between its branches, where ours resizes bilinearly, as
-mmsegmentation does with the same weights. BEiT's tables are resized to the variant's image size.
+mmsegmentation does with the same weights. BEiT's tables are resized to the variant's image size, Swin's to the side of
+its windows.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from segzoo.backbones import BeitConfig, ViTAdapterBackbone
+from segzoo.backbones import BeitConfig, SwinConfig, ViTAdapterBackbone
 from segzoo.backbones.beit import resize_bias_table
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.keys import Part
@@ -34,6 +35,7 @@ from segzoo.conversion.pretrained import find_kind
 from segzoo.conversion.reading.checkpoints import read_checkpoint
 from segzoo.conversion.weights import put_together, to_native
 from segzoo.errors import SegZooError, first_line
+from segzoo.layers.window_attention import resize_window_table
 
 FILE, OLD_FILE = "model.safetensors", "pytorch_model.bin"  # the older of which some repositories have alone
 _TABLE = ".relative_position_bias_table"
@@ -134,6 +136,8 @@ def fill_backbone(backbone: PreTrainedModel, state: Mapping[str, Tensor], source
                 continue
             if name.endswith(_TABLE) and isinstance(found.config, BeitConfig):
                 tensor = resize_bias_table(tensor, found.config.grid, target.config.grid)
+            if name.endswith(_TABLE) and isinstance(found.config, SwinConfig):
+                tensor = resize_window_table(tensor, target.config.window_size)
             fitting[name] = _for_channels(tensor, own[name])
     for name, pieces in parts.items():
         try:

@@ -1,6 +1,6 @@
-"""SegFormer as transformers saves it -> ours, and back; both have the same layers, with other names and layouts.
+"""SegFormer and UPerNet as transformers saves them -> ours, and back: the same layers, with other names and layouts.
 
-transformers' class has an epsilon of 1e-5 in every norm, where SegFormer's authors have 1e-6 in most: models that were
+transformers' SegFormer has an epsilon of 1e-5 in every norm, where SegFormer's authors have 1e-6 in most: models that were
 converted from theirs differ by some 1e-6 of the largest logit when they go to transformers.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from transformers import SegformerConfig, SegformerImageProcessor
+from transformers import SegformerConfig, SegformerImageProcessor, UperNetConfig
 
 from segzoo.backbones.mit import MiTConfig
 from segzoo.configuration_segzoo import SegZooConfig
@@ -24,6 +24,12 @@ from segzoo.conversion.options import values_that_fit
 from segzoo.conversion.reading.checkpoints import OriginalCheckpoint, read_checkpoint
 from segzoo.conversion.rules.mit import transformers_mit_keys
 from segzoo.conversion.rules.segformer import transformers_segformer_keys
+from segzoo.conversion.transformers_upernet import (
+    has_upernet_of_transformers,
+    upernet_config,
+    upernet_notes,
+    upernet_parts,
+)
 from segzoo.conversion.translation import ComponentKeys, Translation, assemble
 from segzoo.conversion.weights import original_state_dict
 from segzoo.files import whole_folder
@@ -40,9 +46,9 @@ _SHARED = ("do_resize", "size", "resample", "do_rescale", "rescale_factor", "do_
 
 
 def is_transformers_folder(path: str | Path) -> bool:
-    """Whether a path is a folder with a SegFormer that transformers saved."""
+    """Whether a path is a folder with a SegFormer or a UPerNet that transformers saved."""
     folder = Path(path)
-    return (folder / _CONFIG).is_file() and _read_json(folder / _CONFIG).get("model_type") == "segformer"
+    return (folder / _CONFIG).is_file() and _read_json(folder / _CONFIG).get("model_type") in ("segformer", "upernet")
 
 
 def is_transformers_config(config: Mapping[str, Any] | None) -> bool:
@@ -51,7 +57,7 @@ def is_transformers_config(config: Mapping[str, Any] | None) -> bool:
 
 
 def read_transformers_folder(path: str | Path) -> OriginalCheckpoint:
-    """Reads a folder with a SegFormer of transformers; its config holds those of the model and of the processor.
+    """Reads a folder with a SegFormer or UPerNet of transformers; its config holds those of the model and of the processor.
 
     Raises:
         ConversionError: the folder has no weights in one file, or they cannot be read.
@@ -94,17 +100,19 @@ def translate_transformers(config: Mapping[str, Any], *, class_names: list[str] 
     """
     where = "config.json"
     with values_that_fit(where):
-        theirs = SegformerConfig.from_dict(dict(config["transformers"]))
-        if theirs.architectures and ARCHITECTURE not in theirs.architectures:
+        values = dict(config["transformers"])
+        is_segformer = values.get("model_type") != "upernet"
+        theirs = (SegformerConfig if is_segformer else UperNetConfig).from_dict(values)
+        if is_segformer and theirs.architectures and ARCHITECTURE not in theirs.architectures:
             raise ConversionError(
                 f"{where}: this is a {', '.join(map(str, theirs.architectures))}, which has no decode head; as a backbone "
                 "it is trained with --backbone FOLDER"
             )
-        if theirs.hidden_act != "gelu":
+        if is_segformer and theirs.hidden_act != "gelu":
             raise ConversionError(f"{where}: hidden_act={theirs.hidden_act!r} is not supported (only 'gelu')")
         if theirs.num_labels < 2:
             raise ConversionError(f"{where}: a model with one output is not supported; train one with two classes")
-        backbone, head = _our_configs(theirs)
+        components = _components(*_our_configs(theirs)) if is_segformer else upernet_parts(theirs)
     names, source = [theirs.id2label[i] for i in range(theirs.num_labels)], where
     if class_names is not None:
         names, source = list(class_names), GIVEN_NAMES
@@ -117,11 +125,11 @@ def translate_transformers(config: Mapping[str, Any], *, class_names: list[str] 
         names, source = None, ""
     processor, reduce_labels = _our_processor(config["processor"])
     return assemble(
-        _components(backbone, head),
+        components,
         OriginalClasses(names, None, source, None, reduce_labels),
         processor=processor,
-        notes=["model.decode_head: dropout drops whole channels here, and single values there (training)"],
-        ignore_index=theirs.semantic_loss_ignore_index,
+        notes=["model.decode_head: dropout drops whole channels here, and single values or none there (training)"],
+        ignore_index=theirs.semantic_loss_ignore_index if is_segformer else theirs.loss_ignore_index,
     )
 
 
@@ -178,7 +186,7 @@ def _our_processor(theirs: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
 def write_transformers_folder(
     model: SegZooForSemanticSegmentation, processor: SegZooImageProcessor, output: str | Path
 ) -> list[str]:
-    """Writes a SegFormer of ours as a folder that transformers loads.
+    """Writes a SegFormer or a UPerNet of ours as a folder that transformers loads.
 
     Args:
         model: the model.
@@ -192,10 +200,18 @@ def write_transformers_folder(
         ConversionError: transformers has no such model.
         SegZooError: the folder is not empty, or cannot be written.
     """
-    backbone, head = _parts_for_transformers(model.config)
-    notes = []
-    if (backbone.norm_eps, backbone.patch_norm_eps) != (_EPS, _EPS):
-        notes.append(f"norms: transformers' class has an epsilon of {_EPS} in all of them; logits differ by some 1e-6")
+    notes: list[str] = []
+    if has_upernet_of_transformers(model.config.backbone_config):
+        config = upernet_config(model.config)
+        components = upernet_parts(config)
+        notes += upernet_notes(model.config.backbone_config)
+    else:
+        backbone, head = _parts_for_transformers(model.config)
+        config, components = _segformer_config(model.config, backbone, head), _components(backbone, head)
+        if (backbone.norm_eps, backbone.patch_norm_eps) != (_EPS, _EPS):
+            notes.append(
+                f"norms: transformers' class has an epsilon of {_EPS} in all of them; logits differ by some 1e-6"
+            )
     if not processor.antialias and processor.do_resize:
         notes.append("images: transformers' processor antialiases when it shrinks them")
     size = processor.size
@@ -204,7 +220,25 @@ def write_transformers_folder(
         size = {"height": size["shortest_edge"], "width": size["shortest_edge"]}
     if processor.size_multiple is not None or processor.window_size is not None or processor.channel_order != "rgb":
         notes.append("images: multiples of sizes, sliding windows and the order bgr are left out")
-    config = SegformerConfig(
+    theirs = SegformerImageProcessor(
+        **{name: getattr(processor, name) for name in _SHARED if name != "size"},
+        size=dict(size),
+        do_reduce_labels=processor.do_reduce_labels,
+    )
+    state = original_state_dict(model.state_dict(), components)
+    with whole_folder(output) as folder:
+        config.save_pretrained(folder)
+        theirs.save_pretrained(folder)
+        save_file(
+            {key: tensor.contiguous() for key, tensor in state.items()},
+            folder / _WEIGHTS[0],
+            metadata={"format": "pt"},
+        )
+    return notes
+
+
+def _segformer_config(config: SegZooConfig, backbone: MiTConfig, head: SegFormerHeadConfig) -> SegformerConfig:
+    return SegformerConfig(
         architectures=[ARCHITECTURE],
         num_channels=backbone.num_channels,
         num_encoder_blocks=backbone.num_stages,
@@ -220,25 +254,10 @@ def write_transformers_folder(
         drop_path_rate=backbone.drop_path_rate,
         classifier_dropout_prob=head.dropout,
         decoder_hidden_size=head.channels,
-        semantic_loss_ignore_index=model.config.semantic_loss_ignore_index,
-        id2label=model.config.id2label,
-        label2id=model.config.label2id,
+        semantic_loss_ignore_index=config.semantic_loss_ignore_index,
+        id2label=config.id2label,
+        label2id=config.label2id,
     )
-    theirs = SegformerImageProcessor(
-        **{name: getattr(processor, name) for name in _SHARED if name != "size"},
-        size=dict(size),
-        do_reduce_labels=processor.do_reduce_labels,
-    )
-    state = original_state_dict(model.state_dict(), _components(backbone, head))
-    with whole_folder(output) as folder:
-        config.save_pretrained(folder)
-        theirs.save_pretrained(folder)
-        save_file(
-            {key: tensor.contiguous() for key, tensor in state.items()},
-            folder / _WEIGHTS[0],
-            metadata={"format": "pt"},
-        )
-    return notes
 
 
 def _parts_for_transformers(config: SegZooConfig) -> tuple[MiTConfig, SegFormerHeadConfig]:
@@ -250,7 +269,9 @@ def _parts_for_transformers(config: SegZooConfig) -> tuple[MiTConfig, SegFormerH
     backbone, heads = config.backbone_config, config.decode_head_configs
     only = heads[0] if len(heads) == 1 and config.neck_config is None and not config.auxiliary_head_configs else None
     if not isinstance(backbone, MiTConfig) or not isinstance(only, SegFormerHeadConfig):
-        raise ConversionError("transformers: only a MiT with SegFormer's head alone can be written for it")
+        raise ConversionError(
+            "transformers: only a MiT with SegFormer's head alone can be written for it, or a Swin or ConvNeXt with UPerNet's"
+        )
     as_theirs = (
         backbone.qkv_bias,
         only.linear_projections,

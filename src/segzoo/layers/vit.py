@@ -100,6 +100,13 @@ class Attention(nn.Module):
             qkv = self.qkv(x, bias) if isinstance(self.qkv, PointwiseLinear) else self.qkv(x) + bias
         if self.window:
             qkv = into_windows(qkv, grid, self.window)
+        mixed = self.mix(qkv, position_bias)
+        if self.window:
+            mixed = from_windows(mixed, grid, self.window)
+        return self.proj(mixed)
+
+    def mix(self, qkv: Tensor, position_bias: Tensor | None = None) -> Tensor:
+        """Projections (B, N, 3 * C) -> mixed values (B, N, C); ``position_bias`` as in `forward`."""
         query, key, value = self.heads(qkv)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
         mixed, weights = attend(
@@ -113,10 +120,7 @@ class Attention(nn.Module):
         )
         if self.recorded is not None:
             self.recorded.append(weights)
-        mixed = mixed.flatten(2)
-        if self.window:
-            mixed = from_windows(mixed, grid, self.window)
-        return self.proj(mixed)
+        return mixed.flatten(2)
 
     def heads(self, qkv: Tensor) -> Sequence[Tensor]:
         """Projections (B, N, 3 * C) -> queries, keys and values of all heads, each (B, heads, N, C / heads)."""
@@ -196,8 +200,13 @@ class ViTBlock(GradientCheckpointingLayer):
             self.scale1 = nn.Parameter(torch.full((channels,), layer_scale))
             self.scale2 = nn.Parameter(torch.full((channels,), layer_scale))
 
-    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Tokens (B, N, C) -> tokens of the same shape; ``grid`` is the (height, width) of the patches among them."""
+    def forward(self, x: Tensor, grid: Any) -> Tensor:
+        """Tokens (B, N, C) -> tokens of the same shape.
+
+        Args:
+            x: the tokens.
+            grid: passed on to the attention: the (height, width) of the patches among the tokens, or their windows.
+        """
         mixed = self.dropout(self.attention(self.norm1(x), grid))
         x = x + self.drop_path(mixed if self.scale1 is None else mixed * self.scale1)
         hidden = self.mlp(self.norm2(x))
