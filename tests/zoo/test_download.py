@@ -323,6 +323,7 @@ class TestConvert:
         (tmp_path / "tiny_fcn").mkdir()
         assert self.run(tmp_path, "tiny_fcn") == 0
         (tmp_path / "tiny_fcn.pth").mkdir()
+        (tmp_path / "out").rename(tmp_path / "earlier")
         assert self.run(tmp_path, "tiny_fcn.pth") == 1
         assert "'segzoo convert tiny_fcn' downloads it" in capsys.readouterr().err
 
