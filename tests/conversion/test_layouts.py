@@ -1,126 +1,154 @@
-"""The same model, bit for bit, from every layout in which trainers save it."""
+"""Layout operations: each changes tensors as the original's code does, and is undone exactly."""
 
 import pytest
 import torch
-from conversion import tiny
-from safetensors.torch import load_file
+from torch.nn import functional as F
+from transformers import PreTrainedConfig
 
-from segzoo.commands.cli import main
-from segzoo.conversion.convert import convert_checkpoint
-from segzoo.errors import SegZooError
+from segzoo.conversion.errors import ConversionError
+from segzoo.conversion.keys import KeyRule, KeyTable
+from segzoo.conversion.layouts import LINEAR, POINTWISE, Permute, Reorder, Reshape, Steps, join, split
+from segzoo.conversion.translation import ComponentKeys
+from segzoo.conversion.weights import match_weights, original_state_dict
 
-AUXILIARY = {**tiny.MODEL["decode_head"], "in_channels": 32, "in_index": 2}
-
-
-def under(prefix, state, scale=1):
-    return {prefix + key: value * scale if value.is_floating_point() else value for key, value in state.items()}
+QKV = ("{}.query.{}", "{}.key.{}", "{}.value.{}")
 
 
-def saved(tmp_path, values, content, **options):
-    """The state dict of the model that a file with this content becomes, and the report."""
-    path = tmp_path / "latest.pth"
-    torch.save({"meta": {"config": tiny.config_text(values)}, **content}, path)
-    done = convert_checkpoint(path, output=tmp_path / "out", **options)
-    return load_file(done.folder / "model.safetensors"), done.report
+def components(*rules):
+    return [ComponentKeys("backbone.", "ours.", KeyTable(rules), "Original", PreTrainedConfig())]
 
 
-@pytest.fixture(scope="module", params=[None, AUXILIARY], ids=["one head", "auxiliary head"])
-def values(request):
-    return tiny.config(model__auxiliary_head=request.param)
+def converted(state, expected, rules):
+    """The native state dict of ``state``, after the way back and forth."""
+    expected = {f"ours.{name}": torch.empty(shape, device="meta") for name, shape in expected.items()}
+    state = {f"backbone.{name}": tensor for name, tensor in state.items()}
+    native, account = match_weights(state, components(*rules), expected)
+    account.raise_for_problems("a.pth")
+    assert account.renamed.keys() == state.keys() and native.keys() == expected.keys()
+    back = original_state_dict(native, components(*rules))
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[key], state[key]) and back[key].shape == state[key].shape for key in state)
+    return {key.removeprefix("ours."): tensor for key, tensor in native.items()}
 
 
-@pytest.fixture
-def expected(values, tmp_path):
-    return saved(tmp_path / "plain", values, {"state_dict": tiny.state_dict(values)})[0]
-
-
-@pytest.fixture(autouse=True)
-def plain_folder(tmp_path):
-    (tmp_path / "plain").mkdir()
-
-
-# Each layout of a state dict, and what the caller says; other models in it have other weights.
-LAYOUTS = {
-    "module": lambda s: ({"state_dict": under("module.", s)}, {}),
-    "model": lambda s: ({"state_dict": under("model.", s)}, {}),
-    "model.module": lambda s: ({"state_dict": under("model.module.", s)}, {}),
-    "module.model": lambda s: ({"state_dict": under("module.model.", s)}, {}),
-    "Lightning": lambda s: ({"state_dict": under("network.", s) | {"criterion.weight": torch.ones(4)}}, {}),
-    "any one prefix": lambda s: ({"state_dict": under("my_net.", s)}, {}),
-    "adaptation": lambda s: (
-        {"state_dict": under("model.", s) | under("ema_model.", s, 2) | under("imnet_model.", s, 3)},
-        {},
-    ),
-    "adaptation, average": lambda s: (
-        {"state_dict": under("model.", s, 2) | under("ema_model.", s) | under("imnet_model.", s, 3)},
-        {"ema": True},
-    ),
-    "average beside": lambda s: ({"state_dict": s | under("ema_model.", s, 2)}, {}),
-    "average beside, taken": lambda s: ({"state_dict": under("", s, 2) | under("ema_model.", s)}, {"ema": True}),
-    "student": lambda s: (
-        {"state_dict": under("student.", s) | under("teacher.", s, 2)},
-        {"weights": "student"},
-    ),
-    "teacher": lambda s: (
-        {"state_dict": under("student.module.", s, 2) | under("teacher.module.", s)},
-        {"weights": "teacher"},
-    ),
-    "entries": lambda s: ({"student": under("module.", s, 2), "teacher": s}, {"weights": "teacher"}),
-    "teacher beside": lambda s: ({"state_dict": s | under("teacher.", s, 2)}, {"weights": "student"}),
-    "student alone": lambda s: ({"state_dict": under("student.", s)}, {}),
-}
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_same_model(layout, values, expected, tmp_path):
-    content, options = LAYOUTS[layout](tiny.state_dict(values))
-    found, report = saved(tmp_path, values, content, **options)
-    assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in expected)
-    others = sum(map(len, content.values())) - len(tiny.state_dict(values))
-    assert len(report.keys.left_out) == others
-    assert any("left out" in note for note in report.notes) == (others > 0)
-    assert any("moving average" in note for note in report.notes) == bool(options.get("ema"))
-
-
-def test_student_and_teacher_must_be_told_apart(tmp_path, capsys):
-    state = tiny.state_dict(tiny.config())
-    path = tiny.save(tmp_path / "a.pth", state=under("student.", state) | under("teacher.", state, 2))
-    assert main(["convert", str(path), "--output", str(tmp_path / "out")]) == 1
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "--weights student|teacher" in error and not (tmp_path / "out").exists()
-    assert main(["convert", str(path), "--output", str(tmp_path / "out"), "--weights", "teacher"]) == 0
+def counted(*shape, start=0):
+    return torch.arange(start, start + torch.Size(shape).numel(), dtype=torch.float32).reshape(shape)
 
 
 @pytest.mark.parametrize(
-    ("state", "options", "message"),
+    ("change", "tensor", "native"),
     [
-        ("", {"weights": "teacher"}, "no weights of a teacher; leave --weights out"),
-        ("model.", {"ema": True}, "no moving average"),
-        ("a. b.", {}, r"several models \(a\.\*, b\.\*\); save the weights of one"),
-        ("model. net.", {}, r"several models \(model\.\*, net\.\*\)"),
+        (POINTWISE, counted(6, 4, 1, 1), (6, 4)),
+        (LINEAR, counted(6, 4), (6, 4, 1, 1)),
+        (Reshape(original=(0, 2, -1), native=(0, -1)), counted(6, 2, 3), (6, 6)),
+        (Permute((1, 0)), counted(6, 4), (4, 6)),
+        (Permute((3, 2, 0, 1)), counted(5, 7, 3, 2), (2, 3, 5, 7)),
+        (Permute((0, 3, 2, 1), view=(0, 2, 2, -1)), counted(6, 12), (6, 12)),
+        (Reorder((3, 2, 1, 0), axis=1), counted(6, 8, 1, 1), (6, 8, 1, 1)),
+        (Reorder((2, 0, 1)), counted(6), (6,)),
     ],
 )
-def test_errors(tmp_path, state, options, message):
-    weights = tiny.state_dict(tiny.config())
-    state = {key: value for prefix in state.split() or [""] for key, value in under(prefix, weights).items()}
-    with pytest.raises(SegZooError, match=message):
-        convert_checkpoint(tiny.save(tmp_path / "a.pth", state=state), output=tmp_path / "out", **options)
-    assert not (tmp_path / "out").exists()
+def test_a_change_is_undone(change, tensor, native):
+    changed = change.to_native(tensor)
+    assert changed.shape == native
+    assert torch.equal(change.to_original(changed), tensor)
+    assert not torch.equal(changed.flatten(), tensor.flatten()) or isinstance(change, Reshape)
+    rule = KeyRule("a.{}", "b.{}", change=change)
+    found = converted({"a.weight": tensor}, {"b.weight": native}, [rule])["b.weight"]
+    assert torch.equal(found, changed) and found.is_contiguous()
 
 
-class TestStrippedAuxiliaryHeads:
-    def test_left_out_and_said(self, tmp_path):
-        values = tiny.config(model__auxiliary_head=[AUXILIARY, AUXILIARY])
-        state = {k: v for k, v in tiny.state_dict(values).items() if not k.startswith("auxiliary_head.")}
-        found, report = saved(tmp_path, values, {"state_dict": state})
-        expected, plain = saved(tmp_path / "plain", tiny.config(), {"state_dict": state})
-        assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in expected)
-        assert any("auxiliary_head" in note and "left out" in note for note in report.notes)
-        assert report.components == plain.components and not any("auxiliary" in note for note in plain.notes)
+def test_patches_that_are_concatenated_and_patches_that_are_unfolded():
+    """Swin's merging of 2x2 patches, as its authors and as mmsegmentation write it."""
+    x = torch.randn(1, 4, 6, 3)  # (B, H, W, C)
+    corners = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
+    theirs = torch.cat(corners, dim=-1).flatten(1, 2)
+    unfolded = F.unfold(x.permute(0, 3, 1, 2), 2, stride=2).transpose(1, 2)
+    columns = Permute((2, 1, 0), view=(2, 2, -1))
+    assert torch.equal(columns.to_native(theirs[0, 0]), unfolded[0, 0])
+    weight = torch.randn(6, 12)
+    changed = Permute((0, 3, 2, 1), view=(0, 2, 2, -1)).to_native(weight)
+    assert torch.allclose(unfolded @ changed.T, theirs @ weight.T, atol=1e-6)
 
-    @pytest.mark.parametrize("lost", ["auxiliary_head.1.", "auxiliary_head.0.conv_seg."])
-    def test_a_part_that_is_missing_is_an_error(self, lost, tmp_path):
-        values = tiny.config(model__auxiliary_head=[AUXILIARY, AUXILIARY])
-        state = {k: v for k, v in tiny.state_dict(values).items() if not k.startswith(lost)}
-        with pytest.raises(SegZooError, match=f"missing: {lost}"):
-            saved(tmp_path, values, {"state_dict": state})
+
+def test_blocks_are_those_that_the_order_names():
+    assert Reorder((2, 0, 1)).to_native(torch.tensor([0, 0, 1, 1, 2, 2])).tolist() == [2, 2, 0, 0, 1, 1]
+
+
+def test_several_tensors_become_one():
+    state = {f"0.{name}.{kind}": counted(*shape, start=100 * i)
+             for i, name in enumerate(("query", "key", "value")) for kind, shape in (("weight", (2, 3)), ("bias", (2,)))}  # fmt: skip
+    native = converted(state, {"0.qkv.weight": (6, 3), "0.qkv.bias": (6,)}, join(QKV, "{}.qkv.{}"))
+    assert torch.equal(native["0.qkv.weight"], torch.cat([state[f"0.{n}.weight"] for n in ("query", "key", "value")]))
+
+
+def test_parts_of_different_sizes():
+    state = {"q.weight": counted(2, 3), "kv.weight": counted(4, 3, start=50)}
+    native = converted(state, {"qkv.weight": (6, 3)}, join(["q.{}", "kv.{}"], "qkv.{}", shares=(1, 2)))
+    assert torch.equal(native["qkv.weight"], torch.cat([state["q.weight"], state["kv.weight"]]))
+
+
+def test_one_tensor_becomes_several():
+    state = {"in_proj_weight": counted(6, 3), "in_proj_bias": counted(6)}
+    rules = [*split("in_proj_weight", ["q.weight", "kv.weight"], (1, 2)),
+             *split("in_proj_bias", ["q.bias", "kv.bias"], (1, 2))]  # fmt: skip
+    native = converted(state, {"q.weight": (2, 3), "kv.weight": (4, 3), "q.bias": (2,), "kv.bias": (4,)}, rules)
+    assert torch.equal(native["q.weight"], state["in_proj_weight"][:2])
+    assert torch.equal(native["kv.weight"], state["in_proj_weight"][2:])
+    assert native["kv.weight"].untyped_storage().nbytes() == 4 * 3 * 4
+
+
+def test_parts_may_be_changed():
+    state = {"query.kernel": counted(3, 2, 2), "key.kernel": counted(3, 2, 2, start=50)}
+    # a kernel (in, heads, size) as the weight (heads * size, in) of a linear layer
+    change = Steps((Reshape(original=(0, 2, 2), native=(0, -1)), Permute((1, 0))))
+    native = converted(state, {"qk.weight": (8, 3)}, join(["query.kernel", "key.kernel"], "qk.weight", change=change))
+    assert torch.equal(native["qk.weight"][:4], state["query.kernel"].flatten(1).T)
+
+
+def problems(state, expected, rules):
+    expected = {f"ours.{name}": torch.empty(shape, device="meta") for name, shape in expected.items()}
+    state = {f"backbone.{name}": tensor for name, tensor in state.items()}
+    _, account = match_weights(state, components(*rules), expected)
+    with pytest.raises(ConversionError) as caught:
+        account.raise_for_problems("a.pth")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"0.query.weight": (2, 3), "0.value.weight": (2, 3)}, "missing: backbone.0.key.weight"),
+        ({}, "missing: backbone.0.query.weight"),
+        (
+            {"0.query.weight": (2, 3), "0.key.weight": (3, 3), "0.value.weight": (2, 3)},
+            "wrong shape: backbone.0.key.weight: 3x3 in the checkpoint, 2x3 by the config",
+        ),
+    ],
+)
+def test_joined_tensors_that_do_not_fit(state, message):
+    state = {key: torch.zeros(shape) for key, shape in state.items()}
+    found = problems(state, {"0.qkv.weight": (6, 3)}, join(QKV, "{}.qkv.{}"))
+    assert found.splitlines()[1:] == [f"  {message}"]
+
+
+@pytest.mark.parametrize("shape", [(9, 3), (7, 3), (6, 4)])
+def test_split_tensors_that_do_not_fit(shape):
+    rules = split("qkv.{}", ["q.{}", "kv.{}"], (1, 2))
+    found = problems({"qkv.weight": torch.zeros(shape)}, {"q.weight": (2, 3), "kv.weight": (4, 3)}, rules)
+    shown = "x".join(map(str, shape))
+    assert f"wrong shape: backbone.qkv.weight: {shown} in the checkpoint, 6x3 by the config" in found
+
+
+def test_tensors_of_another_shape_than_a_change_is_for():
+    found = problems(
+        {"a.weight": torch.zeros(6, 4, 3, 3)}, {"b.weight": (6, 4)}, [KeyRule("a.{}", "b.{}", change=POINTWISE)]
+    )
+    assert "a.weight: 6x4x3x3 in the checkpoint, 6x4x1x1 by the config" in found
+
+
+def test_a_part_without_the_others_does_not_go_back():
+    with pytest.raises(KeyError):
+        original_state_dict(
+            {"ours.q.weight": torch.zeros(2, 3)}, components(*split("qkv.{}", ["q.{}", "kv.{}"], (1, 2)))
+        )

@@ -42,6 +42,22 @@ class TensorChange(ABC):
 
 
 @dataclass(frozen=True)
+class Part:
+    """A part of a tensor's first axis: from ``begin`` to ``end``, of ``total`` equal shares."""
+
+    begin: int
+    end: int
+    total: int
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The part of a tensor, a view; the tensor itself if its first axis does not divide into the shares."""
+        if not tensor.ndim or tensor.shape[0] % self.total:
+            return tensor
+        share = tensor.shape[0] // self.total
+        return tensor[self.begin * share : self.end * share]
+
+
+@dataclass(frozen=True)
 class KeyRule:
     """One renaming.
 
@@ -53,6 +69,10 @@ class KeyRule:
         alias: the original stores the tensor under another name as well, which another rule renames. Both must be
             equal; written back, the tensor gets both names.
         change: what becomes of the tensor besides its name; None leaves it as it is.
+        native_part: the original's tensor, changed, is this part of ours; the rules of the other parts have the same
+            ``native`` (see `segzoo.conversion.layouts.join`).
+        original_part: our tensor is this part of the original's, changed; the rules of the other parts have the same
+            ``original`` (see `segzoo.conversion.layouts.split`).
 
     Raises:
         ValueError: the names' ``{}`` are not whole segments or differ in number, or an alias has no native name.
@@ -62,6 +82,8 @@ class KeyRule:
     native: str | None
     alias: bool = False
     change: TensorChange | None = None
+    native_part: Part | None = None
+    original_part: Part | None = None
 
     def __post_init__(self) -> None:
         for pattern in (self.original, self.native):
@@ -99,13 +121,24 @@ class KeyTable:
         self._forward = [(_matcher(rule.original), rule) for rule in self.rules]
         self._backward = [(_matcher(rule.native), rule) for rule in self.rules if rule.native is not None]
 
-    def find(self, original_key: str) -> tuple[KeyRule | None, str | None]:
-        """(rule, native key) for an original key: (None, None) if no rule knows it, (rule, None) if it is left out."""
+    def find_all(self, original_key: str) -> list[tuple[KeyRule, str | None]]:
+        """(rule, native key) for each of our tensors that an original key is; empty if no rule knows it.
+
+        There is one, whose native key is None if it is left out, and several where the original's tensor is split.
+        """
+        found: list[tuple[KeyRule, str | None]] = []
         for matcher, rule in self._forward:
-            match = matcher.fullmatch(original_key)
-            if match:
-                return rule, None if rule.native is None else rule.native.format(*match.groups())
-        return None, None
+            if found and (found[0][0].original_part is None or rule.original != found[0][0].original):
+                continue
+            if match := matcher.fullmatch(original_key):
+                found.append((rule, None if rule.native is None else rule.native.format(*match.groups())))
+                if rule.original_part is None:
+                    break
+        return found
+
+    def find(self, original_key: str) -> tuple[KeyRule | None, str | None]:
+        """The first of `find_all`; (None, None) if no rule knows the key."""
+        return next(iter(self.find_all(original_key)), (None, None))
 
     def leaves_out(self, original_key: str) -> bool:
         """Whether a rule knows an original key and drops it."""
@@ -116,17 +149,25 @@ class KeyTable:
         """The native name of an original key, or None if it is left out or no rule knows it."""
         return self.find(original_key)[1]
 
-    def to_originals(self, native_key: str) -> list[str]:
-        """The original name of a native key, followed by its aliases; empty if there is none."""
-        first: list[str] = []
-        aliases: list[str] = []
+    def origins(self, native_key: str) -> list[tuple[KeyRule, str]]:
+        """(rule, original key) of each original tensor that holds a native key's; empty if there is none.
+
+        There is one, followed by its aliases, and several where parts of the tensor are joined.
+        """
+        first: list[tuple[KeyRule, str]] = []
+        aliases: list[tuple[KeyRule, str]] = []
         for matcher, rule in self._backward:
-            if (not first or rule.alias) and (match := matcher.fullmatch(native_key)):
-                (aliases if rule.alias else first).append(rule.original.format(*match.groups()))
+            joins = bool(first) and first[0][0].native_part is not None and rule.native == first[0][0].native
+            if (not first or rule.alias or joins) and (match := matcher.fullmatch(native_key)):
+                (aliases if rule.alias else first).append((rule, rule.original.format(*match.groups())))
         return first + aliases
 
+    def to_originals(self, native_key: str) -> list[str]:
+        """The original names of a native key, aliases last; empty if there is none."""
+        return [name for _, name in self.origins(native_key)]
+
     def to_original(self, native_key: str) -> str | None:
-        """The original name of a native key, without aliases, or None if there is none."""
+        """The first original name of a native key, or None if there is none."""
         return next(iter(self.to_originals(native_key)), None)
 
 

@@ -26,7 +26,9 @@ from transformers import PreTrainedModel
 
 from segzoo.backbones import BeitConfig, ViTAdapterBackbone
 from segzoo.backbones.beit import resize_bias_table
+from segzoo.conversion.keys import Part
 from segzoo.conversion.pretrained import find_kind
+from segzoo.conversion.weights import put_together, to_native
 from segzoo.errors import SegZooError, first_line
 
 FILE = "model.safetensors"
@@ -105,18 +107,29 @@ def fill_backbone(backbone: PreTrainedModel, state: Mapping[str, Tensor], source
     found = kind.translate(state, source)
     target = backbone.vit if isinstance(backbone, ViTAdapterBackbone) else backbone
     own, fitting, strange = target.state_dict(), {}, []
-    for original, tensor in found.state_dict.items():
-        rule, name = found.table.find(original)
-        if rule is None:
+    parts: dict[str, dict[Part, Tensor]] = {}
+    for original, whole in found.state_dict.items():
+        rules = found.table.find_all(original)
+        if not rules:
             strange.append(original)
-        if name is None:
-            continue
-        if name not in own:
-            strange += [] if name in _MAY_BE_LEFT_OUT else [original]
-            continue
-        if name.endswith(_TABLE) and isinstance(found.config, BeitConfig):
-            tensor = resize_bias_table(tensor, found.config.grid, target.config.grid)
-        fitting[name] = _for_channels(tensor, own[name])
+        for rule, name in rules:
+            if name is None:
+                continue
+            if name not in own:
+                strange += [] if name in _MAY_BE_LEFT_OUT else [original]
+                continue
+            tensor = to_native(whole, rule)
+            if rule.native_part is not None:
+                parts.setdefault(name, {})[rule.native_part] = tensor
+                continue
+            if name.endswith(_TABLE) and isinstance(found.config, BeitConfig):
+                tensor = resize_bias_table(tensor, found.config.grid, target.config.grid)
+            fitting[name] = _for_channels(tensor, own[name])
+    for name, pieces in parts.items():
+        try:
+            fitting[name] = put_together(pieces)
+        except (KeyError, RuntimeError):  # a part is missing, or they do not fit each other
+            strange.append(name)
     strange += [name for name in own if name not in fitting and not name.endswith(_MAY_BE_MISSING)]
     strange += [name for name, tensor in fitting.items() if tensor.shape != own[name].shape]
     if strange:
