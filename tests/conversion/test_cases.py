@@ -17,7 +17,6 @@ CASES = {
 MISSING = {
     "swin_mmseg_uper": "'SwinTransformer'",
     "vit_multilevel_neck": "'VisionTransformer'",
-    "fpn_semantic": "'FPN'",
     "vit_ibot_spelling": "'VisionTransformer'",
     "mit_original_spelling": "'mit_b0'",
 }

@@ -149,6 +149,39 @@ MUTATED = {
         },
         harmless={"decode_head.0.dropout_ratio": 0.3, "decode_head.1.scale": 1},
     ),
+    "fpn_r50_512x512_160k_ade20k": Mutated(
+        small={
+            **RESNET,
+            "neck.in_channels": [16, 32, 64, 128],
+            "neck.out_channels": 64,
+            "neck.norm_cfg": None,
+            "neck.act_cfg": None,
+            "decode_head.in_channels": [64, 64, 64, 64],
+            "decode_head.channels": 64,
+        },
+        options={
+            **head_options("decode_head", 64),
+            "neck.start_level": [1],
+            "neck.end_level": [3],
+            "neck.num_outs": [3],
+            "neck.norm_cfg": [NORM, {"type": "GN", "num_groups": 32}, {"type": "LN"}],
+            "neck.act_cfg": [{"type": "ReLU"}, {"type": "Mish"}],
+            "neck.upsample_cfg": [{"mode": "bilinear"}, {"mode": "bicubic"}, {"mode": "nearest", "scale_factor": 3}],
+            "neck.conv_cfg": [{"type": "ConvWS"}],
+            "neck.no_such_option": [1],
+            "decode_head.feature_strides": [[4, 8, 16, 16], [4, 4, 8, 16], [8, 4, 16, 32], [4, 8, 16]],
+            "decode_head.align_corners": [True],
+            "decode_head.in_index": [[0, 1, 3, 2], [0, 1, 2]],
+            "decode_head.input_transform": ["resize_concat", None],
+        },
+        harmless={
+            "decode_head.dropout_ratio": 0.3,
+            "neck.num_outs": 5,  # the head does not read the fifth
+            "neck.add_extra_convs": "on_input",
+            "neck.upsample_cfg": {"mode": "nearest", "scale_factor": None},
+            "decode_head.feature_strides": [4, 8, 17, 33],
+        },
+    ),
 }
 
 
