@@ -8,6 +8,7 @@ from segzoo.backbones.internvit import InternViTBackbone, InternViTConfig
 from segzoo.backbones.mobilenetv2 import MobileNetV2Backbone, MobileNetV2Config
 from segzoo.backbones.resnet import ResNetBackbone, ResNetConfig
 from segzoo.backbones.stage_encoder import StageEncoderBackbone, StageEncoderConfig
+from segzoo.backbones.twins import TwinsBackbone, TwinsConfig
 from segzoo.backbones.uniperceiver import UniPerceiverBackbone, UniPerceiverConfig
 from segzoo.backbones.vit import ViTBackbone, ViTConfig
 from segzoo.backbones.vit_adapter import ViTAdapterBackbone, ViTAdapterConfig
@@ -29,6 +30,8 @@ __all__ = [
     "ResNetConfig",
     "StageEncoderBackbone",
     "StageEncoderConfig",
+    "TwinsBackbone",
+    "TwinsConfig",
     "UniPerceiverBackbone",
     "UniPerceiverConfig",
     "ViTBackbone",
