@@ -182,6 +182,35 @@ MUTATED = {
             "decode_head.feature_strides": [4, 8, 17, 33],
         },
     ),
+    "twins_svt-s_uperhead_8x2_512x512_160k_ade20k": Mutated(
+        small={
+            "backbone.embed_dims": [8, 8, 16, 16],
+            "backbone.num_heads": [1, 2, 2, 2],
+            "backbone.mlp_ratios": [2, 2, 2, 2],
+            "backbone.depths": [2, 1, 2, 1],
+            "backbone.windiow_sizes": [3, 3, 2, 2],
+            "decode_head.in_channels": [8, 8, 16, 16],
+            "decode_head.channels": 16,
+            "auxiliary_head": None,
+        },
+        options={
+            "backbone.type": ["PCPVT", "alt_gvt_small"],
+            "backbone.in_channels": [4],
+            "backbone.num_heads": [[2, 2, 2, 2], [1, 1, 2, 2]],
+            "backbone.patch_sizes": [[7, 3, 3, 3]],
+            "backbone.strides": [[4, 2, 2, 1]],
+            "backbone.mlp_ratios": [[2, 2, 2, 4]],
+            "backbone.out_indices": [[0, 1, 2]],
+            "backbone.qkv_bias": [False],
+            "backbone.norm_cfg": [{"type": "LN", "eps": 1e-6}, {"type": "BN"}, None],
+            "backbone.depths": [[2, 1, 2, 2], [1, 1, 2, 1]],
+            "backbone.sr_ratios": [[4, 4, 2, 1], [8, 4, 1, 1]],
+            "backbone.norm_after_stage": [False],
+            "backbone.windiow_sizes": [[2, 3, 2, 2], [3, 3, 2, 1], [3, 3, 2, 0]],
+            "backbone.no_such_option": [1],
+        },
+        harmless={"backbone.drop_path_rate": 0.3, "backbone.drop_rate": 0.1, "backbone.attn_drop_rate": 0.1},
+    ),
 }
 
 

@@ -89,13 +89,13 @@ def mmseg_keys(config: TwinsConfig) -> Iterable[KeyRule]:
 def _shared_keys(blocks: str) -> Iterable[KeyRule]:
     """Key rules that both spellings have, where the list of the stages' blocks is called ``blocks``."""
     yield KeyRule("patch_embeds.{}.norm.{}", "stages.{}.patch_norm.{}")
-    yield KeyRule("norm_list.{}.{}", "stages.{}.norm.{}")
     old, new = f"{blocks}.{{}}.{{}}", "stages.{}.blocks.{}"
     for i in (1, 2):
         yield KeyRule(f"{old}.norm{i}.{{}}", f"{new}.norm{i}.{{}}")
     yield KeyRule(f"{old}.attn.sr.{{}}", f"{new}.attention.reduction.{{}}")
     yield KeyRule(f"{old}.attn.norm.{{}}", f"{new}.attention.norm.{{}}")
     yield KeyRule(f"{old}.attn.qkv.{{}}", f"{new}.attention.qkv.{{}}")
+    yield KeyRule("norm_list.{}.{}", "stages.{}.norm.{}")  # last: our name fits those of norms of attention too
 
 
 def original_keys() -> Iterable[KeyRule]:
