@@ -24,8 +24,9 @@ from segzoo import SegZooConfig, SegZooForSemanticSegmentation
 from segzoo.auto import HEADS
 from segzoo.backbones import InternImageConfig, ResNetConfig
 from segzoo.errors import SegZooError
-from segzoo.heads import FCNHeadConfig, Mask2FormerHeadConfig, PSPHeadConfig, UPerHeadConfig
+from segzoo.heads import FCNHeadConfig, FPNHeadConfig, Mask2FormerHeadConfig, PSPHeadConfig, UPerHeadConfig
 from segzoo.losses import CrossEntropyLoss, DiceLoss, FocalLoss, LovaszLoss
+from segzoo.necks import FPNNeck, PyramidNeckConfig
 
 LABELS = 5
 FOREIGN = {
@@ -164,6 +165,16 @@ def test_all_stages_of_a_backbone_without_a_stem():
     assert backbone.stage_names == ["stage1", "stage2", "stage3", "stage4"]
     config = SegZooConfig.from_backbone(backbone)
     assert config.backbone_config.out_features == backbone.stage_names and config.neck_config is None
+
+
+def test_semantic_fpn_is_a_head_behind_a_neck():
+    config = SegZooConfig.from_backbone(FOREIGN["convnext"], FPNHeadConfig(channels=8), num_labels=LABELS)
+    model = settle(SegZooForSemanticSegmentation(config)).eval()
+    assert isinstance(model.neck, FPNNeck) and model.neck.config.in_channels == [8, 16, 16, 32]
+    assert model(torch.randn(2, 3, 64, 96)).logits.shape == (2, LABELS, 16, 24)
+    plain = SegZooConfig.from_backbone(FOREIGN["dinov2"], FPNHeadConfig(channels=8))
+    assert isinstance(plain.neck_config, PyramidNeckConfig)
+    assert SegZooConfig.from_backbone(ResNetConfig.tiny(), UPerHeadConfig()).neck_config is None
 
 
 # --- configs ---------------------------------------------------------------------------------------------------------

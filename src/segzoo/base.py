@@ -34,6 +34,7 @@ _LAYERS = frozenset(
         "depths",
         "encoder_layers",
         "extra_extractors",
+        "extra_maps",
         "modules",
         "num_convs",
         "num_hidden_layers",
@@ -45,7 +46,7 @@ _LAYERS = frozenset(
 )
 # Fields that may be below 1: positions, and sizes that 0 turns off or that have a check of their own.
 _HAVE_NO_LEAST = frozenset(
-    {"in_index", "interaction_layers", "post_norm_blocks", "windows", "window_size", "window_stride"}
+    {"first_map", "in_index", "interaction_layers", "post_norm_blocks", "windows", "window_size", "window_stride"}
 )
 # Keys with an entry for each class.
 _OF_CLASSES = frozenset({"id2label", "label2id", "palette"})

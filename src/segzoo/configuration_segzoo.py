@@ -11,10 +11,10 @@ from segzoo.backbones.internvit import InternViTConfig
 from segzoo.base import Ints, SegZooBaseConfig, check_depth
 from segzoo.compat import SubConfigSpec
 from segzoo.errors import SegZooError
-from segzoo.heads import FCNHeadConfig, HeadConfig, UPerHeadConfig
+from segzoo.heads import FCNHeadConfig, FPNHeadConfig, HeadConfig, UPerHeadConfig
 from segzoo.hub import AUTO_MAP, WritesShim
 from segzoo.losses import CrossEntropyLoss, build_loss
-from segzoo.necks import NeckConfig, PyramidNeckConfig
+from segzoo.necks import FPNNeckConfig, NeckConfig, PyramidNeckConfig
 
 
 @strict
@@ -172,7 +172,8 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
         The model reads the maps that the config of a segzoo backbone names. Other backbones return only their last map
         unless maps are chosen; of these all stages are read, or four evenly spaced layers of a plain ViT (its last one
         if it has fewer than four). A ``PyramidNeck`` turns the maps of a plain ViT into a pyramid, unless class tokens
-        are among them. Set the backbone's ``out_features`` or ``out_indices`` beforehand to choose other maps.
+        are among them; behind another backbone an ``FPNHead`` gets an ``FPNNeck`` in front of it. Set the backbone's
+        ``out_features`` or ``out_indices`` beforehand to choose other maps.
 
         Args:
             backbone_config: config of any backbone, which is copied.
@@ -189,9 +190,13 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
             _choose_maps(backbone_config)
         chosen = backbone_config.out_features if named else []
         pyramid = named and is_plain_vit(backbone_config) and not any(map(is_token, chosen))
-        neck = PyramidNeckConfig()
-        if isinstance(backbone_config, InternViTConfig):
-            neck = PyramidNeckConfig(norm="layer_norm", norm_eps=1e-6)  # as its published models have it
+        neck: NeckConfig | None = None
+        if pyramid:
+            neck = PyramidNeckConfig()
+            if isinstance(backbone_config, InternViTConfig):
+                neck = PyramidNeckConfig(norm="layer_norm", norm_eps=1e-6)  # as its published models have it
+        elif isinstance(head_config, FPNHeadConfig) and not any(map(is_token, chosen)):
+            neck = FPNNeckConfig()
         heads = []
         if auxiliary:
             index = [-2] if pyramid or not named else [_last_but_one(chosen)]
@@ -199,7 +204,7 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
             heads.append(FCNHeadConfig(in_index=index, channels=auxiliary_channels, **options))
         return cls(
             backbone_config=backbone_config,
-            neck_config=neck if pyramid else None,
+            neck_config=neck,
             decode_head_configs=[UPerHeadConfig() if head_config is None else head_config],
             auxiliary_head_configs=heads,
             **kwargs,

@@ -16,7 +16,6 @@ CASES = {
 # What should convert and does not yet, with what its refusal names.
 MISSING = {
     "vit_multilevel_neck": "'VisionTransformer'",
-    "fpn_semantic": "'FPN'",
     "vit_ibot_spelling": "'VisionTransformer'",
 }
 

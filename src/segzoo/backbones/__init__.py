@@ -11,6 +11,7 @@ from segzoo.backbones.mobilenetv2 import MobileNetV2Backbone, MobileNetV2Config
 from segzoo.backbones.resnet import ResNetBackbone, ResNetConfig
 from segzoo.backbones.stage_encoder import StageEncoderBackbone, StageEncoderConfig
 from segzoo.backbones.swin import SwinBackbone, SwinConfig
+from segzoo.backbones.twins import TwinsBackbone, TwinsConfig
 from segzoo.backbones.uniperceiver import UniPerceiverBackbone, UniPerceiverConfig
 from segzoo.backbones.vit import ViTBackbone, ViTConfig
 from segzoo.backbones.vit_adapter import ViTAdapterBackbone, ViTAdapterConfig
@@ -38,6 +39,8 @@ __all__ = [
     "StageEncoderConfig",
     "SwinBackbone",
     "SwinConfig",
+    "TwinsBackbone",
+    "TwinsConfig",
     "UniPerceiverBackbone",
     "UniPerceiverConfig",
     "ViTBackbone",

@@ -3,6 +3,7 @@
 from segzoo.heads.aspp import ASPPHead, ASPPHeadConfig
 from segzoo.heads.base import Head, HeadConfig, HeadOutput, OneMapHeadConfig
 from segzoo.heads.fcn import FCNHead, FCNHeadConfig
+from segzoo.heads.fpn import FPNHead, FPNHeadConfig
 from segzoo.heads.mask2former import Mask2FormerHead, Mask2FormerHeadConfig, Mask2FormerHeadOutput
 from segzoo.heads.ocr import OCRHead, OCRHeadConfig
 from segzoo.heads.psp import PSPHead, PSPHeadConfig
@@ -15,6 +16,8 @@ __all__ = [
     "ASPPHeadConfig",
     "FCNHead",
     "FCNHeadConfig",
+    "FPNHead",
+    "FPNHeadConfig",
     "Head",
     "HeadConfig",
     "HeadOutput",

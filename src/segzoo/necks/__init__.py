@@ -1,6 +1,7 @@
 """Necks: feature maps in, feature maps out. Each neck has a file; importing this package registers all of them."""
 
 from segzoo.necks.base import Neck, NeckConfig
+from segzoo.necks.fpn import FPNNeck, FPNNeckConfig
 from segzoo.necks.pyramid import PyramidNeck, PyramidNeckConfig
 
-__all__ = ["Neck", "NeckConfig", "PyramidNeck", "PyramidNeckConfig"]
+__all__ = ["FPNNeck", "FPNNeckConfig", "Neck", "NeckConfig", "PyramidNeck", "PyramidNeckConfig"]
