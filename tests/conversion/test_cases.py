@@ -16,9 +16,7 @@ CASES = {
 # What should convert and does not yet, with what its refusal names.
 MISSING = {
     "swin_mmseg_uper": "'SwinTransformer'",
-    "vit_multilevel_neck": "'VisionTransformer'",
     "fpn_semantic": "'FPN'",
-    "vit_ibot_spelling": "'VisionTransformer'",
     "mit_original_spelling": "'mit_b0'",
 }
 

@@ -316,8 +316,8 @@ def test_the_light_adapter_has_one_interaction_without_feed_forward_parts():
     ("changes", "words"),
     [
         ({"model__neck": {"type": "Feature2Pyramid", "embed_dim": WIDTH}}, "Feature2Pyramid after BEiT"),
-        ({"model__backbone__use_abs_pos_emb": True}, "use_abs_pos_emb"),
-        ({"model__backbone__use_rel_pos_bias": False}, "use_rel_pos_bias"),
+        ({"model__backbone": {"type": "BEiTAdapter", "use_abs_pos_emb": True} | ADAPTER}, "use_abs_pos_emb"),
+        ({"model__backbone": {"type": "BEiTAdapter", "use_rel_pos_bias": False} | ADAPTER}, "use_rel_pos_bias"),
         ({"model__backbone__use_shared_rel_pos_bias": True}, "use_shared_rel_pos_bias=True"),
         ({"model__backbone__patch_size": 14}, "patches of another size"),
         ({"model__backbone__out_indices": [0, 1, 2, 3, 3, 4]}, "more than four maps"),

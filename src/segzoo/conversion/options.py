@@ -19,6 +19,7 @@ MAX_ENTRIES = 70_000
 
 _REQUIRED = object()
 _BATCH_NORM = {"type": "BN"}
+_LAYER_NORM = {"type": "LN"}
 # Keys of `segzoo.layers.conv.NORMS` and `ACTIVATIONS` by original type.
 _NORMS = {
     **dict.fromkeys(("BN", "SyncBN", "BN2d", "MMSyncBN", "NaiveSyncBN"), "batch_norm"),
@@ -192,13 +193,13 @@ class Options:
             raise self.error(f"a network without normalisation ({name}=None) is not supported here")
         return fields["norm_eps"]
 
-    def layer_norm_eps(self, name: str = "norm_cfg") -> float:
-        """Takes a norm config that must be a layer norm, which it is by default, and returns its eps.
+    def layer_norm_eps(self, name: str = "norm_cfg", default: Mapping[str, Any] = _LAYER_NORM) -> float:
+        """Takes a norm config that must be a layer norm, and returns its eps; the arguments are those of `norm`.
 
         Raises:
             ConversionError: there is no norm, it is not a layer norm, or it has an unknown option.
         """
-        fields = self._norm(name, {"type": "LN"}, {"LN": "layer_norm"})
+        fields = self._norm(name, default, {"LN": "layer_norm"})
         if fields["norm"] is None:
             raise self.error(f"a network without normalisation ({name}=None) is not supported here")
         return fields["norm_eps"]

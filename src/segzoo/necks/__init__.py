@@ -1,6 +1,7 @@
 """Necks: feature maps in, feature maps out. Each neck has a file; importing this package registers all of them."""
 
 from segzoo.necks.base import Neck, NeckConfig
+from segzoo.necks.multilevel import MultiLevelNeck, MultiLevelNeckConfig
 from segzoo.necks.pyramid import PyramidNeck, PyramidNeckConfig
 
-__all__ = ["Neck", "NeckConfig", "PyramidNeck", "PyramidNeckConfig"]
+__all__ = ["MultiLevelNeck", "MultiLevelNeckConfig", "Neck", "NeckConfig", "PyramidNeck", "PyramidNeckConfig"]
