@@ -32,8 +32,9 @@ from segzoo.layers.vit import Attention
 VARIANTS = {
     "beit-b": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "layer_scale": 0.1},
     "beit-l": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "layer_scale": 1e-5},
-    "mae-b": {"layer_scale": 1.0, "key_bias": True, "absolute_positions": True},
 }
+_MAE = {"layer_scale": 1.0, "key_bias": True, "absolute_positions": True}
+VARIANTS |= {f"mae-{size}": VARIANTS[f"beit-{size}"] | _MAE for size in "bl"}
 
 
 @strict

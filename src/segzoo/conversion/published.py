@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from segzoo.backbones import BeitConfig, ViTAdapterBackbone
+from segzoo.backbones import BeitConfig, ViTAdapterBackbone, ViTConfig
 from segzoo.backbones.beit import resize_bias_table
 from segzoo.conversion.pretrained import find_kind
 from segzoo.errors import SegZooError, first_line
@@ -117,7 +117,9 @@ def fill_backbone(backbone: PreTrainedModel, state: Mapping[str, Tensor], source
         if name.endswith(_TABLE) and isinstance(found.config, BeitConfig):
             tensor = resize_bias_table(tensor, found.config.grid, target.config.grid)
         fitting[name] = _for_channels(tensor, own[name])
-    strange += [name for name in own if name not in fitting and not name.endswith(_MAY_BE_MISSING)]
+    # A fine-tuned MAE has tables, which begin at zero; its pre-training is a ViT's.
+    missing = (*_MAY_BE_MISSING, _TABLE) if isinstance(found.config, ViTConfig) else _MAY_BE_MISSING
+    strange += [name for name in own if name not in fitting and not name.endswith(missing)]
     strange += [name for name, tensor in fitting.items() if tensor.shape != own[name].shape]
     if strange:
         raise SegZooError(
