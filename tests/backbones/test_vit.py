@@ -318,7 +318,7 @@ def test_a_norm_before_the_blocks_and_patches_without_bias():
 
 
 def mae(**options) -> BeitBackbone:
-    config = fixed(absolute_positions=True, key_bias=True, **options)
+    config = fixed(absolute_positions=True, key_bias=True, drop_path_rate=0.0, **options)
     model = filled(config)
     torch.nn.init.normal_(model.position_embeddings, generator=torch.Generator().manual_seed(3))
     return model.eval()
