@@ -87,9 +87,8 @@ PLAIN_VIT = {
     "auxiliary_head": None,
 }
 PLAIN_VIT_OPTIONS = {
-    "backbone.embed_dims": [16],
     "backbone.num_layers": [5],
-    "backbone.num_heads": [4],
+    "backbone.num_heads": [4, 3],
     "backbone.mlp_ratio": [2],
     "backbone.patch_size": [8],
     "backbone.in_channels": [4],
