@@ -135,7 +135,8 @@ def _embedding_keys(config: ViTConfig) -> Iterable[KeyRule]:
     yield KeyRule("layers.{}.ffn.layers.1.{}", "layers.{}.mlp.fc2.{}")
 
 
-def _mmseg_keys(config: ViTConfig) -> Iterable[KeyRule]:
+def mmseg_keys(config: ViTConfig) -> Iterable[KeyRule]:
+    """The key rules of mmsegmentation's ViT, whose attention is PyTorch's."""
     yield from _embedding_keys(config)
     attention = "layers.{}.attn.attn"
     for part in ("weight", "bias"):
@@ -143,7 +144,8 @@ def _mmseg_keys(config: ViTConfig) -> Iterable[KeyRule]:
     yield KeyRule(f"{attention}.out_proj.{{}}", "layers.{}.attention.proj.{}")
 
 
-def _mmpretrain_keys(config: ViTConfig) -> Iterable[KeyRule]:
+def mmpretrain_keys(config: ViTConfig) -> Iterable[KeyRule]:
+    """The key rules of mmpretrain's ViT, which may have learned scales."""
     yield from _embedding_keys(config)
     yield KeyRule("layers.{}.attn.gamma1.weight", "layers.{}.scale1")
     yield KeyRule("layers.{}.ffn.gamma2.weight", "layers.{}.scale2")
@@ -154,7 +156,7 @@ MMSEG_VIT = register(
     BackboneRule(
         types=("VisionTransformer",),
         translate=_translate_mmseg,
-        keys=_mmseg_keys,
+        keys=mmseg_keys,
         told_by=("embed_dims", "num_layers", "num_fcs", "patch_norm", "patch_pad", "out_origin", "norm_eval"),
     )
 )
@@ -162,7 +164,7 @@ MMPRETRAIN_VIT = register(
     BackboneRule(
         types=("VisionTransformer",),
         translate=_translate_mmpretrain,
-        keys=_mmpretrain_keys,
+        keys=mmpretrain_keys,
         told_by=("arch", "out_type", "layer_scale_init_value", "patch_cfg", "layer_cfgs"),
     )
 )
