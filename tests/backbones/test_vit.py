@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+import transformers
+from support.contract import assert_close, settle
+from torch.nn import functional as F
 from transformers import AutoModelForSemanticSegmentation, pipeline
 
 from segzoo import (
@@ -20,6 +23,7 @@ from segzoo.backbones import (
     vit,
 )
 from segzoo.backbones.beit import geometric_places, position_bias, resize_bias_table
+from segzoo.compat import VIT_BLOCKS
 from segzoo.errors import SegZooError
 from segzoo.heads import FCNHeadConfig, UPerHeadConfig
 from segzoo.layers.vit import from_windows, into_windows
@@ -47,6 +51,8 @@ def test_published_sizes_of_beit(name):
         12 * width**2 + 12 * width + 2 * width + table
     )  # as a ViT's without the bias on keys; two scales, one table
     embeddings = (3 * 16 * 16 + 1) * width + width
+    if name.startswith("mae"):
+        block, embeddings = block + width, embeddings + 197 * width  # the bias on keys, absolute positions
     assert sum(p.numel() for p in model.parameters()) == embeddings + config.num_hidden_layers * block
 
 
@@ -271,3 +277,135 @@ def test_attention_weights_need_attention_that_gives_them():
         model(torch.randn(1, 3, 64, 64), output_attentions=True)
     convolutional = SegZooForSemanticSegmentation(SegZooConfig.tiny()).eval()
     assert convolutional(torch.randn(1, 3, 64, 64), output_attentions=True).attentions is None
+
+
+def test_the_last_map_alone_is_normed_where_that_is_asked():
+    options = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64}
+    options["out_features"] = ["stage1", "stage2", "token1", "token2"]
+    raw = ViTBackbone(ViTConfig(**options)).eval()
+    normed = ViTBackbone(ViTConfig(**options, final_norm=True, normed_maps="last")).eval()
+    normed.load_state_dict(raw.state_dict(), strict=False)
+    torch.nn.init.normal_(normed.norm.weight)
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        for name, a, b in zip(raw.out_features, raw(x).feature_maps, normed(x).feature_maps, strict=True):
+            wanted = normed.norm(a.movedim(1, -1)).movedim(-1, 1) if name.endswith("2") else a
+            assert torch.allclose(b, wanted, atol=1e-6)
+
+
+def test_positions_of_oblong_images_and_how_they_are_resized():
+    model = ViTBackbone(
+        ViTConfig(**ViTConfig.tiny().to_dict() | {"image_size": [64, 96], "interpolation": "bilinear"})
+    )
+    x, old = torch.randn(1, 3, 80, 70), model.position_embeddings.detach().clone()
+    assert old.shape == (1, 25, 16)
+    new = F.interpolate(old[:, 1:].transpose(1, 2).reshape(1, 16, 4, 6), (5, 5), mode="bilinear").flatten(2)
+    with torch.no_grad():
+        before = model.eval()(x).feature_maps[-1]
+        model.resize_image(80)
+        assert torch.equal(model.position_embeddings[:, 1:], new.transpose(1, 2)) and model.config.grid == (5, 5)
+        assert torch.equal(model.position_embeddings[:, :1], old[:, :1])
+        assert torch.allclose(model(x).feature_maps[-1], before, atol=1e-6)
+
+
+def test_a_norm_before_the_blocks_and_patches_without_bias():
+    options = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 64}
+    model = ViTBackbone(ViTConfig(**options, pre_norm=True, patch_bias=False, out_features=["stem"]))
+    torch.nn.init.constant_(model.pre_norm.bias, 3.0)
+    assert model.patch_embedding.bias is None
+    (stem,) = model(torch.randn(1, 3, 64, 64)).feature_maps
+    torch.testing.assert_close(stem.mean(dim=1), torch.full((1, 4, 4), 3.0))
+
+
+def mae(**options) -> BeitBackbone:
+    config = fixed(absolute_positions=True, key_bias=True, drop_path_rate=0.0, **options)
+    model = filled(config)
+    torch.nn.init.normal_(model.position_embeddings, generator=torch.Generator().manual_seed(3))
+    return model.eval()
+
+
+def test_absolute_positions_of_a_fixed_size():
+    model = mae()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        patches = model.patch_embedding(x).flatten(2).transpose(1, 2)
+        wanted = torch.cat([model.class_token, patches], dim=1) + model.position_embeddings
+        assert torch.equal(model.embed(x)[0], wanted)
+        part = model.embed(x[..., :32, :48])[0]
+    rows = [0] + [1 + 4 * y + x for y in range(2) for x in range(3)]
+    assert torch.equal(part, wanted[:, rows]), "a smaller image reads the first rows and columns"
+    assert model.layers[0].attention.qkv.bias is not None and model.layers[0].attention.q_bias is None
+
+
+def test_a_new_mae_is_fitted_to_its_crops():
+    model, each = mae(), mae(resize_tables=True)
+    each.load_state_dict(model.state_dict())
+    model.fit_images((90, 80))  # up to whole patches
+    each.fit_images((90, 80))
+    assert model.config.image_size == [96, 80] and each.config.image_size == 64
+    x = torch.randn(1, 3, 96, 80)
+    with torch.no_grad():
+        assert torch.allclose(model.train()(x).feature_maps[-1], each(x).feature_maps[-1], atol=1e-5)
+
+
+def test_without_any_positions_every_size_fits():
+    model = BeitBackbone(fixed(relative_positions=False))
+    assert model.train()(torch.randn(1, 3, 32, 80)).feature_maps[0].shape[2:] == (2, 5)
+    with pytest.raises(SegZooError, match="key_bias=True needs qkv_bias=True"):
+        fixed(qkv_bias=False, key_bias=True)
+
+
+# Where transformers' plain ViTs have what ours has: {our name inside a block: theirs}.
+IN_BLOCKS = {
+    "norm1": "layernorm_before", "norm2": "layernorm_after", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2",
+    "attention.proj": "attention.o_proj",
+}  # fmt: skip
+
+
+def ours_from(theirs, model, prefix=""):
+    """The state dict of our model with the weights of a model of transformers."""
+    theirs = {name.removeprefix(prefix): value for name, value in theirs.state_dict().items()}
+    state = {"class_token": theirs["embeddings.cls_token"]}
+    for part in ("weight", "bias"):
+        state[f"patch_embedding.{part}"] = theirs[f"embeddings.patch_embeddings.projection.{part}"]
+    if "embeddings.position_embeddings" in theirs:
+        state["position_embeddings"] = theirs["embeddings.position_embeddings"]
+    for i in range(len(model.layers)):
+        block = f"layers.{i}"
+        for new, old in IN_BLOCKS.items():
+            for part in ("weight", "bias"):
+                state[f"{block}.{new}.{part}"] = theirs[f"{block}.{old}.{part}"]
+        weights = [theirs[f"{block}.attention.{part}_proj.weight"] for part in "qkv"]
+        state[f"{block}.attention.qkv.weight"] = torch.cat(weights)
+        biases = {part: theirs.get(f"{block}.attention.{part}_proj.bias") for part in "qkv"}
+        if biases["k"] is None:  # BEiT
+            state |= {f"{block}.attention.{part}_bias": biases[part] for part in "qv"}
+            state |= {f"{block}.scale{j}": theirs[f"{block}.lambda_{j}"] for j in (1, 2)}
+            table = f"{block}.relative_position_bias.relative_position_bias_table"
+            state[f"{block}.attention.relative_position_bias_table"] = theirs[table]
+        else:
+            state[f"{block}.attention.qkv.bias"] = torch.cat(list(biases.values()))
+    return state
+
+
+@pytest.mark.skipif(VIT_BLOCKS != "layers", reason="names of transformers before 5.9")
+def test_the_maps_are_those_of_transformers():
+    sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 64}
+    x = torch.randn(2, 3, 64, 64)
+    theirs = transformers.ViTConfig(**sizes, intermediate_size=64, layer_norm_eps=1e-6)
+    theirs = settle(transformers.ViTModel(theirs, add_pooling_layer=False)).eval()
+    model = ViTBackbone(ViTConfig(**sizes, mlp_ratio=2.0)).eval()
+    model.load_state_dict(ours_from(theirs, model))
+    with torch.no_grad():
+        states = theirs(x, output_hidden_states=True).hidden_states
+        for found, tokens in zip(model(x).feature_maps, states[1:], strict=True):
+            assert_close(found, tokens[:, 1:].transpose(1, 2).unflatten(2, (4, 4)))
+
+    options = {"use_relative_position_bias": True, "layer_scale_init_value": 0.5, "out_indices": [1, 2, 3, 4]}
+    theirs = transformers.BeitConfig(**sizes, intermediate_size=64, layer_norm_eps=1e-6, **options)
+    theirs = settle(transformers.BeitBackbone(theirs)).eval()
+    model = BeitBackbone(BeitConfig(**sizes, mlp_ratio=2.0)).eval()
+    model.load_state_dict(ours_from(theirs, model, "beit."))
+    with torch.no_grad():
+        for found, wanted in zip(model(x).feature_maps, theirs(x).feature_maps, strict=True):
+            assert_close(found, wanted)

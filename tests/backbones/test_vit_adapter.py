@@ -15,7 +15,8 @@ from transformers import AutoConfig, AutoModel
 from segzoo import AutoBackbone, SegZooConfig, SegZooForSemanticSegmentation
 from segzoo.backbones import BeitConfig, UniPerceiverConfig, ViTAdapterBackbone, ViTAdapterConfig, ViTConfig
 from segzoo.backbones.beit import BeitAttention, resize_bias_table
-from segzoo.backbones.vit import ViTBackbone, resize_positions
+from segzoo.backbones.plain_vit import resize_positions
+from segzoo.backbones.vit import ViTBackbone
 from segzoo.backbones.vit_adapter import VARIANTS, Extractor, Injector, SpatialPrior
 from segzoo.conversion.rules.vit_adapter import VIT_ADAPTER
 from segzoo.errors import SegZooError
@@ -114,12 +115,12 @@ def test_reference_points():
 def test_positions_are_resized_as_in_the_original():
     case = "pos_embed.14x14_to_8x10"
     positions = TENSORS[f"{case}.in.pos"].double().requires_grad_()
-    output = resize_positions(positions, (8, 10))
+    output = resize_positions(positions, (14, 14), (8, 10))
     output.backward(TENSORS[f"{case}.gradout0"].double())
     assert torch.allclose(output.reshape(-1)[::OUTPUT_STEP], TENSORS[f"{case}.out0"], rtol=1e-12)
     gradient = positions.grad.reshape(-1)[::GRADIENT_STEP]
     assert torch.allclose(gradient, TENSORS[f"{case}.gradin.pos"], rtol=1e-9, atol=1e-12)
-    assert resize_positions(positions, (14, 14)) is positions
+    assert resize_positions(positions, (14, 14), (14, 14)) is positions
 
 
 @pytest.mark.parametrize("size", [79, 111])

@@ -13,17 +13,12 @@ from segzoo.conversion.translate import translate_config
 CASES = {
     case["name"]: case for case in map(json.loads, Path(__file__).with_name("cases.jsonl").open(encoding="utf-8"))
 }
-# What should convert and does not yet, with what its refusal names.
-MISSING = {
-    "vit_multilevel_neck": "'VisionTransformer'",
-    "vit_ibot_spelling": "'VisionTransformer'",
-}
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_case(name):
     case = CASES[name]
-    named = MISSING.get(name) or case["expected"].removeprefix("refused naming ")
+    named = case["expected"].removeprefix("refused naming ")
     if named == "converts":
         translation = translate_config(read_config_text(case["config"], filename=name))
         model = build_without_weights(translation.config)
@@ -32,7 +27,3 @@ def test_case(name):
     with pytest.raises(ConversionError) as caught:
         translate_config(read_config_text(case["config"], filename=name))
     assert named in str(caught.value)
-
-
-def test_what_is_missing_should_convert():
-    assert all(CASES[name]["expected"] == "converts" for name in MISSING)

@@ -76,6 +76,30 @@ class Mutated:
     harmless: dict[str, Any] = field(default_factory=dict)
 
 
+PLAIN_VIT = {
+    "backbone.embed_dims": 8,
+    "backbone.num_layers": 4,
+    "backbone.num_heads": 2,
+    "backbone.out_indices": [0, 1, 2, 3],
+    "backbone.img_size": [64, 80],
+    "decode_head.in_channels": [8] * 4,
+    "decode_head.channels": 64,
+    "auxiliary_head": None,
+}
+PLAIN_VIT_OPTIONS = {
+    "backbone.num_layers": [5],
+    "backbone.num_heads": [4, 3],
+    "backbone.mlp_ratio": [2],
+    "backbone.patch_size": [8],
+    "backbone.in_channels": [4],
+    "backbone.out_indices": [[0, 1, 2, 2], -1],
+    "backbone.norm_cfg": [{"type": "LN", "eps": 1e-2}, {"type": "BN"}, None],
+    "backbone.act_cfg": [{"type": "ReLU"}, {"type": "GELU", "approximate": "tanh"}],
+    "backbone.num_fcs": [3],
+    "backbone.patch_norm": [True],
+    "backbone.no_such_option": [1],
+}
+
 MUTATED = {
     "segformer_mit-b0_512x512_160k_ade20k": Mutated(
         small={
@@ -177,6 +201,44 @@ MUTATED = {
             "backbone.frozen_stages": 2,
             "backbone.with_cp": True,
         },
+    ),
+    "upernet_vit-b16_ln_mln_512x512_160k_ade20k": Mutated(
+        small={**PLAIN_VIT, "backbone.img_size": [32, 80], "neck.in_channels": [8] * 4, "neck.out_channels": 8},
+        options={
+            **PLAIN_VIT_OPTIONS,
+            "backbone.img_size": [[80, 32], 64],
+            "backbone.qkv_bias": [False],
+            "backbone.with_cls_token": [False],
+            "backbone.final_norm": [False],
+            "backbone.interpolate_mode": ["bilinear", "nearest"],
+            "backbone.pre_norm": [True],
+            "backbone.patch_bias": [False],
+            "backbone.patch_pad": [0, "same"],
+            "backbone.out_origin": [True],
+            "backbone.arch": ["deit-t"],
+            "neck.out_channels": [16],
+            "neck.scales": [[4, 2, 1], [4, 2, 1, 1], [0.5, 1, 2, 4], [4, 2, 0, 1]],
+            "neck.norm_cfg": [NORM, {"type": "IN"}],
+            "neck.act_cfg": [{"type": "ReLU"}, {"type": "Mish"}],
+            "neck.no_such_option": [1],
+            "neck.type": ["Feature2Pyramid"],
+        },
+        harmless={"backbone.drop_path_rate": 0.3, "backbone.norm_eval": True, "neck.act_cfg": None},
+    ),
+    "upernet_mae-base_fp16_8x2_512x512_160k_ade20k": Mutated(
+        small={**PLAIN_VIT, "neck.embed_dim": 8},
+        options={
+            **PLAIN_VIT_OPTIONS,
+            "backbone.img_size": [[80, 64], 64],
+            "backbone.type": ["BEiT", "VisionTransformer"],
+            "backbone.qv_bias": [False],
+            "backbone.final_norm": [True],
+            "backbone.with_cls_token": [False],
+            "backbone.output_cls_token": [True],
+            "neck.rescales": [[2, 1, 0.5, 0.25], [4, 2, 1]],
+            "neck.norm_cfg": [{**NORM, "eps": 1e-2}],
+        },
+        harmless={"backbone.drop_path_rate": 0.3, "backbone.init_values": 0.5},
     ),
     "deeplabv3_r50-d8_512x512_160k_ade20k": Mutated(
         small={

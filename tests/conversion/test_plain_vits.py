@@ -9,9 +9,10 @@ from torch.nn import functional as F
 from segzoo import SegZooForSemanticSegmentation
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.keys import Context, find_rule
+from segzoo.conversion.original_config import OriginalConfig
 from segzoo.conversion.translate import translate_config
 from segzoo.conversion.weights import match_weights, original_state_dict
-from segzoo.layers import resize
+from segzoo.layers import resize, to_map
 
 DEPTH, WIDTH, HIDDEN, HEADS, PATCH = 4, 32, 64, 2, 16
 GRID = (2, 3)
@@ -185,19 +186,171 @@ def test_beit_rescales_its_maps_inside(kind):
 @torch.no_grad()
 def test_beit_of_mmsegmentation_is_the_same_network():
     state, model = loaded(config({"type": "BEiT"} | BEIT), timm_blocks(beit=True) | fpn())
-    names = {
-        "backbone.fpn1.": "neck.upsample_4x.", "backbone.fpn2.": "neck.upsample_2x.", ".blocks.": ".layers.",
-        ".norm1.": ".ln1.", ".norm2.": ".ln2.", ".mlp.fc1.": ".ffn.layers.0.0.", ".mlp.fc2.": ".ffn.layers.1.",
-        "patch_embed.proj.": "patch_embed.projection.",
-    }  # fmt: skip
-    renamed = {}
+    other = load(config(MMSEG_BEIT, model__neck=NECK), renamed(state))
+    assert torch.equal(model(PIXELS).logits, other(PIXELS).logits)
+
+
+MMSEG_NAMES = {
+    "backbone.fpn1.": "neck.upsample_4x.", "backbone.fpn2.": "neck.upsample_2x.", ".blocks.": ".layers.",
+    ".norm1.": ".ln1.", ".norm2.": ".ln2.", ".mlp.fc1.": ".ffn.layers.0.0.", ".mlp.fc2.": ".ffn.layers.1.",
+    "patch_embed.proj.": "patch_embed.projection.",
+}  # fmt: skip
+NECK = {"type": "Feature2Pyramid", "embed_dim": WIDTH, "rescales": [4, 2, 1, 0.5]}
+
+
+def renamed(state, names=MMSEG_NAMES):
+    """The same tensors with parts of their names replaced."""
+    found = {}
     for key, value in state.items():
         for old, new in names.items():
             key = key.replace(old, new)
-        renamed[key] = value
-    neck = {"type": "Feature2Pyramid", "embed_dim": WIDTH, "rescales": [4, 2, 1, 0.5]}
-    other = load(config(MMSEG_BEIT, model__neck=neck), renamed)
+        found[key] = value
+    return found
+
+
+def mae_blocks():
+    shapes = {key: shape for key, shape in timm_blocks(beit=True).items() if not key.endswith(("q_bias", "v_bias"))}
+    biases = {f"blocks.{i}.attn.qkv.bias": (3 * WIDTH,) for i in range(DEPTH)}
+    return shapes | biases | {"pos_embed": (1, 1 + GRID[0] * GRID[1], WIDTH)}
+
+
+@torch.no_grad()
+def test_mae_of_its_authors_and_of_mmsegmentation_are_one_network():
+    original = {"type": "MAE"} | BEIT | {"use_abs_pos_emb": True}
+    state, model = loaded(config(original), mae_blocks() | fpn())
+    backbone = model.config.backbone_config
+    assert backbone.absolute_positions and backbone.relative_positions and backbone.key_bias
+    mmseg = MMSEG_BEIT | {"type": "MAE"}
+    other = load(config(mmseg, model__neck=NECK), renamed(state))
     assert torch.equal(model(PIXELS).logits, other(PIXELS).logits)
+    positions = model.backbone.position_embeddings
+    assert torch.equal(positions.float(), state["backbone.pos_embed"])
+
+
+def test_cae_has_the_biases_of_beit():
+    shapes = timm_blocks(beit=True) | fpn() | {"pos_embed": (1, 1 + GRID[0] * GRID[1], WIDTH)}
+    _, model = loaded(config({"type": "CAE"} | BEIT | {"use_abs_pos_emb": True}), shapes)
+    assert not model.config.backbone_config.key_bias and model.config.backbone_config.absolute_positions
+    shapes = {key: shape for key, shape in shapes.items() if "relative" not in key}
+    _, model = loaded(config({"type": "BEiT"} | BEIT | {"use_abs_pos_emb": True, "use_rel_pos_bias": False}), shapes)
+    assert not model.config.backbone_config.relative_positions
+
+
+IBOT = SIZES | {"type": "VisionTransformer", "img_size": [32], "qkv_bias": True, "out_indices": [0, 1, 2, 3]}
+
+
+@torch.no_grad()
+def test_ibot_shifts_its_positions_and_cuts_partial_patches():
+    shapes = {key: shape for key, shape in timm_blocks(beit=False).items() if "gamma" not in key}
+    shapes["cls_token"] = (1, 1, WIDTH)
+    state, model = loaded(config(IBOT | {"out_with_norm": True}), shapes | fpn() | norm("norm"))
+    pixels = F.pad(PIXELS, (0, 9, 0, 15))  # 47 x 57: 2 x 3 patches, the rest is not read
+    found = model.backbone(pixels).feature_maps
+    for x, wanted in zip(found, model.backbone(pixels[..., :32, :48]).feature_maps, strict=True):
+        assert torch.equal(x, wanted) and x.shape[2:] == GRID
+    positions = state["backbone.pos_embed"].double()[:, 1:].transpose(1, 2).reshape(1, WIDTH, 2, 2)
+    places = F.interpolate(positions, scale_factor=(2.1 / 2, 3.1 / 2), mode="bicubic").flatten(2).transpose(1, 2)
+    patches = F.conv2d(PIXELS, *tensors(state, "patch_embed.proj")[0], stride=PATCH).flatten(2).transpose(1, 2)
+    close(model.backbone.embed(PIXELS)[0][:, 1:], patches + places)
+    raw = [to_map(x[:, 1:], GRID) for x in _tokens(model.backbone)]
+    weight, bias = tensors(state, "norm")[0]
+    for x, wanted in zip(found, raw, strict=True):
+        close(x, F.layer_norm(wanted.movedim(1, -1), (WIDTH,), weight, bias, 1e-6).movedim(-1, 1))
+    assert [x.shape[2:] for x in model.forward_maps(PIXELS)[0]] == [(8, 12), (4, 6), (2, 3), (1, 1)]
+
+
+def _tokens(backbone):
+    tokens, grid = backbone.embed(PIXELS)
+    for layer_of in backbone.layers:
+        tokens = layer_of(tokens, grid)
+        yield tokens
+
+
+def test_ibot_without_its_pyramid():
+    shapes = {key: shape for key, shape in timm_blocks(beit=False).items() if "gamma" not in key}
+    shapes["cls_token"] = (1, 1, WIDTH)
+    _, model = loaded(config(IBOT | {"with_fpn": False}), shapes)
+    assert model.config.neck_config is None and not model.config.backbone_config.final_norm
+
+
+MMPRETRAIN = {
+    "type": "mmpretrain.VisionTransformer",
+    "arch": {"embed_dims": WIDTH, "num_layers": DEPTH, "num_heads": HEADS, "feedforward_channels": HIDDEN},
+    "img_size": (32, 48),
+    "out_type": "featmap",
+    "layer_scale_init_value": 0.1,
+    "out_indices": (0, 1, 2, -1),
+}
+MMSEG_VIT = {key: value for key, value in MMSEG_BEIT.items() if key != "init_values"} | {
+    "type": "VisionTransformer",
+    "final_norm": True,
+}
+
+
+@torch.no_grad()
+def test_mmpretrains_vit_is_mmsegmentations_with_scales():
+    shapes = timm_blocks(beit=False) | norm("ln1") | {"cls_token": (1, 1, WIDTH), "pos_embed": (1, 7, WIDTH)}
+    state = {f"backbone.{name}": synthesis.tensor(name, shape) for name, shape in shapes.items()}
+    state = renamed(state, MMSEG_NAMES | {"gamma1": "attn.gamma1.weight", "gamma2": "ffn.gamma2.weight"})
+    heads = tiny.state_dict(config(MMPRETRAIN))
+    state |= {key: value for key, value in heads.items() if key.startswith("decode_head.")}
+    model = load(config(MMPRETRAIN), state)
+    backbone = model.config.backbone_config
+    assert (backbone.norm_eps, backbone.normed_maps, backbone.out_features[-1]) == (1e-6, "last", "stage4")
+    names = {".attn.qkv.": ".attn.attn.in_proj_", ".attn.proj.": ".attn.attn.out_proj."}
+    plain = renamed({key: value for key, value in state.items() if "gamma" not in key}, names)
+    other = load(config(MMSEG_VIT), plain)
+    for layer_of in model.backbone.layers:
+        layer_of.scale1.fill_(1.0)
+        layer_of.scale2.fill_(1.0)
+    assert torch.equal(model(PIXELS).logits, other(PIXELS).logits)
+
+
+def translated(**original):
+    return find_rule("backbone", original, "here").translate(original, Context("here"))
+
+
+def test_options_of_mmsegmentations_vit():
+    """What the records of released models do not have."""
+    config = translated(**MMSEG_VIT | {"with_cls_token": False, "interpolate_mode": "bilinear"})
+    assert (config.class_token, config.interpolation) == (False, "bilinear")
+    config = translated(**MMSEG_VIT | {"output_cls_token": True, "out_indices": (1, 3)})
+    assert config.out_features == ["stage2", "stage4", "token2", "token4"]
+    config = translated(**MMSEG_VIT | {"out_origin": True, "out_indices": [2], "patch_pad": 0, "pre_norm": True})
+    assert (config.out_features, config.pad, config.pre_norm, config.patch_bias) == (
+        ["stem", "stage3"], False, True, True
+    )  # fmt: skip
+    context = Context("here", OriginalConfig(is_1x=True))
+    original = MMSEG_VIT | {"out_indices": -1}
+    assert not find_rule("backbone", original, "here").translate(original, context).patch_bias, (
+        "1.x has none by default"
+    )
+    dino = translated(type="VisionTransformer", arch="deit-s", out_type="featmap", pre_norm=True)
+    assert (dino.hidden_size, dino.patch_bias, dino.out_features) == (384, False, ["stage12"])
+    assert translated(type="VisionTransformer", arch="b", output_cls_token=False).final_norm
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"qkv_bias": False}, "qkv_bias=False"),
+        ({"patch_norm": True}, "patch_norm=True"),
+        ({"num_fcs": 3}, "num_fcs=3"),
+        ({"act_cfg": {"type": "QuickGELU"}}, "QuickGELU"),
+        ({"interpolate_mode": "nearest"}, "interpolate_mode='nearest'"),
+        ({"patch_pad": 2}, "patch_pad=2"),
+        ({"arch": "base"}, "out_type='cls_token' is not supported"),
+        ({"arch": "eva-g", "out_type": "featmap"}, "arch='eva-g' is not supported"),
+        ({"arch": "b", "out_type": "featmap", "with_cls_token": False}, "with_cls_token=False"),
+        (IBOT | {"use_mean_pooling": True}, "use_mean_pooling=True"),
+        (IBOT | {"img_size": [32, 64]}, "side of a square"),
+        (IBOT | {"patch_size": 14}, "patches of another size"),
+    ],
+)
+def test_vits_that_are_refused(options, words):
+    original = options if options.get("type") or "arch" in options else MMSEG_VIT | options
+    with pytest.raises(ConversionError, match=words):
+        translated(**{"type": "VisionTransformer"} | original)
 
 
 @pytest.mark.parametrize(
@@ -316,8 +469,8 @@ def test_the_light_adapter_has_one_interaction_without_feed_forward_parts():
     ("changes", "words"),
     [
         ({"model__neck": {"type": "Feature2Pyramid", "embed_dim": WIDTH}}, "Feature2Pyramid after BEiT"),
-        ({"model__backbone__use_abs_pos_emb": True}, "use_abs_pos_emb"),
-        ({"model__backbone__use_rel_pos_bias": False}, "use_rel_pos_bias"),
+        ({"model__backbone": {"type": "BEiTAdapter", "use_abs_pos_emb": True} | ADAPTER}, "use_abs_pos_emb"),
+        ({"model__backbone": {"type": "BEiTAdapter", "use_rel_pos_bias": False} | ADAPTER}, "use_rel_pos_bias"),
         ({"model__backbone__use_shared_rel_pos_bias": True}, "use_shared_rel_pos_bias=True"),
         ({"model__backbone__patch_size": 14}, "patches of another size"),
         ({"model__backbone__out_indices": [0, 1, 2, 3, 3, 4]}, "more than four maps"),
@@ -342,9 +495,6 @@ def test_what_would_change_the_numbers_is_refused(changes, words):
 
 
 def test_defaults_are_those_of_each_class():
-    def translated(**original):
-        return find_rule("backbone", original, "here").translate(original, Context("here"))
-
     adapter = translated(type="BEiTAdapter", interaction_indexes=ADAPTER["interaction_indexes"], depth=4).vit_config
     assert (adapter.image_size, adapter.qkv_bias, adapter.layer_scale) == (512, False, 0.0)
     inside = translated(type="BEiT", use_rel_pos_bias=True, use_abs_pos_emb=False)

@@ -96,6 +96,70 @@ def test_the_groups_are_the_originals(name):
     assert len(groups) == len({(group["lr_scale"], group["weight_decay"]) for group in record["groups"]})
 
 
+# What the originals' optimizers give to parameters, worked out by hand from their rules: (scale, weight decay).
+BY_HAND = {
+    # AdamW 6e-5, weight decay 0.01. The key "norm" finds no name: the norms of blocks are ln1 and ln2, those of heads bn.
+    "upernet_vit-b16_ln_mln_512x512_160k_ade20k": {
+        "backbone.pos_embed": (1.0, 0.0),
+        "backbone.cls_token": (1.0, 0.0),
+        "backbone.patch_embed.projection.bias": (1.0, 0.01),
+        "backbone.layers.0.ln1.weight": (1.0, 0.01),
+        "backbone.layers.11.attn.attn.in_proj_bias": (1.0, 0.01),
+        "backbone.ln1.bias": (1.0, 0.01),
+        "neck.lateral_convs.0.conv.weight": (1.0, 0.01),
+        "decode_head.bottleneck.bn.weight": (1.0, 0.01),
+        "auxiliary_head.conv_seg.bias": (1.0, 0.01),
+    },
+    # 14 ids and a rate of 0.65. The list of names without decay has "pos_embed", and the name is "backbone.pos_embed".
+    "upernet_mae-base_fp16_8x2_512x512_160k_ade20k": {
+        "backbone.pos_embed": (0.65**13, 0.05),
+        "backbone.cls_token": (0.65**13, 0.05),
+        "backbone.patch_embed.projection.weight": (0.65**13, 0.05),
+        "backbone.patch_embed.projection.bias": (0.65**13, 0.0),
+        "backbone.layers.0.attn.relative_position_bias_table": (0.65**12, 0.05),
+        "backbone.layers.0.gamma_1": (0.65**12, 0.0),
+        "backbone.layers.11.attn.qkv.weight": (0.65, 0.05),
+        "backbone.layers.11.ln2.weight": (0.65, 0.0),
+        "neck.upsample_4x.0.weight": (1.0, 0.05),
+        "neck.upsample_4x.1.weight": (1.0, 0.0),
+        "decode_head.conv_seg.weight": (1.0, 0.05),
+    },
+    "upernet_beit-base_8x2_640x640_160k_ade20k": {
+        "backbone.cls_token": (0.9**13, 0.05),
+        "backbone.layers.5.attn.q_bias": (0.9**7, 0.0),
+        "backbone.layers.5.attn.relative_position_bias_table": (0.9**7, 0.05),
+        "neck.upsample_2x.0.bias": (1.0, 0.0),
+    },
+    # SGD without decay.
+    "segmenter_vit-s_linear_8x1_512x512_160k_ade20k": {
+        "backbone.pos_embed": (1.0, 0.0),
+        "backbone.layers.3.ffn.layers.1.weight": (1.0, 0.0),
+        "decode_head.conv_seg.weight": (1.0, 0.0),
+    },
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_groups_worked_out_by_hand(name):
+    translation, recipe = translate_config(zoo.original_config(name)), load_recipe(name)
+    with torch.device("meta"):
+        model = SegZooForSemanticSegmentation(translation.config)
+    groups = parameter_groups(
+        model,
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        no_decay=recipe.no_decay,
+        layer_decay=recipe.layer_decay,
+        head_lr_multiplier=recipe.head_lr_multiplier,
+    )
+    rates = {
+        id(p): (group["lr"] / recipe.learning_rate, group["weight_decay"]) for group in groups for p in group["params"]
+    }
+    found = {to_original(translation.components, name): rates[id(p)] for name, p in model.named_parameters()}
+    for original, expected in BY_HAND[name].items():
+        assert found[original] == pytest.approx(expected, rel=1e-9), original
+
+
 def module_of(shapes):
     """A module with parameters of these names and shapes, on the meta device."""
     root = nn.Module()

@@ -1,8 +1,10 @@
 """BEiT: a plain vision transformer that learns attention biases for offsets between patches, for one image size.
 
 "BEiT: BERT Pre-Training of Image Transformers" (Bao et al., 2021), https://arxiv.org/abs/2106.08254, and "BEiT v2"
-(Peng et al., 2022), https://arxiv.org/abs/2208.06366. The numbers are those of the BEiT inside ViT-Adapter
-(https://github.com/czczup/ViT-Adapter). transformers' BEiT misreads the tables of images that are not square as
+(Peng et al., 2022), https://arxiv.org/abs/2208.06366; fine-tuned in the same form, with absolute positions and biases
+on keys beside, MAE (https://arxiv.org/abs/2111.06377). The numbers are those of the BEiT inside ViT-Adapter
+(https://github.com/czczup/ViT-Adapter) and of BEiT and MAE in mmsegmentation
+(https://github.com/open-mmlab/mmsegmentation). transformers' BEiT misreads the tables of images that are not square as
 transposed, and resizes tables silently and bilinearly.
 """
 
@@ -16,9 +18,14 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from segzoo.auto import register_backbone
-from segzoo.backbones.plain_vit import FixedSizeViTConfig, PlainViTBackbone, vit_blocks
+from segzoo.backbones.plain_vit import (
+    FixedSizeViTBackbone,
+    FixedSizeViTConfig,
+    resize_positions,
+    vit_blocks,
+)
 from segzoo.errors import SegZooError
-from segzoo.layers import to_tokens
+from segzoo.layers import to_map, to_tokens
 from segzoo.layers.relative_position import offset_pairs
 from segzoo.layers.vit import Attention
 
@@ -27,6 +34,8 @@ VARIANTS = {
     "beit-b": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "layer_scale": 0.1},
     "beit-l": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "layer_scale": 1e-5},
 }
+_MAE = {"layer_scale": 1.0, "key_bias": True, "absolute_positions": True}
+VARIANTS |= {f"mae-{size}": VARIANTS[f"beit-{size}"] | _MAE for size in "bl"}
 
 
 @strict
@@ -34,18 +43,33 @@ class BeitConfig(FixedSizeViTConfig):
     """Options of ``BeitBackbone``; the defaults are BEiT-B/16 for images of 224 x 224.
 
     Args:
-        resize_tables: resize the tables for every batch of another size. Otherwise images of other sizes are an error
-            in training, and larger ones always; in evaluation smaller images read the part of the tables that they
-            need.
+        resize_tables: resize the tables, and absolute positions, for every batch of another size. Otherwise images of
+            other sizes are an error in training, and larger ones always; in evaluation smaller images read the part of
+            the tables that they need, and the first rows and columns of the absolute positions.
+        relative_positions: every block learns a table of biases for the offsets between patches.
+        absolute_positions: learned position embeddings are added to the patches and to the class token.
         layer_scale: initial value of the learned scales of the residual branches; None for no scales.
-        qkv_bias: queries and values have a bias; keys never do.
+        qkv_bias: queries and values have a bias.
+        key_bias: keys have one too, as in MAE.
+
+    Raises:
+        SegZooError: ``key_bias`` without ``qkv_bias``.
     """
 
     model_type = "segzoo_beit"
 
     resize_tables: bool = False
+    relative_positions: bool = True
+    absolute_positions: bool = False
     layer_scale: float | None = 0.1
     qkv_bias: bool = True
+    key_bias: bool = False
+
+    def check(self) -> None:
+        """Keys have a bias only where queries and values have one."""
+        super().check()
+        if self.key_bias and not self.qkv_bias:
+            raise SegZooError("BEiT: key_bias=True needs qkv_bias=True")
 
     @classmethod
     def tiny(cls) -> Self:
@@ -62,28 +86,33 @@ class BeitConfig(FixedSizeViTConfig):
 
 
 class BeitAttention(Attention):
-    """Attention over a class token and patches, with a learned bias for each offset between two patches.
+    """Attention over a class token and patches, with a learned bias for each offset between two patches, if any.
 
     For a grid of H x W patches the table has a row for each of the (2H - 1) * (2W - 1) offsets, vertical ones
     outermost, then one for the class token as query, one for it as key and one for both; its columns are the heads.
     """
 
     def __init__(self, config: BeitConfig):
+        biased = "all" if config.key_bias else "query_value"
         super().__init__(
             config,
             config.hidden_size,
             config.num_attention_heads,
-            qkv_bias="query_value" if config.qkv_bias else "none",
+            qkv_bias=biased if config.qkv_bias else "none",
             dropout=config.attention_dropout,
         )
         height, width = self.table_grid = config.grid
         self.resize_tables = config.resize_tables
-        rows = (2 * height - 1) * (2 * width - 1) + 3
-        self.relative_position_bias_table = nn.Parameter(torch.zeros(rows, config.num_attention_heads))
+        self.relative_position_bias_table = None
+        if config.relative_positions:
+            rows = (2 * height - 1) * (2 * width - 1) + 3
+            self.relative_position_bias_table = nn.Parameter(torch.zeros(rows, config.num_attention_heads))
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """Mix the tokens (B, 1 + height * width, C): a class token and the patches of ``grid`` (height, width)."""
         table, made_for = self.relative_position_bias_table, self.table_grid
+        if table is None:
+            return super().forward(x, grid)
         if self.resize_tables and grid != made_for:
             table, made_for = resize_bias_table(table, made_for, grid), grid
         return super().forward(x, grid, position_bias(table, made_for, grid).to(x.dtype))
@@ -165,11 +194,11 @@ def geometric_places(old: int, new: int) -> list[float]:
     return [-place for place in reversed(right)] + [0.0] + right
 
 
-class BeitBackbone(PlainViTBackbone):
+class BeitBackbone(FixedSizeViTBackbone):
     """Returns the maps of the blocks that ``config.out_features`` names, all at the stride of a patch.
 
     Raises:
-        SegZooError: in ``forward``, an image of a size that the tables are not made for (see
+        SegZooError: in ``forward``, an image of a size that the positions are not made for (see
             ``BeitConfig.resize_tables``).
     """
 
@@ -180,33 +209,54 @@ class BeitBackbone(PlainViTBackbone):
     def __init__(self, config: BeitConfig):
         super().__init__(config)
         self.class_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.position_embeddings = None
+        if config.absolute_positions:
+            height, width = config.grid
+            self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + height * width, config.hidden_size))
         self.dropout = nn.Dropout(config.dropout)
         attentions = (BeitAttention(config) for _ in range(config.num_hidden_layers))
         self.layers = vit_blocks(config, attentions, config.layer_scale)
         self.post_init()
 
     def embed(self, pixel_values: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """A class token and the patches, without positions, which every block's attention adds."""
+        """A class token and the patches, with absolute positions if there are any; attention adds the relative ones."""
         x = self.patch_embedding(pixel_values)
         grid = (x.shape[2], x.shape[3])
         self._check_size(grid)
         tokens = torch.cat([self.class_token.expand(x.shape[0], -1, -1), to_tokens(x)], dim=1)
+        if self.position_embeddings is not None:
+            tokens = tokens + self._positions(grid)
         return self.dropout(tokens), grid
 
-    def resize_image(self, image_size: int | tuple[int, int]) -> None:
-        """Resize the tables, and change the config, to images of this side or (height, width) in pixels."""
-        old = self.config.grid
-        self.config.image_size = image_size if isinstance(image_size, int) else list(image_size)
-        self.config.check()
-        for layer in self.layers:
-            table = layer.attention.relative_position_bias_table
-            layer.attention.table_grid = self.config.grid
-            resized = resize_bias_table(table.detach(), old, self.config.grid)
-            layer.attention.relative_position_bias_table = nn.Parameter(resized)
+    def _positions(self, grid: tuple[int, int]) -> Tensor:
+        positions, made_for = self.position_embeddings, self.config.grid
+        if grid == made_for:
+            return positions
+        if self.config.resize_tables:
+            return resize_positions(positions, made_for, grid, prefix=1)
+        patches = to_map(positions[:, 1:], made_for)[:, :, : grid[0], : grid[1]]
+        return torch.cat([positions[:, :1], to_tokens(patches)], dim=1)
+
+    def fit_positions(self, made_for: tuple[int, int]) -> None:
+        grid = self.config.grid
+        if self.position_embeddings is not None:
+            resized = resize_positions(self.position_embeddings.detach(), made_for, grid, prefix=1)
+            self.position_embeddings = nn.Parameter(resized)
+        for attention in (layer.attention for layer in self.layers):
+            attention.table_grid = grid
+            if attention.relative_position_bias_table is not None:
+                resized = resize_bias_table(attention.relative_position_bias_table.detach(), made_for, grid)
+                attention.relative_position_bias_table = nn.Parameter(resized)
+
+    def fit_images(self, size: tuple[int, int]) -> None:
+        """Resize the positions to the grid of whole patches that images of this (height, width) have."""
+        if not self.config.resize_tables:
+            super().fit_images(size)
 
     def _check_size(self, grid: tuple[int, int]) -> None:
         made_for, patch = self.config.grid, self.config.patch_size
-        if self.config.resize_tables or grid == made_for:
+        positions = self.config.relative_positions or self.config.absolute_positions
+        if self.config.resize_tables or grid == made_for or not positions:
             return
         fits = grid[0] <= made_for[0] and grid[1] <= made_for[1]
         if fits and not self.training:
@@ -223,8 +273,11 @@ class BeitBackbone(PlainViTBackbone):
         super()._init_weights(module)
         if isinstance(module, BeitBackbone):
             init.trunc_normal_(module.class_token, std=0.02)
+            if module.position_embeddings is not None:
+                init.trunc_normal_(module.position_embeddings, std=0.02)
         elif isinstance(module, BeitAttention):
-            init.zeros_(module.relative_position_bias_table)
+            if module.relative_position_bias_table is not None:
+                init.zeros_(module.relative_position_bias_table)
             if module.q_bias is not None:
                 init.zeros_(module.q_bias)
                 init.zeros_(module.v_bias)

@@ -14,10 +14,15 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from segzoo.auto import register_backbone
-from segzoo.backbones.plain_vit import FixedSizeViTConfig, PlainViTBackbone, vit_blocks
+from segzoo.backbones.plain_vit import (
+    FixedSizeViTBackbone,
+    FixedSizeViTConfig,
+    resize_positions,
+    vit_blocks,
+)
 from segzoo.base import Ints
 from segzoo.errors import SegZooError
-from segzoo.layers import RMSNorm, resize, to_map, to_tokens
+from segzoo.layers import RMSNorm, resize, to_tokens
 from segzoo.layers.vit import Attention
 
 # Keyword arguments of InternViTConfig.
@@ -82,7 +87,7 @@ class InternViTAttention(Attention):
         ]
 
 
-class InternViTBackbone(PlainViTBackbone):
+class InternViTBackbone(FixedSizeViTBackbone):
     """Returns the maps of the blocks that ``config.out_features`` names, all at the stride of a patch.
 
     Images may be of another dtype than the weights. A segmentation model that is loaded in half precision keeps its
@@ -111,7 +116,7 @@ class InternViTBackbone(PlainViTBackbone):
         x = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))
         grid, made_for, positions = (x.shape[2], x.shape[3]), self.config.grid, self.position_embeddings
         if self.config.resize_positions:
-            positions = resize_grid(positions, made_for, grid)
+            positions = resize_positions(positions, made_for, grid, prefix=1)
         elif grid != made_for:
             patch = self.config.patch_size
             height, width = (side * patch for side in made_for)
@@ -130,20 +135,22 @@ class InternViTBackbone(PlainViTBackbone):
             image_size: side, or (height, width), in pixels.
             patch_size: side of the patches, to whose kernels those of now are resized (bicubic); None keeps them.
         """
-        config, old, kernels = self.config, self.config.grid, self.patch_embedding.weight.detach()
-        config.image_size = image_size if isinstance(image_size, int) else list(image_size)
+        config, made_for, kernels = self.config, self.config.grid, self.patch_embedding.weight.detach()
         if patch_size not in (None, config.patch_size):
             config.patch_size, sides = patch_size, (patch_size, patch_size)
             self.patch_embedding.kernel_size = self.patch_embedding.stride = sides
             self.patch_embedding.weight = nn.Parameter(resize(kernels, sides, mode="bicubic"))
-        config.check()
-        self.position_embeddings = nn.Parameter(resize_grid(self.position_embeddings.detach(), old, config.grid))
+            config.image_size = [side * patch_size for side in made_for]  # the grid stays
+        super().resize_image(image_size)
+
+    def fit_positions(self, made_for: tuple[int, int]) -> None:
+        positions = resize_positions(self.position_embeddings.detach(), made_for, self.config.grid, prefix=1)
+        self.position_embeddings = nn.Parameter(positions)
 
     def fit_images(self, size: tuple[int, int]) -> None:
         """Resize the position embeddings to the grid of whole patches that images of this (height, width) have."""
-        patch = self.config.patch_size
         if not self.config.resize_positions:
-            self.resize_image([-(-side // patch) * patch for side in size])
+            super().fit_images(size)
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -152,20 +159,6 @@ class InternViTBackbone(PlainViTBackbone):
             init.trunc_normal_(module.class_token, std=0.02)
         elif isinstance(module, RMSNorm):
             init.ones_(module.weight)
-
-
-def resize_grid(positions: Tensor, made_for: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Resize position embeddings to another grid, bicubic and not antialiased; the class token's is kept.
-
-    Args:
-        positions: (1, 1 + height * width, C), the class token's first, then those of the patches of ``made_for``.
-        made_for: (height, width) of their grid.
-        grid: (height, width) of the wanted grid.
-    """
-    if made_for == grid:
-        return positions
-    patches = to_tokens(resize(to_map(positions[:, 1:], made_for), grid, mode="bicubic"))
-    return torch.cat([positions[:, :1], patches], dim=1)
 
 
 register_backbone(InternViTConfig, InternViTBackbone, variants=VARIANTS)

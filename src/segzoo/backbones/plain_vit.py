@@ -1,8 +1,9 @@
 """What segzoo's plain vision transformers share: patches of one width and one resolution throughout."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,7 +15,7 @@ from segzoo.backbones.base import Backbone, BackboneConfig, evenly_spaced_layers
 from segzoo.base import Ints
 from segzoo.compat import is_exporting
 from segzoo.errors import SegZooError
-from segzoo.layers import to_map, to_tokens
+from segzoo.layers import resize, to_map, to_tokens
 from segzoo.layers.vit import ViTBlock, drop_path_rates
 
 
@@ -29,12 +30,16 @@ class PlainViTConfig(BackboneConfig):
         num_attention_heads: number of attention heads, a divisor of ``hidden_size``.
         mlp_ratio: hidden width of the feed-forward part, relative to ``hidden_size``.
         patch_size: side of the patches, in pixels.
+        patch_bias: the projection of the patches has a bias.
+        pad: pad images with zeros, on the right and at the bottom, to whole patches. Otherwise what lies behind the
+            last whole patch is not read.
         norm_eps: epsilon of the norms.
         dropout: probability of dropping a value of the embedded tokens, after attention and in the feed-forward parts.
         attention_dropout: probability of dropping an attention weight.
         drop_path_rate: probability of dropping a residual branch in the last block; it grows linearly from 0 in the
             first.
         final_norm: apply a layer norm to the returned maps.
+        normed_maps: the maps that this norm is applied to: "all", or "last" for the last block's alone.
 
     Raises:
         SegZooError: ``hidden_size`` does not divide into the heads.
@@ -45,11 +50,14 @@ class PlainViTConfig(BackboneConfig):
     num_attention_heads: int = 12
     mlp_ratio: float = 4.0
     patch_size: int = 16
+    patch_bias: bool = True
+    pad: bool = True
     norm_eps: float = 1e-6
     dropout: float = 0.0
     attention_dropout: float = 0.0
     drop_path_rate: float = 0.0
     final_norm: bool = False
+    normed_maps: Literal["all", "last"] = "all"
 
     def check(self) -> None:
         """``hidden_size`` is a multiple of ``num_attention_heads``."""
@@ -119,8 +127,7 @@ class PlainViTBackbone(Backbone):
     """Base of segzoo's plain ViTs: subclasses set ``layers`` and write `embed`, which turns an image into tokens.
 
     ``pixel_values`` is (B, num_channels, H, W); the maps are (B, hidden_size, H / patch_size, W / patch_size), rounded
-    up: images are padded with zeros on the right and at the bottom to whole patches. Class tokens are maps (B,
-    hidden_size, 1, 1).
+    up, or without ``config.pad`` down. Class tokens are maps (B, hidden_size, 1, 1).
     """
 
     config: PlainViTConfig
@@ -133,7 +140,11 @@ class PlainViTBackbone(Backbone):
     def __init__(self, config: PlainViTConfig):
         super().__init__(config)
         self.patch_embedding = nn.Conv2d(
-            config.num_channels, config.hidden_size, config.patch_size, stride=config.patch_size
+            config.num_channels,
+            config.hidden_size,
+            config.patch_size,
+            stride=config.patch_size,
+            bias=config.patch_bias,
         )
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps) if config.final_norm else nn.Identity()
         self.num_features = [config.hidden_size] * len(config.stage_names)
@@ -142,7 +153,7 @@ class PlainViTBackbone(Backbone):
         """The tokens (B, prefix + patches, hidden_size) for the first block, and the patches' grid (height, width).
 
         Args:
-            pixel_values: images (B, num_channels, H, W) whose sides are multiples of the patch size.
+            pixel_values: images (B, num_channels, H, W) of whole patches; what lies behind the last one is not read.
         """
         raise NotImplementedError(f"{type(self).__name__} has no `embed`")
 
@@ -203,17 +214,82 @@ class PlainViTBackbone(Backbone):
             init.constant_(module.scale2, module.layer_scale)
 
     def features(self, pixel_values: Tensor) -> list[Tensor]:
-        tokens, grid = self.embed(whole_patches(pixel_values, self.config.patch_size))
+        config = self.config
+        tokens, grid = self.embed(whole_patches(pixel_values, config.patch_size) if config.pad else pixel_values)
         states = [tokens]
         for layer in self.layers:
             states.append(layer(states[-1], grid))
-        prefix = self.config.num_prefix_tokens
+        if config.normed_maps == "last":
+            states[-1] = self.norm(states[-1])
+        prefix = config.num_prefix_tokens
         maps = [to_map(x[:, prefix:], grid) for x in states]
         return maps + [to_map(x[:, :1], (1, 1)) for x in states[1:]] if prefix else maps
 
     def finish(self, feature_map: Tensor, name: str) -> Tensor:
+        if self.config.normed_maps == "last":
+            return feature_map
         size = (feature_map.shape[2], feature_map.shape[3])
         return to_map(self.norm(to_tokens(feature_map)), size)
+
+
+class FixedSizeViTBackbone(PlainViTBackbone):
+    """Base of plain ViTs with positions that are made for one size of images: subclasses write `fit_positions`."""
+
+    config: FixedSizeViTConfig
+
+    def fit_positions(self, made_for: tuple[int, int]) -> None:
+        """Resize the positions from the grid ``made_for`` (height, width), in patches, to that of the config."""
+        raise NotImplementedError(f"{type(self).__name__} has no `fit_positions`")
+
+    def resize_image(self, image_size: int | Ints) -> None:
+        """Resize the positions, and change the config, to images of another size.
+
+        Args:
+            image_size: side, or (height, width), in pixels.
+
+        Raises:
+            SegZooError: the size is no side and no pair, or is smaller than a patch.
+        """
+        config, made_for = self.config, self.config.grid
+        config.image_size = image_size if isinstance(image_size, int) else list(image_size)
+        config.check()
+        if config.grid != made_for:
+            self.fit_positions(made_for)
+
+    def fit_images(self, size: tuple[int, int]) -> None:
+        """Resize the positions to the grid of whole patches that images of this (height, width) have."""
+        patch = self.config.patch_size
+        self.resize_image([-(-side // patch) * patch for side in size])
+
+
+def resize_positions(
+    positions: Tensor,
+    made_for: tuple[int, int],
+    grid: tuple[int, int],
+    *,
+    prefix: int = 0,
+    mode: str = "bicubic",
+    offset: float = 0.0,
+) -> Tensor:
+    """Resize position embeddings to another grid, not antialiased.
+
+    Args:
+        positions: (1, prefix + height * width, C), those of the patches of ``made_for`` row by row.
+        made_for: (height, width) of their grid.
+        grid: (height, width) of the wanted grid.
+        prefix: number of positions before the patches', which are kept.
+        mode: "bicubic" or "bilinear".
+        offset: added to the sides of ``grid`` for the factors by which places are scaled.
+    """
+    if made_for == grid:
+        return positions
+    patches = to_map(positions[:, prefix:], made_for)
+    if offset:
+        factors = tuple((new + offset) / old for new, old in zip(grid, made_for, strict=True))
+        patches = F.interpolate(patches, scale_factor=factors, mode=mode)
+    else:
+        patches = resize(patches, grid, mode=mode)
+    return torch.cat([positions[:, :prefix], to_tokens(patches)], dim=1) if prefix else to_tokens(patches)
 
 
 def vit_blocks(

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from segzoo.auto import register_backbone
-from segzoo.backbones.plain_vit import PlainViTBackbone, PlainViTConfig, vit_blocks
-from segzoo.backbones.vit import resize_positions
+from segzoo.backbones.plain_vit import PlainViTBackbone, PlainViTConfig, resize_positions, vit_blocks
 from segzoo.layers import to_tokens
 from segzoo.layers.vit import Attention
 
@@ -78,7 +77,8 @@ class UniPerceiverBackbone(PlainViTBackbone):
         """The patches with the embeddings of their positions and of the first frame, normalised."""
         x = self.patch_embedding(pixel_values)
         grid = (x.shape[2], x.shape[3])
-        positions = resize_positions(self.position_embeddings.unsqueeze(0), grid)
+        side = self.config.image_size // self.config.patch_size
+        positions = resize_positions(self.position_embeddings.unsqueeze(0), (side, side), grid)
         return self.dropout(self.embedding_norm(to_tokens(x) + positions + self.frame_embeddings[:1])), grid
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -2,12 +2,13 @@
 
 "An Image is Worth 16x16 Words" (Dosovitskiy et al., 2021), https://arxiv.org/abs/2010.11929; "Training data-efficient
 image transformers" (Touvron et al., 2021), https://arxiv.org/abs/2012.12877; windowed attention as in ViTDet,
-https://arxiv.org/abs/2203.16527. The numbers are those of the ViT inside ViT-Adapter
-(https://github.com/czczup/ViT-Adapter). transformers' ViT has neither learned scales of its branches, nor drop path,
-nor windows, and always runs with its class token.
+https://arxiv.org/abs/2203.16527. The numbers are those of mmsegmentation
+(https://github.com/open-mmlab/mmsegmentation), of the ViT inside ViT-Adapter (https://github.com/czczup/ViT-Adapter)
+and of iBOT (https://github.com/bytedance/ibot). transformers' ViT has neither learned scales of its branches, nor drop
+path, nor windows, and always runs with its class token.
 """
 
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -15,10 +16,15 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from segzoo.auto import register_backbone
-from segzoo.backbones.plain_vit import PlainViTBackbone, PlainViTConfig, vit_blocks
+from segzoo.backbones.plain_vit import (
+    FixedSizeViTBackbone,
+    FixedSizeViTConfig,
+    resize_positions,
+    vit_blocks,
+)
 from segzoo.base import Ints
 from segzoo.errors import SegZooError
-from segzoo.layers import resize, to_map, to_tokens
+from segzoo.layers import to_tokens
 from segzoo.layers.vit import Attention
 
 _SIZES = {
@@ -33,13 +39,17 @@ VARIANTS = {f"vit-{size}": options for size, options in _SIZES.items()}
 
 
 @strict
-class ViTConfig(PlainViTConfig):
+class ViTConfig(FixedSizeViTConfig):
     """Options of ``ViTBackbone``; the defaults are ViT-B/16.
 
     Args:
-        image_size: side of the square images that the position embeddings were made for, in pixels; they are resized
-            to others.
+        image_size: side, or (height, width), in pixels, of the images that the position embeddings were made for; they
+            are resized to others.
+        interpolation: how they are resized, "bicubic" or "bilinear".
+        interpolation_offset: added to the sides of an image, in patches, for the factors by which places are scaled;
+            DINO and iBOT have 0.1.
         class_token: send a class token through the blocks, before the patches.
+        pre_norm: a layer norm before the first block, as CLIP has it.
         layer_scale: initial value of the learned scales of the residual branches; None for no scales.
         qkv_bias: queries, keys and values have a bias.
         windows: for each block the side of its attention windows in patches, 0 for attention over the whole image; an
@@ -51,8 +61,10 @@ class ViTConfig(PlainViTConfig):
 
     model_type = "segzoo_vit"
 
-    image_size: int = 224
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    interpolation_offset: float = 0.0
     class_token: bool = True
+    pre_norm: bool = False
     layer_scale: float | None = None
     qkv_bias: bool = True
     windows: Ints = ()
@@ -86,18 +98,19 @@ class ViTConfig(PlainViTConfig):
         )
 
 
-class ViTBackbone(PlainViTBackbone):
+class ViTBackbone(FixedSizeViTBackbone):
     """Returns the maps of the blocks that ``config.out_features`` names, all at the stride of a patch."""
 
     config: ViTConfig
 
     def __init__(self, config: ViTConfig):
         super().__init__(config)
-        width, side = config.hidden_size, config.image_size // config.patch_size
+        width, (height, columns) = config.hidden_size, config.grid
         self.class_token = nn.Parameter(torch.zeros(1, 1, width)) if config.class_token else None
         # The first position is the class token's. Checkpoints always have it; without a class token it is not used.
-        self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + side * side, width))
+        self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + height * columns, width))
         self.dropout = nn.Dropout(config.dropout)
+        self.pre_norm = nn.LayerNorm(width, eps=config.norm_eps) if config.pre_norm else nn.Identity()
         attentions = (
             Attention(
                 config,
@@ -116,12 +129,30 @@ class ViTBackbone(PlainViTBackbone):
         """The class token, if there is one, and the patches, with their position embeddings."""
         x = self.patch_embedding(pixel_values)
         grid = (x.shape[2], x.shape[3])
-        positions = self.position_embeddings
-        tokens = to_tokens(x) + resize_positions(positions[:, 1:], grid)
+        config = self.config
+        positions = resize_positions(
+            self.position_embeddings,
+            config.grid,
+            grid,
+            prefix=1,
+            mode=config.interpolation,
+            offset=config.interpolation_offset,
+        )
+        tokens = to_tokens(x) + positions[:, 1:]
         if self.class_token is not None:
             first = self.class_token + positions[:, :1]
             tokens = torch.cat([first.expand(tokens.shape[0], -1, -1), tokens], dim=1)
-        return self.dropout(tokens), grid
+        return self.pre_norm(self.dropout(tokens)), grid
+
+    def fit_positions(self, made_for: tuple[int, int]) -> None:
+        config = self.config
+        positions = resize_positions(
+            self.position_embeddings.detach(), made_for, config.grid, prefix=1, mode=config.interpolation
+        )
+        self.position_embeddings = nn.Parameter(positions)
+
+    def fit_images(self, size: tuple[int, int]) -> None:
+        """Does nothing: the position embeddings are resized with every batch."""
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -129,14 +160,6 @@ class ViTBackbone(PlainViTBackbone):
             init.trunc_normal_(module.position_embeddings, std=0.02)
             if module.class_token is not None:
                 init.trunc_normal_(module.class_token, std=0.02)
-
-
-def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Resize position embeddings (1, side * side, C) to a grid (height, width): bicubic, not antialiased."""
-    side = round(positions.shape[1] ** 0.5)
-    if grid == (side, side):
-        return positions
-    return to_tokens(resize(to_map(positions, (side, side)), grid, mode="bicubic"))
 
 
 register_backbone(ViTConfig, ViTBackbone, variants=VARIANTS)

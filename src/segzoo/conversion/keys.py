@@ -261,15 +261,18 @@ class BackboneRule(ComponentRule):
         neck: ``neck(native_config) -> (config of the neck, key rules)`` if the original class holds layers that are a
             neck of ours; the rules rename keys of the backbone to keys of the neck.
         neck_option: the option of the original class that adds these layers; None if they are always there.
+        neck_by_default: whether it has them if the option is not given.
     """
 
     kind = "backbone"
     neck: Callable[[Any], tuple[Any, Iterable[KeyRule]]] | None = None
     neck_option: str | None = None
+    neck_by_default: bool = False
 
     def neck_of(self, original: Mapping[str, Any]) -> Callable[[Any], tuple[Any, Iterable[KeyRule]]] | None:
         """``neck`` if the component with this original dict has such layers, and otherwise None."""
-        return self.neck if self.neck_option is None or original.get(self.neck_option) else None
+        there = self.neck_option is None or original.get(self.neck_option, self.neck_by_default)
+        return self.neck if there else None
 
 
 class NeckRule(ComponentRule):

@@ -19,6 +19,7 @@ MAX_ENTRIES = 70_000
 
 _REQUIRED = object()
 _BATCH_NORM = {"type": "BN"}
+_LAYER_NORM = {"type": "LN"}
 # Keys of `segzoo.layers.conv.NORMS` and `ACTIVATIONS` by original type.
 _NORMS = {
     **dict.fromkeys(("BN", "SyncBN", "BN2d", "MMSyncBN", "NaiveSyncBN"), "batch_norm"),

@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from segzoo.backbones import BeitConfig, SwinConfig, ViTAdapterBackbone
+from segzoo.backbones import BeitConfig, SwinConfig, ViTAdapterBackbone, ViTConfig
 from segzoo.backbones.beit import resize_bias_table
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.keys import Part
@@ -144,7 +144,9 @@ def fill_backbone(backbone: PreTrainedModel, state: Mapping[str, Tensor], source
             fitting[name] = put_together(pieces)
         except (KeyError, RuntimeError):  # a part is missing, or they do not fit each other
             strange.append(name)
-    strange += [name for name in own if name not in fitting and not name.endswith(_MAY_BE_MISSING)]
+    # A fine-tuned MAE has tables, which begin at zero; its pre-training is a ViT's.
+    missing = (*_MAY_BE_MISSING, _TABLE) if isinstance(found.config, ViTConfig) else _MAY_BE_MISSING
+    strange += [name for name in own if name not in fitting and not name.endswith(missing)]
     strange += [name for name, tensor in fitting.items() if tensor.shape != own[name].shape]
     if strange:
         raise SegZooError(

@@ -2,6 +2,16 @@
 
 from segzoo.necks.base import Neck, NeckConfig
 from segzoo.necks.fpn import FPNNeck, FPNNeckConfig
+from segzoo.necks.multilevel import MultiLevelNeck, MultiLevelNeckConfig
 from segzoo.necks.pyramid import PyramidNeck, PyramidNeckConfig
 
-__all__ = ["FPNNeck", "FPNNeckConfig", "Neck", "NeckConfig", "PyramidNeck", "PyramidNeckConfig"]
+__all__ = [
+    "FPNNeck",
+    "FPNNeckConfig",
+    "MultiLevelNeck",
+    "MultiLevelNeckConfig",
+    "Neck",
+    "NeckConfig",
+    "PyramidNeck",
+    "PyramidNeckConfig",
+]

@@ -213,6 +213,41 @@ def bias_by_index(table: Tensor) -> Tensor:
     return table[index].permute(2, 0, 1)
 
 
+# timm's names -> those of mmsegmentation's ViT, and of mmpretrain's.
+OPENMMLAB = {
+    ".mlp.fc1.": ".ffn.layers.0.0.", ".mlp.fc2.": ".ffn.layers.1.", "blocks.": "layers.", "norm1.": "ln1.",
+    "norm2.": "ln2.", "patch_embed.proj.": "patch_embed.projection.",
+}  # fmt: skip
+MMSEG = OPENMMLAB | {"attn.qkv.": "attn.attn.in_proj_", "attn.proj.": "attn.attn.out_proj."}
+
+
+@pytest.mark.parametrize(("names", "prefix"), [(MMSEG, ""), (OPENMMLAB, "backbone.")], ids=["mmseg", "mmpretrain"])
+def test_openmmlab_layouts(names, prefix, tmp_path):
+    state = weights(shapes_of_timm())
+    saved = {}
+    for key, value in state.items():
+        for old, new in names.items():
+            key = key.replace(old, new)
+        saved[prefix + (f"ln1{key[4:]}" if key.startswith("norm.") else key)] = value
+    torch.save({"state_dict": saved | weights(head())}, tmp_path / "vit.pth")
+    model = convert(tmp_path / "vit.pth", tmp_path)
+    assert type(model) is ViTBackbone and model.config.image_size == 64
+    assert_same(model, reference(state, image(), positions=state["pos_embed"]))
+
+
+def test_beit_with_absolute_positions_and_a_bias_on_keys(tmp_path):
+    state = {key: value for key, value in weights(beit_shapes(pooled=False)).items() if not key.endswith("_bias")}
+    more = {"pos_embed": (1, 1 + SIDE * SIDE, WIDTH)} | {
+        f"blocks.{i}.attn.qkv.bias": (3 * WIDTH,) for i in range(DEPTH)
+    }
+    state |= weights(more)
+    torch.save({"model": state}, tmp_path / "mae.pth")
+    assert_same(
+        convert(tmp_path / "mae.pth", tmp_path),
+        reference(state, image(), positions=state["pos_embed"], bias=bias_by_index),
+    )
+
+
 @pytest.mark.parametrize("kind", ["fine-tuned", "masked only"])
 def test_beit(kind, tmp_path):
     pretrained_only = kind == "masked only"  # one table for all blocks, a mask token, a head over visual words

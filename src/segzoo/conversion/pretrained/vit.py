@@ -78,12 +78,7 @@ def translate_pretrained_vit(state: Mapping[str, Tensor], source: str = "the fil
     table = state.get(_SHARED_TABLE, state.get(_TABLE.format(0)))
     if table is not None:
         heads = table.shape[1]
-    heads = heads or _HEADS.get(width)
-    if heads is None:
-        known = ", ".join(map(str, _HEADS))
-        raise ConversionError(
-            f"{source}: the file does not tell its number of heads, and no published ViT has its width {width} (known: {known})"
-        )
+    heads = heads or heads_of_width(width, source)
     shared = {
         "num_channels": channels,
         "hidden_size": width,
@@ -112,6 +107,20 @@ def translate_pretrained_vit(state: Mapping[str, Tensor], source: str = "the fil
     return PretrainedBackbone(config, state, KeyTable(_rules(style)), left_out, notes)
 
 
+def heads_of_width(width: int, source: str) -> int:
+    """The number of heads of the published ViTs of a width.
+
+    Raises:
+        ConversionError: no published ViT has it.
+    """
+    if width not in _HEADS:
+        known = ", ".join(map(str, _HEADS))
+        raise ConversionError(
+            f"{source}: the file does not tell its number of heads, and no published ViT has its width {width} (known: {known})"
+        )
+    return _HEADS[width]
+
+
 def _vit_config(state: Mapping[str, Tensor], shared: dict, source: str) -> ViTConfig:
     if "pos_embed" not in state or "cls_token" not in state:
         raise ConversionError(f"{source}: it has no pos_embed and cls_token; it is no ViT, DeiT, AugReg or MAE")
@@ -123,14 +132,19 @@ def _vit_config(state: Mapping[str, Tensor], shared: dict, source: str) -> ViTCo
 
 
 def _beit_config(state: Mapping[str, Tensor], shared: dict, depth: int, source: str) -> BeitConfig:
-    if "pos_embed" in state or "blocks.0.attn.qkv.bias" in state:
-        raise ConversionError(f"{source}: a BEiT with absolute positions or a bias on keys is not supported")
     table = state[_SHARED_TABLE] if _SHARED_TABLE in state else state[_TABLE.format(0)]
     distances = round((table.shape[0] - 3) ** 0.5)
     if distances * distances != table.shape[0] - 3 or distances % 2 == 0:
         raise ConversionError(f"{source}: a table of {table.shape[0]} positions belongs to no square image")
     image_size = (distances + 1) // 2 * shared["patch_size"]
-    return BeitConfig(image_size=image_size, qkv_bias="blocks.0.attn.q_bias" in state, **shared)
+    key_bias = "blocks.0.attn.qkv.bias" in state
+    return BeitConfig(
+        image_size=image_size,
+        qkv_bias=key_bias or "blocks.0.attn.q_bias" in state,
+        key_bias=key_bias,
+        absolute_positions="pos_embed" in state,
+        **shared,
+    )
 
 
 def _rules(style: str) -> Iterable[KeyRule]:

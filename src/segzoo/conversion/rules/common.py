@@ -132,10 +132,14 @@ def _maps(options: Options, *, one_map: bool) -> dict[str, Any]:
 
 
 def head_keys(keys: Iterable[KeyRule], config: HeadConfig) -> tuple[KeyRule, ...]:
-    """The key rules of a head with its classifier's. mmcv names norms by kind, so group norms become ``gn``."""
-    rules = (*keys, *CLASSIFIER)
-    if config.norm != "group_norm":
-        return rules
+    """The key rules of a head with its classifier's, for the kind of its norms."""
+    return norm_keys((*keys, *CLASSIFIER), config.norm)
+
+
+def norm_keys(rules: Iterable[KeyRule], norm: str | None) -> tuple[KeyRule, ...]:
+    """The rules that `conv_module` made, for a kind of norms. mmcv names norms by kind, so group norms become ``gn``."""
+    if norm != "group_norm":
+        return tuple(rules)
     return tuple(
         KeyRule(rule.original.removesuffix(_BATCH_NORM) + _GROUP_NORM, rule.native, rule.alias)
         if rule.original.endswith(_BATCH_NORM)

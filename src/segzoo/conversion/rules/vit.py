@@ -1,8 +1,9 @@
-"""Plain ViTs as timm and the repositories derived from it write them, and ViTBaseline of ViT-Adapter's code."""
+"""Plain ViTs as timm and the repositories derived from it write them: ViTBaseline of ViT-Adapter's code, and iBOT's."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from segzoo.backbones.plain_vit import PlainViTConfig
 from segzoo.backbones.vit import ViTConfig
 from segzoo.base import MAX_LAYERS
 from segzoo.conversion.keys import BackboneRule, Context, KeyRule, register
@@ -74,6 +75,40 @@ def tokenless_vit(options: Options, **fields: Any) -> ViTConfig:
     )
 
 
+def map_names(indices: Iterable[int]) -> list[str]:
+    """Our names of the maps of these blocks, which are counted from 0."""
+    return [f"stage{i + 1}" for i in sorted(set(indices))]
+
+
+def image_sides(size: Any) -> int | list[int]:
+    """``image_size`` of our config for an ``img_size``, which is a side, a pair, or a list of one side."""
+    if isinstance(size, int):
+        return size
+    return list(size) * 2 if len(size) == 1 else list(size)
+
+
+def fpn_neck(config: PlainViTConfig) -> tuple[PyramidNeckConfig, Iterable[KeyRule]]:
+    """The neck of ``fpn1`` to ``fpn4``, each of which rescales one map of a ViT, and their keys."""
+    scales = [4.0, 2.0, 1.0, 0.5] if config.patch_size == 16 else [2.0, 1.0, 0.5, 0.25]
+    keys = [KeyRule("fpn1.{}", "upsample_4x.{}"), KeyRule("fpn2.0.{}", "upsample_2x.{}")]
+    if config.patch_size == 8:
+        keys = [KeyRule("fpn1.0.{}", "upsample_2x.{}")]
+    elif len(config.out_features) == 1:
+        keys[1] = KeyRule("fpn2.0.{}", None)  # never run
+    count = len(config.out_features)
+    return PyramidNeckConfig(in_channels=[config.hidden_size] * count, scales=scales[:count]), keys
+
+
+def check_fpn(options: Options, maps: list[str], patch_size: Any) -> None:
+    """Checks that `fpn_neck` fits.
+
+    Raises:
+        ConversionError: there are more than four maps, or the patches have another size than 8 and 16.
+    """
+    if len(maps) > 4 or patch_size not in (8, 16):
+        raise options.error("more than four maps, or patches of another size than 8 and 16, are not supported")
+
+
 def attention_windows(options: Options, depth: int) -> list[int]:
     """Takes ``window_attn`` and ``window_size``; the side of each block's windows, or an empty list for no windows.
 
@@ -114,4 +149,43 @@ def _neck(config: ViTConfig) -> tuple[PyramidNeckConfig, Iterable[KeyRule]]:
 
 VIT_BASELINE = register(
     BackboneRule(types=("ViTBaseline",), translate=_translate, keys=tuple(timm_vit_keys()), neck=_neck)
+)
+
+
+def _translate_ibot(original: Mapping[str, Any], context: Context) -> ViTConfig:
+    options = Options(original, context.where)
+    # training and memory, or pre-training
+    options.ignore("frozen_stages", "use_checkpoint", "return_all_tokens")
+    options.expect("use_mean_pooling", False)
+    options.expect("masked_im_modeling", False)
+    maps = map_names(options.take("out_indices", (3, 5, 7, 11)))
+    if options.take("with_fpn", True):
+        check_fpn(options, maps, original.get("patch_size", 16))
+    sides = image_sides(options.take("img_size", 224))
+    if not isinstance(sides, int) and len(set(sides)) != 1:
+        raise options.error(f"img_size={sides} must be the side of a square")
+    scale = float(options.take("init_values", 0))
+    config = ViTConfig(
+        image_size=sides,
+        interpolation_offset=0.1,
+        pad=False,
+        layer_scale=scale if scale > 0 else None,
+        final_norm=bool(options.take("out_with_norm", False)),
+        out_features=maps,
+        **timm_vit_options(options, qkv_bias=False),
+    )
+    options.finish()
+    return config
+
+
+IBOT = register(
+    BackboneRule(
+        types=("VisionTransformer",),
+        translate=_translate_ibot,
+        keys=(*timm_vit_keys(scale="gamma_"), KeyRule("norm.{}", "norm.{}")),
+        neck=fpn_neck,
+        neck_option="with_fpn",
+        neck_by_default=True,
+        told_by=("embed_dim", "depth", "in_chans", "with_fpn", "out_with_norm", "use_checkpoint"),
+    )
 )

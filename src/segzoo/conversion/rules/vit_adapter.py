@@ -24,6 +24,11 @@ def translate_beit(original: Mapping[str, Any], context: Context) -> ViTAdapterC
     options = Options(original, context.where)
     options.ignore("pretrain_size")  # of absolute positions
     beit = original_beit(options, image_size=512, absolute=False, layer_scale=0.0)
+    if beit.absolute_positions or not beit.relative_positions:
+        raise options.error(
+            "a BEiT with absolute positions (use_abs_pos_emb), or without tables of relative ones (use_rel_pos_bias), "
+            "is not supported"
+        )
     return _adapter(options, beit, injector_scale=beit.layer_scale)
 
 
