@@ -204,6 +204,7 @@ def _new(classes: ClassFacts, options: ModelOptions, request: ModelRequest) -> B
     model.backbone, notes = backbone.load(model.backbone)
     if request.crop_size is not None and isinstance(model.backbone, Backbone):
         model.backbone.fit_images(request.crop_size)
+        config.backbone_config = model.backbone.config
     return BuiltModel(model, backbone.weights, [backbone.note, *notes])
 
 
