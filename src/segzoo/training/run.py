@@ -37,6 +37,7 @@ from segzoo.training.checkpoints import (
 )
 from segzoo.training.ema import WeightAverage
 from segzoo.training.folder import RESULTS, TRAIN_FILES, claim_output_folder, publish_model, write_json, write_text
+from segzoo.training.frozen import BACKBONE, TrainedPart, hold_still
 from segzoo.training.guards import FiniteGuard, LabelGuard, gradient_norm
 from segzoo.training.inputs import MeanLoss, load_model, load_pictures, picture_names, prepare_data
 from segzoo.training.models import no_distortion
@@ -48,7 +49,7 @@ from segzoo.training.reports.publishing import Outcome, publish_outcome
 from segzoo.training.room import Sizes, check_room
 from segzoo.training.shown_classes import ShownClasses
 from segzoo.training.signals import StoppedBySignal, StopRequest
-from segzoo.training.sync_norms import broadcast_buffers, freeze_batch_norms
+from segzoo.training.sync_norms import broadcast_buffers
 from segzoo.training.timetable import Timetable
 from segzoo.training.trackers import start_trackers
 
@@ -211,10 +212,13 @@ class Run:
         if options.warmup_ratio is not None:
             schedule = replace(schedule, num_warmup_steps=int(options.warmup_ratio * self.total_steps))
         self.schedule = build_schedule(optimizer, schedule, total_steps=self.total_steps)
+        left_out = BACKBONE if options.save_trained_only else None
         if recipe.ema_decay:
-            self.average = WeightAverage(self.model.to(accelerator.device), recipe.ema_decay)
+            self.average = WeightAverage(self.model.to(accelerator.device), recipe.ema_decay, left_out=left_out)
             accelerator.register_for_checkpointing(self.average)
-        self.sizes = Sizes.of(self.model, optimizer, averaged=self.average is not None)
+        self.sizes = Sizes.of(self.model, optimizer, averaged=self.average is not None, left_out=left_out)
+        if recipe.freeze_backbone:
+            TrainedPart(accelerator, self.model, saved_alone=options.save_trained_only)
         self.model, self.optimizer = accelerator.prepare(self.model, optimizer)
         accelerator.register_for_checkpointing(self.schedule)
         set_seed(options.seed, device_specific=True)  # dropout differs between processes
@@ -437,8 +441,8 @@ class Run:
                 num_workers=options.dataloader_num_workers,
                 channels_last=self.channels_last,
             )
-        if options.freeze_norms and bare.training:
-            freeze_batch_norms(bare)
+        if self.options.do_train and bare.training:
+            hold_still(bare, backbone=self.recipe.freeze_backbone, norms=options.freeze_norms)
         return evaluation
 
     # The end
