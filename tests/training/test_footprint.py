@@ -31,7 +31,7 @@ BACKBONE = (3 * 14 * 14 * 16 + 16) + 16 + 25 * 16 + 4 * BLOCK
 
 def test_parameters_gradients_and_optimizer_by_hand():
     model = build_without_weights(config())
-    head = sum(p.numel() for p in model.decode_heads.parameters())
+    head = sum(p.numel() for part in (model.neck, model.decode_heads) for p in part.parameters())
     assert sum(p.numel() for p in model.backbone.parameters()) == BACKBONE
     buffers = sum(b.nbytes for b in model.buffers())
     full = footprint()

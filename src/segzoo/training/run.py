@@ -47,6 +47,7 @@ from segzoo.training.processes import run_together
 from segzoo.training.recipes.recipe import Recipe
 from segzoo.training.reports.publishing import Outcome, publish_outcome
 from segzoo.training.room import Sizes, check_room
+from segzoo.training.sharding import check_distribution, gathered, is_sharded, shard_on_cpus, whole_state
 from segzoo.training.shown_classes import ShownClasses
 from segzoo.training.signals import StoppedBySignal, StopRequest
 from segzoo.training.sync_norms import broadcast_buffers
@@ -71,6 +72,7 @@ def train(options: RunOptions, recipe: Recipe = DEFAULTS) -> dict[str, Any]:
         KeyboardInterrupt: Ctrl-C was pressed; once steps are taken, a checkpoint of the last one has been written.
     """
     options.check_recipe(recipe)
+    check_distribution(options, recipe)
     with StopRequest() as stop:
         return Run(options, recipe, stop).run()
 
@@ -87,6 +89,7 @@ class Run:
             log_with=list(options.report_to) if options.with_tracking else None,
             project_dir=options.output_dir,
         )
+        shard_on_cpus(self.accelerator)
         self.is_main = self.accelerator.is_main_process
         on_cpu = self.accelerator.device.type == "cpu"
         if on_cpu:
@@ -94,7 +97,9 @@ class Run:
         # On CPUs channels-last is faster in half precision only.
         self.channels_last = options.channels_last
         if self.channels_last is None:
-            self.channels_last = not on_cpu or self.accelerator.mixed_precision != "no"
+            # FSDP2 divides contiguous weights only.
+            on_cpu_in_float32 = on_cpu and self.accelerator.mixed_precision == "no"
+            self.channels_last = not (on_cpu_in_float32 or is_sharded(self.accelerator))
         self.memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
         self.output_dir = Path(options.output_dir)
         self.model: PreTrainedModel  # set by prepare_inputs, wrapped by prepare_training
@@ -396,10 +401,11 @@ class Run:
         This comes before whatever else may fail after the last step; scores and pictures are added to the folder.
         """
         bare = self.accelerator.unwrap_model(self.model)
+        state = whole_state(self.accelerator, bare)
 
         def write() -> None:
             with self.average.applied_to(bare) if self.average is not None else contextlib.nullcontext():
-                publish_model(bare, self.processor, self.output_dir)
+                publish_model(bare, self.processor, self.output_dir, state=state)
 
         with self.stop.saving():
             self.together(write, main_only=True)
@@ -428,7 +434,8 @@ class Run:
         options = self.options
         bare = self.accelerator.unwrap_model(self.model)
         broadcast_buffers(self.accelerator, bare)
-        with self.average.applied_to(bare) if self.average is not None else contextlib.nullcontext():
+        averaged = self.average.applied_to(bare) if self.average is not None else contextlib.nullcontext()
+        with gathered(self.accelerator, bare), averaged:
             evaluation = evaluate(
                 self.model,
                 self.processor,
@@ -491,7 +498,8 @@ class Run:
             repo_id=options.hub_model_id,
             notes=self.notes,
         )
-        self.together(lambda: self.publish(outcome), main_only=True)
+        with gathered(self.accelerator, bare):  # the main process draws pictures
+            self.together(lambda: self.publish(outcome), main_only=True)
         return outcome.results
 
     def final_evaluation(self, bare: torch.nn.Module) -> Evaluation | None:
