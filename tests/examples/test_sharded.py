@@ -36,7 +36,7 @@ TRAINING = {
     "max_grad_norm": 1,
     "freeze_norms": True,
     "logging_steps": 1,
-    "eval_steps": 2,
+    "eval_steps": 4,
     "max_eval_samples": 3,  # two in one process and one in the other
     "per_device_eval_batch_size": 1,
     "dataloader_num_workers": 0,

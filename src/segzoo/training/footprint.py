@@ -17,7 +17,6 @@ from segzoo.errors import SegZooError, first_line
 from segzoo.training.frozen import freeze_backbone
 from segzoo.training.recipes.recipe import Recipe
 
-SHARDINGS = ("ddp", "fsdp")
 _FLOAT32, _HALF = 4, 2
 
 
