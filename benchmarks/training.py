@@ -2,6 +2,7 @@
 
     python benchmarks/training.py                       # 512x512, float32 and bfloat16, two rounds each
     python benchmarks/training.py --crop_size 256 --steps 4 --rounds 1
+    python benchmarks/training.py --frozen              # instead of the peer: a frozen backbone against a trained one
 
 Both train the same model on the same synthetic pictures with AdamW, each in its own process, in turns. The peer does
 what transformers' run_semantic_segmentation_no_trainer.py does in a step (random crop, flip and normalisation of NumPy
@@ -30,21 +31,28 @@ def main() -> None:
         return
     from segzoo.data import write_scenes
 
+    names = ("full", "frozen") if args.frozen else ("peer", "segzoo")
+    titles = {"full": "all trained", "frozen": "frozen backbone", "peer": "upstream loop", "segzoo": "segzoo train"}
     with tempfile.TemporaryDirectory() as scratch:
         data = write_scenes(Path(scratch) / "data", num_train=32, num_validation=1, size=(args.height, args.width))
         rows = []
         for precision in args.precisions:
-            measured = {"peer": [], "segzoo": []}
+            measured = {name: [] for name in names}
             for number in range(args.rounds):
-                measured["peer"].append(run_peer(args, data, precision))
-                measured["segzoo"].append(run_script(args, data, precision, Path(scratch) / f"{precision}{number}"))
+                for name in names:
+                    output = Path(scratch) / f"{precision}{number}{name}"
+                    measured[name].append(
+                        run_peer(args, data, precision)
+                        if name == "peer"
+                        else run_script(args, data, precision, output, frozen=name == "frozen")
+                    )
             rows.append({"precision": precision} | {who: summarise(values) for who, values in measured.items()})
     print(
         f"UPerNet on ResNet-50, crops of {args.crop_size}, batch {args.batch_size}, {args.steps} steps, {os.cpu_count()} cores"
     )
-    print(f"{'':10}{'upstream loop':>16}{'segzoo train':>16}{'ratio':>8}{'memory':>22}{'waits for data':>18}")
+    print(f"{'':10}{titles[names[0]]:>16}{titles[names[1]]:>16}{'ratio':>8}{'memory':>22}{'waits for data':>18}")
     for row in rows:
-        peer, own = row["peer"], row["segzoo"]
+        peer, own = (row[name] for name in names)
         print(
             f"{row['precision']:10}{peer['images_per_second']:>12.2f} im/s{own['images_per_second']:>12.2f} im/s"
             f"{own['images_per_second'] / peer['images_per_second']:>8.2f}"
@@ -66,6 +74,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--precisions", nargs="+", default=["no", "bf16"], choices=["no", "bf16", "fp16"])
     parser.add_argument("--backbone", default="resnet50_v1c")
     parser.add_argument("--num_workers", type=int, default=1, help="loading processes of segzoo train")
+    parser.add_argument("--frozen", action="store_true", help="compare a frozen backbone with a trained one")
     parser.add_argument("--json", help="write the figures to this file")
     parser.add_argument("--peer", metavar="DATA", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -89,7 +98,7 @@ def run_peer(args: argparse.Namespace, data: Path, precision: str) -> dict:
     return json.loads(output.splitlines()[-1]) | {"peak_mib": peak}
 
 
-def run_script(args: argparse.Namespace, data: Path, precision: str, output: Path) -> dict:
+def run_script(args: argparse.Namespace, data: Path, precision: str, output: Path, *, frozen: bool = False) -> dict:
     """Run ``segzoo train`` in a fresh process; returns the figures in its log."""
     options = {
         "dataset_name": data,
@@ -104,6 +113,7 @@ def run_script(args: argparse.Namespace, data: Path, precision: str, output: Pat
     }
     words = [sys.executable, "-m", "segzoo", "train", "--do_train", "--no_photometric_distortion"]
     words += ["--scale_range", 1, 1, "--cat_max_ratio", 1]  # as the peer has it
+    words += ["--freeze_backbone"] * frozen
     for name, value in options.items():
         words += [f"--{name}", value]
     _, peak = call(words)

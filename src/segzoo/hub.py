@@ -159,19 +159,21 @@ def write_model_files(
     *,
     card: str | None = None,
     max_shard_size: int | str = "5GB",
+    state: dict[str, Any] | None = None,
 ) -> None:
     """Write the files of `save_model_folder` into an existing folder, one after the other.
 
     Args:
         model, processor, card, max_shard_size: as in `save_model_folder`.
         directory: the existing folder.
+        state: the weights to write; None: the model's.
 
     Raises:
         OSError: a file cannot be written.
     """
     try:
         # Native keys: a conversion mapping that happens to be registered must not rename them on the way out.
-        model.save_pretrained(directory, max_shard_size=max_shard_size, save_original_format=False)
+        model.save_pretrained(directory, state_dict=state, max_shard_size=max_shard_size, save_original_format=False)
     except SafetensorError as error:
         raise OSError(str(error)) from error
     if not isinstance(model, WritesHashes):  # one of transformers

@@ -1,5 +1,6 @@
 """The composite model: backbone, neck, decode heads and auxiliary heads as one Hugging Face model."""
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -73,6 +74,8 @@ class SegZooForSemanticSegmentation(WritesShim, WritesHashes, SegZooPreTrainedMo
     base_model_prefix = "segzoo"
     fused = False
     """Whether `fuse` has prepared the model for inference."""
+    backbone_frozen = False
+    """Whether `freeze_backbone` has frozen the backbone."""
 
     def __init__(self, config: SegZooConfig):
         super().__init__(config)
@@ -110,7 +113,8 @@ class SegZooForSemanticSegmentation(WritesShim, WritesHashes, SegZooPreTrainedMo
         return maps, output.hidden_states if output_hidden_states else None
 
     def _run_backbone(self, pixel_values: Tensor, **options: bool | None) -> tuple[Sequence[Tensor], BackboneOutput]:
-        output = self.backbone.forward_with_filtered_kwargs(pixel_values, **options)
+        with torch.no_grad() if self.backbone_frozen else contextlib.nullcontext():
+            output = self.backbone.forward_with_filtered_kwargs(pixel_values, **options)
         maps = output.feature_maps
         if self.neck is not None:
             maps = self.neck(self._in_dtype_of(self.neck, maps))
@@ -221,15 +225,32 @@ class SegZooForSemanticSegmentation(WritesShim, WritesHashes, SegZooPreTrainedMo
         self.fused = True
         return self
 
+    def freeze_backbone(self) -> Self:
+        """Let training change neck and heads only.
+
+        The backbone stays in evaluation mode: nothing is dropped in it, and batch norms use their running statistics.
+        It keeps no activations for a backward pass, so that no gradient reaches the images either.
+
+        Returns:
+            The model itself.
+        """
+        self.backbone_frozen = True
+        self.backbone.requires_grad_(False)
+        self.backbone.eval()
+        return self
+
     def train(self, mode: bool = True) -> Self:
-        """As of every module.
+        """As of every module; a frozen backbone stays in evaluation mode.
 
         Raises:
             SegZooError: training is asked of a model that `fuse` has changed.
         """
         if mode and self.fused:
             raise SegZooError("a model cannot be trained after fuse(), which took its batch norms away; load it again")
-        return super().train(mode)
+        super().train(mode)
+        if self.backbone_frozen:
+            self.backbone.eval()
+        return self
 
     def set_losses(
         self,

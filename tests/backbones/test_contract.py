@@ -3,6 +3,8 @@
 import pytest
 import torch
 import transformers
+from accelerate import FullyShardedDataParallelPlugin
+from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 from support.contract import (
     SIZES,
     assert_close,
@@ -14,12 +16,15 @@ from support.contract import (
 from support.odd_backbones import ODD_BACKBONES
 from support.versions import SEGFORMER_CHECKPOINTS, whole_graph
 from transformers import AutoConfig, AutoModelForSemanticSegmentation
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from segzoo import AutoBackbone, SegZooConfig, SegZooForSemanticSegmentation
 from segzoo.auto import BACKBONES
 from segzoo.backbones.base import is_token
+from segzoo.backbones.hrnet import HRNetExchange
 from segzoo.errors import SegZooError
 from segzoo.heads import FCNHeadConfig
+from segzoo.layers import DropPath
 
 ALL = BACKBONES | ODD_BACKBONES
 # One of a family is compiled with every run of the tests: conv blocks, plain ViTs, operators of our own.
@@ -200,3 +205,24 @@ def test_inductor_forward_and_backward(model_type):
     assert_close(maps[-1], expected, 1e-4)
     sum(m.square().mean() for m in maps).backward()
     assert_gradients(model)
+
+
+@pytest.mark.parametrize("model_type", sorted(BACKBONES))
+def test_blocks_that_are_never_divided(model_type):
+    """Those named exist, hold every residual branch, and are what accelerate's FSDP2 shards one by one."""
+    model = build(model_type)
+    named = set(model._no_split_modules)
+    whole = {name: module for name, module in model.named_modules() if type(module).__name__ in named}
+    assert named and {type(module).__name__ for module in whole.values()} == named
+    residual = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, (GradientCheckpointingLayer, HRNetExchange))
+        or any(isinstance(child, DropPath) for child in module.children())
+    ]
+    assert residual
+    assert [name for name in residual if not any(f"{name}.".startswith(f"{block}.") for block in whole)] == []
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
+    plugin.set_auto_wrap_policy(model)
+    wraps = fsdp2_prepare_auto_wrap_policy(plugin, model)
+    assert {name for name, module in model.named_modules() if wraps(module)} == whole.keys()

@@ -200,3 +200,32 @@ class TestCommand:
     def test_a_size_that_the_model_does_not_take(self, capsys):
         assert main(["info", "pspnet_r50-d8_512x512_160k_ade20k", "--size", "1"]) in (0, 1)
         assert "Traceback" not in capsys.readouterr().err
+
+
+class TestTraining:
+    def test_of_a_release(self, capsys):
+        """The frozen InternViT-6B: no gradients of the 6 billion, and the recipe's batch on eight GPUs."""
+        name = next(row.name for row in zoo.rows().values() if row.recipe == "internvit_6b_frozen_80k_ade20k_504x504")
+        options = ["--training", "--world-size", "8", "--precision", "bf16", "--sharding", "fsdp"]
+        assert main(["info", name, *options, "--json"]) == 0
+        facts = json.loads(capsys.readouterr().out)["training"]
+        found = facts["bytes"]
+        assert facts["batch_size"] == 2 and facts["frozen_backbone"] and facts["precision"] == "bf16"
+        assert found["optimizer"] == 2 * found["gradients"] < 1e6
+        assert 4 * 5.5e9 / 8 < found["parameters"] < 4 * 6.5e9 / 8
+        assert found["total"] == sum(n for part, n in found.items() if part not in ("total", "has_loss"))
+
+    def test_of_a_folder(self, tmp_path, capsys):
+        convert_checkpoint(tiny.save(tmp_path / "a.pth"), output=tmp_path / "model")
+        assert main(["info", str(tmp_path / "model"), "--training", "--batch-size", "3"]) == 0
+        text = capsys.readouterr().out
+        for expected in ("training on one GPU, no precision, recipe default", "(adamw)", "3 crops of 32x32", "total"):
+            assert expected in text, expected
+
+    def test_what_cannot_be(self, capsys):
+        backbone = next(row.name for row in zoo.rows().values() if row.pretrained)
+        assert main(["info", backbone, "--training"]) == 1
+        assert "is a backbone" in capsys.readouterr().err
+        with pytest.raises(SystemExit):
+            main(["info", backbone, "--training", "--world-size", "0"])
+        assert "is not a number from 1" in capsys.readouterr().err

@@ -31,6 +31,8 @@ def test_sizes_are_those_of_real_checkpoints(tmp_path, kind, options, averaged):
     written = sum(file.stat().st_size for file in folder.iterdir())
     assert sizes.checkpoint <= written <= sizes.checkpoint + 50_000
     assert 0 <= (folder / "model.safetensors").stat().st_size - sizes.model <= 2000
+    left = Sizes.of(model, optimizer.optimizer, averaged=averaged, left_out="0.")
+    assert left.model == sizes.model and sizes.checkpoint - left.checkpoint == 4 * 200_500 * (2 if averaged else 1)
 
 
 def test_shared_weights_count_once():

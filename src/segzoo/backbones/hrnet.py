@@ -191,7 +191,7 @@ class HRNetBackbone(Backbone):
     """
 
     config: HRNetConfig
-    _no_split_modules = ["ResNetBlock"]
+    _no_split_modules = ["ResNetBlock", "HRNetExchange"]
 
     def __init__(self, config: HRNetConfig):
         super().__init__(config)

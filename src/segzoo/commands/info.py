@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from segzoo import zoo
 from segzoo.errors import SegZooError, first_line
 from segzoo.files import json_text
 from segzoo.progress import print_text
-from segzoo.sizes import Size, SizesAction
+from segzoo.sizes import MAX_SIZE, Size, SizesAction
 from segzoo.text import line_text
 
 if TYPE_CHECKING:
@@ -31,6 +31,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="count the operations for pictures of these sizes, such as 512x1024 or 512 1024 (default: the training crop, and the publisher's size)",
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    training = parser.add_argument_group(
+        "memory of a training on each GPU, from its recipe's batch, crop and optimizer"
+    )
+    training.add_argument(
+        "--training",
+        action="store_true",
+        help="print parameters, gradients, optimizer state and activations; --size is the crop",
+    )
+    training.add_argument("--world-size", "--world_size", type=_positive, default=1, help="GPUs (default: 1)")
+    training.add_argument(
+        "--sharding",
+        choices=("ddp", "fsdp"),
+        default="ddp",
+        help="the whole model on each GPU, or a part (default: ddp)",
+    )
+    training.add_argument(
+        "--precision", choices=("no", "bf16", "fp16"), help="mixed precision (default: the recipe's, or no)"
+    )
+    training.add_argument(
+        "--batch-size",
+        "--batch_size",
+        type=_positive,
+        help="crops on each GPU at a time (default: the recipe's, divided by the GPUs)",
+    )
+    training.add_argument(
+        "--gradient-checkpointing",
+        "--gradient_checkpointing",
+        action="store_true",
+        help="blocks keep their input alone",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,14 +69,16 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         SegZooError: there is no such model; the message suggests similar names of released checkpoints.
     """
-    folder = Path(args.model)
+    folder, training = Path(args.model), _training(args) if args.training else None
     if folder.is_dir() or (zoo.lookup(args.model) is None and "/" in args.model):
-        facts = facts_of_folder(args.model, args.size)
+        facts = facts_of_folder(args.model, args.size, training)
         lines = _folder_lines(facts)
     else:
         row = zoo.find(args.model)
-        facts = facts_of_row(row, args.size)
+        facts = facts_of_row(row, args.size, training)
         lines = _row_lines(row, facts)
+    if facts.get("training"):
+        lines += _training_lines(facts["training"])
     if args.json:
         print_text(json_text(facts, indent=1), end="")
     else:
@@ -56,13 +88,41 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def facts_of_row(row: zoo.ZooRow, sizes: list[Size] | None = None) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class TrainingRequest:
+    """What ``--training`` was given with; None is what the recipe says."""
+
+    world_size: int = 1
+    sharding: str = "ddp"
+    precision: str | None = None
+    batch_size: int | None = None
+    gradient_checkpointing: bool = False
+
+
+def _training(args: argparse.Namespace) -> TrainingRequest:
+    return TrainingRequest(**{entry.name: getattr(args, entry.name) for entry in fields(TrainingRequest)})
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= MAX_SIZE:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MAX_SIZE}")
+    return int(text)
+
+
+def facts_of_row(
+    row: zoo.ZooRow, sizes: list[Size] | None = None, training: TrainingRequest | None = None
+) -> dict[str, Any]:
     """Everything about a released checkpoint, ready for JSON: the row's fields, its licences, test and counts.
 
     Args:
         row: the released checkpoint.
         sizes: (height, width) of the pictures to count operations for; None: the training crop and the publisher's
             size.
+        training: calculate the memory of a training with the row's recipe too.
+
+    Raises:
+        SegZooError: the memory of a training is wanted of a backbone or of what does not convert, or the model does
+            not take crops of the first size.
     """
     from segzoo.conversion.card import protocol
     from segzoo.conversion.plan import build_without_weights
@@ -77,6 +137,10 @@ def facts_of_row(row: zoo.ZooRow, sizes: list[Size] | None = None) -> dict[str, 
         "source": system.url,
     }
     if row.pretrained:
+        if training is not None:
+            raise SegZooError(
+                f"{row.name} is a backbone: --training is about models; name one that has it (segzoo list), or a model folder"
+            )
         return facts | {"converts": True, "num_labels": None, "test": None, "counted": None}
     config = zoo.original_config(row.name)
     try:
@@ -85,22 +149,28 @@ def facts_of_row(row: zoo.ZooRow, sizes: list[Size] | None = None) -> dict[str, 
         translation = translate_config(config)
         model = build_without_weights(translation.config)
     except SegZooError as error:
+        if training is not None:
+            raise
         return facts | {"converts": False, "why_not": str(error), "test": None, "counted": None}
     return facts | {
         "converts": True,
         "num_labels": translation.config.num_labels,
         "test": protocol(translation.processor),
         "counted": _counts(model, sizes or [size for size in (row.crop, row.flops_size) if size] or [(512, 512)]),
+        **_memory_facts(model, row.recipe, training, (sizes or [row.crop])[0]),
     }
 
 
-def facts_of_folder(name: str, sizes: list[Size] | None = None) -> dict[str, Any]:
+def facts_of_folder(
+    name: str, sizes: list[Size] | None = None, training: TrainingRequest | None = None
+) -> dict[str, Any]:
     """The facts about a model folder or a model on the Hub, and the counts; its weights are not loaded.
 
     Args:
         name: the folder, or ``"namespace/name"``.
         sizes: (height, width) of the pictures to count operations for; None: the model's windows, else the image
             processor's size for a square picture, else 512x512.
+        training: calculate the memory of a training too, with the default recipe.
 
     Raises:
         SegZooError: the model is not for semantic segmentation, or cannot be loaded.
@@ -138,6 +208,7 @@ def facts_of_folder(name: str, sizes: list[Size] | None = None) -> dict[str, Any
         "test": protocol(processor) if ours and processor else None,
         "size_bytes": sum(path.stat().st_size for path in files) or None,
         "counted": _counts(model, sizes or [_usual_size(processor)]),
+        **_memory_facts(model, None, training, (sizes or [_usual_size(processor)])[0]),
     }
 
 
@@ -169,6 +240,65 @@ def _counts(model: nn.Module, sizes: list[Size]) -> dict[str, Any]:
             for c in operations
         ],
     }
+
+
+def _memory_facts(
+    model: nn.Module, name: str | None, request: TrainingRequest | None, size: Size | None
+) -> dict[str, Any]:
+    """The entry ``training``, in bytes on each GPU; nothing without a request.
+
+    Args:
+        model: on the meta device.
+        name: of the recipe; None: the defaults of ``segzoo train``.
+        request: what is asked for.
+        size: (height, width) of the crops; None: the recipe's.
+    """
+    if request is None:
+        return {}
+    from segzoo.training.arguments import DEFAULTS
+    from segzoo.training.footprint import Setup, training_footprint
+    from segzoo.training.recipes.recipe import load_recipe
+
+    recipe = DEFAULTS if name is None else load_recipe(name)
+    batch = request.batch_size or -(-(recipe.total_train_batch_size or 8 * request.world_size) // request.world_size)
+    setup = Setup(
+        size=tuple(size or recipe.crop_size or (512, 512)),
+        batch_size=batch,
+        world_size=request.world_size,
+        sharding=request.sharding,
+        precision=request.precision or recipe.mixed_precision or "no",
+        gradient_checkpointing=request.gradient_checkpointing,
+    )
+    found = training_footprint(model, recipe, setup)
+    return {
+        "training": {
+            "recipe": recipe.name,
+            "optimizer": recipe.optimizer,
+            "frozen_backbone": recipe.freeze_backbone,
+            **asdict(setup),
+            "bytes": {**asdict(found), "total": found.total},
+        }
+    }
+
+
+def _training_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """The memory of a training; its keys are those of `training_footprint`."""
+    count = facts["world_size"]
+    gpus = "one GPU" if count == 1 else f"{count} GPUs ({facts['sharding'].upper()})"
+    found = dict(facts["bytes"])
+    has_loss = found.pop("has_loss")
+    remarks = {
+        "optimizer": facts["optimizer"] + (", backbone frozen" if facts["frozen_backbone"] else ""),
+        "activations": f"{facts['batch_size']} crops of {_by(facts['size'])}"
+        + (", blocks run twice" if facts["gradient_checkpointing"] else "")
+        + ("" if has_loss else ", without the loss"),
+        "total": "about 1 GB of the libraries comes on top",
+    }
+    lines = [("memory", f"training on {gpus}, {facts['precision']} precision, recipe {facts['recipe']}; on each GPU:")]
+    for name, size in found.items():
+        remark = f" ({remarks[name]})" if name in remarks else ""
+        lines.append((f"  {name}", f"{size / 1e9:.3g} GB{remark}"))
+    return lines
 
 
 def _row_lines(row: zoo.ZooRow, facts: dict[str, Any]) -> list[tuple[str, str]]:

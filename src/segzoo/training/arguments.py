@@ -178,6 +178,9 @@ class RunningOptions(Options):
         words=("epoch",),
         at_least=0,
     )
+    save_trained_only: bool = option(
+        False, "with --freeze_backbone: checkpoints leave the backbone out; the finished model is whole"
+    )
     save_total_limit: int | None = option(None, "keep this many checkpoints, and the best; all by default", above=0)
     load_best_model_at_end: bool = option(False, "the model with the best mIoU is the result")
     resume_from_checkpoint: str | None = option(None, "'latest', or a checkpoint folder", flag=Flag(const="latest"))
@@ -267,8 +270,10 @@ class RunOptions(RunningOptions, BatchOptions, DataOptions, ModelSource):
 
         Raises:
             SegZooError: with streaming, whose length is unknown, the recipe has no number of steps, or evaluations or
-                checkpoints are due every epoch.
+                checkpoints are due every epoch; or checkpoints are to leave out a backbone that is trained.
         """
+        if self.save_trained_only and not recipe.freeze_backbone:
+            self.refuse("save_trained_only goes with --freeze_backbone; all of this model is trained")
         if self.streaming and recipe.max_train_steps is None:
             self.refuse("streaming needs --max_train_steps: the number of pictures is not known beforehand")
         if self.streaming and "epoch" in (self.eval_steps, self.checkpointing_steps):
@@ -458,7 +463,7 @@ def notes_on_arguments(options: RunOptions) -> list[str]:
 _NOT_ON_THE_CARD = frozenset(
     """
     output_dir overwrite_output_dir resume_from_checkpoint logging_steps dataloader_num_workers with_tracking report_to
-    push_to_hub hub_model_id hub_private_repo hub_token token cache_dir checkpointing_steps save_total_limit eval_steps
+    push_to_hub hub_model_id hub_private_repo hub_token token cache_dir checkpointing_steps save_total_limit save_trained_only eval_steps
     trust_remote_code model_revision per_device_eval_batch_size dataset_name run_name do_train do_eval max_bad_steps max_empty_steps
     verify warmup_ratio crop_by_model push_to_hub_organization recipe_file use_cpu tf32 without_effect
     """.split()  # noqa: SIM905

@@ -20,15 +20,16 @@ class WeightAverage:
     Args:
         model: the unwrapped model (not the one that `accelerate` wrapped), on its device; it is copied.
         decay: share of the old average that remains in each step, between 0 and 1, both excluded.
+        left_out: beginning of the names of frozen weights, which ``state_dict`` leaves out; None: it has all.
 
     Raises:
         SegZooError: ``decay`` is not between 0 and 1.
     """
 
-    def __init__(self, model: nn.Module, decay: float):
+    def __init__(self, model: nn.Module, decay: float, *, left_out: str | None = None):
         if not 0 < decay < 1:
             raise SegZooError(f"--ema_decay is {decay}; it must lie between 0 and 1, such as 0.999")
-        self.decay = decay
+        self.decay, self.left_out = decay, None if left_out is None else f"module.{left_out}"
         self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)).requires_grad_(False)
 
     def update(self, model: nn.Module) -> None:
@@ -51,8 +52,11 @@ class WeightAverage:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The averaged weights and buffers, and the number of steps in them."""
-        return copy.copy(self.averaged.state_dict())
+        state = copy.copy(self.averaged.state_dict())
+        return {name: x for name, x in state.items() if self.left_out is None or not name.startswith(self.left_out)}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Restore a result of ``state_dict``."""
-        self.averaged.load_state_dict(state)
+        own = self.averaged.state_dict()
+        frozen = {name: x for name, x in own.items() if self.left_out is not None and name.startswith(self.left_out)}
+        self.averaged.load_state_dict(frozen | state)

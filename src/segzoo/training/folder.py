@@ -70,12 +70,22 @@ def claim_output_folder(
 
 
 def publish_model(
-    model: PreTrainedModel, processor: BaseImageProcessor | None, directory: str | os.PathLike, card: str | None = None
+    model: PreTrainedModel,
+    processor: BaseImageProcessor | None,
+    directory: str | os.PathLike,
+    card: str | None = None,
+    *,
+    state: dict[str, Any] | None = None,
 ) -> Path:
     """Save model and processor, and the card if there is one, into the output folder, next to checkpoints and figures.
 
     They replace the files of an earlier model together, the config last: a folder with a config is a whole model. The
     card, the scores and the report of an earlier model go with it.
+
+    Args:
+        model, processor, card: as in `segzoo.hub.save_model_folder`.
+        directory: the output folder.
+        state: the weights to write, whole; None: the model's.
 
     Raises:
         SegZooError: a file cannot be written; an earlier model is unchanged.
@@ -84,7 +94,7 @@ def publish_model(
     # An earlier, larger model may have left more shards.
     stale = [*target.glob(_WEIGHTS), target / CARD, target / RESULTS, target / REPORT]
     with moved_together(target / "config.json", stale=stale) as folder:
-        write_model_files(model, processor, folder, card=card)
+        write_model_files(model, processor, folder, card=card, state=state)
     return target
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
 from segzoo.errors import SegZooError
@@ -134,7 +135,8 @@ def gradient_norm(accelerator: Accelerator, model: torch.nn.Module, max_norm: fl
     sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
     if max_norm or sharded:
         norm = accelerator.clip_grad_norm_(model.parameters(), max_norm or math.inf)
-        return torch.zeros(()) if norm is None else torch.as_tensor(norm).detach()  # DeepSpeed may return None
+        norm = torch.zeros(()) if norm is None else torch.as_tensor(norm).detach()  # DeepSpeed may return None
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
     accelerator.unscale_gradients()
     return get_total_norm(
         [p.grad for p in model.parameters() if p.grad is not None]

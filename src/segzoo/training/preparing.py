@@ -9,10 +9,11 @@ from segzoo.data.checks.label_ids import LabelRule
 from segzoo.data.checks.validation_look import ValidationLook
 from segzoo.data.classes import ClassFacts
 from segzoo.training.arguments import RunOptions
+from segzoo.training.frozen import freeze_backbone, hold_still
 from segzoo.training.inputs import TrainingBatches
 from segzoo.training.models import trained_in_float32
 from segzoo.training.recipes.recipe import Recipe
-from segzoo.training.sync_norms import freeze_batch_norms, synchronise_batch_norms
+from segzoo.training.sync_norms import synchronise_batch_norms
 from segzoo.training.unused import freeze_unused_parameters
 
 
@@ -41,7 +42,7 @@ def prepare_model(
         model.gradient_checkpointing_enable()
     model.to(memory_format=memory_format)
     if recipe.freeze_backbone:
-        model.backbone.requires_grad_(False)
+        freeze_backbone(model)
     trained_in_float32(model)
     several = accelerator.num_processes > 1
     if several and (unused := freeze_unused_parameters(model, recipe.crop_size)):
@@ -55,8 +56,7 @@ def prepare_model(
     elif several and options.sync_batch_norm:
         model = synchronise_batch_norms(model)
     model.train()
-    if options.freeze_norms:
-        freeze_batch_norms(model)
+    hold_still(model, backbone=recipe.freeze_backbone, norms=options.freeze_norms)
     return model, notes
 
 

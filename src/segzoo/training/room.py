@@ -26,20 +26,25 @@ class Sizes:
     checkpoint: int
 
     @classmethod
-    def of(cls, model: nn.Module, optimizer: torch.optim.Optimizer, *, averaged: bool) -> "Sizes":
+    def of(
+        cls, model: nn.Module, optimizer: torch.optim.Optimizer, *, averaged: bool, left_out: str | None = None
+    ) -> "Sizes":
         """The sizes for a model, as far as they can be known before the first step.
 
         Args:
             model: the model, before accelerate divides it over processes.
             optimizer: AdamW and Adam keep two numbers for each trained parameter, SGD with momentum one.
             averaged: whether there is a weight average, as large as the weights.
+            left_out: beginning of the names of weights that checkpoints leave out; None: they have all.
         """
-        weights = _bytes_of(model.state_dict().values())
+        state = model.state_dict()
+        weights = _bytes_of(state.values())
+        saved = _bytes_of(x for name, x in state.items() if left_out is None or not name.startswith(left_out))
         trained = _bytes_of(chain.from_iterable(group["params"] for group in optimizer.param_groups))
         numbers = 2
         if isinstance(optimizer, torch.optim.SGD):
             numbers = int(any(group["momentum"] for group in optimizer.param_groups))
-        return cls(weights, weights * (2 if averaged else 1) + trained * numbers)
+        return cls(weights, saved * (2 if averaged else 1) + trained * numbers)
 
 
 def checkpoints_at_once(due: int, *, present: int = 0, limit: int | None = None, best: bool = False) -> int:

@@ -37,6 +37,7 @@ from segzoo.training.checkpoints import (
 )
 from segzoo.training.ema import WeightAverage
 from segzoo.training.folder import RESULTS, TRAIN_FILES, claim_output_folder, publish_model, write_json, write_text
+from segzoo.training.frozen import BACKBONE, TrainedPart, hold_still
 from segzoo.training.guards import FiniteGuard, LabelGuard, gradient_norm
 from segzoo.training.inputs import MeanLoss, load_model, load_pictures, picture_names, prepare_data
 from segzoo.training.models import no_distortion
@@ -46,9 +47,10 @@ from segzoo.training.processes import run_together
 from segzoo.training.recipes.recipe import Recipe
 from segzoo.training.reports.publishing import Outcome, publish_outcome
 from segzoo.training.room import Sizes, check_room
+from segzoo.training.sharding import check_distribution, gathered, is_sharded, shard_on_cpus, whole_state
 from segzoo.training.shown_classes import ShownClasses
 from segzoo.training.signals import StoppedBySignal, StopRequest
-from segzoo.training.sync_norms import broadcast_buffers, freeze_batch_norms
+from segzoo.training.sync_norms import broadcast_buffers
 from segzoo.training.timetable import Timetable
 from segzoo.training.trackers import start_trackers
 
@@ -70,6 +72,7 @@ def train(options: RunOptions, recipe: Recipe = DEFAULTS) -> dict[str, Any]:
         KeyboardInterrupt: Ctrl-C was pressed; once steps are taken, a checkpoint of the last one has been written.
     """
     options.check_recipe(recipe)
+    check_distribution(options, recipe)
     with StopRequest() as stop:
         return Run(options, recipe, stop).run()
 
@@ -86,6 +89,7 @@ class Run:
             log_with=list(options.report_to) if options.with_tracking else None,
             project_dir=options.output_dir,
         )
+        shard_on_cpus(self.accelerator)
         self.is_main = self.accelerator.is_main_process
         on_cpu = self.accelerator.device.type == "cpu"
         if on_cpu:
@@ -93,7 +97,9 @@ class Run:
         # On CPUs channels-last is faster in half precision only.
         self.channels_last = options.channels_last
         if self.channels_last is None:
-            self.channels_last = not on_cpu or self.accelerator.mixed_precision != "no"
+            # FSDP2 divides contiguous weights only.
+            on_cpu_in_float32 = on_cpu and self.accelerator.mixed_precision == "no"
+            self.channels_last = not (on_cpu_in_float32 or is_sharded(self.accelerator))
         self.memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
         self.output_dir = Path(options.output_dir)
         self.model: PreTrainedModel  # set by prepare_inputs, wrapped by prepare_training
@@ -211,10 +217,13 @@ class Run:
         if options.warmup_ratio is not None:
             schedule = replace(schedule, num_warmup_steps=int(options.warmup_ratio * self.total_steps))
         self.schedule = build_schedule(optimizer, schedule, total_steps=self.total_steps)
+        left_out = BACKBONE if options.save_trained_only else None
         if recipe.ema_decay:
-            self.average = WeightAverage(self.model.to(accelerator.device), recipe.ema_decay)
+            self.average = WeightAverage(self.model.to(accelerator.device), recipe.ema_decay, left_out=left_out)
             accelerator.register_for_checkpointing(self.average)
-        self.sizes = Sizes.of(self.model, optimizer, averaged=self.average is not None)
+        self.sizes = Sizes.of(self.model, optimizer, averaged=self.average is not None, left_out=left_out)
+        if recipe.freeze_backbone:
+            TrainedPart(accelerator, self.model, saved_alone=options.save_trained_only)
         self.model, self.optimizer = accelerator.prepare(self.model, optimizer)
         accelerator.register_for_checkpointing(self.schedule)
         set_seed(options.seed, device_specific=True)  # dropout differs between processes
@@ -392,10 +401,11 @@ class Run:
         This comes before whatever else may fail after the last step; scores and pictures are added to the folder.
         """
         bare = self.accelerator.unwrap_model(self.model)
+        state = whole_state(self.accelerator, bare)
 
         def write() -> None:
             with self.average.applied_to(bare) if self.average is not None else contextlib.nullcontext():
-                publish_model(bare, self.processor, self.output_dir)
+                publish_model(bare, self.processor, self.output_dir, state=state)
 
         with self.stop.saving():
             self.together(write, main_only=True)
@@ -424,7 +434,8 @@ class Run:
         options = self.options
         bare = self.accelerator.unwrap_model(self.model)
         broadcast_buffers(self.accelerator, bare)
-        with self.average.applied_to(bare) if self.average is not None else contextlib.nullcontext():
+        averaged = self.average.applied_to(bare) if self.average is not None else contextlib.nullcontext()
+        with gathered(self.accelerator, bare), averaged:
             evaluation = evaluate(
                 self.model,
                 self.processor,
@@ -437,8 +448,8 @@ class Run:
                 num_workers=options.dataloader_num_workers,
                 channels_last=self.channels_last,
             )
-        if options.freeze_norms and bare.training:
-            freeze_batch_norms(bare)
+        if self.options.do_train and bare.training:
+            hold_still(bare, backbone=self.recipe.freeze_backbone, norms=options.freeze_norms)
         return evaluation
 
     # The end
@@ -487,7 +498,8 @@ class Run:
             repo_id=options.hub_model_id,
             notes=self.notes,
         )
-        self.together(lambda: self.publish(outcome), main_only=True)
+        with gathered(self.accelerator, bare):  # the main process draws pictures
+            self.together(lambda: self.publish(outcome), main_only=True)
         return outcome.results
 
     def final_evaluation(self, bare: torch.nn.Module) -> Evaluation | None:

@@ -1,0 +1,108 @@
+"""Models whose weights are divided over the processes: FSDP2, on CPUs too, and what cannot be combined with it."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from accelerate import Accelerator, FullyShardedDataParallelPlugin
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
+from torch import nn
+
+from segzoo.errors import SegZooError
+from segzoo.training.arguments import RunOptions
+from segzoo.training.recipes.recipe import Recipe
+
+
+def check_distribution(options: RunOptions, recipe: Recipe) -> None:
+    """Check that the training works under the way of distribution that accelerate is set to.
+
+    Raises:
+        SegZooError: it is DeepSpeed or FSDP1, or options do not go with FSDP2.
+    """
+    if _is_set("ACCELERATE_USE_DEEPSPEED"):
+        raise SegZooError(
+            "accelerate is set to DeepSpeed, which segzoo train does not work with; take FSDP2 "
+            "(examples/accelerate/fsdp2_8_gpus.yaml), or examples/run_semantic_segmentation_trainer.py with DeepSpeed"
+        )
+    if not _is_set("ACCELERATE_USE_FSDP"):
+        return
+    version = os.environ.get("FSDP_VERSION", "1")
+    if version != "2":
+        raise SegZooError(
+            f"accelerate is set to FSDP{version}, which segzoo train does not work with; set fsdp_version: 2 in its config, as in "
+            "examples/accelerate/fsdp2_8_gpus.yaml"
+        )
+    refused = {
+        "ema_decay": recipe.ema_decay,
+        "torch_compile": options.torch_compile,
+        "save_trained_only": options.save_trained_only,
+        "channels_last": options.channels_last,
+    }
+    for name, value in refused.items():
+        if value:
+            raise SegZooError(f"--{name} does not go with FSDP2; leave it out, or train with DDP")
+    if not options.do_train:
+        raise SegZooError("--do_eval alone does not go with FSDP2; evaluate without it, or with segzoo evaluate")
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "false").lower() in ("true", "1")
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Whether the weights are divided over the processes."""
+    return accelerator.distributed_type == DistributedType.FSDP
+
+
+def shard_on_cpus(accelerator: Accelerator) -> None:
+    """Let an accelerator of several processes on CPUs divide the weights if it is set to FSDP.
+
+    accelerate trains with DDP there and says nothing. Call this before anything is prepared.
+    """
+    if accelerator.distributed_type != DistributedType.MULTI_CPU or not _is_set("ACCELERATE_USE_FSDP"):
+        return
+    plugin = FullyShardedDataParallelPlugin()
+    if accelerator.mixed_precision != "no":
+        plugin.set_mixed_precision(accelerator.mixed_precision)
+    accelerator.state.fsdp_plugin = plugin
+    accelerator.state.distributed_type = DistributedType.FSDP
+    PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+
+
+def whole_state(accelerator: Accelerator, model: nn.Module) -> dict[str, Any] | None:
+    """The whole weights of a divided model, on the CPU of the main process and empty in the others.
+
+    Every process calls this. None if the model is not divided.
+    """
+    if not is_sharded(accelerator):
+        return None
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+
+@contextlib.contextmanager
+def gathered(accelerator: Accelerator, model: nn.Module) -> Iterator[None]:
+    """A context in which every process has the whole model, and runs it as often as it likes.
+
+    Every process enters it. A divided model runs in all processes together, as often in each; the pictures of an
+    evaluation do not divide so evenly. Nothing happens to a model that is not divided.
+    """
+    if not is_sharded(accelerator):
+        yield
+        return
+    from torch.distributed.fsdp import FSDPModule
+
+    parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            again = part is not model and accelerator.state.fsdp_plugin.reshard_after_forward
+            part.set_reshard_after_forward(bool(again), recurse=False)
+            part.reshard()
