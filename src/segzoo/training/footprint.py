@@ -1,6 +1,7 @@
 """The memory of a training on each GPU, calculated from a model on the meta device: no weight is read or allocated."""
 
 import contextlib
+import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -181,11 +182,25 @@ def _peak(model: nn.Module, setup: Setup, *, with_loss: bool) -> int:
             inputs = {"pixel_values": torch.empty(setup.batch_size, channels, *setup.size)}
             if with_loss:
                 inputs["labels"] = torch.zeros(setup.batch_size, *setup.size, dtype=torch.int64)
-            half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(setup.precision)
-            with torch.autocast("cpu", dtype=half, enabled=half is not None):
-                output = torch.func.functional_call(model, states, kwargs=inputs)
-            (output.loss if with_loss else output.logits.float().sum()).backward()
+            torch.func.functional_call(_Step(model, setup.precision), _within_step(states), kwargs=inputs)
     return memory.peak
+
+
+class _Step(nn.Module):
+    """A forward and a backward pass as one, for which other weights can stand in: checkpointing runs blocks in both."""
+
+    def __init__(self, model: nn.Module, precision: str):
+        super().__init__()
+        self.model, self.half = model, {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+
+    def forward(self, **inputs: Tensor) -> None:
+        with torch.autocast("cpu", dtype=self.half, enabled=self.half is not None):
+            output = self.model(**inputs)
+        (output.loss if "labels" in inputs else output.logits.float().sum()).backward()
+
+
+def _within_step(states: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"model.{name}": tensor for name, tensor in states.items()}
 
 
 def _drop_gradient(parameter: Tensor) -> None:
@@ -196,11 +211,13 @@ def _drop_gradient(parameter: Tensor) -> None:
 def _in_training(model: nn.Module, setup: Setup) -> Iterator[None]:
     was_training = model.training
     model.train()
-    if setup.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-    try:
-        yield
-    finally:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # transformers 5.24 has other names for the two methods
         if setup.gradient_checkpointing:
-            model.gradient_checkpointing_disable()
-        model.train(was_training)
+            model.gradient_checkpointing_enable()
+        try:
+            yield
+        finally:
+            if setup.gradient_checkpointing:
+                model.gradient_checkpointing_disable()
+            model.train(was_training)
