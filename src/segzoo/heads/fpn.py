@@ -57,12 +57,12 @@ class Branch(nn.Sequential):
 
     def __init__(self, *convs: ConvNormAct, double: bool, align_corners: bool):
         super().__init__(*convs)
-        self.double, self.align_corners = double, align_corners
+        self.doubles, self.align_corners = double, align_corners
 
     def forward(self, x: Tensor) -> Tensor:
         for conv in self:
             x = conv(x)
-            if self.double:
+            if self.doubles:
                 x = resize(x, (2 * x.shape[-2], 2 * x.shape[-1]), align_corners=self.align_corners)
         return x
 
