@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
 from segzoo.errors import SegZooError
@@ -136,6 +135,10 @@ def gradient_norm(accelerator: Accelerator, model: torch.nn.Module, max_norm: fl
     if max_norm or sharded:
         norm = accelerator.clip_grad_norm_(model.parameters(), max_norm or math.inf)
         norm = torch.zeros(()) if norm is None else torch.as_tensor(norm).detach()  # DeepSpeed may return None
+        if accelerator.distributed_type != DistributedType.FSDP:
+            return norm
+        from torch.distributed.tensor import DTensor
+
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
     accelerator.unscale_gradients()
     return get_total_norm(
