@@ -12,6 +12,7 @@ from transformers.utils.generic import can_return_tuple
 
 from segzoo.backbones.base import Backbone, BackboneConfig, evenly_spaced_layers
 from segzoo.base import Ints
+from segzoo.compat import is_exporting
 from segzoo.errors import SegZooError
 from segzoo.layers import to_map, to_tokens
 from segzoo.layers.vit import ViTBlock, drop_path_rates
@@ -250,6 +251,6 @@ def vit_blocks(
 def whole_patches(pixel_values: Tensor, patch_size: int) -> Tensor:
     """Images (B, C, H, W) padded with zeros, on the right and at the bottom, to multiples of the patch size."""
     height, width = pixel_values.shape[-2:]
-    if height % patch_size == 0 and width % patch_size == 0:
+    if not is_exporting() and height % patch_size == 0 and width % patch_size == 0:  # traced, it holds for every size
         return pixel_values
     return F.pad(pixel_values, (0, -width % patch_size, 0, -height % patch_size))
