@@ -14,7 +14,7 @@ from support.versions import onnx_of_any_size
 import segzoo
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
 from segzoo.auto import BACKBONES, HEADS
-from segzoo.backbones import InternImageConfig, ResNetConfig, SwinConfig
+from segzoo.backbones import InternImageConfig, ResNetConfig, SwinConfig, TwinsConfig
 from segzoo.commands import cli
 from segzoo.errors import SegZooError
 from segzoo.export.export import METADATA_FILE, ExportOptions, export_model
@@ -304,6 +304,8 @@ def test_models_of_any_size_have_no_reason_against_it():
     windowed = SegZooConfig.from_backbone(TheirSwinConfig(out_features=["stage1", "stage2"]))
     windowed.window_size = windowed.window_stride = [64, 64]
     assert "swin" in why_fixed(windowed)
+    assert "segzoo_twins pads" in why_fixed(SegZooConfig.from_backbone(TwinsConfig.tiny()))
+    assert why_fixed(SegZooConfig.from_backbone(TwinsConfig())) is None  # PCPVT, which has no windows
 
 
 @pytest.mark.parametrize(("suffix", "fix"), [(".onnx", "another --opset"), (".pt2", "an .onnx file")])

@@ -22,6 +22,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING
 
 from segzoo import registration  # noqa: F401  transformers' table of models knows segzoo's
+from segzoo.backbones import TwinsConfig
 from segzoo.configuration_segzoo import SegZooConfig, input_channels
 from segzoo.errors import SegZooError, first_line
 from segzoo.export.archive import write_program
@@ -209,17 +210,17 @@ def export_model(
 def why_fixed(config: PreTrainedConfig) -> str | None:
     """Why a model can be exported for one size alone, in words; None if it can be for any.
 
-    EoMT takes one size only. Swin and its like, as transformers and timm have them, pad maps to whole windows, and
-    branch on whether a size needs it: a traced program holds one of the branches, for the sizes that need the same.
-    Finding that out takes PyTorch half a minute for each of their blocks.
+    EoMT takes one size only. Swin and its like, as transformers and timm have them, and segzoo's Twins-SVT pad maps to
+    whole windows, and branch on whether a size needs it: a traced program holds one of the branches, for the sizes that
+    need the same. Finding that out takes PyTorch half a minute for each of their blocks.
     """
     if fixed_input_size(config) is not None:
         return f"{config.model_type} takes no others, so cut larger pictures into windows"
     backbone = getattr(config, "backbone_config", None) or config
     kind = backbone.model_type
     if kind.startswith("segzoo"):
-        return None
-    if kind == "timm_backbone":
+        windowed = isinstance(backbone, TwinsConfig) and backbone.windows is not None
+    elif kind == "timm_backbone":
         kind = str(backbone.backbone)
         windowed = any(word in kind for word in ("swin", "maxvit", "coatnet", "sam", "hiera"))
     else:
