@@ -7,6 +7,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores: mo
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import re
+import signal
 
 import pytest
 import torch
@@ -49,3 +50,11 @@ class ComponentTimes:
 def pytest_configure(config):
     if not hasattr(config, "workerinput"):  # not in the processes that run tests side by side: their reports come here
         config.pluginmanager.register(ComponentTimes())
+
+
+@pytest.fixture
+def hangup_counts():
+    """SIGHUP as it is by default, for the test and what it starts: a suite that nohup started ignores it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)

@@ -70,6 +70,7 @@ def test_ctrl_c_interrupts_at_once():
             pass
 
 
+@pytest.mark.usefixtures("hangup_counts")
 def test_hangup_counts_unless_it_is_ignored():
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGHUP)
