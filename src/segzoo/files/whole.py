@@ -86,7 +86,8 @@ def whole_folder(directory: str | os.PathLike, *, replace: bool = False) -> Iter
             unchanged.
     """
     with write_errors_of(directory):
-        if not (replace and Path(directory).is_dir()):
+        # What replaces a folder is written many times: a disk that fails in between tells its own reason.
+        if not replace or (os.path.lexists(directory) and not Path(directory).is_dir()):
             check_folder_is_free(directory)
     target = Path(os.path.realpath(directory))
     with write_errors_of(directory), _hidden_folder(target) as partial:
