@@ -462,12 +462,10 @@ def test_compiles_as_one_graph_forward_and_loss():
 
 
 @whole_graph
+@pytest.mark.slow  # an InternImage is compiled, and trained, in each run: tests/ops/test_forms.py
 @pytest.mark.parametrize(
     "backbone",
-    [
-        ResNetConfig.tiny(),
-        pytest.param(InternImageConfig(channels=8, depths=[1, 1], groups=[1, 2]), marks=pytest.mark.slow),
-    ],
+    [ResNetConfig.tiny(), InternImageConfig(channels=8, depths=[1, 1], groups=[1, 2])],
     ids=lambda config: config.model_type,
 )
 def test_inductor(backbone):
