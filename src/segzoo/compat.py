@@ -18,6 +18,9 @@ _TRANSFORMERS = tuple(int(part) for part in transformers.__version__.split(".")[
 # The loss of transformers' OneFormer compares queries with texts unless its config says that there are none.
 ONEFORMER_LEARNS_WITHOUT_TEXTS = _TRANSFORMERS >= (5, 23)
 
+# The names that a saved Swin's weights have. 5.5 has others; which version changed them was not looked up, 5.24 has them.
+SWIN_IS_NAMED_AS_WRITTEN = _TRANSFORMERS >= (5, 24)
+
 try:  # transformers 5.20
     from transformers.configuration_utils import SubConfigSpec
 except ImportError:

@@ -26,6 +26,7 @@ _PHRASES = {
     "unable to allocate shared memory": _SHARED,
     "unable to open shared memory": _SHARED,
     "unable to resize file": _SHARED,
+    "unable to write to file </torch_": _SHARED,
 }
 _FIXES = {
     _MEMORY: "lower the batch size, the size of crops or windows, or the number of loading processes; `ulimit -v` and the "

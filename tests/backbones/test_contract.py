@@ -210,6 +210,8 @@ def test_inductor_forward_and_backward(model_type):
 @pytest.mark.parametrize("model_type", sorted(BACKBONES))
 def test_blocks_that_are_never_divided(model_type):
     """Those named exist, hold every residual branch, and are what accelerate's FSDP2 shards one by one."""
+    if model_type == "segzoo_stage_encoder" and not SEGFORMER_CHECKPOINTS:
+        pytest.skip("this version of transformers names no blocks in SegFormer")
     model = build(model_type)
     named = set(model._no_split_modules)
     whole = {name: module for name, module in model.named_modules() if type(module).__name__ in named}

@@ -16,6 +16,7 @@ from transformers import SwinConfig as TheirSwinConfig
 
 from segzoo.backbones.convnext import ConvNeXtConfig
 from segzoo.backbones.swin import SwinConfig
+from segzoo.compat import SWIN_IS_NAMED_AS_WRITTEN
 from segzoo.configuration_segzoo import SegZooConfig
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.keys import KeyRule, KeyTable
@@ -96,6 +97,10 @@ def upernet_config(config: SegZooConfig) -> UperNetConfig:
     family = next((family for family in _FAMILIES if isinstance(backbone, family.ours)), None)
     if family is None or len(heads) != 1 or not isinstance(heads[0], UPerHeadConfig):
         raise ConversionError("transformers: only a Swin or a ConvNeXt with UPerNet's head can be written for it")
+    if isinstance(config.backbone_config, SwinConfig) and not SWIN_IS_NAMED_AS_WRITTEN:
+        raise ConversionError(
+            "transformers: a Swin is written with the names of transformers 5.24; update transformers"
+        )
     options = {"use_auxiliary_head": auxiliary is not None}
     if isinstance(auxiliary, FCNHeadConfig):
         options |= {
