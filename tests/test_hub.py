@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import constants
 from huggingface_hub.utils import _http
 from safetensors.torch import load_file
-from support.hub_server import READ_TOKEN, WRITE_TOKEN, HubServer
+from support.hub_server import READ_TOKEN, WRITE_TOKEN, HubServer, hub_of_this_process
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
@@ -206,17 +206,10 @@ save_model_folder(Part(), None, "out")
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A Hub of its own that this process uses, with a token that may write, and without waiting between retries."""
-    with HubServer() as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)
-        monkeypatch.setenv("HF_TOKEN", WRITE_TOKEN)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        _http.close_session()
+    monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)
+    monkeypatch.setenv("HF_TOKEN", WRITE_TOKEN)
+    with HubServer() as server, hub_of_this_process(monkeypatch, server.endpoint, tmp_path):
         yield server
-        _http.close_session()
 
 
 def contents(folder):

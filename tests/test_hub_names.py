@@ -1,5 +1,6 @@
 """What can be a name on the Hub, and how long one waits for a Hub that does not answer."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -8,8 +9,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
-from huggingface_hub.utils import _http
-from support.hub_server import HubServer
+from support.hub_server import HubServer, hub_of_this_process
 from support.silent_server import SilentServer
 
 import segzoo
@@ -48,20 +48,9 @@ def test_names(name, reason):
 def online(tmp_path, monkeypatch):
     """This process uses a Hub at the address that is given to it."""
 
-    def use(endpoint):
-        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-        template = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.setattr(hub_names, "_unreachable", {})
-        _http.close_session()
-
-    yield use
-    _http.close_session()
+    monkeypatch.setattr(hub_names, "_unreachable", {})
+    with contextlib.ExitStack() as used:
+        yield lambda endpoint: used.enter_context(hub_of_this_process(monkeypatch, endpoint, tmp_path))
 
 
 @pytest.mark.parametrize("kind", ["model", "dataset"])

@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save
-from support.hub_server import WRITE_TOKEN, HubServer
+from support.hub_server import WRITE_TOKEN, HubServer, hub_of_this_process
 from transformers import (
     AutoModelForSemanticSegmentation,
     SegformerConfig,
@@ -50,20 +50,8 @@ def test_a_model_of_transformers(script, scenes, tmp_path):
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A Hub on this machine that this process uses."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import _http
-
-    with HubServer() as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
-        address = f"{server.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        _http.close_session()
+    with HubServer() as server, hub_of_this_process(monkeypatch, server.endpoint, tmp_path):
         yield server
-        _http.close_session()
 
 
 def test_the_model_is_pushed_without_its_checkpoints(script, scenes, tiny, tmp_path, hub):

@@ -19,14 +19,39 @@ import re
 import socket
 import threading
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import transformers.utils.hub
+from huggingface_hub import constants
+from huggingface_hub.utils import _http
+
 WRITE_TOKEN = "hf_tester_may_write"
 READ_TOKEN = "hf_tester_may_only_read"
 LFS_SUFFIXES = (".safetensors", ".bin", ".pth", ".png", ".jpg", ".parquet")
+
+
+@contextlib.contextmanager
+def hub_of_this_process(monkeypatch, endpoint: str, home: Path) -> Iterator[None]:
+    """Make this process ask the Hub at ``endpoint``, with a cache and no stored token below ``home``.
+
+    Both libraries keep what they made for the Hub before: huggingface_hub its session, transformers the client with
+    the endpoint that was set at its first request, in whichever test that was.
+    """
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    template = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "cache"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "no-token"))
+    monkeypatch.setattr(transformers.utils.hub, "_hf_api", None, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    _http.close_session()
+    yield
+    _http.close_session()
 
 
 class HttpAnswer(Exception):

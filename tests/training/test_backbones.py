@@ -5,10 +5,8 @@ import json
 import pytest
 import timm
 import torch
-from huggingface_hub import constants
-from huggingface_hub.utils import _http
 from safetensors.torch import load_file, save
-from support.hub_server import HubServer
+from support.hub_server import HubServer, hub_of_this_process
 from transformers import (
     AutoModel,
     CLIPVisionConfig,
@@ -41,18 +39,8 @@ MIT = SegformerConfig(depths=[1] * 4, hidden_sizes=[8, 8, 16, 16], num_attention
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A Hub on this machine that this process uses, with a cache of its own."""
-    with HubServer() as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
-        address = f"{server.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        _http.close_session()
+    with HubServer() as server, hub_of_this_process(monkeypatch, server.endpoint, tmp_path):
         yield server
-        _http.close_session()
 
 
 def start(backbone, *, random=False, **options):
