@@ -102,6 +102,10 @@ class _Handler(BaseHTTPRequestHandler):
             code, part, headers = self.part(content)
             self.answer(code, part, headers | {"Content-Length": str(len(part))})
 
+    def do_HEAD(self) -> None:  # noqa: N802
+        content = self.owner.files.get(self.path)
+        self.answer(404 if content is None else 200, b"", {"Content-Length": str(len(content or b""))})
+
     def part(self, content: bytes) -> tuple[int, bytes, dict[str, str]]:
         """Status, bytes and headers of what was asked for."""
         tag = f'"{hash(content)}"'

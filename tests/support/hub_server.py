@@ -121,6 +121,8 @@ class HubServer(contextlib.AbstractContextManager):
     def __init__(self):
         self.repositories: dict[str, Repository] = {}
         self.lfs_objects: dict[str, bytes] = {}
+        self.collections: dict[str, dict[str, str | None]] = {}
+        """Notes of the items by their name, for each collection's slug."""
         self.requests: list[tuple[str, str]] = []
         self._faults: list[Fault] = []
         self._lock = threading.RLock()
@@ -311,6 +313,27 @@ class HubServer(contextlib.AbstractContextManager):
             inside = [entry for entry in inside if "/" not in entry["path"].removeprefix(prefix)]
         return sorted(inside, key=lambda entry: entry["path"])
 
+    def create_collection(self, request: dict) -> dict:
+        slug = f"{request['namespace']}/{re.sub('[^a-z0-9]+', '-', request['title'].lower())}-0123456789abcdef01234567"
+        if slug in self.collections:
+            raise HttpAnswer(409, json.dumps({"error": "This collection exists", "slug": slug}))
+        self.collections[slug] = {}
+        return self.collection(slug)
+
+    def add_to_collection(self, slug: str, request: dict) -> dict:
+        if slug not in self.collections:
+            raise HttpAnswer(404, "Collection not found")
+        if request["item"]["id"] in self.collections[slug]:
+            raise HttpAnswer(409, "Item already in the collection")
+        self.collections[slug][request["item"]["id"]] = request.get("note")
+        return self.collection(slug)
+
+    def collection(self, slug: str) -> dict:
+        if slug not in self.collections:
+            raise HttpAnswer(404, "Collection not found")
+        facts = {"title": slug, "owner": {"name": "tester"}, "position": 0, "private": False, "theme": "blue"}
+        return facts | {"slug": slug, "items": [], "lastUpdated": "2026-01-01T00:00:00.000Z", "upvotes": 0}
+
     def paths_info(self, repository: Repository, revision: str, paths: list[str]) -> list[dict]:
         files = repository.commits[repository.resolve(revision)]
         return [_entry(path, files[path]) for path in paths if path in files]
@@ -389,6 +412,8 @@ class _Handler(BaseHTTPRequestHandler):
             if token != WRITE_TOKEN:
                 raise HttpAnswer(403 if token else 401, "Invalid username or password.")
             return self._send_json(hub.create_repository(json.loads(body)))
+        if match := re.fullmatch(r"/api/collections(?:/([^/]+/[^/]+))?(/items)?", path):
+            return self._collections(match[1], json.loads(body or b"null"), token)
         if self.command == "POST" and path == "/api/validate-yaml":
             return self._send_json({"errors": [], "warnings": []})
         if self.command == "POST" and (match := re.fullmatch(r"/lfs/([0-9a-f]{64})/verify", path)):
@@ -420,6 +445,15 @@ class _Handler(BaseHTTPRequestHandler):
             repository = hub.repository(match[1], token=token, write=False)
             return self._send_file(repository, unquote(match[2]), unquote(match[3]))
         raise HttpAnswer(404, f"this test server has no {self.command} {path}")
+
+    def _collections(self, slug: str | None, request: dict | None, token: str | None) -> None:
+        if self.command == "GET":
+            return self._send_json(self.hub.collection(slug))
+        if token != WRITE_TOKEN:
+            raise HttpAnswer(403 if token else 401, "Invalid username or password.")
+        if slug is None:
+            return self._send_json(self.hub.create_collection(request))
+        return self._send_json(self.hub.add_to_collection(slug, request))
 
     def _send_json(self, answer: dict | list) -> None:
         self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})

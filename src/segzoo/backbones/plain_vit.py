@@ -106,20 +106,21 @@ class FixedSizeViTConfig(PlainViTConfig):
     def check(self) -> None:
         """``image_size`` is a side or a pair, and holds one patch at least."""
         super().check()
-        if len(self._sides) != 2 or min(self._sides) < self.patch_size:
+        if len(self.sides) != 2 or min(self.sides) < self.patch_size:
             raise SegZooError(
                 f"{type(self).__name__}: image_size={self.image_size} must be a side or (height, width), of "
                 f"{self.patch_size} pixels at least"
             )
 
     @property
-    def _sides(self) -> list[int]:
+    def sides(self) -> list[int]:
+        """Height and width of ``image_size``, in pixels."""
         return [self.image_size] * 2 if isinstance(self.image_size, int) else list(self.image_size)
 
     @property
     def grid(self) -> tuple[int, int]:
         """(height, width), in patches, of the images that the positions are made for."""
-        height, width = (side // self.patch_size for side in self._sides)
+        height, width = (side // self.patch_size for side in self.sides)
         return height, width
 
 

@@ -114,6 +114,28 @@ def download(
     return target
 
 
+def remote_size(url: str) -> int | None:
+    """The size of a file in bytes, as its server states it without sending the file; None if it does not.
+
+    Args:
+        url: address of the file, http or https.
+
+    Raises:
+        SegZooError: no connection, or the server says that it does not give the file out.
+    """
+    on_hub = url.startswith((f"{_HUB}/", f"{constants.ENDPOINT}/"))
+    headers = {"Accept-Encoding": "identity"} | (build_hf_headers() if on_hub else {})
+    address = url.replace(_HUB, constants.ENDPOINT, 1)
+    try:
+        response = get_session().head(address, headers=headers, timeout=TIMEOUT, follow_redirects=True)
+    except (HTTPError, OfflineModeIsEnabled) as error:
+        raise SegZooError(_unreachable(url, error)) from error
+    if response.status_code != 200:
+        raise SegZooError(f"{url}: {_refusal(response.status_code)}")
+    length = response.headers.get("Content-Length", "")
+    return int(length) if length.isdigit() else None
+
+
 def _is_whole(path: Path, size_bytes: int | None, sha256: str | None) -> bool:
     """Whether the file exists with the known size and the known leading digits of its hash."""
     if not path.is_file() or size_bytes not in (None, path.stat().st_size):
