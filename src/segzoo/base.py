@@ -41,6 +41,7 @@ _LAYERS = frozenset(
         "num_layers",
         "num_levels",
         "num_stages",
+        "recurrence",
         "stem_blocks",
     }
 )

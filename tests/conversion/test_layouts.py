@@ -8,6 +8,7 @@ from transformers import PreTrainedConfig
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.keys import KeyRule, KeyTable
 from segzoo.conversion.layouts import LINEAR, POINTWISE, Permute, Reorder, Reshape, Steps, join, split
+from segzoo.conversion.one_channel import SecondChannel
 from segzoo.conversion.translation import ComponentKeys
 from segzoo.conversion.weights import match_weights, original_state_dict
 
@@ -41,6 +42,8 @@ def counted(*shape, start=0):
         (POINTWISE, counted(6, 4, 1, 1), (6, 4)),
         (LINEAR, counted(6, 4), (6, 4, 1, 1)),
         (Reshape(original=(0, 2, -1), native=(0, -1)), counted(6, 2, 3), (6, 6)),
+        (Reshape(original=(), native=(1,)), torch.tensor(3.0), (1,)),
+        (Reshape(original=(0, 1, 1), native=(0,)), counted(6, 1, 1), (6,)),
         (Permute((1, 0)), counted(6, 4), (4, 6)),
         (Permute((3, 2, 0, 1)), counted(5, 7, 3, 2), (2, 3, 5, 7)),
         (Permute((0, 3, 2, 1), view=(0, 2, 2, -1)), counted(6, 12), (6, 12)),
@@ -56,6 +59,16 @@ def test_a_change_is_undone(change, tensor, native):
     rule = KeyRule("a.{}", "b.{}", change=change)
     found = converted({"a.weight": tensor}, {"b.weight": native}, [rule])["b.weight"]
     assert torch.equal(found, changed) and found.is_contiguous()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [POINTWISE, Permute((1, 0)), Permute((2, 1, 0), view=(2, 2, -1)), Reorder((1, 0)), SecondChannel(0.5)],
+)
+def test_a_scalar_in_place_of_a_tensor_is_left_for_the_check_of_shapes(change):
+    assert change.to_native(torch.tensor(3.0)).shape == ()
+    with pytest.raises(ConversionError, match="wrong shape.*scalar"):
+        converted({"a.weight": torch.tensor(3.0)}, {"b.weight": (4, 4)}, [KeyRule("a.{}", "b.{}", change=change)])
 
 
 def test_patches_that_are_concatenated_and_patches_that_are_unfolded():

@@ -100,6 +100,23 @@ PLAIN_VIT_OPTIONS = {
     "backbone.no_such_option": [1],
 }
 
+CONTEXT = {
+    **RESNET,
+    "backbone.depth": 18,
+    "decode_head.in_channels": 32,
+    "decode_head.channels": 64,
+    "auxiliary_head": None,
+}
+"""A small model whose head is FCN's around a block."""
+CONTEXT_OPTIONS = {
+    "decode_head.kernel_size": [1, 5],
+    "decode_head.dilation": [2],
+    "decode_head.concat_input": [False],
+    "decode_head.num_convs": [2, 3],
+    "decode_head.sub_sample": [True],
+    "decode_head.no_such_option": [1],
+}
+
 MUTATED = {
     "segformer_mit-b0_512x512_160k_ade20k": Mutated(
         small={
@@ -311,6 +328,49 @@ MUTATED = {
             "type": ["EncoderDecoder"],
         },
         harmless={"decode_head.0.dropout_ratio": 0.3, "decode_head.1.scale": 1},
+    ),
+    "nonlocal_r50-d8_512x512_160k_ade20k": Mutated(
+        small=CONTEXT,
+        options={
+            **head_options("decode_head", 64),
+            **CONTEXT_OPTIONS,
+            "decode_head.reduction": [1, 4, 0],
+            "decode_head.use_scale": [False],
+            "decode_head.mode": ["gaussian", "dot_product", "concatenation", "softmax"],
+            "decode_head.temperature": [0.05],
+            "decode_head.align_corners": [True],
+            "decode_head.in_index": [2],
+            "decode_head.input_transform": ["resize_concat", "multiple_select"],
+            "decode_head.type": ["GCHead", "CCHead", "FCNHead"],
+        },
+        harmless={"decode_head.dropout_ratio": 0.3},
+    ),
+    "dnl_r50-d8_512x512_160k_ade20k": Mutated(
+        small=CONTEXT,
+        options={
+            **CONTEXT_OPTIONS,
+            "decode_head.reduction": [1, 4],
+            "decode_head.use_scale": [False],
+            "decode_head.mode": ["gaussian", "dot_product", "concatenation"],
+            "decode_head.temperature": [0.1, 1, 0],
+            "decode_head.type": ["NLHead"],
+        },
+        harmless={"decode_head.temperature": 0.05},
+    ),
+    "gcnet_r50-d8_512x512_160k_ade20k": Mutated(
+        small=CONTEXT,
+        options={
+            **CONTEXT_OPTIONS,
+            "decode_head.ratio": [1 / 16, 1, 0.001],
+            "decode_head.pooling_type": ["avg", "max"],
+            "decode_head.fusion_types": [["channel_mul"], ("channel_add", "channel_mul"), [], ["add"]],
+        },
+        harmless={"decode_head.fusion_types": ("channel_add",)},
+    ),
+    "ccnet_r50-d8_512x512_160k_ade20k": Mutated(
+        small=CONTEXT,
+        options={**CONTEXT_OPTIONS, "decode_head.recurrence": [0, 1, 3, 2.5], "decode_head.channels": [7]},
+        harmless={"decode_head.recurrence": 2},
     ),
     "fpn_r50_512x512_160k_ade20k": Mutated(
         small={

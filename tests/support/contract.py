@@ -4,6 +4,8 @@ import torch
 from torch import nn
 
 SIZES = [(64, 96), (75, 109), (33, 97)]
+# Added to all scores of a softmax, they change nothing: rounding decides whether their gradients are zero.
+WITHOUT_EFFECT = ("context.mask.bias",)
 
 
 @torch.no_grad()
@@ -49,4 +51,4 @@ def assert_gradients(model):
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, f"{name} has no gradient"
         assert torch.isfinite(parameter.grad).all(), f"{name} has a gradient that is not finite"
-        assert parameter.grad.abs().sum() > 0, f"the gradient of {name} is zero"
+        assert name.endswith(WITHOUT_EFFECT) or parameter.grad.abs().sum() > 0, f"the gradient of {name} is zero"

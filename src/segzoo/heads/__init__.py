@@ -2,9 +2,13 @@
 
 from segzoo.heads.aspp import ASPPHead, ASPPHeadConfig
 from segzoo.heads.base import Head, HeadConfig, HeadOutput, OneMapHeadConfig
+from segzoo.heads.ccnet import CCHead, CCHeadConfig
+from segzoo.heads.dnlnet import DNLHead, DNLHeadConfig
 from segzoo.heads.fcn import FCNHead, FCNHeadConfig
 from segzoo.heads.fpn import FPNHead, FPNHeadConfig
+from segzoo.heads.gcnet import GCHead, GCHeadConfig
 from segzoo.heads.mask2former import Mask2FormerHead, Mask2FormerHeadConfig, Mask2FormerHeadOutput
+from segzoo.heads.non_local import NonLocalHead, NonLocalHeadConfig
 from segzoo.heads.ocr import OCRHead, OCRHeadConfig
 from segzoo.heads.psp import PSPHead, PSPHeadConfig
 from segzoo.heads.segformer import SegFormerHead, SegFormerHeadConfig
@@ -14,16 +18,24 @@ from segzoo.heads.uper import UPerHead, UPerHeadConfig
 __all__ = [
     "ASPPHead",
     "ASPPHeadConfig",
+    "CCHead",
+    "CCHeadConfig",
+    "DNLHead",
+    "DNLHeadConfig",
     "FCNHead",
     "FCNHeadConfig",
     "FPNHead",
     "FPNHeadConfig",
+    "GCHead",
+    "GCHeadConfig",
     "Head",
     "HeadConfig",
     "HeadOutput",
     "Mask2FormerHead",
     "Mask2FormerHeadConfig",
     "Mask2FormerHeadOutput",
+    "NonLocalHead",
+    "NonLocalHeadConfig",
     "OCRHead",
     "OCRHeadConfig",
     "OneMapHeadConfig",

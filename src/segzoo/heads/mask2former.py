@@ -21,8 +21,9 @@ from segzoo.auto import register_head
 from segzoo.errors import SegZooError
 from segzoo.heads.base import Head, HeadConfig, HeadOutput
 from segzoo.layers import resize, to_tokens
+from segzoo.layers.initial import reset_as_torch
 from segzoo.layers.masked_attention import MaskedDecoderLayer
-from segzoo.layers.pixel_decoder import EncoderOptions, PixelDecoder, reset_linear, sine_positions, table_rows
+from segzoo.layers.pixel_decoder import EncoderOptions, PixelDecoder, sine_positions, table_rows
 from segzoo.losses import MaskClassificationLoss, QueryPredictions
 
 
@@ -278,7 +279,7 @@ class Mask2FormerHead(Head):
             module.reset()
         elif module is self:  # which comes after all its parts
             for linear in (self.classifier, *self.mask_embed[::2]):
-                reset_linear(linear)
+                reset_as_torch(linear)
             for embedding in (self.query_positions, self.query_features, self.level_embed):
                 init.normal_(embedding.weight)
             for conv in self.level_convs or ():

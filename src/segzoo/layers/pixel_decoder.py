@@ -15,6 +15,7 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from segzoo.layers.deformable_attention import DeformableAttention, cell_centres
+from segzoo.layers.initial import reset_as_torch
 from segzoo.layers.resize import resize
 from segzoo.layers.tokens import to_map, to_tokens
 
@@ -47,13 +48,6 @@ def sine_positions(
     return torch.cat([rows, columns])[None].to(dtype)
 
 
-def reset_linear(linear: nn.Linear) -> None:
-    """Initialise a linear layer as torch itself does, which the originals leave unchanged."""
-    init.kaiming_uniform_(linear.weight, a=math.sqrt(5))
-    bound = 1 / math.sqrt(linear.in_features)
-    init.uniform_(linear.bias, -bound, bound)
-
-
 def table_rows(embedding: nn.Module, count: int, device: torch.device) -> Tensor:
     """All rows of an embedding, (count, C), looked up rather than read from its weight.
 
@@ -83,7 +77,7 @@ class FeedForward(nn.Module):
     def reset(self) -> None:
         """Initialise the weights as the original does."""
         for linear in (self.linear1, self.linear2):
-            reset_linear(linear)
+            reset_as_torch(linear)
             init.xavier_normal_(linear.weight)
 
 
