@@ -1,7 +1,11 @@
 """Decode heads: feature maps in, logits out. Each head has a file; importing this package registers all of them."""
 
+from segzoo.heads.apcnet import APCHead, APCHeadConfig
 from segzoo.heads.aspp import ASPPHead, ASPPHeadConfig
 from segzoo.heads.base import Head, HeadConfig, HeadOutput, OneMapHeadConfig
+from segzoo.heads.dmnet import DMHead, DMHeadConfig
+from segzoo.heads.emanet import EMAHead, EMAHeadConfig
+from segzoo.heads.encnet import EncHead, EncHeadConfig, EncHeadOutput
 from segzoo.heads.fcn import FCNHead, FCNHeadConfig
 from segzoo.heads.fpn import FPNHead, FPNHeadConfig
 from segzoo.heads.mask2former import Mask2FormerHead, Mask2FormerHeadConfig, Mask2FormerHeadOutput
@@ -12,8 +16,17 @@ from segzoo.heads.separable_aspp import SeparableASPPHead, SeparableASPPHeadConf
 from segzoo.heads.uper import UPerHead, UPerHeadConfig
 
 __all__ = [
+    "APCHead",
+    "APCHeadConfig",
     "ASPPHead",
     "ASPPHeadConfig",
+    "DMHead",
+    "DMHeadConfig",
+    "EMAHead",
+    "EMAHeadConfig",
+    "EncHead",
+    "EncHeadConfig",
+    "EncHeadOutput",
     "FCNHead",
     "FCNHeadConfig",
     "FPNHead",
