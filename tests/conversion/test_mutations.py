@@ -302,6 +302,67 @@ MUTATED = {
         },
         harmless={"decode_head.dropout_ratio": 0.3},
     ),
+    "apcnet_r50-d8_512x512_160k_ade20k": Mutated(
+        small={**RESNET, "decode_head.in_channels": 128, "decode_head.channels": 64, "auxiliary_head": None},
+        options={
+            **head_options("decode_head", 64),
+            "decode_head.pool_scales": [(1, 2, 3), (1, 2, 3, 5), (2, 1, 3, 6)],
+            "decode_head.fusion": [False],
+            "decode_head.align_corners": [True],
+            "decode_head.in_index": [2],
+            "decode_head.type": ["PSPHead"],
+        },
+        harmless={"decode_head.dropout_ratio": 0.3},
+    ),
+    "dmnet_r50-d8_512x512_160k_ade20k": Mutated(
+        small={**RESNET, "decode_head.in_channels": 128, "decode_head.channels": 64, "auxiliary_head": None},
+        options={
+            **head_options("decode_head", 64),
+            "decode_head.filter_sizes": [(1, 3, 5), (1, 3, 5, 8), (3, 1, 5, 7), (1, 2, 3, 4)],
+            "decode_head.fusion": [True],
+            "decode_head.align_corners": [True],
+            "decode_head.in_index": [2],
+            "decode_head.pool_scales": [(1, 2)],
+        },
+        harmless={"decode_head.dropout_ratio": 0.3},
+    ),
+    "encnet_r50-d8_512x512_160k_ade20k": Mutated(
+        small={**RESNET, "decode_head.in_channels": [32, 64, 128], "decode_head.channels": 64, "auxiliary_head": None},
+        options={
+            **head_options("decode_head", 64),
+            "decode_head.num_codes": [16, 64],
+            "decode_head.add_lateral": [True],
+            "decode_head.use_se_loss": [False],
+            "decode_head.align_corners": [True],
+            "decode_head.in_index": [(1, 2), (3, 2, 1)],
+            "decode_head.input_transform": ["resize_concat"],
+        },
+        harmless={
+            "decode_head.dropout_ratio": 0.3,
+            "decode_head.loss_se_decode": {"type": "DiceLoss", "loss_weight": 3},
+        },
+    ),
+    "emanet_r50-d8_512x1024_80k_cityscapes": Mutated(
+        small={
+            **RESNET,
+            "decode_head.in_channels": 128,
+            "decode_head.channels": 64,
+            "decode_head.ema_channels": 32,
+            "decode_head.num_bases": 8,
+            "auxiliary_head": None,
+        },
+        options={
+            **head_options("decode_head", 64),
+            "decode_head.ema_channels": [64],
+            "decode_head.num_bases": [16],
+            "decode_head.num_stages": [1, 2, 4, 0],
+            "decode_head.concat_input": [False],
+            "decode_head.momentum": [2.0],
+            "decode_head.align_corners": [True],
+            "decode_head.in_index": [2],
+        },
+        harmless={"decode_head.dropout_ratio": 0.3, "decode_head.momentum": 0.5},
+    ),
     "ocrnet_hr18_512x512_160k_ade20k": Mutated(
         small={
             **HRNET,
@@ -457,7 +518,10 @@ def outputs(config: dict[str, Any]) -> tuple[dict[str, torch.Size], torch.Tensor
     """
     translated = translate_config(config).config
     model = SegZooForSemanticSegmentation(translated).eval()
-    for name, parameter in model.named_parameters():
+    drawn = [
+        (name, buffer) for name, buffer in model.named_buffers() if buffer.is_floating_point() and buffer.ndim > 1
+    ]
+    for name, parameter in (*model.named_parameters(), *drawn):
         noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
         if parameter.ndim > 1:  # a kernel or matrix that keeps the variance
             parameter.copy_(noise / parameter[0].numel() ** 0.5)

@@ -13,6 +13,10 @@ from support import on_a_small_disk
 from support.script_process import ScriptRun, words
 from support.small_disk import can_mount
 
+from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
+from segzoo.backbones import ResNetConfig
+from segzoo.data.scenes import SCENES
+from segzoo.heads import EMAHeadConfig
 from segzoo.training.checkpoints import list_checkpoints
 
 TRAINING = {
@@ -290,3 +294,24 @@ def test_killed_at_random_moments(start, uninterrupted):
             finish(start, run)
         assert_same(run.output, uninterrupted)
         shutil.rmtree(run.output)
+
+
+def test_bases_that_training_moves_go_on_from_a_checkpoint(script, scenes, tmp_path):
+    """EMANet's, which are no parameters; inside this process."""
+    head = EMAHeadConfig(channels=8, ema_channels=16, num_bases=4)
+    config = SegZooConfig.from_backbone(ResNetConfig.tiny(), head, id2label=SCENES.id2label)
+    SegZooForSemanticSegmentation(config).save_pretrained(tmp_path / "model")
+    SegZooImageProcessor(do_resize=False).save_pretrained(tmp_path / "model")
+    options = TRAINING | {"dataloader_num_workers": 0, "max_train_steps": 4, "eval_steps": 0, "ema_decay": None}
+    options |= {"dataset_name": scenes, "model_name_or_path": tmp_path / "model"}
+    options = {name: value for name, value in options.items() if value is not None}
+    assert script.main(words({**options, "output_dir": tmp_path / "whole"})) == 0
+    shutil.copytree(tmp_path / "whole" / "step_2", tmp_path / "resumed" / "step_2")
+    resumed = {**options, "output_dir": tmp_path / "resumed", "resume_from_checkpoint": "latest"}
+    assert script.main(words(resumed)) == 0
+    places = (tmp_path / "model", tmp_path / "whole" / "step_2", tmp_path / "whole", tmp_path / "resumed")
+    first, half, whole, again = (load_file(place / "model.safetensors") for place in places)
+    assert [name for name in whole if not whole[name].equal(again[name])] == []
+    bases, frozen = "decode_heads.0.attention.bases", "decode_heads.0.middle_conv.weight"
+    assert len({state[bases].sum().item() for state in (first, half, whole)}) == 3
+    assert whole[frozen].equal(first[frozen])

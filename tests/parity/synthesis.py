@@ -44,6 +44,10 @@ def _tensor(key: str, shape: tuple[int, ...]) -> torch.Tensor:
         values = 0.1 * source.standard_normal(shape)
     elif role == "relative_position_bias_table":
         values = 0.5 * source.standard_normal(shape)
+    elif role == "bases":
+        values = source.standard_normal(shape)
+    elif role == "scale" and len(shape) == 1:
+        values = -0.05 + 0.04 * source.random(shape)
     elif role in EMBEDDINGS:
         values = 0.2 * source.standard_normal(shape)
     elif len(shape) >= 2:  # kernels and matrices keep the variance

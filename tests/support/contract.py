@@ -47,8 +47,11 @@ def assert_close(a, b, tolerance=1e-5):
 
 
 def assert_gradients(model):
-    """Every parameter has a finite gradient that is not zero throughout."""
+    """Every parameter that is not frozen has a finite gradient that is not zero throughout."""
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            assert parameter.grad is None, f"{name} is frozen and has a gradient"
+            continue
         assert parameter.grad is not None, f"{name} has no gradient"
         assert torch.isfinite(parameter.grad).all(), f"{name} has a gradient that is not finite"
         assert name.endswith(WITHOUT_EFFECT) or parameter.grad.abs().sum() > 0, f"the gradient of {name} is zero"

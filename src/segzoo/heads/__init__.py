@@ -1,9 +1,13 @@
 """Decode heads: feature maps in, logits out. Each head has a file; importing this package registers all of them."""
 
+from segzoo.heads.apcnet import APCHead, APCHeadConfig
 from segzoo.heads.aspp import ASPPHead, ASPPHeadConfig
 from segzoo.heads.base import Head, HeadConfig, HeadOutput, OneMapHeadConfig
 from segzoo.heads.ccnet import CCHead, CCHeadConfig
+from segzoo.heads.dmnet import DMHead, DMHeadConfig
 from segzoo.heads.dnlnet import DNLHead, DNLHeadConfig
+from segzoo.heads.emanet import EMAHead, EMAHeadConfig
+from segzoo.heads.encnet import EncHead, EncHeadConfig, EncHeadOutput
 from segzoo.heads.fcn import FCNHead, FCNHeadConfig
 from segzoo.heads.fpn import FPNHead, FPNHeadConfig
 from segzoo.heads.gcnet import GCHead, GCHeadConfig
@@ -16,12 +20,21 @@ from segzoo.heads.separable_aspp import SeparableASPPHead, SeparableASPPHeadConf
 from segzoo.heads.uper import UPerHead, UPerHeadConfig
 
 __all__ = [
+    "APCHead",
+    "APCHeadConfig",
     "ASPPHead",
     "ASPPHeadConfig",
     "CCHead",
     "CCHeadConfig",
     "DNLHead",
     "DNLHeadConfig",
+    "DMHead",
+    "DMHeadConfig",
+    "EMAHead",
+    "EMAHeadConfig",
+    "EncHead",
+    "EncHeadConfig",
+    "EncHeadOutput",
     "FCNHead",
     "FCNHeadConfig",
     "FPNHead",

@@ -6,6 +6,7 @@ from segzoo.layers.drop_path import DropPath
 from segzoo.layers.fusion_conv import FusionConv
 from segzoo.layers.norm import BatchNorm2d, ChannelNorm, GroupNorm, RMSNorm
 from segzoo.layers.pointwise import PointwiseLinear
+from segzoo.layers.precision import in_float32, without_autocast
 from segzoo.layers.pyramid_pooling import PyramidPooling, pool_to_grid
 from segzoo.layers.resize import concatenate, resize
 from segzoo.layers.spatial_reduction import SpatialReductionAttention
@@ -25,8 +26,10 @@ __all__ = [
     "SeparableConv",
     "SpatialReductionAttention",
     "concatenate",
+    "in_float32",
     "pool_to_grid",
     "resize",
     "to_map",
     "to_tokens",
+    "without_autocast",
 ]
