@@ -1,19 +1,28 @@
 """Decode heads: feature maps in, logits out. Each head has a file; importing this package registers all of them."""
 
+from segzoo.heads.ann import ANNHead, ANNHeadConfig
 from segzoo.heads.aspp import ASPPHead, ASPPHeadConfig
 from segzoo.heads.base import Head, HeadConfig, HeadOutput, OneMapHeadConfig
+from segzoo.heads.danet import DAHead, DAHeadConfig, DAHeadOutput
 from segzoo.heads.fcn import FCNHead, FCNHeadConfig
 from segzoo.heads.fpn import FPNHead, FPNHeadConfig
+from segzoo.heads.isanet import ISAHead, ISAHeadConfig
 from segzoo.heads.mask2former import Mask2FormerHead, Mask2FormerHeadConfig, Mask2FormerHeadOutput
 from segzoo.heads.ocr import OCRHead, OCRHeadConfig
+from segzoo.heads.psanet import PSAHead, PSAHeadConfig
 from segzoo.heads.psp import PSPHead, PSPHeadConfig
 from segzoo.heads.segformer import SegFormerHead, SegFormerHeadConfig
 from segzoo.heads.separable_aspp import SeparableASPPHead, SeparableASPPHeadConfig
 from segzoo.heads.uper import UPerHead, UPerHeadConfig
 
 __all__ = [
+    "ANNHead",
+    "ANNHeadConfig",
     "ASPPHead",
     "ASPPHeadConfig",
+    "DAHead",
+    "DAHeadConfig",
+    "DAHeadOutput",
     "FCNHead",
     "FCNHeadConfig",
     "FPNHead",
@@ -21,12 +30,16 @@ __all__ = [
     "Head",
     "HeadConfig",
     "HeadOutput",
+    "ISAHead",
+    "ISAHeadConfig",
     "Mask2FormerHead",
     "Mask2FormerHeadConfig",
     "Mask2FormerHeadOutput",
     "OCRHead",
     "OCRHeadConfig",
     "OneMapHeadConfig",
+    "PSAHead",
+    "PSAHeadConfig",
     "PSPHead",
     "PSPHeadConfig",
     "SegFormerHead",

@@ -8,6 +8,7 @@ from segzoo.layers.norm import BatchNorm2d, ChannelNorm, GroupNorm, RMSNorm
 from segzoo.layers.pointwise import PointwiseLinear
 from segzoo.layers.pyramid_pooling import PyramidPooling, pool_to_grid
 from segzoo.layers.resize import concatenate, resize
+from segzoo.layers.self_attention import SelfAttention, attend, reset_conv
 from segzoo.layers.spatial_reduction import SpatialReductionAttention
 from segzoo.layers.tokens import to_map, to_tokens
 
@@ -22,10 +23,13 @@ __all__ = [
     "PointwiseLinear",
     "PyramidPooling",
     "RMSNorm",
+    "SelfAttention",
     "SeparableConv",
     "SpatialReductionAttention",
+    "attend",
     "concatenate",
     "pool_to_grid",
+    "reset_conv",
     "resize",
     "to_map",
     "to_tokens",
