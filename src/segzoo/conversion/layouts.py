@@ -82,7 +82,9 @@ class Permute(TensorChange):
 
 
 def _seen(tensor: Tensor, view: tuple[int, ...]) -> Tensor | None:
-    """The tensor in the shape of a view; None if its values do not fill it."""
+    """The tensor in the shape of a view; None if its values do not fill it, or if it is a scalar."""
+    if not tensor.ndim:
+        return None
     sizes = [tensor.shape[axis] if size == 0 else size for axis, size in enumerate(view)]
     known = prod(size for size in sizes if size >= 0)
     fits = tensor.numel() % known == 0 if -1 in sizes else tensor.numel() == known

@@ -33,7 +33,9 @@ class SecondChannel(TensorChange):
     shift: float = 0.0
 
     def to_native(self, tensor: Tensor) -> Tensor:
-        """(1, ...) -> (2, ...)."""
+        """(1, ...) -> (2, ...); a scalar stays as it is, for the check of shapes to find."""
+        if not tensor.ndim:
+            return tensor
         return torch.cat([torch.zeros_like(tensor), (tensor.double() - self.shift).to(tensor.dtype)])
 
     def to_original(self, tensor: Tensor) -> Tensor:

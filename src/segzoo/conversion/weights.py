@@ -132,7 +132,7 @@ def to_native(tensor: Tensor, rule: KeyRule) -> Tensor:
     """What a rule makes of an original's tensor: ours, or a part of it."""
     if rule.original_part is not None:
         tensor = rule.original_part.of(tensor)
-    return tensor if rule.change is None or not tensor.ndim else rule.change.to_native(tensor)
+    return tensor if rule.change is None else rule.change.to_native(tensor)
 
 
 def _to_original(tensor: Tensor, rule: KeyRule) -> Tensor:

@@ -45,7 +45,7 @@ class ISAHeadConfig(OneMapHeadConfig):
 
     @classmethod
     def tiny(cls) -> Self:
-        return cls(in_channels=[32], in_index=[2], channels=16, isa_channels=8, down_factor=[2, 3], num_labels=5)
+        return cls(in_channels=[32], in_index=[2], channels=16, isa_channels=32, down_factor=[2, 3], num_labels=5)
 
 
 class ISAHead(Head):
