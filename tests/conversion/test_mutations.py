@@ -61,6 +61,16 @@ def head_options(place: str, channels: int) -> dict[str, list[Any]]:
     }
 
 
+DILATED = {**RESNET, "decode_head.in_channels": 128, "decode_head.channels": 64, "auxiliary_head": None}
+"""A small ResNet with a head that reads its last map."""
+ONE_MAP = {
+    "decode_head.align_corners": [True],
+    "decode_head.in_index": [2],
+    "decode_head.input_transform": ["multiple_select"],
+}
+"""Options of such a head."""
+
+
 @dataclass(frozen=True)
 class Mutated:
     """A model of the zoo.
@@ -494,6 +504,54 @@ MUTATED = {
             "backbone.no_such_option": [1],
         },
         harmless={"backbone.drop_path_rate": 0.3, "backbone.drop_rate": 0.1, "backbone.attn_drop_rate": 0.1},
+    ),
+    "danet_r50-d8_512x512_160k_ade20k": Mutated(
+        small={**DILATED, "decode_head.pam_channels": 8},
+        options={
+            **head_options("decode_head", 64),
+            **ONE_MAP,
+            "decode_head.pam_channels": [16],
+            "decode_head.type": ["ISAHead", "FCNHead"],
+        },
+        harmless={"decode_head.dropout_ratio": 0.3},
+    ),
+    "isanet_r50-d8_512x512_160k_ade20k": Mutated(
+        small={**DILATED, "decode_head.isa_channels": 32, "decode_head.down_factor": (2, 4)},
+        options={
+            **head_options("decode_head", 64),
+            **ONE_MAP,
+            "decode_head.isa_channels": [64],
+            "decode_head.down_factor": [(4, 2), (8, 8), (2,), 2],
+            "decode_head.type": ["DAHead"],
+        },
+        harmless={"decode_head.dropout_ratio": 0.3, "decode_head.down_factor": [2, 4]},
+    ),
+    "ann_r50-d8_512x512_160k_ade20k": Mutated(
+        small={**DILATED, "decode_head.in_channels": [64, 128], "decode_head.project_channels": 32},
+        options={
+            **head_options("decode_head", 64),
+            "decode_head.align_corners": [True],
+            "decode_head.project_channels": [64],
+            "decode_head.query_scales": [(1, 1), (2,), (1, 2), (), 1],
+            "decode_head.key_pool_scales": [(1, 3, 6), (1, 3, 6, 7), (), (0,)],
+            "decode_head.in_index": [[3, 2], [1, 3], [2]],
+            "decode_head.input_transform": ["resize_concat", None],
+        },
+        harmless={"decode_head.dropout_ratio": 0.3, "decode_head.key_pool_scales": [8, 6, 3, 1]},
+    ),
+    "psanet_r50-d8_512x512_160k_ade20k": Mutated(
+        small={**DILATED, "decode_head.mask_size": (3, 5)},
+        options={
+            **head_options("decode_head", 64),
+            **ONE_MAP,
+            "decode_head.psa_type": ["collect", "distribute", "both"],
+            "decode_head.compact": [True],
+            "decode_head.shrink_factor": [1, 3, 0],
+            "decode_head.mask_size": [(5, 3), (3, 4), (3,), 3, (0, 3)],
+            "decode_head.normalization_factor": [2.0, None, 0],
+            "decode_head.psa_softmax": [False],
+        },
+        harmless={"decode_head.dropout_ratio": 0.3, "decode_head.normalization_factor": 1},
     ),
 }
 

@@ -24,6 +24,7 @@ SLOW = ("upernet_intern_vit_6b_504_80k_ade20k_bs16_lr4e-5", "upernet_mae-base_fp
 # The original's names -> ours.
 HEADS = {"decode": "decode", "aux": "auxiliary"}
 LOSSES = {"loss_ce": "cross_entropy", "loss_seg": "cross_entropy", "loss_se": "presence"}
+BRANCHES = {"pam_cam": "", "pam": "position.", "cam": "channel."}  # of DANet's head
 
 
 def convert(path):
@@ -34,6 +35,8 @@ def convert(path):
         model = SegZooForSemanticSegmentation(translation.config)
     expected = model.state_dict()
     state = synthesis.state_dict(record["keys"] if "keys" in record else key_list(record["name"]))
+    for *others, last in record.get("shared", []):  # names of one tensor, which the last to be loaded fills
+        state |= dict.fromkeys(others, state[last])
     native, match = match_weights(state, translation.components, expected)
     match.raise_for_problems(record["name"])
     assert len(match.renamed) + len(match.left_out) == len(state)
@@ -93,9 +96,9 @@ def check_bfloat16(model, record, tensors):
 
 def native_loss(name):
     """Our name of a loss: mmsegmentation numbers the heads of a list only, and calls a loss by its option in a config."""
-    head, loss = name.split(".")
+    head, *branch, loss = name.split(".")
     kind, _, number = head.partition("_")
-    return f"{HEADS[kind]}_{number or 0}.{LOSSES[loss]}"
+    return f"{HEADS[kind]}_{number or 0}.{''.join(BRANCHES[part] for part in branch)}{LOSSES[loss]}"
 
 
 def check_losses(model, losses):

@@ -1,9 +1,11 @@
 """Decode heads: feature maps in, logits out. Each head has a file; importing this package registers all of them."""
 
+from segzoo.heads.ann import ANNHead, ANNHeadConfig
 from segzoo.heads.apcnet import APCHead, APCHeadConfig
 from segzoo.heads.aspp import ASPPHead, ASPPHeadConfig
 from segzoo.heads.base import Head, HeadConfig, HeadOutput, OneMapHeadConfig
 from segzoo.heads.ccnet import CCHead, CCHeadConfig
+from segzoo.heads.danet import DAHead, DAHeadConfig, DAHeadOutput
 from segzoo.heads.dmnet import DMHead, DMHeadConfig
 from segzoo.heads.dnlnet import DNLHead, DNLHeadConfig
 from segzoo.heads.emanet import EMAHead, EMAHeadConfig
@@ -11,9 +13,11 @@ from segzoo.heads.encnet import EncHead, EncHeadConfig, EncHeadOutput
 from segzoo.heads.fcn import FCNHead, FCNHeadConfig
 from segzoo.heads.fpn import FPNHead, FPNHeadConfig
 from segzoo.heads.gcnet import GCHead, GCHeadConfig
+from segzoo.heads.isanet import ISAHead, ISAHeadConfig
 from segzoo.heads.mask2former import Mask2FormerHead, Mask2FormerHeadConfig, Mask2FormerHeadOutput
 from segzoo.heads.non_local import NonLocalHead, NonLocalHeadConfig
 from segzoo.heads.ocr import OCRHead, OCRHeadConfig
+from segzoo.heads.psanet import PSAHead, PSAHeadConfig
 from segzoo.heads.psp import PSPHead, PSPHeadConfig
 from segzoo.heads.segformer import SegFormerHead, SegFormerHeadConfig
 from segzoo.heads.separable_aspp import SeparableASPPHead, SeparableASPPHeadConfig
@@ -35,6 +39,13 @@ __all__ = [
     "EncHead",
     "EncHeadConfig",
     "EncHeadOutput",
+    "ANNHead",
+    "ANNHeadConfig",
+    "ASPPHead",
+    "ASPPHeadConfig",
+    "DAHead",
+    "DAHeadConfig",
+    "DAHeadOutput",
     "FCNHead",
     "FCNHeadConfig",
     "FPNHead",
@@ -44,6 +55,8 @@ __all__ = [
     "Head",
     "HeadConfig",
     "HeadOutput",
+    "ISAHead",
+    "ISAHeadConfig",
     "Mask2FormerHead",
     "Mask2FormerHeadConfig",
     "Mask2FormerHeadOutput",
@@ -52,6 +65,8 @@ __all__ = [
     "OCRHead",
     "OCRHeadConfig",
     "OneMapHeadConfig",
+    "PSAHead",
+    "PSAHeadConfig",
     "PSPHead",
     "PSPHeadConfig",
     "SegFormerHead",

@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput
 
 from segzoo.base import ConvBlockConfig, Ints, SegZooPreTrainedModel
 from segzoo.errors import SegZooError
-from segzoo.layers import concatenate, resize
+from segzoo.layers import SelfAttention, concatenate, resize
 from segzoo.losses import CrossEntropyLoss, Loss, build_loss
 
 
@@ -187,6 +187,8 @@ class Head(SegZooPreTrainedModel):
         if module is self.classifier:
             init.normal_(module.weight, std=0.01)
             init.zeros_(module.bias)
+        elif isinstance(module, SelfAttention):  # which comes after its layers
+            module.reset()
         else:
             super()._init_weights(module)
 

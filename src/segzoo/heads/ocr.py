@@ -10,12 +10,11 @@ from typing import Any, ClassVar, Self
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from segzoo.auto import register_head
 from segzoo.errors import SegZooError
 from segzoo.heads.base import Head, HeadOutput, OneMapHeadConfig
-from segzoo.layers import to_map, to_tokens
+from segzoo.layers import attend, to_tokens
 
 
 @strict
@@ -83,10 +82,7 @@ class OCRHead(Head):
         """Features (B, channels, H, W) with their context; ``logits`` (B, regions, H, W)."""
         shares = logits.flatten(2).softmax(dim=-1)  # of each pixel in each region
         regions = (shares @ to_tokens(pixels)).mT.unsqueeze(-1)  # (B, channels, regions, 1)
-        projected = self.query(pixels), self.key(regions), self.value(regions)
-        query, key, value = (to_tokens(x).unsqueeze(1) for x in projected)  # one head, which exports ask for
-        context = F.scaled_dot_product_attention(query, key, value).squeeze(1)
-        context = self.context_conv(to_map(context, pixels.shape[-2:]))
+        context = self.context_conv(attend(self.query(pixels), self.key(regions), self.value(regions)))
         return self.fusion(torch.cat([context, pixels], dim=1))
 
 

@@ -9,6 +9,7 @@ from segzoo.layers.pointwise import PointwiseLinear
 from segzoo.layers.precision import in_float32, without_autocast
 from segzoo.layers.pyramid_pooling import PyramidPooling, pool_to_grid
 from segzoo.layers.resize import concatenate, resize
+from segzoo.layers.self_attention import SelfAttention, attend, reset_conv
 from segzoo.layers.spatial_reduction import SpatialReductionAttention
 from segzoo.layers.tokens import to_map, to_tokens
 
@@ -23,11 +24,14 @@ __all__ = [
     "PointwiseLinear",
     "PyramidPooling",
     "RMSNorm",
+    "SelfAttention",
     "SeparableConv",
     "SpatialReductionAttention",
+    "attend",
     "concatenate",
     "in_float32",
     "pool_to_grid",
+    "reset_conv",
     "resize",
     "to_map",
     "to_tokens",

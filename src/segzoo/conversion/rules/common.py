@@ -151,6 +151,7 @@ def norm_keys(rules: Iterable[KeyRule], norm: str | None) -> tuple[KeyRule, ...]
 def head_rule(
     *types: str,
     config: type[HeadConfig],
+    required: Iterable[str] = (),
     options: Mapping[str, Any] | None = None,
     fixed: Mapping[str, Any] | None = None,
     expected: Mapping[str, tuple[Any, ...]] | None = None,
@@ -161,7 +162,8 @@ def head_rule(
     Args:
         types: names of the original classes.
         config: class of our config.
-        options: the head's own options, besides those of every head, with the defaults of the original class.
+        required: names of the head's own options without which the original class cannot be made.
+        options: its other options, besides those of every head, with the defaults of the original class.
         fixed: fields of our config that are the same for all heads of the original class.
         expected: supported values of options that support only some; the first is the default.
         keys: the key rules without the classifier's, or ``keys(native_config) -> rules``.
@@ -171,6 +173,7 @@ def head_rule(
     """
 
     own_keys = keys if callable(keys) else tuple(keys)
+    required = tuple(required)
 
     def translate(
         original: Mapping[str, Any], context: Context
@@ -178,7 +181,8 @@ def head_rule(
         own = Options(original, context.where)
         for name, allowed in (expected or {}).items():
             own.expect(name, *allowed)
-        fields = {name: own.take(name, default) for name, default in (options or {}).items()}
+        fields = {name: own.take(name) for name in required}
+        fields |= {name: own.take(name, default) for name, default in (options or {}).items()}
         shared, first_keys = head_options(own, context, config)
         own.finish()
         native = config(**fields | shared | dict(fixed or {}))
