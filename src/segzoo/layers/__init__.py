@@ -10,6 +10,7 @@ from segzoo.layers.pyramid_pooling import PyramidPooling, pool_to_grid
 from segzoo.layers.resize import concatenate, resize
 from segzoo.layers.spatial_reduction import SpatialReductionAttention
 from segzoo.layers.tokens import to_map, to_tokens
+from segzoo.layers.transposed_conv import TransposedConvNormAct
 
 __all__ = [
     "AtrousPyramid",
@@ -24,6 +25,7 @@ __all__ = [
     "RMSNorm",
     "SeparableConv",
     "SpatialReductionAttention",
+    "TransposedConvNormAct",
     "concatenate",
     "pool_to_grid",
     "resize",
