@@ -84,7 +84,7 @@ class CGNetConfig(BackboneConfig):
 
     @classmethod
     def tiny(cls) -> Self:
-        return cls(channels=[8, 12, 16], blocks=[2, 2], reductions=[2, 4])
+        return cls(channels=[8, 12, 16], blocks=[2, 2], reductions=[1, 2])
 
 
 class ContextGuidedBlock(GradientCheckpointingLayer):
