@@ -101,6 +101,11 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
             for loss in losses:
                 loss.check_num_labels(config.num_outputs)
 
+    @property
+    def size_multiple(self) -> int:
+        """What both sides of the model's input must be multiples of, in pixels; 1 if any size will do."""
+        return self.backbone_config.size_multiple if isinstance(self.backbone_config, BackboneConfig) else 1
+
     def check_trainable(self) -> None:
         """Check before a training that there is something to tell apart.
 

@@ -107,9 +107,11 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
             MIT's ``int(x)``.
         size_multiple (`int`, optional): both sides are raised to multiples of it, in the way of
             ``size_multiple_mode``.
-        size_multiple_mode (`"stretch"` | `"round_up"` | `"pad"`, default "stretch"): a second resize of the already
-            resized picture (``ResizeToMultiple``); one resize to the rounded-up size (MIT); padding (``Pad`` with
-            ``size_divisor``, mmseg 1.x ``size_divisor``).
+        size_multiple_mode (`"stretch"` | `"round_up"` | `"pad"` | `"pad_pass"`, default "stretch"): a second resize of
+            the already resized picture (``ResizeToMultiple``); one resize to the rounded-up size (MIT); padding
+            (``Pad`` with ``size_divisor``, mmseg 1.x ``size_divisor``); padding of what goes through the model in one
+            pass, for models that take no other sizes: of the picture, and with windows only of sides that are shorter
+            than a window.
         resample (`PILImageResampling`, default BILINEAR), antialias (`bool`, default False): the filter. Without
             antialiasing it is OpenCV's (mmcv), with it Pillow's (MIT, transformers).
 
@@ -297,7 +299,8 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
         images = [self._rescale_and_normalize_one(image, settings) for image in images]
 
         if settings["do_pad"]:
-            sizes = [padded_size(tuple(image.shape[-2:]), **_pad_settings(settings)) for image in images]
+            windows = settings["window_size"] if masks is None else None
+            sizes = [padded_size(tuple(image.shape[-2:]), **_pad_settings(settings, windows)) for image in images]
             size = (max(height for height, _ in sizes), max(width for _, width in sizes))
             images = [pad_image(image, size, settings["pad_value"]) for image in images]
             if masks is not None:
@@ -370,7 +373,7 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
             sizes = [resize_steps(size, **_resize_settings(settings))[-1] for size in sizes]
         padded = sizes
         if self.do_pad:
-            padded = [padded_size(size, **_pad_settings(settings)) for size in sizes]
+            padded = [padded_size(size, **_pad_settings(settings, self.window_size)) for size in sizes]
         return sizes, (max(height for height, _ in padded), max(width for _, width in padded))
 
     def post_process_semantic_segmentation(
@@ -453,8 +456,9 @@ def _resize_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: settings[name] for name in ("size", "rounding", "size_multiple", "size_multiple_mode")}
 
 
-def _pad_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: settings[name] for name in ("size_multiple", "size_multiple_mode", "pad_size")}
+def _pad_settings(settings: Mapping[str, Any], window_size: Sequence[int] | None) -> dict[str, Any]:
+    names = ("size_multiple", "size_multiple_mode", "pad_size")
+    return {name: settings[name] for name in names} | {"window_size": window_size}
 
 
 def _pair(value: Any, name: str) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from segzoo.backbones.base import is_token
 from segzoo.backbones.hrnet import HRNetExchange
 from segzoo.errors import SegZooError
 from segzoo.heads import FCNHeadConfig
+from segzoo.images.resizing import round_up
 from segzoo.layers import DropPath
 
 ALL = BACKBONES | ODD_BACKBONES
@@ -98,6 +99,8 @@ def test_maps_have_the_promised_channels(model_type, size):
     model = build(model_type)
     names = model.stage_names
     assert model.out_features == model.config.default_out_features
+    multiple = ALL[model_type].config.tiny().size_multiple
+    size = [round_up(side, multiple) for side in size]
     with torch.no_grad():
         output = model(images(2, *size), output_hidden_states=True)
     assert [m.shape[1] for m in output.feature_maps] == model.channels

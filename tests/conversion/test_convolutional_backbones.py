@@ -1,14 +1,18 @@
-"""HRNet and MobileNetV2 configs of mmsegmentation, and the head options of their models."""
+"""HRNet, MobileNetV2, UNet, ERFNet and CGNet configs of mmsegmentation, and the head options of their models."""
 
 import copy
 
 import pytest
+import torch
 
-from segzoo.backbones import HRNetConfig, MobileNetV2Config
+from segzoo import zoo
+from segzoo.backbones import HRNetConfig, MobileNetV2Config, UNetBackbone, UNetConfig
 from segzoo.backbones.hrnet import VARIANTS
 from segzoo.conversion import rules  # noqa: F401  registers every rule
+from segzoo.conversion.card import protocol
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.keys import Context, find_rule
+from segzoo.conversion.translate import translate_config
 
 NORM = {"type": "SyncBN", "requires_grad": True}
 
@@ -117,3 +121,79 @@ def test_psp_head_over_joined_maps():
     }
     config = translated(original, "head")
     assert config.resize_concat and config.in_channels == [18, 36] and config.in_index == [0, 1]
+
+
+UNET_ROWS = {
+    "fcn_unet_s5-d16_4x4_512x1024_160k_cityscapes": None,  # its crop_size is for windows that it does not use
+    "deeplabv3_unet_s5-d16_64x64_40k_drive": (64, 42),
+    "pspnet_unet_s5-d16_ce-1.0-dice-3.0_128x128_40k_stare": (128, 85),
+    "fcn_unet_s5-d16_256x256_40k_hrf": (256, 170),
+}
+
+
+@pytest.mark.parametrize("name", UNET_ROWS)
+def test_unet_pads_what_the_original_refuses(name):
+    translation = translate_config(zoo.original_config(name))
+    processor, windows = translation.processor, UNET_ROWS[name]
+    assert translation.config.backbone_config.to_dict() == UNetConfig().to_dict()
+    assert (processor["size_multiple"], processor["size_multiple_mode"]) == (16, "pad_pass")
+    assert processor["window_size"] == translation.config.window_size == (windows and [windows[0]] * 2)
+    assert processor["window_stride"] == translation.config.window_stride == (windows and [windows[1]] * 2)
+    assert any("multiples of 16" in note and "cut back" in note for note in translation.notes)
+    said = "sides shorter than a window padded" if windows else "padded"
+    assert f"; {said} up to multiples of 16; " in protocol(processor)
+
+
+def test_unet_keeps_multiples_of_its_own_config():
+    config = copy.deepcopy(zoo.original_config("fcn_unet_s5-d16_4x4_512x1024_160k_cityscapes"))
+    steps = config["test_pipeline"][1]["transforms"]
+    for divisor, kept in ((32, 32), (24, 48)):
+        config["test_pipeline"][1]["transforms"] = [*steps[:3], {"type": "Pad", "size_divisor": divisor}, *steps[3:]]
+        processor = translate_config(config).processor
+        assert (processor["size_multiple"], processor["size_multiple_mode"]) == (kept, "pad")
+
+
+def test_losses_of_unet_and_cgnet():
+    unet = translate_config(zoo.original_config("fcn_unet_s5-d16_ce-1.0-dice-3.0_64x64_40k_drive")).config
+    assert unet.decode_head_configs[0].losses == [{"type": "cross_entropy"}, {"type": "dice", "weight": 3.0}]
+    cgnet = translate_config(zoo.original_config("cgnet_680x680_60k_cityscapes"))
+    (loss,) = cgnet.config.decode_head_configs[0].losses
+    assert len(loss["class_weights"]) == 19 and loss["class_weights"][0] == 2.5959933
+    assert cgnet.processor["image_std"] == [round(1 / 255, 12)] * 3
+    assert cgnet.processor["image_mean"][0] == pytest.approx(72.39239876 / 255)
+
+
+@pytest.mark.parametrize(
+    ("original", "words"),
+    [
+        ({"type": "UNet", "upsample_cfg": {"type": "carafe"}}, "'carafe' is not supported .only InterpConv and Dec"),
+        ({"type": "UNet", "upsample_cfg": {"type": "InterpConv", "conv_first": True}}, "conv_first=True"),
+        ({"type": "UNet", "upsample_cfg": {"type": "DeconvModule", "kernel_size": 3}}, "kernel_size=3 must be even"),
+        ({"type": "UNet", "plugins": []}, "plugins"),
+        ({"type": "ERFNet", "enc_stage_non_bottlenecks": (5, 7)}, "multiple of the 4 enc_non_bottleneck_dilations"),
+        ({"type": "ERFNet", "dec_upsample_channels": (64,)}, "dec_upsample_channels needs 2 entries"),
+        ({"type": "CGNet", "act_cfg": {"type": "ReLU"}}, "act_cfg=.* is not supported .only PReLU"),
+    ],
+)
+def test_options_of_unet_erfnet_and_cgnet_that_would_change_the_numbers(original, words):
+    with pytest.raises(ConversionError, match=words):
+        translated(original)
+
+
+def test_unet_with_fewer_stages_and_transposed_convolutions():
+    original = {"type": "UNet", "num_stages": 3, "strides": (1, 1, 2), "upsample_cfg": {"type": "DeconvModule"}}
+    original |= {"enc_num_convs": (1, 1, 1, 9, 9), "downsamples": (False, True, True, True)}
+    config = translated(original)
+    assert (config.strides, config.pools, config.convs) == ([1, 1, 2], [False, True], [1, 1, 1])
+    table = find_rule("backbone", original, "model.part").key_table(config)
+    with torch.device("meta"):
+        keys = UNetBackbone(config).state_dict()
+    names = {table.to_original(key) for key in keys}
+    assert None not in names and len(names) == len(keys)
+    assert {
+        "encoder.2.0.convs.0.conv.weight",
+        "decoder.0.upsample.conv.weight",
+        "decoder.0.upsample.bn.weight",
+        "decoder.1.upsample.deconv_upsamping.0.bias",
+        "decoder.1.upsample.deconv_upsamping.1.running_var",
+    } <= names

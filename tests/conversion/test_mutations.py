@@ -16,6 +16,7 @@ from support.contract import settle
 from segzoo import SegZooForSemanticSegmentation, zoo
 from segzoo.conversion.translate import translate_config
 from segzoo.errors import SegZooError
+from segzoo.images.resizing import pad_image, round_up
 
 PIXELS = torch.randn(1, 3, 49, 65, generator=torch.Generator().manual_seed(1))
 NORM = {"type": "SyncBN", "requires_grad": True}
@@ -553,6 +554,104 @@ MUTATED = {
         },
         harmless={"decode_head.dropout_ratio": 0.3, "decode_head.normalization_factor": 1},
     ),
+    "deeplabv3_unet_s5-d16_128x128_40k_stare": Mutated(
+        small={
+            "backbone.base_channels": 4,
+            "backbone.enc_num_convs": (2, 2, 1, 2, 1),
+            "decode_head.in_channels": 4,
+            "decode_head.dilations": (1, 2, 3, 4),
+            "auxiliary_head.in_channels": 8,
+        },
+        options={
+            "backbone.in_channels": [4],
+            "backbone.base_channels": [8],
+            "backbone.num_stages": [4],
+            "backbone.strides": [(1, 1, 1, 1, 2), (1, 2, 1, 1, 1), (2, 1, 1, 1, 1), (1, 1, 1, 1, 3), (1, 1, 1, 1)],
+            "backbone.enc_num_convs": [(2, 2, 2, 2, 2)],
+            "backbone.dec_num_convs": [(2, 2, 2, 1), (1, 2, 2, 2), (2, 2, 2)],
+            "backbone.downsamples": [(True, True, True, False), (False, True, True, True)],
+            "backbone.enc_dilations": [(1, 1, 1, 2, 1), (2, 1, 1, 1, 1)],
+            "backbone.dec_dilations": [(2, 1, 1, 1), (1, 1, 1, 2)],
+            "backbone.norm_cfg": [{**NORM, "eps": 1e-2}, None, {"type": "IN"}],
+            "backbone.act_cfg": [{"type": "LeakyReLU"}, {"type": "PReLU"}, None],
+            "backbone.conv_cfg": [{"type": "ConvWS"}],
+            "backbone.upsample_cfg": [
+                {"type": "DeconvModule"},
+                {"type": "DeconvModule", "kernel_size": 2},
+                {"type": "DeconvModule", "kernel_size": 3},
+                {"type": "DeconvModule", "scale_factor": 4},
+                {"type": "InterpConv", "kernel_size": 3, "padding": 1},
+                {"type": "InterpConv", "conv_first": True},
+                {"type": "InterpConv", "upsample_cfg": {"scale_factor": 2, "mode": "nearest"}},
+                {"type": "carafe"},
+                None,
+            ],
+            "backbone.dcn": [True],
+            "backbone.plugins": [[{"cfg": {"type": "ContextBlock"}}]],
+            "backbone.no_such_option": [1],
+            "decode_head.dilations": [(1, 2, 3, 5)],
+            "decode_head.in_index": [3],
+        },
+        harmless={"backbone.norm_eval": True, "backbone.with_cp": True, "backbone.downsamples": [1, 1, 1, 1]},
+    ),
+    "erfnet_fcn_4x4_512x1024_160k_cityscapes": Mutated(
+        small={
+            "backbone.enc_downsample_channels": (8, 12, 16),
+            "backbone.enc_stage_non_bottlenecks": (1, 2),
+            "backbone.enc_non_bottleneck_dilations": (2, 4),
+            "backbone.dec_stages_non_bottleneck": (1, 1),
+            "backbone.dec_non_bottleneck_channels": (12, 8),
+            "decode_head.in_channels": 8,
+            "decode_head.channels": 16,
+        },
+        options={
+            "backbone.in_channels": [4],
+            "backbone.enc_downsample_channels": [(8, 10, 16), (8, 16), (8, 8, 16)],
+            "backbone.enc_stage_non_bottlenecks": [(2, 2), (1, 4), (1, 3)],
+            "backbone.enc_non_bottleneck_dilations": [(2, 3), (4, 2), (1,)],
+            "backbone.enc_non_bottleneck_channels": [(12,)],
+            "backbone.dec_upsample_channels": [(12,)],
+            "backbone.dec_stages_non_bottleneck": [(2, 1), (1, 0), (1,)],
+            "backbone.dec_non_bottleneck_channels": [(10, 8)],
+            "backbone.no_such_option": [1],
+        },
+        harmless={
+            "backbone.dropout_ratio": 0.3,
+            # the original takes these, and builds all the same
+            "backbone.enc_non_bottleneck_channels": (1, 2),
+            "backbone.dec_upsample_channels": (1, 2),
+            "backbone.norm_cfg": {**NORM, "eps": 1e-5},
+            "backbone.act_cfg": {"type": "GELU"},
+            "backbone.conv_cfg": {"type": "ConvWS"},
+        },
+    ),
+    "cgnet_680x680_60k_cityscapes": Mutated(
+        small={
+            "backbone.num_channels": (8, 12, 16),
+            "backbone.num_blocks": (2, 2),
+            "backbone.reductions": (2, 4),
+            "decode_head.in_channels": 32,
+            "decode_head.channels": 32,
+        },
+        options={
+            "backbone.in_channels": [4],
+            "backbone.num_channels": [(10, 12, 16), (8, 14, 16), (8, 12)],
+            "backbone.num_blocks": [(3, 2), (2, 1), (0, 2)],
+            "backbone.dilations": [(3, 4), (2, 3)],
+            "backbone.reductions": [(3, 4), (2, 8), (2,)],
+            "backbone.norm_cfg": [{**NORM, "eps": 1e-5}, {"type": "GN", "num_groups": 32}, None],
+            "backbone.act_cfg": [{"type": "ReLU"}, None],
+            "backbone.conv_cfg": [{"type": "ConvWS"}],
+            "backbone.no_such_option": [1],
+            "decode_head.in_index": [1],
+        },
+        harmless={
+            "backbone.norm_eval": True,
+            "backbone.with_cp": True,
+            "backbone.act_cfg": {"type": "PReLU", "num_parameters": 3},
+            "train_cfg": {},
+        },
+    ),
 }
 
 
@@ -589,8 +688,9 @@ def outputs(config: dict[str, Any]) -> tuple[dict[str, torch.Size], torch.Tensor
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     if translated.backbone_config.num_channels != PIXELS.shape[1]:
         return shapes, None
-    maps, _ = model.forward_maps(PIXELS)
     size = (PIXELS.shape[-2], PIXELS.shape[-1])
+    padded = tuple(round_up(side, translated.size_multiple) for side in size)
+    maps, _ = model.forward_maps(pad_image(PIXELS[0], padded, 0.0)[None])
     resized = [
         torch.nn.functional.interpolate(out.logits, size, mode="bilinear", align_corners=head.config.align_corners)
         for head, out in zip(model.decode_heads, model.decode(maps), strict=True)

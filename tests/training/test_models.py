@@ -159,6 +159,15 @@ def test_processor_of_a_new_model_leaves_pictures_at_their_size():
     assert training_transform(scaled, Augmentation(crop_size=(32, 48))).steps[0].size == (64, 96)
 
 
+def test_the_processor_pads_for_a_backbone_that_needs_it(folder):
+    model = build_model(THREE, new=NewModel("unet_s5_d16", "fcn", head_channels=8, auxiliary_channels=4))
+    for name in (None, folder):  # a new processor, and one of another model
+        processor = build_processor(model, THREE, image_processor_name=name)
+        assert (processor.size_multiple, processor.size_multiple_mode) == (16, "pad_pass")
+    stretched = build_processor(model, THREE, size_divisor=32)
+    assert (stretched.size_multiple, stretched.size_multiple_mode) == (32, "stretch")
+
+
 def test_processor_of_an_old_model_takes_the_label_rule_of_the_data(folder):
     model = SegZooForSemanticSegmentation.from_pretrained(folder)
     processor = build_processor(model, THREE, image_processor_name=str(folder))

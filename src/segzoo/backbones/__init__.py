@@ -2,7 +2,9 @@
 
 from segzoo.backbones.base import Backbone, BackboneConfig
 from segzoo.backbones.beit import BeitBackbone, BeitConfig
+from segzoo.backbones.cgnet import CGNetBackbone, CGNetConfig
 from segzoo.backbones.convnext import ConvNeXtBackbone, ConvNeXtConfig
+from segzoo.backbones.erfnet import ERFNetBackbone, ERFNetConfig
 from segzoo.backbones.hrnet import HRNetBackbone, HRNetConfig
 from segzoo.backbones.internimage import InternImageBackbone, InternImageConfig
 from segzoo.backbones.internvit import InternViTBackbone, InternViTConfig
@@ -12,6 +14,7 @@ from segzoo.backbones.resnet import ResNetBackbone, ResNetConfig
 from segzoo.backbones.stage_encoder import StageEncoderBackbone, StageEncoderConfig
 from segzoo.backbones.swin import SwinBackbone, SwinConfig
 from segzoo.backbones.twins import TwinsBackbone, TwinsConfig
+from segzoo.backbones.unet import UNetBackbone, UNetConfig
 from segzoo.backbones.uniperceiver import UniPerceiverBackbone, UniPerceiverConfig
 from segzoo.backbones.vit import ViTBackbone, ViTConfig
 from segzoo.backbones.vit_adapter import ViTAdapterBackbone, ViTAdapterConfig
@@ -21,8 +24,12 @@ __all__ = [
     "BackboneConfig",
     "BeitBackbone",
     "BeitConfig",
+    "CGNetBackbone",
+    "CGNetConfig",
     "ConvNeXtBackbone",
     "ConvNeXtConfig",
+    "ERFNetBackbone",
+    "ERFNetConfig",
     "HRNetBackbone",
     "HRNetConfig",
     "InternImageBackbone",
@@ -41,6 +48,8 @@ __all__ = [
     "SwinConfig",
     "TwinsBackbone",
     "TwinsConfig",
+    "UNetBackbone",
+    "UNetConfig",
     "UniPerceiverBackbone",
     "UniPerceiverConfig",
     "ViTBackbone",

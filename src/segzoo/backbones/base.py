@@ -10,6 +10,8 @@ from transformers.modeling_outputs import BackboneOutput
 from transformers.utils.generic import can_return_tuple
 
 from segzoo.base import SegZooPreTrainedModel, SegZooSubConfig, first_convolution
+from segzoo.compat import is_exporting
+from segzoo.errors import SegZooError
 
 
 @strict
@@ -45,6 +47,11 @@ class BackboneConfig(BackboneConfigMixin, SegZooSubConfig):
     def num_stages(self) -> int:
         """Number of stages after the stem; 4 unless a family overrides this."""
         return 4
+
+    @property
+    def size_multiple(self) -> int:
+        """What both sides of the images must be multiples of, in pixels; 1 unless a family overrides this."""
+        return 1
 
     @property
     def default_out_features(self) -> list[str]:
@@ -105,9 +112,26 @@ class Backbone(BackboneMixin, SegZooPreTrainedModel):
             output_hidden_states: return all maps as well, in the order of ``config.stage_names``, as
                 ``hidden_states``.
             kwargs: ``return_dict=False`` returns a tuple; ``output_attentions`` has no effect without attention.
+
+        Raises:
+            SegZooError: a side of the images is no multiple of ``config.size_multiple``.
         """
+        self._check_size(pixel_values)
         states = tuple(self.features(pixel_values))
         maps = [
             self.finish(x, name) for name, x in zip(self.stage_names, states, strict=True) if name in self.out_features
         ]
         return BackboneOutput(feature_maps=tuple(maps), hidden_states=states)
+
+    def _check_size(self, pixel_values: Tensor) -> None:
+        multiple = self.config.size_multiple
+        if multiple == 1 or is_exporting():  # an exported graph would be tied to the sizes that it was traced with
+            return
+        height, width = pixel_values.shape[-2:]
+        if height % multiple or width % multiple:
+            usable = " x ".join(str(-(-side // multiple) * multiple) for side in (height, width))
+            raise SegZooError(
+                f"{type(self).__name__}: images of {height} x {width} pixels (height x width) cannot be used, because both "
+                f"sides must be multiples of {multiple}; pad or resize them, for example to {usable} (a SegZooImageProcessor "
+                f"with size_multiple={multiple} and size_multiple_mode='pad_pass' pads them, and cuts the result)"
+            )

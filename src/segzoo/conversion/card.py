@@ -11,6 +11,7 @@ from segzoo.cards.model_card import ModelCardFacts, build_model_card, facts_of_m
 from segzoo.cards.scores import table_cell
 from segzoo.conversion.report import ConversionReport
 from segzoo.conversion.translation import Translation
+from segzoo.images.resizing import pads_to_multiple
 from segzoo.modeling_segzoo import SegZooForSemanticSegmentation
 from segzoo.text import MOST_IN_NAME, line_text, markdown_code, markdown_text, shorten
 from segzoo.zoo import SYSTEMS, ZooRow
@@ -120,8 +121,11 @@ def protocol(processor: dict[str, Any]) -> str:
         limit = f" and the long side at most {longest}" if longest else ""
         parts = [f"images resized so that the short side is {size['shortest_edge']}{limit}, ratio kept"]
     if processor.get("size_multiple"):
-        how = "padded" if processor["size_multiple_mode"] == "pad" else "stretched"
-        parts.append(f"{how} up to multiples of {processor['size_multiple']}")
+        how = "padded" if pads_to_multiple(processor["size_multiple_mode"]) else "stretched"
+        sides = ""
+        if processor["size_multiple_mode"] == "pad_pass" and processor.get("window_size"):
+            sides = "sides shorter than a window "
+        parts.append(f"{sides}{how} up to multiples of {processor['size_multiple']}")
     if processor.get("window_size"):
         (h, w), (dy, dx) = processor["window_size"], processor["window_stride"]
         parts.append(f"sliding windows of {h} x {w} every {dy} x {dx} pixels, averaged")

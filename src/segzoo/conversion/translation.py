@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig
 from segzoo.configuration_segzoo import SegZooConfig
 from segzoo.conversion.keys import KeyTable
 from segzoo.conversion.labels import OriginalClasses
+from segzoo.images.resizing import multiple_settings
 
 
 @dataclass(frozen=True)
@@ -108,4 +109,10 @@ def assemble(
         "window_size": window_size,
         "window_stride": window_stride,
     }
+    if padding := multiple_settings(config.size_multiple, processor.get("size_multiple")):
+        processor |= padding
+        notes.append(
+            f"{components[0].place}: its images must have sides that are multiples of {config.size_multiple}; others, which the "
+            "original refuses, are padded at the right and the bottom, and the label map is cut back to the image"
+        )
     return Translation(config, processor, classes, list(components), notes)

@@ -7,6 +7,7 @@ gets its name only after it has been run and compared with the model.
 import contextlib
 import copy
 import json
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -240,9 +241,15 @@ def _usual_size(config: PreTrainedConfig, processor: BaseImageProcessor | None) 
     if size.get("height"):
         return size["height"], size["width"]
     side = size.get("shortest_edge") or 512
-    multiple = (processor.size_multiple if isinstance(processor, SegZooImageProcessor) else None) or 1
+    multiple = _size_multiple(config, processor)
     side = -(-side // multiple) * multiple
     return side, side
+
+
+def _size_multiple(config: PreTrainedConfig, processor: BaseImageProcessor | None) -> int:
+    """What sides are multiples of, as the processor makes them and as the model needs them."""
+    made = processor.size_multiple if isinstance(processor, SegZooImageProcessor) else None
+    return math.lcm(made or 1, config.size_multiple if isinstance(config, SegZooConfig) else 1)
 
 
 def check_target(output: Path, *, opset: int | None = None, overwrite: bool = False) -> None:
@@ -449,7 +456,7 @@ def _compare(
     path: Path,
 ) -> tuple[Check, ...]:
     """Run the file and the float32 model on generated pictures; an error if they differ by more than the tolerance."""
-    multiple = (processor.size_multiple if isinstance(processor, SegZooImageProcessor) else None) or 1
+    multiple = _size_multiple(model.config, processor)
     sizes = [tuple(-(-side // multiple) * multiple for side in size) for size in _CHECK_SIZES]
     if options.size is not None:
         sizes = [options.size]

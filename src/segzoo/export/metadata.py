@@ -11,6 +11,7 @@ from segzoo import __version__
 from segzoo.configuration_segzoo import SegZooConfig
 from segzoo.export.exported_model import ExportedModel
 from segzoo.image_processing_segzoo import SegZooImageProcessor
+from segzoo.images.resizing import pads_to_multiple
 
 
 def describe(
@@ -88,7 +89,7 @@ def _resizing(processor: SegZooImageProcessor) -> dict[str, Any]:
     resize["filter"] = PILImageResampling(processor.resample).name.lower()
     if resize["filter"] != "nearest":
         resize["filter"] += ", antialiased" if processor.antialias else ", not antialiased"
-    if processor.size_multiple is not None and processor.size_multiple_mode != "pad":
+    if processor.size_multiple is not None and not pads_to_multiple(processor.size_multiple_mode):
         resize |= {"multiple_of": processor.size_multiple, "how": processor.size_multiple_mode}
     return resize
 
@@ -98,7 +99,7 @@ def _padding(processor: SegZooImageProcessor) -> dict[str, Any]:
     padding: dict[str, Any] = {}
     if processor.pad_size is not None:
         padding["at_least"] = {side: value for side, value in dict(processor.pad_size).items() if value is not None}
-    if processor.size_multiple is not None and processor.size_multiple_mode == "pad":
+    if processor.size_multiple is not None and pads_to_multiple(processor.size_multiple_mode):
         padding["multiple_of"] = processor.size_multiple
     return padding
 

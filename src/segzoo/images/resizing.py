@@ -5,7 +5,9 @@ InternVL), ``round2nearest_multiple`` (MIT's semantic-segmentation-pytorch) and 
 ``(height, width)`` in pixels.
 """
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -15,7 +17,8 @@ from torchvision.transforms.v2 import functional as tvF
 from segzoo.errors import SegZooError
 
 ROUNDINGS = ("nearest", "down")
-MULTIPLE_MODES = ("stretch", "round_up", "pad")
+MULTIPLE_MODES = ("stretch", "round_up", "pad", "pad_pass")
+_PADDING_MODES = ("pad", "pad_pass")
 
 
 def round_up(value: int, multiple: int) -> int:
@@ -83,7 +86,7 @@ def resize_steps(
             # As in mmcv, the larger number of the scale bounds the longer side, in whichever order they are given.
             edges = min(edges), max(edges)
         first = keep_ratio_size(image_size, *edges, rounding)
-    if size_multiple is None or size_multiple_mode == "pad":
+    if size_multiple is None or pads_to_multiple(size_multiple_mode):
         return [first]
     multiple = (round_up(first[0], size_multiple), round_up(first[1], size_multiple))
     if size_multiple_mode == "round_up" or multiple == first:
@@ -97,6 +100,7 @@ def padded_size(
     size_multiple: int | None = None,
     size_multiple_mode: str = "stretch",
     pad_size: Mapping[str, int] | None = None,
+    window_size: Sequence[int] | None = None,
 ) -> tuple[int, int]:
     """Size of a single resized image after padding at the right and the bottom; arguments as in
     `SegZooImageProcessor`.
@@ -104,13 +108,43 @@ def padded_size(
     Args:
         image_size: height and width of the resized image.
         size_multiple, size_multiple_mode, pad_size: as in `SegZooImageProcessor`.
+        window_size: (height, width) of the windows through which the model sees the image; None for all at once.
     """
     height, width = image_size
     if pad_size is not None:
         height, width = max(height, pad_size["height"]), max(width, pad_size["width"])
-    if size_multiple is not None and size_multiple_mode == "pad":
-        height, width = round_up(height, size_multiple), round_up(width, size_multiple)
+    if size_multiple is None or not pads_to_multiple(size_multiple_mode):
+        return height, width
+    height_limit, width_limit = (math.inf, math.inf)
+    if window_size is not None and size_multiple_mode == "pad_pass":  # a longer side is cut into whole windows
+        height_limit, width_limit = window_size
+    if height < height_limit:
+        height = round_up(height, size_multiple)
+    if width < width_limit:
+        width = round_up(width, size_multiple)
     return height, width
+
+
+def pads_to_multiple(size_multiple_mode: str) -> bool:
+    """Whether this mode reaches a multiple by padding, and not by resizing."""
+    return size_multiple_mode in _PADDING_MODES
+
+
+def multiple_settings(multiple: int, size_multiple: int | None) -> dict[str, Any]:
+    """Settings of a `SegZooImageProcessor` with which pictures have sides that a model needs.
+
+    Args:
+        multiple: what the sides of the model's input must be multiples of.
+        size_multiple: the processor's setting so far.
+
+    Returns:
+        the settings that have to change; empty if the processor makes such multiples already.
+    """
+    if (size_multiple or 1) % multiple == 0:
+        return {}
+    if size_multiple is None:
+        return {"size_multiple": multiple, "size_multiple_mode": "pad_pass"}
+    return {"size_multiple": math.lcm(multiple, size_multiple)}
 
 
 def pad_image(image: torch.Tensor, size: tuple[int, int], value: float | Sequence[float]) -> torch.Tensor:

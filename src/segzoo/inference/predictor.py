@@ -140,7 +140,7 @@ class Predictor:
         mirrors = (False, True) if self.settings.flip else (False,)
         readers = [
             [
-                ViewReader(self.image_processor, view, mirrored)
+                ViewReader(self.image_processor, view, mirrored, self.settings.window_size)
                 for view in (view.to(self.device, non_blocking=True) for view in own)
                 for mirrored in mirrors
             ]

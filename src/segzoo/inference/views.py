@@ -5,6 +5,7 @@ decoded, possibly in other processes; mirroring, normalisation and padding happe
 window.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,9 +127,16 @@ class ViewReader:
         image_processor: the model's image processor.
         view: a view (channels, height, width) from `ViewMaker`, on the model's device.
         mirrored: read the mirror image instead.
+        window_size: (height, width) of the windows that will be read; None for the whole input.
     """
 
-    def __init__(self, image_processor: BaseImageProcessor, view: torch.Tensor, mirrored: bool = False):
+    def __init__(
+        self,
+        image_processor: BaseImageProcessor,
+        view: torch.Tensor,
+        mirrored: bool = False,
+        window_size: Sequence[int] | None = None,
+    ):
         self.view, self.mirrored = view, mirrored
         self.picture_size = tuple(view.shape[-2:])
         self.processor = image_processor if isinstance(image_processor, SegZooImageProcessor) else None
@@ -140,6 +148,7 @@ class ViewReader:
                 size_multiple=self.processor.size_multiple,
                 size_multiple_mode=self.processor.size_multiple_mode,
                 pad_size=self.processor.pad_size,
+                window_size=window_size,
             )
 
     def __call__(self, top: int, left: int, height: int, width: int) -> torch.Tensor:

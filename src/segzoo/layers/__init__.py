@@ -12,6 +12,7 @@ from segzoo.layers.resize import concatenate, resize
 from segzoo.layers.self_attention import SelfAttention, attend, reset_conv
 from segzoo.layers.spatial_reduction import SpatialReductionAttention
 from segzoo.layers.tokens import to_map, to_tokens
+from segzoo.layers.transposed_conv import TransposedConvNormAct
 
 __all__ = [
     "AtrousPyramid",
@@ -28,6 +29,7 @@ __all__ = [
     "SeparableConv",
     "SpatialReductionAttention",
     "attend",
+    "TransposedConvNormAct",
     "concatenate",
     "in_float32",
     "pool_to_grid",

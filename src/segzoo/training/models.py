@@ -19,7 +19,7 @@ from segzoo.data.classes import ClassFacts
 from segzoo.data.transforms import IMAGENET_MEAN, IMAGENET_STD, JointTransform, build_train_transform
 from segzoo.errors import SegZooError
 from segzoo.hub_names import hub_or_cache
-from segzoo.images.resizing import per_channel
+from segzoo.images.resizing import multiple_settings, per_channel
 from segzoo.inference.loading import check_channels, read_config, read_processor
 from segzoo.training.backbones import loading_from, new_backbone, refuse_other_channels, set_drop_path
 from segzoo.training.classifiers import load_for_classes
@@ -318,6 +318,9 @@ def build_processor(
                 f"--size_divisor: {type(processor).__name__} cannot do that; use segzoo's image processor"
             )
         processor.size_multiple, processor.size_multiple_mode = size_divisor, "stretch"
+    if isinstance(processor, SegZooImageProcessor) and isinstance(getattr(model, "config", None), SegZooConfig):
+        for name, value in multiple_settings(model.config.size_multiple, processor.size_multiple).items():
+            setattr(processor, name, value)
     processor.do_reduce_labels = classes.reduce_labels
     if hasattr(processor, "ignore_index"):
         processor.ignore_index = ignore_index
