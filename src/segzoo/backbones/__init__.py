@@ -2,6 +2,8 @@
 
 from segzoo.backbones.base import Backbone, BackboneConfig
 from segzoo.backbones.beit import BeitBackbone, BeitConfig
+from segzoo.backbones.bisenetv1 import BiSeNetV1Backbone, BiSeNetV1Config
+from segzoo.backbones.bisenetv2 import BiSeNetV2Backbone, BiSeNetV2Config
 from segzoo.backbones.convnext import ConvNeXtBackbone, ConvNeXtConfig
 from segzoo.backbones.hrnet import HRNetBackbone, HRNetConfig
 from segzoo.backbones.internimage import InternImageBackbone, InternImageConfig
@@ -10,6 +12,7 @@ from segzoo.backbones.mit import MiTBackbone, MiTConfig
 from segzoo.backbones.mobilenetv2 import MobileNetV2Backbone, MobileNetV2Config
 from segzoo.backbones.resnet import ResNetBackbone, ResNetConfig
 from segzoo.backbones.stage_encoder import StageEncoderBackbone, StageEncoderConfig
+from segzoo.backbones.stdc import STDCBackbone, STDCConfig, STDCNetBackbone, STDCNetConfig
 from segzoo.backbones.swin import SwinBackbone, SwinConfig
 from segzoo.backbones.twins import TwinsBackbone, TwinsConfig
 from segzoo.backbones.uniperceiver import UniPerceiverBackbone, UniPerceiverConfig
@@ -21,6 +24,10 @@ __all__ = [
     "BackboneConfig",
     "BeitBackbone",
     "BeitConfig",
+    "BiSeNetV1Backbone",
+    "BiSeNetV1Config",
+    "BiSeNetV2Backbone",
+    "BiSeNetV2Config",
     "ConvNeXtBackbone",
     "ConvNeXtConfig",
     "HRNetBackbone",
@@ -35,6 +42,10 @@ __all__ = [
     "MobileNetV2Config",
     "ResNetBackbone",
     "ResNetConfig",
+    "STDCBackbone",
+    "STDCConfig",
+    "STDCNetBackbone",
+    "STDCNetConfig",
     "StageEncoderBackbone",
     "StageEncoderConfig",
     "SwinBackbone",

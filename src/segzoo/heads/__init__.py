@@ -9,6 +9,7 @@ from segzoo.heads.ocr import OCRHead, OCRHeadConfig
 from segzoo.heads.psp import PSPHead, PSPHeadConfig
 from segzoo.heads.segformer import SegFormerHead, SegFormerHeadConfig
 from segzoo.heads.separable_aspp import SeparableASPPHead, SeparableASPPHeadConfig
+from segzoo.heads.stdc import STDCHead, STDCHeadConfig
 from segzoo.heads.uper import UPerHead, UPerHeadConfig
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "OneMapHeadConfig",
     "PSPHead",
     "PSPHeadConfig",
+    "STDCHead",
+    "STDCHeadConfig",
     "SegFormerHead",
     "SegFormerHeadConfig",
     "SeparableASPPHead",
