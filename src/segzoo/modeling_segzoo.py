@@ -257,7 +257,7 @@ class SegZooForSemanticSegmentation(WritesShim, WritesHashes, SegZooPreTrainedMo
         losses: Sequence[Loss | Mapping[str, Any]] | None = None,
         auxiliary_losses: Sequence[Loss | Mapping[str, Any]] | None = None,
     ) -> None:
-        """Replace the losses of the heads, in the config too.
+        """Replace the losses of the heads, in the config too; heads with ``own_outputs`` keep theirs.
 
         Args:
             losses: losses, or their dicts such as ``{"type": "cross_entropy", "weight": 0.4}``, for every decode head;
@@ -269,7 +269,8 @@ class SegZooForSemanticSegmentation(WritesShim, WritesHashes, SegZooPreTrainedMo
         """
         for heads, chosen in ((self.decode_heads, losses), (self.auxiliary_heads, auxiliary_losses)):
             for head in heads if chosen is not None else ():
-                head.set_losses(chosen)  # its config is the one inside the model's
+                if head.config.own_outputs is None:
+                    head.set_losses(chosen)  # its config is the one inside the model's
 
     def _logits(self, outputs: Sequence[HeadOutput], pixel_values: Tensor) -> Tensor:
         return self.decode_heads[-1].image_logits(outputs[-1], pixel_values.shape[-2:])

@@ -17,6 +17,11 @@ import torch
 
 # Ranges of one-dimensional factors. Residual branches stay small, so that the sum does not grow with the depth.
 ORDINARY, LAST_NORM, LAYER_SCALE = (0.5, 1.5), (0.4, 0.8), (0.05, 0.25)
+# Not synthesised: what is the same in every checkpoint.
+CONSTANTS = {
+    "laplacian_kernel": [[[[-1.0, -1.0, -1.0], [-1.0, 8.0, -1.0], [-1.0, -1.0, -1.0]]]],
+    "fusion_kernel": [[[[0.6]], [[0.3]], [[0.1]]]],
+}
 EMBEDDINGS = ("pos_embed", "cls_token", "cls_emb")
 
 
@@ -39,6 +44,8 @@ def _tensor(key: str, shape: tuple[int, ...]) -> torch.Tensor:
     role, owner = path[-1], path[-2] if len(path) > 1 else ""
     if role == "num_batches_tracked":
         return torch.zeros(shape, dtype=torch.int64)
+    if role in CONSTANTS:
+        return torch.tensor(CONSTANTS[role])
     source = random_source(key)
     if role == "running_mean" or role.endswith("bias"):
         values = 0.1 * source.standard_normal(shape)

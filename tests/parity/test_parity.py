@@ -27,7 +27,7 @@ SLOW = (
 )
 # The original's names -> ours.
 HEADS = {"decode": "decode", "aux": "auxiliary"}
-LOSSES = {"loss_ce": "cross_entropy", "loss_seg": "cross_entropy", "loss_se": "presence"}
+LOSSES = {"loss_ce": "cross_entropy", "loss_seg": "cross_entropy", "loss_se": "presence", "loss_dice": "dice"}
 BRANCHES = {"pam_cam": "", "pam": "position.", "cam": "channel."}  # of DANet's head
 
 

@@ -2,6 +2,8 @@
 
 from segzoo.backbones.base import Backbone, BackboneConfig
 from segzoo.backbones.beit import BeitBackbone, BeitConfig
+from segzoo.backbones.bisenetv1 import BiSeNetV1Backbone, BiSeNetV1Config
+from segzoo.backbones.bisenetv2 import BiSeNetV2Backbone, BiSeNetV2Config
 from segzoo.backbones.cgnet import CGNetBackbone, CGNetConfig
 from segzoo.backbones.convnext import ConvNeXtBackbone, ConvNeXtConfig
 from segzoo.backbones.erfnet import ERFNetBackbone, ERFNetConfig
@@ -12,6 +14,7 @@ from segzoo.backbones.mit import MiTBackbone, MiTConfig
 from segzoo.backbones.mobilenetv2 import MobileNetV2Backbone, MobileNetV2Config
 from segzoo.backbones.resnet import ResNetBackbone, ResNetConfig
 from segzoo.backbones.stage_encoder import StageEncoderBackbone, StageEncoderConfig
+from segzoo.backbones.stdc import STDCBackbone, STDCConfig, STDCNetBackbone, STDCNetConfig
 from segzoo.backbones.swin import SwinBackbone, SwinConfig
 from segzoo.backbones.twins import TwinsBackbone, TwinsConfig
 from segzoo.backbones.unet import UNetBackbone, UNetConfig
@@ -26,6 +29,10 @@ __all__ = [
     "BeitConfig",
     "CGNetBackbone",
     "CGNetConfig",
+    "BiSeNetV1Backbone",
+    "BiSeNetV1Config",
+    "BiSeNetV2Backbone",
+    "BiSeNetV2Config",
     "ConvNeXtBackbone",
     "ConvNeXtConfig",
     "ERFNetBackbone",
@@ -42,6 +49,10 @@ __all__ = [
     "MobileNetV2Config",
     "ResNetBackbone",
     "ResNetConfig",
+    "STDCBackbone",
+    "STDCConfig",
+    "STDCNetBackbone",
+    "STDCNetConfig",
     "StageEncoderBackbone",
     "StageEncoderConfig",
     "SwinBackbone",

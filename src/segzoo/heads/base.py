@@ -261,11 +261,20 @@ class Head(SegZooPreTrainedModel):
         self.losses = losses
         self.config.losses = [loss.to_dict() for loss in losses]
 
+    def targets(self, labels: Tensor, ignore_index: int) -> tuple[Tensor, int]:
+        """What the losses compare the logits with, (B, H, W), int64, and the id of its pixels that do not count.
+
+        Args:
+            labels: class ids (B, H, W), int64.
+            ignore_index: id of the pixels that do not count.
+        """
+        return labels, ignore_index
+
     def compute_loss(self, output: HeadOutput, labels: Tensor, ignore_index: int) -> dict[str, Tensor]:
         """The weighted losses of the head, by name; losses of the same name are summed. Empty where the head has none.
 
         Heads with queries add the losses that read them. A head that makes its own targets from the labels overrides
-        this and ``has_loss``.
+        `targets` and ``has_loss``.
 
         Args:
             output: what ``forward`` returned.
@@ -279,6 +288,7 @@ class Head(SegZooPreTrainedModel):
         logits = output.logits
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.float()  # before the resize, which would otherwise round its result to half precision
+        labels, ignore_index = self.targets(labels, ignore_index)
         if self.config.downsample_labels:
             labels = F.interpolate(labels[:, None].float(), logits.shape[-2:], mode="nearest-exact")[:, 0].long()
         else:

@@ -242,6 +242,8 @@ def _apply(options: ModelOptions, model: PreTrainedModel) -> None:
         model.set_losses(options.losses, options.auxiliary_losses)
     if options.class_weights is not None:
         for head in (*model.decode_heads, *model.auxiliary_heads):
+            if head.config.own_outputs is not None:
+                continue  # the weights are of other classes than its outputs
             head.set_losses([loss | {"class_weights": list(options.class_weights)} for loss in head.config.losses])
     if options.window_size is not None:
         if not own:

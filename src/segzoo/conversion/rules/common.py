@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
+from transformers import PreTrainedConfig
+
+from segzoo.auto import AutoBackbone
 from segzoo.conversion.keys import Context, HeadRule, KeyRule, register
 from segzoo.conversion.losses import DEFAULT_LOSS, translate_losses
 from segzoo.conversion.one_channel import DEFAULT_THRESHOLD, classifier_keys
@@ -39,6 +43,24 @@ def plain_convolutions(options: Options) -> None:
     conv_cfg = options.take("conv_cfg", None)
     if conv_cfg is not None and type_name(conv_cfg, f"{options.where}.conv_cfg") not in ("Conv", "Conv2d"):
         raise options.error(f"convolutions conv_cfg={conv_cfg!r} are not supported (only ordinary ones)")
+
+
+def rising_indices(options: Options, default: tuple[int, ...]) -> list[int]:
+    """Takes ``out_indices`` of a backbone that returns its maps in their order.
+
+    Raises:
+        ConversionError: they are not a list of rising numbers.
+    """
+    indices = options.take("out_indices", default)
+    if not isinstance(indices, (list, tuple)) or list(indices) != sorted(set(indices)):
+        raise options.error(f"out_indices={indices!r} must be a list of rising numbers")
+    return list(indices)
+
+
+def channels_of_maps(config: PreTrainedConfig) -> list[int]:
+    """The channels of the maps that a backbone of this config returns; none of its weights is made."""
+    with torch.device("meta"):
+        return list(AutoBackbone.from_config(config).channels)
 
 
 def head_options(
@@ -155,6 +177,7 @@ def head_rule(
     options: Mapping[str, Any] | None = None,
     fixed: Mapping[str, Any] | None = None,
     expected: Mapping[str, tuple[Any, ...]] | None = None,
+    own_outputs: bool = False,
     keys: Iterable[KeyRule] | Callable[[Any], Iterable[KeyRule]] = (),
 ) -> HeadRule:
     """Registers the rule of a head whose options have the names of our config's fields, and returns it.
@@ -166,6 +189,7 @@ def head_rule(
         options: its other options, besides those of every head, with the defaults of the original class.
         fixed: fields of our config that are the same for all heads of the original class.
         expected: supported values of options that support only some; the first is the default.
+        own_outputs: the head's outputs are by nature no classes of the model, and ``num_classes`` is their number.
         keys: the key rules without the classifier's, or ``keys(native_config) -> rules``.
 
     Raises:
@@ -185,6 +209,8 @@ def head_rule(
         fields |= {name: own.take(name, default) for name, default in (options or {}).items()}
         shared, first_keys = head_options(own, context, config)
         own.finish()
+        if own_outputs:
+            shared["own_outputs"] = shared["num_labels"]
         native = config(**fields | shared | dict(fixed or {}))
         return (native, first_keys) if first_keys else native
 
