@@ -3,7 +3,9 @@
 from segzoo.backbones.base import Backbone, BackboneConfig
 from segzoo.backbones.beit import BeitBackbone, BeitConfig
 from segzoo.backbones.convnext import ConvNeXtBackbone, ConvNeXtConfig
+from segzoo.backbones.fast_scnn import FastSCNNBackbone, FastSCNNConfig
 from segzoo.backbones.hrnet import HRNetBackbone, HRNetConfig
+from segzoo.backbones.icnet import ICNetBackbone, ICNetConfig
 from segzoo.backbones.internimage import InternImageBackbone, InternImageConfig
 from segzoo.backbones.internvit import InternViTBackbone, InternViTConfig
 from segzoo.backbones.mit import MiTBackbone, MiTConfig
@@ -23,8 +25,12 @@ __all__ = [
     "BeitConfig",
     "ConvNeXtBackbone",
     "ConvNeXtConfig",
+    "FastSCNNBackbone",
+    "FastSCNNConfig",
     "HRNetBackbone",
     "HRNetConfig",
+    "ICNetBackbone",
+    "ICNetConfig",
     "InternImageBackbone",
     "InternImageConfig",
     "InternViTBackbone",
@@ -43,8 +49,8 @@ __all__ = [
     "TwinsConfig",
     "UniPerceiverBackbone",
     "UniPerceiverConfig",
-    "ViTBackbone",
-    "ViTConfig",
     "ViTAdapterBackbone",
     "ViTAdapterConfig",
+    "ViTBackbone",
+    "ViTConfig",
 ]

@@ -9,6 +9,7 @@ from segzoo.heads.ocr import OCRHead, OCRHeadConfig
 from segzoo.heads.psp import PSPHead, PSPHeadConfig
 from segzoo.heads.segformer import SegFormerHead, SegFormerHeadConfig
 from segzoo.heads.separable_aspp import SeparableASPPHead, SeparableASPPHeadConfig
+from segzoo.heads.separable_fcn import SeparableFCNHead, SeparableFCNHeadConfig
 from segzoo.heads.uper import UPerHead, UPerHeadConfig
 
 __all__ = [
@@ -33,6 +34,8 @@ __all__ = [
     "SegFormerHeadConfig",
     "SeparableASPPHead",
     "SeparableASPPHeadConfig",
+    "SeparableFCNHead",
+    "SeparableFCNHeadConfig",
     "UPerHead",
     "UPerHeadConfig",
 ]

@@ -7,7 +7,7 @@ from segzoo.layers.fusion_conv import FusionConv
 from segzoo.layers.norm import BatchNorm2d, ChannelNorm, GroupNorm, RMSNorm
 from segzoo.layers.pointwise import PointwiseLinear
 from segzoo.layers.pyramid_pooling import PyramidPooling, pool_to_grid
-from segzoo.layers.resize import concatenate, resize
+from segzoo.layers.resize import concatenate, rescale, resize
 from segzoo.layers.spatial_reduction import SpatialReductionAttention
 from segzoo.layers.tokens import to_map, to_tokens
 
@@ -26,6 +26,7 @@ __all__ = [
     "SpatialReductionAttention",
     "concatenate",
     "pool_to_grid",
+    "rescale",
     "resize",
     "to_map",
     "to_tokens",
