@@ -173,8 +173,9 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
         The model reads the maps that the config of a segzoo backbone names. Other backbones return only their last map
         unless maps are chosen; of these all stages are read, or four evenly spaced layers of a plain ViT (its last one
         if it has fewer than four). A ``PyramidNeck`` turns the maps of a plain ViT into a pyramid, unless class tokens
-        are among them, and an ``ICNeck`` fuses those of an ICNet; behind another backbone an ``FPNHead`` gets an ``FPNNeck`` in front of it. Set the backbone's
-        ``out_features`` or ``out_indices`` beforehand to choose other maps.
+        are among them, and an ``ICNeck`` fuses the three of an ICNet; behind another backbone an ``FPNHead`` gets an
+        ``FPNNeck`` in front of it. Set the backbone's ``out_features`` or ``out_indices`` beforehand to choose other
+        maps.
 
         Args:
             backbone_config: config of any backbone, which is copied.
@@ -196,7 +197,7 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
             neck = PyramidNeckConfig()
             if isinstance(backbone_config, InternViTConfig):
                 neck = PyramidNeckConfig(norm="layer_norm", norm_eps=1e-6)  # as its published models have it
-        elif isinstance(backbone_config, ICNetConfig):
+        elif isinstance(backbone_config, ICNetConfig) and chosen == backbone_config.stage_names:
             neck = ICNeckConfig()
         elif isinstance(head_config, FPNHeadConfig) and not any(map(is_token, chosen)):
             neck = FPNNeckConfig()

@@ -13,7 +13,7 @@ from segzoo.errors import SegZooError
 
 def test_the_published_one():
     with torch.device("meta"):
-        model = FastSCNNBackbone(FastSCNNConfig(**VARIANTS["fast_scnn"]))
+        model = FastSCNNBackbone(FastSCNNConfig(**VARIANTS["fast_scnn"])).eval()
         maps = model(torch.empty(1, 3, 256, 512)).feature_maps
     assert [tuple(x.shape[1:]) for x in maps] == [(64, 32, 64), (128, 8, 16), (128, 32, 64)]
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]

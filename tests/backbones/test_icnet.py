@@ -16,7 +16,7 @@ from segzoo.necks import ICNeckConfig
 @pytest.mark.parametrize(("name", "millions"), [("icnet_r18", 23.9), ("icnet_r50", 47.0), ("icnet_r101", 66.0)])
 def test_variants(name, millions):
     with torch.device("meta"):
-        model = ICNetBackbone(ICNetConfig(**VARIANTS[name]))
+        model = ICNetBackbone(ICNetConfig(**VARIANTS[name])).eval()
         maps = model(torch.empty(1, 3, 256, 384)).feature_maps
     assert [tuple(x.shape[1:]) for x in maps] == [(64, 32, 48), (256, 16, 24), (256, 8, 12)]
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.5)
