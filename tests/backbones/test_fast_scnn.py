@@ -28,8 +28,8 @@ def test_activations(activation):
     config = FastSCNNConfig.tiny()
     config.activation, config.depthwise_activation = "silu", activation
     model = FastSCNNBackbone(config)
-    assert isinstance(model.start[0].activation, nn.SiLU)
-    for conv in model.start[1:]:
+    assert isinstance(model.stem[0].activation, nn.SiLU)
+    for conv in model.stem[1:]:
         assert isinstance(conv.depthwise.activation, nn.GELU if activation else nn.Identity)
         assert isinstance(conv.pointwise.activation, nn.ReLU)
     for part in (model.coarse_conv[1], model.fine_conv):
@@ -52,7 +52,7 @@ def test_the_fusion(align_corners):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"start_channels": [32]}, "must be 2 numbers"),
+        ({"stem_channels": [32]}, "must be 2 numbers"),
         ({"stage_channels": [32, 64]}, "must be 3 numbers"),
         ({"stage_strides": [2, 2, 4]}, "must be 1 or 2"),
         ({"coarse_channels": 96}, "multiple of fused_channels=128"),

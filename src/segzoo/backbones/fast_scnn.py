@@ -29,7 +29,7 @@ class FastSCNNConfig(ConvBlockConfig, BackboneConfig):
     """Options of ``FastSCNNBackbone``, which returns the maps "fine", "coarse" and "fused".
 
     Args:
-        start_channels: channels of the first two of three convolutions with stride 2.
+        stem_channels: channels of the first two of three convolutions with stride 2.
         fine_channels: channels after the third, of the map "fine".
         stage_channels: channels of the three stages of the deep branch.
         stage_strides: stride of each stage's first block, 1 or 2.
@@ -46,7 +46,7 @@ class FastSCNNConfig(ConvBlockConfig, BackboneConfig):
 
     model_type = "segzoo_fast_scnn"
 
-    start_channels: Ints = (32, 48)
+    stem_channels: Ints = (32, 48)
     fine_channels: int = 64
     stage_channels: Ints = (64, 96, 128)
     stage_strides: Ints = (2, 2, 1)
@@ -62,7 +62,7 @@ class FastSCNNConfig(ConvBlockConfig, BackboneConfig):
     def check(self) -> None:
         """Lists have their lengths, strides are 1 or 2, and "coarse" fits the groups of the fusion."""
         super().check()
-        for name, length in (("start_channels", 2), ("stage_channels", 3), ("stage_strides", 3)):
+        for name, length in (("stem_channels", 2), ("stage_channels", 3), ("stage_strides", 3)):
             if len(getattr(self, name)) != length:
                 raise SegZooError(f"Fast-SCNN: {name}={getattr(self, name)} must be {length} numbers")
         if max(self.stage_strides) > 2:
@@ -76,7 +76,7 @@ class FastSCNNConfig(ConvBlockConfig, BackboneConfig):
     @classmethod
     def tiny(cls) -> Self:
         return cls(
-            start_channels=[4, 8], fine_channels=8, stage_channels=[8, 8, 16], coarse_channels=16, fused_channels=16
+            stem_channels=[4, 8], fine_channels=8, stage_channels=[8, 8, 16], coarse_channels=16, fused_channels=16
         )
 
 
@@ -91,10 +91,10 @@ class FastSCNNBackbone(Backbone):
 
     def __init__(self, config: FastSCNNConfig):
         super().__init__(config)
-        first, second = config.start_channels
+        first, second = config.stem_channels
         separable = config.block_options | {"activation": "relu"}
         separable["depthwise"] = {"stride": 2, "activation": config.depthwise_activation}
-        self.start = nn.Sequential(
+        self.stem = nn.Sequential(
             config.block(config.num_channels, first, 3, stride=2, padding=1),
             SeparableConv(first, second, 3, padding=1, **separable),
             SeparableConv(second, config.fine_channels, 3, padding=1, **separable),
@@ -131,7 +131,7 @@ class FastSCNNBackbone(Backbone):
         self.post_init()
 
     def features(self, pixel_values: Tensor) -> list[Tensor]:
-        fine = x = self.start(pixel_values)
+        fine = x = self.stem(pixel_values)
         for stage in self.stages:
             x = stage(x)
         coarse = self.context_conv(self.pyramid(x))

@@ -88,10 +88,14 @@ class ICNeck(Neck):
         """Three maps (B, C, H, W), from fine to coarse -> one of the second map's size, and two of the first one's.
 
         Raises:
-            SegZooError: there are not three maps.
+            SegZooError: there are not three maps, or they have other channels than the config says.
         """
-        if len(feature_maps) != 3:
-            raise SegZooError(f"ICNeck reads three maps but was given {len(feature_maps)}")
+        channels = [x.shape[1] for x in feature_maps]
+        if channels != list(self.config.in_channels):
+            raise SegZooError(
+                f"ICNeck was built for maps with {list(self.config.in_channels)} channels but was given {channels}; set "
+                "in_channels to fit"
+            )
         full, half, quarter = feature_maps
         x, of_half = self.fusions[0](quarter, half)
         x, of_full = self.fusions[1](x, full)

@@ -18,7 +18,7 @@ def translate(original: Mapping[str, Any], context: Context) -> FastSCNNConfig:
     plain_convolutions(options)
     config = FastSCNNConfig(
         num_channels=options.take("in_channels", 3),
-        start_channels=list(options.take("downsample_dw_channels", (32, 48))),
+        stem_channels=list(options.take("downsample_dw_channels", (32, 48))),
         fine_channels=_agreed(options, "global_in_channels", "higher_in_channels", 64),
         stage_channels=list(options.take("global_block_channels", (64, 96, 128))),
         stage_strides=list(options.take("global_block_strides", (2, 2, 1))),
@@ -60,9 +60,9 @@ def _depthwise_activation(original: Mapping[str, Any], options: Options) -> str 
 def keys(config: FastSCNNConfig) -> tuple[KeyRule, ...]:
     """The key rules; the original calls its three parts by what they do."""
     down, deep, fusion = "learning_to_downsample", "global_feature_extractor", "feature_fusion"
-    rules: list[KeyRule] = [*conv_module(f"{down}.conv", "start.0")]
+    rules: list[KeyRule] = [*conv_module(f"{down}.conv", "stem.0")]
     for i in (1, 2):
-        rules += separable_conv(f"{down}.dsconv{i}", f"start.{i}")
+        rules += separable_conv(f"{down}.dsconv{i}", f"stem.{i}")
     for stage in range(len(config.stage_channels)):
         for i, part in enumerate(("expand", "depthwise", "project")):
             rules += conv_module(f"{deep}.bottleneck{stage + 1}.{{}}.conv.{i}", f"stages.{stage}.{{}}.{part}")
