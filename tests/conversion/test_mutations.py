@@ -389,6 +389,8 @@ MUTATED = {
         },
         options={
             **{path.replace("backbone.", "backbone.backbone_cfg."): values for path, values in RESNET_OPTIONS.items()},
+            "backbone.backbone_cfg.depth": [34],
+            "backbone.backbone_cfg.style": ["tensorflow"],
             "backbone.backbone_cfg.out_indices": [],
             "backbone.backbone_cfg.type": ["ResNet", "ResNetV1d", "MobileNetV2"],
             "backbone.backbone_cfg.num_stages": [3],
@@ -397,7 +399,7 @@ MUTATED = {
             "backbone.light_branch_middle_channels": [64],
             "backbone.psp_out_channels": [32],
             "backbone.out_channels": [[32, 32], [64, 32, 64]],
-            "backbone.pool_scales": [(1, 2, 3), (1, 2, 3, 4)],
+            "backbone.pool_scales": [(1, 2, 3), (2, 1, 3, 6)],
             "backbone.norm_cfg": [{**NORM, "eps": 1e-2}, None, {"type": "GN", "num_groups": 32}, {"type": "IN"}],
             "backbone.act_cfg": [{"type": "LeakyReLU"}, {"type": "GELU"}, {"type": "Mish"}, None],
             "backbone.conv_cfg": [{"type": "ConvWS"}],
@@ -416,6 +418,7 @@ MUTATED = {
         harmless={
             "backbone.backbone_cfg.out_indices": (0, 1),
             "backbone.backbone_cfg.norm_eval": True,
+            "backbone.backbone_cfg.style": "caffe",  # of bottlenecks
             "backbone.norm_cfg": {"type": "BN", "momentum": 0.01},
             "decode_head.dropout_ratio": 0.3,
         },
