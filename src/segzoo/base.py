@@ -242,17 +242,31 @@ class ConvBlockConfig(SegZooSubConfig):
         norm: the layer after each convolution: "batch_norm", "group_norm" (32 groups), or None, with which
             convolutions have a bias.
         norm_eps: epsilon of the norms.
+        norm_momentum: share of the new batch in the running statistics of batch norms, above 0 and at most 1.
         activation: the function after each norm, a key of ``segzoo.layers.conv.ACTIVATIONS``, or None for none.
+
+    Raises:
+        SegZooError: ``norm_momentum`` is out of range.
     """
 
     norm: Literal["batch_norm", "group_norm"] | None = "batch_norm"
     norm_eps: float = 1e-5
+    norm_momentum: float = 0.1
     activation: Activation | None = "relu"
+
+    def check(self) -> None:
+        """``norm_momentum`` is above 0 and at most 1."""
+        super().check()
+        if not 0 < self.norm_momentum <= 1:
+            raise SegZooError(
+                f"{type(self).__name__}: norm_momentum={self.norm_momentum} must be above 0 and at most 1"
+            )
 
     @property
     def block_options(self) -> dict[str, Any]:
-        """Keyword arguments ``norm``, ``norm_eps`` and ``activation`` for `ConvNormAct` and layers built from it."""
-        return {"norm": self.norm, "norm_eps": self.norm_eps, "activation": self.activation}
+        """Norm and activation as keyword arguments for `ConvNormAct` and layers built from it."""
+        names = ("norm", "norm_eps", "norm_momentum", "activation")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def block(self) -> Callable[..., ConvNormAct]:
@@ -262,6 +276,11 @@ class ConvBlockConfig(SegZooSubConfig):
     def make_activation(self) -> nn.Module:
         """A layer with this config's activation alone, for sums that are activated after the addition."""
         return nn.Identity() if self.activation is None else ACTIVATIONS[self.activation]()
+
+
+def nested_dict(config: PreTrainedConfig) -> dict[str, Any]:
+    """A part's dict inside an outer config's: what differs from transformers' defaults, without ``num_labels``."""
+    return {k: v for k, v in config.to_diff_dict().items() if k not in ("num_labels", "transformers_version")}
 
 
 class SegZooPreTrainedModel(PreTrainedModel):

@@ -7,14 +7,15 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
 from segzoo.backbones.base import BackboneConfig, evenly_spaced_layers, is_token
+from segzoo.backbones.icnet import ICNetConfig
 from segzoo.backbones.internvit import InternViTConfig
-from segzoo.base import Ints, SegZooBaseConfig, check_depth
+from segzoo.base import Ints, SegZooBaseConfig, check_depth, nested_dict
 from segzoo.compat import SubConfigSpec
 from segzoo.errors import SegZooError
 from segzoo.heads import FCNHeadConfig, FPNHeadConfig, HeadConfig, UPerHeadConfig
 from segzoo.hub import AUTO_MAP, WritesShim
 from segzoo.losses import CrossEntropyLoss, build_loss
-from segzoo.necks import FPNNeckConfig, NeckConfig, PyramidNeckConfig
+from segzoo.necks import FPNNeckConfig, ICNeckConfig, NeckConfig, PyramidNeckConfig
 
 
 @strict
@@ -158,8 +159,8 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
         output = super().to_dict()
         output["auto_map"] = dict(AUTO_MAP)
         for key in ("decode_head_configs", "auxiliary_head_configs"):
-            output[key] = [_nested_dict(config) for config in getattr(self, key)]
-        output["backbone_config"] = _nested_dict(self.backbone_config)
+            output[key] = [nested_dict(config) for config in getattr(self, key)]
+        output["backbone_config"] = nested_dict(self.backbone_config)
         return output
 
     @classmethod
@@ -177,8 +178,9 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
         The model reads the maps that the config of a segzoo backbone names. Other backbones return only their last map
         unless maps are chosen; of these all stages are read, or four evenly spaced layers of a plain ViT (its last one
         if it has fewer than four). A ``PyramidNeck`` turns the maps of a plain ViT into a pyramid, unless class tokens
-        are among them; behind another backbone an ``FPNHead`` gets an ``FPNNeck`` in front of it. Set the backbone's
-        ``out_features`` or ``out_indices`` beforehand to choose other maps.
+        are among them, and an ``ICNeck`` fuses the three of an ICNet; behind another backbone an ``FPNHead`` gets an
+        ``FPNNeck`` in front of it. Set the backbone's ``out_features`` or ``out_indices`` beforehand to choose other
+        maps.
 
         Args:
             backbone_config: config of any backbone, which is copied.
@@ -200,6 +202,8 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
             neck = PyramidNeckConfig()
             if isinstance(backbone_config, InternViTConfig):
                 neck = PyramidNeckConfig(norm="layer_norm", norm_eps=1e-6)  # as its published models have it
+        elif isinstance(backbone_config, ICNetConfig) and chosen == backbone_config.stage_names:
+            neck = ICNeckConfig()
         elif isinstance(head_config, FPNHeadConfig) and not any(map(is_token, chosen)):
             neck = FPNNeckConfig()
         heads = []
@@ -262,8 +266,3 @@ def _head_config(config: HeadConfig | dict[str, Any]) -> HeadConfig:
     if not isinstance(config, HeadConfig):
         raise SegZooError(f"{type(config).__name__} is no head config; give one of segzoo.heads")
     return copy.deepcopy(config)
-
-
-def _nested_dict(config: PreTrainedConfig) -> dict:
-    """A part's dict inside the composite's: what differs from transformers' defaults, without ``num_labels``."""
-    return {k: v for k, v in config.to_diff_dict().items() if k not in ("num_labels", "transformers_version")}

@@ -1,8 +1,10 @@
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from segzoo.heads import FCNHead, FCNHeadConfig
+from segzoo.heads import FCNHead, FCNHeadConfig, SeparableFCNHead, SeparableFCNHeadConfig
+from segzoo.layers import SeparableConv
 
 
 def test_concatenates_resized_maps():
@@ -61,3 +63,16 @@ def test_linear_head_is_a_norm_and_a_classifier():
 def test_options_that_do_not_fit(options, words):
     with pytest.raises(ValueError, match=words):
         FCNHeadConfig(**options)
+
+
+def test_separable_convolutions():
+    config = SeparableFCNHeadConfig(in_channels=[6], channels=8, dilation=2, num_labels=3)
+    head = SeparableFCNHead(config)
+    assert [type(conv) for conv in (*head.convs, head.conv_cat)] == [SeparableConv] * 3
+    assert [conv.depthwise.conv.dilation[0] for conv in (*head.convs, head.conv_cat)] == [2, 2, 1]
+    assert head.conv_cat.depthwise.conv.in_channels == 14
+    assert isinstance(head.convs[0].depthwise.activation, nn.Identity)
+    assert isinstance(head.convs[0].pointwise.activation, nn.ReLU)
+    assert head.eval()([torch.randn(1, 6, 9, 7)]).logits.shape == (1, 3, 9, 7)
+    config.depthwise_activation = "gelu"
+    assert isinstance(SeparableFCNHead(config).conv_cat.depthwise.activation, nn.GELU)

@@ -29,7 +29,7 @@ def test_what_does_not_fit_is_named():
     neck = MultiLevelNeck(MultiLevelNeckConfig(in_channels=[6]))
     with pytest.raises(SegZooError, match="built for 1 maps but was given 2"):
         neck([torch.randn(1, 6, 4, 4)] * 2)
-    with pytest.raises(SegZooError, match=r"map of \(1, 4\) 0.5 times"):
+    with pytest.raises(SegZooError, match=r"map of \(1, 4\) cannot be made 0.5 times"):
         neck([torch.randn(1, 6, 1, 4)])
     with pytest.raises(SegZooError, match="one map or 4, but"):
         MultiLevelNeckConfig(in_channels=[6, 6])

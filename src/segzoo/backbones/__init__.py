@@ -7,7 +7,9 @@ from segzoo.backbones.bisenetv2 import BiSeNetV2Backbone, BiSeNetV2Config
 from segzoo.backbones.cgnet import CGNetBackbone, CGNetConfig
 from segzoo.backbones.convnext import ConvNeXtBackbone, ConvNeXtConfig
 from segzoo.backbones.erfnet import ERFNetBackbone, ERFNetConfig
+from segzoo.backbones.fast_scnn import FastSCNNBackbone, FastSCNNConfig
 from segzoo.backbones.hrnet import HRNetBackbone, HRNetConfig
+from segzoo.backbones.icnet import ICNetBackbone, ICNetConfig
 from segzoo.backbones.internimage import InternImageBackbone, InternImageConfig
 from segzoo.backbones.internvit import InternViTBackbone, InternViTConfig
 from segzoo.backbones.mit import MiTBackbone, MiTConfig
@@ -37,8 +39,12 @@ __all__ = [
     "ConvNeXtConfig",
     "ERFNetBackbone",
     "ERFNetConfig",
+    "FastSCNNBackbone",
+    "FastSCNNConfig",
     "HRNetBackbone",
     "HRNetConfig",
+    "ICNetBackbone",
+    "ICNetConfig",
     "InternImageBackbone",
     "InternImageConfig",
     "InternViTBackbone",
@@ -63,8 +69,8 @@ __all__ = [
     "UNetConfig",
     "UniPerceiverBackbone",
     "UniPerceiverConfig",
-    "ViTBackbone",
-    "ViTConfig",
     "ViTAdapterBackbone",
     "ViTAdapterConfig",
+    "ViTBackbone",
+    "ViTConfig",
 ]

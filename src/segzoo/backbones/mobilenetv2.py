@@ -105,7 +105,7 @@ class InvertedResidual(GradientCheckpointingLayer):
 
     def __init__(
         self,
-        config: MobileNetV2Config,
+        config: ConvBlockConfig,
         in_channels: int,
         out_channels: int,
         *,

@@ -29,7 +29,7 @@ DEPTHS = {
     152: ((3, 8, 36, 3), True),
 }
 
-_OUTPUT_STRIDES = {
+OUTPUT_STRIDES = {
     32: {},
     16: {"strides": [1, 2, 2, 1], "dilations": [1, 1, 1, 2], "contract_dilation": True},
     8: {"strides": [1, 2, 1, 1], "dilations": [1, 1, 2, 4], "contract_dilation": True},
@@ -45,14 +45,14 @@ _STEMS = {
 VARIANTS = {
     f"resnet{depth}{stem}{'' if stride == 32 else f'_d{stride}'}": {"depth": depth}
     | _STEMS[stem]
-    | _OUTPUT_STRIDES[stride]
+    | OUTPUT_STRIDES[stride]
     for depth in DEPTHS
     for stem in _STEMS
-    for stride in _OUTPUT_STRIDES
+    for stride in OUTPUT_STRIDES
 }
 VARIANTS |= {
     f"resnet{depth}_mit{suffix}": {"depth": depth, "stem": "deep", "stem_channels": 128, "dilate_basic_blocks": True}
-    | _OUTPUT_STRIDES[stride]
+    | OUTPUT_STRIDES[stride]
     for depth in (18, 50, 101)
     for suffix, stride in (("", 32), ("_d8", 8))
 }

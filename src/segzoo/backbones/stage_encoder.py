@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, SegformerConfi
 
 from segzoo.auto import register_backbone
 from segzoo.backbones.base import Backbone, BackboneConfig
-from segzoo.base import check_depth
+from segzoo.base import check_depth, nested_dict
 from segzoo.compat import SubConfigSpec
 from segzoo.errors import SegZooError
 
@@ -63,10 +63,7 @@ class StageEncoderConfig(BackboneConfig):
         """The config as a dict ready for JSON, the encoder's without what equals transformers' defaults."""
         output = super().to_dict()
         if isinstance(self.encoder_config, PreTrainedConfig):
-            nested = self.encoder_config.to_diff_dict()
-            output["encoder_config"] = {
-                k: v for k, v in nested.items() if k not in ("transformers_version", "num_labels")
-            }
+            output["encoder_config"] = nested_dict(self.encoder_config)
         return output
 
     @classmethod

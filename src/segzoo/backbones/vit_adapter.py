@@ -21,7 +21,7 @@ from segzoo.backbones import beit, internvit, vit
 from segzoo.backbones.base import Backbone, BackboneConfig, evenly_spaced_layers
 from segzoo.backbones.plain_vit import whole_patches
 from segzoo.backbones.vit_interface import PlainViT, patch_size_of, plain_vit_of
-from segzoo.base import Ints, check_depth
+from segzoo.base import Ints, check_depth, nested_dict
 from segzoo.compat import SubConfigSpec
 from segzoo.errors import SegZooError, first_line
 from segzoo.layers import BatchNorm2d, ConvNormAct, DropPath, PointwiseLinear, resize, to_map, to_tokens
@@ -146,8 +146,7 @@ class ViTAdapterConfig(BackboneConfig):
         """The config as a dict ready for JSON, the ViT's without what equals transformers' defaults."""
         output = super().to_dict()
         if isinstance(self.vit_config, PreTrainedConfig):
-            nested = self.vit_config.to_diff_dict()
-            output["vit_config"] = {k: v for k, v in nested.items() if k not in ("transformers_version", "num_labels")}
+            output["vit_config"] = nested_dict(self.vit_config)
         return output
 
     @classmethod

@@ -161,12 +161,11 @@ class Input:
         return replace(self, path=path)
 
 
-def find_pictures(arguments: list[str]) -> list[Input]:
+def named_pictures(arguments: Sequence[str]) -> list[Input]:
     """The pictures that the arguments name; folders are replaced by the pictures in them, sorted.
 
     Raises:
-        SegZooError: a path does not exist, a folder has no pictures, or two pictures would have results of the same
-            name.
+        SegZooError: a path does not exist, or a folder has no pictures.
     """
     from segzoo.images.web import is_web_address
     from segzoo.regular_files import refuse_special
@@ -188,6 +187,17 @@ def find_pictures(arguments: list[str]) -> list[Input]:
         else:
             refuse_special(path)
             raise SegZooError(f"{path}: there is no such picture; check the path")
+    return list({picture.key: picture for picture in pictures}.values())
+
+
+def find_pictures(arguments: Sequence[str]) -> list[Input]:
+    """The pictures of `named_pictures`, whose results have names of their own.
+
+    Raises:
+        SegZooError: a path does not exist, a folder has no pictures, or two pictures would have results of the same
+            name.
+    """
+    pictures = named_pictures(arguments)
     writers = defaultdict(dict)
     for picture in pictures:
         for suffix in RESULTS:
@@ -196,7 +206,7 @@ def find_pictures(arguments: list[str]) -> list[Input]:
         if len(sources) > 1:
             listed = " and ".join(sorted(sources.values()))
             raise SegZooError(f"{listed} would both write {name}; rename one, or use one --output folder for each")
-    return list({picture.key: picture for picture in pictures}.values())
+    return pictures
 
 
 def check_results_are_free(pictures: Sequence[Input], output: Path, *, overwrite: bool) -> None:

@@ -171,7 +171,9 @@ class Options:
         raise self.error(f"{found} is not supported (only {supported})")
 
     def norm(self, name: str = "norm_cfg", default: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Takes a norm config, and returns our fields ``norm`` and ``norm_eps``; only ``norm=None`` for no norm.
+        """Takes a norm config, and returns our fields ``norm``, ``norm_eps`` and, of batch norms, ``norm_momentum``.
+
+        Without a norm the only field is ``norm=None``; a momentum that is not given is PyTorch's.
 
         Args:
             name: name of the option.
@@ -217,7 +219,8 @@ class Options:
         kind, options = type_name(original, place, _NORMS), Options(original, place)
         if kind not in supported:
             raise options.error(f"norm type {kind!r} is not supported here (only {', '.join(supported)})")
-        options.ignore("requires_grad", "momentum")
+        options.ignore("requires_grad")
+        momentum = options.take("momentum", None)
         options.expect("affine", True)
         if supported[kind] == "group_norm":
             if (groups := options.take("num_groups")) != 32:
@@ -226,7 +229,10 @@ class Options:
             options.expect("track_running_stats", True)
         eps = float(options.take("eps", 1e-5))
         options.finish()
-        return {"norm": supported[kind], "norm_eps": eps}
+        fields = {"norm": supported[kind], "norm_eps": eps}
+        if momentum is not None and supported[kind] == "batch_norm":
+            fields["norm_momentum"] = float(momentum)
+        return fields
 
     def activation(self, name: str = "act_cfg", default: str = "ReLU", only: str | None = None) -> str | None:
         """Takes an activation config, and returns its key in `segzoo.layers.conv.ACTIVATIONS`; None for no activation.

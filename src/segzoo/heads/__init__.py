@@ -21,6 +21,7 @@ from segzoo.heads.psanet import PSAHead, PSAHeadConfig
 from segzoo.heads.psp import PSPHead, PSPHeadConfig
 from segzoo.heads.segformer import SegFormerHead, SegFormerHeadConfig
 from segzoo.heads.separable_aspp import SeparableASPPHead, SeparableASPPHeadConfig
+from segzoo.heads.separable_fcn import SeparableFCNHead, SeparableFCNHeadConfig
 from segzoo.heads.stdc import STDCHead, STDCHeadConfig
 from segzoo.heads.uper import UPerHead, UPerHeadConfig
 
@@ -76,6 +77,8 @@ __all__ = [
     "SegFormerHeadConfig",
     "SeparableASPPHead",
     "SeparableASPPHeadConfig",
+    "SeparableFCNHead",
+    "SeparableFCNHeadConfig",
     "UPerHead",
     "UPerHeadConfig",
 ]

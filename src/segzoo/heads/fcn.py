@@ -66,16 +66,22 @@ class FCNHead(Head):
 
     def __init__(self, config: FCNHeadConfig):
         super().__init__(config)
-        in_channels, width, kernel = sum(config.in_channels), config.channels, config.kernel_size
-        spread = {"padding": kernel // 2 * config.dilation, "dilation": config.dilation}
+        in_channels, width = sum(config.in_channels), config.channels
         self.convs = nn.Sequential(
-            *(config.block(width if i else in_channels, width, kernel, **spread) for i in range(config.num_convs))
+            *(
+                self.conv(config, width if i else in_channels, dilation=config.dilation)
+                for i in range(config.num_convs)
+            )
         )
-        self.conv_cat = None
-        if config.concat_input:
-            self.conv_cat = config.block(in_channels + width, width, kernel, padding=kernel // 2)
+        self.conv_cat = self.conv(config, in_channels + width) if config.concat_input else None
         self.norm = BatchNorm2d(width) if config.with_norm else nn.Identity()
         self.post_init()
+
+    @staticmethod
+    def conv(config: FCNHeadConfig, in_channels: int, *, dilation: int = 1) -> nn.Module:
+        """One of the head's convolutions, from ``in_channels`` to ``config.channels``, which keeps the map's size."""
+        padding = config.kernel_size // 2 * dilation
+        return config.block(in_channels, config.channels, config.kernel_size, padding=padding, dilation=dilation)
 
     def features(self, x: Tensor) -> Tensor:
         return self.norm(self.beside_input(x, self.convs(x)))

@@ -1,5 +1,6 @@
 """Convolution, norm and activation in one block."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -91,6 +92,7 @@ class ConvNormAct(nn.Module):
         bias: whether the convolution has a bias; None gives it one only when no norm follows.
         norm: a key of ``NORMS``, or None for no norm.
         norm_eps: epsilon of the norm.
+        norm_momentum: share of the new batch in the running statistics of a batch norm.
         activation: a key of ``ACTIVATIONS``, or None for no activation.
     """
 
@@ -109,6 +111,7 @@ class ConvNormAct(nn.Module):
         bias: bool | None = None,
         norm: str | None = "batch_norm",
         norm_eps: float = 1e-5,
+        norm_momentum: float = 0.1,
         activation: str | None = "relu",
     ):
         super().__init__()
@@ -123,6 +126,8 @@ class ConvNormAct(nn.Module):
             bias=norm is None if bias is None else bias,
         )
         self.norm = nn.Identity() if norm is None else NORMS[norm](out_channels, eps=norm_eps)
+        if isinstance(self.norm, BatchNorm2d):
+            self.norm.momentum = norm_momentum
         self.activation = nn.Identity() if activation is None else ACTIVATIONS[activation]()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -138,15 +143,26 @@ class SeparableConv(nn.Module):
     Args:
         in_channels, out_channels, kernel_size: as in ``nn.Conv2d``.
         padding, dilation: of the depthwise convolution.
+        depthwise: further options of the depthwise convolution alone, such as its stride or another activation.
         options: norm and activation of both, as in `ConvNormAct`.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, *, padding: int, dilation: int = 1, **options: Any
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        padding: int,
+        dilation: int = 1,
+        depthwise: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> None:
         super().__init__()
         spread = {"padding": padding, "dilation": dilation, "groups": in_channels}
-        self.depthwise = ConvNormAct(in_channels, in_channels, kernel_size, **spread, **options)
+        self.depthwise = ConvNormAct(
+            in_channels, in_channels, kernel_size, **spread, **options | dict(depthwise or {})
+        )
         self.pointwise = ConvNormAct(in_channels, out_channels, 1, **options)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segzoo.compat import is_exporting
+from segzoo.errors import SegZooError
 
 
 def resize(
@@ -19,6 +20,21 @@ def resize(
     if _same(x.shape[-2:], size):
         return x
     return F.interpolate(x, size=tuple(size), mode=mode, align_corners=None if mode == "nearest" else align_corners)
+
+
+def rescale(x: Tensor, scale: float, *, align_corners: bool = False) -> Tensor:
+    """Resize maps (B, C, H, W) bilinearly by a factor; the sides are rounded down.
+
+    Where a side is rounded, the places that are read differ from those of `resize` to the same size.
+
+    Raises:
+        SegZooError: a side would be below one pixel.
+    """
+    if scale == 1:
+        return x
+    if not is_exporting() and min(x.shape[-2:]) * scale < 1:
+        raise SegZooError(f"a map of {tuple(x.shape[-2:])} cannot be made {scale} times as large; give larger images")
+    return F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=align_corners)
 
 
 def concatenate(

@@ -2,12 +2,15 @@
 
 from segzoo.necks.base import Neck, NeckConfig
 from segzoo.necks.fpn import FPNNeck, FPNNeckConfig
+from segzoo.necks.icnet import ICNeck, ICNeckConfig
 from segzoo.necks.multilevel import MultiLevelNeck, MultiLevelNeckConfig
 from segzoo.necks.pyramid import PyramidNeck, PyramidNeckConfig
 
 __all__ = [
     "FPNNeck",
     "FPNNeckConfig",
+    "ICNeck",
+    "ICNeckConfig",
     "MultiLevelNeck",
     "MultiLevelNeckConfig",
     "Neck",

@@ -8,11 +8,11 @@ from typing import Literal, Self
 
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from segzoo.auto import register_neck
 from segzoo.base import Activation, ConvBlockConfig
 from segzoo.errors import SegZooError
+from segzoo.layers import rescale
 from segzoo.necks.base import Neck, NeckConfig
 
 
@@ -82,16 +82,7 @@ class MultiLevelNeck(Neck):
             )
         maps = [lateral(x) for lateral, x in zip(self.laterals, feature_maps, strict=True)]
         maps = maps * (len(config.scales) // len(maps))
-        return tuple(conv(_rescaled(x, scale)) for conv, x, scale in zip(self.convs, maps, config.scales, strict=True))
-
-
-def _rescaled(x: Tensor, scale: float) -> Tensor:
-    if min(x.shape[-2:]) * scale < 1:
-        raise SegZooError(
-            f"MultiLevelNeck cannot make a map of {tuple(x.shape[-2:])} {scale} times as large; give larger images"
-        )
-    # By the factor, not to a size: where half of an odd side is rounded down, the places differ.
-    return x if scale == 1 else F.interpolate(x, scale_factor=scale, mode="bilinear")
+        return tuple(conv(rescale(x, scale)) for conv, x, scale in zip(self.convs, maps, config.scales, strict=True))
 
 
 register_neck(MultiLevelNeckConfig, MultiLevelNeck)
