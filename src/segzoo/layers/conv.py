@@ -84,6 +84,23 @@ def _winograd_is_faster(x: Tensor, weight: Tensor, dilation: int) -> bool:
     return winograd_share(*x.shape[2:], dilation) < _WINOGRAD_SHARE
 
 
+def build_norm(norm: str | None, channels: int, *, eps: float, momentum: float) -> nn.Module:
+    """The norm of a block; ``momentum`` is of batch norms.
+
+    Args:
+        norm: a key of ``NORMS``, or None for no norm.
+        channels: of the map.
+        eps: epsilon of the norm.
+        momentum: share of the new batch in the running statistics.
+    """
+    if norm is None:
+        return nn.Identity()
+    layer = NORMS[norm](channels, eps=eps)
+    if isinstance(layer, BatchNorm2d):
+        layer.momentum = momentum
+    return layer
+
+
 class ConvNormAct(nn.Module):
     """``activation(norm(conv(x)))``, the block that most segmentation heads are made of.
 
@@ -125,9 +142,7 @@ class ConvNormAct(nn.Module):
             groups=groups,
             bias=norm is None if bias is None else bias,
         )
-        self.norm = nn.Identity() if norm is None else NORMS[norm](out_channels, eps=norm_eps)
-        if isinstance(self.norm, BatchNorm2d):
-            self.norm.momentum = norm_momentum
+        self.norm = build_norm(norm, out_channels, eps=norm_eps, momentum=norm_momentum)
         self.activation = nn.Identity() if activation is None else ACTIVATIONS[activation]()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from segzoo.layers.conv import ACTIVATIONS, NORMS
+from segzoo.layers.conv import ACTIVATIONS, build_norm
 
 
 class TransposedConvNormAct(nn.Module):
@@ -13,6 +13,7 @@ class TransposedConvNormAct(nn.Module):
         kernel_size: side of the kernel, 2 at least. The border that it reaches beyond the doubled map is cut off.
         norm: a key of ``NORMS``, or None for no norm.
         norm_eps: epsilon of the norm.
+        norm_momentum: share of the new batch in the running statistics of a batch norm.
         activation: a key of ``ACTIVATIONS``, or None for no activation.
     """
 
@@ -24,6 +25,7 @@ class TransposedConvNormAct(nn.Module):
         *,
         norm: str | None = "batch_norm",
         norm_eps: float = 1e-5,
+        norm_momentum: float = 0.1,
         activation: str | None = "relu",
     ):
         super().__init__()
@@ -32,7 +34,7 @@ class TransposedConvNormAct(nn.Module):
         self.conv = nn.ConvTranspose2d(
             in_channels, out_channels, kernel_size, stride=2, padding=padding, output_padding=odd
         )
-        self.norm = nn.Identity() if norm is None else NORMS[norm](out_channels, eps=norm_eps)
+        self.norm = build_norm(norm, out_channels, eps=norm_eps, momentum=norm_momentum)
         self.activation = nn.Identity() if activation is None else ACTIVATIONS[activation]()
 
     def forward(self, x: Tensor) -> Tensor:
