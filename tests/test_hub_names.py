@@ -96,7 +96,9 @@ def test_a_hub_that_does_not_answer(online, monkeypatch):
             load_segmentation_dataset("tester/data")
         with pytest.raises(SegZooError, match=r"tester/model: there is no such model folder here.*did not answer"):
             segzoo.load("tester/model")
-        assert time.monotonic() - begin < 10
+        assert (
+            time.monotonic() - begin < 30
+        )  # 51 s when nobody limited the attempts; a busy machine needs more than the usual 3
         assert server.connections == 2, "it is not asked again at once"
 
 

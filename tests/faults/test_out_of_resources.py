@@ -125,6 +125,8 @@ def test_a_loading_process_that_the_kernel_kills():
 @pytest.mark.skipif(os.getuid() != 0, reason="needs a user without processes of its own")
 def test_no_more_processes():
     def child():
+        import multiprocessing.synchronize  # noqa: F401  the user below may not be able to read Python's own files
+
         resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
         os.setuid(64321)  # root has no limit
         with contextlib.redirect_stderr(io.StringIO()) as printed:

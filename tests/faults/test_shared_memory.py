@@ -44,7 +44,7 @@ def test_enough_room_is_used_without_a_word():
 
 
 @small
-@pytest.mark.parametrize("size", ["6m", "4m", "64k"])
+@pytest.mark.parametrize("size", ["6m", "4m", "128k"])
 def test_too_little_room(size):
     """The same batches, through pipes; the warning comes with the first one and has the numbers and the fix."""
 
@@ -55,7 +55,7 @@ def test_too_little_room(size):
     (found, told), told_again = in_child(child)
     assert found == batches()[0]
     assert len(told) == 1 and not told_again
-    assert f"/dev/shm has {'0.0625' if size == '64k' else size[0]} MB free" in told[0]
+    assert f"/dev/shm has {'0.125' if size == '128k' else size[0]} MB free" in told[0]
     assert "batches of 0.763 MB" in told[0] and "docker run --shm-size=1g" in told[0]
 
 

@@ -25,7 +25,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import transformers.utils.hub
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_api
 from huggingface_hub.utils import _http
 
 WRITE_TOKEN = "hf_tester_may_write"
@@ -37,8 +37,8 @@ LFS_SUFFIXES = (".safetensors", ".bin", ".pth", ".png", ".jpg", ".parquet")
 def hub_of_this_process(monkeypatch, endpoint: str, home: Path) -> Iterator[None]:
     """Make this process ask the Hub at ``endpoint``, with a cache and no stored token below ``home``.
 
-    Both libraries keep what they made for the Hub before: huggingface_hub its session, transformers the client with
-    the endpoint that was set at its first request, in whichever test that was.
+    Both libraries keep what they made for the Hub before: huggingface_hub its session and a client, transformers one
+    with the endpoint that was set at its first request, in whichever test that was.
     """
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
     template = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
@@ -47,6 +47,7 @@ def hub_of_this_process(monkeypatch, endpoint: str, home: Path) -> Iterator[None
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "cache"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "no-token"))
+    monkeypatch.setattr(hf_api.api, "endpoint", endpoint)  # that of the functions, which transformers 5.5 calls
     monkeypatch.setattr(transformers.utils.hub, "_hf_api", None, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     _http.close_session()

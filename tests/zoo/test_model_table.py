@@ -4,9 +4,13 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import pytest
+from support.versions import SEGFORMER_CHECKPOINTS
+
 SCRIPT = Path(__file__).parents[2] / "docs/model_table.py"
 
 
+@pytest.mark.skipif(not SEGFORMER_CHECKPOINTS, reason="the page tells what newer versions of transformers can")
 def test_the_page_is_up_to_date(monkeypatch):
     spec = importlib.util.spec_from_file_location("model_table", SCRIPT)
     module = importlib.util.module_from_spec(spec)
