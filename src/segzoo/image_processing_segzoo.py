@@ -111,7 +111,7 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
             the already resized picture (``ResizeToMultiple``); one resize to the rounded-up size (MIT); padding
             (``Pad`` with ``size_divisor``, mmseg 1.x ``size_divisor``); padding of what goes through the model in one
             pass, for models that take no other sizes: of the picture, and with windows only of sides that are shorter
-            than a window.
+            than a window. Pictures with masks are padded for one pass, because a loss needs one.
         resample (`PILImageResampling`, default BILINEAR), antialias (`bool`, default False): the filter. Without
             antialiasing it is OpenCV's (mmcv), with it Pillow's (MIT, transformers).
 

@@ -74,6 +74,7 @@ def test_dilation_begins_with_the_second_convolution():
         ({"convs": [2, 2]}, "convs=.*needs 5 entries for 5 stages"),
         ({"decoder_convs": [2] * 5}, "decoder_convs=.*needs 4 entries"),
         ({"convs": [500] * 5}, "out of range"),
+        ({"width": 8192}, "131072 channels in the last stage"),
         ({"deconvolution_kernel": 5}, "deconvolution_kernel=5 must be even"),
     ],
 )

@@ -17,6 +17,7 @@ from segzoo.backbones.base import Backbone, BackboneConfig
 from segzoo.base import MAX_LAYERS, ConvBlockConfig, Ints
 from segzoo.errors import SegZooError
 from segzoo.layers import TransposedConvNormAct, resize
+from segzoo.sizes import MAX_SIZE
 
 # Keyword arguments of UNetConfig.
 VARIANTS = {"unet_s5_d16": {}}
@@ -101,6 +102,10 @@ class UNetConfig(ConvBlockConfig, BackboneConfig):
             raise SegZooError(
                 f"UNet: convs={self.convs} and decoder_convs={self.decoder_convs} are out of range; no model has more "
                 f"than {MAX_LAYERS} layers"
+            )
+        if self.channels[-1] > MAX_SIZE:
+            raise SegZooError(
+                f"UNet: {self.channels[-1]} channels in the last stage; no model has more than {MAX_SIZE}"
             )
         if self.deconvolution_kernel % 2:
             raise SegZooError(f"UNet: deconvolution_kernel={self.deconvolution_kernel} must be even")
