@@ -108,8 +108,5 @@ head_rule(
     config=STDCHeadConfig,
     options=FCN_OPTIONS | {"boundary_threshold": 0.1},
     own_outputs=True,
-    keys=(
-        *FCN_KEYS,
-        *(KeyRule(name, name) for name in ("laplacian_kernel", "fusion_kernel")),
-    ),
+    keys=(*FCN_KEYS, *(KeyRule(name, f"boundaries.{name}") for name in ("laplacian_kernel", "fusion_kernel"))),
 )
