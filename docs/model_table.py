@@ -13,6 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from segzoo import zoo
 from segzoo.auto import BACKBONES, HEADS, NECKS, Registration
+from segzoo.backbones.wrapper import WrapperConfig
 from segzoo.conversion.translate import translate_config
 from segzoo.errors import SegZooError
 
@@ -74,6 +75,9 @@ def lines() -> dict[str, Line]:
             continue
         backbone, heads = config.backbone_config.model_type, {head.model_type for head in config.decode_head_configs}
         parts = {backbone, *heads, f"{row.system}: {row.method}"}
+        parts |= {head.model_type for head in config.auxiliary_head_configs if head.own_outputs is not None}
+        if isinstance(config.backbone_config, WrapperConfig):
+            parts.add(config.backbone_config.encoder_config.model_type)
         if config.neck_config is not None:
             parts.add(config.neck_config.model_type)
         for part in parts:
@@ -97,11 +101,14 @@ def tables() -> str:
     compiled = constant("backbones/test_contract.py", "ALWAYS_COMPILED") | constant(
         "heads/test_contract.py", "COMPILED"
     )
+    trained_only = {name for name, entry in HEADS.items() if entry.config.tiny().own_outputs is not None}
     blocks = {name for name, entry in (BACKBONES | NECKS | HEADS).items() if has_blocks(entry)}
 
     def cells(line: Line, parts: Iterable[str], exported: bool) -> list[str]:
         parts = set(parts)
         export = ("one size" if parts & fixed else "any size") if exported else ""
+        if parts <= trained_only:
+            export = "in training only"
         graph = "each run" if parts <= compiled else "slow tests"
         return [
             str(len(line.rows)),

@@ -13,8 +13,9 @@ from segzoo.configuration_segzoo import input_channels
 from segzoo.data import Augmentation
 from segzoo.data.classes import ClassFacts
 from segzoo.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from segzoo.heads import STDCHeadConfig
 from segzoo.layers import BatchNorm2d, ChannelNorm
-from segzoo.losses import CrossEntropyLoss
+from segzoo.losses import CrossEntropyLoss, DiceLoss
 from segzoo.training import ModelOptions, NewModel, build_model, build_processor, training_transform
 from segzoo.training.models import load_config, trained_in_float32
 
@@ -85,6 +86,16 @@ def test_another_number_of_classes(folder):
     assert model.decode_heads[0].classifier.out_channels == 3
     assert model.decode_heads[0].losses == (CrossEntropyLoss(class_weights=(1, 2, 3)),)
     assert (model.backbone.stem[0].conv.weight == old.backbone.stem[0].conv.weight).all()
+
+
+def test_heads_of_other_outputs_keep_their_losses(tmp_path):
+    config = SegZooConfig.tiny()
+    config.auxiliary_head_configs.append(STDCHeadConfig(in_index=[0], channels=8))
+    SegZooForSemanticSegmentation(config).save_pretrained(tmp_path)
+    options = ModelOptions(auxiliary_losses=[{"type": "dice"}], class_weights=[1, 2, 3])
+    first, boundaries = build_model(THREE, options, model_name_or_path=str(tmp_path)).auxiliary_heads
+    assert first.losses == (DiceLoss(class_weights=(1, 2, 3)),)
+    assert boundaries.losses == (CrossEntropyLoss(sigmoid=True), DiceLoss())
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def translate_encoder(original: Mapping[str, Any], context: Context) -> STDCNetC
     options = Options(original, context.where)
     options.ignore("pretrained", "init_cfg")
     options.activation(only="ReLU")
-    kind = options.expect("stdc_type", *(f"STDCNet{size}" for size in DEPTHS))
+    kind = options.expect("stdc_type", "STDCNet1", "STDCNet2")
     config = STDCNetConfig(
         num_channels=options.take("in_channels"),
         channels=list(options.take("channels")),
@@ -70,6 +70,9 @@ def translate(original: Mapping[str, Any], context: Context) -> tuple[STDCConfig
             f"in_channels={joint!r} must be the {maps[0]} channels of the finest map and out_channels={width}"
         )
     upsampling = options.expect("upsample_mode", "nearest", "bilinear", "bicubic")
+    align_corners = options.take("align_corners", None)
+    if upsampling == "nearest" and align_corners is not None:  # which PyTorch refuses
+        raise options.error(f"align_corners={align_corners!r} does not go with upsample_mode='nearest'")
     config = STDCConfig(
         num_channels=encoder.num_channels,
         encoder_config=encoder,
@@ -77,9 +80,7 @@ def translate(original: Mapping[str, Any], context: Context) -> tuple[STDCConfig
         fused_channels=fusion.take("out_channels"),
         squeeze=fusion.take("scale_factor", 4),
         upsampling=upsampling,
-        align_corners=bool(
-            options.expect("align_corners", *((None,) if upsampling == "nearest" else (None, False, True)))
-        ),
+        align_corners=bool(align_corners),
     )
     fusion.finish()
     options.finish()
@@ -108,8 +109,5 @@ head_rule(
     config=STDCHeadConfig,
     options=FCN_OPTIONS | {"boundary_threshold": 0.1},
     own_outputs=True,
-    keys=(
-        *FCN_KEYS,
-        *(KeyRule(name, name) for name in ("laplacian_kernel", "fusion_kernel")),
-    ),
+    keys=(*FCN_KEYS, *(KeyRule(name, f"boundaries.{name}") for name in ("laplacian_kernel", "fusion_kernel"))),
 )
