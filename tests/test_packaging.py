@@ -137,8 +137,8 @@ def requirements():
     return [Requirement(text) for texts in (project["dependencies"], *extras) for text in texts]
 
 
-# Extras that the suite uses where they are installed.
-NOT_IN_TESTS = ("torchao", "bitsandbytes", "optimum-quanto")
+# Extras that the suite uses where they are installed, and those of benchmarks.
+NOT_IN_TESTS = ("torchao", "bitsandbytes", "optimum-quanto", "openvino")
 
 
 def test_the_lowest_versions_are_those_of_pyproject():

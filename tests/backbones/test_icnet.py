@@ -13,7 +13,7 @@ from segzoo.heads import FCNHeadConfig
 from segzoo.necks import ICNeckConfig
 
 
-@pytest.mark.parametrize(("name", "millions"), [("icnet_r18", 23.9), ("icnet_r50", 47.0), ("icnet_r101", 66.0)])
+@pytest.mark.parametrize(("name", "millions"), [("icnet_r18", 23.9), ("icnet_r50", 47.0)])
 def test_variants(name, millions):
     with torch.device("meta"):
         model = ICNetBackbone(ICNetConfig(**VARIANTS[name])).eval()

@@ -9,7 +9,6 @@ from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProce
 from segzoo.backbones import FastSCNNConfig
 from segzoo.commands import cli
 from segzoo.errors import SegZooError
-from segzoo.export.export import export_model
 from segzoo.export.quantization import agreement, quantize_onnx
 from segzoo.heads import SeparableFCNHeadConfig
 
@@ -32,6 +31,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_command(folder, capsys):
     file = folder / "int8.onnx"
     command = ["export", str(folder / "model"), "--output", str(file), "--int8", str(folder / "pictures")]
@@ -57,12 +57,30 @@ def test_what_does_not_go_with_it(options, folder, capsys):
     assert "--int8 is for .onnx files" in capsys.readouterr().err
 
 
-def test_a_file_needs_pictures_and_is_written_whole(folder, tmp_path):
-    model = SegZooForSemanticSegmentation.from_pretrained(folder / "model").eval()
-    source = export_model(model, tmp_path / "model.onnx").path
+def test_a_file_needs_pictures_and_is_written_whole(tmp_path):
+    shape = ["batch", 3, "height", "width"]
+    logits, pixels = (
+        onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, shape) for n in ("logits", "pixels")
+    )
+    weight = onnx.numpy_helper.from_array(
+        np.random.default_rng(0).normal(size=(3, 3, 1, 1)).astype(np.float32), "weight"
+    )
+    conv = onnx.helper.make_node("Conv", ["pixels", "weight"], ["logits"])
+    graph = onnx.helper.make_graph([conv], "graph", [pixels], [logits], [weight])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9)
+    onnx.helper.set_model_props(model, {"model": "one convolution"})
+    source, output = tmp_path / "model.onnx", tmp_path / "int8.onnx"
+    onnx.save(model, source)
     with pytest.raises(SegZooError, match="give some"):
-        quantize_onnx(source, tmp_path / "int8.onnx", [])
+        quantize_onnx(source, output, [])
     with pytest.raises(SegZooError, match="cannot be quantised"):
-        quantize_onnx(source, tmp_path / "int8.onnx", [np.zeros((1, 5, 64, 64), np.float32)])
+        quantize_onnx(source, output, [np.zeros((1, 5, 8, 8), np.float32)])
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
-    assert agreement(source, source, [np.random.rand(1, 3, 64, 64).astype(np.float32)]) == 1.0
+    pictures = [np.random.default_rng(i).normal(size=(1, 3, 32, 24)).astype(np.float32) for i in range(3)]
+    assert quantize_onnx(source, output, pictures) == output
+    written = onnx.load(output)
+    assert {"QuantizeLinear", "Conv"} <= {node.op_type for node in written.graph.node}
+    assert [(entry.key, entry.value) for entry in written.metadata_props] == [("model", "one convolution")]
+    assert 0.95 < agreement(source, output, pictures) < 1.0 == agreement(source, source, pictures)
+    with pytest.raises(SegZooError, match="exists already"):
+        quantize_onnx(source, output, pictures)
