@@ -5,6 +5,8 @@ Four outputs of a tile take 16 products for each pair of channels, in place of 3
 1/2, so that results are as close to the exact ones as those of the usual way.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -80,8 +82,14 @@ def _tiles(length: int, dilation: int) -> int:
     return -(-length // (2 * dilation))
 
 
-def _of_tiles(own: Tensor, following: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The four combinations of a tile's four pixels along one side: its own two (dimension -2), and the next tile's."""
+def _of_tiles(own: Tensor, following: Tensor) -> Iterator[Tensor]:
+    """The four combinations of a tile's four pixels along one side: its own two (dimension -2), and the next tile's.
+
+    One after another, since together they are larger than the map.
+    """
     first, second = own.unbind(-2)
     third, fourth = following.unbind(-2)
-    return first - third, second + third, third - second, second - fourth
+    yield first - third
+    yield second + third
+    yield third - second
+    yield second - fourth
