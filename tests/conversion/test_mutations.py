@@ -538,7 +538,7 @@ MUTATED = {
             "decode_head.in_index": [[3, 2], [1, 3], [2]],
             "decode_head.input_transform": ["resize_concat", None],
         },
-        harmless={"decode_head.dropout_ratio": 0.3, "decode_head.key_pool_scales": [8, 6, 3, 1]},
+        harmless={"decode_head.dropout_ratio": 0.3, "decode_head.key_pool_scales": [1, 3, 6, 8]},
     ),
     "psanet_r50-d8_512x512_160k_ade20k": Mutated(
         small={**DILATED, "decode_head.mask_size": (3, 5)},

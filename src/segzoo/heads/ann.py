@@ -61,7 +61,7 @@ class ANNHeadConfig(HeadConfig):
             in_channels=[16, 32],
             in_index=[1, 2],
             channels=16,
-            project_channels=8,
+            project_channels=32,
             key_pool_scales=[1, 2],
             num_labels=5,
         )

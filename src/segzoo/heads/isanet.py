@@ -80,20 +80,18 @@ class ISAHead(Head):
 
     def _in_context(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W); zeros around the map make its blocks whole, the smaller half above and left."""
-        batch, channels, height, width = x.shape
+        batch, _, height, width = x.shape
         rows, columns = self.config.down_factor
-        down, across = -(-height // rows), -(-width // columns)  # the number of blocks
+        down, across = (height + rows - 1) // rows, (width + columns - 1) // columns  # the number of blocks
         more_rows, more_columns = down * rows - height, across * columns - width
         top, left = more_rows // 2, more_columns // 2
         x = F.pad(x, (left, more_columns - left, top, more_rows - top))
+        x = x.unflatten(3, (across, columns)).unflatten(2, (down, rows))
         # (B, rows, columns, C, down, across): a map of one pixel of each block, for every place in a block
-        x = x.reshape(batch, channels, down, rows, across, columns).permute(0, 3, 5, 1, 2, 4)
-        x = self.far(x.reshape(-1, channels, down, across))
+        x = self.far(x.permute(0, 3, 5, 1, 2, 4).flatten(0, 2)).unflatten(0, (batch, rows, columns))
         # (B, down, across, C, rows, columns): a map of one block, for every block
-        x = x.reshape(batch, rows, columns, channels, down, across).permute(0, 4, 5, 3, 1, 2)
-        x = self.near(x.reshape(-1, channels, rows, columns))
-        x = x.reshape(batch, down, across, channels, rows, columns).permute(0, 3, 1, 4, 2, 5)
-        x = x.reshape(batch, channels, down * rows, across * columns)
+        x = self.near(x.permute(0, 4, 5, 3, 1, 2).flatten(0, 2)).unflatten(0, (batch, down, across))
+        x = x.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
         return x[:, :, top : top + height, left : left + width]
 
 
