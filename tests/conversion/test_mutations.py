@@ -78,7 +78,7 @@ class Mutated:
 
     Args:
         small: changes that make it small, by path; the numbers of a list stand in the path.
-        options: other values by path, each of which must change the output or the shapes of the parameters.
+        options: other values by path, each of which must change the output or the shapes of the tensors.
         harmless: values by path that change nothing, and so show that the comparison is not blind.
     """
 
@@ -366,7 +366,7 @@ MUTATED = {
             **head_options("decode_head", 64),
             "decode_head.ema_channels": [64],
             "decode_head.num_bases": [16],
-            "decode_head.num_stages": [1, 2, 4, 0],
+            "decode_head.num_stages": [1, 0],
             "decode_head.concat_input": [False],
             "decode_head.momentum": [2.0],
             "decode_head.align_corners": [True],
@@ -857,23 +857,23 @@ def altered(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 @torch.no_grad()
 def outputs(config: dict[str, Any]) -> tuple[dict[str, torch.Size], torch.Tensor | None]:
-    """The shapes of the translated model's parameters, and what it makes of a picture at the picture's size.
+    """The shapes of the translated model's tensors, and what it makes of a picture at the picture's size.
 
     The weights depend on the parameters' names and shapes alone; the outputs of all decode heads are joined.
     """
     translated = translate_config(config).config
     model = SegZooForSemanticSegmentation(translated).eval()
-    drawn = [
-        (name, buffer) for name, buffer in model.named_buffers() if buffer.is_floating_point() and buffer.ndim > 1
-    ]
-    for name, parameter in (*model.named_parameters(), *drawn):
-        noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
-        if parameter.ndim > 1:  # a kernel or matrix that keeps the variance
-            parameter.copy_(noise / parameter[0].numel() ** 0.5)
-        else:
-            parameter.copy_(noise / 10 + (1 if name.endswith("weight") else 0))
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
+        if isinstance(tensor, torch.nn.Parameter):
+            if tensor.ndim > 1:  # a kernel or matrix that keeps the variance
+                tensor.copy_(noise / tensor[0].numel() ** 0.5)
+            else:
+                tensor.copy_(noise / 10 + (1 if name.endswith("weight") else 0))
+        elif name.endswith(".bases"):
+            tensor.copy_(noise)
     settle(model)
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     if translated.backbone_config.num_channels != PIXELS.shape[1]:
         return shapes, None
     size = (PIXELS.shape[-2], PIXELS.shape[-1])

@@ -296,6 +296,7 @@ def test_killed_at_random_moments(start, uninterrupted):
         shutil.rmtree(run.output)
 
 
+@pytest.mark.slow
 def test_bases_that_training_moves_go_on_from_a_checkpoint(script, scenes, tmp_path):
     """EMANet's, which are no parameters; inside this process."""
     head = EMAHeadConfig(channels=8, ema_channels=16, num_bases=4)

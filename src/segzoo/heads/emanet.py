@@ -121,6 +121,12 @@ class EMAHead(Head):
         self.conv_cat = config.block(channels + width, width, 3, padding=1) if config.concat_input else None
         self.post_init()
 
+    def train(self, mode: bool = True) -> Self:
+        """As of every module; ``middle_conv`` stays frozen."""
+        super().train(mode)
+        self.middle_conv.requires_grad_(False)  # again, because loading weights makes all parameters trainable
+        return self
+
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, ExpectationMaximization):
