@@ -13,7 +13,8 @@ fewer than 100 rounds the 99th percentile lies close to the slowest. "fuse()" is
 norms makes the model, both in the channels-last format. Memory is what a fresh process, or the GPU, adds at its peak to
 what it held with the model built.
 
-int8 is quantised with the measured picture alone, which is enough for its speed. The published mIoU is that of the zoo's
+int8 is quantised with the measured picture alone, which is enough for its speed, and is not in the picture. The
+published mIoU is that of the zoo's
 row on Cityscapes, at the same size.
 """
 
@@ -210,8 +211,6 @@ def main() -> None:
         results = measured(args)
     text = table(results)
     print(text)
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     if args.table:
         args.table.write_text(text, encoding="utf-8")
     if args.plot:
@@ -269,6 +268,8 @@ def measured(args: argparse.Namespace) -> dict:
                 figures["mib"] = in_fresh_process(name, way, args)
             print(f"{title:16s} {way:20s} {cell(figures)}", flush=True)
         results["models"][title] = {"name": name, "miou": rows[name].miou, "ways": found}
+        if args.json:  # after each model, for a run that is broken off
+            args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     return results
 
 
@@ -385,20 +386,26 @@ def plot(results: dict, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(9, 6), layout="constrained")
-    usual = results["ways"][0]
-    for title, model in results["models"].items():
-        latency = {way: 1e3 * figures["seconds"] for way, figures in model["ways"].items()}
+    figure, axes = pyplot.subplots(figsize=(9, 7), layout="constrained")
+    usual = next(way for way in results["ways"] if way != "int8")
+    ordered = sorted(results["models"].items(), key=lambda item: -item[1]["miou"])
+    for rank, (title, model) in enumerate(ordered):
+        # Without int8, whose mIoU is not the published one.
+        latency = {way: 1e3 * figures["seconds"] for way, figures in model["ways"].items() if way != "int8"}
         fastest = min(latency, key=latency.get)
         colour, miou = "grey" if title in REFERENCES else "tab:blue", model["miou"]
         axes.plot([latency[usual], latency[fastest]], [miou] * 2, color=colour, linewidth=1, alpha=0.5)
         axes.plot(latency[usual], miou, "o", markerfacecolor="white", color=colour)
         axes.plot(latency[fastest], miou, "o", color=colour)
+        # Names of neighbours stand on different sides.
+        place, shift, side = ((latency[fastest], -7, "right"), (latency[usual], 7, "left"))[rank % 2]
         axes.annotate(
             f"{title} ({fastest})",
-            (latency[fastest], miou),
-            xytext=(0, 7),
+            (place, miou),
+            xytext=(shift, 0),
             textcoords="offset points",
+            ha=side,
+            va="center",
             fontsize=8,
             color=colour,
         )
@@ -407,9 +414,9 @@ def plot(results: dict, path: Path) -> None:
         f"median latency in ms, batch 1, {results['size'][0]}x{results['size'][1]}, {results['threads']} threads"
     )
     axes.set_ylabel("published mIoU on Cityscapes")
-    axes.set_title(f"hollow: {usual}; filled: the fastest way; grey: not made for speed", fontsize=10)
+    axes.set_title(f"hollow: {usual}; filled: the fastest way but int8; grey: not made for speed", fontsize=10)
     axes.grid(alpha=0.3, which="both")
-    axes.margins(x=0.15, y=0.1)
+    axes.margins(x=0.25, y=0.1)
     figure.savefig(path, dpi=120)
 
 
