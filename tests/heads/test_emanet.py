@@ -33,7 +33,7 @@ def test_pixels_are_rebuilt_from_bases(concat):
     before = head.attention.bases.clone()
     bases, shares = fitted(head.middle_conv(pixels).flatten(2), before.expand(2, -1, -1), 3)
     rebuilt = torch.einsum("bck,bnk->bcn", bases, shares).unflatten(2, (7, 5))
-    found = head.bottleneck(F.relu(pixels + head.attention_conv(F.relu(rebuilt))))
+    found = head.output_conv(F.relu(pixels + head.attention_conv(F.relu(rebuilt))))
     found = head.conv_cat(torch.cat([x, found], 1)) if concat else found
     assert_close(head([x, x, x]).logits, head.classifier(found), 1e-12)
     assert torch.equal(head.attention.bases, before), "they move in training only"

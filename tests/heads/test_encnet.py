@@ -94,7 +94,7 @@ def test_the_encoding_says_which_channels_count(lateral):
     head = EncHead(EncHeadConfig(in_channels=[8, 16], in_index=[0, 1], channels=16, add_lateral=lateral, num_labels=5))
     settle(head).eval().double()
     fine, last = torch.randn(2, 8, 6, 5).double(), torch.randn(2, 16, 6, 5).double()
-    x = head.bottleneck(last)
+    x = head.reduction(last)
     if lateral:
         x = head.fusion.activation(
             head.fusion.norm(F.conv2d(torch.cat([x, head.laterals[0](fine)], 1), head.fusion.conv.weight, padding=1))
@@ -143,7 +143,7 @@ def test_without_the_loss_there_is_no_layer():
 
 
 def test_a_weight_that_is_none():
-    with pytest.raises(SegZooError, match="weight=-1"):
+    with pytest.raises(SegZooError, match="se_loss_weight=-1"):
         EncHeadConfig(se_loss_weight=-1.0)
 
 

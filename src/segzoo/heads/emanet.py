@@ -117,7 +117,7 @@ class EMAHead(Head):
         self.middle_conv = nn.Conv2d(inner, inner, kernel_size=1).requires_grad_(False)
         self.attention = ExpectationMaximization(inner, config.num_bases, config.num_stages, config.momentum)
         self.attention_conv = config.block(inner, inner, 1, activation=None)
-        self.bottleneck = config.block(inner, width, 3, padding=1)
+        self.output_conv = config.block(inner, width, 3, padding=1)
         self.conv_cat = config.block(channels + width, width, 3, padding=1) if config.concat_input else None
         self.post_init()
 
@@ -135,7 +135,7 @@ class EMAHead(Head):
     def features(self, x: Tensor) -> Tensor:
         pixels = self.pixel_conv(x)
         rebuilt = self.attention(self.middle_conv(pixels.detach()))
-        found = self.bottleneck(F.relu(pixels + self.attention_conv(F.relu(rebuilt))))
+        found = self.output_conv(F.relu(pixels + self.attention_conv(F.relu(rebuilt))))
         return found if self.conv_cat is None else self.conv_cat(torch.cat([x, found], dim=1))
 
 

@@ -20,6 +20,7 @@ from segzoo.heads.base import Head, HeadConfig, HeadOutput
 from segzoo.layers import FusionConv, in_float32, to_tokens, without_autocast
 from segzoo.layers.conv import NORMS
 from segzoo.losses import CrossEntropyLoss
+from segzoo.losses.base import factor
 
 
 @strict
@@ -49,12 +50,7 @@ class EncHeadConfig(HeadConfig):
     def check(self) -> None:
         """``se_loss_weight`` is a weight."""
         super().check()
-        _ = self.presence_loss
-
-    @property
-    def presence_loss(self) -> CrossEntropyLoss:
-        """The loss of the presence of classes: one sigmoid for each picture and class."""
-        return CrossEntropyLoss(sigmoid=True, weight=self.se_loss_weight)
+        factor(self.se_loss_weight, "EncHeadConfig: se_loss_weight")
 
     @classmethod
     def tiny(cls) -> Self:
@@ -117,7 +113,7 @@ class EncHead(Head):
         super().__init__(config)
         *others, last = config.in_channels
         width, block, options = config.channels, config.block, config.block_options
-        self.bottleneck = block(last, width, 3, padding=1)
+        self.reduction = block(last, width, 3, padding=1)
         self.laterals, self.fusion = nn.ModuleList(), None
         if config.add_lateral:
             self.laterals.extend(block(channels, width, 1) for channels in others)
@@ -139,7 +135,7 @@ class EncHead(Head):
     def forward(self, feature_maps: Sequence[Tensor], previous: HeadOutput | None = None) -> EncHeadOutput:
         """As `Head.forward`; the output has the presence of classes too."""
         *others, last = self.select(feature_maps)
-        x = self.bottleneck(last)
+        x = self.reduction(last)
         if self.fusion is not None:
             x = self.fusion([x, *(lateral(y) for lateral, y in zip(self.laterals, others, strict=True))])
         codes = self.encoding(self.encoding_conv(x)).unsqueeze(3)  # a norm's channels are the codes
@@ -159,8 +155,10 @@ class EncHead(Head):
             return parts
         shown = classes_shown(labels, output.presence.shape[1], ignore_index)
         targets = torch.where(shown.any(dim=1, keepdim=True), shown.long(), -1)
-        scores = output.presence.reshape(-1, 1, 1, 1)
-        return parts | {"presence": self.config.presence_loss(scores, targets.view(-1, 1, 1), ignore_index=-1)}
+        loss = CrossEntropyLoss(sigmoid=True, weight=self.config.se_loss_weight)  # of each picture and class
+        return parts | {
+            "presence": loss(output.presence.reshape(-1, 1, 1, 1), targets.view(-1, 1, 1), ignore_index=-1)
+        }
 
 
 def classes_shown(labels: Tensor, num_labels: int, ignore_index: int) -> Tensor:

@@ -13,7 +13,7 @@ head_rule(
         KeyRule("ema_mid_conv.conv.{}", "middle_conv.{}"),
         KeyRule("ema_module.bases", "attention.bases"),
         *conv_module("ema_out_conv", "attention_conv"),
-        *conv_module("bottleneck"),
+        *conv_module("bottleneck", "output_conv"),
         *conv_module("conv_cat"),
     ),
 )

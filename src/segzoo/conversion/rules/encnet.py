@@ -49,7 +49,7 @@ def _weight(original: Any, context: Context) -> float:
 def keys(config: EncHeadConfig) -> tuple[KeyRule, ...]:
     """The key rules; the norm of the codes is one of a list of layers, and has no name for its kind."""
     own = (
-        *conv_module("bottleneck"),
+        *conv_module("bottleneck", "reduction"),
         *conv_module("lateral_convs.{}", "laterals.{}"),
         *conv_module("fusion"),
         *conv_module("enc_module.encoding_project", "encoding_conv"),
