@@ -47,7 +47,9 @@ def test_heads_stay_the_same(model_type):
     compare(model, lambda model: [model(**inputs).logits])
 
 
-@pytest.mark.parametrize("model_type", ["segzoo_resnet", "segzoo_hrnet", "segzoo_mobilenetv2"])
+@pytest.mark.parametrize(
+    "model_type", ["segzoo_resnet", "segzoo_hrnet", "segzoo_mobilenetv2", "segzoo_bisenetv1", "segzoo_stdc"]
+)
 def test_no_batch_norm_is_left_in_convolutional_backbones(model_type):
     model = settle(AutoBackbone.from_config(BACKBONES[model_type].config.tiny())).eval()
     assert norms_after_convolutions(model)

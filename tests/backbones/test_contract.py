@@ -31,6 +31,9 @@ ALL = BACKBONES | ODD_BACKBONES
 # One of a family is compiled with every run of the tests: conv blocks, plain ViTs, operators of our own.
 ALWAYS_COMPILED = ("segzoo_resnet", "segzoo_vit", "segzoo_internimage")
 
+# Batch norms of pooled maps whose bias the norm behind them takes away again.
+WITHOUT_GRADIENT = {"segzoo_bisenetv2": ("context.norm.bias",)}
+
 every_backbone = pytest.mark.parametrize("model_type", sorted(ALL))
 
 
@@ -143,7 +146,7 @@ def test_other_numbers_of_channels(model_type):
 def test_gradients_reach_every_parameter(model_type):
     model = build(model_type).train()
     sum((m * torch.randn_like(m)).sum() for m in model(images(2, 64, 96)).feature_maps).backward()
-    assert_gradients(model)
+    assert_gradients(model, WITHOUT_GRADIENT.get(model_type, ()))
 
 
 @every_backbone
@@ -207,7 +210,7 @@ def test_inductor_forward_and_backward(model_type):
     maps = compiled(x).feature_maps
     assert_close(maps[-1], expected, 1e-4)
     sum(m.square().mean() for m in maps).backward()
-    assert_gradients(model)
+    assert_gradients(model, WITHOUT_GRADIENT.get(model_type, ()))
 
 
 @pytest.mark.parametrize("model_type", sorted(BACKBONES))

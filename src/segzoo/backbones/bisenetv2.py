@@ -116,7 +116,7 @@ class GatherExpansion(GradientCheckpointingLayer):
                 ConvNormAct(in_channels, out_channels, 1, activation=None),
             )
         self.project = ConvNormAct(wide, out_channels, 1, activation=None)
-        self.activation = nn.ReLU()
+        self.activation = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.project(self.depthwise(self.conv(x))) + self.shortcut(x))
