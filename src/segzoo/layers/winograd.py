@@ -1,7 +1,7 @@
 """3x3 convolutions with a quarter of the products, after Winograd.
 
 "Fast Algorithms for Convolutional Neural Networks" (Lavin & Gray, 2015), https://arxiv.org/abs/1509.09308: F(4x4, 3x3).
-The 16 outputs of a tile take 36 products for each pair of channels, in place of 144. Outputs and kernels are polynomials
+The 16 outputs of a tile take 36 products for each pair of channels, in place of 144. Tiles and kernels are polynomials
 here, which are multiplied by their values at six points. The usual points, 0, ±1, ±2 and infinity, would make float32's
 error seven times that of the usual way; with these it is about twice, and in whole models no larger.
 """
