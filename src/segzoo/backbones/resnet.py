@@ -19,7 +19,6 @@ from segzoo.auto import register_backbone
 from segzoo.backbones.base import Backbone, BackboneConfig
 from segzoo.base import ConvBlockConfig, Ints
 from segzoo.errors import SegZooError
-from segzoo.layers.conv import is_inference
 
 # Blocks per stage, and whether they are bottlenecks.
 DEPTHS = {
@@ -187,9 +186,7 @@ class ResNetBlock(GradientCheckpointingLayer):
         self.activation = config.make_activation()
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = self.shortcut(self.pool(x))
-        x = self.conv3(self.conv2(self.conv1(x)))
-        return self.activation(x.add_(shortcut) if is_inference() else x + shortcut)
+        return self.activation(self.conv3(self.conv2(self.conv1(x))) + self.shortcut(self.pool(x)))
 
 
 class ResNetBackbone(Backbone):

@@ -52,7 +52,7 @@ class Conv2d(nn.Conv2d):
         if self.padding_mode != "zeros":
             return self._conv_forward(x, weight, self.bias)
         dilation = self.dilation
-        if TWO_LIBRARIES and x.device.type == "cpu" and is_plain(self.weight) and is_inference():
+        if TWO_LIBRARIES and x.device.type == "cpu" and is_plain(self.weight) and _is_inference():
             if self._is_same_size and self.groups == 1 and _winograd_is_faster(x, weight, dilation[0]):
                 return winograd_conv(x, weight, self.bias, dilation[0])
             if self.kernel_size == (1, 1) and self.padding == (0, 0) and x.dtype == torch.float32:
@@ -68,8 +68,7 @@ class Conv2d(nn.Conv2d):
         return square and self.padding == self.dilation
 
 
-def is_inference() -> bool:
-    """Whether layers run eagerly and without gradients, so that they may compute in other ways."""
+def _is_inference() -> bool:
     return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or is_exporting())
 
 
