@@ -20,7 +20,12 @@ from segzoo.conversion.weights import match_weights, original_state_dict
 
 RECORDS = sorted((Path(__file__).parent / "records").glob("*.json"), key=lambda path: path.name)
 
-SLOW = ("upernet_intern_vit_6b_504_80k_ade20k_bs16_lr4e-5", "upernet_mae-base_fp16_8x2_512x512_160k_ade20k")
+SLOW = (
+    "apcnet_r50-d8_512x512_160k_ade20k",
+    "dmnet_r50-d8_512x512_160k_ade20k",
+    "upernet_intern_vit_6b_504_80k_ade20k_bs16_lr4e-5",
+    "upernet_mae-base_fp16_8x2_512x512_160k_ade20k",
+)
 # The original's names -> ours.
 HEADS = {"decode": "decode", "aux": "auxiliary"}
 LOSSES = {"loss_ce": "cross_entropy", "loss_seg": "cross_entropy", "loss_se": "presence"}
