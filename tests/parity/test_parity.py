@@ -22,6 +22,8 @@ RECORDS = sorted((Path(__file__).parent / "records").glob("*.json"), key=lambda 
 
 SLOW = (
     "fcn_unet_s5-d16_4x4_512x1024_160k_cityscapes",  # its backbone is that of pspnet_unet
+    "apcnet_r50-d8_512x512_160k_ade20k",
+    "dmnet_r50-d8_512x512_160k_ade20k",
     "upernet_intern_vit_6b_504_80k_ade20k_bs16_lr4e-5",
     "upernet_mae-base_fp16_8x2_512x512_160k_ade20k",
 )

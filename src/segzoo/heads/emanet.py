@@ -82,7 +82,7 @@ class ExpectationMaximization(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> the same shape, each pixel a mean of bases, weighted with its shares in them."""
         pixels, bases = in_float32(x.detach().flatten(2), self.bases)
-        bases = bases.expand(len(pixels), -1, -1)
+        bases = bases.expand(pixels.shape[0], -1, -1)
         with without_autocast(x.device):
             for _ in range(self.num_stages):
                 shares = (pixels.mT @ bases).softmax(dim=2)  # (B, H * W, num_bases)
