@@ -55,7 +55,9 @@ def test_round_trip_of_the_keys(head, changes, names):
     native, match = match_weights(state, translation.components, expected)
     match.raise_for_problems("tiny")
     back = original_state_dict(native, translation.components)
-    assert back.keys() == state.keys() and all(torch.equal(back[key], state[key]) for key in back)
+    assert back.keys() == state.keys()
+    for key, tensor in back.items():  # a threshold is subtracted and added again
+        assert_close(tensor, state[key], 1e-6)
 
 
 def test_one_channel_of_danet_becomes_two_in_all_classifiers():

@@ -92,7 +92,9 @@ class ISAHead(Head):
         # (B, down, across, C, rows, columns): a map of one block, for every block
         x = self.near(x.permute(0, 4, 5, 3, 1, 2).flatten(0, 2)).unflatten(0, (batch, down, across))
         x = x.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
-        return x[:, :, top : top + height, left : left + width]
+        # Not a slice: whether that is contiguous depends on the size, and an export holds for sizes of one kind only.
+        x = x.index_select(2, torch.arange(top, top + height, device=x.device))
+        return x.index_select(3, torch.arange(left, left + width, device=x.device))
 
 
 register_head(ISAHeadConfig, ISAHead)

@@ -80,10 +80,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = N
     """
     size, channels = query.shape[-2:], query.shape[1]
     scale = channels**-0.5 if scale is None else scale
-    query, key, value = (to_tokens(x).unsqueeze(1) for x in (query, key, value))  # one head, which exports ask for
+    # One head, which exports ask for. The operators that never hold all products at once want each token's numbers side
+    # by side, and on CPUs equal widths of queries and values; zeros add nothing to a product.
+    query, key, value = (to_tokens(x).unsqueeze(1).contiguous() for x in (query, key, value))
     missing = value.shape[-1] - channels
     if missing > 0 and query.device.type == "cpu" and not is_exporting():
-        # On CPUs the operator that never holds all products at once wants equal widths; zeros add nothing to a product.
         query, key = F.pad(query, (0, missing)), F.pad(key, (0, missing))
     return to_map(F.scaled_dot_product_attention(query, key, value, scale=scale).squeeze(1), size)
 
