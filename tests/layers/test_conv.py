@@ -6,7 +6,7 @@ from segzoo.layers.conv import Conv2d
 from segzoo.layers.fusion_conv import FusionConv
 from segzoo.layers.phases import depthwise_conv_of_phases
 from segzoo.layers.pointwise import TWO_LIBRARIES
-from segzoo.layers.winograd import winograd_conv, winograd_kernels, winograd_share
+from segzoo.layers.winograd import winograd_conv, winograd_share
 
 SIZES = [(13, 10), (8, 8), (5, 17), (1, 3)]
 x86 = pytest.mark.skipif(not TWO_LIBRARIES, reason="PyTorch has one library for products and convolutions here")
@@ -20,16 +20,40 @@ def numbers(*shape, dtype=torch.float64):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("dilation", [1, 2, 3, 7])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
-def test_winograd_equals_the_convolution(size, dilation, layout):
+@pytest.mark.parametrize("strip", [1, 2**24], ids=["strips", "whole"])
+def test_winograd_equals_the_convolution(size, dilation, layout, strip, monkeypatch):
+    monkeypatch.setattr("segzoo.layers.winograd._STRIP", strip)
     x, weight, bias = numbers(2, 6, *size).to(memory_format=layout), numbers(5, 6, 3, 3), numbers(5)
     for own in (bias, None):
-        found = winograd_conv(x, winograd_kernels(weight), own, dilation)
+        found = winograd_conv(x, weight, own, dilation)
         torch.testing.assert_close(found, F.conv2d(x, weight, own, 1, dilation, dilation), **CLOSE)
 
 
-def test_winograds_share_of_the_products():
-    assert winograd_share(64, 64, 1) == pytest.approx(16 / 36 * 192 / 190)
-    assert winograd_share(64, 64, 24) > 1
+def test_winograds_error_in_float32_is_that_of_the_convolution():
+    x, weight = numbers(1, 256, 24, 24).relu(), numbers(16, 256, 3, 3)
+    exact = F.conv2d(x, weight, padding=1)
+    x, weight = x.float(), weight.float()
+    usual, found = F.conv2d(x, weight, padding=1), winograd_conv(x, weight, None, 1)
+    usual, found = ((y - exact).abs().max() / exact.abs().max() for y in (usual, found))
+    assert found < max(3 * usual, 3e-6)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "side", "dilation", "pays"),
+    [
+        (512, 256, 64, 1, True),
+        (256, 256, 64, 2, True),
+        (512, 512, 64, 4, True),
+        (512, 512, 32, 2, True),
+        (64, 64, 128, 1, False),  # the tiles' factors take as long as the products
+        (512, 512, 16, 1, False),  # the kernels' factors do
+        (2048, 256, 64, 24, False),  # the tiles are mostly padding
+    ],
+)
+def test_winograds_share_of_the_time(inputs, outputs, side, dilation, pays):
+    share = winograd_share(torch.Size((1, inputs, side, side)), torch.Size((outputs, inputs, 3, 3)), dilation)
+    assert (share < 0.8) == pays
+    assert 0.25 < share < 2
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -88,7 +112,7 @@ def test_wide_convolutions_of_large_maps_take_winograds_way(monkeypatch):
         assert len(seen) == 1
         with torch.autocast("cpu", torch.bfloat16):
             assert conv(x).dtype == torch.bfloat16
-        conv(x[:, :, :20])  # too small
+        conv(x[:, :, :8])  # too small
         conv.weight.zero_()
         assert torch.equal(conv(x), conv.bias[:, None, None].expand_as(expected))  # no kernels of old weights
     assert len(seen) == 2
@@ -102,7 +126,7 @@ def test_fusion_of_large_and_small_maps_takes_winograds_way(monkeypatch):
     seen = calls(monkeypatch, "winograd_conv")
     with torch.no_grad():
         torch.testing.assert_close(fusion(maps, size=(48, 48)), expected, rtol=1e-5, atol=1e-5)
-    assert [args[1].shape for args in seen] == [(4, 4, 256, 256)]
+    assert [args[1].shape for args in seen] == [(256, 256, 3, 3)]
 
 
 @x86

@@ -14,6 +14,7 @@ from transformers.utils import ModelOutput
 from segzoo.base import ConvBlockConfig, Ints, SegZooPreTrainedModel
 from segzoo.errors import SegZooError
 from segzoo.layers import SelfAttention, concatenate, resize
+from segzoo.layers.conv import Conv2d
 from segzoo.losses import CrossEntropyLoss, Loss, build_loss
 
 
@@ -181,7 +182,7 @@ class Head(SegZooPreTrainedModel):
 
     def build_classifier(self, config: HeadConfig) -> nn.Module:
         """The last layer, which alone depends on the number of classes: ``channels`` to ``num_outputs``."""
-        return nn.Conv2d(config.channels, config.num_outputs, kernel_size=1)
+        return Conv2d(config.channels, config.num_outputs, kernel_size=1)
 
     def _init_weights(self, module: nn.Module) -> None:
         if module is self.classifier:

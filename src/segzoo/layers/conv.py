@@ -12,7 +12,7 @@ from segzoo.compat import is_exporting
 from segzoo.layers.norm import BatchNorm2d, ChannelNorm, GroupNorm
 from segzoo.layers.phases import depthwise_conv_of_phases
 from segzoo.layers.pointwise import TWO_LIBRARIES, is_plain
-from segzoo.layers.winograd import winograd_conv, winograd_kernels, winograd_share
+from segzoo.layers.winograd import winograd_conv, winograd_share
 
 NORMS = {"batch_norm": BatchNorm2d, "group_norm": GroupNorm, "layer_norm": ChannelNorm}
 # In place where the gradient follows from the result: what comes before them in a block is nobody else's.
@@ -25,11 +25,8 @@ ACTIVATIONS = {
     "hardswish": nn.Hardswish,
 }
 
-# From how many pairs of channels and pixels, and up to what share of the usual products, `winograd_conv` is faster than
-# oneDNN's convolution: the factors of its kernels and its additions take time too.
-_WINOGRAD_PAIRS = 256 * 256
-_WINOGRAD_PIXELS = 2048
-_WINOGRAD_SHARE = 0.7
+# Up to what share of the usual time, as estimated, a convolution runs as `winograd_conv`: less gain is not worth it.
+_WINOGRAD_SHARE = 0.8
 
 # From this dilation oneDNN's depthwise convolutions of channels-last maps are several times slower than undilated ones.
 _PHASES_DILATION = 9
@@ -58,7 +55,7 @@ class Conv2d(nn.Conv2d):
         dilation = self.dilation
         if TWO_LIBRARIES and x.device.type == "cpu" and is_plain(self.weight) and _is_inference():
             if self._is_same_size and self.groups == 1 and _winograd_is_faster(x, weight, dilation[0]):
-                return winograd_conv(x, winograd_kernels(weight), self.bias, dilation[0])
+                return winograd_conv(x, weight, self.bias, dilation[0])
             if self.kernel_size == (1, 1) and self.padding == (0, 0) and x.dtype == torch.float32:
                 dilation = (2, 2)  # changes nothing but PyTorch's choice of the library
             elif self._is_same_size and self.groups == self.in_channels > 1 and dilation[0] >= _PHASES_DILATION:
@@ -79,9 +76,7 @@ def _is_inference() -> bool:
 def _winograd_is_faster(x: Tensor, weight: Tensor, dilation: int) -> bool:
     if torch.is_autocast_enabled("cpu") or not x.dtype == weight.dtype == torch.float32:
         return False
-    if x.shape[0] * x.shape[2] * x.shape[3] < _WINOGRAD_PIXELS or weight.shape[0] * weight.shape[1] < _WINOGRAD_PAIRS:
-        return False
-    return winograd_share(*x.shape[2:], dilation) < _WINOGRAD_SHARE
+    return winograd_share(x.shape, weight.shape, dilation) < _WINOGRAD_SHARE
 
 
 def build_norm(norm: str | None, channels: int, *, eps: float, momentum: float) -> nn.Module:
