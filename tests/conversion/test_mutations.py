@@ -18,7 +18,7 @@ from segzoo.conversion.translate import translate_config
 from segzoo.errors import SegZooError
 from segzoo.images.resizing import pad_image, round_up
 
-PIXELS = torch.randn(1, 3, 49, 65, generator=torch.Generator().manual_seed(1))
+SIZE = (49, 65)
 NORM = {"type": "SyncBN", "requires_grad": True}
 RESNET = {"backbone.base_channels": 4, "backbone.stem_channels": 8}
 HRNET = {
@@ -80,11 +80,13 @@ class Mutated:
         small: changes that make it small, by path; the numbers of a list stand in the path.
         options: other values by path, each of which must change the output or the shapes of the tensors.
         harmless: values by path that change nothing, and so show that the comparison is not blind.
+        size: height and width of the picture.
     """
 
     small: dict[str, Any]
     options: dict[str, list[Any]]
     harmless: dict[str, Any] = field(default_factory=dict)
+    size: tuple[int, int] = SIZE
 
 
 PLAIN_VIT = {
@@ -443,6 +445,30 @@ MUTATED = {
         small=CONTEXT,
         options={**CONTEXT_OPTIONS, "decode_head.recurrence": [0, 1, 3, 2.5], "decode_head.channels": [7]},
         harmless={"decode_head.recurrence": 2},
+    ),
+    "lraspp_m-v3s-d8_512x1024_320k_cityscapes": Mutated(
+        small={
+            "backbone.reduction_factor": 8,
+            "decode_head.channels": 32,
+            "decode_head.branch_channels": (4, 8),
+        },
+        options={
+            "backbone.arch": ["large", "medium"],
+            "backbone.reduction_factor": [4, 0, 100],
+            "backbone.norm_cfg": [{**NORM, "eps": 1e-5}, {"type": "GN", "num_groups": 32}, None],
+            "backbone.conv_cfg": [{"type": "ConvWS"}],
+            "backbone.out_indices": [(1, 3, 12), (0, 1, 13), (1, 0, 12)],
+            "backbone.no_such_option": [1],
+            "decode_head.channels": [16],
+            "decode_head.branch_channels": [(8, 8), (4,), ()],
+            "decode_head.align_corners": [True],
+            "decode_head.norm_cfg": [{**NORM, "eps": 1e-2}, None],
+            "decode_head.act_cfg": [{"type": "LeakyReLU"}, None],
+            "decode_head.in_index": [[1, 0, 2], [0, 1]],
+            "decode_head.input_transform": ["resize_concat", None],
+        },
+        harmless={"backbone.norm_eval": True, "backbone.with_cp": True, "decode_head.dropout_ratio": 0.3},
+        size=(393, 401),
     ),
     "fpn_r50_512x512_160k_ade20k": Mutated(
         small={
@@ -855,8 +881,13 @@ def altered(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
+def picture(size: tuple[int, int]) -> torch.Tensor:
+    """The same random picture for all models that see one of this size."""
+    return torch.randn(3, *size, generator=torch.Generator().manual_seed(1))
+
+
 @torch.no_grad()
-def outputs(config: dict[str, Any]) -> tuple[dict[str, torch.Size], torch.Tensor | None]:
+def outputs(config: dict[str, Any], size: tuple[int, int]) -> tuple[dict[str, torch.Size], torch.Tensor | None]:
     """The shapes of the translated model's tensors, and what it makes of a picture at the picture's size.
 
     The weights depend on the parameters' names and shapes alone; the outputs of all decode heads are joined.
@@ -874,11 +905,10 @@ def outputs(config: dict[str, Any]) -> tuple[dict[str, torch.Size], torch.Tensor
             tensor.copy_(noise)
     settle(model)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    if translated.backbone_config.num_channels != PIXELS.shape[1]:
+    if translated.backbone_config.num_channels != 3:
         return shapes, None
-    size = (PIXELS.shape[-2], PIXELS.shape[-1])
     padded = tuple(round_up(side, translated.size_multiple) for side in size)
-    maps, _ = model.forward_maps(pad_image(PIXELS[0], padded, 0.0)[None])
+    maps, _ = model.forward_maps(pad_image(picture(size), padded, 0.0)[None])
     resized = [
         torch.nn.functional.interpolate(out.logits, size, mode="bilinear", align_corners=head.config.align_corners)
         for head, out in zip(model.decode_heads, model.decode(maps), strict=True)
@@ -890,12 +920,12 @@ def outputs(config: dict[str, Any]) -> tuple[dict[str, torch.Size], torch.Tensor
 def test_every_altered_option_shows(name):
     case = MUTATED[name]
     config = altered(zoo.original_config(name), case.small)
-    shapes, logits = outputs(config)
+    shapes, logits = outputs(config, case.size)
     unseen = []
     for path, values in case.options.items():
         for value in values:
             try:
-                other_shapes, other = outputs(altered(config, {path: value}))
+                other_shapes, other = outputs(altered(config, {path: value}), case.size)
             except SegZooError as error:
                 assert error.args[0].count("\n") == 0
                 continue
@@ -903,5 +933,5 @@ def test_every_altered_option_shows(name):
                 unseen.append((path, value))
     assert not unseen
     for path, value in case.harmless.items():
-        other_shapes, other = outputs(altered(config, {path: value}))
+        other_shapes, other = outputs(altered(config, {path: value}), case.size)
         assert other_shapes == shapes and torch.equal(other, logits), path
