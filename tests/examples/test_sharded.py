@@ -120,6 +120,8 @@ def test_a_frozen_backbone_that_is_divided(start):
     assert_follows(divided.output, outcome(single.output))
     before = load_file(start.shared["model_name_or_path"] / "model.safetensors")
     for name, tensor in outcome(divided.output)[2].items():
+        if "running" in name or "tracked" in name:  # of norms that stand still
+            continue
         assert tensor.equal(before[name]) == name.startswith("backbone."), name
 
 
