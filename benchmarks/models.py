@@ -20,6 +20,9 @@ peer are smaller (1x1 convolutions where the papers' code has 3x3). On a machine
 Memory: what a forward and backward on one picture with labels adds, at its peak, to what a fresh process holds with
 the model built, with and without gradient checkpointing, and the time that this costs. This reads /proc (Linux).
 
+Steps (``--parts steps``): the same forward and backward, all cases of a group in turns as for speed, compiled ones too,
+against the first case in the same precision.
+
 A case is an entry of `cases()`: what is built, what is swapped while it runs, and whether it is compiled. Published
 figures are those of the zoo's rows, measured on other devices at other sizes: they give context, and are not a
 comparison.
@@ -486,6 +489,8 @@ def main() -> None:
         results[group] = {}
         if "speed" in args.parts:
             results[group]["speed"] = speed(members, args)
+        if "steps" in args.parts:
+            results[group]["steps"] = steps([case for case in members if case.trains or case.compiled], args)
         if "memory" in args.parts:
             results[group]["memory"] = memory([case for case in members if case.trains], args)
     if args.json:
@@ -498,7 +503,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--groups", nargs="+", choices=groups, default=["internimage"])
     parser.add_argument("--cases", nargs="+", metavar="NAME", help="only these cases of the groups")
-    parser.add_argument("--parts", nargs="+", choices=["speed", "memory"], default=["speed", "memory"])
+    parser.add_argument("--parts", nargs="+", choices=["speed", "steps", "memory"], default=["speed", "memory"])
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--size", type=int, nargs=2, default=[512, 512], metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--rounds", type=int, default=9)
@@ -655,27 +660,75 @@ def in_fresh_process(case: Case, precision: str, args: argparse.Namespace, check
 
 def training_step(case: Case, args: argparse.Namespace) -> dict | None:
     """Measure a forward and backward; None if checkpointing is wanted and the model does not support it."""
-    torch.manual_seed(0)
-    model = case.build().train().to(memory_format=case.layout)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()  # norms of pooled grids have no statistics for a batch of one
+    model = in_training(case)
     if args.checkpointing:
         if not getattr(model, "supports_gradient_checkpointing", False):
             return None
         model.gradient_checkpointing_enable()
-    labels = torch.randint(0, NUM_LABELS, (1, *args.size), generator=torch.Generator().manual_seed(2))
+    image, labels = picture(args, case.layout), noise_labels(args)
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-    before = high_water()
-    start = time.perf_counter()
+    before, start = high_water(), time.perf_counter()
+    forward_and_backward(model, case, image, labels, args.precisions[0])
+    return {"mib": high_water() - before, "seconds": time.perf_counter() - start}
+
+
+def in_training(case: Case) -> nn.Module:
+    """The case's model in training mode, but for batch norms: those of pooled grids have no statistics of one picture."""
+    torch.manual_seed(0)
+    model = case.build().train().to(memory_format=case.layout)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    return model
+
+
+def noise_labels(args: argparse.Namespace) -> Tensor:
+    """Labels of noise, (1, height, width)."""
+    return torch.randint(0, NUM_LABELS, (1, *args.size), generator=torch.Generator().manual_seed(2))
+
+
+def forward_and_backward(model: Callable, case: Case, image: Tensor, labels: Tensor, precision: str) -> None:
+    """One training step without the optimizer's part."""
     with case.swap():  # around the backward too, where checkpointing runs the layers again
-        with autocast(args.precisions[0]):
-            scores = logits(model(picture(args, case.layout))).float()
-            if scores.shape[-2:] != tuple(args.size):
-                scores = nn.functional.interpolate(scores, size=tuple(args.size), mode="bilinear")
+        with autocast(precision):
+            scores = logits(model(image)).float()
+            if scores.shape[-2:] != labels.shape[-2:]:
+                scores = nn.functional.interpolate(scores, size=labels.shape[-2:], mode="bilinear")
             loss = nn.functional.cross_entropy(scores, labels % scores.shape[1])
         loss.backward()
-    return {"mib": high_water() - before, "seconds": time.perf_counter() - start}
+
+
+def steps(members: list[Case], args: argparse.Namespace) -> list[dict]:
+    """Time training steps of all cases of a group in turns, and print them."""
+    models: dict[str, nn.Module] = {}
+    runs = {}
+    for case in members:
+        if case.model not in models:
+            models[case.model] = in_training(case)
+        runs[case.name] = torch.compile(models[case.model]) if case.compiled else models[case.model]
+    entries = [(case, precision) for precision in args.precisions for case in members]
+    seconds: dict[tuple[str, str], list[float]] = {(case.name, precision): [] for case, precision in entries}
+    labels, clock = noise_labels(args), CLOCKS[args.clock]
+    for number in range(args.rounds + 1):
+        for case, precision in entries:
+            image = picture(args, case.layout)
+            start = clock()
+            forward_and_backward(runs[case.name], case, image, labels, precision)
+            elapsed = clock() - start
+            models[case.model].zero_grad()
+            if number:  # the first round warms up and compiles
+                seconds[case.name, precision].append(elapsed)
+    print(
+        f"\n{members[0].group}: training steps, {args.size[0]}x{args.size[1]}, batch 1, {args.rounds} rounds in turns"
+    )
+    print(f"{'':44s} {'precision':>9s} {'s/step':>8s} {'times as fast':>14s}")
+    lines = []
+    for case, precision in entries:
+        usual, median = (statistics.median(seconds[name, precision]) for name in (members[0].name, case.name))
+        ratio = usual / median
+        lines.append({"case": case.name, "precision": precision, "seconds": median, "times_as_fast": ratio})
+        print(f"{case.name:44s} {precision:>9s} {median:8.3f} {ratio:14.2f}", flush=True)
+    return lines
 
 
 def high_water() -> float:

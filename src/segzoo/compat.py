@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 import transformers
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 _TRANSFORMERS = tuple(int(part) for part in transformers.__version__.split(".")[:2])
@@ -63,6 +63,12 @@ VIT_BLOCKS = "layers" if _TRANSFORMERS >= (5, 9) else "encoder.layer"
 def is_exporting() -> bool:
     """Whether torch.export is tracing. ``torch.compiler.is_exporting`` in torch 2.8 is true in torch.compile as well."""
     return torch.compiler._is_exporting_flag
+
+
+def checkpoint_activations(model: PreTrainedModel, enabled: bool = True) -> None:
+    """Whether the blocks of a model keep their input alone, and run again in the backward pass."""
+    what = "activation" if hasattr(PreTrainedModel, "activation_checkpointing_enable") else "gradient"  # before 5.24
+    getattr(model, f"{what}_checkpointing_{'enable' if enabled else 'disable'}")()
 
 
 def compile_kinds(function: Callable, *, kinds: int, **options: Any) -> Callable:

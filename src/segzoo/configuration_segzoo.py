@@ -178,9 +178,9 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
         The model reads the maps that the config of a segzoo backbone names. Other backbones return only their last map
         unless maps are chosen; of these all stages are read, or four evenly spaced layers of a plain ViT (its last one
         if it has fewer than four). A ``PyramidNeck`` turns the maps of a plain ViT into a pyramid, unless class tokens
-        are among them, and an ``ICNeck`` fuses the three of an ICNet; behind another backbone an ``FPNHead`` gets an
-        ``FPNNeck`` in front of it. Set the backbone's ``out_features`` or ``out_indices`` beforehand to choose other
-        maps.
+        are among them or the head is a linear one (an FCN head without convolutions), and an ``ICNeck`` fuses the three of
+        an ICNet; behind another backbone an ``FPNHead`` gets an ``FPNNeck`` in front of it. Set the backbone's
+        ``out_features`` or ``out_indices`` beforehand to choose other maps.
 
         Args:
             backbone_config: config of any backbone, which is copied.
@@ -196,7 +196,8 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
         if named and not isinstance(backbone_config, BackboneConfig):
             _choose_maps(backbone_config)
         chosen = backbone_config.out_features if named else []
-        pyramid = named and is_plain_vit(backbone_config) and not any(map(is_token, chosen))
+        linear = isinstance(head_config, FCNHeadConfig) and head_config.num_convs == 0
+        pyramid = named and is_plain_vit(backbone_config) and not linear and not any(map(is_token, chosen))
         neck: NeckConfig | None = None
         if pyramid:
             neck = PyramidNeckConfig()

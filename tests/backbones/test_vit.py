@@ -1,5 +1,7 @@
 """segzoo's plain ViTs: windows, positions, and a BEiT whose tables are made for one image size."""
 
+import weakref
+
 import pytest
 import torch
 import transformers
@@ -30,6 +32,18 @@ from segzoo.layers.vit import from_windows, into_windows
 
 # Counted in timm's models without their classifiers.
 PARAMETERS = {"vit-t": 5524416, "vit-s": 21665664, "vit-b": 85798656, "vit-l": 303301632}
+
+
+def test_maps_that_are_not_read_are_freed_on_the_way():
+    model = settle(ViTBackbone(ViTConfig.tiny())).eval()
+    seen, alive = [], []
+    model.layers[0].register_forward_hook(lambda module, args, out: seen.append(weakref.ref(out)))
+    model.layers[-1].register_forward_pre_hook(lambda module, args: alive.append(seen[-1]() is not None))
+    model.out_features = ["stage2", "stage4"]
+    with torch.no_grad():
+        chosen = model(torch.randn(1, 3, 64, 64)).feature_maps
+        model(torch.randn(1, 3, 64, 64), output_hidden_states=True)
+    assert len(chosen) == 2 and alive == [False, True]
 
 
 @pytest.mark.parametrize("name", vit.VARIANTS)

@@ -53,6 +53,7 @@ def test_a_share_is_the_beginning_of_a_shuffled_order(scenes):
     assert half != names(load_splits(str(scenes), train_fraction=0.5, seed=2)[0])
     with pytest.raises(SegZooError, match="does not tell"):
         load_splits(DataSource(str(scenes), streaming=True), train_fraction=0.5)
+    load_splits(DataSource(str(scenes), streaming=True), train_fraction=1.0)  # all there are
 
 
 def test_only_a_validation_split(scenes, tmp_path):

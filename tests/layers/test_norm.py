@@ -32,3 +32,14 @@ def test_one_value_a_channel():
     with pytest.raises(SegZooError, match="batch of at least 2"):
         norm(point)
     assert norm.eval()(point).shape == point.shape
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_weights_in_half_precision_beside_float32_statistics(training):
+    """As FSDP2 casts them."""
+    expected, norm = (BatchNorm2d(4).train(training) for _ in range(2))
+    norm.weight.data, norm.bias.data = norm.weight.data.bfloat16(), norm.bias.data.bfloat16()
+    x = torch.randn(2, 4, 5, 6).bfloat16()
+    assert torch.equal(norm(x), expected(x)) and norm(x).dtype == torch.bfloat16
+    expected(x)
+    assert all(map(torch.equal, norm.buffers(), expected.buffers()))

@@ -77,6 +77,7 @@ def words(data, model, output, **options):
         "use_cpu": True,
         "freeze_backbone": True,
         "save_trained_only": True,
+        "channels_last": True,
         "do_train": True,
         **options,
     }

@@ -41,6 +41,15 @@ def test_a_new_model(head):
     assert {h.classifier.out_channels for h in (*model.decode_heads, *model.auxiliary_heads)} == {3}
 
 
+def test_a_linear_head_reads_the_last_map_as_it_is():
+    model = build_model(THREE, new=NewModel("resnet18_v1c", "linear", random_backbone=True))
+    (head,) = model.decode_heads
+    assert model.neck is None and head.config.channels == 512 and head.config.dropout == 0
+    assert {name for name, _ in head.named_parameters()} == {
+        f"{part}.{kind}" for part in ("norm", "classifier") for kind in ("weight", "bias")
+    }
+
+
 def test_a_new_model_around_a_backbone_with_weights(folder, tmp_path):
     backbone = SegZooForSemanticSegmentation.from_pretrained(folder).backbone
     backbone.save_pretrained(tmp_path / "backbone")
@@ -104,7 +113,8 @@ def test_heads_of_other_outputs_keep_their_losses(tmp_path):
         ({}, "either --backbone"),
         ({"new": NewModel("resnet18"), "model_name_or_path": "x"}, "either --backbone"),
         ({"new": NewModel("resnet19")}, "none of the variants"),
-        ({"new": NewModel("resnet18", head="nothing")}, "there is no such head; choose one of .*fcn"),
+        ({"new": NewModel("resnet18", head="nothing")}, "there is no such head; choose one of .*fcn.*linear"),
+        ({"new": NewModel("resnet18", head="linear", head_channels=8)}, "leave --head_channels out"),
         ({"new": NewModel("resnet18"), "options": ModelOptions(class_weights=[1.0])}, "1 numbers for 3 classes"),
         ({"model_name_or_path": "/no/such/folder"}, "cannot load /no/such/folder"),
         (

@@ -1,6 +1,6 @@
 """What segzoo's plain vision transformers share: patches of one width and one resolution throughout."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Literal
 
 import torch
@@ -190,7 +190,10 @@ class PlainViTBackbone(Backbone):
         if output_hidden_states is not None:
             kwargs["output_hidden_states"] = output_hidden_states
         if not output_attentions:
-            return super().forward(pixel_values, return_dict=True, **kwargs)
+            if kwargs.get("output_hidden_states", self.config.output_hidden_states):
+                return super().forward(pixel_values, return_dict=True, **kwargs)
+            maps = self.chosen(pixel_values, self.out_features)
+            return BackboneOutput(feature_maps=tuple(self.finish(maps[name], name) for name in self.out_features))
         if self.config._attn_implementation != "eager":
             raise SegZooError(
                 f"attention by {self.config._attn_implementation!r} gives no weights, which output_attentions asks for; load "
@@ -215,16 +218,25 @@ class PlainViTBackbone(Backbone):
             init.constant_(module.scale2, module.layer_scale)
 
     def features(self, pixel_values: Tensor) -> list[Tensor]:
+        maps = self.chosen(pixel_values, self.stage_names)
+        return [maps[name] for name in self.stage_names]
+
+    def chosen(self, pixel_values: Tensor, names: Collection[str]) -> dict[str, Tensor]:
+        """Those of `features` that are named; the others are freed on the way, unless gradients need them."""
         config = self.config
-        tokens, grid = self.embed(whole_patches(pixel_values, config.patch_size) if config.pad else pixel_values)
-        states = [tokens]
-        for layer in self.layers:
-            states.append(layer(states[-1], grid))
-        if config.normed_maps == "last":
-            states[-1] = self.norm(states[-1])
-        prefix = config.num_prefix_tokens
-        maps = [to_map(x[:, prefix:], grid) for x in states]
-        return maps + [to_map(x[:, :1], (1, 1)) for x in states[1:]] if prefix else maps
+        x, grid = self.embed(whole_patches(pixel_values, config.patch_size) if config.pad else pixel_values)
+        prefix, maps = config.num_prefix_tokens, {}
+        if "stem" in names:
+            maps["stem"] = to_map(x[:, prefix:], grid)
+        for i, layer in enumerate(self.layers, start=1):
+            x = layer(x, grid)
+            if config.normed_maps == "last" and i == len(self.layers):
+                x = self.norm(x)
+            if f"stage{i}" in names:
+                maps[f"stage{i}"] = to_map(x[:, prefix:], grid)
+            if f"token{i}" in names:
+                maps[f"token{i}"] = to_map(x[:, :1], (1, 1))
+        return maps
 
     def finish(self, feature_map: Tensor, name: str) -> Tensor:
         if self.config.normed_maps == "last":
@@ -330,4 +342,6 @@ def whole_patches(pixel_values: Tensor, patch_size: int) -> Tensor:
     height, width = pixel_values.shape[-2:]
     if not is_exporting() and height % patch_size == 0 and width % patch_size == 0:  # traced, it holds for every size
         return pixel_values
-    return F.pad(pixel_values, (0, -width % patch_size, 0, -height % patch_size))
+    # Of whole numbers of patches, not of remainders: of these traced programs know that they are multiples.
+    rows, columns = ((side + patch_size - 1) // patch_size for side in (height, width))
+    return F.pad(pixel_values, (0, columns * patch_size - width, 0, rows * patch_size - height))

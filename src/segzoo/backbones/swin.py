@@ -240,7 +240,8 @@ class SwinBackbone(Backbone):
     def finish(self, feature_map: Tensor, name: str) -> Tensor:
         if name not in self.norms:
             return feature_map
-        return self.norms[name](feature_map.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        size = (feature_map.shape[2], feature_map.shape[3])
+        return to_map(self.norms[name](to_tokens(feature_map)), size)
 
     def resize_windows(self, window_size: int) -> None:
         """Change the side of the windows, in tokens, and the config, and resize the tables of offsets (bicubic)."""

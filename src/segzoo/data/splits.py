@@ -49,8 +49,10 @@ def load_splits(
     source = DataSource.of(source)
     if train_fraction is not None and not 0 < train_fraction <= 1:
         raise SegZooError(f"--train_fraction is {train_fraction}; it must be above 0, and 1 at most")
-    if train_fraction is not None and source.streaming:
-        raise SegZooError("--train_fraction needs the number of pictures, which a stream does not tell; leave one out")
+    if train_fraction is not None and train_fraction < 1 and source.streaming:
+        raise SegZooError(
+            "--train_fraction needs the number of pictures, which a stream does not tell; leave one out, or give 1"
+        )
     splits = load_source(source)
     train_rows, eval_rows = splits.get("train"), splits.get("validation")
     if train_rows is None and eval_rows is None:

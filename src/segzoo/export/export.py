@@ -29,11 +29,12 @@ from segzoo.errors import SegZooError, first_line
 from segzoo.export.archive import write_program
 from segzoo.export.exported_model import ExportedModel
 from segzoo.export.metadata import describe
+from segzoo.export.tracing import first_cause, trace_model
 from segzoo.files import check_file_place, check_room, moved_together
 from segzoo.image_processing_segzoo import SegZooImageProcessor
 from segzoo.inference.settings import fixed_input_size
 from segzoo.layers import resize
-from segzoo.universal import DenseUniversalModel, constant_mask_probabilities
+from segzoo.universal import DenseUniversalModel
 
 SUFFIXES = (".onnx", ".pt2")
 OPSETS = range(17, 24)
@@ -181,7 +182,7 @@ def export_model(
     example = _picture(exported, options.batch or 2, options.size or _CHECK_SIZES[0])
     shown = "any size" if options.size is None else "x".join(map(str, options.size))
     say(f"tracing the model for pictures of {shown}; large models take minutes")
-    program = _trace(exported, example, free_batch=options.batch is None, free_size=options.size is None)
+    program = trace_model(exported, example, free_batch=options.batch is None, free_size=options.size is None)
     metadata = describe(exported, processor, size=options.size, name=name)
     stale = []
     if output.suffix == ".onnx" and output.is_file():
@@ -305,52 +306,6 @@ def _check_model(model: PreTrainedModel, processor: BaseImageProcessor | None, u
 # Writing
 
 
-def _trace(
-    exported: ExportedModel, example: Tensor, *, free_batch: bool, free_size: bool
-) -> torch.export.ExportedProgram:
-    free = [0] * free_batch + ([1, 2] if exported.uint8 else [2, 3]) * free_size
-    shapes = (dict.fromkeys(free, torch.export.Dim.DYNAMIC),)
-    try:
-        with (
-            torch.no_grad(),
-            _eager_attention(exported),
-            constant_mask_probabilities(exported.model),
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter("ignore")
-            program = torch.export.export(exported, (example,), dynamic_shapes=shapes, strict=False)
-    except SegZooError:
-        raise
-    except Exception as error:
-        freed = {"size": "--size HEIGHT WIDTH"} if free_size else {}
-        freed |= {"batch": "--batch 1"} if free_batch else {}
-        if freed:
-            how, fix = f"with a free {' and '.join(freed)}", f"give {' and '.join(freed.values())}"
-        else:
-            how, fix = f"for the input {tuple(example.shape)}", "try another --size, such as that of its training"
-        raise SegZooError(f"the model cannot be traced {how} ({first_line(_cause(error))}); {fix}") from error
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # paths of this machine
-    return program
-
-
-@contextlib.contextmanager
-def _eager_attention(module: nn.Module) -> Iterator[None]:
-    """A context in which attention is computed by products and softmax.
-
-    The fused operator has another memory layout than its decomposition in exporters.
-    """
-    configs = [part.config for part in module.modules() if isinstance(part, PreTrainedModel)]  # outer ones first
-    before = [config._attn_implementation for config in configs]
-    for config in configs:
-        config._attn_implementation = "eager"
-    try:
-        yield
-    finally:
-        for config, implementation in zip(configs, before, strict=True):
-            config._attn_implementation = implementation
-
-
 def _write(
     program: torch.export.ExportedProgram,
     exported: ExportedModel,
@@ -370,7 +325,7 @@ def _write(
     except Exception as error:  # PyTorch and onnxruntime have many kinds
         fix = "another --opset, a newer onnxruntime or a .pt2 file" if path.suffix == ".onnx" else "an .onnx file"
         raise SegZooError(
-            f"{path.name}: could not be written and loaded again ({first_line(_cause(error))}); try {fix}, or free "
+            f"{path.name}: could not be written and loaded again ({first_line(first_cause(error))}); try {fix}, or free "
             "space on the disk"
         ) from error
 
@@ -406,7 +361,7 @@ def _write_onnx(
             )
     except torch.onnx.OnnxExporterError as error:
         raise SegZooError(
-            f"{path.name}: this model has no form in ONNX ({first_line(_cause(error))}); write a .pt2 file instead"
+            f"{path.name}: this model has no form in ONNX ({first_line(first_cause(error))}); write a .pt2 file instead"
         ) from error
     if written.model.opset_imports[""] != opset:
         raise SegZooError(f"{path.name}: this model has no form in opset {opset}; use {DEFAULT_OPSET}")
@@ -470,7 +425,7 @@ def _compare(
         except Exception as error:  # from onnxruntime, or from a guard of the traced program
             fix = "" if options.size is not None else "; give --size HEIGHT WIDTH"
             raise SegZooError(
-                f"{path}: the file does not run at {checked[0]}x{checked[1]} ({first_line(_cause(error))}){fix}; it "
+                f"{path}: the file does not run at {checked[0]}x{checked[1]} ({first_line(first_cause(error))}){fix}; it "
                 "was not written"
             ) from error
         logits = reference(image)
@@ -496,10 +451,3 @@ def _picture(exported: ExportedModel, batch: int, size: tuple[int, int]) -> Tens
     smooth = F.interpolate(torch.randn(batch, channels, 5, 7, generator=generator), size=size, mode="bicubic")
     image = smooth + 0.3 * torch.randn(batch, channels, *size, generator=generator)
     return (image * 50 + 120).clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous() if exported.uint8 else image
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The first error in the chain of causes that led to ``error``."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error

@@ -18,19 +18,26 @@ class BatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.training:
-            return super().forward(x)
-        if x.shape[0] * x.shape[2] * x.shape[3] == 1:
+        if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
             raise SegZooError(
                 "batch normalisation cannot train on one image whose feature map is 1x1 (global pooling); "
                 "use a batch of at least 2 a process, drop the last incomplete batch, or put the norms in eval mode"
             )
-        recomputed = not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
-        if recomputed and self.track_running_stats:
+        mean, var, momentum = self.running_mean, self.running_var, self.momentum
+        recomputed = (
+            self.training and not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+        ) and self.track_running_stats
+        mixed = self.affine and mean is not None and self.weight.dtype != mean.dtype
+        if not recomputed and not mixed:
+            return super().forward(x)
+        if recomputed:
             # Copies, because the checkpoint expects the second run to save the same kinds of tensors as the first.
-            mean, var = self.running_mean.clone(), self.running_var.clone()
-            return F.batch_norm(x, mean, var, self.weight, self.bias, True, 0.0, self.eps)
-        return super().forward(x)
+            mean, var, momentum = mean.clone(), var.clone(), 0.0
+        elif self.training:
+            self.num_batches_tracked.add_(1)
+        # FSDP2 in mixed precision casts weights for the forward, and not the statistics.
+        weight, bias = (p.to(mean.dtype) if mixed else p for p in (self.weight, self.bias))
+        return F.batch_norm(x, mean, var, weight, bias, self.training, momentum, self.eps)
 
 
 class GroupNorm(nn.GroupNorm):

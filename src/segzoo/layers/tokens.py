@@ -2,6 +2,8 @@
 
 from torch import Tensor
 
+from segzoo.compat import is_exporting
+
 
 def to_tokens(x: Tensor) -> Tensor:
     """A map (B, C, H, W) as tokens (B, H * W, C)."""
@@ -11,4 +13,6 @@ def to_tokens(x: Tensor) -> Tensor:
 def to_map(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Tokens (B, H * W, C) as a map (B, C, H, W) of ``size`` (H, W)."""
     # A transpose first would leave a single image with strides that operators do not recognise as channels-last.
-    return x.unflatten(1, size).permute(0, 3, 1, 2)
+    x = x.unflatten(1, size).permute(0, 3, 1, 2)
+    # Of other maps traced programs find out how they lie in memory, and then take no map of one row or column.
+    return x.contiguous() if is_exporting() else x

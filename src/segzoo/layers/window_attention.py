@@ -112,18 +112,20 @@ class WindowAttention(Attention):
         side = windows.side
         # The projections of padding are those of one more token, and of no more: grids of the last stages are small.
         qkv = self.qkv(F.pad(x, (0, 0, 0, 1))).index_select(1, windows.into)
-        bias = self.position_bias(windows, x.shape[0]).to(qkv.dtype)
+        bias = self.position_bias(windows, x.shape[0], qkv.dtype)
         mixed = self.mix(qkv.unflatten(1, (-1, side * side)).flatten(0, 1), bias)
         return self.proj(mixed.unflatten(0, (x.shape[0], -1)).flatten(1, 2).index_select(1, windows.back))
 
-    def position_bias(self, windows: Windows, batch: int) -> Tensor:
+    def position_bias(self, windows: Windows, batch: int, dtype: torch.dtype) -> Tensor:
         """What is added to the scores, (1 or batch * windows, heads, side * side, side * side)."""
         side = windows.side
         table = self.relative_position_bias_table.t().unflatten(1, (2 * side - 1, 2 * side - 1))
         bias = offset_pairs(table, (side, side)).unsqueeze(0)
         if windows.kinds is None or windows.hidden is None:
-            return bias
-        return (bias + windows.hidden[:, None].to(bias.dtype)).index_select(0, windows.kinds.repeat(batch))
+            return bias.to(dtype)
+        # Of four kinds first, and then of all windows: most of the time is for writing the latter.
+        kinds = (bias + windows.hidden[:, None].to(bias.dtype)).to(dtype)
+        return kinds.index_select(0, windows.kinds.repeat(batch))
 
 
 def resize_window_table(table: Tensor, side: int) -> Tensor:

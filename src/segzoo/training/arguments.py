@@ -59,7 +59,9 @@ class ModelSource(Options):
         "which, or that there are none), or folder or Hub name of a backbone",
     )
     random_backbone: bool = option(False, "new model: the backbone begins with random weights")
-    head: str = option("uper", "new model: uper, fcn, psp, mask2former or another head")
+    head: str = option(
+        "uper", "new model: uper, fcn, psp, mask2former or another head, or linear to probe the last map"
+    )
     head_channels: int | None = option(None, "new model: width of the head", above=0, at_most=MAX_SIZE)
     auxiliary_channels: int = option(
         0,
@@ -107,12 +109,6 @@ class DataOptions(Options):
     ignore_index: int = option(255, "label of pixels that do not count", at_least=-_MAX_COUNT, at_most=_MAX_COUNT)
     train_val_split: float = option(0.15, "share set aside if there is no validation split", above=0, below=1)
     max_train_samples: int | None = option(None, "train on this many pictures only", above=0)
-    train_fraction: float | None = option(
-        None,
-        "train on this share of the pictures only, such as 0.0625 of a few-shot protocol; the run's train_files.txt lists them",
-        above=0,
-        at_most=1,
-    )
     max_eval_samples: int | None = option(None, "evaluate on this many pictures only", above=0)
     streaming: bool = option(False, "read the training data while training; needs a number of steps")
     shuffle_buffer: int = option(

@@ -1,7 +1,6 @@
 """The memory of a training on each GPU, calculated from a model on the meta device: no weight is read or allocated."""
 
 import contextlib
-import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from segzoo.compat import checkpoint_activations
 from segzoo.configuration_segzoo import input_channels
 from segzoo.errors import SegZooError, first_line
 from segzoo.training.frozen import freeze_backbone
@@ -211,13 +211,11 @@ def _drop_gradient(parameter: Tensor) -> None:
 def _in_training(model: nn.Module, setup: Setup) -> Iterator[None]:
     was_training = model.training
     model.train()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # transformers 5.24 has other names for the two methods
+    if setup.gradient_checkpointing:
+        checkpoint_activations(model)
+    try:
+        yield
+    finally:
         if setup.gradient_checkpointing:
-            model.gradient_checkpointing_enable()
-        try:
-            yield
-        finally:
-            if setup.gradient_checkpointing:
-                model.gradient_checkpointing_disable()
-            model.train(was_training)
+            checkpoint_activations(model, enabled=False)
+        model.train(was_training)

@@ -82,7 +82,8 @@ class TrainedPart:
     def _save(self, models: list[nn.Module], weights: list[dict[str, Tensor]], output_dir: str) -> None:
         for i, model in enumerate(models):
             prefix = self._prefix(model)
-            weights[i] = {name: tensor for name, tensor in weights[i].items() if not name.startswith(prefix)}
+            kept = {name: tensor for name, tensor in weights[i].items() if not name.startswith(prefix)}
+            weights[i] = {name: tensor.contiguous() for name, tensor in kept.items()}  # safetensors takes no others
         if self.accelerator.is_main_process:
             (Path(output_dir) / FROZEN).write_text(json.dumps({"xxh3_128": self._fingerprint()}), encoding="utf-8")
 

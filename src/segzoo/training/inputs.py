@@ -73,8 +73,8 @@ class Pictures:
         return facts
 
 
-def load_pictures(options: RunOptions, accelerator: Accelerator) -> Pictures:
-    """Load the rows and the classes that the options name.
+def load_pictures(options: RunOptions, recipe: Recipe, accelerator: Accelerator) -> Pictures:
+    """Load the rows and the classes that the options and the recipe name.
 
     Raises:
         SegZooError: the data or the config that names the classes cannot be loaded, the classes are not known, or
@@ -94,7 +94,7 @@ def load_pictures(options: RunOptions, accelerator: Accelerator) -> Pictures:
             source,
             train_val_split=options.train_val_split,
             max_train_samples=options.max_train_samples,
-            train_fraction=options.train_fraction,
+            train_fraction=recipe.train_fraction,
             max_eval_samples=options.max_eval_samples,
             seed=options.seed,
         )

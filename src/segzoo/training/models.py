@@ -1,13 +1,14 @@
 """From a few settings to a model with its image processor, and the training transform that fits them."""
 
+import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoBackbone, PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
@@ -18,6 +19,7 @@ from segzoo.data.augmentation import Augmentation
 from segzoo.data.classes import ClassFacts
 from segzoo.data.transforms import IMAGENET_MEAN, IMAGENET_STD, JointTransform, build_train_transform
 from segzoo.errors import SegZooError
+from segzoo.heads import FCNHeadConfig, HeadConfig
 from segzoo.hub_names import hub_or_cache
 from segzoo.images.resizing import multiple_settings, per_channel
 from segzoo.inference.loading import check_channels, read_config, read_processor
@@ -55,8 +57,9 @@ class NewModel:
         backbone: name of a variant (``"resnet50"``, ``"internimage-t"``), a short name of transformers' or timm's
             (``"convnext_tiny"``), or folder or Hub name of a backbone. It begins with the weights that are published
             for this name; variants without such weights begin with random ones.
-        head: ``"uper"``, ``"fcn"``, ``"psp"`` or another registered head.
-        head_channels: width of the head; None keeps its usual one.
+        head: ``"uper"``, ``"fcn"``, ``"psp"`` or another registered head, or ``"linear"`` for the head that probes the
+            last map: a batch norm and the classifier.
+        head_channels: width of the head; None keeps its usual one. The linear head has none of its own.
         auxiliary_channels: width of an FCN head on the last map but one, for the training only; 0 for none.
         random_backbone: the backbone begins with random weights.
     """
@@ -180,8 +183,7 @@ def _labels(classes: ClassFacts) -> dict[str, Any]:
 
 def _new(classes: ClassFacts, options: ModelOptions, request: ModelRequest) -> BuiltModel:
     new = request.new
-    settings = {} if new.head_channels is None else {"channels": new.head_channels}
-    head = _head_config_class(new.head)(**settings)
+    make_head = _head_maker(new)
     backbone = new_backbone(
         new.backbone,
         random=new.random_backbone,
@@ -192,7 +194,7 @@ def _new(classes: ClassFacts, options: ModelOptions, request: ModelRequest) -> B
     )
     config = SegZooConfig.from_backbone(
         backbone.config,
-        head,
+        make_head(backbone.config),
         auxiliary=new.auxiliary_channels > 0,
         auxiliary_channels=new.auxiliary_channels,
         palette=classes.palette,
@@ -258,12 +260,25 @@ def _apply(options: ModelOptions, model: PreTrainedModel) -> None:
                 module.momentum = options.norm_momentum
 
 
-def _head_config_class(head: str) -> type:
-    head_type = f"segzoo_{head}_head"
+def _head_maker(new: NewModel) -> Callable[[PreTrainedConfig], HeadConfig]:
+    """What makes the head's config of the backbone's; the names are checked before a backbone is looked for."""
+    if new.head == "linear":
+        if new.head_channels is not None:
+            raise SegZooError("--head linear is as wide as the backbone's last map; leave --head_channels out")
+        return _linear_head
+    head_type = f"segzoo_{new.head}_head"
     if head_type not in HEADS:
-        known = sorted(name.removeprefix("segzoo_").removesuffix("_head") for name in HEADS)
-        raise SegZooError(f"--head {head}: there is no such head; choose one of {', '.join(known)}")
-    return HEADS[head_type].config
+        known = sorted([*(name.removeprefix("segzoo_").removesuffix("_head") for name in HEADS), "linear"])
+        raise SegZooError(f"--head {new.head}: there is no such head; choose one of {', '.join(known)}")
+    settings = {} if new.head_channels is None else {"channels": new.head_channels}
+    return lambda backbone: HEADS[head_type].config(**settings)
+
+
+def _linear_head(backbone: PreTrainedConfig) -> HeadConfig:
+    """The head that probes frozen features, which has to know the width of the map that it reads."""
+    with torch.device("meta"):
+        width = AutoBackbone.from_config(copy.deepcopy(backbone)).channels[-1]
+    return FCNHeadConfig(num_convs=0, concat_input=False, with_norm=True, channels=width, dropout=0.0)
 
 
 def build_processor(

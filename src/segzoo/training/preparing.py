@@ -4,6 +4,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
+from segzoo.compat import checkpoint_activations
 from segzoo.data import SegmentationDataset
 from segzoo.data.checks.label_ids import LabelRule
 from segzoo.data.checks.validation_look import ValidationLook
@@ -39,7 +40,7 @@ def prepare_model(
     """
     notes = []
     if options.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        checkpoint_activations(model)
     model.to(memory_format=memory_format)
     if recipe.freeze_backbone:
         freeze_backbone(model)

@@ -175,7 +175,7 @@ class Run:
 
     def prepare_inputs(self) -> None:
         """Load data, classes, model and image processor, and check the first pictures in every process."""
-        self.pictures = load_pictures(self.options, self.accelerator)
+        self.pictures = load_pictures(self.options, self.recipe, self.accelerator)
         self.classes = self.pictures.classes
         asked = self.recipe
         loaded = load_model(self.options, self.recipe, self.classes)
@@ -190,7 +190,7 @@ class Run:
             self.options, self.recipe, self.pictures, self.processor, self.accelerator, num_channels=num_channels
         )
         self.data, self.eval_data = inputs.batches, inputs.eval_data
-        if self.options.do_train and self.options.train_fraction is not None:
+        if self.options.do_train and self.recipe.train_fraction is not None and not self.data.streaming:
             names = self.output_dir / TRAIN_FILES
             self.together(lambda: write_text(names, picture_names(self.pictures.train)), main_only=True)
         for look in inputs.looks:

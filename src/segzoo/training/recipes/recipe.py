@@ -50,6 +50,12 @@ class Recipe(ModelOptions, Augmentation, ScheduleOptions, OptimizerOptions):
     total_train_batch_size: int | None = option(
         None, "pictures per optimizer step, over all processes and accumulated passes", at_least=1, at_most=MAX_FACTOR
     )
+    train_fraction: float | None = option(
+        None,
+        "train on this share of the pictures only, such as 0.0625 of a few-shot protocol; the run's train_files.txt lists them",
+        above=0,
+        at_most=1,
+    )
     freeze_backbone: bool = option(False, "train neck and heads only")
     mixed_precision: str | None = option(None, "none: as accelerate is configured", choices=PRECISIONS)
     ema_decay: float | None = option(
