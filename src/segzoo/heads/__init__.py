@@ -14,6 +14,7 @@ from segzoo.heads.fcn import FCNHead, FCNHeadConfig
 from segzoo.heads.fpn import FPNHead, FPNHeadConfig
 from segzoo.heads.gcnet import GCHead, GCHeadConfig
 from segzoo.heads.isanet import ISAHead, ISAHeadConfig
+from segzoo.heads.knet import KNetHead, KNetHeadConfig, KNetHeadOutput
 from segzoo.heads.mask2former import Mask2FormerHead, Mask2FormerHeadConfig, Mask2FormerHeadOutput
 from segzoo.heads.non_local import NonLocalHead, NonLocalHeadConfig
 from segzoo.heads.ocr import OCRHead, OCRHeadConfig
@@ -59,6 +60,9 @@ __all__ = [
     "HeadOutput",
     "ISAHead",
     "ISAHeadConfig",
+    "KNetHead",
+    "KNetHeadConfig",
+    "KNetHeadOutput",
     "Mask2FormerHead",
     "Mask2FormerHeadConfig",
     "Mask2FormerHeadOutput",
