@@ -130,6 +130,19 @@ CONTEXT_OPTIONS = {
     "decode_head.no_such_option": [1],
 }
 
+UPDATOR = {"type": "KernelUpdator", "in_channels": 32, "feat_channels": 32, "out_channels": 32}
+KERNEL_UPDATE = {
+    "type": "KernelUpdateHead",
+    "num_heads": 2,
+    "num_mask_fcs": 1,
+    "feedforward_channels": 32,
+    "in_channels": 64,
+    "out_channels": 64,
+    "feat_transform_cfg": {"conv_cfg": {"type": "Conv2d"}, "act_cfg": None},
+    "kernel_updator_cfg": UPDATOR,
+}
+"""A stage of K-Net's head."""
+
 MUTATED = {
     "segformer_mit-b0_512x512_160k_ade20k": Mutated(
         small={
@@ -531,6 +544,80 @@ MUTATED = {
             "backbone.no_such_option": [1],
         },
         harmless={"backbone.drop_path_rate": 0.3, "backbone.drop_rate": 0.1, "backbone.attn_drop_rate": 0.1},
+    ),
+    "knet_s3_fcn_r50-d8_8x2_512x512_adamw_80k_ade20k": Mutated(
+        small={
+            **RESNET,
+            "auxiliary_head": None,
+            "decode_head.num_stages": 2,
+            "decode_head.kernel_generate_head.in_channels": 128,
+            "decode_head.kernel_generate_head.channels": 64,
+            "decode_head.kernel_update_head": [KERNEL_UPDATE, KERNEL_UPDATE],
+        },
+        options={
+            **head_options("decode_head.kernel_generate_head", 64),
+            "decode_head.kernel_generate_head.num_convs": [1],
+            "decode_head.kernel_generate_head.concat_input": [False],
+            "decode_head.kernel_generate_head.align_corners": [True],
+            "decode_head.kernel_generate_head.in_index": [2],
+            "decode_head.kernel_generate_head.type": ["PSPHead", "NLHead", "KNet"],
+            "decode_head.num_stages": [3],
+            "decode_head.no_such_option": [1],
+            "decode_head.kernel_update_head": [
+                [KERNEL_UPDATE] * 3,
+                [KERNEL_UPDATE, {**KERNEL_UPDATE, "num_heads": 4}],
+                *(
+                    [{**KERNEL_UPDATE, name: value}] * 2
+                    for name, values in {
+                        "type": ["KernelHead"],
+                        "num_ffn_fcs": [3],
+                        "num_heads": [4, 3],
+                        "num_mask_fcs": [2, 0],
+                        "feedforward_channels": [64],
+                        "in_channels": [32],
+                        "out_channels": [32],
+                        "conv_kernel_size": [3],
+                        "act_cfg": [{"type": "GELU"}, None],
+                        "ffn_act_cfg": [{"type": "GELU"}],
+                        "with_ffn": [False],
+                        "feat_gather_stride": [2],
+                        "mask_transform_stride": [2],
+                        "feat_transform_cfg": [
+                            None,
+                            {},
+                            {"act_cfg": None, "kernel_size": 3},
+                            {"act_cfg": None, "norm_cfg": {"type": "BN"}},
+                            {"act_cfg": None, "bias": False},
+                        ],
+                        "kernel_updator_cfg": [
+                            {**UPDATOR, name: value}
+                            for name, value in {
+                                "type": "DynamicConv",
+                                "in_channels": 64,
+                                "feat_channels": 16,
+                                "out_channels": 64,
+                                "gate_sigmoid": False,
+                                "gate_norm_act": True,
+                                "activate_out": True,
+                                "norm_cfg": {"type": "LN", "eps": 1e-2},
+                                "act_cfg": {"type": "GELU"},
+                                "no_such_option": 1,
+                            }.items()
+                        ]
+                        + [{**UPDATOR, "in_channels": 16, "feat_channels": 16, "out_channels": 16}],
+                        "no_such_option": [1],
+                    }.items()
+                    for value in values
+                ),
+            ],
+        },
+        harmless={
+            "decode_head.kernel_generate_head.dropout_ratio": 0.3,
+            "decode_head.kernel_update_head": [
+                {**KERNEL_UPDATE, "dropout": 0.3, "num_classes": 7, "kernel_init": True}
+            ]
+            * 2,
+        },
     ),
     "danet_r50-d8_512x512_160k_ade20k": Mutated(
         small={**DILATED, "decode_head.pam_channels": 8},

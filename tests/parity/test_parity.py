@@ -32,6 +32,7 @@ SLOW = (
 HEADS = {"decode": "decode", "aux": "auxiliary"}
 LOSSES = {"loss_ce": "cross_entropy", "loss_seg": "cross_entropy", "loss_se": "presence", "loss_dice": "dice"}
 BRANCHES = {"pam_cam": "", "pam": "position.", "cam": "channel."}  # of DANet's head
+STAGES = {"s0": "stage_0.", "s1": "stage_1.", "s2": "stage_2.", "s3": ""}  # of K-Net's head, behind the loss
 
 
 def convert(path):
@@ -104,9 +105,10 @@ def check_bfloat16(model, cases, tensors):
 
 def native_loss(name):
     """Our name of a loss: mmsegmentation numbers the heads of a list only, and calls a loss by its option in a config."""
-    head, *branch, loss = name.split(".")
+    head, *parts = name.split(".")
+    *branch, loss = parts if parts[-1] not in STAGES else parts[::-1]
     kind, _, number = head.partition("_")
-    return f"{HEADS[kind]}_{number or 0}.{''.join(BRANCHES[part] for part in branch)}{LOSSES[loss]}"
+    return f"{HEADS[kind]}_{number or 0}.{''.join((BRANCHES | STAGES)[part] for part in branch)}{LOSSES[loss]}"
 
 
 def check_losses(model, losses):

@@ -15,6 +15,7 @@ from segzoo.heads.fpn import FPNHead, FPNHeadConfig
 from segzoo.heads.gcnet import GCHead, GCHeadConfig
 from segzoo.heads.isanet import ISAHead, ISAHeadConfig
 from segzoo.heads.lraspp import LRASPPHead, LRASPPHeadConfig
+from segzoo.heads.knet import KNetHead, KNetHeadConfig, KNetHeadOutput
 from segzoo.heads.mask2former import Mask2FormerHead, Mask2FormerHeadConfig, Mask2FormerHeadOutput
 from segzoo.heads.non_local import NonLocalHead, NonLocalHeadConfig
 from segzoo.heads.ocr import OCRHead, OCRHeadConfig
@@ -62,6 +63,9 @@ __all__ = [
     "ISAHeadConfig",
     "LRASPPHead",
     "LRASPPHeadConfig",
+    "KNetHead",
+    "KNetHeadConfig",
+    "KNetHeadOutput",
     "Mask2FormerHead",
     "Mask2FormerHeadConfig",
     "Mask2FormerHeadOutput",

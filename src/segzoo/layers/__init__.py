@@ -6,7 +6,7 @@ from segzoo.layers.drop_path import DropPath
 from segzoo.layers.fusion_conv import FusionConv
 from segzoo.layers.norm import BatchNorm2d, ChannelNorm, GroupNorm, RMSNorm
 from segzoo.layers.pointwise import PointwiseLinear
-from segzoo.layers.precision import in_float32, without_autocast
+from segzoo.layers.precision import Float32LayerNorm, Float32Linear, in_float32, without_autocast
 from segzoo.layers.pyramid_pooling import PyramidPooling, pool_to_grid
 from segzoo.layers.resize import concatenate, rescale, resize
 from segzoo.layers.self_attention import SelfAttention, attend, reset_conv
@@ -20,6 +20,8 @@ __all__ = [
     "ChannelNorm",
     "ConvNormAct",
     "DropPath",
+    "Float32LayerNorm",
+    "Float32Linear",
     "FusionConv",
     "GroupNorm",
     "PointwiseLinear",

@@ -3,7 +3,8 @@
 import contextlib
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def in_float32(*tensors: Tensor) -> list[Tensor]:
@@ -16,3 +17,21 @@ def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[
     if torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()  # exports would make the other one a part of the graph
+
+
+class Float32Linear(nn.Linear):
+    """``nn.Linear`` in float32 at least, whatever its weight is kept in; for values beyond float16's 65504."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) -> (..., out_features), float32 or float64."""
+        x, weight = in_float32(x, self.weight)
+        with without_autocast(x.device):
+            return F.linear(x, weight, None if self.bias is None else self.bias.to(weight.dtype))
+
+
+class Float32LayerNorm(nn.LayerNorm):
+    """``nn.LayerNorm`` in float32 at least, whatever its weight is kept in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C), float32 or float64."""
+        return F.layer_norm(*in_float32(x), self.normalized_shape, *in_float32(self.weight, self.bias), self.eps)
