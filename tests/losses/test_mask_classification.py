@@ -13,13 +13,7 @@ from torch.nn import functional as F
 from segzoo.errors import SegZooError
 from segzoo.heads import FCNHeadConfig
 from segzoo.losses import MaskClassificationLoss, QueryPredictions, build_loss
-from segzoo.losses.matching import (
-    cheapest_pairs,
-    matching_costs,
-    sample_label_masks,
-    sample_maps,
-    uncertain_points,
-)
+from segzoo.losses.matching import cheapest_pairs, matching_costs, sample_label_masks
 
 RECORD = load_file(Path(__file__).parent / "records" / "mask2former.safetensors")
 
