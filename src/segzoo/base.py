@@ -43,6 +43,7 @@ _LAYERS = frozenset(
         "num_stages",
         "recurrence",
         "stem_blocks",
+        "subdivision_steps",
     }
 )
 # Fields that may be below 1: positions, and sizes that 0 turns off or that have a check of their own.

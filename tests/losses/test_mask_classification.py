@@ -12,14 +12,9 @@ from torch.nn import functional as F
 
 from segzoo.errors import SegZooError
 from segzoo.heads import FCNHeadConfig
+from segzoo.layers.points import sample_maps, uncertain_points
 from segzoo.losses import MaskClassificationLoss, QueryPredictions, build_loss
-from segzoo.losses.matching import (
-    cheapest_pairs,
-    matching_costs,
-    sample_label_masks,
-    sample_maps,
-    uncertain_points,
-)
+from segzoo.losses.matching import cheapest_pairs, matching_costs, sample_label_masks
 
 RECORD = load_file(Path(__file__).parent / "records" / "mask2former.safetensors")
 
@@ -53,10 +48,13 @@ def test_costs_and_pairs_are_the_originals():
     assert torch.equal(queries, queries.sort().values)
 
 
+def nearest_to_zero(logits):
+    return logits[:, 0].abs()
+
+
 def test_points_are_the_originals():
-    points = uncertain_points(
-        RECORD["points.mask_pred"][:, 0], 40, oversample_ratio=3.0, importance_ratio=0.75, draw=drawing("m2f/rand")
-    )
+    options = {"certainty": nearest_to_zero, "oversample_ratio": 3.0, "importance_ratio": 0.75}
+    points = uncertain_points(RECORD["points.mask_pred"], 40, **options, draw=drawing("m2f/rand"))
     assert relative_error(points, RECORD["points.coords"]) < 1e-12
 
 
@@ -123,8 +121,8 @@ def plain_parts(loss, layers, features, labels, draw):
         chosen, wanted_masks = torch.cat(chosen), torch.cat(wanted_masks)
         weights = torch.tensor([1.0] * num_labels + [0.1], dtype=torch.float64)
         class_loss = F.cross_entropy(layer.class_logits.flatten(0, 1), wanted.flatten(), weights)
-        options = {"oversample_ratio": 3.0, "importance_ratio": 0.75, "draw": draw}
-        points = uncertain_points(chosen.detach(), loss.num_points, **options)
+        options = {"certainty": nearest_to_zero, "oversample_ratio": 3.0, "importance_ratio": 0.75, "draw": draw}
+        points = uncertain_points(chosen.detach()[:, None], loss.num_points, **options)
         x, y = sample_maps(chosen[:, None], points)[:, 0], sample_maps(wanted_masks[:, None], points)[:, 0]
         p = x.sigmoid()
         dice = 1 - (2 * (p * y).sum(1) + 1) / (p.sum(1) + y.sum(1) + 1)

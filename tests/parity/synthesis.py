@@ -8,11 +8,15 @@ The distribution of the numbers depends on the role of the tensor, which its nam
 the records in this folder need are known here.
 """
 
+import contextlib
+import itertools
 import math
 import zlib
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
+import pytest
 import torch
 
 # Ranges of one-dimensional factors. Residual branches stay small, so that the sum does not grow with the depth.
@@ -99,3 +103,17 @@ def labels(name: str, shape: list[int], num_labels: int, block: int, ignore_inde
     ids = np.where(source.random(tiles) < 0.05, ignore_index, ids)
     pixels = np.kron(ids, np.ones((1, block, block), dtype=ids.dtype))
     return torch.from_numpy(np.ascontiguousarray(pixels[:, :height, :width])).long()
+
+
+@contextlib.contextmanager
+def draws(name: str | None) -> Iterator[None]:
+    """While the block runs, the k-th ``torch.rand`` returns the numbers of a name with k; None changes nothing."""
+    count = itertools.count()
+
+    def rand(shape: tuple[int, ...], *, device: torch.device) -> torch.Tensor:
+        return torch.from_numpy(random_source(f"rand{next(count)}:{name}").random(shape).astype(np.float32)).to(device)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if name is not None:
+            patch.setattr(torch, "rand", rand)
+        yield

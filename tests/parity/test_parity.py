@@ -30,7 +30,13 @@ SLOW = (
 )
 # The original's names -> ours.
 HEADS = {"decode": "decode", "aux": "auxiliary"}
-LOSSES = {"loss_ce": "cross_entropy", "loss_seg": "cross_entropy", "loss_se": "presence", "loss_dice": "dice"}
+LOSSES = {
+    "loss_ce": "cross_entropy",
+    "loss_seg": "cross_entropy",
+    "pointloss_ce": "cross_entropy",
+    "loss_se": "presence",
+    "loss_dice": "dice",
+}
 BRANCHES = {"pam_cam": "", "pam": "position.", "cam": "channel."}  # of DANet's head
 STAGES = {"s0": "stage_0.", "s1": "stage_1.", "s2": "stage_2.", "s3": ""}  # of K-Net's head, behind the loss
 
@@ -117,7 +123,9 @@ def check_losses(model, losses):
     labels = synthesis.labels(
         losses["labels"], [batch, height, width], model.config.num_labels, losses["block"], ignore_index=255
     )
-    with torch.no_grad():
+    if "draws" in losses:  # of points, which the last head has in training alone
+        model.decode_heads[-1].train()
+    with torch.no_grad(), synthesis.draws(losses.get("draws")):
         found = model(pixel_values=pixels, labels=labels)
     wanted = {native_loss(name): value for name, value in losses["values"].items() if name != "__total__"}
     assert {name: float(value) for name, value in found.losses.items()} == pytest.approx(wanted, rel=1e-6)

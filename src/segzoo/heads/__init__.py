@@ -8,6 +8,7 @@ from segzoo.heads.ccnet import CCHead, CCHeadConfig
 from segzoo.heads.danet import DAHead, DAHeadConfig, DAHeadOutput
 from segzoo.heads.dmnet import DMHead, DMHeadConfig
 from segzoo.heads.dnlnet import DNLHead, DNLHeadConfig
+from segzoo.heads.dpt import DPTHead, DPTHeadConfig
 from segzoo.heads.emanet import EMAHead, EMAHeadConfig
 from segzoo.heads.encnet import EncHead, EncHeadConfig, EncHeadOutput
 from segzoo.heads.fcn import FCNHead, FCNHeadConfig
@@ -19,6 +20,7 @@ from segzoo.heads.knet import KNetHead, KNetHeadConfig, KNetHeadOutput
 from segzoo.heads.mask2former import Mask2FormerHead, Mask2FormerHeadConfig, Mask2FormerHeadOutput
 from segzoo.heads.non_local import NonLocalHead, NonLocalHeadConfig
 from segzoo.heads.ocr import OCRHead, OCRHeadConfig
+from segzoo.heads.point import PointHead, PointHeadConfig, PointHeadOutput
 from segzoo.heads.psanet import PSAHead, PSAHeadConfig
 from segzoo.heads.psp import PSPHead, PSPHeadConfig
 from segzoo.heads.segformer import SegFormerHead, SegFormerHeadConfig
@@ -38,6 +40,8 @@ __all__ = [
     "DNLHeadConfig",
     "DMHead",
     "DMHeadConfig",
+    "DPTHead",
+    "DPTHeadConfig",
     "EMAHead",
     "EMAHeadConfig",
     "EncHead",
@@ -74,6 +78,9 @@ __all__ = [
     "OCRHead",
     "OCRHeadConfig",
     "OneMapHeadConfig",
+    "PointHead",
+    "PointHeadConfig",
+    "PointHeadOutput",
     "PSAHead",
     "PSAHeadConfig",
     "PSPHead",

@@ -14,17 +14,9 @@ from torch.nn import functional as F
 from transformers.utils.generic import maybe_autocast
 
 from segzoo.errors import SegZooError
+from segzoo.layers.points import MAX_POINTS, Draw, random_numbers, sample_maps, uncertain_points
 from segzoo.losses.base import Loss, count, factor, number
-from segzoo.losses.matching import (
-    Draw,
-    cheapest_pairs,
-    matching_costs,
-    sample_label_masks,
-    sample_maps,
-    uncertain_points,
-)
-
-_MAX_POINTS = 2**20  # as many as a mask of 1024x1024 has pixels; they are held for every mask at once
+from segzoo.losses.matching import cheapest_pairs, matching_costs, sample_label_masks
 
 
 @dataclass(frozen=True)
@@ -89,7 +81,7 @@ class MaskClassificationLoss(Loss):
         self._set("oversample_ratio", oversample)
         ratio = number(self.importance_ratio, f"{self.name}: importance_ratio", at_least=0.0, at_most=1.0)
         self._set("importance_ratio", ratio)
-        count(self.num_points, f"{self.name}: num_points", at_most=_MAX_POINTS)
+        count(self.num_points, f"{self.name}: num_points", at_most=MAX_POINTS)
 
     def compute(self, logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
         """Always raise an error, because dense logits hold no queries; `parts` computes the loss.
@@ -137,7 +129,7 @@ class MaskClassificationLoss(Loss):
                 for layer in predictions
             ]
             if draw is None:
-                draw = lambda shape: torch.rand(shape, device=features.device)  # noqa: E731
+                draw = random_numbers(features.device)
             present = _present_classes(labels, layers[0].class_logits.shape[2] - 1, ignore_index)
             matched = [min(len(classes), layers[0].class_logits.shape[1]) for classes in present]
             num_masks = _mean_over_processes(features.new_tensor(float(sum(matched)))).clamp(min=1)
@@ -207,8 +199,9 @@ class MaskClassificationLoss(Loss):
 
         with torch.no_grad():
             points = uncertain_points(
-                masks,
+                masks[:, None],
                 self.num_points,
+                certainty=lambda logits: logits[:, 0].abs(),
                 oversample_ratio=self.oversample_ratio,
                 importance_ratio=self.importance_ratio,
                 draw=draw,

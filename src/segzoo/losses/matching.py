@@ -1,36 +1,19 @@
-"""Which query answers for which class of an image, and the points at which masks are compared.
+"""Which query answers for which class of an image, and the masks of classes at points.
 
 From "Masked-attention Mask Transformer for Universal Image Segmentation" (Cheng et al., 2021),
-https://arxiv.org/abs/2112.01527, and for the uncertain points "PointRend: Image Segmentation as Rendering" (Kirillov
-et al., 2019), https://arxiv.org/abs/1912.08193.
+https://arxiv.org/abs/2112.01527.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
-Draw = Callable[[tuple[int, ...]], Tensor]
-"""Makes a tensor of the given shape with uniform random numbers in 0..1, on the device of the loss."""
-
-
-def sample_maps(maps: Tensor, points: Tensor) -> Tensor:
-    """Values of maps at points, interpolated bilinearly; maps are 0 outside their edges.
-
-    Args:
-        maps: (N, C, H, W).
-        points: (N, P, 2), (x, y) in 0..1 from edge to edge.
-
-    Returns:
-        values (N, C, P).
-    """
-    return F.grid_sample(maps, (2 * points - 1)[:, None], align_corners=False)[:, :, 0]
-
 
 def sample_label_masks(labels: Tensor, images: Tensor, points: Tensor, classes: Tensor) -> Tensor:
-    """Values of the classes' masks at points, as ``sample_maps`` of the masks would give them, without making masks.
+    """Values of the classes' masks at points, as `segzoo.layers.points.sample_maps` of the masks would give them, without making masks.
 
     Args:
         labels: class ids (B, H, W).
@@ -54,33 +37,6 @@ def sample_label_masks(labels: Tensor, images: Tensor, points: Tensor, classes: 
             found = labels.flatten(1)[images[:, None], at]
             total += (found[:, None] == classes[:, :, None]) * (weight * inside)[:, None]
     return total
-
-
-def uncertain_points(
-    masks: Tensor, num_points: int, *, oversample_ratio: float, importance_ratio: float, draw: Draw
-) -> Tensor:
-    """Points of which some lie where the masks' logits are nearest to zero, and the others anywhere.
-
-    Args:
-        masks: logits (N, H, W).
-        num_points: number of points per mask, P.
-        oversample_ratio: number of random points from which uncertain ones are chosen, relative to ``num_points``.
-        importance_ratio: share of the points that are chosen so, 0..1.
-        draw: source of random numbers; called with (N, P * oversample_ratio, 2) and, if there are any, for the other
-            points.
-
-    Returns:
-        (N, P, 2), (x, y) in 0..1.
-    """
-    count = masks.shape[0]
-    points = draw((count, int(num_points * oversample_ratio), 2)).to(masks.dtype)
-    uncertain = int(importance_ratio * num_points)
-    certainty = sample_maps(masks[:, None], points)[:, 0].abs()
-    nearest = certainty.topk(uncertain, dim=1, largest=False).indices
-    points = points.gather(1, nearest[:, :, None].expand(-1, -1, 2))
-    if uncertain < num_points:
-        points = torch.cat([points, draw((count, num_points - uncertain, 2)).to(masks.dtype)], dim=1)
-    return points
 
 
 def matching_costs(

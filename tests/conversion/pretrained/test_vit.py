@@ -11,6 +11,7 @@ from segzoo.backbones import BeitBackbone, ViTAdapterBackbone, ViTBackbone
 from segzoo.commands.cli import main
 from segzoo.conversion.convert import convert_checkpoint
 from segzoo.conversion.errors import ConversionError
+from segzoo.conversion.pretrained import find_kind
 from segzoo.conversion.pretrained.vit import read_npz, translate_pretrained_vit
 
 WIDTH, DEPTH, PATCH, SIDE = 192, 2, 16, 4  # three heads; 4 x 4 patches
@@ -233,6 +234,7 @@ def test_openmmlab_layouts(names, prefix, tmp_path):
     model = convert(tmp_path / "vit.pth", tmp_path)
     assert type(model) is ViTBackbone and model.config.image_size == 64
     assert_same(model, reference(state, image(), positions=state["pos_embed"]))
+    assert find_kind(saved | {"decode_head.conv_seg.weight": torch.zeros(2, 8, 1, 1)}) is None  # a whole model
 
 
 def test_beit_with_absolute_positions_and_a_bias_on_keys(tmp_path):

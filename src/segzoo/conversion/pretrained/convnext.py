@@ -32,7 +32,7 @@ _LEFT_OUT = ("norm.{}", "head.{}", "convnext.layernorm.{}", "classifier.{}")
 
 def is_convnext(state: Mapping[str, Tensor]) -> bool:
     """Whether these are the weights of a ConvNeXt classifier, and of no segmentation model."""
-    return _layout(state) is not None and not any(key.startswith("decode_head.") for key in state)
+    return _layout(state) is not None
 
 
 def _layout(state: Mapping[str, Tensor]) -> tuple[str, Spelling] | None:
