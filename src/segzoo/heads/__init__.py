@@ -20,8 +20,11 @@ from segzoo.heads.ocr import OCRHead, OCRHeadConfig
 from segzoo.heads.psanet import PSAHead, PSAHeadConfig
 from segzoo.heads.psp import PSPHead, PSPHeadConfig
 from segzoo.heads.segformer import SegFormerHead, SegFormerHeadConfig
+from segzoo.heads.segmenter import SegmenterHead, SegmenterHeadConfig
 from segzoo.heads.separable_aspp import SeparableASPPHead, SeparableASPPHeadConfig
 from segzoo.heads.separable_fcn import SeparableFCNHead, SeparableFCNHeadConfig
+from segzoo.heads.setr import SETRUPHead, SETRUPHeadConfig
+from segzoo.heads.setr_mla import SETRMLAHead, SETRMLAHeadConfig
 from segzoo.heads.stdc import STDCHead, STDCHeadConfig
 from segzoo.heads.uper import UPerHead, UPerHeadConfig
 
@@ -71,10 +74,16 @@ __all__ = [
     "PSAHeadConfig",
     "PSPHead",
     "PSPHeadConfig",
+    "SETRMLAHead",
+    "SETRMLAHeadConfig",
+    "SETRUPHead",
+    "SETRUPHeadConfig",
     "STDCHead",
     "STDCHeadConfig",
     "SegFormerHead",
     "SegFormerHeadConfig",
+    "SegmenterHead",
+    "SegmenterHeadConfig",
     "SeparableASPPHead",
     "SeparableASPPHeadConfig",
     "SeparableFCNHead",
