@@ -22,6 +22,9 @@ RECORDS = sorted((Path(__file__).parent / "records").glob("*.json"), key=lambda 
 
 SLOW = (
     "fcn_unet_s5-d16_4x4_512x1024_160k_cityscapes",  # its backbone is that of pspnet_unet
+    "setr_mla_512x512_160k_b8_ade20k",
+    "setr_naive_512x512_160k_b16_ade20k",
+    "setr_pup_512x512_160k_b16_ade20k",
     "upernet_intern_vit_6b_504_80k_ade20k_bs16_lr4e-5",
     "upernet_mae-base_fp16_8x2_512x512_160k_ade20k",
 )
