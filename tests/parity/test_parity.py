@@ -25,6 +25,9 @@ SLOW = (
     "apcnet_r50-d8_512x512_160k_ade20k",
     "dmnet_r50-d8_512x512_160k_ade20k",
     "linear_intern_vit_6b_504_80k_ade20k_bs16_lr4e-5_frozen",
+    "setr_mla_512x512_160k_b8_ade20k",
+    "setr_naive_512x512_160k_b16_ade20k",
+    "setr_pup_512x512_160k_b16_ade20k",
     "upernet_intern_vit_6b_504_80k_ade20k_bs16_lr4e-5",
     "upernet_mae-base_fp16_8x2_512x512_160k_ade20k",
 )

@@ -15,8 +15,8 @@ from segzoo.heads.fcn import FCNHead, FCNHeadConfig
 from segzoo.heads.fpn import FPNHead, FPNHeadConfig
 from segzoo.heads.gcnet import GCHead, GCHeadConfig
 from segzoo.heads.isanet import ISAHead, ISAHeadConfig
-from segzoo.heads.lraspp import LRASPPHead, LRASPPHeadConfig
 from segzoo.heads.knet import KNetHead, KNetHeadConfig, KNetHeadOutput
+from segzoo.heads.lraspp import LRASPPHead, LRASPPHeadConfig
 from segzoo.heads.mask2former import Mask2FormerHead, Mask2FormerHeadConfig, Mask2FormerHeadOutput
 from segzoo.heads.non_local import NonLocalHead, NonLocalHeadConfig
 from segzoo.heads.ocr import OCRHead, OCRHeadConfig
@@ -24,8 +24,11 @@ from segzoo.heads.point import PointHead, PointHeadConfig, PointHeadOutput
 from segzoo.heads.psanet import PSAHead, PSAHeadConfig
 from segzoo.heads.psp import PSPHead, PSPHeadConfig
 from segzoo.heads.segformer import SegFormerHead, SegFormerHeadConfig
+from segzoo.heads.segmenter import SegmenterHead, SegmenterHeadConfig
 from segzoo.heads.separable_aspp import SeparableASPPHead, SeparableASPPHeadConfig
 from segzoo.heads.separable_fcn import SeparableFCNHead, SeparableFCNHeadConfig
+from segzoo.heads.setr import SETRUPHead, SETRUPHeadConfig
+from segzoo.heads.setr_mla import SETRMLAHead, SETRMLAHeadConfig
 from segzoo.heads.stdc import STDCHead, STDCHeadConfig
 from segzoo.heads.uper import UPerHead, UPerHeadConfig
 
@@ -85,10 +88,16 @@ __all__ = [
     "PSAHeadConfig",
     "PSPHead",
     "PSPHeadConfig",
+    "SETRMLAHead",
+    "SETRMLAHeadConfig",
+    "SETRUPHead",
+    "SETRUPHeadConfig",
     "STDCHead",
     "STDCHeadConfig",
     "SegFormerHead",
     "SegFormerHeadConfig",
+    "SegmenterHead",
+    "SegmenterHeadConfig",
     "SeparableASPPHead",
     "SeparableASPPHeadConfig",
     "SeparableFCNHead",

@@ -8,7 +8,7 @@ from segzoo.layers.norm import BatchNorm2d, ChannelNorm, GroupNorm, RMSNorm
 from segzoo.layers.pointwise import PointwiseLinear
 from segzoo.layers.precision import Float32LayerNorm, Float32Linear, in_float32, without_autocast
 from segzoo.layers.pyramid_pooling import PyramidPooling, pool_to_grid
-from segzoo.layers.resize import concatenate, rescale, resize
+from segzoo.layers.resize import concatenate, enlarge, rescale, resize
 from segzoo.layers.self_attention import SelfAttention, attend, reset_conv
 from segzoo.layers.spatial_reduction import SpatialReductionAttention
 from segzoo.layers.tokens import to_map, to_tokens
@@ -33,6 +33,7 @@ __all__ = [
     "attend",
     "TransposedConvNormAct",
     "concatenate",
+    "enlarge",
     "in_float32",
     "pool_to_grid",
     "reset_conv",

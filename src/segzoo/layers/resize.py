@@ -22,6 +22,11 @@ def resize(
     return F.interpolate(x, size=tuple(size), mode=mode, align_corners=None if mode == "nearest" else align_corners)
 
 
+def enlarge(x: Tensor, factor: int, *, align_corners: bool = False) -> Tensor:
+    """Resize maps (B, C, H, W) bilinearly to ``factor`` times their sides."""
+    return resize(x, [side * factor for side in x.shape[-2:]], align_corners=align_corners)
+
+
 def rescale(x: Tensor, scale: float, *, align_corners: bool = False) -> Tensor:
     """Resize maps (B, C, H, W) bilinearly by a factor; the sides are rounded down.
 

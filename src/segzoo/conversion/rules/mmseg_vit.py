@@ -129,6 +129,10 @@ def _embedding_keys(config: ViTConfig) -> Iterable[KeyRule]:
     yield KeyRule("patch_embed.projection.{}", "patch_embedding.{}")
     yield KeyRule("pre_norm.{}", "pre_norm.{}")
     yield KeyRule("ln1.{}", "norm.{}")
+    yield from _norm_and_mlp_keys()
+
+
+def _norm_and_mlp_keys() -> Iterable[KeyRule]:
     for i in (1, 2):
         yield KeyRule(f"layers.{{}}.ln{i}.{{}}", f"layers.{{}}.norm{i}.{{}}")
     yield KeyRule("layers.{}.ffn.layers.0.0.{}", "layers.{}.mlp.fc1.{}")
@@ -138,6 +142,16 @@ def _embedding_keys(config: ViTConfig) -> Iterable[KeyRule]:
 def mmseg_keys(config: ViTConfig) -> Iterable[KeyRule]:
     """The key rules of mmsegmentation's ViT, whose attention is PyTorch's."""
     yield from _embedding_keys(config)
+    yield from _attention_keys()
+
+
+def mmseg_block_keys() -> Iterable[KeyRule]:
+    """The key rules of mmsegmentation's ``TransformerEncoderLayer``s in a list ``layers``."""
+    yield from _norm_and_mlp_keys()
+    yield from _attention_keys()
+
+
+def _attention_keys() -> Iterable[KeyRule]:
     attention = "layers.{}.attn.attn"
     for part in ("weight", "bias"):
         yield KeyRule(f"{attention}.in_proj_{part}", f"layers.{{}}.attention.qkv.{part}")

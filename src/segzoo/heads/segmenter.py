@@ -1,0 +1,135 @@
+"""Segmenter's mask head: a transformer over patches and class tokens, whose cosines are the scores.
+
+From "Segmenter: Transformer for Semantic Segmentation" (Strudel et al., 2021), https://arxiv.org/abs/2105.05633, as
+mmsegmentation's ``SegmenterMaskTransformerHead`` trains it.
+"""
+
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import initialization as init
+
+from segzoo.auto import register_head
+from segzoo.errors import SegZooError
+from segzoo.heads.base import Head, HeadOutput, OneMapHeadConfig
+from segzoo.layers import PointwiseLinear, in_float32, to_map, to_tokens, without_autocast
+from segzoo.layers.vit import Attention, ViTBlock, drop_path_rates
+
+
+@strict
+class SegmenterHeadConfig(OneMapHeadConfig):
+    """Options of ``SegmenterHead``, besides those of ``OneMapHeadConfig``; ``norm`` and ``activation`` are not used.
+
+    Args:
+        channels: width of the tokens.
+        num_layers: number of transformer blocks.
+        num_heads: number of attention heads, a divisor of ``channels``.
+        mlp_ratio: hidden width of the feed-forward parts, relative to ``channels``.
+        dropout: probability of dropping a value after attention and in the feed-forward parts, while training.
+        attention_dropout: probability of dropping an attention weight.
+        drop_path_rate: probability of dropping a residual branch in the last block; it grows linearly from 0 in the
+            first.
+        norm_eps: epsilon of all layer norms.
+
+    Raises:
+        SegZooError: ``channels`` does not divide into the heads.
+    """
+
+    model_type = "segzoo_segmenter_head"
+
+    channels: int = 768
+    num_layers: int = 2
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    drop_path_rate: float = 0.1
+
+    def check(self) -> None:
+        """``channels`` is a multiple of ``num_heads``."""
+        super().check()
+        if self.channels % self.num_heads:
+            raise SegZooError(
+                f"SegmenterHeadConfig: channels={self.channels} does not divide into num_heads={self.num_heads}"
+            )
+
+    @classmethod
+    def tiny(cls) -> Self:
+        return cls(in_channels=[32], in_index=[2], channels=16, num_heads=2, mlp_ratio=2.0, num_labels=5)
+
+
+class ClassTokens(nn.Module):
+    """What depends on the classes: a token (1, K, C) for each, and the norm of a pixel's K cosines."""
+
+    def __init__(self, num_labels: int, channels: int, norm_eps: float):
+        super().__init__()
+        self.tokens = nn.Parameter(torch.zeros(1, num_labels, channels))
+        self.norm = nn.LayerNorm(num_labels, eps=norm_eps)
+
+    def forward(self, pixels: Tensor, classes: Tensor) -> Tensor:
+        """Pixels (B, N, C) and classes (B, K, C) -> the normalised cosines (B, N, K) between them, in float32 at least.
+
+        The norm enlarges the small differences between the cosines, which half precision would round away.
+        """
+        with without_autocast(pixels.device):
+            pixels, classes = (F.normalize(x, dim=-1) for x in in_float32(pixels, classes))
+            cosines = pixels @ classes.transpose(1, 2)
+            weight, bias = in_float32(self.norm.weight, self.norm.bias)
+            return F.layer_norm(cosines, self.norm.normalized_shape, weight, bias, self.norm.eps)
+
+
+class SegmenterHead(Head):
+    """Reads one map, or the concatenation of several, and returns logits at its resolution."""
+
+    config: SegmenterHeadConfig
+    _no_split_modules = ["ViTBlock"]
+
+    def __init__(self, config: SegmenterHeadConfig):
+        super().__init__(config)
+        width = config.channels
+        self.projection = PointwiseLinear(sum(config.in_channels), width)
+        self.layers = nn.ModuleList(
+            ViTBlock(
+                Attention(config, width, config.num_heads, dropout=config.attention_dropout),
+                width,
+                int(width * config.mlp_ratio),
+                norm_eps=config.norm_eps,
+                dropout=config.dropout,
+                drop_path=rate,
+            )
+            for rate in drop_path_rates(config.drop_path_rate, config.num_layers)
+        )
+        self.norm = nn.LayerNorm(width, eps=config.norm_eps)
+        self.pixel_projection = PointwiseLinear(width, width, bias=False)
+        self.class_projection = PointwiseLinear(width, width, bias=False)
+        self.post_init()
+
+    def build_classifier(self, config: SegmenterHeadConfig) -> nn.Module:
+        """The class tokens, which go through the blocks, and the norm of the scores."""
+        return ClassTokens(config.num_outputs, config.channels, config.norm_eps)
+
+    def forward(self, feature_maps: Sequence[Tensor], previous: HeadOutput | None = None) -> HeadOutput:
+        """As `Head.forward`; the logits are in float32 at least."""
+        (x,) = self.select(feature_maps)
+        grid = (x.shape[2], x.shape[3])
+        tokens, classes = self.projection(to_tokens(x)), self.classifier.tokens
+        count = classes.shape[1]
+        tokens = torch.cat([tokens, classes.expand(tokens.shape[0], -1, -1).to(tokens.dtype)], dim=1)
+        for layer in self.layers:
+            tokens = layer(tokens, grid)
+        tokens = self.norm(tokens)
+        pixels, classes = self.pixel_projection(tokens[:, :-count]), self.class_projection(tokens[:, -count:])
+        return HeadOutput(logits=to_map(self.classifier(pixels, classes), grid))
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if module is self.classifier:
+            init.trunc_normal_(module.tokens, std=0.02)
+        else:
+            super()._init_weights(module)
+
+
+register_head(SegmenterHeadConfig, SegmenterHead)
