@@ -31,7 +31,7 @@ def trace_model(
     free = [0] * free_batch + ([1, 2] if exported.uint8 else [2, 3]) * free_size
     shapes = (dict.fromkeys(free, torch.export.Dim.DYNAMIC),)
     try:
-        program = _oblivious_trace(exported, example, shapes) if free else None
+        program = _oblivious_trace(exported, example, shapes) if free_size else None
         if program is None:
             program = _plain_trace(exported, example, shapes)
     except SegZooError:
@@ -76,8 +76,12 @@ def _oblivious_trace(
         return None
     given = next(node for node in program.graph.nodes if node.target in program.graph_signature.user_inputs)
     batch = given.meta["val"].shape[0]
-    fixed = not isinstance(batch, torch.SymInt)
-    return program if fixed or program.range_constraints[batch.node.expr].lower <= 1 else None
+    if not isinstance(batch, torch.SymInt):
+        return program
+    symbol = batch.node.expr
+    asked = [guard.expr for guard in batch.node.shape_env.guards if guard.expr.free_symbols == {symbol}]
+    several = program.range_constraints[symbol].lower > 1 or any(expr.subs(symbol, 1) == False for expr in asked)  # noqa: E712
+    return None if several else program
 
 
 @contextlib.contextmanager
