@@ -14,6 +14,7 @@ from segzoo.backbones.internimage import InternImageBackbone, InternImageConfig
 from segzoo.backbones.internvit import InternViTBackbone, InternViTConfig
 from segzoo.backbones.mit import MiTBackbone, MiTConfig
 from segzoo.backbones.mobilenetv2 import MobileNetV2Backbone, MobileNetV2Config
+from segzoo.backbones.resnest import ResNeStBackbone, ResNeStConfig
 from segzoo.backbones.resnet import ResNetBackbone, ResNetConfig
 from segzoo.backbones.stage_encoder import StageEncoderBackbone, StageEncoderConfig
 from segzoo.backbones.stdc import STDCBackbone, STDCConfig, STDCNetBackbone, STDCNetConfig
@@ -53,6 +54,8 @@ __all__ = [
     "MiTConfig",
     "MobileNetV2Backbone",
     "MobileNetV2Config",
+    "ResNeStBackbone",
+    "ResNeStConfig",
     "ResNetBackbone",
     "ResNetConfig",
     "STDCBackbone",

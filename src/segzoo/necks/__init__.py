@@ -3,6 +3,7 @@
 from segzoo.necks.base import Neck, NeckConfig
 from segzoo.necks.fpn import FPNNeck, FPNNeckConfig
 from segzoo.necks.icnet import ICNeck, ICNeckConfig
+from segzoo.necks.jpu import JPUNeck, JPUNeckConfig
 from segzoo.necks.multilevel import MultiLevelNeck, MultiLevelNeckConfig
 from segzoo.necks.pyramid import PyramidNeck, PyramidNeckConfig
 
@@ -11,6 +12,8 @@ __all__ = [
     "FPNNeckConfig",
     "ICNeck",
     "ICNeckConfig",
+    "JPUNeck",
+    "JPUNeckConfig",
     "MultiLevelNeck",
     "MultiLevelNeckConfig",
     "Neck",
