@@ -9,12 +9,12 @@ from typing import Any, Self
 
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoBackbone, AutoConfig, PreTrainedConfig
 
 from segzoo.auto import register_backbone
 from segzoo.backbones import resnet
 from segzoo.backbones.base import Backbone, BackboneConfig
-from segzoo.backbones.resnet import ResNetBackbone, ResNetConfig
+from segzoo.backbones.resnet import ResNetConfig
 from segzoo.base import ConvBlockConfig, Ints, nested_dict
 from segzoo.compat import SubConfigSpec
 from segzoo.errors import SegZooError
@@ -105,7 +105,7 @@ class ICNetBackbone(Backbone):
     def __init__(self, config: ICNetConfig):
         super().__init__(config)
         config.resnet_config.num_channels = config.num_channels
-        self.resnet = ResNetBackbone(config.resnet_config)
+        self.resnet = AutoBackbone.from_config(config.resnet_config)
         self.resnet.pool.ceil_mode = True  # which keeps the last row and column of odd maps
         light, pyramid, options = config.light_channels, config.pyramid_channels, config.block_options
         options["align_corners"] = config.align_corners

@@ -9,7 +9,7 @@ mmsegmentation's ``ResNet``, ``ResNetV1c``, ``ResNetV1d`` and ``ResNeXt``
 stems.
 """
 
-from typing import Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
@@ -85,6 +85,7 @@ class ResNetConfig(ConvBlockConfig, BackboneConfig):
     """
 
     model_type = "segzoo_resnet"
+    known_depths: ClassVar[dict[int, tuple[tuple[int, ...], bool]]] = DEPTHS
 
     depth: int = 50
     num_stages: int = 4
@@ -104,31 +105,38 @@ class ResNetConfig(ConvBlockConfig, BackboneConfig):
     @property
     def bottleneck(self) -> bool:
         """Whether the blocks are bottlenecks (depth 50 and more)."""
-        return DEPTHS[self.depth][1]
+        return self.known_depths[self.depth][1]
 
     @property
     def blocks(self) -> list[int]:
         """Number of blocks of each stage."""
-        return list(DEPTHS[self.depth][0][: self.num_stages])
+        return list(self.known_depths[self.depth][0][: self.num_stages])
+
+    def inner_width(self, stage: int) -> int:
+        """Channels inside the blocks of a stage; stages are counted from 0."""
+        planes = self.base_channels * 2**stage
+        return planes if self.groups == 1 else planes * self.base_width // self.base_channels * self.groups
 
     def check(self) -> None:
         """The depth exists, lists have an entry per stage or block, and only bottlenecks have groups."""
         super().check()
-        if self.depth not in DEPTHS:
-            raise SegZooError(f"ResNet has no depth {self.depth}; choose one of {', '.join(map(str, DEPTHS))}")
+        name = type(self).__name__.removesuffix("Config")
+        if self.depth not in self.known_depths:
+            known = ", ".join(map(str, self.known_depths))
+            raise SegZooError(f"{name} has no depth {self.depth}; choose one of {known}")
         if not 1 <= self.num_stages <= 4:
-            raise SegZooError(f"ResNet: num_stages={self.num_stages} is not between 1 and 4")
-        for name in ("strides", "dilations"):
-            if len(getattr(self, name)) != self.num_stages:
+            raise SegZooError(f"{name}: num_stages={self.num_stages} is not between 1 and 4")
+        for field in ("strides", "dilations"):
+            if len(getattr(self, field)) != self.num_stages:
                 raise SegZooError(
-                    f"ResNet: {name}={getattr(self, name)} needs one entry for each of {self.num_stages} stages"
+                    f"{name}: {field}={getattr(self, field)} needs one entry for each of {self.num_stages} stages"
                 )
         if self.multi_grid is not None and len(self.multi_grid) != self.blocks[-1]:
             raise SegZooError(
-                f"ResNet: multi_grid={self.multi_grid} needs one entry for each of the last stage's {self.blocks[-1]} blocks"
+                f"{name}: multi_grid={self.multi_grid} needs one entry for each of the last stage's {self.blocks[-1]} blocks"
             )
         if self.groups != 1 and not self.bottleneck:
-            raise SegZooError(f"ResNet: groups={self.groups} needs bottleneck blocks; use depth 50, 101 or 152")
+            raise SegZooError(f"{name}: groups={self.groups} needs bottleneck blocks; use depth 50, 101 or 152")
 
     @classmethod
     def tiny(cls) -> Self:
@@ -170,7 +178,7 @@ class ResNetBlock(GradientCheckpointingLayer):
             out_channels, width = 4 * planes, planes if width is None else width
             strides = (stride, 1) if downsample_in_bottleneck else (1, stride)
             self.conv1 = block(in_channels, width, 1, stride=strides[0])
-            self.conv2 = block(width, width, 3, stride=strides[1], padding=first, dilation=first, groups=groups)
+            self.conv2 = self.wide_conv(config, width, stride=strides[1], dilation=first, groups=groups)
             self.conv3 = block(width, out_channels, 1, activation=None)
         else:
             out_channels = planes
@@ -185,6 +193,11 @@ class ResNetBlock(GradientCheckpointingLayer):
             self.shortcut = block(in_channels, out_channels, 1, stride=stride, activation=None)
         self.activation = config.make_activation()
 
+    @staticmethod
+    def wide_conv(config: Any, width: int, *, stride: int, dilation: int, groups: int) -> nn.Module:
+        """A bottleneck's 3x3 convolution, which another kind of block may replace."""
+        return config.block(width, width, 3, stride=stride, padding=dilation, dilation=dilation, groups=groups)
+
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.conv3(self.conv2(self.conv1(x))) + self.shortcut(self.pool(x)))
 
@@ -197,6 +210,7 @@ class ResNetBackbone(Backbone):
     """
 
     config: ResNetConfig
+    block_class: ClassVar[type[ResNetBlock]] = ResNetBlock
     _no_split_modules = ["ResNetBlock"]
 
     def __init__(self, config: ResNetConfig):
@@ -213,21 +227,19 @@ class ResNetBackbone(Backbone):
         self.stages = nn.ModuleList()
         self.num_features = [stem]
         for stage in range(config.num_stages):
-            planes = width = config.base_channels * 2**stage
-            if config.groups != 1:
-                width = planes * config.base_width // config.base_channels * config.groups
+            planes = config.base_channels * 2**stage
             layers = nn.Sequential()
             channels = self.num_features[-1]
             for block, dilation in enumerate(self.block_dilations(stage)):
                 layers.append(
-                    ResNetBlock(
+                    self.block_class(
                         config,
                         channels,
                         planes,
                         bottleneck=config.bottleneck,
                         stride=config.strides[stage] if block == 0 else 1,
                         dilations=(dilation, config.dilations[stage] if config.dilate_basic_blocks else 1),
-                        width=width,
+                        width=config.inner_width(stage),
                         groups=config.groups,
                         average_downsample=config.average_downsample,
                         downsample_in_bottleneck=config.downsample_in_bottleneck,

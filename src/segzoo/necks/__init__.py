@@ -4,6 +4,7 @@ from segzoo.necks.base import Neck, NeckConfig
 from segzoo.necks.fpn import FPNNeck, FPNNeckConfig
 from segzoo.necks.icnet import ICNeck, ICNeckConfig
 from segzoo.necks.mla import MLANeck, MLANeckConfig
+from segzoo.necks.jpu import JPUNeck, JPUNeckConfig
 from segzoo.necks.multilevel import MultiLevelNeck, MultiLevelNeckConfig
 from segzoo.necks.pyramid import PyramidNeck, PyramidNeckConfig
 
@@ -14,6 +15,8 @@ __all__ = [
     "ICNeckConfig",
     "MLANeck",
     "MLANeckConfig",
+    "JPUNeck",
+    "JPUNeckConfig",
     "MultiLevelNeck",
     "MultiLevelNeckConfig",
     "Neck",

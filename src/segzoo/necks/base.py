@@ -1,6 +1,9 @@
 """What all necks share: channels that are taken from the backbone, and ``out_channels``."""
 
+from collections.abc import Sequence
+
 from huggingface_hub.dataclasses import strict
+from torch import Tensor
 
 from segzoo.base import Ints, SegZooPreTrainedModel, SegZooSubConfig
 from segzoo.errors import SegZooError
@@ -16,6 +19,34 @@ class NeckConfig(SegZooSubConfig):
     """
 
     in_channels: Ints | None = None
+
+
+@strict
+class MapRangeNeckConfig(NeckConfig):
+    """Options of necks that use some of the maps that they are given.
+
+    Args:
+        in_channels: channels of all maps, from fine to coarse.
+        first_map: position of the finest map that is used.
+        end_map: position after the coarsest map that is used; None uses all to the last.
+
+    Raises:
+        SegZooError: ``first_map`` and ``end_map`` name no map.
+    """
+
+    first_map: int = 0
+    end_map: int | None = None
+
+    def check(self) -> None:
+        """The maps that are used exist."""
+        super().check()
+        count = len(self.in_channels) if self.in_channels else None
+        end = count if self.end_map is None else self.end_map
+        if end is not None and not 0 <= self.first_map < end <= (count or end):
+            raise SegZooError(
+                f"{type(self).__name__}: first_map={self.first_map} and end_map={self.end_map} choose no map of {count or 'those'} "
+                "that there are; the maps from first_map up to, without, end_map are used"
+            )
 
 
 class Neck(SegZooPreTrainedModel):
@@ -36,3 +67,9 @@ class Neck(SegZooPreTrainedModel):
             raise SegZooError(
                 f"{type(config).__name__}.in_channels is not set; give the channels of the backbone's feature maps"
             )
+
+    def check_count(self, feature_maps: Sequence[Tensor]) -> None:
+        """Raise a SegZooError unless there are as many maps as the config has ``in_channels``."""
+        wanted = len(self.config.in_channels)
+        if len(feature_maps) != wanted:
+            raise SegZooError(f"{type(self).__name__} was built for {wanted} maps but was given {len(feature_maps)}")

@@ -14,20 +14,17 @@ from transformers import initialization as init
 
 from segzoo.auto import register_neck
 from segzoo.base import Activation, ConvBlockConfig
-from segzoo.errors import SegZooError
 from segzoo.layers import ConvNormAct, resize
-from segzoo.necks.base import Neck, NeckConfig
+from segzoo.necks.base import MapRangeNeckConfig, Neck
 
 
 @strict
-class FPNNeckConfig(ConvBlockConfig, NeckConfig):
+class FPNNeckConfig(ConvBlockConfig, MapRangeNeckConfig):
     """Options of ``FPNNeck``, besides ``norm``, ``norm_eps`` and ``activation`` of its convolutions.
 
     Args:
-        in_channels: channels of the maps, from fine to coarse.
+        in_channels, first_map, end_map: as in ``MapRangeNeckConfig``.
         channels: channels of all returned maps.
-        first_map: position of the finest map that is used.
-        end_map: position after the coarsest map that is used; None uses all to the last.
         extra_maps: number of maps that are added, each half as fine as the one before it.
         extra_convs: what a convolution with stride 2 makes the first added map from: the coarsest map that is used
             ("input"), its sum before ("lateral") or after the last convolution ("output"); further ones are made from the
@@ -46,25 +43,12 @@ class FPNNeckConfig(ConvBlockConfig, NeckConfig):
     norm: Literal["batch_norm", "group_norm"] | None = None
     activation: Activation | None = None
     channels: int = 256
-    first_map: int = 0
-    end_map: int | None = None
     extra_maps: int = 0
     extra_convs: Literal["input", "lateral", "output"] | None = None
     activate_extra: bool = False
     norm_lateral: bool = True
     upsampling: Literal["nearest", "bilinear"] = "nearest"
     align_corners: bool = False
-
-    def check(self) -> None:
-        """The maps that are used exist."""
-        super().check()
-        count = len(self.in_channels) if self.in_channels else None
-        end = count if self.end_map is None else self.end_map
-        if end is not None and not 0 <= self.first_map < end <= (count or end):
-            raise SegZooError(
-                f"FPNNeckConfig: first_map={self.first_map} and end_map={self.end_map} choose no map of {count or 'those'} "
-                "that there are; the maps from first_map up to, without, end_map are used"
-            )
 
     @classmethod
     def tiny(cls) -> Self:
@@ -97,10 +81,7 @@ class FPNNeck(Neck):
             SegZooError: the number of maps is not the config's.
         """
         config = self.config
-        if len(feature_maps) != len(config.in_channels):
-            raise SegZooError(
-                f"FPNNeck was built for {len(config.in_channels)} maps but was given {len(feature_maps)}"
-            )
+        self.check_count(feature_maps)
         used = feature_maps[config.first_map : config.end_map]
         sums = [conv(x) for conv, x in zip(self.lateral_convs, used, strict=True)]
         for i in reversed(range(len(sums) - 1)):

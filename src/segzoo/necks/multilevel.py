@@ -76,10 +76,7 @@ class MultiLevelNeck(Neck):
             SegZooError: the number of maps is not the config's, or one is too small for its scale.
         """
         config = self.config
-        if len(feature_maps) != len(config.in_channels):
-            raise SegZooError(
-                f"MultiLevelNeck was built for {len(config.in_channels)} maps but was given {len(feature_maps)}"
-            )
+        self.check_count(feature_maps)
         maps = [lateral(x) for lateral, x in zip(self.laterals, feature_maps, strict=True)]
         maps = maps * (len(config.scales) // len(maps))
         return tuple(conv(rescale(x, scale)) for conv, x, scale in zip(self.convs, maps, config.scales, strict=True))

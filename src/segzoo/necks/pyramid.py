@@ -94,10 +94,7 @@ class PyramidNeck(Neck):
             SegZooError: the number of maps is not the config's, or they are too small for the coarsest scale.
         """
         config = self.config
-        if len(feature_maps) != len(config.in_channels):
-            raise SegZooError(
-                f"PyramidNeck was built for {len(config.in_channels)} maps but was given {len(feature_maps)}"
-            )
+        self.check_count(feature_maps)
         if min(feature_maps[-1].shape[-2:]) * config.scales[-1] < 1:
             fraction, patches = ("halve", "two") if config.scales[-1] == 0.5 else ("quarter", "four")
             raise SegZooError(

@@ -57,6 +57,19 @@ def rising_indices(options: Options, default: tuple[int, ...]) -> list[int]:
     return list(indices)
 
 
+def map_range(options: Options, count: int) -> tuple[int, int]:
+    """Takes ``start_level`` and ``end_level``: positions of a neck's first map, and after its last, of ``count`` maps.
+
+    Raises:
+        ConversionError: they name no maps.
+    """
+    first, end = options.take("start_level", 0), options.take("end_level", -1)
+    end = count if end == -1 else end
+    if not 0 <= first < end <= count:
+        raise options.error(f"start_level={first!r} and end_level={end!r} do not fit {count} maps")
+    return first, end
+
+
 def channels_of_maps(config: PreTrainedConfig) -> list[int]:
     """The channels of the maps that a backbone of this config returns; none of its weights is made."""
     with torch.device("meta"):

@@ -5,7 +5,7 @@ from typing import Any
 
 from segzoo.conversion.keys import Context, HeadRule, KeyRule, NeckRule, register
 from segzoo.conversion.options import Options
-from segzoo.conversion.rules.common import conv_module, head_keys, head_options, plain_convolutions
+from segzoo.conversion.rules.common import conv_module, head_keys, head_options, map_range, plain_convolutions
 from segzoo.heads.fpn import FPNHeadConfig
 from segzoo.necks import FPNNeckConfig
 
@@ -14,11 +14,10 @@ def _translate_neck(original: Mapping[str, Any], context: Context) -> FPNNeckCon
     options = Options(original, context.where)
     options.ignore("init_cfg")
     plain_convolutions(options)
-    in_channels, first = list(options.take("in_channels")), options.take("start_level", 0)
-    end = options.take("end_level", -1)
-    end = len(in_channels) if end == -1 else end
+    in_channels = list(options.take("in_channels"))
+    first, end = map_range(options, len(in_channels))
     added = options.take("num_outs") - (end - first)
-    if not 0 <= first < end <= len(in_channels) or added < 0 or (added and original.get("end_level", -1) != -1):
+    if added < 0 or (added and original.get("end_level", -1) != -1):
         raise options.error("start_level, end_level and num_outs do not fit the maps")
     extra, on_inputs = options.take("add_extra_convs", False), options.take("extra_convs_on_inputs", False)
     if extra is True:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from segzoo.backbones.resnet import DEPTHS, ResNetConfig
+from segzoo.backbones.resnet import ResNetConfig
 from segzoo.conversion.keys import BackboneRule, Context, KeyRule, register
 from segzoo.conversion.options import Options, type_name
 from segzoo.conversion.rules.common import plain_convolutions
@@ -13,6 +13,26 @@ def translate(original: Mapping[str, Any], context: Context) -> ResNetConfig:
     """Translates ``dict(type="ResNetV1c", depth=50, ...)`` and those of the other types."""
     kind = type_name(original, context.where)
     options = Options(original, context.where)
+    grouped, v1d = kind == "ResNeXt", kind == "ResNetV1d"
+    fields = resnet_fields(options, ResNetConfig, grouped=grouped, deep_stem=v1d or kind == "ResNetV1c", v1d=v1d)
+    options.finish()
+    return ResNetConfig(**fields)
+
+
+def resnet_fields(
+    options: Options, config: type[ResNetConfig], *, grouped: bool, deep_stem: bool, v1d: bool
+) -> dict[str, Any]:
+    """Takes the options of a ResNet or of a network derived from it, and returns the fields of our config.
+
+    Args:
+        options: the network's options.
+        config: class of our config, which knows the depths.
+        grouped: the original class has ``groups`` and ``base_width``.
+        deep_stem, v1d: what the class has unless an option says otherwise: a deep stem, shortcuts that pool.
+
+    Raises:
+        ConversionError: an option is not supported, or the depth is unknown.
+    """
     # training and initialisation only
     options.ignore(
         "pretrained", "init_cfg", "frozen_stages", "norm_eval", "with_cp", "zero_init_residual", "stage_with_dcn"
@@ -22,39 +42,37 @@ def translate(original: Mapping[str, Any], context: Context) -> ResNetConfig:
     num_stages = options.take("num_stages", 4)
     plain_convolutions(options)
     depth = options.take("depth")
-    if depth not in DEPTHS:
-        raise options.error(f"depth={depth!r} is unknown ({', '.join(map(str, DEPTHS))})")
+    if depth not in config.known_depths:
+        raise options.error(f"depth={depth!r} is unknown ({', '.join(map(str, config.known_depths))})")
+    blocks, bottleneck = config.known_depths[depth]
     caffe = options.expect("style", "pytorch", "caffe") == "caffe"  # strides in the 1x1 convolution
 
     base_channels = options.take("base_channels", 64)
     groups, base_width = 1, base_channels
-    if kind == "ResNeXt":
+    if grouped:
         groups, base_width = options.take("groups", 1), options.take("base_width", 4)
         if groups == 1:  # for which the original does not read base_width
             base_width = base_channels
     multi_grid = options.take("multi_grid", None)
-    deep_stem = options.take("deep_stem", kind in ("ResNetV1c", "ResNetV1d"))
     out_indices = options.take("out_indices", (0, 1, 2, 3))
-    config = ResNetConfig(
-        num_channels=options.take("in_channels", 3),
-        depth=depth,
-        num_stages=num_stages,
-        stem="deep" if deep_stem else "plain",
-        stem_channels=options.take("stem_channels", 64),
-        downsample_in_bottleneck=caffe and depth >= 50,
-        average_downsample=bool(options.take("avg_down", kind == "ResNetV1d")),
-        strides=list(options.take("strides", (1, 2, 2, 2))),
-        dilations=list(options.take("dilations", (1, 1, 1, 1))),
-        contract_dilation=bool(options.take("contract_dilation", False)),
-        multi_grid=None if multi_grid is None else list(multi_grid)[: DEPTHS[depth][0][num_stages - 1]],
-        groups=groups,
-        base_width=base_width,
-        base_channels=base_channels,
-        norm_eps=options.batch_norm_eps(),
-        out_features=[f"stage{index + 1}" for index in sorted(out_indices)],
-    )
-    options.finish()
-    return config
+    return {
+        "num_channels": options.take("in_channels", 3),
+        "depth": depth,
+        "num_stages": num_stages,
+        "stem": "deep" if options.take("deep_stem", deep_stem) else "plain",
+        "stem_channels": options.take("stem_channels", 64),
+        "downsample_in_bottleneck": caffe and bottleneck,
+        "average_downsample": bool(options.take("avg_down", v1d)),
+        "strides": list(options.take("strides", (1, 2, 2, 2))),
+        "dilations": list(options.take("dilations", (1, 1, 1, 1))),
+        "contract_dilation": bool(options.take("contract_dilation", False)),
+        "multi_grid": None if multi_grid is None else list(multi_grid)[: blocks[num_stages - 1]],
+        "groups": groups,
+        "base_width": base_width,
+        "base_channels": base_channels,
+        "norm_eps": options.batch_norm_eps(),
+        "out_features": [f"stage{index + 1}" for index in sorted(out_indices)],
+    }
 
 
 def keys(config: ResNetConfig) -> Iterable[KeyRule]:
