@@ -21,6 +21,7 @@ from segzoo.conversion.weights import match_weights, original_state_dict
 RECORDS = sorted((Path(__file__).parent / "records").glob("*.json"), key=lambda path: path.name)
 
 SLOW = (
+    "dpt_vit-b16_512x512_160k_ade20k",
     "fcn_unet_s5-d16_4x4_512x1024_160k_cityscapes",  # its backbone is that of pspnet_unet
     "upernet_intern_vit_6b_504_80k_ade20k_bs16_lr4e-5",
     "upernet_mae-base_fp16_8x2_512x512_160k_ade20k",
