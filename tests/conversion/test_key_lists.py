@@ -11,7 +11,7 @@ from segzoo.conversion.translate import refusal, translate_config
 from segzoo.conversion.weights import find_native, original_state_dict
 
 CONVERTED = {
-    "mmsegmentation": (821, 357),
+    "mmsegmentation": (597, 279),
     "InternImage": (5, 5),
     "ViT-Adapter": (9, 8),
     "CSAIL": (5, 5),

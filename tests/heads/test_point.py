@@ -112,7 +112,7 @@ def test_losses_by_mode():
     """A model in training has losses of points, in evaluation of all pixels; odd sizes, and nothing that counts."""
     heads = FCNHeadConfig(channels=8, in_index=[0]), PointHeadConfig(channels=8, in_index=[0], num_points=64)
     config = SegZooConfig.from_backbone(ResNetConfig.tiny(), num_labels=3)
-    config.decode_head_configs = list(heads)
+    config.decode_head_configs, config.auxiliary_head_configs = list(heads), []
     model = settle(SegZooForSemanticSegmentation(config))
     images, labels = torch.randn(2, 3, 113, 97), torch.randint(0, 3, (2, 113, 97))
     for training in (True, False):

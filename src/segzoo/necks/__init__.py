@@ -3,8 +3,8 @@
 from segzoo.necks.base import Neck, NeckConfig
 from segzoo.necks.fpn import FPNNeck, FPNNeckConfig
 from segzoo.necks.icnet import ICNeck, ICNeckConfig
-from segzoo.necks.mla import MLANeck, MLANeckConfig
 from segzoo.necks.jpu import JPUNeck, JPUNeckConfig
+from segzoo.necks.mla import MLANeck, MLANeckConfig
 from segzoo.necks.multilevel import MultiLevelNeck, MultiLevelNeckConfig
 from segzoo.necks.pyramid import PyramidNeck, PyramidNeckConfig
 
