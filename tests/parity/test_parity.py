@@ -21,12 +21,9 @@ from segzoo.conversion.weights import match_weights, original_state_dict
 RECORDS = sorted((Path(__file__).parent / "records").glob("*.json"), key=lambda path: path.name)
 
 SLOW = (
-<<<<<<< HEAD
     "fastfcn_r50-d32_jpu_aspp_512x512_160k_ade20k",  # its neck is that of fastfcn with PSP
     "fcn_s101-d8_512x512_160k_ade20k",
-=======
     "dpt_vit-b16_512x512_160k_ade20k",
->>>>>>> h/pointrend
     "fcn_unet_s5-d16_4x4_512x1024_160k_cityscapes",  # its backbone is that of pspnet_unet
     "apcnet_r50-d8_512x512_160k_ade20k",
     "dmnet_r50-d8_512x512_160k_ade20k",
