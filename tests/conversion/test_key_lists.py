@@ -11,7 +11,7 @@ from segzoo.conversion.translate import refusal, translate_config
 from segzoo.conversion.weights import find_native, original_state_dict
 
 CONVERTED = {
-    "mmsegmentation": (550, 242),
+    "mmsegmentation": (561, 252),
     "InternImage": (5, 5),
     "ViT-Adapter": (9, 8),
     "CSAIL": (5, 5),

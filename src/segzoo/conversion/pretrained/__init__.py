@@ -13,7 +13,9 @@ from segzoo.conversion.pretrained.base import PretrainedKind
 
 
 def find_kind(state: Mapping[str, Tensor]) -> PretrainedKind | None:
-    """The kind of pre-training file that these weights come from, or None."""
+    """The kind of pre-training file that these weights come from, or None, as for every model with a decode head."""
+    if any(key.startswith("decode_head.") for key in state):
+        return None
     names = sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
     kinds = (importlib.import_module(f"{__name__}.{name}").KIND for name in names)
     return next((kind for kind in kinds if kind.recognises(state)), None)
