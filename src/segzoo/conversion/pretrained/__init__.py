@@ -13,11 +13,7 @@ from segzoo.conversion.pretrained.base import PretrainedKind
 
 
 def find_kind(state: Mapping[str, Tensor]) -> PretrainedKind | None:
-<<<<<<< HEAD
     """The kind of pre-training file that these weights come from, or None, as of a whole segmentation model."""
-=======
-    """The kind of pre-training file that these weights come from, or None, as for every model with a decode head."""
->>>>>>> h/setr
     if any(key.startswith("decode_head.") for key in state):
         return None
     names = sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
