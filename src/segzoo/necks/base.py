@@ -73,3 +73,12 @@ class Neck(SegZooPreTrainedModel):
         wanted = len(self.config.in_channels)
         if len(feature_maps) != wanted:
             raise SegZooError(f"{type(self).__name__} was built for {wanted} maps but was given {len(feature_maps)}")
+
+    def check_channels(self, feature_maps: Sequence[Tensor]) -> None:
+        """Raise a SegZooError unless the maps have the channels of the config's ``in_channels``."""
+        channels = [x.shape[1] for x in feature_maps]
+        if channels != list(self.config.in_channels):
+            raise SegZooError(
+                f"{type(self).__name__} was built for maps with {list(self.config.in_channels)} channels but was given "
+                f"{channels}; set in_channels to fit"
+            )

@@ -90,12 +90,7 @@ class ICNeck(Neck):
         Raises:
             SegZooError: there are not three maps, or they have other channels than the config says.
         """
-        channels = [x.shape[1] for x in feature_maps]
-        if channels != list(self.config.in_channels):
-            raise SegZooError(
-                f"ICNeck was built for maps with {list(self.config.in_channels)} channels but was given {channels}; set "
-                "in_channels to fit"
-            )
+        self.check_channels(feature_maps)
         full, half, quarter = feature_maps
         x, of_half = self.fusions[0](quarter, half)
         x, of_full = self.fusions[1](x, full)

@@ -79,9 +79,9 @@ class JPUNeck(Neck):
         H and W are those of the first map that is used.
 
         Raises:
-            SegZooError: the number of maps is not the config's.
+            SegZooError: there are other maps than the config says, or they have other channels.
         """
-        self.check_count(feature_maps)
+        self.check_channels(feature_maps)
         used = feature_maps[self.config.first_map : self.config.end_map]
         projected = [conv(x) for conv, x in zip(self.projections, used, strict=True)]
         x = concatenate(projected, self.config.align_corners)
