@@ -54,7 +54,7 @@ def test_generators(generator, tmp_path):
     head.save_pretrained(tmp_path)
     loaded = AutoHead.from_pretrained(tmp_path).eval()
     inputs = inner.tiny_inputs(2, 19, 27)
-    assert torch.equal(loaded(**inputs).logits, head(**inputs).logits)
+    assert_close(loaded(**inputs).logits, head(**inputs).logits)
 
 
 @pytest.mark.parametrize(
@@ -110,8 +110,8 @@ def test_a_model_learns_at_any_size_and_with_checkpointing():
     inner = UPerHeadConfig(channels=16, pool_scales=[1, 2], dropout=0.0)
     options = {"update_channels": 8, "num_heads": 2, "feed_forward_channels": 32}
     config = SegZooConfig.from_backbone(ResNetConfig.tiny(), KNetHeadConfig.of(inner, **options), num_labels=5)
-    model = SegZooForSemanticSegmentation(config).train()
-    pixels = torch.randn(2, 3, 113, 97)
+    model = SegZooForSemanticSegmentation(config).double().train()  # norms of pooled grids amplify rounding
+    pixels = torch.randn(2, 3, 113, 97).double()
     labels = (pixels.mean(1) > 0).long()
     gradients = []
     for checkpointing in (False, True):
@@ -121,7 +121,7 @@ def test_a_model_learns_at_any_size_and_with_checkpointing():
         model(pixels, labels=labels).loss.backward()
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters()})
     for name, gradient in gradients[0].items():
-        assert_close(gradients[1][name], gradient, 1e-4)
+        assert_close(gradients[1][name], gradient, 1e-6)
     ignored = model(pixels, labels=torch.full_like(labels, 255)).loss
     assert ignored.item() == 0
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
