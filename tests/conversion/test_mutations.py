@@ -99,7 +99,9 @@ PLAIN_VIT = {
     "decode_head.channels": 64,
     "auxiliary_head": None,
 }
-SETR = {path: value for path, value in PLAIN_VIT.items() if path.startswith("backbone.")}
+SETR = {path: value for path, value in PLAIN_VIT.items() if path.startswith("backbone.")} | {
+    "backbone.img_size": [32, 80]
+}
 PLAIN_VIT_OPTIONS = {
     "backbone.num_layers": [5],
     "backbone.num_heads": [4, 3],

@@ -59,7 +59,15 @@ class SegmenterHeadConfig(OneMapHeadConfig):
 
     @classmethod
     def tiny(cls) -> Self:
-        return cls(in_channels=[32], in_index=[2], channels=16, num_heads=2, mlp_ratio=2.0, num_labels=5)
+        return cls(
+            in_channels=[32],
+            in_index=[2],
+            channels=16,
+            num_heads=2,
+            mlp_ratio=2.0,
+            drop_path_rate=0.0,  # a dropped branch has no gradients
+            num_labels=5,
+        )
 
 
 class ClassTokens(nn.Module):
