@@ -13,7 +13,11 @@ from segzoo.errors import SegZooError
 
 @pytest.mark.parametrize(
     ("name", "stem", "millions"),
-    [("resnest50", 64, 25.4), ("resnest101_d8", 128, 46.2), ("resnest200_d16", 128, 68.2)],
+    [
+        ("resnest50", 64, 25.4),
+        pytest.param("resnest101_d8", 128, 46.2, marks=pytest.mark.slow),
+        pytest.param("resnest200_d16", 128, 68.2, marks=pytest.mark.slow),
+    ],
 )
 def test_variants(name, stem, millions):
     with torch.device("meta"):
