@@ -93,7 +93,7 @@ def test_sums_over_pixels_do_not_overflow_in_half_precision(dtype):
     head.classifier.weight.zero_()  # one class has all pixels
     head.classifier.bias.copy_(torch.tensor([20.0, 0.0, 0.0, 0.0, 0.0]))
     stage, features = head.stages[0], 60 + torch.rand(1, 16, 113, 97)
-    masks, kernels = head.classifier(features)
+    masks, kernels = head.classifier(features), head.kernels(features)
     wanted = stage(features, kernels[None], masks)
     assert (features.sum((2, 3)) > torch.finfo(torch.float16).max).all()
     with torch.autocast("cpu", dtype=dtype):

@@ -76,7 +76,7 @@ class FastSCNNConfig(ConvBlockConfig, BackboneConfig):
     @classmethod
     def tiny(cls) -> Self:
         return cls(
-            stem_channels=[4, 8], fine_channels=8, stage_channels=[8, 8, 16], coarse_channels=16, fused_channels=16
+            stem_channels=[4, 8], fine_channels=8, stage_channels=[8, 8, 32], coarse_channels=16, fused_channels=16
         )
 
 

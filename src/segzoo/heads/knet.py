@@ -155,14 +155,6 @@ class KNetHeadOutput(HeadOutput):
     stage_logits: tuple[torch.FloatTensor, ...] | None = None
 
 
-class KernelClassifier(Conv2d):
-    """A classifier that returns its weight too, which may be elsewhere until the layer is called (off-loading)."""
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, channels, H, W) -> the logits (B, classes, H, W), and the weight (classes, channels)."""
-        return super().forward(x), self.weight.flatten(1)
-
-
 class KernelUpdator(nn.Module):
     """Mixes what was gathered for each kernel with the kernel itself, by two gates; ``channels`` of it at a time.
 
@@ -258,9 +250,6 @@ class KNetHead(Head):
         self.stages = nn.ModuleList(KernelUpdate(config) for _ in range(config.num_stages))
         self.post_init()
 
-    def build_classifier(self, config: HeadConfig) -> nn.Module:
-        return KernelClassifier(config.channels, config.num_outputs, kernel_size=1)
-
     def select(self, feature_maps: Sequence[Tensor]) -> list[Tensor]:
         """The maps that the generator reads, as `Head.select` gives them."""
         super().select(feature_maps)  # whose errors name this head
@@ -269,13 +258,25 @@ class KNetHead(Head):
     def forward(self, feature_maps: Sequence[Tensor], previous: HeadOutput | None = None) -> KNetHeadOutput:
         """As `Head.forward`; the output has the logits before the last stage's too."""
         features = self.generator.features(*self.select(feature_maps))
-        logits, kernels = self.classifier(self.dropout(features))
-        kernels, stage_logits = kernels.expand(features.shape[0], -1, -1), [logits]
+        logits = self.classifier(self.dropout(features))
+        kernels, stage_logits = self.kernels(features).expand(features.shape[0], -1, -1), [logits]
         for stage in self.stages:
             logits, kernels = stage(features, kernels, stage_logits[-1])
             stage_logits.append(logits)
         *earlier, last = stage_logits
         return KNetHeadOutput(logits=last, stage_logits=tuple(earlier))
+
+    def kernels(self, features: Tensor) -> Tensor:
+        """The classifier's kernels (classes, channels), in the type and on the device of its input.
+
+        They are what the classifier makes of unit vectors, less what it makes of nothing: its weight is read in its own
+        forward alone, wherever it lies, and an adapter's part belongs to it.
+        """
+        width = self.config.channels
+        units = torch.eye(width, dtype=features.dtype, device=features.device)
+        columns = torch.cat([units, units.new_zeros(width, 1)], dim=1)[None, :, :, None]
+        found = self.classifier(columns)[0, :, :, 0]
+        return found[:, :-1] - found[:, -1:]
 
     def compute_loss(self, output: KNetHeadOutput, labels: Tensor, ignore_index: int) -> dict[str, Tensor]:
         """The weighted losses of the head, by name; those of logits before the last stage's begin with ``stage_0.`` etc.

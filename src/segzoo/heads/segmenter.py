@@ -16,7 +16,7 @@ from transformers import initialization as init
 from segzoo.auto import register_head
 from segzoo.errors import SegZooError
 from segzoo.heads.base import Head, HeadOutput, OneMapHeadConfig
-from segzoo.layers import PointwiseLinear, in_float32, to_map, to_tokens, without_autocast
+from segzoo.layers import Float32LayerNorm, PointwiseLinear, in_float32, to_map, to_tokens, without_autocast
 from segzoo.layers.vit import Attention, ViTBlock, drop_path_rates
 
 
@@ -71,23 +71,27 @@ class SegmenterHeadConfig(OneMapHeadConfig):
 
 
 class ClassTokens(nn.Module):
-    """What depends on the classes: a token (1, K, C) for each, and the norm of a pixel's K cosines."""
+    """What depends on the classes: a token (1, K, C) for each, and the norm of a pixel's K cosines.
+
+    The head calls it before the blocks and behind them, since only its own forward may read its weights.
+    """
 
     def __init__(self, num_labels: int, channels: int, norm_eps: float):
         super().__init__()
         self.tokens = nn.Parameter(torch.zeros(1, num_labels, channels))
-        self.norm = nn.LayerNorm(num_labels, eps=norm_eps)
+        self.norm = Float32LayerNorm(num_labels, eps=norm_eps)
 
-    def forward(self, pixels: Tensor, classes: Tensor) -> Tensor:
-        """Pixels (B, N, C) and classes (B, K, C) -> the normalised cosines (B, N, K) between them, in float32 at least.
+    def forward(self, pixels: Tensor, classes: Tensor | None = None) -> Tensor:
+        """Without ``classes``, pixels (B, N, C) -> the same with the class tokens behind them, (B, N + K, C).
 
-        The norm enlarges the small differences between the cosines, which half precision would round away.
+        With classes (B, K, C) -> the normalised cosines (B, N, K) between both, in float32 at least: the norm enlarges
+        the small differences between the cosines, which half precision would round away.
         """
+        if classes is None:
+            return torch.cat([pixels, self.tokens.expand(pixels.shape[0], -1, -1).to(pixels.dtype)], dim=1)
         with without_autocast(pixels.device):
             pixels, classes = (F.normalize(x, dim=-1) for x in in_float32(pixels, classes))
-            cosines = pixels @ classes.transpose(1, 2)
-            weight, bias = in_float32(self.norm.weight, self.norm.bias)
-            return F.layer_norm(cosines, self.norm.normalized_shape, weight, bias, self.norm.eps)
+            return self.norm(pixels @ classes.transpose(1, 2))
 
 
 class SegmenterHead(Head):
@@ -124,9 +128,8 @@ class SegmenterHead(Head):
         """As `Head.forward`; the logits are in float32 at least."""
         (x,) = self.select(feature_maps)
         grid = (x.shape[2], x.shape[3])
-        tokens, classes = self.projection(to_tokens(x)), self.classifier.tokens
-        count = classes.shape[1]
-        tokens = torch.cat([tokens, classes.expand(tokens.shape[0], -1, -1).to(tokens.dtype)], dim=1)
+        tokens = self.classifier(self.projection(to_tokens(x)))
+        count = self.config.num_outputs
         for layer in self.layers:
             tokens = layer(tokens, grid)
         tokens = self.norm(tokens)
