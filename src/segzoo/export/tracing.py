@@ -9,9 +9,13 @@ from torch import Tensor, nn
 from torch.fx.experimental import _config as tracing_options
 from transformers import PreTrainedModel
 
+from segzoo.backbones import MiTConfig, SwinConfig, TwinsConfig
 from segzoo.errors import SegZooError, first_line
 from segzoo.export.exported_model import ExportedModel
 from segzoo.universal import constant_mask_probabilities
+
+# Backbones whose coarsest grids are often one row or a single window.
+_TOKEN_STAGES = (MiTConfig, SwinConfig, TwinsConfig)
 
 
 def trace_model(
@@ -31,7 +35,9 @@ def trace_model(
     free = [0] * free_batch + ([1, 2] if exported.uint8 else [2, 3]) * free_size
     shapes = (dict.fromkeys(free, torch.export.Dim.DYNAMIC),)
     try:
-        program = _oblivious_trace(exported, example, shapes) if free_size else None
+        backbone = getattr(exported.model.config, "backbone_config", None)
+        oblivious = free_size and isinstance(backbone, _TOKEN_STAGES)
+        program = _oblivious_trace(exported, example, shapes) if oblivious else None
         if program is None:
             program = _plain_trace(exported, example, shapes)
     except SegZooError:
