@@ -188,8 +188,10 @@ class PointHead(Head):
             else:
                 count = min(count, height * width)
             pixels = sure.topk(count, dim=1, largest=False).indices
-            row, column = (pixels // width).to(flat.dtype), (pixels % width).to(flat.dtype)
-            points = torch.stack([(column + 0.5) / width, (row + 0.5) / height], dim=2)
+            row = pixels // width
+            column = pixels - row * width  # a remainder by a free size has no form in ONNX
+            places = [(column.to(flat.dtype) + 0.5) / width, (row.to(flat.dtype) + 0.5) / height]
+            points = torch.stack(places, dim=2)
             found = self._logits_at(points, coarse_and_maps, dtype).to(flat.dtype)
             flat = flat.scatter(2, pixels[:, None].expand(-1, flat.shape[1], -1), found)
             logits = flat[:, :, : height * width].unflatten(2, (height, width))
