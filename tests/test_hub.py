@@ -336,6 +336,7 @@ def test_only_model_folders_are_pushed(hub, tmp_path):
     assert hub.repositories == {}
 
 
+@pytest.mark.slow
 def test_clean_processes_push_and_load(model, folder, tmp_path):
     """push_to_hub of the parts in one process; from_pretrained in another, which does not import segzoo."""
     push = """

@@ -197,6 +197,7 @@ def scored(state):
         return []
 
 
+@pytest.mark.slow
 def test_killed_and_continued_by_more_processes(scenes, model_folder, tmp_path):
     """Killed with -9 in the middle; two processes go on; the result is that of a run that nobody disturbed."""
     options = [model_folder, scenes, "--scales", 0.5, 1, 2, "--flip", "--window", 32, "--batch_size", 2, "--worst", 0]

@@ -20,7 +20,7 @@ from segzoo.universal import model_from_config
 SOURCE = Path(segzoo.__file__).parents[1]
 
 
-@pytest.mark.parametrize("model_type", ["mask2former", "eomt"])
+@pytest.mark.parametrize("model_type", [pytest.param("mask2former", marks=pytest.mark.slow), "eomt"])
 def test_train_evaluate_predict_export(model_type, tmp_path, capsys):
     data = write_scenes(tmp_path / "data", num_train=4, num_validation=2, size=(SIDE, 96))
     config = config_of(model_type, len(SCENES.id2label))

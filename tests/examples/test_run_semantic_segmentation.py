@@ -100,6 +100,7 @@ def test_a_resumed_training_has_the_same_losses(finished, run_script, tmp_path, 
     assert [path.name for path in output.glob("step_*")] == ["step_6"]
 
 
+@pytest.mark.slow
 def test_two_processes_count_every_image_once(run_script, scenes, tmp_path):
     launcher = (sys.executable, "-m", "accelerate.commands.launch")
     launcher += (

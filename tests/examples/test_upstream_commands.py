@@ -172,6 +172,7 @@ def test_the_trainer_command(hub, backbone_weights, tmp_path):
     assert "base_model: nvidia/mit-b0" in card and "segments/sidewalk-semantic" in card
 
 
+@pytest.mark.slow
 def test_the_no_trainer_command(hub, backbone_weights, tmp_path):
     run(NO_TRAINER_COMMAND, ["--max_train_steps", "2"], hub, tmp_path)
     results = json.loads((tmp_path / "segformer-finetuned-sidewalk" / "all_results.json").read_text())

@@ -141,6 +141,7 @@ def test_half_precision_and_other_opsets(opset, tmp_path):
     assert largest_difference(run_onnx(file, image), model, image) < 2e-2
 
 
+@pytest.mark.slow
 def test_weights_beside_a_graph_that_is_too_large(tmp_path, monkeypatch):
     from torch.onnx._internal.exporter import _onnx_program
 
