@@ -119,6 +119,7 @@ def test_a_hub_that_refuses(script, server, hub, tmp_path, monkeypatch):
     assert line["status"] == "failed" and "token" in line["error"]
     monkeypatch.setenv("HF_TOKEN", WRITE_TOKEN)
     assert script.main(arguments(work, "toy-fcn")) == 0, "what failed is tried again"
+    assert [line["status"] for line in lines(work)] == ["failed", "moved"] and "tester/toy-fcn" in hub.repositories
 
 
 def test_room(script, server, hub, files, tmp_path):
