@@ -120,7 +120,10 @@ def draw(sizes: dict[str, Size | None]) -> None:
         label = f"{row.method}, {row.backbone}"
         axes.annotate(label, (x, y), xytext=(-5, 3), textcoords="offset points", fontsize=6.5, ha="right")
     axes.set(
-        xscale="log", xlabel="parameters (millions), without auxiliary heads", ylabel="published mIoU (%), one scale"
+        xscale="log",
+        xlim=(0.3, 12_000),
+        xlabel="parameters (millions), without auxiliary heads",
+        ylabel="published mIoU (%), one scale",
     )
     axes.set_title(f"{len(points)} released checkpoints for {PICTURE_OF}")
     axes.grid(alpha=0.3)
