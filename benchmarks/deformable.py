@@ -12,6 +12,7 @@ are compared with grid_sample in float64.
 
 import argparse
 import ctypes
+import json
 import statistics
 import subprocess
 import sys
@@ -251,6 +252,7 @@ def main() -> None:
         "--keep-freed-memory", action="store_true", help="while times are taken, as segzoo's commands do"
     )
     parser.add_argument("--no-memory", action="store_true", help="skip the fresh processes that measure memory")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
     parser.add_argument("--memory-of", choices=WAYS, help=argparse.SUPPRESS)  # the fresh process
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -262,16 +264,23 @@ def main() -> None:
         keep_freed_memory()
     print(f"batch {arguments.batch}, {arguments.dtype}, {arguments.device}, {arguments.threads} threads")
     print(" " * 21 + "".join(f"{way:>22s}" for way in WAYS))
+    figures = []
     for name in arguments.cases:
         case = make_case(name, arguments)
         print(case.label, flush=True)
         seconds = times(case, arguments)
         for run in RUNS:
             report(run, {way: seconds[run, way] * 1e3 for way in WAYS}, "ms")
+        found = {"case": name, "label": case.label}
+        found["seconds"] = {run: {way: seconds[run, way] for way in WAYS} for run in RUNS}
         if not arguments.no_memory:
-            report("peak memory", {way: memory_in_fresh_process(way, name, arguments) for way in WAYS}, "MiB")
-        worst = errors(case)
+            found["mib"] = {way: memory_in_fresh_process(way, name, arguments) for way in WAYS}
+            report("peak memory", found["mib"], "MiB")
+        worst = found["errors"] = errors(case)
+        figures.append(found)
         print(f"  {'error':19s}" + "".join(f"{worst[way]:>22.1e}" for way in WAYS), flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -109,6 +109,7 @@ def main():
     parser.add_argument("--labels", type=int, default=150)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--dtype", default=None, help="of the maps; default: uint8 and int64, one after the other")
+    parser.add_argument("--json", help="write the figures to this file")
     parser.add_argument("--candidate", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.candidate:
@@ -117,8 +118,10 @@ def main():
         )
         return
     print(f"{arguments.maps} maps of {arguments.size}x{arguments.size}, {arguments.labels} classes")
+    figures = {}
     for dtype in [arguments.dtype] if arguments.dtype else ["uint8", "int64"]:
         found = measure(arguments, dtype)
+        figures[dtype] = {name: {"seconds": times[0], "mib": mib} for name, (times, mib, _) in found.items()}
         titles = {"matrix": "segzoo ConfusionMatrix", "module": "segzoo mean_iou module", "peer": "peer module"}
         header = f"{dtype} maps".ljust(26) + "median ms".rjust(11) + "best ms".rjust(11) + "peak MiB".rjust(11)
         print(f"\n{header}")
@@ -130,6 +133,9 @@ def main():
             worst = max(abs(a - b) for a, b in zip(scores, peer_scores, strict=True) if a == a)
             print(f"    {peer_median / median:.1f} times as fast as the peer (median; best {peer_best / best:.1f})")
             print(f"    {peer_mib / max(mib, 0.1):.0f} times less memory; largest difference of scores {worst:.1g}")
+    if arguments.json:
+        with open(arguments.json, "w", encoding="utf-8") as file:
+            json.dump(figures, file, indent=2)
 
 
 if __name__ == "__main__":

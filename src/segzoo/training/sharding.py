@@ -1,4 +1,4 @@
-"""Models whose weights are divided over the processes: FSDP2, on CPUs too, and what cannot be combined with it."""
+"""Models whose weights are divided over the processes: FSDP2, on CPUs too, DeepSpeed, and what does not go with them."""
 
 import contextlib
 import os
@@ -9,6 +9,7 @@ from accelerate import Accelerator, FullyShardedDataParallelPlugin
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 from torch import nn
+from transformers import PreTrainedModel
 
 from segzoo.errors import SegZooError
 from segzoo.training.arguments import RunOptions
@@ -83,15 +84,33 @@ def whole_state(accelerator: Accelerator, model: nn.Module) -> dict[str, Any] | 
     return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 
 
+def check_evaluates(accelerator: Accelerator) -> None:
+    """Check that a model in training can be evaluated under accelerate's way of distribution.
+
+    Raises:
+        SegZooError: it is FSDP1.
+    """
+    if is_sharded(accelerator) and accelerator.state.fsdp_plugin.fsdp_version == 1:
+        raise SegZooError("a model that FSDP1 divides cannot be evaluated; set fsdp_version: 2 in accelerate's config")
+
+
 @contextlib.contextmanager
-def gathered(accelerator: Accelerator, model: nn.Module) -> Iterator[None]:
+def gathered(accelerator: Accelerator, model: nn.Module) -> Iterator[nn.Module]:
     """A context in which every process has the whole model, and runs it as often as it likes.
 
     Every process enters it. A divided model runs in all processes together, as often in each; the pictures of an
-    evaluation do not divide so evenly. Nothing happens to a model that is not divided.
+    evaluation do not divide so evenly. The context gives the model to run: the given one or, under DeepSpeed's ZeRO-3,
+    a whole copy.
+
+    Raises:
+        SegZooError: ZeRO-3 divides a model that is none of transformers' classes and thus cannot be copied.
     """
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        plugin = accelerator.state.deepspeed_plugin
+        yield _whole_copy(model, plugin.hf_ds_config) if plugin.zero_stage == 3 else model
+        return
     if not is_sharded(accelerator):
-        yield
+        yield model
         return
     from torch.distributed.fsdp import FSDPModule
 
@@ -100,9 +119,30 @@ def gathered(accelerator: Accelerator, model: nn.Module) -> Iterator[None]:
         part.set_reshard_after_forward(False, recurse=False)
         part.unshard()
     try:
-        yield
+        yield model
     finally:
         for part in parts:
             again = part is not model and accelerator.state.fsdp_plugin.reshard_after_forward
             part.set_reshard_after_forward(bool(again), recurse=False)
             part.reshard()
+
+
+def _whole_copy(model: nn.Module, settings: Any) -> nn.Module:
+    """A model of the same weights that ZeRO-3 knows nothing about; the hooks of the given one would divide it again."""
+    import deepspeed
+    from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
+
+    if not isinstance(model, PreTrainedModel):
+        raise SegZooError(
+            f"a {type(model).__name__} that DeepSpeed's ZeRO-3 divides cannot be evaluated; take ZeRO-2, or evaluate the "
+            "saved model with segzoo evaluate"
+        )
+    with deepspeed.zero.GatheredParameters(list(model.parameters())):
+        state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    unset_hf_deepspeed_config()  # transformers would divide new models too
+    try:
+        copy = type(model)(model.config)
+    finally:
+        set_hf_deepspeed_config(settings)
+    copy.load_state_dict(state)
+    return copy.to(next(iter(state.values())).device)

@@ -25,6 +25,7 @@ from segzoo.metrics import ConfusionMatrix
 from segzoo.model_folder import complete_weights
 from segzoo.training.guards import LabelGuard
 from segzoo.training.reports.summary import describe_training
+from segzoo.training.sharding import check_evaluates, gathered
 from segzoo.training.sync_norms import broadcast_buffers
 from segzoo.universal import check_learns
 
@@ -85,7 +86,7 @@ class SegmentationTrainer(Trainer):
 
     Raises:
         SegZooError: ``args`` choose the best model by an unknown score, or ask for half-precision weights in
-            evaluation.
+            evaluation; or the model is to be evaluated and FSDP1 would divide it.
     """
 
     def __init__(
@@ -126,6 +127,8 @@ class SegmentationTrainer(Trainer):
         # Trainer assumes that a model whose forward takes any keyword divides its loss by the number of items in all
         # accumulated batches. Segmentation losses do not, and gradients would be too large by the number of batches.
         self.model_accepts_loss_kwargs = False
+        if eval_dataset is not None:
+            check_evaluates(self.accelerator)
 
     @property
     def names(self) -> list[str]:
@@ -193,17 +196,18 @@ class SegmentationTrainer(Trainer):
         self._memory_tracker.start()
         broadcast_buffers(self.accelerator, self.model)
         start = time.time()
-        self.evaluation = evaluate(
-            self.model,
-            self.processing_class,
-            dataset,
-            accelerator=self.accelerator,
-            num_labels=self.model.config.num_labels,
-            ignore_index=self.ignore_index,
-            settings=self.inference,
-            batch_size=self.args.eval_batch_size,
-            num_workers=self.args.dataloader_num_workers,
-        )
+        with gathered(self.accelerator, self.model) as model:
+            self.evaluation = evaluate(
+                model,
+                self.processing_class,
+                dataset,
+                accelerator=self.accelerator,
+                num_labels=self.model.config.num_labels,
+                ignore_index=self.ignore_index,
+                settings=self.inference,
+                batch_size=self.args.eval_batch_size,
+                num_workers=self.args.dataloader_num_workers,
+            )
         metrics = {
             f"{metric_key_prefix}_{name}": value for name, value in named_scores(self.evaluation, self.names).items()
         }

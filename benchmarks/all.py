@@ -1,0 +1,202 @@
+"""One table of what is fast on this machine, and by how much: all CPU benchmarks one after the other, in half an hour.
+
+    python benchmarks/all.py --output speed                 # writes speed/speed.md and speed/*.json
+    python benchmarks/all.py --output speed --only jobs deformable
+    python benchmarks/all.py --output speed --read          # the table again, from the files of an earlier run
+
+Nothing else should run meanwhile. Each benchmark is a process of its own with a limit of time; one that fails or runs
+into it is named below the table, and the others go on. A table of one machine can be put beside that of another:
+ratios compare two ways on the same machine, in one run, in turns.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+HERE = Path(__file__).resolve().parent
+Row = tuple[str, str, str]
+"""What was measured, against what, and the result."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A script with its arguments.
+
+    Args:
+        script: its name in this folder.
+        arguments: its options but ``--json FILE``, which all of them have.
+        minutes: limit of its time.
+        rows: makes lines of the table from what it wrote.
+    """
+
+    script: str
+    arguments: tuple[str, ...]
+    minutes: float
+    rows: Callable[[dict | list], Iterable[Row]]
+
+
+def of_deformable(cases: list) -> Iterable[Row]:
+    for case in cases:
+        for run, seconds in case["seconds"].items():
+            eager, compiled = (seconds["grid_sample"] / seconds[way] for way in ("eager", "compiled"))
+            memory = f"; {case['mib']['eager']:.0f} MiB instead of {case['mib']['grid_sample']:.0f}"
+            result = f"eager {eager:.1f}, compiled {compiled:.1f} times{memory if run != 'forward' else ''}"
+            yield f"{case['label']}, {run}", "`grid_sample`", result
+
+
+def of_inference(figures: dict) -> Iterable[Row]:
+    for row in figures["upsampling"]:
+        (height, width), mib = row["size"], (row["segzoo"]["mib"], row["usual"]["mib"])
+        title = f"logits to labels, {height}x{width}, {row['classes']} classes"
+        if "logits" in row:
+            title += f", {row['logits']}"
+        yield title, "interpolate, argmax", f"{row['speed']:.1f} times; {mib[0]:.0f} MiB instead of {mib[1]:.0f}"
+
+
+def of_models(figures: dict) -> Iterable[Row]:
+    """Each of our cases against the fastest of the others in the same precision."""
+    for group, parts in figures.items():
+        for part in ("speed", "steps"):
+            lines = [line for line in parts.get(part, ()) if "case" in line] if isinstance(parts, dict) else []
+            for line in lines:
+                others = [
+                    other
+                    for other in lines
+                    if other["precision"] == line["precision"] and not other["case"].startswith("segzoo")
+                ]
+                if line["case"].startswith("segzoo") and others:
+                    fastest = min(others, key=lambda other: other["seconds"])
+                    what = f"{group}: {line['case']}, {line['precision']}, {WHAT[part]}"
+                    ratio = fastest["seconds"] / line["seconds"]
+                    yield what, fastest["case"], f"{ratio:.2f} times ({line['seconds']:.3f} s)"
+
+
+def of_training(rows: list) -> Iterable[Row]:
+    for row in rows:
+        ratio = row["segzoo"]["images_per_second"] / row["peer"]["images_per_second"]
+        memory = f"{row['segzoo']['peak_mib'] / 1024:.1f} GiB instead of {row['peer']['peak_mib'] / 1024:.1f}"
+        yield (
+            f"training UPerNet-R50, crops of 512, {row['precision']}",
+            "loop of transformers' script",
+            f"{ratio:.2f} times; {memory}",
+        )
+
+
+def of_jobs(figures: dict) -> Iterable[Row]:
+    seconds = figures["seconds"]
+    for job in ("evaluate", "predict"):
+        theirs, ours = seconds[f"{job} transformers"], seconds[f"{job} segzoo"]
+        result = f"{theirs / ours:.2f} times; {ours / figures['stages']['model']:.2f} times the model alone"
+        yield f"`segzoo {job}`, {figures['pictures']} pictures, SegFormer-B0", "plain loop of transformers", result
+
+
+WHAT = {"speed": "inference", "steps": "training step"}
+GROUPS = ("uper", "segformer-b0", "swin", "convnext", "internimage", "adapter")
+SIDES = ("transformers", "smp", "segzoo")
+CASES = (*SIDES, *(f"{side} contiguous" for side in SIDES), "segzoo fused", "grid_sample")
+BENCHMARKS = {
+    "inference": Benchmark("inference.py", ("--part", "upsampling"), 2, of_inference),
+    "deformable": Benchmark("deformable.py", ("--rounds", "5"), 6, of_deformable),
+    "models": Benchmark(
+        "models.py",
+        ("--groups", *GROUPS, "--parts", "speed", "--rounds", "4", "--cases", *CASES),
+        9,
+        of_models,
+    ),
+    "steps": Benchmark(
+        "models.py",
+        ("--groups", *GROUPS[1:], "--parts", "steps", "--rounds", "3", "--cases", *CASES),
+        7,
+        of_models,
+    ),
+    "training": Benchmark("training.py", ("--steps", "4", "--rounds", "1"), 4, of_training),
+    "jobs": Benchmark("jobs.py", ("--pictures", "60", "--rounds", "1"), 4, of_jobs),
+}
+
+
+def main() -> None:
+    """Run the chosen benchmarks, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="for the table and the figures")
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), metavar="NAME")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--read", action="store_true", help="measure nothing: the table of the figures in the folder")
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+    missing = {}
+    if not args.read:
+        (args.output / "machine.json").write_text(json.dumps(machine(args.threads), indent=2) + "\n", encoding="utf-8")
+        for name in args.only:
+            if reason := run(BENCHMARKS[name], args.output / f"{name}.json", args.threads):
+                missing[name] = reason
+    text = table(args.output, missing)
+    (args.output / "speed.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def machine(threads: int) -> dict:
+    """The processor, what it can do, and the versions."""
+    names = [line.split(":", 1)[1].strip() for line in cpu_lines() if line.startswith("model name")]
+    flags = next((line.split() for line in cpu_lines() if line.startswith("flags")), [])
+    sets = [
+        name for name in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16") if name in flags
+    ]
+    return {
+        "processor": names[0] if names else platform.processor() or platform.machine(),
+        "instruction_sets": sets,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": threads,
+        "torch": torch.__version__,
+    }
+
+
+def cpu_lines() -> list[str]:
+    """What Linux says about the processor; empty elsewhere."""
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def run(benchmark: Benchmark, output: Path, threads: int) -> str | None:
+    """Run a script; returns why it has no figures, or None."""
+    command = [sys.executable, str(HERE / benchmark.script), *benchmark.arguments, "--json", str(output)]
+    output.unlink(missing_ok=True)
+    print(f"\n{' '.join(command[1:])}", flush=True)
+    start = time.perf_counter()
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    try:
+        done = subprocess.run(command, env=environment, timeout=60 * benchmark.minutes)
+    except subprocess.TimeoutExpired:
+        return f"stopped after {benchmark.minutes} minutes"
+    print(f"{time.perf_counter() - start:.0f} s", flush=True)
+    return f"exit status {done.returncode}" if done.returncode else None
+
+
+def table(folder: Path, missing: dict[str, str]) -> str:
+    """The Markdown table of all figures in the folder."""
+    facts = json.loads((folder / "machine.json").read_text(encoding="utf-8"))
+    lines = [
+        f"{facts['processor']} ({', '.join(facts['instruction_sets'])}), {facts['threads']} threads on "
+        f"{facts['cores']} cores, PyTorch {facts['torch']}\n",
+        "| what | against | result |",
+        "|---|---|---|",
+    ]
+    for name, benchmark in BENCHMARKS.items():
+        path = folder / f"{name}.json"
+        if path.exists():
+            rows = benchmark.rows(json.loads(path.read_text(encoding="utf-8")))
+            lines += [f"| {' | '.join(row)} |" for row in rows]
+    lines += [f"\n{name}: {reason}" for name, reason in missing.items()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
