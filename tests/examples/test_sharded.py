@@ -78,13 +78,17 @@ def outcome(output):
 
 
 def assert_follows(output, expected):
-    """The same to float noise."""
+    """The same to float noise, which AdamW's first steps enlarge where a gradient is nearly zero: one value in a hundred
+    of a tensor may be as far off as one step goes.
+    """
     losses, scores, weights = outcome(output)
     assert losses == pytest.approx(expected[0], rel=1e-4) and list(losses) == [1, 2, 3, 4]
     assert scores == pytest.approx(expected[1], abs=0.01)
     assert weights.keys() == expected[2].keys()
     for name, tensor in expected[2].items():
-        torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=2e-4, msg=name)
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=TRAINING["learning_rate"], msg=name)
+        close = torch.isclose(weights[name], tensor, rtol=1e-3, atol=2e-4)
+        assert close.float().mean() >= 0.99, name
 
 
 def assert_divided(output):
