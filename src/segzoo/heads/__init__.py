@@ -14,6 +14,7 @@ from segzoo.heads.encnet import EncHead, EncHeadConfig, EncHeadOutput
 from segzoo.heads.fcn import FCNHead, FCNHeadConfig
 from segzoo.heads.fpn import FPNHead, FPNHeadConfig
 from segzoo.heads.gcnet import GCHead, GCHeadConfig
+from segzoo.heads.ham import HamHead, HamHeadConfig
 from segzoo.heads.isanet import ISAHead, ISAHeadConfig
 from segzoo.heads.knet import KNetHead, KNetHeadConfig, KNetHeadOutput
 from segzoo.heads.lraspp import LRASPPHead, LRASPPHeadConfig
@@ -63,6 +64,8 @@ __all__ = [
     "FPNHeadConfig",
     "GCHead",
     "GCHeadConfig",
+    "HamHead",
+    "HamHeadConfig",
     "Head",
     "HeadConfig",
     "HeadOutput",
