@@ -5,7 +5,9 @@ from segzoo.heads.apcnet import APCHead, APCHeadConfig
 from segzoo.heads.aspp import ASPPHead, ASPPHeadConfig
 from segzoo.heads.base import Head, HeadConfig, HeadOutput, OneMapHeadConfig
 from segzoo.heads.ccnet import CCHead, CCHeadConfig
+from segzoo.heads.daformer import DAFormerHead, DAFormerHeadConfig
 from segzoo.heads.danet import DAHead, DAHeadConfig, DAHeadOutput
+from segzoo.heads.deeplabv2 import DeepLabV2Head, DeepLabV2HeadConfig
 from segzoo.heads.dmnet import DMHead, DMHeadConfig
 from segzoo.heads.dnlnet import DNLHead, DNLHeadConfig
 from segzoo.heads.dpt import DPTHead, DPTHeadConfig
@@ -48,6 +50,8 @@ __all__ = [
     "DPTHeadConfig",
     "EMAHead",
     "EMAHeadConfig",
+    "DeepLabV2Head",
+    "DeepLabV2HeadConfig",
     "EncHead",
     "EncHeadConfig",
     "EncHeadOutput",
@@ -55,6 +59,8 @@ __all__ = [
     "ANNHeadConfig",
     "ASPPHead",
     "ASPPHeadConfig",
+    "DAFormerHead",
+    "DAFormerHeadConfig",
     "DAHead",
     "DAHeadConfig",
     "DAHeadOutput",

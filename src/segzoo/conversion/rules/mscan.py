@@ -7,7 +7,7 @@ from segzoo.backbones.mscan import MSCANConfig
 from segzoo.conversion.keys import BackboneRule, Context, KeyRule, register
 from segzoo.conversion.options import Options
 
-_AUTHORS_DEPTHWISE, _MMSEG_DEPTHWISE = "mlp.dwconv.dwconv", "mlp.dwconv"
+AUTHORS_DEPTHWISE, MMSEG_DEPTHWISE = "mlp.dwconv.dwconv", "mlp.dwconv"
 
 
 def _translate(original: Mapping[str, Any], context: Context) -> tuple[MSCANConfig, Iterable[KeyRule]]:
@@ -70,7 +70,7 @@ def mscan_depthwise_keys(config: MSCANConfig, *, mmseg: bool) -> Iterable[KeyRul
         config: the backbone's config.
         mmseg: whether mmsegmentation's name comes first.
     """
-    names = [_MMSEG_DEPTHWISE, _AUTHORS_DEPTHWISE] if mmseg else [_AUTHORS_DEPTHWISE, _MMSEG_DEPTHWISE]
+    names = [MMSEG_DEPTHWISE, AUTHORS_DEPTHWISE] if mmseg else [AUTHORS_DEPTHWISE, MMSEG_DEPTHWISE]
     for stage in range(config.num_stages):
         for name in names:
             for kind in ("weight", "bias"):
