@@ -44,8 +44,8 @@ def test_weights_begin_as_the_originals():
     model = MSCANBackbone(MSCANConfig(channels=[64, 64], depths=[1, 1], mlp_ratios=[4, 4]))
     block = model.stages[0].blocks[0]
     assert block.scale1.eq(0.01).all() and block.scale2.eq(0.01).all()
-    assert block.attention.gate.square.weight.std() == pytest.approx((2 / 25) ** 0.5, rel=0.1)
-    assert block.mlp.fc1.weight.std() == pytest.approx((2 / 256) ** 0.5, rel=0.1)
+    assert block.attention.gate.square.weight.std().item() == pytest.approx((2 / 25) ** 0.5, rel=0.1)
+    assert block.mlp.fc1.weight.std().item() == pytest.approx((2 / 256) ** 0.5, rel=0.1)
     assert not block.mlp.fc1.bias.any()
 
 

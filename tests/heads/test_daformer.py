@@ -88,6 +88,6 @@ def test_deeplabv2_begins_small():
     torch.manual_seed(0)
     head = DeepLabV2Head(DeepLabV2HeadConfig(in_channels=[64], in_index=[0], num_labels=5))
     for branch in head.classifier.branches:
-        assert branch.weight.std() == pytest.approx(0.01, rel=0.05) and not branch.bias.any()
+        assert branch.weight.std().item() == pytest.approx(0.01, rel=0.05) and not branch.bias.any()
     with pytest.raises(SegZooError, match="dilations is empty"):
         DeepLabV2HeadConfig(dilations=[])

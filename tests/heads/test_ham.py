@@ -44,13 +44,13 @@ def test_factorisation_is_the_formula(training, monkeypatch):
             assert_close(found[picture, 3 * part : 3 * part + 3], expected, 1e-12)
 
 
+@torch.no_grad()
 def test_a_picture_gives_the_same_logits_each_time_except_in_training():
     head = settle(HamHead(HamHeadConfig.tiny())).eval()
     head.dropout.eval()
     maps = head.config.tiny_inputs()["feature_maps"]
     state = torch.get_rng_state()
-    with torch.no_grad():
-        first, second = head(maps).logits, head(maps).logits
+    first, second = head(maps).logits, head(maps).logits
     assert torch.equal(first, second) and torch.equal(torch.get_rng_state(), state)
     other = HamHead(HamHeadConfig.tiny()).eval()
     other.load_state_dict(head.state_dict())  # which holds no bases
