@@ -21,7 +21,7 @@ def built(**options):
 def joined(head, maps):
     """The projected maps at the first one's size."""
     resized = [F.interpolate(x, size=SIZES[0], mode="bilinear", align_corners=False) for x in maps]
-    return torch.cat([project.conv(x) for project, x in zip(head.projections, resized, strict=True)], 1)
+    return torch.cat([project(x) for project, x in zip(head.projections, resized, strict=True)], 1)
 
 
 @torch.no_grad()

@@ -15,7 +15,8 @@ from segzoo.auto import register_head
 from segzoo.base import Ints
 from segzoo.errors import SegZooError
 from segzoo.heads.base import Head, HeadConfig
-from segzoo.layers import AtrousPyramid, ConvNormAct, FusionConv, concatenate
+from segzoo.layers import AtrousPyramid, FusionConv, concatenate
+from segzoo.layers.conv import Conv2d
 from segzoo.layers.interlaced_attention import interlaced_attention, interlaced_relation
 
 
@@ -109,8 +110,7 @@ class DAFormerHead(Head):
         width, options = config.channels, config.block_options
         widths = config.projected_channels or [width] * len(config.in_channels)
         self.projections = nn.ModuleList(
-            ConvNormAct(channels, projected, 1, norm=None, activation=None)
-            for channels, projected in zip(config.in_channels, widths, strict=True)
+            Conv2d(channels, projected, 1) for channels, projected in zip(config.in_channels, widths, strict=True)
         )
         if config.fusion == "pyramid":
             self.fusion: nn.Module = AtrousPyramid(

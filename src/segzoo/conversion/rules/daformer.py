@@ -88,7 +88,7 @@ def _fusion(layer: Any, where: str) -> dict[str, Any]:
 
 def _projection_keys(index: Iterable[int]) -> Iterable[KeyRule]:
     for place, number in enumerate(index):
-        yield KeyRule(f"embed_layers.{number}.proj.{{}}", f"projections.{place}.conv.{{}}", change=LINEAR)
+        yield KeyRule(f"embed_layers.{number}.proj.{{}}", f"projections.{place}.{{}}", change=LINEAR)
 
 
 def _keys(config: DAFormerHeadConfig) -> Iterable[KeyRule]:
