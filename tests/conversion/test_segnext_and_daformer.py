@@ -232,6 +232,12 @@ def test_what_these_heads_are_refused_for(values, message):
         translate_config(values)
 
 
+def test_hrda_is_refused_in_a_sentence():
+    values = tiny.config(model__type="HRDAEncoderDecoder")
+    with pytest.raises(ConversionError, match=r"^model type 'HRDAEncoderDecoder' is not supported: .*two resolutions"):
+        translate_config(values)
+
+
 def test_deeplabv2_of_one_channel():
     values = with_head(DLV2, num_classes=1, threshold=0.4)
     values["model"]["decode_head"]["loss_decode"] = tiny.LOSS | {"use_sigmoid": True}

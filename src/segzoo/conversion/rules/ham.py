@@ -18,8 +18,8 @@ def _translate(
     # Nothing reads these: the factorisation sets the first to 1 and has no use for the others.
     ham.ignore("inv_t", "INV_T", "ETA", "MD_D")
     ham.expect("SPATIAL", True)
-    for name in ("rand_init", "RAND_INIT"):
-        ham.expect(name, True)  # without it the original draws its bases anew whenever a file is loaded
+    ham.expect("rand_init", True)  # without it the original draws its bases anew whenever a file is loaded
+    ham.expect("RAND_INIT", True)
     own = {
         "norm_groups": groups,
         "ham_channels": options.take("ham_channels", 512),

@@ -14,8 +14,8 @@ def _translate(original: Mapping[str, Any], context: Context) -> tuple[MSCANConf
     options = Options(original, context.where)
     options.ignore("init_cfg", "pretrained")
     options.activation(default="GELU", only="GELU")
-    for name in ("in_chans", "in_channels"):
-        options.expect(name, 3)  # whatever it says, the originals' stem reads three channels
+    options.expect("in_chans", 3)  # whatever it says, the originals' stem reads three channels
+    options.expect("in_channels", 3)  # the same in 1.x
     channels = list(options.take("embed_dims", (64, 128, 256, 512)))
     stages = options.take("num_stages", 4)
     lists = {
