@@ -84,7 +84,7 @@ class MSCANConfig(ConvBlockConfig, BackboneConfig):
 
     @classmethod
     def tiny(cls) -> Self:
-        return cls(channels=[8, 12, 16, 24], depths=[1, 1, 2, 1], mlp_ratios=[2, 2, 2, 2], drop_path_rate=0.1)
+        return cls(channels=[8, 12, 16, 24], depths=[1, 1, 1, 1], mlp_ratios=[2, 2, 2, 2], drop_path_rate=0.1)
 
 
 class MultiScaleGate(nn.Module):
