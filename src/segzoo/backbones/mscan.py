@@ -224,7 +224,8 @@ class MSCANBackbone(Backbone):
         self.post_init()
 
     def features(self, pixel_values: Tensor) -> list[Tensor]:
-        x, maps = pixel_values, []
+        # In this order of axes the convolutions and the norms of the maps take half the time on CPUs.
+        x, maps = pixel_values.contiguous(memory_format=torch.channels_last), []
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
