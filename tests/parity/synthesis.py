@@ -75,7 +75,7 @@ def _kept_tensor(key: str, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def _factor_range(role: str, owner: str) -> tuple[float, float]:
-    if role in ("gamma", "gamma_1", "gamma_2", "ls1", "ls2", "layer_scale"):
+    if role in ("gamma", "gamma_1", "gamma_2", "ls1", "ls2", "layer_scale", "layer_scale_1", "layer_scale_2"):
         return LAYER_SCALE
     return LAST_NORM if role == "weight" and owner in ("bn2", "bn3") else ORDINARY
 
@@ -110,7 +110,9 @@ def draws(name: str | None) -> Iterator[None]:
     """While the block runs, the k-th ``torch.rand`` returns the numbers of a name with k; None changes nothing."""
     count = itertools.count()
 
-    def rand(shape: tuple[int, ...], *, device: torch.device) -> torch.Tensor:
+    def rand(
+        shape: tuple[int, ...], *, device: torch.device, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
         return torch.from_numpy(random_source(f"rand{next(count)}:{name}").random(shape).astype(np.float32)).to(device)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -26,7 +26,11 @@ SLOW = (
     "dpt_vit-b16_512x512_160k_ade20k",
     "fcn_unet_s5-d16_4x4_512x1024_160k_cityscapes",  # its backbone is that of pspnet_unet
     "apcnet_r50-d8_512x512_160k_ade20k",
+    "daformer_mitb5_gta2cs_dacs",
+    "dlv2_r101v1c-d8_gta2cs_dacs",
     "dmnet_r50-d8_512x512_160k_ade20k",
+    "original_segnext.tiny.512x512.ade.160k",  # the parts of segnext_mscan-t with other names
+    "segnext_mscan-b_1xb16-adamw-160k_ade20k-512x512",  # its parts are those of segnext_mscan-t
     "linear_intern_vit_6b_504_80k_ade20k_bs16_lr4e-5_frozen",
     "setr_mla_512x512_160k_b8_ade20k",
     "setr_naive_512x512_160k_b16_ade20k",
@@ -55,6 +59,8 @@ def convert(path):
         model = SegZooForSemanticSegmentation(translation.config)
     expected = model.state_dict()
     state = synthesis.state_dict(record["keys"] if "keys" in record else key_list(record["name"]))
+    prefix = record.get("prefix", "")  # of one of several models in a file
+    state = {key.removeprefix(prefix): value for key, value in state.items()}
     for *others, last in record.get("shared", []):  # names of one tensor, which the last to be loaded fills
         state |= dict.fromkeys(others, state[last])
     native, match = match_weights(state, translation.components, expected)
@@ -84,7 +90,7 @@ def test_numbers(path):
     record, tensors, model = convert(path)
     for case in record["cases"]:
         pixels = synthesis.image(case["input"], case["shape"]).double()
-        with torch.no_grad():
+        with torch.no_grad(), synthesis.draws(case.get("draws")):
             maps, _ = model.forward_maps(pixels)
             logits = model.decode(maps)[-1].logits
             auxiliary = [head(maps).logits for head in model.auxiliary_heads]
@@ -129,8 +135,8 @@ def check_losses(model, losses):
     labels = synthesis.labels(
         losses["labels"], [batch, height, width], model.config.num_labels, losses["block"], ignore_index=255
     )
-    if "draws" in losses:  # of points, which the last head has in training alone
-        model.decode_heads[-1].train()
+    if "draws" in losses:  # of the last head, in training
+        model.decode_heads[-1].train().dropout.eval()
     with torch.no_grad(), synthesis.draws(losses.get("draws")):
         found = model(pixel_values=pixels, labels=labels)
     wanted = {native_loss(name): value for name, value in losses["values"].items() if name != "__total__"}

@@ -15,6 +15,7 @@ from segzoo.backbones.internvit import InternViTBackbone, InternViTConfig
 from segzoo.backbones.mit import MiTBackbone, MiTConfig
 from segzoo.backbones.mobilenetv2 import MobileNetV2Backbone, MobileNetV2Config
 from segzoo.backbones.mobilenetv3 import MobileNetV3Backbone, MobileNetV3Config
+from segzoo.backbones.mscan import MSCANBackbone, MSCANConfig
 from segzoo.backbones.resnest import ResNeStBackbone, ResNeStConfig
 from segzoo.backbones.resnet import ResNetBackbone, ResNetConfig
 from segzoo.backbones.stage_encoder import StageEncoderBackbone, StageEncoderConfig
@@ -51,6 +52,8 @@ __all__ = [
     "InternImageConfig",
     "InternViTBackbone",
     "InternViTConfig",
+    "MSCANBackbone",
+    "MSCANConfig",
     "MiTBackbone",
     "MiTConfig",
     "MobileNetV2Backbone",

@@ -138,6 +138,10 @@ def segmentor_type(model: Any) -> str:
     if not isinstance(model, Mapping):
         raise ConversionError("the config has no 'model'; give the training config of the checkpoint with --config")
     kind = type_name(model, "model", _SEGMENTORS)
+    if kind == "HRDAEncoderDecoder":
+        raise ConversionError(
+            f"model type {kind!r} is not supported: it reads each image at two resolutions and fuses the predictions (HRDA)"
+        )
     if kind not in _SEGMENTORS:
         raise ConversionError(f"model type {kind!r} is not supported (known: {', '.join(_SEGMENTORS)})")
     return kind

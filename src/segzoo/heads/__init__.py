@@ -5,7 +5,9 @@ from segzoo.heads.apcnet import APCHead, APCHeadConfig
 from segzoo.heads.aspp import ASPPHead, ASPPHeadConfig
 from segzoo.heads.base import Head, HeadConfig, HeadOutput, OneMapHeadConfig
 from segzoo.heads.ccnet import CCHead, CCHeadConfig
+from segzoo.heads.daformer import DAFormerHead, DAFormerHeadConfig
 from segzoo.heads.danet import DAHead, DAHeadConfig, DAHeadOutput
+from segzoo.heads.deeplabv2 import DeepLabV2Head, DeepLabV2HeadConfig
 from segzoo.heads.dmnet import DMHead, DMHeadConfig
 from segzoo.heads.dnlnet import DNLHead, DNLHeadConfig
 from segzoo.heads.dpt import DPTHead, DPTHeadConfig
@@ -14,6 +16,7 @@ from segzoo.heads.encnet import EncHead, EncHeadConfig, EncHeadOutput
 from segzoo.heads.fcn import FCNHead, FCNHeadConfig
 from segzoo.heads.fpn import FPNHead, FPNHeadConfig
 from segzoo.heads.gcnet import GCHead, GCHeadConfig
+from segzoo.heads.ham import HamHead, HamHeadConfig
 from segzoo.heads.isanet import ISAHead, ISAHeadConfig
 from segzoo.heads.knet import KNetHead, KNetHeadConfig, KNetHeadOutput
 from segzoo.heads.lraspp import LRASPPHead, LRASPPHeadConfig
@@ -47,6 +50,8 @@ __all__ = [
     "DPTHeadConfig",
     "EMAHead",
     "EMAHeadConfig",
+    "DeepLabV2Head",
+    "DeepLabV2HeadConfig",
     "EncHead",
     "EncHeadConfig",
     "EncHeadOutput",
@@ -54,6 +59,8 @@ __all__ = [
     "ANNHeadConfig",
     "ASPPHead",
     "ASPPHeadConfig",
+    "DAFormerHead",
+    "DAFormerHeadConfig",
     "DAHead",
     "DAHeadConfig",
     "DAHeadOutput",
@@ -63,6 +70,8 @@ __all__ = [
     "FPNHeadConfig",
     "GCHead",
     "GCHeadConfig",
+    "HamHead",
+    "HamHeadConfig",
     "Head",
     "HeadConfig",
     "HeadOutput",

@@ -1,4 +1,4 @@
-"""Atrous spatial pyramid pooling, shared by DeepLabV3 and DeepLabV3+."""
+"""Atrous spatial pyramid pooling, shared by DeepLabV3, DeepLabV3+ and DAFormer."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +19,7 @@ class AtrousPyramid(nn.Module):
         in_channels: channels of the map.
         channels: channels of each branch, and of the result.
         dilations: of the 3x3 convolutions; 1 stands for a 1x1 convolution.
+        image_pool: whether the mean of the map is a branch too.
         separable: make the 3x3 branches of `SeparableConv`.
         align_corners: as in `FusionConv`.
         options: norm and activation of all convolutions, as in `ConvNormAct`.
@@ -30,12 +31,13 @@ class AtrousPyramid(nn.Module):
         channels: int,
         dilations: Sequence[int],
         *,
+        image_pool: bool = True,
         separable: bool = False,
         align_corners: bool = False,
         **options: Any,
     ) -> None:
         super().__init__()
-        self.image_pool = ConvNormAct(in_channels, channels, 1, **options)
+        self.image_pool = ConvNormAct(in_channels, channels, 1, **options) if image_pool else None
         wide = SeparableConv if separable else ConvNormAct
         self.branches = nn.ModuleList(
             ConvNormAct(in_channels, channels, 1, **options)
@@ -44,10 +46,12 @@ class AtrousPyramid(nn.Module):
             for dilation in dilations
         )
         self.fusion = FusionConv(
-            (1 + len(dilations)) * channels, channels, 3, padding=1, align_corners=align_corners, **options
+            (image_pool + len(dilations)) * channels, channels, 3, padding=1, align_corners=align_corners, **options
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, channels, H, W)."""
-        pooled = self.image_pool(x.mean((2, 3), keepdim=True))
-        return self.fusion([pooled, *(branch(x) for branch in self.branches)], size=x.shape[-2:])
+        found = [branch(x) for branch in self.branches]
+        if self.image_pool is not None:
+            found.insert(0, self.image_pool(x.mean((2, 3), keepdim=True)))
+        return self.fusion(found, size=x.shape[-2:])

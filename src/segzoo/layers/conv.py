@@ -79,17 +79,20 @@ def _winograd_is_faster(x: Tensor, weight: Tensor, dilation: int) -> bool:
     return winograd_share(x.shape, weight.shape, dilation) < _WINOGRAD_SHARE
 
 
-def build_norm(norm: str | None, channels: int, *, eps: float, momentum: float) -> nn.Module:
-    """The norm of a block; ``momentum`` is of batch norms.
+def build_norm(norm: str | None, channels: int, *, eps: float, momentum: float, groups: int = 32) -> nn.Module:
+    """The norm of a block; ``momentum`` is of batch norms, ``groups`` of group norms.
 
     Args:
         norm: a key of ``NORMS``, or None for no norm.
         channels: of the map.
         eps: epsilon of the norm.
         momentum: share of the new batch in the running statistics.
+        groups: number of groups.
     """
     if norm is None:
         return nn.Identity()
+    if norm == "group_norm":
+        return GroupNorm(channels, eps=eps, groups=groups)
     layer = NORMS[norm](channels, eps=eps)
     if isinstance(layer, BatchNorm2d):
         layer.momentum = momentum
@@ -105,6 +108,7 @@ class ConvNormAct(nn.Module):
         norm: a key of ``NORMS``, or None for no norm.
         norm_eps: epsilon of the norm.
         norm_momentum: share of the new batch in the running statistics of a batch norm.
+        norm_groups: number of groups of a group norm.
         activation: a key of ``ACTIVATIONS``, or None for no activation.
     """
 
@@ -124,6 +128,7 @@ class ConvNormAct(nn.Module):
         norm: str | None = "batch_norm",
         norm_eps: float = 1e-5,
         norm_momentum: float = 0.1,
+        norm_groups: int = 32,
         activation: str | None = "relu",
     ):
         super().__init__()
@@ -137,7 +142,7 @@ class ConvNormAct(nn.Module):
             groups=groups,
             bias=norm is None if bias is None else bias,
         )
-        self.norm = build_norm(norm, out_channels, eps=norm_eps, momentum=norm_momentum)
+        self.norm = build_norm(norm, out_channels, eps=norm_eps, momentum=norm_momentum, groups=norm_groups)
         self.activation = nn.Identity() if activation is None else ACTIVATIONS[activation]()
 
     def forward(self, x: Tensor) -> Tensor:

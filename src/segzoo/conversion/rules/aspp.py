@@ -21,12 +21,17 @@ def separable_conv(original: str, native: str) -> tuple[KeyRule, ...]:
     )
 
 
-PYRAMID_KEYS = (
-    *conv_module("image_pool.1", "pyramid.image_pool"),  # index 0 is the pool
-    *separable_conv("aspp_modules.{}", "pyramid.branches.{}"),
-    *conv_module("aspp_modules.{}", "pyramid.branches.{}"),
-    *conv_module("bottleneck", "pyramid.fusion"),
-)
+def pyramid_keys(native: str) -> tuple[KeyRule, ...]:
+    """Key rules of the layers of an ASPPHead, for our pyramid of this name."""
+    return (
+        *conv_module("image_pool.1", f"{native}.image_pool"),  # index 0 is the pool
+        *separable_conv("aspp_modules.{}", f"{native}.branches.{{}}"),
+        *conv_module("aspp_modules.{}", f"{native}.branches.{{}}"),
+        *conv_module("bottleneck", f"{native}.fusion"),
+    )
+
+
+PYRAMID_KEYS = pyramid_keys("pyramid")
 
 head_rule("ASPPHead", config=ASPPHeadConfig, options={"dilations": DILATIONS}, keys=PYRAMID_KEYS)
 
