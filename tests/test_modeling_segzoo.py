@@ -24,9 +24,18 @@ from segzoo import SegZooConfig, SegZooForSemanticSegmentation
 from segzoo.auto import HEADS
 from segzoo.backbones import InternImageConfig, ResNetConfig
 from segzoo.errors import SegZooError
-from segzoo.heads import FCNHeadConfig, FPNHeadConfig, Mask2FormerHeadConfig, PSPHeadConfig, UPerHeadConfig
+from segzoo.heads import (
+    FCNHeadConfig,
+    FPNHeadConfig,
+    Mask2FormerHeadConfig,
+    PSPHeadConfig,
+    SegmenterHeadConfig,
+    SETRMLAHeadConfig,
+    SETRUPHeadConfig,
+    UPerHeadConfig,
+)
 from segzoo.losses import CrossEntropyLoss, DiceLoss, FocalLoss, LovaszLoss
-from segzoo.necks import FPNNeck, PyramidNeckConfig
+from segzoo.necks import FPNNeck, MLANeckConfig, PyramidNeckConfig
 
 LABELS = 5
 FOREIGN = {
@@ -178,6 +187,21 @@ def test_semantic_fpn_is_a_head_behind_a_neck():
     plain = SegZooConfig.from_backbone(FOREIGN["dinov2"], FPNHeadConfig(channels=8))
     assert isinstance(plain.neck_config, PyramidNeckConfig)
     assert SegZooConfig.from_backbone(ResNetConfig.tiny(), UPerHeadConfig()).neck_config is None
+
+
+@pytest.mark.parametrize(
+    ("head", "neck"),
+    [(SETRUPHeadConfig(), None), (SegmenterHeadConfig(), None), (SETRMLAHeadConfig(channels=16), MLANeckConfig)],
+)
+def test_heads_for_the_maps_of_plain_vits_get_them_unscaled(head, neck):
+    head.channels = 16
+    if isinstance(head, SegmenterHeadConfig):
+        head.num_heads = 2
+    config = SegZooConfig.from_backbone(FOREIGN["dinov2"], head, num_labels=LABELS)
+    assert config.neck_config is None if neck is None else isinstance(config.neck_config, neck)
+    model = settle(SegZooForSemanticSegmentation(config)).eval()
+    assert model(torch.randn(1, 3, 56, 84)).logits.shape[:2] == (1, LABELS)
+    assert model.auxiliary_heads[0](model.forward_maps(torch.randn(1, 3, 56, 84))[0]).logits.shape[1] == LABELS
 
 
 # --- configs ---------------------------------------------------------------------------------------------------------

@@ -12,10 +12,18 @@ from segzoo.backbones.internvit import InternViTConfig
 from segzoo.base import Ints, SegZooBaseConfig, check_depth, nested_dict
 from segzoo.compat import SubConfigSpec
 from segzoo.errors import SegZooError
-from segzoo.heads import FCNHeadConfig, FPNHeadConfig, HeadConfig, UPerHeadConfig
+from segzoo.heads import (
+    FCNHeadConfig,
+    FPNHeadConfig,
+    HeadConfig,
+    SegmenterHeadConfig,
+    SETRMLAHeadConfig,
+    SETRUPHeadConfig,
+    UPerHeadConfig,
+)
 from segzoo.hub import AUTO_MAP, WritesShim
 from segzoo.losses import CrossEntropyLoss, build_loss
-from segzoo.necks import FPNNeckConfig, ICNeckConfig, NeckConfig, PyramidNeckConfig
+from segzoo.necks import FPNNeckConfig, ICNeckConfig, MLANeckConfig, NeckConfig, PyramidNeckConfig
 
 
 @strict
@@ -178,9 +186,10 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
         The model reads the maps that the config of a segzoo backbone names. Other backbones return only their last map
         unless maps are chosen; of these all stages are read, or four evenly spaced layers of a plain ViT (its last one
         if it has fewer than four). A ``PyramidNeck`` turns the maps of a plain ViT into a pyramid, unless class tokens
-        are among them or the head is a linear one (an FCN head without convolutions), and an ``ICNeck`` fuses the three of
-        an ICNet; behind another backbone an ``FPNHead`` gets an ``FPNNeck`` in front of it. Set the backbone's
-        ``out_features`` or ``out_indices`` beforehand to choose other maps.
+        are among them or the head is made for the maps as they are: a linear one (an FCN head without convolutions),
+        Segmenter's, and SETR's, whose MLA head gets an ``MLANeck``. An ``ICNeck`` fuses the three of an ICNet; behind
+        another backbone an ``FPNHead`` gets an ``FPNNeck`` in front of it. Set the backbone's ``out_features`` or
+        ``out_indices`` beforehand to choose other maps.
 
         Args:
             backbone_config: config of any backbone, which is copied.
@@ -196,10 +205,12 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
         if named and not isinstance(backbone_config, BackboneConfig):
             _choose_maps(backbone_config)
         chosen = backbone_config.out_features if named else []
-        linear = isinstance(head_config, FCNHeadConfig) and head_config.num_convs == 0
-        pyramid = named and is_plain_vit(backbone_config) and not linear and not any(map(is_token, chosen))
+        scales = named and is_plain_vit(backbone_config) and not any(map(is_token, chosen))
+        pyramid = scales and not _reads_unscaled_maps(head_config)
         neck: NeckConfig | None = None
-        if pyramid:
+        if scales and isinstance(head_config, SETRMLAHeadConfig):
+            neck = MLANeckConfig(norm="batch_norm", activation="relu")  # as its published models have it
+        elif pyramid:
             neck = PyramidNeckConfig()
             if isinstance(backbone_config, InternViTConfig):
                 neck = PyramidNeckConfig(norm="layer_norm", norm_eps=1e-6)  # as its published models have it
@@ -226,6 +237,13 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
         from segzoo.backbones import ResNetConfig
 
         return cls.from_backbone(ResNetConfig.tiny(), UPerHeadConfig(channels=16), num_labels=5)
+
+
+def _reads_unscaled_maps(config: HeadConfig | None) -> bool:
+    """Whether a head is made for the maps of a plain ViT as they are."""
+    if isinstance(config, FCNHeadConfig):
+        return config.num_convs == 0
+    return isinstance(config, (SegmenterHeadConfig, SETRUPHeadConfig, SETRMLAHeadConfig))
 
 
 def input_channels(config: PreTrainedConfig) -> int:

@@ -40,7 +40,7 @@ def test_dilations(arch, expected):
 def test_padding_of_strided_convolutions(kernel, size, pads):
     """The sizes and sides of TensorFlow's "same"."""
     x = torch.randn(1, 1, size, size)
-    padded = pad_as_tensorflow(x, kernel, 2)
+    padded = pad_as_tensorflow(x, kernel)
     assert torch.equal(padded, F.pad(x, pads * 2))
     assert F.conv2d(padded, torch.ones(1, 1, kernel, kernel), stride=2).shape[-1] == -(size // -2)
 

@@ -77,3 +77,16 @@ def test_what_does_not_fit_is_named():
         SETRMLAHeadConfig(in_channels=[8] * 3, channels=16)
     with pytest.raises(SegZooError, match="num_heads=5"):
         SegmenterHeadConfig(channels=16, num_heads=5)
+
+
+def test_segmenter_drops_residual_branches_of_its_later_blocks():
+    """The first block keeps its branches, and at a rate of 1 the last one loses both, in training alone."""
+    config = SegmenterHeadConfig.tiny()
+    config.num_layers, config.drop_path_rate = 3, 0.5
+    assert [layer.drop_path.p for layer in SegmenterHead(config).layers] == [0.0, 0.25, 0.5]
+    config.num_layers, config.drop_path_rate = 2, 1.0
+    head, x = settle(SegmenterHead(config)).double(), [torch.randn(2, 32, 3, 4).double()]
+    training, whole = head([None, None, *x]).logits, head.eval()([None, None, *x]).logits
+    del head.layers[1]
+    assert_close(training, head([None, None, *x]).logits, 1e-12)
+    assert (training - whole).abs().max() > 1e-3

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from inference import originals
 from parity import synthesis
 from safetensors.torch import load_file
 from support.key_lists import key_list
@@ -18,13 +17,15 @@ from segzoo.inference import (
     Predictor,
     label_map_from_logits,
     probabilities_from_logits,
-    sliding_window_logits,
 )
 from segzoo.zoo import original_config
 
 RECORDS = Path(__file__).parent / "records"
-CONVERTED = ("pspnet_r18-d8_512x1024_80k_cityscapes", "deeplabv3plus_r18b-d8_769x769_80k_cityscapes")
-STAND_INS = {"segmenter_vit-t_mask_8x1_512x512_160k_ade20k": originals.Segmenter}
+NAMES = (
+    "pspnet_r18-d8_512x1024_80k_cityscapes",
+    "deeplabv3plus_r18b-d8_769x769_80k_cityscapes",
+    "segmenter_vit-t_mask_8x1_512x512_160k_ade20k",
+)
 
 
 class Case:
@@ -33,8 +34,7 @@ class Case:
     def __init__(self, name):
         self.record = json.loads((RECORDS / f"slide_{name}.json").read_text())
         self.values = load_file(RECORDS / f"slide_{name}.safetensors")
-        self.num_labels = self.values["slide"].shape[1]
-        self.model = self.stand_in(STAND_INS[name]) if name in STAND_INS else self.converted(name)
+        self.model = self.converted(name)
         self.align_corners = self.model.config.decode_head_configs[-1].align_corners
         self.pixel_values = synthesis.image(self.record["input"]["label"], self.record["input"]["shape"]).double()
         self.inside = {
@@ -42,10 +42,6 @@ class Case:
             "crop": self.record["img_shape"],
             "align_corners": self.align_corners,
         }
-
-    def stand_in(self, network):
-        weights = {key: value.double() for key, value in synthesis.state_dict(self.record["keys"]).items()}
-        return network(weights, self.num_labels)
 
     def converted(self, name):
         translation = translate_config(original_config(name))
@@ -55,12 +51,9 @@ class Case:
         return model.double().eval()
 
     def windowed(self, pixel_values):
-        """Averaged logits as one tensor; through ``forward`` where the model is segzoo's."""
+        """Averaged logits as one tensor."""
         windows = {"window_size": self.record["crop_size"], "window_stride": self.record["stride"]}
-        if isinstance(self.model, SegZooForSemanticSegmentation):
-            return self.model(pixel_values, **windows).logits
-        options = {"num_labels": self.num_labels, "align_corners": self.align_corners}
-        return sliding_window_logits(self.model.logits, pixel_values, **windows, **options)
+        return self.model(pixel_values, **windows).logits
 
     def check(self, maps, name):
         """Compare with the recorded positions and the mean."""
@@ -72,7 +65,7 @@ class Case:
         assert abs(float(maps.mean()) - output["mean"]) <= 1e-8
 
 
-@pytest.fixture(scope="module", params=[*CONVERTED, *STAND_INS])
+@pytest.fixture(scope="module", params=NAMES)
 def case(request):
     return Case(request.param)
 

@@ -113,15 +113,13 @@ def squeezed_channels(channels: int) -> int:
     return rounded if rounded >= 0.9 * wanted else rounded + 8
 
 
-def pad_as_tensorflow(x: Tensor, kernel: int, stride: int) -> Tensor:
-    """Pad a map (B, C, H, W) so that a convolution returns sizes divided by ``stride``, rounded up; an odd pixel of
-    padding lies at the lower right.
+def pad_as_tensorflow(x: Tensor, kernel: int) -> Tensor:
+    """Pad a map (B, C, H, W) so that a convolution with stride 2 and an odd ``kernel`` of 3 at least halves it, rounding up; an odd
+    pixel of padding lies at the lower right.
     """
-    pads: list[int] = []
-    for size in (x.shape[-1], x.shape[-2]):
-        total = max((-(size // -stride) - 1) * stride + kernel - size, 0)
-        pads += [total // 2, total - total // 2]
-    return F.pad(x, pads)
+    before, after = (kernel - 3) // 2, (kernel - 1) // 2
+    # In programs for any size these are what little arithmetic there is, of positive numbers: ONNX divides negative ones another way.
+    return F.pad(x, [before + x.shape[-1] % 2, after, before + x.shape[-2] % 2, after])
 
 
 class MobileNetV3Block(GradientCheckpointingLayer):
@@ -168,7 +166,7 @@ class MobileNetV3Block(GradientCheckpointingLayer):
     def forward(self, x: Tensor) -> Tensor:
         output = self.expand(x)
         if self.strided:
-            output = pad_as_tensorflow(output, self.kernel, 2)
+            output = pad_as_tensorflow(output, self.kernel)
         output = self.project(self.squeeze(self.depthwise(output)))
         return x + output if self.adds else output
 
@@ -209,7 +207,7 @@ class MobileNetV3Backbone(Backbone):
         self.post_init()
 
     def features(self, pixel_values: Tensor) -> list[Tensor]:
-        x = self.stem(pad_as_tensorflow(pixel_values, 3, 2))
+        x = self.stem(pad_as_tensorflow(pixel_values, 3))
         maps = [x]
         for stage in self.stages:
             x = stage(x)

@@ -308,6 +308,7 @@ def translate_scene_parsing(
     model = Options(config["MODEL"], "MODEL")
     names = [_known(model, "arch_encoder", ENCODERS), _known(model, "arch_decoder", DECODERS)]
     encoder, decoder = ENCODERS[names[0]], DECODERS[names[1]]
+    model.expect("fc_dim", encoder.width)
     data = Options(config.get("DATASET") or {}, "DATASET")
     num_labels = data.take("num_class", 150)
     if not isinstance(num_labels, int) or not 2 <= num_labels <= MAX_CLASSES:

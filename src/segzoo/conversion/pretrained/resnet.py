@@ -27,7 +27,7 @@ _CLASSIFIERS = ("fc.{}", "head.{}")
 
 def is_resnet(state: Mapping[str, Tensor]) -> bool:
     """Whether these are the weights of a classifier of the ResNet family."""
-    state = _without_prefix(state)
+    state = without_prefix(state)
     return {"layer1.0.conv1.weight", "layer4.0.bn2.weight"} <= state.keys() and bool(
         {"fc.weight", "head.fc.weight"} & state.keys()
     )
@@ -43,33 +43,54 @@ def translate_resnet(state: Mapping[str, Tensor], source: str) -> PretrainedBack
     Raises:
         ConversionError: weights that reveal the shape are missing, or the blocks are no ResNet's or ResNeXt's.
     """
-    state = _without_prefix(state)
+    state = without_prefix(state)
     try:
-        stem = _stem_of(state)
+        stem = stem_of(state)
         config = _config(state, stem, source)
     except KeyError as error:
         raise ConversionError(f"{source}: the weights do not make a ResNet: {error.args[0]} is missing") from error
-    return PretrainedBackbone(config, state, KeyTable(_rules(config, stem)))
+    return PretrainedBackbone(config, state, KeyTable(classifier_rules(config, stem)))
 
 
-def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights without mmpretrain's ``backbone.``."""
     return {key.removeprefix("backbone."): value for key, value in state.items()}
 
 
-def _stem_of(state: Mapping[str, Tensor]) -> tuple[tuple[str, str], ...]:
+def stem_of(state: Mapping[str, Tensor]) -> tuple[tuple[str, str], ...]:
+    """The names of the stem's convolutions, each with its norm's."""
     for first, stem in _DEEP_STEMS.items():
         if f"{first}.weight" in state and f"{stem[2][0]}.weight" in state:
             return stem
     return _PLAIN_STEM
 
 
+def depth_of(
+    state: Mapping[str, Tensor], depths: Mapping[int, tuple[tuple[int, ...], bool]], name: str, source: str
+) -> int:
+    """The depth of a network by its numbers of blocks and their kind.
+
+    Args:
+        state: its weights.
+        depths: the numbers of blocks, and whether they are bottlenecks, by depth.
+        name: what such networks are called.
+        source: name of the file, for messages.
+
+    Raises:
+        ConversionError: it has other blocks.
+    """
+    blocks = tuple(count_entries(state, f"layer{stage}.") for stage in (1, 2, 3, 4))
+    facts = blocks, "layer1.0.conv3.weight" in state
+    depth = next((depth for depth, shape in depths.items() if shape == facts), None)
+    if depth is None:
+        known = ", ".join(map(str, depths))
+        raise ConversionError(f"{source}: {blocks} blocks make no {name} that is known (depths {known})")
+    return depth
+
+
 def _config(state: Mapping[str, Tensor], stem: tuple[tuple[str, str], ...], source: str) -> ResNetConfig:
     bottleneck = "layer1.0.conv3.weight" in state
-    blocks = tuple(count_entries(state, f"layer{stage}.") for stage in (1, 2, 3, 4))
-    depth = next((depth for depth, shape in DEPTHS.items() if shape == (blocks, bottleneck)), None)
-    if depth is None:
-        known = ", ".join(map(str, DEPTHS))
-        raise ConversionError(f"{source}: {blocks} blocks make no ResNet that is known (depths {known})")
+    depth = depth_of(state, DEPTHS, "ResNet", source)
     width, group = state["layer1.0.conv2.weight"].shape[:2]
     planes = state["layer1.0.conv3.weight"].shape[0] // 4 if bottleneck else width
     groups = width // group
@@ -87,7 +108,8 @@ def _config(state: Mapping[str, Tensor], stem: tuple[tuple[str, str], ...], sour
     )
 
 
-def _rules(config: ResNetConfig, stem: tuple[tuple[str, str], ...]) -> Iterable[KeyRule]:
+def classifier_rules(config: ResNetConfig, stem: tuple[tuple[str, str], ...]) -> Iterable[KeyRule]:
+    """The key rules of a classifier whose stem has these names."""
     yield from (KeyRule(name, None) for name in _CLASSIFIERS)
     for i, (conv, norm) in enumerate(stem):
         yield KeyRule(f"{conv}.{{}}", f"stem.{i}.conv.{{}}")

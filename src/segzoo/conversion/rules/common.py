@@ -41,8 +41,12 @@ def plain_convolutions(options: Options) -> None:
         ConversionError: it names another kind of convolutions.
     """
     conv_cfg = options.take("conv_cfg", None)
-    if conv_cfg is not None and type_name(conv_cfg, f"{options.where}.conv_cfg") not in ("Conv", "Conv2d"):
+    if conv_cfg is None:
+        return
+    place = f"{options.where}.conv_cfg"
+    if type_name(conv_cfg, place) not in ("Conv", "Conv2d"):
         raise options.error(f"convolutions conv_cfg={conv_cfg!r} are not supported (only ordinary ones)")
+    Options(conv_cfg, place).finish()
 
 
 def rising_indices(options: Options, default: tuple[int, ...]) -> list[int]:

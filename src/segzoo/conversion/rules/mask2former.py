@@ -24,6 +24,7 @@ class _Spelling:
     Args:
         layers: option of encoder and decoder that describes their layers.
         self_attention, cross_attention, feed_forward: options of a layer that describe its parts.
+        batch_first: the only order of dimensions in which its layers call attentions.
         encoder_key, cross_key, self_key, feed_forward_key: names of these parts in the state dict: the encoder's
             attention, the two of the decoder, and the feed-forward net of both.
     """
@@ -32,6 +33,7 @@ class _Spelling:
     self_attention: str
     cross_attention: str
     feed_forward: str
+    batch_first: bool
     encoder_key: str
     cross_key: str
     self_key: str
@@ -43,6 +45,7 @@ _MMDET_2 = _Spelling(
     self_attention="attn_cfgs",
     cross_attention="attn_cfgs",  # one dict describes both
     feed_forward="ffn_cfgs",
+    batch_first=False,
     encoder_key="attentions.0",
     cross_key="attentions.0",
     self_key="attentions.1",
@@ -53,6 +56,7 @@ _MMDET_3 = _Spelling(
     self_attention="self_attn_cfg",
     cross_attention="cross_attn_cfg",
     feed_forward="ffn_cfg",
+    batch_first=True,
     encoder_key="self_attn",
     cross_key="cross_attn",
     self_key="self_attn",
@@ -68,10 +72,10 @@ def translate(
 ) -> Mask2FormerHeadConfig | tuple[Mask2FormerHeadConfig, tuple[KeyRule, ...]]:
     """Translates ``dict(type="Mask2FormerHead", ...)``; with the key rules of the layers where mmdet 3 names them."""
     options = Options(original, context.where)
-    options.ignore("init_cfg", "test_cfg", "num_things_classes", "num_stuff_classes", "channels", "dropout_ratio")
+    options.ignore("init_cfg", "test_cfg", "channels", "dropout_ratio")
     options.ignore("strides")  # which only scale the reference points, and these are divided by them again
     spelling = _MMDET_3 if "layer_cfg" in (original.get("transformer_decoder") or {}) else _MMDET_2
-    num_labels = _num_labels(original, options)
+    num_labels = _num_labels(options, context)
     in_channels, channels = list(options.take("in_channels")), options.take("feat_channels", 256)
     in_index = options.take("in_index", None)
     num_levels = options.take("num_transformer_feat_level", 3)
@@ -102,10 +106,13 @@ def translate(
     return config if spelling is _MMDET_2 else (config, tuple(_layer_keys(spelling)))
 
 
-def _num_labels(original: Mapping[str, Any], options: Options) -> int:
+def _num_labels(options: Options, context: Context) -> int:
     """The head's number of classes: ``num_classes``, or the sum of its things and stuff."""
-    counted = original.get("num_things_classes", 80) + original.get("num_stuff_classes", 53)
+    said = "num_things_classes" in options or "num_stuff_classes" in options
+    counted = options.take("num_things_classes", 80) + options.take("num_stuff_classes", 53)
     count = options.take("num_classes", counted)
+    if said and count != counted and not context.original.is_1x:  # 1.x reads num_classes alone
+        raise options.error(f"num_classes={count!r}, and num_things_classes and num_stuff_classes make {counted!r}")
     if not isinstance(count, int) or not 1 <= count <= MAX_CLASSES:
         raise options.error(f"{count!r} classes; the number must be an integer, {MAX_CLASSES} at most")
     return count
@@ -140,7 +147,8 @@ def _pixel_decoder(
     fields["encoder_layers"] = encoder.take("num_layers")
     layer = _layer(encoder, spelling, "BaseTransformerLayer", ("self_attn", "norm", "ffn", "norm"))
     attention = _inner(layer, spelling.self_attention, "MultiScaleDeformableAttention")
-    attention.ignore("im2col_step", "batch_first")
+    attention.ignore("im2col_step")
+    attention.expect("batch_first", spelling.batch_first)
     attention.expect("embed_dims", channels)
     attention.expect("num_levels", num_levels)
     attention.expect("norm_cfg", None)
@@ -163,7 +171,7 @@ def _decoder(options: Options, spelling: _Spelling, channels: int) -> tuple[dict
     rates: set[float] = set()
     for name in dict.fromkeys((spelling.cross_attention, spelling.self_attention)):
         attention = _inner(layer, name, "MultiheadAttention")
-        attention.ignore("batch_first")
+        attention.expect("batch_first", spelling.batch_first)
         attention.expect("embed_dims", channels)
         rates |= {float(attention.take(rate, 0.0)) for rate in ("attn_drop", "proj_drop", "dropout")}
         _no_drop_path(attention)
@@ -192,14 +200,15 @@ def _layer_norm(options: Options, name: str) -> None:
 
 
 def _feed_forward(layer: Options, spelling: _Spelling, channels: int) -> tuple[int, set[float]]:
-    hidden = layer.take("feedforward_channels", None)
+    of_layer = layer.take("feedforward_channels", None)  # which replaces the net's own in the original too
     ffn = _inner(layer, spelling.feed_forward, "FFN")
     ffn.expect("embed_dims", channels)
     ffn.expect("num_fcs", 2)
     ffn.expect("add_identity", True)
     ffn.activation(only="ReLU")
     _no_drop_path(ffn)
-    hidden, rate = ffn.take("feedforward_channels", hidden), float(ffn.take("ffn_drop", 0.0))
+    hidden, rate = ffn.take("feedforward_channels", None), float(ffn.take("ffn_drop", 0.0))
+    hidden = hidden if of_layer is None else of_layer
     if hidden is None:
         raise ffn.error("the option 'feedforward_channels' is missing")
     ffn.finish()

@@ -18,19 +18,20 @@ def translate(original: Mapping[str, Any], context: Context) -> UNetConfig:
     plain_convolutions(options)
     stages = options.take("num_stages", 5)
     lists = {
-        ours: list(options.take(theirs, (default,) * 5))[: stages - behind]
+        ours: _list(options, theirs, default, stages, behind)
         for ours, theirs, default, behind in (
             ("strides", "strides", 1, 0),
             ("convs", "enc_num_convs", 2, 0),
             ("dilations", "enc_dilations", 1, 0),
+            ("pools", "downsamples", True, 1),
             ("decoder_convs", "dec_num_convs", 2, 1),
             ("decoder_dilations", "dec_dilations", 1, 1),
         )
     }
+    lists["pools"] = [bool(pool) for pool in lists["pools"]]
     config = UNetConfig(
         num_channels=options.take("in_channels", 3),
         width=options.take("base_channels", 64),
-        pools=[bool(pool) for pool in options.take("downsamples", (True,) * 4)][: stages - 1],
         **lists,
         **_upsampling(options),
         **options.norm(default={"type": "BN"}),
@@ -38,6 +39,18 @@ def translate(original: Mapping[str, Any], context: Context) -> UNetConfig:
     )
     options.finish()
     return config
+
+
+def _list(options: Options, name: str, default: int, stages: int, behind: int) -> list[Any]:
+    """Takes a list with a value for each stage but the first ``behind``; the original's own lists are for five stages.
+
+    Raises:
+        ConversionError: it has more or fewer.
+    """
+    values = list(options.take(name, (default,) * (5 - behind)))
+    if len(values) != stages - behind:
+        raise options.error(f"{name}={values!r:.80} must have {stages - behind!r} entries for num_stages={stages!r}")
+    return values
 
 
 def _upsampling(options: Options) -> dict[str, Any]:

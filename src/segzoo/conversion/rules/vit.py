@@ -63,16 +63,28 @@ def tokenless_vit(options: Options, **fields: Any) -> ViTConfig:
         options: the backbone's options.
         fields: further fields of our config.
     """
-    options.ignore("img_size")  # the checkpoint's position embeddings are for pretrain_size
     shared = timm_vit_options(options)
     return ViTConfig(
-        image_size=options.take("pretrain_size", 224),
+        image_size=_position_size(options, shared["patch_size"]),
         class_token=False,
         layer_scale=1.0 if options.take("layer_scale", True) else None,
         windows=attention_windows(options, shared["num_hidden_layers"]),
         **shared,
         **fields,
     )
+
+
+def _position_size(options: Options, patch_size: int) -> int:
+    """Takes ``pretrain_size``, the side of the images that the position embeddings are for, and ``img_size``.
+
+    Raises:
+        ConversionError: the original makes embeddings for ``img_size``, which do not fit ``pretrain_size``.
+    """
+    size = options.take("pretrain_size", 224)
+    made = options.take("img_size", size)
+    if made // patch_size != size // patch_size:
+        raise options.error(f"img_size={made!r} and pretrain_size={size!r} must be the same number of patches")
+    return size
 
 
 def map_names(indices: Iterable[int]) -> list[str]:
