@@ -42,6 +42,12 @@ LOSSES = {
     "pointloss_ce": "cross_entropy",
     "loss_se": "presence",
     "loss_dice": "dice",
+    "loss_context": "cross_entropy",
+    "loss_spatial": "details.cross_entropy",
+    "loss_sem_i": "cross_entropy",
+    "loss_sem_p": "details.cross_entropy",
+    "loss_sem_bd": "boundaries.cross_entropy",
+    "loss_bd": "boundary",
 }
 BRANCHES = {"pam_cam": "", "pam": "position.", "cam": "channel."}  # of DANet's head
 STAGES = {"s0": "stage_0.", "s1": "stage_1.", "s2": "stage_2.", "s3": ""}  # of K-Net's head, behind the loss
@@ -129,6 +135,8 @@ def check_losses(model, losses):
     labels = synthesis.labels(
         losses["labels"], [batch, height, width], model.config.num_labels, losses["block"], ignore_index=255
     )
+    if "ignored_become" in losses:  # where the original cannot train with pixels that do not count
+        labels[labels == 255] = losses["ignored_become"]
     if "draws" in losses:  # of points, which the last head has in training alone
         model.decode_heads[-1].train()
     with torch.no_grad(), synthesis.draws(losses.get("draws")):
