@@ -75,7 +75,7 @@ def _kept_tensor(key: str, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def _factor_range(role: str, owner: str) -> tuple[float, float]:
-    if role in ("gamma", "gamma_1", "gamma_2", "ls1", "ls2", "layer_scale"):
+    if role in ("gamma", "gamma_1", "gamma_2", "ls1", "ls2", "layer_scale", "layer_scale_1", "layer_scale_2"):
         return LAYER_SCALE
     return LAST_NORM if role == "weight" and owner in ("bn2", "bn3") else ORDINARY
 

@@ -28,6 +28,9 @@ SLOW = (
     "apcnet_r50-d8_512x512_160k_ade20k",
     "dmnet_r50-d8_512x512_160k_ade20k",
     "linear_intern_vit_6b_504_80k_ade20k_bs16_lr4e-5_frozen",
+    "original_fpn_poolformer_s12_ade20k_40k",  # the same network as mmpretrain's
+    "original_upernet_van_b0_512x512_160k_ade20k",
+    "pidnet-l_2xb6-120k_1024x1024-cityscapes",
     "setr_mla_512x512_160k_b8_ade20k",
     "setr_naive_512x512_160k_b16_ade20k",
     "setr_pup_512x512_160k_b16_ade20k",

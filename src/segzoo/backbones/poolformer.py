@@ -92,7 +92,7 @@ class PoolFormerConfig(BackboneConfig):
     @classmethod
     def tiny(cls) -> Self:
         return cls(
-            channels=[8, 8, 16, 16], depths=[1, 1, 2, 1], mlp_ratios=[2, 2, 2, 2], layer_scale=0.5, drop_path_rate=0.1
+            channels=[8, 8, 16, 16], depths=[1, 1, 2, 1], mlp_ratios=[2, 2, 2, 2], layer_scale=0.5, drop_path_rate=0.05
         )
 
 

@@ -57,7 +57,7 @@ class DDRHeadConfig(HeadConfig):
 
     @classmethod
     def tiny(cls) -> Self:
-        return cls(in_channels=[8, 16], in_index=[0, 1], channels=8, num_labels=5)
+        return cls(in_channels=[32, 64], in_index=[0, 1], channels=8, num_labels=5)
 
 
 @dataclass

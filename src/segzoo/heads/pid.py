@@ -61,7 +61,7 @@ class PIDHeadConfig(DDRHeadConfig):
 
     @classmethod
     def tiny(cls) -> Self:
-        return cls(in_channels=[8, 8, 16], in_index=[0, 1, 2], channels=8, num_labels=5)
+        return cls(in_channels=[32, 32, 128], in_index=[0, 1, 2], channels=8, boundary_width=1, num_labels=5)
 
 
 @dataclass

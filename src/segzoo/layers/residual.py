@@ -69,7 +69,7 @@ def residual_stem(in_channels: int, channels: int, depth: int) -> nn.Sequential:
         ConvNormAct(in_channels, channels, 3, stride=2, padding=1),
         ConvNormAct(channels, channels, 3, stride=2, padding=1),
         residual_blocks(channels, channels, depth),
-        nn.ReLU(inplace=True),
+        nn.ReLU(),
         residual_blocks(channels, 2 * channels, depth, stride=2),
-        nn.ReLU(inplace=True),
+        nn.ReLU(),
     )
