@@ -359,7 +359,7 @@ def test_every_registered_model(backbone, head, suffix, tmp_path):
     config = HEADS[head].config.tiny()
     config.in_channels = None
     if config.in_index is not None:  # the last map, which every backbone has, and the first one
-        config.in_index = [-1, 0][: len(config.in_index)]
+        config.in_index = [-1, 0, 0][: len(config.in_index)]
     first = [FCNHeadConfig(channels=8)] if config.reads_previous else []
     model = build(BACKBONES[backbone].config.tiny(), *first, config)
     fixed = {"size": (64, 64), "batch": 1} if backbone in FIXED_SIZE else {}
