@@ -65,9 +65,10 @@ def test_which_sums_are_activated():
     ],
 )
 def test_sizes_of_variants(name, parameters):
+    """Those of the released models without their heads."""
     with torch.device("meta"):
         model = AutoBackbone.from_config(backbone_variants()[name].variant_config(name))
-    assert sum(p.numel() for p in model.parameters()) == pytest.approx(parameters, rel=0.02)
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(parameters, rel=0.01)
 
 
 def test_a_stage_without_blocks():

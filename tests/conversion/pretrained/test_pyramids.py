@@ -37,6 +37,10 @@ FILES = {
 }
 
 
+def options_of(config):
+    return {name: value for name, value in config.to_diff_dict().items() if name not in ("architectures", "dtype")}
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_the_authors_file(name, tmp_path):
     config, keys, head, needed = FILES[name]
@@ -48,7 +52,7 @@ def test_the_authors_file(name, tmp_path):
     report = convert_checkpoint(tmp_path / "file.pth", output=tmp_path / "out").report
     assert sorted(report.keys.left_out) == sorted(head)
     loaded = AutoBackbone.from_pretrained(tmp_path / "out").eval()
-    assert loaded.config.to_diff_dict() == config.to_diff_dict()
+    assert options_of(loaded.config) == options_of(config)
     x = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         for found, expected in zip(loaded(x).feature_maps, model(x).feature_maps, strict=True):
