@@ -10,6 +10,8 @@ from segzoo.auto import backbone_variants
 from segzoo.backbones import PoolFormerConfig, PVTConfig, VANConfig
 from segzoo.errors import SegZooError
 
+SMALL = {"channels": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "mlp_ratios": [2, 2, 2, 2]}
+
 
 @torch.no_grad()
 def test_positions_of_pvt():
@@ -45,9 +47,6 @@ def test_poolformers_neighbourhoods_end_at_the_border():
     mixed = x + sums / counts - norm
     assert_close(block(x), mixed + block.fc2(F.gelu(block.fc1(block.norm2(mixed)))))
     assert block.scale1 is None
-
-
-SMALL = {"channels": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "mlp_ratios": [2, 2, 2, 2]}
 
 
 @pytest.mark.parametrize(

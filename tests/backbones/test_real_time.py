@@ -57,11 +57,11 @@ def test_which_sums_are_activated():
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        ("pidnet_s", 7.2e6),
+        ("pidnet_s", 7.48e6),
         ("pidnet_m", 28.2e6),
-        ("pidnet_l", 35.9e6),
-        ("ddrnet_23_slim", 5.6e6),
-        ("ddrnet_23", 20.1e6),
+        ("pidnet_l", 36.3e6),
+        ("ddrnet_23_slim", 5.62e6),
+        ("ddrnet_23", 19.9e6),
     ],
 )
 def test_sizes_of_variants(name, parameters):

@@ -41,7 +41,7 @@ def options_of(config):
     return {name: value for name, value in config.to_diff_dict().items() if name not in ("architectures", "dtype")}
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ["ddrnet", pytest.param("pidnet_s", marks=pytest.mark.slow), "pidnet_l"])
 @torch.no_grad()
 def test_the_authors_file(name, tmp_path):
     """The stem's convolutions have biases there."""
