@@ -59,7 +59,6 @@ MUTATED = {
         options={
             "backbone.arch": [
                 {"layers": [1, 1, 1, 1], "embed_dims": [8, 12, 16, 24]},
-                {"layers": [1, 1, 2, 1], "embed_dims": [8, 12, 16, 20]},
                 {"layers": [1, 1, 2, 1], "embed_dims": [8, 12, 16, 24], "mlp_ratios": [2, 2, 2, 2]},
                 {"layers": [1, 1, 2, 1], "embed_dims": [8, 12, 16, 24], "no_such_option": 1},
                 "s24",
@@ -86,7 +85,7 @@ MUTATED = {
             "backbone.mlp_ratios": [2, 2, 2, 2],
         },
         options={
-            "backbone.embed_dims": [[8, 12, 16, 20], [8, 12, 16]],
+            "backbone.embed_dims": [[8, 12, 16]],
             "backbone.depths": [[1, 1, 1, 1], [1, 1, 1]],
             "backbone.mlp_ratios": [[2, 2, 2, 4]],
             "backbone.norm_cfg": [{**NORM, "eps": 1e-1}, {"type": "LN"}, None],
