@@ -51,6 +51,11 @@ MODELS = {
     "CGNet": "cgnet_512x1024_60k_cityscapes",
     "ERFNet": "erfnet_fcn_4x4_512x1024_160k_cityscapes",
     "Fast-SCNN": "fast_scnn_lr0.12_8x4_160k_cityscapes",
+    "PIDNet-S": "pidnet-s_2xb6-120k_1024x1024-cityscapes",
+    "PIDNet-M": "pidnet-m_2xb6-120k_1024x1024-cityscapes",
+    "PIDNet-L": "pidnet-l_2xb6-120k_1024x1024-cityscapes",
+    "DDRNet23-slim": "ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024",
+    "DDRNet23": "ddrnet_23_in1k-pre_2xb6-120k_cityscapes-1024x1024",
     "PSPNet R50": "pspnet_r50-d8_512x1024_80k_cityscapes",
     "SegFormer B0": "segformer_mit-b0_8x1_1024x1024_160k_cityscapes",
 }

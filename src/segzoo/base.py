@@ -29,6 +29,7 @@ MAX_LAYERS = 1000
 _LAYERS = frozenset(
     {
         "blocks",
+        "branch_blocks",
         "decoder_layers",
         "depth",
         "depths",

@@ -103,12 +103,13 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
     def _share_num_labels(self, other_classes: bool) -> None:
         for config in (*self.decode_head_configs, *self.auxiliary_head_configs):
             config.num_labels = self.num_labels
-            losses = [build_loss(loss) for loss in config.losses]
-            if other_classes:
-                losses = [loss.for_classes(config.num_outputs) for loss in losses]
-                config.losses = [loss.to_dict() for loss in losses]
-            for loss in losses:
-                loss.check_num_labels(config.num_outputs)
+            for field in config.loss_fields:
+                losses = [build_loss(loss) for loss in getattr(config, field)]
+                if other_classes:
+                    losses = [loss.for_classes(config.num_outputs) for loss in losses]
+                    setattr(config, field, [loss.to_dict() for loss in losses])
+                for loss in losses:
+                    loss.check_num_labels(config.num_outputs)
 
     @property
     def size_multiple(self) -> int:

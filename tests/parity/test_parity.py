@@ -32,6 +32,9 @@ SLOW = (
     "original_segnext.tiny.512x512.ade.160k",  # the parts of segnext_mscan-t with other names
     "segnext_mscan-b_1xb16-adamw-160k_ade20k-512x512",  # its parts are those of segnext_mscan-t
     "linear_intern_vit_6b_504_80k_ade20k_bs16_lr4e-5_frozen",
+    "original_fpn_poolformer_s12_ade20k_40k",  # the same network as mmpretrain's
+    "original_upernet_van_b0_512x512_160k_ade20k",
+    "pidnet-l_2xb6-120k_1024x1024-cityscapes",
     "setr_mla_512x512_160k_b8_ade20k",
     "setr_naive_512x512_160k_b16_ade20k",
     "setr_pup_512x512_160k_b16_ade20k",
@@ -46,6 +49,12 @@ LOSSES = {
     "pointloss_ce": "cross_entropy",
     "loss_se": "presence",
     "loss_dice": "dice",
+    "loss_context": "cross_entropy",
+    "loss_spatial": "details.cross_entropy",
+    "loss_sem_i": "cross_entropy",
+    "loss_sem_p": "details.cross_entropy",
+    "loss_sem_bd": "boundaries.cross_entropy",
+    "loss_bd": "boundary",
 }
 BRANCHES = {"pam_cam": "", "pam": "position.", "cam": "channel."}  # of DANet's head
 STAGES = {"s0": "stage_0.", "s1": "stage_1.", "s2": "stage_2.", "s3": ""}  # of K-Net's head, behind the loss
@@ -137,6 +146,8 @@ def check_losses(model, losses):
     )
     if "draws" in losses:  # of the last head, in training
         model.decode_heads[-1].train().dropout.eval()
+    if "ignored_become" in losses:  # where the original cannot train with pixels that do not count
+        labels[labels == 255] = losses["ignored_become"]
     with torch.no_grad(), synthesis.draws(losses.get("draws")):
         found = model(pixel_values=pixels, labels=labels)
     wanted = {native_loss(name): value for name, value in losses["values"].items() if name != "__total__"}

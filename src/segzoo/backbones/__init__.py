@@ -6,6 +6,7 @@ from segzoo.backbones.bisenetv1 import BiSeNetV1Backbone, BiSeNetV1Config
 from segzoo.backbones.bisenetv2 import BiSeNetV2Backbone, BiSeNetV2Config
 from segzoo.backbones.cgnet import CGNetBackbone, CGNetConfig
 from segzoo.backbones.convnext import ConvNeXtBackbone, ConvNeXtConfig
+from segzoo.backbones.ddrnet import DDRNetBackbone, DDRNetConfig
 from segzoo.backbones.erfnet import ERFNetBackbone, ERFNetConfig
 from segzoo.backbones.fast_scnn import FastSCNNBackbone, FastSCNNConfig
 from segzoo.backbones.hrnet import HRNetBackbone, HRNetConfig
@@ -16,6 +17,9 @@ from segzoo.backbones.mit import MiTBackbone, MiTConfig
 from segzoo.backbones.mobilenetv2 import MobileNetV2Backbone, MobileNetV2Config
 from segzoo.backbones.mobilenetv3 import MobileNetV3Backbone, MobileNetV3Config
 from segzoo.backbones.mscan import MSCANBackbone, MSCANConfig
+from segzoo.backbones.pidnet import PIDNetBackbone, PIDNetConfig
+from segzoo.backbones.poolformer import PoolFormerBackbone, PoolFormerConfig
+from segzoo.backbones.pvt import PVTBackbone, PVTConfig
 from segzoo.backbones.resnest import ResNeStBackbone, ResNeStConfig
 from segzoo.backbones.resnet import ResNetBackbone, ResNetConfig
 from segzoo.backbones.stage_encoder import StageEncoderBackbone, StageEncoderConfig
@@ -24,6 +28,7 @@ from segzoo.backbones.swin import SwinBackbone, SwinConfig
 from segzoo.backbones.twins import TwinsBackbone, TwinsConfig
 from segzoo.backbones.unet import UNetBackbone, UNetConfig
 from segzoo.backbones.uniperceiver import UniPerceiverBackbone, UniPerceiverConfig
+from segzoo.backbones.van import VANBackbone, VANConfig
 from segzoo.backbones.vit import ViTBackbone, ViTConfig
 from segzoo.backbones.vit_adapter import ViTAdapterBackbone, ViTAdapterConfig
 
@@ -40,6 +45,8 @@ __all__ = [
     "BiSeNetV2Config",
     "ConvNeXtBackbone",
     "ConvNeXtConfig",
+    "DDRNetBackbone",
+    "DDRNetConfig",
     "ERFNetBackbone",
     "ERFNetConfig",
     "FastSCNNBackbone",
@@ -60,6 +67,12 @@ __all__ = [
     "MobileNetV2Config",
     "MobileNetV3Backbone",
     "MobileNetV3Config",
+    "PIDNetBackbone",
+    "PIDNetConfig",
+    "PVTBackbone",
+    "PVTConfig",
+    "PoolFormerBackbone",
+    "PoolFormerConfig",
     "ResNeStBackbone",
     "ResNeStConfig",
     "ResNetBackbone",
@@ -78,6 +91,8 @@ __all__ = [
     "UNetConfig",
     "UniPerceiverBackbone",
     "UniPerceiverConfig",
+    "VANBackbone",
+    "VANConfig",
     "ViTAdapterBackbone",
     "ViTAdapterConfig",
     "ViTBackbone",

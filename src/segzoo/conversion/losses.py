@@ -14,7 +14,7 @@ from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.keys import Context
 from segzoo.conversion.one_channel import two_class_losses
 from segzoo.conversion.options import Options, type_name
-from segzoo.losses import CrossEntropyLoss, DiceLoss, FocalLoss, Loss, LovaszLoss, Ohem
+from segzoo.losses import BoundaryLoss, CrossEntropyLoss, DiceLoss, FocalLoss, Loss, LovaszLoss, Ohem
 
 MAX_LOSSES = 100
 DEFAULT_LOSS = {"type": "CrossEntropyLoss"}
@@ -54,7 +54,10 @@ def translate_losses(
             context.note(context.where, "class weights that are not two are left out")
         losses = changed
     # The original hands the sampled pixels to every loss, but the others ignore them.
-    sampled = [replace(loss, ohem=ohem) if isinstance(loss, CrossEntropyLoss) else loss for loss in losses]
+    sampled = [
+        replace(loss, ohem=ohem) if isinstance(loss, CrossEntropyLoss) and loss.ohem is None else loss
+        for loss in losses
+    ]
     return [loss.to_dict() for loss in sampled]
 
 
@@ -163,9 +166,20 @@ def _lovasz(options: Options, shared: dict[str, Any], context: Context) -> Lovas
     return LovaszLoss(classes=options.take("classes", "present"), per_image=per_image, **shared)
 
 
+def _ohem_cross_entropy(options: Options, shared: dict[str, Any], context: Context) -> CrossEntropyLoss:
+    """1.x's own hard example mining: the mean over the pixels that it keeps, whose least number is of the batch."""
+    options.ignore("ignore_label")  # of the two ignored labels, the head's is the one that counts
+    ohem = Ohem(
+        threshold=options.take("thres", 0.7), min_kept=max(1, options.take("min_kept", 100_000)), per_batch=True
+    )
+    return CrossEntropyLoss(average="kept", ohem=ohem, **shared)
+
+
 _TRANSLATE = {
+    "BoundaryLoss": lambda options, shared, context: BoundaryLoss(**shared),
     "CrossEntropyLoss": _cross_entropy,
     "DiceLoss": _dice,
     "FocalLoss": _focal,
     "LovaszLoss": _lovasz,
+    "OhemCrossEntropy": _ohem_cross_entropy,
 }

@@ -42,6 +42,7 @@ class OriginalConfig:
         dataset: the data set that the model is tested on.
         test_pipeline: steps that prepare an image in testing; None where there are none.
         pipeline_place: place of these steps in the config.
+        train_pipeline: steps that prepare an image in training; None where they are not beside the model.
         normalisation: ``img_norm_cfg``, which pipelines refer to.
         preprocessor: ``data_preprocessor`` of 1.x, from inside the model or beside it.
         is_1x: whether the config is of mmsegmentation 1.x, which normalises inside the model.
@@ -53,6 +54,7 @@ class OriginalConfig:
     dataset: OriginalDataset = field(default_factory=OriginalDataset)
     test_pipeline: list[Any] | None = None
     pipeline_place: str = ""
+    train_pipeline: list[Any] | None = None
     normalisation: Any = None
     preprocessor: Any = None
     is_1x: bool = False
@@ -86,6 +88,7 @@ class OriginalConfig:
             dataset=dataset,
             test_pipeline=steps,
             pipeline_place=place,
+            train_pipeline=list(train) if isinstance(train := config.get("train_pipeline"), (list, tuple)) else None,
             normalisation=config.get("img_norm_cfg"),
             preprocessor=parts.get("data_preprocessor") or config.get("data_preprocessor"),
             is_1x="data_preprocessor" in parts or "data_preprocessor" in config or "default_scope" in config,

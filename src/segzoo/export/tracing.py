@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.fx.experimental import _config as tracing_options
 from transformers import PreTrainedModel
 
-from segzoo.backbones import MiTConfig, SwinConfig, TwinsConfig
+from segzoo.backbones import DDRNetConfig, MiTConfig, PIDNetConfig, SwinConfig, TwinsConfig
 from segzoo.errors import SegZooError, first_line
 from segzoo.export.exported_model import ExportedModel
 from segzoo.universal import constant_mask_probabilities
 
-# Backbones whose coarsest grids are often one row or a single window.
-_TOKEN_STAGES = (MiTConfig, SwinConfig, TwinsConfig)
+# Backbones whose coarsest maps are often one row or a single window.
+_SMALL_MAPS = (DDRNetConfig, MiTConfig, PIDNetConfig, SwinConfig, TwinsConfig)
 
 
 def trace_model(
@@ -36,7 +36,7 @@ def trace_model(
     shapes = (dict.fromkeys(free, torch.export.Dim.DYNAMIC),)
     try:
         backbone = getattr(exported.model.config, "backbone_config", None)
-        oblivious = free_size and isinstance(backbone, _TOKEN_STAGES)
+        oblivious = free_size and isinstance(backbone, _SMALL_MAPS)
         program = _oblivious_trace(exported, example, shapes) if oblivious else None
         if program is None:
             program = _plain_trace(exported, example, shapes)

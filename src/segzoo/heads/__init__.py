@@ -7,6 +7,7 @@ from segzoo.heads.base import Head, HeadConfig, HeadOutput, OneMapHeadConfig
 from segzoo.heads.ccnet import CCHead, CCHeadConfig
 from segzoo.heads.daformer import DAFormerHead, DAFormerHeadConfig
 from segzoo.heads.danet import DAHead, DAHeadConfig, DAHeadOutput
+from segzoo.heads.ddr import DDRHead, DDRHeadConfig, DDRHeadOutput
 from segzoo.heads.deeplabv2 import DeepLabV2Head, DeepLabV2HeadConfig
 from segzoo.heads.dmnet import DMHead, DMHeadConfig
 from segzoo.heads.dnlnet import DNLHead, DNLHeadConfig
@@ -23,6 +24,7 @@ from segzoo.heads.lraspp import LRASPPHead, LRASPPHeadConfig
 from segzoo.heads.mask2former import Mask2FormerHead, Mask2FormerHeadConfig, Mask2FormerHeadOutput
 from segzoo.heads.non_local import NonLocalHead, NonLocalHeadConfig
 from segzoo.heads.ocr import OCRHead, OCRHeadConfig
+from segzoo.heads.pid import PIDHead, PIDHeadConfig, PIDHeadOutput
 from segzoo.heads.point import PointHead, PointHeadConfig, PointHeadOutput
 from segzoo.heads.psanet import PSAHead, PSAHeadConfig
 from segzoo.heads.psp import PSPHead, PSPHeadConfig
@@ -64,6 +66,9 @@ __all__ = [
     "DAHead",
     "DAHeadConfig",
     "DAHeadOutput",
+    "DDRHead",
+    "DDRHeadConfig",
+    "DDRHeadOutput",
     "FCNHead",
     "FCNHeadConfig",
     "FPNHead",
@@ -93,6 +98,9 @@ __all__ = [
     "PointHead",
     "PointHeadConfig",
     "PointHeadOutput",
+    "PIDHead",
+    "PIDHeadConfig",
+    "PIDHeadOutput",
     "PSAHead",
     "PSAHeadConfig",
     "PSPHead",

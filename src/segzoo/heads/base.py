@@ -49,6 +49,8 @@ class HeadConfig(ConvBlockConfig):
     """Whether the head has queries with a class and a mask each, for losses that read them."""
     reads_previous: ClassVar[bool] = False
     """Whether the head reads the output of the head before it, and so cannot be the first or an auxiliary one."""
+    loss_fields: ClassVar[tuple[str, ...]] = ("losses",)
+    """Names of the fields that hold losses of the model's classes."""
     pools_to_points: ClassVar[bool] = False
     """Whether a norm of the head sees the mean of a whole map, which batch norms cannot train on from one image."""
 
@@ -62,7 +64,8 @@ class HeadConfig(ConvBlockConfig):
     losses: list | tuple = (CrossEntropyLoss(),)
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.losses = [loss.to_dict() for loss in self.build_losses(self.losses)]
+        for field in self.loss_fields:
+            setattr(self, field, [loss.to_dict() for loss in self.build_losses(getattr(self, field))])
         super().__post_init__(**kwargs)
 
     def check(self) -> None:
@@ -178,7 +181,8 @@ class Head(SegZooPreTrainedModel):
         config.check()  # again, because in_channels may have been filled in from the backbone
         self.dropout = nn.Dropout2d(config.dropout)
         self.classifier = self.build_classifier(config)
-        self.losses = config.build_losses(config.losses)
+        for field in config.loss_fields:
+            setattr(self, field, config.build_losses(getattr(config, field)))
 
     def build_classifier(self, config: HeadConfig) -> nn.Module:
         """The last layer, which alone depends on the number of classes: ``channels`` to ``num_outputs``."""
@@ -256,11 +260,27 @@ class Head(SegZooPreTrainedModel):
         Raises:
             SegZooError: a loss is not known, does not fit the head, or is made for another number of classes.
         """
+        self._set_losses("losses", losses)
+
+    def set_class_weights(self, class_weights: Sequence[float]) -> None:
+        """Give all of the head's losses of classes these weights, in the config too.
+
+        Args:
+            class_weights: a factor for each class.
+
+        Raises:
+            SegZooError: they are no weights, or not one for each class.
+        """
+        for field in self.config.loss_fields:
+            losses = [loss | {"class_weights": list(class_weights)} for loss in getattr(self.config, field)]
+            self._set_losses(field, losses)
+
+    def _set_losses(self, field: str, losses: Sequence[Loss | Mapping[str, Any]]) -> None:
         losses = self.config.build_losses(losses)
         for loss in losses:
             loss.check_num_labels(self.config.num_outputs)
-        self.losses = losses
-        self.config.losses = [loss.to_dict() for loss in losses]
+        setattr(self, field, losses)
+        setattr(self.config, field, [loss.to_dict() for loss in losses])
 
     def targets(self, labels: Tensor, ignore_index: int) -> tuple[Tensor, int]:
         """What the losses compare the logits with, (B, H, W), int64, and the id of its pixels that do not count.
@@ -286,10 +306,20 @@ class Head(SegZooPreTrainedModel):
         losses = [loss for loss in self.losses if not loss.reads_queries]
         if not losses or not self.has_loss:
             return {}
-        logits = output.logits
+        labels, ignore_index = self.targets(labels, ignore_index)
+        return self.compare(output.logits, losses, labels, ignore_index)
+
+    def compare(self, logits: Tensor, losses: Sequence[Loss], labels: Tensor, ignore_index: int) -> dict[str, Tensor]:
+        """Losses by name; those of the same name are summed.
+
+        Args:
+            logits: (B, C, h, w), which are resized to the labels, or with ``downsample_labels`` they to the logits.
+            losses: the losses.
+            labels: what the losses compare the logits with, (B, H, W), int64.
+            ignore_index: id of the pixels that do not count.
+        """
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.float()  # before the resize, which would otherwise round its result to half precision
-        labels, ignore_index = self.targets(labels, ignore_index)
         if self.config.downsample_labels:
             labels = F.interpolate(labels[:, None].float(), logits.shape[-2:], mode="nearest-exact")[:, 0].long()
         else:

@@ -1,13 +1,15 @@
 """Building blocks that several backbones, necks and heads use."""
 
 from segzoo.layers.atrous_pyramid import AtrousPyramid
-from segzoo.layers.conv import ConvNormAct, SeparableConv
+from segzoo.layers.context_pooling import ContextPooling
+from segzoo.layers.conv import ConvNormAct, NormActConv, SeparableConv
 from segzoo.layers.drop_path import DropPath
 from segzoo.layers.fusion_conv import FusionConv
 from segzoo.layers.norm import BatchNorm2d, ChannelNorm, GroupNorm, RMSNorm
 from segzoo.layers.pointwise import PointwiseLinear
 from segzoo.layers.precision import Float32LayerNorm, Float32Linear, in_float32, without_autocast
 from segzoo.layers.pyramid_pooling import PyramidPooling, pool_to_grid
+from segzoo.layers.residual import ResidualBlock, residual_blocks, residual_stem
 from segzoo.layers.resize import concatenate, enlarge, rescale, resize
 from segzoo.layers.self_attention import SelfAttention, attend, reset_conv
 from segzoo.layers.spatial_reduction import SpatialReductionAttention
@@ -18,15 +20,18 @@ __all__ = [
     "AtrousPyramid",
     "BatchNorm2d",
     "ChannelNorm",
+    "ContextPooling",
     "ConvNormAct",
     "DropPath",
     "Float32LayerNorm",
     "Float32Linear",
     "FusionConv",
     "GroupNorm",
+    "NormActConv",
     "PointwiseLinear",
     "PyramidPooling",
     "RMSNorm",
+    "ResidualBlock",
     "SelfAttention",
     "SeparableConv",
     "SpatialReductionAttention",
@@ -38,6 +43,8 @@ __all__ = [
     "pool_to_grid",
     "reset_conv",
     "rescale",
+    "residual_blocks",
+    "residual_stem",
     "resize",
     "to_map",
     "to_tokens",

@@ -24,6 +24,7 @@ ACTIVATIONS = {
     "silu": nn.SiLU,
     "hardswish": nn.Hardswish,
 }
+_IN_PLACE = (nn.ReLU, nn.ReLU6, nn.LeakyReLU)
 
 # Up to what share of the usual time, as estimated, a convolution runs as `winograd_conv`: less gain is not worth it.
 _WINOGRAD_SHARE = 0.8
@@ -147,6 +148,40 @@ class ConvNormAct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.norm(self.conv(x)))
+
+
+class NormActConv(nn.Module):
+    """``conv(activation(norm(x)))``, the block of networks that activate before they convolve.
+
+    Args:
+        in_channels, out_channels, kernel_size, padding, groups: as in ``nn.Conv2d``; it has a bias only without a norm.
+        norm, norm_eps, norm_momentum, activation: as in `ConvNormAct`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        padding: int = 0,
+        groups: int = 1,
+        norm: str | None = "batch_norm",
+        norm_eps: float = 1e-5,
+        norm_momentum: float = 0.1,
+        activation: str | None = "relu",
+    ):
+        super().__init__()
+        self.norm = build_norm(norm, in_channels, eps=norm_eps, momentum=norm_momentum)
+        # Without a norm the input is somebody else's, and must not be activated in place.
+        layer = nn.Identity() if activation is None else ACTIVATIONS[activation]()
+        if norm is None and isinstance(layer, _IN_PLACE):
+            layer.inplace = False
+        self.activation = layer
+        self.conv = Conv2d(in_channels, out_channels, kernel_size, padding=padding, groups=groups, bias=norm is None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.activation(self.norm(x)))
 
 
 class SeparableConv(nn.Module):

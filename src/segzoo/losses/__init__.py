@@ -6,6 +6,7 @@ writes. Losses of heads with queries are called by those heads, with more than l
 """
 
 from segzoo.losses.base import Loss
+from segzoo.losses.boundary import BoundaryLoss, class_boundaries
 from segzoo.losses.building import LOSSES, build_loss
 from segzoo.losses.cross_entropy import CrossEntropyLoss
 from segzoo.losses.dice import DiceLoss
@@ -16,6 +17,7 @@ from segzoo.losses.ohem import Ohem
 
 __all__ = [
     "LOSSES",
+    "BoundaryLoss",
     "CrossEntropyLoss",
     "DiceLoss",
     "FocalLoss",
@@ -25,4 +27,5 @@ __all__ = [
     "Ohem",
     "QueryPredictions",
     "build_loss",
+    "class_boundaries",
 ]

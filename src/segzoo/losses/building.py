@@ -7,13 +7,14 @@ from typing import Any
 
 from segzoo.errors import SegZooError
 from segzoo.losses.base import Loss
+from segzoo.losses.boundary import BoundaryLoss
 from segzoo.losses.cross_entropy import CrossEntropyLoss
 from segzoo.losses.dice import DiceLoss
 from segzoo.losses.focal import FocalLoss
 from segzoo.losses.lovasz import LovaszLoss
 from segzoo.losses.mask_classification import MaskClassificationLoss
 
-_KINDS = (CrossEntropyLoss, DiceLoss, FocalLoss, LovaszLoss, MaskClassificationLoss)
+_KINDS = (BoundaryLoss, CrossEntropyLoss, DiceLoss, FocalLoss, LovaszLoss, MaskClassificationLoss)
 LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in _KINDS}
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ _AVERAGES = {
     "all": "all pixels, ignored ones included",
     "valid": "the pixels that are not ignored",
     "weighted": "the class weights of the pixels that are not ignored",
+    "kept": "the pixels that ohem keeps",
     "sum": "no average",
 }
 
@@ -29,8 +30,8 @@ class CrossEntropyLoss(Loss):
             true class.
         average: what the sum of the pixel losses is divided by: "all", the number of all pixels, including ignored
             ones, as mmsegmentation trains its models; "valid", the number of pixels that are not ignored; "weighted",
-            the sum of these pixels' class weights, which is PyTorch's average; "sum", 1. Pixels that ``ohem`` leaves
-            out still count.
+            the sum of these pixels' class weights, which is PyTorch's average; "kept", the number of pixels that
+            ``ohem`` keeps; "sum", 1. Except with "kept", pixels that ``ohem`` leaves out still count.
         sigmoid: give each class a sigmoid against all others, and average over pixels and classes; with one channel,
             label 1 against label 0.
         ohem: count only the pixels that the model finds hard: an ``Ohem`` or its dict; None for all pixels.
@@ -53,17 +54,27 @@ class CrossEntropyLoss(Loss):
             raise SegZooError(f"cross_entropy: average={self.average!r} is unknown; use {known}")
         if self.average == "weighted" and self.sigmoid:
             raise SegZooError("cross_entropy: average='weighted' needs softmax; use 'all' or 'valid' with sigmoid")
+        if self.average == "kept" and self.ohem is None:
+            raise SegZooError("cross_entropy: average='kept' needs ohem, which keeps pixels; use 'valid' without it")
         if isinstance(self.ohem, Mapping):
             try:
                 self._set("ohem", Ohem(**self.ohem))
             except TypeError:
                 raise SegZooError(
-                    f"cross_entropy: ohem has the keys {', '.join(map(repr, self.ohem))}; it takes 'threshold' and 'min_kept'"
+                    f"cross_entropy: ohem has the keys {', '.join(map(repr, self.ohem))}; it takes 'threshold' and 'min_kept', "
+                    "and 'per_batch'"
                 ) from None
         elif self.ohem is not None and not isinstance(self.ohem, Ohem):
             raise SegZooError(
                 f"cross_entropy: ohem={self.ohem!r} must be a dict such as {{'threshold': 0.7, 'min_kept': 100000}}"
             )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As of every loss; ``per_batch`` of ``ohem`` is written where it is set."""
+        plain = super().to_dict()
+        if self.ohem is not None and not self.ohem.per_batch:
+            del plain["ohem"]["per_batch"]
+        return plain
 
     def compute(self, logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
         valid = labels != ignore_index
@@ -79,14 +90,18 @@ class CrossEntropyLoss(Loss):
             negative_log = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
             probabilities = negative_log.detach().neg().exp() if self.ohem else None
             losses = negative_log if factors is None else negative_log * factors
+        kept = valid
         if self.ohem is not None:
-            losses = torch.where(self.ohem.keep(losses, probabilities, valid), losses, 0)
+            kept = self.ohem.keep(losses, probabilities, valid)
+            losses = torch.where(kept, losses, 0)
         divisor = logits.shape[1] if self.sigmoid else 1
         if self.average == "all":
             return losses.sum() / (divisor * labels.numel())
         if self.average == "sum":
             return losses.sum()
-        counted = valid if self.average == "valid" or factors is None else factors * valid
+        counted = kept if self.average == "kept" else valid
+        if self.average == "weighted" and factors is not None:
+            counted = factors * valid
         counted = counted.sum()
         return losses.sum() / (divisor * torch.where(counted > 0, counted, 1))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from segzoo.losses.base import count, number
+from segzoo.losses.base import count, flag, number
 from segzoo.sizes import MAX_SIZE
 
 _MAX_PIXELS = MAX_SIZE**2  # of the largest picture
@@ -24,6 +24,7 @@ class Ohem:
             ``min_kept`` pixels per image with the largest losses hard.
         min_kept: number of pixels per image, counted over the whole batch, that are always kept: where fewer lie below
             the threshold, it is raised until that many do.
+        per_batch: ``min_kept`` is the number of a whole batch, whatever its size.
 
     Raises:
         SegZooError: ``threshold`` is not in 0..1, or ``min_kept`` is no number of pixels that a picture can have.
@@ -31,12 +32,14 @@ class Ohem:
 
     threshold: float | None = None
     min_kept: int = 100_000
+    per_batch: bool = False
 
     def __post_init__(self) -> None:
         if self.threshold is not None:
             value = number(self.threshold, "ohem: threshold", at_least=0.0, at_most=1.0)
             object.__setattr__(self, "threshold", value)
         count(self.min_kept, "ohem: min_kept", at_most=_MAX_PIXELS)
+        flag(self.per_batch, "ohem: per_batch")
 
     @torch.no_grad()
     def keep(self, pixel_losses: Tensor, probabilities: Tensor, valid: Tensor) -> Tensor:
@@ -48,7 +51,7 @@ class Ohem:
                 threshold.
             valid: True for the pixels (B, H, W) that are not ignored.
         """
-        wanted = self.min_kept * len(valid)
+        wanted = self.min_kept if self.per_batch else self.min_kept * len(valid)
         if self.threshold is None:
             ranked = torch.where(valid, pixel_losses, -torch.inf).flatten()
             kept = torch.zeros_like(valid).flatten()

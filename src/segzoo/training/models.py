@@ -246,7 +246,7 @@ def _apply(options: ModelOptions, model: PreTrainedModel) -> None:
         for head in (*model.decode_heads, *model.auxiliary_heads):
             if head.config.own_outputs is not None:
                 continue  # the weights are of other classes than its outputs
-            head.set_losses([loss | {"class_weights": list(options.class_weights)} for loss in head.config.losses])
+            head.set_class_weights(options.class_weights)
     if options.window_size is not None:
         if not own:
             raise SegZooError(

@@ -1,4 +1,7 @@
-"""ImageNet classifiers of MiT -> backbones: their authors' ``mit_b*.pth``, mmsegmentation's and transformers' copies."""
+"""ImageNet classifiers of MiT -> backbones: their authors' ``mit_b*.pth``, mmsegmentation's and transformers' copies.
+
+Those of PVT v2 (``pvt_v2_b*.pth``) have the same layers, and other widths inside them.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,8 @@ class _Spelling:
         embedding: name of a stage's patch embedding, with the stage's number, from ``first`` on.
         blocks: beginning of the names of a stage's blocks.
         reduction, hidden: names of the convolution of keys and values, and of the first linear layer, in a block.
+        attention, depthwise: names of the queries and of the depthwise convolution in a block, by which relatives with
+            other blocks are told apart.
         keys: the key rules.
         eps: fields of the config that the file does not tell.
         first: number of the first stage.
@@ -33,6 +38,8 @@ class _Spelling:
     blocks: str
     reduction: str
     hidden: str
+    attention: str
+    depthwise: str
     keys: Callable[[MiTConfig], Iterable[KeyRule]]
     eps: Mapping[str, float]
     first: int = 0
@@ -48,13 +55,23 @@ class _Spelling:
 
 _SPELLINGS = (
     _Spelling(
-        "patch_embed{}.proj.weight", "block{}.", "attn.sr.weight", "mlp.fc1.weight", original_mit_keys, {}, first=1
+        "patch_embed{}.proj.weight",
+        "block{}.",
+        "attn.sr.weight",
+        "mlp.fc1.weight",
+        "attn.q.weight",
+        "mlp.dwconv.dwconv.weight",
+        original_mit_keys,
+        {},
+        first=1,
     ),
     _Spelling(
         "layers.{}.0.projection.weight",
         "layers.{}.1.",
         "attn.sr.weight",
         "ffn.layers.0.weight",
+        "attn.attn.in_proj_weight",
+        "ffn.layers.1.weight",
         mmseg_mit_keys,
         {"norm_eps": 1e-6, "patch_norm_eps": 1e-6},
     ),
@@ -63,6 +80,8 @@ _SPELLINGS = (
         "segformer.encoder.block.{}.",
         "attention.self.sr.weight",
         "mlp.dense1.weight",
+        "attention.self.query.weight",
+        "mlp.dwconv.dwconv.weight",
         transformers_mit_keys,
         {"norm_eps": 1e-5},
     ),
@@ -71,7 +90,9 @@ _SPELLINGS = (
 
 def _spelling(state: Mapping[str, Tensor]) -> _Spelling | None:
     for spelling in _SPELLINGS:
-        if {spelling.embeds(0), f"{spelling.prefix(0)}0.{spelling.hidden}"} <= state.keys():
+        block = f"{spelling.prefix(0)}0."
+        layers = (spelling.hidden, spelling.attention, spelling.depthwise)
+        if {spelling.embeds(0), *(block + layer for layer in layers)} <= state.keys():
             return spelling
     return None
 
