@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conversion.test_mutations import NORM, Mutated, altered, head_options, outputs
+from conversion.mutations.case import NORM, Mutated, altered, head_options
+from conversion.test_mutations import outputs
 
 from segzoo.errors import SegZooError
 
