@@ -98,6 +98,7 @@ def test_options_of_the_factorisation():
     for config in (authors, mmseg):
         options = (config.num_parts, config.num_bases, config.train_steps, config.eval_steps, config.norm_groups)
         assert options == (2, 5, 1, 2, 4)
+    assert any("with a fixed seed" in note for note in translate_config(segnext()).notes)
     config = head_of(segnext(ham_kwargs={}, norm_cfg=tiny.NORM))
     assert (config.num_bases, config.train_steps, config.eval_steps, config.norm) == (64, 6, 7, "batch_norm")
     wide = {"channels": 512, "norm_cfg": {"type": "GN", "num_groups": 32}}

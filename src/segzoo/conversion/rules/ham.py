@@ -31,6 +31,11 @@ def _translate(
     ham.finish()
     fields, first_keys = head_options(options, context, HamHeadConfig)
     options.finish()
+    context.note(
+        context.where,
+        "the original draws the first bases of its factorisation anew for every picture, so its logits differ from run "
+        "to run; here only training does so, and evaluation draws them with a fixed seed",
+    )
     config = HamHeadConfig(**fields, **own)
     return (config, first_keys) if first_keys else config
 
