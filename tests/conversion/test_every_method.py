@@ -35,7 +35,7 @@ NARROW = {
         "backbone.deform_num_heads": 4,
         "decode_head.in_channels": [64] * 4,
     },
-    ("InternViT-6B", "Linear"): INTERNVIT | {"decode_head.in_channels": [64]},
+    ("InternViT-6B", "Linear"): INTERNVIT | {"decode_head.in_channels": 64, "decode_head.channels": 64},
     ("InternViT-6B", "UPerNet"): INTERNVIT | {"decode_head.in_channels": [64] * 4, "auxiliary_head.in_channels": 64},
 }
 
