@@ -18,8 +18,8 @@ from transformers import pipeline
 from segzoo import zoo
 from segzoo.commands.cli import main
 
-# Sides of the picture that the model sees, unless it needs another: LR-ASPP pools windows of 385 pixels.
-SCALE, SCALES = (256, 192), {"LRASPP": (400, 392)}
+# Largest sides of the picture that the model sees; LR-ASPP pools windows of 385 pixels.
+SCALE, SCALES = (256, 192), {"LRASPP": (600, 400)}
 INTERNVIT = {"backbone.embed_dim": 64, "backbone.depth": 48, "backbone.num_heads": 4}
 NARROW = {
     ("InternImage", "Mask2Former"): {
@@ -35,7 +35,7 @@ NARROW = {
         "backbone.deform_num_heads": 4,
         "decode_head.in_channels": [64] * 4,
     },
-    ("InternViT-6B", "Linear"): INTERNVIT | {"decode_head.in_channels": [64]},
+    ("InternViT-6B", "Linear"): INTERNVIT | {"decode_head.in_channels": 64, "decode_head.channels": 64},
     ("InternViT-6B", "UPerNet"): INTERNVIT | {"decode_head.in_channels": [64] * 4, "auxiliary_head.in_channels": 64},
 }
 
@@ -80,6 +80,9 @@ def written(method, name, folder):
         state = tiny.state_dict(config)
     else:
         state = synthesis.state_dict(key_list(name))
+        if method[1] == "ANN":  # one convolution under two names
+            place = "decode_head.context.stages.0"
+            state = {k: state[k.replace(f"{place}.query_project", f"{place}.key_project")] for k in state}
     config["data"] = {
         "samples_per_gpu": 2,
         "test": {"type": config["dataset_type"], "pipeline": config["test_pipeline"]},

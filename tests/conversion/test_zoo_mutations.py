@@ -78,3 +78,30 @@ def same(other, translation, computed):
         return graph(other.config) == computed
     except (SegZooError, RuntimeError):
         return False  # a model that cannot be built or run gives no wrong numbers
+
+
+M2F = "mask2former_internimage_h_896_80k_cocostuff2ade20k"
+UNET = "deeplabv3_unet_s5-d16_128x128_40k_stare"
+KNET = "knet_s3_fcn_r50-d8_8x2_512x512_adamw_80k_ade20k"
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "value"),
+    [
+        (M2F, "model.decode_head.transformer_decoder.transformerlayers.feedforward_channels", 2048),
+        (M2F, "model.decode_head.transformer_decoder.transformerlayers.attn_cfgs.batch_first", True),
+        (M2F, "model.decode_head.pixel_decoder.encoder.transformerlayers.attn_cfgs.batch_first", True),
+        (M2F, "model.decode_head.num_things_classes", 80),
+        (UNET, "model.backbone.num_stages", 6),
+        (UNET, "model.backbone.dec_num_convs", [2, 2, 2, 2, 2]),
+        (KNET, "model.decode_head.kernel_generate_head.conv_cfg", {"type": "Conv2d", "padding_mode": "reflect"}),
+        ("upernet_augreg_adapter_base_512_160k_ade20k", "model.backbone.img_size", 224),
+        ("ade20k-resnet50dilated-ppm_deepsup", "MODEL.fc_dim", 512),
+    ],
+)
+def test_options_that_are_read_beside_others(name, path, value):
+    config = leaves.rows()[name]
+    other = translated(config, tuple(path.split(".")), value)
+    assert other is None or as_written(other) != as_written(translate_config(config))
+    if path.endswith("feedforward_channels"):
+        assert other.config.decode_head_configs[0].decoder_hidden_channels == value

@@ -9,6 +9,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation
+from segzoo.conversion.plan import build_without_weights
 from segzoo.images.resizing import round_up
 
 
@@ -36,6 +37,22 @@ class Recorder(TorchDispatchMode):
         return [self.written(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
+class AllHeads(nn.Module):
+    """A model with its auxiliary heads, whose logits are resized to the picture."""
+
+    def __init__(self, model: SegZooForSemanticSegmentation):
+        super().__init__()
+        self.model = model
+
+    def forward(self, picture: torch.Tensor) -> None:
+        maps, _ = self.model.forward_maps(picture)
+        heads = [*self.model.decode_heads, *self.model.auxiliary_heads]
+        outputs = [*self.model.decode(maps), *(head(maps) for head in self.model.auxiliary_heads)]
+        for head, out in zip(heads, outputs, strict=True):
+            align = head.config.align_corners
+            nn.functional.interpolate(out.logits, picture.shape[2:], mode="bilinear", align_corners=align)
+
+
 def graph(config: SegZooConfig, side: int = 416) -> str:
     """A hash of what a model of this config computes of a picture, its auxiliary heads and the resizing of logits included.
 
@@ -46,14 +63,14 @@ def graph(config: SegZooConfig, side: int = 416) -> str:
     size = tuple(round_up(length, config.size_multiple) for length in (side, side + 64))
     if config.window_size is not None and config.size_multiple == 1:
         size = tuple(config.window_size)
+    model = build_without_weights(config).eval()
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
-        model = SegZooForSemanticSegmentation(config).eval()
         picture = torch.zeros(1, getattr(config.backbone_config, "num_channels", 3), *size)
-        tensors = (*model.named_parameters(), *model.named_buffers())
-        with Recorder({id(tensor): f"{name} {tuple(tensor.shape)}" for name, tensor in tensors}) as recorder:
-            maps, _ = model.forward_maps(picture)
-            for head, out in zip(model.decode_heads, model.decode(maps), strict=True):
-                nn.functional.interpolate(out.logits, size, mode="bilinear", align_corners=head.config.align_corners)
-            for head in model.auxiliary_heads:
-                head(maps)
+        tensors = {
+            name: torch.zeros(tensor.shape, dtype=tensor.dtype)
+            for name, tensor in (*model.named_parameters(), *model.named_buffers())
+        }
+        with Recorder({id(tensor): f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items()}) as recorder:
+            inside = {f"model.{name}": tensor for name, tensor in tensors.items()}
+            torch.func.functional_call(AllHeads(model), inside, (picture,), tie_weights=False)
     return recorder.hash.hexdigest()
