@@ -10,10 +10,11 @@ from segzoo.losses.base import Loss
 from segzoo.losses.cross_entropy import CrossEntropyLoss
 from segzoo.losses.dice import DiceLoss
 from segzoo.losses.focal import FocalLoss
+from segzoo.losses.focal_mask_classification import FocalMaskClassificationLoss
 from segzoo.losses.lovasz import LovaszLoss
 from segzoo.losses.mask_classification import MaskClassificationLoss
 
-_KINDS = (CrossEntropyLoss, DiceLoss, FocalLoss, LovaszLoss, MaskClassificationLoss)
+_KINDS = (CrossEntropyLoss, DiceLoss, FocalLoss, FocalMaskClassificationLoss, LovaszLoss, MaskClassificationLoss)
 LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in _KINDS}
 
 
