@@ -28,7 +28,7 @@ from segzoo.conversion.translate import segmentor_type
 from segzoo.data.scenes import SCENES, draw_scene
 from segzoo.errors import SegZooError
 from segzoo.heads import Mask2FormerHead, Mask2FormerHeadConfig
-from segzoo.heads.mask2former import combined_logits
+from segzoo.heads.queries import combined_logits
 from segzoo.inference import Predictor
 from segzoo.layers.pixel_decoder import sine_positions
 from segzoo.losses import MaskClassificationLoss
