@@ -1,4 +1,6 @@
-"""SegFormer, UPerNet, Mask2Former and MaskFormer as transformers saves them -> ours, and back: the same layers, with other names and layouts.
+"""Models as transformers saves them -> ours, and back: the same layers, with other names and layouts.
+
+They are SegFormer, UPerNet, Mask2Former and MaskFormer.
 
 transformers' SegFormer has an epsilon of 1e-5 in every norm, where SegFormer's authors have 1e-6 in most: models that were
 converted from theirs differ by some 1e-6 of the largest logit when they go to transformers.
@@ -17,7 +19,6 @@ from transformers import (
     Mask2FormerConfig,
     Mask2FormerImageProcessor,
     MaskFormerConfig,
-    MaskFormerImageProcessor,
     PreTrainedConfig,
     SegformerConfig,
     SegformerImageProcessor,
@@ -295,8 +296,8 @@ def _segformer_processor(
 
 def _queries_processor(
     processor: SegZooImageProcessor, settings: dict[str, Any], notes: list[str]
-) -> Mask2FormerImageProcessor | MaskFormerImageProcessor:
-    """The image processor for Mask2Former and MaskFormer; adds remarks on what differs to ``notes``."""
+) -> Mask2FormerImageProcessor:
+    """The image processor for Mask2Former, which MaskFormer has too; adds remarks on what differs to ``notes``."""
     if processor.window_size is not None or processor.channel_order != "rgb":
         notes.append("images: sliding windows and the order bgr are left out")
     if processor.size_multiple is not None and processor.size_multiple_mode != "round_up":

@@ -48,10 +48,10 @@ def translate(
 ) -> Mask2FormerHeadConfig | tuple[Mask2FormerHeadConfig, tuple[KeyRule, ...]]:
     """Translates ``dict(type="Mask2FormerHead", ...)``; with the key rules of the layers where mmdet 3 names them."""
     options = Options(original, context.where)
-    options.ignore("init_cfg", "test_cfg", "num_things_classes", "num_stuff_classes", "channels", "dropout_ratio")
+    options.ignore("init_cfg", "test_cfg", "channels", "dropout_ratio")
     options.ignore("strides")  # which only scale the reference points, and these are divided by them again
     spelling = MMDET_3 if "layer_cfg" in (original.get("transformer_decoder") or {}) else MMDET_2
-    num_labels = take_num_labels(original, options)
+    num_labels = take_num_labels(options, context)
     in_channels, channels = list(options.take("in_channels")), options.take("feat_channels", 256)
     num_levels = options.take("num_transformer_feat_level", 3)
     take_positions(options, channels)
@@ -92,7 +92,8 @@ def _pixel_decoder(
     fields["encoder_layers"] = encoder.take("num_layers")
     layer = layer_options(encoder, spelling, "BaseTransformerLayer", ("self_attn", "norm", "ffn", "norm"))
     attention = part_of(layer, spelling.self_attention, "MultiScaleDeformableAttention")
-    attention.ignore("im2col_step", "batch_first")
+    attention.ignore("im2col_step")
+    attention.expect("batch_first", spelling.batch_first)
     attention.expect("embed_dims", channels)
     attention.expect("num_levels", num_levels)
     attention.expect("norm_cfg", None)

@@ -43,8 +43,8 @@ _WITH_ENCODER = "TransformerEncoderPixelDecoder"
 def translate(original: Mapping[str, Any], context: Context) -> MaskFormerHeadConfig:
     """Translates ``dict(type="MaskFormerHead", ...)``."""
     options = Options(original, context.where)
-    options.ignore("init_cfg", "test_cfg", "num_things_classes", "num_stuff_classes")
-    num_labels = take_num_labels(original, options)
+    options.ignore("init_cfg", "test_cfg")
+    num_labels = take_num_labels(options, context)
     in_channels, channels = list(options.take("in_channels")), options.take("feat_channels", 256)
     options.expect("out_channels", channels)  # which also is the width of the queries
     take_positions(options, channels)
@@ -82,7 +82,7 @@ def _pixel_decoder(options: Options, channels: int, *, with_encoder: bool) -> tu
         if fields["encoder_layers"] == 0:
             raise encoder.error("num_layers=0 is not supported (a PixelDecoder has no encoder)")
         layer = layer_options(encoder, MMDET_3, "DetrTransformerEncoderLayer", ("self_attn", "norm", "ffn", "norm"))
-        fields["encoder_heads"], rates = attention_heads(layer, MMDET_3.self_attention, channels)
+        fields["encoder_heads"], rates = attention_heads(layer, MMDET_3.self_attention, MMDET_3, channels)
         fields["encoder_hidden_channels"], ffn_rates = feed_forward(layer, MMDET_3, channels)
         rates |= ffn_rates
         layer.finish()

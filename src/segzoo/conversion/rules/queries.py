@@ -22,6 +22,7 @@ class Spelling:
     Args:
         layers: option of encoder and decoder that describes their layers.
         self_attention, cross_attention, feed_forward: options of a layer that describe its parts.
+        batch_first: the only order of dimensions in which its layers call attentions.
         encoder_key, cross_key, self_key, feed_forward_key: names of these parts in the state dict: the encoder's
             attention, the two of the decoder, and the feed-forward net of both.
     """
@@ -30,6 +31,7 @@ class Spelling:
     self_attention: str
     cross_attention: str
     feed_forward: str
+    batch_first: bool
     encoder_key: str
     cross_key: str
     self_key: str
@@ -41,6 +43,7 @@ MMDET_2 = Spelling(
     self_attention="attn_cfgs",
     cross_attention="attn_cfgs",  # one dict describes both
     feed_forward="ffn_cfgs",
+    batch_first=False,
     encoder_key="attentions.0",
     cross_key="attentions.0",
     self_key="attentions.1",
@@ -51,6 +54,7 @@ MMDET_3 = Spelling(
     self_attention="self_attn_cfg",
     cross_attention="cross_attn_cfg",
     feed_forward="ffn_cfg",
+    batch_first=True,
     encoder_key="self_attn",
     cross_key="cross_attn",
     self_key="self_attn",
@@ -58,10 +62,13 @@ MMDET_3 = Spelling(
 )
 
 
-def take_num_labels(original: Mapping[str, Any], options: Options) -> int:
+def take_num_labels(options: Options, context: Context) -> int:
     """The head's number of classes: ``num_classes``, or the sum of its things and stuff."""
-    counted = original.get("num_things_classes", 80) + original.get("num_stuff_classes", 53)
+    said = "num_things_classes" in options or "num_stuff_classes" in options
+    counted = options.take("num_things_classes", 80) + options.take("num_stuff_classes", 53)
     count = options.take("num_classes", counted)
+    if said and count != counted and not context.original.is_1x:  # 1.x reads num_classes alone
+        raise options.error(f"num_classes={count!r}, and num_things_classes and num_stuff_classes make {counted!r}")
     if not isinstance(count, int) or not 1 <= count <= MAX_CLASSES:
         raise options.error(f"{count!r} classes; the number must be an integer, {MAX_CLASSES} at most")
     return count
@@ -102,7 +109,7 @@ def decoder_fields(
     layer = layer_options(decoder, spelling, "DetrTransformerDecoderLayer", order)
     rates: set[float] = set()
     for name in dict.fromkeys((spelling.cross_attention, spelling.self_attention)):
-        heads, attention_rates = attention_heads(layer, name, channels)
+        heads, attention_rates = attention_heads(layer, name, spelling, channels)
         rates |= attention_rates
         if fields.setdefault("decoder_heads", heads) != heads:
             raise layer.error(f"{name}.num_heads={heads!r}, and {fields['decoder_heads']!r} in the other attention")
@@ -112,10 +119,10 @@ def decoder_fields(
     return fields, rates | ffn_rates
 
 
-def attention_heads(layer: Options, name: str, channels: int) -> tuple[int, set[float]]:
+def attention_heads(layer: Options, name: str, spelling: Spelling, channels: int) -> tuple[int, set[float]]:
     """The number of heads of an attention over whole maps or queries, and its dropout rates."""
     attention = part_of(layer, name, "MultiheadAttention")
-    attention.ignore("batch_first")
+    attention.expect("batch_first", spelling.batch_first)
     attention.expect("embed_dims", channels)
     rates = {float(attention.take(rate, 0.0)) for rate in ("attn_drop", "proj_drop", "dropout")}
     _no_drop_path(attention)
@@ -150,14 +157,15 @@ def _layer_norm(options: Options, name: str) -> None:
 
 def feed_forward(layer: Options, spelling: Spelling, channels: int) -> tuple[int, set[float]]:
     """The width inside a layer's feed-forward net, and its dropout rates."""
-    hidden = layer.take("feedforward_channels", None)
+    of_layer = layer.take("feedforward_channels", None)  # which replaces the net's own in the original too
     ffn = part_of(layer, spelling.feed_forward, "FFN")
     ffn.expect("embed_dims", channels)
     ffn.expect("num_fcs", 2)
     ffn.expect("add_identity", True)
     ffn.activation(only="ReLU")
     _no_drop_path(ffn)
-    hidden, rate = ffn.take("feedforward_channels", hidden), float(ffn.take("ffn_drop", 0.0))
+    hidden, rate = ffn.take("feedforward_channels", None), float(ffn.take("ffn_drop", 0.0))
+    hidden = hidden if of_layer is None else of_layer
     if hidden is None:
         raise ffn.error("the option 'feedforward_channels' is missing")
     ffn.finish()
