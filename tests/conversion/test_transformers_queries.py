@@ -76,14 +76,14 @@ def test_there_and_back(build, backbone, tmp_path):
     pixels = processor(picture, return_tensors="pt")["pixel_values"]
     assert pixels.shape == settings(picture, return_tensors="pt")["pixel_values"].shape
 
-    pixels = torch.randn(2, 3, 75, 109)
+    pixels = torch.randn(2, 3, 75, 109, dtype=torch.float64)
     with torch.no_grad():
-        wanted, found = model(pixels), ours(pixels)
+        wanted, found = model.double()(pixels), ours.double()(pixels)
     classes, masks = wanted.class_queries_logits, wanted.masks_queries_logits
     pairs = [(found.class_queries_logits, classes), (found.masks_queries_logits, masks)]
     pairs.append((found.logits, combined_logits(classes, masks, (75, 109))))
     for own, expected in pairs:
-        assert (own - expected).abs().max() <= 1e-5 * expected.abs().max()
+        assert (own - expected).abs().max() <= 1e-9 * expected.abs().max()
 
     done = main(["convert", str(tmp_path / "ours"), "--to_transformers", "--output", str(tmp_path / "back")])
     if backbone is SWIN and not SWIN_IS_NAMED_AS_WRITTEN:
@@ -93,7 +93,7 @@ def test_there_and_back(build, backbone, tmp_path):
     back, info = type(model).from_pretrained(tmp_path / "back", output_loading_info=True)
     assert not info["unexpected_keys"]
     never_run = ("swin.layernorm", "encoder.model.layernorm")
-    state = back.eval().state_dict()
+    state = back.double().eval().state_dict()
     for name, tensor in model.state_dict().items():
         if not any(part in name for part in never_run) and "criterion" not in name:
             assert torch.equal(state[name], tensor), name

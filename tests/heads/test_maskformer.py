@@ -211,7 +211,7 @@ def test_training_and_logits_at_the_images_size():
     ("options", "message"),
     [
         ({"channels": 30}, "multiple of 4"),
-        ({"encoder_layers": -1}, "encoder_layers=-1 must not be negative"),
+        ({"encoder_layers": -1}, "encoder_layers=-1 must be 0 at least"),
         ({"in_channels": [8]}, "reads 1 map, and needs 2"),
     ],
 )

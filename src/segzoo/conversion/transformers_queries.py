@@ -121,10 +121,9 @@ def _layers(config: PreTrainedConfig) -> dict[str, object]:
 
 def _check(theirs: PreTrainedConfig, **wanted: Any) -> None:
     for option, value in wanted.items():
-        if getattr(theirs, option) != value:
-            raise ConversionError(
-                f"config.json: {option}={getattr(theirs, option)!r} is not supported (only {value!r})"
-            )
+        found = getattr(theirs, option)
+        if (list(found) if isinstance(found, tuple) else found) != value:
+            raise ConversionError(f"config.json: {option}={found!r} is not supported (only {value!r})")
 
 
 def _our_mask2former(theirs: Mask2FormerConfig, widths: list[int]) -> Mask2FormerHeadConfig:

@@ -155,7 +155,8 @@ def swin_block_keys(prefix: str = "") -> Iterable[KeyRule]:
     parts = [f"{block}.attention.self.{part}.{{}}" for part in ("query", "key", "value")]
     yield from join(parts, f"{ours}.attention.qkv.{{}}")
     yield KeyRule(f"{block}.attention.self.relative_position_index", None)  # computed
-    yield KeyRule(f"{block}.attention.self.{{}}", f"{ours}.attention.{{}}")
+    table = "relative_position_bias_table"
+    yield KeyRule(f"{block}.attention.self.{table}", f"{ours}.attention.{table}")
     yield KeyRule(f"{block}.attention.output.dense.{{}}", f"{ours}.attention.proj.{{}}")
     yield KeyRule(f"{block}.intermediate.dense.{{}}", f"{ours}.mlp.fc1.{{}}")
     yield KeyRule(f"{block}.output.dense.{{}}", f"{ours}.mlp.fc2.{{}}")

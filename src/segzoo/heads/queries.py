@@ -70,8 +70,6 @@ class QueryHeadConfig(HeadConfig):
         for option in ("num_queries", "decoder_layers", "mask_channels", "channels"):
             if getattr(self, option) < 1:
                 raise SegZooError(f"{type(self).__name__}: {option}={getattr(self, option)} must be 1 at least")
-        if self.encoder_layers < 0:
-            raise SegZooError(f"{type(self).__name__}: encoder_layers={self.encoder_layers} must not be negative")
         if self.channels % 4:
             raise SegZooError(f"{type(self).__name__}: channels={self.channels} must be a multiple of 4")
         for option in ("norm_groups", "encoder_heads", "decoder_heads"):

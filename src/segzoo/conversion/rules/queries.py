@@ -62,13 +62,10 @@ MMDET_3 = Spelling(
 )
 
 
-def take_num_labels(options: Options, context: Context) -> int:
+def take_num_labels(options: Options) -> int:
     """The head's number of classes: ``num_classes``, or the sum of its things and stuff."""
-    said = "num_things_classes" in options or "num_stuff_classes" in options
     counted = options.take("num_things_classes", 80) + options.take("num_stuff_classes", 53)
     count = options.take("num_classes", counted)
-    if said and count != counted and not context.original.is_1x:  # 1.x reads num_classes alone
-        raise options.error(f"num_classes={count!r}, and num_things_classes and num_stuff_classes make {counted!r}")
     if not isinstance(count, int) or not 1 <= count <= MAX_CLASSES:
         raise options.error(f"{count!r} classes; the number must be an integer, {MAX_CLASSES} at most")
     return count
@@ -124,7 +121,8 @@ def attention_heads(layer: Options, name: str, spelling: Spelling, channels: int
     attention = part_of(layer, name, "MultiheadAttention")
     attention.expect("batch_first", spelling.batch_first)
     attention.expect("embed_dims", channels)
-    rates = {float(attention.take(rate, 0.0)) for rate in ("attn_drop", "proj_drop", "dropout")}
+    of_weights, of_output = attention.take("attn_drop", 0.0), attention.take("proj_drop", 0.0)
+    rates = {float(attention.take("dropout", of_weights)), float(of_output)}  # an older name, which replaces attn_drop
     _no_drop_path(attention)
     heads = attention.take("num_heads", 8)
     attention.finish()
