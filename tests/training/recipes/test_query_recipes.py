@@ -20,7 +20,7 @@ MASK2FORMER = {
     "decode_heads.0.query_features.weight": (1, 0),
     "decode_heads.0.level_embed.weight": (1, 0),
     "decode_heads.0.pixel_decoder.level_embed.weight": (1, 1),  # has another name there, which nothing matches
-    "decode_heads.0.pixel_decoder.lateral_convs.0.norm.weight": (1, 0),
+    "decode_heads.0.pixel_decoder.input_convs.0.norm.weight": (1, 0),
     "decode_heads.0.layers.0.norm3.bias": (1, 0),
     "decode_heads.0.norm.weight": (1, 0),
     "decode_heads.0.layers.0.cross_attention.in_proj.bias": (1, 1),
