@@ -25,7 +25,7 @@ from transformers.utils.generic import can_return_tuple
 
 from segzoo.compat import ONEFORMER_LEARNS_WITHOUT_TEXTS
 from segzoo.errors import SegZooError, first_line
-from segzoo.heads.mask2former import combined_logits
+from segzoo.heads.queries import combined_logits
 from segzoo.hub import WritesHashes
 from segzoo.inference.settings import fixed_input_size
 

@@ -35,8 +35,8 @@ def test_none_is_known(head):
 
 
 def test_of_a_config():
-    values = tiny.config(model__decode_head__type="MaskFormerHead")
-    with pytest.raises(ConversionError, match="head type 'MaskFormerHead' .*facebook/maskformer-swin-tiny-ade"):
+    values = tiny.config(model__backbone={"type": "D2SwinTransformer"}, model__decode_head={"type": "MaskFormerHead"})
+    with pytest.raises(ConversionError, match="type 'D2SwinTransformer' .*facebook/maskformer-swin-tiny-ade"):
         translate_config(values)
     values["model"]["decode_head"]["type"] = "OwnHead"
     with pytest.raises(ConversionError) as caught:

@@ -28,7 +28,7 @@ from segzoo.conversion.translate import segmentor_type
 from segzoo.data.scenes import SCENES, draw_scene
 from segzoo.errors import SegZooError
 from segzoo.heads import Mask2FormerHead, Mask2FormerHeadConfig
-from segzoo.heads.mask2former import combined_logits
+from segzoo.heads.queries import combined_logits
 from segzoo.inference import Predictor
 from segzoo.layers.pixel_decoder import sine_positions
 from segzoo.losses import MaskClassificationLoss
@@ -151,9 +151,9 @@ def respelled(**changes):
     config = changed()
     encoder, decoder = config["pixel_decoder"]["encoder"], config["transformer_decoder"]
     old = encoder.pop("transformerlayers")
-    encoder["layer_cfg"] = {"self_attn_cfg": old["attn_cfgs"], "ffn_cfg": old["ffn_cfgs"]}
+    encoder["layer_cfg"] = {"self_attn_cfg": old["attn_cfgs"] | {"batch_first": True}, "ffn_cfg": old["ffn_cfgs"]}
     old = decoder.pop("transformerlayers")
-    attention = old["attn_cfgs"]
+    attention = old["attn_cfgs"] | {"batch_first": True}
     decoder["layer_cfg"] = {"self_attn_cfg": attention, "cross_attn_cfg": dict(attention), "ffn_cfg": old["ffn_cfgs"]}
     assigner = config["train_cfg"]["assigner"]
     costs = [assigner.pop(f"{name}_cost") for name in ("cls", "mask", "dice")]
@@ -196,6 +196,7 @@ def test_a_cost_that_is_not_listed_has_no_weight():
     [
         ({"transformer_decoder__layer_cfg__self_attn_cfg__num_heads": 2}, "in the other attention"),
         ({"transformer_decoder__layer_cfg__norm_cfg": {"type": "BN"}}, "norm_cfg=.*only LN"),
+        ({"transformer_decoder__layer_cfg__cross_attn_cfg__batch_first": False}, "batch_first=False is not supported"),
         ({"pixel_decoder__encoder__layer_cfg__new_trick": 1}, "layer_cfg: unknown option new_trick=1"),
         ({"train_cfg__assigner__match_costs": [{"type": "mmdet.FocalLossCost"}]}, "costs FocalLossCost are not"),
         ({"train_cfg__assigner__match_costs": [{"type": "DiceCost"}] * 2}, "two costs of the same type"),

@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "checkpoint",
         metavar="CHECKPOINT",
         nargs="?",
-        help="file as the original code wrote it; or a folder with transformers' SegFormer, or its UPerNet with a Swin or "
-        "ConvNeXt; or the name of a released checkpoint (see segzoo list) or an address (https://...), which is downloaded",
+        help="file as the original code wrote it; or a folder with transformers' SegFormer, its UPerNet with a Swin or "
+        "ConvNeXt, or its Mask2Former or MaskFormer with a Swin or ResNet; or the name of a released checkpoint (see segzoo list) or an address (https://...), which is downloaded",
     )
     parser.add_argument("decoder", metavar="DECODER", nargs="?", help="second file of a model published in two")
     parser.add_argument("--output", metavar="DIR", help="folder to make; it may exist if it is empty")
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--to_transformers",
         action="store_true",
         help="CHECKPOINT is a folder of segzoo, which is written as one of transformers (SegFormer, UPerNet with "
-        "a Swin or ConvNeXt)",
+        "a Swin or ConvNeXt, Mask2Former or MaskFormer with a Swin or ResNet)",
     )
     parser.add_argument("--push_to_hub", metavar="REPO", help="upload the folder to the Hugging Face Hub afterwards")
     parser.add_argument("--private", action="store_true", help="make the repository on the Hub private")

@@ -1,4 +1,6 @@
-"""SegFormer and UPerNet as transformers saves them -> ours, and back: the same layers, with other names and layouts.
+"""Models as transformers saves them -> ours, and back: the same layers, with other names and layouts.
+
+They are SegFormer, UPerNet, Mask2Former and MaskFormer.
 
 transformers' SegFormer has an epsilon of 1e-5 in every norm, where SegFormer's authors have 1e-6 in most: models that were
 converted from theirs differ by some 1e-6 of the largest logit when they go to transformers.
@@ -13,7 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from transformers import SegformerConfig, SegformerImageProcessor, UperNetConfig
+from transformers import (
+    Mask2FormerConfig,
+    Mask2FormerImageProcessor,
+    MaskFormerConfig,
+    PreTrainedConfig,
+    SegformerConfig,
+    SegformerImageProcessor,
+    UperNetConfig,
+)
 
 from segzoo.backbones.mit import MiTConfig
 from segzoo.configuration_segzoo import SegZooConfig
@@ -24,6 +34,13 @@ from segzoo.conversion.options import values_that_fit
 from segzoo.conversion.reading.checkpoints import OriginalCheckpoint, read_checkpoint
 from segzoo.conversion.rules.mit import transformers_mit_keys
 from segzoo.conversion.rules.segformer import transformers_segformer_keys
+from segzoo.conversion.transformers_queries import (
+    ARCHITECTURES,
+    ignored_label,
+    query_config,
+    query_notes,
+    query_parts,
+)
 from segzoo.conversion.transformers_upernet import (
     has_upernet_of_transformers,
     upernet_config,
@@ -33,22 +50,30 @@ from segzoo.conversion.transformers_upernet import (
 from segzoo.conversion.translation import ComponentKeys, Translation, assemble
 from segzoo.conversion.weights import original_state_dict
 from segzoo.files import whole_folder
-from segzoo.heads import SegFormerHeadConfig
+from segzoo.heads import QueryHeadConfig, SegFormerHeadConfig
 from segzoo.image_processing_segzoo import SegZooImageProcessor
 from segzoo.modeling_segzoo import SegZooForSemanticSegmentation
 
 ARCHITECTURE = "SegformerForSemanticSegmentation"
+_KINDS: dict[str, type[PreTrainedConfig]] = {
+    "segformer": SegformerConfig,
+    "upernet": UperNetConfig,
+    "mask2former": Mask2FormerConfig,
+    "maskformer": MaskFormerConfig,
+}
 _CONFIG, _PROCESSOR = "config.json", "preprocessor_config.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_NOTE = "model.decode_head: dropout drops whole channels here, and single values or none there (training)"
+_QUERY_NOTE = "model.decode_head: all its parts have one dropout rate here (training)"
 _EPS = 1e-5  # of every norm of transformers' class, whatever its config says
 # Settings of image processors that mean the same in both.
 _SHARED = ("do_resize", "size", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
 
 
 def is_transformers_folder(path: str | Path) -> bool:
-    """Whether a path is a folder with a SegFormer or a UPerNet that transformers saved."""
+    """Whether a path is a folder with a model that transformers saved and that we have too."""
     folder = Path(path)
-    return (folder / _CONFIG).is_file() and _read_json(folder / _CONFIG).get("model_type") in ("segformer", "upernet")
+    return (folder / _CONFIG).is_file() and _read_json(folder / _CONFIG).get("model_type") in _KINDS
 
 
 def is_transformers_config(config: Mapping[str, Any] | None) -> bool:
@@ -57,7 +82,7 @@ def is_transformers_config(config: Mapping[str, Any] | None) -> bool:
 
 
 def read_transformers_folder(path: str | Path) -> OriginalCheckpoint:
-    """Reads a folder with a SegFormer or UPerNet of transformers; its config holds those of the model and of the processor.
+    """Reads a folder with a model of transformers that we have too; its config holds those of the model and of the processor.
 
     Raises:
         ConversionError: the folder has no weights in one file, or they cannot be read.
@@ -101,18 +126,16 @@ def translate_transformers(config: Mapping[str, Any], *, class_names: list[str] 
     where = "config.json"
     with values_that_fit(where):
         values = dict(config["transformers"])
-        is_segformer = values.get("model_type") != "upernet"
-        theirs = (SegformerConfig if is_segformer else UperNetConfig).from_dict(values)
-        if is_segformer and theirs.architectures and ARCHITECTURE not in theirs.architectures:
-            raise ConversionError(
-                f"{where}: this is a {', '.join(map(str, theirs.architectures))}, which has no decode head; as a backbone "
-                "it is trained with --backbone FOLDER"
-            )
-        if is_segformer and theirs.hidden_act != "gelu":
-            raise ConversionError(f"{where}: hidden_act={theirs.hidden_act!r} is not supported (only 'gelu')")
+        theirs = _KINDS[values["model_type"]].from_dict(values)
+        _check_architecture(theirs, where)
         if theirs.num_labels < 2:
             raise ConversionError(f"{where}: a model with one output is not supported; train one with two classes")
-        components = _components(*_our_configs(theirs)) if is_segformer else upernet_parts(theirs)
+        if isinstance(theirs, SegformerConfig):
+            components, ignore_index = _components(*_our_configs(theirs)), theirs.semantic_loss_ignore_index
+        elif isinstance(theirs, UperNetConfig):
+            components, ignore_index = upernet_parts(theirs), theirs.loss_ignore_index
+        else:
+            components, ignore_index = query_parts(theirs), ignored_label(theirs)
     names, source = [theirs.id2label[i] for i in range(theirs.num_labels)], where
     if class_names is not None:
         names, source = list(class_names), GIVEN_NAMES
@@ -123,14 +146,30 @@ def translate_transformers(config: Mapping[str, Any], *, class_names: list[str] 
             )
     elif all(name == f"LABEL_{i}" for i, name in enumerate(names)):
         names, source = None, ""
-    processor, reduce_labels = _our_processor(config["processor"])
+    processor, reduce_labels = _our_processor(config["processor"], theirs)
     return assemble(
         components,
         OriginalClasses(names, None, source, None, reduce_labels),
         processor=processor,
-        notes=["model.decode_head: dropout drops whole channels here, and single values or none there (training)"],
-        ignore_index=theirs.semantic_loss_ignore_index if is_segformer else theirs.loss_ignore_index,
+        notes=[_QUERY_NOTE if _has_queries(theirs) else _NOTE],
+        ignore_index=ignore_index,
     )
+
+
+def _has_queries(theirs: PreTrainedConfig) -> bool:
+    return theirs.model_type in ARCHITECTURES
+
+
+def _check_architecture(theirs: PreTrainedConfig, where: str) -> None:
+    if not isinstance(theirs, SegformerConfig):
+        return
+    if theirs.architectures and ARCHITECTURE not in theirs.architectures:
+        raise ConversionError(
+            f"{where}: this is a {', '.join(map(str, theirs.architectures))}, which has no decode head; as a backbone "
+            "it is trained with --backbone FOLDER"
+        )
+    if theirs.hidden_act != "gelu":
+        raise ConversionError(f"{where}: hidden_act={theirs.hidden_act!r} is not supported (only 'gelu')")
 
 
 def _components(backbone: MiTConfig, head: SegFormerHeadConfig) -> list[ComponentKeys]:
@@ -173,20 +212,26 @@ def _our_configs(theirs: SegformerConfig) -> tuple[MiTConfig, SegFormerHeadConfi
     return backbone, head
 
 
-def _our_processor(theirs: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+def _our_processor(theirs: Mapping[str, Any], model: PreTrainedConfig) -> tuple[dict[str, Any], bool]:
     """Keyword arguments of our image processor, and whether labels are reduced."""
-    defaults = SegformerImageProcessor().to_dict()
+    defaults = (Mask2FormerImageProcessor if _has_queries(model) else SegformerImageProcessor)().to_dict()
     settings = {name: theirs.get(name, defaults[name]) for name in _SHARED}
-    if isinstance(settings["size"], int):  # as the first versions wrote it
+    multiple: dict[str, Any] = {"size_multiple": None}
+    if _has_queries(model):
+        if isinstance(settings["size"], int):  # as the first versions wrote it
+            settings["size"] = {"shortest_edge": settings["size"], "longest_edge": theirs.get("max_size", 1333)}
+        divisor = theirs.get("size_divisor", theirs.get("size_divisibility", 32))
+        multiple = {"size_multiple": divisor or None, "size_multiple_mode": "round_up"}
+    elif isinstance(settings["size"], int):
         settings["size"] = {"height": settings["size"], "width": settings["size"]}
     reduced = theirs.get("do_reduce_labels", theirs.get("reduce_labels", False))
-    return {**settings, "antialias": True, "size_multiple": None}, bool(reduced)
+    return {**settings, "antialias": True, **multiple}, bool(reduced)
 
 
 def write_transformers_folder(
     model: SegZooForSemanticSegmentation, processor: SegZooImageProcessor, output: str | Path
 ) -> list[str]:
-    """Writes a SegFormer or a UPerNet of ours as a folder that transformers loads.
+    """Writes a SegFormer, UPerNet, Mask2Former or MaskFormer of ours as a folder that transformers loads.
 
     Args:
         model: the model.
@@ -201,7 +246,13 @@ def write_transformers_folder(
         SegZooError: the folder is not empty, or cannot be written.
     """
     notes: list[str] = []
-    if has_upernet_of_transformers(model.config.backbone_config):
+    heads = model.config.decode_head_configs
+    queries = heads[0] if isinstance(heads[0], QueryHeadConfig) else None
+    if queries is not None:
+        config = query_config(model.config)
+        components = query_parts(config)
+        notes += query_notes(queries)
+    elif has_upernet_of_transformers(model.config.backbone_config):
         config = upernet_config(model.config)
         components = upernet_parts(config)
         notes += upernet_notes(model.config.backbone_config)
@@ -214,17 +265,10 @@ def write_transformers_folder(
             )
     if not processor.antialias and processor.do_resize:
         notes.append("images: transformers' processor antialiases when it shrinks them")
-    size = processor.size
-    if "height" not in size:
-        notes.append("images: transformers' processor takes the ratio from no image; they are resized to a square")
-        size = {"height": size["shortest_edge"], "width": size["shortest_edge"]}
-    if processor.size_multiple is not None or processor.window_size is not None or processor.channel_order != "rgb":
-        notes.append("images: multiples of sizes, sliding windows and the order bgr are left out")
-    theirs = SegformerImageProcessor(
-        **{name: getattr(processor, name) for name in _SHARED if name != "size"},
-        size=dict(size),
-        do_reduce_labels=processor.do_reduce_labels,
-    )
+    settings = {name: getattr(processor, name) for name in _SHARED if name != "size"}
+    settings["do_reduce_labels"] = processor.do_reduce_labels
+    write = _queries_processor if queries is not None else _segformer_processor
+    theirs = write(processor, settings, notes)
     state = original_state_dict(model.state_dict(), components)
     with whole_folder(output) as folder:
         config.save_pretrained(folder)
@@ -235,6 +279,35 @@ def write_transformers_folder(
             metadata={"format": "pt"},
         )
     return notes
+
+
+def _segformer_processor(
+    processor: SegZooImageProcessor, settings: dict[str, Any], notes: list[str]
+) -> SegformerImageProcessor:
+    """The image processor for SegFormer and UPerNet; adds remarks on what differs to ``notes``."""
+    size = processor.size
+    if "height" not in size:
+        notes.append("images: transformers' processor takes the ratio from no image; they are resized to a square")
+        size = {"height": size["shortest_edge"], "width": size["shortest_edge"]}
+    if processor.size_multiple is not None or processor.window_size is not None or processor.channel_order != "rgb":
+        notes.append("images: multiples of sizes, sliding windows and the order bgr are left out")
+    return SegformerImageProcessor(size=dict(size), **settings)
+
+
+def _queries_processor(
+    processor: SegZooImageProcessor, settings: dict[str, Any], notes: list[str]
+) -> Mask2FormerImageProcessor:
+    """The image processor for Mask2Former, which MaskFormer has too; adds remarks on what differs to ``notes``."""
+    if processor.window_size is not None or processor.channel_order != "rgb":
+        notes.append("images: sliding windows and the order bgr are left out")
+    if processor.size_multiple is not None and processor.size_multiple_mode != "round_up":
+        notes.append("images: transformers' processor resizes to multiples of sizes in one step, and pads none")
+    return Mask2FormerImageProcessor(
+        size=dict(processor.size),
+        size_divisor=processor.size_multiple or 1,
+        ignore_index=processor.ignore_index,
+        **settings,
+    )
 
 
 def _segformer_config(config: SegZooConfig, backbone: MiTConfig, head: SegFormerHeadConfig) -> SegformerConfig:

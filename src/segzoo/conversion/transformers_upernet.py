@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from transformers import ConvNextConfig as TheirConvNextConfig
-from transformers import PreTrainedConfig, UperNetConfig
+from transformers import MaskFormerSwinConfig, PreTrainedConfig, UperNetConfig
 from transformers import SwinConfig as TheirSwinConfig
 
 from segzoo.backbones.convnext import ConvNeXtConfig
@@ -29,7 +29,6 @@ ARCHITECTURE = "UperNetForSemanticSegmentation"
 _CONVNEXT_EPS = 1e-6  # of every norm of transformers' class, whatever its config says
 _DOWNSAMPLE_EPS = "downsample_norm_eps"
 _AUXILIARY_INDEX = 2  # of the map that the auxiliary head reads, which no option changes
-_BLOCK, _OUR_BLOCK = "encoder.layers.{}.blocks.{}", "stages.{}.layers.{}"
 
 
 def upernet_parts(theirs: UperNetConfig) -> list[ComponentKeys]:
@@ -137,26 +136,39 @@ def _layers(config: SwinConfig | ConvNeXtConfig | UPerHeadConfig | FCNHeadConfig
     return {name: value for name, value in config.to_dict().items() if name not in trained}
 
 
-def _swin_keys(backbone: SwinConfig) -> Iterable[KeyRule]:
-    attention = f"{_OUR_BLOCK}.attention"
-    yield KeyRule("embeddings.patch_embeddings.projection.{}", "patch_embedding.{}")
-    yield KeyRule("embeddings.norm.{}", "embedding_norm.{}")
-    yield KeyRule("embeddings.position_embeddings", "position_embeddings")
-    for i, name in ((1, "before"), (2, "after")):
-        yield KeyRule(f"{_BLOCK}.layernorm_{name}.{{}}", f"{_OUR_BLOCK}.norm{i}.{{}}")
-    parts = [f"{_BLOCK}.attention.self.{part}.{{}}" for part in ("query", "key", "value")]
-    yield from join(parts, f"{attention}.qkv.{{}}")
-    yield KeyRule(f"{_BLOCK}.attention.self.relative_position_index", None)  # computed
-    yield KeyRule(f"{_BLOCK}.attention.self.{{}}", f"{attention}.{{}}")
-    yield KeyRule(f"{_BLOCK}.attention.output.dense.{{}}", f"{attention}.proj.{{}}")
-    yield KeyRule(f"{_BLOCK}.intermediate.dense.{{}}", f"{_OUR_BLOCK}.mlp.fc1.{{}}")
-    yield KeyRule(f"{_BLOCK}.output.dense.{{}}", f"{_OUR_BLOCK}.mlp.fc2.{{}}")
-    yield KeyRule("encoder.layers.{}.downsample.{}", "stages.{}.downsample.{}")
+def swin_keys(backbone: SwinConfig) -> Iterable[KeyRule]:
+    """The key rules of transformers' Swin."""
+    yield from swin_block_keys()
     yield KeyRule("hidden_states_norms.{}.{}", "norms.{}.{}")
     yield KeyRule("swin.layernorm.{}", None)  # never run
 
 
-def _our_swin(swin: TheirSwinConfig) -> SwinConfig:
+def swin_block_keys(prefix: str = "") -> Iterable[KeyRule]:
+    """The key rules of a Swin besides its last norms, whose names in transformers begin with ``prefix``."""
+    block, ours = f"{prefix}encoder.layers.{{}}.blocks.{{}}", "stages.{}.layers.{}"
+    embeddings = f"{prefix}embeddings"
+    yield KeyRule(f"{embeddings}.patch_embeddings.projection.{{}}", "patch_embedding.{}")
+    yield KeyRule(f"{embeddings}.norm.{{}}", "embedding_norm.{}")
+    yield KeyRule(f"{embeddings}.position_embeddings", "position_embeddings")
+    for i, name in ((1, "before"), (2, "after")):
+        yield KeyRule(f"{block}.layernorm_{name}.{{}}", f"{ours}.norm{i}.{{}}")
+    parts = [f"{block}.attention.self.{part}.{{}}" for part in ("query", "key", "value")]
+    yield from join(parts, f"{ours}.attention.qkv.{{}}")
+    yield KeyRule(f"{block}.attention.self.relative_position_index", None)  # computed
+    table = "relative_position_bias_table"
+    yield KeyRule(f"{block}.attention.self.{table}", f"{ours}.attention.{table}")
+    yield KeyRule(f"{block}.attention.output.dense.{{}}", f"{ours}.attention.proj.{{}}")
+    yield KeyRule(f"{block}.intermediate.dense.{{}}", f"{ours}.mlp.fc1.{{}}")
+    yield KeyRule(f"{block}.output.dense.{{}}", f"{ours}.mlp.fc2.{{}}")
+    yield KeyRule(f"{prefix}encoder.layers.{{}}.downsample.{{}}", "stages.{}.downsample.{}")
+
+
+def our_swin(swin: TheirSwinConfig | MaskFormerSwinConfig) -> SwinConfig:
+    """Our config of a Swin of transformers.
+
+    Raises:
+        ConversionError: an option is not supported.
+    """
     if swin.hidden_act != "gelu" or swin.layer_norm_eps != 1e-5:
         raise ConversionError(
             f"config.json: hidden_act={swin.hidden_act!r} and layer_norm_eps={swin.layer_norm_eps} are not supported (only "
@@ -179,7 +191,8 @@ def _our_swin(swin: TheirSwinConfig) -> SwinConfig:
     )
 
 
-def _their_swin(backbone: SwinConfig) -> TheirSwinConfig:
+def their_swin(backbone: SwinConfig) -> TheirSwinConfig:
+    """The config of transformers for a Swin of ours."""
     return TheirSwinConfig(
         num_channels=backbone.num_channels,
         embed_dim=backbone.channels,
@@ -267,10 +280,10 @@ _FAMILIES = (
         name="SwinBackbone",
         theirs=TheirSwinConfig,
         ours=SwinConfig,
-        to_ours=_our_swin,
-        to_theirs=_their_swin,
+        to_ours=our_swin,
+        to_theirs=their_swin,
         widths=lambda config: [config.channels, *config.stage_channels],
-        keys=_swin_keys,
+        keys=swin_keys,
     ),
     _Family(
         name="ConvNextBackbone",

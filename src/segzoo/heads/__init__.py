@@ -22,12 +22,14 @@ from segzoo.heads.isanet import ISAHead, ISAHeadConfig
 from segzoo.heads.knet import KNetHead, KNetHeadConfig, KNetHeadOutput
 from segzoo.heads.lraspp import LRASPPHead, LRASPPHeadConfig
 from segzoo.heads.mask2former import Mask2FormerHead, Mask2FormerHeadConfig, Mask2FormerHeadOutput
+from segzoo.heads.maskformer import MaskFormerHead, MaskFormerHeadConfig
 from segzoo.heads.non_local import NonLocalHead, NonLocalHeadConfig
 from segzoo.heads.ocr import OCRHead, OCRHeadConfig
 from segzoo.heads.pid import PIDHead, PIDHeadConfig, PIDHeadOutput
 from segzoo.heads.point import PointHead, PointHeadConfig, PointHeadOutput
 from segzoo.heads.psanet import PSAHead, PSAHeadConfig
 from segzoo.heads.psp import PSPHead, PSPHeadConfig
+from segzoo.heads.queries import QueryHead, QueryHeadConfig, QueryHeadOutput
 from segzoo.heads.segformer import SegFormerHead, SegFormerHeadConfig
 from segzoo.heads.segmenter import SegmenterHead, SegmenterHeadConfig
 from segzoo.heads.separable_aspp import SeparableASPPHead, SeparableASPPHeadConfig
@@ -90,6 +92,8 @@ __all__ = [
     "Mask2FormerHead",
     "Mask2FormerHeadConfig",
     "Mask2FormerHeadOutput",
+    "MaskFormerHead",
+    "MaskFormerHeadConfig",
     "NonLocalHead",
     "NonLocalHeadConfig",
     "OCRHead",
@@ -105,6 +109,9 @@ __all__ = [
     "PSAHeadConfig",
     "PSPHead",
     "PSPHeadConfig",
+    "QueryHead",
+    "QueryHeadConfig",
+    "QueryHeadOutput",
     "SETRMLAHead",
     "SETRMLAHeadConfig",
     "SETRUPHead",

@@ -11,9 +11,11 @@ from segzoo.losses.building import LOSSES, build_loss
 from segzoo.losses.cross_entropy import CrossEntropyLoss
 from segzoo.losses.dice import DiceLoss
 from segzoo.losses.focal import FocalLoss
+from segzoo.losses.focal_mask_classification import FocalMaskClassificationLoss
 from segzoo.losses.lovasz import LovaszLoss
-from segzoo.losses.mask_classification import MaskClassificationLoss, QueryPredictions
+from segzoo.losses.mask_classification import MaskClassificationLoss
 from segzoo.losses.ohem import Ohem
+from segzoo.losses.queries import QueryLoss, QueryPredictions
 
 __all__ = [
     "LOSSES",
@@ -21,10 +23,12 @@ __all__ = [
     "CrossEntropyLoss",
     "DiceLoss",
     "FocalLoss",
+    "FocalMaskClassificationLoss",
     "Loss",
     "LovaszLoss",
     "MaskClassificationLoss",
     "Ohem",
+    "QueryLoss",
     "QueryPredictions",
     "build_loss",
     "class_boundaries",

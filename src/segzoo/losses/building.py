@@ -11,10 +11,19 @@ from segzoo.losses.boundary import BoundaryLoss
 from segzoo.losses.cross_entropy import CrossEntropyLoss
 from segzoo.losses.dice import DiceLoss
 from segzoo.losses.focal import FocalLoss
+from segzoo.losses.focal_mask_classification import FocalMaskClassificationLoss
 from segzoo.losses.lovasz import LovaszLoss
 from segzoo.losses.mask_classification import MaskClassificationLoss
 
-_KINDS = (BoundaryLoss, CrossEntropyLoss, DiceLoss, FocalLoss, LovaszLoss, MaskClassificationLoss)
+_KINDS = (
+    BoundaryLoss,
+    CrossEntropyLoss,
+    DiceLoss,
+    FocalLoss,
+    FocalMaskClassificationLoss,
+    LovaszLoss,
+    MaskClassificationLoss,
+)
 LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in _KINDS}
 
 

@@ -56,6 +56,11 @@ class FocalLoss(Loss):
         return total / logits.numel()
 
     def _of_class(self, scores: Tensor, true: Tensor, valid: Tensor, alpha: float) -> Tensor:
-        wrong = torch.where(true, -scores, scores)  # sigmoid(wrong) is 1 - p
-        losses = (self.gamma * F.logsigmoid(wrong)).exp() * F.softplus(wrong, threshold=40)
-        return torch.where(valid, torch.where(true, alpha * losses, (1 - alpha) * losses), 0).sum()
+        return torch.where(valid, focal_terms(scores, true, gamma=self.gamma, alpha=alpha), 0).sum()
+
+
+def focal_terms(scores: Tensor, true: Tensor, *, gamma: float, alpha: float) -> Tensor:
+    """The focal loss of each score; ``scores`` are before the sigmoid, ``true`` holds booleans of the same shape."""
+    wrong = torch.where(true, -scores, scores)  # sigmoid(wrong) is 1 - p
+    losses = (gamma * F.logsigmoid(wrong)).exp() * F.softplus(wrong, threshold=40)
+    return torch.where(true, alpha * losses, (1 - alpha) * losses)

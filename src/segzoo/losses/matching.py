@@ -4,7 +4,7 @@ From "Masked-attention Mask Transformer for Universal Image Segmentation" (Cheng
 https://arxiv.org/abs/2112.01527.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -39,6 +39,23 @@ def sample_label_masks(labels: Tensor, images: Tensor, points: Tensor, classes: 
     return total
 
 
+def cross_entropy_costs(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy of each mask with each target, averaged over the points: (Q, P) and (M, P) -> (Q, M)."""
+    # x's binary cross-entropy is softplus(x) - x where the target is 1, and softplus(x) where it is 0
+    return (F.softplus(logits, threshold=40).sum(1, keepdim=True) - logits @ targets.T) / logits.shape[1]
+
+
+def focal_costs(logits: Tensor, targets: Tensor, *, gamma: float = 2.0, alpha: float = 0.25) -> Tensor:
+    """Focal loss of each mask with each target, averaged over the pixels: (Q, P) and (M, P) -> (Q, M).
+
+    Other than that of the losses it is bounded: probabilities are 1e-12 at least, as in the original's matching.
+    """
+    positive = logits.sigmoid()
+    inside = -(positive + 1e-12).log() * alpha * (1 - positive) ** gamma
+    outside = -(1 - positive + 1e-12).log() * (1 - alpha) * positive**gamma
+    return (outside.sum(1, keepdim=True) + (inside - outside) @ targets.T) / logits.shape[1]
+
+
 def matching_costs(
     class_logits: Tensor,
     mask_logits: Tensor,
@@ -48,6 +65,7 @@ def matching_costs(
     class_weight: float,
     mask_weight: float,
     dice_weight: float,
+    mask_costs: Callable[[Tensor, Tensor], Tensor] = cross_entropy_costs,
 ) -> Tensor:
     """The cost of letting each query answer for each class, for one image.
 
@@ -56,19 +74,18 @@ def matching_costs(
         mask_logits: the queries' masks at points, before the sigmoid, (Q, P).
         classes: ids of the classes, (M,).
         targets: the classes' masks at the points, in 0..1, (M, P).
-        class_weight, mask_weight, dice_weight: factors on minus the class's probability, the binary cross-entropy
-            averaged over the points, and the dice loss.
+        class_weight, mask_weight, dice_weight: factors on minus the class's probability, the costs of ``mask_costs``,
+            and the dice loss.
+        mask_costs: makes costs (Q, M) of ``mask_logits`` and ``targets``.
 
     Returns:
         costs (Q, M).
     """
     class_cost = -class_logits.softmax(-1)[:, classes]
-    # x's binary cross-entropy is softplus(x) - x where the target is 1, and softplus(x) where it is 0
-    positive, points = mask_logits.sigmoid(), mask_logits.shape[1]
-    mask_cost = (F.softplus(mask_logits, threshold=40).sum(1, keepdim=True) - mask_logits @ targets.T) / points
+    positive = mask_logits.sigmoid()
     overlap = 2 * positive @ targets.T
     dice_cost = 1 - (overlap + 1) / (positive.sum(1, keepdim=True) + targets.sum(1) + 1)
-    return class_weight * class_cost + mask_weight * mask_cost + dice_weight * dice_cost
+    return class_weight * class_cost + mask_weight * mask_costs(mask_logits, targets) + dice_weight * dice_cost
 
 
 def cheapest_pairs(costs: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
