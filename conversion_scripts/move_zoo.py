@@ -334,11 +334,11 @@ def agreed_licences(rows: Sequence[zoo.ZooRow], given: Sequence[str]) -> dict[st
     for name in dict.fromkeys(row.system for row in rows):
         system = zoo.SYSTEMS[name]
         stated = system.licence_weights or "not stated by the publisher"
-        say(f"{name}: code {system.licence_code}, weights {stated} ({system.url})", stream=sys.stderr)
+        say(f"{name}: code {system.licence_code or 'not stated'}, weights {stated} ({system.url})", stream=sys.stderr)
         if name not in licences:
             raise SegZooError(
                 f"under which licence are the weights of {name} passed on? Give --licence {name}=SPDX; "
-                f"its code is {system.licence_code}, the licence of its weights is {stated}"
+                f"its code is {system.licence_code or 'without a licence'}, the licence of its weights is {stated}"
             )
         if system.licence_weights is not None and licences[name].lower() != system.licence_weights.lower():
             raise SegZooError(f"--licence {name}={licences[name]}: the publisher states {system.licence_weights}")

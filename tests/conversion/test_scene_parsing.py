@@ -20,9 +20,9 @@ from segzoo.conversion.scene_parsing import (
     ENCODER,
     ENCODERS,
     config_from_weights,
-    read_encoder_and_decoder,
     translate_scene_parsing,
 )
+from segzoo.conversion.two_files import read_two_files
 from segzoo.conversion.weights import match_weights, original_state_dict
 
 MOBILENET = "ade20k-mobilenetv2dilated-c1_deepsup"
@@ -254,7 +254,7 @@ class TestTwoFiles:
             average = {key: value + 1 if value.is_floating_point() else value for key, value in state.items()}
             paths.append(tmp_path / path.name)
             torch.save({"state_dict": state, "ema_state_dict": average}, paths[-1])
-        plain, averaged = read_encoder_and_decoder(*paths), read_encoder_and_decoder(*paths, prefer_ema=True)
+        plain, averaged = read_two_files(*paths), read_two_files(*paths, prefer_ema=True)
         for key in ("encoder.features.0.0.weight", "decoder.conv_last.weight"):
             assert torch.equal(averaged.state_dict[key], plain.state_dict[key] + 1)
         done = convert_checkpoint(*paths, output=tmp_path / "out", ema=True)

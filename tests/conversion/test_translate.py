@@ -392,7 +392,8 @@ def test_every_supported_zoo_config_translates():
     assert len(supported) >= 600
     for name in supported:
         translation = translate_config(zoo.original_config(name))
-        assert translation.classes.dataset is not None, name
+        more_outputs = "its head has 150 outputs" in (zoo.rows()[name].note or "")
+        assert (translation.classes.dataset is None) == more_outputs, name
         assert translation.config.id2label[0] != "LABEL_0", name
         told = ["augmentation"] * zoo.find(name).test_flip + ["sides that are multiples"] * ("unet" in name)
         notes = [note for note in translation.notes if not any(words in note for words in told)]

@@ -6,8 +6,9 @@ from collections import defaultdict
 import pytest
 import torch
 
-from segzoo import SegZooForSemanticSegmentation, zoo
+from segzoo import SegZooError, SegZooForSemanticSegmentation, zoo
 from segzoo.conversion.translate import translate_config
+from segzoo.data.facts import DATASETS
 from segzoo.training import parameter_groups
 from segzoo.training.recipes.recipe import load_recipe
 
@@ -23,16 +24,30 @@ def test_row_config_and_recipe_agree(row):
     assert backbone.offset_scale == (2.0 if size in ("L", "XL") else 1.0)
     assert recipe.crop_size == row.crop and recipe.max_train_steps == row.iterations
     short, long = recipe.scale_size
-    assert (short, long) == (row.crop[0], 4 * row.crop[0]) and recipe.size_divisor == 32
-    assert translation.processor["size"] == {"shortest_edge": short, "longest_edge": long}
-    assert (translation.processor["size_multiple"], translation.processor["size_multiple_mode"]) == (32, "stretch")
-    assert translation.processor["window_size"] is None
+    assert (short, long) == {
+        "Cityscapes": (1024, 2048),
+        "Mapillary Vistas v1.2": (1024, 2048),
+        "Pascal Context 59": (520, 520),
+        "NYUv2": (512, 2048),
+    }.get(row.dataset, (row.crop[0], 4 * row.crop[0]))
+    tested = recipe.eval_scale_size or recipe.scale_size
+    assert translation.processor["size"] == {"shortest_edge": tested[0], "longest_edge": tested[1]}
+    streets = row.dataset in ("Cityscapes", "Mapillary Vistas v1.2")
+    multiple = None if streets and row.method != "Mask2Former" else 32
+    assert translation.processor.get("size_multiple") == recipe.size_divisor == multiple
+    slides = streets and row.method == "Mask2Former"
+    assert translation.processor["window_size"] == (list(row.crop) if slides else None)
+    assert (recipe.window_size, recipe.window_stride) == ((row.crop, (512, 512)) if slides else (None, None))
     assert (recipe.weight_decay, recipe.num_warmup_steps, recipe.warmup_start) == (0.05, 1500, 1e-6)
     assert (recipe.lr_scheduler_type, recipe.lr_power, recipe.min_learning_rate) == ("poly", 1.0, 0.0)
-    assert recipe.total_train_batch_size == 16 and row.test_flip_ms
+    assert recipe.total_train_batch_size == 16 and bool(row.test_flip_ms) == (row.miou_ms is not None)
     small = (6e-5, None, None)
     large = {"L": (2e-5, 0.94, 0.1), "XL": (2e-5, 0.94, 0.1), "H": (2e-5, 0.95, 0.1)}
-    expected = large.get(size, small) if row.method == "UPerNet" else (1e-5, 0.95, 0.1)
+    expected = large.get(size, small)
+    if row.method == "Mask2Former":
+        again = row.dataset in ("ADE20K", "Cityscapes", "COCO-Stuff 10k")  # from a segmentation model
+        clipped = row.dataset in ("ADE20K", "Cityscapes", "Mapillary Vistas v1.2")
+        expected = (1e-5 if again else 2e-5, 0.95, 0.1 if clipped else None)
     assert (recipe.learning_rate, recipe.layer_decay, recipe.max_grad_norm) == expected
 
 
@@ -68,3 +83,14 @@ def test_groups_of_sizes_without_a_record(name):
     )
     found = {(round(g["lr"], 15), g["weight_decay"]): {id(p) for p in g["params"]} for g in groups}
     assert found == expected and len(found) == (2 if recipe.layer_decay is None else 2 * (layers + 2))
+
+
+def test_heads_with_more_outputs_than_classes_name_the_first():
+    """The configs for Cityscapes leave the 150 outputs of ADE20K; the file names the data set's 19 classes."""
+    config = zoo.original_config("upernet_internimage_t_512x1024_160k_cityscapes")
+    names = list(DATASETS["cityscapes"].classes)
+    for given in (None, names):
+        found = list(translate_config(config, class_names=given).config.id2label.values())
+        assert len(names) == 19 and found == [*names, *(f"LABEL_{i}" for i in range(19, 150))]
+    with pytest.raises(SegZooError, match="names 2 classes, the model of the config has 150"):
+        translate_config(config, class_names=["one", "two"])

@@ -33,6 +33,8 @@ class PlainViTConfig(BackboneConfig):
         patch_bias: the projection of the patches has a bias.
         pad: pad images with zeros, on the right and at the bottom, to whole patches. Otherwise what lies behind the
             last whole patch is not read.
+        pad_around: with ``pad``, half of the zeros, rounded down, are on the left and at the top, as DINOv2's heads
+            have them.
         norm_eps: epsilon of the norms.
         dropout: probability of dropping a value of the embedded tokens, after attention and in the feed-forward parts.
         attention_dropout: probability of dropping an attention weight.
@@ -52,6 +54,7 @@ class PlainViTConfig(BackboneConfig):
     patch_size: int = 16
     patch_bias: bool = True
     pad: bool = True
+    pad_around: bool = False
     norm_eps: float = 1e-6
     dropout: float = 0.0
     attention_dropout: float = 0.0
@@ -224,7 +227,9 @@ class PlainViTBackbone(Backbone):
     def chosen(self, pixel_values: Tensor, names: Collection[str]) -> dict[str, Tensor]:
         """Those of `features` that are named; the others are freed on the way, unless gradients need them."""
         config = self.config
-        x, grid = self.embed(whole_patches(pixel_values, config.patch_size) if config.pad else pixel_values)
+        if config.pad:
+            pixel_values = whole_patches(pixel_values, config.patch_size, around=config.pad_around)
+        x, grid = self.embed(pixel_values)
         prefix, maps = config.num_prefix_tokens, {}
         if "stem" in names:
             maps["stem"] = to_map(x[:, prefix:], grid)
@@ -310,6 +315,8 @@ def vit_blocks(
     attentions: Iterable[nn.Module],
     layer_scale: float | None,
     norm: Callable[..., nn.Module] = nn.LayerNorm,
+    *,
+    gated: bool = False,
 ) -> nn.ModuleList:
     """The blocks of a plain ViT.
 
@@ -318,14 +325,19 @@ def vit_blocks(
         attentions: for each block the module that mixes its tokens.
         layer_scale: initial value of the learned scales of the residual branches; None for no scales.
         norm: ``norm(channels, eps=...)`` makes a norm of tokens.
+        gated: the feed-forward parts are gated, and two thirds as wide, rounded up to a multiple of 8.
     """
     width = config.hidden_size
+    hidden = int(width * config.mlp_ratio)
+    if gated:
+        hidden = -(-int(hidden * 2 / 3) // 8) * 8
     return nn.ModuleList(
         ViTBlock(
             attention,
             width,
-            int(width * config.mlp_ratio),
+            hidden,
             norm_eps=config.norm_eps,
+            gated=gated,
             norm=norm,
             layer_scale=layer_scale,
             dropout=config.dropout,
@@ -337,11 +349,21 @@ def vit_blocks(
     )
 
 
-def whole_patches(pixel_values: Tensor, patch_size: int) -> Tensor:
-    """Images (B, C, H, W) padded with zeros, on the right and at the bottom, to multiples of the patch size."""
+def whole_patches(pixel_values: Tensor, patch_size: int, *, around: bool = False) -> Tensor:
+    """Images (B, C, H, W) padded with zeros to multiples of the patch size.
+
+    Args:
+        pixel_values: the images.
+        patch_size: side of the patches, in pixels.
+        around: put half of the zeros, rounded down, on the left and at the top, instead of all on the right and at the
+            bottom.
+    """
     height, width = pixel_values.shape[-2:]
     if not is_exporting() and height % patch_size == 0 and width % patch_size == 0:  # traced, it holds for every size
         return pixel_values
     # Of whole numbers of patches, not of remainders: of these traced programs know that they are multiples.
     rows, columns = ((side + patch_size - 1) // patch_size for side in (height, width))
-    return F.pad(pixel_values, (0, columns * patch_size - width, 0, rows * patch_size - height))
+    below, right = rows * patch_size - height, columns * patch_size - width
+    if not around:
+        return F.pad(pixel_values, (0, right, 0, below))
+    return F.pad(pixel_values, (right // 2, right - right // 2, below // 2, below - below // 2))

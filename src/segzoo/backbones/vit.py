@@ -1,10 +1,11 @@
-"""The plain vision transformer of ViT, DeiT, AugReg and MAE, with learned position embeddings that are resized.
+"""The plain vision transformer of ViT, DeiT, AugReg, MAE and DINOv2, with learned position embeddings that are resized.
 
 "An Image is Worth 16x16 Words" (Dosovitskiy et al., 2021), https://arxiv.org/abs/2010.11929; "Training data-efficient
 image transformers" (Touvron et al., 2021), https://arxiv.org/abs/2012.12877; windowed attention as in ViTDet,
 https://arxiv.org/abs/2203.16527. The numbers are those of mmsegmentation
 (https://github.com/open-mmlab/mmsegmentation), of the ViT inside ViT-Adapter (https://github.com/czczup/ViT-Adapter)
-and of iBOT (https://github.com/bytedance/ibot). transformers' ViT has neither learned scales of its branches, nor drop
+and of iBOT (https://github.com/bytedance/ibot); DINOv2's of "DINOv2: Learning Robust Visual Features without Supervision"
+(Oquab et al., 2023), https://arxiv.org/abs/2304.07193. transformers' ViT has neither learned scales of its branches, nor drop
 path, nor windows, and always runs with its class token.
 """
 
@@ -52,6 +53,7 @@ class ViTConfig(FixedSizeViTConfig):
         pre_norm: a layer norm before the first block, as CLIP has it.
         layer_scale: initial value of the learned scales of the residual branches; None for no scales.
         qkv_bias: queries, keys and values have a bias.
+        gated: the feed-forward parts are gated (SwiGLU), and two thirds as wide, rounded up to a multiple of 8.
         windows: for each block the side of its attention windows in patches, 0 for attention over the whole image; an
             empty list is 0 for all.
 
@@ -67,6 +69,7 @@ class ViTConfig(FixedSizeViTConfig):
     pre_norm: bool = False
     layer_scale: float | None = None
     qkv_bias: bool = True
+    gated: bool = False
     windows: Ints = ()
 
     @property
@@ -122,7 +125,7 @@ class ViTBackbone(FixedSizeViTBackbone):
             )
             for window in config.windows or [0] * config.num_hidden_layers
         )
-        self.layers = vit_blocks(config, attentions, config.layer_scale)
+        self.layers = vit_blocks(config, attentions, config.layer_scale, gated=config.gated)
         self.post_init()
 
     def embed(self, pixel_values: Tensor) -> tuple[Tensor, tuple[int, int]]:

@@ -305,7 +305,10 @@ def _row_lines(row: zoo.ZooRow, facts: dict[str, Any]) -> list[tuple[str, str]]:
     lines = [
         ("model", f"{row.method}, {row.backbone}; trained on {row.dataset}"),
         ("origin", f"{row.system}, {facts['source']}"),
-        ("licence", f"code {row.licence_code}; weights {row.licence_weights or 'not stated by the publisher'}"),
+        (
+            "licence",
+            f"code {row.licence_code or 'not stated'}; weights {row.licence_weights or 'not stated by the publisher'}",
+        ),
     ]
     crop = f"crops of {_by(row.crop)}" if row.crop else None
     steps = f"{row.iterations} iterations" if row.iterations else None

@@ -110,6 +110,8 @@ def zoo_base(reference: str) -> dict[str, Any] | None:
     config = None if row is None else zoo.original_config(row.name)
     if row is None or config is None:
         return None
+    if "data_preprocessor" in config["model"]:
+        return config | _test_part(config["dataset_type"], config["test_pipeline"])
     return _model_part(config["model"], config) | _dataset_part(row)
 
 
@@ -160,12 +162,15 @@ def _dataset_part(row: zoo.ZooRow) -> dict[str, Any]:
         {"type": "LoadAnnotations", "reduce_zero_label": reduce_zero_label},
         {"type": "PackSegInputs"},
     ]
-    dataset = {"type": config["dataset_type"]}
+    return {"crop_size": row.crop, "test_pipeline": pipeline} | _test_part(config["dataset_type"], pipeline)
+
+
+def _test_part(dataset_type: str, pipeline: list[dict[str, Any]]) -> dict[str, Any]:
+    """The loaders of 1.x for a class of data sets and a test pipeline."""
+    dataset = {"type": dataset_type}
     test = {"dataset": {**dataset, "pipeline": pipeline}}
     return {
-        "dataset_type": config["dataset_type"],
-        "crop_size": row.crop,
-        "test_pipeline": pipeline,
+        "dataset_type": dataset_type,
         "train_dataloader": {"dataset": dataset},
         "val_dataloader": test,
         "test_dataloader": test,

@@ -21,8 +21,8 @@ from segzoo.conversion.pretrained.vit import read_npz
 from segzoo.conversion.reading.archives import check_unpacked_size, file_kind, open_zip
 from segzoo.conversion.reading.checkpoints import OriginalCheckpoint, read_checkpoint
 from segzoo.conversion.report import ConversionReport
-from segzoo.conversion.scene_parsing import read_encoder_and_decoder
 from segzoo.conversion.transformers_folders import is_transformers_folder, read_transformers_folder
+from segzoo.conversion.two_files import read_two_files
 from segzoo.conversion.weights import match_weights
 from segzoo.files import check_folder_is_free, sha256_of
 from segzoo.hub import save_model_folder
@@ -110,7 +110,7 @@ def read_original(
     if weights is not None and (decoder is not None or Path(checkpoint).suffix == ".npz"):
         raise ConversionError(f"{title}: such files hold one model; leave --weights out")
     if decoder is not None:
-        found = read_encoder_and_decoder(checkpoint, decoder, prefer_ema=ema)
+        found = read_two_files(checkpoint, decoder, prefer_ema=ema)
         title = f"{checkpoint} and {Path(decoder).name}"
     elif row is not None and row.decoder_url is not None:
         raise ConversionError(f"{checkpoint}: {row.name} was published in two files; give the decoder's too")

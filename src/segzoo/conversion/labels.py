@@ -80,6 +80,11 @@ def find_classes(
             reduce_labels = False
             names, facts = [BACKGROUND, *names], None
             colors = [[0, 0, 0], *colors] if colors is not None and len(colors) == 1 else None
+    whole = facts_for_original_type(dataset.type, reduce_labels=dataset.reduce_labels) if dataset.type else None
+    if whole is not None and whole.num_labels < num_labels and _plain(names or whole.classes) == _plain(whole.classes):
+        # A head with more outputs than its data set has classes: the first are these, the others were never right.
+        names = [*whole.classes, *(f"LABEL_{i}" for i in range(whole.num_labels, num_labels))]
+        source = source or f"the data set {whole.title}"
     if names is not None and len(names) != num_labels:
         fix = "the config does not belong to this checkpoint, or its num_classes is wrong"
         if source == GIVEN_NAMES:

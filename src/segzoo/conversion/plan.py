@@ -27,6 +27,7 @@ from segzoo.conversion.reading.checkpoints import OriginalCheckpoint
 from segzoo.conversion.reading.configs import copy_tree, read_config_text
 from segzoo.conversion.report import ConversionReport
 from segzoo.conversion.scene_parsing import (
+    DECODER,
     config_from_weights,
     is_decoder_state,
     is_scene_parsing,
@@ -50,7 +51,7 @@ class Original:
     Args:
         checkpoint: the weights and what the file says about them; of a model in two files the weights of both.
         title: name of the file or the two files, for messages.
-        in_two_files: whether an encoder and a decoder were given.
+        in_two_files: whether the model is in two files.
         config: the training config that the caller gives, as values, or None.
         config_file: the file that this config was read from, or None.
         row: the released checkpoint that the caller names, or None.
@@ -115,7 +116,7 @@ def make_plan(original: Original) -> Plan:
         ConversionError: the original has no config, is not a segmentation model, or its config holds something that is
             not supported.
     """
-    if original.in_two_files:
+    if original.in_two_files and any(key.startswith(DECODER) for key in original.checkpoint.state_dict):
         return plan_scene_parsing(original)
     if is_transformers_config(original.checkpoint.config):
         return plan_transformers(original)

@@ -14,6 +14,7 @@ from typing import Any
 from segzoo.conversion.keys import Context
 from segzoo.conversion.options import Options, type_name
 from segzoo.inference.soundness import check_preparation
+from segzoo.sizes import MAX_SIZE
 
 # Steps that load, pack or name things, and do not change the pixels in a pass without augmentation.
 _NEUTRAL = (
@@ -182,6 +183,8 @@ def _resize(options: Options, scale: Sequence[int] | None, min_size: int | None 
         size = {"shortest_edge": max(int(min_size), int(min(scale)))}
     else:
         size = {"shortest_edge": int(min(scale)), "longest_edge": int(max(scale))}
+        if size["longest_edge"] > MAX_SIZE:  # some configs write "no limit" as a limit of many digits
+            del size["longest_edge"]
     return {"do_resize": True, "size": size, "resample": resample}
 
 

@@ -22,7 +22,7 @@ from segzoo.conversion.keys import KeyRule, KeyTable
 from segzoo.conversion.labels import find_classes
 from segzoo.conversion.options import Options
 from segzoo.conversion.original_config import OriginalDataset
-from segzoo.conversion.reading.checkpoints import OriginalCheckpoint, read_checkpoint
+from segzoo.conversion.reading.checkpoints import OriginalCheckpoint
 from segzoo.conversion.rules import hrnet as hrnet_rules
 from segzoo.conversion.rules import resnet as resnet_rules
 from segzoo.conversion.rules.common import MAX_CLASSES
@@ -198,35 +198,30 @@ DECODERS = {
 }
 
 
-def read_encoder_and_decoder(
-    encoder: str | Path, decoder: str | Path, *, prefer_ema: bool = False
-) -> OriginalCheckpoint:
-    """Reads the two files of a model; the keys of the result begin with "encoder." and "decoder.".
-
-    Args:
-        encoder, decoder: paths of the files.
-        prefer_ema: take the averaged weights of both files, as in `read_checkpoint`.
+def join_encoder_and_decoder(encoder: OriginalCheckpoint, decoder: OriginalCheckpoint) -> OriginalCheckpoint:
+    """One checkpoint of the two files of a model; its keys begin with "encoder." and "decoder.".
 
     Returns:
         the weights of both files. ``sha256`` is the encoder's; the decoder's is in ``meta["decoder"]``.
 
     Raises:
-        ConversionError: a file cannot be read, the files are swapped, or they are not such a pair.
+        ConversionError: the files are swapped, or they are not such a pair.
     """
-    first, second = (read_checkpoint(part, prefer_ema=prefer_ema) for part in (encoder, decoder))
-    is_decoder = [is_decoder_state(part.state_dict) for part in (first, second)]
+    is_decoder = [is_decoder_state(part.state_dict) for part in (encoder, decoder)]
     if is_decoder == [True, False]:
-        raise ConversionError(f"{encoder}: this is a decoder; the two files are swapped, give the encoder first")
+        raise ConversionError(
+            f"{encoder.source}: this is a decoder; the two files are swapped, give the encoder first"
+        )
     if is_decoder == [True, True]:
-        raise ConversionError(f"{encoder}: this is a decoder, as {decoder} is; give the encoder first")
+        raise ConversionError(f"{encoder.source}: this is a decoder, as {decoder.source} is; give the encoder first")
     if not is_decoder[1]:
         raise ConversionError(
-            f"{decoder}: a second file is for the decoder of models that were published in two, and this is none; "
+            f"{decoder.source}: a second file is for the decoder of models that were published in two, and this is none; "
             "give the checkpoint alone"
         )
-    state = {ENCODER + key: tensor for key, tensor in first.state_dict.items()}
-    state |= {DECODER + key: tensor for key, tensor in second.state_dict.items()}
-    return replace(first, state_dict=state, meta={"decoder": second.sha256})
+    state = {ENCODER + key: tensor for key, tensor in encoder.state_dict.items()}
+    state |= {DECODER + key: tensor for key, tensor in decoder.state_dict.items()}
+    return replace(encoder, state_dict=state, meta={"decoder": decoder.sha256})
 
 
 def is_decoder_state(state: Mapping[str, Tensor]) -> bool:
@@ -238,7 +233,7 @@ def config_from_weights(state: Mapping[str, Tensor], source: str | Path) -> dict
     """The config that weights with these names and shapes belong to; None if they are not of such a model.
 
     Args:
-        state: weights from `read_encoder_and_decoder`.
+        state: weights from `join_encoder_and_decoder`.
         source: name of their file, for messages.
 
     Raises:

@@ -160,6 +160,26 @@ class FeedForward(nn.Module):
         return self.dropout(self.fc2(self.dropout(self.activation(self.fc1(x)))))
 
 
+class GatedFeedForward(nn.Module):
+    """Two linear layers over tokens; one half of what the first gives, through SiLU, gates the other (SwiGLU).
+
+    From "GLU Variants Improve Transformer" (Shazeer, 2020), https://arxiv.org/abs/2002.05202.
+
+    Args:
+        channels: width of the tokens.
+        hidden: width of what is gated.
+    """
+
+    def __init__(self, channels: int, hidden: int):
+        super().__init__()
+        self.fc1 = PointwiseLinear(channels, 2 * hidden)
+        self.fc2 = PointwiseLinear(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, hidden = self.fc1(x).chunk(2, dim=-1)
+        return self.fc2(F.silu(gate) * hidden)
+
+
 class ViTBlock(GradientCheckpointingLayer):
     """Attention and feed-forward, each after a norm, in a residual branch that a learned factor per channel may scale.
 
@@ -167,6 +187,7 @@ class ViTBlock(GradientCheckpointingLayer):
         attention: the module that mixes the tokens, called with normalised tokens (B, N, C) and the grid.
         channels: width of the tokens.
         hidden: width inside the feed-forward part.
+        gated: the feed-forward part is a `GatedFeedForward`, which has no dropout.
         norm_eps: epsilon of the norms.
         norm: ``norm(channels, eps=...)`` makes a norm of tokens.
         layer_scale: initial value of the factors; None for no factors.
@@ -181,6 +202,7 @@ class ViTBlock(GradientCheckpointingLayer):
         hidden: int,
         *,
         norm_eps: float,
+        gated: bool = False,
         norm: Callable[..., nn.Module] = nn.LayerNorm,
         layer_scale: float | None = None,
         dropout: float = 0.0,
@@ -191,7 +213,7 @@ class ViTBlock(GradientCheckpointingLayer):
         self.norm1 = norm(channels, eps=norm_eps)
         self.attention = attention
         self.norm2 = norm(channels, eps=norm_eps)
-        self.mlp = FeedForward(channels, hidden, dropout)
+        self.mlp = GatedFeedForward(channels, hidden) if gated else FeedForward(channels, hidden, dropout)
         self.dropout = nn.Dropout(dropout)
         self.drop_path = DropPath(drop_path)
         if layer_scale is None:

@@ -27,13 +27,14 @@ class System:
     Args:
         title: name for people.
         url: source repository.
-        licence_code: SPDX name of the repository's licence.
+        licence_code: SPDX name of the repository's licence; None if it has none. ``LicenseRef-...`` is a licence of the
+            publisher's own, at ``url``.
         licence_weights: SPDX name of the weights' licence; None if the publisher states none.
     """
 
     title: str
     url: str
-    licence_code: str
+    licence_code: str | None
     licence_weights: str | None = None
 
 
@@ -64,6 +65,38 @@ SYSTEMS = {
         url="https://github.com/CSAILVision/semantic-segmentation-pytorch",
         licence_code="BSD-3-Clause",
     ),
+    "mmsegmentation-1.x": System(
+        title="mmsegmentation 1.x", url="https://github.com/open-mmlab/mmsegmentation", licence_code="Apache-2.0"
+    ),
+    "SegFormer": System(  # for research and evaluation only
+        title="SegFormer",
+        url="https://github.com/NVlabs/SegFormer",
+        licence_code="LicenseRef-NVIDIA-Source-Code-License-SegFormer",
+        licence_weights="LicenseRef-NVIDIA-Source-Code-License-SegFormer",
+    ),
+    "SegNeXt": System(
+        title="SegNeXt", url="https://github.com/Visual-Attention-Network/SegNeXt", licence_code="Apache-2.0"
+    ),
+    "Swin": System(
+        title="Swin Transformer",
+        url="https://github.com/SwinTransformer/Swin-Transformer-Semantic-Segmentation",
+        licence_code="Apache-2.0",
+    ),
+    "ConvNeXt": System(title="ConvNeXt", url="https://github.com/facebookresearch/ConvNeXt", licence_code="MIT"),
+    "PoolFormer": System(title="PoolFormer", url="https://github.com/sail-sg/poolformer", licence_code="Apache-2.0"),
+    "PVT": System(title="PVT", url="https://github.com/whai362/PVT", licence_code="Apache-2.0"),
+    "VAN": System(
+        title="VAN", url="https://github.com/Visual-Attention-Network/VAN-Segmentation", licence_code="Apache-2.0"
+    ),
+    "DINOv2": System(
+        title="DINOv2",
+        url="https://github.com/facebookresearch/dinov2",
+        licence_code="Apache-2.0",
+        licence_weights="Apache-2.0",
+    ),
+    "DAFormer": System(title="DAFormer", url="https://github.com/lhoyer/DAFormer", licence_code="Apache-2.0"),
+    "BEiT": System(title="BEiT", url="https://github.com/microsoft/unilm", licence_code="MIT"),
+    "MAE": System(title="MAE", url="https://github.com/implus/mae_segmentation", licence_code=None),
 }
 """The systems by name, in the order in which their checkpoints are listed. The names are those of the JSON files."""
 
@@ -136,8 +169,8 @@ class ZooRow:
     note: str | None = None
 
     @property
-    def licence_code(self) -> str:
-        """SPDX name of the licence of the original code."""
+    def licence_code(self) -> str | None:
+        """SPDX name of the licence of the original code; None if it has none."""
         return SYSTEMS[self.system].licence_code
 
     @property
@@ -153,7 +186,9 @@ class ZooRow:
     @property
     def sha256_start(self) -> str | None:
         """Leading digits of the file's SHA-256: all 64, or the eight in OpenMMLab's file names; None if unknown."""
-        named = re.search(r"-([0-9a-f]{8})\.pth$", self.url or "") if self.system == "mmsegmentation" else None
+        named = (
+            re.search(r"-([0-9a-f]{8})\.pth$", self.url or "") if self.system.startswith("mmsegmentation") else None
+        )
         return self.sha256 or (named[1] if named else None)
 
 
@@ -210,7 +245,7 @@ def original_config(name: str) -> dict[str, Any] | None:
     """The original config of a row, as a copy; None if the zoo has none.
 
     Configs of the mmsegmentation family have ``model``, ``dataset_type``, ``reduce_zero_label`` and ``test_pipeline``,
-    those of MIT's scene parsing ``MODEL`` and ``DATASET``.
+    in the form of 1.x where the checkpoint is of it; those of MIT's scene parsing ``MODEL`` and ``DATASET``.
 
     Args:
         name: name in the zoo, not an alias.
@@ -223,7 +258,7 @@ def original_config(name: str) -> dict[str, Any] | None:
         return copy.deepcopy(stored)
     parts = of_system["parts"]
     model = dict(stored["model"])
-    for kind in ("backbone", "neck", "decode_head", "auxiliary_head"):
+    for kind in ("backbone", "neck", "decode_head", "auxiliary_head", "data_preprocessor", "train_cfg"):
         if kind in stored:
             model[kind] = parts[kind][stored[kind]]
     config = {

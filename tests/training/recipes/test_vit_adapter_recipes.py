@@ -71,18 +71,21 @@ def test_rows_fit_their_configs_and_recipes(name):
     assert tuple(native.window_stride) == recipe.window_stride
     assert recipe.max_train_steps == row.iterations and recipe.total_train_batch_size == 16
     size = translation.processor["size"]
-    assert (size["shortest_edge"], size["longest_edge"]) == recipe.scale_size
-    assert translation.processor["size_multiple"] == recipe.size_divisor == 32
+    assert (size["shortest_edge"], size["longest_edge"]) == (recipe.eval_scale_size or recipe.scale_size)
+    assert translation.processor.get("size_multiple") == recipe.size_divisor
     assert native.backbone_config.drop_path_rate == recipe.drop_path_rate
-    assert native.num_labels == (150 if row.dataset == "ADE20K" else 171)
-    assert translation.processor["do_reduce_labels"] is (row.dataset != "COCO-Stuff 164k")
+    labels = {"ADE20K": 150, "Cityscapes": 19, "Mapillary Vistas v1.2": 19, "Pascal Context 59": 59}
+    assert native.num_labels == labels.get(row.dataset, 171)
+    assert translation.processor["do_reduce_labels"] is (
+        row.dataset in ("ADE20K", "COCO-Stuff 10k", "Pascal Context 59")
+    )
     assert recipe.eval_flip is row.test_flip
     mean = 127.5 / 255 if "AugReg-B" in row.backbone or "AugReg-L" in row.backbone else 123.675 / 255
     assert translation.processor["image_mean"][0] == pytest.approx(mean)
 
 
 def test_published_facts():
-    assert len(ROWS) == 17 and [row.name for row in ROWS.values() if row.url is None] == [
+    assert len(ROWS) == 22 and [row.name for row in ROWS.values() if row.url is None] == [
         "mask2former_beitv2_adapter_large_896_160k_ade20k"
     ]
     row = zoo.find("mask2former_beitv2_adapter_large_896_80k_ade20k_ss")
