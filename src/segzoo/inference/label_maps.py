@@ -6,14 +6,14 @@ computed. Maps of which most is mixed are upsampled and reduced strip by strip o
 other devices, as small maps are. The labels equal those of ``F.interpolate(logits, mode="bilinear").argmax(1)``.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch.nn import functional as F
 
 from segzoo.errors import SegZooError
 from segzoo.inference.rows import MapRows, Rows, Size, Stage, resized
-from segzoo.inference.uniform_cells import Cells, only_largest
+from segzoo.inference.uniform_cells import Cells, adds_like_interpolate
 
 # Number of upsampled values held at once: a strip of rows that stays in a CPU's cache; a few classes or rows on a GPU.
 # Maps of at most _SMALL_VALUES (16 MiB of float32) are upsampled whole.
@@ -182,62 +182,49 @@ def _by_cells(
         return label_map_from_rows(rows, dtype) if on_cpu else _by_classes(logits, stages, align_corners).to(dtype)
     labels = torch.empty(rows.size, dtype=dtype, device=logits.device)
     flat = labels.view(-1)
-    doubts = _Doubts()
+    exact = on_cpu and adds_like_interpolate(logits.dtype)
+    undecided: list[tuple[torch.Tensor, torch.Tensor]] = []
     for band in cells.bands(band_values):
         if not band.is_mixed:
             band.fill(labels[band.top : band.bottom])
             for places, values in band.blocks(block_values):
-                found, close = only_largest(values, values.amax(-1, keepdim=True) - band.margin)
-                flat[places] = found.to(dtype)
-                doubts.add(found, close, lambda several, places=places: places[several])
+                flat[places] = values.argmax(-1).to(dtype)
+                if not exact:
+                    undecided.append(_undecided(places, values, band.margin))
         elif not on_cpu:
             return _by_classes(logits, stages, align_corners).to(dtype)
         else:
             for first, strip in strips(rows, band.top, band.bottom):
-                if not band.is_finite:
-                    labels[first : first + len(strip)] = strip.argmax(-1)
-                    continue
-                found, close = only_largest(strip, strip.amax(-1, keepdim=True) - band.margin)
-                labels[first : first + len(strip)] = found
-                offset = first * rows.size[1]
-                doubts.add(found, close, lambda several, offset=offset: several.flatten().nonzero()[:, 0] + offset)
-        if doubts.count * _DOUBTS > flat.numel():
+                labels[first : first + len(strip)] = strip.argmax(-1)
+    if undecided:
+        places, candidates = (torch.cat(parts) for parts in zip(*undecided, strict=True))
+        if len(places) * _DOUBTS > flat.numel():
             return _by_classes(logits, stages, align_corners).to(dtype)
-    if doubts.count:
-        places, candidates = doubts.all()
-        flat[places] = _best_of(logits, stages, align_corners, places, candidates).to(dtype)
+        flat[places] = _best_of(logits, stages, align_corners, places, candidates.t()).to(dtype)
     return labels
 
 
-class _Doubts:
-    """Pixels at which several classes are so close that rounding decides."""
+def _undecided(places: torch.Tensor, values: torch.Tensor, margin: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where sums that are rounded otherwise could have another largest class.
 
-    def __init__(self) -> None:
-        self.parts: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self.count = 0
+    Args:
+        places: positions (...) of the pixels.
+        values: (..., classes).
+        margin: how close values may change their order.
 
-    def add(self, labels: torch.Tensor, close: torch.Tensor, places: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """Take the pixels without a label from the results of `only_largest`.
-
-        Args:
-            labels, close: the two results.
-            places: makes positions in the flattened map from booleans in the shape of the labels.
-        """
-        several = labels < 0
-        if several.any():
-            self.parts.append((places(several), close[several] > 0))
-            self.count += len(self.parts[-1][0])
-
-    def all(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Positions (pixels,), and the classes that are close there, (pixels, classes) booleans."""
-        return tuple(torch.cat(parts) for parts in zip(*self.parts, strict=True))
+    Returns:
+        The positions of such pixels (pixels,), and the classes that are close there, (pixels, classes) booleans.
+    """
+    close = values >= values.amax(-1, keepdim=True) - margin
+    several = close.sum(-1) > 1
+    return places[several], close[several]
 
 
 def _best_of(
     logits: torch.Tensor,
     stages: Sequence[Stage],
     align_corners: bool,
-    pixels: torch.Tensor,
+    places: torch.Tensor,
     candidates: torch.Tensor,
 ) -> torch.Tensor:
     """The class with the largest of F.interpolate's own values at some pixels, (pixels,) int64.
@@ -245,14 +232,16 @@ def _best_of(
     Args:
         logits: (classes, height, width).
         stages, align_corners: as in `_resize`.
-        pixels: (pixels,) positions in the flattened map.
-        candidates: (pixels, classes) booleans: the classes to choose from at each pixel.
+        places: (pixels,) positions in the flattened map.
+        candidates: (classes, pixels) booleans: the classes to choose from at each pixel.
     """
-    best = torch.full(pixels.shape, -torch.inf, dtype=logits.dtype, device=logits.device)
-    labels = torch.zeros_like(pixels)
-    for label in candidates.any(0).nonzero()[:, 0].tolist():
-        values = _resize(logits[label : label + 1], stages, align_corners).view(-1)[pixels]
-        better = candidates[:, label] & (values > best)
+    best = torch.full(places.shape, -torch.inf, dtype=logits.dtype, device=logits.device)
+    labels = torch.zeros_like(places)
+    for label in candidates.any(1).nonzero()[:, 0].tolist():
+        # Of a single map the kernels take another way: it could as well be stored with its classes last.
+        pair = logits[label : label + 1].expand(2, -1, -1)
+        values = _resize(pair, stages, align_corners)[0].view(-1)[places]
+        better = candidates[label] & (values > best)
         labels = labels.masked_fill(better, label)
         best = torch.where(better, values, best)
     return labels

@@ -175,7 +175,9 @@ def bilinear_weights(
     """
     positions = torch.arange(length)
     marks = torch.stack([(positions % 4 == k).to(dtype) for k in range(4)])[None, :, :, None]
-    weights = F.interpolate(marks, size=(size, 1), mode="bilinear", align_corners=align_corners)[0, :, :, 0]
+    # Maps whose height and width are together at most 128 have a kernel of their own, with other roundings.
+    shape = (size, max(1, 129 - size))
+    weights = F.interpolate(marks, size=shape, mode="bilinear", align_corners=align_corners)[0, :, :, 0]
     targets = torch.arange(size, dtype=dtype)
     if align_corners:
         sources = targets * ((length - 1) / max(size - 1, 1))

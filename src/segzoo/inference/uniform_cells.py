@@ -8,14 +8,15 @@ all classes are computed for the pixels of the other cells alone.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
+from torch.nn import functional as F
 
-from segzoo.inference.rows import MapRows, Size, Stage, bilinear_weights
+from segzoo.inference.rows import MapRows, ResizedRows, Size, Stage, bilinear_weights
 
-_MOST_MIXED = 0.5
-"""Share of the pixels in mixed cells from which on computing all pixels of a band is faster."""
+_MOST_MIXED = (0.5, 0.15)
+"""Share of the pixels in mixed cells from which on computing all pixels of a band is faster: of one step and several."""
 
 _MIXED_ROW = 0.9
 """Share of the pixels of one row of cells from which on the others of its band are not looked at."""
@@ -86,7 +87,7 @@ class Cells:
 
     def __init__(self, logits: torch.Tensor, stages: Sequence[Stage], align_corners: bool):
         self.source, self.classes, self.width = MapRows(logits), logits.shape[0], logits.shape[2]
-        self.buffer: torch.Tensor | None = None
+        self.buffer = self.source.empty(0)
         steps = []
         used = stages[-1][1]
         for part, size in reversed(stages):  # of each step only what the next one reads
@@ -107,6 +108,12 @@ class Cells:
         if not self.steps:
             return 0
         return self.classes * int(self.rows.lengths.max()) * int(self.columns.lengths.max())
+
+    def memory(self, rows: int) -> torch.Tensor:
+        """Memory for some rows of the logits, (rows, width, classes), always the same."""
+        if len(self.buffer) < rows:
+            self.buffer = self.source.empty(rows)
+        return self.buffer[:rows]
 
     def bands(self, values: int) -> Iterator["Band"]:
         """The map from top to bottom in bands that read at most ``values`` logits, or those of one row of cells."""
@@ -137,20 +144,24 @@ class Band:
         """First row of pixels, and the one after the last."""
         self.first = int(rows.first[start])
 
+    @property
+    def part(self) -> torch.Tensor:
+        """(classes, rows, width): the low-resolution logits that the band depends on."""
+        last = int(self.cells.rows.last[self.end - 1])
+        return self.cells.source.maps[:, self.first : last + 1]
+
     @cached_property
     def table(self) -> torch.Tensor:
-        """(positions, classes): the low-resolution logits that the band depends on, until the next band is read."""
-        count = int(self.cells.rows.last[self.end - 1]) + 1 - self.first
-        if self.cells.buffer is None or len(self.cells.buffer) < count:
-            self.cells.buffer = self.cells.source.empty(count)
-        rows = self.cells.buffer[:count]
+        """The same as (positions, classes), until another band is read."""
+        _ = self.labels  # which are made in the same memory
+        rows = self.cells.memory(self.part.shape[1])
         self.cells.source.fill(self.first, rows)
         return rows.view(-1, self.cells.classes)
 
     @cached_property
     def largest(self) -> torch.Tensor:
-        """(positions, 1): the largest logit of each position."""
-        return self.table.amax(-1, keepdim=True)
+        """(rows, width): the largest logit of each position."""
+        return self.part.amax(0)
 
     @cached_property
     def is_finite(self) -> bool:
@@ -163,7 +174,7 @@ class Band:
 
         Either way of adding errs by four roundings a step at most, each of half an eps.
         """
-        limits = torch.finfo(self.table.dtype)
+        limits = torch.finfo(self.largest.dtype)
         least = self.largest.amin()
         # Classes that are nowhere the largest one, such as masked ones, do not count.
         counts = self._highest >= least - least.abs() * (64 * limits.eps)
@@ -172,22 +183,22 @@ class Band:
 
     @cached_property
     def _lowest(self) -> torch.Tensor:
-        return self.table.amin(0)
+        return self.part.amin((1, 2))
 
     @cached_property
     def _highest(self) -> torch.Tensor:
-        return self.table.amax(0)
+        return self.part.amax((1, 2))
 
     @cached_property
     def labels(self) -> torch.Tensor:
         """The class of each cell, (rows of cells, columns of cells) int64; -1 for mixed cells."""
         if not self.is_finite:
             shape = (self.end - self.start, len(self.cells.columns.starts))
-            return torch.full(shape, -1, device=self.table.device)
-        limits = torch.finfo(self.table.dtype)
+            return torch.full(shape, -1, device=self.largest.device)
+        memory = self.cells.memory(self.part.shape[1]).view(self.part.shape)
+        limits = torch.finfo(self.largest.dtype)
         margin = self.largest.abs() * (64 * limits.eps) + limits.tiny * 64
-        labels, _ = only_largest(self.table - (self.largest - margin), 0.0)
-        labels = labels.view(-1, self.cells.width)
+        labels = _only_largest(memory.copy_(self.part), margin)
         rows, columns = self.cells.rows, self.cells.columns
         span = slice(self.start, self.end)
         labels = _where_same(labels, 0, rows.first[span] - self.first, rows.last[span] - self.first, rows.reach)
@@ -211,7 +222,7 @@ class Band:
         """Whether so many cells are mixed that computing all pixels is faster."""
         middle = (self.start + self.end) // 2
         row = Band(self.cells, middle, middle + 1)
-        return row.share > _MIXED_ROW or self.share > _MOST_MIXED
+        return row.share > _MIXED_ROW or self.share > _MOST_MIXED[len(self.cells.steps) > 1]
 
     def fill(self, out: torch.Tensor) -> None:
         """Write the class of all uniform cells into ``out``, the rows of the band (rows, width) of any integer type."""
@@ -286,20 +297,31 @@ def _where_same(labels: torch.Tensor, axis: int, first: torch.Tensor, last: torc
     return same
 
 
-def only_largest(values: torch.Tensor, limit: torch.Tensor | float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The class of the one value that is not below a limit; this is faster than ``argmax``.
+def _only_largest(values: torch.Tensor, margin: torch.Tensor) -> torch.Tensor:
+    """The class whose value is larger than all others by more than a margin; this is faster than ``argmax``.
 
     Args:
-        values: (..., classes), finite; overwritten.
-        limit: a number, or one for every pixel (..., 1).
+        values: finite (classes, ...); overwritten.
+        margin: (...), not negative.
 
     Returns:
-        Classes (...), int64, -1 where several values reach the limit; and the values, which are now positive where they
-        reach it and 0 elsewhere.
+        Classes (...), int64; -1 where several values are in the margin.
     """
-    classes = values.shape[-1]
+    classes = len(values)
     power = 2 ** (classes - 1).bit_length()
     codes = torch.arange(power, power + classes, dtype=values.dtype, device=values.device)
-    total = values.ge_(limit).mul_(codes).sum(-1)  # two codes are together larger than any one
-    labels = (total - power).masked_fill_(total >= 2 * power, -1)
-    return labels.long(), values
+    codes = codes.view(-1, *[1] * (values.ndim - 1))
+    total = values.ge_(values.amax(0) - margin).mul_(codes).sum(0)  # two codes are together larger than any one
+    return (total - power).masked_fill_(total >= 2 * power, -1).long()
+
+
+@lru_cache
+def adds_like_interpolate(dtype: torch.dtype) -> bool:
+    """Whether `Band.blocks` rounds as F.interpolate does on this machine's CPU, found out by a map of noise.
+
+    That is so for maps whose height and width are together more than 128; of smaller ones it takes another way.
+    """
+    noise = torch.randn((1, 5, 13, 16), dtype=dtype, generator=torch.Generator().manual_seed(0)).exp()
+    size = (57, 96)
+    rows = ResizedRows(MapRows(noise[0]), (13, 16), size, align_corners=False).read(0, size[0])
+    return torch.equal(F.interpolate(noise, size=size, mode="bilinear")[0], rows.permute(2, 0, 1))
