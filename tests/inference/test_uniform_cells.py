@@ -77,7 +77,7 @@ def test_labels_are_those_of_interpolate_and_argmax(case, band, block, everythin
         patch.setattr(label_maps, "_STRIP_VALUES", max(band, len(logits) * 10_000 * everything))
         patch.setattr(label_maps, "_BLOCK_VALUES", block)
         if everything:  # mixed bands too
-            patch.setattr(uniform_cells, "_MOST_MIXED", (1.0, 1.0) if logits.isfinite().all() else (0.5, 0.5))
+            patch.setattr(uniform_cells, "_most_mixed", lambda *_: 1.0 if logits.isfinite().all() else 0.5)
             patch.setattr(uniform_cells, "_MIXED_ROW", 1.0 if logits.isfinite().all() else 0.5)
         assert torch.equal(label_map_from_logits(logits, align_corners=align_corners, **plan), expected)
 
@@ -89,7 +89,7 @@ def test_labels_are_those_of_interpolate_and_argmax(case, band, block, everythin
     [{"size": (120, 160)}, {"size": (101, 143)}, {"size": (97, 131), "input_size": (128, 170), "crop": (90, 161)}],
 )
 def test_near_ties_are_decided_as_by_interpolate(plan, dtype, align_corners, monkeypatch):
-    monkeypatch.setattr(uniform_cells, "_MOST_MIXED", (1.0, 1.0))
+    monkeypatch.setattr(uniform_cells, "_most_mixed", lambda *_: 1.0)
     monkeypatch.setattr(uniform_cells, "_MIXED_ROW", 1.0)
     generator = torch.Generator().manual_seed(0)
     logits = with_rivals(regions(5, 30, 40, generator=generator).to(dtype), generator=generator)
@@ -108,7 +108,7 @@ def test_large_regions_are_filled(plan, layout, monkeypatch):
     logits = logits[None].contiguous(memory_format=layout)[0]
     stages = label_maps.resize_stages(logits.shape, **plan)
     monkeypatch.delattr(label_maps, "strips")
-    monkeypatch.setattr(uniform_cells, "_MOST_MIXED", (0.5, 0.5))
+    monkeypatch.setattr(uniform_cells, "_most_mixed", lambda *_: 0.5)
     cells = uniform_cells.Cells(logits, stages, align_corners=False)
     assert [band.share < 0.25 for band in cells.bands(2**16)] == [True] * 2
     assert torch.equal(label_maps._by_cells(logits, stages, False), definition(logits, stages, False))
@@ -129,7 +129,7 @@ def test_other_orders_of_adding_change_no_label(input_size, monkeypatch):
             yield pixels, other
 
     monkeypatch.setattr(uniform_cells.Band, "blocks", rounded_otherwise)
-    monkeypatch.setattr(uniform_cells, "_MOST_MIXED", (1.0, 1.0))
+    monkeypatch.setattr(uniform_cells, "_most_mixed", lambda *_: 1.0)
     monkeypatch.setattr(uniform_cells, "_MIXED_ROW", 1.0)
     monkeypatch.setattr(label_maps, "_DOUBTS", 1)
     monkeypatch.setattr(label_maps, "adds_like_interpolate", lambda dtype: False)

@@ -15,9 +15,6 @@ from torch.nn import functional as F
 
 from segzoo.inference.rows import MapRows, ResizedRows, Size, Stage, bilinear_weights
 
-_MOST_MIXED = (0.5, 0.15)
-"""Share of the pixels in mixed cells from which on computing all pixels of a band is faster: of one step and several."""
-
 _MIXED_ROW = 0.9
 """Share of the pixels of one row of cells from which on the others of its band are not looked at."""
 
@@ -128,6 +125,14 @@ class Cells:
             start = end
 
 
+def _most_mixed(steps: int, classes: int) -> float:
+    """Share of the pixels in mixed cells from which on computing all pixels of a band is faster.
+
+    With several steps single pixels are looked up, which costs the more the fewer classes share it.
+    """
+    return 0.5 if steps == 1 else 0.15 * min(1.0, classes / 150)
+
+
 class Band:
     """Whole rows of cells.
 
@@ -222,7 +227,7 @@ class Band:
         """Whether so many cells are mixed that computing all pixels is faster."""
         middle = (self.start + self.end) // 2
         row = Band(self.cells, middle, middle + 1)
-        return row.share > _MIXED_ROW or self.share > _MOST_MIXED[len(self.cells.steps) > 1]
+        return row.share > _MIXED_ROW or self.share > _most_mixed(len(self.cells.steps), self.cells.classes)
 
     def fill(self, out: torch.Tensor) -> None:
         """Write the class of all uniform cells into ``out``, the rows of the band (rows, width) of any integer type."""
