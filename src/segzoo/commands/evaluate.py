@@ -119,11 +119,12 @@ def run(args: argparse.Namespace) -> int:
         with accelerator.main_process_first():
             job = prepare(args, accelerator)
             scored = job if args.no_fuse else faster(job, accelerator)
-            if not args.no_fuse or args.memory_format != "auto":
-                choose_memory_format(scored, args.memory_format, accelerator)
             log = open_log(scored, options, accelerator)
             if log is not None:
                 open_things.enter_context(log)
+            finished = log is not None and len(log.done) == log.num_images
+            if not finished and (not args.no_fuse or args.memory_format != "auto"):
+                choose_memory_format(scored, args.memory_format, accelerator)
         accelerator.wait_for_everyone()  # no process writes its scores before all have read the earlier ones
         if accelerator.is_main_process:
             where = f"{accelerator.num_processes} x {accelerator.device.type}"
