@@ -6,7 +6,8 @@
 
 Upsampling: labels from logits at a quarter of the size, by segzoo in bounded memory and by interpolating all classes
 and argmax. Both run in turns in one process on the same logits; times are medians, and labels are compared pixel by
-pixel.
+pixel. The logits are smooth, with about as many cells between different classes (a tenth) as those of trained models,
+or noise, the worst case.
 
 Windows: a picture of noise through a small model (ResNet-18, UPerNet of 64 channels, random weights) by windows of 512
 with step 341. The usual way sums all windows' logits at the size of the picture; it is run on a smaller picture
@@ -37,7 +38,9 @@ from segzoo.heads import UPerHeadConfig
 from segzoo.inference import InferenceSettings, Predictor, label_map_from_logits, sliding_window_logits
 from segzoo.inference.sliding_window import window_starts
 
-AIM_SPEED, AIM_SHARE, AIM_WINDOWS_MIB = 3.0, 0.1, 2048
+AIM_SPEED, AIM_SHARE, AIM_WINDOWS_MIB = {"smooth": 10.0, "noise": 3.0}, 0.1, 2048
+SMOOTH = 56
+"""Distance of the independent values of smooth logits, in positions."""
 WINDOW, STRIDE = 512, 341
 OPTIONS = ("classes", "stride", "threads", "device", "windows_per_pass")
 
@@ -51,7 +54,7 @@ def main() -> None:
         return
     results = {"torch": torch.__version__, "threads": args.threads, "device": args.device}
     if "upsampling" in args.part:
-        results["upsampling"] = [upsampling(args, size) for size in args.sizes]
+        results["upsampling"] = [upsampling(args, size, kind) for size in args.sizes for kind in args.logits]
     if "windows" in args.part:
         results["windows"] = windows(args)
     if args.json:
@@ -67,6 +70,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--check", type=size, default=(1024, 1280), metavar="HxW", help="where labels are compared")
     parser.add_argument("--classes", type=int, default=150)
     parser.add_argument("--stride", type=int, default=4, help="how much smaller the logits to be upsampled are")
+    parser.add_argument("--logits", nargs="+", choices=AIM_SPEED, default=list(AIM_SPEED), help="kinds of logits")
     parser.add_argument("--windows_per_pass", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -90,9 +94,9 @@ def usual_label_map(logits: torch.Tensor, target: tuple[int, int]) -> torch.Tens
     return F.interpolate(logits[None], size=target, mode="bilinear", align_corners=False)[0].argmax(0)
 
 
-def upsampling(args: argparse.Namespace, target: tuple[int, int]) -> dict:
+def upsampling(args: argparse.Namespace, target: tuple[int, int], kind: str) -> dict:
     """Time both ways in turns on the same logits, and compare their labels."""
-    logits = make_logits(args, target)
+    logits = make_logits(args, target, kind)
     ways = {"usual": usual_label_map, "segzoo": label_map_from_logits}
     seconds = {name: [] for name in ways}
     for number in range(args.rounds + 1):
@@ -100,18 +104,22 @@ def upsampling(args: argparse.Namespace, target: tuple[int, int]) -> dict:
             spent = timed(lambda way=way: way(logits, target), args.device)[0]
             if number:  # the first round warms up
                 seconds[name].append(spent)
-    row = {"size": target, "classes": args.classes, "from": list(logits.shape[1:])}
+    row = {"size": target, "classes": args.classes, "from": list(logits.shape[1:]), "logits": kind}
+    row["mixed"] = mixed_share(logits)
     row |= {name: {"seconds": statistics.median(values)} for name, values in seconds.items()}
     for name in ways:
-        row[name]["mib"] = child(args, f"upsampling_{name}", sizes=target)["mib"]
+        row[name]["mib"] = child(args, f"upsampling_{name}", sizes=target, logits=kind)["mib"]
     row["identical"] = torch.equal(usual_label_map(logits, target), label_map_from_logits(logits, target))
     row["speed"] = row["usual"]["seconds"] / row["segzoo"]["seconds"]
     row["share_of_memory"] = row["segzoo"]["mib"] / row["usual"]["mib"]
-    print(f"{shown(target)}, {args.classes} classes, from logits of {shown(logits.shape[1:])}, {args.device}:")
+    print(
+        f"{shown(target)}, {args.classes} classes, from {kind} logits of {shown(logits.shape[1:])}, {row['mixed']:.1%} of "
+        f"the cells mixed, {args.device}:"
+    )
     for name, title in (("usual", "interpolate, argmax"), ("segzoo", "segzoo")):
         print(f"  {title:20}{row[name]['seconds'] * 1e3:9.1f} ms{row[name]['mib']:10.1f} MiB")
     print(
-        f"  {row['speed']:.1f} times as fast (aim {AIM_SPEED:g}), {row['share_of_memory']:.3f} of the memory "
+        f"  {row['speed']:.1f} times as fast (aim {AIM_SPEED[kind]:g}), {row['share_of_memory']:.3f} of the memory "
         f"(aim {AIM_SHARE:g}), labels {'identical' if row['identical'] else 'DIFFER'}"
     )
     return row
@@ -122,17 +130,29 @@ def upsampling_memory(way: Callable) -> Callable:
 
     def measure(args: argparse.Namespace) -> dict:
         (target,) = args.sizes
-        logits = make_logits(args, target)
+        (kind,) = args.logits
+        logits = make_logits(args, target, kind)
         way(torch.randn(args.classes, 8, 8, device=args.device), (16, 16))
         return {"mib": added_memory(lambda: way(logits, target), args.device)}
 
     return measure
 
 
-def make_logits(args: argparse.Namespace, target: tuple[int, int]) -> torch.Tensor:
-    """Noise (1, classes, height / 4, width / 4), as a head's logits of a picture of this size."""
+def make_logits(args: argparse.Namespace, target: tuple[int, int], kind: str) -> torch.Tensor:
+    """Noise or smooth maps (classes, height / 4, width / 4), as a head's logits of a picture of this size."""
     torch.manual_seed(0)
-    return torch.randn(args.classes, *(-(-side // args.stride) for side in target), device=args.device)
+    height, width = (-(-side // args.stride) for side in target)
+    if kind == "noise":
+        return torch.randn(args.classes, height, width, device=args.device)
+    coarse = torch.randn(1, args.classes, *(-(-side // SMOOTH) + 1 for side in (height, width)), device=args.device)
+    return F.interpolate(4 * coarse, size=(height, width), mode="bicubic")[0].contiguous()
+
+
+def mixed_share(logits: torch.Tensor) -> float:
+    """Share of the cells between four positions that have not the same largest class."""
+    labels = logits.argmax(0)
+    corners = labels[:-1, :-1], labels[:-1, 1:], labels[1:, :-1], labels[1:, 1:]
+    return 1 - torch.stack([corner == corners[0] for corner in corners]).all(0).float().mean().item()
 
 
 # A large picture by windows
@@ -256,13 +276,14 @@ CHILDREN = {
 }
 
 
-def child(args: argparse.Namespace, name: str, **sizes: tuple[int, int]) -> dict:
+def child(args: argparse.Namespace, name: str, **own: tuple[int, int] | str) -> dict:
     """Run one of ``CHILDREN`` in a fresh process with the same options; returns the JSON that it prints."""
     command = [sys.executable, __file__, "--child", name]
-    for option in OPTIONS:
-        command += [f"--{option}", str(getattr(args, option))]
-    for option, value in sizes.items():
-        command += [f"--{option}", shown(value)]
+    for option, value in {**{option: getattr(args, option) for option in OPTIONS}, **own}.items():
+        command += [
+            f"--{option}",
+            value if isinstance(value, str) else shown(value) if isinstance(value, tuple) else str(value),
+        ]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 

@@ -12,6 +12,7 @@ from segzoo.auto import BACKBONES, HEADS
 from segzoo.errors import SegZooError
 from segzoo.fusing import fuse_blocks
 from segzoo.layers import ConvNormAct
+from segzoo.layers.transposed_conv import TransposedConvNormAct
 
 
 def norms_after_convolutions(model):
@@ -62,6 +63,14 @@ def test_group_norms_and_other_activations_stay():
     x = torch.randn(1, 8, 6, 6)
     fused = compare(block, lambda block: [block(x)])
     assert isinstance(fused.norm, nn.GroupNorm)
+
+
+@pytest.mark.parametrize("kernel_size", [2, 3, 4])
+def test_transposed_convolutions(kernel_size):
+    block = settle(TransposedConvNormAct(6, 5, kernel_size)).eval()
+    x = torch.randn(1, 6, 7, 8)
+    fused = compare(block, lambda block: [block(x)])
+    assert isinstance(fused.norm, nn.Identity)
 
 
 def test_a_convolution_that_an_adapter_has_replaced_keeps_its_norm():

@@ -14,6 +14,7 @@ from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProce
 from segzoo.commands.cli import main
 from segzoo.hub import save_model_folder
 from segzoo.inference import InferenceSettings, Predictor
+from segzoo.inference.timing import has_bfloat16
 
 NAMES = ["sky", "road", "car", "tree", "person"]
 ORIENTATION = 0x0112
@@ -223,3 +224,27 @@ def test_as_a_program(model_folder, tmp_path):
     command[-3] = str(tmp_path / "no-model")
     done = subprocess.run([*command, "--overwrite"], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+
+
+def test_bfloat16_and_memory_format(model_folder, tmp_path, capsys):
+    picture().save(tmp_path / "street.png")
+    options = ["--model", model_folder, "--dtype", "bfloat16", "--memory_format", "contiguous"]
+    assert predict(tmp_path / "street.png", *options, "--output", tmp_path / "out") == 0
+    assert "memory format: contiguous, as asked for" in capsys.readouterr().err
+    found = np.asarray(Image.open(tmp_path / "out" / "street.png"))
+
+    model = SegZooForSemanticSegmentation.from_pretrained(model_folder)
+    processor = SegZooImageProcessor.from_pretrained(model_folder)
+    settings = InferenceSettings((64, 64), (32, 32))
+    exact = Predictor(model, processor, settings).label_map(picture(), (60, 90)).numpy()
+    assert (found == exact).mean() > 0.9
+    half = Predictor(model.bfloat16(), processor, settings).label_map(picture(), (60, 90)).numpy()
+    assert (found == half).mean() > 0.9
+
+
+def test_dtype_and_format_by_this_machine(model_folder, tmp_path, capsys):
+    picture().save(tmp_path / "street.png")
+    options = ["--model", model_folder, "--dtype", "auto"]
+    assert predict(tmp_path / "street.png", *options, "--output", tmp_path / "out") == 0
+    shown = capsys.readouterr().err
+    assert f"computing in {'bfloat16' if has_bfloat16() else 'float32'}\n" in shown and "memory format: c" in shown

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from segzoo.evaluation.report import EvaluationReport
     from segzoo.evaluation.run import EvaluationOptions
     from segzoo.evaluation.score_log import ScoreLog
+    from segzoo.inference.settings import MemoryFormat
+
+USUAL_SIZE = (512, 512)
+"""Of pictures that are measured where whole ones go through the model."""
 
 EPILOG = """
 The model's own protocol is used where no option says otherwise. On several GPUs:
@@ -118,6 +122,9 @@ def run(args: argparse.Namespace) -> int:
             log = open_log(scored, options, accelerator)
             if log is not None:
                 open_things.enter_context(log)
+            finished = log is not None and len(log.done) == log.num_images
+            if not finished and (not args.no_fuse or args.memory_format != "auto"):
+                choose_memory_format(scored, args.memory_format, accelerator)
         accelerator.wait_for_everyone()  # no process writes its scores before all have read the earlier ones
         if accelerator.is_main_process:
             where = f"{accelerator.num_processes} x {accelerator.device.type}"
@@ -227,6 +234,24 @@ def faster(job: EvaluationJob, accelerator: Accelerator) -> EvaluationJob:
 
     model = faster_on_cpu(job.model, fuse=accelerator.mixed_precision == "no")
     return job if model is job.model else replace(job, model=model, identity={**job.identity, "fused": True})
+
+
+def choose_memory_format(job: EvaluationJob, asked: MemoryFormat, accelerator: Accelerator) -> None:
+    """Put the job's model into a memory format, and say which one, and what bfloat16 would bring on this machine."""
+    from segzoo.inference.faster import in_memory_format, input_size
+    from segzoo.inference.timing import has_bfloat16
+
+    precision = accelerator.mixed_precision
+    chosen = in_memory_format(
+        job.model,
+        asked,
+        input_size(job.settings, USUAL_SIZE),
+        autocast=precision == "bf16",
+        bfloat16=precision == "no" and has_bfloat16(),
+    )
+    if chosen is not None and accelerator.is_main_process:
+        hint = " (--mixed_precision bf16)" if "bfloat16" in chosen else ""
+        print_text(f"{chosen}{hint}", stream=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -42,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="torch device, such as cuda (default: cpu)")
     parser.add_argument("--alpha", type=float, default=0.55, help="share of the colours in the overlay, 0 to 1")
     parser.add_argument("--overwrite", action="store_true", help="replace results that are there already")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "auto"),
+        default="float32",
+        help="of weights and computation; auto: bfloat16 on CPUs that have it in hardware (default: float32)",
+    )
     add_speed_options(parser)
     add_protocol_options(parser)
     add_model_options(parser)
@@ -77,8 +83,9 @@ def label_pictures(args: argparse.Namespace, pictures: Sequence[Input], output: 
 
     from segzoo.configuration_segzoo import input_channels
     from segzoo.inference import Predictor
-    from segzoo.inference.faster import faster_on_cpu
+    from segzoo.inference.faster import faster_on_cpu, in_memory_format, input_size
     from segzoo.inference.options import load_from_options, settings_from_options
+    from segzoo.inference.timing import has_bfloat16
     from segzoo.memory import keep_freed_memory
 
     if args.device == "cpu" and max(height * width for height, width in sizes) <= QUICK_PIXELS:
@@ -89,6 +96,16 @@ def label_pictures(args: argparse.Namespace, pictures: Sequence[Input], output: 
     settings = settings_from_options(model, processor, **options)
     if not args.no_fuse:
         model = faster_on_cpu(model)
+    dtype = args.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if args.device == "cpu" and has_bfloat16() else "float32"
+        print_text(f"computing in {dtype}", stream=sys.stderr)
+    if dtype == "bfloat16":
+        model.bfloat16()
+    if not args.no_fuse or args.memory_format != "auto":
+        chosen = in_memory_format(model, args.memory_format, input_size(settings, sizes[0]))
+        if chosen is not None:
+            print_text(chosen, stream=sys.stderr)
     predictor = Predictor(model, processor, settings, device=args.device)
     protocol = settings.describe(processor)
     print_text(f"protocol: {protocol}")

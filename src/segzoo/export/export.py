@@ -32,6 +32,7 @@ from segzoo.export.metadata import describe
 from segzoo.export.tracing import first_cause, trace_model
 from segzoo.files import check_file_place, check_room, moved_together
 from segzoo.image_processing_segzoo import SegZooImageProcessor
+from segzoo.inference.faster import fused_copy
 from segzoo.inference.settings import fixed_input_size
 from segzoo.layers import resize
 from segzoo.universal import DenseUniversalModel
@@ -173,8 +174,9 @@ def export_model(
         options = replace(options, size=_usual_size(model.config, processor))
         height, width = options.size
         say(f"note: the file takes pictures of {height}x{width} alone: {reason}")
+    folded = fused_copy(model)
     exported = ExportedModel(
-        copy.deepcopy(model).to(options.precision) if options.precision != model.dtype else model,
+        copy.deepcopy(folded).to(options.precision) if options.precision != model.dtype else folded,
         processor,
         labels=options.labels,
         uint8=options.uint8,

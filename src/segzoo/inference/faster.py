@@ -1,13 +1,20 @@
 """A model as the commands run it: the same results on a CPU in less time."""
 
 import copy
+from collections.abc import Sequence
 from itertools import chain
+from pathlib import Path
 
 import torch
 from torch import nn
 
+from segzoo.configuration_segzoo import input_channels
+from segzoo.inference.settings import InferenceSettings, MemoryFormat
+from segzoo.inference.timing import FORMATS, faster_format, seconds_of_formats
 from segzoo.layers.pointwise import is_plain
 from segzoo.modeling_segzoo import SegZooForSemanticSegmentation
+
+_MEASURED_SIDE = 512
 
 
 def faster_on_cpu(model: nn.Module, *, fuse: bool = True) -> nn.Module:
@@ -26,16 +33,74 @@ def faster_on_cpu(model: nn.Module, *, fuse: bool = True) -> nn.Module:
     if not isinstance(model, SegZooForSemanticSegmentation) or model.fused or not _is_ordinary(model):
         return model
     model.to(memory_format=torch.channels_last)
-    if not fuse:
+    return fused_copy(model) if fuse else model
+
+
+def fused_copy(model: nn.Module) -> nn.Module:
+    """A model after `fuse()`, which shares the other weights with the given one; others come back as they are.
+
+    That is done for the models of `faster_on_cpu`, in eval mode.
+    """
+    if not isinstance(model, SegZooForSemanticSegmentation) or model.fused or not _is_ordinary(model):
         return model
     tensors = chain(model.parameters(), model.buffers())
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors}).fuse()
 
 
-def _is_ordinary(model: nn.Module) -> bool:
+def in_memory_format(
+    model: nn.Module,
+    asked: MemoryFormat,
+    size: tuple[int, int],
+    *,
+    autocast: bool = False,
+    bfloat16: bool = False,
+    folder: Path | None = None,
+) -> str | None:
+    """Put a model into the memory format that is asked for, or into the faster one of the two.
+
+    That is measured for models of segzoo on a CPU, without hooks, in float32 or bfloat16; others stay as they are
+    unless a format is asked for. Results are the same up to rounding.
+
+    Args:
+        model: in eval mode; it is changed in place.
+        asked: a format, or ``"auto"`` for the faster one.
+        size: height and width of the inputs in pixels.
+        autocast: whether the model will run under bfloat16 autocast.
+        bfloat16: say what bfloat16 autocast would bring, too.
+        folder: where measurements are kept; see `seconds_of_formats`.
+
+    Returns:
+        A line for people that says what was chosen; None if nothing was.
+    """
+    if asked != "auto":
+        model.to(memory_format=FORMATS[asked])
+        return f"memory format: {asked}, as asked for"
+    if not isinstance(model, SegZooForSemanticSegmentation) or not _is_ordinary(
+        model, (torch.float32, torch.bfloat16)
+    ):
+        return None
+    weight = next(model.parameters())
+    # Part of the picture is enough to compare the two.
+    shape = (1, input_channels(model.config), *(min(side, _MEASURED_SIDE) for side in size))
+    pixel_values = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(weight.dtype)
+    seconds = seconds_of_formats(model, pixel_values, autocast=autocast, bfloat16=bfloat16, folder=folder)
+    chosen = faster_format(seconds)
+    model.to(memory_format=FORMATS[chosen])
+    (other,) = FORMATS.keys() - {chosen}
+    line = f"memory format: {chosen} ({seconds[chosen]:.3f} s measured, {other} {seconds[other]:.3f} s)"
+    if bfloat16 and seconds["bfloat16"] < seconds[chosen]:
+        line += f"; bfloat16 would take {seconds['bfloat16']:.3f} s"
+    return line
+
+
+def input_size(settings: InferenceSettings, picture: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of what goes through a model at once: the windows, or else the picture."""
+    return settings.window_size or picture
+
+
+def _is_ordinary(model: nn.Module, dtypes: Sequence[torch.dtype] = (torch.float32,)) -> bool:
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
         return False
     return all(
-        is_plain(weight) and weight.device.type == "cpu" and weight.dtype == torch.float32
-        for weight in model.parameters()
+        is_plain(weight) and weight.device.type == "cpu" and weight.dtype in dtypes for weight in model.parameters()
     )

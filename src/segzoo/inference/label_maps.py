@@ -1,8 +1,9 @@
 """Label maps at full resolution without holding the logits of every class there.
 
 The logits of 150 classes for a 512 x 2048 picture take 600 MiB as float32, and argmax before upsampling gives other
-labels. So the logits are upsampled and reduced strip by strip on a CPU, and a few classes at a time on other devices.
-The labels equal those of ``F.interpolate(logits, mode="bilinear").argmax(1)``.
+labels. So cells between low-resolution positions of one class are filled, and only the pixels of the others are
+computed. Maps of which most is mixed are upsampled and reduced strip by strip on a CPU, and a few classes at a time on
+other devices, as small maps are. The labels equal those of ``F.interpolate(logits, mode="bilinear").argmax(1)``.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,12 +13,17 @@ from torch.nn import functional as F
 
 from segzoo.errors import SegZooError
 from segzoo.inference.rows import MapRows, Rows, Size, Stage, resized
+from segzoo.inference.uniform_cells import Cells, adds_like_interpolate
 
 # Number of upsampled values held at once: a strip of rows that stays in a CPU's cache; a few classes or rows on a GPU.
 # Maps of at most _SMALL_VALUES (16 MiB of float32) are upsampled whole.
 _STRIP_VALUES = 2**20
 _CHUNK_VALUES = 2**26
 _SMALL_VALUES = 2**22
+# Upsampled values of mixed cells held at once on a CPU; they are passed over several times, and stay in its cache.
+_BLOCK_VALUES = 2**18
+# Where rounding decides at more than one pixel in so many, as for constant logits, everything is interpolated.
+_DOUBTS = 16
 
 
 def label_map_from_logits(
@@ -51,8 +57,8 @@ def label_map_from_logits(
     if logits.dtype not in (torch.float32, torch.float64):
         logits = logits.float()
     pixels = max(height * width for _, (height, width) in stages)
-    if logits.device.type == "cpu" and pixels * logits.shape[0] > _SMALL_VALUES:
-        return label_map_from_rows(resized(MapRows(logits), stages, align_corners), dtype)
+    if pixels * logits.shape[0] > (_SMALL_VALUES if logits.device.type == "cpu" else _CHUNK_VALUES):
+        return _by_cells(logits, stages, align_corners, dtype)
     return _by_classes(logits, stages, align_corners).to(dtype)
 
 
@@ -98,16 +104,20 @@ def label_map_from_rows(rows: Rows, dtype: torch.dtype = torch.int64) -> torch.T
     return labels
 
 
-def strips(rows: Rows) -> Iterator[tuple[int, torch.Tensor]]:
+def strips(rows: Rows, start: int = 0, end: int | None = None) -> Iterator[tuple[int, torch.Tensor]]:
     """A map in pieces from top to bottom, as (index of the first row, values (rows, width, classes)).
 
     The pieces share their memory: use each one before asking for the next.
+
+    Args:
+        rows: the map.
+        start, end: first row, and the one after the last; None for all rows to the bottom.
     """
-    height, width = rows.size
+    end = rows.size[0] if end is None else end
     values = _STRIP_VALUES if rows.device.type == "cpu" else _CHUNK_VALUES
-    strip = rows.empty(min(height, max(1, values // (width * rows.classes))))
-    for first in range(0, height, len(strip)):
-        piece = strip[: height - first]
+    strip = rows.empty(min(end - start, max(1, values // (rows.size[1] * rows.classes))))
+    for first in range(start, end, len(strip)):
+        piece = strip[: end - first]
         rows.fill(first, piece)
         yield first, piece
 
@@ -157,4 +167,81 @@ def _by_classes(logits: torch.Tensor, stages: Sequence[Stage], align_corners: bo
             better = values > best
             labels = torch.where(better, indices + first, labels)
             best = torch.where(better, values, best)
+    return labels
+
+
+def _by_cells(
+    logits: torch.Tensor, stages: Sequence[Stage], align_corners: bool, dtype: torch.dtype = torch.int64
+) -> torch.Tensor:
+    """The label map, of which only the cells between positions of different classes are computed."""
+    on_cpu = logits.device.type == "cpu"
+    rows = resized(MapRows(logits), stages, align_corners)
+    cells = Cells(logits, stages, align_corners)
+    band_values, block_values = (_STRIP_VALUES, _BLOCK_VALUES) if on_cpu else (_CHUNK_VALUES, _CHUNK_VALUES)
+    if not 0 < cells.largest <= band_values:
+        return label_map_from_rows(rows, dtype) if on_cpu else _by_classes(logits, stages, align_corners).to(dtype)
+    labels = torch.empty(rows.size, dtype=dtype, device=logits.device)
+    flat = labels.view(-1)
+    exact = on_cpu and adds_like_interpolate(logits.dtype)
+    undecided: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for band in cells.bands(band_values):
+        if not band.is_mixed:
+            band.fill(labels[band.top : band.bottom])
+            for places, values in band.blocks(block_values):
+                flat[places] = values.argmax(-1).to(dtype)
+                if not exact:
+                    undecided.append(_undecided(places, values, band.margin))
+        elif not on_cpu:
+            return _by_classes(logits, stages, align_corners).to(dtype)
+        else:
+            for first, strip in strips(rows, band.top, band.bottom):
+                labels[first : first + len(strip)] = strip.argmax(-1)
+    if undecided:
+        places, candidates = (torch.cat(parts) for parts in zip(*undecided, strict=True))
+        if len(places) * _DOUBTS > flat.numel():
+            return _by_classes(logits, stages, align_corners).to(dtype)
+        flat[places] = _best_of(logits, stages, align_corners, places, candidates.t()).to(dtype)
+    return labels
+
+
+def _undecided(places: torch.Tensor, values: torch.Tensor, margin: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where sums that are rounded otherwise could have another largest class.
+
+    Args:
+        places: positions (...) of the pixels.
+        values: (..., classes).
+        margin: how close values may change their order.
+
+    Returns:
+        The positions of such pixels (pixels,), and the classes that are close there, (pixels, classes) booleans.
+    """
+    close = values >= values.amax(-1, keepdim=True) - margin
+    several = close.sum(-1) > 1
+    return places[several], close[several]
+
+
+def _best_of(
+    logits: torch.Tensor,
+    stages: Sequence[Stage],
+    align_corners: bool,
+    places: torch.Tensor,
+    candidates: torch.Tensor,
+) -> torch.Tensor:
+    """The class with the largest of F.interpolate's own values at some pixels, (pixels,) int64.
+
+    Args:
+        logits: (classes, height, width).
+        stages, align_corners: as in `_resize`.
+        places: (pixels,) positions in the flattened map.
+        candidates: (classes, pixels) booleans: the classes to choose from at each pixel.
+    """
+    best = torch.full(places.shape, -torch.inf, dtype=logits.dtype, device=logits.device)
+    labels = torch.zeros_like(places)
+    for label in candidates.any(1).nonzero()[:, 0].tolist():
+        # Of a single map the kernels take another way: it could as well be stored with its classes last.
+        pair = logits[label : label + 1].expand(2, -1, -1)
+        values = _resize(pair, stages, align_corners)[0].view(-1)[places]
+        better = candidates[label] & (values > best)
+        labels = labels.masked_fill(better, label)
+        best = torch.where(better, values, best)
     return labels

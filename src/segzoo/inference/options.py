@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from segzoo.errors import SegZooError
-from segzoo.inference.settings import InferenceSettings
+from segzoo.inference.settings import MEMORY_FORMATS, InferenceSettings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,11 +64,18 @@ def load_from_options(args: argparse.Namespace, device: str = "cpu") -> LoadedMo
 
 
 def add_speed_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--no_fuse``, for `segzoo.inference.faster.faster_on_cpu`."""
+    """Add ``--no_fuse`` and ``--memory_format``, for `segzoo.inference.faster`."""
     parser.add_argument(
         "--no_fuse",
         action="store_true",
         help="on a CPU: run the model as it was saved, without folding batch norms into convolutions",
+    )
+    parser.add_argument(
+        "--memory_format",
+        choices=MEMORY_FORMATS,
+        default="auto",
+        help="of weights and pictures (default: on a CPU the faster one, which is measured once and kept; elsewhere as "
+        "the model is)",
     )
 
 

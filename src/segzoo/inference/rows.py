@@ -16,6 +16,8 @@ Size = tuple[int, int]
 Stage = tuple[Size, Size]
 """One resizing step: the upper left part of the map that is used, and the size that it is resized to."""
 
+_COPIED_VALUES = 2**16
+
 
 class Rows:
     """Base of all maps that are read row by row.
@@ -56,7 +58,15 @@ class MapRows(Rows):
         self.maps = maps
 
     def fill(self, first: int, out: torch.Tensor) -> None:
-        out.copy_(self.maps[:, first : first + len(out)].permute(1, 2, 0))
+        rows, width = len(out), self.size[1]
+        if self.maps.stride(0) == 1 or self.device.type != "cpu":
+            out.copy_(self.maps[:, first : first + rows].permute(1, 2, 0))
+            return
+        # By way of small copies of whole lines: in place, values of one pixel are far apart and evict each other.
+        step = max(1, _COPIED_VALUES // (width * self.classes))
+        for start in range(0, rows, step):
+            part = self.maps[:, first + start : first + min(start + step, rows)].contiguous()
+            out[start : start + step].view(-1, self.classes).copy_(part.flatten(1).t())
 
 
 class ResizedRows(Rows):
@@ -77,10 +87,10 @@ class ResizedRows(Rows):
         super().__init__(size, source.classes, source.dtype, source.device)
         self.source = source
         self.part = part
-        lower, upper, *weights = _bilinear_weights(part[0], size[0], align_corners, self.dtype)
+        lower, upper, *weights = bilinear_weights(part[0], size[0], align_corners, self.dtype)
         self.pairs = list(zip(lower.tolist(), upper.tolist(), strict=True))
         self.vertical_weights = tuple(weight[:, None, None].to(self.device) for weight in weights)
-        lower, upper, *weights = _bilinear_weights(part[1], size[1], align_corners, self.dtype)
+        lower, upper, *weights = bilinear_weights(part[1], size[1], align_corners, self.dtype)
         self.horizontal = tuple(v.to(self.device) for v in (lower, upper, *(w[:, None] for w in weights)))
         self.wide = self.empty(0)
         self.wide_start = 0
@@ -153,7 +163,7 @@ def resized(rows: Rows, stages: Sequence[Stage], align_corners: bool) -> Rows:
     return rows
 
 
-def _bilinear_weights(
+def bilinear_weights(
     length: int, size: int, align_corners: bool, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """How F.interpolate resizes one axis from ``length`` to ``size`` positions.
@@ -165,7 +175,9 @@ def _bilinear_weights(
     """
     positions = torch.arange(length)
     marks = torch.stack([(positions % 4 == k).to(dtype) for k in range(4)])[None, :, :, None]
-    weights = F.interpolate(marks, size=(size, 1), mode="bilinear", align_corners=align_corners)[0, :, :, 0]
+    # Maps whose height and width are together at most 128 have a kernel of their own, with other roundings.
+    shape = (size, max(1, 129 - size))
+    weights = F.interpolate(marks, size=shape, mode="bilinear", align_corners=align_corners)[0, :, :, 0]
     targets = torch.arange(size, dtype=dtype)
     if align_corners:
         sources = targets * ((length - 1) / max(size - 1, 1))

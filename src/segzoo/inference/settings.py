@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedConfig
 
 Average = Literal["probabilities", "logits"]
+MemoryFormat = Literal["auto", "contiguous", "channels_last"]
+MEMORY_FORMATS: tuple[str, ...] = get_args(MemoryFormat)
 
 
 def fixed_input_size(config: PreTrainedConfig) -> tuple[int, int] | None:

@@ -1,0 +1,107 @@
+import json
+import time
+
+import pytest
+import torch
+from support.contract import assert_close, settle
+
+from segzoo import SegZooConfig, SegZooForSemanticSegmentation
+from segzoo.inference import timing
+from segzoo.inference.faster import faster_on_cpu, in_memory_format
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return settle(SegZooForSemanticSegmentation(SegZooConfig.tiny())).eval()
+
+
+def is_channels_last(model):
+    weights = [p for p in model.parameters() if p.ndim == 4 and min(p.shape[1:]) > 1]
+    found = {weight.is_contiguous(memory_format=torch.channels_last) for weight in weights}
+    assert len(found) == 1
+    return found.pop()
+
+
+def test_the_faster_format_is_measured_kept_and_taken(model, tmp_path):
+    image = torch.randn(1, 3, 64, 96)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        expected = model(image).logits
+        faster = faster_on_cpu(model)
+        line = in_memory_format(faster, "auto", (96, 160), bfloat16=True, folder=tmp_path)
+        assert_close(faster(image).logits, expected)
+        (file,) = tmp_path.iterdir()
+        content = json.loads(file.read_text())
+        seconds = content["seconds"]
+        assert seconds.keys() == {"contiguous", "channels_last", "bfloat16"} and min(seconds.values()) > 0
+        chosen = timing.faster_format(seconds)
+        assert line.startswith(f"memory format: {chosen} (") and is_channels_last(faster) == (
+            chosen == "channels_last"
+        )
+        # What is in the file decides from now on, and nothing is measured.
+        for chosen, own in (("contiguous", (1e-9, 1.0)), ("channels_last", (1.0, 1e-9))):
+            content["seconds"] = dict(zip(("contiguous", "channels_last"), own, strict=True)) | {"bfloat16": 1e-10}
+            file.write_text(json.dumps(content))
+            line = in_memory_format(faster, "auto", (96, 160), bfloat16=True, folder=tmp_path)
+            assert line.startswith(f"memory format: {chosen} (0.000 s") and line.endswith(
+                "; bfloat16 would take 0.000 s"
+            )
+            assert is_channels_last(faster) == (chosen == "channels_last")
+            assert_close(faster(image).logits, expected)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    # Another size, precision or model is measured for itself.
+    in_memory_format(faster, "auto", (96, 128), folder=tmp_path)
+    in_memory_format(faster, "auto", (96, 128), autocast=True, folder=tmp_path)
+    in_memory_format(model, "auto", (96, 128), folder=tmp_path)
+    in_memory_format(model.bfloat16(), "auto", (96, 128), folder=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"seconds": {"contiguous": 1}}', '{"seconds": {"contiguous": "x"}}']
+)
+def test_broken_files_are_measured_again(model, tmp_path, content):
+    in_memory_format(model, "auto", (64, 64), folder=tmp_path)
+    (file,) = tmp_path.iterdir()
+    file.write_text(content)
+    in_memory_format(model, "auto", (64, 64), folder=tmp_path)
+    assert json.loads(file.read_text())["seconds"].keys() == {"contiguous", "channels_last"}
+
+
+def test_a_folder_that_cannot_be_made_is_no_error(model, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert in_memory_format(model, "auto", (64, 64), folder=tmp_path / "file" / "timing")
+
+
+def test_asked_for(model, tmp_path):
+    for name in ("channels_last", "contiguous"):
+        assert in_memory_format(model, name, (64, 64), folder=tmp_path) == f"memory format: {name}, as asked for"
+        assert is_channels_last(model) == (name == "channels_last")
+    model.backbone.register_forward_hook(lambda *_: None)
+    assert in_memory_format(model, "auto", (64, 64), folder=tmp_path) is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_measurements_end_in_time():
+    shapes = []
+
+    def slow(pixel_values):
+        shapes.append(tuple(pixel_values.shape[-2:]))
+        time.sleep(0.02 * pixel_values.shape[-1] / 64)
+
+    start = time.perf_counter()
+    found = timing.measure({"a": slow, "b": slow}, torch.zeros(1, 3, 256, 256), limit_s=0.3)
+    assert time.perf_counter() - start < 0.6 and found.keys() == {"a", "b"}
+    assert shapes[0] == (64, 64) and (256, 256) not in shapes
+    shapes.clear()
+    timing.measure({"a": lambda x: shapes.append(tuple(x.shape[-2:]))}, torch.zeros(1, 3, 256, 512))
+    assert shapes == [(64, 128)] * 4 + [(128, 256)] * 3 + [(256, 512)] * 3
+
+
+def test_bfloat16_is_known_from_the_processor(monkeypatch):
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.delattr(torch.cpu, name, raising=False)
+    assert not timing.has_bfloat16()
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    assert timing.has_bfloat16()
