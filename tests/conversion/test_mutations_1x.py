@@ -62,7 +62,7 @@ MUTATED = {
                 {"layers": [1, 1, 1, 1], "embed_dims": [8, 12, 16, 24]},
                 {"layers": [1, 1, 2, 1], "embed_dims": [8, 12, 16, 24], "mlp_ratios": [2, 2, 2, 2]},
                 {"layers": [1, 1, 2, 1], "embed_dims": [8, 12, 16, 24], "no_such_option": 1},
-                "s24",
+                "giant",
             ],
             "backbone.pool_size": [5, 2],
             "backbone.norm_cfg": [{"type": "GN", "num_groups": 1, "eps": 1e-1}, {"type": "GN", "num_groups": 2}, None],
