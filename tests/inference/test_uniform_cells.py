@@ -66,11 +66,12 @@ def test_labels_are_those_of_interpolate_and_argmax(case, band, block, everythin
     logits, plan, align_corners, kind = case
     stages = label_maps.resize_stages(logits.shape, **plan)
     wide = logits.float() if logits.dtype.itemsize < 4 else logits
-    if kind != "rivals" and logits.isfinite().all():
+    if kind in ("plain", "near zero") and logits.isfinite().all():
         expected = definition(logits, stages, align_corners)
     else:
         # Products of infinity and a weight of zero are NaN, which a step that changes no size does without; and
-        # F.interpolate rounds small maps in another way, which may turn the order of rivals.
+        # F.interpolate rounds small maps in another way, which may turn the order of rivals, and of equal sums of
+        # different integers.
         expected = label_maps.label_map_from_rows(resized(MapRows(wide), stages, align_corners))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(label_maps, "_SMALL_VALUES", 0)

@@ -177,8 +177,8 @@ def _by_cells(
     on_cpu = logits.device.type == "cpu"
     rows = resized(MapRows(logits), stages, align_corners)
     cells = Cells(logits, stages, align_corners)
-    band_values, block_values = (_STRIP_VALUES, _BLOCK_VALUES) if on_cpu else (_CHUNK_VALUES, _CHUNK_VALUES)
-    if not 0 < cells.largest <= band_values:
+    band_values, block_values = (_STRIP_VALUES // 2, _BLOCK_VALUES) if on_cpu else (_CHUNK_VALUES, _CHUNK_VALUES)
+    if not 0 < cells.largest <= 2 * band_values:
         return label_map_from_rows(rows, dtype) if on_cpu else _by_classes(logits, stages, align_corners).to(dtype)
     labels = torch.empty(rows.size, dtype=dtype, device=logits.device)
     flat = labels.view(-1)
