@@ -18,8 +18,8 @@ from transformers import pipeline
 from segzoo import zoo
 from segzoo.commands.cli import main
 
-# Largest sides of the picture that the model sees; LR-ASPP pools windows of 385 pixels.
-SCALE, SCALES = (256, 192), {"LRASPP": (600, 400)}
+# Largest sides of the picture that the model sees. LR-ASPP pools windows of 385 pixels, and InternViT takes windows of 504.
+SCALE, SCALES = (256, 192), {"LRASPP": (600, 400), "Linear": (2016, 504)}
 INTERNVIT = {"backbone.embed_dim": 64, "backbone.depth": 48, "backbone.num_heads": 4}
 NARROW = {
     ("InternImage", "Mask2Former"): {

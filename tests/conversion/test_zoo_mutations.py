@@ -93,7 +93,7 @@ KNET = "knet_s3_fcn_r50-d8_8x2_512x512_adamw_80k_ade20k"
         (M2F, "model.decode_head.pixel_decoder.encoder.transformerlayers.attn_cfgs.batch_first", True),
         (M2F, "model.decode_head.num_things_classes", 80),
         (UNET, "model.backbone.num_stages", 6),
-        (UNET, "model.backbone.dec_num_convs", [2, 2, 2, 2, 2]),
+        (UNET, "model.backbone.dec_num_convs", [2, 2, 2]),
         (KNET, "model.decode_head.kernel_generate_head.conv_cfg", {"type": "Conv2d", "padding_mode": "reflect"}),
         ("upernet_augreg_adapter_base_512_160k_ade20k", "model.backbone.img_size", 224),
         ("ade20k-resnet50dilated-ppm_deepsup", "MODEL.fc_dim", 512),

@@ -45,12 +45,12 @@ def _list(options: Options, name: str, default: int, stages: int, behind: int) -
     """Takes a list with a value for each stage but the first ``behind``; the original's own lists are for five stages.
 
     Raises:
-        ConversionError: it has more or fewer.
+        ConversionError: it has fewer.
     """
     values = list(options.take(name, (default,) * (5 - behind)))
-    if len(values) != stages - behind:
+    if len(values) < stages - behind:
         raise options.error(f"{name}={values!r:.80} must have {stages - behind!r} entries for num_stages={stages!r}")
-    return values
+    return values[: stages - behind]
 
 
 def _upsampling(options: Options) -> dict[str, Any]:
