@@ -56,6 +56,7 @@ def in_order_of(template: Sequence[str], lines: Iterable[str], left_out: Iterabl
         lines: the model's own lines, of all tensors that it takes.
         left_out: those lines of ``template`` that the conversion leaves out.
     """
+    names = [line.partition(" ")[0] for line in template]
     ranks: dict[tuple[str, ...], int] = {}  # the place of each name among its siblings, over all numbered modules
     for line in template:
         parts = _parts(line)
@@ -85,6 +86,9 @@ def in_order_of(template: Sequence[str], lines: Iterable[str], left_out: Iterabl
                 own[new] = f"{new} {side}x{side} {dtype}"
             else:
                 own[new] = f"{new} {'x'.join(sizes.get(side, side) for side in shape.split('x'))} {dtype}"
+
+    if own.keys() == set(names):
+        return [own[name] for name in names]
 
     def place(line: str) -> list[tuple[int, int]]:
         parts = _parts(line)
