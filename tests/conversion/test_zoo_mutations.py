@@ -91,7 +91,6 @@ KNET = "knet_s3_fcn_r50-d8_8x2_512x512_adamw_80k_ade20k"
         (M2F, "model.decode_head.transformer_decoder.transformerlayers.feedforward_channels", 2048),
         (M2F, "model.decode_head.transformer_decoder.transformerlayers.attn_cfgs.batch_first", True),
         (M2F, "model.decode_head.pixel_decoder.encoder.transformerlayers.attn_cfgs.batch_first", True),
-        (M2F, "model.decode_head.num_things_classes", 80),
         (UNET, "model.backbone.num_stages", 6),
         (UNET, "model.backbone.dec_num_convs", [2, 2, 2]),
         (KNET, "model.decode_head.kernel_generate_head.conv_cfg", {"type": "Conv2d", "padding_mode": "reflect"}),

@@ -19,7 +19,7 @@ TRAINING = {
     "train_cfg", "init_cfg", "pretrained", "init_std", "kernel_init",
     "loss_decode", "loss_cls", "loss_mask", "loss_dice", "loss_se_decode", "sampler", "ignore_index",
     "dropout", "dropout_ratio", "dropout_layer", "drop_rate", "drop_path_rate", "attn_drop_rate", "attn_drop", "proj_drop", "ffn_drop",
-    "requires_grad", "norm_eval", "frozen_stages", "freeze_vit", "momentum", "with_cp", "inplace", "im2col_step",
+    "requires_grad", "norm_eval", "frozen_stages", "freeze_vit", "momentum", "with_cp", "use_checkpoint", "inplace", "im2col_step",
     "layerscale_force_fp32", "use_flash_attn",
 }  # fmt: skip
 
@@ -29,16 +29,27 @@ SCALES = {"init_values", "layer_scale", "layer_scale_init_value"}
 UNREAD = {
     "BiSeNetV1": {"align_corners", "norm_cfg", "act_cfg", "conv_cfg"},
     "DATASET": {"imgSizes"},  # of which one is taken, where the original averages over all
+    "DAFormerHead": {"norm_cfg"},  # its parts have their own
     "DPTHead": {"in_channels"},  # of which it reads the number alone
     "DetrTransformerDecoder": {"return_intermediate"},
     "ERFNet": {"enc_non_bottleneck_channels", "dec_upsample_channels"},  # as above
     "InternViT6B": {"pretrain_size"},  # of the file of its pre-training
     "KernelUpdateHead": {"num_classes"},
+    "Mask2FormerHead": {"strides"},  # which scale the reference points, and these are divided by them again
+    "SegFormerHead": {"feature_strides", "norm_cfg", "channels"},
     "SegmenterMaskTransformerHead": {"channels"},
     "SwinTransformer": {"pretrain_img_size"},  # unless it has absolute positions, which are refused
     "ViTAdapter": {"window_size"},  # where window_attn says so, which is another option
     "ffn_cfgs": {"feedforward_channels"},  # which the layer's own replaces
+    "ham_kwargs": {"inv_t"},
+    "transformer_decoder": {"return_intermediate"},
+    "mlp": {"norm_cfg", "act_cfg"},
+    # Training batches are padded to a size; zeros around a picture at test time come from the test's own settings.
+    "data_preprocessor": {"size", "pad_val", "seg_pad_val"},
+    "SegDataPreProcessor": {"size", "pad_val", "seg_pad_val"},
 }
+# Functions that pass over all options; their configs are ResNet's with another type.
+NAMED_BACKBONES = ("pvt_", "poolformer_", "mit_")
 # Those that are read only where another one is given too.
 BESIDE_OTHERS = {"InternImage": {"level2_post_norm", "level2_post_norm_block_ids"}}
 # Settings that are read with sliding windows alone, and of a detector's results.
@@ -79,7 +90,11 @@ def dicts(value: Any, path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """All dicts at and below a path of a config that act beyond training, with their paths."""
     if isinstance(value, dict):
         yield path, value
-        inner = [(name, value[name]) for name in value if counts(path, value, name) or name == "test_cfg"]
+        inner = [
+            (name, value[name])
+            for name in value
+            if counts(path, value, name) or name in ("test_cfg", "data_preprocessor")
+        ]
     else:
         inner = list(enumerate(value)) if isinstance(value, list) else []
     for part, one in inner:
@@ -102,7 +117,11 @@ def counts(path: Path, options: dict[str, Any], name: str) -> bool:
     """Whether an option of a dict changes numbers."""
     if name in TRAINING or name in UNREAD.get(kind(path, options), ()):
         return False
-    if name == "test_cfg":
+    if kind(path, options).startswith(NAMED_BACKBONES) and name != "type":
+        return False
+    if name in ("num_things_classes", "num_stuff_classes") and "num_classes" in options:
+        return False
+    if name in ("test_cfg", "data_preprocessor"):
         return False  # its options are altered one by one
     if path[-1] == "test_cfg":
         return name not in DETECTOR and (name not in WINDOWS or options.get("mode") == "slide")

@@ -51,7 +51,7 @@ def translate(
     options.ignore("init_cfg", "test_cfg", "channels", "dropout_ratio")
     options.ignore("strides")  # which only scale the reference points, and these are divided by them again
     spelling = MMDET_3 if "layer_cfg" in (original.get("transformer_decoder") or {}) else MMDET_2
-    num_labels = take_num_labels(options, context)
+    num_labels = take_num_labels(options)
     in_channels, channels = list(options.take("in_channels")), options.take("feat_channels", 256)
     num_levels = options.take("num_transformer_feat_level", 3)
     take_positions(options, channels)

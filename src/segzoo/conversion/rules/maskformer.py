@@ -44,7 +44,7 @@ def translate(original: Mapping[str, Any], context: Context) -> MaskFormerHeadCo
     """Translates ``dict(type="MaskFormerHead", ...)``."""
     options = Options(original, context.where)
     options.ignore("init_cfg", "test_cfg")
-    num_labels = take_num_labels(options, context)
+    num_labels = take_num_labels(options)
     in_channels, channels = list(options.take("in_channels")), options.take("feat_channels", 256)
     options.expect("out_channels", channels)  # which also is the width of the queries
     take_positions(options, channels)

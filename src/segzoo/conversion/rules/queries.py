@@ -62,13 +62,10 @@ MMDET_3 = Spelling(
 )
 
 
-def take_num_labels(options: Options, context: Context) -> int:
+def take_num_labels(options: Options) -> int:
     """The head's number of classes: ``num_classes``, or the sum of its things and stuff."""
-    said = "num_things_classes" in options or "num_stuff_classes" in options
     counted = options.take("num_things_classes", 80) + options.take("num_stuff_classes", 53)
     count = options.take("num_classes", counted)
-    if said and count != counted and not context.original.is_1x:  # 1.x reads num_classes alone
-        raise options.error(f"num_classes={count!r}, and num_things_classes and num_stuff_classes make {counted!r}")
     if not isinstance(count, int) or not 1 <= count <= MAX_CLASSES:
         raise options.error(f"{count!r} classes; the number must be an integer, {MAX_CLASSES} at most")
     return count
