@@ -14,7 +14,7 @@ from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.keys import Context
 from segzoo.conversion.one_channel import two_class_losses
 from segzoo.conversion.options import Options, type_name
-from segzoo.losses import BoundaryLoss, CrossEntropyLoss, DiceLoss, FocalLoss, Loss, LovaszLoss, Ohem
+from segzoo.losses import CrossEntropyLoss, DiceLoss, FocalLoss, Loss, LovaszLoss, Ohem
 
 MAX_LOSSES = 100
 DEFAULT_LOSS = {"type": "CrossEntropyLoss"}
@@ -176,7 +176,6 @@ def _ohem_cross_entropy(options: Options, shared: dict[str, Any], context: Conte
 
 
 _TRANSLATE = {
-    "BoundaryLoss": lambda options, shared, context: BoundaryLoss(**shared),
     "CrossEntropyLoss": _cross_entropy,
     "DiceLoss": _dice,
     "FocalLoss": _focal,
