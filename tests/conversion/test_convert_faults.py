@@ -113,7 +113,7 @@ def test_a_detector_by_its_config(tmp_path, output, state):
 
 def test_two_files(tmp_path, output, state):
     path = tiny.save(tmp_path / "a.pth", state=state)
-    fails(path, output, "published in two, and this is none; give the checkpoint alone", decoder=path)
+    fails(path, output, "belongs to a ViT of DINOv2, and this is none of them", decoder=path)
 
 
 def test_config_that_would_run_code(tmp_path, output, state):

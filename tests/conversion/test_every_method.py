@@ -42,7 +42,9 @@ NARROW = {
 
 def count(name):
     """Number of weights of a released checkpoint."""
-    return sum(math.prod(map(int, line.split(" ")[1].split("x"))) for line in key_list(name) if line.split(" ")[1])
+    return sum(
+        math.prod(map(int, line.split(" ")[1].split("x"))) for line in key_list(name) or () if line.split(" ")[1]
+    )
 
 
 def methods():

@@ -158,7 +158,7 @@ def test_info_and_predict(place):
     assert status == 0 and line_text(OUT) in text
     pictures = sorted((place / DATA / "images" / "validation").iterdir())
     status, text = command("predict", *pictures, "--model", place / OUT, "--output", place / "labelled")
-    assert status == 0 and len(text.splitlines()) == len(PICTURES) + 2 and len(text) < 10_000
+    assert status == 0 and len(text.splitlines()) == len(PICTURES) + 3 and len(text) < 10_000
     facts = [json.loads(path.read_text("utf-8")) for path in (place / "labelled").glob("*.json")]
     assert {area["name"] for fact in facts for area in fact["classes"]} <= set(NAMES)
     assert sorted(fact["image"] for fact in facts) == list(map(str, pictures))

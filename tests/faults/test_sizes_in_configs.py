@@ -99,7 +99,7 @@ def test_original_test_pipelines(step, option, value, named):
 
 
 def test_the_scale_of_the_test_images():
-    for scale in ((10**12, 9), (64, 0)):
+    for scale in ((64, 0), (0, 64)):
         values = copy.deepcopy(tiny.config())
         values["test_pipeline"][1]["img_scale"] = scale
         with pytest.raises(SegZooError, match="the test pipeline: size="):
