@@ -42,16 +42,14 @@ NARROW = {
 
 def count(name):
     """Number of weights of a released checkpoint."""
-    return sum(
-        math.prod(map(int, line.split(" ")[1].split("x"))) for line in key_list(name) or () if line.split(" ")[1]
-    )
+    return sum(math.prod(map(int, line.split(" ")[1].split("x"))) for line in key_list(name) if line.split(" ")[1])
 
 
 def methods():
     """(system, method) -> the name of its row with the fewest weights."""
     found = {}
     for name, row in zoo.rows().items():
-        if name in hashes() and zoo.original_config(name) is not None:
+        if name in hashes() and key_list(name) and zoo.original_config(name) is not None:
             found.setdefault((row.system, row.method), []).append(name)
     return {method: min(names, key=count) for method, names in found.items()}
 
