@@ -72,7 +72,7 @@ def test_sizes_of_variants(name, parameters):
     [
         (lambda: PoolFormerConfig(pool_size=2), "pool_size=2 must be odd"),
         (lambda: PoolFormerConfig(depths=[1, 1]), "depths=.* needs one entry for each stage"),
-        (lambda: VANConfig(depths=[1, 1]), "need one entry for each stage"),
+        (lambda: VANConfig(depths=[1, 1]), "depths=.* needs one entry for each stage"),
         (lambda: PVTConfig(num_heads=[1, 2, 3, 8]), "do not divide into num_heads"),
         (lambda: PVTConfig(image_size=100), "does not divide into patches"),
         (lambda: PVTConfig(depths=[1, 1]), "depths=.* needs one entry for each stage"),

@@ -9,7 +9,7 @@ from transformers.backbone_utils import BackboneConfigMixin, BackboneMixin, filt
 from transformers.modeling_outputs import BackboneOutput
 from transformers.utils.generic import can_return_tuple
 
-from segzoo.base import SegZooPreTrainedModel, SegZooSubConfig, first_convolution
+from segzoo.base import Ints, SegZooPreTrainedModel, SegZooSubConfig, first_convolution
 from segzoo.compat import is_exporting
 from segzoo.errors import SegZooError
 
@@ -57,6 +57,48 @@ class BackboneConfig(BackboneConfigMixin, SegZooSubConfig):
     def default_out_features(self) -> list[str]:
         """Names of the maps that are returned unless a user chooses: all but the stem and class tokens."""
         return [name for name in self.stage_names if name != "stem" and not is_token(name)]
+
+
+@strict
+class PatchPyramidConfig(BackboneConfig):
+    """Base of the configs of families whose every stage begins with patches: there is no stem.
+
+    The fields of a family's stages are lists with one entry for each stage, ``channels`` the widths of the stages.
+
+    Raises:
+        SegZooError: lists differ in length.
+    """
+
+    family: ClassVar[str]
+    """The family's name in messages."""
+    per_stage: ClassVar[tuple[str, ...]] = ("depths", "mlp_ratios")
+    """Names of the lists besides ``channels``."""
+
+    channels: Ints = ()
+
+    def check(self) -> None:
+        """Every list has an entry for each stage."""
+        super().check()
+        for name in self.per_stage:
+            values = getattr(self, name)
+            if values is not None and len(values) != len(self.channels):
+                raise SegZooError(
+                    f"{self.family}: {name}={values} needs one entry for each stage, as channels={self.channels} has"
+                )
+
+    def check_heads(self, num_heads: Ints) -> None:
+        """Check that the widths of the stages are multiples of their numbers of heads."""
+        if any(width % heads for width, heads in zip(self.channels, num_heads, strict=True)):
+            raise SegZooError(f"{self.family}: channels={self.channels} do not divide into num_heads={num_heads}")
+
+    @property
+    def num_stages(self) -> int:
+        return len(self.channels)
+
+    @property
+    def stage_names(self) -> list[str]:
+        """``"stage1"``, ``"stage2"`` and so on."""
+        return super().stage_names[1:]
 
 
 def is_token(name: str) -> bool:

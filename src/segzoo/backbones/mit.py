@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from segzoo.auto import register_backbone
-from segzoo.backbones.base import Backbone, BackboneConfig
+from segzoo.backbones.base import Backbone, PatchPyramidConfig
 from segzoo.base import Ints
 from segzoo.errors import SegZooError
 from segzoo.layers import DropPath, PointwiseLinear, SpatialReductionAttention, to_map, to_tokens
@@ -34,7 +34,7 @@ VARIANTS = {
 
 
 @strict
-class MiTConfig(BackboneConfig):
+class MiTConfig(PatchPyramidConfig):
     """Options of ``MiTBackbone``; the defaults are MiT-B0's. Lists have an entry for each stage.
 
     Args:
@@ -58,6 +58,8 @@ class MiTConfig(BackboneConfig):
     """
 
     model_type = "segzoo_mit"
+    family = "MiT"
+    per_stage = ("depths", "num_heads", "patch_sizes", "strides", "reductions", "mlp_ratios")
 
     channels: Ints = (32, 64, 160, 256)
     depths: Ints = (2, 2, 2, 2)
@@ -76,22 +78,7 @@ class MiTConfig(BackboneConfig):
     def check(self) -> None:
         """Every list has an entry for each stage, and widths are multiples of their heads."""
         super().check()
-        for name in ("depths", "num_heads", "patch_sizes", "strides", "reductions", "mlp_ratios"):
-            if len(getattr(self, name)) != len(self.channels):
-                raise SegZooError(
-                    f"MiT: {name}={getattr(self, name)} needs one entry for each stage, as channels={self.channels} has"
-                )
-        if any(width % heads for width, heads in zip(self.channels, self.num_heads, strict=True)):
-            raise SegZooError(f"MiT: channels={self.channels} do not divide into num_heads={self.num_heads}")
-
-    @property
-    def num_stages(self) -> int:
-        return len(self.channels)
-
-    @property
-    def stage_names(self) -> list[str]:
-        """``"stage1"``, ``"stage2"`` and so on; there is no stem."""
-        return super().stage_names[1:]
+        self.check_heads(self.num_heads)
 
     @classmethod
     def tiny(cls) -> Self:

@@ -13,7 +13,7 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from segzoo.auto import register_backbone
-from segzoo.backbones.base import Backbone, BackboneConfig
+from segzoo.backbones.base import Backbone, PatchPyramidConfig
 from segzoo.base import Ints
 from segzoo.errors import SegZooError
 from segzoo.layers import DropPath, GroupNorm
@@ -33,7 +33,7 @@ VARIANTS = {
 
 
 @strict
-class PoolFormerConfig(BackboneConfig):
+class PoolFormerConfig(PatchPyramidConfig):
     """Options of ``PoolFormerBackbone``; the defaults are PoolFormer-S12's. Lists have an entry for each stage.
 
     Args:
@@ -55,6 +55,8 @@ class PoolFormerConfig(BackboneConfig):
     """
 
     model_type = "segzoo_poolformer"
+    family = "PoolFormer"
+    per_stage = ("depths", "mlp_ratios", "patch_sizes", "strides", "paddings")
 
     channels: Ints = (64, 128, 320, 512)
     depths: Ints = (2, 2, 6, 2)
@@ -71,23 +73,8 @@ class PoolFormerConfig(BackboneConfig):
     def check(self) -> None:
         """Every list has an entry for each stage, and neighbourhoods have a middle."""
         super().check()
-        for name in ("depths", "mlp_ratios", "patch_sizes", "strides", "paddings"):
-            if len(getattr(self, name)) != len(self.channels):
-                raise SegZooError(
-                    f"PoolFormer: {name}={getattr(self, name)} needs one entry for each stage, as channels={self.channels} "
-                    "has"
-                )
         if self.pool_size % 2 == 0:
             raise SegZooError(f"PoolFormer: pool_size={self.pool_size} must be odd")
-
-    @property
-    def num_stages(self) -> int:
-        return len(self.channels)
-
-    @property
-    def stage_names(self) -> list[str]:
-        """``"stage1"``, ``"stage2"`` and so on; there is no stem."""
-        return super().stage_names[1:]
 
     @classmethod
     def tiny(cls) -> Self:

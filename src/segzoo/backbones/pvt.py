@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from segzoo.auto import register_backbone
-from segzoo.backbones.base import Backbone, BackboneConfig
+from segzoo.backbones.base import Backbone, PatchPyramidConfig
 from segzoo.base import Ints
 from segzoo.compat import is_exporting
 from segzoo.errors import SegZooError
@@ -30,7 +30,7 @@ VARIANTS = {
 
 
 @strict
-class PVTConfig(BackboneConfig):
+class PVTConfig(PatchPyramidConfig):
     """Options of ``PVTBackbone``; the defaults are PVT-Tiny's. Lists have an entry for each stage.
 
     Args:
@@ -55,6 +55,8 @@ class PVTConfig(BackboneConfig):
     """
 
     model_type = "segzoo_pvt"
+    family = "PVT"
+    per_stage = ("depths", "num_heads", "patch_sizes", "reductions", "mlp_ratios")
 
     channels: Ints = (64, 128, 320, 512)
     depths: Ints = (2, 2, 2, 2)
@@ -73,13 +75,7 @@ class PVTConfig(BackboneConfig):
     def check(self) -> None:
         """Every list has an entry for each stage, and what is divided divides."""
         super().check()
-        for name in ("depths", "num_heads", "patch_sizes", "reductions", "mlp_ratios"):
-            if len(getattr(self, name)) != len(self.channels):
-                raise SegZooError(
-                    f"PVT: {name}={getattr(self, name)} needs one entry for each stage, as channels={self.channels} has"
-                )
-        if any(width % heads for width, heads in zip(self.channels, self.num_heads, strict=True)):
-            raise SegZooError(f"PVT: channels={self.channels} do not divide into num_heads={self.num_heads}")
+        self.check_heads(self.num_heads)
         side = self.image_size
         for patch in self.patch_sizes:
             if side % patch:
@@ -87,15 +83,6 @@ class PVTConfig(BackboneConfig):
                     f"PVT: image_size={self.image_size} does not divide into patches of {self.patch_sizes}"
                 )
             side //= patch
-
-    @property
-    def num_stages(self) -> int:
-        return len(self.channels)
-
-    @property
-    def stage_names(self) -> list[str]:
-        """``"stage1"``, ``"stage2"`` and so on; there is no stem."""
-        return super().stage_names[1:]
 
     @classmethod
     def tiny(cls) -> Self:

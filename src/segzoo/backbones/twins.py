@@ -13,7 +13,7 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
 from segzoo.auto import register_backbone
-from segzoo.backbones.base import Backbone, BackboneConfig
+from segzoo.backbones.base import Backbone, PatchPyramidConfig
 from segzoo.backbones.plain_vit import whole_patches
 from segzoo.base import Ints
 from segzoo.errors import SegZooError
@@ -53,7 +53,7 @@ _OUTSIDE = -1000.0  # added to the scores of what mmsegmentation keeps from bein
 
 
 @strict
-class TwinsConfig(BackboneConfig):
+class TwinsConfig(PatchPyramidConfig):
     """Options of ``TwinsBackbone``; the defaults are PCPVT-S's. Lists have an entry for each stage.
 
     Args:
@@ -85,6 +85,8 @@ class TwinsConfig(BackboneConfig):
     """
 
     model_type = "segzoo_twins"
+    family = "Twins"
+    per_stage = ("depths", "num_heads", "strides", "reductions", "windows", "mlp_ratios")
 
     channels: Ints = (64, 128, 320, 512)
     depths: Ints = (3, 4, 6, 3)
@@ -107,25 +109,9 @@ class TwinsConfig(BackboneConfig):
     def check(self) -> None:
         """Every list has an entry for each stage, widths are multiples of their heads, and windows have patches."""
         super().check()
-        for name in ("depths", "num_heads", "strides", "reductions", "windows", "mlp_ratios"):
-            values = getattr(self, name)
-            if values is not None and len(values) != len(self.channels):
-                raise SegZooError(
-                    f"Twins: {name}={values} needs one entry for each stage, as channels={self.channels} has"
-                )
-        if any(width % heads for width, heads in zip(self.channels, self.num_heads, strict=True)):
-            raise SegZooError(f"Twins: channels={self.channels} do not divide into num_heads={self.num_heads}")
+        self.check_heads(self.num_heads)
         if self.windows is not None and min(self.windows, default=1) < 1:
             raise SegZooError(f"Twins: windows={self.windows} must be 1 at least")
-
-    @property
-    def num_stages(self) -> int:
-        return len(self.channels)
-
-    @property
-    def stage_names(self) -> list[str]:
-        """``"stage1"``, ``"stage2"`` and so on; there is no stem."""
-        return super().stage_names[1:]
 
     def window(self, stage: int, block: int) -> int:
         """Side of the windows of a block, both counted from 0; 0 for one that attends to the coarser grid."""

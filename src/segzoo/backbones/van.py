@@ -13,9 +13,8 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from segzoo.auto import register_backbone
-from segzoo.backbones.base import Backbone, BackboneConfig
+from segzoo.backbones.base import Backbone, PatchPyramidConfig
 from segzoo.base import Ints
-from segzoo.errors import SegZooError
 from segzoo.layers import BatchNorm2d, ChannelNorm, DropPath
 from segzoo.layers.conv import Conv2d
 from segzoo.layers.vit import drop_path_rates
@@ -32,7 +31,7 @@ VARIANTS = {
 
 
 @strict
-class VANConfig(BackboneConfig):
+class VANConfig(PatchPyramidConfig):
     """Options of ``VANBackbone``; the defaults are VAN-B0's. Lists have an entry for each stage.
 
     Args:
@@ -51,6 +50,7 @@ class VANConfig(BackboneConfig):
     """
 
     model_type = "segzoo_van"
+    family = "VAN"
 
     channels: Ints = (32, 64, 160, 256)
     depths: Ints = (3, 3, 5, 2)
@@ -60,24 +60,6 @@ class VANConfig(BackboneConfig):
     layer_scale: float = 1e-2
     dropout: float = 0.0
     drop_path_rate: float = 0.0
-
-    def check(self) -> None:
-        """Every list has an entry for each stage."""
-        super().check()
-        if not len(self.channels) == len(self.depths) == len(self.mlp_ratios):
-            raise SegZooError(
-                f"VAN: channels={self.channels}, depths={self.depths} and mlp_ratios={self.mlp_ratios} need one entry for "
-                "each stage"
-            )
-
-    @property
-    def num_stages(self) -> int:
-        return len(self.channels)
-
-    @property
-    def stage_names(self) -> list[str]:
-        """``"stage1"``, ``"stage2"`` and so on; there is no stem."""
-        return super().stage_names[1:]
 
     @classmethod
     def tiny(cls) -> Self:
