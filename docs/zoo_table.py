@@ -23,7 +23,7 @@ PAGE = Path(__file__).with_name("zoo.md")
 PICTURE = Path(__file__).with_name("images") / "zoo.png"
 PICTURE_OF = "ADE20K"
 COLUMNS = "name", "method", "backbone", "crop", "mIoU", "ms+flip", "M parameters", "G multiply-adds"
-LABELLED = 14  # the best of their size, which get their name in the picture
+LABEL_GAP = 1.5  # points of mIoU between two names in the picture, of those that are the best of their size
 INTRODUCTION = """# All released checkpoints
 
 `segzoo convert NAME --output DIR` makes a model of any of them. Scores are the publishers', in percent, on one scale and
@@ -109,25 +109,28 @@ def draw(sizes: dict[str, Size | None]) -> None:
         for row in zoo.rows().values()
         if row.dataset == PICTURE_OF and row.miou is not None and sizes[row.name] is not None
     ]
-    figure, axes = plt.subplots(figsize=(9, 5.5), dpi=110)
-    for number, system in enumerate(zoo.SYSTEMS):
+    figure, axes = plt.subplots(figsize=(11, 5.5), dpi=110)
+    for colour, system in zip(plt.get_cmap("tab20").colors, zoo.SYSTEMS, strict=False):
         own = [(x, y) for x, y, row in points if row.system == system]
         if own:
-            axes.scatter(*zip(*own, strict=True), s=22, color=f"C{number}", label=zoo.SYSTEMS[system].title, alpha=0.8)
+            axes.scatter(*zip(*own, strict=True), s=22, color=colour, label=zoo.SYSTEMS[system].title, alpha=0.8)
     best = front(points)
     axes.plot([x for x, _, _ in best], [y for _, y, _ in best], color="0.7", linewidth=1, zorder=0)
-    for x, y, row in best[:: -(-len(best) // LABELLED)]:
-        label = f"{row.method}, {row.backbone}"
+    named = float("inf")
+    for x, y, row in reversed(best):
+        if named - y < LABEL_GAP:
+            continue
+        named, label = y, f"{row.method}, {row.backbone}"
         axes.annotate(label, (x, y), xytext=(-5, 3), textcoords="offset points", fontsize=6.5, ha="right")
     axes.set(
         xscale="log",
-        xlim=(0.3, 12_000),
+        xlim=(0.1, 12_000),
         xlabel="parameters (millions), without auxiliary heads",
         ylabel="published mIoU (%), one scale",
     )
     axes.set_title(f"{len(points)} released checkpoints for {PICTURE_OF}")
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     figure.tight_layout()
     figure.savefig(PICTURE)
 
