@@ -72,6 +72,7 @@ def test_what_divides_changed_with_version_1():
 @pytest.mark.parametrize(
     ("original", "sampler", "expected", "words"),
     [
+        ({"type": "BoundaryLoss"}, None, [{"type": "cross_entropy"}], "with BoundaryLoss"),
         ([{"type": "CrossEntropyLoss"}, {"type": "TverskyLoss"}], None, [{"type": "cross_entropy"}], "TverskyLoss"),
         ({"type": "TverskyLoss", "loss_weight": 0.4}, None, [{"type": "cross_entropy", "weight": 0.4}], "plain cross"),
         ({"type": "CrossEntropyLoss", "use_mask": True}, None, [{"type": "cross_entropy"}], "use_mask=True"),
