@@ -14,9 +14,10 @@ MANIFEST = "manifest.json"
 
 def prepared_facts(folder: str | os.PathLike) -> DatasetFacts | None:
     """The facts of the data set in a folder, by its manifest; None for a folder without one, or another program's."""
+    file = Path(folder).expanduser() / MANIFEST
     try:
-        content = json.loads((Path(folder).expanduser() / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    except (OSError, ValueError, RecursionError):
         return None
     name = content.get("dataset") if isinstance(content, dict) else None
     return DATASETS.get(name) if isinstance(name, str) else None
