@@ -485,6 +485,7 @@ def test_a_known_data_set(tmp_path, capsys):
     """DRIVE with an output more than it has classes: size, classes and metric are the data set's."""
     model, data = vessels(tmp_path, ["background", "vessel", "LABEL_2"])
     out = tmp_path / "out"
+    (model / "README.md").write_text("# fcn_unet_s5-d16_64x64_40k_drive\n")
     assert evaluate(model, data, "--dataset", "DRIVE", "--output", out, "--save_predictions", "--write_card") == 0
     captured = capsys.readouterr()
     assert "note: DRIVE retinal vessels is tested on pictures of at most 584x565 pixels" in captured.err
@@ -496,7 +497,8 @@ def test_a_known_data_set(tmp_path, capsys):
     dice = [2 * ((truth == c) & (found == c)).sum() / ((truth == c).sum() + (found == c).sum()) for c in (0, 1)]
     assert held["metric"] == "mean_dice" and held["metrics"]["mean_dice"] == pytest.approx(np.mean(dice), rel=1e-12)
     assert [row["name"] for row in held["classes"]] == ["background", "vessel"]
-    assert f"mDice {100 * np.mean(dice):.2f}, the metric of DRIVE retinal vessels" in captured.out.splitlines()[-1]
+    assert f"mDice {100 * np.mean(dice):.2f}, the metric of DRIVE retinal vessels" in captured.out.splitlines()[-2]
+    assert captured.out.splitlines()[-1] == "published for fcn_unet_s5-d16_64x64_40k_drive: Dice of vessel 78.67"
     card = ModelCard((model / "README.md").read_text())
     assert "| measured with this folder, % | mDice | mIoU |" in card.content
     assert card.data.eval_results[0].metric_type == "mean_dice"

@@ -10,11 +10,13 @@ import pytest
 from PIL import Image
 from transformers import SegformerConfig, SegformerImageProcessor
 
-from segzoo import SegZooConfig, SegZooError, SegZooImageProcessor
+from segzoo import SegZooConfig, SegZooError, SegZooImageProcessor, zoo
+from segzoo.cards.model_card import ModelCardFacts, build_model_card
 from segzoo.data import DATASETS
 from segzoo.data.data_source import DataSource
 from segzoo.evaluation.job import classes_for, load_split
-from segzoo.evaluation.known import at_test_size, check_class_order
+from segzoo.evaluation.known import at_test_size, check_class_order, published_scores, row_of_folder
+from segzoo.text import markdown_text
 
 PICTURE = np.zeros((4, 6, 3), dtype=np.uint8)
 MASK = np.zeros((4, 6), dtype=np.uint8)
@@ -154,6 +156,29 @@ def test_classes_of_a_known_data_set(tmp_path):
     assert found.reduce_labels and found.dataset == DATASETS["pascal_context_59"].title
     with pytest.raises(SegZooError, match="has 59 classes and the data 60"):
         classes_for(model, None, folder)
+
+
+def test_the_row_of_a_converted_folder(tmp_path):
+    for name, dataset in (
+        ("fcn_unet_s5-d16_64x64_40k_drive", "drive"),
+        ("mask2former_beitv2_adapter_large_896_80k_ade20k", "ade20k"),
+        ("segformer.b0.512x512.ade.160k", "ade20k"),
+    ):
+        (tmp_path / "README.md").write_text(build_model_card(ModelCardFacts(title=name)))
+        row = row_of_folder(str(tmp_path), DATASETS[dataset])
+        assert row.name == zoo.find(name).name
+        assert row_of_folder(str(tmp_path), DATASETS["hrf"]) is None, "of another data set"
+    (tmp_path / "README.md").write_text("# Mine\n\n# fcn_unet_s5-d16_64x64_40k_drive\n")
+    assert row_of_folder(str(tmp_path), DATASETS["drive"]) is None
+    assert row_of_folder(str(tmp_path / "none"), DATASETS["drive"]) is None
+    assert [row.name for row in zoo.rows().values() if row.name != markdown_text(row.name).replace("\\", "")] == []
+
+
+def test_published_scores():
+    drive = zoo.find("fcn_unet_s5-d16_64x64_40k_drive")
+    assert published_scores(drive) == f"published for {drive.name}: Dice of vessel {drive.dice:.2f}"
+    row = zoo.find("pspnet_r50-d8_512x1024_40k_cityscapes")
+    assert published_scores(row).endswith(f": mIoU {row.miou:.2f}, mIoU on several scales {row.miou_ms:.2f}")
 
 
 def sizes(processor):

@@ -222,13 +222,14 @@ def prepare(args: argparse.Namespace, accelerator: Accelerator) -> EvaluationJob
 
     from segzoo.data.facts import dataset_facts
     from segzoo.evaluation.job import check_names_for_card, classes_for, load_split, prepare_evaluation
-    from segzoo.evaluation.known import at_test_size
+    from segzoo.evaluation.known import at_test_size, row_of_folder
 
     datasets.disable_progress_bars()
     source = replace(source_from_options(args), token=args.token)
     facts = None if args.dataset is None else dataset_facts(args.dataset)
     data = load_split(source, args.split, max_samples=args.max_samples, dataset_id=args.dataset_id, facts=facts)
     model, processor = load_from_options(args)
+    row = None if facts is None else row_of_folder(args.model, facts)
     with notes(enabled=accelerator.is_main_process):
         if facts is not None:
             processor = at_test_size(processor, facts, model)
@@ -240,7 +241,7 @@ def prepare(args: argparse.Namespace, accelerator: Accelerator) -> EvaluationJob
             stride=args.stride,
             scales=args.scales,
             short_sides=args.short_sides,
-            flip=args.flip,
+            flip=args.flip or (row is not None and row.test_flip),
             average=args.average,
         )
         classes = classes_for(
@@ -327,11 +328,14 @@ def publish(
     accelerator: Accelerator,
 ) -> None:
     """Print the table and write the files that the arguments ask for; the main process calls this."""
+    from segzoo.evaluation.known import published_scores, row_of_folder
     from segzoo.evaluation.run import write_results
     from segzoo.files import json_text, write_whole
 
     table = sys.stderr if args.json == "-" else sys.stdout
     print_text(f"\n{report.header()}\n\n{report.table()}", stream=table)
+    if job.data.facts is not None and (row := row_of_folder(args.model, job.data.facts)) is not None:
+        print_text(published_scores(row), stream=table)
     if args.json == "-":
         print_text(json_text(report.to_dict()), end="")
     elif args.json:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segzoo import zoo
 from segzoo.data.classes import plain_name
 from segzoo.data.data_source import DataSource
 from segzoo.data.facts import DatasetFacts
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import BaseImageProcessor
 
+_TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
 _MOST_LINES = 40
 _NO_NAME = re.compile(r"LABEL_\d+")
 
@@ -155,3 +158,29 @@ def at_test_size(processor: BaseImageProcessor, facts: DatasetFacts, model: nn.M
         return processor
     warnings.warn(f"{said}, which is not the model's own size; --classes {facts.name} keeps that one", stacklevel=2)
     return SegZooImageProcessor.from_dict(processor.to_dict() | {"do_resize": True, "size": size})
+
+
+def row_of_folder(folder: str, facts: DatasetFacts) -> zoo.ZooRow | None:
+    """The released checkpoint of a data set that a model folder was converted from, by the title of its card.
+
+    Args:
+        folder: the model folder, or a name on the Hub.
+        facts: the data set.
+
+    Returns:
+        the row; None where there is no card, or its title is not the name of a checkpoint of this data set.
+    """
+    card = Path(folder) / "README.md"
+    try:
+        title = _TITLE.search(card.read_text(encoding="utf-8") if card.is_file() else "")
+    except (OSError, UnicodeDecodeError):
+        return None
+    row = None if title is None else zoo.lookup(title[1].replace("\\", "").strip())
+    return row if row is not None and row.dataset in facts.zoo_names else None
+
+
+def published_scores(row: zoo.ZooRow) -> str:
+    """What was published for a released checkpoint, in a line. Dice is that of the last class, the vessels, alone."""
+    named = (("mIoU", row.miou), ("mIoU on several scales", row.miou_ms), ("Dice of vessel", row.dice))
+    scores = [f"{title} {value:.2f}" for title, value in named if value is not None]
+    return f"published for {row.name}: {', '.join(scores) or 'no score'}"
