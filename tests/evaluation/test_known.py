@@ -110,6 +110,16 @@ def test_prepared_folders(tmp_path):
         load(drive, "hrf")
     with pytest.raises(SegZooError, match="--split test: .* has no such split; it has validation"):
         load(drive, "drive", "test")
+    names = dict(enumerate(["vessel", "background"]))
+    (drive / "id2label.json").write_text(json.dumps(names))
+    with pytest.raises(SegZooError, match="2 of 2 classes are others in .*id2label.json") as error:
+        load(drive, "drive")
+    assert [line.split() for line in str(error.value).splitlines()[2:]] == [
+        ["0", "vessel", "background"],
+        ["1", "background", "vessel"],
+    ]
+    (drive / "id2label.json").write_text(json.dumps(DATASETS["drive"].id2label))
+    assert len(load(drive, "drive").rows) == 2
     # The masks of the two are the same, and so are the pictures of the two.
     context = prepare(tmp_path / "context", "pascal_context_60")
     assert len(load(context, "pascal_context_59").rows) == 2

@@ -12,7 +12,7 @@ from segzoo import zoo
 from segzoo.data.classes import plain_name
 from segzoo.data.data_source import DataSource
 from segzoo.data.facts import DatasetFacts
-from segzoo.data.loading import SPLIT_NAMES, detect_facts, load_source
+from segzoo.data.loading import SPLIT_NAMES, detect_facts, load_id2label, load_source
 from segzoo.data.trees import rows_of_tree
 from segzoo.errors import SegZooError
 from segzoo.image_processing_segzoo import SegZooImageProcessor
@@ -47,6 +47,14 @@ def load_known_split(source: DataSource, facts: DatasetFacts, split: str | None 
         SegZooError: there are no such data, no such part, or they are those of another data set.
     """
     wanted = facts.test_split if split is None else SPLIT_NAMES.get(split.casefold(), split)
+    if (own := source.path / "id2label.json").is_file():
+        names = load_id2label(source.name) or {}
+        _compare(
+            [names[index] for index in sorted(names)],
+            facts,
+            str(own),
+            "take the data set that these are, or if the file is wrong, mend it",
+        )
     other = _recognised(source)
     if other is None or other.splits.get(wanted) != facts.splits.get(wanted):  # Pascal Context lies in VOC's folders
         rows = rows_of_tree(source.path, facts, wanted)
@@ -101,31 +109,32 @@ def check_class_order(model: Sequence[str], facts: DatasetFacts, *, model_name: 
     if num_named(model) == 0 and len(model) == len(data):
         warnings.warn(f"the classes of {model_name} have no names, so their order was not compared", stacklevel=2)
         return
-    own = model[: max(num_named(model), min(len(model), len(data)))]
-    pairs = [
-        (index, own[index] if index < len(own) else "-", data[index] if index < len(data) else "-")
-        for index in range(max(len(own), len(data)))
-    ]
-    differing = [pair for pair in pairs if plain_name(pair[1]) != plain_name(pair[2])]
+    _compare(
+        model[: max(num_named(model), min(len(model), len(data)))],
+        facts,
+        model_name,
+        f"take a model of this data set, or if they are the same classes under other names, --classes {facts.name} in place "
+        "of --dataset",
+    )
+
+
+def _compare(names: Sequence[str], facts: DatasetFacts, where: str, fix: str) -> None:
+    """Raise an error with both lists, or the part of them that differs, if these are not the classes of the data set."""
+    count = max(len(names), facts.num_labels)
+    one, two = ([*classes, *["-"] * (count - len(classes))] for classes in (names, facts.classes))
+    rows = list(zip(map(str, range(count)), one, two, strict=True))
+    differing = [row for row in rows if plain_name(row[1]) != plain_name(row[2])]
     if not differing:
         return
-    shown = pairs if len(pairs) <= _MOST_LINES // 2 else differing
-    titles = ("id", model_name, facts.name)
-    lines = [tuple(shorten(line_text(cell), MOST_IN_NAME) for cell in row) for row in (titles, *shown[:_MOST_LINES])]
+    shown = rows if count <= _MOST_LINES // 2 else differing
+    lines = [[shorten(line_text(cell), MOST_IN_NAME) for cell in row] for row in shown[:_MOST_LINES]]
+    lines = [["id", line_text(where), facts.name], *lines]
     first, second = (max(len(row[column]) for row in lines) for column in (0, 1))
-    table = [f"  {index:>{first}}  {one:{second}}  {two}" for index, one, two in lines]
+    table = [f"  {index:>{first}}  {own:{second}}  {known}" for index, own, known in lines]
     if len(shown) > _MOST_LINES:
         table.append(f"  ... and {len(shown) - _MOST_LINES} more")
-    raise SegZooError(
-        "\n".join(
-            [
-                f"--dataset {facts.name}: {len(differing)} of {len(pairs)} classes are others in {model_name}, and scores "
-                f"compare ids; take a model of this data set, or if they are the same classes under other names, "
-                f"--classes {facts.name} in place of --dataset:",
-                *table,
-            ]
-        )
-    )
+    said = f"--dataset {facts.name}: {len(differing)} of {count} classes are others in {where}, and scores compare ids; {fix}:"
+    raise SegZooError("\n".join([said, *table]))
 
 
 def at_test_size(processor: BaseImageProcessor, facts: DatasetFacts, model: nn.Module) -> BaseImageProcessor:
