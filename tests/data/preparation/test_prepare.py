@@ -130,8 +130,8 @@ def test_a_killed_preparation_goes_on(tmp_path):
     source.mkdir()
     RELEASE_OF["vaihingen"](source)
     prepare("vaihingen", source, whole)
-    command = [sys.executable, "-m", "segzoo", "data", "prepare", "vaihingen", str(source), str(target)]
-    process = subprocess.Popen([*command, "--num_workers", "0"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    code = "import sys; from segzoo.data.preparation import prepare; prepare('vaihingen', *sys.argv[1:])"
+    process = subprocess.Popen([sys.executable, "-c", code, str(source), str(target)])
     deadline = time.monotonic() + 120
     while len(list(target.rglob("*.png"))) < 5:
         assert process.poll() is None and time.monotonic() < deadline
