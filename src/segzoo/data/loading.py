@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segzoo.data import tables
+from segzoo.data.annotations.recognition import recognise_path
 from segzoo.data.data_source import DataSource
 from segzoo.data.facts import DATASETS, DatasetFacts
 from segzoo.data.folders import FileFolder, Folder, open_folder
@@ -118,21 +120,38 @@ def load_source(
     elif not path.exists():
         loaded = tables.load_hub(source)
     else:
-        found = _local_source(source)
-        if not isinstance(found, Folder):
-            loaded = settle(found.list_files(), str(path), strict=strict, on_problem=on_problem)
-        elif tables.is_saved(found):
-            loaded = tables.load_saved(source)
-        elif path.is_dir():
-            loaded = tables.load_local(source, _LOOKED_FOR, found.in_words())
-        else:
-            raise SegZooError(f"{path} holds no known data set: looked for {_LOOKED_FOR}; found {found.in_words()}.")
+        with _annotations_named(path):
+            loaded = _load_path(source, strict, on_problem)
     if not source.streaming:
         return datasets.DatasetDict(loaded)
     for split, rows in loaded.items():
         if isinstance(rows, datasets.Dataset):  # in parts, whose order varies beyond the reach of the shuffle buffer
             loaded[split] = rows.to_iterable_dataset(num_shards=min(_STREAM_PARTS, len(rows)))
     return datasets.IterableDatasetDict(loaded)
+
+
+@contextmanager
+def _annotations_named(path: Path) -> Iterator[None]:
+    """A context whose errors name annotations that are no masks yet, and the command that makes masks of them."""
+    try:
+        yield
+    except SegZooError as error:
+        found = recognise_path(path)
+        if found is None:
+            raise
+        raise SegZooError(f"{path} holds {found.words}; {found.fix}. ({error})") from error
+
+
+def _load_path(source: DataSource, strict: bool, on_problem: Callable[[PairingProblem], None] | None) -> tables.Tables:
+    """Tables by split of a folder or file that exists; errors as in `load_source`."""
+    path, found = source.path, _local_source(source)
+    if not isinstance(found, Folder):
+        return settle(found.list_files(), str(path), strict=strict, on_problem=on_problem)
+    if tables.is_saved(found):
+        return tables.load_saved(source)
+    if path.is_dir():
+        return tables.load_local(source, _LOOKED_FOR, found.in_words())
+    raise SegZooError(f"{path} holds no known data set: looked for {_LOOKED_FOR}; found {found.in_words()}.")
 
 
 def detect_facts(source: str | os.PathLike) -> DatasetFacts | None:
@@ -154,7 +173,8 @@ def detect_facts(source: str | os.PathLike) -> DatasetFacts | None:
     if not path.exists():
         name = os.fspath(source)
         return next((facts for facts in DATASETS.values() if name in facts.hub_names), None)
-    found = _local_source(DataSource(source))
+    with _annotations_named(path):
+        found = _local_source(DataSource(source))
     return None if isinstance(found, Folder) else found.facts
 
 

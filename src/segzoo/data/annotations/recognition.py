@@ -6,8 +6,10 @@ import os
 import re
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
-from segzoo.data.folders import Folder
+from segzoo.data.folders import Folder, open_folder
+from segzoo.errors import SegZooError
 from segzoo.images.archives import is_address, read_address
 
 COCO, YOLO, LABELME, CVAT, LABEL_STUDIO = "coco", "yolo", "labelme", "cvat", "label_studio"
@@ -74,6 +76,16 @@ def recognise(folder: Folder) -> Recognised | None:
         if found is not None:
             return Recognised(found, folder.path, path)
     return None
+
+
+def recognise_path(path: Path) -> Recognised | None:
+    """`recognise` for a folder or zip archive at a path; None for anything else."""
+    if not path.is_dir() and path.suffix.casefold() != ".zip":
+        return None
+    try:
+        return recognise(open_folder(path))
+    except SegZooError:  # what reads the data reports that better
+        return None
 
 
 def files_of(folder: Folder, kind: str) -> dict[str, str]:
