@@ -108,6 +108,10 @@ class DataOptions(Options):
     )
     ignore_index: int = option(255, "label of pixels that do not count", at_least=-_MAX_COUNT, at_most=_MAX_COUNT)
     train_val_split: float = option(0.15, "share set aside if there is no validation split", above=0, below=1)
+    train_val_groups: str | None = option(
+        None,
+        "what pictures that stay on one side share: a regular expression for their path, such as '(patient[0-9]+)_'",
+    )
     max_train_samples: int | None = option(None, "train on this many pictures only", above=0)
     max_eval_samples: int | None = option(None, "evaluate on this many pictures only", above=0)
     streaming: bool = option(False, "read the training data while training; needs a number of steps")

@@ -93,6 +93,7 @@ def load_pictures(options: RunOptions, recipe: Recipe, accelerator: Accelerator)
         train, evaluation = load_splits(
             source,
             train_val_split=options.train_val_split,
+            train_val_groups=options.train_val_groups,
             max_train_samples=options.max_train_samples,
             train_fraction=recipe.train_fraction,
             max_eval_samples=options.max_eval_samples,
