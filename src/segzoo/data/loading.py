@@ -20,6 +20,7 @@ from segzoo.data.facts import DATASETS, DatasetFacts
 from segzoo.data.folders import FileFolder, Folder, open_folder
 from segzoo.data.pairing import IMAGE_EXTENSIONS, SPLIT_NAMES, FileSource, PairingProblem, settle
 from segzoo.data.sources import EXTENSIONS, LAYOUTS, find_source
+from segzoo.data.tiling import check_tiling, refuse_tiling, tiled
 from segzoo.errors import SegZooError
 from segzoo.hub_names import hub_or_cache
 
@@ -115,9 +116,12 @@ def load_source(
     import datasets
 
     path = source.path
+    check_tiling(source)
     if _is_table(path):
+        refuse_tiling(source)
         loaded = tables.load_files(source)
     elif not path.exists():
+        refuse_tiling(source)
         loaded = tables.load_hub(source)
     else:
         with _annotations_named(path):
@@ -146,7 +150,9 @@ def _load_path(source: DataSource, strict: bool, on_problem: Callable[[PairingPr
     """Tables by split of a folder or file that exists; errors as in `load_source`."""
     path, found = source.path, _local_source(source)
     if not isinstance(found, Folder):
-        return settle(found.list_files(), str(path), strict=strict, on_problem=on_problem)
+        listing = tiled(found.list_files(), source)
+        return settle(listing, str(path), strict=strict, on_problem=on_problem)
+    refuse_tiling(source)
     if tables.is_saved(found):
         return tables.load_saved(source)
     if path.is_dir():

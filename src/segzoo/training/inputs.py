@@ -87,6 +87,8 @@ def load_pictures(options: RunOptions, recipe: Recipe, accelerator: Accelerator)
             streaming=options.streaming,
             image_column=options.image_column,
             label_column=options.label_column,
+            tile=options.tile,
+            tile_stride=options.tile_stride,
             cache_dir=options.cache_dir,
             token=options.hub_options["token"],
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 from segzoo.data.folders import Folder, open_folder
 from segzoo.errors import SegZooError
 from segzoo.images.archives import is_address, read_address
+from segzoo.regular_files import open_regular
 
 COCO, YOLO, LABELME, CVAT, LABEL_STUDIO = "coco", "yolo", "labelme", "cvat", "label_studio"
 YOLO_NAMES = ("classes.txt", "obj.names")
@@ -99,7 +100,7 @@ def kind_of(path: str, address: str) -> str | None:
     extension = os.path.splitext(name)[1]
     try:
         head, tail = _ends(address)
-    except OSError:
+    except (OSError, SegZooError):
         return None
     if extension == ".json":
         if b'"shapes"' in head and re.search(rb'"image(Path|Height|Width)"', head + tail):
@@ -122,7 +123,7 @@ def _ends(address: str) -> tuple[bytes, bytes]:
     if is_address(address):
         content = read_address(address)
         return content[:_HEAD], content[-_HEAD:]
-    with open(address, "rb") as file:
+    with open_regular(address) as file:
         head = file.read(_HEAD)
         file.seek(max(0, os.fstat(file.fileno()).st_size - _HEAD))
         return head, file.read(_HEAD)

@@ -116,6 +116,11 @@ KINDS: dict[str, Kind] = {
         "look at the pair with `segzoo data show`; the mask is taken as it is stored. Save the picture upright to be "
         "sure",
     ),
+    "large_picture": Kind(
+        NOTE,
+        "picture of so many pixels that reading it whole for each sample is slow and takes much memory",
+        "read TIFF files by windows: --tile 1024, in `segzoo train` and `segzoo evaluate` too",
+    ),
     "exif_rotation": Kind(NOTE, "picture with EXIF rotation"),
     # Handled.
     "palette_mask": Kind(NOTE, "palette mask: its indices are taken as class ids, not its colours"),
