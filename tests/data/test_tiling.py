@@ -11,6 +11,7 @@ from segzoo.data import Augmentation, DataSource, SegmentationDataset, build_tra
 from segzoo.data.decoding import decode_example
 from segzoo.data.loading import load_source
 from segzoo.errors import SegZooError
+from segzoo.evaluation.fingerprints import rows_fingerprint
 from segzoo.images.reading import decode_image, open_picture, read_header
 from segzoo.images.windows import window_address, windows_of
 
@@ -70,6 +71,14 @@ def test_overlapping_windows_reach_the_edges():
             seen[top : top + height, left : left + width] += 1
         assert seen.min() >= 1 and len(windows) == len(set(windows))
         assert all(height == 32 or top + height == size for top, _, height, _ in windows)
+
+
+def test_a_changed_file_makes_other_data(scene, rng):
+    """So that scores of two files are not mixed in an evaluation that goes on; so does another size of tiles."""
+    before = rows_fingerprint(rows(scene, tile=32))
+    assert rows_fingerprint(rows(scene, tile=32)) == before != rows_fingerprint(rows(scene, tile=50))
+    write_tiff(scene / "images" / "train" / "a.tif", rng.integers(0, 9, (5, HEIGHT, WIDTH), dtype=np.uint16))
+    assert rows_fingerprint(rows(scene, tile=32)) != before
 
 
 def test_training_samples_and_names(scene):

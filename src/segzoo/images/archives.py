@@ -49,6 +49,14 @@ def plain_path(address: str) -> str:
     return os.fsdecode(urllib.parse.unquote_to_bytes(address.removeprefix(_BYTES)))
 
 
+def file_of(address: str) -> str:
+    """The path of the file on a disk that an address names a part of: an archive, or a file that is read by windows;
+    other paths and addresses stay."""
+    if is_window(address):
+        return plain_path(split_window(address)[0])
+    return plain_path(address).rpartition("::")[2]
+
+
 def is_address(path: str) -> bool:
     """Whether a path is an address such as zip://..., hf://... or https://..., not a file on a disk."""
     return _ADDRESS.match(path) is not None
