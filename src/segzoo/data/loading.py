@@ -18,6 +18,7 @@ from segzoo.data.annotations.recognition import recognise_path
 from segzoo.data.data_source import DataSource
 from segzoo.data.facts import DATASETS, DatasetFacts
 from segzoo.data.folders import FileFolder, Folder, open_folder
+from segzoo.data.label_encodings import palette_encoding
 from segzoo.data.pairing import IMAGE_EXTENSIONS, SPLIT_NAMES, FileSource, PairingProblem, settle
 from segzoo.data.prepared import prepared_facts
 from segzoo.data.sources import EXTENSIONS, LAYOUTS, find_source
@@ -26,7 +27,7 @@ from segzoo.errors import SegZooError
 from segzoo.hub_names import hub_or_cache
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict, IterableDatasetDict
+    from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 __all__ = [
     "IMAGE_EXTENSIONS",
@@ -127,12 +128,25 @@ def load_source(
     else:
         with _annotations_named(path):
             loaded = _load_path(source, strict, on_problem)
+    if source.palette is not None:
+        loaded = {split: _in_colours(rows, source) for split, rows in loaded.items()}
     if not source.streaming:
         return datasets.DatasetDict(loaded)
     for split, rows in loaded.items():
         if isinstance(rows, datasets.Dataset):  # in parts, whose order varies beyond the reach of the shuffle buffer
             loaded[split] = rows.to_iterable_dataset(num_shards=min(_STREAM_PARTS, len(rows)))
     return datasets.IterableDatasetDict(loaded)
+
+
+def _in_colours(rows: Dataset | IterableDataset, source: DataSource) -> Dataset:
+    """The rows, whose masks are written in the colours of the source's palette."""
+    import datasets
+
+    if not isinstance(rows, datasets.Dataset):
+        raise SegZooError(f"--palette is for tables and folders, not for the stream {source}; leave out --streaming")
+    if "label_encoding" in rows.column_names:  # of a layout whose colours are known; the user knows better
+        rows = rows.remove_columns("label_encoding")
+    return rows.add_column("label_encoding", [palette_encoding(source.palette).name] * len(rows))
 
 
 @contextmanager

@@ -97,6 +97,9 @@ class DataOptions(Options):
     dataset_config_name: str | None = option(None, "configuration of a Hub data set")
     image_column: str | None = option(None, "column of the pictures, if its name is unusual")
     label_column: str | None = option(None, "column of the masks, if its name is unusual")
+    palette: str | None = option(
+        None, "masks are painted in the colours of this file: name, r, g, b as JSON, CSV or TXT"
+    )
     tile: int | None = option(None, "read large TIFF files by windows of so many pixels", at_least=1, at_most=MAX_SIZE)
     tile_stride: int | None = option(
         None, "pixels from one window to the next (default: --tile)", at_least=1, at_most=MAX_SIZE
