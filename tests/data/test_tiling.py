@@ -1,5 +1,6 @@
 """Large GeoTIFF files are trained and evaluated by windows, without being cut and in little memory."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,12 @@ def test_a_float_file_and_one_of_another_layout(tmp_path, rng):
 def test_options_that_make_no_sense(scene, options, words):
     with pytest.raises(SegZooError, match=words):
         rows(scene, **options)
+
+
+def test_the_library_is_missing(scene, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    with pytest.raises(SegZooError, match=r'pip install "segzoo\[geo\]"'):
+        rows(scene, tile=8)
 
 
 def test_files_that_have_no_windows(scene, make_folder, tmp_path_factory, rng):

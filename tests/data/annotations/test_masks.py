@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import zipfile
 
 import numpy as np
@@ -305,6 +306,12 @@ def test_classes_that_are_not_there(export, target, capsys):
         "none of the classes background, Road is in the annotations, which have road, roof" in capsys.readouterr().err
     )
     assert masks(export, target, "--ignored", "dog") == 1 and "no such class" in capsys.readouterr().err
+
+
+def test_the_library_is_missing(export, target, capsys, monkeypatch):
+    write_yolo(export, lines=["0 0 0 0.5 0 0.5 0.5"])
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    assert masks(export, target) == 1 and 'pip install "segzoo[formats]"' in capsys.readouterr().err
 
 
 def test_formats_that_are_exported_once_more(export, target, capsys):
