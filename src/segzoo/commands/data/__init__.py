@@ -1,4 +1,4 @@
-"""Check a data set for everything that breaks a training, look at its pictures, make masks of annotations."""
+"""Check a data set for what breaks a training, show its pictures, make masks of outlines."""
 
 # Each action is a module of this package, with a one-line docstring (its help line), EPILOG, add_arguments(parser) and
 # run(args) -> int (the exit status).
