@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from segzoo import SegZooError, zoo
+from segzoo.conversion.plan import build_without_weights
+from segzoo.conversion.translate import translate_config
+from segzoo.training.optimization import kinds_of_parameters, parameter_groups
 from segzoo.training.recipes.original.derive import derive_recipe, read_training_config
 from segzoo.training.recipes.recipe import Recipe, load_recipe
 
@@ -78,7 +81,7 @@ train_pipeline = [
     dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
     dict(type='RandomFlip', prob=0.25), dict(type='RandomRotate', prob=1, degree=10), dict(type='PackSegInputs')]
 model = dict(decode_head=dict(loss_decode=dict(type='OhemCrossEntropy', thres=0.8, min_kept=1000)))
-optim_wrapper = dict(type='AmpOptimWrapper', dtype='bfloat16', accumulative_counts=2, clip_grad=dict(max_norm=0.5),
+optim_wrapper = dict(type='AmpOptimWrapper', dtype='bfloat16', accumulative_counts=2, clip_grad=dict(_delete_=True, max_norm=0.5),
                      paramwise_cfg=dict(custom_keys=dict(head=dict(lr_mult=10.0)), norm_decay_mult=0.0))
 custom_hooks = [dict(type='EMAHook', momentum=0.001), dict(type='Strange')]
 param_scheduler = [
@@ -118,11 +121,16 @@ unknown_call = open('/etc/passwd')
         ema_decay=0.999,
     )
     assert derived.recipe == expected
-    assert (
-        derived.recipe.no_decay == ("norms",)
-        and derived.recipe.parameter_rules == ({"match": r"^(decode|auxiliary)_heads\."},)
-        or derived.recipe.parameter_rules
-    ), "norms of the heads decay, whose key comes first"
+    # Names with "head" come before norms: those of the heads decay.
+    model = build_without_weights(translate_config(read_training_config(file)).config)
+    options = {key: getattr(expected, key) for key in ("no_decay", "head_lr_multiplier", "parameter_rules")}
+    groups = parameter_groups(model, learning_rate=1.0, weight_decay=1.0, **options)
+    found = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    kinds = kinds_of_parameters(model)
+    for key, parameter in model.named_parameters():
+        in_head = not key.startswith("backbone")
+        wanted = (10.0 if in_head else 1.0, 0.0 if "norms" in kinds[key] and not in_head else 1.0)
+        assert found[id(parameter)] == wanted, key
     reasons = dict(derived.left_out)
     assert "begins at step 1500" in reasons["param_scheduler[1].begin"]
     assert "RandomRotate" in reasons["train_pipeline[5]"] and "Strange" in reasons["custom_hooks[1]"]

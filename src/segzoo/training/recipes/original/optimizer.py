@@ -122,7 +122,8 @@ def _wrapper(wrapper: Mapping[str, Any], findings: Findings) -> int:
         findings.take("optim_wrapper.type", mixed_precision="bf16" if dtype == "bfloat16" else "fp16")
     elif kind != "OptimWrapper":
         findings.leave("optim_wrapper.type", f"{kind} is not known")
-    _clip(options.take("clip_grad", None), "optim_wrapper.clip_grad", findings)
+    with findings.reading("optim_wrapper.clip_grad"):
+        _clip(options.take("clip_grad", None), "optim_wrapper.clip_grad", findings)
     passes = options.take("accumulative_counts", 1)
     findings.leave_rest(options)
     return passes
@@ -142,7 +143,8 @@ def _hooks(config: Mapping[str, Any], findings: Findings) -> int:
     )
     if hook.get("use_fp16"):
         findings.take("optimizer_config.use_fp16", mixed_precision="fp16")
-    _clip(options.take("grad_clip", None), "optimizer_config.grad_clip", findings)
+    with findings.reading("optimizer_config.grad_clip"):
+        _clip(options.take("grad_clip", None), "optimizer_config.grad_clip", findings)
     passes = options.take("cumulative_iters", hook.get("update_interval", 1))
     findings.leave_rest(options)
     return passes
