@@ -28,12 +28,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from segzoo import SegZooForSemanticSegmentation, zoo
 from segzoo.conversion.translate import refusal
 from segzoo.measuring import (
-    Logits,
     Run,
     Way,
     added_memory,
@@ -93,6 +92,18 @@ def tensorrt(model: SegZooForSemanticSegmentation, picture: Tensor) -> Run:
     model, picture = Logits(model.fuse().half()), picture.half()
     engine = torch_tensorrt.compile(model, ir="dynamo", inputs=[picture], enabled_precisions={torch.half})
     return lambda: engine(picture)
+
+
+class Logits(nn.Module):
+    """A model with a tensor as output."""
+
+    def __init__(self, model: SegZooForSemanticSegmentation) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """The logits (batch, num_labels, height, width), at the head's resolution."""
+        return self.model(pixel_values).logits
 
 
 def of_eager(device: str, **options: bool) -> Way:

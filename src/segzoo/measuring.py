@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from segzoo.errors import SegZooError
 from segzoo.inference.faster import faster_on_cpu, in_memory_format
@@ -194,18 +194,6 @@ def exported(model: PreTrainedModel, pixel_values: Tensor, folder: Path) -> Path
 
     batch, _, height, width = pixel_values.shape
     return export_model(model, folder / "model.onnx", ExportOptions(size=(height, width), batch=batch)).path
-
-
-class Logits(nn.Module):
-    """A model with a tensor as output."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """The logits (batch, num_labels, height, width), at the head's resolution."""
-        return self.model(pixel_values).logits
 
 
 USUAL_WAYS = {
