@@ -35,10 +35,10 @@ CSS = """
 footer { display: none !important; }
 .segzoo-areas { max-height: 28rem; overflow-y: auto; }
 #picture img, #overlay img { width: 100%; height: 100%; object-fit: contain; }
-.segzoo-areas table, .segzoo-areas th, .segzoo-areas td { border: none !important; }
+.segzoo-areas :is(table, thead, tbody, tr, th, td) { border: none !important; }
 .segzoo-areas table { width: 100%; border-collapse: collapse; font-size: 0.95rem; }
-.segzoo-areas th { text-align: left; font-weight: 600; padding: 0.35rem 0.5rem; border-bottom: 2px solid var(--border-color-primary) !important; }
-.segzoo-areas td { padding: 0.35rem 0.5rem; border-bottom: 1px solid var(--border-color-primary) !important; }
+.segzoo-areas table th { text-align: left; font-weight: 600; padding: 0.35rem 0.5rem; border-bottom: 2px solid var(--border-color-primary) !important; }
+.segzoo-areas table td { padding: 0.35rem 0.5rem; border-bottom: 1px solid var(--border-color-primary) !important; }
 .segzoo-areas .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .segzoo-areas .swatch { display: inline-block; width: 1em; height: 1em; border-radius: 0.2em; border: 1px solid #8888; vertical-align: -0.12em; }
 .segzoo-areas .bar { height: 0.5rem; border-radius: 0.25rem; min-width: 2px; }

@@ -19,6 +19,7 @@ def test_without_gradio_the_extra_is_named(tmp_path, capsys, monkeypatch):
     torch.manual_seed(0)
     model = SegZooForSemanticSegmentation(SegZooConfig.tiny())
     folder = save_model_folder(model, SegZooImageProcessor(), tmp_path / "tiny")
+    capsys.readouterr()
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(["demo", str(folder), "--device", "cpu"]) == 1
     error = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Measure a model on this machine: pictures per second, latency and memory, in several ways to run it."""
+"""Measure pictures per second, latency and memory of a model on this machine."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     device = args.device or default_device()
     kind = _kind(device)
     keep_freed_memory()  # as segzoo predict does
-    model, size = _model(args, device)
+    model, size, released = _model(args, device)
     dtypes = args.dtype or ["float32", *(["bfloat16"] if kind == "cuda" or (kind == "cpu" and has_bfloat16()) else [])]
     threads = args.threads or [torch.get_num_threads()]
     weights = [*model.parameters(), *model.buffers()]
@@ -100,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
         "model": args.model,
         "device": device if kind == "cpu" else f"{device} ({_gpu_name(device)})",
         "machine": machine(),
+        "random_weights": released,
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "weight_bytes": sum(weight.numel() * weight.element_size() for weight in weights),
         "results": [],
@@ -109,7 +110,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         if not args.json:
             print_text(line_text(f"{args.model} on {facts['device']}: {facts['machine']}"))
-            print_text(f"{facts['parameters'] / 1e6:.1f} M parameters, {facts['weight_bytes'] / 1e6:.0f} MB")
+            print_text(
+                f"{facts['parameters'] / 1e6:.1f} M parameters, {facts['weight_bytes'] / 1e6:.0f} MB{', random' if released else ''}"
+            )
             print_text(table.head())
         for count, pixels, batch in itertools.product(threads, args.size or [size], args.batch):
             torch.set_num_threads(count)
@@ -157,8 +160,8 @@ def _gpu_name(device: str) -> str:
     return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else "accelerator"
 
 
-def _model(args: argparse.Namespace, device: str) -> tuple[PreTrainedModel, Size]:
-    """The model in float32 on a device, and the size that it is used at."""
+def _model(args: argparse.Namespace, device: str) -> tuple[PreTrainedModel, Size, bool]:
+    """The model in float32 on a device, the size that it is used at, and whether its weights are random."""
     from segzoo import zoo
     from segzoo.inference.options import load_from_options
     from segzoo.inference.settings import fixed_input_size
@@ -169,11 +172,11 @@ def _model(args: argparse.Namespace, device: str) -> tuple[PreTrainedModel, Size
         settings = processor.to_dict()
         if window := getattr(model.config, "window_size", None):
             settings["window_size"] = window
-        return model.float(), fixed_input_size(model.config) or usual_size(settings)
+        return model.float(), fixed_input_size(model.config) or usual_size(settings), False
     row = zoo.find(args.model)
     model = released_model(row.name)
     size = tuple(model.config.window_size or row.crop or (512, 512))
-    return model.to(device), size
+    return model.to(device), size, True
 
 
 def _measured(

@@ -330,6 +330,8 @@ def _row_lines(row: zoo.ZooRow, facts: dict[str, Any]) -> list[tuple[str, str]]:
     lines.append(
         ("converts", f"segzoo convert {row.name} --output DIR" if facts["converts"] else f"no: {facts['why_not']}")
     )
+    if facts["counted"]:
+        lines.append(("try", f"segzoo benchmark {row.name} (how fast its architecture is here)"))
     for title, url, size, sha256 in (
         ("checkpoint", row.url, row.size_bytes, row.sha256_start),
         ("second file", row.decoder_url, row.decoder_size_bytes, row.decoder_sha256),
@@ -353,7 +355,8 @@ def _folder_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(("test", facts["test"]))
     if facts["size_bytes"]:
         lines.append(("weights", f"{facts['size_bytes'] / 1e6:.1f} MB"))
-    return lines + _count_lines(facts["counted"])
+    tries = f"segzoo benchmark {facts['name']} (how fast it is here), segzoo demo {facts['name']} (a page to try it)"
+    return [*lines, *_count_lines(facts["counted"]), ("try", tries)]
 
 
 def _count_lines(counted: dict[str, Any]) -> list[tuple[str, str]]:

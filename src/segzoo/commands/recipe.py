@@ -1,4 +1,4 @@
-"""Make a recipe for `segzoo train` out of a training config of mmsegmentation, which is read and never executed."""
+"""Turn a training config of mmsegmentation into a recipe for segzoo train."""
 
 from __future__ import annotations
 
