@@ -67,6 +67,24 @@ def test_all_released_trainings_give_their_recipes():
         check_row(name)
 
 
+def test_the_model_as_options():
+    """A variant that differs in an epsilon is the nearest, and the difference is told."""
+    derived = derive_recipe(config_of(FEW[6]), name=FEW[6])
+    assert derived.flags[:8] == [
+        "--dataset_name",
+        "DATA",
+        "--classes",
+        "ade20k",
+        "--backbone",
+        "mit_b0",
+        "--head",
+        "segformer",
+    ]
+    assert "patch_norm_eps=1e-06" in dict(derived.left_out)["model.backbone"]
+    derived = derive_recipe(config_of(FEW[1]), name=FEW[1])
+    assert derived.flags[4:8] == ["--backbone", "cgnet_m3n21", "--head", "fcn"]
+
+
 def test_a_config_of_1x(tmp_path):
     """What is taken, what is left out and why, and the options of the model."""
     file = tmp_path / "pspnet_8xb2-80k.py"

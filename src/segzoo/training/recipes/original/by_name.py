@@ -32,6 +32,7 @@ LAYER_DECAYS = (
 
 _CUSTOM = "CustomLayerDecayOptimizerConstructor"
 _CUSTOM_WITHOUT_DECAY = ("relative_position", "norm", "sampling_offsets")
+_COMPONENTS = ("backbone.", "neck.", "decode_heads.", "auxiliary_heads.")
 _MOST_KINDS, _MOST_RULES = 3, 12
 _NORM_TYPES = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm)
 
@@ -140,18 +141,11 @@ def options_of(wanted: Mapping[NamedParameter, Factors]) -> dict[str, Any] | Non
             for p, f in wanted.items()
             if f != (factor if p.in_head else 1.0, 0.0 if p.kinds.intersection(kinds) else 1.0)
         }
-        rules = _rules_by_place(others, wanted)
-        if rules is None:
-            continue
-        if best is None or len(rules) < len(best[2]):
-            best = (kinds, factor, rules)
-        if not rules:
-            break
-    if best is None or len(best[2]) > 2:
-        # The keys themselves say it better than many places do.
-        rules = _rules_by_component(wanted)
+        rules = _rules(others, wanted)
         if rules is not None and (best is None or len(rules) < len(best[2])):
-            best = ((), 1.0, rules)
+            best = (kinds, factor, rules)
+        if rules == []:
+            break
     if best is None:
         return None
     return {"no_decay": list(best[0]), "head_lr_multiplier": best[1], "parameter_rules": best[2]}
@@ -167,41 +161,33 @@ def _head_factors(wanted: Mapping[NamedParameter, Factors]) -> list[float]:
     return [factor for factor, _ in found.most_common() if factor > 0] or [1.0]
 
 
-def _rules_by_place(
+def _rules(
     others: Mapping[NamedParameter, Factors], wanted: Mapping[NamedParameter, Factors]
 ) -> list[dict[str, Any]] | None:
-    """A rule for each place in the model, with any number in place of its numbers; None if there are too many or they meet others."""
-    places: dict[str, Factors] = {}
-    for parameter, factors in others.items():
-        parts = parameter.native.rpartition(".")[0].split(".")
-        place = "^" + r"\.".join(r"\d+" if part.isdecimal() else re.escape(part) for part in parts) + r"\."
-        if places.setdefault(place, factors) != factors or len(places) > _MOST_RULES:
-            return None
-    rules = [_rule(place, factors) for place, factors in places.items()]
-    return rules if _gives(rules, others, wanted) else None
+    """Rules that give some parameters their factors, and no other parameter anything else; None if they are too many.
 
+    A component most of which is to have rules gets one for all of it, the last; before it, and elsewhere, there is one for each place in the
+    model, with any number in place of its numbers.
 
-def _rules_by_component(wanted: Mapping[NamedParameter, Factors]) -> list[dict[str, Any]] | None:
-    """For each component its usual factors last, and before them the names of what differs; None if that does not give all."""
-    rules, last = [], []
-    for start in ("backbone.", "neck.", "decode_heads.", "auxiliary_heads."):
+    Args:
+        others: the parameters that need rules.
+        wanted: the factors of all.
+    """
+    whole, places = [], {}
+    for start in _COMPONENTS:
         members = {p: f for p, f in wanted.items() if p.native.startswith(start)}
-        if not members:
-            continue
-        usual = Counter(members.values()).most_common(1)[0][0]
-        for factors in dict.fromkeys(f for f in members.values() if f != usual):
-            names = dict.fromkeys(_last_module(p.native) for p, f in members.items() if f == factors)
-            rules.append(_rule(rf"^{start[:-1]}\..*\b({'|'.join(names)})(\.|$)", factors))
-        if usual != (1.0, 1.0):
-            last.append(_rule(rf"^{start[:-1]}\.", usual))
-    rules += last
-    return rules if len(rules) <= _MOST_RULES and _gives(rules, wanted, wanted) else None
-
-
-def _last_module(name: str) -> str:
-    """The last part of a parameter's name that says what it is: of a layer its name, else its own."""
-    parts = [part for part in name.split(".") if not part.isdecimal()]
-    return re.escape(parts[-2] if parts[-1] in ("weight", "bias") and len(parts) > 1 else parts[-1])
+        left = {p: f for p, f in members.items() if p in others}
+        if 2 * len(left) > len(members):
+            usual = Counter(members.values()).most_common(1)[0][0]
+            whole.append(_rule("^" + re.escape(start), usual))
+            left = {p: f for p, f in members.items() if f != usual}
+        for parameter, factors in left.items():
+            parts = parameter.native.rpartition(".")[0].split(".")
+            place = "^" + r"\.".join(r"\d+" if part.isdecimal() else re.escape(part) for part in parts) + r"\."
+            if places.setdefault(place, factors) != factors or len(places) > _MOST_RULES:
+                return None
+    rules = [_rule(place, factors) for place, factors in places.items()] + whole
+    return rules if _gives(rules, others, wanted) else None
 
 
 def _rule(match: str, factors: Factors) -> dict[str, Any]:
@@ -214,20 +200,16 @@ def _rule(match: str, factors: Factors) -> dict[str, Any]:
 
 def _gives(
     rules: Iterable[Mapping[str, Any]],
-    members: Mapping[NamedParameter, Factors],
+    others: Mapping[NamedParameter, Factors],
     wanted: Mapping[NamedParameter, Factors],
 ) -> bool:
-    """Whether the first rule that matches gives each member its factors, and no rule gives others to anything else."""
+    """Whether the first rule that matches is right for each parameter, and each of ``others`` has one."""
     compiled = [
         (re.compile(rule["match"]), (rule.get("lr_multiplier", 1.0), rule.get("decay_multiplier", 1.0)))
         for rule in rules
     ]
     for parameter, factors in wanted.items():
         found = next((given for match, given in compiled if match.search(parameter.native)), None)
-        if found is None:
-            # Without a rule the kinds decide, which is right for all but the members; those are (1, 1) where all are members.
-            if parameter in members and not (members is wanted and factors == (1.0, 1.0)):
-                return False
-        elif found != factors:
+        if found != factors and (found is not None or parameter in others):
             return False
     return True

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from transformers import PreTrainedConfig
+
 from segzoo.auto import backbone_variants
 from segzoo.conversion.translation import Translation
 from segzoo.heads.base import HeadConfig
@@ -13,6 +15,7 @@ from segzoo.losses import CrossEntropyLoss
 from segzoo.training.recipes.original.findings import Findings, part_of
 
 _USUAL_AUXILIARY = [CrossEntropyLoss(weight=0.4).to_dict()]
+_NO_WEIGHTS = ("_eps", "dropout")  # endings of options that change no weights
 _NO_SHAPE = ("drop_path_rate", "out_features", "out_indices", "stage_names", "norm_eval", "frozen_stages")
 
 
@@ -64,12 +67,14 @@ def model_flags(translation: Translation, findings: Findings) -> list[str]:
     What differs from the original's model is left out with a reason.
     """
     config = translation.config
-    flags = ["--backbone", _variant(config.backbone_config) or "BACKBONE"]
-    if flags[1] == "BACKBONE":
-        kind = config.backbone_config.model_type.removeprefix("segzoo_")
-        findings.leave(
-            "model.backbone", f"no variant of {kind} has its shape (segzoo list --backbones {kind}); choose one"
-        )
+    kind = config.backbone_config.model_type.removeprefix("segzoo_")
+    variant, others = _variant(config.backbone_config)
+    if variant is None:
+        why = f"no variant of {kind} has its shape (segzoo list --backbones {kind}); choose one"
+        findings.leave("model.backbone", why)
+    elif others:
+        findings.leave("model.backbone", f"a new {variant} has its usual options, and not {others}")
+    flags = ["--backbone", variant or "BACKBONE"]
     head = config.decode_head_configs[-1]
     name = head.model_type.removeprefix("segzoo_").removesuffix("_head")
     flags += ["--head", name]
@@ -106,17 +111,19 @@ def _other_options(head: HeadConfig) -> str:
     return ", ".join(f"{key}={value!r:.40}" for key, value in found.items())
 
 
-def _variant(backbone: Any) -> str | None:
-    """The name of the variant with the shape of a backbone config; None if there is none."""
-    wanted = _shape(backbone)
+def _variant(backbone: PreTrainedConfig) -> tuple[str | None, str]:
+    """The name of the variant with the shape of a backbone config, None if there is none, and what differs besides the shape, as text."""
+    wanted, found = _shape(backbone), []
     for name, registration in backbone_variants().items():
-        if (
-            registration.config.model_type == backbone.model_type
-            and _shape(registration.variant_config(name)) == wanted
-        ):
-            return name
-    return None
+        if registration.config.model_type != backbone.model_type:
+            continue
+        usual = _shape(registration.variant_config(name))
+        apart = {key: value for key, value in wanted.items() if usual.get(key) != value}
+        if all(key.endswith(_NO_WEIGHTS) for key in apart):
+            found.append((len(apart), name, ", ".join(f"{key}={value}" for key, value in apart.items())))
+    _, name, others = min(found, default=(0, None, ""))
+    return name, others
 
 
-def _shape(config: Any) -> dict[str, Any]:
+def _shape(config: PreTrainedConfig) -> dict[str, Any]:
     return {key: value for key, value in config.to_dict().items() if key not in _NO_SHAPE}

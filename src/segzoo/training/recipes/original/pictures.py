@@ -93,9 +93,10 @@ def _step(options: Options, kind: str, findings: Findings) -> None:
 
 def _resize(options: Options, findings: Findings) -> None:
     place = options.where
+    # By default 0.x keeps a picture's shape, and 1.x does not.
+    keep, ratios = options.take("keep_ratio", "img_scale" in options), options.take("ratio_range", None)
     scale = options.take("scale", None)
     scale = options.take("img_scale", None) if scale is None else scale
-    keep, ratios = options.take("keep_ratio", True), options.take("ratio_range", None)
     mode = options.take("multiscale_mode", "range")
     options.ignore("interpolation", "backend", "resize_type", "override")
     low, high = ratios or (1.0, 1.0)
@@ -143,6 +144,9 @@ def test_fields(config: Mapping[str, Any], translation: Translation, findings: F
             found, keep = [size["height"], size["width"]], False
         else:
             found, keep = [size[name] for name in ("shortest_edge", "longest_edge") if size.get(name)], True
+        edges, before = findings.fields.get("scale_edges"), findings.fields.get("scale_size")
+        if edges and keep and before is not None and before[1:] == found[1:]:
+            findings.take("test pipeline", scale_size=found)  # training draws from the edges
         if keep == findings.fields.get("keep_ratio", True) and found and found != findings.fields.get("scale_size"):
             given = findings.fields.get("scale_size") is None
             findings.take("test pipeline", **{"scale_size" if given else "eval_scale_size": found})
