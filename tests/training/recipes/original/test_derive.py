@@ -196,3 +196,29 @@ def test_a_config_without_its_schedule_is_refused(tmp_path):
     file.write_text("_base_ = ['../_base_/schedules/schedule_80k.py']\nmodel = dict(type='EncoderDecoder')\n")
     with pytest.raises(SegZooError, match="no optimizer: its base files"):
         derive_recipe(read_training_config(file), name="mine")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimizer": {"type": "AdamW"}},
+        {"optimizer": {"type": "AdamW", "lr": 0.1, "betas": 3}},
+        {"optimizer": {"type": "SGD", "lr": "fast"}},
+        {"optimizer": {"type": "SGD", "lr": 0.1, "paramwise_cfg": {"custom_keys": {"head": 3}}}},
+        {"lr_config": {"policy": "step", "step": 1, "by_epoch": False}},
+        {"lr_config": {"policy": "step", "step": 0, "by_epoch": False}},
+        {"lr_config": 3},
+        {"runner": {"max_iters": "many"}},
+        {"data": {"samples_per_gpu": [2]}},
+        {"train_pipeline": [3, {"type": "Resize", "img_scale": 7}, {"type": "RandomCrop"}]},
+        {"custom_hooks": [3]},
+    ],
+)
+def test_odd_values_are_left_out_or_refused_in_a_line(change):
+    config = config_of(FEW[0]) | change
+    try:
+        derived = derive_recipe(config, name="odd")
+    except SegZooError as error:
+        assert "\n" not in str(error)
+    else:
+        assert derived.left_out

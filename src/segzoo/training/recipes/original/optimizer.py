@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from segzoo.conversion.options import Options, type_name
+from segzoo.conversion.options import Options, type_name, values_that_fit
 from segzoo.conversion.plan import build_without_weights
 from segzoo.conversion.translation import Translation
 from segzoo.errors import SegZooError
@@ -44,7 +44,8 @@ def optimizer_fields(config: Mapping[str, Any], translation: Translation | None,
     if wrapper is not None:
         constructor = wrapper.get("constructor", constructor)
         settings = wrapper.get("paramwise_cfg", settings)
-    _optimizer(options, type_name(optimizer, place), findings)
+    with values_that_fit(place):
+        _optimizer(options, type_name(optimizer, place), findings)
     where = "paramwise_cfg" if wrapper is None else "optim_wrapper.paramwise_cfg"
     with findings.reading(where):
         _groups(dict(settings or {}), constructor and constructor.rpartition(".")[2], translation, findings, where)

@@ -9,6 +9,7 @@ from typing import Any
 from segzoo.conversion.options import Options, type_name
 from segzoo.training.recipes.original.findings import Findings, part_of
 
+_MOST_STEPS = 1000
 _NAMED_BATCH = r"(?<![0-9])(\d{1,2})xb(\d{1,2})(?![0-9])"  # GPUs and pictures on each, as configs of 1.x are called
 _NAMED = _NAMED_BATCH.replace("xb", "xb?")
 
@@ -61,7 +62,7 @@ def _policy(options: Options, policy: Any, passes: int, findings: Findings) -> N
         steps = options.take("step")
         if isinstance(steps, int):
             last = findings.fields.get("max_train_steps", 0) * passes
-            steps = list(range(steps, last, steps))
+            steps = list(range(steps, last, steps)[:_MOST_STEPS])
         if by_epoch:
             findings.leave(
                 "lr_config.step", "it counts epochs, whose steps depend on the data; give --lr_steps yourself"
