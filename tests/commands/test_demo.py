@@ -15,6 +15,11 @@ def test_a_port_that_is_none_is_told_before_the_model_is_loaded(capsys):
     assert "--port 70000: ports are 1 to 65535" in capsys.readouterr().err
 
 
+def test_a_released_checkpoint_is_converted_first(capsys):
+    assert main(["demo", "fast_scnn_lr0.12_8x4_160k_cityscapes"]) == 1
+    assert "segzoo convert fast_scnn_lr0.12_8x4_160k_cityscapes --output DIR" in capsys.readouterr().err
+
+
 def test_without_gradio_the_extra_is_named(tmp_path, capsys, monkeypatch):
     torch.manual_seed(0)
     model = SegZooForSemanticSegmentation(SegZooConfig.tiny())

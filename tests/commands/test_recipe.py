@@ -21,7 +21,7 @@ def test_the_file_is_a_recipe(suffix, tmp_path, capsys):
     assert lines[-1].startswith(
         "start: segzoo train --dataset_name DATA --classes ade20k --backbone BACKBONE --head uper "
     )
-    assert lines[-1].endswith(f"--recipe_file {output} --output_dir OUT")
+    assert lines[-1].endswith(f"--recipe {output} --output_dir OUT")
     assert main(["recipe", str(CONFIG), "--output", str(output)]) == 1, "the file is there"
     assert "exists already" in capsys.readouterr().err
 

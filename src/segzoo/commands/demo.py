@@ -39,11 +39,17 @@ def run(args: argparse.Namespace) -> int:
 
     if args.port is not None and not 0 < args.port < 65536:
         raise SegZooError(f"--port {args.port}: ports are 1 to 65535")
+    from segzoo import zoo
     from segzoo.demo import Demo, build_page, serve
     from segzoo.inference.faster import faster_on_cpu
     from segzoo.inference.options import load_from_options
     from segzoo.measuring import default_device
 
+    if not Path(args.model).is_dir() and zoo.lookup(args.model) is not None:
+        raise SegZooError(
+            f"{args.model} is a released checkpoint, whose weights are no model folder yet: "
+            f"segzoo convert {args.model} --output DIR, then segzoo demo DIR"
+        )
     device = args.device or default_device()
     model, processor = load_from_options(args, device)
     name = Path(args.model).resolve().name if Path(args.model).is_dir() else args.model

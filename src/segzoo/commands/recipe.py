@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         print_text("left out:", stream=stream)
         for place, why in derived.left_out:
             print_text(line_text(f"  {place}: {shorten(why, _MOST)}"), stream=stream)
-    words = ["segzoo", "train", *derived.flags, "--recipe_file", args.output or "recipe.yaml", "--output_dir", "OUT"]
+    words = ["segzoo", "train", *derived.flags, "--recipe", args.output or "recipe.yaml", "--output_dir", "OUT"]
     print_text(line_text(f"start: {shlex.join(words)}"), stream=stream)
     return 0
 
@@ -80,4 +80,4 @@ def yaml_text(values: dict[str, object], config: str) -> str:
     import yaml
 
     text = yaml.safe_dump(values, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
-    return line_text(f"# of {Path(config).name}, by segzoo recipe; for segzoo train --recipe_file") + "\n" + text
+    return line_text(f"# of {Path(config).name}, by segzoo recipe; for segzoo train --recipe") + "\n" + text
