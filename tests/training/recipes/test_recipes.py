@@ -172,6 +172,14 @@ def test_a_changed_recipe_reads_back_equal(tmp_path):
     assert again == replace(recipe, learning_rate=1.0, source=again.source) and "learning_rate" in again.source
 
 
+def test_a_file_in_place_of_a_name(tmp_path):
+    file = tmp_path / "mine.yml"
+    file.write_text("learning_rate: 0.5\n")
+    assert resolve_recipe(str(file)) == resolve_recipe(file=file) and resolve_recipe(str(file)).learning_rate == 0.5
+    with pytest.raises(SegZooError, match="two recipe files"):
+        resolve_recipe(str(file), file)
+
+
 def test_a_file_may_start_from_a_row(tmp_path):
     file = tmp_path / "mine.yml"
     file.write_text("recipe: upernet_internimage_b_512_160k_ade20k\nmax_train_steps: 2000\n")
