@@ -32,6 +32,8 @@ UNREAD = {
     "DAFormerHead": {"norm_cfg"},  # its parts have their own
     "DPTHead": {"in_channels"},  # of which it reads the number alone
     "DetrTransformerDecoder": {"return_intermediate"},
+    # Of biases that this ViT does not have, of its pre-training, and of training.
+    "DinoVisionTransformer": {"mask_k_bias", "untie_global_and_local_cls_norm", "pos_embed_rope_rescale_coords"},
     "ERFNet": {"enc_non_bottleneck_channels", "dec_upsample_channels"},  # as above
     "InternViT6B": {"pretrain_size"},  # of the file of its pre-training
     "KernelUpdateHead": {"num_classes"},
