@@ -44,6 +44,8 @@ class MiTConfig(PatchPyramidConfig):
         patch_sizes: sides, in pixels of the stage's input, of the patches that become its tokens.
         strides: steps between these patches.
         reductions: how much coarser the grid is that patches attend to.
+        pooled_grid: side of the grid of averages that patches attend to instead, with a ReLU in front of the depthwise
+            convolutions; None for no such grid. It is 7 in the linear attention of PVT v2.
         mlp_ratios: hidden widths of the feed-forward parts, relative to ``channels``.
         qkv_bias: queries, keys and values have a bias.
         norm_eps: epsilon of the norms in front of the branches and after the stages.
@@ -67,6 +69,7 @@ class MiTConfig(PatchPyramidConfig):
     patch_sizes: Ints = (7, 3, 3, 3)
     strides: Ints = (4, 2, 2, 2)
     reductions: Ints = (8, 4, 2, 1)
+    pooled_grid: int | None = None
     mlp_ratios: list[float | int] | tuple[float | int, ...] = (4, 4, 4, 4)
     qkv_bias: bool = True
     norm_eps: float = 1e-6
@@ -92,10 +95,18 @@ class MiTConfig(PatchPyramidConfig):
 
 
 class MixFeedForward(nn.Module):
-    """Two linear layers over tokens, with a depthwise 3x3 convolution between them, from which positions are learned."""
+    """Two linear layers over tokens, with a depthwise 3x3 convolution between them, from which positions are learned.
 
-    def __init__(self, channels: int, hidden: int, dropout: float):
+    Args:
+        channels: width of the tokens.
+        hidden: width between the layers.
+        dropout: probability of dropping a value after the convolution and after the second layer, while training.
+        relu_first: a ReLU in front of the convolution.
+    """
+
+    def __init__(self, channels: int, hidden: int, dropout: float, *, relu_first: bool = False):
         super().__init__()
+        self.relu_first = relu_first
         self.fc1 = PointwiseLinear(channels, hidden)
         self.depthwise_conv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
         self.activation = nn.GELU()
@@ -104,7 +115,8 @@ class MixFeedForward(nn.Module):
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """Tokens (B, height * width, C) of a grid (height, width) -> tokens of the same shape."""
-        x = to_tokens(self.depthwise_conv(to_map(self.fc1(x), grid)))
+        x = self.fc1(x)
+        x = to_tokens(self.depthwise_conv(to_map(x.relu() if self.relu_first else x, grid)))
         return self.dropout(self.fc2(self.dropout(self.activation(x))))
 
 
@@ -127,11 +139,13 @@ class MiTBlock(GradientCheckpointingLayer):
             config.num_heads[stage],
             reduction=config.reductions[stage],
             norm_eps=config.patch_norm_eps,
+            pooled=config.pooled_grid,
             qkv_bias=config.qkv_bias,
             dropout=config.attention_dropout,
         )
         self.norm2 = nn.LayerNorm(channels, eps=config.norm_eps)
-        self.mlp = MixFeedForward(channels, int(channels * config.mlp_ratios[stage]), config.dropout)
+        hidden = int(channels * config.mlp_ratios[stage])
+        self.mlp = MixFeedForward(channels, hidden, config.dropout, relu_first=config.pooled_grid is not None)
         self.dropout = nn.Dropout(config.dropout)
         self.drop_path = DropPath(drop_path)
 
@@ -153,7 +167,7 @@ class MiTStage(nn.Module):
     def __init__(self, config: MiTConfig, stage: int, drop_paths: list[float]):
         super().__init__()
         channels, patch = config.channels[stage], config.patch_sizes[stage]
-        self.reduction = config.reductions[stage]
+        self.reduction = 1 if config.pooled_grid else config.reductions[stage]
         self.patch_embedding = nn.Conv2d(
             config.channels[stage - 1] if stage else config.num_channels,
             channels,

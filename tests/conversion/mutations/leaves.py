@@ -27,6 +27,7 @@ TRAINING = {
 SCALES = {"init_values", "layer_scale", "layer_scale_init_value"}
 # Options that the original class takes and never reads, or reads only beside others, by the type of their dict.
 UNREAD = {
+    "BNHead": {"norm_cfg"},  # its norm is always the same
     "BiSeNetV1": {"align_corners", "norm_cfg", "act_cfg", "conv_cfg"},
     "DATASET": {"imgSizes"},  # of which one is taken, where the original averages over all
     "DAFormerHead": {"norm_cfg"},  # its parts have their own

@@ -14,6 +14,7 @@ from segzoo.backbones.vit_adapter import ViTAdapterConfig
 from segzoo.conversion.keys import BackboneRule, Context, KeyRule, register
 from segzoo.conversion.layouts import Reshape, split
 from segzoo.conversion.options import Options
+from segzoo.conversion.rules.queries import part_of
 from segzoo.conversion.rules.vit_adapter import adapter_fields, branch_keys
 
 _ALIGNED = {"swiglu": 8, "swiglu32": 32, "swiglu64": 64, "swiglu128": 128}
@@ -74,7 +75,7 @@ def _vit(options: Options) -> PreTrainedConfig:
 def _translate(original: Mapping[str, Any], context: Context) -> ViTAdapterConfig:
     """Translates ``dict(type="DINOv3_Adapter", backbone=dict(...), ...)``, which reads from a frozen ViT."""
     options = Options(original, context.where)
-    vit = _vit(Options(options.take("backbone"), f"{context.where}.backbone"))
+    vit = _vit(part_of(options, "backbone", "DinoVisionTransformer"))
     options.ignore("pretrain_size", "init_values")  # of positions and injectors, which there are none of
     config = ViTAdapterConfig(
         vit_config=vit,
