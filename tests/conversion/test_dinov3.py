@@ -315,7 +315,8 @@ def test_vits_that_are_refused(change, message):
 
 def test_a_vit_without_gates():
     config = small_config()
-    config["model"]["backbone"]["backbone"] |= {"ffn_layer": "mlp", "ffn_ratio": 4}
+    config["model"]["backbone"]["backbone"] |= {"ffn_layer": "mlp", "ffn_ratio": 4, "norm_layer": "layernorm"}
     translation = translate_config(config)
+    assert translation.config.backbone_config.vit_config.layer_norm_eps == 1e-6
     keys = original_state_dict(build_without_weights(translation.config).state_dict(), translation.components)
     assert keys["backbone.backbone.blocks.3.mlp.fc1.weight"].shape == (256, 64)
