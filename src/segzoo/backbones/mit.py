@@ -8,13 +8,12 @@ https://arxiv.org/abs/2105.15203. The numbers are those of its authors' ``mit_b0
 
 from typing import Self
 
-import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from segzoo.auto import register_backbone
-from segzoo.backbones.base import Backbone, PatchPyramidConfig
+from segzoo.backbones.base import PatchPyramidBackbone, PatchPyramidConfig
 from segzoo.base import Ints
 from segzoo.errors import SegZooError
 from segzoo.layers import DropPath, PointwiseLinear, SpatialReductionAttention, to_map, to_tokens
@@ -194,7 +193,7 @@ class MiTStage(nn.Module):
         return to_map(self.norm(x), grid)
 
 
-class MiTBackbone(Backbone):
+class MiTBackbone(PatchPyramidBackbone):
     """Returns the maps of the stages that ``config.out_features`` names, from fine to coarse.
 
     ``pixel_values`` is (B, num_channels, H, W); the maps have strides 4, 8, 16 and 32. Unlike in Swin, the norm of a
@@ -214,14 +213,6 @@ class MiTBackbone(Backbone):
             self.stages.append(MiTStage(config, stage, [next(rates) for _ in range(depth)]))
         self.num_features = list(config.channels)
         self.post_init()
-
-    def features(self, pixel_values: Tensor) -> list[Tensor]:
-        # Tokens are channels-last; of images in this order the first convolution's map is too, and nothing is copied.
-        x, maps = pixel_values.contiguous(memory_format=torch.channels_last), []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        return maps
 
 
 register_backbone(MiTConfig, MiTBackbone, variants=VARIANTS)
