@@ -291,6 +291,10 @@ def test_two_files_become_the_published_model(files, capsys):
 
 def test_files_that_do_not_belong_together(files, capsys):
     folder, *_ = files
+    released = folder / "dinov3_vit7b16_ade20k_m2f_head-bf307cb1.pth"
+    released.symlink_to(folder / "head.pth")
+    assert main(["convert", str(folder / "vit.pth"), str(released), "--output", str(folder / "other")]) != 0
+    assert f"carries no config; its file name is that of {NAME}: try --name {NAME}" in capsys.readouterr().err
     vit, head, config = (str(folder / name) for name in ("vit.pth", "head.pth", "config.py"))
     for pair, message in (((head, vit), "the two files are swapped"), ((head, head), "belongs to a ViT of DINOv3")):
         assert main(["convert", *pair, "--config", config, "--output", str(folder / "other")]) != 0

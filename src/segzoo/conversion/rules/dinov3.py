@@ -35,14 +35,14 @@ def _vit(options: Options) -> PreTrainedConfig:
     options.expect("pos_embed_rope_max_period", None)
     options.expect("pos_embed_rope_normalize_coords", "separate")
     options.expect("pos_embed_rope_dtype", "fp32")
-    width, kind = options.take("embed_dim", 768), options.expect("ffn_layer", "mlp", *_ALIGNED)
+    width = options.take("embed_dim", 768)
+    kind = options.expect("ffn_layer", "mlp", "swiglu", "swiglu32", "swiglu64", "swiglu128")
     hidden = int(width * options.take("ffn_ratio", 4.0))
     if kind in _ALIGNED:
         hidden = -(-int(hidden * 2 / 3) // _ALIGNED[kind]) * _ALIGNED[kind]
     scale = options.take("layerscale_init", None)
     if not scale:
         raise options.error(f"layerscale_init={scale!r}: a ViT without learned scales is not supported")
-    mlp_bias = bool(options.take("ffn_bias", True))
     changes = ("shift", "jitter", "rescale")  # of positions, in training alone
     ranges = {f"pos_embed_{name}": options.take(f"pos_embed_rope_{name}_coords", None) for name in changes}
     config = AutoConfig.for_model(
@@ -56,13 +56,13 @@ def _vit(options: Options) -> PreTrainedConfig:
         num_attention_heads=options.take("num_heads", 12),
         hidden_act="gelu" if kind == "mlp" else "silu",
         use_gated_mlp=kind != "mlp",
-        layer_norm_eps=_NORM_EPS[options.expect("norm_layer", *_NORM_EPS)],
+        layer_norm_eps=_NORM_EPS[options.expect("norm_layer", "layernorm", "layernormbf16")],
         rope_theta=float(options.take("pos_embed_rope_base", 100.0)),
         query_bias=False,
         key_bias=False,
         value_bias=False,
         proj_bias=bool(options.take("proj_bias", True)),
-        mlp_bias=mlp_bias,
+        mlp_bias=bool(options.take("ffn_bias", True)),
         layerscale_value=float(scale),
         drop_path_rate=float(options.take("drop_path_rate", 0.0)),
         num_register_tokens=options.take("n_storage_tokens", 0),
