@@ -9,6 +9,7 @@ import numpy as np
 import PIL.Image
 
 from segzoo.data.label_encodings import LabelEncoding, label_encoding
+from segzoo.data.mapped_labels import split_encoding
 from segzoo.errors import SegZooError
 from segzoo.images.masks import class_ids
 from segzoo.images.reading import CorruptImageError, Picture, decode_image, open_picture, upright
@@ -75,6 +76,7 @@ def decode_pair(
         SegZooError: the mask does not hold class ids, or the sizes differ; the message names the files.
     """
     picture = mask = opened = None
+    encoding, mapped = split_encoding(encoding)
     if image is not None:
         opened = open_picture(image, name=image_name)
         image_name = opened.name
@@ -87,6 +89,8 @@ def decode_pair(
         if orientation == 1 and opened is not None and stored.stored_size != picture.shape[:2]:
             orientation = opened.orientation if stored.stored_size == opened.stored_size else 1
         ids = _decoded_ids(stored, None if encoding is None else label_encoding(encoding), on_note)
+        if mapped is not None:
+            ids = mapped.apply(ids, label_name)
         mask = upright(ids, orientation)
     if picture is not None and mask is not None and picture.shape[:2] != mask.shape:
         raise SegZooError(

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from segzoo.data.loading import DataSource, load_source
+from segzoo.data.mixture import repeated
 from segzoo.data.rows import undecoded
 from segzoo.errors import SegZooError
 
@@ -71,6 +72,7 @@ def load_splits(
             raise SegZooError(f"{source} has no validation split and too few pictures to set some aside")
         parts = train_rows.train_test_split(test_size=train_val_split, seed=seed)
         train_rows, eval_rows = parts["train"], parts["test"]
+    train_rows = repeated(train_rows)
     counts = [max_train_samples]
     if train_fraction is not None and train_rows is not None:
         counts.append(max(1, int(len(train_rows) * train_fraction)))

@@ -266,12 +266,17 @@ class RunOptions(RunningOptions, BatchOptions, DataOptions, ModelSource):
 
         Raises:
             SegZooError: with streaming, whose length is unknown, the recipe has no number of steps, or evaluations or
-                checkpoints are due every epoch; or checkpoints are to leave out a backbone that is trained.
+                checkpoints are due every epoch, or the classes have to be counted; or checkpoints are to leave out a backbone that is trained.
         """
         if self.save_trained_only and not recipe.freeze_backbone:
             self.refuse("save_trained_only goes with --freeze_backbone; all of this model is trained")
         if self.streaming and recipe.max_train_steps is None:
             self.refuse("streaming needs --max_train_steps: the number of pictures is not known beforehand")
+        if self.streaming and (recipe.weights_rule is not None or recipe.sampling == "balanced"):
+            needs = "sampling balanced" if recipe.weights_rule is None else f"class_weights {recipe.weights_rule}"
+            self.refuse(
+                f"{needs} counts the classes of all training masks first, which a stream does not allow; leave one out"
+            )
         if self.streaming and "epoch" in (self.eval_steps, self.checkpointing_steps):
             self.refuse("streaming knows no epochs; give --eval_steps and --checkpointing_steps as numbers")
 

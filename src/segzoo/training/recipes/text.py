@@ -98,6 +98,8 @@ def _pictures(recipe: Recipe) -> str:
         parts.append(f"mirrored with chance {recipe.flip_probability:g}")
     if recipe.photometric_distortion:
         parts.append("photometric distortion")
+    if recipe.sampling == "balanced":
+        parts.append(f"rare classes first (temperature {recipe.sampling_temperature:g})")
     return "; ".join(parts)
 
 
