@@ -55,6 +55,9 @@ def make_sample(
         encoding=encoding,
         num_channels=num_channels,
         on_note=on_note,
+        wanted=transform.wanted_size(rng)
+        if getattr(transform, "reduced_decoding", False) and label is not None
+        else None,
     )
     item = dict(transform(image, mask, rng))
     if num_labels is not None and "labels" in item:
