@@ -99,6 +99,16 @@ def of_jobs(figures: dict) -> Iterable[Row]:
         yield f"`segzoo {job}`, {figures['pictures']} pictures, SegFormer-B0", "plain loop of transformers", result
 
 
+def of_data(figures: dict) -> Iterable[Row]:
+    peers = {"crops": "loader of transformers' script", "whole augmentation": "plain loop of torchvision"}
+    rates = {name: max(values) for name, values in figures["pictures_per_second"].items()}
+    for name, ratio in figures["ratios"].items():
+        yield f"the loader alone, {name}", peers[name.partition(",")[0]], f"{ratio:.2f} times"
+    for name, rate in rates.items():
+        if name.startswith("segzoo crops"):
+            yield f"the loader alone, {name.removeprefix('segzoo crops, ')}", "", f"{rate:.0f} pictures/s"
+
+
 WHAT = {"speed": "inference", "steps": "training step"}
 GROUPS = ("uper", "segformer-b0", "swin", "convnext", "internimage", "adapter")
 SIDES = ("transformers", "smp", "segzoo")
@@ -119,6 +129,7 @@ BENCHMARKS = {
         of_models,
     ),
     "training": Benchmark("training.py", ("--steps", "4", "--rounds", "1"), 4, of_training),
+    "data": Benchmark("data.py", ("--rounds", "3"), 2, of_data),
     "jobs": Benchmark("jobs.py", ("--pictures", "60", "--rounds", "1"), 4, of_jobs),
 }
 

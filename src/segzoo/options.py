@@ -158,6 +158,8 @@ def _kind(hint: Any) -> Kind:
     first = next(part for part in parts if part is not type(None))
     many = typing.get_origin(first) is tuple
     element = typing.get_args(first)[0] if many else first
+    if isinstance(element, types.UnionType):  # a number, or a word in its place
+        element = typing.get_args(element)[0]
     return Kind(typing.get_origin(element) or element, many, type(None) in parts)
 
 
@@ -248,7 +250,8 @@ def _scalar(name: str, limits: Limits, element: type, value: Any) -> Any:
 def _number(name: str, limits: Limits, element: type, value: Any) -> int | float:
     wanted = "a whole number" if element is int else "a number"
     if limits.words:
-        wanted = f"a number of steps or {' or '.join(map(repr, limits.words))}"
+        steps = " of steps" if element is int else ""
+        wanted = f"a number{steps} or {' or '.join(map(repr, limits.words))}"
     number = value
     if isinstance(value, str):
         try:

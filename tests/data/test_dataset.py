@@ -226,3 +226,51 @@ def test_collate_for_evaluation():
         and batch["name"] == ["0", "1"]
     )
     assert batch["pixel_values"][0, :, 4:].sum() == 0 and batch["pixel_values"][1].sum() == 45
+
+
+def test_reduced_decoding_gives_the_same_crops_of_pictures_that_are_decoded_smaller(tmp_path):
+    height, width = 240, 320
+    y, x = np.mgrid[:height, :width]
+    smooth = np.stack([x / width * 255, y / height * 255, (x + y) / (height + width) * 255], axis=-1).astype(np.uint8)
+    ids = (x // 80 + 4 * (y // 80)).astype(np.uint8)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # stored on its side
+    PIL.Image.fromarray(np.ascontiguousarray(np.rot90(smooth))).save(tmp_path / "a.jpg", quality=95, exif=exif)
+    PIL.Image.fromarray(smooth).save(tmp_path / "b.jpg", quality=95)
+    PIL.Image.fromarray(ids).save(tmp_path / "m.png")
+    rows = [
+        {"image": {"path": str(tmp_path / name), "bytes": None}, "label": str(tmp_path / "m.png")}
+        for name in ("a.jpg", "b.jpg")
+    ]
+    settings = {"crop_size": (48, 64), "scale_range": (0.2, 0.7), "photometric_distortion": False}
+    whole, reduced = (
+        SegmentationDataset(
+            rows, build_train_transform(Augmentation(**settings, reduced_decoding=on), image_std=(1.0,) * 3), seed=1
+        )
+        for on in (False, True)
+    )
+    differ = 0
+    for epoch in range(12):
+        whole.set_epoch(epoch)
+        reduced.set_epoch(epoch)
+        for index in range(2):
+            one, other, again = whole[index], reduced[index], reduced[index]
+            assert one["labels"].equal(other["labels"])
+            assert other["pixel_values"].equal(again["pixel_values"])
+            distance = (one["pixel_values"] - other["pixel_values"]).abs() * 255
+            assert distance.mean() < 3  # grey levels
+            differ += not one["pixel_values"].equal(other["pixel_values"])
+    assert 4 < differ < 24  # some scales, above one half, need the whole picture
+
+
+def test_reduced_decoding_reads_fewer_pixels(tmp_path):
+    from segzoo.images.reading import open_picture
+
+    PIL.Image.new("RGB", (320, 240)).save(tmp_path / "a.jpg")
+    PIL.Image.new("RGB", (320, 240)).save(tmp_path / "a.png")
+    for wanted, expected in ((120, (120, 160)), (121, (240, 320)), (29, (30, 40))):
+        picture = open_picture(tmp_path / "a.jpg", wanted=lambda size, side=wanted: (side, side * size[1] // size[0]))
+        assert (picture.stored.height, picture.stored.width) == expected and picture.stored_size == (240, 320)
+    assert open_picture(tmp_path / "a.png", wanted=lambda size: (1, 1)).stored.size == (320, 240)
+    with pytest.raises(SegZooError, match="random scale"):
+        JointTransform(reduced_decoding=True)

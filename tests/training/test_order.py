@@ -1,10 +1,13 @@
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
 from segzoo import SegZooError
+from segzoo.data.row_counts import RowCounts
 from segzoo.training import EpochBatches, batch_sizes, training_batches
+from segzoo.training.order import BalancedBatches
 
 
 class Numbers(torch.utils.data.Dataset):
@@ -88,3 +91,46 @@ def test_a_batch_that_cannot_be_divided():
         SegZooError, match="16 pictures cannot be divided by 3 processes and --per_device_train_batch_size 2"
     ):
         batch_sizes(2, None, 16, 3)
+
+
+@pytest.fixture
+def counts():
+    """Twelve pictures of class 0; one of them shows a little of class 1, and two of class 2; class 3 never occurs."""
+    pixels = np.zeros((12, 4), np.uint32)
+    pixels[:, 0], pixels[5, 1], pixels[[2, 9], 2] = 1000, 1, 10
+    return RowCounts(pixels, np.zeros(12, np.int64))
+
+
+def test_balanced_batches_draw_a_rare_class_first_and_then_one_of_its_pictures(counts):
+    order = BalancedBatches(counts, 4, temperature=0.01, seed=3)
+    shown = []
+    for epoch in range(60):
+        order.set_position(epoch)
+        shown += [item if isinstance(item, int) else item[0] for batch in order for item in batch]
+    assert len(shown) == 60 * 12 and set(shown) == {2, 5, 9}  # class 0 has next to no chance
+    assert shown.count(5) / len(shown) == pytest.approx(0.5, abs=0.06)
+    mild = BalancedBatches(counts, 12, temperature=1e6)
+    assert mild.chances == pytest.approx(np.full(3, 1 / 3), abs=1e-5)
+
+
+def test_balanced_batches_of_several_processes_are_those_of_one_and_repeats_are_numbered(counts):
+    one = BalancedBatches(counts, 4, seed=3)
+    parts = [BalancedBatches(counts, 2, seed=3, process_index=index, num_processes=2) for index in range(2)]
+    assert len(one) == len(parts[0]) == 3
+    for epoch in range(2):
+        for order in (one, *parts):
+            order.set_position(epoch)
+        whole = list(one)
+        assert [a + b for a, b in zip(*parts, strict=True)] == whole
+        order.set_position(epoch, 2)
+        items = [item for batch in whole for item in batch]
+        assert len(set(items)) == 12  # a picture that comes again has another number
+        assert one.indices(1) == [item if isinstance(item, int) else item[0] for item in whole[1]]
+    one.set_position(1, 2)
+    assert list(one) == whole[2:]
+
+
+def test_balanced_batches_need_a_class(counts):
+    empty = RowCounts(np.zeros((4, 2), np.uint32), np.ones(4, np.int64))
+    with pytest.raises(SegZooError, match="no pixel of the training pictures"):
+        BalancedBatches(empty, 2)

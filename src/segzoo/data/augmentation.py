@@ -1,10 +1,18 @@
 """Options of the random changes to training pictures; `segzoo.data.build_train_transform` makes the steps."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
+from segzoo.errors import SegZooError
 from segzoo.options import Options, option
 from segzoo.sizes import MAX_SIZE
+
+TORCHVISION, ALBUMENTATIONS = "torchvision", "albumentations"
+CLASS_NAME = "__class_fullname__"  # the key of a transform's name in files of albumentations
+
+REPLACED = ("scale_size", "scale_edges", "scale_range", "keep_ratio", "flip_probability", "photometric_distortion")
+"""Options that a ``pipeline`` takes the place of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,6 +20,9 @@ class Augmentation(Options):
     """Random scale, crop, flip and colours of training pictures; sizes are (height, width) in pixels.
 
     mmseg's ``img_scale=(2048, 512)`` with ``keep_ratio`` is the ``scale_size`` (512, 2048).
+
+    A ``pipeline`` takes the place of scale, flip and photometric distortion; its result is then cut to ``crop_size``, or
+    padded to it.
 
     Raises:
         SegZooError: a size or range cannot be used, or options do not fit each other.
@@ -56,12 +67,20 @@ class Augmentation(Options):
         True, "vary brightness, contrast, saturation and hue of RGB training pictures"
     )
 
+    reduced_decoding: bool = option(
+        False,
+        "decode JPEG pictures at 1/2, 1/4 or 1/8 of their size where the random scale needs no more; faster, other pixels",
+    )
+    pipeline: dict[str, Any] | None = option(
+        None, "transforms of torchvision or albumentations, which --augmentation reads from a file", flag=None
+    )
+
     def for_channels(self, num_channels: int) -> Self:
         """These options for pictures with ``num_channels`` channels: without photometric distortion unless it is 3."""
         return self if num_channels == 3 else replace(self, photometric_distortion=False)
 
     def check(self) -> None:
-        """``scale_range`` rises, ``scale_size`` fits ``keep_ratio``, and ``scale_edges`` have ``keep_ratio``."""
+        """``scale_range`` rises, ``scale_size`` fits ``keep_ratio``, ``scale_edges`` have ``keep_ratio``, a pipeline is one."""
         super().check()
         low, high = self.scale_range
         if low > high:
@@ -73,5 +92,43 @@ class Augmentation(Options):
                 f"scale_size is {self.scale_size}; with keep_ratio the short edge comes first, then the long edge's "
                 "limit"
             )
+        if self.pipeline is not None:
+            check_pipeline(self.pipeline)
+        if self.pipeline is not None and self.reduced_decoding:
+            self.refuse(
+                "reduced_decoding follows from the random scale, which a pipeline of transforms replaces; leave it out"
+            )
         if self.scale_edges and not self.keep_ratio:
             self.refuse("scale_edges choose a short edge, which needs keep_ratio")
+
+
+def check_pipeline(pipeline: Any) -> str:
+    """The library of a pipeline; neither is imported.
+
+    Raises:
+        SegZooError: it is not of the form that `read_pipeline` returns.
+    """
+    if isinstance(pipeline, Mapping) and len(pipeline) == 1:
+        library, content = next(iter(pipeline.items()))
+        if (library, type(content)) in ((TORCHVISION, list), (ALBUMENTATIONS, dict)) and content:
+            return library
+    raise SegZooError(
+        "the transforms are neither a list of torchvision's, such as [{RandomRotation: {degrees: 10}}], nor what "
+        "albumentations.save writes"
+    )
+
+
+def pipeline_names(pipeline: Mapping[str, Any]) -> list[str]:
+    """The names of a pipeline's transforms in order, without those that only hold others of albumentations."""
+    library = check_pipeline(pipeline)
+    if library == TORCHVISION:
+        return [entry if isinstance(entry, str) else next(iter(entry), "?") for entry in pipeline[library]]
+
+    def walk(node: Any) -> Iterable[str]:
+        parts = node.get("transforms")
+        if parts is None:
+            yield str(node.get(CLASS_NAME)).rpartition(".")[2]
+        for part in parts or ():
+            yield from walk(part)
+
+    return list(walk(pipeline[library]))

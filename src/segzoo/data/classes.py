@@ -8,6 +8,7 @@ from typing import Any
 
 from segzoo.data.facts import DATASETS, DatasetFacts
 from segzoo.data.loading import detect_facts, load_id2label
+from segzoo.data.mixture import is_mixture
 from segzoo.data.palettes import read_palette
 from segzoo.data.prepared import prepared_facts
 from segzoo.errors import SegZooError
@@ -63,6 +64,11 @@ def find_classes(
         SegZooError: nothing names the classes, the ids are not 0..n-1, or ``reduce_labels`` contradicts the facts of
             the data set.
     """
+    if is_mixture(dataset_name) and (classes is not None or num_labels is not None or reduce_labels is not None):
+        raise SegZooError(
+            f"{dataset_name} names the common classes and the label rule of each source itself; leave out --classes, --num_labels "
+            "and --do_reduce_labels"
+        )
     facts, colors = None, None
     if classes is not None and classes in DATASETS:
         facts = DATASETS[classes]
@@ -74,7 +80,7 @@ def find_classes(
             raise SegZooError(f"--num_labels is {num_labels}; a model has at least one class")
         names, source = {index: f"class {index}" for index in range(num_labels)}, "--num_labels"
     elif (names := load_id2label(dataset_name, token=token)) is not None:
-        source = f"id2label of {dataset_name}"
+        source = str(dataset_name) if is_mixture(dataset_name) else f"id2label of {dataset_name}"
         facts = prepared_facts(dataset_name)
         if facts is None and not (Path(dataset_name).expanduser() / "id2label.json").is_file():
             facts = detect_facts(dataset_name)

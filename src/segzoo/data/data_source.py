@@ -21,7 +21,8 @@ class DataSource:
             that holds them; a zip archive of any of these, which is not unpacked; a parquet file, a webdataset shard
             (.tar), a pattern such as `shards/*.tar`, or a folder of such files; a folder written by
             `Dataset.save_to_disk` or `DatasetDict.save_to_disk`, or another one that `datasets.load_dataset` reads
-            (imagefolder with metadata); the name of a data set on the Hub.
+            (imagefolder with metadata); the name of a data set on the Hub; a YAML file that lists several of these
+            (`segzoo.data.mixture`).
         config_name: configuration of a Hub data set.
         streaming: load streams instead of tables: parquet files, shards and Hub data are then read while they are
             used, and not copied into the cache first. See `segzoo.data.SegmentationStream`.

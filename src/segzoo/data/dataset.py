@@ -55,6 +55,9 @@ def make_sample(
         encoding=encoding,
         num_channels=num_channels,
         on_note=on_note,
+        wanted=transform.wanted_size(rng)
+        if getattr(transform, "reduced_decoding", False) and label is not None
+        else None,
     )
     item = dict(transform(image, mask, rng))
     if num_labels is not None and "labels" in item:
@@ -156,8 +159,9 @@ class SegmentationDataset(torch.utils.data.Dataset):
         """Names of the picture and the mask of a row, for messages."""
         return row_names(self.dataset[int(index)], int(index))
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        index = int(index)
+    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
+        """A sample; (index, n) is the one that the n-th further draw of a row in an epoch gets, with numbers of its own."""
+        index, *turn = map(int, index) if isinstance(index, tuple) else (int(index),)
         if index < 0:
             index += len(self)
         if not 0 <= index < len(self):
@@ -165,7 +169,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
         epoch = self.epoch
         for step in range(len(self)):
             place = (index + step) % len(self)
-            rng = np.random.default_rng([self.seed, epoch, index])
+            rng = np.random.default_rng([self.seed, epoch, index, *turn])
             settings = {
                 "num_labels": self.num_labels,
                 "ignore_index": self.ignore_index,

@@ -9,6 +9,7 @@ import numpy as np
 import PIL.Image
 
 from segzoo.data.label_encodings import LabelEncoding, label_encoding
+from segzoo.data.mapped_labels import split_encoding
 from segzoo.errors import SegZooError
 from segzoo.images.masks import class_ids
 from segzoo.images.reading import CorruptImageError, Picture, decode_image, open_picture, upright
@@ -51,6 +52,7 @@ def decode_pair(
     encoding: str | None = None,
     num_channels: int = 3,
     on_note: Callable[[str], object] | None = None,
+    wanted: Callable[[tuple[int, int]], tuple[int, int]] | None = None,
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Reads a picture and its mask; see `decode_image` and `decode_mask`. Either may be None.
 
@@ -66,6 +68,8 @@ def decode_pair(
             is an array always does.
         num_channels: number of channels of the picture, as the model reads them.
         on_note: called with a note about the mask, see `segzoo.images.masks.class_ids`; None warns.
+        wanted: the size of the picture that will do, by its size; see `segzoo.images.reading.open_picture`. The mask is
+            never reduced.
 
     Returns:
         picture (height, width, num_channels) and mask (height, width), each None where its source is.
@@ -75,22 +79,26 @@ def decode_pair(
         SegZooError: the mask does not hold class ids, or the sizes differ; the message names the files.
     """
     picture = mask = opened = None
+    encoding, mapped = split_encoding(encoding)
     if image is not None:
-        opened = open_picture(image, name=image_name)
+        opened = open_picture(image, name=image_name, wanted=wanted)
         image_name = opened.name
         picture = opened.grey_levels(num_channels)
+        size = opened.stored_size[::-1] if opened.orientation >= 5 else opened.stored_size
     if label is not None:
         if isinstance(label, np.ndarray) and label.ndim == 2 and label.dtype.kind in "iub":
             label_name, encoding = label_name or "<mask array>", None
         stored = open_picture(label, name=label_name, what="mask")
         label_name, orientation = stored.name, stored.orientation
-        if orientation == 1 and opened is not None and stored.stored_size != picture.shape[:2]:
+        if orientation == 1 and opened is not None and stored.stored_size != size:
             orientation = opened.orientation if stored.stored_size == opened.stored_size else 1
         ids = _decoded_ids(stored, None if encoding is None else label_encoding(encoding), on_note)
+        if mapped is not None:
+            ids = mapped.apply(ids, label_name)
         mask = upright(ids, orientation)
-    if picture is not None and mask is not None and picture.shape[:2] != mask.shape:
+    if picture is not None and mask is not None and size != mask.shape:
         raise SegZooError(
-            f"Image and mask differ in size: {image_name} is {picture.shape[1]}x{picture.shape[0]} (width x height), "
+            f"Image and mask differ in size: {image_name} is {size[1]}x{size[0]} (width x height), "
             f"{label_name} is {mask.shape[1]}x{mask.shape[0]}. Export the mask at that size, unsmoothed."
         )
     return picture, mask

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from segzoo.data.workers import outlive_stop_signals
 from segzoo.errors import SegZooError
+from segzoo.memory import keep_freed_memory
 from segzoo.progress import say
 
 SHARED_MEMORY = "/dev/shm"
@@ -156,6 +157,7 @@ def _room() -> int | None:
 
 def _begin(worker_id: int) -> None:
     outlive_stop_signals(worker_id)
+    keep_freed_memory()  # every batch is as large as the one before it
     # Otherwise a batch that cannot be sent is dropped, and the training waits for it for ever.
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_unsent)
 

@@ -19,6 +19,7 @@ from segzoo.data.data_source import DataSource
 from segzoo.data.facts import DATASETS, DatasetFacts
 from segzoo.data.folders import FileFolder, Folder, open_folder
 from segzoo.data.label_encodings import palette_encoding
+from segzoo.data.mixture import SUFFIXES, Mixture, is_mixture
 from segzoo.data.pairing import IMAGE_EXTENSIONS, SPLIT_NAMES, FileSource, PairingProblem, settle
 from segzoo.data.prepared import prepared_facts
 from segzoo.data.sources import EXTENSIONS, LAYOUTS, find_source
@@ -118,6 +119,12 @@ def load_source(
     import datasets
 
     path = source.path
+    if is_mixture(path):
+        if source.streaming:
+            raise SegZooError(f"{path}: the data sets of a mixture are not streamed; leave out --streaming")
+        return Mixture.read(path).load(
+            token=source.token, cache_dir=source.cache_dir, strict=strict, on_problem=on_problem
+        )
     check_tiling(source)
     if _is_table(path):
         refuse_tiling(source)
@@ -190,7 +197,7 @@ def detect_facts(source: str | os.PathLike) -> DatasetFacts | None:
         SegZooError: a part of a known data set is missing.
     """
     path = Path(source).expanduser()
-    if _is_table(path):
+    if _is_table(path) or is_mixture(path):
         return None
     if not path.exists():
         name = os.fspath(source)
@@ -221,6 +228,8 @@ def load_id2label(
         SegZooError: the file exists but is not a JSON object of ids and names.
     """
     path = Path(source).expanduser()
+    if is_mixture(path):
+        return Mixture.read(path).id2label
     text = None
     place = path.parent if _is_table(path) else path
     if not place.exists():
@@ -264,7 +273,7 @@ def _local_source(source: DataSource) -> FileSource | Folder:
     elif path.suffix.casefold() in EXTENSIONS:
         folder = FileFolder(str(path))
     else:
-        loadable = [".zip", *EXTENSIONS, *tables.FORMATS]
+        loadable = [".zip", *EXTENSIONS, *tables.FORMATS, *SUFFIXES]
         raise SegZooError(
             f"{path} is a file that cannot be loaded; give a folder, or a {', '.join(loadable[:-1])} or {loadable[-1]} file. "
             "Other archives have to be unpacked."

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segzoo.data.loading import DataSource, load_source
+from segzoo.data.mixture import repeated
 from segzoo.data.rows import row_names, undecoded
 from segzoo.errors import SegZooError
 from segzoo.images.archives import file_address, readable
@@ -93,6 +94,7 @@ def load_splits(
                 train_rows.select(np.flatnonzero(~set_aside)),
                 train_rows.select(np.flatnonzero(set_aside)),
             )
+    train_rows = repeated(train_rows)
     counts = [max_train_samples]
     if train_fraction is not None and train_rows is not None:
         counts.append(max(1, int(len(train_rows) * train_fraction)))

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from segzoo.data.mapped_labels import split_encoding
 from segzoo.images.archives import file_of
 
 _NOTED = {"_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version"}
@@ -39,14 +40,18 @@ def _settings(config: Any) -> Any:
 def rows_fingerprint(rows: Any) -> str:
     """A fingerprint of a table of `segzoo.data.load_segmentation_dataset`: 16 hexadecimal digits.
 
-    It covers the paths, sizes and modification times of the files; for a table without paths it is that of `datasets`.
+    It covers the paths, sizes and modification times of the files, and how a mixture maps its labels; for a table
+    without paths it is that of `datasets`.
 
     Args:
         rows: a `datasets.Dataset`.
     """
     digest = hashlib.sha256(f"{len(rows)} {', '.join(rows.column_names)}\n".encode())
     columns = [column for column in _FILE_COLUMNS if column in rows.column_names]
-    if not columns:
+    if "label_encoding" in rows.column_names:
+        mapped = {text for text in rows["label_encoding"] if split_encoding(text)[1] is not None}
+        digest.update("".join(sorted(mapped)).encode())
+    if not columns or None in rows[columns[0]]:
         digest.update(rows._fingerprint.encode())  # of `datasets`: from the files, or the content where there are none
     for column in columns:
         for path in rows[column]:

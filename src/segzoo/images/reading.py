@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
@@ -45,16 +45,20 @@ class Picture:
         name: name in messages.
         orientation: EXIF orientation, 1 to 8.
         lossy: whether the file was compressed with losses, as far as is known.
+        full_size: (height, width) in the file, if the picture was decoded at a reduced size.
     """
 
     stored: PIL.Image.Image | np.ndarray
     name: str
     orientation: int = 1
     lossy: bool = False
+    full_size: tuple[int, int] | None = None
 
     @property
     def stored_size(self) -> tuple[int, int]:
-        """(height, width) as stored, before the picture is turned upright."""
+        """(height, width) as stored, before the picture is turned upright, and before it was reduced."""
+        if self.full_size is not None:
+            return self.full_size
         if isinstance(self.stored, np.ndarray):
             return self.stored.shape[:2]
         return self.stored.height, self.stored.width
@@ -123,7 +127,13 @@ class Header:
         return self.size[::-1] if self.orientation >= 5 else self.size
 
 
-def open_picture(source: Any, *, name: str | None = None, what: str = "image") -> Picture:
+def open_picture(
+    source: Any,
+    *,
+    name: str | None = None,
+    what: str = "image",
+    wanted: Callable[[tuple[int, int]], tuple[int, int]] | None = None,
+) -> Picture:
     """Read and decode a picture or mask.
 
     Args:
@@ -132,6 +142,8 @@ def open_picture(source: Any, *, name: str | None = None, what: str = "image") -
             (height, width, channels), or the `{"path", "bytes"}` of an undecoded `datasets` column.
         name: name in messages; by default the path.
         what: kind of the source in messages, such as "image" or "mask".
+        wanted: function of the upright size that returns the smallest (height, width) that will do: a JPEG file is then
+            decoded at 1/2, 1/4 or 1/8 of its size, if that is no smaller. None: whole.
 
     Raises:
         CorruptImageError: the file is missing, corrupt or not an image; the message names it.
@@ -152,9 +164,10 @@ def open_picture(source: Any, *, name: str | None = None, what: str = "image") -
             if image is None:
                 bands = read_bands(file, name)
                 return Picture(bands.values, name, bands.orientation)
-            lossy = is_lossy(file, image.format)
+            lossy, orientation = is_lossy(file, image.format), _orientation(image)
+            full_size = None if wanted is None else _reduce(image, orientation, wanted)
             image.load()
-            return Picture(image, name, _orientation(image), lossy)
+            return Picture(image, name, orientation, lossy, full_size)
 
 
 def read_header(source: Any, *, name: str | None = None) -> Header:
@@ -389,6 +402,19 @@ def _stored_type(image: PIL.Image.Image) -> type[np.generic]:
     if image.mode == "I" and image.format == "PPM":  # 16 bits, which Pillow scales to 65535 and widens
         return np.uint16
     return _DEEP_MODES.get(image.mode, np.uint8)
+
+
+def _reduce(
+    image: PIL.Image.Image, orientation: int, wanted: Callable[[tuple[int, int]], tuple[int, int]]
+) -> tuple[int, int] | None:
+    """Let a JPEG file be decoded at a smaller size that will do; returns the (height, width) in it, None if it will not."""
+    whole = image.size
+    if image.format not in _LOSSY_FORMATS:
+        return None
+    turned = orientation >= 5
+    height, width = wanted(whole if turned else whole[::-1])
+    image.draft(None, (height, width) if turned else (width, height))
+    return None if image.size == whole else whole[::-1]
 
 
 def _orientation(image: PIL.Image.Image) -> int:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segzoo.data.augmentation import REPLACED
+from segzoo.errors import SegZooError
 from segzoo.options import MAX_FACTOR, Flag, Options, option
 from segzoo.sizes import MAX_SIZE
 from segzoo.text import is_local_path, without_secrets
@@ -145,6 +147,11 @@ class BatchOptions(Options):
     recipe_file: str | None = option(
         None, "YAML or JSON file with the fields below, over --recipe and below flags; a run writes one: recipe.json"
     )
+    augmentation: str | None = option(
+        None,
+        "YAML or JSON file of transforms of torchvision v2 (a list of names with arguments) or albumentations (A.save), in place of "
+        "random scale, flip and colours; the crop, without effect where they crop to its size, and normalisation follow",
+    )
     per_device_train_batch_size: int | None = option(
         None, "pictures per process and pass (default: 8, or the recipe's batch divided up)", above=0, at_most=MAX_SIZE
     )
@@ -278,12 +285,21 @@ class RunOptions(RunningOptions, BatchOptions, DataOptions, ModelSource):
 
         Raises:
             SegZooError: with streaming, whose length is unknown, the recipe has no number of steps, or evaluations or
-                checkpoints are due every epoch; or checkpoints are to leave out a backbone that is trained.
+                checkpoints are due every epoch, or the classes have to be counted; or checkpoints are to leave out a backbone that is trained.
         """
         if self.save_trained_only and not recipe.freeze_backbone:
             self.refuse("save_trained_only goes with --freeze_backbone; all of this model is trained")
+        if self.augmentation is not None and recipe.pipeline is None:
+            self.refuse(
+                "augmentation is read with the command line; in Python, give the recipe pipeline=read_pipeline(FILE)"
+            )
         if self.streaming and recipe.max_train_steps is None:
             self.refuse("streaming needs --max_train_steps: the number of pictures is not known beforehand")
+        if self.streaming and (recipe.weights_rule is not None or recipe.sampling == "balanced"):
+            needs = "sampling balanced" if recipe.weights_rule is None else f"class_weights {recipe.weights_rule}"
+            self.refuse(
+                f"{needs} counts the classes of all training masks first, which a stream does not allow; leave one out"
+            )
         if self.streaming and "epoch" in (self.eval_steps, self.checkpointing_steps):
             self.refuse("streaming knows no epochs; give --eval_steps and --checkpointing_steps as numbers")
 
@@ -403,10 +419,27 @@ def read_arguments(values: Mapping[str, Any]) -> tuple[RunOptions, Recipe]:
     fields = _recipe_fields(others, fields) | fields
     name, file = run.get("recipe"), run.get("recipe_file")
     run["crop_by_model"] = name is None and file is None and "crop_size" not in fields
+    fields |= pipeline_fields(run.get("augmentation"), fields)
     recipe = resolve_recipe(name, file, fields, defaults=DEFAULTS)
     options = RunOptions(**run)
     options.check_recipe(recipe)
     return options, recipe
+
+
+def pipeline_fields(file: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The field of a recipe that ``--augmentation FILE`` sets; ``given`` are those that other flags set.
+
+    Raises:
+        SegZooError: the file cannot be used, or a flag is given that it takes the place of.
+    """
+    if file is None:
+        return {}
+    from segzoo.data.pipelines import read_pipeline
+
+    replaced = next((name for name in (*REPLACED, "reduced_decoding") if name in given), None)
+    if replaced is not None:
+        raise SegZooError(f"--augmentation takes the place of --{replaced}; leave one out")
+    return {"pipeline": read_pipeline(file)}
 
 
 def _of(cls: type[Options], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -473,7 +506,7 @@ _NOT_ON_THE_CARD = frozenset(
     output_dir overwrite_output_dir resume_from_checkpoint logging_steps dataloader_num_workers with_tracking report_to
     push_to_hub hub_model_id hub_private_repo hub_token token cache_dir checkpointing_steps save_total_limit save_trained_only eval_steps
     trust_remote_code model_revision per_device_eval_batch_size dataset_name run_name do_train do_eval max_bad_steps max_empty_steps
-    verify warmup_ratio crop_by_model push_to_hub_organization recipe_file use_cpu tf32 without_effect
+    augmentation verify warmup_ratio crop_by_model push_to_hub_organization recipe_file use_cpu tf32 without_effect
     """.split()  # noqa: SIM905
 )
 

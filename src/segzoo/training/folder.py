@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel
 
 RESULTS, LOG, FIGURES, TRAIN_FILES = "all_results.json", "training_log.jsonl", "figures", "train_files.txt"
+COUNTS = "class_counts.npz"  # of the training masks
 CARD, REPORT = "README.md", "report.html"
 _WEIGHTS = "*.safetensors*"  # weights, and the index of their shards
 _MODEL_FILES = (_WEIGHTS, "*config.json", "modeling_segzoo.py", CARD)
@@ -148,6 +149,6 @@ def _clear(target: Path) -> None:
     """Remove everything that a training writes."""
     for checkpoint in list_checkpoints(target):
         shutil.rmtree(checkpoint)
-    for pattern in (*_MODEL_FILES, RESULTS, LOG, REPORT, TRAIN_FILES, f"{FIGURES}/*.png"):
+    for pattern in (*_MODEL_FILES, RESULTS, LOG, REPORT, TRAIN_FILES, COUNTS, f"{FIGURES}/*.png"):
         for file in target.glob(pattern):
             file.unlink()

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from transformers.image_processing_utils import BaseImageProcessor
 
 from segzoo.configuration_segzoo import input_channels
@@ -19,7 +20,10 @@ from segzoo.data import (
     collate_training,
 )
 from segzoo.data.checks.first_batch import check_first_batch, check_rows
+from segzoo.data.checks.label_ids import LabelRule
 from segzoo.data.classes import ClassFacts, find_classes
+from segzoo.data.mixture import mixture_facts
+from segzoo.data.row_counts import RowCounts, count_rows
 from segzoo.data.rows import row_names, undecoded
 from segzoo.data.splits import load_splits
 from segzoo.data.transforms import JointTransform
@@ -36,7 +40,8 @@ from segzoo.training.models import (
     start_model,
     training_transform,
 )
-from segzoo.training.order import EpochBatches, batch_sizes, training_batches
+from segzoo.training.order import BalancedBatches, EpochBatches, batch_sizes, training_batches
+from segzoo.training.processes import run_together
 from segzoo.training.recipes.recipe import Recipe
 from segzoo.universal import check_learns
 
@@ -63,7 +68,7 @@ class Pictures:
         """
         name = options.dataset_name
         facts: dict[str, Any] = {"data set": str(Path(name).resolve()) if Path(name).exists() else name}
-        facts |= {"configuration of the data set": options.dataset_config_name}
+        facts |= {"configuration of the data set": options.dataset_config_name, **mixture_facts(name)}
         for split, rows in (("training", self.train), ("evaluation", self.evaluation)):
             if hasattr(rows, "column_names") and hasattr(rows, "__len__"):
                 facts |= {
@@ -113,6 +118,46 @@ def load_pictures(options: RunOptions, recipe: Recipe, accelerator: Accelerator)
         token=options.hub_options["token"],
     )
     return Pictures(train, evaluation, classes)
+
+
+def count_training_classes(options: RunOptions, pictures: Pictures, accelerator: Accelerator, file: Path) -> RowCounts:
+    """Count the classes in the training masks, once for a training and those that go on from it.
+
+    Args:
+        options: options of the run.
+        pictures: the rows and their classes.
+        accelerator: the accelerator of the training; its processes divide the masks.
+        file: where the main process keeps the counts.
+
+    Raises:
+        SegZooError: a mask cannot be read, or does not hold class ids.
+    """
+    rule = LabelRule(len(pictures.classes.id2label), options.ignore_index, pictures.classes.reduce_labels)
+
+    def earlier() -> tuple[str, RowCounts | None]:
+        key = f"{rows_fingerprint(pictures.train)} {rule}"
+        return key, RowCounts.load(file, key)
+
+    key, counts = run_together(accelerator, earlier, main_only=True)
+    if counts is not None:
+        return counts
+    mine: list[RowCounts] = []
+    run_together(
+        accelerator,
+        lambda: mine.append(
+            count_rows(
+                pictures.train,
+                rule,
+                num_workers=options.dataloader_num_workers,
+                process_index=accelerator.process_index,
+                num_processes=accelerator.num_processes,
+                skip_corrupt=options.max_corrupt > 0,
+            )
+        ),
+    )
+    counts = RowCounts.joined(mine if accelerator.num_processes == 1 else gather_object(mine))
+    run_together(accelerator, lambda: counts.save(file, key), main_only=True)
+    return counts
 
 
 def picture_names(rows: Any) -> str:
@@ -193,6 +238,7 @@ class TrainingBatches:
         recipe: recipe of the training.
         num_labels: number of classes.
         accelerator: the accelerator of the training; its processes divide each batch.
+        counts: the classes in the rows, for a recipe with balanced sampling.
 
     Raises:
         SegZooError: the recipe's batch cannot be divided over the processes, or there are fewer pictures than in one
@@ -208,6 +254,7 @@ class TrainingBatches:
         *,
         num_labels: int,
         accelerator: Accelerator,
+        counts: RowCounts | None = None,
     ):
         processes = {"process_index": accelerator.process_index, "num_processes": accelerator.num_processes}
         self.size, self.accumulation = batch_sizes(
@@ -231,7 +278,12 @@ class TrainingBatches:
             )
         else:
             self.data = SegmentationDataset(rows, transform, **shared)
-            self.order = EpochBatches(len(self.data), self.size, seed=options.seed, **processes)
+            if counts is not None and recipe.sampling == "balanced":
+                self.order = BalancedBatches(
+                    counts, self.size, temperature=recipe.sampling_temperature, seed=options.seed, **processes
+                )
+            else:
+                self.order = EpochBatches(len(self.data), self.size, seed=options.seed, **processes)
 
     @property
     def an_epoch(self) -> int:
@@ -286,6 +338,7 @@ def prepare_data(
     accelerator: Accelerator,
     *,
     num_channels: int,
+    counts: RowCounts | None = None,
 ) -> Inputs:
     """Make the data sets and the order of the samples.
 
@@ -296,6 +349,7 @@ def prepare_data(
         processor: the model's image processor.
         accelerator: the accelerator of the training.
         num_channels: number of channels that the model takes.
+        counts: the classes in the training rows, if the recipe needs them.
 
     Raises:
         SegZooError: the recipe's batch cannot be divided over the processes, there are fewer pictures than in one
@@ -306,7 +360,7 @@ def prepare_data(
         processor, recipe.augmentation, ignore_index=ignore_index, num_channels=num_channels
     )
     batches = TrainingBatches(
-        pictures.train, transform, options, recipe, num_labels=num_labels, accelerator=accelerator
+        pictures.train, transform, options, recipe, num_labels=num_labels, accelerator=accelerator, counts=counts
     )
     eval_transform = build_processor_transform(processor, ignore_index=ignore_index, num_channels=num_channels)
     eval_data = SegmentationDataset(

@@ -168,6 +168,11 @@ def start_model(classes: ClassFacts, options: ModelOptions, request: ModelReques
         raise SegZooError(
             "give either --backbone for a new model or --model_name_or_path (or --config_name) for an old one"
         )
+    if options.weights_rule is not None:
+        raise SegZooError(
+            f"class_weights {options.weights_rule}: a training counts the classes for it; give numbers here, such as those of "
+            "segzoo.training.class_weights"
+        )
     if options.class_weights is not None and len(options.class_weights) != len(classes.id2label):
         raise SegZooError(
             f"--class_weights has {len(options.class_weights)} numbers for {len(classes.id2label)} classes"

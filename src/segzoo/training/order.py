@@ -1,6 +1,8 @@
 """The order of the training data, which depends on seed and position only: training resumes where it stopped."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,6 +10,7 @@ from torch.utils.data import Sampler
 
 from segzoo.data import SegmentationDataset, collate_training
 from segzoo.data.loader import Loader
+from segzoo.data.row_counts import RowCounts
 from segzoo.errors import SegZooError
 
 
@@ -86,10 +89,11 @@ class EpochBatches(Sampler):
         start = batch * self.round_size + self.process_index * self.batch_size
         return self._permutation()[start : start + self.batch_size]
 
-    def _permutation(self) -> list[int]:
+    def _permutation(self) -> list[Any]:
+        """The samples of the current epoch in order."""
         return np.random.default_rng([self.seed, self.epoch]).permutation(self.num_samples).tolist()
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[Any]]:
         order = self._permutation()
         for batch in range(self.first, self.batches_per_epoch):
             start = batch * self.round_size + self.process_index * self.batch_size
@@ -97,6 +101,63 @@ class EpochBatches(Sampler):
 
     def __len__(self) -> int:
         return self.batches_per_epoch - self.first
+
+
+class BalancedBatches(EpochBatches):
+    """Batches of an epoch in which rare classes come first, as in DAFormer (https://arxiv.org/abs/2111.14887, 3.2).
+
+    For each sample a class is drawn with a chance in proportion to exp((1 - f) / temperature), where f is the class's
+    share of the pixels, and then one of the pictures that show it. An epoch is as many draws as there are pictures, and
+    depends on seed and epoch only. A picture that is drawn again in an epoch is augmented anew: items are a picture's
+    index, or (index, number of earlier draws in the epoch), which `SegmentationDataset` takes.
+
+    Args:
+        counts: the classes of every picture.
+        batch_size, seed, process_index, num_processes: see `EpochBatches`.
+        temperature: the smaller, the rarer the classes that are drawn.
+
+    Raises:
+        SegZooError: there are fewer pictures than one round, or none of them shows any class.
+    """
+
+    def __init__(
+        self,
+        counts: RowCounts,
+        batch_size: int,
+        *,
+        temperature: float = 0.01,
+        seed: int = 0,
+        process_index: int = 0,
+        num_processes: int = 1,
+    ):
+        super().__init__(
+            len(counts.pixels), batch_size, seed=seed, process_index=process_index, num_processes=num_processes
+        )
+        share = counts.summed().share
+        self.classes = np.flatnonzero(share)
+        if len(self.classes) == 0:
+            raise SegZooError("balanced sampling: no pixel of the training pictures belongs to a class")
+        rarity = (1 - share[self.classes]) / temperature
+        chances = np.exp(rarity - rarity.max())
+        self.chances = chances / chances.sum()
+        self.pictures = [np.flatnonzero(counts.pixels[:, index]) for index in self.classes]
+
+    def indices(self, batch: int) -> list[int]:
+        """Indices of the samples of one batch of the current epoch, for this process."""
+        return [item if isinstance(item, int) else item[0] for item in super().indices(batch)]
+
+    def _permutation(self) -> list[int | tuple[int, int]]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        classes = rng.choice(len(self.classes), size=self.num_samples, p=self.chances)
+        places = rng.random(self.num_samples)
+        seen: Counter[int] = Counter()
+        order: list[int | tuple[int, int]] = []
+        for found, place in zip(classes, places, strict=True):
+            pictures = self.pictures[found]
+            index = int(pictures[int(place * len(pictures))])
+            order.append((index, seen[index]) if seen[index] else index)
+            seen[index] += 1
+        return order
 
 
 def training_batches(

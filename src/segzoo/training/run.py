@@ -19,6 +19,7 @@ from accelerate.utils import set_seed
 from transformers import PreTrainedModel
 
 from segzoo.configuration_segzoo import input_channels
+from segzoo.data.row_counts import RowCounts
 from segzoo.errors import SegZooError, cause_of
 from segzoo.evaluation import Evaluation, evaluate
 from segzoo.hub import reserve_repository
@@ -35,11 +36,27 @@ from segzoo.training.checkpoints import (
     resume_checkpoint,
     save_checkpoint,
 )
+from segzoo.training.class_weights import class_weights, weights_in_words
 from segzoo.training.ema import WeightAverage
-from segzoo.training.folder import RESULTS, TRAIN_FILES, claim_output_folder, publish_model, write_json, write_text
+from segzoo.training.folder import (
+    COUNTS,
+    RESULTS,
+    TRAIN_FILES,
+    claim_output_folder,
+    publish_model,
+    write_json,
+    write_text,
+)
 from segzoo.training.frozen import BACKBONE, TrainedPart, hold_still
 from segzoo.training.guards import FiniteGuard, LabelGuard, gradient_norm
-from segzoo.training.inputs import MeanLoss, load_model, load_pictures, picture_names, prepare_data
+from segzoo.training.inputs import (
+    MeanLoss,
+    count_training_classes,
+    load_model,
+    load_pictures,
+    picture_names,
+    prepare_data,
+)
 from segzoo.training.models import no_distortion
 from segzoo.training.optimization import build_optimizer, build_schedule
 from segzoo.training.preparing import describe_training, prepare_model, validation_look
@@ -177,6 +194,7 @@ class Run:
         """Load data, classes, model and image processor, and check the first pictures in every process."""
         self.pictures = load_pictures(self.options, self.recipe, self.accelerator)
         self.classes = self.pictures.classes
+        counts = self.count_classes()
         asked = self.recipe
         loaded = load_model(self.options, self.recipe, self.classes)
         self.model, self.processor, self.recipe = loaded.built.model, loaded.processor, loaded.recipe
@@ -187,7 +205,13 @@ class Run:
         if asked.photometric_distortion and not self.recipe.photometric_distortion:
             self.say(f"note: {no_distortion(num_channels)}")
         inputs = prepare_data(
-            self.options, self.recipe, self.pictures, self.processor, self.accelerator, num_channels=num_channels
+            self.options,
+            self.recipe,
+            self.pictures,
+            self.processor,
+            self.accelerator,
+            num_channels=num_channels,
+            counts=counts,
         )
         self.data, self.eval_data = inputs.batches, inputs.eval_data
         if self.options.do_train and self.recipe.train_fraction is not None and not self.data.streaming:
@@ -199,6 +223,23 @@ class Run:
         self.look = validation_look(self.options, self.classes, self.eval_data, is_main=self.is_main)
         for line in self.together(self.look.first, main_only=True):
             self.say(line)
+
+    def count_classes(self) -> RowCounts | None:
+        """Count the classes if the recipe needs it, and put the class weights that follow into the recipe."""
+        rule = self.recipe.weights_rule
+        if not self.options.do_train:
+            if rule is not None:
+                self.recipe = replace(self.recipe, class_weights=None)
+            return None
+        if rule is None and self.recipe.sampling != "balanced":
+            return None
+        rows = count_training_classes(self.options, self.pictures, self.accelerator, self.output_dir / COUNTS)
+        if rule is not None:
+            counts = rows.summed()
+            weights = class_weights(counts, rule)
+            self.recipe = replace(self.recipe, class_weights=weights)
+            self.say(weights_in_words(weights, self.classes.names, rule, counts))
+        return rows
 
     # Training
 

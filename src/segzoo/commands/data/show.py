@@ -79,6 +79,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     training.add_argument(
         "--train_val_groups", metavar="REGEX", help="what pictures share that a training keeps on one side"
     )
+    training.add_argument(
+        "--augmentation",
+        metavar="FILE",
+        help="transforms of torchvision v2 or albumentations, as a training takes them",
+    )
     add_flags(training, Augmentation)
 
 
@@ -100,8 +105,12 @@ def run(args: argparse.Namespace) -> int:
     if min(args.epoch) < 0:
         raise SegZooError("--epoch counts from 0")
     given = {name: value for name, value in vars(args).items() if name in Augmentation().to_dict()}
-    if not args.augment and (given or args.recipe or args.epoch != [0] or args.image_processor_name):
-        raise SegZooError("--recipe, --epoch and the options of augmentation are for --augment, which is missing")
+    if not args.augment and (
+        given or args.augmentation or args.recipe or args.epoch != [0] or args.image_processor_name
+    ):
+        raise SegZooError(
+            "--recipe, --epoch, --augmentation and the options of augmentation are for --augment, which is missing"
+        )
 
     from segzoo.evaluation.pictures import titled
     from segzoo.files import write_whole
@@ -145,10 +154,11 @@ def _trained_sheet(args: argparse.Namespace, classes: ClassFacts | None, given: 
     from segzoo.data.checks.sheets import draw_samples_as_trained
     from segzoo.data.classes import ClassFacts
     from segzoo.data.splits import load_splits
-    from segzoo.training.arguments import DEFAULTS
+    from segzoo.training.arguments import DEFAULTS, pipeline_fields
     from segzoo.training.models import build_processor, new_processor, no_distortion, training_transform
     from segzoo.training.recipes.recipe import resolve_recipe
 
+    given = given | pipeline_fields(args.augmentation, given)
     recipe = resolve_recipe(args.recipe, None, given, defaults=DEFAULTS)
     if args.image_processor_name is not None:
         known = classes or ClassFacts({}, [], bool(args.do_reduce_labels))
@@ -202,6 +212,10 @@ def _in_words(recipe: Recipe) -> str:
     size = "whole pictures"
     if recipe.crop_size is not None:
         size = f"crops of {recipe.crop_size[1]}x{recipe.crop_size[0]} (width x height)"
+    if recipe.pipeline is not None:
+        from segzoo.data.augmentation import pipeline_names
+
+        return f"{', '.join(pipeline_names(recipe.pipeline))}, then {size}"
     low, high = recipe.scale_range
     photometric = "with" if recipe.photometric_distortion else "without"
     return (

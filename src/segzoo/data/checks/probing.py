@@ -16,6 +16,7 @@ import PIL.Image
 from segzoo.data.checks.findings import ERROR, Case
 from segzoo.data.checks.label_ids import LabelRule, count_ids, list_ids
 from segzoo.data.decoding import decode_pair
+from segzoo.data.mapped_labels import split_encoding
 from segzoo.errors import SegZooError
 from segzoo.images.masks import MaskOfColoursError
 from segzoo.images.reading import CorruptImageError, Header, decode_image, read_bytes, read_header
@@ -175,7 +176,7 @@ def _decode(
         fix = _advice(error)
         facts.cases.append(Case("unreadable_mask", _reason(error, label_name), (label_name,), fix=fix))
     except SegZooError as error:
-        if encoding is not None or isinstance(error, MaskOfColoursError):
+        if split_encoding(encoding)[0] is not None or isinstance(error, MaskOfColoursError):
             facts.cases.append(_color_case(label, _reason(error, label_name), encoding, label_name, palette))
         else:
             facts.cases.append(_unusable("unusable_mask", error, label_name))

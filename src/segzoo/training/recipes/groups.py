@@ -15,6 +15,9 @@ OWN_SCHEDULES = ("poly", "multistep")
 NEED_A_METRIC = ("reduce_lr_on_plateau", "greedy")
 """Schedules of transformers that need more than a step count."""
 
+WEIGHT_RULES = ("inverse_sqrt", "effective_number", "median_frequency")
+"""The rules of `segzoo.training.class_weights.class_weights`; the first one is the default."""
+
 KINDS = ("norms", "layer_norms", "biases", "vectors", "positions", "offsets")
 """The kinds that ``no_decay`` may name; see `segzoo.training.optimization.kinds_of_parameters`."""
 
@@ -125,8 +128,13 @@ class ModelOptions(Options):
     auxiliary_losses: tuple[dict[str, Any], ...] | None = option(
         None, "losses of the auxiliary heads; none: the model's own"
     )
-    class_weights: tuple[float, ...] | None = option(
-        None, "a factor on the loss for each class", at_least=0, at_most=MAX_FACTOR
+    class_weights: tuple[float | str, ...] | None = option(
+        None,
+        "a factor on the loss for each class; or a rule that makes them of the classes' frequencies in the training masks: "
+        f"{', '.join(WEIGHT_RULES)}, or auto, which is {WEIGHT_RULES[0]}",
+        words=("auto", *WEIGHT_RULES),
+        at_least=0,
+        at_most=MAX_FACTOR,
     )
     drop_path_rate: float | None = option(
         None,
@@ -169,11 +177,20 @@ class ModelOptions(Options):
             raise SegZooError(f"{self.prefix}{name}: {error}") from error
 
     def check(self) -> None:
-        """Check that ``window_stride`` comes with a ``window_size`` and leaves no gaps between windows."""
+        """Check that a rule for class weights stands alone, and that ``window_stride`` comes with a ``window_size`` and leaves no gaps between windows."""
         super().check()
+        if self.class_weights is not None and len(self.class_weights) > 1 and self.weights_rule is not None:
+            self.refuse(
+                f"class_weights: {self.weights_rule} is a rule for all classes; give it alone, or numbers only"
+            )
         if self.window_stride is None:
             return
         if self.window_size is None:
             self.refuse("window_stride needs a window_size")
         if any(step > side for step, side in zip(self.window_stride, self.window_size, strict=True)):
             self.refuse(f"window_stride {self.window_stride} leaves gaps between windows of {self.window_size}")
+
+    @property
+    def weights_rule(self) -> str | None:
+        """The rule by which class weights are still to be computed; None if there are numbers, or no weights."""
+        return next((value for value in self.class_weights or () if isinstance(value, str)), None)

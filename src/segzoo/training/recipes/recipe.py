@@ -57,6 +57,14 @@ class Recipe(ModelOptions, Augmentation, ScheduleOptions, OptimizerOptions):
         above=0,
         at_most=1,
     )
+    sampling: str = option(
+        "all",
+        "all: every picture once an epoch; balanced: pictures of rare classes more often, as many as there are in an epoch",
+        choices=("all", "balanced"),
+    )
+    sampling_temperature: float = option(
+        0.01, "with balanced sampling: the smaller, the rarer the classes", above=0, at_most=MAX_FACTOR
+    )
     freeze_backbone: bool = option(False, "train neck and heads only")
     mixed_precision: str | None = option(None, "none: as accelerate is configured", choices=PRECISIONS)
     ema_decay: float | None = option(

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segzoo.cards.scores import table_cell
+from segzoo.data.augmentation import check_pipeline, pipeline_names
 from segzoo.options import plain
 from segzoo.training.recipes.recipe import Recipe
 
@@ -82,6 +83,11 @@ def _length(recipe: Recipe) -> str:
 
 def _pictures(recipe: Recipe) -> str:
     parts = []
+    if recipe.pipeline is not None:
+        parts.append(f"{', '.join(pipeline_names(recipe.pipeline))} of {check_pipeline(recipe.pipeline)}")
+        if recipe.crop_size is not None:
+            parts.append(f"crops of {_by(recipe.crop_size)}")
+        return "; ".join([*parts, *_sampling(recipe)])
     low, high = recipe.scale_range
     factor = "" if low == high == 1 else f", times {low:g} to {high:g}" if low != high else f", times {low:g}"
     if recipe.scale_edges:
@@ -98,7 +104,15 @@ def _pictures(recipe: Recipe) -> str:
         parts.append(f"mirrored with chance {recipe.flip_probability:g}")
     if recipe.photometric_distortion:
         parts.append("photometric distortion")
-    return "; ".join(parts)
+    if recipe.reduced_decoding:
+        parts.append("JPEG decoded at reduced size")
+    return "; ".join([*parts, *_sampling(recipe)])
+
+
+def _sampling(recipe: Recipe) -> list[str]:
+    if recipe.sampling == "balanced":
+        return [f"rare classes first (temperature {recipe.sampling_temperature:g})"]
+    return []
 
 
 def _losses(recipe: Recipe) -> str:

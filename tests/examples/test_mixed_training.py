@@ -1,0 +1,47 @@
+"""Trainings on a mixture, with class weights and sampling by rare classes, in this process."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from segzoo.data.scenes import SCENES
+from segzoo.training.arguments import parse_arguments
+from segzoo.training.run import train
+
+
+@pytest.fixture
+def mix(scenes, tmp_path):
+    path = tmp_path / "mix.yaml"
+    names = list(SCENES.id2label.values())
+    sources = [{"data": str(scenes)}, {"data": str(scenes), "splits": ["train"], "max_samples": 2, "repeat": 2}]
+    path.write_text(yaml.safe_dump({"classes": names, "sources": sources}))
+    return path
+
+
+def test_weights_and_rare_classes_first_on_a_mixture_go_on_with_the_same_bits(mix, tiny, tmp_path, capsys):
+    def run(output, *more):
+        words = f"--dataset_name {mix} --model_name_or_path {tiny} --output_dir {output} --crop_size 32 --seed 3 "
+        words += "--per_device_train_batch_size 4 --max_train_steps 6 --learning_rate 1e-3 --logging_steps 1 --eval_steps 0 "
+        words += (
+            "--dataloader_num_workers 0 --use_cpu --class_weights auto --sampling balanced --checkpointing_steps 2"
+        )
+        train(*parse_arguments([*words.split(), *more]))
+        return capsys.readouterr().out
+
+    said = run(tmp_path / "whole")
+    assert said.count("class weights (inverse_sqrt, from 14 masks): ") == 1
+    recipe = json.loads((tmp_path / "whole" / "recipe.json").read_text())
+    assert len(recipe["class_weights"]) == len(SCENES.id2label) and recipe["sampling"] == "balanced"
+    config = json.loads((tmp_path / "whole" / "config.json").read_text())
+    assert recipe["class_weights"] in [
+        loss.get("class_weights") for loss in config["decode_head_configs"][0]["losses"]
+    ]
+
+    (tmp_path / "again").mkdir()
+    shutil.copytree(tmp_path / "whole" / "step_2", tmp_path / "again" / "step_2")
+    run(tmp_path / "again", "--resume_from_checkpoint", "latest")
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "again"))
+    assert all(first[name].equal(second[name]) for name in first)
