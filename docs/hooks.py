@@ -63,7 +63,8 @@ def api_page(package: str) -> str:
     """The page of a package: what it says of itself, and the docstring of everything that it offers."""
     folder = SOURCE.joinpath(*package.split("."))
     about = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))) or ""
-    blocks = [f"# {package}", about.replace("``", "`"), *(f"::: {place}" for place in sorted(offered(package)))]
+    names = sorted(offered(package), key=lambda place: place.rpartition(".")[2].lower())
+    blocks = [f"# {package}", about.replace("``", "`"), *(f"::: {name}" for name in names)]
     return "\n\n".join(blocks) + "\n"
 
 

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import nbformat
@@ -63,21 +64,31 @@ def execute(script: Path) -> nbformat.NotebookNode:
         client.execute(env=environment)
     for cell in notebook.cells:
         cell.metadata.clear()
-        for output in cell.get("outputs", ()):
-            clean(output, f"{script.name}, cell {cell.id}")
+        if cell.cell_type == "code":
+            cell.outputs = cleaned(cell.outputs, f"{script.name}, {cell.id}")
     notebook.metadata.pop("language_info", None)
     return notebook
 
 
-def clean(output: nbformat.NotebookNode, where: str) -> None:
-    """Take control characters out of an output, and refuse paths."""
-    texts = output if output.output_type == "stream" else output.get("data", {})
-    for kind in ("text", "text/plain", "text/html"):
-        if kind in texts:
-            lines = _ESCAPE.sub("", texts[kind]).replace("\r\n", "\n").split("\n")
-            texts[kind] = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
-            if MACHINE_PATH.search(texts[kind]):
-                raise ValueError(f"{where}: the output names a path of this machine:\n{texts[kind]}")
+def cleaned(outputs: Iterable[nbformat.NotebookNode], where: str) -> list[nbformat.NotebookNode]:
+    """Outputs without bars of progress, control characters, and pictures in a second format; paths are refused."""
+    kept = []
+    for output in outputs:
+        if output.output_type == "stream" and output.name == "stderr":
+            continue  # progress bars; an error of a cell is an exception
+        texts = output if output.output_type == "stream" else output.get("data", {})
+        texts.pop("image/jpeg", None)
+        for kind in ("text", "text/plain", "text/html"):
+            if kind in texts:
+                lines = _ESCAPE.sub("", texts[kind]).replace("\r\n", "\n").split("\n")
+                texts[kind] = "\n".join(line.rstrip("\r").rpartition("\r")[2].rstrip() for line in lines)
+                if MACHINE_PATH.search(texts[kind]):
+                    raise ValueError(f"{where}: the output names a path of this machine:\n{texts[kind]}")
+        if kept and output.output_type == kept[-1].output_type == "stream":
+            kept[-1].text += output.text
+        else:
+            kept.append(output)
+    return kept
 
 
 def main(names: list[str]) -> None:
