@@ -23,8 +23,16 @@ PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md")] + sorted(ROOT
 GENERATED = ("models.md", "zoo.md", "data_sets.md")
 """Pages that scripts write: their command lines are parsed, and not run."""
 
+TRAINING = {
+    "optimizer": {"type": "SGD", "lr": 0.01, "momentum": 0.9, "weight_decay": 0.0005},
+    "optimizer_config": {},
+    "lr_config": {"policy": "poly", "power": 0.9, "min_lr": 1e-4, "by_epoch": False},
+    "runner": {"type": "IterBasedRunner", "max_iters": 80000},
+}
+"""What the reader's config says of its training."""
+
 _FENCE = re.compile(r"^(?:<!-- test: (?P<test>.*?) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)^```$", re.M | re.S)
-_INLINE = re.compile(r"(?<!`)`(segzoo [^`\n]+)`(?!`)")
+_INLINE = re.compile(r"(?<!`)`(segzoo [^`\n]+)`(?!`)|^ {4}(segzoo .+)$", re.M)
 
 
 @dataclass(frozen=True)
@@ -65,8 +73,8 @@ def blocks(page: Path) -> list[Block]:
 
 
 def inline_commands(page: Path) -> list[str]:
-    """The command lines of segzoo within the text of a page, in tables for example."""
-    return _INLINE.findall(_FENCE.sub("", page.read_text(encoding="utf-8")))
+    """The command lines of segzoo within the text of a page, in tables for example, and in indented lines."""
+    return [a or b for a, b in _INLINE.findall(_FENCE.sub("", page.read_text(encoding="utf-8")))]
 
 
 def segzoo_words(words: list[str]) -> list[str] | None:
@@ -89,7 +97,7 @@ def make_reader_folder(folder: Path) -> Path:
     shutil.copy(pictures[0], folder / "street.png")
     shutil.copy(pictures[1], folder / "photos" / "first.png")
     shutil.copy(pictures[2], folder / "photos" / "second.png")
-    values = tiny.config()
+    values = tiny.config() | TRAINING
     (folder / "my_config.py").write_text(tiny.config_text(values), encoding="utf-8")
     tiny.save(folder / "iter_80000.pth", values)
     (folder / "classes.json").write_text(json.dumps({"0": "sky", "1": "road", "2": "car", "3": "tree"}))
