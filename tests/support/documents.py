@@ -97,8 +97,18 @@ def make_reader_folder(folder: Path) -> Path:
     shutil.copy(pictures[0], folder / "street.png")
     shutil.copy(pictures[1], folder / "photos" / "first.png")
     shutil.copy(pictures[2], folder / "photos" / "second.png")
+    write_outlines(folder / "export", pictures[3])
     values = tiny.config() | TRAINING
     (folder / "my_config.py").write_text(tiny.config_text(values), encoding="utf-8")
     tiny.save(folder / "iter_80000.pth", values)
     (folder / "classes.json").write_text(json.dumps({"0": "sky", "1": "road", "2": "car", "3": "tree"}))
     return folder
+
+
+def write_outlines(folder: Path, picture: Path) -> None:
+    """A picture with one outline, as LabelMe writes it."""
+    folder.mkdir()
+    shutil.copy(picture, folder / "first.png")
+    outline = {"label": "road", "shape_type": "polygon", "points": [[2, 30], [60, 30], [60, 44], [2, 44]]}
+    export = {"imagePath": "first.png", "imageHeight": 48, "imageWidth": 64, "shapes": [outline]}
+    (folder / "first.json").write_text(json.dumps(export), encoding="utf-8")
