@@ -91,6 +91,12 @@ def test_links_lead_somewhere():
                 assert (page.parent / target.partition("#")[0]).exists(), f"{page.name}: {target}"
 
 
+def test_the_quickstart_lists_every_extra():
+    page = (ROOT / "docs/quickstart.md").read_text(encoding="utf-8")
+    missing = [extra for extra in PROJECT["optional-dependencies"] if f"\n| `{extra}` | " not in page]
+    assert not missing, f"add {missing} to the table of docs/quickstart.md"
+
+
 def test_every_page_is_in_the_navigation():
     named = re.findall(r": ([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.M)
     pages = {page.name for page in PAGES if page.parent.name == "docs"}
