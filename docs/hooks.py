@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
@@ -52,6 +54,15 @@ def on_page_markdown(markdown: str, **_: object) -> str:
     for source, page in ABOVE.items():
         markdown = markdown.replace(f"](../{source}", f"]({page}")
     return re.sub(r"\]\(docs/", "](", markdown)
+
+
+def on_post_page(output: str, page: Page, **_: object) -> None:
+    """Refuse a page that loads scripts, styles, fonts or pictures from elsewhere; links may lead there."""
+    found = re.search(
+        r"""<(?:script|img|iframe|link(?![^>]*rel="?canonical))[^>]*?(?:src|href)="?(?:https?:)?//[^>]*>""", output
+    )
+    if found:
+        raise PluginError(f"{page.file.src_path}: {found[0][:200]} is loaded from another server")
 
 
 def page_name(package: str) -> str:
