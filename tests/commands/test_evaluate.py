@@ -395,6 +395,8 @@ def fail(scenes, model_folder, tmp_path, capsys):
         (["--num_labels", "4"], "has 9 classes and the data 4 (--num_labels)"),
         (["--classes", "cityscapes"], "has 9 classes and the data 19"),
         (["--classes", "no_such"], "neither a file nor a known data set"),
+        (["--dataset", "citiscapes"], "No facts about a data set called 'citiscapes'. Nearest: cityscapes"),
+        (["--dataset", "drive", "--num_labels", "2"], "leave out --num_labels, or --dataset"),
         (["--split", "tset"], "has no such split; it has train, validation"),
         (["--save_predictions"], "--save_predictions needs --output"),
         (["--json", "/no/such/folder/x.json"], "there is no folder /no/such/folder"),
@@ -414,6 +416,8 @@ def test_other_mistakes(fail, scenes, model_folder, tmp_path, capsys):
     assert "There is no folder" in fail(data=tmp_path / "none")
     (tmp_path / "empty").mkdir()
     assert "does not load as a segmentation model" in fail(model=tmp_path / "empty")
+    name = "pspnet_r50-d8_512x1024_40k_cityscapes"
+    assert f"{name} is a released checkpoint" in fail(model=name)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("my only copy")
     for more in ([], ["--overwrite"]):
@@ -457,3 +461,58 @@ def test_interrupted_by_hand(scenes, model_folder, tmp_path, capsys, monkeypatch
     assert evaluate(*options) == 0
     assert "going on: 2 of 5" in capsys.readouterr().err
     assert results(tmp_path / "out")["num_images"] == 5
+
+
+def vessels(folder, names):
+    """A model with these classes, and two pictures of DRIVE with their masks as `segzoo data prepare` writes them."""
+    torch.manual_seed(0)
+    config = SegZooConfig(**{**SegZooConfig.tiny().to_dict(), "id2label": dict(enumerate(names)), "palette": None})
+    model = SegZooForSemanticSegmentation(config)
+    torch.nn.init.normal_(model.decode_heads[-1].classifier.weight, std=2.0)
+    processor = SegZooImageProcessor(size={"shortest_edge": 32, "longest_edge": 32})
+    save_model_folder(model, processor, folder / "model")
+    rng = np.random.default_rng(0)
+    for kind, name, shape, most in (("images", "{}.jpg", (30, 40, 3), 256), ("annotations", "{}.png", (30, 40), 2)):
+        (folder / "data" / kind / "val").mkdir(parents=True)
+        for stem in ("01", "02"):
+            pixels = rng.integers(0, most, shape, dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "data" / kind / "val" / name.format(stem))
+    (folder / "data" / "manifest.json").write_text('{"dataset": "drive"}')
+    return folder / "model", folder / "data"
+
+
+def test_a_known_data_set(tmp_path, capsys):
+    """DRIVE with an output more than it has classes: size, classes and metric are the data set's."""
+    model, data = vessels(tmp_path, ["background", "vessel", "LABEL_2"])
+    out = tmp_path / "out"
+    (model / "README.md").write_text("# fcn_unet_s5-d16_64x64_40k_drive\n")
+    assert evaluate(model, data, "--dataset", "DRIVE", "--output", out, "--save_predictions", "--write_card") == 0
+    captured = capsys.readouterr()
+    assert "note: DRIVE retinal vessels is tested on pictures of at most 584x565 pixels" in captured.err
+    assert "shorter side 565, longer side at most 584" in captured.err
+    held = results(out)
+    truth = np.stack([np.asarray(Image.open(data / f"annotations/val/{stem}.png")) for stem in ("01", "02")])
+    found = np.stack([np.asarray(Image.open(out / f"predictions/{stem}.png")) for stem in ("01", "02")])
+    assert set(np.unique(found)) == {0, 1, 2}, "all outputs are predicted"
+    dice = [2 * ((truth == c) & (found == c)).sum() / ((truth == c).sum() + (found == c).sum()) for c in (0, 1)]
+    assert held["metric"] == "mean_dice" and held["metrics"]["mean_dice"] == pytest.approx(np.mean(dice), rel=1e-12)
+    assert [row["name"] for row in held["classes"]] == ["background", "vessel"]
+    assert f"mDice {100 * np.mean(dice):.2f}, the metric of DRIVE retinal vessels" in captured.out.splitlines()[-2]
+    assert captured.out.splitlines()[-1] == "published for fcn_unet_s5-d16_64x64_40k_drive: Dice of vessel 78.67"
+    card = ModelCard((model / "README.md").read_text())
+    assert "| measured with this folder, % | mDice | mIoU |" in card.content
+    assert card.data.eval_results[0].metric_type == "mean_dice"
+
+    # Without the option nothing changes: the model's own size, and as many classes as it has.
+    assert evaluate(model, data) == 1
+    assert "has 3 classes and the data 2 (DRIVE retinal vessels)" in capsys.readouterr().err
+    assert evaluate(model, data, "--dataset", "stare") == 1
+    assert "holds DRIVE retinal vessels; take --dataset drive" in capsys.readouterr().err
+    config = json.loads((model / "config.json").read_text())
+    config["id2label"] |= {"0": "vessel", "1": "background"}
+    config["label2id"] = {name: int(index) for index, name in config["id2label"].items()}
+    (model / "config.json").write_text(json.dumps(config))
+    assert evaluate(model, data, "--dataset", "drive") == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("segzoo: error: --dataset drive: 2 of 2 classes are others in ")
+    assert [line.split() for line in lines[2:]] == [["0", "vessel", "background"], ["1", "background", "vessel"]]

@@ -6,6 +6,8 @@ import pytest
 from segzoo import SegZooConfig, SegZooError
 from segzoo.data import DATASETS
 from segzoo.data.classes import find_classes
+from segzoo.data.loading import load_id2label
+from segzoo.data.prepared import prepared_facts
 
 
 def test_classes_beside_the_data(tmp_path):
@@ -56,6 +58,29 @@ def test_the_classes_of_a_data_set_that_is_recognised(tmp_path):
     # Other names beside the data are the user's word.
     (tmp_path / "id2label.json").write_text('{"0": "way", "1": "rest"}')
     assert find_classes(tmp_path).names == ["way", "rest"]
+
+
+def test_the_classes_of_a_folder_with_a_manifest(tmp_path):
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text('{"dataset": "vaihingen"}')
+    found = find_classes(tmp_path, model_config=SegZooConfig.tiny())
+    assert found.names == list(DATASETS["vaihingen"].classes) and found.reduce_labels
+    assert found.source == found.dataset == DATASETS["vaihingen"].title
+    assert load_id2label(tmp_path) == DATASETS["vaihingen"].id2label
+    with pytest.raises(SegZooError, match="--no-do_reduce_labels: the masks of ISPRS Vaihingen"):
+        find_classes(tmp_path, reduce_labels=False)
+    assert find_classes(tmp_path, classes="drive").names == ["background", "vessel"]
+    (tmp_path / "id2label.json").write_text(json.dumps(DATASETS["vaihingen"].id2label))
+    assert find_classes(tmp_path).reduce_labels, "the same names in a file do not take the rule away"
+    (tmp_path / "id2label.json").write_text('{"0": "way", "1": "rest"}')
+    other = find_classes(tmp_path)
+    assert other.names == ["way", "rest"] and not other.reduce_labels
+    (tmp_path / "id2label.json").unlink()
+    for text in ("[]", "{}", "no JSON", '{"dataset": 7}', '{"dataset": "mine"}'):
+        manifest.write_text(text)  # another program's
+        assert prepared_facts(tmp_path) is None
+    with pytest.raises(SegZooError, match="put id2label.json beside it"):
+        find_classes(tmp_path)
 
 
 def test_classes_from_a_file_a_number_or_the_model(tmp_path):

@@ -89,6 +89,32 @@ def test_the_hub_reads_the_results(tmp_path):
     assert report().write_eval_results(tmp_path).name == "my-data_validation_whole.yaml"
 
 
+def test_dice_as_the_main_score(tmp_path):
+    main = report(metric="mean_dice", mean_over="sky and road", dataset_id="me/x")
+    dice = (100 / 113 + 74 / 87) / 2
+    assert main.table().splitlines()[:-1] == report().table().splitlines()
+    assert main.table().endswith(f"\nmDice {100 * dice:.2f}, the metric of My Data: the mean over sky and road")
+    assert main.to_dict()["metric"] == "mean_dice" and report().to_dict()["metric"] == "mean_iou"
+    names = ["mean_dice", "mean_iou", "mean_accuracy", "overall_accuracy"]
+    assert [measured.metric for measured in main.measurements()] == names
+    assert [measured.metric for measured in report().measurements()] == names[1:]
+    (entry,) = parse_eval_result_entries(yaml.safe_load(main.write_eval_results(tmp_path).read_text()))
+    assert entry.value == pytest.approx(dice) and entry.notes.startswith("mean dice, 0 to 1;")
+    assert "mean iou 0." in entry.notes and "mean dice 0." not in entry.notes
+
+
+def test_outputs_that_are_no_classes(tmp_path):
+    """The third output is no class: its pixels are wrong, and it has no score of its own."""
+    counts = np.array([[50, 3, 7], [10, 37, 3], [0, 0, 0]])
+    of_two = report(confusion=counts, names=["sky", "road"])
+    assert of_two.metrics["mean_iou"] == pytest.approx((50 / 70 + 37 / 53) / 2)
+    assert of_two.metrics["overall_accuracy"] == pytest.approx(87 / 110)
+    of_two.write(tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [row["name"] for row in results["classes"]] == ["sky", "road"] and results["num_pixels"] == 110
+    assert len((tmp_path / "confusion_matrix.csv").read_text().splitlines()) == 3
+
+
 def test_nothing_to_count(tmp_path):
     empty = report(confusion=np.zeros((3, 3), dtype=int))
     assert empty.measurements() == []

@@ -9,6 +9,7 @@ from PIL import Image
 
 from segzoo.errors import SegZooError
 from segzoo.images import drawing as vis
+from segzoo.images.legend import FAINT, Legend
 
 PALETTE = [[200, 0, 0], [0, 200, 0], [0, 0, 200]]
 NAMES = ["wall", "grass", "water"]
@@ -114,9 +115,9 @@ def test_legend_sums_up_what_does_not_fit():
 
 def test_legend_of_odd_names():
     for names in (["", "名前 と 説明", "a very long name that no legend has room for at all"], ["x"] * 3):
-        image = vis.legend([(name, colour, "1 %") for name, colour in zip(names, PALETTE, strict=True)], title="T")
+        image = Legend([(name, colour, "1 %") for name, colour in zip(names, PALETTE, strict=True)], title="T").draw()
         assert {tuple(colour) for colour in PALETTE} <= colours(image)
-    assert vis.legend([]).width > 0
+    assert Legend([]).draw().width > 0
 
 
 def test_contact_sheet():
@@ -138,7 +139,7 @@ def test_confusion_matrix_shades_tell_right_from_wrong(tmp_path):
         assert image.format == "PNG"
         pixels = np.asarray(image.convert("RGB")).astype(int)
     cell = 56
-    grey = np.argwhere((pixels == vis._FAINT).all(axis=-1))  # the frame: the longest line of its colour
+    grey = np.argwhere((pixels == FAINT).all(axis=-1))  # the frame: the longest line of its colour
     rows, counts = np.unique(grey[:, 0], return_counts=True)
     top, bottom = rows[counts >= 3 * cell]
     left = grey[grey[:, 0] == top][:, 1].min()

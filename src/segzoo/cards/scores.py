@@ -15,7 +15,12 @@ from segzoo.files import slug
 from segzoo.text import MOST_IN_NAME, line_text, markdown_text, shorten
 
 TASK = "image-segmentation"
-METRIC_TITLES = {"mean_iou": "mIoU", "mean_accuracy": "mean accuracy", "overall_accuracy": "pixel accuracy"}
+METRIC_TITLES = {
+    "mean_iou": "mIoU",
+    "mean_accuracy": "mean accuracy",
+    "overall_accuracy": "pixel accuracy",
+    "mean_dice": "mDice",
+}
 SCORING = "scored at each image's original size, one confusion matrix over all images"
 """How segzoo scores, in words; the end of the text of a protocol."""
 

@@ -40,7 +40,8 @@ USUAL_SIZE = (512, 512)
 """Of pictures that are measured where whole ones go through the model."""
 
 EPILOG = """
-The model's own protocol is used where no option says otherwise. On several GPUs:
+The model's own protocol is used where no option says otherwise. With --dataset NAME a known data set is scored as its
+published scores were: its part, its classes and label rule, the size of its test pictures, its metric. On several GPUs:
 accelerate launch -m segzoo evaluate MODEL DATA ... gives the same scores. An interrupted evaluation with --output
 goes on when the same command is given again, on any number of processes.
 """
@@ -56,7 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_protocol_options(parser)
     add_model_options(parser, cache_dir=False)
     data = parser.add_argument_group("data")
-    data.add_argument("--split", default="validation", help="part of the data (default: %(default)s)")
+    data.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="the known data set that DATA is, such as drive; it is scored as its published scores were",
+    )
+    data.add_argument("--split", help="part of the data (default: validation, or that of the published scores)")
     data.add_argument("--max_samples", type=int, metavar="N", help="score N images only, spread evenly over the split")
     add_data_options(data)
     data.add_argument(
@@ -154,11 +160,20 @@ def check_arguments(args: argparse.Namespace) -> None:
     names = ("slide", "window", "stride", "scales", "short_sides")
     check_protocol_options(**{name: getattr(args, name) for name in names})
     check_data_options(args)
+    check_dataset_option(args)
     if args.save_predictions and not args.output:
         raise SegZooError("--save_predictions needs --output DIR, the folder where they go")
     from segzoo.hub_names import refuse_wrong_path
 
     refuse_wrong_path(args.model)
+    if not Path(args.model).exists() and "/" not in args.model:
+        from segzoo import zoo
+
+        if zoo.lookup(args.model) is not None:
+            raise SegZooError(
+                f"{args.model} is a released checkpoint; make a model folder of it first, with `segzoo convert {args.model} "
+                "--output DIR`, which carries its test's size and windows"
+            )
     if args.write_card and not Path(args.model).is_dir():
         raise SegZooError(
             f"--write_card is for model folders, and {args.model} is none; take model-index.yaml from --output instead"
@@ -175,6 +190,28 @@ def check_arguments(args: argparse.Namespace) -> None:
         check_file_place(args.json, option="--json")
 
 
+def check_dataset_option(args: argparse.Namespace) -> None:
+    """Check ``--dataset``, before anything is loaded.
+
+    Raises:
+        SegZooError: there is no such data set, or another option contradicts its facts.
+    """
+    if args.dataset is None:
+        return
+    from segzoo.data.facts import dataset_facts
+
+    dataset_facts(args.dataset)
+    given = {
+        "--classes": args.classes is not None,
+        "--num_labels": args.num_labels is not None,
+        "--do_reduce_labels": args.do_reduce_labels is not None,
+    }
+    if wrong := [name for name, is_given in given.items() if is_given]:
+        raise SegZooError(
+            f"--dataset {args.dataset} gives the classes and the label rule; leave out {' and '.join(wrong)}, or --dataset"
+        )
+
+
 def prepare(args: argparse.Namespace, accelerator: Accelerator) -> EvaluationJob:
     """Load data and model, and check that they fit each other.
 
@@ -183,24 +220,30 @@ def prepare(args: argparse.Namespace, accelerator: Accelerator) -> EvaluationJob
     """
     import datasets
 
+    from segzoo.data.facts import dataset_facts
     from segzoo.evaluation.job import check_names_for_card, classes_for, load_split, prepare_evaluation
+    from segzoo.evaluation.known import at_test_size, row_of_folder
 
     datasets.disable_progress_bars()
     source = replace(source_from_options(args), token=args.token)
-    data = load_split(source, args.split, max_samples=args.max_samples, dataset_id=args.dataset_id)
+    facts = None if args.dataset is None else dataset_facts(args.dataset)
+    data = load_split(source, args.split, max_samples=args.max_samples, dataset_id=args.dataset_id, facts=facts)
     model, processor = load_from_options(args)
-    settings = settings_from_options(
-        model,
-        processor,
-        slide=args.slide,
-        window=args.window,
-        stride=args.stride,
-        scales=args.scales,
-        short_sides=args.short_sides,
-        flip=args.flip,
-        average=args.average,
-    )
+    row = None if facts is None else row_of_folder(args.model, facts)
     with notes(enabled=accelerator.is_main_process):
+        if facts is not None:
+            processor = at_test_size(processor, facts, model)
+        settings = settings_from_options(
+            model,
+            processor,
+            slide=args.slide,
+            window=args.window,
+            stride=args.stride,
+            scales=args.scales,
+            short_sides=args.short_sides,
+            flip=args.flip or (row is not None and row.test_flip),
+            average=args.average,
+        )
         classes = classes_for(
             model,
             processor,
@@ -209,6 +252,7 @@ def prepare(args: argparse.Namespace, accelerator: Accelerator) -> EvaluationJob
             num_labels=args.num_labels,
             reduce_labels=args.do_reduce_labels,
             model_name=args.model,
+            facts=facts,
         )
         if args.write_card:
             check_names_for_card(model, classes)
@@ -284,11 +328,14 @@ def publish(
     accelerator: Accelerator,
 ) -> None:
     """Print the table and write the files that the arguments ask for; the main process calls this."""
+    from segzoo.evaluation.known import published_scores, row_of_folder
     from segzoo.evaluation.run import write_results
     from segzoo.files import json_text, write_whole
 
     table = sys.stderr if args.json == "-" else sys.stdout
     print_text(f"\n{report.header()}\n\n{report.table()}", stream=table)
+    if job.data.facts is not None and (row := row_of_folder(args.model, job.data.facts)) is not None:
+        print_text(published_scores(row), stream=table)
     if args.json == "-":
         print_text(json_text(report.to_dict()), end="")
     elif args.json:

@@ -8,6 +8,7 @@ from typing import Any
 
 from segzoo.data.facts import DATASETS, DatasetFacts
 from segzoo.data.loading import detect_facts, load_id2label
+from segzoo.data.prepared import prepared_facts
 from segzoo.errors import SegZooError
 from segzoo.images.drawing import default_palette
 
@@ -72,7 +73,8 @@ def find_classes(
         names, source = {index: f"class {index}" for index in range(num_labels)}, "--num_labels"
     elif (names := load_id2label(dataset_name, token=token)) is not None:
         source = f"id2label of {dataset_name}"
-        if not (Path(dataset_name).expanduser() / "id2label.json").is_file():
+        facts = prepared_facts(dataset_name)
+        if facts is None and not (Path(dataset_name).expanduser() / "id2label.json").is_file():
             facts = detect_facts(dataset_name)
         if facts is not None and facts.id2label != names:
             facts = None

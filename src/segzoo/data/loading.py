@@ -17,6 +17,7 @@ from segzoo.data.data_source import DataSource
 from segzoo.data.facts import DATASETS, DatasetFacts
 from segzoo.data.folders import FileFolder, Folder, open_folder
 from segzoo.data.pairing import IMAGE_EXTENSIONS, SPLIT_NAMES, FileSource, PairingProblem, settle
+from segzoo.data.prepared import prepared_facts
 from segzoo.data.sources import EXTENSIONS, LAYOUTS, find_source
 from segzoo.errors import SegZooError
 from segzoo.hub_names import hub_or_cache
@@ -142,8 +143,9 @@ def detect_facts(source: str | os.PathLike) -> DatasetFacts | None:
         source: the `name` of a `DataSource`. Only names and .odgt lists are read, and nothing is downloaded.
 
     Returns:
-        the facts of ADE20K, Cityscapes, Pascal VOC or CamVid, recognised by layout, of ADE20K in an .odgt list,
-        recognised by its paths, and of Hub data sets, recognised by name; None for anything else.
+        the facts of what `segzoo data prepare` wrote, recognised by its manifest, of ADE20K, Cityscapes, Pascal VOC
+        or CamVid, recognised by layout, of ADE20K in an .odgt list, recognised by its paths, and of Hub data sets,
+        recognised by name; None for anything else.
 
     Raises:
         SegZooError: a part of a known data set is missing.
@@ -154,6 +156,8 @@ def detect_facts(source: str | os.PathLike) -> DatasetFacts | None:
     if not path.exists():
         name = os.fspath(source)
         return next((facts for facts in DATASETS.values() if name in facts.hub_names), None)
+    if (prepared := prepared_facts(path)) is not None:
+        return prepared
     found = _local_source(DataSource(source))
     return None if isinstance(found, Folder) else found.facts
 

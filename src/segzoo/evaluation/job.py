@@ -20,9 +20,11 @@ from segzoo.configuration_segzoo import input_channels
 from segzoo.data import SegmentationDataset, build_processor_transform
 from segzoo.data.classes import ClassFacts, find_classes, plain_name
 from segzoo.data.decoding import decode_pair
+from segzoo.data.facts import DatasetFacts
 from segzoo.data.loading import SPLIT_NAMES, DataSource, load_source
 from segzoo.errors import SegZooError
 from segzoo.evaluation.fingerprints import model_fingerprint, rows_fingerprint
+from segzoo.evaluation.known import check_class_order, load_known_split
 from segzoo.evaluation.pictures import WrongPicture
 from segzoo.evaluation.score_log import ImageRow
 from segzoo.hub_names import no_hub_name
@@ -46,6 +48,7 @@ class EvaluationData:
         rows: the table of pictures and masks.
         subset: which rows of the split these are, in words; None: all of them.
         dataset_id: the data set's name on the Hub, if it is known.
+        facts: the data set, if the user named it.
     """
 
     source: DataSource
@@ -53,6 +56,7 @@ class EvaluationData:
     rows: Dataset
     subset: str | None = None
     dataset_id: str | None = None
+    facts: DatasetFacts | None = None
 
     @property
     def name(self) -> str:
@@ -69,7 +73,7 @@ class EvaluationJob:
         processor: its image processor.
         model_name: folder or Hub name of the model, as the user calls it.
         data: the pictures with masks.
-        classes: the classes of the data; as many as the model has.
+        classes: the classes of the data; as many as the model has, or fewer if the model's others have no names.
         settings: windows, scales, flips.
         dataset: the same pictures for `segzoo.evaluation.evaluate`.
         ignore_index: label of pixels that do not count.
@@ -92,8 +96,13 @@ class EvaluationJob:
 
     @property
     def num_labels(self) -> int:
-        """Number of classes of the data, which is that of the model."""
+        """Number of classes of the data."""
         return len(self.classes.id2label)
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of ids that the model may predict; those beyond the classes of the data are wrong everywhere."""
+        return max(self.num_labels, self.model.config.num_labels)
 
     @property
     def title(self) -> str:
@@ -221,36 +230,48 @@ def prepare_evaluation(
 
 def load_split(
     source: DataSource | str | os.PathLike,
-    split: str = "validation",
+    split: str | None = None,
     *,
     max_samples: int | None = None,
     dataset_id: str | None = None,
+    facts: DatasetFacts | None = None,
 ) -> EvaluationData:
     """The pictures and masks of one split.
 
     Args:
         source: where the data come from.
         split: name of the split; ``val`` and other usual names stand for ``validation`` if the data have no such
-            split.
+            split. None: ``validation``, or the part of a known data set that published scores are measured on.
         max_samples: take this many rows, spread evenly over the split; None: all.
         dataset_id: the data set's name on the Hub; None: the name of the source, unless that is a local path.
+        facts: the known data set that these are; see `segzoo.evaluation.known.load_known_split`.
 
     Raises:
-        SegZooError: there are no such data, or no such split.
+        SegZooError: there are no such data, or no such split, or they are not those of ``facts``.
     """
     source = DataSource.of(source)
-    splits = load_source(source)
-    name = split if split in splits else SPLIT_NAMES.get(split.casefold(), split)
-    if name not in splits:
-        raise SegZooError(f"--split {split}: {source} has no such split; it has {', '.join(splits)}")
-    rows, subset = splits[name], None
+    if facts is not None:
+        found, rows = load_known_split(source, facts, split)
+        split = split or found
+    else:
+        split = split or "validation"
+        rows = _split_rows(source, split)
+    subset = None
     count = len(rows)
     if max_samples is not None and max_samples < count:
         rows = rows.select([(2 * number + 1) * count // (2 * max_samples) for number in range(max_samples)])
         subset = f"only {max_samples} of {count} images, spread evenly"
     if dataset_id is None and not source.path.exists() and no_hub_name(str(source)) is None:
         dataset_id = str(source)
-    return EvaluationData(source=source, split=split, rows=rows, subset=subset, dataset_id=dataset_id)
+    return EvaluationData(source=source, split=split, rows=rows, subset=subset, dataset_id=dataset_id, facts=facts)
+
+
+def _split_rows(source: DataSource, split: str) -> Dataset:
+    splits = load_source(source)
+    name = split if split in splits else SPLIT_NAMES.get(split.casefold(), split)
+    if name not in splits:
+        raise SegZooError(f"--split {split}: {source} has no such split; it has {', '.join(splits)}")
+    return splits[name]
 
 
 def classes_for(
@@ -262,6 +283,7 @@ def classes_for(
     num_labels: int | None = None,
     reduce_labels: bool | None = None,
     model_name: str = "the model",
+    facts: DatasetFacts | None = None,
 ) -> ClassFacts:
     """The classes of the data and their label rule, checked against the model.
 
@@ -272,15 +294,20 @@ def classes_for(
         processor: its image processor.
         data, classes, num_labels, reduce_labels: as in `segzoo.data.classes.find_classes`.
         model_name: the model's name in messages.
+        facts: the known data set that these are; its classes and label rule come before all others.
 
     Raises:
-        SegZooError: model and data have different numbers of classes.
+        SegZooError: model and data have different numbers of classes, or a class of the model is not that of
+            ``facts``.
 
     Warns:
         UserWarning: classes with the same id have different names.
     """
     config = model.config
     names = {int(index): name for index, name in config.id2label.items()}
+    if facts is not None:
+        check_class_order([names[index] for index in range(len(names))], facts, model_name=model_name)
+        return find_classes(data, classes=facts.name)
     found = find_classes(
         data, classes=classes, num_labels=num_labels, model_config=config, reduce_labels=reduce_labels
     )

@@ -37,6 +37,8 @@ SUMMARY = (
     "mean_recall",
 )
 """Names of the scores that are a single number, among those of `metrics_from_confusion`."""
+ON_CARDS = ("mean_iou", "mean_accuracy", "overall_accuracy")
+"""Names of the scores that every card shows, beside the main one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +46,9 @@ class EvaluationReport:
     """The counts of an evaluation, and what was evaluated.
 
     Args:
-        confusion: int64 array (num_labels, num_labels); rows truth, columns prediction.
-        names: names of the classes, by id.
+        confusion: int64 array (num_outputs, num_outputs); rows truth, columns prediction. Outputs beyond the classes
+            are wrong everywhere.
+        names: names of the classes, by id; all outputs or the first ones.
         images: scores of each image; may be empty.
         num_images: number of images that were scored.
         model: folder or Hub name of the model.
@@ -58,6 +61,9 @@ class EvaluationReport:
         settings: everything that the scores depend on, as JSON values.
         run: facts of this run that the scores do not depend on: date, number of processes, times.
         task_id: the task in the Hub's benchmark.
+        metric: name of the main score, one of `METRIC_TITLES`.
+        mean_over: what it is the mean over, in words; empty: nobody has named the data set, and the table has no line
+            for the main score.
     """
 
     confusion: np.ndarray
@@ -74,11 +80,18 @@ class EvaluationReport:
     settings: Mapping[str, Any] = field(default_factory=dict)
     run: Mapping[str, Any] = field(default_factory=dict)
     task_id: str = "default"
+    metric: str = "mean_iou"
+    mean_over: str = ""
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
         """All scores, as `metrics_from_confusion` returns them."""
-        return metrics_from_confusion(self.confusion)
+        return metrics_from_confusion(self.confusion, num_labels=len(self.names))
+
+    @property
+    def _of_classes(self) -> np.ndarray:
+        """The counts of the classes, (num_labels, num_labels)."""
+        return self.confusion[: len(self.names), : len(self.names)]
 
     def summary(self) -> dict[str, float]:
         """The scores that are a single number, 0 to 1 (NaN if no pixel counts), by the names in `SUMMARY`."""
@@ -94,8 +107,12 @@ class EvaluationReport:
         return "\n".join(map(line_text, lines))
 
     def table(self) -> str:
-        """The scores as a text table, in percent: one class per line, and the means below."""
-        return format_table(self.metrics, self.names)
+        """The scores as a text table, in percent: one class per line, the means below, and the main score if named."""
+        table = format_table(self.metrics, self.names)
+        if not self.mean_over:
+            return table
+        score = f"{METRIC_TITLES[self.metric]} {100 * self.metrics[self.metric]:.2f}"
+        return f"{table}\n{line_text(f'{score}, the metric of {self.dataset}: the mean over {self.mean_over}')}"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything except the scores of single images, as JSON values; scores are 0 to 1, NaN if no pixel counts."""
@@ -119,6 +136,7 @@ class EvaluationReport:
             "num_images": self.num_images,
             "num_pixels": int(truth.sum()),
             "protocol": self.protocol,
+            "metric": self.metric,
             "metrics": self.summary(),
             "classes": classes,
             "settings": dict(self.settings),
@@ -139,7 +157,7 @@ class EvaluationReport:
             write_whole(folder / RESULTS, json_text(self.to_dict())),
             write_whole(folder / TABLE, f"{self.header()}\n\n{self.table()}\n"),
             write_whole(folder / f"{CONFUSION}.npy", lambda file: np.save(file, self.confusion)),
-            write_whole(folder / f"{CONFUSION}.csv", _confusion_csv(self.confusion, self.names)),
+            write_whole(folder / f"{CONFUSION}.csv", _confusion_csv(self._of_classes, self.names)),
             self.write_eval_results(folder),
         ]
         if self.images:
@@ -151,12 +169,12 @@ class EvaluationReport:
         return written
 
     def _draw_confusion(self, path: Path) -> Path:
-        score = f"mIoU {100 * self.metrics['mean_iou']:.2f} %"
-        draw_confusion_matrix(self.confusion, self.names, path, title=f"{self.dataset}, {self.split}: {score}")
+        score = f"{METRIC_TITLES[self.metric]} {100 * self.metrics[self.metric]:.2f} %"
+        draw_confusion_matrix(self._of_classes, self.names, path, title=f"{self.dataset}, {self.split}: {score}")
         return save_png(titled(Image.open(path), self.protocol, below=True), path)
 
     def measurements(self) -> list[Measurement]:
-        """The scores that a model card shows; scores that are NaN are left out."""
+        """The scores that a model card shows, the main one first; scores that are NaN are left out."""
         return [
             Measurement(
                 value=self.metrics[metric],
@@ -167,14 +185,14 @@ class EvaluationReport:
                 num_images=self.num_images,
                 protocol=self.protocol,
             )
-            for metric in METRIC_TITLES
+            for metric in dict.fromkeys((self.metric, *ON_CARDS))
             if 0 <= self.metrics[metric] <= 1
         ]
 
     def write_eval_results(self, folder: str | Path) -> Path:
         """Write ``.eval_results/<data set>_<split>_<protocol>.yaml``, replacing a file of the same name.
 
-        The format is the Hub's (https://huggingface.co/docs/hub/eval-results): one value, the mean IoU from 0 to 1;
+        The format is the Hub's (https://huggingface.co/docs/hub/eval-results): one value, the main score from 0 to 1;
         its notes say how it was measured and give the other scores. The Hub shows it if the data set's id is that of a
         benchmark.
         """
@@ -183,14 +201,15 @@ class EvaluationReport:
 
         dataset_id = self.dataset_id or slug(self.dataset)
         others = ", ".join(
-            f"{name.replace('_', ' ')} {value:.4f}" for name, value in self.summary().items() if name != "mean_iou"
+            f"{name.replace('_', ' ')} {value:.4f}" for name, value in self.summary().items() if name != self.metric
         )
+        title = "mean IoU" if self.metric == "mean_iou" else self.metric.replace("_", " ")
         entry = EvalResultEntry(
             dataset_id=dataset_id,
             task_id=self.task_id,
-            value=self.metrics["mean_iou"],
+            value=self.metrics[self.metric],
             date=self.run.get("date"),
-            notes=line_text(f"mean IoU, 0 to 1; {self.split}, {self.num_images} images; {self.protocol}; {others}"),
+            notes=line_text(f"{title}, 0 to 1; {self.split}, {self.num_images} images; {self.protocol}; {others}"),
         )
         path = Path(folder) / EVAL_RESULTS / f"{slug(dataset_id)[:100]}_{slug(self.split)[:50]}_{self.variant}.yaml"
         path.parent.mkdir(exist_ok=True)

@@ -85,7 +85,7 @@ def open_log(job: EvaluationJob, options: EvaluationOptions, accelerator: Accele
         options.output / STATE,
         {**job.identity, "save_predictions": options.save_predictions},
         num_images=len(job.dataset),
-        num_labels=job.num_labels,
+        num_labels=job.num_outputs,
         ignore_index=job.ignore_index,
         process_index=accelerator.process_index,
         batch_size=options.batch_size,
@@ -143,7 +143,7 @@ def score_job(
             job.processor,
             job.dataset,
             accelerator=accelerator,
-            num_labels=job.num_labels,
+            num_labels=job.num_outputs,
             ignore_index=job.ignore_index,
             settings=job.settings,
             batch_size=options.batch_size,
@@ -183,6 +183,7 @@ def score_job(
             "images_per_second": round(scored / evaluation.seconds, 3) if scored else None,
         },
         task_id=options.task_id,
+        **({} if job.data.facts is None else {"metric": job.data.facts.metric, "mean_over": job.data.facts.mean_over}),
     )
 
 

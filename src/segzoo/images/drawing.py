@@ -9,20 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from segzoo.errors import SegZooError
 from segzoo.files import write_whole
-from segzoo.text import line_text
+from segzoo.images.legend import FAINT, INK, PAPER, Entry, Legend, fit, font_of, text_width
 
 if TYPE_CHECKING:
     import torch
 
-_Entry = tuple[str, Sequence[int] | None, str]  # name, RGB colour or None for "no class", note
-
-_PAPER = (255, 255, 255)
-_INK = (33, 37, 41)
-_FAINT = (120, 126, 132)
 _HATCH = (200, 203, 207)
 
 
@@ -116,45 +111,8 @@ def colour_map(label_map: "np.ndarray | torch.Tensor", palette: Sequence[Sequenc
     colours, known = _colourise(labels, palette)
     rows, columns = np.indices(labels.shape)
     stripes = ((rows + columns) // 4 % 2 == 0)[..., None]
-    hatch = np.where(stripes, np.array(_HATCH, np.uint8), np.array(_PAPER, np.uint8))
+    hatch = np.where(stripes, np.array(_HATCH, np.uint8), np.array(PAPER, np.uint8))
     return Image.fromarray(np.where(known[..., None], colours, hatch).astype(np.uint8))
-
-
-def legend(entries: Sequence[_Entry], size: int = 16, columns: int = 1, title: str | None = None) -> Image.Image:
-    """A key to colours, as an RGB picture just large enough for it.
-
-    `entries` are (name, RGB colour or None for "no class", note), with a note such as "12.3 %"; they run down the
-    columns. `size` is the height of the text in pixels.
-    """
-    title = _fit(title, 60) if title else title
-    pad, swatch, line = round(size * 0.7), round(size * 1.15), round(size * 1.65)
-    gap = round(size * 0.55)
-    columns = max(1, min(columns, len(entries)))
-    rows = -(-len(entries) // columns) if entries else 0
-    names = [_fit(str(name), 28) for name, _, _ in entries]
-    notes = [str(note) for _, _, note in entries]
-    name_width = max((_text_width(name, size) for name in names), default=0)
-    note_width = max((_text_width(note, size) for note in notes), default=0)
-    column_width = swatch + gap + name_width + (2 * gap + note_width if note_width else 0)
-    title_height = round(size * 2.1) if title else 0
-    title_width = _text_width(title, round(size * 1.15)) if title else 0
-    width = max(columns * column_width + (columns - 1) * 3 * gap, title_width) + 2 * pad
-    canvas = Image.new("RGB", (width, rows * line + title_height + 2 * pad), _PAPER)
-    draw = ImageDraw.Draw(canvas)
-    if title:
-        draw.text((pad, pad + title_height * 0.38), title, _INK, _font(round(size * 1.15), title), "lm")
-    for index, ((_, colour, _), name, note) in enumerate(zip(entries, names, notes, strict=True)):
-        column, row = divmod(index, rows)
-        x = pad + column * (column_width + 3 * gap)
-        middle = pad + title_height + row * line + line / 2
-        box = [x, middle - swatch / 2, x + swatch, middle + swatch / 2]
-        draw.rounded_rectangle(box, swatch / 5, tuple(colour) if colour is not None else _PAPER, _FAINT)
-        if colour is None:
-            draw.line([box[0] + 3, box[3] - 3, box[2] - 3, box[1] + 3], _FAINT)
-        draw.text((x + swatch + gap, middle), name, _INK, _font(size, name), "lm")
-        if note:
-            draw.text((x + column_width, middle), note, _FAINT, _font(size, note), "rm")
-    return canvas
 
 
 def overlay_with_legend(
@@ -177,14 +135,15 @@ def overlay_with_legend(
     if factor > 1:
         picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
     size = int(min(max(14, round(max(picture.size) * 0.024)), 96))
-    key = legend(_area_entries(labels, palette, names, max_entries), size, title=title)
-    if picture.width > 1.9 * picture.height or key.height > 1.3 * picture.height:
-        columns = max(1, picture.width // max(key.width, 1))
-        key = legend(_area_entries(labels, palette, names, max_entries), size, columns, title)
-        canvas = Image.new("RGB", (max(picture.width, key.width), picture.height + key.height), _PAPER)
+    layout = Legend(_area_entries(labels, palette, names, max_entries), size, fit(title, 60) if title else None)
+    width, height = layout.extent(1)
+    below = picture.width > 1.9 * picture.height or height > 1.3 * picture.height
+    key = layout.draw(max(1, picture.width // width) if below else 1)
+    if below:
+        canvas = Image.new("RGB", (max(picture.width, key.width), picture.height + key.height), PAPER)
         canvas.paste(key, (0, picture.height))
     else:
-        canvas = Image.new("RGB", (picture.width + key.width, max(picture.height, key.height)), _PAPER)
+        canvas = Image.new("RGB", (picture.width + key.width, max(picture.height, key.height)), PAPER)
         canvas.paste(key, (picture.width, 0))
     canvas.paste(picture, (0, 0))
     return canvas
@@ -228,23 +187,26 @@ def contact_sheet(
         cells.append(shown)
     entries = [(names[i], palette[i], "") for i in sorted(present)] + [("no label", None, "")] * unlabelled
     width = len(headings) * cell_width + (len(headings) + 1) * gap
-    one = legend(entries, size)
-    per_row = max(1, min(len(entries), width // max(1, one.width - round(size * 0.3))))
-    key = legend(entries, size, per_row) if entries else Image.new("RGB", (1, 1), _PAPER)
+    layout = Legend(entries, size)
+    key = (
+        layout.draw(width // max(1, layout.extent(1)[0] - round(size * 0.3)))
+        if entries
+        else Image.new("RGB", (1, 1), PAPER)
+    )
     heights = [max(cell.height for cell in row) + gap + foot for row in cells]
-    canvas = Image.new("RGB", (max(width, key.width), head + sum(heights) + key.height), _PAPER)
+    canvas = Image.new("RGB", (max(width, key.width), head + sum(heights) + key.height), PAPER)
     draw = ImageDraw.Draw(canvas)
     for column, heading in enumerate(headings):
         x = gap + column * (cell_width + gap)
-        draw.text((x, head / 2), str(heading), _INK, _font(round(size * 1.1), str(heading)), "lm")
+        draw.text((x, head / 2), str(heading), INK, font_of(round(size * 1.1), str(heading)), "lm")
     y = head
     for index, row in enumerate(cells):
         for column, cell in enumerate(row):
             canvas.paste(cell, (gap + column * (cell_width + gap), y))
         if captions:
             bottom = y + heights[index] - foot / 2 - gap / 2
-            caption = _fit(str(captions[index]), 120)
-            draw.text((gap, bottom), caption, _FAINT, _font(size, caption), "lm")
+            caption = fit(str(captions[index]), 120)
+            draw.text((gap, bottom), caption, FAINT, font_of(size, caption), "lm")
         y += heights[index]
     canvas.paste(key, (0, y))
     return canvas
@@ -272,7 +234,7 @@ def draw_confusion_matrix(
         SegZooError: the matrix is not square or empty, has negative counts, or the number of names differs from that
             of rows.
     """
-    title = _fit(title, 120) if title else title
+    title = fit(title, 120) if title else title
     if hasattr(matrix, "detach"):
         matrix = matrix.detach().cpu().numpy()
     counts = np.asarray(matrix, dtype=np.float64)
@@ -288,47 +250,47 @@ def draw_confusion_matrix(
     cell = min(56, max(12, 1000 // count + 6)) if count <= 200 else max(2, 2400 // count)
     size = min(15, cell - 2) if cell >= 11 else 0  # text size of the names; 0 if they do not fit
     grid = _confusion_grid(shares, totals[:, 0] > 0, cell)
-    labels = [_fit(str(name), 24) for name in names] if size else []
+    labels = [fit(str(name), 24) for name in names] if size else []
     gap, heading = max(6, size // 2), 18
-    left = max((_text_width(label, size) for label in labels), default=0) + 3 * gap + heading
-    above = max((_text_width(label, size) for label in labels), default=0) + 3 * gap + heading
+    left = max((text_width(label, size) for label in labels), default=0) + 3 * gap + heading
+    above = max((text_width(label, size) for label in labels), default=0) + 3 * gap + heading
     top = (40 if title else gap) + above
     notes = _confusion_notes(shares, totals[:, 0], names) if cell < 26 else []
     note_size, note_line = 15, 24
-    right = _text_width("100.0 %", max(size, 11)) + 2 * gap
-    width = max(left + grid.width + right, left + _KEY_WIDTH, _text_width(title or "", 20) + 2 * gap)
+    right = text_width("100.0 %", max(size, 11)) + 2 * gap
+    width = max(left + grid.width + right, left + _KEY_WIDTH, text_width(title or "", 20) + 2 * gap)
     columns = max(1, (width - 2 * gap) // 600)
     below = 62 + (note_line * (1 + -(-len(notes) // columns)) if notes else 0)
-    canvas = Image.new("RGB", (width, top + grid.height + below), _PAPER)
+    canvas = Image.new("RGB", (width, top + grid.height + below), PAPER)
     draw = ImageDraw.Draw(canvas)
     if title:
-        draw.text((gap, 22), title, _INK, _font(20, title), "lm")
+        draw.text((gap, 22), title, INK, font_of(20, title), "lm")
     canvas.paste(grid, (left, top))
     for index, label in enumerate(labels):
         middle = (index + 0.5) * cell
-        draw.text((left - gap, top + middle), label, _INK, _font(size, label), "rm")
-        _text_upwards(canvas, (round(left + middle), top - gap), label, size, _INK)
+        draw.text((left - gap, top + middle), label, INK, font_of(size, label), "rm")
+        _text_upwards(canvas, (round(left + middle), top - gap), label, size, INK)
         share = _share(totals[index, 0] / totals.sum()) if totals[index, 0] else "none"
-        draw.text((left + grid.width + right - gap, top + middle), share, _FAINT, _font(max(size - 1, 9)), "rm")
-    draw.text((left + grid.width / 2, top - above + heading / 2 + gap / 2), "labelled as", _FAINT, _font(14), "mm")
+        draw.text((left + grid.width + right - gap, top + middle), share, FAINT, font_of(max(size - 1, 9)), "rm")
+    draw.text((left + grid.width / 2, top - above + heading / 2 + gap / 2), "labelled as", FAINT, font_of(14), "mm")
     if labels:
-        draw.text((left + grid.width + right - gap, top - gap), "of all", _FAINT, _font(max(size - 1, 10)), "rb")
-    _text_upwards(canvas, (gap + heading // 2, top + grid.height // 2), "true class", 14, _FAINT, centred=True)
+        draw.text((left + grid.width + right - gap, top - gap), "of all", FAINT, font_of(max(size - 1, 10)), "rb")
+    _text_upwards(canvas, (gap + heading // 2, top + grid.height // 2), "true class", 14, FAINT, centred=True)
     _confusion_key(draw, left, top + grid.height + 20)
     y = top + grid.height + 62
     if notes:
-        draw.text((gap, y), "Largest confusions, by pixels", _INK, _font(16), "lm")
+        draw.text((gap, y), "Largest confusions, by pixels", INK, font_of(16), "lm")
         rows = -(-len(notes) // columns)
         for index, note in enumerate(notes):
             column, row = divmod(index, rows)
             place = (gap + column * ((width - 2 * gap) // columns), y + note_line * (row + 1))
-            draw.text(place, note, _INK, _font(note_size, note), "lm")
+            draw.text(place, note, INK, font_of(note_size, note), "lm")
     return write_whole(path, lambda file: canvas.save(file, format="PNG"))
 
 
 def _area_entries(
     labels: np.ndarray, palette: Sequence[Sequence[int]], names: Sequence[str], max_entries: int
-) -> list[_Entry]:
+) -> list[Entry]:
     areas = class_areas(labels, len(palette))
     if len(areas) > max_entries:
         rest = areas[max_entries - 1 :]
@@ -375,12 +337,12 @@ def _confusion_grid(shares: np.ndarray, present: np.ndarray, cell: int) -> Image
         for x in range(-cell, side, 8):
             draw.line([(x, (row + 1) * cell - 1), (x + cell, row * cell)], _HATCH)
     if cell >= 26:
-        font = _font(max(11, round(cell * 0.3)))
+        font = font_of(max(11, round(cell * 0.3)))
         for row, column in zip(*np.nonzero(shares >= 0.005), strict=True):
-            ink = _PAPER if colours[row, column].sum() < 380 else _INK
+            ink = PAPER if colours[row, column].sum() < 380 else INK
             place = ((column + 0.5) * cell, (row + 0.5) * cell)
             draw.text(place, f"{100 * shares[row, column]:.0f}", ink, font, "mm")
-    draw.rectangle([0, 0, side - 1, side - 1], outline=_FAINT)
+    draw.rectangle([0, 0, side - 1, side - 1], outline=FAINT)
     return grid
 
 
@@ -388,14 +350,14 @@ def _confusion_key(draw: ImageDraw.ImageDraw, left: int, top: int) -> None:
     """Draw the key to the shades, at most `_KEY_WIDTH` pixels wide."""
     shares = np.array([0, 0.01, 0.05, 0.1, 0.25, 0.5, 1])
     text = "share of the true class's pixels, %"
-    draw.text((left, top + 7), text, _FAINT, _font(13), "lm")
-    start, step = left + _text_width(text, 13) + 12, 30
+    draw.text((left, top + 7), text, FAINT, font_of(13), "lm")
+    start, step = left + text_width(text, 13) + 12, 30
     for row, colour in enumerate((_RIGHT, _WRONG)):
         for index, shade in enumerate(_shade(shares, colour).round().astype(int).tolist()):
             box = [start + step * index, top + 9 * row - 2, start + step * (index + 1), top + 9 * row + 7]
             draw.rectangle(box, tuple(shade), (225, 228, 231))
     for index, share in enumerate(shares):
-        draw.text((start + step * (index + 0.5), top + 25), f"{100 * share:.0f}", _FAINT, _font(11), "mm")
+        draw.text((start + step * (index + 0.5), top + 25), f"{100 * share:.0f}", FAINT, font_of(11), "mm")
 
 
 def _confusion_notes(shares: np.ndarray, totals: np.ndarray, names: Sequence[str], count: int = 24) -> list[str]:
@@ -405,7 +367,7 @@ def _confusion_notes(shares: np.ndarray, totals: np.ndarray, names: Sequence[str
     order = np.argsort(-pixels, axis=None, kind="stable")[:count]
     pairs = [(row, column) for row, column in zip(*np.unravel_index(order, pixels.shape), strict=True)]
     return [
-        f"{_fit(str(names[row]), 20)} as {_fit(str(names[column]), 20)}: {_share(shares[row, column])} of the class"
+        f"{fit(str(names[row]), 20)} as {fit(str(names[column]), 20)}: {_share(shares[row, column])} of the class"
         for row, column in pairs
         if pixels[row, column] > 0
     ]
@@ -420,8 +382,8 @@ def _text_upwards(
     centred: bool = False,
 ) -> None:
     """Draw text that reads upwards, around the column `place[0]`, beginning at (or centred on) `place[1]`."""
-    font = _font(size, text)
-    length, height = _text_width(text, size) + 2, round(size * 1.4)
+    font = font_of(size, text)
+    length, height = text_width(text, size) + 2, round(size * 1.4)
     strip = Image.new("L", (length, height))
     ImageDraw.Draw(strip).text((0, height / 2), text, 255, font, "lm")
     strip = strip.transpose(Image.Transpose.ROTATE_90)
@@ -453,23 +415,3 @@ def _as_picture(image: Image.Image | np.ndarray) -> Image.Image:
     if array.dtype != np.uint8:
         raise SegZooError(f"A picture is a PIL image or a uint8 array; this one is {array.dtype} {array.shape}.")
     return Image.fromarray(array).convert("RGB")
-
-
-def _fit(text: str, limit: int) -> str:
-    text = line_text(text)
-    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
-
-
-def _font(size: int, text: str = "") -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own font, or a system font with more characters if `text` needs one and it is installed."""
-    if any(ord(character) > 0x17F for character in text.replace("…", "")):
-        for name in ("NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "DejaVuSans.ttf", "arial.ttf"):
-            try:
-                return ImageFont.truetype(name, size)
-            except OSError:
-                continue
-    return ImageFont.load_default(size)
-
-
-def _text_width(text: str, size: int) -> int:
-    return int(np.ceil(_font(size, text).getlength(text)))

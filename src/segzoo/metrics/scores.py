@@ -22,7 +22,7 @@ def _mean(values: np.ndarray) -> float:
     return float(present.mean()) if present.size else float("nan")
 
 
-def metrics_from_confusion(matrix: Any, *, beta: float = 1.0) -> dict[str, Any]:
+def metrics_from_confusion(matrix: Any, *, beta: float = 1.0, num_labels: int | None = None) -> dict[str, Any]:
     """All scores of a confusion matrix.
 
     IoU and Dice are NaN for a class that occurs neither in truth nor in prediction, accuracy and recall for a class
@@ -32,6 +32,8 @@ def metrics_from_confusion(matrix: Any, *, beta: float = 1.0) -> dict[str, Any]:
     Args:
         matrix: pixel counts (num_labels, num_labels), tensor or array; rows are true classes, columns predicted ones.
         beta: weight of recall over precision in the F-score.
+        num_labels: only the first ``num_labels`` ids are classes, as where a model has more outputs than its data
+            set has classes; predictions beyond are wrong, and have no scores. None: all are.
 
     Returns:
         floats in 0..1 `mean_iou`, `mean_accuracy`, `overall_accuracy`, `overall_score` (the mean of mean IoU and
@@ -56,6 +58,7 @@ def metrics_from_confusion(matrix: Any, *, beta: float = 1.0) -> dict[str, Any]:
         "recall": recall.copy(),
         "f_score": _ratio((1 + beta**2) * precision * recall, beta**2 * precision + recall),
     }
+    per_category = {name: values[:num_labels] for name, values in per_category.items()}
     mean_iou, overall_accuracy = _mean(per_category["iou"]), float(_ratio(intersection.sum(), truth.sum()))
     return {
         "mean_iou": mean_iou,

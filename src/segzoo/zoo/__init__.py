@@ -114,7 +114,8 @@ class ZooRow:
         iterations: length of the training, in steps.
         miou, pixel_accuracy, score: published mean IoU, pixel accuracy and their mean in percent, tested on one scale.
         miou_ms, pixel_accuracy_ms, score_ms: the same scores, tested on several scales.
-        dice: published Dice in percent, tested on one scale, of the rows that publish no mean IoU.
+        dice: published Dice of the vessels alone, in percent, tested on one scale, of the rows that publish no mean
+            IoU; the mean of vessels and background, mDice, is 8 to 10 points higher.
         test_flip: whether the test on one scale averages each picture with its mirror image.
         test_scales: the scales of the test on several scales, as factors on the size of the test on one scale.
         test_short_sides: the scales of that test as short sides in pixels, if the publisher gives those instead.

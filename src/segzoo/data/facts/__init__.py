@@ -1,7 +1,8 @@
-"""Facts about data sets that segmentation models are trained on: classes, display colours, label rules, origin.
+"""Facts about data sets that segmentation models are trained on: classes, display colours, label rules, origin, and
+what repeats a published number: parts, files, metric, sizes of the test pictures.
 
 Each data set has a JSON file that bears its name and is read on first use. Its entries are the fields of
-`DatasetFacts`, with two differences: `classes` lists pairs of name and colour in the order of the ids, or names
+`DatasetFacts`, with these differences: `classes` lists pairs of name and colour in the order of the ids, or names
 another data set that has the same ones, and `encodings` lists names of `segzoo.data.label_encodings`.
 
 Class orders and colours are those of the released checkpoints of the mmsegmentation family, so that an id in a
@@ -13,13 +14,35 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 from segzoo.data.label_encodings import Color, LabelEncoding, label_encoding
 from segzoo.errors import SegZooError
+
+Metric = Literal["mean_iou", "mean_dice"]
+TestSize = tuple[int | None, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitFacts:
+    """One part of a data set, as the checkpoints of the zoo were trained or tested on it.
+
+    Attributes:
+        num_images: number of pictures; of tiles, if the released pictures are cut.
+        cut_from: number of the released pictures that the tiles are cut from; None if they are used whole.
+        images, masks: folders in the tree that mmsegmentation reads, with slashes; None: not published, or not in one
+            folder.
+        image_list: list of the part's pictures in that tree, if several parts share their folders.
+    """
+
+    num_images: int
+    cut_from: int | None = None
+    images: str | None = None
+    masks: str | None = None
+    image_list: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +61,16 @@ class DatasetFacts:
             them.
         original_types: names of the mmsegmentation dataset classes whose checkpoints use these classes.
         hub_names: names of copies on the Hub whose masks follow this label rule.
+        zoo_names: names of the data set in the rows of the zoo (`segzoo.zoo.ZooRow.dataset`).
+        splits: the parts by name, "train", "validation" and "test".
+        test_split: the part that published scores are measured on.
+        image_suffix, mask_suffix: ends of the file names in the tree that mmsegmentation reads; what stands before
+            them is the same in a picture and its mask.
+        metric: name of the main score, as `segzoo.metrics.metrics_from_confusion` calls it.
+        mean_over: the classes that the metric is the mean over, in words.
+        test_sizes: upper bounds of (longer, shorter) side in pixels that pictures are resized to in tests, the ratio
+            kept; None: no bound. The first is the usual one, the others are those of some rows of the zoo. Empty:
+            pictures keep their size.
         licence: terms of the pictures, in a few words.
         url: home page of the data set.
         note: anything else that a user must know, or an empty string.
@@ -52,6 +85,14 @@ class DatasetFacts:
     encodings: tuple[LabelEncoding, ...] = ()
     original_types: tuple[str, ...] = ()
     hub_names: tuple[str, ...] = ()
+    zoo_names: tuple[str, ...] = ()
+    splits: Mapping[str, SplitFacts] = field(default_factory=dict, hash=False)
+    test_split: str = "validation"
+    image_suffix: str = ""
+    mask_suffix: str = ""
+    metric: Metric = "mean_iou"
+    mean_over: str = ""
+    test_sizes: tuple[TestSize, ...] = ()
     licence: str = "see the data set's page"
     url: str = ""
     note: str = ""
@@ -99,6 +140,9 @@ class _Datasets(Mapping[str, DatasetFacts]):
         values["classes"] = tuple(label for label, _ in classes)
         values["palette"] = tuple(tuple(color) for _, color in classes)
         values["encodings"] = tuple(map(label_encoding, entry.get("encodings", ())))
+        values["splits"] = {split: SplitFacts(**part) for split, part in entry.get("splits", {}).items()}
+        values["test_sizes"] = tuple((longer, shorter) for longer, shorter in entry.get("test_sizes", ()))
+        values.setdefault("mean_over", f"{len(classes)} classes")
         return DatasetFacts(name=name, **values)
 
     def __iter__(self) -> Iterator[str]:
