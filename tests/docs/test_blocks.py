@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 from support.documents import GENERATED, PAGES, ROOT, blocks, inline_commands, make_reader_folder, segzoo_words
@@ -71,7 +72,7 @@ def test_command_lines_exist(page, capsys):
     for block in blocks(page):
         where = f"{page.name}, line {block.line}"
         assert block.language in LANGUAGES, f"{where}: say which language it is"
-        assert block.test in ("", "slow") or re.match(r"no, \w+ \w+", block.test), f"{where}: {block.test!r}"
+        assert block.test in ("", "slow") or re.match(r"no, \w+ \w+|file [\w.]+$", block.test), f"{where}: {block.test!r}"
         for words in block.commands() if block.language == "bash" else ():
             arguments = segzoo_words(words)
             if arguments is None:
@@ -109,7 +110,9 @@ def run_blocks(page, *, slow):
     for block in blocks(page):
         if not block.runs or (block.slow and not slow):
             continue
-        if block.language == "python":
+        if block.test.startswith("file "):
+            Path(block.test.removeprefix("file ")).write_text(block.code, encoding="utf-8")
+        elif block.language == "python":
             code = "\n" * (block.line - 1) + block.code
             exec(compile(code, page.name, "exec"), namespace)
         elif block.language == "bash":

@@ -4,7 +4,8 @@ A page is written as if the reader had a model folder ``model``, pictures, a dat
 of them, tiny, under exactly the names that the pages use, so that blocks run as they stand. Nothing is replaced.
 
 A comment on the line before a block says where it is special: ``<!-- test: slow -->``, or ``<!-- test: no, REASON -->`` for what
-cannot run in a test (it needs a network, a GPU, hours). Its command lines are parsed all the same.
+cannot run in a test (it needs a network, a GPU, hours), whose command lines are parsed all the same, or ``<!-- test: file NAME -->`` for
+the content of a file that later blocks use.
 """
 
 import json
@@ -91,7 +92,7 @@ def make_reader_folder(folder: Path) -> Path:
     """A folder with what the pages name: ``model``, ``me/my-model``, ``my_data``, pictures, a checkpoint and its config."""
     model = make_model(folder / "model")
     shutil.copytree(model, folder / "me" / "my-model")
-    make_scenes(folder / "my_data")
+    shutil.copytree(make_scenes(folder / "my_data"), folder / "more_data")
     pictures = sorted((folder / "my_data" / "images" / "train").iterdir())
     (folder / "photos").mkdir()
     shutil.copy(pictures[0], folder / "street.png")
