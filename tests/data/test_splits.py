@@ -37,6 +37,46 @@ def test_a_part_is_set_aside_and_the_seed_decides_which(only_train):
     assert any(other != set(names(validation)) for other in others)
 
 
+def test_groups_stay_on_one_side(make_folder):
+    """Whatever the seed; a copy elsewhere, and files in another order, are split in the same way."""
+    stems = [f"flight{flight}/p{number}" for flight in range(6) for number in range(1 + flight)]
+    folder = make_folder({"train": stems})
+
+    def groups(rows):
+        return {name.split("/")[-2] for name in names(rows)}
+
+    chosen = set()
+    for seed in range(6):
+        train, validation = load_splits(folder, train_val_split=0.3, train_val_groups=r"flight\d", seed=seed)
+        assert not groups(train) & groups(validation) and len(groups(train) | groups(validation)) == 6
+        largest = max(len([name for name in names(validation) if group in name]) for group in groups(validation))
+        assert 0.3 * 21 <= len(validation) < 0.3 * 21 + largest and len(train) + len(validation) == 21
+        chosen.add(tuple(sorted(groups(validation))))
+    assert len(chosen) > 1
+    copy = shutil.copytree(folder, folder.with_name(f"{folder.name}_flight9"))
+    for pattern in (r"flight\d", r"(flight)(\d)/"):
+        train, validation = load_splits(copy, train_val_split=0.3, train_val_groups=pattern, seed=5)
+        assert tuple(sorted(groups(validation))) in chosen and not groups(train) & groups(validation)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("(", "is no regular expression"),
+        ("flight(7)", "does not fit images/train/"),
+        (r"\.jpg$", "finds one group alone"),
+    ],
+)
+def test_groups_that_cannot_be(make_folder, pattern, words):
+    with pytest.raises(SegZooError, match=words):
+        load_splits(make_folder({"train": ["a", "b"]}), train_val_groups=pattern)
+
+
+def test_groups_where_nothing_is_set_aside(scenes):
+    with pytest.raises(SegZooError, match="has a validation split, so that nothing is set aside"):
+        load_splits(scenes, train_val_groups=".*")
+
+
 def test_a_few_of_each(scenes):
     train, validation = load_splits(str(scenes), max_train_samples=5, max_eval_samples=100, seed=1)
     assert len(train) == 5 and len(validation) == 3

@@ -248,7 +248,7 @@ def prepare(args: argparse.Namespace, accelerator: Accelerator) -> EvaluationJob
             model,
             processor,
             args.data,
-            classes=args.classes,
+            classes=args.classes or (None if args.num_labels else args.palette),
             num_labels=args.num_labels,
             reduce_labels=args.do_reduce_labels,
             model_name=args.model,

@@ -8,6 +8,7 @@ from typing import Any
 
 from segzoo.data.facts import DATASETS, DatasetFacts
 from segzoo.data.loading import detect_facts, load_id2label
+from segzoo.data.palettes import read_palette
 from segzoo.data.prepared import prepared_facts
 from segzoo.errors import SegZooError
 from segzoo.images.drawing import default_palette
@@ -50,7 +51,8 @@ def find_classes(
 
     Args:
         dataset_name: the folder or Hub name of the data.
-        classes: a name in `segzoo.data.DATASETS`, or a JSON file with an object of ids and names, or a list of names.
+        classes: a name in `segzoo.data.DATASETS`, or a JSON file with an object of ids and names, or a list of names, or
+            a palette (`segzoo.data.palettes.read_palette`), whose colours the classes then have too.
         num_labels: number of classes, if they have no names.
         model_config: config of a model that is to be fine-tuned, whose classes are used where nothing else names them.
         reduce_labels: whether masks hold 0 for "no class" and 1..n; None follows the facts of the data set, if it is
@@ -61,12 +63,12 @@ def find_classes(
         SegZooError: nothing names the classes, the ids are not 0..n-1, or ``reduce_labels`` contradicts the facts of
             the data set.
     """
-    facts = None
+    facts, colors = None, None
     if classes is not None and classes in DATASETS:
         facts = DATASETS[classes]
         names, source = facts.id2label, facts.title
     elif classes is not None:
-        names, source = _read_id2label(Path(classes)), classes
+        (names, colors), source = _read_names(Path(classes)), classes
     elif num_labels is not None:
         if num_labels < 1:
             raise SegZooError(f"--num_labels is {num_labels}; a model has at least one class")
@@ -96,6 +98,7 @@ def find_classes(
     names = {index: names[index] for index in range(len(names))}
     known = facts or next((d for d in DATASETS.values() if d.id2label == names), None)
     palette = [list(colour) for colour in known.palette] if known else default_palette(len(names))
+    palette = palette if colors is None else colors
     if reduce_labels is None:
         reduce_labels = facts is not None and facts.reduce_labels
     return ClassFacts(names, palette, reduce_labels, source, known.title if known else None)
@@ -117,15 +120,29 @@ def _refuse_contradiction(facts: DatasetFacts, reduce_labels: bool) -> None:
     )
 
 
-def _read_id2label(file: Path) -> dict[int, str]:
+def _read_names(file: Path) -> tuple[dict[int, str], list[list[int]] | None]:
+    """Names by id, and of a palette the first colour of each class."""
     if not file.is_file():
         raise SegZooError(
             f"--classes {file}: is neither a file nor a known data set; known are {', '.join(sorted(DATASETS))}"
         )
+    if file.suffix.lower() in (".csv", ".txt"):
+        return _of_palette(file)
     try:
         loaded = json.loads(file.read_text(encoding="utf-8"))
+        entries = list(loaded.values()) if isinstance(loaded, dict) else loaded
+        if any(isinstance(entry, dict | list) or str(entry).startswith("#") for entry in entries):
+            return _of_palette(file)
         if isinstance(loaded, list):
             loaded = dict(enumerate(loaded))
-        return {int(index): str(name) for index, name in loaded.items()}
-    except (ValueError, AttributeError) as error:
+        return {int(index): str(name) for index, name in loaded.items()}, None
+    except (ValueError, AttributeError, TypeError) as error:
         raise SegZooError(f'{file} should be JSON such as {{"0": "sky", "1": "road"}}: {error}') from error
+
+
+def _of_palette(file: Path) -> tuple[dict[int, str], list[list[int]]]:
+    palette = read_palette(file)
+    first: dict[int, list[int]] = {}
+    for color, index in palette.colors.items():
+        first.setdefault(index, list(color))
+    return dict(enumerate(palette.names)), [first[index] for index in range(len(palette.names))]

@@ -29,6 +29,11 @@ class DataSource:
             webdataset, saved data).
         image_suffix, label_suffix: ends of the file names in a user's folder before the extension, such as "_photo"
             and "_mask", if these distinguish pictures from masks. Files without them are left out.
+        palette: file of the colours that the masks are painted in (`segzoo.data.palettes.read_palette`); black, where it
+            is not among them, does not count. None: the masks hold ids, or are of a known layout.
+        tile: height and width of the windows that large TIFF files are read by, in pixels; each window is then a
+            picture. None reads whole files.
+        tile_stride: pixels from one window to the next; None is `tile`, with which every pixel is in one window.
         data_root: folder that the paths in .odgt lists begin at; None is the lists' own folder or the one above it.
         cache_dir, revision, token: arguments of `datasets.load_dataset`.
     """
@@ -41,6 +46,9 @@ class DataSource:
     label_column: str | None = None
     image_suffix: str = ""
     label_suffix: str = ""
+    palette: str | os.PathLike | None = None
+    tile: int | None = None
+    tile_stride: int | None = None
     data_root: str | os.PathLike | None = None
     cache_dir: str | None = None
     revision: str | None = None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
+from segzoo.data.palettes import read_palette
 from segzoo.errors import SegZooError
 
 Color = tuple[int, int, int]
@@ -84,12 +87,31 @@ CAMVID_COLORS = LabelEncoding(
 LABEL_ENCODINGS = {e.name: e for e in (CITYSCAPES_LABEL_IDS, CAMVID_SEGNET_IDS, CAMVID_COLORS)}
 
 
+_PALETTE = "palette:"
+
+
+def palette_encoding(file: str | os.PathLike) -> LabelEncoding:
+    """The encoding by the colours of a file, whose name leads `label_encoding` to the same file.
+
+    Raises:
+        SegZooError: the file is no palette; see `segzoo.data.palettes.read_palette`.
+    """
+    return label_encoding(_PALETTE + os.path.abspath(os.path.expanduser(file)))
+
+
+@lru_cache(maxsize=8)
+def _read_encoding(name: str) -> LabelEncoding:
+    return LabelEncoding(name, colors=read_palette(name.removeprefix(_PALETTE)).colors)
+
+
 def label_encoding(name: str) -> LabelEncoding:
     """The encoding that the column `label_encoding` names.
 
     Raises:
-        SegZooError: there is no encoding of that name.
+        SegZooError: there is no encoding of that name, or it is a palette whose file is gone.
     """
+    if name.startswith(_PALETTE):
+        return _read_encoding(name)
     if name not in LABEL_ENCODINGS:
         raise SegZooError(
             f"Masks are said to be written as {name!r} (column label_encoding); known are {', '.join(LABEL_ENCODINGS)}."

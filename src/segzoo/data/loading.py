@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segzoo.data import tables
+from segzoo.data.annotations.recognition import recognise_path
 from segzoo.data.data_source import DataSource
 from segzoo.data.facts import DATASETS, DatasetFacts
 from segzoo.data.folders import FileFolder, Folder, open_folder
+from segzoo.data.label_encodings import palette_encoding
 from segzoo.data.pairing import IMAGE_EXTENSIONS, SPLIT_NAMES, FileSource, PairingProblem, settle
 from segzoo.data.prepared import prepared_facts
 from segzoo.data.sources import EXTENSIONS, LAYOUTS, find_source
+from segzoo.data.tiling import check_tiling, refuse_tiling, tiled
 from segzoo.errors import SegZooError
 from segzoo.hub_names import hub_or_cache
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict, IterableDatasetDict
+    from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 __all__ = [
     "IMAGE_EXTENSIONS",
@@ -114,26 +118,61 @@ def load_source(
     import datasets
 
     path = source.path
+    check_tiling(source)
     if _is_table(path):
+        refuse_tiling(source)
         loaded = tables.load_files(source)
     elif not path.exists():
+        refuse_tiling(source)
         loaded = tables.load_hub(source)
     else:
-        found = _local_source(source)
-        if not isinstance(found, Folder):
-            loaded = settle(found.list_files(), str(path), strict=strict, on_problem=on_problem)
-        elif tables.is_saved(found):
-            loaded = tables.load_saved(source)
-        elif path.is_dir():
-            loaded = tables.load_local(source, _LOOKED_FOR, found.in_words())
-        else:
-            raise SegZooError(f"{path} holds no known data set: looked for {_LOOKED_FOR}; found {found.in_words()}.")
+        with _annotations_named(path):
+            loaded = _load_path(source, strict, on_problem)
+    if source.palette is not None:
+        loaded = {split: _in_colours(rows, source) for split, rows in loaded.items()}
     if not source.streaming:
         return datasets.DatasetDict(loaded)
     for split, rows in loaded.items():
         if isinstance(rows, datasets.Dataset):  # in parts, whose order varies beyond the reach of the shuffle buffer
             loaded[split] = rows.to_iterable_dataset(num_shards=min(_STREAM_PARTS, len(rows)))
     return datasets.IterableDatasetDict(loaded)
+
+
+def _in_colours(rows: Dataset | IterableDataset, source: DataSource) -> Dataset:
+    """The rows, whose masks are written in the colours of the source's palette."""
+    import datasets
+
+    if not isinstance(rows, datasets.Dataset):
+        raise SegZooError(f"--palette is for tables and folders, not for the stream {source}; leave out --streaming")
+    if "label_encoding" in rows.column_names:  # of a layout whose colours are known; the user knows better
+        rows = rows.remove_columns("label_encoding")
+    return rows.add_column("label_encoding", [palette_encoding(source.palette).name] * len(rows))
+
+
+@contextmanager
+def _annotations_named(path: Path) -> Iterator[None]:
+    """A context whose errors name annotations that are no masks yet, and the command that makes masks of them."""
+    try:
+        yield
+    except SegZooError as error:
+        found = recognise_path(path)
+        if found is None:
+            raise
+        raise SegZooError(f"{path} holds {found.words}; {found.fix}. ({error})") from error
+
+
+def _load_path(source: DataSource, strict: bool, on_problem: Callable[[PairingProblem], None] | None) -> tables.Tables:
+    """Tables by split of a folder or file that exists; errors as in `load_source`."""
+    path, found = source.path, _local_source(source)
+    if not isinstance(found, Folder):
+        listing = tiled(found.list_files(), source)
+        return settle(listing, str(path), strict=strict, on_problem=on_problem)
+    refuse_tiling(source)
+    if tables.is_saved(found):
+        return tables.load_saved(source)
+    if path.is_dir():
+        return tables.load_local(source, _LOOKED_FOR, found.in_words())
+    raise SegZooError(f"{path} holds no known data set: looked for {_LOOKED_FOR}; found {found.in_words()}.")
 
 
 def detect_facts(source: str | os.PathLike) -> DatasetFacts | None:
@@ -158,7 +197,8 @@ def detect_facts(source: str | os.PathLike) -> DatasetFacts | None:
         return next((facts for facts in DATASETS.values() if name in facts.hub_names), None)
     if (prepared := prepared_facts(path)) is not None:
         return prepared
-    found = _local_source(DataSource(source))
+    with _annotations_named(path):
+        found = _local_source(DataSource(source))
     return None if isinstance(found, Folder) else found.facts
 
 

@@ -35,6 +35,11 @@ def add_data_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--label_suffix", metavar="TEXT", default="", help="what masks' names end in, such as _gtFine_labelTrainIds"
     )
+    group.add_argument(
+        "--palette", metavar="FILE", help="masks are painted in these colours: name, r, g, b as JSON, CSV or TXT"
+    )
+    group.add_argument("--tile", type=int, metavar="N", help="read large TIFF files by windows of NxN pixels")
+    group.add_argument("--tile_stride", type=int, metavar="N", help="pixels from window to window (default: --tile)")
     group.add_argument("--data_root", metavar="DIR", help="folder that the paths in .odgt lists begin at")
     group.add_argument("--cache_dir", metavar="DIR", help="where downloads are kept")
 
@@ -60,6 +65,9 @@ def source_from_options(args: argparse.Namespace) -> DataSource:
         label_column=args.label_column,
         image_suffix=args.image_suffix,
         label_suffix=args.label_suffix,
+        palette=args.palette,
+        tile=args.tile,
+        tile_stride=args.tile_stride,
         data_root=args.data_root,
         cache_dir=args.cache_dir,
     )

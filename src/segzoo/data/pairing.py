@@ -15,6 +15,7 @@ from segzoo.data.folders import Folder
 from segzoo.data.label_encodings import LabelEncoding
 from segzoo.errors import SegZooError
 from segzoo.images.archives import file_address
+from segzoo.images.windows import is_window
 from segzoo.text import listed
 
 if TYPE_CHECKING:
@@ -272,5 +273,7 @@ def _table(files: SplitFiles) -> Dataset:
     if files.encoding is not None:
         columns["label_encoding"] = [files.encoding.name] * len(images)
     features = {name: datasets.Value("string") for name in columns}
-    features |= {"image": datasets.Image(), "label": datasets.Image()}
+    # Windows are read by this package alone, which takes undecoded columns.
+    image = datasets.Image(decode=not any(map(is_window, images[:1])))
+    features |= {"image": image, "label": image}
     return datasets.Dataset.from_dict(columns, features=datasets.Features(features))

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from segzoo.images.archives import plain_path
+from segzoo.images.archives import file_of
 
 _NOTED = {"_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version"}
 _FILE_COLUMNS = ("image_path", "label_path")
@@ -50,13 +50,13 @@ def rows_fingerprint(rows: Any) -> str:
         digest.update(rows._fingerprint.encode())  # of `datasets`: from the files, or the content where there are none
     for column in columns:
         for path in rows[column]:
-            digest.update(f"{path} {_file_state(plain_path(str(path)))}\n".encode())
+            digest.update(f"{path} {_file_state(file_of(str(path)))}\n".encode())
     return digest.hexdigest()[:16]
 
 
 def _file_state(path: str) -> str:
     try:
-        status = os.stat(path.rpartition("::")[2])  # zip://picture.jpg::archive.zip is a part of archive.zip
+        status = os.stat(path)
     except OSError:
         return "-"
     return f"{status.st_size} {status.st_mtime_ns}"

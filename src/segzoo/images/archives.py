@@ -10,6 +10,7 @@ import zipfile
 import zlib
 
 from segzoo.images.web import is_web_address, read_web
+from segzoo.images.windows import is_window, read_window, split_window, window_words
 from segzoo.regular_files import open_regular
 
 _ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
@@ -48,13 +49,24 @@ def plain_path(address: str) -> str:
     return os.fsdecode(urllib.parse.unquote_to_bytes(address.removeprefix(_BYTES)))
 
 
+def file_of(address: str) -> str:
+    """The path of the file on a disk that an address names a part of: an archive, or a file that is read by windows;
+    other paths and addresses stay."""
+    if is_window(address):
+        return plain_path(split_window(address)[0])
+    return plain_path(address).rpartition("::")[2]
+
+
 def is_address(path: str) -> bool:
     """Whether a path is an address such as zip://..., hf://... or https://..., not a file on a disk."""
     return _ADDRESS.match(path) is not None
 
 
 def readable(path: str) -> str:
-    """A path as it is shown to people: zip://MEMBER::ARCHIVE becomes ARCHIVE/MEMBER."""
+    """A path as it is shown to people: zip://MEMBER::ARCHIVE becomes ARCHIVE/MEMBER, a window has rows and columns."""
+    if is_window(path):
+        path, window = split_window(path)
+        return f"{plain_path(path)} ({window_words(window)})"
     path = plain_path(path)
     if not path.startswith("zip://"):
         return path
@@ -63,7 +75,8 @@ def readable(path: str) -> str:
 
 
 def read_address(path: str) -> bytes:
-    """The content of a file on a disk, in a local zip archive, on the web, or at any address that `fsspec` knows.
+    """The content of a file on a disk, in a local zip archive, on the web, or at any address that `fsspec` knows; of a
+    window (`segzoo.images.windows`) its values as a file of `numpy.save`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -76,6 +89,9 @@ def read_address(path: str) -> bytes:
     if path.startswith("zip://") and not is_address(path.partition("::")[2]):
         member, _, archive = path.removeprefix("zip://").partition("::")
         return _read_member(archive, member)
+    if is_window(path):
+        path, window = split_window(path)
+        return read_window(plain_path(path), window)
     if is_web_address(path):
         return read_web(path)
     import fsspec

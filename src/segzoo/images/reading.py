@@ -21,7 +21,7 @@ from PIL.TiffImagePlugin import SAMPLESPERPIXEL
 from segzoo.errors import SegZooError, first_line
 from segzoo.images.archives import is_address, read_address, readable
 from segzoo.images.kinds import seems_to_be
-from segzoo.images.tiff import is_tiff, read_bands, samples_per_pixel
+from segzoo.images.tiff import TooLargeError, is_tiff, read_bands, samples_per_pixel
 from segzoo.images.values import EIGHT_BITS, ValueRule, grey_levels, value_rule
 from segzoo.regular_files import open_regular
 from segzoo.shortages import is_shortage
@@ -307,9 +307,10 @@ def _faults_of(name: str, what: str) -> Iterator[None]:
     except (OSError, SyntaxError, ValueError, EOFError, PIL.Image.DecompressionBombError) as error:
         if is_shortage(error):
             raise
-        raise CorruptImageError(
-            f"{name}: the {what} cannot be read ({first_line(error)}). Fetch or export the file again, or take it out."
-        ) from error
+        fix = "Fetch or export the file again, or take it out."
+        if isinstance(error, TooLargeError | PIL.Image.DecompressionBombError):
+            fix = "Read a folder of TIFF files by windows (--tile 1024), or cut it."
+        raise CorruptImageError(f"{name}: the {what} cannot be read ({first_line(error)}). {fix}") from error
 
 
 def _opened(source: Any) -> BinaryIO:

@@ -16,6 +16,10 @@ _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ORIENTATION_TAG = 274
 
 
+class TooLargeError(OSError):
+    """A TIFF file with more pixels than Pillow's limit."""
+
+
 @dataclass(frozen=True)
 class Bands:
     """The first picture of a TIFF file.
@@ -69,7 +73,7 @@ def read_bands(file: BinaryIO, name: str, *, header_only: bool = False) -> Bands
 
     Raises:
         SegZooError: a library is missing; the message has the command that installs it.
-        OSError: the file is broken, is not a two-dimensional picture, or has more pixels than Pillow's limit.
+        OSError: the file is broken, is not a two-dimensional picture, or has more pixels than Pillow's limit (TooLargeError).
     """
     try:
         import tifffile
@@ -87,7 +91,7 @@ def read_bands(file: BinaryIO, name: str, *, header_only: bool = False) -> Bands
             if sorted(axes.replace("S", "")) != ["X", "Y"] or dtype is None:
                 raise OSError(f"a TIFF file of axes {axes} and type {dtype} is no picture")
             if limit is not None and size[0] * size[1] > 2 * limit:
-                raise OSError(f"{size[0] * size[1]} pixels, above Pillow's limit of {2 * limit}")
+                raise TooLargeError(f"{size[0] * size[1]} pixels, above Pillow's limit of {2 * limit}")
             tag = page.tags.get(_ORIENTATION_TAG)
             orientation = int(tag.value) if tag is not None and 1 <= int(tag.value) <= 8 else 1
             values = None

@@ -97,6 +97,13 @@ class DataOptions(Options):
     dataset_config_name: str | None = option(None, "configuration of a Hub data set")
     image_column: str | None = option(None, "column of the pictures, if its name is unusual")
     label_column: str | None = option(None, "column of the masks, if its name is unusual")
+    palette: str | None = option(
+        None, "masks are painted in the colours of this file: name, r, g, b as JSON, CSV or TXT"
+    )
+    tile: int | None = option(None, "read large TIFF files by windows of so many pixels", at_least=1, at_most=MAX_SIZE)
+    tile_stride: int | None = option(
+        None, "pixels from one window to the next (default: --tile)", at_least=1, at_most=MAX_SIZE
+    )
     classes: str | None = option(
         None, "a known data set (ade20k, cityscapes, camvid ...) or a JSON file of id and name"
     )
@@ -108,6 +115,10 @@ class DataOptions(Options):
     )
     ignore_index: int = option(255, "label of pixels that do not count", at_least=-_MAX_COUNT, at_most=_MAX_COUNT)
     train_val_split: float = option(0.15, "share set aside if there is no validation split", above=0, below=1)
+    train_val_groups: str | None = option(
+        None,
+        "what pictures that stay on one side share: a regular expression for their path, such as '(patient[0-9]+)_'",
+    )
     max_train_samples: int | None = option(None, "train on this many pictures only", above=0)
     max_eval_samples: int | None = option(None, "evaluate on this many pictures only", above=0)
     streaming: bool = option(False, "read the training data while training; needs a number of steps")

@@ -87,12 +87,16 @@ def load_pictures(options: RunOptions, recipe: Recipe, accelerator: Accelerator)
             streaming=options.streaming,
             image_column=options.image_column,
             label_column=options.label_column,
+            palette=options.palette,
+            tile=options.tile,
+            tile_stride=options.tile_stride,
             cache_dir=options.cache_dir,
             token=options.hub_options["token"],
         )
         train, evaluation = load_splits(
             source,
             train_val_split=options.train_val_split,
+            train_val_groups=options.train_val_groups,
             max_train_samples=options.max_train_samples,
             train_fraction=recipe.train_fraction,
             max_eval_samples=options.max_eval_samples,
@@ -102,7 +106,7 @@ def load_pictures(options: RunOptions, recipe: Recipe, accelerator: Accelerator)
         raise SegZooError(f"{options.dataset_name} has no train split; pass --do_eval alone to evaluate")
     classes = find_classes(
         options.dataset_name,
-        classes=options.classes,
+        classes=options.classes or (None if options.num_labels else options.palette),
         num_labels=options.num_labels,
         model_config=load_config(options.config_name or options.model_name_or_path, options.hub_options),
         reduce_labels=options.do_reduce_labels,

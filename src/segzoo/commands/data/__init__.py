@@ -1,4 +1,4 @@
-"""Check a data set for everything that breaks a training, and look at its pictures."""
+"""Check a data set for what breaks a training, show its pictures, make masks of outlines."""
 
 # Each action is a module of this package, with a one-line docstring (its help line), EPILOG, add_arguments(parser) and
 # run(args) -> int (the exit status).
@@ -8,7 +8,7 @@ import importlib
 
 from segzoo.commands.cli import help_line
 
-ACTIONS = ("check", "show")
+ACTIONS = ("check", "show", "masks")
 """In the order of the help. A new one is a new module in this package and its name here."""
 
 

@@ -60,11 +60,10 @@ def given_classes(args: argparse.Namespace) -> ClassFacts | None:
     from segzoo.data import load_id2label
     from segzoo.data.classes import find_classes
 
-    if args.classes is None and args.num_labels is None and load_id2label(args.data) is None:
+    names = args.classes or (None if args.num_labels else args.palette)
+    if names is None and args.num_labels is None and load_id2label(args.data) is None:
         return None
-    return find_classes(
-        args.data, classes=args.classes, num_labels=args.num_labels, reduce_labels=args.do_reduce_labels
-    )
+    return find_classes(args.data, classes=names, num_labels=args.num_labels, reduce_labels=args.do_reduce_labels)
 
 
 def names_and_colors(args: argparse.Namespace, classes: ClassFacts | None) -> tuple[list[str], list[list[int]]]:

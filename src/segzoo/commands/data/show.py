@@ -76,6 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="share that a training sets aside where there is no validation part (default: %(default)s)",
     )
+    training.add_argument(
+        "--train_val_groups", metavar="REGEX", help="what pictures share that a training keeps on one side"
+    )
     add_flags(training, Augmentation)
 
 
@@ -166,7 +169,12 @@ def _trained_sheet(args: argparse.Namespace, classes: ClassFacts | None, given: 
     transform = training_transform(processor, recipe.augmentation, ignore_index=args.ignore_index)
     if args.split in (None, "train"):
         split = "train"
-        rows, _ = load_splits(source_from_options(args), train_val_split=args.train_val_split, seed=args.seed)
+        rows, _ = load_splits(
+            source_from_options(args),
+            train_val_split=args.train_val_split,
+            train_val_groups=args.train_val_groups,
+            seed=args.seed,
+        )
         if rows is None:
             raise SegZooError(f"{args.data} has no train split; name another one with --split")
     else:

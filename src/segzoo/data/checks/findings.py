@@ -46,6 +46,7 @@ KINDS: dict[str, Kind] = {
     "empty_split": Kind(
         ERROR, "split without any pair", "put pictures and masks of equal names there, or take the folder out"
     ),
+    "annotations": Kind(ERROR, "no masks yet", "make masks of the annotations: segzoo data masks SOURCE TARGET"),
     # Files that cannot be used.
     "unreadable_image": Kind(ERROR, "corrupt picture", "fetch or export the file again, or take the pair out"),
     "unusable_image": Kind(ERROR, "picture whose values or channels have no place in a model's input"),
@@ -58,7 +59,7 @@ KINDS: dict[str, Kind] = {
     "color_mask": Kind(
         ERROR,
         "mask of colours instead of class ids",
-        "save segzoo.data.colors_to_ids(mask, palette) as a grey PNG",
+        "name the colours: segzoo data masks DATA TARGET --palette FILE (in Python: segzoo.data.colors_to_ids)",
     ),
     "unusable_mask": Kind(ERROR, "mask whose values are no class ids"),
     "lossy_mask": Kind(
@@ -114,6 +115,11 @@ KINDS: dict[str, Kind] = {
         "EXIF rotation of a picture whose mask may be upright or not",
         "look at the pair with `segzoo data show`; the mask is taken as it is stored. Save the picture upright to be "
         "sure",
+    ),
+    "large_picture": Kind(
+        NOTE,
+        "picture of so many pixels that reading it whole for each sample is slow and takes much memory",
+        "read TIFF files by windows: --tile 1024, in `segzoo train` and `segzoo evaluate` too",
     ),
     "exif_rotation": Kind(NOTE, "picture with EXIF rotation"),
     # Handled.

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from segzoo.data.annotations.recognition import recognise_path
 from segzoo.data.checks.class_counts import ClassCounts, ClassTally
 from segzoo.data.checks.findings import ERROR, NOTE, WARNING, Case, Finding, Findings
 from segzoo.data.checks.label_ids import LabelRule, list_ranges
@@ -234,12 +235,16 @@ def load_tables(source: DataSource, *, on_case: Callable[[Case], object]) -> dic
         is_test = problem.kind == "split_without_masks" and problem.split == "test"
         cases.append(Case("test_without_masks" if is_test else problem.kind, "", problem.files, problem.split))
 
+    outlines = None
     try:
         tables = load_source(source, strict=False, on_problem=note)
     except SegZooError:
-        if not cases:  # otherwise they explain the error
+        outlines = recognise_path(source.path)
+        if not cases and outlines is None:  # otherwise they explain the error
             raise
         tables = {}
+    if outlines is not None:  # they explain why there are no pairs
+        cases = [Case("annotations", outlines.words, (str(source),), fix=outlines.fix)]
     for case in cases:
         on_case(case)
     return {split: undecoded(rows) for split, rows in tables.items()}

@@ -21,6 +21,7 @@ from segzoo.images.masks import MaskOfColoursError
 from segzoo.images.reading import CorruptImageError, Header, decode_image, read_bytes, read_header
 from segzoo.images.values import EIGHT_BITS, ValueRule, value_rule
 
+_LARGE = 2**25  # pixels; decoded as RGB they take 100 MB
 _TURNED = {2: "mirrored", 3: "upside down", 4: "mirrored", 5: "on its side", 6: "on its side", 7: "on its side"}
 
 
@@ -162,7 +163,8 @@ def _decode(
     try:
         picture = decode_image(image, name=image_name, num_channels=num_channels)
     except CorruptImageError as error:
-        facts.cases.append(Case("unreadable_image", _reason(error, image_name), (image_name,)))
+        fix = _advice(error)
+        facts.cases.append(Case("unreadable_image", _reason(error, image_name), (image_name,), fix=fix))
     except SegZooError as error:
         facts.cases.append(_unusable("unusable_image", error, image_name))
     if label is None:
@@ -170,7 +172,8 @@ def _decode(
     try:
         mask = decode_pair(None, label, label_name=label_name, encoding=encoding)[1]
     except CorruptImageError as error:
-        facts.cases.append(Case("unreadable_mask", _reason(error, label_name), (label_name,)))
+        fix = _advice(error)
+        facts.cases.append(Case("unreadable_mask", _reason(error, label_name), (label_name,), fix=fix))
     except SegZooError as error:
         if encoding is not None or isinstance(error, MaskOfColoursError):
             facts.cases.append(_color_case(label, _reason(error, label_name), encoding, label_name, palette))
@@ -192,6 +195,12 @@ def _reason(error: SegZooError, name: str) -> str:
     """The cause without the file, which the case names, and without the advice, which its kind gives."""
     text = re.sub(r" <_io\.BytesIO object at 0x[0-9a-f]+>", "", str(error).removeprefix(f"{name}: "))
     return text.partition(". ")[0].rstrip(".")
+
+
+def _advice(error: SegZooError) -> str:
+    """What the error's message advises where it is more than the kind of finding does; else nothing."""
+    advice = str(error).rpartition("). ")[2].rstrip(".")
+    return advice if "--tile" in advice else ""
 
 
 def _size_case(image_shape: tuple[int, ...], mask_shape: tuple[int, int], facts: PairFacts) -> Case:
@@ -238,6 +247,10 @@ def _color_case(
 
 
 def _judge_picture(header: Header, num_channels: int, facts: PairFacts) -> None:
+    width, height = header.size
+    if header.format == "TIFF" and width * height >= _LARGE:
+        details = {"width": width, "height": height}
+        facts.cases.append(Case("large_picture", f"{width}x{height}", (facts.image_name,), details=details))
     as_it_is = {1: "L", 3: "RGB", 4: "RGBA"}.get(num_channels)
     fits = header.channels == num_channels if header.channels is not None else header.mode == as_it_is
     if not fits or header.rule is not EIGHT_BITS:

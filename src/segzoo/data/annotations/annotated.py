@@ -1,0 +1,250 @@
+"""What every format of annotations gives: pictures with something to draw, and what is wrong with them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PureWindowsPath
+from typing import Protocol
+
+import numpy as np
+
+from segzoo.data.folders import Folder
+from segzoo.data.pairing import IMAGE_EXTENSIONS, SPLIT_NAMES
+from segzoo.errors import SegZooError
+
+IGNORED = -1
+"""In place of a class id: pixels that do not count."""
+
+PROBLEMS = {
+    "missing_picture": "picture that the annotations name, but that is not there",
+    "ambiguous_picture": "picture whose name several files have",
+    "twice": "picture that is annotated twice; the first one counts",
+    "no_picture": "file of annotations without a picture",
+    "unreadable_picture": "picture that cannot be read",
+    "unreadable_file": "file of annotations that cannot be read",
+    "size_differs": "picture of another size than its annotations say",
+    "no_shape": "object without an outline (a box, a point or a line is no mask)",
+    "few_points": "outline of fewer than 3 points",
+    "outside": "outline that lies outside the picture altogether",
+    "empty": "outline that covers no pixel",
+    "broken_shape": "outline that cannot be drawn",
+    "unknown_class": "object of a class that is not in the list of classes",
+    "unknown_colour": "mask of colours that are not in the palette",
+}
+"""What is left out, by kind, as phrases that read well before a colon."""
+
+NOTES = {
+    "no_objects": "picture without any object",
+    "overlap": "picture in which objects of two classes share pixels",
+    "partly_outside": "outline that reaches beyond the picture",
+}
+"""What is drawn all the same, by kind."""
+
+Report = Callable[[str, str], object]
+"""Called with a kind of `PROBLEMS` or `NOTES`, and what is particular to the case."""
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """A picture with annotations.
+
+    Attributes:
+        picture: address of the picture.
+        split: "train", "validation" or "test".
+        stem: path of the pair in the folders that are written, without extension, with slashes.
+        where: where the annotations stand, for messages.
+        size: (width, height) in pixels that the annotations state; None: as the upright picture.
+        content: the annotations, as the format's `draw` takes them.
+    """
+
+    picture: str
+    split: str
+    stem: str
+    where: str
+    size: tuple[int, int] | None = None
+    content: object = None
+
+
+@dataclass
+class Collection:
+    """All annotated pictures of a folder.
+
+    Attributes:
+        names: the class names that the annotations use, in their own order.
+        pictures: the pictures.
+        has_background: whether the first name already stands for all that is not annotated.
+        problems: what was left out while reading, as kind and text.
+    """
+
+    names: list[str] = field(default_factory=list)
+    pictures: list[Annotated] = field(default_factory=list)
+    has_background: bool = False
+    problems: list[tuple[str, str]] = field(default_factory=list)
+
+    def report(self, kind: str, text: str) -> None:
+        """Note what is left out."""
+        self.problems.append((kind, text))
+
+
+class Format(Protocol):
+    """A format of annotations."""
+
+    def collect(self, folder: Folder) -> Collection:
+        """List what a folder holds; SegZooError if it holds nothing of this format."""
+        ...
+
+    def draw(
+        self, annotated: Annotated, size: tuple[int, int], ids: Mapping[str, int], fill: int, report: Report
+    ) -> np.ndarray:
+        """The mask of a picture.
+
+        Args:
+            annotated: the picture.
+            size: (width, height) in pixels.
+            ids: class ids by name, or `IGNORED`.
+            fill: id of what is not annotated.
+            report: told of all that cannot be drawn.
+
+        Returns:
+            int32 array (height, width) of class ids and `IGNORED`.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """An object that is ready to be painted: its class, and a boolean array (height, width)."""
+
+    name: str
+    mask: np.ndarray
+
+
+def paint(
+    objects: Iterable[Drawn], size: tuple[int, int], ids: Mapping[str, int], fill: int, report: Report, where: str
+) -> np.ndarray:
+    """Paint objects one over the other, the last one on top, into an int32 array (height, width)."""
+    result = np.full(size[::-1], fill, dtype=np.int32)
+    painted = np.zeros(size[::-1], dtype=bool)
+    shared, count = 0, 0
+    for drawn in objects:
+        if drawn.name not in ids:
+            report("unknown_class", f"{where}: {drawn.name!r}")
+            continue
+        if not drawn.mask.any():
+            report("empty", f"{where}: {drawn.name!r}")
+            continue
+        count += 1
+        shared += int((painted & drawn.mask & (result != ids[drawn.name])).sum())
+        result[drawn.mask] = ids[drawn.name]
+        painted |= drawn.mask
+    if not count:
+        report("no_objects", where)
+    if shared:
+        report("overlap", f"{where}: {shared} pixel(s), which got the class of the later object")
+    return result
+
+
+def outline_fault(points: np.ndarray, size: tuple[int, int]) -> str | None:
+    """The kind of problem with an outline (points, 2) of x and y in pixels, or None."""
+    if len(points) < 3:
+        return "few_points"
+    if not np.isfinite(points).all():
+        return "broken_shape"
+    low, high = points.min(0), points.max(0)
+    if (high < 0).any() or (low >= size).any():
+        return "outside"
+    # Tools put points onto the border, which half a pixel of rounding carries over it.
+    return "partly_outside" if (low < -1).any() or (high > np.add(size, 1)).any() else None
+
+
+class PictureFiles:
+    """The picture files of a folder, found by the names that annotations give them.
+
+    Args:
+        folder: searched with its subfolders.
+    """
+
+    def __init__(self, folder: Folder):
+        self.addresses: dict[str, str] = {}
+        self._by_name: dict[str, list[str]] = {}
+        for path, address in folder.walk():
+            if os.path.splitext(path)[1].lower() in IMAGE_EXTENSIONS:
+                self.addresses[path] = address
+                self._by_name.setdefault(path.rpartition("/")[2], []).append(path)
+
+    def find(self, name: str, near: str) -> list[str]:
+        """Paths of the pictures that a name can mean: one where it is certain, none, or several.
+
+        Args:
+            name: path as the annotations write it, of any system; folders that are not here are passed over.
+            near: path of the file of annotations.
+        """
+        parts = [part for part in PureWindowsPath(name).parts if part not in ("\\", "/", "..", ".")]
+        found = self._by_name.get(parts[-1], []) if parts else []
+        for closeness in (_shared_end(parts), _same_split(near), _shared_start(near.split("/")[:-1])):
+            if len(found) > 1:
+                best = max(map(closeness, found))
+                found = [path for path in found if closeness(path) == best]
+        return found
+
+
+def _shared_end(parts: Sequence[str]) -> Callable[[str], int]:
+    def count(path: str) -> int:
+        pairs = zip(reversed(parts), reversed(path.split("/")), strict=False)
+        return next((index for index, (a, b) in enumerate(pairs) if a != b), len(parts))
+
+    return count
+
+
+def _same_split(near: str) -> Callable[[str], int]:
+    return lambda path: int(split_of(path) == split_of(near))
+
+
+def _shared_start(parts: Sequence[str]) -> Callable[[str], int]:
+    def count(path: str) -> int:
+        pairs = zip(parts, path.split("/")[:-1], strict=False)
+        return next((index for index, (a, b) in enumerate(pairs) if a != b), len(parts))
+
+    return count
+
+
+def split_of(path: str) -> str:
+    """The split that a path names by a folder or a word of its file name, such as "instances_val2017.json"; else
+    "train"."""
+    *folders, name = path.casefold().split("/")
+    words = [*reversed(os.path.splitext(name)[0].replace("-", "_").replace(".", "_").split("_")), *reversed(folders)]
+    return next(
+        (SPLIT_NAMES[word.rstrip("0123456789")] for word in words if word.rstrip("0123456789") in SPLIT_NAMES), "train"
+    )
+
+
+_PLAIN_FOLDERS = frozenset(
+    {"images", "image", "imgs", "img", "jpegimages", "default", "data", "annotations", "labels", "obj_train_data"}
+)
+
+
+def stem_of(path: str) -> str:
+    """The path of a picture without extension and without the folders that only say that it is a picture, or of
+    which split."""
+    *folders, name = path.split("/")
+    words = (folder.casefold().rstrip("0123456789") for folder in folders)
+    kept = [
+        f for f, word in zip(folders, words, strict=True) if word not in _PLAIN_FOLDERS and word not in SPLIT_NAMES
+    ]
+    return "/".join([*kept, os.path.splitext(name)[0]])
+
+
+def require_supervision() -> None:
+    """Check that the library that draws outlines is there.
+
+    Raises:
+        SegZooError: it is missing; the message has the command that installs it.
+    """
+    try:
+        import supervision  # noqa: F401
+    except ImportError as error:
+        raise SegZooError(
+            f'outlines are drawn by the supervision library, which is missing ({error}); pip install "segzoo[formats]"'
+        ) from None

@@ -1,0 +1,137 @@
+"""COCO: one JSON a split, with polygons or runs; CVAT, Label Studio, Roboflow and most other tools export it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from segzoo.data.annotations.annotated import (
+    Annotated,
+    Collection,
+    Drawn,
+    PictureFiles,
+    Report,
+    outline_fault,
+    paint,
+    require_supervision,
+    split_of,
+    stem_of,
+)
+from segzoo.data.annotations.recognition import COCO, files_of
+from segzoo.data.folders import Folder
+from segzoo.errors import SegZooError
+from segzoo.images.archives import read_address
+
+
+class CocoFormat:
+    """Objects are painted in the order of the file; crowd regions first, since they surround single objects."""
+
+    def collect(self, folder: Folder) -> Collection:
+        """List the pictures of all JSON files of the folder.
+
+        Raises:
+            SegZooError: there is no such file, or two files give one class id two names.
+        """
+        require_supervision()
+        files = files_of(folder, COCO)
+        if not files:
+            raise SegZooError(f"{folder.path} holds no COCO file: a JSON with images, annotations and categories")
+        collection, pictures = Collection(), PictureFiles(folder)
+        categories: dict[int, str] = {}
+        taken: set[str] = set()
+        for path, address in files.items():
+            try:
+                content = json.loads(read_address(address))
+                named = {int(category["id"]): str(category["name"]) for category in content["categories"]}
+                images, annotations = content["images"], content["annotations"]
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                collection.report("unreadable_file", f"{path}: {type(error).__name__}: {error}")
+                continue
+            for key, name in named.items():
+                if categories.setdefault(key, name) != name:
+                    raise SegZooError(
+                        f"{path}: category {key} is {name!r}, which another file calls {categories[key]!r}; import the files "
+                        "one at a time, into folders of their own"
+                    )
+            by_image: dict[Any, list[dict]] = {}
+            for annotation in annotations:
+                by_image.setdefault(annotation.get("image_id"), []).append(annotation)
+            for image in images:
+                self._add(image, by_image.pop(image.get("id"), []), path, pictures, taken, collection)
+            for key, left in by_image.items():
+                collection.report("missing_picture", f"{path}: image_id {key} of {len(left)} object(s)")
+        collection.names = list(dict.fromkeys(categories[key] for key in sorted(categories)))
+        self._categories = categories
+        return collection
+
+    def _add(
+        self,
+        image: Mapping[str, Any],
+        objects: list[dict],
+        path: str,
+        pictures: PictureFiles,
+        taken: set[str],
+        collection: Collection,
+    ) -> None:
+        name = str(image.get("file_name", ""))
+        found = pictures.find(name, path)
+        where = f"{path}, {name}"
+        if len(found) != 1:
+            text = where if not found else f"{where}: {', '.join(found[:4])}"
+            collection.report("ambiguous_picture" if found else "missing_picture", text)
+            return
+        if found[0] in taken:
+            collection.report("twice", where)
+            return
+        taken.add(found[0])
+        size = (int(image["width"]), int(image["height"])) if image.get("width") and image.get("height") else None
+        split = split_of(path) if split_of(path) != "train" else split_of(found[0])
+        collection.pictures.append(
+            Annotated(pictures.addresses[found[0]], split, stem_of(found[0]), where, size, objects)
+        )
+
+    def draw(
+        self, annotated: Annotated, size: tuple[int, int], ids: Mapping[str, int], fill: int, report: Report
+    ) -> np.ndarray:
+        """The mask of a picture; see `Format`."""
+        objects = self._objects(annotated, size, report)
+        return paint(objects, size, ids, fill, report, annotated.where)
+
+    def _objects(self, annotated: Annotated, size: tuple[int, int], report: Report) -> Iterator[Drawn]:
+        from supervision.dataset.formats.coco import coco_annotations_to_masks
+
+        entries: Any = annotated.content
+        for entry in sorted(entries, key=lambda entry: not entry.get("iscrowd")):
+            where = f"{annotated.where}, object {entry.get('id')}"
+            name = self._categories.get(entry.get("category_id"))
+            if name is None:
+                report("unknown_class", f"{where}: category_id {entry.get('category_id')}")
+                continue
+            shape = entry.get("segmentation")
+            if isinstance(shape, list):
+                shape = [shape] if shape and not isinstance(shape[0], list) else shape
+                shape = [part for part in shape if self._sound(part, size, where, report)]
+                if not shape and entry.get("segmentation"):
+                    continue
+            if not shape:
+                report("no_shape", where)
+                continue
+            try:
+                yield Drawn(name, coco_annotations_to_masks([{**entry, "segmentation": shape}], size)[0])
+            except (ValueError, TypeError, IndexError) as error:
+                report("broken_shape", f"{where}: {error}")
+
+    @staticmethod
+    def _sound(part: Any, size: tuple[int, int], where: str, report: Report) -> bool:
+        try:
+            points = np.asarray(part, dtype=np.float64).reshape(-1, 2)
+        except (ValueError, TypeError):
+            report("broken_shape", f"{where}: {len(part) if isinstance(part, list) else 1} numbers are no x and y")
+            return False
+        fault = outline_fault(points, size)
+        if fault is not None:
+            report(fault, where)
+        return fault in (None, "partly_outside")
