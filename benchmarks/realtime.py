@@ -19,23 +19,31 @@ row on Cityscapes, at the same size.
 """
 
 import argparse
-import ctypes
-import importlib.util
 import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from segzoo import SegZooForSemanticSegmentation, zoo
-from segzoo.conversion.translate import refusal, translate_config
+from segzoo.conversion.translate import refusal
+from segzoo.measuring import (
+    Run,
+    Way,
+    added_memory,
+    eager,
+    onnx_runtime,
+    openvino,
+    percentile,
+    pictures,
+    released_model,
+    seconds_of,
+)
 from segzoo.memory import keep_freed_memory
 
 # Rows of the zoo by a short name; the last two are references that are not made for speed.
@@ -62,48 +70,6 @@ MODELS = {
 REFERENCES = ("PSPNet R50", "SegFormer B0")
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
-Run = Callable[[], object]
-
-
-@dataclass(frozen=True)
-class Way:
-    """A way to run a model.
-
-    Args:
-        device: where it runs, "cpu" or "cuda".
-        prepare: makes a function that runs the picture through the model; both are its own.
-        package: package that must be installed besides segzoo's own requirements.
-    """
-
-    device: str
-    prepare: Callable[[SegZooForSemanticSegmentation, Tensor], Run]
-    package: str | None = None
-
-
-def eager(
-    model: SegZooForSemanticSegmentation,
-    picture: Tensor,
-    *,
-    channels_last: bool = True,
-    fuse: bool = False,
-    autocast: bool = False,
-    half: bool = False,
-    compile: bool = False,
-) -> Run:
-    """In PyTorch."""
-    if fuse:
-        model.fuse()
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    dtype = torch.float16 if half else torch.float32
-    model, picture = model.to(memory_format=layout, dtype=dtype), picture.to(memory_format=layout, dtype=dtype)
-    call = torch.compile(model) if compile else model
-
-    def run() -> Tensor:
-        with torch.autocast(picture.device.type, torch.bfloat16, enabled=autocast):
-            return call(picture).logits
-
-    return run
-
 
 def cuda_graph(model: SegZooForSemanticSegmentation, picture: Tensor) -> Run:
     """In half precision, its kernels recorded once and replayed."""
@@ -128,58 +94,20 @@ def tensorrt(model: SegZooForSemanticSegmentation, picture: Tensor) -> Run:
     return lambda: engine(picture)
 
 
-def onnx_runtime(model: SegZooForSemanticSegmentation, picture: Tensor, *, int8: bool = False) -> Run:
-    """An exported file in ONNX Runtime, which folds the batch norms itself."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = torch.get_num_threads()
-    with tempfile.TemporaryDirectory() as folder:
-        path = exported(model, picture, Path(folder))
-        if int8:
-            from segzoo.export.quantization import quantize_onnx
-
-            path = quantize_onnx(path, path.with_name("int8.onnx"), [picture.numpy()])
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    values = {session.get_inputs()[0].name: picture.numpy()}
-    return lambda: session.run(None, values)
-
-
-def openvino(model: SegZooForSemanticSegmentation, picture: Tensor) -> Run:
-    """The same file in OpenVINO, made for short latency."""
-    from openvino import Core
-
-    core = Core()
-    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    options["INFERENCE_PRECISION_HINT"] = "f32"
-    with tempfile.TemporaryDirectory() as folder:
-        compiled = core.compile_model(core.read_model(exported(model, picture, Path(folder))), "CPU", options)
-    request, values = compiled.create_infer_request(), picture.numpy()
-    return lambda: request.infer([values])
-
-
-def exported(model: SegZooForSemanticSegmentation, picture: Tensor, folder: Path) -> Path:
-    """An ONNX file of the model for pictures of this size."""
-    from segzoo.export.export import ExportOptions, export_model
-
-    height, width = picture.shape[-2:]
-    return export_model(model, folder / "model.onnx", ExportOptions(size=(height, width), batch=1)).path
-
-
 class Logits(nn.Module):
-    """The model with a tensor as output."""
+    """A model with a tensor as output."""
 
     def __init__(self, model: SegZooForSemanticSegmentation) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, pixel_values: Tensor) -> Tensor:
+        """The logits (batch, num_labels, height, width), at the head's resolution."""
         return self.model(pixel_values).logits
 
 
 def of_eager(device: str, **options: bool) -> Way:
-    return Way(device, lambda model, picture: eager(model, picture, **options))
+    return Way(lambda model, picture: eager(model, picture, **options), device)
 
 
 WAYS = {
@@ -188,16 +116,16 @@ WAYS = {
     "fused": of_eager("cpu", fuse=True),
     "bfloat16": of_eager("cpu", autocast=True),
     "compiled": of_eager("cpu", fuse=True, compile=True),
-    "onnxruntime": Way("cpu", onnx_runtime, "onnxruntime"),
-    "int8": Way("cpu", lambda model, picture: onnx_runtime(model, picture, int8=True), "onnxruntime"),
-    "openvino": Way("cpu", openvino, "openvino"),
+    "onnxruntime": Way(onnx_runtime, "cpu", "onnxruntime"),
+    "int8": Way(lambda model, picture: onnx_runtime(model, picture, int8=True), "cpu", "onnxruntime"),
+    "openvino": Way(openvino, "cpu", "openvino"),
     "cuda float32": of_eager("cuda", channels_last=False),
     "cuda channels-last": of_eager("cuda"),
     "cuda fused": of_eager("cuda", fuse=True),
     "cuda float16": of_eager("cuda", fuse=True, half=True),
     "cuda compiled": of_eager("cuda", fuse=True, half=True, compile=True),
-    "cuda graph": Way("cuda", cuda_graph),
-    "tensorrt": Way("cuda", tensorrt, "torch_tensorrt"),
+    "cuda graph": Way(cuda_graph, "cuda"),
+    "tensorrt": Way(tensorrt, "cuda", "torch_tensorrt"),
 }
 FOLDED = {"fused": "channels-last", "cuda fused": "cuda channels-last"}
 """Ways after ``fuse()``, and the same without it."""
@@ -208,7 +136,7 @@ def main() -> None:
     args = parse()
     torch.set_num_threads(args.threads)
     if args.memory_of:
-        print(json.dumps(added_memory(args)))
+        print(json.dumps(memory_of(args)))
         return
     if args.read:
         results = json.loads(args.read.read_text(encoding="utf-8"))
@@ -256,8 +184,8 @@ def measured(args: argparse.Namespace) -> dict:
     keep_freed_memory()
     ways = []
     for name in args.ways:
-        if (package := WAYS[name].package) and importlib.util.find_spec(package) is None:
-            print(f"{name} is left out: {package} is not installed (pip install {package})")
+        if (reason := WAYS[name].why_not(WAYS[name].device)) is not None:
+            print(f"{name} is left out: {reason}")
         else:
             ways.append(name)
     rows = zoo.rows()
@@ -267,7 +195,7 @@ def measured(args: argparse.Namespace) -> dict:
         if (reason := refusal(zoo.original_config(name))) is not None:
             print(f"{title} is left out: {name} does not convert ({reason})")
             continue
-        found = seconds_of(name, ways, args)
+        found = seconds_of_ways(name, ways, args)
         for way, figures in found.items():
             if not args.no_memory:
                 figures["mib"] = in_fresh_process(name, way, args)
@@ -278,48 +206,26 @@ def measured(args: argparse.Namespace) -> dict:
     return results
 
 
-def build(name: str) -> SegZooForSemanticSegmentation:
-    """The model of a row, with random weights and without its auxiliary heads."""
-    torch.manual_seed(0)
-    config = translate_config(zoo.original_config(name)).config
-    config.auxiliary_head_configs = []
-    return SegZooForSemanticSegmentation(config).eval()
-
-
 def prepared(name: str, way: str, args: argparse.Namespace) -> Run:
-    """A function that runs a picture of noise through the model."""
+    """A function that runs a picture of noise through the model of a row, which has random weights."""
     device = WAYS[way].device
-    picture = torch.randn(1, 3, *args.size, generator=torch.Generator().manual_seed(1))
-    return WAYS[way].prepare(build(name).to(device), picture.to(device))
+    return WAYS[way].prepare(released_model(name).to(device), pictures(1, 3, args.size).to(device))
 
 
 @torch.no_grad()
-def seconds_of(name: str, ways: Sequence[str], args: argparse.Namespace) -> dict[str, dict]:
+def seconds_of_ways(name: str, ways: Sequence[str], args: argparse.Namespace) -> dict[str, dict]:
     """Run all ways of a model in turns: the median of their seconds and the 99th percentile."""
     runs = {way: prepared(name, way, args) for way in ways}
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     clock = CLOCKS[args.clock]
     for number in range(args.rounds + 1):
         for way, run in runs.items():
-            synchronize(way)
-            start = clock()
-            run()
-            synchronize(way)
+            found = seconds_of(run, WAYS[way].device, clock)
             if number:  # the first round warms up and compiles
-                seconds[way].append(clock() - start)
+                seconds[way].append(found)
     return {
         way: {"seconds": statistics.median(values), "p99": percentile(values, 0.99)} for way, values in seconds.items()
     }
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    return float(torch.tensor(values, dtype=torch.float64).quantile(share))
-
-
-def synchronize(way: str) -> None:
-    """Wait until the GPU is done; does nothing for a way of a CPU."""
-    if WAYS[way].device == "cuda":
-        torch.cuda.synchronize()
 
 
 def in_fresh_process(name: str, way: str, args: argparse.Namespace) -> float:
@@ -330,32 +236,15 @@ def in_fresh_process(name: str, way: str, args: argparse.Namespace) -> float:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@torch.no_grad()
-def added_memory(args: argparse.Namespace) -> float:
+def memory_of(args: argparse.Namespace) -> float:
     """MiB that a picture adds, at its peak, to what the process or the GPU holds with the model built."""
     name, way = args.memory_of
     run = prepared(name, way, args)
-    if WAYS[way].device == "cuda":
-        run()  # which compiles, and chooses algorithms
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        run()
-        torch.cuda.synchronize()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    ctypes.CDLL(None).malloc_trim(0)  # what building the model took and gave back
-    # The process's own high-water mark, reset first (Linux). ru_maxrss would start at the parent's.
-    Path("/proc/self/clear_refs").write_text("5")
-    before = high_water()
-    for _ in range(2):
-        run()
-    return high_water() - before
-
-
-def high_water() -> float:
-    """Peak resident memory of this process in MiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**10
+    device = WAYS[way].device
+    if device == "cuda":
+        with torch.no_grad():
+            run()  # which compiles, and chooses algorithms
+    return added_memory(run, device) / 2**20
 
 
 def cell(figures: dict) -> str:

@@ -20,9 +20,12 @@ from transformers.utils import logging
 
 import segzoo  # noqa: F401  registers the models with the Auto classes
 from segzoo.data import load_segmentation_dataset
-from segzoo.data.scenes import write_scenes
+from segzoo.data.scenes import SCENES, write_scenes
 from segzoo.errors import SegZooError
 from segzoo.training import RunOptions, resolve_recipe, train
+
+# Each covers 1 to 2 % of the pixels: in a short training cross-entropy alone finds none of them.
+SMALL_CLASSES = {"person": 4, "pole": 6}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -68,6 +71,9 @@ def run(output_dir: Path, steps: int, num_train: int, num_validation: int) -> No
         "scale_range": (0.75, 1.25),
         "num_warmup_steps": steps // 20,
         "max_train_steps": steps,
+        "learning_rate": 2e-3,
+        "losses": [{"type": "cross_entropy"}, {"type": "dice"}],
+        "class_weights": [SMALL_CLASSES.get(name, 1) for name in SCENES.classes],
     }
     results = train(options, resolve_recipe("quick", overrides=changes))
 

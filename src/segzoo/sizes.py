@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Size = tuple[int, int]
@@ -73,3 +73,20 @@ class SizeAction(SizesAction):
         if len(sizes) != 1:
             raise ValueError(" ".join("x".join(map(str, size)) for size in sizes))
         return sizes[0]
+
+
+def usual_size(processor: Mapping[str, Any]) -> Size:
+    """The size (height, width) that a model is used at: its windows, else its image processor's size for a square picture, else 512x512.
+
+    Args:
+        processor: the settings of the image processor; may be empty.
+    """
+    if window := processor.get("window_size"):
+        return tuple(window)
+    size = processor.get("size") or {}
+    if "height" in size:
+        return size["height"], size["width"]
+    side = size.get("shortest_edge") or 512
+    multiple = processor.get("size_multiple") or 1
+    side = -(-side // multiple) * multiple
+    return side, side

@@ -45,6 +45,31 @@ def test_attention_to_a_coarser_grid(grid):
     assert torch.allclose(layer(x, grid), layer.proj(torch.cat(heads, dim=-1)), atol=1e-12)
 
 
+@pytest.mark.parametrize("grid", [(8, 12), (2, 5)])
+def test_linear_attention_reads_averages(grid):
+    """PVT v2's, of which the cells overlap in small grids."""
+    torch.manual_seed(0)
+    config = MiTConfig(**MiTConfig.tiny().to_diff_dict() | {"pooled_grid": 3})
+    block = MiTBackbone(config).double().eval().stages[3].blocks[0]
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    x = torch.randn(2, grid[0] * grid[1], 16, dtype=torch.float64)
+    layer, cells = block.attention, [[(i * side // 3, -(-(i + 1) * side // 3)) for i in range(3)] for side in grid]
+    image = x.unflatten(1, grid)
+    averages = torch.stack([image[:, a:b, c:d].mean((1, 2)) for a, b in cells[0] for c, d in cells[1]], dim=1)
+    assert layer.reduction.weight.shape == (16, 16, 1, 1)
+    coarse = F.gelu(layer.norm(averages @ layer.reduction.weight[:, :, 0, 0].T + layer.reduction.bias))
+    query, (key, value) = layer.q(x), layer.kv(coarse).chunk(2, dim=-1)
+    heads = []
+    for part in (slice(0, 8), slice(8, 16)):
+        weights = (query[..., part] @ key[..., part].transpose(1, 2) / 8**0.5).softmax(-1)
+        heads.append(weights @ value[..., part])
+    assert torch.allclose(layer(x, grid), layer.proj(torch.cat(heads, dim=-1)), atol=1e-12)
+    hidden = block.mlp.fc1(x).relu().transpose(1, 2).unflatten(2, grid)
+    expected = block.mlp.fc2(F.gelu(block.mlp.depthwise_conv(hidden)).flatten(2).transpose(1, 2))
+    assert torch.allclose(block.mlp(x, grid), expected, atol=1e-12)
+
+
 def test_maps_are_channels_last():
     model = MiTBackbone(MiTConfig.tiny()).eval()
     with torch.no_grad():

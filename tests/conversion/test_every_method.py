@@ -90,8 +90,13 @@ def written(method, name, folder):
     text = "".join(f"{key} = {python_text(value)}\n" for key, value in config.items())
     meta = {"config": text + "gpu_ids = range(0, 8)\n", "mmseg_version": "0.27.0", "epoch": 1, "iter": 160000}
     optimizer = {"state": {}, "param_groups": [{"lr": 0.01, "params": [0]}]}
-    torch.save({"meta": meta, "state_dict": state, "optimizer": optimizer}, folder / "iter_160000.pth")
-    return [folder / "iter_160000.pth"], []
+    files = [folder / "iter_160000.pth"]
+    if zoo.rows()[name].decoder_url is not None:  # the backbone has a file of its own, of weights alone
+        files.insert(0, folder / "backbone.pth")
+        torch.save({key: value for key, value in state.items() if not key.startswith("decode_head.")}, files[0])
+        state = {key: value for key, value in state.items() if key.startswith("decode_head.")}
+    torch.save({"meta": meta, "state_dict": state, "optimizer": optimizer}, files[-1])
+    return files, []
 
 
 @pytest.mark.slow

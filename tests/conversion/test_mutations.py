@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conversion.mutations import beyond_mmseg, convolutional, heads, several_parts, transformers
+from conversion.mutations import beyond_mmseg, convolutional, dino, heads, several_parts, transformers
 from conversion.mutations.case import altered
 from support.contract import settle
 
@@ -20,7 +20,9 @@ from segzoo.conversion.translate import translate_config
 from segzoo.errors import SegZooError
 from segzoo.images.resizing import pad_image, round_up
 
-MUTATED = transformers.CASES | heads.CASES | several_parts.CASES | convolutional.CASES | beyond_mmseg.CASES
+MUTATED = (
+    transformers.CASES | heads.CASES | several_parts.CASES | convolutional.CASES | beyond_mmseg.CASES | dino.CASES
+)
 
 
 RECORDS = Path(__file__).parents[1] / "parity" / "records"

@@ -27,12 +27,14 @@ LICENCES["ViT-Adapter"] = "Apache-2.0"
 
 @pytest.fixture(scope="module")
 def script():
+    sys.path.insert(0, str(SCRIPT.parent))  # as Python does for a script that it runs
     spec = importlib.util.spec_from_file_location("move_zoo", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     sys.modules["move_zoo"] = module
     spec.loader.exec_module(module)
     yield module
-    del sys.modules["move_zoo"]
+    del sys.modules["move_zoo"], sys.modules["moving"]
+    sys.path.remove(str(SCRIPT.parent))
 
 
 @pytest.fixture(scope="module")

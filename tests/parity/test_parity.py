@@ -70,6 +70,8 @@ def convert(path):
     state = synthesis.state_dict(record["keys"] if "keys" in record else key_list(record["name"]))
     prefix = record.get("prefix", "")  # of one of several models in a file
     state = {key.removeprefix(prefix): value for key, value in state.items()}
+    if record.get("in_two_files"):  # the backbone's own has no prefix
+        state = {key if key.startswith("decode_head.") else f"backbone.{key}": value for key, value in state.items()}
     for *others, last in record.get("shared", []):  # names of one tensor, which the last to be loaded fills
         state |= dict.fromkeys(others, state[last])
     native, match = match_weights(state, translation.components, expected)

@@ -30,7 +30,8 @@ def test_rows_are_complete():
         "PoolFormer": 5,
         "PVT": 4,
         "VAN": 4,
-        "DINOv2": 16,
+        "DINOv2": 17,
+        "DINOv3": 1,
         "DAFormer": 4,
         "BEiT": 1,
         "MAE": 1,
@@ -43,7 +44,7 @@ def test_rows_are_complete():
         assert row.dice is None or (row.miou is None and 75 < row.dice < 85)
         assert row.url is None or row.url.startswith(("https://", "http://sceneparsing.csail.mit.edu/"))
         assert row.url is not None or row.note
-        assert row.decoder_url is None or row.system in ("CSAIL", "DINOv2")
+        assert row.decoder_url is None or row.system in ("CSAIL", "DINOv2", "DINOv3")
         for size in (row.crop, row.flops_size):
             assert size is None or (len(size) == 2 and all(type(side) is int for side in size))
         assert row.sha256 is None or re.fullmatch("[0-9a-f]{64}", row.sha256)

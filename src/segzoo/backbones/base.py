@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers.backbone_utils import BackboneConfigMixin, BackboneMixin, filter_output_hidden_states
@@ -177,3 +178,18 @@ class Backbone(BackboneMixin, SegZooPreTrainedModel):
                 f"sides must be multiples of {multiple}; pad or resize them, for example to {usable} (a SegZooImageProcessor "
                 f"with size_multiple={multiple} and size_multiple_mode='pad_pass' pads them, and cuts the result)"
             )
+
+
+class PatchPyramidBackbone(Backbone):
+    """Base of backbones that run ``stages`` one after another, each of which begins with patches and has a map as its result."""
+
+    config: PatchPyramidConfig
+    stages: nn.ModuleList
+
+    def features(self, pixel_values: Tensor) -> list[Tensor]:
+        # Tokens are channels-last; of images in this order the first convolution's map is too, and nothing is copied.
+        x, maps = pixel_values.contiguous(memory_format=torch.channels_last), []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps

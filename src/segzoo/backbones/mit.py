@@ -8,13 +8,12 @@ https://arxiv.org/abs/2105.15203. The numbers are those of its authors' ``mit_b0
 
 from typing import Self
 
-import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from segzoo.auto import register_backbone
-from segzoo.backbones.base import Backbone, PatchPyramidConfig
+from segzoo.backbones.base import PatchPyramidBackbone, PatchPyramidConfig
 from segzoo.base import Ints
 from segzoo.errors import SegZooError
 from segzoo.layers import DropPath, PointwiseLinear, SpatialReductionAttention, to_map, to_tokens
@@ -44,6 +43,8 @@ class MiTConfig(PatchPyramidConfig):
         patch_sizes: sides, in pixels of the stage's input, of the patches that become its tokens.
         strides: steps between these patches.
         reductions: how much coarser the grid is that patches attend to.
+        pooled_grid: side of the grid of averages that patches attend to instead, with a ReLU in front of the depthwise
+            convolutions; None for no such grid. It is 7 in the linear attention of PVT v2.
         mlp_ratios: hidden widths of the feed-forward parts, relative to ``channels``.
         qkv_bias: queries, keys and values have a bias.
         norm_eps: epsilon of the norms in front of the branches and after the stages.
@@ -67,6 +68,7 @@ class MiTConfig(PatchPyramidConfig):
     patch_sizes: Ints = (7, 3, 3, 3)
     strides: Ints = (4, 2, 2, 2)
     reductions: Ints = (8, 4, 2, 1)
+    pooled_grid: int | None = None
     mlp_ratios: list[float | int] | tuple[float | int, ...] = (4, 4, 4, 4)
     qkv_bias: bool = True
     norm_eps: float = 1e-6
@@ -92,10 +94,18 @@ class MiTConfig(PatchPyramidConfig):
 
 
 class MixFeedForward(nn.Module):
-    """Two linear layers over tokens, with a depthwise 3x3 convolution between them, from which positions are learned."""
+    """Two linear layers over tokens, with a depthwise 3x3 convolution between them, from which positions are learned.
 
-    def __init__(self, channels: int, hidden: int, dropout: float):
+    Args:
+        channels: width of the tokens.
+        hidden: width between the layers.
+        dropout: probability of dropping a value after the convolution and after the second layer, while training.
+        relu_first: a ReLU in front of the convolution.
+    """
+
+    def __init__(self, channels: int, hidden: int, dropout: float, *, relu_first: bool = False):
         super().__init__()
+        self.relu_first = relu_first
         self.fc1 = PointwiseLinear(channels, hidden)
         self.depthwise_conv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
         self.activation = nn.GELU()
@@ -104,7 +114,8 @@ class MixFeedForward(nn.Module):
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """Tokens (B, height * width, C) of a grid (height, width) -> tokens of the same shape."""
-        x = to_tokens(self.depthwise_conv(to_map(self.fc1(x), grid)))
+        x = self.fc1(x)
+        x = to_tokens(self.depthwise_conv(to_map(x.relu() if self.relu_first else x, grid)))
         return self.dropout(self.fc2(self.dropout(self.activation(x))))
 
 
@@ -127,11 +138,13 @@ class MiTBlock(GradientCheckpointingLayer):
             config.num_heads[stage],
             reduction=config.reductions[stage],
             norm_eps=config.patch_norm_eps,
+            pooled=config.pooled_grid,
             qkv_bias=config.qkv_bias,
             dropout=config.attention_dropout,
         )
         self.norm2 = nn.LayerNorm(channels, eps=config.norm_eps)
-        self.mlp = MixFeedForward(channels, int(channels * config.mlp_ratios[stage]), config.dropout)
+        hidden = int(channels * config.mlp_ratios[stage])
+        self.mlp = MixFeedForward(channels, hidden, config.dropout, relu_first=config.pooled_grid is not None)
         self.dropout = nn.Dropout(config.dropout)
         self.drop_path = DropPath(drop_path)
 
@@ -153,7 +166,7 @@ class MiTStage(nn.Module):
     def __init__(self, config: MiTConfig, stage: int, drop_paths: list[float]):
         super().__init__()
         channels, patch = config.channels[stage], config.patch_sizes[stage]
-        self.reduction = config.reductions[stage]
+        self.reduction = 1 if config.pooled_grid else config.reductions[stage]
         self.patch_embedding = nn.Conv2d(
             config.channels[stage - 1] if stage else config.num_channels,
             channels,
@@ -180,7 +193,7 @@ class MiTStage(nn.Module):
         return to_map(self.norm(x), grid)
 
 
-class MiTBackbone(Backbone):
+class MiTBackbone(PatchPyramidBackbone):
     """Returns the maps of the stages that ``config.out_features`` names, from fine to coarse.
 
     ``pixel_values`` is (B, num_channels, H, W); the maps have strides 4, 8, 16 and 32. Unlike in Swin, the norm of a
@@ -200,14 +213,6 @@ class MiTBackbone(Backbone):
             self.stages.append(MiTStage(config, stage, [next(rates) for _ in range(depth)]))
         self.num_features = list(config.channels)
         self.post_init()
-
-    def features(self, pixel_values: Tensor) -> list[Tensor]:
-        # Tokens are channels-last; of images in this order the first convolution's map is too, and nothing is copied.
-        x, maps = pixel_values.contiguous(memory_format=torch.channels_last), []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        return maps
 
 
 register_backbone(MiTConfig, MiTBackbone, variants=VARIANTS)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from segzoo.auto import register_backbone
-from segzoo.backbones.base import Backbone, PatchPyramidConfig
+from segzoo.backbones.base import PatchPyramidBackbone, PatchPyramidConfig
 from segzoo.base import Ints
 from segzoo.compat import is_exporting
 from segzoo.errors import SegZooError
@@ -165,7 +165,7 @@ class PVTStage(nn.Module):
         return to_map(x, grid)
 
 
-class PVTBackbone(Backbone):
+class PVTBackbone(PatchPyramidBackbone):
     """Returns the maps of the stages that ``config.out_features`` names, from fine to coarse.
 
     ``pixel_values`` is (B, num_channels, H, W); the maps have strides 4, 8, 16 and 32. Pixels beyond the last whole
@@ -187,14 +187,6 @@ class PVTBackbone(Backbone):
             self.stages.append(PVTStage(config, stage, side, [next(rates) for _ in range(depth)]))
         self.num_features = list(config.channels)
         self.post_init()
-
-    def features(self, pixel_values: Tensor) -> list[Tensor]:
-        # Tokens are channels-last; of images in this order the first convolution's map is too, and nothing is copied.
-        x, maps = pixel_values.contiguous(memory_format=torch.channels_last), []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        return maps
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)

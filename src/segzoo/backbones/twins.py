@@ -13,7 +13,7 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
 from segzoo.auto import register_backbone
-from segzoo.backbones.base import Backbone, PatchPyramidConfig
+from segzoo.backbones.base import PatchPyramidBackbone, PatchPyramidConfig
 from segzoo.backbones.plain_vit import whole_patches
 from segzoo.base import Ints
 from segzoo.errors import SegZooError
@@ -261,7 +261,7 @@ class TwinsStage(nn.Module):
         return to_map(self.norm(x), grid)
 
 
-class TwinsBackbone(Backbone):
+class TwinsBackbone(PatchPyramidBackbone):
     """Returns the maps of the stages that ``config.out_features`` names, from fine to coarse.
 
     ``pixel_values`` is (B, num_channels, H, W); the maps have strides 4, 8, 16 and 32.
@@ -282,14 +282,6 @@ class TwinsBackbone(Backbone):
             self.stages.append(TwinsStage(config, stage, [next(rates) for _ in range(depth)]))
         self.num_features = list(config.channels)
         self.post_init()
-
-    def features(self, pixel_values: Tensor) -> list[Tensor]:
-        # Tokens are channels-last; of images in this order the first convolution's map is too, and nothing is copied.
-        x, maps = pixel_values.contiguous(memory_format=torch.channels_last), []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        return maps
 
 
 register_backbone(TwinsConfig, TwinsBackbone, variants=VARIANTS)

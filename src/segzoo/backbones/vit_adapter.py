@@ -271,7 +271,7 @@ class ViTAdapterBackbone(Backbone):
     """Returns maps of strides 4, 8, 16 and 32, all of the ViT's width.
 
     ``pixel_values`` is (B, num_channels, H, W), of any size that the ViT takes: the ViT sees images padded with zeros,
-    on the right and at the bottom, to whole patches. ``hidden_states`` are the branch's finest map and the four maps.
+    on the right and at the bottom, to whole patches, or with ``pad=False`` of its config the whole patches alone. ``hidden_states`` are the branch's finest map and the four maps.
     """
 
     config: ViTAdapterConfig
@@ -412,7 +412,8 @@ class ViTAdapterBackbone(Backbone):
         """The branch's tokens after all interactions, and the ViT's map after each."""
         config, plain_vit = self.config, self._plain_vit
         patch_size, prefix = patch_size_of(config.vit_config), plain_vit.prefix(config.vit_config)
-        pixel_values = whole_patches(pixel_values, patch_size)
+        if plain_vit.pads(config.vit_config):
+            pixel_values = whole_patches(pixel_values, patch_size)
         grid = (pixel_values.shape[2] // patch_size, pixel_values.shape[3] // patch_size)
         blocks, norm = plain_vit.blocks_of(self.vit), plain_vit.norm_of(self.vit)
         trains = torch.is_grad_enabled() and (config.injectors or not config.freeze_vit)

@@ -28,7 +28,9 @@ class PlainViT:
         norm: dotted path of the norm after the last block.
         prefix: number of tokens before those of the patches, from the model's config.
         embed: ``embed(vit, pixel_values) -> (tokens, options)`` for images whose sides are multiples of the patch
-            size; the options are keyword arguments of every block.
+            size, unless it does not pad; the options are keyword arguments of every block.
+        pads: whether images are padded to whole patches, from the model's config; otherwise what lies behind the last
+            whole patch is not read.
         idle: names of parameters that no feature depends on.
     """
 
@@ -38,6 +40,7 @@ class PlainViT:
     norm: str
     prefix: Callable[[PreTrainedConfig], int]
     embed: Callable[[nn.Module, Tensor], tuple[Tensor, dict[str, Any]]]
+    pads: Callable[[PreTrainedConfig], bool] = lambda config: True
     idle: tuple[str, ...] = ()
 
     def blocks_of(self, vit: nn.Module) -> nn.ModuleList:
@@ -78,6 +81,7 @@ _OWN = _BACKBONE | {
     "norm": "norm",
     "prefix": lambda config: config.num_prefix_tokens,
     "embed": _embed_own,
+    "pads": lambda config: config.pad,
 }
 _MASK = {"idle": ("embeddings.mask_token",)}
 _DINOV2 = _BACKBONE | _MASK | {"blocks": "encoder.layer", "norm": "layernorm", "embed": _embed_dinov2}

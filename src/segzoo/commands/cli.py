@@ -24,7 +24,7 @@ from segzoo.progress import say
 from segzoo.shortages import shortage_of
 from segzoo.text import message_text, terminal_text
 
-COMMANDS = ("convert", "data", "evaluate", "export", "info", "list", "predict", "train")
+COMMANDS = ("benchmark", "convert", "data", "demo", "evaluate", "export", "info", "list", "predict", "recipe", "train")
 """The subcommands, in the order of the help. A new one is a new module in `segzoo.commands` and its name here."""
 
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 1, 2, 130, 141

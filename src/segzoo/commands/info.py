@@ -11,7 +11,7 @@ from segzoo import zoo
 from segzoo.errors import SegZooError, first_line
 from segzoo.files import json_text
 from segzoo.progress import print_text
-from segzoo.sizes import MAX_SIZE, Size, SizesAction
+from segzoo.sizes import MAX_SIZE, Size, SizesAction, usual_size
 from segzoo.text import line_text
 
 if TYPE_CHECKING:
@@ -207,21 +207,9 @@ def facts_of_folder(
         "num_labels": config.num_labels,
         "test": protocol(processor) if ours and processor else None,
         "size_bytes": sum(path.stat().st_size for path in files) or None,
-        "counted": _counts(model, sizes or [_usual_size(processor)]),
-        **_memory_facts(model, None, training, (sizes or [_usual_size(processor)])[0]),
+        "counted": _counts(model, sizes or [usual_size(processor)]),
+        **_memory_facts(model, None, training, (sizes or [usual_size(processor)])[0]),
     }
-
-
-def _usual_size(processor: dict[str, Any]) -> Size:
-    if window := processor.get("window_size"):
-        return tuple(window)
-    size = processor.get("size") or {}
-    if "height" in size:
-        return size["height"], size["width"]
-    side = size.get("shortest_edge") or 512
-    multiple = processor.get("size_multiple") or 1
-    side = -(-side // multiple) * multiple
-    return side, side
 
 
 def _counts(model: nn.Module, sizes: list[Size]) -> dict[str, Any]:
@@ -342,6 +330,8 @@ def _row_lines(row: zoo.ZooRow, facts: dict[str, Any]) -> list[tuple[str, str]]:
     lines.append(
         ("converts", f"segzoo convert {row.name} --output DIR" if facts["converts"] else f"no: {facts['why_not']}")
     )
+    if facts["counted"]:
+        lines.append(("try", f"segzoo benchmark {row.name} (how fast its architecture is here)"))
     for title, url, size, sha256 in (
         ("checkpoint", row.url, row.size_bytes, row.sha256_start),
         ("second file", row.decoder_url, row.decoder_size_bytes, row.decoder_sha256),
@@ -365,7 +355,8 @@ def _folder_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(("test", facts["test"]))
     if facts["size_bytes"]:
         lines.append(("weights", f"{facts['size_bytes'] / 1e6:.1f} MB"))
-    return lines + _count_lines(facts["counted"])
+    tries = f"segzoo benchmark {facts['name']} (how fast it is here), segzoo demo {facts['name']} (a page to try it)"
+    return [*lines, *_count_lines(facts["counted"]), ("try", tries)]
 
 
 def _count_lines(counted: dict[str, Any]) -> list[tuple[str, str]]:

@@ -18,6 +18,9 @@ BACKBONE_COLUMNS = ("name", "family", "parameters (M)")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``segzoo list``."""
+    parser.epilog = (
+        "segzoo info NAME tells all about one of them, segzoo benchmark NAME how fast it is on this machine."
+    )
     parser.add_argument(
         "text",
         metavar="TEXT",

@@ -358,7 +358,8 @@ def _find_config(original: Original) -> tuple[Mapping[str, Any], str]:
     config = config_from_weights(checkpoint.state_dict, checkpoint.source)
     if config is not None:
         return config, "the names and shapes of the weights"
-    known = zoo.lookup(_stem(checkpoint.source))
+    last = original.title.rpartition(" and ")[2]  # of two files the one that tells the model
+    known = zoo.lookup(_stem(checkpoint.source)) or zoo.lookup(_stem(last))
     hint = (
         f"its file name is that of {known.name}: try --name {known.name}"
         if known

@@ -18,7 +18,7 @@ from transformers import initialization as init
 from segzoo.auto import register_head
 from segzoo.errors import SegZooError
 from segzoo.heads.base import HeadOutput
-from segzoo.heads.queries import QueryHead, QueryHeadConfig, QueryHeadOutput, mask_embedding
+from segzoo.heads.queries import QueryHead, QueryHeadConfig, QueryHeadOutput, decoder_layers, mask_embedding
 from segzoo.layers import resize, to_tokens
 from segzoo.layers.masked_attention import MaskedDecoderLayer
 from segzoo.layers.pixel_decoder import EncoderOptions, PixelDecoder, sine_positions, table_rows
@@ -108,16 +108,7 @@ class Mask2FormerHead(QueryHead):
         self.level_convs = None
         if config.project_levels:
             self.level_convs = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(config.num_levels))
-        self.layers = nn.ModuleList(
-            MaskedDecoderLayer(
-                channels,
-                num_heads=config.decoder_heads,
-                hidden_channels=config.decoder_hidden_channels,
-                dropout=config.dropout,
-                norm_eps=config.norm_eps,
-            )
-            for _ in range(config.decoder_layers)
-        )
+        self.layers = decoder_layers(config, MaskedDecoderLayer)
         self.norm = nn.LayerNorm(channels, eps=config.norm_eps)
         self.query_positions = nn.Embedding(config.num_queries, channels)
         self.query_features = nn.Embedding(config.num_queries, channels)

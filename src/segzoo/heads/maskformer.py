@@ -15,7 +15,7 @@ from transformers import initialization as init
 from segzoo.auto import register_head
 from segzoo.errors import SegZooError
 from segzoo.heads.base import HeadOutput
-from segzoo.heads.queries import QueryHead, QueryHeadConfig, QueryHeadOutput, mask_embedding
+from segzoo.heads.queries import QueryHead, QueryHeadConfig, QueryHeadOutput, decoder_layers, mask_embedding
 from segzoo.layers import to_tokens
 from segzoo.layers.detr import DetrDecoderLayer, DetrEncoderLayer
 from segzoo.layers.mask_pyramid import MaskPyramid
@@ -98,16 +98,7 @@ class MaskFormerHead(QueryHead):
         self.projection = None
         if not config.encoder_layers and (config.project_always or config.in_channels[-1] != channels):
             self.projection = nn.Conv2d(config.in_channels[-1], channels, 1)
-        self.layers = nn.ModuleList(
-            DetrDecoderLayer(
-                channels,
-                num_heads=config.decoder_heads,
-                hidden_channels=config.decoder_hidden_channels,
-                dropout=config.dropout,
-                norm_eps=config.norm_eps,
-            )
-            for _ in range(config.decoder_layers)
-        )
+        self.layers = decoder_layers(config, DetrDecoderLayer)
         self.norm = nn.LayerNorm(channels, eps=config.norm_eps)
         self.query_positions = nn.Embedding(config.num_queries, channels)
         self.mask_embed = mask_embedding(config)

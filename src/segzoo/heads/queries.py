@@ -4,7 +4,7 @@ From "Per-Pixel Classification is Not All You Need for Semantic Segmentation" (C
 https://arxiv.org/abs/2107.06278.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -164,6 +164,20 @@ class QueryHead(Head):
             init.normal_(self.query_positions.weight)
         else:
             super()._init_weights(module)
+
+
+def decoder_layers(config: QueryHeadConfig, layer: Callable[..., nn.Module]) -> nn.ModuleList:
+    """The layers of the queries' decoder, of the class ``layer``."""
+    return nn.ModuleList(
+        layer(
+            config.channels,
+            num_heads=config.decoder_heads,
+            hidden_channels=config.decoder_hidden_channels,
+            dropout=config.dropout,
+            norm_eps=config.norm_eps,
+        )
+        for _ in range(config.decoder_layers)
+    )
 
 
 def mask_embedding(config: QueryHeadConfig) -> nn.Sequential:

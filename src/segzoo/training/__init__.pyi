@@ -23,6 +23,9 @@ from .order import training_batches as training_batches
 from .recipes.groups import ModelOptions as ModelOptions
 from .recipes.groups import OptimizerOptions as OptimizerOptions
 from .recipes.groups import ScheduleOptions as ScheduleOptions
+from .recipes.original.derive import DerivedRecipe as DerivedRecipe
+from .recipes.original.derive import derive_recipe as derive_recipe
+from .recipes.original.derive import read_training_config as read_training_config
 from .recipes.recipe import Recipe as Recipe
 from .recipes.recipe import list_recipes as list_recipes
 from .recipes.recipe import load_recipe as load_recipe

@@ -139,7 +139,8 @@ class BatchOptions(Options):
     prefix = "--"
 
     recipe: str | None = option(
-        None, "a published recipe by its name or that of a released checkpoint; flags below override it"
+        None,
+        "a published recipe by its name or that of a released checkpoint, or a recipe file; flags below override it",
     )
     recipe_file: str | None = option(
         None, "YAML or JSON file with the fields below, over --recipe and below flags; a run writes one: recipe.json"

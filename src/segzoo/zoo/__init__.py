@@ -94,6 +94,12 @@ SYSTEMS = {
         licence_code="Apache-2.0",
         licence_weights="Apache-2.0",
     ),
+    "DINOv3": System(
+        title="DINOv3",
+        url="https://github.com/facebookresearch/dinov3",
+        licence_code="LicenseRef-DINOv3-License",
+        licence_weights="LicenseRef-DINOv3-License",
+    ),
     "DAFormer": System(title="DAFormer", url="https://github.com/lhoyer/DAFormer", licence_code="Apache-2.0"),
     "BEiT": System(title="BEiT", url="https://github.com/microsoft/unilm", licence_code="MIT"),
     "MAE": System(title="MAE", url="https://github.com/implus/mae_segmentation", licence_code=None),

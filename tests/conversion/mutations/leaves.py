@@ -27,11 +27,14 @@ TRAINING = {
 SCALES = {"init_values", "layer_scale", "layer_scale_init_value"}
 # Options that the original class takes and never reads, or reads only beside others, by the type of their dict.
 UNREAD = {
+    "BNHead": {"norm_cfg"},  # its norm is always the same
     "BiSeNetV1": {"align_corners", "norm_cfg", "act_cfg", "conv_cfg"},
     "DATASET": {"imgSizes"},  # of which one is taken, where the original averages over all
     "DAFormerHead": {"norm_cfg"},  # its parts have their own
     "DPTHead": {"in_channels"},  # of which it reads the number alone
     "DetrTransformerDecoder": {"return_intermediate"},
+    # Of biases that this ViT does not have, of its pre-training, and of training.
+    "DinoVisionTransformer": {"mask_k_bias", "untie_global_and_local_cls_norm", "pos_embed_rope_rescale_coords"},
     "ERFNet": {"enc_non_bottleneck_channels", "dec_upsample_channels"},  # as above
     "InternViT6B": {"pretrain_size"},  # of the file of its pre-training
     "KernelUpdateHead": {"num_classes"},

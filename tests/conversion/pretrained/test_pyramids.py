@@ -34,6 +34,12 @@ FILES = {
         {"head.weight": torch.zeros(4)},
         "block2.1.attn.kv.bias",
     ),
+    "pvt_v2_b2_li": (
+        MiTConfig(**SMALL, num_heads=[1, 1, 2, 2], reductions=[1] * 4, pooled_grid=7),
+        original_mit_keys,
+        {"head.weight": torch.zeros(4)},
+        "block4.0.attn.sr.bias",
+    ),
 }
 
 

@@ -8,7 +8,7 @@ import importlib
 
 from segzoo.commands.cli import help_line
 
-ACTIONS = ("check", "show", "masks")
+ACTIONS = ("check", "show", "masks", "prepare")
 """In the order of the help. A new one is a new module in this package and its name here."""
 
 

@@ -1,6 +1,6 @@
 """ImageNet classifiers of MiT -> backbones: their authors' ``mit_b*.pth``, mmsegmentation's and transformers' copies.
 
-Those of PVT v2 (``pvt_v2_b*.pth``) have the same layers, and other widths inside them.
+Those of PVT v2 (``pvt_v2_b*.pth``) have the same layers, and other widths inside them; ``b2_li`` attends to averages.
 """
 
 from __future__ import annotations
@@ -130,6 +130,8 @@ def translate_mit(state: Mapping[str, Tensor], source: str) -> PretrainedBackbon
         ratios = [state[f"{b}{spelling.hidden}"].shape[0] / width for b, width in zip(blocks, channels, strict=True)]
     except KeyError as error:
         raise ConversionError(f"{source}: the weights do not make a MiT: {error.args[0]} is missing") from error
+    # A convolution of one pixel reads averages: nothing would be coarser for it.
+    pooled = all(f"{b}{spelling.reduction}" in state for b in blocks) and set(reductions) == {1}
     depths = [count_entries(state, spelling.prefix(stage)) for stage in range(stages)]
     published = {"channels": channels, "depths": depths}
     rate = next(
@@ -141,6 +143,7 @@ def translate_mit(state: Mapping[str, Tensor], source: str) -> PretrainedBackbon
         patch_sizes=[kernel.shape[-1] for kernel in kernels],
         strides=[4, *[2] * (stages - 1)],
         reductions=reductions,
+        pooled_grid=7 if pooled else None,
         mlp_ratios=[int(ratio) if ratio == int(ratio) else ratio for ratio in ratios],
         qkv_bias=any(key.endswith(("attn.q.bias", "in_proj_bias", "self.query.bias")) for key in state),
         drop_path_rate=rate,

@@ -126,4 +126,11 @@ def _layer_keys(spelling: Spelling) -> Iterable[KeyRule]:
     yield from decoder_keys(spelling)
 
 
-MASK2FORMER = register(HeadRule(types=("Mask2FormerHead",), translate=translate, keys=keys))
+MASK2FORMER = register(
+    HeadRule(
+        types=("Mask2FormerHead",),
+        translate=translate,
+        keys=keys,
+        told_by=("pixel_decoder", "transformer_decoder", "in_channels", "feat_channels", "num_queries"),
+    )
+)

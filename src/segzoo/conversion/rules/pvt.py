@@ -1,4 +1,4 @@
-"""PVT v1 (``pvt_tiny`` to ``pvt_large``) and v2 (``pvt_v2_b0`` to ``pvt_v2_b5``) of their authors.
+"""PVT v1 (``pvt_tiny`` to ``pvt_large``) and v2 (``pvt_v2_b0`` to ``pvt_v2_b5``, ``pvt_v2_b2_li``) of their authors.
 
 These classes do not read the options that they are given. PVT v2 has the layers of MiT, and other widths inside them.
 """
@@ -19,16 +19,16 @@ _UNREAD = (
     *("qk_scale", "drop_rate", "attn_drop_rate", "drop_path_rate", "depths", "sr_ratios"),
 )
 _V2 = {"channels": [64, 128, 320, 512], "mlp_ratios": [8, 8, 4, 4], "drop_path_rate": 0.1}
-# Keyword arguments of MiTConfig. In b2_li the attention's grid is an average, which MiT has not.
+# Keyword arguments of MiTConfig.
 V2_VARIANTS = {
     "pvt_v2_b0": {**_V2, "channels": [32, 64, 160, 256]},
     "pvt_v2_b1": _V2,
     "pvt_v2_b2": {**_V2, "depths": [3, 4, 6, 3]},
+    "pvt_v2_b2_li": {**_V2, "depths": [3, 4, 6, 3], "reductions": [1, 1, 1, 1], "pooled_grid": 7},
     "pvt_v2_b3": {**_V2, "depths": [3, 4, 18, 3]},
     "pvt_v2_b4": {**_V2, "depths": [3, 8, 27, 3]},
     "pvt_v2_b5": {**_V2, "depths": [3, 6, 40, 3], "mlp_ratios": [4, 4, 4, 4]},
 }
-_LINEAR = "pvt_v2_b2_li"
 
 
 def _translate(original: Mapping[str, Any], context: Context) -> PVTConfig:
@@ -43,8 +43,6 @@ def _translate_v2(original: Mapping[str, Any], context: Context) -> MiTConfig:
     options = Options(original, context.where)
     options.ignore(*_UNREAD)
     options.finish()
-    if original["type"] == _LINEAR:
-        raise options.error(f"{_LINEAR} is not supported: it attends to averages (only {', '.join(V2_VARIANTS)})")
     return MiTConfig(**V2_VARIANTS[original["type"]])
 
 
@@ -64,4 +62,4 @@ def pvt_keys(config: PVTConfig) -> Iterable[KeyRule]:
 
 
 PVT = register(BackboneRule(types=tuple(VARIANTS), translate=_translate, keys=pvt_keys))
-PVT_V2 = register(BackboneRule(types=(*V2_VARIANTS, _LINEAR), translate=_translate_v2, keys=original_mit_keys))
+PVT_V2 = register(BackboneRule(types=tuple(V2_VARIANTS), translate=_translate_v2, keys=original_mit_keys))

@@ -61,16 +61,15 @@ def tokenless_vit(options: Options, **fields: Any) -> ViTConfig:
 
     Args:
         options: the backbone's options.
-        fields: further fields of our config.
+        fields: further fields of our config, or others than ViT-Adapter's.
     """
     shared = timm_vit_options(options)
     return ViTConfig(
         image_size=_position_size(options, shared["patch_size"]),
-        class_token=False,
         layer_scale=1.0 if options.take("layer_scale", True) else None,
         windows=attention_windows(options, shared["num_hidden_layers"]),
         **shared,
-        **fields,
+        **{"class_token": False, **fields},
     )
 
 

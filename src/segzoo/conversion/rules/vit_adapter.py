@@ -1,4 +1,4 @@
-"""ViTAdapter, BEiTAdapter and UniPerceiverAdapter, of ViT-Adapter's segmentation code."""
+"""ViTAdapter, BEiTAdapter and UniPerceiverAdapter, of ViT-Adapter's segmentation code; and DINOv2's ViTAdapter after it."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -6,17 +6,34 @@ from typing import Any
 from segzoo.backbones.beit import BeitConfig
 from segzoo.backbones.plain_vit import PlainViTConfig
 from segzoo.backbones.uniperceiver import UniPerceiverConfig
+from segzoo.backbones.vit import ViTConfig
 from segzoo.backbones.vit_adapter import ViTAdapterConfig
 from segzoo.conversion.keys import BackboneRule, Context, KeyRule, register
+from segzoo.conversion.layouts import join
 from segzoo.conversion.options import Options
 from segzoo.conversion.rules.beit import original_beit
 from segzoo.conversion.rules.vit import attention_windows, timm_vit_keys, timm_vit_options, tokenless_vit
 
+# Options of DINOv2's class alone (https://github.com/facebookresearch/dinov2, dinov2/eval/segmentation_m2f).
+_DINOV2 = frozenset({"use_cls", "freeze_vit", "ffn_type", "pre_norm", "memeff"})
+
 
 def translate_vit(original: Mapping[str, Any], context: Context) -> ViTAdapterConfig:
-    """Translates ``dict(type="ViTAdapter", ...)``, whose ViT has no class token."""
+    """Translates ``dict(type="ViTAdapter", ...)``, whose ViT has no class token, and DINOv2's of the same name, which has."""
     options = Options(original, context.where)
-    return _adapter(options, tokenless_vit(options))
+    if not _DINOV2 & original.keys():
+        return _adapter(options, tokenless_vit(options))
+    options.ignore("memeff")  # how attention is computed
+    pre_norm = bool(options.take("pre_norm", False))
+    vit = tokenless_vit(
+        options,
+        class_token=bool(options.take("use_cls", True)),
+        gated=options.expect("ffn_type", "mlp", "swiglu") == "swiglu",
+        pre_norm=pre_norm,
+        patch_bias=not pre_norm,
+        pad=False,
+    )
+    return _adapter(options, vit, freeze_vit=bool(options.take("freeze_vit", False)))
 
 
 def translate_beit(original: Mapping[str, Any], context: Context) -> ViTAdapterConfig:
@@ -49,8 +66,32 @@ def translate_uniperceiver(original: Mapping[str, Any], context: Context) -> ViT
     return _adapter(options, vit, norm_eps=vit.norm_eps)
 
 
+def adapter_fields(options: Options, *, heads: int, ratio: float) -> dict[str, Any]:
+    """Takes the options of the branch, whose names all originals share, and returns fields of our config.
+
+    Args:
+        options: the backbone's options.
+        heads, ratio: the original's defaults.
+    """
+    mlp_ratio = float(options.take("cffn_ratio", 0.25))
+    return {
+        "add_vit_features": bool(options.take("add_vit_feature", True)),
+        "branch_channels": options.take("conv_inplane", 64),
+        "deform_num_heads": options.take("deform_num_heads", heads),
+        "deform_num_points": options.take("n_points", 4),
+        "deform_ratio": float(options.take("deform_ratio", ratio)),
+        "mlp_ratio": mlp_ratio if options.take("with_cffn", True) else 0.0,
+        "extra_extractors": 2 if options.take("use_extra_extractor", True) else 0,
+    }
+
+
 def _adapter(
-    options: Options, vit: PlainViTConfig, *, injector_scale: float | None = None, norm_eps: float = 1e-6
+    options: Options,
+    vit: PlainViTConfig,
+    *,
+    injector_scale: float | None = None,
+    norm_eps: float = 1e-6,
+    freeze_vit: bool = False,
 ) -> ViTAdapterConfig:
     """The adapter's config, over a ViT, from the options that are left.
 
@@ -63,24 +104,18 @@ def _adapter(
         raise options.error(
             f"interaction_indexes={blocks} must be groups, one behind the other, of all {depth} blocks"
         )
-    add_vit_features = bool(options.take("add_vit_feature", True))
-    if add_vit_features and len(blocks) != 4:
+    fields = adapter_fields(options, heads=6, ratio=1.0)
+    if fields["add_vit_features"] and len(blocks) != 4:
         raise options.error(f"interaction_indexes={blocks} must be four groups, unless add_vit_feature=False")
-    mlp_ratio = float(options.take("cffn_ratio", 0.25))
     config = ViTAdapterConfig(
         vit_config=vit,
         num_channels=vit.num_channels,
+        freeze_vit=freeze_vit,
         interaction_layers=[part[-1] + 1 for part in blocks],
-        add_vit_features=add_vit_features,
-        branch_channels=options.take("conv_inplane", 64),
-        deform_num_heads=options.take("deform_num_heads", 6),
-        deform_num_points=options.take("n_points", 4),
-        deform_ratio=float(options.take("deform_ratio", 1.0)),
-        mlp_ratio=mlp_ratio if options.take("with_cffn", True) else 0.0,
-        extra_extractors=2 if options.take("use_extra_extractor", True) else 0,
         injector_scale=float(options.take("init_values", 0.0)) if injector_scale is None else injector_scale,
         drop_path_rate=vit.drop_path_rate,
         norm_eps=norm_eps,
+        **fields,
     )
     options.finish()
     return config
@@ -88,8 +123,14 @@ def _adapter(
 
 def keys(config: ViTAdapterConfig) -> Iterable[KeyRule]:
     """The key rules over a ViT or BEiT; in the original the ViT's keys are among the adapter's."""
+    if isinstance(config.vit_config, ViTConfig):
+        yield KeyRule("norm_pre.{}", "vit.pre_norm.{}")
+        if config.vit_config.gated:
+            parts = [f"blocks.{{}}.mlp.{part}.{{}}" for part in ("w1", "w2")]
+            yield from join(parts, "vit.layers.{}.mlp.fc1.{}")
+            yield KeyRule("blocks.{}.mlp.w3.{}", "vit.layers.{}.mlp.fc2.{}")
     yield from timm_vit_keys(new="vit.", scale="gamma_" if isinstance(config.vit_config, BeitConfig) else "gamma")
-    yield from _branch_keys(config)
+    yield from branch_keys(config)
 
 
 def uniperceiver_keys(config: ViTAdapterConfig) -> Iterable[KeyRule]:
@@ -105,10 +146,11 @@ def uniperceiver_keys(config: ViTAdapterConfig) -> Iterable[KeyRule]:
         yield KeyRule(f"{old}.linear{i}.{{}}", f"{new}.mlp.fc{i}.{{}}")
     yield KeyRule(f"{old}.self_attn.in_proj.{{}}", f"{new}.attention.qkv.{{}}")
     yield KeyRule(f"{old}.self_attn.out_proj.{{}}", f"{new}.attention.proj.{{}}")
-    yield from _branch_keys(config)
+    yield from branch_keys(config)
 
 
-def _branch_keys(config: ViTAdapterConfig) -> Iterable[KeyRule]:
+def branch_keys(config: ViTAdapterConfig) -> Iterable[KeyRule]:
+    """The key rules of the adapter's own weights."""
     yield KeyRule("level_embed", "level_embeddings")
     for i in range(3):  # convolution, norm, ReLU, three times
         yield KeyRule(f"spm.stem.{3 * i}.{{}}", f"spatial_prior.stem.{i}.conv.{{}}")

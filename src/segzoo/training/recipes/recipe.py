@@ -22,6 +22,7 @@ from segzoo.training.recipes.groups import ModelOptions, OptimizerOptions, Sched
 
 PRECISIONS = ("no", "fp16", "bf16")
 _LABELS = ("name", "source")
+_FILES = (".yaml", ".yml", ".json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +176,7 @@ def resolve_recipe(
     it.
 
     Args:
-        name: name of a recipe or zoo checkpoint.
+        name: name of a recipe or zoo checkpoint; or, without a ``file``, such a file.
         file: YAML or JSON file with fields of a recipe; its entry ``recipe`` names the recipe to start from if
             ``name`` is None. A file from ``Recipe.write_recipe`` gives the same recipe again.
         overrides: the fields to change, by name.
@@ -185,6 +186,10 @@ def resolve_recipe(
         SegZooError: an unknown recipe or field (the message suggests similar names), a file that cannot be read, a
             wrong value.
     """
+    if name is not None and Path(name).suffix in _FILES:
+        if file is not None:
+            raise SegZooError(f"{name} and {file} are two recipe files; give one of them")
+        name, file = None, name
     settings = {} if file is None else _read_file(Path(file))
     extends = settings.pop("recipe", None)
     if extends is not None and not isinstance(extends, str):

@@ -1,0 +1,40 @@
+"""Cityscapes and the two night sets that its classes are tested on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from segzoo.data.label_encodings import CITYSCAPES_LABEL_IDS
+from segzoo.data.preparation.content import Content, StoredIds
+from segzoo.data.preparation.release import Files, Item, Release, pair
+
+_STORED_AS_LABEL_IDS = StoredIds(CITYSCAPES_LABEL_IDS.ids, CITYSCAPES_LABEL_IDS.other)
+
+
+def _cityscapes(files: Files) -> Iterator[Item]:
+    for part, folder in (("train", "train"), ("validation", "val")):
+        place = rf"{folder}/[^/]+/(?P<name>[^/]+)"
+        pictures = files.by_name(rf"leftImg8bit/{place}_leftImg8bit\.png", what=f"{part} pictures")
+        masks = files.by_name(rf"gtFine/{place}_gtFine_labelIds\.png", what=f"{part} masks")
+        yield from pair(part, pictures, {name: Content(file, _STORED_AS_LABEL_IDS) for name, file in masks.items()})
+
+
+def _dark_zurich(files: Files) -> Iterator[Item]:
+    place = r"val/night/[^/]+/(?P<name>[^/]+)"
+    pictures = files.by_name(rf"rgb_anon/{place}_rgb_anon\.png", what="validation pictures")
+    masks = files.by_name(rf"gt/{place}_gt_labelTrainIds\.png", what="validation masks")
+    yield from pair("validation", pictures, {name: Content(file, StoredIds()) for name, file in masks.items()})
+
+
+def _night_driving(files: Files) -> Iterator[Item]:
+    place = r"test/night/(?:[^/]+/)*(?P<name>[^/]+)"
+    pictures = files.by_name(rf"leftImg8bit/{place}_leftImg8bit\.png", what="test pictures")
+    masks = files.by_name(rf"{place}_gtCoarse_labelTrainIds\.png", what="test masks")
+    yield from pair("test", pictures, {name: Content(file, StoredIds()) for name, file in masks.items()})
+
+
+RELEASES = (
+    Release("cityscapes", "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, or both unpacked", _cityscapes),
+    Release("dark_zurich", "Dark_Zurich_val_anon.zip, or unpacked", _dark_zurich),
+    Release("night_driving", "NighttimeDrivingTest.zip, or unpacked", _night_driving),
+)

@@ -1,0 +1,215 @@
+"""`segzoo data prepare`: small releases in their real layouts become folders that train, are checked and evaluated."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segzoo.commands.cli import main
+from segzoo.data import DATASETS, DataSource, find_classes, load_source
+from segzoo.data.preparation import RELEASES, prepare
+from segzoo.data.preparation.releases.aerial import ISAID_TILES, POTSDAM_TILES
+from segzoo.data.preparation.releases.scenes_of_coco import OF_10K, OF_164K
+from segzoo.errors import SegZooError
+
+sys.path.insert(0, str(Path(__file__).parent))
+from releases import COUNTS, RELEASE_OF  # noqa: E402
+
+
+def hashes(folder):
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_every_release_has_facts_and_a_small_copy():
+    assert set(RELEASES) == set(RELEASE_OF) == set(COUNTS) <= set(DATASETS)
+
+
+SMALL = [name for name in RELEASE_OF if name not in ("potsdam", "isaid", "pascal_context_60", "hrf")]
+
+
+@pytest.mark.parametrize(
+    "name", [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in RELEASE_OF if name not in SMALL)]
+)
+def test_releases_become_folders(tmp_path, name):
+    source, target = tmp_path / "release", tmp_path / "prepared"
+    source.mkdir()
+    RELEASE_OF[name](source)
+    before, notes = hashes(source), []
+    assert prepare(name, source, target, on_note=notes.append) == COUNTS[name]
+    assert hashes(source) == before
+    # The small copies of Potsdam and Vaihingen have as many areas as the real ones.
+    assert any("the release has" in note for note in notes) == (name not in ("potsdam", "vaihingen"))
+
+    manifest = json.loads((target / "manifest.json").read_text())
+    assert manifest["dataset"] == name
+    written = {path: value for path, value in hashes(target).items() if path != "manifest.json"}
+    assert manifest["files"] == written
+    assert not [path for path in target.iterdir() if path.name.startswith(".")]
+
+    facts = DATASETS[name]
+    found = find_classes(target)
+    assert (found.names, found.reduce_labels) == (list(facts.classes), facts.reduce_labels)
+    for rows in load_source(DataSource(target)).values():
+        assert len(rows)
+    last = len(facts.classes) - 1 + facts.reduce_labels
+    for path in (target / "annotations").rglob("*.png"):
+        ids = np.asarray(Image.open(path))
+        assert ids.dtype == np.uint8 and ids.ndim == 2
+        assert set(np.unique(ids)) <= {*range(last + 1), 255}, path
+
+    calls = []
+    assert prepare(name, source, target, on_note=calls.append) == COUNTS[name]
+    assert calls == [f"{target} is prepared already"]
+
+
+def test_ids_are_those_of_the_training(tmp_path):
+    source, target = tmp_path / "release", tmp_path / "prepared"
+    source.mkdir()
+    RELEASE_OF["vaihingen"](source)
+    prepare("vaihingen", source, target)
+    palette = DATASETS["vaihingen"].palette
+    whole = np.asarray(Image.open(source / "eroded/top_mosaic_09cm_area1_noBoundary.tif"))
+    photo = np.asarray(Image.open(source / "top/top_mosaic_09cm_area1.tif"))
+    for left, right in ((0, 512), (1, 513)):
+        stem = f"area1_{left}_0_{right}_40.png"
+        ids = np.asarray(Image.open(target / "annotations/train" / stem))
+        part = whole[:, left:right]
+        for label, colour in enumerate(palette, start=1):
+            assert ((ids == label) == (part == colour).all(-1)).all()
+        assert ((ids == 0) == (part == 0).all(-1)).all()
+        assert (np.asarray(Image.open(target / "images/train" / stem)) == photo[:, left:right]).all()
+
+
+def test_tiles_of_the_real_pictures():
+    potsdam = len(list(POTSDAM_TILES.boxes(6000, 6000)))
+    facts = DATASETS["potsdam"].splits
+    assert (24 * potsdam, 14 * potsdam) == (3456, 2016)
+    assert (facts["train"].num_images, facts["validation"].num_images) == (3456, 2016)
+    assert POTSDAM_TILES.starts(6000) == [*range(0, 5121, 512), 5488]
+    assert POTSDAM_TILES.starts(1024) == [0, 512]
+    # An iSAID picture smaller than a tile gives one padded tile; a larger one overlaps by 384 and ends at the border.
+    assert list(ISAID_TILES.boxes(300, 1000)) == [(0, 0, 896, 896), (104, 0, 1000, 896)]
+    padded = ISAID_TILES.cut(np.ones((300, 1000), np.uint8), (104, 0, 1000, 896), fill=255)
+    assert padded.shape == (896, 896) and (padded[:300] == 1).all() and (padded[300:] == 255).all()
+
+
+def test_ids_of_coco_stuff():
+    assert sorted(OF_10K.values()) == list(range(172)) and OF_10K[13] == 12 and OF_10K[182] == 171 and 12 not in OF_10K
+    assert sorted(OF_164K.values()) == list(range(171)) and OF_164K[12] == 11 and OF_164K[181] == 170
+    assert 11 not in OF_164K
+
+
+def test_sbd_gives_masks_where_voc_has_none(tmp_path):
+    source, target = tmp_path / "release", tmp_path / "prepared"
+    source.mkdir()
+    RELEASE_OF["pascal_voc_aug"](source)
+    prepare("pascal_voc_aug", source, target)
+    train = {path.stem for path in (target / "annotations/train").iterdir()}
+    assert train == {f"2008_{number:06d}" for number in (0, 1, 4, 5)}
+    voc = np.asarray(Image.open(source / "VOCdevkit/VOC2012/SegmentationClass/2008_000001.png"))
+    assert (np.asarray(Image.open(target / "annotations/train/2008_000001.png")) == voc).all()
+    jpeg = source / "VOCdevkit/VOC2012/JPEGImages/2008_000001.jpg"
+    assert (target / "images/train/2008_000001.jpg").read_bytes() == jpeg.read_bytes()
+
+
+def test_a_killed_preparation_goes_on(tmp_path):
+    source, whole, target = tmp_path / "release", tmp_path / "whole", tmp_path / "prepared"
+    source.mkdir()
+    RELEASE_OF["vaihingen"](source)
+    prepare("vaihingen", source, whole)
+    code = "import sys; from segzoo.data.preparation import prepare; prepare('vaihingen', *sys.argv[1:])"
+    process = subprocess.Popen([sys.executable, "-c", code, str(source), str(target)])
+    deadline = time.monotonic() + 120
+    while len(list(target.rglob("*.png"))) < 5:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (target / "manifest.json").exists()
+    with pytest.raises(SegZooError, match="no preparation of loveda"):
+        prepare("loveda", source, target)
+    prepare("vaihingen", source, target)
+    kept = {path: value for path, value in hashes(target).items() if not path.split("/")[-1].startswith(".")}
+    assert kept == hashes(whole)
+
+
+@pytest.mark.slow
+def test_processes_write_the_same(tmp_path, capsys):
+    source = tmp_path / "release"
+    source.mkdir()
+    RELEASE_OF["isaid"](source)
+    prepare("isaid", source, tmp_path / "one")
+    assert main(["data", "prepare", "isaid", str(source), str(tmp_path / "two"), "--num_workers", "2"]) == 0
+    assert "4 for train, 4 for val" in capsys.readouterr().out
+    assert hashes(tmp_path / "one") == hashes(tmp_path / "two")
+
+
+def test_faults_are_named(tmp_path):
+    source = tmp_path / "release"
+    with pytest.raises(SegZooError, match="there is no such folder"):
+        prepare("loveda", source, tmp_path / "t0")
+    source.mkdir()
+    with pytest.raises(SegZooError, match="no Train pictures are here.*Train/"):
+        prepare("loveda", source, tmp_path / "t1")
+    with pytest.raises(SegZooError, match="cannot be prepared.*cityscapes"):
+        prepare("camvid", source, tmp_path / "t2")
+    RELEASE_OF["loveda"](source)
+    with pytest.raises(SegZooError, match="the target lies in the source"):
+        prepare("loveda", source, source / "prepared")
+    mask = source / "Val/Rural/masks_png/2.png"
+    kept = mask.read_bytes()
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(mask)
+    with pytest.raises(SegZooError, match=r"the picture is 32x24 and its mask .*2\.png 9x9"):
+        prepare("loveda", source, tmp_path / "t3")
+    mask.unlink()
+    with pytest.raises(SegZooError, match="1 of 2 names have no mask: 2"):
+        prepare("loveda", source, tmp_path / "t4")
+    mask.write_bytes(kept[: len(kept) // 2])
+    with pytest.raises(SegZooError, match=r"2\.png"):
+        prepare("loveda", source, tmp_path / "t5")
+    (tmp_path / "t6").mkdir()
+    (tmp_path / "t6/own.txt").write_text("mine")
+    mask.write_bytes(kept)
+    with pytest.raises(SegZooError, match="the folder is not empty"):
+        prepare("loveda", source, tmp_path / "t6")
+    assert os.listdir(tmp_path / "t6") == ["own.txt"]
+
+
+def test_a_full_disk_is_refused_first(tmp_path, monkeypatch):
+    source = tmp_path / "release"
+    source.mkdir()
+    RELEASE_OF["loveda"](source)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(SegZooError, match="GiB are needed"):
+        prepare("loveda", source, tmp_path / "prepared")
+    assert not list((tmp_path / "prepared").rglob("*.png"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RELEASE_OF)
+def test_prepared_folders_train_and_are_scored(tmp_path, name):
+    source, target, run = tmp_path / "release", tmp_path / "prepared", tmp_path / "run"
+    source.mkdir()
+    RELEASE_OF[name](source)
+    prepare(name, source, target)
+    assert main(["data", "check", str(target)]) in (0, 1)
+    if "train" in COUNTS[name]:
+        options = ["--backbone", "resnet18_v1c", "--random_backbone", "--head", "fcn", "--head_channels", "8"]
+        steps = ["--max_train_steps", "2", "--per_device_train_batch_size", "2", "--crop_size", "32", "32"]
+        assert main(["train", "--dataset_name", str(target), "--output_dir", str(run), *options, *steps]) == 0
+        options = ["--dataset", name, "--max_samples", "1"]
+        assert main(["evaluate", str(run), str(target), *options]) == 0
