@@ -72,7 +72,9 @@ def test_command_lines_exist(page, capsys):
     for block in blocks(page):
         where = f"{page.name}, line {block.line}"
         assert block.language in LANGUAGES, f"{where}: say which language it is"
-        assert block.test in ("", "slow") or re.match(r"no, \w+ \w+|file [\w.]+$", block.test), f"{where}: {block.test!r}"
+        assert block.test in ("", "slow") or re.match(r"no, \w+ \w+|file [\w.]+$", block.test), (
+            f"{where}: {block.test!r}"
+        )
         for words in block.commands() if block.language == "bash" else ():
             arguments = segzoo_words(words)
             if arguments is None:
@@ -89,7 +91,7 @@ def test_command_lines_exist(page, capsys):
         if name in ("ACTION", "COMMAND", "..."):
             continue
         parser = parsers.setdefault(name, parser_of(name))
-        if name == "data" and rest[0] != "ACTION":
+        if name == "data" and rest and rest[0] != "ACTION":
             actions = importlib.import_module("segzoo.commands.data").ACTIONS
             assert rest[0] in actions, f"{page.name}: `{command}`"
         flags = {re.sub(r"[^\w-].*$", "", word) for word in rest if word.startswith("--")}
