@@ -19,7 +19,7 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent
 SCRIPTS = sorted(path for path in FOLDER.glob("*.py") if path != Path(__file__))
-MACHINE_PATH = re.compile(r"(?<![\w.])/(tmp|work|home|root|Users|usr|var|opt)/")
+MACHINE_PATH = re.compile(r"(?<![\w.:/<])/[A-Za-z]\w*/")
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
