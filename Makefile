@@ -8,7 +8,7 @@ WORKERS ?= 2
 # An environment of its own with exactly the lower bounds of pyproject.toml.
 LOWEST ?= .venv-lowest
 
-.PHONY: quickstart test test-slow test-lowest lint format clean
+.PHONY: quickstart test test-slow test-lowest lint docs format clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py --output_dir outputs/quickstart
@@ -28,6 +28,9 @@ lint: $(VENV)/.installed-test
 	$(BIN)/mypy
 	$(BIN)/pylint --jobs $(WORKERS) --disable=all --enable=duplicate-code --min-similarity-lines=10 src/segzoo
 
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -43,6 +46,10 @@ $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -e ".[test]"
 	touch $@ $(VENV)/.installed
 
+$(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e ".[docs]"
+	touch $@
+
 $(LOWEST)/.installed-test: pyproject.toml
 	$(PYTHON) -m venv --clear $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet uv
@@ -50,4 +57,4 @@ $(LOWEST)/.installed-test: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(LOWEST) build dist outputs .pytest_cache .ruff_cache .mypy_cache .hypothesis src/segzoo.egg-info
+	rm -rf $(VENV) $(LOWEST) build dist outputs site .pytest_cache .ruff_cache .mypy_cache .hypothesis src/segzoo.egg-info
