@@ -9,5 +9,6 @@ from .inference.loading import LoadedModel as LoadedModel
 from .inference.loading import load as load
 from .modeling_segzoo import SegZooForSemanticSegmentation as SegZooForSemanticSegmentation
 from .modeling_segzoo import SegZooOutput as SegZooOutput
+from .prediction.api import predict as predict
 
 __version__: str

@@ -131,6 +131,33 @@ class Predictor:
                 result[:, first : first + len(strip)] = values.permute(2, 0, 1)
         return result
 
+    @torch.no_grad()
+    def label_map_and_probability(
+        self, image: ImageInput | list[torch.Tensor], target_size: tuple[int, int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The label map of `label_map`, and the probability of that class at every pixel.
+
+        The probabilities of the other classes exist for a few rows at a time only.
+
+        Args:
+            image, target_size: as in `label_map`.
+
+        Returns:
+            Class ids (height, width) as from `label_map`, and floats (height, width) from 0 to 1, on the model's
+            device.
+        """
+        with evaluation_mode(self.model):
+            (maps,) = self._maps([image])
+            rows = self._average(maps, _pair(target_size))
+            done = isinstance(rows, AveragedRows) and rows.probabilities
+            labels = torch.empty(rows.size, dtype=self.label_dtype, device=rows.device)
+            shares = torch.empty(rows.size, dtype=rows.dtype, device=rows.device)
+            for first, strip in strips(rows):
+                values, classes = strip.max(-1)
+                labels[first : first + len(strip)] = classes
+                shares[first : first + len(strip)] = values if done else (values - strip.logsumexp(-1)).exp()
+        return labels, shares
+
     def _maps(self, images: Sequence[ImageInput | list[torch.Tensor]]) -> Iterator[list["_Map"]]:
         """The maps of each picture: one for every view, mirrored views included."""
         pictures = [image if isinstance(image, list | tuple) else self.views(image) for image in images]
