@@ -185,7 +185,7 @@ def label(
     is_main = state is None or state.is_main_process
     if is_main:
         print_text(f"protocol: {labeller.protocol}")
-    progress = EvaluationProgress(len(tasks), seconds=10)
+    progress = EvaluationProgress(len(tasks), enabled=is_main, seconds=10)
     done = label_pictures(labeller, tasks, results, output, failures, batch_size=args.batch_size)
     for written in done:
         progress.finish_line()
