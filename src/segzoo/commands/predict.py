@@ -6,10 +6,11 @@ import argparse
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from segzoo.errors import SegZooError
 from segzoo.progress import print_text
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "images",
         metavar="IMAGE",
         nargs="*",
-        help="picture, its web address, pattern such as 'photos/**/*.jpg', or folder of pictures and folders",
+        help="picture or video, a picture's web address, pattern such as 'photos/**/*.jpg', or folder of pictures and folders",
     )
     parser.add_argument("--model", metavar="DIR", required=True, help="model folder, or its name on the Hub")
     parser.add_argument("--output", metavar="DIR", required=True, help="folder for the results; made if it is missing")
@@ -111,10 +112,12 @@ def run(args: argparse.Namespace) -> int:
             own = [picture for picture in own if not results.are_there(output, picture)]
         check_results_are_free(own, output, results.names, overwrite=args.overwrite or args.skip_existing)
         failures = Failures(skip=args.on_error == "skip")
+        videos = [picture for picture in own if picture.is_video]
+        check_videos(videos, results, failures)
         with tempfile.TemporaryDirectory() as folder:
-            tasks = looked_at(own, Path(folder), failures)
-            if tasks:
-                label(args, tasks, results, output, failures, state)
+            tasks = looked_at([picture for picture in own if not picture.is_video], Path(folder), failures)
+            if tasks or videos:
+                label(args, tasks, videos, results, output, failures, state)
         return finish(args, pictures, len(own), failures, state)
     finally:
         if state is not None:
@@ -163,9 +166,31 @@ def processes(args: argparse.Namespace) -> PartialState | None:
     return PartialState(cpu=args.device == "cpu", timeout=timedelta(days=7))
 
 
+def check_videos(videos: list[Input], results: Results, failures: Failures) -> None:
+    """Take out videos that cannot be read, and note why.
+
+    Raises:
+        SegZooError: these results are not made of videos; or a video cannot be read and errors end the run.
+    """
+    from segzoo.prediction.results import Views
+    from segzoo.prediction.video import read_facts
+
+    if videos and not isinstance(results, Views):
+        raise SegZooError(
+            f"{videos[0].name}: of a video only an overlay is made; leave out --as_dataset and --submission"
+        )
+    for video in list(videos):
+        try:
+            read_facts(video.path, video.name)
+        except Exception as error:
+            failures.note(video.name, error)
+            videos.remove(video)
+
+
 def label(
     args: argparse.Namespace,
     tasks: Sequence[Task],
+    videos: Sequence[Input],
     results: Results,
     output: Path,
     failures: Failures,
@@ -174,25 +199,61 @@ def label(
     """Load the model, label the pictures, and print a line about each."""
     from segzoo.evaluation.progress import EvaluationProgress
     from segzoo.prediction.run import QUICK_PIXELS, label_pictures
+    from segzoo.prediction.video import read_facts
 
     device = "cpu" if args.device == "cpu" else device_of(args, state)
-    if device == "cpu" and max(height * width for height, width in (task.size for task in tasks)) <= QUICK_PIXELS:
+    sizes = [task.size for task in tasks] + [read_facts(video.path, video.name).size for video in videos[:1]]
+    if device == "cpu" and max(height * width for height, width in sizes) <= QUICK_PIXELS:
         from segzoo.memory import keep_freed_memory
 
         keep_freed_memory()
-    labeller = labeller_of(args, tasks[0].size, device)
+    labeller = labeller_of(args, sizes[0], device)
     results.check(labeller)
     is_main = state is None or state.is_main_process
     if is_main:
         print_text(f"protocol: {labeller.protocol}")
     progress = EvaluationProgress(len(tasks), enabled=is_main, seconds=10)
-    done = label_pictures(labeller, tasks, results, output, failures, batch_size=args.batch_size)
-    for written in done:
+    for written in label_pictures(labeller, tasks, results, output, failures, batch_size=args.batch_size):
         progress.finish_line()
-        largest = ", ".join(f"{shorten(a['name'], MOST_IN_NAME)} {a['fraction']:.1%}" for a in written.areas[:3])
-        print_text(line_text(f"{written.picture.name}: {largest} ({written.seconds:.2f} s)"))
+        say_result(written.picture, written.areas, written.seconds)
         progress.image()
     progress.finish_line()
+    for video in videos:
+        label_one_video(args, labeller, video, [output / name for name in results.names(video)], failures)
+
+
+def label_one_video(
+    args: argparse.Namespace, labeller: Labeller, video: Input, targets: Sequence[Path], failures: Failures
+) -> None:
+    """Write the results of a video, with a line of progress, and print a line about it."""
+    from segzoo.evaluation.progress import EvaluationProgress
+    from segzoo.prediction.video import label_video, read_facts
+
+    start = time.perf_counter()
+    try:
+        targets[0].parent.mkdir(parents=True, exist_ok=True)
+        progress = EvaluationProgress(read_facts(video.path, video.name).frames, seconds=10)
+        areas = label_video(
+            labeller,
+            video.path,
+            video.name,
+            tuple(targets),
+            alpha=args.alpha,
+            batch_size=args.batch_size,
+            facts={"model": args.model},
+            on_frame=progress.image,
+        )
+        progress.finish_line()
+    except Exception as error:
+        failures.note(video.name, error)
+        return
+    say_result(video, areas, time.perf_counter() - start)
+
+
+def say_result(picture: Input, areas: Sequence[dict[str, Any]], seconds: float) -> None:
+    """Print a line about a picture: its largest classes, and the time that it took."""
+    largest = ", ".join(f"{shorten(area['name'], MOST_IN_NAME)} {area['fraction']:.1%}" for area in areas[:3])
+    print_text(line_text(f"{picture.name}: {largest} ({seconds:.2f} s)"))
 
 
 def device_of(args: argparse.Namespace, state: PartialState | None) -> str:

@@ -19,6 +19,7 @@ from segzoo.regular_files import refuse_special
 from segzoo.text import line_text
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class Input:
         return cls(url, re.sub(r"[^\w.-]", "_", Path(last).stem).lstrip(".") or "picture")
 
     @property
+    def is_video(self) -> bool:
+        """Whether it is a video, by the ending of its file."""
+        return self.path is not None and self.path.suffix.lower() in VIDEO_SUFFIXES
+
+    @property
     def key(self) -> str:
         """Equal for two names of one picture."""
         return self.name if self.path is None else str(self.path.resolve())
@@ -79,25 +85,25 @@ class Input:
 
 
 def named_pictures(
-    arguments: Sequence[str], *, lists: Sequence[str] = (), leave_out: Path | None = None, suffixes: Iterable[str] = ()
+    arguments: Sequence[str], *, lists: Sequence[str] = (), leave_out: Path | None = None
 ) -> list[Input]:
-    """The pictures that the arguments name; folders are replaced by the pictures in them and below them, sorted.
+    """The pictures and videos that the arguments name.
+
+    Folders are replaced by the pictures in them and below them, sorted. Videos in folders are not taken.
 
     Args:
         arguments: files, folders, patterns such as ``photos/**/*.jpg``, and web addresses.
         lists: text files that hold such arguments, one a line; ``-`` is standard input. Below the folder that all
             files of a list have in common, folders are kept.
         leave_out: a folder whose files are not taken, such as that of the results.
-        suffixes: endings that files in folders may have besides those of pictures.
 
     Raises:
         SegZooError: a path does not exist, a folder has no pictures, a pattern fits nothing, or a list cannot be read.
     """
-    wanted = (*SUFFIXES, *suffixes)
-    pictures = [picture for argument in arguments for picture in _named_by(argument, wanted, leave_out)]
+    pictures = [picture for argument in arguments for picture in _named_by(argument, leave_out)]
     for source in lists:
         lines = _lines(source)
-        found = [picture for line in lines for picture in _named_by(line, wanted, leave_out)]
+        found = [picture for line in lines for picture in _named_by(line, leave_out)]
         if not found:
             raise SegZooError(f"--list {source}: it names no pictures; write one path or address on each line")
         files = [picture.path for picture in found if picture.path is not None]
@@ -112,18 +118,17 @@ def find_pictures(
     *,
     lists: Sequence[str] = (),
     leave_out: Path | None = None,
-    suffixes: Iterable[str] = (),
 ) -> list[Input]:
     """The pictures of `named_pictures`, whose results have names of their own.
 
     Args:
         results: the names of a picture's results, with slashes.
-        arguments, lists, leave_out, suffixes: as in `named_pictures`.
+        arguments, lists, leave_out: as in `named_pictures`.
 
     Raises:
         SegZooError: as in `named_pictures`, or two pictures would have results of the same name.
     """
-    pictures = named_pictures(arguments, lists=lists, leave_out=leave_out, suffixes=suffixes)
+    pictures = named_pictures(arguments, lists=lists, leave_out=leave_out)
     writers = defaultdict(dict)
     for picture in pictures:
         for name in results(picture):
@@ -167,22 +172,23 @@ def check_results_are_free(
         )
 
 
-def _named_by(argument: str, suffixes: Sequence[str], leave_out: Path | None) -> list[Input]:
+def _named_by(argument: str, leave_out: Path | None) -> list[Input]:
     path = Path(argument)
     if is_web_address(argument):
         return [Input.on_the_web(argument)]
     if path.is_dir():
-        found = sorted(_files_below(path, suffixes, leave_out))
+        found = sorted(_files_below(path, leave_out))
         if not found:
-            raise SegZooError(f"{path}: the folder holds no pictures ({', '.join(suffixes)})")
+            raise SegZooError(f"{path}: the folder holds no pictures ({', '.join(SUFFIXES)})")
         for file in found:
             refuse_special(file)
         return [Input.of(file, path) for file in found]
     if path.is_file():
         return [Input.of(path)]
     if glob.has_magic(argument) and not os.path.lexists(path):
+        wanted = SUFFIXES + VIDEO_SUFFIXES
         found = [Path(name) for name in sorted(glob.glob(argument, recursive=True))]
-        found = [p for p in found if p.is_file() and p.suffix.lower() in suffixes and not _is_below(p, leave_out)]
+        found = [p for p in found if p.is_file() and p.suffix.lower() in wanted and not _is_below(p, leave_out)]
         if not found:
             raise SegZooError(f"{argument}: no picture has a name of this pattern; check it")
         root = Path(*_before_magic(path.parts))
@@ -191,11 +197,11 @@ def _named_by(argument: str, suffixes: Sequence[str], leave_out: Path | None) ->
     raise SegZooError(f"{path}: there is no such picture; check the path")
 
 
-def _files_below(folder: Path, suffixes: Sequence[str], leave_out: Path | None) -> Iterator[Path]:
-    """Files with these endings in a folder and those below it; hidden folders and ``leave_out`` are not looked into."""
+def _files_below(folder: Path, leave_out: Path | None) -> Iterator[Path]:
+    """The pictures in a folder and those below it; hidden folders and ``leave_out`` are not looked into."""
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".") and not _is(Path(place, name), leave_out)]
-        yield from (Path(place, name) for name in files if Path(name).suffix.lower() in suffixes)
+        yield from (Path(place, name) for name in files if Path(name).suffix.lower() in SUFFIXES)
 
 
 def _is(path: Path, other: Path | None) -> bool:

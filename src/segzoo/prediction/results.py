@@ -23,8 +23,6 @@ from segzoo.prediction.inputs import SUFFIXES, Input
 from segzoo.prediction.labeller import IGNORED, Labeller, Prediction
 from segzoo.text import without_secrets
 
-_ENDINGS = {"JPEG": ".jpg", "MPO": ".jpg"}
-
 
 class Results(ABC):
     """What is written for a picture; every file is written whole or not at all."""
@@ -50,7 +48,7 @@ class Results(ABC):
 
 @dataclass(frozen=True)
 class Views(Results):
-    """A label PNG, an overlay with a legend, and a JSON with the areas of the classes.
+    """A label PNG, an overlay with a legend, and a JSON with the areas of the classes; of a video no label PNG.
 
     Args:
         alpha: share of the colours in the overlay, 0 to 1.
@@ -61,6 +59,8 @@ class Views(Results):
     facts: Mapping[str, str] = field(default_factory=dict)
 
     def names(self, picture: Input) -> list[str]:
+        if picture.is_video:
+            return [f"{picture.stem}_overlay.mp4", f"{picture.stem}.json"]
         return [picture.stem + ending for ending in (".png", "_overlay.png", ".json")]
 
     def write(self, output: Path, picture: Input, header: Header, found: Prediction) -> None:
