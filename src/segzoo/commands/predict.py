@@ -162,8 +162,10 @@ def processes(args: argparse.Namespace) -> PartialState | None:
         return None
     from accelerate import PartialState
 
+    from segzoo.prediction.labeller import chosen_device
+
     # Processes with small pictures wait at the end for those with large ones.
-    return PartialState(cpu=args.device == "cpu", timeout=timedelta(days=7))
+    return PartialState(cpu=chosen_device(args.device) == "cpu", timeout=timedelta(days=7))
 
 
 def check_videos(videos: list[Input], results: Results, failures: Failures) -> None:

@@ -78,7 +78,7 @@ class Input:
             raise SegZooError(f"{self.name}: the picture cannot be fetched ({error}); check the address") from error
         from segzoo.files import write_errors_of
 
-        path = folder / self.stem
+        path = folder / f"{self.stem}.download"
         with write_errors_of(f"{self.name}: the copy in {folder}"):
             path.write_bytes(content)
         return replace(self, path=path)

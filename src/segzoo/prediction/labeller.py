@@ -86,7 +86,7 @@ class Labeller:
         ignore_below: float | None = None,
     ):
         if ignore_below is not None and not 0 <= ignore_below <= 1:
-            raise SegZooError(f"--ignore_below {ignore_below} is not between 0 and 1")
+            raise SegZooError(f"ignore_below is {ignore_below}; it lies between 0 and 1")
         self.predictor = Predictor(model, processor, settings)
         self.ignore_below = ignore_below
         self.num_channels = input_channels(model.config)
@@ -95,7 +95,7 @@ class Labeller:
         """The protocol in words."""
         if ignore_below is not None and len(self.names) > IGNORED:
             raise SegZooError(
-                f"--ignore_below marks pixels with the id {IGNORED}, which is a class of a model of {len(self.names)} "
+                f"ignore_below marks pixels with the id {IGNORED}, which is a class of a model of {len(self.names)} "
                 "classes; leave it out"
             )
 
