@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -169,7 +170,7 @@ class Prediction:
     label_map: np.ndarray = field(repr=False)
     labeller: Labeller = field(repr=False)
 
-    @property
+    @cached_property
     def areas(self) -> list[dict[str, Any]]:
         """``id``, ``name``, ``pixels`` and ``fraction`` (0 to 1) of each class that occurs, largest first."""
         names = self.labeller.names

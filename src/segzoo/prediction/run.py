@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -158,11 +158,11 @@ def label_pictures(
         folder.mkdir(parents=True, exist_ok=True)
         remove_abandoned(folder)
     results.begin(output, labeller)
-    written: deque[tuple[Input, float, Future[Written]]] = deque()
+    written: deque[tuple[float, Future[Written]]] = deque()
 
     def finished(most: int) -> Iterator[Written]:
         while len(written) > most:
-            picture, seconds, future = written.popleft()
+            seconds, future = written.popleft()
             done = future.result()
             yield replace(done, seconds=done.seconds + seconds)
 
@@ -174,7 +174,7 @@ def label_pictures(
             except Exception as error:
                 failures.note(task.picture.name, error)
         for task, found, seconds in _labelled(labeller, read, failures):
-            written.append((task.picture, seconds, writer.submit(_write, results, output, task, found)))
+            written.append((seconds, _begin(writer, task, _write, results, output, task, found)))
 
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(2) as writer:
         batches = batches_of(tasks, batch_size)
@@ -195,8 +195,20 @@ def _read_ahead(
             upcoming = batches[index : index + len(begun) + 1]
             if begun and any(one[0].is_large for one in upcoming):
                 break
-            begun.append([reader.submit(_read, task, num_channels) for task in upcoming[-1]])
+            begun.append([_begin(reader, task, _read, task, num_channels) for task in upcoming[-1]])
         yield batch, begun.popleft()
+
+
+def _begin(pool: ThreadPoolExecutor, task: Task, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    """Call a function in a thread; for a large picture here and now, because each thread keeps memory of its own."""
+    if not task.is_large:
+        return pool.submit(function, *arguments)
+    future: Future[Any] = Future()
+    try:
+        future.set_result(function(*arguments))
+    except Exception as error:
+        future.set_exception(error)
+    return future
 
 
 def _read(task: Task, num_channels: int) -> tuple[np.ndarray, float]:
