@@ -52,6 +52,6 @@ def test_sources_and_results(tiny_model, make_picture, tmp_path):
 def test_probability_of_the_label(tiny_model, make_picture, settings):
     predictor = Predictor(*segzoo.load(tiny_model), settings)
     image = np.array(make_picture())
-    labels, shares = predictor.label_map_and_probability(image, (60, 90))
+    ((labels, shares),) = predictor.label_maps_and_probabilities([image], [(60, 90)])
     assert torch.equal(labels, predictor.label_map(image, (60, 90)))
     assert torch.allclose(shares, predictor.probabilities(image, (60, 90)).amax(0), atol=1e-6)

@@ -153,7 +153,12 @@ def results_of(args: argparse.Namespace) -> Results:
         return DatasetFolders()
     if args.submission:
         return Submission(args.submission)
-    return Views(args.alpha, {"model": args.model})
+    return Views(args.alpha, facts_of(args))
+
+
+def facts_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Entries of each JSON that say how it was made."""
+    return {"model": args.model} | ({} if args.ignore_below is None else {"ignore_below": args.ignore_below})
 
 
 def processes(args: argparse.Namespace) -> PartialState | None:
@@ -242,7 +247,7 @@ def label_one_video(
             tuple(targets),
             alpha=args.alpha,
             batch_size=args.batch_size,
-            facts={"model": args.model},
+            facts=facts_of(args),
             on_frame=progress.image,
         )
         progress.finish_line()

@@ -145,15 +145,15 @@ class Labeller:
         Args:
             images: uint8 arrays (height, width, channels) with the channels that the model takes.
         """
+        sizes = [image.shape[:2] for image in images]
         if self.ignore_below is None:
-            maps = self.predictor.label_maps(images, [image.shape[:2] for image in images])
-            return [Prediction(image, found.cpu().numpy(), self) for image, found in zip(images, maps, strict=True)]
-        results = []
-        for image in images:
-            found, shares = self.predictor.label_map_and_probability(image, image.shape[:2])
-            found[shares < self.ignore_below] = IGNORED
-            results.append(Prediction(image, found.cpu().numpy(), self))
-        return results
+            maps = self.predictor.label_maps(images, sizes)
+        else:
+            maps = []
+            for found, shares in self.predictor.label_maps_and_probabilities(images, sizes):
+                found[shares < self.ignore_below] = IGNORED
+                maps.append(found)
+        return [Prediction(image, found.cpu().numpy(), self) for image, found in zip(images, maps, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,8 @@ class Prediction:
     @property
     def confidence(self) -> np.ndarray:
         """The probability of the most likely class at every pixel, float32 (height, width); computed each time."""
-        _, shares = self.labeller.predictor.label_map_and_probability(self.image, self.image.shape[:2])
+        sizes = [self.image.shape[:2]]
+        ((_, shares),) = self.labeller.predictor.label_maps_and_probabilities([self.image], sizes)
         return shares.float().cpu().numpy()
 
     def drawn(self, alpha: float = 0.55) -> Image.Image:

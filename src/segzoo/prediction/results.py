@@ -56,7 +56,7 @@ class Views(Results):
     """
 
     alpha: float = 0.55
-    facts: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def names(self, picture: Input) -> list[str]:
         if picture.is_video:

@@ -91,7 +91,7 @@ def label_video(
     *,
     alpha: float = 0.55,
     batch_size: int = 1,
-    facts: dict[str, str] | None = None,
+    facts: dict[str, Any] | None = None,
     on_frame: Callable[[], object] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Draw the classes into a video, without its sound, and write the areas of the classes over all frames.
