@@ -100,7 +100,7 @@ def test_protocols(model_folder, tmp_path, capsys, options, settings):
 
 
 def test_overlays_of_large_pictures_are_shrunk(model_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("segzoo.commands.predict.OVERLAY_SIDE", 400)
+    monkeypatch.setattr("segzoo.prediction.labeller.OVERLAY_SIDE", 400)
     picture(1000, 301).save(tmp_path / "wide.png")
     assert predict(tmp_path / "wide.png", "--model", model_folder, "--output", tmp_path / "out", "--no-slide") == 0
     assert Image.open(tmp_path / "out" / "wide.png").size == (1000, 301)

@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
+import segzoo
 from segzoo import zoo
 from segzoo.commands.cli import main
 from segzoo.conversion import plan
@@ -54,6 +55,13 @@ def test_folder(folder):
     config = json.loads((folder / "config.json").read_text())
     assert config["id2label"] == {"0": "sky", "1": "road", "2": "car", "3": "tree"}
     assert not list(folder.parent.glob(".*"))
+
+
+def test_in_python(checkpoint, folder, tmp_path):
+    done = segzoo.convert(checkpoint, tmp_path / "model")
+    assert torch.equal(logits_of(done.folder), logits_of(folder))
+    with pytest.raises(SegZooError, match="there is no such file"):
+        segzoo.convert("no_such_model", tmp_path / "other")
 
 
 def test_weights_go_back_to_the_original_names(checkpoint, folder):

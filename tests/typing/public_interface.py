@@ -9,13 +9,21 @@ import numpy as np
 from torch import Tensor
 
 import segzoo
-from segzoo import SegZooConfig, SegZooError, SegZooForSemanticSegmentation, SegZooImageProcessor, SegZooOutput
+from segzoo import (
+    LoadedModel,
+    SegZooConfig,
+    SegZooError,
+    SegZooForSemanticSegmentation,
+    SegZooImageProcessor,
+    SegZooOutput,
+)
 from segzoo.backbones import ResNetConfig
 from segzoo.data import DatasetFacts, SegmentationDataset, dataset_facts, decode_image, decode_mask
 from segzoo.evaluation import Evaluation, EvaluationReport
 from segzoo.heads import FCNHeadConfig, Head, HeadConfig, HeadOutput, OneMapHeadConfig
 from segzoo.inference import InferenceSettings, Predictor
 from segzoo.metrics import ConfusionMatrix, mean_iou_path
+from segzoo.prediction import Prediction, Speed
 from segzoo.training import Recipe, WeightAverage, list_recipes, load_recipe
 
 
@@ -57,3 +65,11 @@ def training() -> None:
     assert_type(list_recipes(), list[Recipe])
     average: type[WeightAverage] = WeightAverage
     raise SegZooError(f"{average} {SegZooImageProcessor}")
+
+
+def predictions(model: LoadedModel) -> None:
+    assert_type(segzoo.predict("model", "street.jpg"), Prediction)
+    results = segzoo.predict(model, ["street.jpg", np.zeros((8, 8, 3), np.uint8)], speed=Speed(dtype="auto"))
+    assert_type(results, list[Prediction])
+    assert_type(results[0].label_map, np.ndarray)
+    assert_type(results[0].confidence, np.ndarray)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from segzoo import zoo
 from segzoo.conversion.errors import CheckpointError, ConversionError
-from segzoo.conversion.reading.archives import CHECKPOINT_SUFFIXES
-from segzoo.errors import SegZooError
+from segzoo.conversion.sources import downloaded, explain_missing, find_files, is_address
 from segzoo.progress import print_text
 from segzoo.text import line_text
 
@@ -89,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
 
     _check_outputs(args)
     class_names = None if args.classes is None else read_class_names(args.classes)
-    files, name = _find_files(args)
+    files, name = find_files(args.checkpoint, args.decoder, name=args.name, cache_dir=args.cache_dir)
     if args.push_to_hub and holds_conversion_of(files[0], args.output):
         print_text(f"{line_text(args.output)}: holds the conversion of this file already")
         _push(args)
@@ -163,11 +161,11 @@ def _describe(args: argparse.Namespace) -> int:
     class_names = None if args.classes is None else read_class_names(args.classes)
     released = args.checkpoint or args.name
     if args.checkpoint is not None and (Path(args.checkpoint).exists() or zoo.lookup(args.checkpoint) is None):
-        if not _is_address(args.checkpoint):
-            _explain_missing(args.checkpoint)
+        if not is_address(args.checkpoint):
+            explain_missing(args.checkpoint)
         given = [part for part in (args.checkpoint, args.decoder) if part is not None]
         original = read_original(
-            *(_downloaded(part, args.cache_dir) if _is_address(part) else part for part in given),
+            *(downloaded(part, args.cache_dir) if is_address(part) else part for part in given),
             config=args.config,
             name=args.name,
             ema=args.ema,
@@ -188,31 +186,6 @@ def _describe(args: argparse.Namespace) -> int:
     return 0
 
 
-def _find_files(args: argparse.Namespace) -> tuple[list[str | Path], str | None]:
-    """The checkpoint's one or two files, downloaded if necessary, and its zoo name.
-
-    Before a download, everything is checked that can be checked without the file.
-
-    Raises:
-        SegZooError: there is no such file or release, or it cannot be downloaded or converted.
-    """
-    given = [part for part in (args.checkpoint, args.decoder) if part is not None]
-    row = None if Path(args.checkpoint).is_file() else zoo.lookup(args.checkpoint)
-    if row is None and not any(map(_is_address, given)):
-        _explain_missing(args.checkpoint)
-        return given, args.name
-    if row is None:
-        return [_downloaded(part, args.cache_dir) if _is_address(part) else part for part in given], args.name
-    if args.decoder is not None:
-        raise ConversionError(f"{args.decoder}: all files of {row.name} are downloaded; leave the second one out")
-    _check_convertible(row)
-    if row.url is not None:
-        print_text(f"{row.name}: from {row.url}", stream=sys.stderr)
-    from segzoo.zoo.download import download_checkpoint
-
-    return list(download_checkpoint(row, folder=args.cache_dir)), args.name or row.name
-
-
 def _check_outputs(args: argparse.Namespace) -> None:
     """Check before any work that the folder and the report can be written.
 
@@ -225,39 +198,6 @@ def _check_outputs(args: argparse.Namespace) -> None:
         check_folder_is_free(args.output, option="--output")
     if isinstance(args.report, str) and Path(args.report).absolute().parent != Path(args.output).absolute():
         check_file_place(args.report, option="--report")
-
-
-def _is_address(text: str) -> bool:
-    return text.startswith(("https://", "http://"))
-
-
-def _downloaded(url: str, folder: str | None) -> Path:
-    from segzoo.zoo.download import download
-
-    print_text(f"downloading {url}", stream=sys.stderr)
-    return download(url, folder=folder)
-
-
-def _check_convertible(row: zoo.ZooRow) -> None:
-    from segzoo.conversion.translate import refusal
-
-    config = zoo.original_config(row.name)
-    if config is not None and (reason := refusal(config)) is not None:
-        raise ConversionError(f"{row.name}: {reason} (segzoo list --convertible shows what converts)")
-
-
-def _explain_missing(checkpoint: str) -> None:
-    """Raise an error that says what a missing file may have meant; return if the error of reading it says enough."""
-    if Path(checkpoint).is_file():
-        return
-    plain = next((checkpoint.removesuffix(s) for s in CHECKPOINT_SUFFIXES if checkpoint.endswith(s)), None)
-    if plain is None and os.sep not in checkpoint and not Path(checkpoint).exists():
-        try:
-            zoo.find(checkpoint)
-        except SegZooError as error:
-            raise ConversionError(f"{checkpoint}: there is no such file, and {error}") from None
-    elif plain is not None and (row := zoo.lookup(Path(plain).name)) is not None:
-        raise ConversionError(f"{checkpoint}: there is no such file; 'segzoo convert {row.name}' downloads it")
 
 
 def _push(args: argparse.Namespace) -> None:

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segzoo.commands.predict import Input, named_pictures
 from segzoo.errors import SegZooError
+from segzoo.prediction.inputs import Input, named_pictures
 from segzoo.progress import print_text
 from segzoo.sizes import SizeAction
 from segzoo.text import line_text

@@ -131,6 +131,41 @@ class Predictor:
                 result[:, first : first + len(strip)] = values.permute(2, 0, 1)
         return result
 
+    @torch.no_grad()
+    def label_maps_and_probabilities(
+        self, images: Sequence[ImageInput | list[torch.Tensor]], target_sizes: Sequence[tuple[int, int]]
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """The label maps of `label_maps`, and the probability of that class at every pixel.
+
+        The probabilities of the other classes exist for a few rows at a time only.
+
+        Args:
+            images, target_sizes: as in `label_maps`.
+
+        Returns:
+            For each picture class ids (height, width) as from `label_maps`, and floats (height, width) from 0 to 1, on
+            the model's device.
+        """
+        targets = [_pair(size) for size in target_sizes]
+        with evaluation_mode(self.model):
+            return [
+                self._labels_and_probabilities(maps, target)
+                for maps, target in zip(self._maps(images), targets, strict=True)
+            ]
+
+    def _labels_and_probabilities(
+        self, maps: Sequence["_Map"], target: tuple[int, int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = self._average(maps, target)
+        done = isinstance(rows, AveragedRows) and rows.probabilities
+        labels = torch.empty(rows.size, dtype=self.label_dtype, device=rows.device)
+        shares = torch.empty(rows.size, dtype=rows.dtype, device=rows.device)
+        for first, strip in strips(rows):
+            values, classes = strip.max(-1)
+            labels[first : first + len(strip)] = classes
+            shares[first : first + len(strip)] = values if done else (values - strip.logsumexp(-1)).exp()
+        return labels, shares
+
     def _maps(self, images: Sequence[ImageInput | list[torch.Tensor]]) -> Iterator[list["_Map"]]:
         """The maps of each picture: one for every view, mirrored views included."""
         pictures = [image if isinstance(image, list | tuple) else self.views(image) for image in images]

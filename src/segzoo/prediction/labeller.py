@@ -1,0 +1,233 @@
+"""A model that is ready to label pictures, and what it says about one picture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from segzoo.configuration_segzoo import input_channels
+from segzoo.errors import SegZooError
+from segzoo.images.drawing import class_areas, default_palette, overlay_with_legend
+from segzoo.images.reading import in_colour
+from segzoo.inference.faster import faster_on_cpu, in_memory_format, input_size
+from segzoo.inference.loading import LoadedModel, load
+from segzoo.inference.predictor import Predictor
+from segzoo.inference.settings import InferenceSettings, MemoryFormat
+from segzoo.inference.timing import has_bfloat16
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+OVERLAY_SIDE = 4096
+"""Longest side of an overlay in pixels; those of larger pictures are shrunk, since drawing takes much memory."""
+IGNORED = 255
+"""The id of pixels that have no class, because no class is likely enough."""
+
+
+def chosen_device(device: str | torch.device = "auto") -> str:
+    """The device that is meant: of ``"auto"``, a GPU of CUDA or of Apple if there is one, else the CPU."""
+    if str(device) != "auto":
+        return str(device)
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def class_names(config: PreTrainedConfig) -> list[str]:
+    """Names of a model's classes, in the order of their ids."""
+    return [config.id2label[i] for i in range(config.num_labels)]
+
+
+def class_colours(config: PreTrainedConfig) -> list[list[int]]:
+    """The config's palette, RGB colours by class id; `default_palette` if it has none."""
+    return getattr(config, "palette", None) or default_palette(config.num_labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """How a model computes.
+
+    Args:
+        dtype: of weights and computation; ``"auto"``: bfloat16 on CPUs that have it in hardware, else float32.
+        fuse: on a CPU, fold batch norms into convolutions.
+        memory_format: of weights and pictures; ``"auto"``: on a CPU the faster one, which is measured once and kept.
+    """
+
+    dtype: str = "float32"
+    fuse: bool = True
+    memory_format: MemoryFormat = "auto"
+
+
+class Labeller:
+    """A model that labels pictures.
+
+    Args:
+        model: the model, in eval mode.
+        processor: its image processor.
+        settings: the protocol; None: the one that the model comes with.
+        ignore_below: pixels whose most likely class is less likely than this (0 to 1) get the id 255; None: none do.
+
+    Raises:
+        SegZooError: ``ignore_below`` is not between 0 and 1, or the model has a class 255.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        processor: Any,
+        settings: InferenceSettings | None = None,
+        *,
+        ignore_below: float | None = None,
+    ):
+        if ignore_below is not None and not 0 <= ignore_below <= 1:
+            raise SegZooError(f"ignore_below is {ignore_below}; it lies between 0 and 1")
+        self.predictor = Predictor(model, processor, settings)
+        self.ignore_below = ignore_below
+        self.num_channels = input_channels(model.config)
+        self.names, self.palette = class_names(model.config), class_colours(model.config)
+        self.protocol = self.predictor.settings.describe(processor)
+        """The protocol in words."""
+        if ignore_below is not None and len(self.names) > IGNORED:
+            raise SegZooError(
+                f"ignore_below marks pixels with the id {IGNORED}, which is a class of a model of {len(self.names)} "
+                "classes; leave it out"
+            )
+
+    @classmethod
+    def loaded(
+        cls,
+        loaded: LoadedModel,
+        size: tuple[int, int],
+        *,
+        settings: InferenceSettings | None = None,
+        speed: Speed | None = None,
+        ignore_below: float | None = None,
+    ) -> tuple[Labeller, list[str]]:
+        """A labeller whose model has been made faster; the loaded model is changed by that.
+
+        Args:
+            loaded: model and image processor.
+            size: height and width of the pictures, or of the first of them; speed is measured with it.
+            settings, ignore_below: as for the class.
+            speed: None: the defaults.
+
+        Returns:
+            The labeller, and lines for people that say what was chosen.
+        """
+        speed = Speed() if speed is None else speed
+        model, processor = loaded
+        settings = InferenceSettings.of_model(model, processor) if settings is None else settings
+        on_cpu = model.device.type == "cpu"
+        lines = []
+        if speed.fuse:
+            model = faster_on_cpu(model)
+        dtype = speed.dtype
+        if dtype == "auto":
+            dtype = "bfloat16" if on_cpu and has_bfloat16() else "float32"
+            lines.append(f"computing in {dtype}")
+        if dtype == "bfloat16":
+            model.bfloat16()
+        if speed.fuse or speed.memory_format != "auto":
+            chosen = in_memory_format(model, speed.memory_format, input_size(settings, size))
+            lines += [] if chosen is None else [chosen]
+        return cls(model, processor, settings, ignore_below=ignore_below), lines
+
+    def label(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+        """Label pictures; those that are together here go through the model together if they have one size.
+
+        Args:
+            images: uint8 arrays (height, width, channels) with the channels that the model takes.
+        """
+        sizes = [image.shape[:2] for image in images]
+        if self.ignore_below is None:
+            maps = self.predictor.label_maps(images, sizes)
+        else:
+            maps = []
+            for found, shares in self.predictor.label_maps_and_probabilities(images, sizes):
+                found[shares < self.ignore_below] = IGNORED
+                maps.append(found)
+        return [Prediction(image, found.cpu().numpy(), self) for image, found in zip(images, maps, strict=True)]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says about one picture.
+
+    Attributes:
+        image: the picture as the model got it, a uint8 array (height, width, channels).
+        label_map: class ids (height, width) in the smallest integer type that holds them.
+        labeller: the model that made it.
+    """
+
+    image: np.ndarray = field(repr=False)
+    label_map: np.ndarray = field(repr=False)
+    labeller: Labeller = field(repr=False)
+
+    @cached_property
+    def areas(self) -> list[dict[str, Any]]:
+        """``id``, ``name``, ``pixels`` and ``fraction`` (0 to 1) of each class that occurs, largest first."""
+        names = self.labeller.names
+        return [{"id": a["id"], "name": names[a["id"]], **a} for a in class_areas(self.label_map, len(names))]
+
+    @property
+    def overlay(self) -> Image.Image:
+        """The picture with the classes' colours, beside a legend; see `drawn`."""
+        return self.drawn()
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """The probability of every class, float32 (classes, height, width).
+
+        It is computed again each time, and not kept: it takes four bytes for each class and pixel.
+        """
+        found = self.labeller.predictor.probabilities(self.image, self.image.shape[:2])
+        return found.float().cpu().numpy()
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """The probability of the most likely class at every pixel, float32 (height, width); computed each time."""
+        sizes = [self.image.shape[:2]]
+        ((_, shares),) = self.labeller.predictor.label_maps_and_probabilities([self.image], sizes)
+        return shares.float().cpu().numpy()
+
+    def drawn(self, alpha: float = 0.55) -> Image.Image:
+        """The picture with the classes' colours, beside a legend; pictures of more than 4096 pixels are shrunk.
+
+        Args:
+            alpha: share of the colours, 0 to 1.
+        """
+        labeller, labels = self.labeller, self.label_map
+        step = -(-max(labels.shape) // OVERLAY_SIDE)
+        shown = Image.fromarray(in_colour(self.image))
+        small = shown if step == 1 else shown.reduce(step)
+        return overlay_with_legend(small, labels[::step, ::step], labeller.palette, labeller.names, alpha=alpha)
+
+
+def load_labeller(
+    model: str | os.PathLike | tuple[torch.nn.Module, Any] | Labeller,
+    size: tuple[int, int],
+    *,
+    device: str | torch.device = "auto",
+    settings: InferenceSettings | None = None,
+    speed: Speed | None = None,
+) -> Labeller:
+    """A labeller from a folder, a name on the Hub, a model with its image processor, or a labeller itself.
+
+    Args:
+        model: which model; one that is loaded already stays as it is, and where it is.
+        size: height and width of the first picture.
+        device, settings, speed: as in `segzoo.predict`.
+    """
+    if isinstance(model, Labeller):
+        return model
+    if isinstance(model, tuple):
+        return Labeller(*model, settings)
+    labeller, _ = Labeller.loaded(load(model, device=chosen_device(device)), size, settings=settings, speed=speed)
+    return labeller

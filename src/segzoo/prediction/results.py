@@ -1,0 +1,154 @@
+"""Kinds of results that are written for each picture: pictures for people, data sets, files for test servers."""
+
+from __future__ import annotations
+
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from segzoo.data.classes import plain_name
+from segzoo.data.facts import DATASETS
+from segzoo.data.label_encodings import CITYSCAPES_LABEL_IDS
+from segzoo.errors import SegZooError
+from segzoo.files import json_text, write_whole
+from segzoo.images.drawing import label_image
+from segzoo.images.reading import Header, in_colour
+from segzoo.prediction.inputs import SUFFIXES, Input
+from segzoo.prediction.labeller import IGNORED, Labeller, Prediction
+from segzoo.text import without_secrets
+
+
+class Results(ABC):
+    """What is written for a picture; every file is written whole or not at all."""
+
+    @abstractmethod
+    def names(self, picture: Input) -> list[str]:
+        """The files of a picture's results, with slashes, below the output folder; the last one is written last."""
+
+    @abstractmethod
+    def write(self, output: Path, picture: Input, header: Header, found: Prediction) -> None:
+        """Write the results of one picture; their folders exist."""
+
+    def check(self, labeller: Labeller) -> None:  # noqa: B027
+        """Refuse a model whose classes cannot be written so, with a `SegZooError`."""
+
+    def begin(self, output: Path, labeller: Labeller) -> None:  # noqa: B027
+        """Write what belongs to all pictures."""
+
+    def are_there(self, output: Path, picture: Input) -> bool:
+        """Whether all results of a picture have been written."""
+        return all((output / name).is_file() for name in self.names(picture))
+
+
+@dataclass(frozen=True)
+class Views(Results):
+    """A label PNG, an overlay with a legend, and a JSON with the areas of the classes; of a video no label PNG.
+
+    Args:
+        alpha: share of the colours in the overlay, 0 to 1.
+        facts: further entries of the JSON.
+    """
+
+    alpha: float = 0.55
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def names(self, picture: Input) -> list[str]:
+        if picture.is_video:
+            return [f"{picture.stem}_overlay.mp4", f"{picture.stem}.json"]
+        return [picture.stem + ending for ending in (".png", "_overlay.png", ".json")]
+
+    def write(self, output: Path, picture: Input, header: Header, found: Prediction) -> None:
+        labels, overlay, facts = (output / name for name in self.names(picture))
+        height, width = found.label_map.shape
+        write_png(labels, label_image(found.label_map, found.labeller.palette))
+        write_png(overlay, found.drawn(self.alpha))
+        entries = {"image": without_secrets(picture.name), **self.facts, "protocol": found.labeller.protocol}
+        entries |= {"width": width, "height": height, "classes": found.areas}
+        write_whole(facts, json_text(entries, indent=1))
+
+
+@dataclass(frozen=True)
+class DatasetFolders(Results):
+    """A data set: ``images/``, ``annotations/`` with class ids (255: no class), and ``id2label.json``."""
+
+    def names(self, picture: Input) -> list[str]:
+        ending = Path(picture.path).suffix.lower() if picture.path is not None else ""
+        ending = ending if ending in SUFFIXES else ".png"
+        return [f"images/{picture.stem}{ending}", f"annotations/{picture.stem}.png"]
+
+    def check(self, labeller: Labeller) -> None:
+        if len(labeller.names) > IGNORED:
+            raise SegZooError(
+                f"--as_dataset: the id {IGNORED} means no class in data sets, and the model has {len(labeller.names)} classes; "
+                "give a model of at most 255"
+            )
+
+    def begin(self, output: Path, labeller: Labeller) -> None:
+        names = {str(index): name for index, name in enumerate(labeller.names)}
+        write_whole(output / "id2label.json", json_text(names, indent=1))
+
+    def write(self, output: Path, picture: Input, header: Header, found: Prediction) -> None:
+        image, labels = (output / name for name in self.names(picture))
+        same_kind = image.suffix == picture.path.suffix.lower() and header.orientation == 1
+        if same_kind:
+            write_whole(image, lambda file: _copy(picture.path, file))
+        else:
+            # A mask beside a picture that is shown turned would have to be turned too.
+            ending = Image.registered_extensions().get(image.suffix, "PNG")
+            options = {"quality": 95, "subsampling": 0} if ending == "JPEG" else {}
+            shown = Image.fromarray(in_colour(found.image))
+            write_whole(image, lambda file: shown.save(file, format=ending, **options))
+        write_png(labels, label_image(found.label_map, found.labeller.palette))
+
+
+@dataclass(frozen=True)
+class Submission(Results):
+    """Masks as a benchmark's server takes them, named like their pictures.
+
+    Args:
+        dataset: ``"ade20k"``: ids 1 to 150; ``"cityscapes"``: the data set's own ids (labelIds).
+    """
+
+    dataset: str
+
+    def names(self, picture: Input) -> list[str]:
+        return [f"{picture.stem}.png"]
+
+    def check(self, labeller: Labeller) -> None:
+        facts = DATASETS[self.dataset]
+        expected = [plain_name(facts.id2label[index]) for index in range(facts.num_labels)]
+        if [plain_name(name) for name in labeller.names] != expected:
+            raise SegZooError(
+                f"--submission {self.dataset}: the model's {len(labeller.names)} classes are not the {facts.num_labels} of "
+                f"{facts.title} in their order; give a model that was trained on it"
+            )
+
+    def write(self, output: Path, picture: Input, header: Header, found: Prediction) -> None:
+        (name,) = self.names(picture)
+        write_png(output / name, Image.fromarray(self.stored_ids()[found.label_map]))
+
+    def stored_ids(self) -> np.ndarray:
+        """The id in the file for each id of the model, uint8 (256,)."""
+        table = np.zeros(256, dtype=np.uint8)
+        if self.dataset == "cityscapes":
+            for stored, label in CITYSCAPES_LABEL_IDS.ids.items():
+                table[label] = stored
+        else:
+            table[:IGNORED] = np.arange(1, IGNORED + 1)
+        return table
+
+
+def write_png(path: Path, picture: Image.Image) -> None:
+    """Write a PNG whole, compressed in less time than by default."""
+    write_whole(path, lambda file: picture.save(file, format="PNG", compress_level=4))
+
+
+def _copy(source: Path, file: BinaryIO) -> Any:
+    with source.open("rb") as content:
+        shutil.copyfileobj(content, file)

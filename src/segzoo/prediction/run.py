@@ -1,0 +1,243 @@
+"""Many pictures: reading and writing in threads while the model runs, going on after an end, errors of one picture."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segzoo.errors import SegZooError, cause_of
+from segzoo.files import remove_abandoned
+from segzoo.images.reading import Header, Picture, open_picture, read_header
+from segzoo.prediction.inputs import Input
+from segzoo.prediction.labeller import Labeller, Prediction
+from segzoo.prediction.results import Results
+from segzoo.shortages import shortage_of
+
+QUICK_PIXELS = 4_000_000
+"""Up to this number of pixels speed matters more than memory: several pictures are held at once."""
+_AHEAD, _BEHIND = 2, 4  # batches that are read before the model asks for them; pictures that wait for being written
+
+
+@dataclass
+class Task:
+    """A picture whose file has been looked at.
+
+    Args:
+        picture: the picture.
+        header: what its file says.
+        opened: the picture itself, if it has been read already.
+    """
+
+    picture: Input
+    header: Header
+    opened: Picture | None = field(default=None, repr=False)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the upright picture."""
+        return self.header.upright_size[::-1]
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it is labelled alone, so that memory holds no other picture."""
+        return self.size[0] * self.size[1] > QUICK_PIXELS
+
+
+@dataclass(frozen=True)
+class Written:
+    """A picture whose results are there.
+
+    Args:
+        picture: the picture.
+        areas: as `Prediction.areas`.
+        seconds: spent on reading, labelling and writing it.
+    """
+
+    picture: Input
+    areas: list[dict[str, Any]]
+    seconds: float
+
+
+@dataclass
+class Failures:
+    """Pictures that could not be labelled.
+
+    Args:
+        skip: note the errors of single pictures and go on; False raises the first one.
+        found: (name, error) of each picture.
+    """
+
+    skip: bool = False
+    found: list[tuple[str, str]] = field(default_factory=list)
+
+    def note(self, name: str, error: Exception) -> None:
+        """Note the error of a picture, or raise it.
+
+        Raises:
+            Exception: the error, if it is to end the run, or is a fault of segzoo.
+        """
+        line = shortage_of(error) or (cause_of(error) if isinstance(error, SegZooError | OSError) else None)
+        if not self.skip or line is None:
+            raise error
+        self.found.append((name, line.removeprefix(f"{name}: ")))
+
+
+def looked_at(pictures: Sequence[Input], folder: Path, failures: Failures) -> list[Task]:
+    """Fetch pictures from the web, and read the headers of all, so that what is no picture is found before the work.
+
+    The first picture is read whole, and not read again.
+
+    Args:
+        pictures: the pictures.
+        folder: where pictures from the web are kept.
+        failures: where those that cannot be read are noted.
+    """
+    tasks = []
+    for picture in pictures:
+        try:
+            fetched = picture.fetched(folder)
+            opened = None if tasks else open_picture(fetched.path, name=fetched.name)
+            tasks.append(Task(fetched, read_header(fetched.path, name=fetched.name), opened))
+        except Exception as error:
+            failures.note(picture.name, error)
+    return tasks
+
+
+def batches_of(tasks: Sequence[Task], batch_size: int) -> list[list[Task]]:
+    """Lists of at most ``batch_size`` pictures of one size; large pictures are alone.
+
+    They are in the order of their first pictures.
+    """
+    if batch_size == 1:
+        return [[task] for task in tasks]
+    batches: list[list[Task]] = []
+    open_batches: dict[tuple[int, int], list[Task]] = {}
+    for task in tasks:
+        batch = open_batches.get(task.size)
+        if task.is_large or batch is None or len(batch) == batch_size:
+            batch = []
+            batches.append(batch)
+            open_batches[task.size] = batch
+        batch.append(task)
+    return batches
+
+
+def label_pictures(
+    labeller: Labeller,
+    tasks: Sequence[Task],
+    results: Results,
+    output: Path,
+    failures: Failures,
+    *,
+    batch_size: int = 1,
+) -> Iterator[Written]:
+    """Label pictures and write their results; each is handed over once its results are there.
+
+    The next pictures are read, and earlier results written, in threads; at most some small pictures, or one large one,
+    are held at once.
+
+    Args:
+        labeller: the model.
+        tasks: the pictures.
+        results: what is written.
+        output: the folder for it.
+        failures: where errors of single pictures are noted.
+        batch_size: how many pictures of one size go through the model together.
+
+    Returns:
+        One entry for each picture that has been written, in the order of `batches_of`.
+    """
+    for folder in {output, *((output / name).parent for task in tasks for name in results.names(task.picture))}:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(folder)
+    results.begin(output, labeller)
+    written: deque[tuple[float, Future[Written]]] = deque()
+
+    def finished(most: int) -> Iterator[Written]:
+        while len(written) > most:
+            seconds, future = written.popleft()
+            done = future.result()
+            yield replace(done, seconds=done.seconds + seconds)
+
+    def add(batch: Sequence[Task], reading: Sequence[Future[tuple[np.ndarray, float]]]) -> None:
+        read = []
+        for task, future in zip(batch, reading, strict=True):
+            try:
+                read.append((task, *future.result()))
+            except Exception as error:
+                failures.note(task.picture.name, error)
+        for task, found, seconds in _labelled(labeller, read, failures):
+            written.append((seconds, _begin(writer, task, _write, results, output, task, found)))
+
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(2) as writer:
+        batches = batches_of(tasks, batch_size)
+        for batch, reading in _read_ahead(reader, batches, labeller.num_channels):
+            add(batch, reading)
+            del reading
+            yield from finished(0 if batch[0].is_large else _BEHIND)
+        yield from finished(0)
+
+
+def _read_ahead(
+    reader: ThreadPoolExecutor, batches: Sequence[Sequence[Task]], num_channels: int
+) -> Iterator[tuple[Sequence[Task], list[Future[tuple[np.ndarray, float]]]]]:
+    """The batches and their pictures, of which the next ones are being read; nothing is read beside a large picture."""
+    begun: deque[list[Future[tuple[np.ndarray, float]]]] = deque()
+    for index, batch in enumerate(batches):
+        while len(begun) <= _AHEAD and index + len(begun) < len(batches):
+            upcoming = batches[index : index + len(begun) + 1]
+            if begun and any(one[0].is_large for one in upcoming):
+                break
+            begun.append([_begin(reader, task, _read, task, num_channels) for task in upcoming[-1]])
+        yield batch, begun.popleft()
+
+
+def _begin(pool: ThreadPoolExecutor, task: Task, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    """Call a function in a thread; for a large picture here and now, because each thread keeps memory of its own."""
+    if not task.is_large:
+        return pool.submit(function, *arguments)
+    future: Future[Any] = Future()
+    try:
+        future.set_result(function(*arguments))
+    except Exception as error:
+        future.set_exception(error)
+    return future
+
+
+def _read(task: Task, num_channels: int) -> tuple[np.ndarray, float]:
+    start = time.perf_counter()
+    opened, task.opened = task.opened, None
+    if opened is None:
+        opened = open_picture(task.picture.path, name=task.picture.name)
+    return opened.grey_levels(num_channels), time.perf_counter() - start
+
+
+def _labelled(
+    labeller: Labeller, read: Sequence[tuple[Task, np.ndarray, float]], failures: Failures
+) -> list[tuple[Task, Prediction, float]]:
+    """What was found for each picture that was read, and the seconds so far; after an error each is tried alone."""
+    if not read:
+        return []
+    start = time.perf_counter()
+    try:
+        found = labeller.label([image for _, image, _ in read])
+    except Exception as error:
+        if len(read) == 1:
+            failures.note(read[0][0].picture.name, error)
+            return []
+        return [labelled for one in read for labelled in _labelled(labeller, [one], failures)]
+    share = (time.perf_counter() - start) / len(read)
+    return [(task, one, seconds + share) for (task, _, seconds), one in zip(read, found, strict=True)]
+
+
+def _write(results: Results, output: Path, task: Task, found: Prediction) -> Written:
+    start = time.perf_counter()
+    results.write(output, task.picture, task.header, found)
+    return Written(task.picture, found.areas, time.perf_counter() - start)

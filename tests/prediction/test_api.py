@@ -1,0 +1,57 @@
+"""`segzoo.predict`: one picture, several, from everywhere."""
+
+import numpy as np
+import pytest
+import torch
+
+import segzoo
+from segzoo import SegZooError
+from segzoo.inference import InferenceSettings, Predictor
+
+
+def test_sources_and_results(tiny_model, make_picture, tmp_path):
+    model, processor = segzoo.load(tiny_model)
+    image = make_picture()
+    image.save(tmp_path / "a.png")
+    array = np.array(image)
+    predictor = Predictor(model, processor)
+    expected = predictor.label_map(array, (60, 90)).numpy()
+    one = segzoo.predict(tiny_model, tmp_path / "a.png", device="cpu")
+    assert np.array_equal(one.label_map, expected) and one.label_map.dtype == np.uint8
+    several = segzoo.predict(
+        (model, processor), [str(tmp_path / "a.png"), image, array, make_picture(1, 80)], batch_size=2
+    )
+    assert [found.label_map.shape for found in several] == [(60, 90)] * 3 + [(60, 80)]
+    for found in several[:3]:
+        assert (found.label_map == expected).mean() > 0.999
+
+    probabilities = predictor.probabilities(array, (60, 90)).numpy()
+    assert np.allclose(several[2].probabilities, probabilities, atol=1e-6)
+    assert np.allclose(several[2].confidence, probabilities.max(0), atol=1e-6)
+    assert {area["name"]: area["pixels"] for area in one.areas} == {
+        model.config.id2label[i]: int((expected == i).sum()) for i in np.unique(expected)
+    }
+    assert one.overlay.mode == "RGB" and one.overlay.width > 90
+    assert segzoo.predict((model, processor), []) == []
+    for wrong, words in ((tmp_path / "no.png", "no.png"), (b"text", "picture 0")):
+        with pytest.raises(SegZooError, match=words):
+            segzoo.predict((model, processor), wrong)
+    with pytest.raises(SegZooError, match="batch_size is 0"):
+        segzoo.predict((model, processor), image, batch_size=0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        InferenceSettings((64, 64), (32, 32)),
+        InferenceSettings(scales=(0.5, 1.0), flip=True),
+        InferenceSettings(scales=(0.5, 1.0), average="logits"),
+    ],
+    ids=["windows", "probabilities", "logits"],
+)
+def test_probability_of_the_label(tiny_model, make_picture, settings):
+    predictor = Predictor(*segzoo.load(tiny_model), settings)
+    image = np.array(make_picture())
+    ((labels, shares),) = predictor.label_maps_and_probabilities([image], [(60, 90)])
+    assert torch.equal(labels, predictor.label_map(image, (60, 90)))
+    assert torch.allclose(shares, predictor.probabilities(image, (60, 90)).amax(0), atol=1e-6)

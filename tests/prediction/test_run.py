@@ -1,0 +1,147 @@
+"""`segzoo predict` over many pictures: going on, errors of one picture, batches, kinds of results, processes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import segzoo
+from segzoo.commands.cli import main
+from segzoo.data.facts import DATASETS
+from segzoo.prediction import run as running
+from segzoo.prediction.results import DatasetFolders, Submission
+
+
+def predict(*arguments):
+    return main(["predict", *map(str, arguments)])
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture
+def photos(tmp_path, make_picture):
+    (tmp_path / "photos" / "x").mkdir(parents=True)
+    for seed, name in enumerate(("a", "b", "x/a", "x/c")):
+        make_picture(seed, *((80, 60) if name == "b" else (90, 60))).save(tmp_path / "photos" / f"{name}.png")
+    return tmp_path / "photos"
+
+
+def test_going_on_and_errors(tiny_model, photos, tmp_path, capsys):
+    options = ("--model", tiny_model, "--memory_format", "contiguous")
+    assert predict(photos, *options, "--output", tmp_path / "whole") == 0
+    expected = contents(tmp_path / "whole")
+    assert set(expected) == {f"{s}{e}" for s in ("a", "b", "x/a", "x/c") for e in (".png", "_overlay.png", ".json")}
+    one = segzoo.predict(tiny_model, photos / "x" / "c.png", device="cpu")
+    assert np.array_equal(np.array(Image.open(tmp_path / "whole" / "x" / "c.png")), one.label_map)
+
+    # What a killed run leaves: one picture whole, one without its last file, a hidden file half written.
+    out = tmp_path / "out"
+    shutil.copytree(tmp_path / "whole", out)
+    (out / "b.json").unlink()
+    shutil.rmtree(out / "x")
+    (out / ".b.json.99999.partial").write_text("{")
+    kept = (out / "a.png").stat().st_mtime_ns
+    capsys.readouterr()
+    (photos / "0broken.png").write_bytes((photos / "a.png").read_bytes()[:2000])
+    (photos / "x" / "text.jpg").write_text("no picture")
+    (photos / "x" / "cut.png").write_bytes((photos / "a.png").read_bytes()[:9000])  # shows itself when it is decoded
+    again = [photos, *options, "--output", out, "--skip_existing"]
+    assert predict(*again) == 1 and "0broken.png: the image cannot be read" in capsys.readouterr().err
+    assert predict(*again, "--on_error", "skip") == 1
+    captured = capsys.readouterr()
+    assert "4 pictures -> " in captured.out
+    assert "(1 were there already)" in captured.out
+    assert "3 pictures could not be labelled:" in captured.err
+    assert "cut.png: the image cannot be read" in captured.err
+    assert "0broken.png: the image cannot be read" in captured.err and "text.jpg: the image cannot" in captured.err
+    assert contents(out) == expected and (out / "a.png").stat().st_mtime_ns == kept
+
+    (photos / "0broken.png").unlink()
+    (photos / "x" / "text.jpg").unlink()
+    (photos / "x" / "cut.png").unlink()
+    assert predict(*again[:-1], "--skip_existing", "--model", tmp_path / "no-model") == 0, "no model is needed"
+    assert predict("--model", tiny_model, "--output", out) == 1
+    assert "no pictures are named" in capsys.readouterr().err
+
+
+def test_batches_and_read_ahead(tiny_model, photos, tmp_path, monkeypatch):
+    from segzoo.inference import Predictor
+
+    seen = []
+    original = Predictor.label_maps
+
+    def counted(self, images, sizes):
+        seen.append([image.shape[1] for image in images])
+        return original(self, images, sizes)
+
+    monkeypatch.setattr(Predictor, "label_maps", counted)
+    options = (photos, "--model", tiny_model, "--memory_format", "contiguous")
+    assert predict(*options, "--output", tmp_path / "batch", "--batch_size", "2") == 0
+    assert seen == [[90, 90], [80], [90]]
+    monkeypatch.setattr(running, "QUICK_PIXELS", 10)
+    assert predict(*options, "--output", tmp_path / "large", "--batch_size", "2") == 0
+    assert seen[3:] == [[90], [80], [90], [90]], "large pictures are alone"
+    large, batch = contents(tmp_path / "large"), contents(tmp_path / "batch")
+    assert large.keys() == batch.keys()
+    for name in ("a.png", "b.png", "x/a.png", "x/c.png"):
+        found = [np.array(Image.open(tmp_path / folder / name)) for folder in ("large", "batch")]
+        assert (found[0] == found[1]).mean() > 0.999
+
+
+def test_as_dataset(tiny_model, photos, tmp_path, capsys):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(photos / "a.png").save(photos / "turned.jpg", exif=exif)
+    out = tmp_path / "data"
+    options = (photos, "--model", tiny_model, "--output", out, "--as_dataset", "--ignore_below", "0.3")
+    assert predict(*options) == 0
+    assert (out / "images" / "x" / "a.png").read_bytes() == (photos / "x" / "a.png").read_bytes()
+    assert Image.open(out / "images" / "turned.jpg").size == (60, 90), "stored upright"
+    found = segzoo.predict(tiny_model, photos / "a.png", device="cpu")
+    mask = np.array(Image.open(out / "annotations" / "a.png"))
+    expected = np.where(found.confidence < 0.3, 255, found.label_map)
+    assert np.array_equal(mask, expected) and 0 < (mask == 255).mean() < 1
+    capsys.readouterr()
+    assert main(["data", "check", str(out), "--num_workers", "0"]) == 0, capsys.readouterr().out
+    assert "5" in capsys.readouterr().out
+    assert json.loads((out / "id2label.json").read_text())["2"] == "car"
+
+
+def test_submissions(tiny_model, photos, tmp_path, capsys):
+    assert predict(photos, "--model", tiny_model, "--output", tmp_path / "s", "--submission", "ade20k") == 1
+    assert "the model's 5 classes are not the 150 of ADE20K" in capsys.readouterr().err
+    assert Submission("ade20k").stored_ids()[[0, 149]].tolist() == [1, 150]
+    assert Submission("cityscapes").stored_ids()[[0, 1, 18]].tolist() == [7, 8, 33]
+    assert DatasetFolders() and DATASETS["cityscapes"].num_labels == 19
+
+
+@pytest.mark.slow
+def test_killed_processes_and_launch(tiny_model, photos, tmp_path):
+    """A run that is killed goes on; several processes share the pictures and report errors together."""
+    expected = tmp_path / "expected"
+    options = [photos, "--model", tiny_model, "--memory_format", "contiguous", "--device", "cpu"]
+    assert predict(*options, "--output", expected) == 0
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "segzoo", "predict", *map(str, options), "--output", str(out), "--skip_existing"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if "a.png: " in line:
+            os.kill(process.pid, signal.SIGKILL)
+            break
+    process.communicate()
+    (photos / "x" / "broken.png").write_bytes(b"no picture")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", *command[2:]]
+    start = time.monotonic()
+    done = subprocess.run([*launch, "--on_error", "skip"], capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0 and time.monotonic() - start < 120
+    assert "4 pictures -> " in done.stdout and done.stderr.count("1 pictures could not be labelled:") == 1, done.stderr
+    assert contents(out) == contents(expected)
