@@ -100,10 +100,14 @@ def of_jobs(figures: dict) -> Iterable[Row]:
 
 
 def of_data(figures: dict) -> Iterable[Row]:
-    peers = {"crops": "loader of transformers' script", "whole augmentation": "plain loop of torchvision"}
+    peers = {
+        "crops": "loader of transformers' script",
+        "whole augmentation": "plain loop of torchvision",
+        "reduced decoding": "whole decoding",
+    }
     rates = {name: max(values) for name, values in figures["pictures_per_second"].items()}
     for name, ratio in figures["ratios"].items():
-        yield f"the loader alone, {name}", peers[name.partition(",")[0]], f"{ratio:.2f} times"
+        yield f"the loader alone, {name}", peers[name], f"{ratio:.2f} times"
     for name, rate in rates.items():
         if name.startswith("segzoo crops"):
             yield f"the loader alone, {name.removeprefix('segzoo crops, ')}", "", f"{rate:.0f} pictures/s"

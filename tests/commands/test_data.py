@@ -19,6 +19,7 @@ from segzoo.data import (
     load_segmentation_dataset,
 )
 from segzoo.data.checks.sheets import denormalize, draw_samples_as_trained
+from segzoo.data.pipelines import read_pipeline
 from segzoo.data.transforms import JointTransform
 from segzoo.training import training_transform
 
@@ -194,6 +195,36 @@ def test_sheet_of_what_a_training_sees(folder, tmp_path):
         assert holds(drawn, denormalize(item["pixel_values"], transform)) is expected
         if expected and (item["labels"] < 9).all():
             assert holds(drawn, np.array(SCENES.palette, dtype=np.uint8)[item["labels"].numpy()])
+
+
+def test_the_sheet_shows_the_transforms_of_a_file(folder, tmp_path, capsys):
+    sheet, file = tmp_path / "sheet.png", tmp_path / "aug.yaml"
+    file.write_text("[{RandomRotation: {degrees: 30}}, RandomHorizontalFlip]")
+    options = ("--classes", "scenes", "--output", sheet, "--augmentation", file, "--indices", 1)
+    assert data("show", folder, *options, "--augment", "--crop_size", 32, 40, "--cell_width", 40, "--seed", 7) == 0
+    assert "RandomRotation, RandomHorizontalFlip, then crops of 40x32" in capsys.readouterr().out
+
+    augmentation = Augmentation(crop_size=(32, 40), pipeline=read_pipeline(file))
+    transform = build_train_transform(augmentation)
+    trained = SegmentationDataset(load_segmentation_dataset(folder)["train"], transform, seed=7)
+    assert holds(PIL.Image.open(sheet), denormalize(trained[1]["pixel_values"], transform))
+    for extra, message in (
+        ((), "for --augment"),
+        (("--augment", "--scale_range", 1, 2), "takes the place of --scale_range"),
+    ):
+        assert data("show", folder, *options, *extra) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_a_mixture_is_checked_and_shown(folder, tmp_path, capsys):
+    mix = tmp_path / "mix.yaml"
+    source = f"{{data: {folder}, classes: scenes, map: {{car: thing, person: thing}}, default: ignore, repeat: 2}}"
+    mix.write_text(f"classes: [thing, road]\nsources: [{source}]")
+    assert data("check", mix, "--num_workers", 0) == 0
+    assert "thing" in capsys.readouterr().out
+    for extra, pairs in ((), 4), (("--augment", "--crop_size", 32), 8):
+        assert data("show", mix, "--output", tmp_path / "sheet.png", *extra) == 0
+        assert f"train: {pairs} pairs" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("channel_order", ["rgb", "bgr"])

@@ -22,12 +22,14 @@ def mix(scenes, tmp_path):
 
 
 def test_weights_and_rare_classes_first_on_a_mixture_go_on_with_the_same_bits(mix, tiny, tmp_path, capsys):
+    aug = tmp_path / "aug.yaml"
+    aug.write_text("[{RandomResizedCrop: {size: 32}}, RandomVerticalFlip]")
+
     def run(output, *more):
-        words = f"--dataset_name {mix} --model_name_or_path {tiny} --output_dir {output} --crop_size 32 --seed 3 "
-        words += "--per_device_train_batch_size 4 --max_train_steps 6 --learning_rate 1e-3 --logging_steps 1 --eval_steps 0 "
-        words += (
-            "--dataloader_num_workers 0 --use_cpu --class_weights auto --sampling balanced --checkpointing_steps 2"
-        )
+        words = f"--dataset_name {mix} --model_name_or_path {tiny} --output_dir {output} --augmentation {aug} "
+        words += "--crop_size 32 --seed 3 --per_device_train_batch_size 4 --max_train_steps 6 --learning_rate 1e-3 "
+        words += "--logging_steps 1 --eval_steps 0 --dataloader_num_workers 0 --use_cpu --checkpointing_steps 2 "
+        words += "--class_weights auto --sampling balanced"
         train(*parse_arguments([*words.split(), *more]))
         return capsys.readouterr().out
 
@@ -35,6 +37,7 @@ def test_weights_and_rare_classes_first_on_a_mixture_go_on_with_the_same_bits(mi
     assert said.count("class weights (inverse_sqrt, from 14 masks): ") == 1
     recipe = json.loads((tmp_path / "whole" / "recipe.json").read_text())
     assert len(recipe["class_weights"]) == len(SCENES.id2label) and recipe["sampling"] == "balanced"
+    assert recipe["pipeline"] == {"torchvision": yaml.safe_load(aug.read_text())}
     config = json.loads((tmp_path / "whole" / "config.json").read_text())
     assert recipe["class_weights"] in [
         loss.get("class_weights") for loss in config["decode_head_configs"][0]["losses"]
@@ -45,3 +48,13 @@ def test_weights_and_rare_classes_first_on_a_mixture_go_on_with_the_same_bits(mi
     run(tmp_path / "again", "--resume_from_checkpoint", "latest")
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "again"))
     assert all(first[name].equal(second[name]) for name in first)
+
+    settings = f"{tmp_path / 'whole' / 'recipe.json'}"  # which restores the pipeline without its file, and the weights
+    recipe = parse_arguments(["--output_dir", "o", "--recipe_file", settings])[1]
+    assert recipe.pipeline is not None and recipe.weights_rule is None
+    aug.write_text("[RandomVerticalFlip]")
+    shutil.rmtree(tmp_path / "again")
+    (tmp_path / "again").mkdir()
+    shutil.copytree(tmp_path / "whole" / "step_4", tmp_path / "again" / "step_4")
+    with pytest.warns(UserWarning, match="these settings differ from the resumed run's: pipeline"):
+        run(tmp_path / "again", "--resume_from_checkpoint", "latest")

@@ -5,6 +5,7 @@ from accelerate.tracking import LoggerType
 
 from segzoo.errors import SegZooError
 from segzoo.training.arguments import RunOptions, notes_on_arguments, parse_arguments, settings_for_card
+from segzoo.training.recipes.recipe import Recipe
 
 # Every option of transformers' run_semantic_segmentation_no_trainer.py that decides something.
 RUN = {
@@ -228,3 +229,15 @@ def test_the_card_keeps_tokens_and_local_paths_to_itself():
     settings = settings_for_card(args, 2, 100)
     assert "secret" not in str(settings) and "/home/me" not in str(settings)
     assert settings["head_channels"] == 64 and settings["processes"] == 2
+
+
+def test_a_file_of_transforms_becomes_a_field_of_the_recipe(tmp_path):
+    (tmp_path / "aug.yaml").write_text("[RandomVerticalFlip]")
+    words = ["--output_dir", "out", "--augmentation", str(tmp_path / "aug.yaml")]
+    options, recipe = parse_arguments(words)
+    assert recipe.pipeline == {"torchvision": ["RandomVerticalFlip"]}
+    assert "augmentation" not in settings_for_card(options, 1, 1)
+    with pytest.raises(SegZooError, match="takes the place of --flip_probability"):
+        parse_arguments([*words, "--flip_probability", "0.2"])
+    with pytest.raises(SegZooError, match="read with the command line"):
+        options.check_recipe(Recipe())
