@@ -19,6 +19,7 @@ SOURCE = ROOT / "src"
 
 PACKAGES = (
     "segzoo",
+    "segzoo.prediction",
     "segzoo.inference",
     "segzoo.data",
     "segzoo.training",
