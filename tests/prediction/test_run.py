@@ -90,6 +90,9 @@ def test_batches_and_read_ahead(tiny_model, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(running, "QUICK_PIXELS", 10)
     assert predict(*options, "--output", tmp_path / "large", "--batch_size", "2") == 0
     assert seen[3:] == [[90], [80], [90], [90]], "large pictures are alone"
+    monkeypatch.undo()
+    assert predict(*options, "--output", tmp_path / "threads") == 0
+    assert contents(tmp_path / "threads") == contents(tmp_path / "large"), "the same bytes without threads"
     large, batch = contents(tmp_path / "large"), contents(tmp_path / "batch")
     assert large.keys() == batch.keys()
     for name in ("a.png", "b.png", "x/a.png", "x/c.png"):
