@@ -27,6 +27,7 @@ from .loading import detect_facts as detect_facts
 from .loading import load_id2label as load_id2label
 from .loading import load_segmentation_dataset as load_segmentation_dataset
 from .loading import load_source as load_source
+from .pipelines import read_pipeline as read_pipeline
 from .scenes import draw_scene as draw_scene
 from .scenes import write_scenes as write_scenes
 from .splits import load_splits as load_splits

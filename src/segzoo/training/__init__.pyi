@@ -17,6 +17,7 @@ from .models import training_transform as training_transform
 from .optimization import build_optimizer as build_optimizer
 from .optimization import build_schedule as build_schedule
 from .optimization import parameter_groups as parameter_groups
+from .order import BalancedBatches as BalancedBatches
 from .order import EpochBatches as EpochBatches
 from .order import batch_sizes as batch_sizes
 from .order import training_batches as training_batches
