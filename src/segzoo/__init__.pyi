@@ -5,6 +5,7 @@ from .auto import AutoNeck as AutoNeck
 from .configuration_segzoo import SegZooConfig as SegZooConfig
 from .conversion.api import convert as convert
 from .errors import SegZooError as SegZooError
+from .evaluation.api import evaluate as evaluate
 from .image_processing_segzoo import SegZooImageProcessor as SegZooImageProcessor
 from .inference.loading import LoadedModel as LoadedModel
 from .inference.loading import load as load

@@ -16,10 +16,15 @@ import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
 from PIL import Image
 
+import segzoo
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
 from segzoo.commands.cli import main
+from segzoo.data import DataSource
 from segzoo.data.scenes import SCENES, write_scenes
+from segzoo.errors import SegZooError
+from segzoo.evaluation import EvaluationOptions, Scored
 from segzoo.hub import save_model_folder
+from segzoo.inference import InferenceSettings
 
 COUNT = 15
 LAUNCH = [
@@ -89,6 +94,22 @@ def reference(scenes, model_folder, tmp_path_factory):
     assert evaluate(model_folder, scenes, "--output", output, "--save_predictions", "--worst", 2) == 0
     torch.set_num_threads(threads)
     return output
+
+
+def test_python_gives_the_same_report(scenes, model_folder, reference, tmp_path):
+    options = EvaluationOptions(output=tmp_path / "out", worst=2, save_predictions=True)
+    report = segzoo.evaluate(model_folder, scenes, options=options, device="cpu")
+    assert report.metrics["mean_iou"] == results(reference)["metrics"]["mean_iou"]
+    assert results(tmp_path / "out") == results(reference)
+    few = segzoo.evaluate(
+        model_folder,
+        Scored(data=DataSource(scenes), max_samples=3),
+        settings=InferenceSettings(flip=True),
+        device="cpu",
+    )
+    assert few.num_images == 3 and "flip" in few.protocol
+    with pytest.raises(SegZooError, match="--dataset camvid gives the classes"):
+        Scored(data=DataSource(scenes), dataset="camvid", num_labels=4)
 
 
 def test_numbers_follow_from_the_predictions(scenes, model_folder, reference):

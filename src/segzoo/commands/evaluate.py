@@ -30,6 +30,7 @@ from segzoo.text import line_text
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from segzoo.evaluation.api import Scored
     from segzoo.evaluation.job import EvaluationJob
     from segzoo.evaluation.report import EvaluationReport
     from segzoo.evaluation.run import EvaluationOptions
@@ -104,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
     """
     check_arguments(args)
 
+    from segzoo.evaluation.api import faster
     from segzoo.evaluation.run import EvaluationOptions, make_accelerator, open_log, score_job
     from segzoo.memory import keep_freed_memory
 
@@ -160,7 +162,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     names = ("slide", "window", "stride", "scales", "short_sides")
     check_protocol_options(**{name: getattr(args, name) for name in names})
     check_data_options(args)
-    check_dataset_option(args)
+    scored_of(args)
     if args.save_predictions and not args.output:
         raise SegZooError("--save_predictions needs --output DIR, the folder where they go")
     from segzoo.hub_names import refuse_wrong_path
@@ -190,26 +192,25 @@ def check_arguments(args: argparse.Namespace) -> None:
         check_file_place(args.json, option="--json")
 
 
-def check_dataset_option(args: argparse.Namespace) -> None:
-    """Check ``--dataset``, before anything is loaded.
+def scored_of(args: argparse.Namespace) -> Scored:
+    """What the arguments say is scored.
 
     Raises:
         SegZooError: there is no such data set, or another option contradicts its facts.
     """
-    if args.dataset is None:
-        return
-    from segzoo.data.facts import dataset_facts
+    from segzoo.evaluation.api import Scored
 
-    dataset_facts(args.dataset)
-    given = {
-        "--classes": args.classes is not None,
-        "--num_labels": args.num_labels is not None,
-        "--do_reduce_labels": args.do_reduce_labels is not None,
-    }
-    if wrong := [name for name, is_given in given.items() if is_given]:
-        raise SegZooError(
-            f"--dataset {args.dataset} gives the classes and the label rule; leave out {' and '.join(wrong)}, or --dataset"
-        )
+    return Scored(
+        data=replace(source_from_options(args), token=args.token),
+        split=args.split,
+        dataset=args.dataset,
+        dataset_id=args.dataset_id,
+        max_samples=args.max_samples,
+        classes=args.classes,
+        num_labels=args.num_labels,
+        reduce_labels=args.do_reduce_labels,
+        ignore_index=args.ignore_index,
+    )
 
 
 def prepare(args: argparse.Namespace, accelerator: Accelerator) -> EvaluationJob:
@@ -218,22 +219,13 @@ def prepare(args: argparse.Namespace, accelerator: Accelerator) -> EvaluationJob
     Raises:
         SegZooError: they cannot be loaded, or do not fit.
     """
-    import datasets
+    from segzoo.evaluation.api import prepare_job
 
-    from segzoo.data.facts import dataset_facts
-    from segzoo.evaluation.job import check_names_for_card, classes_for, load_split, prepare_evaluation
-    from segzoo.evaluation.known import at_test_size, row_of_folder
-
-    datasets.disable_progress_bars()
-    source = replace(source_from_options(args), token=args.token)
-    facts = None if args.dataset is None else dataset_facts(args.dataset)
-    data = load_split(source, args.split, max_samples=args.max_samples, dataset_id=args.dataset_id, facts=facts)
-    model, processor = load_from_options(args)
-    row = None if facts is None else row_of_folder(args.model, facts)
-    with notes(enabled=accelerator.is_main_process):
-        if facts is not None:
-            processor = at_test_size(processor, facts, model)
-        settings = settings_from_options(
+    return prepare_job(
+        scored_of(args),
+        args.model,
+        load_model=lambda: load_from_options(args),
+        settings=lambda model, processor, flip: settings_from_options(
             model,
             processor,
             slide=args.slide,
@@ -241,43 +233,14 @@ def prepare(args: argparse.Namespace, accelerator: Accelerator) -> EvaluationJob
             stride=args.stride,
             scales=args.scales,
             short_sides=args.short_sides,
-            flip=args.flip or (row is not None and row.test_flip),
+            flip=args.flip or flip,
             average=args.average,
-        )
-        classes = classes_for(
-            model,
-            processor,
-            args.data,
-            classes=args.classes or (None if args.num_labels else args.palette),
-            num_labels=args.num_labels,
-            reduce_labels=args.do_reduce_labels,
-            model_name=args.model,
-            facts=facts,
-        )
-        if args.write_card:
-            check_names_for_card(model, classes)
-        job = prepare_evaluation(
-            model,
-            processor,
-            data,
-            classes,
-            settings,
-            model_name=args.model,
-            ignore_index=args.ignore_index,
-            mixed_precision=accelerator.mixed_precision,
-            batch_size=args.batch_size,
-            device=accelerator.device.type,
-        )
-    model.to(accelerator.device)
-    return job
-
-
-def faster(job: EvaluationJob, accelerator: Accelerator) -> EvaluationJob:
-    """The job with its model as `faster_on_cpu` makes it; without fusing under autocast, where that is no gain."""
-    from segzoo.inference.faster import faster_on_cpu
-
-    model = faster_on_cpu(job.model, fuse=accelerator.mixed_precision == "no")
-    return job if model is job.model else replace(job, model=model, identity={**job.identity, "fused": True})
+        ),
+        accelerator=accelerator,
+        batch_size=args.batch_size,
+        for_card=args.write_card,
+        on_notes=lambda: notes(enabled=accelerator.is_main_process),
+    )
 
 
 def choose_memory_format(job: EvaluationJob, asked: MemoryFormat, accelerator: Accelerator) -> None:
