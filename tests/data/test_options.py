@@ -12,7 +12,7 @@ from segzoo.errors import SegZooError
 
 OPTIONS = (
     "data --dataset_config_name small --image_column i --label_column l --image_suffix _i --label_suffix _l "
-    "--data_root root --cache_dir cache"
+    "--data_root root --cache_dir cache --palette p.csv --tile 64 --tile_stride 32"
 )
 
 
@@ -34,6 +34,9 @@ def test_every_option_reaches_the_source():
         label_suffix="_l",
         data_root="root",
         cache_dir="cache",
+        palette="p.csv",
+        tile=64,
+        tile_stride=32,
     )
     defaults = {field.name for field in fields(DataSource) if getattr(source, field.name) == field.default}
     assert defaults == {"streaming", "revision", "token"}  # for which a command has no option, or one of its own

@@ -16,7 +16,7 @@ from PIL import Image
 
 from segzoo.commands.cli import main
 from segzoo.data import DATASETS, DataSource, find_classes, load_source
-from segzoo.data.preparation import RELEASES, prepare
+from segzoo.data.preparation import NEEDS, RELEASES, prepare
 from segzoo.data.preparation.releases.aerial import ISAID_TILES, POTSDAM_TILES
 from segzoo.data.preparation.releases.scenes_of_coco import OF_10K, OF_164K
 from segzoo.errors import SegZooError
@@ -34,7 +34,7 @@ def hashes(folder):
 
 
 def test_every_release_has_facts_and_a_small_copy():
-    assert set(RELEASES) == set(RELEASE_OF) == set(COUNTS) <= set(DATASETS)
+    assert set(RELEASES) == set(NEEDS) == set(RELEASE_OF) == set(COUNTS) <= set(DATASETS)
 
 
 SMALL = [name for name in RELEASE_OF if name not in ("potsdam", "isaid", "pascal_context_60", "hrf")]

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 
+from segzoo.data.preparation.needs import NEEDS
 from segzoo.errors import SegZooError
 from segzoo.progress import print_text
 from segzoo.text import line_text
@@ -23,10 +24,8 @@ A preparation that was killed goes on with the same command.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``segzoo data prepare``."""
-    from segzoo.data.preparation import RELEASES
-
-    width = max(map(len, RELEASES)) + 2
-    lines = [f"  {name:{width}}{release.needs}" for name, release in RELEASES.items()]
+    width = max(map(len, NEEDS)) + 2
+    lines = [f"  {name:{width}}{needs}" for name, needs in NEEDS.items()]
     parser.epilog = EPILOG.format(releases="\n".join(lines))
     parser.add_argument("name", metavar="NAME", help="data set, see below")
     parser.add_argument("source", metavar="SOURCE", help="folder with the release, or its only archive")

@@ -1,6 +1,8 @@
-"""Released data sets made into folders that segzoo trains on: pictures and masks in the ids of the original's training."""
+"""Released data sets made into folders that segzoo trains on: pictures and masks in the ids of the original's training.
 
-from segzoo.data.preparation.preparing import prepare
-from segzoo.data.preparation.releases import RELEASES
+What the package offers is listed in ``__init__.pyi``, and imported on first use.
+"""
 
-__all__ = ["RELEASES", "prepare"]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -139,12 +139,10 @@ class Release:
 
     Attributes:
         facts: name of the data set in `segzoo.data.DATASETS`.
-        needs: the released files, in words, for help and messages.
         items: lists pictures and masks.
     """
 
     facts: str
-    needs: str
     items: Callable[[Files], Iterable[Item]]
 
 

@@ -73,13 +73,8 @@ def _isaid(files: Files) -> Iterator[Item]:
 
 
 RELEASES = (
-    Release("loveda", "Train.zip, Val.zip and Test.zip, or unpacked", _loveda),
-    Release("potsdam", "2_Ortho_RGB.zip and 5_Labels_all_noBoundary.zip, or unpacked", _potsdam),
-    Release(
-        "vaihingen",
-        "ISPRS_semantic_labeling_Vaihingen.zip and ISPRS_semantic_labeling_Vaihingen_ground_truth_eroded_COMPLETE.zip, "
-        "or unpacked",
-        _vaihingen,
-    ),
-    Release("isaid", "folders train and val with DOTA's pictures and iSAID's *_instance_color_RGB.png", _isaid),
+    Release("loveda", _loveda),
+    Release("potsdam", _potsdam),
+    Release("vaihingen", _vaihingen),
+    Release("isaid", _isaid),
 )

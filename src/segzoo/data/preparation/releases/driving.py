@@ -34,7 +34,7 @@ def _night_driving(files: Files) -> Iterator[Item]:
 
 
 RELEASES = (
-    Release("cityscapes", "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, or both unpacked", _cityscapes),
-    Release("dark_zurich", "Dark_Zurich_val_anon.zip, or unpacked", _dark_zurich),
-    Release("night_driving", "NighttimeDrivingTest.zip, or unpacked", _night_driving),
+    Release("cityscapes", _cityscapes),
+    Release("dark_zurich", _dark_zurich),
+    Release("night_driving", _night_driving),
 )

@@ -49,13 +49,6 @@ def _pascal_context(files: Files) -> Iterator[Item]:
 
 
 RELEASES = (
-    Release(
-        "pascal_voc_aug", "VOCtrainval_11-May-2012.tar and benchmark.tgz (SBD), or both unpacked", _pascal_voc_aug
-    ),
-    *(
-        Release(
-            name, "VOCtrainval_03-May-2010.tar and trainval.tar.gz (459 labels), or both unpacked", _pascal_context
-        )
-        for name in ("pascal_context_59", "pascal_context_60")
-    ),
+    Release("pascal_voc_aug", _pascal_voc_aug),
+    *(Release(name, _pascal_context) for name in ("pascal_context_59", "pascal_context_60")),
 )

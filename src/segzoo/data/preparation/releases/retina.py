@@ -50,8 +50,8 @@ def _stare(files: Files) -> Iterator[Item]:
 
 
 RELEASES = (
-    Release("chase_db1", "CHASEDB1.zip, or unpacked", _chase_db1),
-    Release("drive", "training.zip and test.zip (with the test part's 1st_manual), or both unpacked", _drive),
-    Release("hrf", "healthy, glaucoma and diabetic_retinopathy .zip, and the three of _manualsegm", _hrf),
-    Release("stare", "stare-images.tar and labels-ah.tar, or both unpacked", _stare),
+    Release("chase_db1", _chase_db1),
+    Release("drive", _drive),
+    Release("hrf", _hrf),
+    Release("stare", _stare),
 )

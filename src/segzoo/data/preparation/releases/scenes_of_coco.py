@@ -36,10 +36,6 @@ def _coco_stuff_164k(files: Files) -> Iterator[Item]:
 
 
 RELEASES = (
-    Release("coco_stuff_10k", "cocostuff-10k-v1.1.zip, or unpacked", _coco_stuff_10k),
-    Release(
-        "coco_stuff_164k",
-        "train2017.zip, val2017.zip and stuffthingmaps_trainval2017.zip, or unpacked",
-        _coco_stuff_164k,
-    ),
+    Release("coco_stuff_10k", _coco_stuff_10k),
+    Release("coco_stuff_164k", _coco_stuff_164k),
 )
