@@ -17,7 +17,7 @@ from PIL import Image
 from segzoo.commands.cli import main
 from segzoo.data import DATASETS, DataSource, find_classes, load_source
 from segzoo.data.preparation import NEEDS, RELEASES, prepare
-from segzoo.data.preparation.releases.aerial import ISAID_TILES, POTSDAM_TILES
+from segzoo.data.preparation.releases.aerial import _VAIHINGEN, ISAID_TILES, POTSDAM_TILES
 from segzoo.data.preparation.releases.scenes_of_coco import OF_10K, OF_164K
 from segzoo.errors import SegZooError
 
@@ -93,7 +93,23 @@ def test_ids_are_those_of_the_training(tmp_path):
         assert (np.asarray(Image.open(target / "images/train" / stem)) == photo[:, left:right]).all()
 
 
+# Width and height of Vaihingen's areas.
+VAIHINGEN_SIZES = {
+    **{1: (1919, 2569), 2: (2428, 2767), 3: (2006, 3007), 11: (1893, 2566), 12: (1922, 2575), 13: (2818, 2558)},
+    **{17: (2336, 1281), 20: (1866, 2315), 26: (2995, 1783), 27: (1917, 3313), 28: (1917, 2567), 29: (1917, 2563)},
+    **{30: (1934, 2563), 33: (1581, 2555), 34: (1388, 2555), 35: (2805, 1884), 37: (1996, 1995), 38: (3816, 2550)},
+    **dict.fromkeys((4, 5, 6, 7, 8, 10), (1887, 2557)),
+    **dict.fromkeys((14, 15, 16), (1919, 2565)),
+    **dict.fromkeys((21, 22, 23, 24), (1903, 2546)),
+    **dict.fromkeys((31, 32), (1980, 2555)),
+}
+
+
 def test_tiles_of_the_real_pictures():
+    for part, count in (("train", 344), ("validation", 398)):
+        sizes = [VAIHINGEN_SIZES[int(area)] for area in _VAIHINGEN[part].split()]
+        assert sum(len(list(POTSDAM_TILES.boxes(height, width))) for width, height in sizes) == count
+        assert DATASETS["vaihingen"].splits[part].num_images == count
     potsdam = len(list(POTSDAM_TILES.boxes(6000, 6000)))
     facts = DATASETS["potsdam"].splits
     assert (24 * potsdam, 14 * potsdam) == (3456, 2016)
@@ -188,14 +204,38 @@ def test_faults_are_named(tmp_path):
     assert os.listdir(tmp_path / "t6") == ["own.txt"]
 
 
-def test_a_full_disk_is_refused_first(tmp_path, monkeypatch):
+def test_rare_content_of_releases(tmp_path):
     source = tmp_path / "release"
     source.mkdir()
-    RELEASE_OF["loveda"](source)
+    RELEASE_OF["isaid"](source)
+    for name in ("train/images/P0001.png", "train/Semantic_masks/P0001_instance_color_RGB.png"):
+        (source / name).unlink()  # the large picture
+    shutil.rmtree(source / "val")
+    shutil.copytree(source / "train", source / "val")
+    place = source / "train/Semantic_masks/P0000_instance_color_RGB.png"
+    colours = np.asarray(Image.open(place)).copy()
+    colours[3, 4] = (1, 2, 3)
+    Image.fromarray(colours).save(place)
+    prepare("isaid", source, tmp_path / "tiles")
+    ids = np.asarray(Image.open(tmp_path / "tiles/annotations/train/P0000_0_896_0_896.png"))
+    assert ids[3, 4] == 0 and (ids[40:] == 255).all()
+
+    source = tmp_path / "context"
+    RELEASE_OF["pascal_context_59"](source)
+    (source / "trainval/2008_000001.mat").unlink()
+    with pytest.raises(SegZooError, match="1 of 2 names have no mask: 2008_000001"):
+        prepare("pascal_context_59", source, tmp_path / "drawn")
+
+
+@pytest.mark.parametrize("name", ["loveda", "stare"])
+def test_a_full_disk_is_refused_first(tmp_path, monkeypatch, name):
+    source = tmp_path / "release"
+    source.mkdir()
+    RELEASE_OF[name](source)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(SegZooError, match="GiB are needed"):
-        prepare("loveda", source, tmp_path / "prepared")
+    with pytest.raises(SegZooError, match="GiB are needed" if name == "loveda" else "unpacking needs at least"):
+        prepare(name, source, tmp_path / "prepared")
     assert not list((tmp_path / "prepared").rglob("*.png"))
 
 

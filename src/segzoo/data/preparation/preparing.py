@@ -26,8 +26,6 @@ from segzoo.text import listed
 
 _BEGUN = ".preparing.json"
 _UNPACKED = ".unpacked"
-_GROWTH = 3
-"""Most bytes of a prepared picture (PNG, mask) for one of the released (JPEG of an area, TIFF, GIF)."""
 
 
 def prepare(
@@ -159,8 +157,13 @@ def _check_room(items: Sequence[Item], target: Path) -> None:
     Raises:
         SegZooError: it has not.
     """
-    needed = sum(_size(item.picture) * (1 if item.tiling is None else _GROWTH) for item in items)
-    there = sum(file.stat().st_size for file in (target / "images").rglob("*") if file.is_file())
+    needed = sum(
+        (_size(item.picture) + (0 if item.mask is None else _size(item.mask.address)))
+        * (1 if item.tiling is None else item.tiling.cover)
+        for item in items
+    )
+    written = (file for folder in ("images", "annotations") for file in (target / folder).rglob("*"))
+    there = sum(file.stat().st_size for file in written if file.is_file())
     free = shutil.disk_usage(target).free
     if needed - there > free:
         raise SegZooError(

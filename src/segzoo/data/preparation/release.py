@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -86,6 +87,12 @@ class Files:
         place = scratch / prefix.rstrip("/").replace("/", "+")
         if not place.is_dir():
             scratch.mkdir(parents=True, exist_ok=True)
+            packed, free = archive.stat().st_size, shutil.disk_usage(scratch).free
+            if packed > free:
+                raise SegZooError(
+                    f"{archive}: unpacking needs at least {packed / 2**30:.1f} GiB beside the target, where "
+                    f"{free / 2**30:.1f} GiB are free; make room, or choose another disk"
+                )
             try:
                 with whole_folder(place) as partial, tarfile.open(archive) as file:
                     file.extractall(partial, filter="data")

@@ -28,6 +28,11 @@ class Tiling:
     name: Callable[[Box], str]
     pad: bool = False
 
+    @property
+    def cover(self) -> float:
+        """How many tiles hold a pixel of a large picture."""
+        return (self.size / self.step) ** 2
+
     def starts(self, length: int) -> list[int]:
         """Positions of the tiles along a side of ``length`` pixels."""
         last = max(0, length - self.size)

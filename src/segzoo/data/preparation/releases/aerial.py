@@ -63,7 +63,8 @@ def _vaihingen(files: Files) -> Iterator[Item]:
 
 
 def _isaid(files: Files) -> Iterator[Item]:
-    decode = Colours({colour: label for label, colour in enumerate(DATASETS["isaid"].palette)})
+    # As for mmsegmentation, what has no class's colour is background.
+    decode = Colours({colour: label for label, colour in enumerate(DATASETS["isaid"].palette)}, other=0)
     for part, folder in (("train", "train"), ("validation", "val")):
         # The pictures are DOTA's, P0000.png; the masks end in _instance_color_RGB.
         pictures = files.by_name(rf"{folder}/(?:[^/]+/)*(?P<name>P\d+)\.png", what=f"{part} pictures")
