@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the example with command-line arguments; returns the exit status, 1 after an error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", default="outputs/quickstart", help="where everything goes")
-    parser.add_argument("--steps", type=int, default=400, help="optimizer steps of the fine-tuning")
+    parser.add_argument("--steps", type=int, default=280, help="optimizer steps of the fine-tuning")
     parser.add_argument("--num_train", type=int, default=160, help="training scenes")
     parser.add_argument("--num_validation", type=int, default=40, help="validation scenes")
     args = parser.parse_args(argv)
