@@ -138,7 +138,7 @@ def requirements():
 
 
 # Extras that the suite uses where they are installed, and those of benchmarks.
-NOT_IN_TESTS = ("torchao", "bitsandbytes", "optimum-quanto", "openvino", "gradio")
+NOT_IN_TESTS = ("torchao", "bitsandbytes", "optimum-quanto", "openvino", "gradio", "mkdocs-material", "mkdocstrings")
 
 
 def test_the_lowest_versions_are_those_of_pyproject():
