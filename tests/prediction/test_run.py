@@ -10,11 +10,17 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import segzoo
+from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
+from segzoo.backbones import ResNetConfig
 from segzoo.commands.cli import main
 from segzoo.data.facts import DATASETS
+from segzoo.data.label_encodings import CITYSCAPES_LABEL_IDS
+from segzoo.heads import FCNHeadConfig
+from segzoo.hub import save_model_folder
 from segzoo.prediction import run as running
 from segzoo.prediction.results import DatasetFolders, Submission
 
@@ -125,6 +131,22 @@ def test_submissions(tiny_model, photos, tmp_path, capsys):
     assert Submission("ade20k").stored_ids()[[0, 149]].tolist() == [1, 150]
     assert Submission("cityscapes").stored_ids()[[0, 1, 18]].tolist() == [7, 8, 33]
     assert DatasetFolders() and DATASETS["cityscapes"].num_labels == 19
+
+
+def test_files_for_the_server_of_cityscapes(photos, tmp_path):
+    torch.manual_seed(0)
+    config = SegZooConfig.from_backbone(ResNetConfig.tiny(), FCNHeadConfig(channels=16), num_labels=19)
+    config.id2label = dict(DATASETS["cityscapes"].id2label)
+    model, processor = SegZooForSemanticSegmentation(config).eval(), SegZooImageProcessor(size={"shortest_edge": 64})
+    folder = save_model_folder(model, processor, tmp_path / "model")
+    (photos / "a.png").rename(photos / "x" / "berlin_000000_000019_leftImg8bit.png")
+    options = ("--model", folder, "--output", tmp_path / "out", "--memory_format", "contiguous", "--device", "cpu")
+    assert predict(photos / "x", *options, "--submission", "cityscapes") == 0
+    assert sorted(contents(tmp_path / "out")) == ["a.png", "berlin_000000_000019_leftImg8bit.png", "c.png"]
+    found = segzoo.predict(folder, photos / "x" / "c.png", device="cpu")
+    with Image.open(tmp_path / "out" / "c.png") as written:
+        assert written.mode == "L", "ids, without a palette"
+        assert np.array_equal(CITYSCAPES_LABEL_IDS.decode_ids(np.array(written)), found.label_map)
 
 
 @pytest.mark.slow

@@ -5,9 +5,14 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 
 import segzoo
+from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
+from segzoo.backbones import ResNetConfig
 from segzoo.commands.cli import main
+from segzoo.heads import FCNHeadConfig
+from segzoo.hub import save_model_folder
 from segzoo.prediction.video import read_facts, read_frames
 
 av = pytest.importorskip("av")
@@ -66,3 +71,20 @@ def test_overlay_video(tiny_model, video, tmp_path, capsys):
     (tmp_path / "broken.mp4").write_bytes(video.read_bytes()[:100])
     assert predict(tmp_path / "broken.mp4", *options[1:3], "--output", tmp_path / "e") == 1
     assert "broken.mp4: the video cannot be read" in capsys.readouterr().err and not (tmp_path / "e").exists()
+
+
+def test_more_classes_than_bytes_and_remains(video, tmp_path):
+    torch.manual_seed(0)
+    config = SegZooConfig.from_backbone(ResNetConfig.tiny(), FCNHeadConfig(channels=16), num_labels=300)
+    model, processor = SegZooForSemanticSegmentation(config).eval(), SegZooImageProcessor(size={"shortest_edge": 64})
+    folder = save_model_folder(model, processor, tmp_path / "model")
+    (tmp_path / "in" / "x").mkdir(parents=True)
+    video.rename(tmp_path / "in" / "x" / "drive.mkv")
+    out = tmp_path / "out"
+    (out / "x").mkdir(parents=True)
+    (out / "x" / ".drive_overlay.mp4.99999999.partial").write_bytes(b"left by a killed run")
+    options = ("--model", folder, "--output", out, "--memory_format", "contiguous", "--device", "cpu")
+    assert predict(f"{tmp_path}/in/**/*.mkv", *options) == 0
+    assert sorted(path.name for path in (out / "x").iterdir()) == ["drive.json", "drive_overlay.mp4"]
+    facts = json.loads((out / "x" / "drive.json").read_text())
+    assert sum(area["pixels"] for area in facts["classes"]) == 7 * 48 * 65

@@ -234,11 +234,13 @@ def label_one_video(
 ) -> None:
     """Write the results of a video, with a line of progress, and print a line about it."""
     from segzoo.evaluation.progress import EvaluationProgress
+    from segzoo.files import remove_abandoned
     from segzoo.prediction.video import label_video, read_facts
 
     start = time.perf_counter()
     try:
         targets[0].parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(targets[0].parent)
         progress = EvaluationProgress(read_facts(video.path, video.name).frames, seconds=10)
         areas = label_video(
             labeller,

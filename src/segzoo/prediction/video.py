@@ -123,9 +123,7 @@ def label_video(
         with _Drawing(file, about, alpha) as drawing:
             for frame, found in _labelled(labeller, read_frames(path, name), name, batch_size):
                 labels = found.label_map
-                counts[:] += np.bincount(labels.ravel(), minlength=256 if labels.dtype == np.uint8 else 0)[
-                    : len(counts)
-                ]
+                counts[:] += np.bincount(labels.ravel(), minlength=len(counts))[: len(counts)]
                 num_frames, num_pixels = num_frames + 1, num_pixels + labels.size
                 drawing.add(frame, found)
                 on_frame()
