@@ -74,7 +74,12 @@ def test_going_on_and_errors(tiny_model, photos, tmp_path, capsys):
     (photos / "0broken.png").unlink()
     (photos / "x" / "text.jpg").unlink()
     (photos / "x" / "cut.png").unlink()
-    assert predict(*again[:-1], "--skip_existing", "--model", tmp_path / "no-model") == 0, "no model is needed"
+    assert predict(*again) == 0
+    for other in (("--model", tmp_path / "no-model"), ("--ignore_below", 0.5)):
+        capsys.readouterr()
+        assert predict(*again, *other) == 1
+        assert f"was made with {other[0]}" in capsys.readouterr().err
+    assert contents(out) == expected
     assert predict("--model", tiny_model, "--output", out) == 1
     assert "no pictures are named" in capsys.readouterr().err
 

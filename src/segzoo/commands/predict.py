@@ -109,7 +109,10 @@ def run(args: argparse.Namespace) -> int:
     try:
         own = pictures if state is None else pictures[state.process_index :: state.num_processes]
         if args.skip_existing:
-            own = [picture for picture in own if not results.are_there(output, picture)]
+            there = dict.fromkeys(picture for picture in own if results.are_there(output, picture))
+            for picture in there:
+                results.check_same(output, picture)
+            own = [picture for picture in own if picture not in there]
         check_results_are_free(own, output, results.names, overwrite=args.overwrite or args.skip_existing)
         failures = Failures(skip=args.on_error == "skip")
         videos = [picture for picture in own if picture.is_video]

@@ -186,8 +186,8 @@ def evaluate(
         print(report.table())
         ```
     """
-    scored = data if isinstance(data, Scored) else Scored(data=DataSource.of(data), dataset=dataset)
-    if dataset is not None and scored.dataset != dataset:
+    scored = data if isinstance(data, Scored) else Scored(data=DataSource.of(data))
+    if dataset is not None:
         scored = replace(scored, dataset=dataset)
     options = EvaluationOptions() if options is None else options
     accelerator = make_accelerator(device, mixed_precision)

@@ -35,6 +35,9 @@ class EvaluationOptions:
         save_every: least time between two writes of the scores so far, in seconds.
         worst: how many of the worst images are drawn.
         task_id: the task in the Hub's benchmark.
+
+    Raises:
+        SegZooError: ``batch_size`` is below 1.
     """
 
     batch_size: int = 1
@@ -45,6 +48,10 @@ class EvaluationOptions:
     save_every: float = 5
     worst: int = 8
     task_id: str = "default"
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise SegZooError(f"batch_size is {self.batch_size}; it is at least 1")
 
 
 def make_accelerator(device: str | None = None, mixed_precision: str | None = None) -> Accelerator:

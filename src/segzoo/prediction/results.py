@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -45,6 +46,9 @@ class Results(ABC):
         """Whether all results of a picture have been written."""
         return all((output / name).is_file() for name in self.names(picture))
 
+    def check_same(self, output: Path, picture: Input) -> None:  # noqa: B027
+        """Refuse results that are there and say that they were made otherwise, with a `SegZooError`."""
+
 
 @dataclass(frozen=True)
 class Views(Results):
@@ -52,7 +56,7 @@ class Views(Results):
 
     Args:
         alpha: share of the colours in the overlay, 0 to 1.
-        facts: further entries of the JSON.
+        facts: further entries of the JSON: the model and what else decides about the labels.
     """
 
     alpha: float = 0.55
@@ -62,6 +66,20 @@ class Views(Results):
         if picture.is_video:
             return [f"{picture.stem}_overlay.mp4", f"{picture.stem}.json"]
         return [picture.stem + ending for ending in (".png", "_overlay.png", ".json")]
+
+    def check_same(self, output: Path, picture: Input) -> None:
+        file = output / self.names(picture)[-1]
+        try:
+            made = json.loads(file.read_text(encoding="utf-8"))
+            model = made["model"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        for key, value in (("model", model), ("ignore_below", made.get("ignore_below"))):
+            if value != self.facts.get(key):
+                raise SegZooError(
+                    f"{file}: was made with --{key} {value}, not {self.facts.get(key)}; --skip_existing goes on with the same, so "
+                    "choose another folder, or --overwrite"
+                )
 
     def write(self, output: Path, picture: Input, header: Header, found: Prediction) -> None:
         labels, overlay, facts = (output / name for name in self.names(picture))

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         args.source,
         args.target,
         num_workers=args.num_workers,
-        on_start=lambda count, done: lines.append(EvaluationProgress(count, num_done=done)),
+        on_start=lambda count: lines.append(EvaluationProgress(count)),
         on_item=lambda: lines[0].image(),
         on_note=lambda text: print_text(line_text(f"note: {text}"), stream=sys.stderr),
     )

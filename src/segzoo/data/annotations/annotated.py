@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PureWindowsPath
 from typing import Protocol
@@ -146,8 +147,30 @@ def paint(
     return result
 
 
-def outline_fault(points: np.ndarray, size: tuple[int, int]) -> str | None:
-    """The kind of problem with an outline (points, 2) of x and y in pixels, or None."""
+class OutlineFormat(ABC):
+    """A `Format` of single objects, which are painted one over the other."""
+
+    @abstractmethod
+    def objects(self, annotated: Annotated, size: tuple[int, int], report: Report) -> Iterator[Drawn]:
+        """The objects of a picture in the order of painting; arguments as in `Format.draw`."""
+
+    def draw(
+        self, annotated: Annotated, size: tuple[int, int], ids: Mapping[str, int], fill: int, report: Report
+    ) -> np.ndarray:
+        """The mask of a picture; see `Format`."""
+        return paint(self.objects(annotated, size, report), size, ids, fill, report, annotated.where)
+
+
+def can_be_drawn(points: np.ndarray, size: tuple[int, int], where: str, report: Report) -> bool:
+    """Whether an outline (points, 2) of x and y in pixels can be drawn; what is wrong with it is reported."""
+    fault = _outline_fault(points, size)
+    if fault is not None:
+        report(fault, where)
+    return fault in (None, "partly_outside")
+
+
+def _outline_fault(points: np.ndarray, size: tuple[int, int]) -> str | None:
+    """The kind of problem with an outline, or None."""
     if len(points) < 3:
         return "few_points"
     if not np.isfinite(points).all():
@@ -169,10 +192,30 @@ class PictureFiles:
     def __init__(self, folder: Folder):
         self.addresses: dict[str, str] = {}
         self._by_name: dict[str, list[str]] = {}
+        self._taken: set[str] = set()
         for path, address in folder.walk():
             if os.path.splitext(path)[1].lower() in IMAGE_EXTENSIONS:
                 self.addresses[path] = address
                 self._by_name.setdefault(path.rpartition("/")[2], []).append(path)
+
+    def take(self, name: str, near: str, collection: Collection) -> str | None:
+        """The path of the picture that a name means; None, with a report, where that is not one that is still free.
+
+        Args:
+            name, near: as in `find`.
+            collection: takes the report.
+        """
+        found = self.find(name, near)
+        where = f"{near}, {name}"
+        if len(found) != 1:
+            text = where if not found else f"{where}: {', '.join(found[:4])}"
+            collection.report("ambiguous_picture" if found else "missing_picture", text)
+            return None
+        if found[0] in self._taken:
+            collection.report("twice", where)
+            return None
+        self._taken.add(found[0])
+        return found[0]
 
     def find(self, name: str, near: str) -> list[str]:
         """Paths of the pictures that a name can mean: one where it is certain, none, or several.
@@ -187,7 +230,9 @@ class PictureFiles:
             if len(found) > 1:
                 best = max(map(closeness, found))
                 found = [path for path in found if closeness(path) == best]
-        return found
+        # A file of annotations beside several pictures means the one of its own name.
+        own = [path for path in found if path.rpartition(".")[0] == near.rpartition(".")[0]]
+        return own if len(found) > 1 and own else found
 
 
 def _shared_end(parts: Sequence[str]) -> Callable[[str], int]:

@@ -12,10 +12,10 @@ from segzoo.data.annotations.annotated import (
     Annotated,
     Collection,
     Drawn,
+    OutlineFormat,
     PictureFiles,
     Report,
-    outline_fault,
-    paint,
+    can_be_drawn,
     require_supervision,
     split_of,
     stem_of,
@@ -26,7 +26,7 @@ from segzoo.errors import SegZooError
 from segzoo.images.archives import read_address
 
 
-class CocoFormat:
+class CocoFormat(OutlineFormat):
     """Objects are painted in the order of the file; crowd regions first, since they surround single objects."""
 
     def collect(self, folder: Folder) -> Collection:
@@ -41,7 +41,6 @@ class CocoFormat:
             raise SegZooError(f"{folder.path} holds no COCO file: a JSON with images, annotations and categories")
         collection, pictures = Collection(), PictureFiles(folder)
         categories: dict[int, str] = {}
-        taken: set[str] = set()
         for path, address in files.items():
             try:
                 content = json.loads(read_address(address))
@@ -60,7 +59,7 @@ class CocoFormat:
             for annotation in annotations:
                 by_image.setdefault(annotation.get("image_id"), []).append(annotation)
             for image in images:
-                self._add(image, by_image.pop(image.get("id"), []), path, pictures, taken, collection)
+                self._add(image, by_image.pop(image.get("id"), []), path, pictures, collection)
             for key, left in by_image.items():
                 collection.report("missing_picture", f"{path}: image_id {key} of {len(left)} object(s)")
         collection.names = list(dict.fromkeys(categories[key] for key in sorted(categories)))
@@ -73,34 +72,20 @@ class CocoFormat:
         objects: list[dict],
         path: str,
         pictures: PictureFiles,
-        taken: set[str],
         collection: Collection,
     ) -> None:
         name = str(image.get("file_name", ""))
-        found = pictures.find(name, path)
-        where = f"{path}, {name}"
-        if len(found) != 1:
-            text = where if not found else f"{where}: {', '.join(found[:4])}"
-            collection.report("ambiguous_picture" if found else "missing_picture", text)
+        found = pictures.take(name, path, collection)
+        if found is None:
             return
-        if found[0] in taken:
-            collection.report("twice", where)
-            return
-        taken.add(found[0])
         size = (int(image["width"]), int(image["height"])) if image.get("width") and image.get("height") else None
-        split = split_of(path) if split_of(path) != "train" else split_of(found[0])
+        split = split_of(path) if split_of(path) != "train" else split_of(found)
         collection.pictures.append(
-            Annotated(pictures.addresses[found[0]], split, stem_of(found[0]), where, size, objects)
+            Annotated(pictures.addresses[found], split, stem_of(found), f"{path}, {name}", size, objects)
         )
 
-    def draw(
-        self, annotated: Annotated, size: tuple[int, int], ids: Mapping[str, int], fill: int, report: Report
-    ) -> np.ndarray:
-        """The mask of a picture; see `Format`."""
-        objects = self._objects(annotated, size, report)
-        return paint(objects, size, ids, fill, report, annotated.where)
-
-    def _objects(self, annotated: Annotated, size: tuple[int, int], report: Report) -> Iterator[Drawn]:
+    def objects(self, annotated: Annotated, size: tuple[int, int], report: Report) -> Iterator[Drawn]:
+        """The objects of a picture; see `OutlineFormat`."""
         from supervision.dataset.formats.coco import coco_annotations_to_masks
 
         entries: Any = annotated.content
@@ -131,7 +116,4 @@ class CocoFormat:
         except (ValueError, TypeError):
             report("broken_shape", f"{where}: {len(part) if isinstance(part, list) else 1} numbers are no x and y")
             return False
-        fault = outline_fault(points, size)
-        if fault is not None:
-            report(fault, where)
-        return fault in (None, "partly_outside")
+        return can_be_drawn(points, size, where, report)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,10 @@ from segzoo.data.annotations.annotated import (
     Annotated,
     Collection,
     Drawn,
+    OutlineFormat,
     PictureFiles,
     Report,
-    outline_fault,
-    paint,
+    can_be_drawn,
     require_supervision,
     split_of,
     stem_of,
@@ -27,7 +27,7 @@ from segzoo.errors import SegZooError
 from segzoo.images.archives import read_address
 
 
-class LabelMeFormat:
+class LabelMeFormat(OutlineFormat):
     """Shapes are painted in the order of the file, as LabelMe's own script does; classes are sorted by name."""
 
     def collect(self, folder: Folder) -> Collection:
@@ -42,7 +42,6 @@ class LabelMeFormat:
             raise SegZooError(f"{folder.path} holds no file of LabelMe: a JSON with shapes and imagePath")
         collection, pictures = Collection(), PictureFiles(folder)
         names: set[str] = set()
-        taken: set[str] = set()
         for path, address in files.items():
             try:
                 content = json.loads(read_address(address))
@@ -51,33 +50,20 @@ class LabelMeFormat:
             except (OSError, ValueError, KeyError, TypeError) as error:
                 collection.report("unreadable_file", f"{path}: {type(error).__name__}: {error}")
                 continue
-            found = pictures.find(name, path)
-            if len(found) > 1:  # the name of the JSON settles which of several folders is meant
-                found = [f for f in found if f.rpartition(".")[0] == path.rpartition(".")[0]] or found
-            if len(found) != 1:
-                collection.report("ambiguous_picture" if found else "missing_picture", f"{path}, {name}")
+            found = pictures.take(name, path, collection)
+            if found is None:
                 continue
-            if found[0] in taken:
-                collection.report("twice", f"{path}, {name}")
-                continue
-            taken.add(found[0])
             size = None
             if content.get("imageWidth") and content.get("imageHeight"):
                 size = int(content["imageWidth"]), int(content["imageHeight"])
             collection.pictures.append(
-                Annotated(pictures.addresses[found[0]], split_of(found[0]), stem_of(found[0]), path, size, shapes)
+                Annotated(pictures.addresses[found], split_of(found), stem_of(found), path, size, shapes)
             )
         collection.names = sorted(names)
         return collection
 
-    def draw(
-        self, annotated: Annotated, size: tuple[int, int], ids: Mapping[str, int], fill: int, report: Report
-    ) -> np.ndarray:
-        """The mask of a picture; see `Format`."""
-        objects = self._objects(annotated, size, report)
-        return paint(objects, size, ids, fill, report, annotated.where)
-
-    def _objects(self, annotated: Annotated, size: tuple[int, int], report: Report) -> Iterator[Drawn]:
+    def objects(self, annotated: Annotated, size: tuple[int, int], report: Report) -> Iterator[Drawn]:
+        """The objects of a picture; see `OutlineFormat`."""
         from supervision.dataset.formats.labelme import SUPPORTED_SHAPE_TYPES, labelme_shapes_to_detections
 
         shapes: Any = annotated.content
@@ -89,10 +75,9 @@ class LabelMeFormat:
                 continue
             try:
                 points = np.asarray(shape["points"], dtype=np.float64).reshape(-1, 2)
-                fault = outline_fault(points if kind == "polygon" else np.repeat(points, 2, axis=0), size)
-                if fault is not None:
-                    report(fault, where)
-                if fault not in (None, "partly_outside"):
+                if not can_be_drawn(
+                    points if kind == "polygon" else np.repeat(points, 2, axis=0), size, where, report
+                ):
                     continue
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")

@@ -13,10 +13,10 @@ from segzoo.data.annotations.annotated import (
     Annotated,
     Collection,
     Drawn,
+    OutlineFormat,
     PictureFiles,
     Report,
-    outline_fault,
-    paint,
+    can_be_drawn,
     require_supervision,
     split_of,
     stem_of,
@@ -29,7 +29,7 @@ from segzoo.images.archives import read_address
 _NO_LABELS = frozenset({"classes.txt", "obj.names", "train.txt", "val.txt", "valid.txt", "test.txt", "readme.txt"})
 
 
-class YoloFormat:
+class YoloFormat(OutlineFormat):
     """Outlines are painted in the order of the file. A picture without a file has no objects, as in training YOLO."""
 
     def collect(self, folder: Folder) -> Collection:
@@ -86,14 +86,8 @@ class YoloFormat:
             raise SegZooError(f"{path}: names should be a list, or an object of the ids 0 to n - 1 and names")
         raise SegZooError(f"{folder.path} has no data.yaml and no classes.txt with the names of the classes; add one")
 
-    def draw(
-        self, annotated: Annotated, size: tuple[int, int], ids: Mapping[str, int], fill: int, report: Report
-    ) -> np.ndarray:
-        """The mask of a picture; see `Format`."""
-        objects = self._objects(annotated, size, report)
-        return paint(objects, size, ids, fill, report, annotated.where)
-
-    def _objects(self, annotated: Annotated, size: tuple[int, int], report: Report) -> Iterator[Drawn]:
+    def objects(self, annotated: Annotated, size: tuple[int, int], report: Report) -> Iterator[Drawn]:
+        """The objects of a picture; see `OutlineFormat`."""
         from supervision.dataset.formats.yolo import yolo_annotations_to_detections
 
         lines: Any = annotated.content
@@ -105,10 +99,7 @@ class YoloFormat:
                     report("no_shape" if is_box else "few_points", where)
                     continue
                 points = np.array(values[1 : 1 + (len(values) - 1) // 2 * 2], dtype=np.float64).reshape(-1, 2) * size
-                fault = outline_fault(points, size)
-                if fault is not None:
-                    report(fault, where)
-                if fault not in (None, "partly_outside"):
+                if not can_be_drawn(points, size, where, report):
                     continue
                 drawn = yolo_annotations_to_detections([line], size, with_masks=True)
             except ValueError as error:

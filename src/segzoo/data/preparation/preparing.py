@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def prepare(
     target: str | os.PathLike,
     *,
     num_workers: int = 0,
-    on_start: Callable[[int, int], object] = lambda count, done: None,
+    on_start: Callable[[int], object] = lambda count: None,
     on_item: Callable[[], object] = lambda: None,
     on_note: Callable[[str], object] = lambda text: None,
 ) -> dict[str, int]:
@@ -50,7 +51,7 @@ def prepare(
         source: the folder that holds the release, its archives or their content, or one archive; it is not changed.
         target: the folder to make.
         num_workers: processes that work; 0: this one.
-        on_start: called with the number of released pictures to prepare and how many an earlier run has written.
+        on_start: called with the number of released pictures to prepare, those of an earlier run included.
         on_item: called after each of them.
         on_note: called with a line that a user should read, such as other numbers of pictures than those released.
 
@@ -84,7 +85,7 @@ def prepare(
                 if folder == "images" or any(item.mask is not None for item in items if item.part == part):
                     (target / folder / PARTS[part]).mkdir(parents=True, exist_ok=True)
         _check_room(items, target)
-        on_start(len(items), 0)
+        on_start(len(items))
         hashes: dict[str, str] = {}
         for written in _all_written(items, target, num_workers):
             hashes |= written
@@ -179,11 +180,10 @@ def _size(address: str) -> int:
     return _sizes_in(archive)[member]
 
 
-def _sizes_in(archive: str, known: dict[str, dict[str, int]] = {}) -> dict[str, int]:  # noqa: B006 - kept on purpose
-    if archive not in known:
-        with zipfile.ZipFile(archive) as file:
-            known[archive] = {info.filename: info.file_size for info in file.infolist()}
-    return known[archive]
+@cache
+def _sizes_in(archive: str) -> dict[str, int]:
+    with zipfile.ZipFile(archive) as file:
+        return {info.filename: info.file_size for info in file.infolist()}
 
 
 def _all_written(items: Sequence[Item], target: Path, num_workers: int) -> Iterator[dict[str, str]]:
