@@ -120,6 +120,18 @@ def test_legend_of_odd_names():
     assert Legend([]).draw().width > 0
 
 
+def test_a_legend_is_as_large_as_it_says_in_any_number_of_columns():
+    entries = [(f"class {i}", colour, "") for i, colour in enumerate(vis.default_palette(12))]
+    legend = Legend(entries, 20, "title")
+    sizes = [legend.draw(columns).size for columns in (1, 3, 12)]
+    assert sizes == [legend.extent(columns) for columns in (1, 3, 12)]
+    assert sizes[0][0] < sizes[1][0] < sizes[2][0] and sizes[0][1] > sizes[1][1] > sizes[2][1]
+    wide = vis.overlay_with_legend(
+        np.zeros((90, 900, 3), np.uint8), np.arange(90 * 900).reshape(90, 900) % 4, PALETTE, NAMES
+    )
+    assert wide.width < 900 + 100 and wide.height > 90, "the legend of a wide picture lies below it"
+
+
 def test_contact_sheet():
     picture = Image.new("RGB", (40, 30), (9, 9, 9))
     rows = [[picture, labels(), labels()], [picture, torch.from_numpy(labels()), vis.label_image(labels(), PALETTE)]]
