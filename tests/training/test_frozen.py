@@ -13,9 +13,10 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from segzoo import SegZooConfig, SegZooError, SegZooForSemanticSegmentation
 from segzoo.backbones import InternViTConfig, ResNetConfig
 from segzoo.heads import FCNHeadConfig
-from segzoo.training.arguments import RunOptions, read_arguments
+from segzoo.training.arguments import read_arguments
 from segzoo.training.checkpoints import read_record
 from segzoo.training.frozen import FROZEN, fingerprint, freeze_backbone
+from segzoo.training.options import RunOptions
 from segzoo.training.run import train
 
 

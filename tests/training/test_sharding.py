@@ -3,7 +3,7 @@
 import pytest
 
 from segzoo import SegZooError
-from segzoo.training.arguments import RunOptions
+from segzoo.training.options import RunOptions
 from segzoo.training.recipes.recipe import Recipe
 from segzoo.training.run import train
 from segzoo.training.sharding import check_distribution

@@ -29,7 +29,6 @@ from segzoo.data.splits import load_splits
 from segzoo.data.transforms import JointTransform
 from segzoo.errors import SegZooError
 from segzoo.evaluation.fingerprints import rows_fingerprint
-from segzoo.training.arguments import RunOptions
 from segzoo.training.models import (
     BuiltModel,
     ModelRequest,
@@ -40,6 +39,7 @@ from segzoo.training.models import (
     start_model,
     training_transform,
 )
+from segzoo.training.options import RunOptions
 from segzoo.training.order import BalancedBatches, EpochBatches, batch_sizes, training_batches
 from segzoo.training.processes import run_together
 from segzoo.training.recipes.recipe import Recipe

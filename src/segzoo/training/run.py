@@ -28,7 +28,6 @@ from segzoo.memory import keep_freed_memory
 from segzoo.metrics import format_table
 from segzoo.progress import Progress, say
 from segzoo.text import line_text
-from segzoo.training.arguments import DEFAULTS, RunOptions, notes_on_arguments, settings_for_card
 from segzoo.training.checkpoints import (
     changed_settings,
     load_checkpoint,
@@ -59,6 +58,7 @@ from segzoo.training.inputs import (
 )
 from segzoo.training.models import no_distortion
 from segzoo.training.optimization import build_optimizer, build_schedule
+from segzoo.training.options import DEFAULTS, RunOptions, settings_for_card
 from segzoo.training.preparing import describe_training, prepare_model, validation_look
 from segzoo.training.processes import run_together
 from segzoo.training.recipes.recipe import Recipe
@@ -70,6 +70,7 @@ from segzoo.training.signals import StoppedBySignal, StopRequest
 from segzoo.training.sync_norms import broadcast_buffers
 from segzoo.training.timetable import Timetable
 from segzoo.training.trackers import start_trackers
+from segzoo.training.trainer_names import notes_on_arguments
 
 
 def train(options: RunOptions, recipe: Recipe = DEFAULTS) -> dict[str, Any]:
