@@ -1,4 +1,5 @@
 # What segzoo.training offers, imported on first use.
+from .api import train as train
 from .checkpoints import find_checkpoint as find_checkpoint
 from .checkpoints import load_checkpoint as load_checkpoint
 from .checkpoints import remove_old_checkpoints as remove_old_checkpoints
@@ -34,6 +35,5 @@ from .recipes.recipe import resolve_recipe as resolve_recipe
 from .reports.summary import describe_training as describe_training
 from .reports.summary import draw_curves as draw_curves
 from .reports.summary import draw_samples as draw_samples
-from .run import train as train
 from .trainer import SegmentationTrainer as SegmentationTrainer
 from .trainer import SegmentationTrainingArguments as SegmentationTrainingArguments

@@ -55,7 +55,18 @@ def parse_arguments(argv: Sequence[str]) -> tuple[RunOptions, Recipe]:
     return read_arguments(vars(parser.parse_args(argv)))
 
 
-def read_arguments(values: Mapping[str, Any]) -> tuple[RunOptions, Recipe]:
+def option_names() -> dict[str, str]:
+    """Every name of an option of ``segzoo train``, without dashes, with the name that `read_arguments` knows it by."""
+    names = {name: name for name in WITHOUT_EFFECT}
+    for cls in (TrainerNames, RunOptions, Recipe):
+        for entry in dataclasses.fields(cls):
+            flag = entry.metadata["flag"]
+            if flag is not None:
+                names |= dict.fromkeys((entry.name, *flag.aliases), entry.name)
+    return names
+
+
+def read_arguments(values: Mapping[str, Any], *, start: Recipe | None = None) -> tuple[RunOptions, Recipe]:
     """The options of the run and the recipe, from the values of flags.
 
     The recipe starts from the defaults or ``recipe``, then takes the fields of ``recipe_file``, then those of single
@@ -64,6 +75,7 @@ def read_arguments(values: Mapping[str, Any]) -> tuple[RunOptions, Recipe]:
     Args:
         values: values of the flags that were given, as text or converted, by name without dashes; other entries are
             ignored.
+        start: the recipe to start from where ``values`` name none; None: the defaults.
 
     Raises:
         SegZooError: a wrong value; the message names the option.
@@ -74,9 +86,9 @@ def read_arguments(values: Mapping[str, Any]) -> tuple[RunOptions, Recipe]:
     run["without_effect"] = tuple(name for name in WITHOUT_EFFECT if values.get(name) is not None)
     fields = others.recipe_fields(fields) | fields
     name, file = run.get("recipe"), run.get("recipe_file")
-    run["crop_by_model"] = name is None and file is None and "crop_size" not in fields
+    run["crop_by_model"] = start is None and name is None and file is None and "crop_size" not in fields
     fields |= pipeline_fields(run.get("augmentation"), fields)
-    recipe = resolve_recipe(name, file, fields, defaults=DEFAULTS)
+    recipe = resolve_recipe(name, file, fields, defaults=start or DEFAULTS)
     options = RunOptions(**run)
     options.check_recipe(recipe)
     return options, recipe

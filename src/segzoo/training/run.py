@@ -1,6 +1,6 @@
 """The course of a training: data and model, optimizer, the steps with evaluations and checkpoints, and the results.
 
-``segzoo train`` and `train` run it; the parts are in the other modules of this folder.
+``segzoo train`` and `segzoo.train` run it; the parts are in the other modules of this folder.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ from segzoo.training.guards import FiniteGuard, LabelGuard, gradient_norm
 from segzoo.training.inputs import Inputs, prepare_inputs
 from segzoo.training.mean_loss import MeanLoss
 from segzoo.training.optimization import build_optimizer, build_schedule
-from segzoo.training.options import DEFAULTS, RunOptions, settings_for_card
+from segzoo.training.options import RunOptions, settings_for_card
 from segzoo.training.preparing import describe_training, prepare_model
 from segzoo.training.recipes.recipe import Recipe
 from segzoo.training.reports.publishing import Outcome, publish_outcome
@@ -51,8 +51,8 @@ from segzoo.training.trained_model import TrainedModel
 from segzoo.training.trainer_names import notes_on_arguments
 
 
-def train(options: RunOptions, recipe: Recipe = DEFAULTS) -> dict[str, Any]:
-    """Train, evaluate and save a model, as ``segzoo train`` does; several processes call this together.
+def run_training(options: RunOptions, recipe: Recipe) -> dict[str, Any]:
+    """Train, evaluate and save a model; several processes call this together.
 
     Args:
         options: the data, the model, the output folder, and everything else that the recipe does not hold.
