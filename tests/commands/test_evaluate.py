@@ -97,8 +97,8 @@ def reference(scenes, model_folder, tmp_path_factory):
 
 
 def test_python_gives_the_same_report(scenes, model_folder, reference, tmp_path):
-    options = EvaluationOptions(output=tmp_path / "out", worst=2, save_predictions=True)
-    report = segzoo.evaluate(model_folder, scenes, options=options, device="cpu")
+    options = EvaluationOptions(output=tmp_path / "out", save_predictions=True)
+    report = segzoo.evaluate(model_folder, scenes, options=options, worst=2, device="cpu")
     assert report.metrics["mean_iou"] == results(reference)["metrics"]["mean_iou"]
     assert results(tmp_path / "out") == results(reference)
     few = segzoo.evaluate(
@@ -108,6 +108,15 @@ def test_python_gives_the_same_report(scenes, model_folder, reference, tmp_path)
         device="cpu",
     )
     assert few.num_images == 3 and "no flip" in report.protocol and "no flip" not in few.protocol
+    same = segzoo.evaluate(model_folder, scenes, max_samples=3, flip=True, scales=1, device="cpu")
+    assert (same.num_images, same.protocol, same.metrics["mean_iou"]) == (3, few.protocol, few.metrics["mean_iou"])
+    for wrong, words in (
+        ({"max_sample": 3}, "no option 'max_sample'; did you mean 'max_samples'"),
+        ({"settings": InferenceSettings(), "flip": True}, "has settings and flip; leave one out"),
+        ({"window": [1, 2, 3]}, "--window 1 2 3: give height and width"),
+    ):
+        with pytest.raises(SegZooError, match=words):
+            segzoo.evaluate(model_folder, scenes, **wrong)
     with pytest.raises(SegZooError, match="--dataset camvid gives the classes"):
         Scored(data=DataSource(scenes), dataset="camvid", num_labels=4)
 

@@ -152,3 +152,17 @@ def test_blocks_run(page, here):
 @pytest.mark.parametrize("page", runnable(slow=True), ids=lambda page: page.name)
 def test_all_blocks_run(page, here):
     run_blocks(page, slow=True)
+
+
+@pytest.mark.parametrize("command", ["convert", "evaluate"])
+def test_the_page_of_a_command_has_all_its_options(command):
+    text = (ROOT / "docs" / f"{command}.md").read_text(encoding="utf-8")
+    hidden = {"--help", "--traceback"}
+    missing = [
+        action.option_strings
+        for action in parser_of(command)._actions
+        if action.option_strings
+        and not hidden & set(action.option_strings)
+        and not any(re.search(rf"`(?:[^`\n]*\s)?{name}\b", text) for name in action.option_strings)
+    ]
+    assert missing == []

@@ -56,6 +56,8 @@ def data() -> None:
 def scores(predictor: Predictor, evaluation: Evaluation, report: EvaluationReport) -> None:
     assert_type(ConfusionMatrix(3, 255), ConfusionMatrix)
     print(predictor, evaluation.confusion, report)
+    assert_type(segzoo.evaluate("model", "data", split="test", scales=[1, 2], output="scores"), EvaluationReport)
+    segzoo.evaluate("model", "data", batch_siz=1)  # type: ignore[call-arg]
     assert_type(mean_iou_path(), str)
     assert_type(InferenceSettings(), InferenceSettings)
 

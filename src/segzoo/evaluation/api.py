@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from segzoo.data.data_source import DataSource
 from segzoo.data.facts import dataset_facts
@@ -18,10 +18,11 @@ from segzoo.evaluation.job import (
     load_split,
     prepare_evaluation,
 )
+from segzoo.evaluation.keywords import EvaluateKeywords, parted
 from segzoo.evaluation.known import at_test_size, row_of_folder
 from segzoo.evaluation.run import EvaluationOptions, make_accelerator, open_log, score_job, write_results
 from segzoo.inference.loading import LoadedModel, load
-from segzoo.inference.options import settings_from_options
+from segzoo.inference.options import check_protocol_options, settings_from_options
 from segzoo.inference.settings import InferenceSettings
 
 if TYPE_CHECKING:
@@ -161,39 +162,49 @@ def evaluate(
     options: EvaluationOptions | None = None,
     device: str | None = None,
     mixed_precision: str | None = None,
+    **given: Unpack[EvaluateKeywords],
 ) -> EvaluationReport:
     """Score a model on data, as ``segzoo evaluate`` does.
 
     Args:
         model: model folder, or name on the Hub.
-        data: folder, archive, file or Hub name of pictures with masks; a `Scored` says more: split, classes, label rule.
+        data: folder, archive, file or Hub name of pictures with masks; or a `Scored`.
         dataset: known data set that ``data`` are, as ``--dataset``: published scores are repeated with it.
         settings: windows, scales and flips; None: the protocol that the model comes with.
         options: batches, and the folder for results, scores so far and pictures; None: batches of one, and no folder.
         device: ``"cpu"``, ``"cuda:1"`` and so on; None: what accelerate finds.
         mixed_precision: ``"no"``, ``"fp16"`` or ``"bf16"``; None: accelerate's own setting.
+        given: options of ``segzoo evaluate`` by the same names, such as ``split``, ``max_samples``, ``scales``, ``flip``,
+            ``batch_size`` or ``output``; they change ``data`` and ``options`` where these are objects.
 
     Returns:
         The report: ``report.metrics`` has the scores, 0..1, ``report.table()`` the classes. In every process of an
         accelerate run it holds the counts of all.
 
     Raises:
-        SegZooError: model or data cannot be loaded or do not fit, or the folder holds the scores of another evaluation.
+        SegZooError: an option that does not exist, model or data that cannot be loaded or do not fit, or a folder that
+            holds the scores of another evaluation.
 
     Example:
         ```python
-        report = segzoo.evaluate("models/segformer-b0", "path/to/data")
+        report = segzoo.evaluate("models/segformer-b0", "path/to/data", split="test", flip=True)
         print(report.table())
         ```
     """
-    scored = data if isinstance(data, Scored) else Scored(data=DataSource.of(data))
+    what, how, runs = parted(given, ("dataset", "settings", "options", "device", "mixed_precision"))
+    if settings is not None and how:
+        raise SegZooError(f"evaluate has settings and {next(iter(how))}; leave one out")
+    check_protocol_options(**{name: value for name, value in how.items() if name not in ("flip", "average")})
     if dataset is not None:
-        scored = replace(scored, dataset=dataset)
-    options = EvaluationOptions() if options is None else options
+        what["dataset"] = dataset
+    scored = replace(data if isinstance(data, Scored) else Scored(data=DataSource.of(data)), **what)
+    options = replace(EvaluationOptions() if options is None else options, **runs)
     accelerator = make_accelerator(device, mixed_precision)
 
     def make_settings(net: nn.Module, processor: BaseImageProcessor, flip: bool) -> InferenceSettings:
-        return settings_from_options(net, processor, flip=flip) if settings is None else settings
+        if settings is not None:
+            return settings
+        return settings_from_options(net, processor, **how | {"flip": how.get("flip", flip)})
 
     with contextlib.ExitStack() as open_things:
         with accelerator.main_process_first():

@@ -52,6 +52,8 @@ class EvaluationOptions:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise SegZooError(f"batch_size is {self.batch_size}; it is at least 1")
+        if self.output is not None:
+            object.__setattr__(self, "output", Path(self.output))
 
 
 def make_accelerator(device: str | None = None, mixed_precision: str | None = None) -> Accelerator:
