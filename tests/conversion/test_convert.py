@@ -62,6 +62,11 @@ def test_in_python(checkpoint, folder, tmp_path):
     assert torch.equal(logits_of(done.folder), logits_of(folder))
     with pytest.raises(SegZooError, match="there is no such file"):
         segzoo.convert("no_such_model", tmp_path / "other")
+    names = tmp_path / "names.txt"
+    names.write_text("a\nb\nc\nd\n")
+    for number, class_names in enumerate(("a, b,c,d", names, ["a", "b", "c", "d"])):
+        done = segzoo.convert(checkpoint, tmp_path / f"named{number}", class_names=class_names)
+        assert json.loads((done.folder / "config.json").read_text())["id2label"]["3"] == "d"
 
 
 def test_weights_go_back_to_the_original_names(checkpoint, folder):
