@@ -1,5 +1,6 @@
 """Exported files run in the programs that users run them with: onnxruntime and torch.export.load."""
 
+import copy
 import json
 import sys
 
@@ -172,6 +173,28 @@ def test_a_file_that_computes_something_else_is_not_written(tmp_path):
     with pytest.raises(SegZooError, match=r"differs from the model by .*e.*tolerance"):
         export_model(resnet(), file, ExportOptions(tolerance=0.0), overwrite=True)
     assert file.read_text() == "the old file" and list(tmp_path.iterdir()) == [file]
+
+
+def test_rounding_that_the_model_multiplies_itself_is_accepted(tmp_path, monkeypatch):
+    """Small differences of large values: the file's are as good as the model's, unless it computes something else."""
+    model, file = resnet(), tmp_path / "model.pt2"
+    head = model.decode_heads[0]
+    *_, norm = (module for module in head.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    with torch.no_grad():
+        norm.bias.fill_(3e5)
+        head.classifier.weight.copy_((head.classifier.weight - head.classifier.weight.mean(1, keepdim=True)) * 100)
+    assert 1e-4 < export_model(model, file).difference < 0.1
+    with pytest.raises(SegZooError, match="more than 0.0001;"):
+        export_model(model, file, ExportOptions(tolerance=1e-4), overwrite=True)
+
+    def another(model):
+        model = copy.deepcopy(model)
+        model.decode_heads[0].classifier.weight.mul_(1.2)
+        return model
+
+    monkeypatch.setattr("segzoo.export.export.fused_copy", torch.no_grad()(another))
+    with pytest.raises(SegZooError, match="the file differs"):
+        export_model(model, file, overwrite=True)
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
