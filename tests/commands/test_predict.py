@@ -125,7 +125,7 @@ def test_folders_unicode_names_and_rotation(model_folder, tmp_path):
     (photos / "notes.txt").write_text("no picture")
     assert predict(photos, "--model", model_folder, "--output", tmp_path / "out") == 0
     assert Image.open(tmp_path / "out" / "Straße.png").size == (60, 90), "shown upright"
-    assert len(list((tmp_path / "out").iterdir())) == 6
+    assert len(list((tmp_path / "out").glob("[!.]*"))) == 6
 
 
 def test_refused_before_the_model_loads(tmp_path, capsys):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from segzoo.data.label_encodings import CITYSCAPES_LABEL_IDS
 from segzoo.heads import FCNHeadConfig
 from segzoo.hub import save_model_folder
 from segzoo.prediction import run as running
+from segzoo.prediction.record import RECORD
 from segzoo.prediction.results import DatasetFolders, Submission
 
 
@@ -30,7 +32,8 @@ def predict(*arguments):
 
 
 def contents(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != RECORD)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 @pytest.fixture
@@ -75,13 +78,51 @@ def test_going_on_and_errors(tiny_model, photos, tmp_path, capsys):
     (photos / "x" / "text.jpg").unlink()
     (photos / "x" / "cut.png").unlink()
     assert predict(*again) == 0
-    for other in (("--model", tmp_path / "no-model"), ("--ignore_below", 0.5)):
-        capsys.readouterr()
-        assert predict(*again, *other) == 1
-        assert f"was made with {other[0]}" in capsys.readouterr().err
     assert contents(out) == expected
     assert predict("--model", tiny_model, "--output", out) == 1
     assert "no pictures are named" in capsys.readouterr().err
+
+
+def test_going_on_with_other_options(tiny_model, photos, tmp_path, capsys):
+    """What decides about results is in a record; where it is another one, nothing is mixed."""
+    options = (photos, "--model", tiny_model, "--memory_format", "contiguous", "--device", "cpu")
+    model, other, moved = Path(tiny_model), tmp_path / "other", tmp_path / "moved"
+    shutil.copytree(model, moved)
+    shutil.copytree(model, other)
+    settings = json.loads((other / "preprocessor_config.json").read_text())
+    (other / "preprocessor_config.json").write_text(json.dumps(settings | {"image_mean": [0.5, 0.5, 0.5]}))
+    out = tmp_path / "data"
+    assert predict(*options, "--output", out, "--as_dataset") == 0
+    expected = contents(out)
+    (out / "annotations" / "b.png").unlink()
+    again = (*options, "--output", out, "--skip_existing")
+    for changed, words in (
+        (("--as_dataset", "--model", other), f"--model {tiny_model}, not {other};"),
+        (("--as_dataset", "--ignore_below", "0.5"), "--ignore_below none, not 0.5;"),
+        (("--as_dataset", "--dtype", "bfloat16"), "--dtype float32, not bfloat16;"),
+        (("--as_dataset", "--flip"), "the protocol single scale, shorter side 64; whole image; no flip, not single"),
+        ((), "as results a data set (--as_dataset), not label maps and overlays (--alpha 0.55);"),
+    ):
+        capsys.readouterr()
+        assert predict(*again, *changed) == 1
+        error = capsys.readouterr().err
+        assert f"{out}: it holds results that were made with {words}" in error and "--overwrite" in error, error
+    assert len(contents(out)) == len(expected) - 1
+    assert predict(*again, "--as_dataset", "--model", moved) == 0, "the same model at another place"
+    assert contents(out) == expected
+
+    # Two kinds in one folder are not gone on with; all replaced, they are one again.
+    assert predict(*options, "--output", out, "--as_dataset", "--ignore_below", "0.3", "--overwrite") == 0
+    assert predict(*again, "--as_dataset", "--ignore_below", "0.3") == 0
+    assert predict(photos / "b.png", *options[1:], "--output", out, "--as_dataset", "--overwrite") == 0
+    assert predict(*again, "--as_dataset") == 1 and "--ignore_below 0.3, not none" in capsys.readouterr().err
+
+    (out / RECORD).unlink()  # as versions without a record left it
+    assert predict(*again, "--as_dataset", "--flip") == 0
+    assert "0 pictures" not in capsys.readouterr().out
+    (out / "annotations" / "b.png").unlink()
+    assert predict(*again, "--as_dataset", "--flip") == 0
+    assert "nothing says how the results in it were made" in capsys.readouterr().out
 
 
 def test_batches_and_read_ahead(tiny_model, photos, tmp_path, monkeypatch):

@@ -63,7 +63,7 @@ def test_overlay_video(tiny_model, video, tmp_path, capsys):
     )
     assert drawn[0].levels.shape == (48, 66, 3), "an even size"
     assert read_facts(video, "drive").rate == Fraction(25, 2)
-    assert sorted(path.name for path in out.iterdir()) == ["drive.json", "drive_overlay.mp4"]
+    assert sorted(path.name for path in out.glob("[!.]*")) == ["drive.json", "drive_overlay.mp4"]
 
     assert predict(*options) == 1 and "2 results exist already" in capsys.readouterr().err
     assert predict(*options[:3], "--output", tmp_path / "d", "--as_dataset") == 1

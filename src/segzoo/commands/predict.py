@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from accelerate import PartialState
 
     from segzoo.prediction.inputs import Input
-    from segzoo.prediction.labeller import Labeller
+    from segzoo.prediction.labeller import Labeller, Speed
+    from segzoo.prediction.record import Record
     from segzoo.prediction.results import Results
     from segzoo.prediction.run import Failures, Task
 
@@ -62,7 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--alpha", type=float, default=0.55, help="share of the colours in the overlay, 0 to 1")
     there = parser.add_mutually_exclusive_group()
     there.add_argument("--overwrite", action="store_true", help="replace results that are there already")
-    there.add_argument("--skip_existing", action="store_true", help="leave out pictures whose results are all there")
+    there.add_argument(
+        "--skip_existing",
+        action="store_true",
+        help="leave out pictures whose results are all there; refused where they were made with other options",
+    )
     parser.add_argument(
         "--on_error",
         choices=("stop", "skip"),
@@ -101,6 +106,7 @@ def run(args: argparse.Namespace) -> int:
     """
     check(args)
     from segzoo.prediction.inputs import check_results_are_free, find_pictures
+    from segzoo.prediction.record import check_same, holds_nothing_else, read_records, write_records
     from segzoo.prediction.run import Failures, looked_at
 
     output, results = Path(args.output), results_of(args)
@@ -108,11 +114,14 @@ def run(args: argparse.Namespace) -> int:
     state = processes(args)
     try:
         own = pictures if state is None else pictures[state.process_index :: state.num_processes]
+        earlier, record = read_records(output), None
+        if not earlier and any(results.are_there(output, picture) for picture in pictures):
+            earlier = [None]
         if args.skip_existing:
-            there = dict.fromkeys(picture for picture in own if results.are_there(output, picture))
-            for picture in there:
-                results.check_same(output, picture)
-            own = [picture for picture in own if picture not in there]
+            if earlier:
+                record = record_of(args, results)
+                check_same(output, earlier, record)
+            own = [picture for picture in own if not results.are_there(output, picture)]
         check_results_are_free(own, output, results.names, overwrite=args.overwrite or args.skip_existing)
         failures = Failures(skip=args.on_error == "skip")
         videos = [picture for picture in own if picture.is_video]
@@ -120,8 +129,13 @@ def run(args: argparse.Namespace) -> int:
         with tempfile.TemporaryDirectory() as folder:
             tasks = looked_at([picture for picture in own if not picture.is_video], Path(folder), failures)
             if tasks or videos:
-                label(args, tasks, videos, results, output, failures, state)
-        return finish(args, pictures, len(own), failures, state)
+                record = record or record_of(args, results)
+                records = [*earlier, *([] if record in earlier else [record])]
+                label(args, tasks, videos, results, output, failures, state, records)
+        status = finish(args, pictures, len(own), failures, state)
+        if args.overwrite and status == 0 and record and holds_nothing_else(output, pictures, results):
+            write_records(output, [record])
+        return status
     finally:
         if state is not None:
             state.destroy_process_group()
@@ -162,6 +176,51 @@ def results_of(args: argparse.Namespace) -> Results:
 def facts_of(args: argparse.Namespace) -> dict[str, Any]:
     """Entries of each JSON that say how it was made."""
     return {"model": args.model} | ({} if args.ignore_below is None else {"ignore_below": args.ignore_below})
+
+
+def record_of(args: argparse.Namespace, results: Results) -> Record:
+    """What the options say about the results; of the model, only its settings are read.
+
+    Raises:
+        SegZooError: there is no such model, or its settings cannot be read.
+    """
+    from types import SimpleNamespace
+
+    from segzoo.inference.options import settings_from_options
+    from segzoo.prediction.labeller import chosen_device
+    from segzoo.prediction.record import Record, Source
+
+    source = Source(
+        args.model,
+        revision=args.model_revision,
+        token=args.token,
+        cache_dir=args.cache_dir,
+        trust_remote_code=args.trust_remote_code,
+        verify=not args.no_verify,
+    )
+    config, processor = source.settings()
+    model: Any = SimpleNamespace(config=config)  # all that a protocol depends on
+    settings = settings_from_options(model, processor, **protocol_options(args))
+    return Record(
+        model=args.model,
+        content=source.content(config),
+        protocol=settings.describe(processor),
+        dtype=speed_of(args).dtype_on(chosen_device(args.device)),
+        ignore_below=args.ignore_below,
+        results=str(results),
+    )
+
+
+def protocol_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of the protocol, by the names that `settings_from_options` has for them."""
+    return {name: getattr(args, name) for name in (*PROTOCOL, "flip", "average")}
+
+
+def speed_of(args: argparse.Namespace) -> Speed:
+    """How the model is to compute."""
+    from segzoo.prediction.labeller import Speed
+
+    return Speed(dtype=args.dtype, fuse=not args.no_fuse, memory_format=args.memory_format)
 
 
 def processes(args: argparse.Namespace) -> PartialState | None:
@@ -205,9 +264,11 @@ def label(
     output: Path,
     failures: Failures,
     state: PartialState | None,
+    records: Sequence[Record | None],
 ) -> None:
     """Load the model, label the pictures, and print a line about each."""
     from segzoo.evaluation.progress import EvaluationProgress
+    from segzoo.prediction.record import write_records
     from segzoo.prediction.run import QUICK_PIXELS, label_pictures
     from segzoo.prediction.video import read_facts
 
@@ -220,7 +281,11 @@ def label(
     labeller = labeller_of(args, sizes[0], device)
     results.check(labeller)
     is_main = state is None or state.is_main_process
+    output.mkdir(parents=True, exist_ok=True)
     if is_main:
+        write_records(output, records)
+        if None in records:
+            print_text(line_text(f"{output}: nothing says how the results in it were made; they stay as they are"))
         print_text(f"protocol: {labeller.protocol}")
     progress = EvaluationProgress(len(tasks), enabled=is_main, seconds=10)
     for written in label_pictures(labeller, tasks, results, output, failures, batch_size=args.batch_size):
@@ -278,15 +343,14 @@ def device_of(args: argparse.Namespace, state: PartialState | None) -> str:
 def labeller_of(args: argparse.Namespace, size: tuple[int, int], device: str) -> Labeller:
     """The model that the options name; lines about its speed are printed."""
     from segzoo.inference.options import load_from_options, settings_from_options
-    from segzoo.prediction.labeller import Labeller, Speed
+    from segzoo.prediction.labeller import Labeller
 
     loaded = load_from_options(args, device)
-    options = {name: getattr(args, name) for name in (*PROTOCOL, "flip", "average")}
     labeller, lines = Labeller.loaded(
         loaded,
         size,
-        settings=settings_from_options(*loaded, **options),
-        speed=Speed(dtype=args.dtype, fuse=not args.no_fuse, memory_format=args.memory_format),
+        settings=settings_from_options(*loaded, **protocol_options(args)),
+        speed=speed_of(args),
         ignore_below=args.ignore_below,
     )
     for line in lines:

@@ -64,6 +64,12 @@ class Speed:
     fuse: bool = True
     memory_format: MemoryFormat = "auto"
 
+    def dtype_on(self, device: str | torch.device) -> str:
+        """The type that is computed in on a device: ``"float32"`` or ``"bfloat16"``."""
+        if self.dtype != "auto":
+            return self.dtype
+        return "bfloat16" if torch.device(device).type == "cpu" and has_bfloat16() else "float32"
+
 
 class Labeller:
     """A model that labels pictures.
@@ -124,13 +130,11 @@ class Labeller:
         speed = Speed() if speed is None else speed
         model, processor = loaded
         settings = InferenceSettings.of_model(model, processor) if settings is None else settings
-        on_cpu = model.device.type == "cpu"
         lines = []
         if speed.fuse:
             model = faster_on_cpu(model)
-        dtype = speed.dtype
-        if dtype == "auto":
-            dtype = "bfloat16" if on_cpu and has_bfloat16() else "float32"
+        dtype = speed.dtype_on(model.device)
+        if speed.dtype == "auto":
             lines.append(f"computing in {dtype}")
         if dtype == "bfloat16":
             model.bfloat16()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -42,12 +41,18 @@ class Results(ABC):
     def begin(self, output: Path, labeller: Labeller) -> None:  # noqa: B027
         """Write what belongs to all pictures."""
 
+    @property
+    def common(self) -> tuple[str, ...]:
+        """The files that belong to all pictures."""
+        return ()
+
     def are_there(self, output: Path, picture: Input) -> bool:
         """Whether all results of a picture have been written."""
         return all((output / name).is_file() for name in self.names(picture))
 
-    def check_same(self, output: Path, picture: Input) -> None:  # noqa: B027
-        """Refuse results that are there and say that they were made otherwise, with a `SegZooError`."""
+    @abstractmethod
+    def __str__(self) -> str:
+        """The kind of results in words, with the options that decide about them."""
 
 
 @dataclass(frozen=True)
@@ -67,19 +72,8 @@ class Views(Results):
             return [f"{picture.stem}_overlay.mp4", f"{picture.stem}.json"]
         return [picture.stem + ending for ending in (".png", "_overlay.png", ".json")]
 
-    def check_same(self, output: Path, picture: Input) -> None:
-        file = output / self.names(picture)[-1]
-        try:
-            made = json.loads(file.read_text(encoding="utf-8"))
-            model = made["model"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return
-        for key, value in (("model", model), ("ignore_below", made.get("ignore_below"))):
-            if value != self.facts.get(key):
-                raise SegZooError(
-                    f"{file}: was made with --{key} {value}, not {self.facts.get(key)}; --skip_existing goes on with the same, so "
-                    "choose another folder, or --overwrite"
-                )
+    def __str__(self) -> str:
+        return f"label maps and overlays (--alpha {self.alpha:g})"
 
     def write(self, output: Path, picture: Input, header: Header, found: Prediction) -> None:
         labels, overlay, facts = (output / name for name in self.names(picture))
@@ -107,9 +101,17 @@ class DatasetFolders(Results):
                 "give a model of at most 255"
             )
 
+    @property
+    def common(self) -> tuple[str, ...]:
+        return ("id2label.json",)
+
+    def __str__(self) -> str:
+        return "a data set (--as_dataset)"
+
     def begin(self, output: Path, labeller: Labeller) -> None:
         names = {str(index): name for index, name in enumerate(labeller.names)}
-        write_whole(output / "id2label.json", json_text(names, indent=1))
+        (name,) = self.common
+        write_whole(output / name, json_text(names, indent=1))
 
     def write(self, output: Path, picture: Input, header: Header, found: Prediction) -> None:
         image, labels = (output / name for name in self.names(picture))
@@ -134,6 +136,9 @@ class Submission(Results):
     """
 
     dataset: str
+
+    def __str__(self) -> str:
+        return f"masks for a server (--submission {self.dataset})"
 
     def names(self, picture: Input) -> list[str]:
         return [f"{picture.stem}.png"]
