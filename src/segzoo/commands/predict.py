@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from segzoo.prediction.record import Record
     from segzoo.prediction.results import Results
     from segzoo.prediction.run import Failures, Task
+    from segzoo.prediction.segments import VideoTargets
 
 PROTOCOL = ("slide", "window", "stride", "scales", "short_sides")
 EPILOG = """
@@ -74,6 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="stop",
         help="at a picture that cannot be labelled: end, or go on and name it at the end (default: stop)",
     )
+    parser.add_argument(
+        "--frame_labels", action="store_true", help="of videos, also write a label PNG of every frame, in NAME_frames/"
+    )
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument(
         "--as_dataset", action="store_true", help="write a data set: images/, annotations/ and id2label.json"
@@ -108,9 +112,12 @@ def run(args: argparse.Namespace) -> int:
     from segzoo.prediction.inputs import check_results_are_free, find_pictures
     from segzoo.prediction.record import check_same, holds_nothing_else, read_records, write_records
     from segzoo.prediction.run import Failures, looked_at
+    from segzoo.prediction.segments import remove_parts
 
     output, results = Path(args.output), results_of(args)
     pictures = find_pictures(args.images, results.names, lists=args.list, leave_out=output)
+    for video in (picture for picture in pictures if picture.is_video and (args.as_dataset or args.submission)):
+        raise SegZooError(f"{video.name}: of a video only an overlay is made; leave out --as_dataset and --submission")
     state = processes(args)
     try:
         own = pictures if state is None else pictures[state.process_index :: state.num_processes]
@@ -121,11 +128,16 @@ def run(args: argparse.Namespace) -> int:
             if earlier:
                 record = record_of(args, results)
                 check_same(output, earlier, record)
-            own = [picture for picture in own if not results.are_there(output, picture)]
+            there = dict.fromkeys(picture for picture in own if results.are_there(output, picture))
+            own = [picture for picture in own if picture not in there]
+            for video in (picture for picture in there if picture.is_video):
+                remove_parts(video_targets(output, video, results))
         check_results_are_free(own, output, results.names, overwrite=args.overwrite or args.skip_existing)
         failures = Failures(skip=args.on_error == "skip")
         videos = [picture for picture in own if picture.is_video]
-        check_videos(videos, results, failures)
+        check_videos(videos, failures)
+        if not (args.overwrite or args.skip_existing):
+            check_frames_are_free([video_targets(output, video, results) for video in videos])
         with tempfile.TemporaryDirectory() as folder:
             tasks = looked_at([picture for picture in own if not picture.is_video], Path(folder), failures)
             if tasks or videos:
@@ -157,6 +169,8 @@ def check(args: argparse.Namespace) -> None:
         raise SegZooError(f"--batch_size {args.batch_size} is not at least 1")
     if args.ignore_below is not None and not 0 <= args.ignore_below <= 1:
         raise SegZooError(f"--ignore_below {args.ignore_below} is not between 0 and 1")
+    if args.frame_labels and (args.as_dataset or args.submission):
+        raise SegZooError("--frame_labels is for videos; leave it out with --as_dataset and --submission")
     if args.ignore_below is not None and args.submission:
         raise SegZooError("--ignore_below: servers want a class for every pixel; leave it out with --submission")
     check_protocol_options(**{name: getattr(args, name) for name in PROTOCOL})
@@ -170,7 +184,7 @@ def results_of(args: argparse.Namespace) -> Results:
         return DatasetFolders()
     if args.submission:
         return Submission(args.submission)
-    return Views(args.alpha, facts_of(args))
+    return Views(args.alpha, facts_of(args), frame_labels=args.frame_labels)
 
 
 def facts_of(args: argparse.Namespace) -> dict[str, Any]:
@@ -235,25 +249,42 @@ def processes(args: argparse.Namespace) -> PartialState | None:
     return PartialState(cpu=chosen_device(args.device) == "cpu", timeout=timedelta(days=7))
 
 
-def check_videos(videos: list[Input], results: Results, failures: Failures) -> None:
+def check_videos(videos: list[Input], failures: Failures) -> None:
     """Take out videos that cannot be read, and note why.
 
     Raises:
-        SegZooError: these results are not made of videos; or a video cannot be read and errors end the run.
+        SegZooError: a video cannot be read, and errors end the run.
     """
-    from segzoo.prediction.results import Views
     from segzoo.prediction.video import read_facts
 
-    if videos and not isinstance(results, Views):
-        raise SegZooError(
-            f"{videos[0].name}: of a video only an overlay is made; leave out --as_dataset and --submission"
-        )
     for video in list(videos):
         try:
             read_facts(video.path, video.name)
         except Exception as error:
             failures.note(video.name, error)
             videos.remove(video)
+
+
+def video_targets(output: Path, video: Input, results: Results) -> VideoTargets:
+    """Where the results of a video go."""
+    from segzoo.prediction.segments import VideoTargets
+
+    folders = results.folders(video)
+    overlay, summary = results.names(video)
+    return VideoTargets(output / overlay, output / summary, output / folders[0] if folders else None)
+
+
+def check_frames_are_free(targets: Sequence[VideoTargets]) -> None:
+    """Check that no label maps of frames are replaced.
+
+    Raises:
+        SegZooError: a folder holds some.
+    """
+    for target in targets:
+        if target.have_frames:
+            raise SegZooError(
+                f"{target.frames}: label maps of frames exist already; add --overwrite, or choose another folder"
+            )
 
 
 def label(
@@ -294,27 +325,30 @@ def label(
         progress.image()
     progress.finish_line()
     for video in videos:
-        label_one_video(args, labeller, video, [output / name for name in results.names(video)], failures)
+        label_one_video(args, labeller, video, video_targets(output, video, results), failures)
 
 
 def label_one_video(
-    args: argparse.Namespace, labeller: Labeller, video: Input, targets: Sequence[Path], failures: Failures
+    args: argparse.Namespace, labeller: Labeller, video: Input, targets: VideoTargets, failures: Failures
 ) -> None:
     """Write the results of a video, with a line of progress, and print a line about it."""
     from segzoo.evaluation.progress import EvaluationProgress
     from segzoo.files import remove_abandoned
+    from segzoo.prediction.segments import Parts
     from segzoo.prediction.video import label_video, read_facts
 
     start = time.perf_counter()
     try:
-        targets[0].parent.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(targets[0].parent)
-        progress = EvaluationProgress(read_facts(video.path, video.name).frames, seconds=10)
+        targets.overlay.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(targets.overlay.parent)
+        parts = Parts(targets, video.path, go_on=args.skip_existing)
+        frames = read_facts(video.path, video.name).frames
+        progress = EvaluationProgress(frames, num_done=parts.frames, seconds=10)
         areas = label_video(
             labeller,
             video.path,
             video.name,
-            tuple(targets),
+            parts,
             alpha=args.alpha,
             batch_size=args.batch_size,
             facts=facts_of(args),

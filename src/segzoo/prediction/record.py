@@ -134,8 +134,11 @@ def write_records(output: Path, records: Iterable[Record | None]) -> None:
 
 def holds_nothing_else(output: Path, pictures: Iterable[Input], results: Results) -> bool:
     """Whether a folder holds only results of these pictures, hidden files left aside."""
+    pictures = list(pictures)
     own = {*results.common, *(name for picture in pictures for name in results.names(picture))}
+    folders = {name for picture in pictures for name in results.folders(picture)}
     files = (path.relative_to(output) for path in output.rglob("*") if path.is_file())
+    files = (file for file in files if file.parent.as_posix() not in folders)
     return all(file.as_posix() in own or any(part.startswith(".") for part in file.parts) for file in files)
 
 

@@ -46,6 +46,10 @@ class Results(ABC):
         """The files that belong to all pictures."""
         return ()
 
+    def folders(self, picture: Input) -> list[str]:
+        """Folders that results of a picture are in whose names and number are not known before."""
+        return []
+
     def are_there(self, output: Path, picture: Input) -> bool:
         """Whether all results of a picture have been written."""
         return all((output / name).is_file() for name in self.names(picture))
@@ -57,23 +61,29 @@ class Results(ABC):
 
 @dataclass(frozen=True)
 class Views(Results):
-    """A label PNG, an overlay with a legend, and a JSON with the areas of the classes; of a video no label PNG.
+    """A label PNG, an overlay with a legend, and a JSON with the areas of the classes.
 
     Args:
         alpha: share of the colours in the overlay, 0 to 1.
         facts: further entries of the JSON: the model and what else decides about the labels.
+        frame_labels: of a video, also a label PNG of every frame.
     """
 
     alpha: float = 0.55
     facts: Mapping[str, Any] = field(default_factory=dict)
+    frame_labels: bool = False
 
     def names(self, picture: Input) -> list[str]:
         if picture.is_video:
             return [f"{picture.stem}_overlay.mp4", f"{picture.stem}.json"]
         return [picture.stem + ending for ending in (".png", "_overlay.png", ".json")]
 
+    def folders(self, picture: Input) -> list[str]:
+        return [f"{picture.stem}_frames"] if picture.is_video and self.frame_labels else []
+
     def __str__(self) -> str:
-        return f"label maps and overlays (--alpha {self.alpha:g})"
+        options = f"--alpha {self.alpha:g}" + (" --frame_labels" if self.frame_labels else "")
+        return f"label maps and overlays ({options})"
 
     def write(self, output: Path, picture: Input, header: Header, found: Prediction) -> None:
         labels, overlay, facts = (output / name for name in self.names(picture))
