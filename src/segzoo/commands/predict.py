@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from segzoo.prediction.labeller import Labeller, Speed
     from segzoo.prediction.record import Record
     from segzoo.prediction.results import Results
-    from segzoo.prediction.run import Failures, Task
+    from segzoo.prediction.run import Downloads, Failures, Task
     from segzoo.prediction.segments import VideoTargets
 
 PROTOCOL = ("slide", "window", "stride", "scales", "short_sides")
@@ -111,13 +112,14 @@ def run(args: argparse.Namespace) -> int:
     check(args)
     from segzoo.prediction.inputs import check_results_are_free, find_pictures
     from segzoo.prediction.record import check_same, holds_nothing_else, read_records, write_records
-    from segzoo.prediction.run import Failures, looked_at
+    from segzoo.prediction.run import Downloads, Failures, looked_at
     from segzoo.prediction.segments import remove_parts
 
     output, results = Path(args.output), results_of(args)
     pictures = find_pictures(args.images, results.names, lists=args.list, leave_out=output)
     for video in (picture for picture in pictures if picture.is_video and (args.as_dataset or args.submission)):
         raise SegZooError(f"{video.name}: of a video only an overlay is made; leave out --as_dataset and --submission")
+    results.check_pictures(pictures)
     state = processes(args)
     try:
         own = pictures if state is None else pictures[state.process_index :: state.num_processes]
@@ -135,15 +137,17 @@ def run(args: argparse.Namespace) -> int:
         check_results_are_free(own, output, results.names, overwrite=args.overwrite or args.skip_existing)
         failures = Failures(skip=args.on_error == "skip")
         videos = [picture for picture in own if picture.is_video]
+        on_the_web = [picture for picture in own if picture.path is None]
         check_videos(videos, failures)
         if not (args.overwrite or args.skip_existing):
             check_frames_are_free([video_targets(output, video, results) for video in videos])
-        with tempfile.TemporaryDirectory() as folder:
-            tasks = looked_at([picture for picture in own if not picture.is_video], Path(folder), failures)
-            if tasks or videos:
+        with tempfile.TemporaryDirectory() as folder, Downloads(on_the_web, Path(folder), failures) as downloads:
+            local = [picture for picture in own if not picture.is_video and picture.path is not None]
+            tasks = looked_at(local, failures)
+            if tasks or videos or downloads.first() is not None:
                 record = record or record_of(args, results)
                 records = [*earlier, *([] if record in earlier else [record])]
-                label(args, tasks, videos, results, output, failures, state, records)
+                label(args, Work(tasks, downloads, videos), results, output, failures, state, records)
         status = finish(args, pictures, len(own), failures, state)
         if args.overwrite and status == 0 and record and holds_nothing_else(output, pictures, results):
             write_records(output, [record])
@@ -287,10 +291,39 @@ def check_frames_are_free(targets: Sequence[VideoTargets]) -> None:
             )
 
 
+@dataclass(frozen=True)
+class Work:
+    """What one process labels.
+
+    Args:
+        tasks: pictures on this machine.
+        downloads: pictures on the web.
+        videos: videos.
+    """
+
+    tasks: Sequence[Task]
+    downloads: Downloads
+    videos: Sequence[Input]
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of pictures, as far as they are known; at least one, the first picture's first."""
+        from segzoo.prediction.video import read_facts
+
+        fetched = self.downloads.first()
+        sizes = [task.size for task in [*self.tasks, *([] if fetched is None else [fetched])]]
+        return sizes + [read_facts(video.path, video.name).size for video in self.videos[:1]]
+
+    def is_small(self) -> bool:
+        """Whether all pictures are known to be small, so that several may be held at once."""
+        from segzoo.prediction.run import QUICK_PIXELS
+
+        known = len(self.downloads.pictures) <= 1
+        return known and max(height * width for height, width in self.sizes()) <= QUICK_PIXELS
+
+
 def label(
     args: argparse.Namespace,
-    tasks: Sequence[Task],
-    videos: Sequence[Input],
+    work: Work,
     results: Results,
     output: Path,
     failures: Failures,
@@ -300,31 +333,30 @@ def label(
     """Load the model, label the pictures, and print a line about each."""
     from segzoo.evaluation.progress import EvaluationProgress
     from segzoo.prediction.record import write_records
-    from segzoo.prediction.run import QUICK_PIXELS, label_pictures
-    from segzoo.prediction.video import read_facts
+    from segzoo.prediction.run import label_pictures
 
     device = "cpu" if args.device == "cpu" else device_of(args, state)
-    sizes = [task.size for task in tasks] + [read_facts(video.path, video.name).size for video in videos[:1]]
-    if device == "cpu" and max(height * width for height, width in sizes) <= QUICK_PIXELS:
+    if device == "cpu" and work.is_small():
         from segzoo.memory import keep_freed_memory
 
         keep_freed_memory()
-    labeller = labeller_of(args, sizes[0], device)
+    labeller = labeller_of(args, work.sizes()[0], device)
     results.check(labeller)
     is_main = state is None or state.is_main_process
     output.mkdir(parents=True, exist_ok=True)
+    write_records(output, records)  # by every process: the first one may have nothing to do
     if is_main:
-        write_records(output, records)
         if None in records:
             print_text(line_text(f"{output}: nothing says how the results in it were made; they stay as they are"))
         print_text(f"protocol: {labeller.protocol}")
-    progress = EvaluationProgress(len(tasks), enabled=is_main, seconds=10)
-    for written in label_pictures(labeller, tasks, results, output, failures, batch_size=args.batch_size):
+    progress = EvaluationProgress(len(work.tasks) + len(work.downloads.pictures), enabled=is_main, seconds=10)
+    options = {"batch_size": args.batch_size, "downloads": work.downloads}
+    for written in label_pictures(labeller, work.tasks, results, output, failures, **options):
         progress.finish_line()
         say_result(written.picture, written.areas, written.seconds)
         progress.image()
     progress.finish_line()
-    for video in videos:
+    for video in work.videos:
         label_one_video(args, labeller, video, video_targets(output, video, results), failures)
 
 

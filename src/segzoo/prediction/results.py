@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,6 +24,8 @@ from segzoo.prediction.inputs import SUFFIXES, Input
 from segzoo.prediction.labeller import IGNORED, Labeller, Prediction
 from segzoo.text import without_secrets
 
+_CITYSCAPES_FRAME = re.compile(r"[^_]+_\d{6}_\d{6}")  # city, sequence, frame
+
 
 class Results(ABC):
     """What is written for a picture; every file is written whole or not at all."""
@@ -37,6 +40,9 @@ class Results(ABC):
 
     def check(self, labeller: Labeller) -> None:  # noqa: B027
         """Refuse a model whose classes cannot be written so, with a `SegZooError`."""
+
+    def check_pictures(self, pictures: Sequence[Input]) -> None:  # noqa: B027
+        """Refuse pictures whose results cannot be used together, with a `SegZooError`."""
 
     def begin(self, output: Path, labeller: Labeller) -> None:  # noqa: B027
         """Write what belongs to all pictures."""
@@ -161,6 +167,19 @@ class Submission(Results):
                 f"--submission {self.dataset}: the model's {len(labeller.names)} classes are not the {facts.num_labels} of "
                 f"{facts.title} in their order; give a model that was trained on it"
             )
+
+    def check_pictures(self, pictures: Sequence[Input]) -> None:
+        first: dict[str, Input] = {}
+        for picture in pictures:
+            # Servers look into all folders of an archive; that of Cityscapes by the beginning of the name.
+            name = picture.stem.rpartition("/")[2]
+            frame = _CITYSCAPES_FRAME.match(name) if self.dataset == "cityscapes" else None
+            other = first.setdefault(name if frame is None else frame[0], picture)
+            if other is not picture:
+                raise SegZooError(
+                    f"{other.name} and {picture.name}: the server takes one mask for "
+                    f"{name if frame is None else frame[0]}; leave one out"
+                )
 
     def write(self, output: Path, picture: Input, header: Header, found: Prediction) -> None:
         (name,) = self.names(picture)
