@@ -18,11 +18,17 @@ __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def _is_program() -> bool:
-    """Whether this process is the program ``segzoo``, or ``python -m segzoo``, not one that imports the package."""
+    """Whether this process is the program ``segzoo``, or ``python -m segzoo``, or works for it, not one that imports
+    the package.
+    """
     if sys.argv[:1] == ["-m"]:
         words = sys.orig_argv
         return "-m" in words and words[words.index("-m") + 1 :][:1] == ["segzoo"]
-    return os.path.basename(sys.argv[0] if sys.argv else "").removesuffix(".exe") == "segzoo"
+    script = sys.argv[0] if sys.argv else ""
+    # Of `python -m segzoo` once it runs, which the processes that it starts have too.
+    if os.path.basename(script) == "__main__.py":
+        return os.path.realpath(script) == os.path.join(os.path.dirname(os.path.realpath(__file__)), "__main__.py")
+    return os.path.basename(script).removesuffix(".exe") == "segzoo"
 
 
 if not _is_program():

@@ -12,6 +12,6 @@ from .inference.loading import load as load
 from .modeling_segzoo import SegZooForSemanticSegmentation as SegZooForSemanticSegmentation
 from .modeling_segzoo import SegZooOutput as SegZooOutput
 from .prediction.api import predict as predict
-from .training.run import train as train
+from .training.api import train as train
 
 __version__: str

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.tiny_folders import make_scenes
 
 import segzoo.commands
 from segzoo.commands import cli
@@ -201,6 +202,22 @@ finally:
     heavy = {"torch", "transformers", "numpy", "datasets", "PIL"} & set(sys.modules)
     print("imported:", *sorted(heavy), file=sys.stderr)
 """
+
+
+def test_what_needs_no_model_runs_without_torch(tmp_path):
+    make_scenes(tmp_path / "data")
+    for words in (["list", "segformer", "--convertible"], ["data", "check", str(tmp_path / "data")]):
+        done = subprocess.run([sys.executable, "-c", START, *words], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        imported = done.stderr.splitlines()[-1].split()
+        assert imported[0] == "imported:" and not {"torch", "transformers"} & set(imported), words
+
+
+def test_processes_of_the_program_register_nothing():
+    """Those of ``python -m segzoo data prepare`` read pictures alone."""
+    program = Path(segzoo.__file__).with_name("__main__.py")
+    start = f"import sys; sys.argv[0] = {str(program)!r}; import segzoo.images.reading; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", start], capture_output=True, text=True).stdout == "False\n"
 
 
 @pytest.mark.parametrize("words", [["--help"], ["convet"], *([name, "--hlep"] for name in cli.COMMANDS)], ids=" ".join)

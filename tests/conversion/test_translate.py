@@ -390,6 +390,7 @@ def test_a_config_of_1x():
 def test_every_supported_zoo_config_translates():
     supported = [name for name in zoo.rows() if supports(zoo.original_config(name) or {})]
     assert len(supported) >= 600
+    assert supported == [row.name for row in zoo.rows().values() if zoo.converts(row) and not row.pretrained]
     for name in supported:
         translation = translate_config(zoo.original_config(name))
         more_outputs = "its head has 150 outputs" in (zoo.rows()[name].note or "")

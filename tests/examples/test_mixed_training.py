@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from segzoo.data.scenes import SCENES
 from segzoo.training.arguments import parse_arguments
-from segzoo.training.run import train
+from segzoo.training.run import run_training
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_weights_and_rare_classes_first_on_a_mixture_go_on_with_the_same_bits(mi
         words += "--crop_size 32 --seed 3 --per_device_train_batch_size 4 --max_train_steps 6 --learning_rate 1e-3 "
         words += "--logging_steps 1 --eval_steps 0 --dataloader_num_workers 0 --use_cpu --checkpointing_steps 2 "
         words += "--do_train --class_weights auto --sampling balanced"
-        train(*parse_arguments([*words.split(), *more]))
+        run_training(*parse_arguments([*words.split(), *more]))
         return capsys.readouterr().out
 
     said = run(tmp_path / "whole")

@@ -21,9 +21,9 @@ class Watched(course.Run):
                 list(p.shape),
                 p.to_local().numel() if isinstance(p, DTensor) else p.numel(),
             ]
-            for name, p in self.model.named_parameters()
+            for name, p in self.trained.model.named_parameters()
         }
-        path = f"{self.output_dir}-{self.accelerator.process_index}.json"
+        path = f"{self.here.output_dir}-{self.accelerator.process_index}.json"
         with open(path, "w", encoding="utf-8") as file:
             json.dump(facts, file)
         super().train()

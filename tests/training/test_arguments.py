@@ -4,8 +4,10 @@ import pytest
 from accelerate.tracking import LoggerType
 
 from segzoo.errors import SegZooError
-from segzoo.training.arguments import RunOptions, notes_on_arguments, parse_arguments, settings_for_card
+from segzoo.training.arguments import parse_arguments
+from segzoo.training.options import RunOptions, settings_for_card
 from segzoo.training.recipes.recipe import Recipe
+from segzoo.training.trainer_names import notes_on_arguments
 
 # Every option of transformers' run_semantic_segmentation_no_trainer.py that decides something.
 RUN = {

@@ -10,13 +10,14 @@ from support.tiny_folders import make_model, make_scenes
 from torch import nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
+import segzoo
 from segzoo import SegZooConfig, SegZooError, SegZooForSemanticSegmentation
 from segzoo.backbones import InternViTConfig, ResNetConfig
 from segzoo.heads import FCNHeadConfig
-from segzoo.training.arguments import RunOptions, read_arguments
+from segzoo.training.arguments import read_arguments
 from segzoo.training.checkpoints import read_record
 from segzoo.training.frozen import FROZEN, fingerprint, freeze_backbone
-from segzoo.training.run import train
+from segzoo.training.options import RunOptions
 
 
 @pytest.mark.parametrize("backbone", [ResNetConfig, InternViTConfig])
@@ -61,12 +62,11 @@ def test_the_fingerprint_knows_every_value_and_name():
     assert len(set(found)) == 4
 
 
-def words(data, model, output, **options):
-    return {
-        "dataset_name": str(data),
-        "model_name_or_path": str(model),
-        "output_dir": str(output),
-        "crop_size": [32],
+def train(data, model, output, **options):
+    settings = {
+        "dataset_name": data,
+        "output_dir": output,
+        "crop_size": 32,
         "per_device_train_batch_size": 2,
         "max_train_steps": 4,
         "learning_rate": 1e-2,
@@ -79,14 +79,14 @@ def words(data, model, output, **options):
         "save_trained_only": True,
         "channels_last": True,
         "do_train": True,
-        **options,
     }
+    segzoo.train(model, **settings | options)
 
 
 def test_checkpoints_of_the_trained_part_resume_exactly(tmp_path):
     data, model = make_scenes(tmp_path / "data"), make_model(tmp_path / "tiny")
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    train(*read_arguments(words(data, model, whole)))
+    train(data, model, whole)
     for step in (2, 4):
         folder = whole / f"step_{step}"
         assert {name.split(".")[0] for name in load_file(folder / "model.safetensors")} == {
@@ -103,7 +103,7 @@ def test_checkpoints_of_the_trained_part_resume_exactly(tmp_path):
     )
 
     shutil.copytree(whole / "step_2", resumed / "step_2")
-    train(*read_arguments(words(data, model, resumed, resume_from_checkpoint="latest")))
+    train(data, model, resumed, resume_from_checkpoint="latest")
     again = load_file(resumed / "model.safetensors")
     assert [name for name in weights if not weights[name].equal(again[name])] == []
     logs = [[json.loads(line) for line in (path / "training_log.jsonl").open()] for path in (whole, resumed)]
@@ -114,7 +114,7 @@ def test_checkpoints_of_the_trained_part_resume_exactly(tmp_path):
     shutil.rmtree(resumed)
     shutil.copytree(whole / "step_2", resumed / "step_2")
     with pytest.raises(SegZooError, match="belongs to one with other weights"):
-        train(*read_arguments(words(data, model, resumed, resume_from_checkpoint="latest", verify=False)))
+        train(data, model, resumed, resume_from_checkpoint="latest", verify=False)
 
 
 def test_all_of_a_model_that_is_trained_is_saved():

@@ -6,9 +6,9 @@ from accelerate import Accelerator
 from torch import nn
 
 from segzoo import SegZooError
-from segzoo.training.arguments import RunOptions
 from segzoo.training.checkpoints import save_checkpoint
 from segzoo.training.ema import WeightAverage
+from segzoo.training.options import RunOptions
 from segzoo.training.room import Sizes, check_room, checkpoints_at_once
 
 

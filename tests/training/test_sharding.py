@@ -3,9 +3,9 @@
 import pytest
 
 from segzoo import SegZooError
-from segzoo.training.arguments import RunOptions
+from segzoo.training.options import RunOptions
 from segzoo.training.recipes.recipe import Recipe
-from segzoo.training.run import train
+from segzoo.training.run import run_training
 from segzoo.training.sharding import check_distribution
 
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
@@ -31,7 +31,7 @@ def test_refused(environment, changes, recipe, message, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SegZooError, match=message):
-        train(options(**changes), Recipe(**recipe))
+        run_training(options(**changes), Recipe(**recipe))
 
 
 @pytest.mark.parametrize("environment", [{}, FSDP2, {"ACCELERATE_USE_FSDP": "false", "FSDP_VERSION": "1"}])

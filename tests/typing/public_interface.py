@@ -3,7 +3,7 @@
 Whatever the packages offer on first use must be seen, with its types.
 """
 
-from typing import assert_type
+from typing import Any, assert_type
 
 import numpy as np
 from torch import Tensor
@@ -24,7 +24,7 @@ from segzoo.heads import FCNHeadConfig, Head, HeadConfig, HeadOutput, OneMapHead
 from segzoo.inference import InferenceSettings, Predictor
 from segzoo.metrics import ConfusionMatrix, mean_iou_path
 from segzoo.prediction import Prediction, Speed
-from segzoo.training import Recipe, WeightAverage, list_recipes, load_recipe
+from segzoo.training import Recipe, RunOptions, WeightAverage, list_recipes, load_recipe
 
 
 def models(pixel_values: Tensor) -> None:
@@ -63,6 +63,9 @@ def scores(predictor: Predictor, evaluation: Evaluation, report: EvaluationRepor
 def training() -> None:
     assert_type(load_recipe("default"), Recipe)
     assert_type(list_recipes(), list[Recipe])
+    assert_type(segzoo.train("resnet50", recipe="quick", dataset_name="data", max_train_steps=2), dict[str, Any])
+    segzoo.train("resnet50", Recipe(), learning_rat=2)  # type: ignore[call-overload]
+    assert_type(segzoo.train(RunOptions(output_dir="out"), Recipe()), dict[str, Any])
     average: type[WeightAverage] = WeightAverage
     raise SegZooError(f"{average} {SegZooImageProcessor}")
 

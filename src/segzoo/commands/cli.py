@@ -27,6 +27,9 @@ from segzoo.text import message_text, terminal_text
 COMMANDS = ("benchmark", "convert", "data", "demo", "evaluate", "export", "info", "list", "predict", "recipe", "train")
 """The subcommands, in the order of the help. A new one is a new module in `segzoo.commands` and its name here."""
 
+WITHOUT_MODELS = ("data", "list")
+"""Those that start without torch; where they need models all the same, they import what registers these."""
+
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 1, 2, 130, 141
 
 
@@ -88,7 +91,8 @@ def _run(arguments: list[str]) -> int:
     command.add_arguments(command_parser)
     _add_traceback(command_parser)
     args = command_parser.parse_args(arguments[position + 1 :])
-    importlib.import_module("segzoo.registration")  # makes segzoo's models known to the Auto classes
+    if name not in WITHOUT_MODELS:
+        importlib.import_module("segzoo.registration")  # makes segzoo's models known to the Auto classes
     return command.run(args) or 0
 
 

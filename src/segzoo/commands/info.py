@@ -243,8 +243,8 @@ def _memory_facts(
     """
     if request is None:
         return {}
-    from segzoo.training.arguments import DEFAULTS
     from segzoo.training.footprint import Setup, training_footprint
+    from segzoo.training.options import DEFAULTS
     from segzoo.training.recipes.recipe import load_recipe
 
     recipe = DEFAULTS if name is None else load_recipe(name)

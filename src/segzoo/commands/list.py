@@ -37,14 +37,12 @@ def run(args: argparse.Namespace) -> int:
     """Print the table; returns 0, or 1 if no row matches."""
     if args.backbones:
         return _list_backbones(args)
-    from segzoo.conversion.translate import supports
-
     chosen = []
     for row in zoo.rows().values():
         facts = [row.name, row.name_in_1x or "", *row.aliases, row.system, row.method, row.backbone, row.dataset]
         if not _fits(facts, args.text):
             continue
-        converts = row.pretrained or supports(zoo.original_config(row.name) or {})
+        converts = zoo.converts(row)
         if converts or not args.convertible:
             chosen.append((row, converts))
     if args.json:
@@ -87,6 +85,7 @@ def _list_backbones(args: argparse.Namespace) -> int:
     import torch
     from transformers import AutoBackbone
 
+    from segzoo import registration  # noqa: F401  AutoBackbone knows segzoo's
     from segzoo.auto import backbone_variants
 
     rows = []

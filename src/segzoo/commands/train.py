@@ -44,12 +44,12 @@ def run(args: argparse.Namespace) -> int:
     from segzoo.shortages import shortage_of
     from segzoo.training.arguments import read_arguments
     from segzoo.training.processes import report_error, report_lost_process
-    from segzoo.training.run import train
+    from segzoo.training.run import run_training
     from segzoo.training.signals import EXIT_STOPPED, StoppedBySignal
 
     disable_progress_bar()  # the bars of saving and loading weights would break the progress line
     try:
-        train(*read_arguments(vars(args)))
+        run_training(*read_arguments(vars(args)))
     except StoppedBySignal as stopped:
         if PartialState().is_main_process:
             say(f"{stopped}; go on with --resume_from_checkpoint latest", stream=sys.stderr)

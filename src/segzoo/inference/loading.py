@@ -318,6 +318,16 @@ def _shapes(key: str, stored: Collection[int], expected: Collection[int]) -> str
     return f"{key}: {stored} instead of {expected}"
 
 
+def is_backbone(config: PreTrainedConfig) -> bool:
+    """Whether a config is that of a backbone, without a head that segments."""
+    architectures = config.architectures or []
+    without_head = type(config) not in MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING
+    remote = "AutoModelForSemanticSegmentation" in (getattr(config, "auto_map", None) or {})
+    known = type(config) in MODEL_FOR_BACKBONE_MAPPING or config.model_type == "timm_backbone"
+    saved_as_backbone = bool(architectures) and all(name.endswith("Backbone") for name in architectures)
+    return known and not remote and (without_head or saved_as_backbone)
+
+
 def refuse_backbone(config: PreTrainedConfig, source: str) -> None:
     """Refuse the config of a backbone where a whole model is needed.
 
@@ -328,12 +338,7 @@ def refuse_backbone(config: PreTrainedConfig, source: str) -> None:
     Raises:
         SegZooError: it is a backbone's; the message says how to train a model with it.
     """
-    architectures = config.architectures or []
-    without_head = type(config) not in MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING
-    remote = "AutoModelForSemanticSegmentation" in (getattr(config, "auto_map", None) or {})
-    known = type(config) in MODEL_FOR_BACKBONE_MAPPING or config.model_type == "timm_backbone"
-    saved_as_backbone = bool(architectures) and all(name.endswith("Backbone") for name in architectures)
-    if known and not remote and (without_head or saved_as_backbone):
+    if is_backbone(config):
         raise SegZooError(
             f"{source}: this is a backbone ({config.model_type}), without a head that segments; "
             f"`segzoo train --backbone {source}` trains a model with it"

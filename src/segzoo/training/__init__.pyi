@@ -1,6 +1,5 @@
 # What segzoo.training offers, imported on first use.
-from .arguments import DEFAULTS as DEFAULTS
-from .arguments import RunOptions as RunOptions
+from .api import train as train
 from .checkpoints import find_checkpoint as find_checkpoint
 from .checkpoints import load_checkpoint as load_checkpoint
 from .checkpoints import remove_old_checkpoints as remove_old_checkpoints
@@ -17,6 +16,8 @@ from .models import training_transform as training_transform
 from .optimization import build_optimizer as build_optimizer
 from .optimization import build_schedule as build_schedule
 from .optimization import parameter_groups as parameter_groups
+from .options import DEFAULTS as DEFAULTS
+from .options import RunOptions as RunOptions
 from .order import BalancedBatches as BalancedBatches
 from .order import EpochBatches as EpochBatches
 from .order import batch_sizes as batch_sizes
@@ -34,6 +35,5 @@ from .recipes.recipe import resolve_recipe as resolve_recipe
 from .reports.summary import describe_training as describe_training
 from .reports.summary import draw_curves as draw_curves
 from .reports.summary import draw_samples as draw_samples
-from .run import train as train
 from .trainer import SegmentationTrainer as SegmentationTrainer
 from .trainer import SegmentationTrainingArguments as SegmentationTrainingArguments

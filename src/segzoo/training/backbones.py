@@ -133,6 +133,13 @@ def new_backbone(
     return _loaded(name, place, config, wanted)
 
 
+def is_backbone_name(name: str) -> bool:
+    """Whether `new_backbone` knows a short name: of segzoo, transformers or timm, not a folder or Hub name."""
+    if name in backbone_variants():
+        return True
+    return not Path(name).is_dir() and (name in backbones_of_transformers() or _timm_name(name) is not None)
+
+
 def refuse_other_channels(num_channels: int | None, config: PreTrainedConfig, name: str) -> None:
     """Refuse another number of channels than that of a model or backbone whose weights are loaded.
 

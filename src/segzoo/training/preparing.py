@@ -9,10 +9,10 @@ from segzoo.data import SegmentationDataset
 from segzoo.data.checks.label_ids import LabelRule
 from segzoo.data.checks.validation_look import ValidationLook
 from segzoo.data.classes import ClassFacts
-from segzoo.training.arguments import RunOptions
+from segzoo.training.batches import TrainingBatches
 from segzoo.training.frozen import freeze_backbone, hold_still
-from segzoo.training.inputs import TrainingBatches
 from segzoo.training.models import trained_in_float32
+from segzoo.training.options import RunOptions
 from segzoo.training.recipes.recipe import Recipe
 from segzoo.training.sync_norms import synchronise_batch_norms
 from segzoo.training.unused import freeze_unused_parameters

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from segzoo.errors import SegZooError
-from segzoo.training.arguments import RunOptions
 from segzoo.training.checkpoints import list_checkpoints
+from segzoo.training.options import RunOptions
 
 
 @dataclass(frozen=True)

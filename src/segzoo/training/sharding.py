@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from segzoo.errors import SegZooError
-from segzoo.training.arguments import RunOptions
+from segzoo.training.options import RunOptions
 from segzoo.training.recipes.recipe import Recipe
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from segzoo.training.arguments import RunOptions
+from segzoo.training.options import RunOptions
 
 Interval = int | str | None
 """A number of steps or "epoch"; 0 and None stand for never, or for the last step alone."""

@@ -248,6 +248,11 @@ def _configs(system: str) -> dict[str, Any]:
     return _read("configs", system)
 
 
+def converts(row: ZooRow) -> bool:
+    """Whether this version converts a row: a backbone, or a model whose config the zoo has (a test translates them all)."""
+    return row.pretrained or row.name in _configs(row.system)["configs"]
+
+
 def original_config(name: str) -> dict[str, Any] | None:
     """The original config of a row, as a copy; None if the zoo has none.
 

@@ -163,13 +163,14 @@ def test_a_killed_preparation_goes_on(tmp_path):
 
 
 @pytest.mark.slow
-def test_processes_write_the_same(tmp_path, capsys):
+def test_processes_write_the_same(tmp_path):
     source = tmp_path / "release"
     source.mkdir()
     RELEASE_OF["isaid"](source)
     prepare("isaid", source, tmp_path / "one")
-    assert main(["data", "prepare", "isaid", str(source), str(tmp_path / "two"), "--num_workers", "2"]) == 0
-    assert "4 for train, 4 for val" in capsys.readouterr().out
+    words = ["data", "prepare", "isaid", str(source), str(tmp_path / "two"), "--num_workers", "2"]
+    done = subprocess.run([sys.executable, "-m", "segzoo", *words], capture_output=True, text=True, check=True)
+    assert "4 for train, 4 for val" in done.stdout
     assert hashes(tmp_path / "one") == hashes(tmp_path / "two")
 
 

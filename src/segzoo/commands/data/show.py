@@ -154,8 +154,9 @@ def _trained_sheet(args: argparse.Namespace, classes: ClassFacts | None, given: 
     from segzoo.data.checks.sheets import draw_samples_as_trained
     from segzoo.data.classes import ClassFacts
     from segzoo.data.splits import load_splits
-    from segzoo.training.arguments import DEFAULTS, pipeline_fields
+    from segzoo.training.arguments import pipeline_fields
     from segzoo.training.models import build_processor, new_processor, no_distortion, training_transform
+    from segzoo.training.options import DEFAULTS
     from segzoo.training.recipes.recipe import resolve_recipe
 
     given = given | pipeline_fields(args.augmentation, given)

@@ -17,9 +17,9 @@ from segzoo.hub import push_folder
 from segzoo.hub_names import no_hub_name
 from segzoo.images.drawing import draw_confusion_matrix
 from segzoo.text import published_name
-from segzoo.training.arguments import RunOptions
 from segzoo.training.environment import hardware_facts, software_versions
 from segzoo.training.folder import CARD, FIGURES, LOG, RESULTS, write_json, write_log, write_text
+from segzoo.training.options import RunOptions
 from segzoo.training.recipes.recipe import Recipe
 from segzoo.training.recipes.text import recipe_rows
 from segzoo.training.reports.page import TrainingReport, write_report_page

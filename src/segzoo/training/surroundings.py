@@ -1,0 +1,82 @@
+"""Where a training runs: its processes and their device, and the folder that it fills."""
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from segzoo.hub import reserve_repository
+from segzoo.memory import keep_freed_memory
+from segzoo.progress import say
+from segzoo.text import line_text
+from segzoo.training.folder import claim_output_folder
+from segzoo.training.options import RunOptions
+from segzoo.training.processes import run_together
+from segzoo.training.sharding import is_sharded, shard_on_cpus
+
+
+class Surroundings:
+    """The processes of a training, their device, and the output folder.
+
+    Args:
+        options: options of the run.
+        mixed_precision: ``"no"``, ``"fp16"`` or ``"bf16"``; None: as accelerate is configured.
+
+    Attributes:
+        accelerator: the accelerator of the training.
+        is_main: whether this is the main process.
+        output_dir: the output folder.
+        channels_last: whether images and convolutions are channels-last in memory.
+    """
+
+    def __init__(self, options: RunOptions, mixed_precision: str | None):
+        self.options = options
+        self.accelerator = Accelerator(
+            mixed_precision=mixed_precision,
+            dynamo_backend="inductor" if options.torch_compile else None,
+            cpu=options.use_cpu,
+            log_with=list(options.report_to) if options.with_tracking else None,
+            project_dir=options.output_dir,
+        )
+        shard_on_cpus(self.accelerator)
+        self.is_main = self.accelerator.is_main_process
+        self.output_dir = Path(options.output_dir)
+        on_cpu = self.accelerator.device.type == "cpu"
+        if on_cpu:
+            keep_freed_memory()
+        # On CPUs channels-last is faster in half precision only.
+        self.channels_last = options.channels_last
+        if self.channels_last is None:
+            # FSDP2 divides contiguous weights only.
+            on_cpu_in_float32 = on_cpu and self.accelerator.mixed_precision == "no"
+            self.channels_last = not (on_cpu_in_float32 or is_sharded(self.accelerator))
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The memory format of images and convolutions."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def together(self, action: Callable[[], Any], *, main_only: bool = False) -> Any:
+        """Run an action in all processes, or in the main one; if it fails in one, all stop with its message."""
+        return run_together(self.accelerator, action, main_only=main_only)
+
+    def say(self, text: str) -> None:
+        """Print a line, in the main process only."""
+        if self.is_main:
+            say(line_text(text))
+
+    def claim(self, held: contextlib.ExitStack) -> None:
+        """Claim the output folder until ``held`` closes, and create the repository: a wrong token fails now.
+
+        Raises:
+            SegZooError: the folder is in use or not to be overwritten, or the repository cannot be created.
+        """
+        options = self.options
+        resume = options.resume_from_checkpoint is not None
+        held.enter_context(claim_output_folder(self.output_dir, overwrite=options.overwrite_output_dir, resume=resume))
+        if options.push_to_hub:
+            token = options.hub_options["token"] or None
+            reserve_repository(options.hub_model_id, private=options.hub_private_repo, token=token)
