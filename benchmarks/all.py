@@ -132,7 +132,7 @@ BENCHMARKS = {
         7,
         of_models,
     ),
-    "training": Benchmark("training.py", ("--steps", "4", "--rounds", "1"), 4, of_training),
+    "training": Benchmark("training.py", ("--steps", "4", "--rounds", "1"), 6, of_training),
     "data": Benchmark("data.py", ("--rounds", "3"), 2, of_data),
     "jobs": Benchmark("jobs.py", ("--pictures", "60", "--rounds", "1"), 4, of_jobs),
 }
