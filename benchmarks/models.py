@@ -514,8 +514,8 @@ def main() -> None:
             results[group]["steps"] = steps([case for case in members if case.trains or case.compiled], args)
         if "memory" in args.parts:
             results[group]["memory"] = memory([case for case in members if case.trains], args)
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        if args.json:  # after each group, for a run that is broken off
+            args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 def parse() -> argparse.Namespace:
