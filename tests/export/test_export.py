@@ -9,12 +9,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from support.contract import settle
+from support.contract import pairs_of_parts, settle, tiny_composite
 from support.versions import onnx_of_any_size
 
 import segzoo
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
-from segzoo.auto import BACKBONES, HEADS
 from segzoo.backbones import InternImageConfig, MiTConfig, ResNetConfig, SwinConfig, TwinsConfig
 from segzoo.commands import cli
 from segzoo.errors import SegZooError
@@ -373,18 +372,9 @@ FIXED_SIZE = {"segzoo_beit", "segzoo_internvit", "segzoo_vit", "segzoo_vit_adapt
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
-@pytest.mark.parametrize(
-    ("backbone", "head"),
-    [(b, "segzoo_fcn_head") for b in sorted(BACKBONES)]
-    + [("segzoo_resnet", h) for h in sorted(HEADS) if HEADS[h].config.tiny().own_outputs is None],
-)
+@pytest.mark.parametrize(("backbone", "head"), pairs_of_parts())
 def test_every_registered_model(backbone, head, suffix, tmp_path):
-    config = HEADS[head].config.tiny()
-    config.in_channels = None
-    if config.in_index is not None:  # the last map, which every backbone has, and the first one
-        config.in_index = [-1, 0, -1][: len(config.in_index)]
-    first = [FCNHeadConfig(channels=8)] if config.reads_previous else []
-    model = build(BACKBONES[backbone].config.tiny(), *first, config)
+    model = settle(tiny_composite(backbone, head)).eval()
     fixed = {"size": (64, 64), "batch": 1} if backbone in FIXED_SIZE else {}
     assert export_model(model, tmp_path / f"model{suffix}", ExportOptions(**fixed)).difference < 1e-4
 
