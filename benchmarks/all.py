@@ -115,7 +115,7 @@ def of_data(figures: dict) -> Iterable[Row]:
 
 WHAT = {"speed": "inference", "steps": "training step"}
 GROUPS = ("uper", "segformer-b0", "swin", "convnext", "internimage", "adapter")
-SIDES = ("transformers", "smp", "segzoo")
+SIDES = ("transformers", "transformers sdpa", "smp", "segzoo")
 CASES = (*SIDES, *(f"{side} contiguous" for side in SIDES), "segzoo fused", "grid_sample")
 BENCHMARKS = {
     "inference": Benchmark("inference.py", ("--part", "upsampling"), 2, of_inference),
@@ -123,16 +123,16 @@ BENCHMARKS = {
     "models": Benchmark(
         "models.py",
         ("--groups", *GROUPS, "--parts", "speed", "--rounds", "4", "--cases", *CASES),
-        9,
+        6,
         of_models,
     ),
     "steps": Benchmark(
         "models.py",
-        ("--groups", *GROUPS[1:], "--parts", "steps", "--rounds", "3", "--cases", *CASES),
+        ("--groups", *GROUPS[1:], "--parts", "steps", "--rounds", "2", "--cases", *CASES),
         7,
         of_models,
     ),
-    "training": Benchmark("training.py", ("--steps", "4", "--rounds", "1"), 4, of_training),
+    "training": Benchmark("training.py", ("--steps", "4", "--rounds", "1"), 6, of_training),
     "data": Benchmark("data.py", ("--rounds", "3"), 2, of_data),
     "jobs": Benchmark("jobs.py", ("--pictures", "60", "--rounds", "1"), 4, of_jobs),
 }

@@ -437,31 +437,52 @@ def grid_sample_dcnv3() -> contextlib.AbstractContextManager:
     """InternImage's operator by one grid_sample, as benchmarks/deformable.py writes it from the formula."""
     from deformable import dcnv3_reference
 
-    def dcnv3(input: Tensor, offset: Tensor, mask: Tensor, *, groups: int, offset_scale: float, **_) -> Tensor:
+    from segzoo.ops import DCNv3
+
+    def forward(
+        self: DCNv3, input: Tensor, offset: Tensor, mask: Tensor, *, groups: int, offset_scale: float, **_
+    ) -> Tensor:
         return dcnv3_reference(input, offset, mask, groups, offset_scale)
 
-    return mock.patch("segzoo.backbones.internimage.dcnv3", dcnv3)
+    return mock.patch.object(DCNv3, "forward", forward)
 
 
 def grid_sample_attention() -> contextlib.AbstractContextManager:
     """Multi-scale deformable attention by one grid_sample per level."""
     from deformable import attention_reference
 
-    def ms_deform_attn(value: Tensor, shapes: list[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
+    from segzoo.ops import MSDeformAttn
+
+    def forward(
+        self: MSDeformAttn, value: Tensor, shapes: list[tuple[int, int]], locations: Tensor, weights: Tensor
+    ) -> Tensor:
         return attention_reference(value, locations, weights, shapes)
 
-    return mock.patch("segzoo.layers.deformable_attention.ms_deform_attn", ms_deform_attn)
+    return mock.patch.object(MSDeformAttn, "forward", forward)
 
 
 @contextlib.contextmanager
 def plain_form(operator: Callable[[], contextlib.AbstractContextManager]) -> Iterator[None]:
     """The operator's swap, and the plain forms of the layers that segzoo computes in another way on CPUs."""
-    from segzoo.layers import FusionConv, PointwiseLinear
+    from segzoo.layers.conv import Conv2d
+    from segzoo.layers.fusion_conv import ConvOfMaps
+    from segzoo.layers.pointwise import PointwiseLinear
+
+    def never(self: ConvOfMaps, *_: object) -> bool:
+        return False
+
+    def convolve(self: Conv2d, x: Tensor, weight: Tensor) -> Tensor:
+        return self._conv_forward(x, weight, self.bias)
+
+    def linear(self: PointwiseLinear, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        return nn.functional.linear(x, self.weight, self.bias if bias is None else bias)
 
     with (
         operator(),
-        mock.patch.object(FusionConv, "_short_way", lambda self, maps: False),
-        mock.patch.object(PointwiseLinear, "forward", nn.Linear.forward),
+        mock.patch.object(ConvOfMaps, "_is_pointwise", never),
+        mock.patch.object(ConvOfMaps, "_short_way", never),
+        mock.patch.object(Conv2d, "convolve", convolve),
+        mock.patch.object(PointwiseLinear, "forward", linear),
     ):
         yield
 
@@ -493,8 +514,8 @@ def main() -> None:
             results[group]["steps"] = steps([case for case in members if case.trains or case.compiled], args)
         if "memory" in args.parts:
             results[group]["memory"] = memory([case for case in members if case.trains], args)
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        if args.json:  # after each group, for a run that is broken off
+            args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 def parse() -> argparse.Namespace:

@@ -4,6 +4,7 @@ python docs/model_table.py
 """
 
 import ast
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +20,11 @@ from segzoo.errors import SegZooError
 
 PAGE = Path(__file__).with_name("models.md")
 TESTS = Path(__file__).parents[1] / "tests"
+SPEED = Path(__file__).with_name("speed_of_methods.json")
+"""What ``benchmarks/methods.py --json`` wrote."""
 MARK = "<!-- written by docs/model_table.py -->\n"
 COLUMNS = "rows that convert", "torch.export, ONNX", "one graph", "checkpointing", "recipes", "best published mIoU"
+SPEED_COLUMN = "seconds for a picture"
 BEST_ON = "ADE20K"  # where a component has rows for it
 
 
@@ -128,16 +132,26 @@ def tables() -> str:
         rows = [[f"`{name}`", *cells(found[name], [name], exported)] for name in sorted(registry)]
         text.append(table(title, ("model type", *COLUMNS), rows))
     methods = sorted(name for name in found if ": " in name)
+    measured = json.loads(SPEED.read_text(encoding="utf-8"))
     rows = [
         [
             name,
             ", ".join(f"`{head}`" for head in sorted(found[name].heads)),
             *cells(found[name], found[name].heads, True),
+            speed(measured["methods"].get(name)),
         ]
         for name in methods
     ]
-    text.append(table("Methods, as the systems call them", ("method", "heads", *COLUMNS), rows))
+    text.append(table("Methods, as the systems call them", ("method", "heads", *COLUMNS, SPEED_COLUMN), rows))
     return "\n".join(text)
+
+
+def speed(figures: dict | None) -> str:
+    """Seconds for a picture of a method's smallest model, in words; empty where none was measured."""
+    if figures is None:
+        return ""
+    seconds = " / ".join(f"{figures[precision]:.2f}" for precision in ("float32", "bfloat16"))
+    return f"{seconds} s: {figures['backbone']}, {figures['multiply_adds'] / 1e9:.0f} G"
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -64,13 +64,14 @@ def size_of(row: zoo.ZooRow, known: dict[str, Size | None]) -> Size | None:
         try:
             translate = translate_scene_parsing if "MODEL" in original else translate_config
             config = translate(original).config
-            config.auxiliary_head_configs = []
-            with torch.device("meta"):
-                model = SegZooForSemanticSegmentation(config)
-            operations = None if row.crop is None else count_operations(model, row.crop).multiply_adds
-            known[key] = Size(sum(p.numel() for p in model.parameters()), operations)
         except SegZooError:
             known[key] = None
+            return None
+        config.auxiliary_head_configs = []
+        with torch.device("meta"):
+            model = SegZooForSemanticSegmentation(config)
+        operations = None if row.crop is None else count_operations(model, row.crop).multiply_adds
+        known[key] = Size(sum(p.numel() for p in model.parameters()), operations)
     return known[key]
 
 

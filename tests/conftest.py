@@ -1,9 +1,16 @@
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores: more threads would wait for each other
+if "PYTEST_XDIST_WORKER" not in os.environ:  # whose processes share the folder of the one that starts them
+    # What is measured and downloaded is kept in the user's own folder, where tests neither read nor write.
+    os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="segzoo_tests_")
+    atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
+else:  # several processes share the cores: more threads would wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import re

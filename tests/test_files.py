@@ -54,7 +54,18 @@ def kill_at(number, *names):
 
 def wait():
     print("there", flush=True)
-    sys.stdin.read()
+    sys.stdin.readline()
+
+def wait_before_lock(number):
+    import fcntl
+    flock, count = fcntl.flock, 0
+    def call(*arguments):
+        nonlocal count
+        count += 1
+        if count == number:
+            wait()
+        return flock(*arguments)
+    fcntl.flock = call
 
 os.chdir(sys.argv[1])
 """
@@ -83,6 +94,13 @@ def running(folder: Path, code: str):
             yield process
         finally:
             process.send_signal(signal.SIGKILL)
+
+
+def finish(process: subprocess.Popen) -> None:
+    """Let a program go on that has come to `wait`, to its end."""
+    process.stdin.write("\n")
+    process.stdin.close()
+    assert process.wait(timeout=60) == 0
 
 
 def fill_disk(folder: Path) -> None:
@@ -200,6 +218,55 @@ def test_a_folder_that_a_living_process_writes_or_replaces_stays(tmp_path):
         assert names(tmp_path) == [".out.replaced"]
     remove_abandoned(tmp_path)
     assert names(tmp_path) == ["out"]
+
+
+@posix
+@pytest.mark.parametrize(
+    ("locks_before", "code"),
+    [
+        (0, "write_whole('out', lambda file: (file.write(b'new'), remove_abandoned(Path('.'))))"),
+        (0, "with whole_folder('out') as folder: (folder / 'new').touch()"),
+        (0, "with moved_together('out') as folder: (folder / 'out').write_text('new')"),
+        (1, "with moved_together('out') as folder: [(folder / n).write_text('new') for n in ('out', 'out.data')]"),
+    ],
+)
+def test_what_is_just_begun_survives_the_clearing_by_another_process(tmp_path, locks_before, code):
+    if "whole_folder" not in code:
+        (tmp_path / "out").write_text("old")
+    with running(tmp_path, f"wait_before_lock({locks_before + 1})\n{code}") as process:
+        assert any(name.startswith(".out.") for name in names(tmp_path)), "it is there, and not yet locked"
+        remove_abandoned(tmp_path)
+        assert len(names(tmp_path)) == ("whole_folder" not in code) + locks_before
+        finish(process)
+    if "whole_folder" in code:
+        assert names(tmp_path / "out") == ["new"]
+    else:
+        assert set(contents(tmp_path).values()) == {"new"}
+
+
+@posix
+def test_a_late_clearer_leaves_what_has_taken_the_name_of_the_remains(tmp_path):
+    (tmp_path / "out").write_text("old")
+    (tmp_path / ".out.earlier").mkdir()  # of a killed process
+    with running(tmp_path, "wait_before_lock(1)\nremove_abandoned(Path('.'))") as clearer:
+        remove_abandoned(tmp_path)
+        assert names(tmp_path) == ["out"]
+        code = """
+replace = os.replace
+def replace_and_wait(*arguments):
+    replace(*arguments)
+    os.replace = replace
+    wait()
+os.replace = replace_and_wait
+with moved_together("out") as folder:
+    [(folder / name).write_text("new") for name in ("out", "out.data")]
+"""
+        with running(tmp_path, code) as writer:
+            assert contents(tmp_path / ".out.earlier") == {"out": "old"}
+            finish(clearer)
+            assert contents(tmp_path / ".out.earlier") == {"out": "old"}, "it belongs to the writer"
+            finish(writer)
+    assert contents(tmp_path) == {"out": "new", "out.data": "new"}
 
 
 def test_only_what_belongs_to_a_name_is_cleared_away_for_it(tmp_path):

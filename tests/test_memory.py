@@ -3,6 +3,8 @@ import sys
 
 import pytest
 
+from segzoo import memory
+
 CODE = """
 import sys
 import numpy as np
@@ -24,3 +26,16 @@ def test_freed_memory_stays_with_the_process():
         for word in ("yes", "no")
     )
     assert kept > 400 and given_back < 100
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what Linux says of its memory")
+def test_free_memory_of_the_machine_and_of_a_container(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    machine = memory.free_memory()
+    assert 2**20 < machine < 2**50
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("700000\n")
+    (tmp_path / "memory.stat").write_text("anon 400000\ninactive_file 200000\n")
+    assert memory.free_memory() == 500_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.free_memory() > 2**20

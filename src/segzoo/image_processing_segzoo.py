@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.dataclasses import validate_typed_dict
-from huggingface_hub.errors import StrictDataclassError
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import (
@@ -24,21 +22,25 @@ from transformers.image_utils import (
     PILImageResampling,
     SizeDict,
 )
-from transformers.processing_utils import ImagesKwargs, Unpack
+from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput
 
 from segzoo.errors import SegZooError
 from segzoo.hub import WritesShim
 from segzoo.images.loading import image_to_tensor, list_of_images, list_of_masks, mask_to_tensor, reduce_labels
 from segzoo.images.resizing import (
-    MULTIPLE_MODES,
-    ROUNDINGS,
     pad_image,
     padded_size,
     per_channel,
     resize_bilinear,
     resize_mask,
     resize_steps,
+)
+from segzoo.images.settings import (
+    SegZooImageProcessorKwargs,
+    check_names_and_types,
+    check_settings,
+    pair_of_sides,
 )
 from segzoo.inference.label_maps import label_map_from_logits, probabilities_from_logits, upsampled_logits
 
@@ -56,29 +58,6 @@ _OF_AUTO_CLASSES = {
     "image_processor_type": "SegZooImageProcessor",
     "auto_map": {"AutoImageProcessor": "modeling_segzoo.SegZooImageProcessor"},
 }
-
-# One number for all channels, or one for each.
-_Numbers = float | int | list[float | int] | tuple[float | int, ...]
-
-
-class SegZooImageProcessorKwargs(ImagesKwargs, total=False):
-    """The settings that `SegZooImageProcessor` adds to or redefines from every image processor's; see there."""
-
-    num_channels: int
-    channel_order: str
-    rounding: str
-    size_multiple: int | None
-    size_multiple_mode: str
-    antialias: bool
-    image_mean: _Numbers | None
-    image_std: _Numbers | None
-    pad_value: _Numbers
-    do_reduce_labels: bool
-    ignore_index: int
-    align_corners: bool
-    resize_logits_to_input: bool
-    window_size: list[int] | tuple[int, ...] | None
-    window_stride: list[int] | tuple[int, ...] | None
 
 
 class SegZooImageProcessor(WritesShim, TorchvisionBackend):
@@ -193,7 +172,7 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
         settings = {
             name: value for name, value in kwargs.items() if name not in _BOOKKEEPING and not name.startswith("_")
         }
-        _check_names_and_types(settings)
+        check_names_and_types(settings)
         super().__init__(**kwargs)
 
     @classmethod
@@ -207,8 +186,8 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
         settings = super()._standardize_kwargs(**kwargs)
         for name in ("window_size", "window_stride"):
             if settings.get(name) is not None:
-                settings[name] = _pair(settings[name], name)
-        _check_settings(settings)
+                settings[name] = pair_of_sides(settings[name], name)
+        check_settings(settings)
         return settings
 
     # ------------------------------------------------------------ inputs
@@ -241,7 +220,7 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
             SegZooError: wrong number of channels or masks, values outside 0..255, a mask with another size than its
                 picture or with values that are not integers, pictures of different sizes with ``do_pad=False``.
         """
-        _check_names_and_types(kwargs)
+        check_names_and_types(kwargs)
         return super().preprocess(images, segmentation_maps, **kwargs)
 
     def _preprocess_image_like_inputs(
@@ -461,14 +440,6 @@ def _pad_settings(settings: Mapping[str, Any], window_size: Sequence[int] | None
     return {name: settings[name] for name in names} | {"window_size": window_size}
 
 
-def _pair(value: Any, name: str) -> tuple[int, int]:
-    """(height, width) from a pair of positive integers or one integer."""
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2 or any(not isinstance(side, int) or side < 1 for side in pair):
-        raise SegZooError(f"{name} is {value!r}; give [height, width] in pixels, both at least 1.")
-    return pair
-
-
 def _target_sizes(target_sizes: Sequence[tuple[int, int]] | torch.Tensor, batch: int) -> list[tuple[int, int]]:
     if len(target_sizes) != batch:
         raise SegZooError(
@@ -481,44 +452,3 @@ def _target_sizes(target_sizes: Sequence[tuple[int, int]] | torch.Tensor, batch:
             raise SegZooError(f"target_sizes[{index}] is {pair}; give (height, width) in pixels, both at least 1.")
         sizes.append(pair)
     return sizes
-
-
-def _check_names_and_types(settings: dict[str, Any]) -> None:
-    known = SegZooImageProcessorKwargs.__annotations__
-    unknown = sorted(set(settings) - set(known))
-    if unknown:
-        raise SegZooError(
-            f"SegZooImageProcessor has no setting {', '.join(unknown)}; remove it, or correct the name "
-            f"(settings: {', '.join(sorted(known))})."
-        )
-    try:
-        validate_typed_dict(SegZooImageProcessorKwargs, settings)
-    except StrictDataclassError as error:
-        raise SegZooError(f"a setting of SegZooImageProcessor has the wrong type: {error}") from error
-
-
-def _check_settings(settings: dict[str, Any]) -> None:
-    size, pad_size = settings["size"], settings["pad_size"]
-    if settings.get("do_center_crop"):
-        raise SegZooError("do_center_crop is not supported: a crop would lose pixels of the label map; leave it off.")
-    if size is not None and not ((size.height and size.width) or size.shortest_edge or size.longest_edge):
-        raise SegZooError(
-            f"size is {dict(size)}; give height and width, or shortest_edge with or without longest_edge."
-        )
-    if pad_size is not None and not (pad_size.height and pad_size.width):
-        raise SegZooError(f"pad_size is {dict(pad_size)}; give height and width.")
-    for name, choices in (
-        ("rounding", ROUNDINGS),
-        ("size_multiple_mode", MULTIPLE_MODES),
-        ("channel_order", ("rgb", "bgr")),
-    ):
-        if settings[name] not in choices:
-            raise SegZooError(f"{name} is {settings[name]!r}; use one of {', '.join(choices)}.")
-    if settings["size_multiple"] is not None and settings["size_multiple"] < 1:
-        raise SegZooError(f"size_multiple is {settings['size_multiple']}; give a positive number of pixels, or None.")
-    if settings["num_channels"] < 1:
-        raise SegZooError(f"num_channels is {settings['num_channels']}; it must be at least 1.")
-    if settings["channel_order"] == "bgr" and settings["num_channels"] != 3:
-        raise SegZooError(f"channel_order 'bgr' needs num_channels 3, not {settings['num_channels']}; use 'rgb'.")
-    if (settings["window_size"] is None) != (settings["window_stride"] is None):
-        raise SegZooError("window_size and window_stride belong together; set both, or neither.")

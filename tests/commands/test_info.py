@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from conversion import tiny
+from support.contract import pairs_of_parts, tiny_composite
 
 from segzoo import zoo
 from segzoo.backbones.internimage import DeformableConv, InternImageConfig
@@ -82,6 +83,19 @@ class TestCounter:
         counted = count_operations(model, row.flops_size)
         assert counted.multiply_adds == pytest.approx(row.flops, rel=1.5e-3)
         assert count_parameters(model)["total"] == pytest.approx(row.parameters, rel=5e-3)
+
+    @pytest.mark.parametrize(
+        ("backbone", "head"),
+        # Heads of one kind each that ask whether autocast is on, which not all devices know.
+        [
+            pair if pair[1] in ("segzoo_ham_head", "segzoo_enc_head") else pytest.param(*pair, marks=pytest.mark.slow)
+            for pair in pairs_of_parts()
+        ],
+    )
+    def test_every_part(self, backbone, head):
+        with torch.device("meta"):
+            model = tiny_composite(backbone, head)
+        assert count_operations(model, (64, 64)).multiply_adds > 0
 
     def test_the_model_stays_as_it_was(self):
         model = tiny_model().train()

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from segzoo.commands.cli import main
 from segzoo.hub import save_model_folder
 from segzoo.inference import InferenceSettings, Predictor
 from segzoo.inference.timing import has_bfloat16
+from segzoo.prediction.inputs import Input
+from segzoo.prediction.run import Downloads, Failures
 
 NAMES = ["sky", "road", "car", "tree", "person"]
 ORIENTATION = 0x0112
@@ -125,7 +128,7 @@ def test_folders_unicode_names_and_rotation(model_folder, tmp_path):
     (photos / "notes.txt").write_text("no picture")
     assert predict(photos, "--model", model_folder, "--output", tmp_path / "out") == 0
     assert Image.open(tmp_path / "out" / "Straße.png").size == (60, 90), "shown upright"
-    assert len(list((tmp_path / "out").iterdir())) == 6
+    assert len(list((tmp_path / "out").glob("[!.]*"))) == 6
 
 
 def test_refused_before_the_model_loads(tmp_path, capsys):
@@ -184,6 +187,36 @@ def test_a_picture_on_the_web(model_folder, tmp_path, capsys, monkeypatch):
             assert predict(address, "--model", model_folder, "--output", tmp_path / "none") == 1
             (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("fetching ")]
             assert words in line and not (tmp_path / "none").exists()
+
+
+def test_many_pictures_on_the_web(model_folder, tmp_path, capsys, monkeypatch):
+    """They are fetched while others are labelled, a bounded number ahead, and their copies go."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(copies))
+    for index in range(24):
+        picture(90 if index % 3 else 60).save(tmp_path / f"{index}.png")
+    out = tmp_path / "out"
+    with FileServer() as server:
+        for index in range(24):
+            server.files[f"/{index}.png"] = (tmp_path / f"{index}.png").read_bytes()
+        addresses = [f"{server.url}/{index}.png" for index in range(24)]
+        lost = [f"{server.url}/lost.png", *addresses[:12], f"{server.url}/page.png", *addresses[12:]]
+        server.files["/page.png"] = b"<!DOCTYPE html><html>Please log in</html>"
+        options = ("--model", model_folder, "--memory_format", "contiguous", "--on_error", "skip", "--batch_size", 2)
+        assert predict(*lost, *options, "--output", out) == 1
+        assert list(copies.iterdir()) == []
+        pictures = [Input.on_the_web(address) for address in addresses]
+        with Downloads(pictures, copies, Failures()) as downloads:
+            assert downloads.first().picture.name == addresses[0]
+        assert len(list(copies.iterdir())) <= 8, "only some are fetched ahead"
+    error = capsys.readouterr().err
+    assert "2 pictures could not be labelled:" in error and "lost.png: the picture cannot be fetched" in error
+    assert "page.png: the image cannot be read (it is no picture, but seems to be a web page)" in error
+    assert sorted(path.stem for path in out.glob("[!.]*.json")) == sorted(map(str, range(24)))
+    for index in (0, 1, 23):
+        assert Image.open(out / f"{index}.png").size == (90 if index % 3 else 60, 60)
 
 
 @pytest.mark.parametrize(

@@ -78,3 +78,6 @@ def test_the_table_of_components_is_up_to_date():
     spec.loader.exec_module(module)
     assert module.PAGE.read_text(encoding="utf-8") == module.page(), "run python docs/refused_options.py"
     assert "| resnet | `dcn` | `None` |" in module.table()
+    assert "| mask2former | `batch_first` | `False` in configs for mmdetection 2, `True` in" in module.table()
+    with pytest.raises(SystemExit, match=r"spelling\.layers: say in COMPUTED"):  # a name of ours
+        list(module.options(ast.parse("options.expect('layers', spelling.layers)")))

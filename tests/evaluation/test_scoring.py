@@ -142,7 +142,8 @@ def test_the_score_of_every_image(rows):
 
 def test_an_image_without_pixels_that_count():
     row = {"image": PIL.Image.new("RGB", (40, 40)), "label": np.full((40, 40), 255, np.uint8)}
-    (score,), evaluation = score_images([row])
+    with pytest.warns(UserWarning, match="no pixel of the 1 pictures counts, .*: all labels are 255"):
+        (score,), evaluation = score_images([row])
     assert score.num_pixels == 0 and math.isnan(score.mean_iou) and math.isnan(score.pixel_accuracy)
     assert evaluation.num_images == 1
 

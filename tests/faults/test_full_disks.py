@@ -26,7 +26,7 @@ small_disk = pytest.mark.skipif(not can_mount(), reason="no small file system ca
 
 # The words of each command, and what its error names: below OUT nothing can be written, or not much.
 COMMANDS = {
-    "predict": ("predict PICTURE --model MODEL --output OUT/labels", "OUT/labels/picture"),
+    "predict": ("predict PICTURE --model MODEL --output OUT/labels", "OUT/labels/"),
     "convert": ("convert CHECKPOINT --output OUT/model", "OUT/model: could not be written"),
     "evaluate": ("evaluate MODEL DATA --device cpu --max_samples 1 --output OUT/eval", "OUT/eval/"),
     "evaluate-json": ("evaluate MODEL DATA --device cpu --max_samples 1 --json OUT/a.json", "OUT/a.json"),

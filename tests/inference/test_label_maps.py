@@ -11,7 +11,7 @@ def by_strips(logits, stages, align_corners):
     return label_maps.label_map_from_rows(resized(MapRows(logits), stages, align_corners))
 
 
-ENGINES = {"strips": by_strips, "classes": label_maps._by_classes, "cells": label_maps._by_cells}
+ENGINES = {"strips": by_strips, "classes": label_maps._by_classes, "blocks": label_maps._by_blocks}
 
 
 def two_steps(logits, size, align_corners, input_size=None, crop=None):

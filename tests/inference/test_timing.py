@@ -6,6 +6,9 @@ import torch
 from support.contract import assert_close, settle
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation
+from segzoo.backbones import MobileNetV3Config
+from segzoo.errors import SegZooError
+from segzoo.heads import LRASPPHeadConfig
 from segzoo.inference import timing
 from segzoo.inference.faster import faster_on_cpu, in_memory_format
 
@@ -105,3 +108,17 @@ def test_bfloat16_is_known_from_the_processor(monkeypatch):
     assert not timing.has_bfloat16()
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
     assert timing.has_bfloat16()
+
+
+def test_parts_that_the_model_refuses_are_not_measured(tmp_path):
+    """LR-ASPP's pooling windows of 49x49, at stride 8, need sides of 385 pixels."""
+    config = SegZooConfig(
+        backbone_config=MobileNetV3Config(arch="small", out_indices=[0, 1, 12]),
+        decode_head_configs=[LRASPPHeadConfig(channels=8, in_index=[0, 1, 2])],
+        auxiliary_head_configs=[],
+    )
+    model = SegZooForSemanticSegmentation(config).eval()
+    assert in_memory_format(model, "auto", (400, 512), folder=tmp_path).startswith("memory format: ")
+    assert in_memory_format(model, "auto", (96, 128), folder=tmp_path) is None
+    with torch.no_grad(), pytest.raises(SegZooError, match="do not fit into the last map"):
+        model(torch.zeros(1, 3, 96, 128))

@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from segzoo.layers.conv import Conv2d
+from segzoo.layers.conv import Conv2d, _rows_are_faster
 from segzoo.layers.fusion_conv import FusionConv
 from segzoo.layers.phases import depthwise_conv_of_phases
 from segzoo.layers.pointwise import TWO_LIBRARIES
-from segzoo.layers.winograd import winograd_conv, winograd_share
+from segzoo.layers.winograd import winograd_conv, winograd_rows_conv, winograd_rows_share, winograd_share
 
 SIZES = [(13, 10), (8, 8), (5, 17), (1, 3)]
 x86 = pytest.mark.skipif(not TWO_LIBRARIES, reason="PyTorch has one library for products and convolutions here")
@@ -27,6 +27,25 @@ def test_winograd_equals_the_convolution(size, dilation, layout, strip, monkeypa
     for own in (bias, None):
         found = winograd_conv(x, weight, own, dilation)
         torch.testing.assert_close(found, F.conv2d(x, weight, own, 1, dilation, dilation), **CLOSE)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("strip", [1, 2**24], ids=["strips", "whole"])
+def test_winograd_along_columns_equals_the_convolution(size, layout, strip, monkeypatch):
+    monkeypatch.setattr("segzoo.layers.winograd._STRIP", strip)
+    x, weight, bias = numbers(2, 6, *size).to(memory_format=layout), numbers(5, 6, 3, 3), numbers(5)
+    for own in (bias, None):
+        torch.testing.assert_close(winograd_rows_conv(x, weight, own), F.conv2d(x, weight, own, padding=1), **CLOSE)
+
+
+def test_winograds_error_in_bfloat16_stays_in_bounds():
+    x, weight = numbers(1, 256, 24, 24).relu().bfloat16(), numbers(16, 256, 3, 3)
+    exact = F.conv2d(x.double(), weight, padding=1)
+    usual, found = F.conv2d(x, weight.bfloat16(), padding=1), winograd_rows_conv(x, weight.float(), None)
+    assert found.dtype == torch.bfloat16 and found.is_contiguous(memory_format=torch.channels_last)
+    usual, found = ((y - exact).square().mean().sqrt() / exact.square().mean().sqrt() for y in (usual, found))
+    assert found < 3 * usual < 0.01
 
 
 def test_winograds_error_in_float32_is_that_of_the_convolution():
@@ -54,6 +73,15 @@ def test_winograds_share_of_the_time(inputs, outputs, side, dilation, pays):
     share = winograd_share(torch.Size((1, inputs, side, side)), torch.Size((outputs, inputs, 3, 3)), dilation)
     assert (share < 0.8) == pays
     assert 0.25 < share < 2
+
+
+@pytest.mark.parametrize(
+    ("channels", "side", "pays"), [(512, 128, True), (512, 64, True), (512, 16, False), (64, 128, False)]
+)
+def test_winograds_share_of_the_time_in_bfloat16(channels, side, pays):
+    share = winograd_rows_share(torch.Size((1, channels, side, side)), torch.Size((channels, channels, 3, 3)))
+    assert (share < 0.8) == pays
+    assert 0.5 < share < 2
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -115,6 +143,29 @@ def test_wide_convolutions_of_large_maps_take_winograds_way(monkeypatch):
         conv(x[:, :, :8])  # too small
         conv.weight.zero_()
         assert torch.equal(conv(x), conv.bias[:, None, None].expand_as(expected))  # no kernels of old weights
+    assert len(seen) == 2
+
+
+@x86
+def test_wide_convolutions_in_bfloat16_take_winograds_way_along_columns(monkeypatch):
+    monkeypatch.setattr("segzoo.layers.conv._VECTORS_OF_BFLOAT16", True)
+    seen = calls(monkeypatch, "winograd_rows_conv")
+    conv, x = Conv2d(384, 384, 3, padding=1), numbers(1, 384, 48, 48, dtype=torch.float32)
+    with torch.no_grad():
+        expected = conv(x)
+        for autocast in (True, False):
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                found = conv(x) if autocast else conv.bfloat16()(x.bfloat16())
+            assert found.dtype == torch.bfloat16
+            assert (found - expected).square().mean().sqrt() < 0.01 * expected.square().mean().sqrt()
+        assert len(seen) == 2
+        with torch.autocast("cpu", torch.float16):
+            assert not _rows_are_faster(x, conv.weight)
+        conv(x[:, :, :4].bfloat16())  # too small
+    conv(x.bfloat16())  # gradients have their usual way
+    monkeypatch.setattr("segzoo.layers.conv._VECTORS_OF_BFLOAT16", False)
+    with torch.no_grad():
+        conv(x.bfloat16())
     assert len(seen) == 2
 
 

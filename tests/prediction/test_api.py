@@ -7,6 +7,7 @@ import torch
 import segzoo
 from segzoo import SegZooError
 from segzoo.inference import InferenceSettings, Predictor
+from segzoo.prediction.labeller import Prediction, load_labeller
 
 
 def test_sources_and_results(tiny_model, make_picture, tmp_path):
@@ -38,6 +39,15 @@ def test_sources_and_results(tiny_model, make_picture, tmp_path):
             segzoo.predict((model, processor), wrong)
     with pytest.raises(SegZooError, match="batch_size is 0"):
         segzoo.predict((model, processor), image, batch_size=0)
+
+
+def test_probabilities_that_do_not_fit(tiny_model):
+    """They are refused before anything is computed: the picture here is one byte that is shown everywhere."""
+    labeller = load_labeller(tiny_model, (60, 90), device="cpu")
+    image = np.broadcast_to(np.uint8(0), (1_000_000, 2_000_000, 3))
+    huge = Prediction(image, image[..., 0], labeller)
+    with pytest.raises(SegZooError, match=r"of 5 classes for 2000000x1000000 pixels take 37252.9 GiB .* `confidence`"):
+        _ = huge.probabilities
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """`segzoo predict` over many pictures: going on, errors of one picture, batches, kinds of results, processes."""
 
+import fnmatch
+import io
 import json
 import os
 import shutil
@@ -7,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +26,11 @@ from segzoo.data.label_encodings import CITYSCAPES_LABEL_IDS
 from segzoo.heads import FCNHeadConfig
 from segzoo.hub import save_model_folder
 from segzoo.prediction import run as running
-from segzoo.prediction.results import DatasetFolders, Submission
+from segzoo.prediction.labeller import Speed
+from segzoo.prediction.record import RECORD
+from segzoo.prediction.results import Submission
+
+CONTIGUOUS = Speed(memory_format="contiguous")  # as the commands here compute, so that labels are equal
 
 
 def predict(*arguments):
@@ -30,7 +38,8 @@ def predict(*arguments):
 
 
 def contents(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != RECORD)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 @pytest.fixture
@@ -75,13 +84,51 @@ def test_going_on_and_errors(tiny_model, photos, tmp_path, capsys):
     (photos / "x" / "text.jpg").unlink()
     (photos / "x" / "cut.png").unlink()
     assert predict(*again) == 0
-    for other in (("--model", tmp_path / "no-model"), ("--ignore_below", 0.5)):
-        capsys.readouterr()
-        assert predict(*again, *other) == 1
-        assert f"was made with {other[0]}" in capsys.readouterr().err
     assert contents(out) == expected
     assert predict("--model", tiny_model, "--output", out) == 1
     assert "no pictures are named" in capsys.readouterr().err
+
+
+def test_going_on_with_other_options(tiny_model, photos, tmp_path, capsys):
+    """What decides about results is in a record; where it is another one, nothing is mixed."""
+    options = (photos, "--model", tiny_model, "--memory_format", "contiguous", "--device", "cpu")
+    model, other, moved = Path(tiny_model), tmp_path / "other", tmp_path / "moved"
+    shutil.copytree(model, moved)
+    shutil.copytree(model, other)
+    settings = json.loads((other / "preprocessor_config.json").read_text())
+    (other / "preprocessor_config.json").write_text(json.dumps(settings | {"image_mean": [0.5, 0.5, 0.5]}))
+    out = tmp_path / "data"
+    assert predict(*options, "--output", out, "--as_dataset") == 0
+    expected = contents(out)
+    (out / "annotations" / "b.png").unlink()
+    again = (*options, "--output", out, "--skip_existing")
+    for changed, words in (
+        (("--as_dataset", "--model", other), f"--model {tiny_model}, not {other};"),
+        (("--as_dataset", "--ignore_below", "0.5"), "--ignore_below none, not 0.5;"),
+        (("--as_dataset", "--dtype", "bfloat16"), "--dtype float32, not bfloat16;"),
+        (("--as_dataset", "--flip"), "the protocol single scale, shorter side 64; whole image; no flip, not single"),
+        ((), "as results a data set (--as_dataset), not label maps and overlays (--alpha 0.55);"),
+    ):
+        capsys.readouterr()
+        assert predict(*again, *changed) == 1
+        error = capsys.readouterr().err
+        assert f"{out}: it holds results that were made with {words}" in error and "--overwrite" in error, error
+    assert len(contents(out)) == len(expected) - 1
+    assert predict(*again, "--as_dataset", "--model", moved) == 0, "the same model at another place"
+    assert contents(out) == expected
+
+    # Two kinds in one folder are not gone on with; all replaced, they are one again.
+    assert predict(*options, "--output", out, "--as_dataset", "--ignore_below", "0.3", "--overwrite") == 0
+    assert predict(*again, "--as_dataset", "--ignore_below", "0.3") == 0
+    assert predict(photos / "b.png", *options[1:], "--output", out, "--as_dataset", "--overwrite") == 0
+    assert predict(*again, "--as_dataset") == 1 and "--ignore_below 0.3, not none" in capsys.readouterr().err
+
+    (out / RECORD).unlink()  # as versions without a record left it
+    assert predict(*again, "--as_dataset", "--flip") == 0
+    assert "0 pictures" not in capsys.readouterr().out
+    (out / "annotations" / "b.png").unlink()
+    assert predict(*again, "--as_dataset", "--flip") == 0
+    assert "nothing says how the results in it were made" in capsys.readouterr().out
 
 
 def test_batches_and_read_ahead(tiny_model, photos, tmp_path, monkeypatch):
@@ -130,28 +177,82 @@ def test_as_dataset(tiny_model, photos, tmp_path, capsys):
     assert json.loads((out / "id2label.json").read_text())["2"] == "car"
 
 
-def test_submissions(tiny_model, photos, tmp_path, capsys):
-    assert predict(photos, "--model", tiny_model, "--output", tmp_path / "s", "--submission", "ade20k") == 1
-    assert "the model's 5 classes are not the 150 of ADE20K" in capsys.readouterr().err
-    assert Submission("ade20k").stored_ids()[[0, 149]].tolist() == [1, 150]
-    assert Submission("cityscapes").stored_ids()[[0, 1, 18]].tolist() == [7, 8, 33]
-    assert DatasetFolders() and DATASETS["cityscapes"].num_labels == 19
-
-
-def test_files_for_the_server_of_cityscapes(photos, tmp_path):
+def submitting_model(dataset, folder):
+    """A model of the classes of a benchmark, for whole pictures of 64 pixels."""
     torch.manual_seed(0)
-    config = SegZooConfig.from_backbone(ResNetConfig.tiny(), FCNHeadConfig(channels=16), num_labels=19)
-    config.id2label = dict(DATASETS["cityscapes"].id2label)
+    facts = DATASETS[dataset]
+    config = SegZooConfig.from_backbone(ResNetConfig.tiny(), FCNHeadConfig(channels=16), num_labels=facts.num_labels)
+    config.id2label = dict(facts.id2label)
     model, processor = SegZooForSemanticSegmentation(config).eval(), SegZooImageProcessor(size={"shortest_edge": 64})
-    folder = save_model_folder(model, processor, tmp_path / "model")
-    (photos / "a.png").rename(photos / "x" / "berlin_000000_000019_leftImg8bit.png")
-    options = ("--model", folder, "--output", tmp_path / "out", "--memory_format", "contiguous", "--device", "cpu")
-    assert predict(photos / "x", *options, "--submission", "cityscapes") == 0
-    assert sorted(contents(tmp_path / "out")) == ["a.png", "berlin_000000_000019_leftImg8bit.png", "c.png"]
-    found = segzoo.predict(folder, photos / "x" / "c.png", device="cpu")
-    with Image.open(tmp_path / "out" / "c.png") as written:
-        assert written.mode == "L", "ids, without a palette"
-        assert np.array_equal(CITYSCAPES_LABEL_IDS.decode_ids(np.array(written)), found.label_map)
+    return save_model_folder(model, processor, folder)
+
+
+def submitted(tmp_path, model, pictures, dataset):
+    """What is uploaded: the masks, by their names in an archive of the output folder."""
+    out = tmp_path / "out"
+    options = ("--model", model, "--output", out, "--memory_format", "contiguous", "--device", "cpu")
+    assert predict(pictures, *options, "--submission", dataset) == 0
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for path in sorted(out.rglob("*.png")):
+            archive.write(path, path.relative_to(out))
+    assert {path.name for path in out.rglob("*") if path.is_file() and path.suffix != ".png"} == {RECORD}
+    with zipfile.ZipFile(tmp_path / "all.zip") as archive:
+        return {name: Image.open(io.BytesIO(archive.read(name))) for name in archive.namelist()}
+
+
+def test_submission_to_ade20k(tiny_model, tmp_path, make_picture, capsys):
+    """The challenge's rules: the test pictures' names with .png, one channel of 8 bits, ids 1 to 150, no 0, equal sizes."""
+    testing = tmp_path / "release_test" / "testing"
+    testing.mkdir(parents=True)
+    sizes = {"ADE_test_00000001.jpg": (91, 61), "ADE_test_00000002.jpg": (64, 200), "ADE_test_00003489.JPG": (33, 35)}
+    for seed, (name, size) in enumerate(sizes.items()):
+        make_picture(seed, *size).convert("L" if seed == 1 else "RGB").save(testing / name)
+    assert predict(testing, "--model", tiny_model, "--output", tmp_path / "s", "--submission", "ade20k") == 1
+    assert "the model's 5 classes are not the 150 of ADE20K" in capsys.readouterr().err
+    model = submitting_model("ade20k", tmp_path / "model")
+    masks = submitted(tmp_path, model, testing, "ade20k")
+    assert set(masks) == {Path(name).stem + ".png" for name in sizes}
+    for name, size in sizes.items():
+        mask = masks[Path(name).stem + ".png"]
+        ids = np.array(mask)
+        assert (mask.format, mask.mode, mask.size, ids.dtype) == ("PNG", "L", size, np.uint8)
+        assert ids.min() >= 1 and ids.max() <= 150
+        assert np.array_equal(ids - 1, segzoo.predict(model, testing / name, device="cpu", speed=CONTIGUOUS).label_map)
+    assert Submission("ade20k").stored_ids()[[0, 149]].tolist() == [1, 150]
+
+
+def test_submission_to_cityscapes(tmp_path, make_picture):
+    """The server's rules: for each test picture one PNG below the root that begins with city, sequence and frame; of the
+    picture's size, one channel, the data set's own ids."""
+    test = tmp_path / "leftImg8bit" / "test"
+    names = ["berlin/berlin_000000_000019", "berlin/berlin_000001_000019", "bielefeld/bielefeld_000000_012080"]
+    sizes = [(97, 51), (128, 64), (60, 90)]
+    for seed, (name, size) in enumerate(zip(names, sizes, strict=True)):
+        (test / name).parent.mkdir(parents=True, exist_ok=True)
+        make_picture(seed, *size).save(test / f"{name}_leftImg8bit.png")
+    model = submitting_model("cityscapes", tmp_path / "model")
+    masks = submitted(tmp_path, model, test, "cityscapes")
+    assert len(masks) == 3
+    for name, size in zip(names, sizes, strict=True):
+        pattern = f"{Path(name).name}*.png"
+        (found,) = (mask for path, mask in masks.items() if fnmatch.fnmatch(path.rpartition("/")[2], pattern))
+        ids = np.array(found)
+        assert (found.format, found.mode, found.size, ids.ndim) == ("PNG", "L", size, 2)
+        assert set(np.unique(ids)) <= set(CITYSCAPES_LABEL_IDS.ids), "no id that the server does not count"
+        labels = segzoo.predict(model, test / f"{name}_leftImg8bit.png", device="cpu", speed=CONTIGUOUS).label_map
+        assert np.array_equal(CITYSCAPES_LABEL_IDS.decode_ids(ids), labels)
+    assert Submission("cityscapes").stored_ids()[[0, 1, 18]].tolist() == [7, 8, 33]
+
+
+def test_two_masks_for_one_picture(tmp_path, make_picture, capsys):
+    """Servers look for masks in all folders; two for one picture are told before the model is loaded."""
+    for name in ("a/berlin_000000_000019_leftImg8bit", "b/berlin_000000_000019_rightImg8bit", "c/x", "d/x"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True)
+        make_picture().save(tmp_path / "in" / f"{name}.png")
+    options = ("--model", tmp_path / "none", "--output", tmp_path / "out", "--submission")
+    for folders, dataset, key in (("ab", "cityscapes", "berlin_000000_000019"), ("cd", "ade20k", "x")):
+        assert predict(f"{tmp_path}/in/[{folders}]/*.png", *options, dataset) == 1
+        assert f"the server takes one mask for {key}; leave one out" in capsys.readouterr().err
 
 
 @pytest.mark.slow

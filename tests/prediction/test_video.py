@@ -1,11 +1,18 @@
 """Videos in and out: every frame, the same speed, and the labels that the frames have as pictures."""
 
+import contextlib
 import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import segzoo
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
@@ -13,7 +20,10 @@ from segzoo.backbones import ResNetConfig
 from segzoo.commands.cli import main
 from segzoo.heads import FCNHeadConfig
 from segzoo.hub import save_model_folder
-from segzoo.prediction.video import read_facts, read_frames
+from segzoo.prediction import segments
+from segzoo.prediction.labeller import Labeller, Speed, load_labeller
+from segzoo.prediction.segments import Parts, VideoTargets
+from segzoo.prediction.video import label_video, read_facts, read_frames
 
 av = pytest.importorskip("av")
 
@@ -25,18 +35,27 @@ def predict(*arguments):
 @pytest.fixture
 def video(tmp_path):
     """Seven frames of 65 x 48 pixels at 12.5 frames per second, without losses; the fifth comes late."""
-    path = tmp_path / "drive.mkv"
+    write_video(tmp_path / "drive.mkv", 7)
+    return tmp_path / "drive.mkv"
+
+
+def write_video(path, num_frames):
     noise = np.random.default_rng(0)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("ffv1", rate=Fraction(25, 2))
         stream.width, stream.height, stream.pix_fmt = 65, 48, "bgr0"
-        for index in range(7):
+        for index in range(num_frames):
             levels = noise.integers(0, 256, (48, 65, 3), dtype=np.uint8)
             frame = av.VideoFrame.from_ndarray(levels, format="rgb24")
             frame.pts, frame.time_base = index + (index >= 4), Fraction(2, 25)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    return path
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("[!.]*")) if path.is_file()
+    }
 
 
 def test_overlay_video(tiny_model, video, tmp_path, capsys):
@@ -63,7 +82,7 @@ def test_overlay_video(tiny_model, video, tmp_path, capsys):
     )
     assert drawn[0].levels.shape == (48, 66, 3), "an even size"
     assert read_facts(video, "drive").rate == Fraction(25, 2)
-    assert sorted(path.name for path in out.iterdir()) == ["drive.json", "drive_overlay.mp4"]
+    assert sorted(path.name for path in out.glob("[!.]*")) == ["drive.json", "drive_overlay.mp4"]
 
     assert predict(*options) == 1 and "2 results exist already" in capsys.readouterr().err
     assert predict(*options[:3], "--output", tmp_path / "d", "--as_dataset") == 1
@@ -71,6 +90,94 @@ def test_overlay_video(tiny_model, video, tmp_path, capsys):
     (tmp_path / "broken.mp4").write_bytes(video.read_bytes()[:100])
     assert predict(tmp_path / "broken.mp4", *options[1:3], "--output", tmp_path / "e") == 1
     assert "broken.mp4: the video cannot be read" in capsys.readouterr().err and not (tmp_path / "e").exists()
+
+
+def shown(path):
+    """The frames of a video as bytes, and when they are shown."""
+    return [(frame.levels.tobytes(), float(frame.ticks * frame.unit)) for frame in read_frames(path, path.name)]
+
+
+def test_going_on_at_the_last_whole_segment(tiny_model, video, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(segments, "SEGMENT_FRAMES", 3)
+    command = (video, "--model", tiny_model, "--memory_format", "contiguous", "--device", "cpu", "--batch_size", "2")
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert predict(*command, "--output", whole, "--frame_labels") == 0
+    times = [float(frame.ticks * frame.unit) for frame in read_frames(video, "drive")]
+    assert [time for _, time in shown(whole / "drive_overlay.mp4")] == pytest.approx(times, abs=1e-3)
+    labels = [np.array(Image.open(whole / "drive_frames" / f"{index:06}.png")) for index in range(7)]
+    assert len(list((whole / "drive_frames").iterdir())) == 7
+    counted = np.bincount(np.stack(labels).ravel(), minlength=5)
+    classes = json.loads((whole / "drive.json").read_text())["classes"]
+    assert {area["id"]: area["pixels"] for area in classes} == {int(i): counted[i] for i in np.flatnonzero(counted)}
+    found = segzoo.predict(tiny_model, [frame.levels for frame in read_frames(video, "drive")], device="cpu")
+    assert all((label == one.label_map).mean() > 0.99 for label, one in zip(labels, found, strict=True))
+
+    def end_at_the_fifth():
+        seen.append(None)
+        if len(seen) == 5:
+            raise KeyboardInterrupt
+
+    seen = []
+    targets = VideoTargets(out / "drive_overlay.mp4", out / "drive.json", out / "drive_frames")
+    shutil.copytree(whole, out)  # with the record
+    for name in ("drive_overlay.mp4", "drive.json"):
+        (out / name).unlink()
+    labeller = load_labeller(tiny_model, (48, 65), device="cpu", speed=Speed(memory_format="contiguous"))
+    parts = Parts(targets, video, go_on=False)
+    facts = {"model": str(tiny_model)}
+    with pytest.raises(KeyboardInterrupt):
+        label_video(labeller, video, str(video), parts, batch_size=2, facts=facts, on_frame=end_at_the_fifth)
+    first = targets.parts / "00000.mp4"
+    written = first.stat().st_mtime_ns
+    assert not (targets.parts / "00001.json").exists() and len(shown(first)) == 3
+    assert Parts(targets, video, go_on=True).frames == 3 and first.stat().st_mtime_ns == written
+
+    assert predict(*command, "--output", out, "--skip_existing") == 1, "without label maps of frames"
+    assert "--alpha 0.55 --frame_labels), not label maps" in capsys.readouterr().err
+    calls = []
+    original = Labeller.label
+    monkeypatch.setattr(Labeller, "label", lambda self, images: calls.append(len(images)) or original(self, images))
+    assert predict(*command, "--output", out, "--skip_existing", "--frame_labels") == 0
+    assert calls == [2, 1, 1], "four frames are left, in the batches of a run that was not ended"
+    assert shown(out / "drive_overlay.mp4") == shown(whole / "drive_overlay.mp4")
+    assert contents(out) == contents(whole)
+
+    shutil.copytree(out, targets.parts)  # killed before the segments were removed
+    assert predict(*command, "--output", out, "--skip_existing", "--frame_labels") == 0
+    assert not targets.parts.exists()
+    (out / "drive.json").unlink()
+    (out / "drive_overlay.mp4").unlink()
+    assert predict(*command, "--output", out, "--frame_labels") == 1
+    assert "label maps of frames exist already; add --overwrite" in capsys.readouterr().err
+    assert predict(*command, "--output", out, "--frame_labels", "--as_dataset") == 1
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on(tiny_model, tmp_path):
+    """A real kill -9 in the middle of the second segment."""
+    path, whole, out = tmp_path / "long.mkv", tmp_path / "whole", tmp_path / "out"
+    write_video(path, 260)
+    command = [str(path), "--model", str(tiny_model), "--memory_format", "contiguous", "--device", "cpu"]
+    assert predict(*command, "--output", whole) == 0
+    program = [sys.executable, "-m", "segzoo", "predict", *command, "--output", str(out), "--skip_existing"]
+    process = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first = out / ".long_overlay.mp4.parts" / "00000.json"
+    while process.poll() is None and not first.exists():
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL and not (out / "long.json").exists()
+    written = first.stat().st_mtime_ns
+    program += ["--batch_size", "1"]
+    again = subprocess.Popen(program, stdout=subprocess.DEVNULL)
+    kept = []
+    while again.poll() is None:
+        with contextlib.suppress(FileNotFoundError):
+            kept.append(first.stat().st_mtime_ns)
+        time.sleep(0.05)
+    assert again.returncode == 0 and set(kept) == {written}
+    assert len(shown(out / "long_overlay.mp4")) == 260
+    assert shown(out / "long_overlay.mp4") == shown(whole / "long_overlay.mp4")
+    assert contents(out) == contents(whole)
 
 
 def test_more_classes_than_bytes_and_remains(video, tmp_path):

@@ -3,6 +3,10 @@
 import torch
 from torch import nn
 
+from segzoo import SegZooConfig, SegZooForSemanticSegmentation
+from segzoo.auto import BACKBONES, HEADS
+from segzoo.heads import FCNHeadConfig
+
 SIZES = [(64, 96), (75, 109), (33, 97)]
 # Added to all scores of a softmax, they change nothing: rounding decides whether their gradients are zero.
 WITHOUT_EFFECT = ("context.mask.bias",)
@@ -58,3 +62,26 @@ def assert_gradients(model, without=()):
         assert torch.isfinite(parameter.grad).all(), f"{name} has a gradient that is not finite"
         told = name in without or name.endswith(WITHOUT_EFFECT)
         assert told or parameter.grad.abs().sum() > 0, f"the gradient of {name} is zero"
+
+
+def tiny_composite(backbone: str, head: str) -> SegZooForSemanticSegmentation:
+    """A small model of two registered parts, by their ``model_type``; a head that needs another before it gets one."""
+    config = HEADS[head].config.tiny()
+    config.in_channels = None
+    if config.in_index is not None:  # the last map, which every backbone has, and the first one
+        config.in_index = [-1, 0, -1][: len(config.in_index)]
+    heads = [*([FCNHeadConfig(channels=8)] if config.reads_previous else []), config]
+    return SegZooForSemanticSegmentation(
+        SegZooConfig(
+            backbone_config=BACKBONES[backbone].config.tiny(),
+            decode_head_configs=heads,
+            auxiliary_head_configs=[FCNHeadConfig(in_index=[0], channels=8)],
+            num_labels=4,
+        )
+    )
+
+
+def pairs_of_parts() -> list[tuple[str, str]]:
+    """Every registered backbone and every decode head once, each with a plain part."""
+    heads = [name for name in sorted(HEADS) if HEADS[name].config.tiny().own_outputs is None]
+    return [(name, "segzoo_fcn_head") for name in sorted(BACKBONES)] + [("segzoo_resnet", name) for name in heads]

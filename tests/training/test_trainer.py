@@ -1,4 +1,5 @@
 import json
+import math
 import shutil
 import weakref
 
@@ -14,7 +15,12 @@ from segzoo.data.scenes import SCENES, write_scenes
 from segzoo.errors import SegZooError
 from segzoo.metrics import ConfusionMatrix
 from segzoo.training import training_transform
-from segzoo.training.trainer import SegmentationTrainer, SegmentationTrainingArguments, find_trainer_checkpoint
+from segzoo.training.trainer import (
+    SegmentationTrainer,
+    SegmentationTrainingArguments,
+    check_best_metric,
+    find_trainer_checkpoint,
+)
 from segzoo.weight_hashes import HASHES
 
 
@@ -198,6 +204,30 @@ def test_a_score_that_there_is_not(build, wanted):
         SegZooError, match=f"--metric_for_best_model {wanted}: evaluation has no such score; choose mean_iou"
     ):
         build(metric_for_best_model=wanted)
+
+
+def test_a_class_that_never_occurs_is_never_the_best_and_no_error(build):
+    model = segformer()
+    config = model.config
+    config.id2label = {**SCENES.id2label, 9: "unicorn"}
+    model = SegformerForSemanticSegmentation(config)
+    model.decode_head.classifier.bias.data[9] = -1e9
+    settings = {"metric_for_best_model": "iou_unicorn", "eval_strategy": "steps", "eval_steps": 1, "max_steps": 1}
+    trainer = build(model, **settings)
+    trainer.train()
+    (found,) = [entry["eval_iou_unicorn"] for entry in trainer.state.log_history if "eval_mean_iou" in entry]
+    assert math.isnan(found) and trainer.state.best_global_step is None
+
+
+def test_the_best_model_by_one_of_several_data_sets(build, tmp_path):
+    args = SegmentationTrainingArguments(output_dir=str(tmp_path), metric_for_best_model="mean_iou")
+    with pytest.raises(SegZooError, match="begin with the name of one, such as day_mean_iou"):
+        check_best_metric(args, ["road"], parts=["day", "night"])
+    args.metric_for_best_model = "night_iou_road"
+    check_best_metric(args, ["road"], parts=["day", "night"])
+    trainer = build()
+    trainer.args.metric_for_best_model = "eval_day_iou_road"
+    assert {"eval_day_mean_iou", "eval_day_iou_road"} <= trainer.evaluate({"day": trainer.eval_dataset}).keys()
 
 
 def test_half_precision_weights_are_refused(build):

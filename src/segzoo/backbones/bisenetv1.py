@@ -5,7 +5,7 @@ https://arxiv.org/abs/1808.00897; the numbers are those of mmsegmentation's ``Bi
 (https://github.com/open-mmlab/mmsegmentation).
 """
 
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import transformers
 from huggingface_hub.dataclasses import strict
@@ -15,7 +15,7 @@ from transformers import AutoConfig
 from segzoo.auto import register_backbone
 from segzoo.backbones.base import Backbone
 from segzoo.backbones.resnet import ResNetConfig
-from segzoo.backbones.wrapper import WrapperConfig
+from segzoo.backbones.wrapper import ContextPathConfig
 from segzoo.base import Ints
 from segzoo.compat import SubConfigSpec
 from segzoo.errors import SegZooError
@@ -31,13 +31,11 @@ VARIANTS = {
 
 
 @strict
-class BiSeNetV1Config(WrapperConfig):
-    """Options of ``BiSeNetV1Backbone``, besides those of ``WrapperConfig``; the defaults are those over a ResNet-18.
+class BiSeNetV1Config(ContextPathConfig):
+    """Options of ``BiSeNetV1Backbone``, besides those of ``ContextPathConfig``; the defaults are those over a ResNet-18.
 
     Args:
         spatial_channels: width of the four layers of the path for details.
-        context_channels: width of the context path.
-        fused_channels: width of the map in which the two are fused.
 
     Raises:
         SegZooError: ``spatial_channels`` has not four entries.
@@ -45,11 +43,8 @@ class BiSeNetV1Config(WrapperConfig):
 
     model_type = "segzoo_bisenetv1"
     sub_configs_defaults = {"encoder_config": SubConfigSpec(config_class=AutoConfig, model_type="segzoo_resnet")}
-    least_maps: ClassVar[int] = 3
 
     spatial_channels: Ints = (64, 64, 64, 128)
-    context_channels: int = 128
-    fused_channels: int = 256
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.encoder_config is None:

@@ -5,7 +5,7 @@ numbers are those of mmsegmentation's ``STDCNet`` and ``STDCContextPathNet``
 (https://github.com/open-mmlab/mmsegmentation).
 """
 
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 import torch
 import transformers
@@ -16,7 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from segzoo.auto import register_backbone
 from segzoo.backbones.base import Backbone, BackboneConfig
-from segzoo.backbones.wrapper import WrapperConfig
+from segzoo.backbones.wrapper import ContextPathConfig
 from segzoo.base import ConvBlockConfig, Ints
 from segzoo.compat import SubConfigSpec
 from segzoo.errors import SegZooError
@@ -156,12 +156,10 @@ class STDCNetBackbone(Backbone):
 
 
 @strict
-class STDCConfig(WrapperConfig):
-    """Options of ``STDCBackbone``, besides those of ``WrapperConfig``.
+class STDCConfig(ContextPathConfig):
+    """Options of ``STDCBackbone``, besides those of ``ContextPathConfig``.
 
     Args:
-        context_channels: width of the context path.
-        fused_channels: width of the map in which details and context are fused.
         squeeze: how many times narrower the attention of this fusion is.
         upsampling: how maps grow in the context path: "nearest", "bilinear" or "bicubic".
         align_corners: whether bilinear and bicubic upsampling align the centres of the corner pixels.
@@ -172,10 +170,7 @@ class STDCConfig(WrapperConfig):
 
     model_type = "segzoo_stdc"
     sub_configs_defaults = {"encoder_config": SubConfigSpec(config_class=AutoConfig, model_type="segzoo_stdcnet")}
-    least_maps: ClassVar[int] = 3
 
-    context_channels: int = 128
-    fused_channels: int = 256
     squeeze: int = 4
     upsampling: Literal["nearest", "bilinear", "bicubic"] = "nearest"
     align_corners: bool = False

@@ -63,3 +63,18 @@ class WrapperConfig(BackboneConfig):
                 k: v for k, v in inner.items() if k not in ("transformers_version", "num_labels")
             }
         return output
+
+
+@strict
+class ContextPathConfig(WrapperConfig):
+    """Base of the configs of BiSeNet and its like: a context path over the encoder's last three maps, and a fusion.
+
+    Args:
+        context_channels: width of the context path.
+        fused_channels: width of the map in which details and context are fused.
+    """
+
+    least_maps: ClassVar[int] = 3
+
+    context_channels: int = 128
+    fused_channels: int = 256

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
     from accelerate import PartialState
 
     from segzoo.prediction.inputs import Input
-    from segzoo.prediction.labeller import Labeller
+    from segzoo.prediction.labeller import Labeller, Speed
+    from segzoo.prediction.record import Record
     from segzoo.prediction.results import Results
-    from segzoo.prediction.run import Failures, Task
+    from segzoo.prediction.run import Downloads, Failures, Task
+    from segzoo.prediction.segments import VideoTargets
 
 PROTOCOL = ("slide", "window", "stride", "scales", "short_sides")
 EPILOG = """
@@ -62,12 +65,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--alpha", type=float, default=0.55, help="share of the colours in the overlay, 0 to 1")
     there = parser.add_mutually_exclusive_group()
     there.add_argument("--overwrite", action="store_true", help="replace results that are there already")
-    there.add_argument("--skip_existing", action="store_true", help="leave out pictures whose results are all there")
+    there.add_argument(
+        "--skip_existing",
+        action="store_true",
+        help="leave out pictures whose results are all there; refused where they were made with other options",
+    )
     parser.add_argument(
         "--on_error",
         choices=("stop", "skip"),
         default="stop",
         help="at a picture that cannot be labelled: end, or go on and name it at the end (default: stop)",
+    )
+    parser.add_argument(
+        "--frame_labels", action="store_true", help="of videos, also write a label PNG of every frame, in NAME_frames/"
     )
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument(
@@ -101,27 +111,47 @@ def run(args: argparse.Namespace) -> int:
     """
     check(args)
     from segzoo.prediction.inputs import check_results_are_free, find_pictures
-    from segzoo.prediction.run import Failures, looked_at
+    from segzoo.prediction.record import check_same, holds_nothing_else, read_records, write_records
+    from segzoo.prediction.run import Downloads, Failures, looked_at
+    from segzoo.prediction.segments import remove_parts
 
     output, results = Path(args.output), results_of(args)
     pictures = find_pictures(args.images, results.names, lists=args.list, leave_out=output)
+    for video in (picture for picture in pictures if picture.is_video and (args.as_dataset or args.submission)):
+        raise SegZooError(f"{video.name}: of a video only an overlay is made; leave out --as_dataset and --submission")
+    results.check_pictures(pictures)
     state = processes(args)
     try:
         own = pictures if state is None else pictures[state.process_index :: state.num_processes]
+        earlier, record = read_records(output), None
+        if not earlier and any(results.are_there(output, picture) for picture in pictures):
+            earlier = [None]
         if args.skip_existing:
+            if earlier:
+                record = record_of(args, results)
+                check_same(output, earlier, record)
             there = dict.fromkeys(picture for picture in own if results.are_there(output, picture))
-            for picture in there:
-                results.check_same(output, picture)
             own = [picture for picture in own if picture not in there]
+            for video in (picture for picture in there if picture.is_video):
+                remove_parts(video_targets(output, video, results))
         check_results_are_free(own, output, results.names, overwrite=args.overwrite or args.skip_existing)
         failures = Failures(skip=args.on_error == "skip")
         videos = [picture for picture in own if picture.is_video]
-        check_videos(videos, results, failures)
-        with tempfile.TemporaryDirectory() as folder:
-            tasks = looked_at([picture for picture in own if not picture.is_video], Path(folder), failures)
-            if tasks or videos:
-                label(args, tasks, videos, results, output, failures, state)
-        return finish(args, pictures, len(own), failures, state)
+        on_the_web = [picture for picture in own if picture.path is None]
+        check_videos(videos, failures)
+        if not (args.overwrite or args.skip_existing):
+            check_frames_are_free([video_targets(output, video, results) for video in videos])
+        with tempfile.TemporaryDirectory() as folder, Downloads(on_the_web, Path(folder), failures) as downloads:
+            local = [picture for picture in own if not picture.is_video and picture.path is not None]
+            tasks = looked_at(local, failures)
+            if tasks or videos or downloads.first() is not None:
+                record = record or record_of(args, results)
+                records = [*earlier, *([] if record in earlier else [record])]
+                label(args, Work(tasks, downloads, videos), results, output, failures, state, records)
+        status = finish(args, pictures, len(own), failures, state)
+        if args.overwrite and status == 0 and record and holds_nothing_else(output, pictures, results):
+            write_records(output, [record])
+        return status
     finally:
         if state is not None:
             state.destroy_process_group()
@@ -143,6 +173,8 @@ def check(args: argparse.Namespace) -> None:
         raise SegZooError(f"--batch_size {args.batch_size} is not at least 1")
     if args.ignore_below is not None and not 0 <= args.ignore_below <= 1:
         raise SegZooError(f"--ignore_below {args.ignore_below} is not between 0 and 1")
+    if args.frame_labels and (args.as_dataset or args.submission):
+        raise SegZooError("--frame_labels is for videos; leave it out with --as_dataset and --submission")
     if args.ignore_below is not None and args.submission:
         raise SegZooError("--ignore_below: servers want a class for every pixel; leave it out with --submission")
     check_protocol_options(**{name: getattr(args, name) for name in PROTOCOL})
@@ -156,12 +188,57 @@ def results_of(args: argparse.Namespace) -> Results:
         return DatasetFolders()
     if args.submission:
         return Submission(args.submission)
-    return Views(args.alpha, facts_of(args))
+    return Views(args.alpha, facts_of(args), frame_labels=args.frame_labels)
 
 
 def facts_of(args: argparse.Namespace) -> dict[str, Any]:
     """Entries of each JSON that say how it was made."""
     return {"model": args.model} | ({} if args.ignore_below is None else {"ignore_below": args.ignore_below})
+
+
+def record_of(args: argparse.Namespace, results: Results) -> Record:
+    """What the options say about the results; of the model, only its settings are read.
+
+    Raises:
+        SegZooError: there is no such model, or its settings cannot be read.
+    """
+    from types import SimpleNamespace
+
+    from segzoo.inference.options import settings_from_options
+    from segzoo.prediction.labeller import chosen_device
+    from segzoo.prediction.record import Record, Source
+
+    source = Source(
+        args.model,
+        revision=args.model_revision,
+        token=args.token,
+        cache_dir=args.cache_dir,
+        trust_remote_code=args.trust_remote_code,
+        verify=not args.no_verify,
+    )
+    config, processor = source.settings()
+    model: Any = SimpleNamespace(config=config)  # all that a protocol depends on
+    settings = settings_from_options(model, processor, **protocol_options(args))
+    return Record(
+        model=args.model,
+        content=source.content(config),
+        protocol=settings.describe(processor),
+        dtype=speed_of(args).dtype_on(chosen_device(args.device)),
+        ignore_below=args.ignore_below,
+        results=str(results),
+    )
+
+
+def protocol_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of the protocol, by the names that `settings_from_options` has for them."""
+    return {name: getattr(args, name) for name in (*PROTOCOL, "flip", "average")}
+
+
+def speed_of(args: argparse.Namespace) -> Speed:
+    """How the model is to compute."""
+    from segzoo.prediction.labeller import Speed
+
+    return Speed(dtype=args.dtype, fuse=not args.no_fuse, memory_format=args.memory_format)
 
 
 def processes(args: argparse.Namespace) -> PartialState | None:
@@ -176,19 +253,14 @@ def processes(args: argparse.Namespace) -> PartialState | None:
     return PartialState(cpu=chosen_device(args.device) == "cpu", timeout=timedelta(days=7))
 
 
-def check_videos(videos: list[Input], results: Results, failures: Failures) -> None:
+def check_videos(videos: list[Input], failures: Failures) -> None:
     """Take out videos that cannot be read, and note why.
 
     Raises:
-        SegZooError: these results are not made of videos; or a video cannot be read and errors end the run.
+        SegZooError: a video cannot be read, and errors end the run.
     """
-    from segzoo.prediction.results import Views
     from segzoo.prediction.video import read_facts
 
-    if videos and not isinstance(results, Views):
-        raise SegZooError(
-            f"{videos[0].name}: of a video only an overlay is made; leave out --as_dataset and --submission"
-        )
     for video in list(videos):
         try:
             read_facts(video.path, video.name)
@@ -197,59 +269,118 @@ def check_videos(videos: list[Input], results: Results, failures: Failures) -> N
             videos.remove(video)
 
 
+def video_targets(output: Path, video: Input, results: Results) -> VideoTargets:
+    """Where the results of a video go."""
+    from segzoo.prediction.segments import VideoTargets
+
+    folders = results.folders(video)
+    overlay, summary = results.names(video)
+    return VideoTargets(output / overlay, output / summary, output / folders[0] if folders else None)
+
+
+def check_frames_are_free(targets: Sequence[VideoTargets]) -> None:
+    """Check that no label maps of frames are replaced.
+
+    Raises:
+        SegZooError: a folder holds some.
+    """
+    for target in targets:
+        if target.have_frames:
+            raise SegZooError(
+                f"{target.frames}: label maps of frames exist already; add --overwrite, or choose another folder"
+            )
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one process labels.
+
+    Args:
+        tasks: pictures on this machine.
+        downloads: pictures on the web.
+        videos: videos.
+    """
+
+    tasks: Sequence[Task]
+    downloads: Downloads
+    videos: Sequence[Input]
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of pictures, as far as they are known; at least one, the first picture's first."""
+        from segzoo.prediction.video import read_facts
+
+        fetched = self.downloads.first()
+        sizes = [task.size for task in [*self.tasks, *([] if fetched is None else [fetched])]]
+        return sizes + [read_facts(video.path, video.name).size for video in self.videos[:1]]
+
+    def is_small(self) -> bool:
+        """Whether all pictures are known to be small, so that several may be held at once."""
+        from segzoo.prediction.run import QUICK_PIXELS
+
+        known = len(self.downloads.pictures) <= 1
+        return known and max(height * width for height, width in self.sizes()) <= QUICK_PIXELS
+
+
 def label(
     args: argparse.Namespace,
-    tasks: Sequence[Task],
-    videos: Sequence[Input],
+    work: Work,
     results: Results,
     output: Path,
     failures: Failures,
     state: PartialState | None,
+    records: Sequence[Record | None],
 ) -> None:
     """Load the model, label the pictures, and print a line about each."""
     from segzoo.evaluation.progress import EvaluationProgress
-    from segzoo.prediction.run import QUICK_PIXELS, label_pictures
-    from segzoo.prediction.video import read_facts
+    from segzoo.prediction.record import write_records
+    from segzoo.prediction.run import label_pictures
 
     device = "cpu" if args.device == "cpu" else device_of(args, state)
-    sizes = [task.size for task in tasks] + [read_facts(video.path, video.name).size for video in videos[:1]]
-    if device == "cpu" and max(height * width for height, width in sizes) <= QUICK_PIXELS:
+    if device == "cpu" and work.is_small():
         from segzoo.memory import keep_freed_memory
 
         keep_freed_memory()
-    labeller = labeller_of(args, sizes[0], device)
+    labeller = labeller_of(args, work.sizes()[0], device)
     results.check(labeller)
     is_main = state is None or state.is_main_process
+    output.mkdir(parents=True, exist_ok=True)
+    write_records(output, records)  # by every process: the first one may have nothing to do
     if is_main:
+        if None in records:
+            print_text(line_text(f"{output}: nothing says how the results in it were made; they stay as they are"))
         print_text(f"protocol: {labeller.protocol}")
-    progress = EvaluationProgress(len(tasks), enabled=is_main, seconds=10)
-    for written in label_pictures(labeller, tasks, results, output, failures, batch_size=args.batch_size):
+    progress = EvaluationProgress(len(work.tasks) + len(work.downloads.pictures), enabled=is_main, seconds=10)
+    options = {"batch_size": args.batch_size, "downloads": work.downloads}
+    for written in label_pictures(labeller, work.tasks, results, output, failures, **options):
         progress.finish_line()
         say_result(written.picture, written.areas, written.seconds)
         progress.image()
     progress.finish_line()
-    for video in videos:
-        label_one_video(args, labeller, video, [output / name for name in results.names(video)], failures)
+    for video in work.videos:
+        label_one_video(args, labeller, video, video_targets(output, video, results), failures)
 
 
 def label_one_video(
-    args: argparse.Namespace, labeller: Labeller, video: Input, targets: Sequence[Path], failures: Failures
+    args: argparse.Namespace, labeller: Labeller, video: Input, targets: VideoTargets, failures: Failures
 ) -> None:
     """Write the results of a video, with a line of progress, and print a line about it."""
     from segzoo.evaluation.progress import EvaluationProgress
     from segzoo.files import remove_abandoned
+    from segzoo.prediction.segments import Parts
     from segzoo.prediction.video import label_video, read_facts
 
     start = time.perf_counter()
     try:
-        targets[0].parent.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(targets[0].parent)
-        progress = EvaluationProgress(read_facts(video.path, video.name).frames, seconds=10)
+        targets.overlay.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(targets.overlay.parent)
+        parts = Parts(targets, video.path, go_on=args.skip_existing)
+        frames = read_facts(video.path, video.name).frames
+        progress = EvaluationProgress(frames, num_done=parts.frames, seconds=10)
         areas = label_video(
             labeller,
             video.path,
             video.name,
-            tuple(targets),
+            parts,
             alpha=args.alpha,
             batch_size=args.batch_size,
             facts=facts_of(args),
@@ -278,15 +409,14 @@ def device_of(args: argparse.Namespace, state: PartialState | None) -> str:
 def labeller_of(args: argparse.Namespace, size: tuple[int, int], device: str) -> Labeller:
     """The model that the options name; lines about its speed are printed."""
     from segzoo.inference.options import load_from_options, settings_from_options
-    from segzoo.prediction.labeller import Labeller, Speed
+    from segzoo.prediction.labeller import Labeller
 
     loaded = load_from_options(args, device)
-    options = {name: getattr(args, name) for name in (*PROTOCOL, "flip", "average")}
     labeller, lines = Labeller.loaded(
         loaded,
         size,
-        settings=settings_from_options(*loaded, **options),
-        speed=Speed(dtype=args.dtype, fuse=not args.no_fuse, memory_format=args.memory_format),
+        settings=settings_from_options(*loaded, **protocol_options(args)),
+        speed=speed_of(args),
         ignore_below=args.ignore_below,
     )
     for line in lines:

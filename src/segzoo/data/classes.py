@@ -38,6 +38,18 @@ class ClassFacts:
         """The class names in the order of their ids."""
         return [self.id2label[index] for index in range(len(self.id2label))]
 
+    def uncounted(self, ignore_index: int) -> str | None:
+        """A sentence about classes that never count, as where there are more than 255; None if all count.
+
+        They are the one whose id is ``ignore_index`` and, with ``reduce_labels``, the one that masks hold it for.
+        """
+        ids = {ignore_index, ignore_index - self.reduce_labels}
+        names = [repr(self.id2label[index]) for index in sorted(ids) if index in self.id2label]
+        if not names:
+            return None
+        verb = "do" if len(names) > 1 else "does"
+        return f"ignore_index {ignore_index} is {' and '.join(names)}, which {verb} not count"
+
 
 def find_classes(
     dataset_name: str | os.PathLike,

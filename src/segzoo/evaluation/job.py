@@ -183,10 +183,8 @@ def prepare_evaluation(
         SegZooError: the first picture cannot be read, or its mask holds ids that are not classes.
     """
     num_labels = len(classes.id2label)
-    if ignore_index in classes.id2label:
-        warnings.warn(
-            f"ignore_index {ignore_index} is {classes.id2label[ignore_index]!r}, which does not count", stacklevel=2
-        )
+    if (uncounted := classes.uncounted(ignore_index)) is not None:
+        warnings.warn(uncounted, stacklevel=2)
     transform = build_processor_transform(
         processor,
         reduce_labels=classes.reduce_labels,

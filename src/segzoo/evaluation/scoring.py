@@ -172,7 +172,10 @@ def evaluate(
             that it raises ends the evaluation.
 
     Raises:
-        SegZooError: a picture or mask cannot be read or does not fit.
+        SegZooError: a picture or mask cannot be read or does not fit, or outputs of the model are no numbers.
+
+    Warns:
+        UserWarning: no pixel of any picture counts.
     """
     begin = time.perf_counter()
     model = accelerator.unwrap_model(model)
@@ -213,6 +216,12 @@ def evaluate(
     if samples.max_corrupt:
         num_corrupt = torch.tensor([samples.num_corrupt], device=accelerator.device)
         num_images -= int(accelerator.reduce(num_corrupt, reduction="sum").item())
+    if num_images and accelerator.process_index == 0 and not confusion.matrix.any():
+        warnings.warn(
+            f"no pixel of the {num_images} pictures counts, so that there is no score: all labels are {ignore_index}, the label "
+            "that is ignored; look at the masks (`segzoo data check`), --do_reduce_labels and --ignore_index",
+            stacklevel=2,
+        )
     return Evaluation(confusion.compute(), confusion, num_images, time.perf_counter() - begin)
 
 

@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -97,13 +97,13 @@ def _holder(path: Path) -> str:
 def locked(path: Path) -> Iterator[bool | None]:
     """Lock a file or folder for the block; the lock stays if it is renamed or removed.
 
-    Yields True; False if another process has locked it or it cannot be opened; None if the system or the disk has no
-    locks.
+    Yields True; False if another process has locked it, or it cannot be opened, or it was removed or replaced just
+    before it was locked; None if the system or the disk has no locks.
     """
     held: _Held | None = None
     try:
         held = _try_lock(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-        is_ours = None if held is None else True
+        is_ours = None if held is None else held.is_at(path)
     except OSError:
         is_ours = False
     try:
@@ -113,18 +113,51 @@ def locked(path: Path) -> Iterator[bool | None]:
             held.close()
 
 
-def _try_lock(path: Path, flags: int, *, shared: bool = False) -> "_Held | None":
-    """Open and lock a file or folder; None if the system or the disk has no locks.
+@contextlib.contextmanager
+def created_and_locked(path: Path, create: Callable[[Path], object]) -> Iterator[None]:
+    """Create a file or folder and lock it for the block; the lock stays if it is renamed or removed.
+
+    Between the two another process may take it for the remains of a killed one and remove it. Then it is created
+    again.
 
     Raises:
-        BlockingIOError: another process holds the lock.
+        OSError: ``create`` fails.
+    """
+    held: _Held | None = None
+    while True:
+        create(path)
+        try:
+            held = _try_lock(path, os.O_RDONLY if path.is_dir() else os.O_RDWR, wait=True)
+        except FileNotFoundError:
+            continue
+        if held is None or held.is_at(path):
+            break
+        held.close()
+    try:
+        yield
+    finally:
+        if held is not None:
+            held.close()
+
+
+def _try_lock(path: Path, flags: int, *, shared: bool = False, wait: bool = False) -> "_Held | None":
+    """Open and lock a file or folder; None if the system or the disk has no locks.
+
+    Args:
+        path: what to lock.
+        flags: of `os.open`.
+        shared: others may lock it too, if they share it.
+        wait: until others have released it.
+
+    Raises:
+        BlockingIOError: another process holds the lock, without ``wait``.
         OSError: the path cannot be opened.
     """
     if sys.platform == "win32":
         return None
     held = _Held(path, flags)
     try:
-        held.take(shared=shared)
+        held.take(shared=shared, wait=wait)
     except OSError as error:
         held.close()
         if isinstance(error, BlockingIOError):
@@ -146,10 +179,11 @@ class _Held:
         self._descriptor: int | None = os.open(path, flags, 0o666)
         self._all.add(self)
 
-    def take(self, *, shared: bool = False) -> None:
+    def take(self, *, shared: bool = False, wait: bool = False) -> None:
         if self._descriptor is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        fcntl.flock(self._descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        fcntl.flock(self._descriptor, kind if wait else kind | fcntl.LOCK_NB)
 
     def is_at(self, path: Path) -> bool:
         try:

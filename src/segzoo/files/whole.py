@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from segzoo.errors import SegZooError
-from segzoo.files.locks import locked
+from segzoo.files.locks import created_and_locked, locked
 from segzoo.files.outputs import check_folder_is_free, write_errors_of
 
 _REPLACED, _EARLIER = ".replaced", ".earlier"  # suffixes of what is moved aside: a folder; files, inside a folder
@@ -50,9 +50,8 @@ def write_whole(path: str | os.PathLike, content: bytes | str | Callable[[Binary
 
 def _write_and_rename(path: Path, content: bytes | str | Callable[[BinaryIO], object]) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.touch()
-        with locked(partial):
+    with created_and_locked(partial, Path.touch):
+        try:
             with partial.open("wb") as file:
                 if callable(content):
                     content(file)
@@ -61,10 +60,10 @@ def _write_and_rename(path: Path, content: bytes | str | Callable[[BinaryIO], ob
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
+        except BaseException:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
 
 
 @contextlib.contextmanager
@@ -204,8 +203,7 @@ def _hidden_folder(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(target.parent, target.name)
     folder = _hidden_name(target)
-    folder.mkdir()
-    with locked(folder):
+    with created_and_locked(folder, Path.mkdir):
         try:
             yield folder
         finally:
@@ -230,9 +228,8 @@ def _exchange(partial: Path, target: Path) -> None:
 def _exchange_files(folder: Path, main: Path, others: Iterable[Path], old: Iterable[Path]) -> None:
     """Move files out of ``folder`` to ``others`` and ``main``, after moving the old ``main`` and ``old`` aside."""
     aside = main.with_name(f".{main.name}{_EARLIER}")
-    aside.mkdir()
     come: list[Path] = []
-    with locked(aside):
+    with created_and_locked(aside, Path.mkdir):
         try:
             for place in (main, *old):
                 if place.is_file():

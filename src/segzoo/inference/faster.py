@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from segzoo.configuration_segzoo import input_channels
+from segzoo.errors import SegZooError
 from segzoo.inference.settings import InferenceSettings, MemoryFormat
 from segzoo.inference.timing import FORMATS, faster_format, seconds_of_formats
 from segzoo.layers.pointwise import is_plain
@@ -70,7 +71,7 @@ def in_memory_format(
         folder: where measurements are kept; see `seconds_of_formats`.
 
     Returns:
-        A line for people that says what was chosen; None if nothing was.
+        A line for people that says what was chosen; None if nothing was, as where the model refuses what is measured.
     """
     if asked != "auto":
         model.to(memory_format=FORMATS[asked])
@@ -83,7 +84,10 @@ def in_memory_format(
     # Part of the picture is enough to compare the two.
     shape = (1, input_channels(model.config), *(min(side, _MEASURED_SIDE) for side in size))
     pixel_values = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(weight.dtype)
-    seconds = seconds_of_formats(model, pixel_values, autocast=autocast, bfloat16=bfloat16, folder=folder)
+    try:
+        seconds = seconds_of_formats(model, pixel_values, autocast=autocast, bfloat16=bfloat16, folder=folder)
+    except SegZooError:  # a model that does not take this part; of the whole picture it will say so itself
+        return None
     chosen = faster_format(seconds)
     model.to(memory_format=FORMATS[chosen])
     (other,) = FORMATS.keys() - {chosen}

@@ -1,9 +1,9 @@
 """Label maps at full resolution without holding the logits of every class there.
 
 The logits of 150 classes for a 512 x 2048 picture take 600 MiB as float32, and argmax before upsampling gives other
-labels. So cells between low-resolution positions of one class are filled, and only the pixels of the others are
-computed. Maps of which most is mixed are upsampled and reduced strip by strip on a CPU, and a few classes at a time on
-other devices, as small maps are. The labels equal those of ``F.interpolate(logits, mode="bilinear").argmax(1)``.
+labels. So in each block of pixels only those classes are computed that can be the largest there; most blocks have one,
+and are filled. Where most classes have to be computed, that is done strip by strip on a CPU, and a few classes at a time
+on other devices, as for small maps. The labels equal those of ``F.interpolate(logits, mode="bilinear").argmax(1)``.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,16 +12,18 @@ import torch
 from torch.nn import functional as F
 
 from segzoo.errors import SegZooError
+from segzoo.inference.label_blocks import Blocks, adds_like_interpolate
 from segzoo.inference.rows import MapRows, Rows, Size, Stage, resized
-from segzoo.inference.uniform_cells import Cells, adds_like_interpolate
 
 # Number of upsampled values held at once: a strip of rows that stays in a CPU's cache; a few classes or rows on a GPU.
 # Maps of at most _SMALL_VALUES (16 MiB of float32) are upsampled whole.
 _STRIP_VALUES = 2**20
 _CHUNK_VALUES = 2**26
 _SMALL_VALUES = 2**22
-# Upsampled values of mixed cells held at once on a CPU; they are passed over several times, and stay in its cache.
-_BLOCK_VALUES = 2**18
+# Logits that are searched at once for the classes of blocks, and upsampled values of mixed blocks held at once, on a CPU:
+# they are passed over several times, and stay in its cache.
+_SEARCHED_VALUES = 2**20
+_CONTEST_VALUES = 2**18
 # Where rounding decides at more than one pixel in so many, as for constant logits, everything is interpolated.
 _DOUBTS = 16
 
@@ -54,12 +56,10 @@ def label_map_from_logits(
     """
     stages = resize_stages(tuple(logits.shape), size, crop, input_size)
     logits = logits.detach()
-    if logits.dtype not in (torch.float32, torch.float64):
-        logits = logits.float()
     pixels = max(height * width for _, (height, width) in stages)
     if pixels * logits.shape[0] > (_SMALL_VALUES if logits.device.type == "cpu" else _CHUNK_VALUES):
-        return _by_cells(logits, stages, align_corners, dtype)
-    return _by_classes(logits, stages, align_corners).to(dtype)
+        return _by_blocks(logits, stages, align_corners, dtype)
+    return _by_classes(logits.to(_wide_dtype(logits)), stages, align_corners).to(dtype)
 
 
 def upsampled_logits(
@@ -75,9 +75,7 @@ def upsampled_logits(
     """
     stages = resize_stages(tuple(logits.shape), size, crop, input_size)
     logits = logits.detach()
-    if logits.dtype not in (torch.float32, torch.float64):
-        logits = logits.float()
-    return _resize(logits, stages, align_corners)
+    return _resize(logits.to(_wide_dtype(logits)), stages, align_corners)
 
 
 def probabilities_from_logits(
@@ -145,6 +143,11 @@ def resize_stages(
     return stages
 
 
+def _wide_dtype(logits: torch.Tensor) -> torch.dtype:
+    """The type that logits are summed in."""
+    return torch.promote_types(logits.dtype, torch.float32)
+
+
 def _resize(maps: torch.Tensor, stages: Sequence[Stage], align_corners: bool) -> torch.Tensor:
     """Apply all resizing steps to whole maps (channels, height, width); the result is contiguous."""
     for (height, width), size in stages:
@@ -152,6 +155,16 @@ def _resize(maps: torch.Tensor, stages: Sequence[Stage], align_corners: bool) ->
         if (height, width) != size:
             maps = F.interpolate(maps[None].contiguous(), size=size, mode="bilinear", align_corners=align_corners)[0]
     return maps.contiguous()
+
+
+def _by_all_classes(
+    logits: torch.Tensor, stages: Sequence[Stage], align_corners: bool, dtype: torch.dtype
+) -> torch.Tensor:
+    """The label map, computed from all classes at every pixel: in strips on a CPU, else a few classes at a time."""
+    logits = logits.to(_wide_dtype(logits))
+    if logits.device.type == "cpu":
+        return label_map_from_rows(resized(MapRows(logits), stages, align_corners), dtype)
+    return _by_classes(logits, stages, align_corners).to(dtype)
 
 
 def _by_classes(logits: torch.Tensor, stages: Sequence[Stage], align_corners: bool) -> torch.Tensor:
@@ -170,54 +183,39 @@ def _by_classes(logits: torch.Tensor, stages: Sequence[Stage], align_corners: bo
     return labels
 
 
-def _by_cells(
+def _by_blocks(
     logits: torch.Tensor, stages: Sequence[Stage], align_corners: bool, dtype: torch.dtype = torch.int64
 ) -> torch.Tensor:
-    """The label map, of which only the cells between positions of different classes are computed."""
+    """The label map, of which each block is computed for the classes alone that can be the largest there."""
     on_cpu = logits.device.type == "cpu"
-    rows = resized(MapRows(logits), stages, align_corners)
-    cells = Cells(logits, stages, align_corners)
-    band_values, block_values = (_STRIP_VALUES // 2, _BLOCK_VALUES) if on_cpu else (_CHUNK_VALUES, _CHUNK_VALUES)
-    if not 0 < cells.largest <= 2 * band_values:
-        return label_map_from_rows(rows, dtype) if on_cpu else _by_classes(logits, stages, align_corners).to(dtype)
-    labels = torch.empty(rows.size, dtype=dtype, device=logits.device)
+    blocks = Blocks(logits, stages, align_corners, _wide_dtype(logits))
+    search_values, contest_values = (_SEARCHED_VALUES, _CONTEST_VALUES) if on_cpu else (_CHUNK_VALUES, _CHUNK_VALUES)
+    if not 0 < blocks.largest <= _CHUNK_VALUES // (64 if on_cpu else 1):
+        return _by_all_classes(logits, stages, align_corners, dtype)
+    exact = on_cpu and adds_like_interpolate(blocks.dtype)
+    rivals = blocks.search(search_values)
+    if all(rivals.whole) or (any(rivals.whole) and not on_cpu):
+        return _by_all_classes(logits, stages, align_corners, dtype)
+    labels = torch.empty(blocks.size, dtype=dtype, device=logits.device)
+    blocks.fill(rivals.labels, labels)
     flat = labels.view(-1)
-    exact = on_cpu and adds_like_interpolate(logits.dtype)
-    undecided: list[tuple[torch.Tensor, torch.Tensor]] = []
-    for band in cells.bands(band_values):
-        if not band.is_mixed:
-            band.fill(labels[band.top : band.bottom])
-            for places, values in band.blocks(block_values):
-                flat[places] = values.argmax(-1).to(dtype)
-                if not exact:
-                    undecided.append(_undecided(places, values, band.margin))
-        elif not on_cpu:
-            return _by_classes(logits, stages, align_corners).to(dtype)
-        else:
-            for first, strip in strips(rows, band.top, band.bottom):
-                labels[first : first + len(strip)] = strip.argmax(-1)
-    if undecided:
-        places, candidates = (torch.cat(parts) for parts in zip(*undecided, strict=True))
+    doubts: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for contest in blocks.contests(rivals, contest_values, doubts=not exact):
+        flat[contest.places] = contest.labels.to(dtype)
+        if contest.doubtful is not None:
+            pixels = contest.doubtful.nonzero(as_tuple=True)
+            doubts.append((contest.places[pixels], contest.mixed[pixels[-1]]))
+    if doubts:
+        places, mixed = (torch.cat(parts) for parts in zip(*doubts, strict=True))
         if len(places) * _DOUBTS > flat.numel():
-            return _by_classes(logits, stages, align_corners).to(dtype)
-        flat[places] = _best_of(logits, stages, align_corners, places, candidates.t()).to(dtype)
+            return _by_all_classes(logits, stages, align_corners, dtype)
+        flat[places] = _best_of(logits, stages, align_corners, places, rivals.candidates(mixed, len(logits))).to(dtype)
+    if any(rivals.whole):
+        rows = resized(MapRows(logits.to(blocks.dtype)), stages, align_corners)
+        for top, bottom in blocks.spans(rivals.whole):
+            for first, strip in strips(rows, top, bottom):
+                labels[first : first + len(strip)] = strip.argmax(-1)
     return labels
-
-
-def _undecided(places: torch.Tensor, values: torch.Tensor, margin: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where sums that are rounded otherwise could have another largest class.
-
-    Args:
-        places: positions (...) of the pixels.
-        values: (..., classes).
-        margin: how close values may change their order.
-
-    Returns:
-        The positions of such pixels (pixels,), and the classes that are close there, (pixels, classes) booleans.
-    """
-    close = values >= values.amax(-1, keepdim=True) - margin
-    several = close.sum(-1) > 1
-    return places[several], close[several]
 
 
 def _best_of(

@@ -12,6 +12,7 @@ import torch
 from huggingface_hub import constants
 from torch import nn
 
+from segzoo.errors import SegZooError
 from segzoo.files import json_text, write_whole
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -69,10 +70,20 @@ def measure(
         ways: the functions, by their names.
         pixel_values: the picture (1, channels, height, width).
         limit_s: seconds that all of it may take; one run for the smallest part is always made.
+
+    Raises:
+        SegZooError: the model refuses even the picture.
     """
     begin = time.perf_counter()
     parts = _parts(pixel_values)
-    fastest = _once(ways, parts[0])  # the first run prepares weights and operators, and does not count
+    while True:  # the first run prepares weights and operators, and does not count
+        try:
+            fastest = _once(ways, parts[0])
+            break
+        except SegZooError:  # some models do not take pictures below a size
+            if len(parts) == 1:
+                raise
+            del parts[0]
     for number, part in enumerate(parts):
         growth = 1.0 if number == 0 else part.numel() / parts[number - 1].numel()
         for repeat in range(_REPEATS):

@@ -12,7 +12,7 @@ from segzoo.compat import is_exporting
 from segzoo.layers.norm import BatchNorm2d, ChannelNorm, GroupNorm
 from segzoo.layers.phases import depthwise_conv_of_phases
 from segzoo.layers.pointwise import TWO_LIBRARIES, is_plain
-from segzoo.layers.winograd import winograd_conv, winograd_share
+from segzoo.layers.winograd import winograd_conv, winograd_rows_conv, winograd_rows_share, winograd_share
 
 NORMS = {"batch_norm": BatchNorm2d, "group_norm": GroupNorm, "layer_norm": ChannelNorm}
 # In place where the gradient follows from the result: what comes before them in a block is nobody else's.
@@ -26,8 +26,14 @@ ACTIVATIONS = {
 }
 _IN_PLACE = (nn.ReLU, nn.ReLU6, nn.LeakyReLU)
 
-# Up to what share of the usual time, as estimated, a convolution runs as `winograd_conv`: less gain is not worth it.
+# Up to what share of the usual time, as estimated, a convolution takes Winograd's way: less gain is not worth it.
 _WINOGRAD_SHARE = 0.8
+
+# Whether the processor multiplies bfloat16 in its vector units, and has none for matrices: with those the products take
+# less time than what comes before and after them.
+_VECTORS_OF_BFLOAT16 = (
+    TWO_LIBRARIES and torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()
+)
 
 # From this dilation oneDNN's depthwise convolutions of channels-last maps are several times slower than undilated ones.
 _PHASES_DILATION = 9
@@ -36,9 +42,9 @@ _PHASES_DILATION = 9
 class Conv2d(nn.Conv2d):
     """``nn.Conv2d`` that is faster in inference on CPUs, with the same numbers up to rounding.
 
-    In float32 a wide 3x3 convolution of a large map runs as `winograd_conv`, and a 1x1 convolution in oneDNN also with
-    one thread, where PyTorch would call another library. A depthwise convolution that is dilated far runs as an
-    undilated one of every phase.
+    A wide 3x3 convolution of a large map runs as `winograd_conv` in float32, and undilated as `winograd_rows_conv` in
+    bfloat16. In float32 a 1x1 convolution runs in oneDNN also with one thread, where PyTorch would call another
+    library. A depthwise convolution that is dilated far runs as an undilated one of every phase.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,6 +63,9 @@ class Conv2d(nn.Conv2d):
         if TWO_LIBRARIES and x.device.type == "cpu" and is_plain(self.weight) and _is_inference():
             if self._is_same_size and self.groups == 1 and _winograd_is_faster(x, weight, dilation[0]):
                 return winograd_conv(x, weight, self.bias, dilation[0])
+            if self._is_same_size and self.groups == dilation[0] == 1 and _rows_are_faster(x, weight):
+                with torch.autocast("cpu", enabled=False):
+                    return winograd_rows_conv(x.to(torch.bfloat16), weight, self.bias)
             if self.kernel_size == (1, 1) and self.padding == (0, 0) and x.dtype == torch.float32:
                 dilation = (2, 2)  # changes nothing but PyTorch's choice of the library
             elif self._is_same_size and self.groups == self.in_channels > 1 and dilation[0] >= _PHASES_DILATION:
@@ -78,6 +87,15 @@ def _winograd_is_faster(x: Tensor, weight: Tensor, dilation: int) -> bool:
     if torch.is_autocast_enabled("cpu") or not x.dtype == weight.dtype == torch.float32:
         return False
     return winograd_share(x.shape, weight.shape, dilation) < _WINOGRAD_SHARE
+
+
+def _rows_are_faster(x: Tensor, weight: Tensor) -> bool:
+    if torch.is_autocast_enabled("cpu"):
+        if torch.get_autocast_dtype("cpu") != torch.bfloat16 or torch.float64 in (x.dtype, weight.dtype):
+            return False
+    elif not x.dtype == weight.dtype == torch.bfloat16:
+        return False
+    return _VECTORS_OF_BFLOAT16 and winograd_rows_share(x.shape, weight.shape) < _WINOGRAD_SHARE
 
 
 def build_norm(norm: str | None, channels: int, *, eps: float, momentum: float, groups: int = 32) -> nn.Module:

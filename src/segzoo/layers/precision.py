@@ -14,7 +14,8 @@ def in_float32(*tensors: Tensor) -> list[Tensor]:
 
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """A context in which products keep the dtype of their tensors, also inside ``torch.autocast``."""
-    if torch.is_autocast_enabled(device.type):
+    # A device without autocast, such as the meta device, cannot be asked.
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()  # exports would make the other one a part of the graph
 

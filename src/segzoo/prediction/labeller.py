@@ -21,6 +21,7 @@ from segzoo.inference.loading import LoadedModel, load
 from segzoo.inference.predictor import Predictor
 from segzoo.inference.settings import InferenceSettings, MemoryFormat
 from segzoo.inference.timing import has_bfloat16
+from segzoo.memory import free_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -63,6 +64,12 @@ class Speed:
     dtype: str = "float32"
     fuse: bool = True
     memory_format: MemoryFormat = "auto"
+
+    def dtype_on(self, device: str | torch.device) -> str:
+        """The type that is computed in on a device: ``"float32"`` or ``"bfloat16"``."""
+        if self.dtype != "auto":
+            return self.dtype
+        return "bfloat16" if torch.device(device).type == "cpu" and has_bfloat16() else "float32"
 
 
 class Labeller:
@@ -124,13 +131,11 @@ class Labeller:
         speed = Speed() if speed is None else speed
         model, processor = loaded
         settings = InferenceSettings.of_model(model, processor) if settings is None else settings
-        on_cpu = model.device.type == "cpu"
         lines = []
         if speed.fuse:
             model = faster_on_cpu(model)
-        dtype = speed.dtype
-        if dtype == "auto":
-            dtype = "bfloat16" if on_cpu and has_bfloat16() else "float32"
+        dtype = speed.dtype_on(model.device)
+        if speed.dtype == "auto":
             lines.append(f"computing in {dtype}")
         if dtype == "bfloat16":
             model.bfloat16()
@@ -186,7 +191,19 @@ class Prediction:
         """The probability of every class, float32 (classes, height, width).
 
         It is computed again each time, and not kept: it takes four bytes for each class and pixel.
+
+        Raises:
+            SegZooError: that is more than the memory that is free.
         """
+        (height, width), classes = self.image.shape[:2], len(self.labeller.names)
+        device = self.labeller.predictor.device
+        needed, free = 4 * classes * height * width, free_memory_of(device)
+        if free is not None and needed > free:
+            raise SegZooError(
+                f"the probabilities of {classes} classes for {width}x{height} pixels take {needed / 2**30:.1f} GiB of "
+                f"memory, and {free / 2**30:.1f} GiB are free; take parts of the picture, or `confidence`, which holds "
+                "the probability of the label only"
+            )
         found = self.labeller.predictor.probabilities(self.image, self.image.shape[:2])
         return found.float().cpu().numpy()
 
@@ -208,6 +225,19 @@ class Prediction:
         shown = Image.fromarray(in_colour(self.image))
         small = shown if step == 1 else shown.reduce(step)
         return overlay_with_legend(small, labels[::step, ::step], labeller.palette, labeller.names, alpha=alpha)
+
+
+def free_memory_of(device: torch.device) -> int | None:
+    """Bytes that an array may take which is made on a device and copied to main memory; None if nobody knows."""
+    found = [free_memory()]
+    if device.type == "cuda":
+        # What torch holds without using it is free too.
+        found.append(
+            torch.cuda.mem_get_info(device)[0]
+            + torch.cuda.memory_reserved(device)
+            - torch.cuda.memory_allocated(device)
+        )
+    return min((size for size in found if size is not None), default=None)
 
 
 def load_labeller(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import re
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,6 +24,8 @@ from segzoo.prediction.inputs import SUFFIXES, Input
 from segzoo.prediction.labeller import IGNORED, Labeller, Prediction
 from segzoo.text import without_secrets
 
+_CITYSCAPES_FRAME = re.compile(r"[^_]+_\d{6}_\d{6}")  # city, sequence, frame
+
 
 class Results(ABC):
     """What is written for a picture; every file is written whole or not at all."""
@@ -39,47 +41,55 @@ class Results(ABC):
     def check(self, labeller: Labeller) -> None:  # noqa: B027
         """Refuse a model whose classes cannot be written so, with a `SegZooError`."""
 
+    def check_pictures(self, pictures: Sequence[Input]) -> None:  # noqa: B027
+        """Refuse pictures whose results cannot be used together, with a `SegZooError`."""
+
     def begin(self, output: Path, labeller: Labeller) -> None:  # noqa: B027
         """Write what belongs to all pictures."""
+
+    @property
+    def common(self) -> tuple[str, ...]:
+        """The files that belong to all pictures."""
+        return ()
+
+    def folders(self, picture: Input) -> list[str]:
+        """Folders that results of a picture are in whose names and number are not known before."""
+        return []
 
     def are_there(self, output: Path, picture: Input) -> bool:
         """Whether all results of a picture have been written."""
         return all((output / name).is_file() for name in self.names(picture))
 
-    def check_same(self, output: Path, picture: Input) -> None:  # noqa: B027
-        """Refuse results that are there and say that they were made otherwise, with a `SegZooError`."""
+    @abstractmethod
+    def __str__(self) -> str:
+        """The kind of results in words, with the options that decide about them."""
 
 
 @dataclass(frozen=True)
 class Views(Results):
-    """A label PNG, an overlay with a legend, and a JSON with the areas of the classes; of a video no label PNG.
+    """A label PNG, an overlay with a legend, and a JSON with the areas of the classes.
 
     Args:
         alpha: share of the colours in the overlay, 0 to 1.
         facts: further entries of the JSON: the model and what else decides about the labels.
+        frame_labels: of a video, also a label PNG of every frame.
     """
 
     alpha: float = 0.55
     facts: Mapping[str, Any] = field(default_factory=dict)
+    frame_labels: bool = False
 
     def names(self, picture: Input) -> list[str]:
         if picture.is_video:
             return [f"{picture.stem}_overlay.mp4", f"{picture.stem}.json"]
         return [picture.stem + ending for ending in (".png", "_overlay.png", ".json")]
 
-    def check_same(self, output: Path, picture: Input) -> None:
-        file = output / self.names(picture)[-1]
-        try:
-            made = json.loads(file.read_text(encoding="utf-8"))
-            model = made["model"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return
-        for key, value in (("model", model), ("ignore_below", made.get("ignore_below"))):
-            if value != self.facts.get(key):
-                raise SegZooError(
-                    f"{file}: was made with --{key} {value}, not {self.facts.get(key)}; --skip_existing goes on with the same, so "
-                    "choose another folder, or --overwrite"
-                )
+    def folders(self, picture: Input) -> list[str]:
+        return [f"{picture.stem}_frames"] if picture.is_video and self.frame_labels else []
+
+    def __str__(self) -> str:
+        options = f"--alpha {self.alpha:g}" + (" --frame_labels" if self.frame_labels else "")
+        return f"label maps and overlays ({options})"
 
     def write(self, output: Path, picture: Input, header: Header, found: Prediction) -> None:
         labels, overlay, facts = (output / name for name in self.names(picture))
@@ -107,9 +117,17 @@ class DatasetFolders(Results):
                 "give a model of at most 255"
             )
 
+    @property
+    def common(self) -> tuple[str, ...]:
+        return ("id2label.json",)
+
+    def __str__(self) -> str:
+        return "a data set (--as_dataset)"
+
     def begin(self, output: Path, labeller: Labeller) -> None:
         names = {str(index): name for index, name in enumerate(labeller.names)}
-        write_whole(output / "id2label.json", json_text(names, indent=1))
+        (name,) = self.common
+        write_whole(output / name, json_text(names, indent=1))
 
     def write(self, output: Path, picture: Input, header: Header, found: Prediction) -> None:
         image, labels = (output / name for name in self.names(picture))
@@ -135,6 +153,9 @@ class Submission(Results):
 
     dataset: str
 
+    def __str__(self) -> str:
+        return f"masks for a server (--submission {self.dataset})"
+
     def names(self, picture: Input) -> list[str]:
         return [f"{picture.stem}.png"]
 
@@ -146,6 +167,19 @@ class Submission(Results):
                 f"--submission {self.dataset}: the model's {len(labeller.names)} classes are not the {facts.num_labels} of "
                 f"{facts.title} in their order; give a model that was trained on it"
             )
+
+    def check_pictures(self, pictures: Sequence[Input]) -> None:
+        first: dict[str, Input] = {}
+        for picture in pictures:
+            # Servers look into all folders of an archive; that of Cityscapes by the beginning of the name.
+            name = picture.stem.rpartition("/")[2]
+            frame = _CITYSCAPES_FRAME.match(name) if self.dataset == "cityscapes" else None
+            other = first.setdefault(name if frame is None else frame[0], picture)
+            if other is not picture:
+                raise SegZooError(
+                    f"{other.name} and {picture.name}: the server takes one mask for "
+                    f"{name if frame is None else frame[0]}; leave one out"
+                )
 
     def write(self, output: Path, picture: Input, header: Header, found: Prediction) -> None:
         (name,) = self.names(picture)

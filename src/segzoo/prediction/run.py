@@ -23,6 +23,7 @@ from segzoo.shortages import shortage_of
 QUICK_PIXELS = 4_000_000
 """Up to this number of pixels speed matters more than memory: several pictures are held at once."""
 _AHEAD, _BEHIND = 2, 4  # batches that are read before the model asks for them; pictures that wait for being written
+_FETCHERS = 4  # pictures that are fetched at once; twice as many are ahead of the work
 
 
 @dataclass
@@ -33,11 +34,27 @@ class Task:
         picture: the picture.
         header: what its file says.
         opened: the picture itself, if it has been read already.
+        is_copy: its file was fetched, and goes once the results are there.
     """
 
     picture: Input
     header: Header
     opened: Picture | None = field(default=None, repr=False)
+    is_copy: bool = False
+
+    @classmethod
+    def of(cls, picture: Input, *, whole: bool = False) -> Task:
+        """A picture on this machine.
+
+        Args:
+            picture: the picture.
+            whole: read it whole already.
+
+        Raises:
+            SegZooError: it cannot be read.
+        """
+        opened = open_picture(picture.path, name=picture.name) if whole else None
+        return cls(picture, read_header(picture.path, name=picture.name), opened)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -89,25 +106,79 @@ class Failures:
         self.found.append((name, line.removeprefix(f"{name}: ")))
 
 
-def looked_at(pictures: Sequence[Input], folder: Path, failures: Failures) -> list[Task]:
-    """Fetch pictures from the web, and read the headers of all, so that what is no picture is found before the work.
+def looked_at(pictures: Sequence[Input], failures: Failures) -> list[Task]:
+    """Read the headers of pictures on this machine, so that what is no picture is found before the work.
 
     The first picture is read whole, and not read again.
 
     Args:
         pictures: the pictures.
-        folder: where pictures from the web are kept.
         failures: where those that cannot be read are noted.
     """
-    tasks = []
+    tasks: list[Task] = []
     for picture in pictures:
         try:
-            fetched = picture.fetched(folder)
-            opened = None if tasks else open_picture(fetched.path, name=fetched.name)
-            tasks.append(Task(fetched, read_header(fetched.path, name=fetched.name), opened))
+            tasks.append(Task.of(picture, whole=not tasks))
         except Exception as error:
             failures.note(picture.name, error)
     return tasks
+
+
+class Downloads:
+    """Pictures on the web that are fetched in threads, some ahead of the work; a context that ends the threads.
+
+    Args:
+        pictures: the pictures.
+        folder: where they are kept until their results are there.
+        failures: where those that cannot be fetched, or are no pictures, are noted.
+    """
+
+    def __init__(self, pictures: Sequence[Input], folder: Path, failures: Failures):
+        self.pictures, self.failures = list(pictures), failures
+        self._folder = folder
+        self._waiting = deque(self.pictures)
+        self._begun: deque[tuple[Input, Future[Task]]] = deque()
+        self._first: Task | None = None
+        self._threads = ThreadPoolExecutor(_FETCHERS)
+
+    def first(self) -> Task | None:
+        """The first picture that can be used, which stays among the others; None if there is none."""
+        self._first = self._first or self._next()
+        return self._first
+
+    def take(self, most: int) -> list[Task]:
+        """The next pictures, at most some; none if there are no more. It waits for them."""
+        tasks = [] if self._first is None else [self._first]
+        self._first = None
+        while len(tasks) < most and (task := self._next()) is not None:
+            tasks.append(task)
+        return tasks
+
+    def __enter__(self) -> Downloads:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._threads.shutdown(cancel_futures=True)
+
+    def _next(self) -> Task | None:
+        while self._begun or self._waiting:
+            while self._waiting and len(self._begun) < 2 * _FETCHERS:
+                picture = self._waiting.popleft()
+                self._begun.append((picture, self._threads.submit(self._fetch, picture)))
+            picture, future = self._begun.popleft()
+            try:
+                return future.result()
+            except Exception as error:
+                self.failures.note(picture.name, error)
+        return None
+
+    def _fetch(self, picture: Input) -> Task:
+        fetched = picture.fetched(self._folder)
+        try:
+            return replace(Task.of(fetched), is_copy=True)
+        except Exception:
+            fetched.path.unlink(missing_ok=True)
+            raise
 
 
 def batches_of(tasks: Sequence[Task], batch_size: int) -> list[list[Task]]:
@@ -137,6 +208,7 @@ def label_pictures(
     failures: Failures,
     *,
     batch_size: int = 1,
+    downloads: Downloads | None = None,
 ) -> Iterator[Written]:
     """Label pictures and write their results; each is handed over once its results are there.
 
@@ -150,11 +222,13 @@ def label_pictures(
         output: the folder for it.
         failures: where errors of single pictures are noted.
         batch_size: how many pictures of one size go through the model together.
+        downloads: pictures that come after them.
 
     Returns:
         One entry for each picture that has been written, in the order of `batches_of`.
     """
-    for folder in {output, *((output / name).parent for task in tasks for name in results.names(task.picture))}:
+    pictures = [task.picture for task in tasks] + ([] if downloads is None else downloads.pictures)
+    for folder in {output, *((output / name).parent for picture in pictures for name in results.names(picture))}:
         folder.mkdir(parents=True, exist_ok=True)
         remove_abandoned(folder)
     results.begin(output, labeller)
@@ -177,7 +251,7 @@ def label_pictures(
             written.append((seconds, _begin(writer, task, _write, results, output, task, found)))
 
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(2) as writer:
-        batches = batches_of(tasks, batch_size)
+        batches = _all_batches(tasks, downloads, batch_size)
         for batch, reading in _read_ahead(reader, batches, labeller.num_channels):
             add(batch, reading)
             del reading
@@ -185,18 +259,26 @@ def label_pictures(
         yield from finished(0)
 
 
+def _all_batches(tasks: Sequence[Task], downloads: Downloads | None, batch_size: int) -> Iterator[list[Task]]:
+    """The batches of pictures on this machine, then those of each few that have been fetched."""
+    yield from batches_of(tasks, batch_size)
+    while downloads is not None and (fetched := downloads.take(batch_size)):
+        yield from batches_of(fetched, batch_size)
+
+
 def _read_ahead(
-    reader: ThreadPoolExecutor, batches: Sequence[Sequence[Task]], num_channels: int
-) -> Iterator[tuple[Sequence[Task], list[Future[tuple[np.ndarray, float]]]]]:
+    reader: ThreadPoolExecutor, batches: Iterator[list[Task]], num_channels: int
+) -> Iterator[tuple[list[Task], list[Future[tuple[np.ndarray, float]]]]]:
     """The batches and their pictures, of which the next ones are being read; nothing is read beside a large picture."""
-    begun: deque[list[Future[tuple[np.ndarray, float]]]] = deque()
-    for index, batch in enumerate(batches):
-        while len(begun) <= _AHEAD and index + len(begun) < len(batches):
-            upcoming = batches[index : index + len(begun) + 1]
-            if begun and any(one[0].is_large for one in upcoming):
+    begun: deque[tuple[list[Task], list[Future[tuple[np.ndarray, float]]]]] = deque()
+    upcoming = next(batches, None)
+    while begun or upcoming is not None:
+        while upcoming is not None and len(begun) <= _AHEAD:
+            if begun and (upcoming[0].is_large or begun[0][0][0].is_large):
                 break
-            begun.append([_begin(reader, task, _read, task, num_channels) for task in upcoming[-1]])
-        yield batch, begun.popleft()
+            begun.append((upcoming, [_begin(reader, task, _read, task, num_channels) for task in upcoming]))
+            upcoming = next(batches, None)
+        yield begun.popleft()
 
 
 def _begin(pool: ThreadPoolExecutor, task: Task, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
@@ -240,4 +322,6 @@ def _labelled(
 def _write(results: Results, output: Path, task: Task, found: Prediction) -> Written:
     start = time.perf_counter()
     results.write(output, task.picture, task.header, found)
+    if task.is_copy:
+        task.picture.path.unlink(missing_ok=True)
     return Written(task.picture, found.areas, time.perf_counter() - start)

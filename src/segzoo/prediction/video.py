@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import islice
+from functools import partial
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from segzoo.errors import SegZooError, first_line
-from segzoo.files import json_text, write_whole
-from segzoo.images.drawing import overlay
+from segzoo.files import json_text
+from segzoo.images.drawing import label_image, overlay
 from segzoo.images.reading import Picture, in_colour
 from segzoo.prediction.labeller import Labeller, Prediction
+from segzoo.prediction.results import write_png
+from segzoo.prediction.segments import Encoding, Parts, Segment, behind
 from segzoo.text import without_secrets
 
 if TYPE_CHECKING:
-    from av.container import InputContainer, OutputContainer
+    from av.container import InputContainer
     from av.video.stream import VideoStream
-
-_BEHIND = 4  # frames that wait for being drawn
 
 
 @dataclass(frozen=True)
@@ -77,17 +77,22 @@ def read_facts(path: Path, name: str) -> VideoFacts:
         return VideoFacts(first.levels.shape[:2], rate, stream.frames or round(seconds * rate))
 
 
-def read_frames(path: Path, name: str) -> Iterator[Frame]:
-    """The frames of a video, one after the other; arguments and errors as in `read_facts`."""
+def read_frames(path: Path, name: str, *, first: int = 0) -> Iterator[Frame]:
+    """The frames of a video, one after the other.
+
+    Args:
+        path, name: as in `read_facts`; its errors are raised here too.
+        first: how many frames at the beginning are left out.
+    """
     with _opened(path, name) as (container, stream):
-        yield from _frames(container, stream)
+        yield from _frames(container, stream, first)
 
 
 def label_video(
     labeller: Labeller,
     path: Path,
     name: str,
-    targets: tuple[Path, Path],
+    parts: Parts,
     *,
     alpha: float = 0.55,
     batch_size: int = 1,
@@ -96,17 +101,18 @@ def label_video(
 ) -> list[dict[str, Any]]:
     """Draw the classes into a video, without its sound, and write the areas of the classes over all frames.
 
-    A few frames are held at once, however long the video is. Both files are written whole, the second one last.
+    A few frames are held at once, however long the video is. It is written in segments; those that are whole already
+    are kept. Every result is whole or not there, the JSON comes last.
 
     Args:
         labeller: the model.
         path: the video.
         name: its name in messages.
-        targets: the overlay (MP4), and a JSON.
+        parts: its segments, and where the results go.
         alpha: share of the colours, 0 to 1.
         batch_size: how many frames go through the model together.
         facts: further entries of the JSON.
-        on_frame: called after each frame.
+        on_frame: called after each frame that is labelled now.
 
     Returns:
         ``id``, ``name``, ``pixels`` and ``fraction`` of each class that occurs, largest first.
@@ -115,41 +121,42 @@ def label_video(
         SegZooError: as in `read_facts`, or a frame that is damaged.
     """
     about = read_facts(path, name)
-    counts = np.zeros(len(labeller.names), dtype=np.int64)
-    num_frames = num_pixels = 0
-
-    def write(file: BinaryIO) -> None:
-        nonlocal num_frames, num_pixels
-        with _Drawing(file, about, alpha) as drawing:
-            for frame, found in _labelled(labeller, read_frames(path, name), name, batch_size):
-                labels = found.label_map
-                counts[:] += np.bincount(labels.ravel(), minlength=len(counts))[: len(counts)]
-                num_frames, num_pixels = num_frames + 1, num_pixels + labels.size
-                drawing.add(frame, found)
-                on_frame()
-
-    video, summary = targets
-    write_whole(video, write)
-    order = np.argsort(-counts, kind="stable")
+    frames = _labelled(labeller, read_frames(path, name, first=parts.frames), name, batch_size, parts.length)
+    for frame, found in frames:
+        first = parts.frames  # of the segment
+        last = parts.whole[-1].last if parts.whole else -1
+        drawing = _Drawing(alpha, last, len(labeller.names), on_frame)
+        segment = chain([(frame, found)], islice(frames, parts.length - 1))
+        labels = (parts.label_path(first + number) for number in count())
+        parts.write(partial(drawing.write, about=about, segment=segment, labels=labels))
+    counts = np.sum([segment.counts for segment in parts.whole], axis=0)
+    pixels = sum(segment.pixels for segment in parts.whole)
     areas = [
-        {"id": int(i), "name": labeller.names[i], "pixels": int(counts[i]), "fraction": float(counts[i] / num_pixels)}
-        for i in order
+        {"id": int(i), "name": labeller.names[i], "pixels": int(counts[i]), "fraction": float(counts[i] / pixels)}
+        for i in np.argsort(-counts, kind="stable")
         if counts[i]
     ]
     entries = {"video": without_secrets(name), **(facts or {}), "protocol": labeller.protocol}
-    entries |= {"width": about.size[1], "height": about.size[0], "frames": num_frames}
+    entries |= {"width": about.size[1], "height": about.size[0], "frames": parts.frames}
     entries |= {"frames_per_second": float(about.rate), "classes": areas}
-    write_whole(summary, json_text(entries, indent=1))
+    parts.finish(json_text(entries, indent=1))
     return areas
 
 
 def _labelled(
-    labeller: Labeller, frames: Iterator[Frame], name: str, batch_size: int
+    labeller: Labeller, frames: Iterator[Frame], name: str, batch_size: int, length: int
 ) -> Iterator[tuple[Frame, Prediction]]:
-    """The frames with what was found; the next ones are read in a thread while the model runs."""
+    """The frames with what was found; the next ones are read in a thread while the model runs.
+
+    No batch holds frames of two segments of ``length`` frames: whoever goes on at a segment gets the same batches.
+    """
+    position = 0
 
     def read() -> list[Frame]:
-        return list(islice(frames, batch_size))
+        nonlocal position
+        batch = list(islice(frames, min(batch_size, length - position % length)))
+        position += len(batch)
+        return batch
 
     with ThreadPoolExecutor(1) as reader:
         upcoming = reader.submit(read)
@@ -159,64 +166,55 @@ def _labelled(
             yield from zip(batch, labeller.label(levels), strict=True)
 
 
+@dataclass
 class _Drawing:
-    """A video of overlays that is written into an open file, by a thread.
+    """Draws the frames of a segment.
 
     Args:
-        file: the file.
-        about: size and speed.
         alpha: share of the colours, 0 to 1.
+        last: ticks of the last frame before it; each frame comes after the one before.
+        num_classes: of the model.
+        on_frame: called after each frame.
     """
 
-    def __init__(self, file: BinaryIO, about: VideoFacts, alpha: float):
-        import av
+    alpha: float
+    last: int
+    num_classes: int
+    on_frame: Callable[[], object]
 
-        self.alpha = alpha
-        self.last = -1
-        self.container: OutputContainer = av.open(file, "w", format="mp4")
-        has_h264 = "libx264" in av.codecs_available
-        self.stream = self.container.add_stream("libx264" if has_h264 else "mpeg4", rate=about.rate)
-        # Both codecs halve the resolution of colours, and so take even sizes.
-        self.stream.height, self.stream.width = (side + side % 2 for side in about.size)
-        self.stream.pix_fmt = "yuv420p"
-        self.stream.options = {"crf": "18"} if has_h264 else {"qscale": "2"}
-        self.writer = ThreadPoolExecutor(1)
-        self.waiting: deque[Future[None]] = deque()
+    def write(
+        self,
+        file: BinaryIO,
+        *,
+        about: VideoFacts,
+        segment: Iterator[tuple[Frame, Prediction]],
+        labels: Iterator[Path | None],
+    ) -> Segment:
+        """Write the frames into an open file, and their label maps into files of their own."""
+        counts = np.zeros(self.num_classes, dtype=np.int64)
+        frame, found = next(segment)
+        start, unit = max(self.last + 1, frame.ticks), frame.unit
+        num_frames = num_pixels = 0
 
-    def __enter__(self) -> _Drawing:
-        return self
+        def work(encoding: Encoding) -> Iterator[Callable[[], None]]:
+            nonlocal num_frames, num_pixels
+            for shown, prediction in chain([(frame, found)], segment):
+                found_ids = prediction.label_map
+                counts[:] += np.bincount(found_ids.ravel(), minlength=len(counts))[: len(counts)]
+                num_frames, num_pixels = num_frames + 1, num_pixels + found_ids.size
+                self.last = max(self.last + 1, shown.ticks)
+                yield partial(self._draw, encoding, prediction, self.last - start, next(labels))
+                self.on_frame()
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        try:
-            while self.waiting:
-                future = self.waiting.popleft()
-                if kind is None:
-                    future.result()
-        finally:
-            self.writer.shutdown()
-            if kind is None:
-                self.container.mux(self.stream.encode(None))
-            self.container.close()
+        with Encoding.into(file, about.size, about.rate, unit) as encoding:
+            behind(work(encoding))
+        return Segment(num_frames, start, self.last, str(unit), counts.tolist(), num_pixels)
 
-    def add(self, frame: Frame, found: Prediction) -> None:
-        """Draw one more frame; it waits while too many are being drawn."""
-        while len(self.waiting) >= _BEHIND:
-            self.waiting.popleft().result()
-        self.waiting.append(self.writer.submit(self._write, frame, found))
-
-    def _write(self, frame: Frame, found: Prediction) -> None:
-        import av
-
-        drawn = np.asarray(overlay(in_colour(found.image), found.label_map, found.labeller.palette, self.alpha))
-        height, width = drawn.shape[:2]
-        if (height, width) != (self.stream.height, self.stream.width):
-            drawn = np.pad(drawn, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(drawn), format="rgb24")
-        if self.last < 0:
-            self.stream.codec_context.time_base = frame.unit
-        self.last = max(self.last + 1, frame.ticks)
-        picture.pts, picture.time_base = self.last, frame.unit
-        self.container.mux(self.stream.encode(picture))
+    def _draw(self, encoding: Encoding, found: Prediction, ticks: int, labels: Path | None) -> None:
+        palette = found.labeller.palette
+        if labels is not None:
+            write_png(labels, label_image(found.label_map, palette))
+        encoding.add(np.asarray(overlay(in_colour(found.image), found.label_map, palette, self.alpha)), ticks)
 
 
 @contextmanager
@@ -238,16 +236,18 @@ def _opened(path: Path, name: str) -> Iterator[tuple[InputContainer, VideoStream
         ) from error
 
 
-def _frames(container: InputContainer, stream: VideoStream) -> Iterator[Frame]:
+def _frames(container: InputContainer, stream: VideoStream, first: int = 0) -> Iterator[Frame]:
     unit = stream.time_base
     tick = max(1, round(1 / (stream.average_rate or Fraction(25)) / unit))
     start = None
     following = 0
-    for frame in container.decode(stream):
-        turns = round(frame.rotation / 90)
-        levels = np.rot90(frame.to_ndarray(format="rgb24"), turns) if turns else frame.to_ndarray(format="rgb24")
+    for index, frame in enumerate(container.decode(stream)):
         if start is None:
             start = frame.pts or 0
         ticks = following if frame.pts is None else frame.pts - start
         following = ticks + tick
+        if index < first:
+            continue
+        turns = round(frame.rotation / 90)
+        levels = np.rot90(frame.to_ndarray(format="rgb24"), turns) if turns else frame.to_ndarray(format="rgb24")
         yield Frame(np.ascontiguousarray(levels), ticks, unit)

@@ -87,6 +87,11 @@ class TrainingBatches:
         """Number of optimizer steps in an epoch, at least 1."""
         return max(1, self.an_epoch // self.accumulation)
 
+    def steps_of(self, recipe: Recipe) -> int:
+        """Number of optimizer steps of a training by a recipe, at least 1."""
+        passes = round((recipe.num_train_epochs or 0) * self.an_epoch, 6)  # 1.15 * 100 is a little less than 115
+        return recipe.max_train_steps or max(1, int(passes) // self.accumulation)
+
     @property
     def num_pictures(self) -> int | None:
         """Number of pictures to train on; None for a stream, or if nothing is trained."""

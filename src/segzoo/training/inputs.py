@@ -76,6 +76,8 @@ def load_model(options: RunOptions, recipe: Recipe, classes: ClassFacts) -> Load
         verify=options.verify,
     )
     built = start_model(classes, recipe.model_options, request)
+    if (uncounted := classes.uncounted(options.ignore_index)) is not None:
+        built = replace(built, notes=[*built.notes, f"warning: {uncounted}; give --ignore_index an id of no class"])
     if options.do_train:
         check_learns(built.model.config)
     processor = build_processor(

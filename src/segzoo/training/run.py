@@ -29,21 +29,20 @@ from segzoo.training.checkpoints import (
     resume_checkpoint,
     save_checkpoint,
 )
-from segzoo.training.ema import WeightAverage
 from segzoo.training.folder import RESULTS, write_json
-from segzoo.training.frozen import BACKBONE, TrainedPart
-from segzoo.training.guards import FiniteGuard, LabelGuard, gradient_norm
+from segzoo.training.guards import LabelGuard
 from segzoo.training.inputs import Inputs, prepare_inputs
-from segzoo.training.mean_loss import MeanLoss
-from segzoo.training.optimization import build_optimizer, build_schedule
+from segzoo.training.learner import Learner
 from segzoo.training.options import RunOptions, settings_for_card
 from segzoo.training.preparing import describe_training, prepare_model
 from segzoo.training.recipes.recipe import Recipe
 from segzoo.training.reports.publishing import Outcome, publish_outcome
-from segzoo.training.room import Sizes, check_room
+from segzoo.training.room import check_room
 from segzoo.training.sharding import check_distribution, gathered
 from segzoo.training.shown_classes import ShownClasses
 from segzoo.training.signals import StoppedBySignal, StopRequest
+from segzoo.training.state import TrainingState
+from segzoo.training.steps import StepFacts, Steps
 from segzoo.training.surroundings import Surroundings
 from segzoo.training.timetable import Timetable
 from segzoo.training.trackers import start_trackers
@@ -82,14 +81,8 @@ class Run:
         self.accelerator, self.is_main = self.here.accelerator, self.here.is_main
         self.inputs: Inputs  # what the training begins with
         self.trained: TrainedModel  # once it is wrapped
-        # The state of the training; all of it goes into checkpoints, with model and average.
-        self.step, self.seconds = 0, 0.0
-        self.history: list[dict[str, Any]] = []
-        self.best: dict[str, Any] | None = None
-        self.mean_loss = MeanLoss(self.accelerator)
+        self.state = TrainingState(self.accelerator)
         self.evaluation: Evaluation | None = None
-        self.shown: ShownClasses | None = None  # during the first epoch
-        self.notes: list[str] = []
         self.settings: dict[str, Any] = {}
         self.kept_step: int | None = None  # the step whose model is in the output folder
 
@@ -109,9 +102,9 @@ class Run:
             if options.do_train:
                 self.prepare_training()
                 self.resume()
-                if self.step < self.total_steps:
-                    due = self.timetable.checkpoints_after(self.step)
-                    here.together(lambda: check_room(options, self.sizes, due=due), main_only=True)
+                if self.state.step < self.total_steps:
+                    due = self.timetable.checkpoints_after(self.state.step)
+                    here.together(lambda: check_room(options, self.learner.sizes, due=due), main_only=True)
                 self.train()
             else:
                 model = self.accelerator.prepare_model(self.inputs.model, evaluation_mode=True)
@@ -141,29 +134,17 @@ class Run:
         """Make optimizer, schedule and weight average, and let accelerate wrap model and optimizer."""
         options, recipe, accelerator, inputs = self.options, self.recipe, self.accelerator, self.inputs
         batches = inputs.batches
-        passes = int((recipe.num_train_epochs or 0) * batches.an_epoch)
-        self.total_steps = recipe.max_train_steps or max(1, passes // batches.accumulation)
+        self.total_steps = batches.steps_of(recipe)
         self.timetable = Timetable.of(options, total_steps=self.total_steps, steps_an_epoch=batches.steps_an_epoch)
-        self.shown = ShownClasses(inputs.classes.names, options.ignore_index, accelerator)
+        self.state.shown = ShownClasses(inputs.classes.names, options.ignore_index, accelerator)
         memory_format = self.here.memory_format
         model, notes = prepare_model(inputs.model, options, recipe, accelerator, memory_format=memory_format)
         for note in notes:
             self.here.say(note)
-        optimizer = build_optimizer(model, recipe.optimizer_options)
-        schedule = recipe.schedule_options
-        if options.warmup_ratio is not None:
-            schedule = replace(schedule, num_warmup_steps=int(options.warmup_ratio * self.total_steps))
-        self.schedule = build_schedule(optimizer, schedule, total_steps=self.total_steps)
-        left_out, average = BACKBONE if options.save_trained_only else None, None
-        if recipe.ema_decay:
-            average = WeightAverage(model.to(accelerator.device), recipe.ema_decay, left_out=left_out)
-            accelerator.register_for_checkpointing(average)
-        self.sizes = Sizes.of(model, optimizer, averaged=average is not None, left_out=left_out)
-        if recipe.freeze_backbone:
-            TrainedPart(accelerator, model, saved_alone=options.save_trained_only)
-        model, self.optimizer = accelerator.prepare(model, optimizer)
-        self.trained = TrainedModel(model, average, options, inputs, self.here)
-        accelerator.register_for_checkpointing(self.schedule)
+        self.learner = Learner.of(
+            model, options, recipe, accelerator, total_steps=self.total_steps, accumulation=batches.accumulation
+        )
+        self.trained = TrainedModel(self.learner.model, self.learner.average, options, inputs, self.here)
         set_seed(options.seed, device_specific=True)  # dropout differs between processes
         self.settings = settings_for_card(options, accelerator.num_processes, self.total_steps)
         self.settings |= {"pictures a step": batches.pictures_a_step}
@@ -194,12 +175,9 @@ class Run:
         if resumed is None:
             self.here.say(f"There is no checkpoint in {self.here.output_dir} yet: training starts from the beginning.")
             return
-        memory = resumed.memory
-        self.step, self.history, self.seconds = resumed.step, memory["history"], memory["seconds"]
-        self.best, self.mean_loss = memory["best"], MeanLoss(self.accelerator, memory["loss"])
-        self.shown = self.shown.resumed(memory.get("shown_classes"))
-        changed = changed_settings(memory["settings"], self.comparable())
-        self.here.say(f"Resumed from {resumed.folder} after step {self.step}.")
+        self.state.go_on_from(resumed.step, resumed.memory)
+        changed = changed_settings(resumed.memory["settings"], self.comparable())
+        self.here.say(f"Resumed from {resumed.folder} after step {self.state.step}.")
         if changed and self.is_main:
             warnings.warn(f"these settings differ from the resumed run's: {', '.join(changed)}", stacklevel=1)
 
@@ -217,33 +195,29 @@ class Run:
         self.start = time.perf_counter()
         self.progress = Progress(self.total_steps, enabled=self.is_main)
         with (
-            contextlib.closing(self.inputs.batches.after(self.step)) as batches,
+            contextlib.closing(self.inputs.batches.after(self.state.step)) as batches,
             self.inputs.look,
             self.stop.deferring_interrupts(),
         ):
             self.take_steps(batches)
         self.progress.finish_line()
-        self.seconds += time.perf_counter() - self.start
+        self.state.seconds += time.perf_counter() - self.start
 
     def take_steps(self, batches: Iterator[dict[str, Any]]) -> None:
         """Take the steps, with reports, evaluations and checkpoints in between."""
         options, accelerator = self.options, self.accelerator
         limit = min(options.max_empty_steps, self.total_steps)
-        self.labels = LabelGuard(limit, options.ignore_index, self.step, accelerator)
-        guard = FiniteGuard(options.max_bad_steps, accelerator, self.labels)
-        for step in range(self.step + 1, self.total_steps + 1):
-            self.step = step
-            loss, names = self.add_gradients(batches)
-            self.labels.check(step)
-            norm = gradient_norm(accelerator, self.trained.model, self.recipe.max_grad_norm)
-            learning_rate = max(group["lr"] for group in self.optimizer.param_groups)
-            if guard.allows(step, loss, norm, names):
-                self.optimizer.step()
-                if self.trained.average is not None:
-                    self.trained.average.update(self.trained.bare)
-                self.mean_loss.add(loss)
-            self.schedule.step()
-            self.optimizer.zero_grad()
+        steps = Steps(
+            self.learner,
+            self.here,
+            self.state,
+            progress=self.progress,
+            labels=LabelGuard(limit, options.ignore_index, self.state.step, accelerator),
+            max_bad_steps=options.max_bad_steps,
+        )
+        for step in range(self.state.step + 1, self.total_steps + 1):
+            self.state.step = step
+            facts = steps.take(batches)
             self.progress.step(self.inputs.batches.pictures_a_step)
 
             end = step == self.total_steps
@@ -251,9 +225,9 @@ class Run:
                 self.keep_model(step)
                 if self.timetable.saves(step) and self.timetable.evaluates(step):
                     self.save()
-            if self.timetable.reports(step) and self.mean_loss.steps:
-                self.report(learning_rate, float(norm))
-            if self.shown is not None and step == (
+            if self.timetable.reports(step) and self.state.mean_loss.steps:
+                self.report(facts)
+            if self.state.shown is not None and step == (
                 self.inputs.batches.steps_an_epoch if self.inputs.batches.an_epoch else self.total_steps
             ):
                 self.report_shown_classes()
@@ -273,69 +247,41 @@ class Run:
         self.here.together(self.refuse_validation, main_only=True)
         if self.stop.received == "SIGINT":
             raise KeyboardInterrupt
-        raise StoppedBySignal(self.stop.received or "another process was asked to stop", self.step)
+        raise StoppedBySignal(self.stop.received or "another process was asked to stop", self.state.step)
 
     def refuse_validation(self) -> None:
         """Raise the error of a validation picture that the look beside the training has found."""
         problem = self.inputs.look.problem()
         if problem is not None and problem == self.stop.received:
             raise SegZooError(
-                f"{problem} The training stopped after step {self.step}, before its evaluation would have failed: mend "
+                f"{problem} The training stopped after step {self.state.step}, before its evaluation would have failed: mend "
                 "the data or pass --max_corrupt, and go on with --resume_from_checkpoint latest"
             )
 
-    def add_gradients(self, batches: Iterator[dict[str, Any]]) -> tuple[torch.Tensor, list[str]]:
-        """Forward and backward through the batches of a step; returns loss (a scalar) and names of pictures."""
-        accelerator, accumulation, names = self.accelerator, self.inputs.batches.accumulation, []
-        step_loss = torch.zeros((), device=accelerator.device)
-        for part in range(accumulation):
-            with self.progress.waiting():
-                batch = next(batches)
-            names += batch["name"]
-            self.labels.add(self.step, batch["labels"])
-            if self.shown is not None:
-                self.shown.add(batch["labels"])
-            pixel_values = batch["pixel_values"].to(accelerator.device, non_blocking=True)
-            pixel_values = pixel_values.contiguous(memory_format=self.here.memory_format)
-            labels = batch["labels"].to(accelerator.device, non_blocking=True)
-            last = part == accumulation - 1
-            with contextlib.nullcontext() if last else accelerator.no_sync(self.trained.model):
-                loss = self.trained.model(pixel_values=pixel_values, labels=labels).loss / accumulation
-                accelerator.backward(loss)
-            step_loss += loss.detach()
-        return step_loss, names
-
-    def report(self, learning_rate: float, norm: float) -> None:
+    def report(self, facts: StepFacts) -> None:
         """Report loss, learning rate and speed: on the terminal, in the history, and to trackers."""
-        loss = self.mean_loss.take()
-        entry = self.progress.report(self.step, loss, learning_rate, grad_norm=norm)
-        self.history.append(entry)
+        loss = self.state.mean_loss.take()
+        entry = self.progress.report(self.state.step, loss, facts.learning_rate, grad_norm=facts.norm)
+        self.state.history.append(entry)
         if self.options.with_tracking:
             values = {name: value for name, value in entry.items() if name != "step"}
-            self.accelerator.log({"train_loss": loss, **values}, step=self.step)
+            self.accelerator.log({"train_loss": loss, **values}, step=self.state.step)
 
     def report_shown_classes(self) -> None:
         """Warn of classes that no picture of the first epoch showed, once; a stream's epoch is the whole training."""
-        warning, self.shown = self.shown.warning(), None
+        warning, self.state.shown = self.state.shown.warning(), None
         if warning is not None:
-            self.notes.append(warning)
+            self.state.notes.append(warning)
             self.progress.message(f"warning: {warning}")
 
     def save(self) -> None:
         """Write a checkpoint of this step, and remove those that exceed ``save_total_limit``."""
-        memory = {
-            "history": self.history,
-            "seconds": self.seconds + time.perf_counter() - self.start,
-            "best": self.best,
-            "loss": self.mean_loss.gather(),
-            "shown_classes": None if self.shown is None else self.shown.gather(),
-            "settings": self.comparable(),
-        }
+        seconds = self.state.seconds + time.perf_counter() - self.start
+        memory = self.state.gather(seconds=seconds, settings=self.comparable())
         with self.stop.saving():
-            save_checkpoint(self.accelerator, self.here.output_dir, self.step, memory)
+            save_checkpoint(self.accelerator, self.here.output_dir, self.state.step, memory)
         if self.is_main:
-            best_step = self.best["step"] if self.best else None
-            remove_old_checkpoints(self.here.output_dir, self.options.save_total_limit, best_step=best_step)
+            remove_old_checkpoints(self.here.output_dir, self.options.save_total_limit, best_step=self.state.best_step)
 
     def keep_model(self, step: int) -> None:
         """Write the model, whose weights are those after ``step``, into the output folder.
@@ -351,25 +297,23 @@ class Run:
         self.inputs.look.close()  # the evaluation reads every picture itself
         self.evaluation = self.trained.score()
         scores = {f"eval_{name}": value for name, value in self.evaluation.summary().items()}
-        self.history.append({"step": self.step, **scores})
+        self.state.history.append({"step": self.state.step, **scores})
         self.progress.message(
-            f"evaluation after step {self.step}: mIoU {100 * scores['eval_mean_iou']:.2f} %, pixel accuracy "
+            f"evaluation after step {self.state.step}: mIoU {100 * scores['eval_mean_iou']:.2f} %, pixel accuracy "
             f"{100 * scores['eval_overall_accuracy']:.2f} %, {self.evaluation.num_images} images in "
             f"{self.evaluation.seconds:.1f} s"
         )
         if self.options.with_tracking:
-            self.accelerator.log(scores, step=self.step)
-        if self.best is None or scores["eval_mean_iou"] > self.best["mean_iou"]:
-            self.best = {"step": self.step, "mean_iou": scores["eval_mean_iou"]}
-            return True
-        return False
+            self.accelerator.log(scores, step=self.state.step)
+        return self.state.is_best(scores["eval_mean_iou"])
 
     # The end
 
     @property
     def chosen_step(self) -> int:
         """The step whose weights are the result of the training."""
-        return self.best["step"] if self.options.load_best_model_at_end and self.best else self.step
+        best = self.state.best_step if self.options.load_best_model_at_end else None
+        return self.state.step if best is None else best
 
     def finish(self) -> dict[str, Any]:
         """Evaluate once more if necessary, and write the results; returns the contents of all_results.json."""
@@ -379,7 +323,7 @@ class Run:
         settings = InferenceSettings.of_model(bare, self.inputs.processor)
         protocol, augmented = settings.describe(self.inputs.processor), None
         if evaluation is not None and (missing := len(self.inputs.eval_data) - evaluation.num_images):
-            self.notes.append(
+            self.state.notes.append(
                 f"{missing} of {len(self.inputs.eval_data)} validation pictures could not be read: the scores are without them"
             )
         if evaluation is not None:
@@ -396,19 +340,19 @@ class Run:
             classes=self.inputs.classes,
             recipe=self.recipe,
             settings=self.settings,
-            history=self.history,
-            seconds=self.seconds,
+            history=self.state.history,
+            seconds=self.state.seconds,
             protocol=protocol,
             evaluation=evaluation,
             augmented=augmented,
-            best=self.best,
+            best=self.state.best,
             step=self.chosen_step,
             dataset_name=options.dataset_name,
             num_train=self.inputs.batches.num_pictures,
             num_eval=len(self.inputs.pictures.evaluation),
             base_model=options.model_name_or_path if is_hub_model else None,
             repo_id=options.hub_model_id,
-            notes=self.notes,
+            notes=self.state.notes,
         )
         with gathered(self.accelerator, bare):  # the main process draws pictures
             self.here.together(lambda: self.publish(outcome), main_only=True)
@@ -419,7 +363,7 @@ class Run:
         that has not been done yet.
         """
         options, evaluation = self.options, self.evaluation
-        if options.do_train and self.chosen_step != self.step:
+        if options.do_train and self.chosen_step != self.state.step:
             load_checkpoint(self.accelerator, self.here.output_dir / f"step_{self.chosen_step}")
             self.here.say(f"the best model is that of step {self.chosen_step}")
             evaluation = None

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from segzoo.errors import SegZooError, first_line
 from segzoo.hub import reserve_repository
 from segzoo.memory import keep_freed_memory
 from segzoo.progress import say
@@ -30,17 +31,28 @@ class Surroundings:
         is_main: whether this is the main process.
         output_dir: the output folder.
         channels_last: whether images and convolutions are channels-last in memory.
+
+    Raises:
+        SegZooError: the precision or the device cannot be had here, such as fp16 without a GPU, or another precision
+            than that of an earlier training in this process.
     """
 
     def __init__(self, options: RunOptions, mixed_precision: str | None):
         self.options = options
-        self.accelerator = Accelerator(
-            mixed_precision=mixed_precision,
-            dynamo_backend="inductor" if options.torch_compile else None,
-            cpu=options.use_cpu,
-            log_with=list(options.report_to) if options.with_tracking else None,
-            project_dir=options.output_dir,
-        )
+        try:
+            self.accelerator = Accelerator(
+                mixed_precision=mixed_precision,
+                dynamo_backend="inductor" if options.torch_compile else None,
+                cpu=options.use_cpu,
+                log_with=list(options.report_to) if options.with_tracking else None,
+                project_dir=options.output_dir,
+            )
+        except ValueError as error:
+            asked = "" if mixed_precision is None else f"--mixed_precision {mixed_precision}: "
+            raise SegZooError(
+                f"{asked}cannot be used here ({first_line(error).rstrip('.')}); take another --mixed_precision, such as no, or a "
+                "new process"
+            ) from error
         shard_on_cpus(self.accelerator)
         self.is_main = self.accelerator.is_main_process
         self.output_dir = Path(options.output_dir)

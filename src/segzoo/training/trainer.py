@@ -112,7 +112,11 @@ class SegmentationTrainer(Trainer):
         self._labels: LabelGuard | None = None
         self.evaluation: Evaluation | None = None
         """The result of the last evaluation, with its confusion matrix; None before the first."""
-        check_best_metric(args, [model.config.id2label[index] for index in range(model.config.num_labels)])
+        check_best_metric(
+            args,
+            [model.config.id2label[index] for index in range(model.config.num_labels)],
+            parts=tuple(eval_dataset) if isinstance(eval_dataset, Mapping) else (),
+        )
         args.remove_unused_columns = False  # it would drop the names of the pictures
         super().__init__(
             model=model,
@@ -208,9 +212,12 @@ class SegmentationTrainer(Trainer):
                 batch_size=self.args.eval_batch_size,
                 num_workers=self.args.dataloader_num_workers,
             )
-        metrics = {
-            f"{metric_key_prefix}_{name}": value for name, value in named_scores(self.evaluation, self.names).items()
-        }
+        scores = named_scores(self.evaluation, self.names)
+        best = f"eval_{(self.args.metric_for_best_model or '').removeprefix('eval_')}"
+        if best.startswith(f"{metric_key_prefix}_iou_") or best.startswith(f"{metric_key_prefix}_accuracy_"):
+            # The class may not occur: such an evaluation is never the best, and is no error.
+            scores.setdefault(best.removeprefix(f"{metric_key_prefix}_"), math.nan)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
         images = self.evaluation.num_images
         steps = math.ceil(images / (self.args.eval_batch_size * self.args.world_size))
         metrics |= speed_metrics(metric_key_prefix, start, num_samples=images, num_steps=steps)
@@ -253,7 +260,8 @@ class SegmentationTrainer(Trainer):
         if not self.is_world_process_zero():
             return
         folder = Path(self.args.output_dir)
-        protocol = (self.inference or InferenceSettings.of_model(self.model)).describe(self.processing_class)
+        inference = self.inference or InferenceSettings.of_model(self.model, self.processing_class)
+        protocol = inference.describe(self.processing_class)
         facts = ModelCardFacts(
             title=model_name or folder.resolve().name,
             dataset=dataset or "unknown",
@@ -326,8 +334,13 @@ def named_scores(evaluation: Evaluation, names: Sequence[str]) -> dict[str, floa
     return scores
 
 
-def check_best_metric(args: TrainingArguments, names: Sequence[str]) -> None:
+def check_best_metric(args: TrainingArguments, names: Sequence[str], *, parts: Sequence[str] = ()) -> None:
     """Check before the training that ``metric_for_best_model`` is a score that evaluations give.
+
+    Args:
+        args: the settings.
+        names: names of the classes.
+        parts: names of the data sets to evaluate on, with which the names of scores begin where there are several.
 
     Raises:
         SegZooError: there is no such score; the message lists those that exist.
@@ -335,6 +348,14 @@ def check_best_metric(args: TrainingArguments, names: Sequence[str]) -> None:
     if args.metric_for_best_model is None:
         return
     wanted = args.metric_for_best_model.removeprefix("eval_")
+    if parts:
+        part = next((part for part in parts if wanted.startswith(f"{part}_")), None)
+        if part is None:
+            raise SegZooError(
+                f"--metric_for_best_model {args.metric_for_best_model}: there are several data sets to evaluate on; begin with the "
+                f"name of one, such as {parts[0]}_mean_iou"
+            )
+        wanted = wanted.removeprefix(f"{part}_")
     scores = [name for name, value in ConfusionMatrix(1).compute().items() if isinstance(value, float)]
     if wanted not in scores and wanted.removeprefix("iou_").removeprefix("accuracy_") not in names:
         raise SegZooError(

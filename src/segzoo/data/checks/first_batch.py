@@ -23,7 +23,7 @@ _BLACK_AND_WHITE = (
 )
 _PASSED_OVER = ("unreadable_image", "unreadable_mask", "image_without_mask")
 _WHOLE_BATCH_IGNORED = (
-    "warning: all labels of the first batch are ignored, so that its loss is 0: check --ignore_index and "
+    "warning: all labels of the first batch are ignored, so that it teaches and scores nothing: check --ignore_index and "
     "--do_reduce_labels, or look at the pictures with `segzoo data show`"
 )
 

@@ -64,3 +64,23 @@ def test_custom_keys(settings, no_decay, head, rules):
 def test_layer_decay_leaves_vectors_without_decay():
     found = options_of({p: factors_of(p, {}, "LayerDecayOptimizerConstructor") for p in PARAMETERS})
     assert found == {"no_decay": ["vectors"], "head_lr_multiplier": 1.0, "parameter_rules": []}
+
+
+@pytest.mark.parametrize(
+    ("original", "dimensions", "in_norm", "in_depthwise", "settings", "mmcv", "mmengine"),
+    [
+        ("attn.in_proj_bias", 1, False, False, {"bias_decay_mult": 0.0, "bias_lr_mult": 2.0}, (1, 1), (1, 1)),
+        ("conv.bias", 1, False, False, {"bias_decay_mult": 0.0, "bias_lr_mult": 2.0}, (2, 0), (2, 0)),
+        ("bn.bias", 1, True, False, {"bias_decay_mult": 0.0, "bias_lr_mult": 2.0}, (1, 1), (1, 0)),
+        ("bn.weight", 1, True, False, {"flat_decay_mult": 0.0}, (1, 1), (1, 0)),
+        ("dw.bias", 1, False, True, {"bias_decay_mult": 0.0, "dwconv_decay_mult": 0.5}, (1, 0.5), (1, 0)),
+        ("dw.bias", 1, False, True, {"bias_decay_mult": 0.0}, (1, 1), (1, 0)),
+        ("dw.weight", 4, False, True, {"bias_decay_mult": 0.0, "dwconv_decay_mult": 0.5}, (1, 0.5), (1, 0.5)),
+        ("scale", 1, False, False, {"flat_decay_mult": 0.0}, (1, 1), (1, 0)),
+    ],
+)
+def test_rules_by_kind(original, dimensions, in_norm, in_depthwise, settings, mmcv, mmengine):
+    """Of several rules that fit a parameter, mmcv and mmengine do not choose the same."""
+    one = NamedParameter(original, original, dimensions, in_norm, in_depthwise, frozenset())
+    assert factors_of(one, settings, None) == mmcv
+    assert factors_of(one, settings, None, engine=True) == mmengine

@@ -34,8 +34,6 @@ FEW = (
 # Where the config says more than the row.
 ELSE = {
     "stdc_80k_cityscapes_512x1024": {"auxiliary_losses"},  # the row leaves them to the model
-    "knet_swin_80k_ade20k_512x512": {"parameter_rules"},  # some norms have no "norm" in their names
-    "knet_swin_80k_ade20k_640x640": {"parameter_rules"},
 }
 
 

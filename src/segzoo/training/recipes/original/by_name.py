@@ -45,7 +45,7 @@ class NamedParameter:
         native, original: its names; that of the original is None where no key table has it.
         dimensions: number of its dimensions.
         in_norm: whether it is of a normalisation layer.
-        in_depthwise: whether it is of a depthwise convolution.
+        in_depthwise: whether it is of a convolution with as many groups as input channels.
         kinds: see `segzoo.training.optimization.kinds_of_parameters`.
     """
 
@@ -82,20 +82,23 @@ def named_parameters(model: nn.Module, components: Sequence[ComponentKeys]) -> l
                 original=None if original is None else part.original_prefix + original,
                 dimensions=parameter.ndim,
                 in_norm=isinstance(owner, _NORM_TYPES),
-                in_depthwise=isinstance(owner, nn.Conv2d) and owner.groups == owner.in_channels > 1,
+                in_depthwise=isinstance(owner, nn.Conv2d) and owner.groups == owner.in_channels,
                 kinds=frozenset(kinds[name]),
             )
         )
     return found
 
 
-def factors_of(parameter: NamedParameter, settings: Mapping[str, Any], constructor: str | None) -> Factors:
+def factors_of(
+    parameter: NamedParameter, settings: Mapping[str, Any], constructor: str | None, *, engine: bool = False
+) -> Factors:
     """What mmcv's optimizer gives a parameter, layer-wise decay left aside.
 
     Args:
         parameter: the parameter.
         settings: ``paramwise_cfg``.
-        constructor: name of the class that makes the optimizer; None for mmcv's usual one.
+        constructor: name of the class that makes the optimizer; None for the usual one.
+        engine: whether mmengine makes it.
     """
     name = parameter.original or parameter.native
     if constructor in LAYER_DECAYS:
@@ -106,19 +109,19 @@ def factors_of(parameter: NamedParameter, settings: Mapping[str, Any], construct
     key = next((key for key in sorted(sorted(custom), key=len, reverse=True) if key in name), None)
     if key is not None:
         return float(custom[key].get("lr_mult", 1.0)), float(custom[key].get("decay_mult", 1.0))
-    factor, decay = 1.0, 1.0
-    is_bias = name.endswith("bias")
-    if is_bias and not parameter.in_norm:
-        factor = float(settings.get("bias_lr_mult") or 1.0)
-    if parameter.in_norm:
-        decay = _or_one(settings.get("norm_decay_mult"))
-    elif parameter.in_depthwise:
-        decay = _or_one(settings.get("dwconv_decay_mult"))
-    elif is_bias:
-        decay = _or_one(settings.get("bias_decay_mult"))
-    elif parameter.dimensions == 1:
-        decay = _or_one(settings.get("flat_decay_mult"))
-    return factor, decay
+    is_bias = name.rpartition(".")[2] == "bias"  # unlike the "in_proj_bias" of an attention
+    factor = _or_one(settings.get("bias_lr_mult")) if is_bias and not parameter.in_norm else 1.0
+    norm, depthwise, bias, flat = (
+        (parameter.in_norm, settings.get("norm_decay_mult")),
+        (parameter.in_depthwise, settings.get("dwconv_decay_mult")),
+        (is_bias, settings.get("bias_decay_mult")),
+        (parameter.dimensions == 1, settings.get("flat_decay_mult")),
+    )
+    if engine:  # the first that is given decides
+        decays = [value for holds, value in (norm, bias, depthwise, flat) if holds and value is not None]
+    else:  # the first that it belongs to decides, given or not
+        decays = [value for holds, value in (norm, depthwise, bias) if holds]
+    return factor, _or_one(decays[0]) if decays else 1.0
 
 
 def _or_one(value: Any) -> float:

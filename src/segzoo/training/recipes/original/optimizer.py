@@ -101,7 +101,8 @@ def _groups(
         )
         return
     model = build_without_weights(translation.config)
-    wanted = {p: factors_of(p, settings, constructor) for p in named_parameters(model, translation.components)}
+    parameters, engine = named_parameters(model, translation.components), place.startswith("optim_wrapper")
+    wanted = {p: factors_of(p, settings, constructor, engine=engine) for p in parameters}
     if not findings.fields["weight_decay"]:
         wanted = {p: (factor, 1.0) for p, (factor, _) in wanted.items()}
     found = options_of(wanted)

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from torch.nn import functional as F
 
-from segzoo.inference import label_map_from_logits, label_maps, uniform_cells
+from segzoo.inference import label_blocks, label_map_from_logits, label_maps
 from segzoo.inference.rows import MapRows, resized
 
 
@@ -60,9 +60,9 @@ def cases(draw):
     return logits, plan, draw(st.booleans()), kind
 
 
-@given(case=cases(), band=st.integers(1, 3000), block=st.integers(1, 3000), everything=st.booleans())
+@given(case=cases(), search=st.integers(1, 3000), contest=st.integers(1, 3000), rivals=st.sampled_from([0.4, 1.0]))
 @settings(max_examples=150, deadline=None)
-def test_labels_are_those_of_interpolate_and_argmax(case, band, block, everything):
+def test_labels_are_those_of_interpolate_and_argmax(case, search, contest, rivals):
     logits, plan, align_corners, kind = case
     stages = label_maps.resize_stages(logits.shape, **plan)
     wide = logits.float() if logits.dtype.itemsize < 4 else logits
@@ -75,11 +75,9 @@ def test_labels_are_those_of_interpolate_and_argmax(case, band, block, everythin
         expected = label_maps.label_map_from_rows(resized(MapRows(wide), stages, align_corners))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(label_maps, "_SMALL_VALUES", 0)
-        patch.setattr(label_maps, "_STRIP_VALUES", max(band, len(logits) * 10_000 * everything))
-        patch.setattr(label_maps, "_BLOCK_VALUES", block)
-        if everything:  # mixed bands too
-            patch.setattr(uniform_cells, "_most_mixed", lambda *_: 1.0 if logits.isfinite().all() else 0.5)
-            patch.setattr(uniform_cells, "_MIXED_ROW", 1.0 if logits.isfinite().all() else 0.5)
+        patch.setattr(label_maps, "_SEARCHED_VALUES", search)
+        patch.setattr(label_maps, "_CONTEST_VALUES", contest)
+        patch.setattr(label_blocks, "_MOST_RIVALS", rivals)  # 1: everything is computed in blocks
         assert torch.equal(label_map_from_logits(logits, align_corners=align_corners, **plan), expected)
 
 
@@ -90,13 +88,12 @@ def test_labels_are_those_of_interpolate_and_argmax(case, band, block, everythin
     [{"size": (120, 160)}, {"size": (101, 143)}, {"size": (97, 131), "input_size": (128, 170), "crop": (90, 161)}],
 )
 def test_near_ties_are_decided_as_by_interpolate(plan, dtype, align_corners, monkeypatch):
-    monkeypatch.setattr(uniform_cells, "_most_mixed", lambda *_: 1.0)
-    monkeypatch.setattr(uniform_cells, "_MIXED_ROW", 1.0)
+    monkeypatch.setattr(label_blocks, "_MOST_RIVALS", 1.0)
     generator = torch.Generator().manual_seed(0)
     logits = with_rivals(regions(5, 30, 40, generator=generator).to(dtype), generator=generator)
     stages = label_maps.resize_stages(logits.shape, **plan)
     expected = definition(logits, stages, align_corners)
-    assert torch.equal(label_maps._by_cells(logits, stages, align_corners), expected)
+    assert torch.equal(label_maps._by_blocks(logits, stages, align_corners), expected)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -109,10 +106,11 @@ def test_large_regions_are_filled(plan, layout, monkeypatch):
     logits = logits[None].contiguous(memory_format=layout)[0]
     stages = label_maps.resize_stages(logits.shape, **plan)
     monkeypatch.delattr(label_maps, "strips")
-    monkeypatch.setattr(uniform_cells, "_most_mixed", lambda *_: 0.5)
-    cells = uniform_cells.Cells(logits, stages, align_corners=False)
-    assert [band.share < 0.25 for band in cells.bands(2**16)] == [True] * 2
-    assert torch.equal(label_maps._by_cells(logits, stages, False), definition(logits, stages, False))
+    blocks = label_blocks.Blocks(logits, stages, align_corners=False, dtype=torch.float32)
+    rivals = blocks.search(2**16)
+    assert len(rivals.blocks) < 0.4 * rivals.labels.numel()
+    assert rivals.counts.float().mean() < 4
+    assert torch.equal(label_maps._by_blocks(logits, stages, False), definition(logits, stages, False))
 
 
 @pytest.mark.parametrize("input_size", [None, (70, 90)])
@@ -121,21 +119,19 @@ def test_other_orders_of_adding_change_no_label(input_size, monkeypatch):
     logits = with_rivals(regions(5, 30, 40, generator=generator).float(), generator=generator)
     stages = label_maps.resize_stages(logits.shape, (120, 160), None, input_size)
     expected = definition(logits, stages, False)
-    blocks, changed = uniform_cells.Band.blocks, []
+    resized = label_blocks._Steps.resized
 
-    def rounded_otherwise(band, values):
-        for pixels, found in blocks(band, values):
-            other = found * (1 + torch.randint(-1, 2, found.shape, generator=generator) * 2**-23)
-            changed.append((other.argmax(-1) != found.argmax(-1)).sum())
-            yield pixels, other
+    def rounded_otherwise(steps, values, chosen):
+        found = resized(steps, values, chosen)
+        return found * (1 + torch.randint(-1, 2, found.shape, generator=generator) * 2**-23)
 
-    monkeypatch.setattr(uniform_cells.Band, "blocks", rounded_otherwise)
-    monkeypatch.setattr(uniform_cells, "_most_mixed", lambda *_: 1.0)
-    monkeypatch.setattr(uniform_cells, "_MIXED_ROW", 1.0)
+    monkeypatch.setattr(label_blocks._Steps, "resized", rounded_otherwise)
+    monkeypatch.setattr(label_blocks, "_MOST_RIVALS", 1.0)
+    changed = (label_maps._by_blocks(logits, stages, False) != expected).sum()
+    assert changed > 100
     monkeypatch.setattr(label_maps, "_DOUBTS", 1)
     monkeypatch.setattr(label_maps, "adds_like_interpolate", lambda dtype: False)
-    assert torch.equal(label_maps._by_cells(logits, stages, False), expected)
-    assert sum(changed) > 100
+    assert torch.equal(label_maps._by_blocks(logits, stages, False), expected)
 
 
 def test_rounding_may_turn_an_order_into_a_tie():
@@ -145,10 +141,10 @@ def test_rounding_may_turn_an_order_into_a_tie():
     stages = label_maps.resize_stages(logits.shape, (13, 131))
     expected = definition(logits, stages, False)
     assert 0 < expected.sum() < expected.numel()
-    assert torch.equal(label_maps._by_cells(logits, stages, False), expected)
+    assert torch.equal(label_maps._by_blocks(logits, stages, False), expected)
 
 
 def test_this_cpu_adds_like_interpolate():
     """Otherwise the labels are right all the same, in more time."""
-    assert uniform_cells.adds_like_interpolate(torch.float32)
-    assert uniform_cells.adds_like_interpolate(torch.float64)
+    assert label_blocks.adds_like_interpolate(torch.float32)
+    assert label_blocks.adds_like_interpolate(torch.float64)

@@ -1,0 +1,67 @@
+"""What benchmarks/models.py swaps is what the models run."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from segzoo import SegZooConfig, SegZooForSemanticSegmentation
+from segzoo.auto import BACKBONES
+from segzoo.heads import UPerHeadConfig
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+OPERATORS = {"segzoo_internimage": "dcnv3", "segzoo_vit_adapter": "ms_deform_attn"}
+
+
+@pytest.fixture
+def models(monkeypatch):
+    """The script, and beside it those that it imports."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    spec = importlib.util.spec_from_file_location("benchmark_models", FOLDER / "models.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # where dataclasses look names up
+    spec.loader.exec_module(module)
+    yield module
+    sys.modules.pop("deformable", None)
+
+
+@pytest.mark.parametrize("backbone", OPERATORS)
+@torch.no_grad()
+def test_grid_sample_takes_the_operators_place(models, monkeypatch, backbone):
+    backbone_config = BACKBONES[backbone].config.tiny()
+    torch.manual_seed(0)
+    model = SegZooForSemanticSegmentation(
+        SegZooConfig(
+            backbone_config=backbone_config,
+            decode_head_configs=[UPerHeadConfig(channels=8)],
+            auxiliary_head_configs=[],
+        )
+    ).eval()
+    image = torch.randn(1, 3, 64, 64)
+    with torch.random.fork_rng():  # offsets of new models are zero
+        for name, weight in model.named_parameters():
+            if "offset" in name:
+                torch.nn.init.normal_(weight, std=0.02)
+    usual = model(image).logits
+
+    def refuse(*arguments, **options):
+        raise RuntimeError("segzoo's own operator ran")
+
+    operator = OPERATORS[backbone]
+    monkeypatch.setattr(sys.modules[f"segzoo.ops.{operator}"], operator, refuse)
+    with pytest.raises(RuntimeError, match="own operator ran"):
+        model(image)
+    swap = {"dcnv3": models.grid_sample_dcnv3, "ms_deform_attn": models.grid_sample_attention}[operator]
+    for context in (swap(), models.plain_form(swap)):
+        with context:
+            torch.testing.assert_close(model(image).logits, usual, rtol=1e-4, atol=1e-4)
+    with pytest.raises(RuntimeError, match="own operator ran"):
+        model(image)
+
+
+def test_every_swap_of_the_cases_can_be_made(models):
+    for case in models.cases():
+        with case.swap():
+            pass
