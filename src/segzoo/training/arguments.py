@@ -289,7 +289,7 @@ class RunOptions(RunningOptions, BatchOptions, DataOptions, ModelSource):
         """
         if self.save_trained_only and not recipe.freeze_backbone:
             self.refuse("save_trained_only goes with --freeze_backbone; all of this model is trained")
-        if self.augmentation is not None and recipe.pipeline is None:
+        if self.augmentation is not None and recipe.pipeline is None and self.resume_from_checkpoint is None:
             self.refuse(
                 "augmentation is read with the command line; in Python, give the recipe pipeline=read_pipeline(FILE)"
             )
@@ -419,7 +419,9 @@ def read_arguments(values: Mapping[str, Any]) -> tuple[RunOptions, Recipe]:
     fields = _recipe_fields(others, fields) | fields
     name, file = run.get("recipe"), run.get("recipe_file")
     run["crop_by_model"] = name is None and file is None and "crop_size" not in fields
-    fields |= pipeline_fields(run.get("augmentation"), fields)
+    transforms = run.get("augmentation")
+    if run.get("resume_from_checkpoint") is None or Path(transforms or "").is_file():  # else the checkpoint has them
+        fields |= pipeline_fields(transforms, fields)
     recipe = resolve_recipe(name, file, fields, defaults=DEFAULTS)
     options = RunOptions(**run)
     options.check_recipe(recipe)

@@ -19,6 +19,8 @@ from accelerate.utils import set_seed
 from transformers import PreTrainedModel
 
 from segzoo.configuration_segzoo import input_channels
+from segzoo.data.augmentation import pipeline_names
+from segzoo.data.pipelines import kept_pipeline
 from segzoo.data.row_counts import RowCounts
 from segzoo.errors import SegZooError, cause_of
 from segzoo.evaluation import Evaluation, evaluate
@@ -31,6 +33,7 @@ from segzoo.text import line_text
 from segzoo.training.arguments import DEFAULTS, RunOptions, notes_on_arguments, settings_for_card
 from segzoo.training.checkpoints import (
     changed_settings,
+    kept_settings,
     load_checkpoint,
     remove_old_checkpoints,
     resume_checkpoint,
@@ -143,6 +146,7 @@ class Run:
                 torch.set_float32_matmul_precision("high" if self.options.tf32 else "highest")
             set_seed(self.options.seed)
             # From here to the first step, every mistake that can be found early is found.
+            self.keep_pipeline()
             self.prepare_inputs()
             if self.options.do_train:
                 self.prepare_training()
@@ -189,6 +193,17 @@ class Run:
         if options.push_to_hub:
             token = options.hub_options["token"] or None
             reserve_repository(options.hub_model_id, private=options.hub_private_repo, token=token)
+
+    def keep_pipeline(self) -> None:
+        """Go on with the checkpoint's ``--augmentation``, whose file may be gone, but may not hold anything else."""
+        wanted = self.options.resume_from_checkpoint
+        if wanted is None:
+            return
+        kept = self.together(lambda: kept_settings(self.output_dir, wanted), main_only=True).get("pipeline")
+        pipeline = kept_pipeline(self.options.augmentation, self.recipe.pipeline, kept)
+        if pipeline != self.recipe.pipeline:
+            self.say(f"note: --augmentation as the checkpoint has it: {', '.join(pipeline_names(pipeline))}")
+            self.recipe = replace(self.recipe, pipeline=pipeline)
 
     def prepare_inputs(self) -> None:
         """Load data, classes, model and image processor, and check the first pictures in every process."""
