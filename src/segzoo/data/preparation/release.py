@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segzoo.data.folders import open_folder
-from segzoo.data.preparation.content import Content
+from segzoo.data.preparation.content import Content, Regions
 from segzoo.data.preparation.tiling import Tiling
 from segzoo.errors import SegZooError
 from segzoo.files import whole_folder
@@ -36,7 +36,7 @@ class Item:
     part: str
     stem: str
     picture: str
-    mask: Content | None = None
+    mask: Content | Regions | None = None
     tiling: Tiling | None = None
 
     def renamed(self, stem: str) -> Item:
@@ -156,7 +156,7 @@ class Release:
 def pair(
     part: str,
     pictures: Mapping[str, str],
-    masks: Mapping[str, Content],
+    masks: Mapping[str, Content | Regions],
     names: Sequence[str] | None = None,
     *,
     tiling: Tiling | None = None,
