@@ -16,7 +16,6 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
@@ -393,8 +392,10 @@ class JointTransform:
             picture, moving = step(picture, moving, rng)
         result = {"pixel_values": self._normalize(picture)}
         if ids is not None:
-            labels = (ids if moving is None else moving.as_subclass(torch.Tensor)).long()
-            result["labels"] = self._pad(labels, self.ignore_index) if moving is not None else labels.contiguous()
+            if moving is None:
+                result["labels"] = ids.long().contiguous()
+            else:
+                result["labels"] = self._padded(moving.as_subclass(torch.Tensor), torch.int64, self.ignore_index)
         return result
 
     @cached_property
@@ -412,22 +413,30 @@ class JointTransform:
         """
         return lambda size: self.steps[0].target(size, copy.deepcopy(rng))
 
+    @cached_property
+    def _scale_and_shift(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Factor on the grey levels, and what is then subtracted, as float32 that goes with (channels, height, width)."""
+        std, mean = (torch.tensor(numbers, dtype=torch.float64) for numbers in (self.std, self.mean))
+        return tuple(numbers.float()[:, None, None] for numbers in (self.rescale_factor / std, mean / std))
+
     def _normalize(self, image: torch.Tensor) -> torch.Tensor:
         plain = image.as_subclass(torch.Tensor)
         if self.channel_order == "bgr":
             plain = plain.flip(0)
-        values = plain.to(torch.float32, memory_format=torch.contiguous_format)
-        scale = self.rescale_factor / torch.tensor(self.std, dtype=torch.float64)
-        shift = torch.tensor(self.mean, dtype=torch.float64) / torch.tensor(self.std, dtype=torch.float64)
-        values.mul_(scale.float()[:, None, None]).sub_(shift.float()[:, None, None])
-        return self._pad(values, 0.0)
+        values = self._padded(plain, torch.float32, 0.0)
+        scale, shift = self._scale_and_shift
+        values[..., : plain.shape[-2], : plain.shape[-1]].mul_(scale).sub_(shift)
+        return values
 
-    def _pad(self, values: torch.Tensor, fill: float) -> torch.Tensor:
-        if self.pad_size is None:
-            return values.contiguous()
-        bottom = max(0, self.pad_size[0] - values.shape[-2])
-        right = max(0, self.pad_size[1] - values.shape[-1])
-        return F.pad(values, (0, right, 0, bottom), value=fill) if bottom or right else values.contiguous()
+    def _padded(self, values: torch.Tensor, dtype: torch.dtype, fill: float) -> torch.Tensor:
+        """Values (..., height, width) as another type, at the left and the top of at least `pad_size`."""
+        height, width = values.shape[-2:]
+        size = (height, width) if self.pad_size is None else np.maximum((height, width), self.pad_size).tolist()
+        if tuple(size) == (height, width):
+            return values.to(dtype, memory_format=torch.contiguous_format).contiguous()
+        padded = torch.full((*values.shape[:-2], *size), fill, dtype=dtype)
+        padded[..., :height, :width] = values
+        return padded
 
     def _batch(self, batch: Mapping[str, Sequence]) -> dict[str, list]:
         from segzoo.data.decoding import decode_example

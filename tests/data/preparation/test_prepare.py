@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 import zipfile
 from pathlib import Path
@@ -18,6 +19,7 @@ from PIL import Image
 from segzoo.commands.cli import main
 from segzoo.data import DATASETS, DataSource, find_classes, load_source
 from segzoo.data.preparation import NEEDS, RELEASES, prepare
+from segzoo.data.preparation.content import Regions
 from segzoo.data.preparation.releases.aerial import _VAIHINGEN, ISAID_TILES, POTSDAM_TILES
 from segzoo.data.preparation.releases.scenes_of_coco import OF_10K, OF_164K
 from segzoo.errors import SegZooError
@@ -140,6 +142,8 @@ def test_masks_of_pascal_in_detail(tmp_path):
             stored = drawn[name]
             assert (ids == np.select([stored == 2, stored == 454], [1, 58], 0)).all()  # aeroplane, window; bag is none
     assert {0, 1, 58} == set(np.unique(np.asarray(Image.open(target / "annotations/train/2008_000000.png"))))
+    mask = Regions("example", (5, 7), ((3, ";32NO012004"),)).ids()  # as pycocotools writes it
+    assert mask.tolist() == [[0] * 7, [0, 0, 3, 3, 3, 3, 0], [0, 0, 3, 0, 3, 3, 0], [0, 0, 3, 3, 3, 3, 0], [0] * 7]
     file = source / "trainval_merged.json"
     text = file.read_text()
     content = json.loads(text)
@@ -277,6 +281,27 @@ def test_a_full_disk_is_refused_first(tmp_path, monkeypatch, name):
     with pytest.raises(SegZooError, match="GiB are needed" if name == "loveda" else "unpacking needs at least"):
         prepare(name, source, tmp_path / "prepared")
     assert not list((tmp_path / "prepared").rglob("*.png"))
+
+
+def test_room_is_that_of_the_unpacked_archive(tmp_path, monkeypatch):
+    source = tmp_path / "release"
+    (source / "benchmark").mkdir(parents=True)
+    (source / "benchmark/zeros.mat").write_bytes(bytes(10**7))
+    with tarfile.open(source / "benchmark.tgz", "w:gz") as archive:
+        archive.add(source / "benchmark", "benchmark")
+    shutil.rmtree(source / "benchmark")
+    assert (source / "benchmark.tgz").stat().st_size < 10**6
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=9 * 10**6))
+    with pytest.raises(SegZooError, match="benchmark.tgz: unpacking needs at least"):
+        prepare("pascal_voc_aug", source, tmp_path / "prepared")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=11 * 10**6))
+    with pytest.raises(SegZooError, match="no pictures are here"):
+        prepare("pascal_voc_aug", source, tmp_path / "prepared")
+    content = (source / "benchmark.tgz").read_bytes()
+    (source / "benchmark.tgz").write_bytes(content[: len(content) // 2])
+    with pytest.raises(SegZooError, match="benchmark.tgz: the archive cannot be unpacked"):
+        prepare("pascal_voc_aug", source, tmp_path / "again")
 
 
 @pytest.mark.slow
