@@ -5,9 +5,11 @@ import PIL.Image
 import pytest
 
 from segzoo.data.decoding import (
+    CorruptImageError,
     colors_to_ids,
     decode_example,
     decode_image,
+    decode_jpeg,
     decode_mask,
     decode_pair,
 )
@@ -125,3 +127,33 @@ def test_masks_that_are_written_otherwise(tmp_path, ids):
         assert (decode_pair(None, label, encoding="cityscapes_label_ids")[1] == expected).all()
     with pytest.raises(SegZooError, match="'something'.*known are cityscapes_label_ids"):
         decode_pair(None, tmp_path / "a.png", encoding="something")
+
+
+def test_jpeg_by_torchvision_has_the_pixels_of_pillow(tmp_path):
+    rng = np.random.default_rng(0)
+    smooth = PIL.Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize((75, 50), PIL.Image.BICUBIC)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    told = []
+
+    def decoder(image, file):
+        told.append(decode_jpeg(image, file))
+        return told[-1]
+
+    for subsampling, progressive in ((0, False), (1, True), (2, False)):
+        options = {"quality": 80, "subsampling": subsampling, "progressive": progressive, "exif": exif}
+        smooth.save(tmp_path / "a.jpg", **options)
+        picture, _ = decode_pair(tmp_path / "a.jpg", None, decoder=decoder)
+        assert told.pop().shape == (50, 75, 3)
+        assert picture.shape == (75, 50, 3) and (picture == decode_image(tmp_path / "a.jpg")).all()
+    smooth.convert("CMYK").save(tmp_path / "cmyk.jpg")
+    smooth.convert("L").save(tmp_path / "grey.jpg")
+    smooth.save(tmp_path / "a.png")
+    for name in ("cmyk.jpg", "grey.jpg", "a.png"):  # Pillow's
+        picture, _ = decode_pair(tmp_path / name, None, decoder=decoder)
+        assert told.pop() is None and (picture == decode_image(tmp_path / name)).all()
+    content = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(content[: len(content) // 2])
+    with pytest.raises(CorruptImageError, match=r"a\.jpg: the image cannot be read \(.*truncated"):
+        decode_pair(tmp_path / "a.jpg", None, decoder=decoder)
+    assert told == [None]

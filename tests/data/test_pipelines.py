@@ -9,7 +9,7 @@ from torchvision import tv_tensors
 from segzoo import SegZooError
 from segzoo.data import Augmentation, build_train_transform
 from segzoo.data.augmentation import pipeline_names
-from segzoo.data.pipelines import PipelineStep, read_pipeline
+from segzoo.data.pipelines import PipelineStep, kept_pipeline, read_pipeline
 
 TORCHVISION = [
     {"RandomRotation": {"degrees": [40, 40], "interpolation": "bilinear"}},
@@ -156,3 +156,14 @@ def test_what_fails_at_a_picture_is_told_with_its_size(write, pair):
         apply(pipeline, (pair[0], pair[1].astype(np.int32) + 300))
     with pytest.raises(SegZooError, match="reduced_decoding follows from the random scale"):
         Augmentation(pipeline=pipeline, reduced_decoding=True)
+
+
+def test_a_training_that_goes_on_keeps_its_transforms(tmp_path):
+    kept, other = {"torchvision": ["RandomVerticalFlip"]}, {"torchvision": ["RandomHorizontalFlip"]}
+    assert kept_pipeline(None, None, kept) == kept_pipeline("gone.yaml", None, kept) == kept
+    assert kept_pipeline(None, None, None) is None
+    assert kept_pipeline("aug.yaml", other, None) == other  # a checkpoint without them
+    with pytest.raises(SegZooError, match="aug.yaml: the training began with .*VerticalFlip.*these are .*Horizontal"):
+        kept_pipeline("aug.yaml", other, kept)
+    with pytest.raises(SegZooError, match="gone.yaml: cannot be read"):
+        kept_pipeline(str(tmp_path / "gone.yaml"), None, None)

@@ -6,6 +6,7 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from segzoo.data import transforms
 from segzoo.data.augmentation import Augmentation
 from segzoo.data.dataset import SegmentationDataset
 from segzoo.data.transforms import (
@@ -248,3 +249,30 @@ def test_photometric_distortion_is_for_rgb():
 def test_as_many_means_as_channels():
     with pytest.raises(SegZooError, match="mean has 3 numbers, the image has 4 channels"):
         build_train_transform(num_channels=4)
+
+
+@pytest.mark.parametrize("size", [(0.5, 0.9), (1.0, 1.0), (1.2, 2.0)])
+def test_scale_and_crop_at_once_are_scale_and_then_crop(rng, size):
+    """The same draws, ids and pixels, with boxes drawn anew because one class fills them."""
+    scale, crop = Scale(ratio_range=size), RandomCrop((32, 24), cat_max_ratio=0.6)
+    both = JointTransform(steps=(scale, crop), mean=(0.0,) * 3, std=(1.0,) * 3, rescale_factor=1.0)
+    image, mask = pair(rng)
+    mask[:, 10:] = 3
+    for seed in range(6):
+        first, second = np.random.default_rng(seed), np.random.default_rng(seed)
+        found = both(image, mask, first)
+        expected = crop(*scale(*tensors(image, mask), second), second)
+        assert torch.equal(found["pixel_values"], expected[0].float())
+        assert torch.equal(found["labels"], expected[1].long())
+        assert first.random() == second.random()
+    found = both(image, None, np.random.default_rng(1))
+    assert set(found) == {"pixel_values"}
+
+
+def test_colours_are_shifted_in_blocks_as_in_one(rng, monkeypatch):
+    image, _ = tensors(*pair(rng, 64, 48))
+    for saturation, degrees in ((1.4, 0.0), (0.6, 34.0), (1.0, -36.0)):
+        whole = _shift_colors(image, saturation, degrees)
+        monkeypatch.setattr(transforms, "_BLOCK", 100)
+        assert torch.equal(_shift_colors(image, saturation, degrees), whole)
+        monkeypatch.undo()

@@ -8,6 +8,7 @@ import yaml
 from safetensors.torch import load_file
 
 from segzoo.data.scenes import SCENES
+from segzoo.errors import SegZooError
 from segzoo.training.arguments import parse_arguments
 from segzoo.training.run import run_training
 
@@ -45,7 +46,14 @@ def test_weights_and_rare_classes_first_on_a_mixture_go_on_with_the_same_bits(mi
 
     (tmp_path / "again").mkdir()
     shutil.copytree(tmp_path / "whole" / "step_2", tmp_path / "again" / "step_2")
-    run(tmp_path / "again", "--resume_from_checkpoint", "latest")
+    text = aug.read_text()
+    aug.write_text("[RandomHorizontalFlip]")
+    with pytest.raises(SegZooError, match="began with .*RandomResizedCrop.* these are .*RandomHorizontalFlip"):
+        run(tmp_path / "again", "--resume_from_checkpoint", "latest")
+    aug.unlink()  # the checkpoint has the transforms
+    said = run(tmp_path / "again", "--resume_from_checkpoint", "latest")
+    assert "--augmentation as the checkpoint has it: RandomResizedCrop, RandomVerticalFlip" in said
+    aug.write_text(text)
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "again"))
     assert all(first[name].equal(second[name]) for name in first)
 

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from segzoo.data.checks.first_batch import check_labels
-from segzoo.data.decoding import CorruptImageError, decode_pair
+from segzoo.data.decoding import CorruptImageError, decode_jpeg, decode_pair
 from segzoo.data.rows import row_names, undecoded
+from segzoo.data.transforms import JointTransform
 from segzoo.errors import SegZooError
 
 
@@ -47,6 +48,7 @@ def make_sample(
     if "label" in row and label is None:
         raise CorruptImageError(f"{image_name}: there is no mask for it.")
     encoding = row.get("label_encoding")
+    joint = transform if isinstance(transform, JointTransform) else None
     image, mask = decode_pair(
         row["image"],
         label,
@@ -55,9 +57,8 @@ def make_sample(
         encoding=encoding,
         num_channels=num_channels,
         on_note=on_note,
-        wanted=transform.wanted_size(rng)
-        if getattr(transform, "reduced_decoding", False) and label is not None
-        else None,
+        wanted=joint.wanted_size(rng) if joint is not None and joint.reduced_decoding and label is not None else None,
+        decoder=None if joint is None else decode_jpeg,  # what a model is tested on, Pillow decodes everywhere
     )
     item = dict(transform(image, mask, rng))
     if num_labels is not None and "labels" in item:

@@ -77,6 +77,30 @@ def read_pipeline(path: str | os.PathLike) -> dict[str, Any]:
     return pipeline
 
 
+def kept_pipeline(
+    file: str | None, now: Mapping[str, Any] | None, kept: Mapping[str, Any] | None
+) -> Mapping[str, Any] | None:
+    """The transforms of a training that goes on.
+
+    Args:
+        file: what ``--augmentation`` names.
+        now: the transforms that are given; None without that option, or if its file is gone.
+        kept: those that the training began with.
+
+    Raises:
+        SegZooError: both are given and differ, or the file is gone and nothing was kept.
+    """
+    if now is None:
+        return kept if kept is not None or file is None else read_pipeline(file)
+    texts = [json.dumps(pipeline, sort_keys=True) for pipeline in (kept, now)]
+    if kept is not None and texts[0] != texts[1]:
+        raise SegZooError(
+            f"--augmentation{'' if file is None else f' {file}'}: the training began with {texts[0]}, and these are "
+            f"{texts[1]}; leave the option out to go on with the first, or begin a training in another folder"
+        )
+    return now
+
+
 def build_pipeline(pipeline: Mapping[str, Any]) -> Callable[..., Any]:
     """The transform of a library that a pipeline describes.
 

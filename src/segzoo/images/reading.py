@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import PIL.Image
@@ -30,6 +30,9 @@ _LOSSY_FORMATS = frozenset({"JPEG", "MPO"})
 _ORIENTATION_TAG = 0x0112
 # Modes whose values Pillow would clip when it converts them; all are grey.
 _DEEP_MODES = {"I": np.int32, "F": np.float32} | dict.fromkeys(("I;16", "I;16L", "I;16B", "I;16N"), np.uint16)
+
+Decoder: TypeAlias = Callable[[PIL.Image.Image, BinaryIO], np.ndarray | None]
+"""Decodes a file that Pillow has identified to uint8 (height, width, 3), neither turned nor reduced; None: it cannot."""
 
 
 class CorruptImageError(SegZooError):
@@ -133,6 +136,7 @@ def open_picture(
     name: str | None = None,
     what: str = "image",
     wanted: Callable[[tuple[int, int]], tuple[int, int]] | None = None,
+    decoder: Decoder | None = None,
 ) -> Picture:
     """Read and decode a picture or mask.
 
@@ -144,6 +148,7 @@ def open_picture(
         what: kind of the source in messages, such as "image" or "mask".
         wanted: function of the upright size that returns the smallest (height, width) that will do: a JPEG file is then
             decoded at 1/2, 1/4 or 1/8 of its size, if that is no smaller. None: whole.
+        decoder: decodes files in Pillow's place where it can.
 
     Raises:
         CorruptImageError: the file is missing, corrupt or not an image; the message names it.
@@ -166,6 +171,9 @@ def open_picture(
                 return Picture(bands.values, name, bands.orientation)
             lossy, orientation = is_lossy(file, image.format), _orientation(image)
             full_size = None if wanted is None else _reduce(image, orientation, wanted)
+            decoded = None if decoder is None or full_size is not None else decoder(image, file)
+            if decoded is not None:
+                return Picture(decoded, name, orientation, lossy)
             image.load()
             return Picture(image, name, orientation, lossy, full_size)
 

@@ -7,6 +7,7 @@ one flag for every field of a `Recipe`; flags override the recipe.
 import argparse
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from segzoo.data.augmentation import REPLACED
@@ -87,7 +88,9 @@ def read_arguments(values: Mapping[str, Any], *, start: Recipe | None = None) ->
     fields = others.recipe_fields(fields) | fields
     name, file = run.get("recipe"), run.get("recipe_file")
     run["crop_by_model"] = start is None and name is None and file is None and "crop_size" not in fields
-    fields |= pipeline_fields(run.get("augmentation"), fields)
+    transforms = run.get("augmentation")
+    if run.get("resume_from_checkpoint") is None or Path(transforms or "").is_file():  # else the checkpoint has them
+        fields |= pipeline_fields(transforms, fields)
     recipe = resolve_recipe(name, file, fields, defaults=start or DEFAULTS)
     options = RunOptions(**run)
     options.check_recipe(recipe)

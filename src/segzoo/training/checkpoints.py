@@ -225,6 +225,17 @@ def find_checkpoint(directory: str | os.PathLike, wanted: str) -> Path | None:
     return None
 
 
+def kept_settings(directory: str | os.PathLike, wanted: str) -> dict[str, Any]:
+    """The settings in the checkpoint that `find_checkpoint` would choose, whose files are not compared; {} if there is none."""
+    folders = list_checkpoints(directory)
+    if wanted != "latest":
+        folders = [Path(wanted) if Path(wanted).is_dir() else Path(directory) / wanted]
+    for folder in reversed(folders):
+        if _is_whole(folder, contents=False):
+            return json.loads((folder / MEMORY).read_text(encoding="utf-8")).get("settings", {})
+    return {}
+
+
 def remove_old_checkpoints(directory: str | os.PathLike, keep: int | None, best_step: int | None = None) -> None:
     """Remove all but the last ``keep`` checkpoints; the main process calls this.
 

@@ -279,7 +279,7 @@ class RunOptions(RunningOptions, BatchOptions, DataOptions, ModelSource):
         """
         if self.save_trained_only and not recipe.freeze_backbone:
             self.refuse("save_trained_only goes with --freeze_backbone; all of this model is trained")
-        if self.augmentation is not None and recipe.pipeline is None:
+        if self.augmentation is not None and recipe.pipeline is None and self.resume_from_checkpoint is None:
             self.refuse(
                 "augmentation is read with the command line; in Python, give the recipe pipeline=read_pipeline(FILE)"
             )

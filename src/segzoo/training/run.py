@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from accelerate.utils import set_seed
 
+from segzoo.data.augmentation import pipeline_names
+from segzoo.data.pipelines import kept_pipeline
 from segzoo.errors import SegZooError, cause_of
 from segzoo.evaluation import Evaluation
 from segzoo.inference import InferenceSettings
@@ -24,6 +26,7 @@ from segzoo.progress import Progress, say
 from segzoo.text import line_text
 from segzoo.training.checkpoints import (
     changed_settings,
+    kept_settings,
     load_checkpoint,
     remove_old_checkpoints,
     resume_checkpoint,
@@ -97,6 +100,7 @@ class Run:
                 torch.set_float32_matmul_precision("high" if options.tf32 else "highest")
             set_seed(options.seed)
             # From here to the first step, every mistake that can be found early is found.
+            self.keep_pipeline()
             self.inputs = prepare_inputs(options, self.recipe, here)
             self.recipe = self.inputs.recipe
             if options.do_train:
@@ -129,6 +133,17 @@ class Run:
             raise SegZooError(f"{cause_of(error).rstrip('.')}; {where}") from error
 
     # Training
+
+    def keep_pipeline(self) -> None:
+        """Go on with the checkpoint's ``--augmentation``, whose file may be gone, but may not hold anything else."""
+        wanted = self.options.resume_from_checkpoint
+        if wanted is None:
+            return
+        kept = self.here.together(lambda: kept_settings(self.here.output_dir, wanted), main_only=True).get("pipeline")
+        pipeline = kept_pipeline(self.options.augmentation, self.recipe.pipeline, kept)
+        if pipeline != self.recipe.pipeline:
+            self.here.say(f"note: --augmentation as the checkpoint has it: {', '.join(pipeline_names(pipeline))}")
+            self.recipe = replace(self.recipe, pipeline=pipeline)
 
     def prepare_training(self) -> None:
         """Make optimizer, schedule and weight average, and let accelerate wrap model and optimizer."""

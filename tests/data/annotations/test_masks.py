@@ -2,7 +2,9 @@
 
 import json
 import os
+import subprocess
 import sys
+import time
 import zipfile
 
 import numpy as np
@@ -265,6 +267,30 @@ def test_a_killed_run_goes_on(export, target, monkeypatch, capsys):
     assert masks(export, target) == 0 and "train 4 (4 done before)" in capsys.readouterr().out
     assert masks(export, target, "--background", "rest") == 1
     assert "begun with other settings (names, background)" in capsys.readouterr().err
+
+
+def test_a_run_that_is_killed_in_the_midst_goes_on(export, target, tmp_path):
+    outline = [labelme_shape("roof", [[1, 1], [4, 1], [4, 4], [1, 4]])]
+    for number in range(50):
+        save_picture(export / f"{number:03}.jpg")
+        write_labelme(export / f"{number:03}.json", f"{number:03}.jpg", outline)
+    whole = tmp_path / "whole"
+    assert masks(export, whole) == 0
+    code = "import sys; from segzoo.commands.cli import main; sys.exit(main(['data', 'masks', *sys.argv[1:]]))"
+    process = subprocess.Popen([sys.executable, "-c", code, export, target], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(list((target / "annotations" / "train").glob("*.png"))) < 5:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    assert len(list((target / "annotations" / "train").glob("*.png"))) < 50
+    assert masks(export, target) == 0
+    manifest = {json.loads(line).get("picture") for line in (target / writer.MANIFEST).read_text().splitlines()[1:]}
+    assert len(manifest) == 50
+    kept, expected = ({k: v for k, v in tree(f).items() if k != writer.MANIFEST} for f in (target, whole))
+    assert {name for name in kept if not name.startswith(".")} == set(expected)
+    assert all(kept[name] == content for name, content in expected.items())
 
 
 def test_links_and_a_full_disk(export, target, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import tarfile
 import zipfile
 
@@ -77,6 +78,22 @@ def dark_zurich(root):
         picture(root / f"rgb_anon/{place}{number}_rgb_anon.png")
         mask(root / f"gt/{place}{number}_gt_labelTrainIds.png", [*range(19), 255])
         mask(root / f"gt/{place}{number}_gt_labelIds.png", range(34))
+
+
+def acdc(root):
+    for condition in ("fog", "night", "rain", "snow"):
+        for part in ("train", "val", "test", "train_ref"):
+            place = (
+                f"{condition}/{part}/GOPR0475/GOPR0475_frame_000041"  # twice, so that conditions must keep them apart
+            )
+            picture(root / f"rgb_anon/{place}_rgb_{'ref_' * ('ref' in part)}anon.png")
+            if part in ("train", "val"):
+                mask(root / f"gt/{place}_gt_labelTrainIds.png", [*range(19), 255])
+                mask(root / f"gt/{place}_gt_labelIds.png", range(34))
+    for name, archive in (("rgb_anon", "rgb_anon_trainvaltest"), ("gt", "gt_trainval")):
+        (root / archive).mkdir()
+        (root / name).rename(root / archive / name)
+        zipped(root / archive, root / f"{archive}.zip")
 
 
 def night_driving(root):
@@ -170,6 +187,7 @@ def isaid(root):
             picture(root / f"{part}/images/P{number:04d}.png", size)
             place = root / f"{part}/Semantic_masks/P{number:04d}_instance_color_RGB.png"
             colours(place, DATASETS["isaid"].palette, size)
+    picture(root / "test/images/P0009.png", (30, 1000))
 
 
 def coco_stuff_10k(root):
@@ -217,7 +235,43 @@ def pascal_context(root):
     lines(voc / "ImageSets/Main/val.txt", ["2008_000002"])
 
 
+def run_length_text(inside):
+    """A region, bool (height, width), in COCO's compressed form."""
+    flat = np.concatenate(([False], inside.T.reshape(-1)))
+    changes = np.flatnonzero(flat[1:] != flat[:-1])
+    lengths = np.diff(np.concatenate(([0], changes, [inside.size]))).tolist()
+    text = ""
+    for place, length in enumerate(lengths):
+        number = length - (lengths[place - 2] if place > 2 else 0)
+        more = True
+        while more:
+            group = number & 31
+            number >>= 5
+            more = number != (-1 if group & 16 else 0)
+            text += chr(group + 32 * more + 48)
+    return text
+
+
+def pascal_in_detail(root):
+    """PASCAL in Detail's file beside the pictures; returns the 459 labels by name."""
+    drawn, images, regions = {}, [], []
+    for number, phase in enumerate(("train", "val", "val", "test")):
+        name, image_id = f"2008_{number:06d}", 2008000000 + number
+        picture(root / f"VOCdevkit/VOC2010/JPEGImages/{name}.jpg")
+        labels = drawn[name] = np.zeros((24, 32), int)
+        images.append({"image_id": image_id, "file_name": f"{name}.jpg", "phase": phase, "height": 24, "width": 32})
+        for category in (2, 1, 454) * (number != 2):  # of the third, nothing is drawn
+            inside = RNG.random((24, 32)) < 0.3
+            labels[inside] = category
+            rle = {"size": [24, 32], "counts": run_length_text(inside)}
+            regions.append({"id": len(regions), "image_id": image_id, "category_id": category, "segmentation": rle})
+    content = {"info": {}, "images": images, "annos_segmentation": regions, "annos_boundary": []}
+    (root / "trainval_merged.json").write_text(json.dumps(content))
+    return drawn
+
+
 RELEASE_OF = {
+    "acdc": acdc,
     "cityscapes": cityscapes,
     "dark_zurich": dark_zurich,
     "night_driving": night_driving,
@@ -237,6 +291,7 @@ RELEASE_OF = {
 }
 
 COUNTS = {
+    "acdc": {"train": 4, "val": 4, "test": 4},
     "cityscapes": {"train": 2, "val": 2},
     "dark_zurich": {"val": 2},
     "night_driving": {"test": 2},
@@ -247,7 +302,7 @@ COUNTS = {
     "loveda": {"train": 2, "val": 2, "test": 2},
     "potsdam": {"train": 24 * 4, "val": 14 * 4},
     "vaihingen": {"train": 16 * 2, "val": 17 * 2},
-    "isaid": {"train": 1 + 3, "val": 1 + 3},
+    "isaid": {"train": 1 + 3, "val": 1 + 3, "test": 1},
     "coco_stuff_10k": {"train": 3, "test": 1},
     "coco_stuff_164k": {"train": 2, "val": 2},
     "pascal_voc_aug": {"train": 4, "val": 2},

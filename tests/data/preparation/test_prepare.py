@@ -7,7 +7,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +19,13 @@ from PIL import Image
 from segzoo.commands.cli import main
 from segzoo.data import DATASETS, DataSource, find_classes, load_source
 from segzoo.data.preparation import NEEDS, RELEASES, prepare
+from segzoo.data.preparation.content import Regions
 from segzoo.data.preparation.releases.aerial import _VAIHINGEN, ISAID_TILES, POTSDAM_TILES
 from segzoo.data.preparation.releases.scenes_of_coco import OF_10K, OF_164K
 from segzoo.errors import SegZooError
 
 sys.path.insert(0, str(Path(__file__).parent))
-from releases import COUNTS, RELEASE_OF  # noqa: E402
+from releases import COUNTS, RELEASE_OF, pascal_in_detail  # noqa: E402
 
 
 def hashes(folder):
@@ -37,7 +40,7 @@ def test_every_release_has_facts_and_a_small_copy():
     assert set(RELEASES) == set(NEEDS) == set(RELEASE_OF) == set(COUNTS) <= set(DATASETS)
 
 
-SMALL = [name for name in RELEASE_OF if name not in ("potsdam", "isaid", "pascal_context_60", "hrf")]
+SMALL = [name for name in RELEASE_OF if name not in ("potsdam", "isaid", "pascal_context_60", "hrf", "acdc")]
 
 
 @pytest.mark.parametrize(
@@ -128,6 +131,47 @@ def test_ids_of_coco_stuff():
     assert 11 not in OF_164K
 
 
+def test_masks_of_pascal_in_detail(tmp_path):
+    source, target, notes = tmp_path / "release", tmp_path / "prepared", []
+    drawn = pascal_in_detail(source)
+    # The .mat files of the other release are not needed, and not read.
+    assert prepare("pascal_context_60", source, target, on_note=notes.append) == {"train": 1, "val": 2}
+    for part, names in (("train", (0,)), ("val", (1, 2))):
+        for name in (f"2008_{number:06d}" for number in names):
+            ids = np.asarray(Image.open(target / f"annotations/{part}/{name}.png"))
+            stored = drawn[name]
+            assert (ids == np.select([stored == 2, stored == 454], [1, 58], 0)).all()  # aeroplane, window; bag is none
+    assert {0, 1, 58} == set(np.unique(np.asarray(Image.open(target / "annotations/train/2008_000000.png"))))
+    mask = Regions("example", (5, 7), ((3, ";32NO012004"),)).ids()  # as pycocotools writes it
+    assert mask.tolist() == [[0] * 7, [0, 0, 3, 3, 3, 3, 0], [0, 0, 3, 0, 3, 3, 0], [0, 0, 3, 3, 3, 3, 0], [0] * 7]
+    file = source / "trainval_merged.json"
+    text = file.read_text()
+    content = json.loads(text)
+    content["annos_segmentation"][0]["segmentation"]["counts"] += "1"
+    file.write_text(json.dumps(content))
+    with pytest.raises(SegZooError, match="trainval_merged.json: the run lengths of a region do not fill .* 32x24"):
+        prepare("pascal_context_59", source, tmp_path / "broken")
+    file.write_text(text[:-9])
+    with pytest.raises(SegZooError, match=r"trainval_merged.json: no annotations of PASCAL in Detail"):
+        prepare("pascal_context_59", source, tmp_path / "cut")
+
+
+def test_drive_of_today_has_no_masks_to_test_on(tmp_path):
+    source, target, notes = tmp_path / "release", tmp_path / "prepared", []
+    source.mkdir()
+    RELEASE_OF["drive"](source)
+    kept = zipfile.ZipFile(source / "test.zip")
+    with zipfile.ZipFile(tmp_path / "test.zip", "w") as today:
+        for name in kept.namelist():
+            if "1st_manual" not in name:
+                today.writestr(name, kept.read(name))
+    (tmp_path / "test.zip").replace(source / "test.zip")
+    assert prepare("drive", source, target, on_note=notes.append) == {"train": 2, "test": 2}
+    assert "validation: no picture of it is here with a mask; scores were published on 20" in notes
+    assert len(list((target / "images/test").iterdir())) == 2 and not (target / "annotations/test").exists()
+    assert {part: len(rows) for part, rows in load_source(DataSource(target)).items()}["train"] == 2
+
+
 def test_sbd_gives_masks_where_voc_has_none(tmp_path):
     source, target = tmp_path / "release", tmp_path / "prepared"
     source.mkdir()
@@ -170,7 +214,7 @@ def test_processes_write_the_same(tmp_path):
     prepare("isaid", source, tmp_path / "one")
     words = ["data", "prepare", "isaid", str(source), str(tmp_path / "two"), "--num_workers", "2"]
     done = subprocess.run([sys.executable, "-m", "segzoo", *words], capture_output=True, text=True, check=True)
-    assert "4 for train, 4 for val" in done.stdout
+    assert "4 for train, 4 for val, 1 for test" in done.stdout
     assert hashes(tmp_path / "one") == hashes(tmp_path / "two")
 
 
@@ -238,6 +282,27 @@ def test_a_full_disk_is_refused_first(tmp_path, monkeypatch, name):
     with pytest.raises(SegZooError, match="GiB are needed" if name == "loveda" else "unpacking needs at least"):
         prepare(name, source, tmp_path / "prepared")
     assert not list((tmp_path / "prepared").rglob("*.png"))
+
+
+def test_room_is_that_of_the_unpacked_archive(tmp_path, monkeypatch):
+    source = tmp_path / "release"
+    (source / "benchmark").mkdir(parents=True)
+    (source / "benchmark/zeros.mat").write_bytes(bytes(10**7))
+    with tarfile.open(source / "benchmark.tgz", "w:gz") as archive:
+        archive.add(source / "benchmark", "benchmark")
+    shutil.rmtree(source / "benchmark")
+    assert (source / "benchmark.tgz").stat().st_size < 10**6
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=9 * 10**6))
+    with pytest.raises(SegZooError, match="benchmark.tgz: unpacking needs at least"):
+        prepare("pascal_voc_aug", source, tmp_path / "prepared")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=11 * 10**6))
+    with pytest.raises(SegZooError, match="no pictures are here"):
+        prepare("pascal_voc_aug", source, tmp_path / "prepared")
+    content = (source / "benchmark.tgz").read_bytes()
+    (source / "benchmark.tgz").write_bytes(content[: len(content) // 2])
+    with pytest.raises(SegZooError, match="benchmark.tgz: the archive cannot be unpacked"):
+        prepare("pascal_voc_aug", source, tmp_path / "again")
 
 
 @pytest.mark.slow

@@ -84,11 +84,11 @@ def probe_pair(
         image_header, label_header = _header(image), _header(label)
         bands = None if image_header is None else image_header.channels
         read_as = num_channels or (3 if bands in (None, 1, 3, 4) else bands)
-        picture, mask = _decode(image, label, label_header, facts, encoding, palette, read_as)
+        picture, mask = _decode(image, label, image_header, label_header, facts, encoding, palette, read_as)
     facts.digest = _digest(image)
     if image_header is not None:
         facts.rule = image_header.rule
-        if picture is not None:
+        if picture is not None or facts.size is not None:
             _judge_picture(image_header, num_channels or 3, facts)
     elif isinstance(image, np.ndarray) and picture is not None:
         facts.rule = value_rule(image.dtype)
@@ -143,24 +143,34 @@ def _digest(source: Any) -> bytes | None:
 def _decode(
     image: Any,
     label: Any,
+    image_header: Header | None,
     label_header: Header | None,
     facts: PairFacts,
     encoding: str | None,
     palette: Mapping[tuple[int, int, int], str] | None,
     num_channels: int,
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """The pair as a training decodes it; if that fails, the part that can be read, and the reasons as cases."""
+    """The pair as a training decodes it; if that fails, the part that can be read, and the reasons as cases.
+
+    A picture of another size than its mask is not decoded: both headers tell it.
+    """
     image_name, label_name = facts.image_name, facts.label_name
     if label is None:
         facts.cases.append(Case("image_without_mask", files=(image_name,)))
     elif label_header is not None and label_header.lossy:
         facts.cases.append(Case("lossy_mask", f"{label_header.format}, {label_header.mode}", (label_name,)))
         label = None
+    if label is not None and image_header is not None and label_header is not None:
+        image_size, mask_size = _upright_sizes(image_header, label_header)
+        if image_size != mask_size:
+            facts.size = image_size
+            facts.cases.append(_size_case(image_size, mask_size, facts))
+            return None, _decode_mask(label, facts, encoding, palette)
     names = {"image_name": image_name, "label_name": label_name}
     try:
         return decode_pair(image, label, **names, encoding=encoding, num_channels=num_channels)
     except SegZooError:
-        picture = mask = None
+        picture = None
     try:
         picture = decode_image(image, name=image_name, num_channels=num_channels)
     except CorruptImageError as error:
@@ -168,21 +178,36 @@ def _decode(
         facts.cases.append(Case("unreadable_image", _reason(error, image_name), (image_name,), fix=fix))
     except SegZooError as error:
         facts.cases.append(_unusable("unusable_image", error, image_name))
-    if label is None:
-        return picture, None
-    try:
-        mask = decode_pair(None, label, label_name=label_name, encoding=encoding)[1]
-    except CorruptImageError as error:
-        fix = _advice(error)
-        facts.cases.append(Case("unreadable_mask", _reason(error, label_name), (label_name,), fix=fix))
-    except SegZooError as error:
-        if split_encoding(encoding)[0] is not None or isinstance(error, MaskOfColoursError):
-            facts.cases.append(_color_case(label, _reason(error, label_name), encoding, label_name, palette))
-        else:
-            facts.cases.append(_unusable("unusable_mask", error, label_name))
+    mask = None if label is None else _decode_mask(label, facts, encoding, palette)
     if picture is not None and mask is not None and picture.shape[:2] != mask.shape:
         facts.cases.append(_size_case(picture.shape, mask.shape, facts))
     return picture, mask
+
+
+def _upright_sizes(image: Header, label: Header) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(height, width) of picture and mask as `decode_pair` turns them upright."""
+    turned = label.orientation == 1 and label.size != image.upright_size and label.size == image.size
+    return image.upright_size[::-1], (image.upright_size if turned else label.upright_size)[::-1]
+
+
+def _decode_mask(
+    label: Any,
+    facts: PairFacts,
+    encoding: str | None,
+    palette: Mapping[tuple[int, int, int], str] | None,
+) -> np.ndarray | None:
+    """The mask; None if it cannot be read, with the reason as a case."""
+    name = facts.label_name
+    try:
+        return decode_pair(None, label, label_name=name, encoding=encoding)[1]
+    except CorruptImageError as error:
+        facts.cases.append(Case("unreadable_mask", _reason(error, name), (name,), fix=_advice(error)))
+    except SegZooError as error:
+        if split_encoding(encoding)[0] is not None or isinstance(error, MaskOfColoursError):
+            facts.cases.append(_color_case(label, _reason(error, name), encoding, name, palette))
+        else:
+            facts.cases.append(_unusable("unusable_mask", error, name))
+    return None
 
 
 def _unusable(kind: str, error: SegZooError, name: str) -> Case:

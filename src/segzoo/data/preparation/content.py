@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -39,6 +42,71 @@ class Content:
         """
         return self.decode(content_of(self.address), readable(self.address))
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of the file, in an archive of the unpacked file."""
+        return size_of(self.address)
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Regions of one picture in a file of many pictures' annotations; what no region covers is 0.
+
+    Attributes:
+        address: the file, for messages.
+        size: (height, width) of the picture.
+        regions: class id and COCO's compressed run lengths of each region; later ones lie over earlier ones.
+    """
+
+    address: str
+    size: tuple[int, int]
+    regions: tuple[tuple[int, str], ...]
+
+    def ids(self) -> np.ndarray:
+        """The class ids, uint8 (height, width).
+
+        Raises:
+            SegZooError: the run lengths of a region are broken.
+        """
+        height, width = self.size
+        ids = np.zeros(width * height, np.uint8)  # column by column
+        for label, text in self.regions:
+            lengths = run_lengths(text)
+            if sum(lengths) != len(ids) or min(lengths, default=0) < 0:
+                raise SegZooError(
+                    f"{readable(self.address)}: the run lengths of a region do not fill a picture of {width}x{height} "
+                    "(width x height); download it again"
+                )
+            inside = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
+            ids[inside] = label
+        return np.ascontiguousarray(ids.reshape(width, height).T)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the run lengths."""
+        return sum(len(text) for _, text in self.regions)
+
+
+def run_lengths(text: str) -> list[int]:
+    """Numbers of pixels outside, inside, outside ... of a region, column by column, from COCO's compressed form.
+
+    Each number is written in groups of five bits, the lowest first, as characters from "0" on; a sixth bit says that more
+    follow. From the fourth number on it is the difference from the number before the previous one.
+    """
+    lengths: list[int] = []
+    number = shift = 0
+    for character in text:
+        group = ord(character) - 48
+        number |= (group & 31) << shift
+        shift += 5
+        if group & 32:
+            continue
+        if group & 16:  # the sign
+            number -= 1 << shift
+        lengths.append(number + (lengths[-2] if len(lengths) > 2 else 0))
+        number = shift = 0
+    return lengths
+
 
 def content_of(address: str) -> bytes:
     """The content of a file, unpacked where its name ends in ``.gz``.
@@ -51,6 +119,20 @@ def content_of(address: str) -> bytes:
         return gzip.decompress(content) if address.split("::")[0].casefold().endswith(".gz") else content
     except (OSError, EOFError) as error:
         raise SegZooError(f"{readable(address)}: the file cannot be read ({error}); download it again") from None
+
+
+def size_of(address: str) -> int:
+    """Bytes of a file, of one in an archive when it is unpacked."""
+    if not address.startswith("zip://"):
+        return os.stat(address).st_size
+    member, _, archive = address.removeprefix("zip://").partition("::")
+    return _sizes_in(archive)[member]
+
+
+@cache
+def _sizes_in(archive: str) -> dict[str, int]:
+    with zipfile.ZipFile(archive) as file:
+        return {info.filename: info.file_size for info in file.infolist()}
 
 
 @dataclass(frozen=True)

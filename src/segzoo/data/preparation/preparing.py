@@ -7,16 +7,15 @@ import json
 import multiprocessing
 import os
 import shutil
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 from segzoo.data.facts import DATASETS, dataset_facts
+from segzoo.data.preparation.content import size_of
 from segzoo.data.preparation.release import PARTS, Files, Item
 from segzoo.data.preparation.releases import RELEASES
 from segzoo.data.preparation.writing import write_item
@@ -79,8 +78,9 @@ def prepare(
             f"{part}/{stem}" for (part, stem), n in Counter((i.part, i.stem) for i in items).items() if n > 1
         ]:
             raise SegZooError(f"{source}: two pictures have the same name: {listed(twice, most=5)}")
-        for part in dict.fromkeys(item.part for item in items):
+        for part in dict.fromkeys((*(item.part for item in items), facts.test_split)):
             _compare(items, part, facts.name, on_note)
+        for part in dict.fromkeys(item.part for item in items):
             for folder in ("images", "annotations"):
                 if folder == "images" or any(item.mask is not None for item in items if item.part == part):
                     (target / folder / PARTS[part]).mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,9 @@ def _compare(items: Sequence[Item], part: str, name: str, on_note: Callable[[str
     if split is None:
         return
     found, released = sum(item.part == part for item in items), split.cut_from or split.num_images
-    if found != released:
+    if not found:
+        on_note(f"{part}: no picture of it is here with a mask; scores were published on {released:,}")
+    elif found != released:
         on_note(f"{part}: {found:,} pictures are here; the release has {released:,}, on which scores were published")
 
 
@@ -159,7 +161,7 @@ def _check_room(items: Sequence[Item], target: Path) -> None:
         SegZooError: it has not.
     """
     needed = sum(
-        (_size(item.picture) + (0 if item.mask is None else _size(item.mask.address)))
+        (size_of(item.picture) + (0 if item.mask is None else item.mask.num_bytes))
         * (1 if item.tiling is None else item.tiling.cover)
         for item in items
     )
@@ -171,19 +173,6 @@ def _check_room(items: Sequence[Item], target: Path) -> None:
             f"{target}: about {(needed - there) / 2**30:.1f} GiB are needed and {free / 2**30:.1f} GiB free; make room, "
             "or choose another disk"
         )
-
-
-def _size(address: str) -> int:
-    if not address.startswith("zip://"):
-        return os.stat(address).st_size
-    member, _, archive = address.removeprefix("zip://").partition("::")
-    return _sizes_in(archive)[member]
-
-
-@cache
-def _sizes_in(archive: str) -> dict[str, int]:
-    with zipfile.ZipFile(archive) as file:
-        return {info.filename: info.file_size for info in file.infolist()}
 
 
 def _all_written(items: Sequence[Item], target: Path, num_workers: int) -> Iterator[dict[str, str]]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import re
 import shutil
 import tarfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segzoo.data.folders import open_folder
-from segzoo.data.preparation.content import Content
+from segzoo.data.preparation.content import Content, Regions
 from segzoo.data.preparation.tiling import Tiling
 from segzoo.errors import SegZooError
 from segzoo.files import whole_folder
@@ -19,6 +21,8 @@ from segzoo.text import listed
 
 PARTS = {"train": "train", "validation": "val", "test": "test"}
 """Folders of the prepared tree by the names of parts in the facts."""
+
+_DISK_BLOCK = 4096
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Item:
     part: str
     stem: str
     picture: str
-    mask: Content | None = None
+    mask: Content | Regions | None = None
     tiling: Tiling | None = None
 
     def renamed(self, stem: str) -> Item:
@@ -87,16 +91,16 @@ class Files:
         place = scratch / prefix.rstrip("/").replace("/", "+")
         if not place.is_dir():
             scratch.mkdir(parents=True, exist_ok=True)
-            packed, free = archive.stat().st_size, shutil.disk_usage(scratch).free
-            if packed > free:
-                raise SegZooError(
-                    f"{archive}: unpacking needs at least {packed / 2**30:.1f} GiB beside the target, where "
-                    f"{free / 2**30:.1f} GiB are free; make room, or choose another disk"
-                )
             try:
+                needed, free = _unpacked_size(archive), shutil.disk_usage(scratch).free
+                if needed > free:
+                    raise SegZooError(
+                        f"{archive}: unpacking needs at least {needed / 2**30:.1f} GiB beside the target, where "
+                        f"{free / 2**30:.1f} GiB are free; make room, or choose another disk"
+                    )
                 with whole_folder(place) as partial, tarfile.open(archive) as file:
                     file.extractall(partial, filter="data")
-            except (tarfile.TarError, EOFError) as error:
+            except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
                 raise SegZooError(f"{archive}: the archive cannot be unpacked ({error}); download it again") from None
         self.addresses |= dict(open_folder(place).walk(prefix))
 
@@ -156,7 +160,7 @@ class Release:
 def pair(
     part: str,
     pictures: Mapping[str, str],
-    masks: Mapping[str, Content],
+    masks: Mapping[str, Content | Regions],
     names: Sequence[str] | None = None,
     *,
     tiling: Tiling | None = None,
@@ -187,6 +191,14 @@ def pair(
 def names_in(content: bytes) -> list[str]:
     """The names in a list of a release: the first word of each line."""
     return [line.split()[0] for line in content.decode("utf-8", "replace").splitlines() if line.strip()]
+
+
+def _unpacked_size(archive: Path) -> int:
+    """Bytes on disk of the content of a tar archive; of a compressed one it is read through, since no header tells."""
+    if archive.suffix.casefold() == ".tar":
+        return archive.stat().st_size
+    with tarfile.open(archive, "r|*") as file:
+        return sum(-(-member.size // _DISK_BLOCK) * _DISK_BLOCK for member in file if member.isfile())
 
 
 def _is_archive(path: str) -> bool:

@@ -71,6 +71,9 @@ def _isaid(files: Files) -> Iterator[Item]:
         masks = files.by_name(rf"{folder}/(?:[^/]+/)*(?P<name>P\d+)_instance_color_RGB\.png", what=f"{part} masks")
         drawn = {name: Content(file, decode) for name, file in masks.items()}
         yield from pair(part, pictures, drawn, tiling=ISAID_TILES)
+    # DOTA's test pictures, where they are here, stay whole: results are handed in for whole pictures.
+    for found, picture in files.matching(r"test/(?:[^/]+/)*(?P<name>P\d+)\.png"):
+        yield Item("test", found["name"], picture)
 
 
 RELEASES = (

@@ -1,4 +1,4 @@
-"""Cityscapes and the two night sets that its classes are tested on."""
+"""Cityscapes, and the sets in bad weather and at night that have its classes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,23 @@ def _night_driving(files: Files) -> Iterator[Item]:
     yield from pair("test", pictures, {name: Content(file, StoredIds()) for name, file in masks.items()})
 
 
+def _acdc(files: Files) -> Iterator[Item]:
+    # The same place in clear weather is in folders of other names, such as train_ref.
+    for part, folder in (("train", "train"), ("validation", "val"), ("test", "test")):
+        place = rf"(?P<name>(?:fog|night|rain|snow)/{folder}/[^/]+/[^/]+)"
+        pictures = files.by_name(rf"rgb_anon/{place}_rgb_anon\.png", what=f"{part} pictures")
+        if part == "test":  # its masks are with the benchmark
+            items = (Item(part, name, picture) for name, picture in pictures.items())
+        else:
+            masks = files.by_name(rf"gt/{place}_gt_labelTrainIds\.png", what=f"{part} masks")
+            items = pair(part, pictures, {name: Content(file, StoredIds()) for name, file in masks.items()})
+        for item in items:
+            condition, *_, frame = item.stem.split("/")
+            yield item.renamed(f"{condition}_{frame}")
+
+
 RELEASES = (
+    Release("acdc", _acdc),
     Release("cityscapes", _cityscapes),
     Release("dark_zurich", _dark_zurich),
     Release("night_driving", _night_driving),

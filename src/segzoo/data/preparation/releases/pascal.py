@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 
-from segzoo.data.preparation.content import Content, MatlabIds, StoredIds, content_of
+from segzoo.data.preparation.content import Content, MatlabIds, Regions, StoredIds, content_of
 from segzoo.data.preparation.release import Files, Item, Release, names_in, pair
+from segzoo.errors import SegZooError, first_line
+from segzoo.images.archives import readable
 
 _VOC_IDS = StoredIds({**{label: label for label in range(21)}, 255: 255})
 _SBD_IDS = MatlabIds(("GTcls", "Segmentation"), _VOC_IDS.table)
@@ -38,13 +41,48 @@ def _pascal_voc_aug(files: Files) -> Iterator[Item]:
 def _pascal_context(files: Files) -> Iterator[Item]:
     """Ids 1..59, and 0 for background; Pascal Context 59 leaves the background out by its label rule."""
     table = {stored: label for label, stored in enumerate(_CONTEXT, start=1)}
-    decode = MatlabIds(("LabelMap",), table, other=0)
     pictures = files.by_name(r"VOC2010/JPEGImages/(?P<name>[^/]+)\.jpg", what="pictures")
-    masks = files.by_name(r"trainval/(?P<name>\d+_\d+)\.mat", what="masks")
+    # The models of the zoo were trained on masks from PASCAL in Detail's file, which drops three pictures.
+    if any(True for _ in files.matching(_DETAIL)):
+        yield from _of_detail(files.the(_DETAIL, what="the annotations"), pictures, table)
+        return
+    decode = MatlabIds(("LabelMap",), table, other=0)
+    masks = files.by_name(r"trainval/(?P<name>\d+_\d+)\.mat", what="masks (or trainval_merged.json)")
     drawn = {name: Content(file, decode) for name, file in masks.items()}
     for part, place in (("train", "Main/train"), ("validation", "Main/val")):
         # All 10,103 pictures of VOC 2010's main lists were drawn.
         yield from pair(part, pictures, drawn, _names(files, 2010, place))
+
+
+_DETAIL = r"trainval_merged\.json"
+
+
+def _of_detail(address: str, pictures: Mapping[str, str], table: Mapping[int, int]) -> Iterator[Item]:
+    """Pictures and masks in the annotations of PASCAL in Detail, which divide them by themselves.
+
+    Raises:
+        SegZooError: the file is not such annotations, or pictures are missing.
+    """
+    regions: dict[int, list[tuple[int, str]]] = {}
+    parts: dict[str, dict[str, Regions]] = {"train": {}, "val": {}}
+    try:
+        content = json.loads(content_of(address))
+        for entry in content["annos_segmentation"]:
+            counts = entry["segmentation"]["counts"]
+            if not isinstance(counts, str):
+                raise TypeError("a region is not in COCO's compressed form")
+            regions.setdefault(entry["image_id"], []).append((table.get(entry["category_id"], 0), counts))
+        for entry in content["images"]:
+            drawn = Regions(address, (entry["height"], entry["width"]), tuple(regions.get(entry["image_id"], ())))
+            parts.get(entry["phase"], {})[entry["file_name"].removesuffix(".jpg")] = drawn
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SegZooError(
+            f"{readable(address)}: no annotations of PASCAL in Detail ({type(error).__name__}: {first_line(error)}); "
+            "download it again, or take trainval.tar.gz"
+        ) from None
+    del content
+    for part, phase in (("train", "train"), ("validation", "val")):
+        yield from pair(part, pictures, parts[phase], sorted(parts[phase]))
 
 
 RELEASES = (
