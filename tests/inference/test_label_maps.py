@@ -85,6 +85,15 @@ def test_argmax_comes_after_upsampling():
     assert label_map_from_logits(logits, (1, 8)).tolist() == [[0, 0, 0, 2, 2, 1, 1, 1]]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_largest_class_with_ties_and_special_values(dtype):
+    values = torch.randint(-2, 3, (3, 50, 37), dtype=dtype)
+    values[0, :, ::5] = torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0, -0.0], dtype=dtype).repeat(10)[:, None]
+    values[1, 0] = -torch.inf
+    assert torch.equal(label_maps.largest_class(values), values.argmax(-1))
+    assert torch.equal(label_maps.largest_class(values[1, 0]), values[1, 0].argmax(-1))
+
+
 def test_half_precision_and_gradients():
     logits = torch.randn(5, 8, 8, dtype=torch.bfloat16, requires_grad=True)
     labels = label_map_from_logits(logits, (31, 31))

@@ -24,6 +24,9 @@ _ROWS = 4
 _MOST_RIVALS = 0.4
 """Share of the classes, on average over a row of blocks, from which on computing all of them is faster."""
 
+_MANY = 6
+"""Number of classes of a block from which on it is looked at closely."""
+
 _SAMPLED = 8
 """One in so many blocks of a row with many classes is looked at closely first."""
 
@@ -199,9 +202,22 @@ class Blocks:
     def search(self, values: int) -> Rivals:
         """Find the classes of all blocks; about ``values`` logits are read at once."""
         count = max(1, values // (self.logits[:, 0].numel() * _ROWS))
-        found = [self._search(start, min(start + count, len(self.rows))) for start in range(0, len(self.rows), count)]
+        found: list[Rivals] = []
+        for start in range(0, len(self.rows), count):
+            end = min(start + count, len(self.rows))
+            middle = (start + end) // 2
+            # Where everything was mixed just before, as in noise, one row tells enough.
+            if found and all(found[-1].whole) and self._search(middle, middle + 1).whole[0]:
+                found.append(self._all_whole(end - start))
+            else:
+                found.append(self._search(start, end))
         labels, whole, *mixed = zip(*found, strict=True)
         return Rivals(torch.cat(labels), list(chain.from_iterable(whole)), *(torch.cat(parts) for parts in mixed))
+
+    def _all_whole(self, rows: int) -> Rivals:
+        """What is found where nothing is looked at."""
+        labels = torch.zeros((rows, len(self.columns)), dtype=torch.int64, device=self.logits.device)
+        return Rivals(labels, [True] * rows, labels[0, :0], labels[0, :0], labels[0, :0])
 
     def _search(self, start: int, end: int) -> Rivals:
         """`search` in rows ``start`` to ``end - 1`` of blocks."""
@@ -248,7 +264,7 @@ class Blocks:
         highest = highest.flatten(1).index_select(1, index).t().contiguous()
         bound = bound.flatten()[index]
         possible = torch.ge(highest, bound[:, None], out=torch.empty_like(highest))
-        many = (possible.sum(1) > 3).nonzero()[:, 0]
+        many = (possible.sum(1) > _MANY).nonzero()[:, 0]
         if not len(many):
             return possible
         highest = highest[many]

@@ -8,6 +8,7 @@ on other devices, as for small maps. The labels equal those of ``F.interpolate(l
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -24,6 +25,8 @@ _SMALL_VALUES = 2**22
 # they are passed over several times, and stay in its cache.
 _SEARCHED_VALUES = 2**20
 _CONTEST_VALUES = 2**18
+# Most threads with which NumPy's argmax, of one thread, is used.
+_NUMPY_THREADS = 4
 # Where rounding decides at more than one pixel in so many, as for constant logits, everything is interpolated.
 _DOUBTS = 16
 
@@ -98,8 +101,19 @@ def label_map_from_rows(rows: Rows, dtype: torch.dtype = torch.int64) -> torch.T
     """The class with the largest value at every pixel, (height, width); the rows are read strip by strip."""
     labels = torch.empty(rows.size, dtype=dtype, device=rows.device)
     for first, strip in strips(rows):
-        labels[first : first + len(strip)] = strip.argmax(-1)
+        labels[first : first + len(strip)] = largest_class(strip)
     return labels
+
+
+def largest_class(values: torch.Tensor) -> torch.Tensor:
+    """``values.argmax(-1)`` of floats (..., classes), int64.
+
+    NumPy's takes a sixth of the time of PyTorch's on a CPU's core, but uses no other core.
+    """
+    numpy_is_faster = values.device.type == "cpu" and torch.get_num_threads() <= _NUMPY_THREADS
+    if numpy_is_faster and values.dtype in (torch.float32, torch.float64):
+        return torch.from_numpy(np.asarray(values.detach().numpy().argmax(-1)))
+    return values.argmax(-1)
 
 
 def strips(rows: Rows, start: int = 0, end: int | None = None) -> Iterator[tuple[int, torch.Tensor]]:
@@ -214,7 +228,7 @@ def _by_blocks(
         rows = resized(MapRows(logits.to(blocks.dtype)), stages, align_corners)
         for top, bottom in blocks.spans(rivals.whole):
             for first, strip in strips(rows, top, bottom):
-                labels[first : first + len(strip)] = strip.argmax(-1)
+                labels[first : first + len(strip)] = largest_class(strip)
     return labels
 
 
