@@ -22,8 +22,8 @@ from segzoo.prediction.results import Results
 from segzoo.text import without_secrets
 from segzoo.weight_hashes import HASHES
 
-RECORD = ".segzoo-predict.json"
-"""Name of the record in the folder of the results; hidden, since servers and data sets know no such file."""
+RECORD = ".segzoo-predict"
+"""Name of the record, a JSON, in the folder of the results: hidden, and no ``*.json``, since those belong to pictures."""
 
 
 @dataclass(frozen=True)
