@@ -22,7 +22,8 @@ from segzoo.heads import FCNHeadConfig
 from segzoo.hub import save_model_folder
 from segzoo.prediction import segments
 from segzoo.prediction.labeller import Labeller, Speed, load_labeller
-from segzoo.prediction.segments import Parts, VideoTargets
+from segzoo.prediction.record import read_records
+from segzoo.prediction.segments import Parts, Segment, VideoTargets
 from segzoo.prediction.video import label_video, read_facts, read_frames
 
 av = pytest.importorskip("av")
@@ -123,14 +124,15 @@ def test_going_on_at_the_last_whole_segment(tiny_model, video, tmp_path, monkeyp
     for name in ("drive_overlay.mp4", "drive.json"):
         (out / name).unlink()
     labeller = load_labeller(tiny_model, (48, 65), device="cpu", speed=Speed(memory_format="contiguous"))
-    parts = Parts(targets, video, go_on=False)
+    (record,) = read_records(whole)
+    parts = Parts(targets, video, go_on=False, made_with=record.key)
     facts = {"model": str(tiny_model)}
     with pytest.raises(KeyboardInterrupt):
         label_video(labeller, video, str(video), parts, batch_size=2, facts=facts, on_frame=end_at_the_fifth)
     first = targets.parts / "00000.mp4"
     written = first.stat().st_mtime_ns
     assert not (targets.parts / "00001.json").exists() and len(shown(first)) == 3
-    assert Parts(targets, video, go_on=True).frames == 3 and first.stat().st_mtime_ns == written
+    assert Parts(targets, video, go_on=True, made_with=record.key).frames == 3 and first.stat().st_mtime_ns == written
 
     assert predict(*command, "--output", out, "--skip_existing") == 1, "without label maps of frames"
     assert "--alpha 0.55 --frame_labels), not label maps" in capsys.readouterr().err
@@ -142,9 +144,13 @@ def test_going_on_at_the_last_whole_segment(tiny_model, video, tmp_path, monkeyp
     assert shown(out / "drive_overlay.mp4") == shown(whole / "drive_overlay.mp4")
     assert contents(out) == contents(whole)
 
-    shutil.copytree(out, targets.parts)  # killed before the segments were removed
+    targets.parts.mkdir()  # killed before the segments were removed
     assert predict(*command, "--output", out, "--skip_existing", "--frame_labels") == 0
     assert not targets.parts.exists()
+    parts = Parts(targets, video, go_on=True, made_with=record.key)
+    parts.write(lambda file: Segment(3, 0, 2, "1/25", [0] * 5, 9))
+    assert Parts(targets, video, go_on=True, made_with=record.key).frames == 3
+    assert Parts(targets, video, go_on=True, made_with="another model").frames == 0, "nothing is mixed"
     (out / "drive.json").unlink()
     (out / "drive_overlay.mp4").unlink()
     assert predict(*command, "--output", out, "--frame_labels") == 1

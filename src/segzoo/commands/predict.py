@@ -146,8 +146,7 @@ def run(args: argparse.Namespace) -> int:
             tasks = looked_at(local, failures)
             if tasks or videos or downloads.first() is not None:
                 record = record or record_of(args, results)
-                records = [*earlier, *([] if record in earlier else [record])]
-                label(args, Work(tasks, downloads, videos), results, output, failures, state, records)
+                label(args, Work(tasks, downloads, videos), results, output, failures, state, earlier, record)
         status = finish(args, pictures, len(own), failures, state)
         if args.overwrite and status == 0 and record and holds_nothing_else(output, pictures, results):
             write_records(output, [record])
@@ -206,9 +205,9 @@ def record_of(args: argparse.Namespace, results: Results) -> Record:
 
     from segzoo.inference.options import settings_from_options
     from segzoo.prediction.labeller import chosen_device
-    from segzoo.prediction.record import Record, Source
+    from segzoo.prediction.record import ModelSource, Record
 
-    source = Source(
+    source = ModelSource(
         args.model,
         revision=args.model_revision,
         token=args.token,
@@ -328,7 +327,8 @@ def label(
     output: Path,
     failures: Failures,
     state: PartialState | None,
-    records: Sequence[Record | None],
+    earlier: Sequence[Record | None],
+    record: Record,
 ) -> None:
     """Load the model, label the pictures, and print a line about each."""
     from segzoo.evaluation.progress import EvaluationProgress
@@ -344,9 +344,10 @@ def label(
     results.check(labeller)
     is_main = state is None or state.is_main_process
     output.mkdir(parents=True, exist_ok=True)
-    write_records(output, records)  # by every process: the first one may have nothing to do
+    # By every process: the first one may have nothing to do.
+    write_records(output, [*earlier, *([] if record in earlier else [record])])
     if is_main:
-        if None in records:
+        if args.skip_existing and None in earlier:
             print_text(line_text(f"{output}: nothing says how the results in it were made; they stay as they are"))
         print_text(f"protocol: {labeller.protocol}")
     progress = EvaluationProgress(len(work.tasks) + len(work.downloads.pictures), enabled=is_main, seconds=10)
@@ -357,11 +358,16 @@ def label(
         progress.image()
     progress.finish_line()
     for video in work.videos:
-        label_one_video(args, labeller, video, video_targets(output, video, results), failures)
+        label_one_video(args, labeller, video, video_targets(output, video, results), failures, record.key)
 
 
 def label_one_video(
-    args: argparse.Namespace, labeller: Labeller, video: Input, targets: VideoTargets, failures: Failures
+    args: argparse.Namespace,
+    labeller: Labeller,
+    video: Input,
+    targets: VideoTargets,
+    failures: Failures,
+    made_with: str,
 ) -> None:
     """Write the results of a video, with a line of progress, and print a line about it."""
     from segzoo.evaluation.progress import EvaluationProgress
@@ -373,7 +379,7 @@ def label_one_video(
     try:
         targets.overlay.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(targets.overlay.parent)
-        parts = Parts(targets, video.path, go_on=args.skip_existing)
+        parts = Parts(targets, video.path, go_on=args.skip_existing, made_with=made_with)
         frames = read_facts(video.path, video.name).frames
         progress = EvaluationProgress(frames, num_done=parts.frames, seconds=10)
         areas = label_video(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from segzoo.prediction.results import Results
 from segzoo.text import without_secrets
 from segzoo.weight_hashes import HASHES
 
-RECORD = ".segzoo-predict.json"
-"""Name of the record in the folder of the results; hidden, since servers and data sets know no such file."""
+RECORD = ".segzoo-predict"
+"""Name of the record, a JSON, in the folder of the results: hidden, and no ``*.json``, since those belong to pictures."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Record:
 
     Args:
         model: folder or name on the Hub, as the user calls it.
-        content: tells one content of such a folder from another; see `Source.content`.
+        content: tells one content of such a folder from another; see `ModelSource.content`.
         protocol: sizes, windows, views and flips in words.
         dtype: of the computation.
         ignore_below: least probability of a class; None: any.
@@ -45,6 +45,11 @@ class Record:
     dtype: str
     ignore_below: float | None
     results: str
+
+    @property
+    def key(self) -> str:
+        """What decides about results, in a line; the same model at another place has the same."""
+        return str(replace(self, model=""))
 
     def difference(self, other: Record) -> str | None:
         """What another record says otherwise, as ``this, not that``; None if results are the same with both."""
@@ -63,7 +68,7 @@ _WORDS = {"ignore_below": "--ignore_below", "dtype": "--dtype", "protocol": "the
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """A model, and how it is found.
 
     Args:

@@ -82,13 +82,19 @@ class Parts:
         targets: where the results go.
         source: the video that is labelled; if it changes, its segments are made anew.
         go_on: keep the segments that an earlier run wrote; False begins anew.
+        made_with: what decides about the results, in words; segments that were made otherwise are not kept.
     """
 
-    def __init__(self, targets: VideoTargets, source: Path, *, go_on: bool):
+    def __init__(self, targets: VideoTargets, source: Path, *, go_on: bool, made_with: str):
         self.targets, self.folder, self.length = targets, targets.parts, SEGMENT_FRAMES
         state = source.stat()
-        about = {"size": state.st_size, "mtime_ns": state.st_mtime_ns, "length": self.length, **_encoder()}
-        about["labels"] = targets.frames is not None
+        about: dict[str, Any] = {
+            "size": state.st_size,
+            "mtime_ns": state.st_mtime_ns,
+            "length": self.length,
+            **_encoder(),
+        }
+        about |= {"labels": targets.frames is not None, "made_with": made_with}
         if self.folder.is_dir() and not (go_on and _read(self.folder / _ABOUT) == about):
             remove_folder(self.folder)
         self.folder.mkdir(exist_ok=True)
