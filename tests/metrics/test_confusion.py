@@ -191,6 +191,13 @@ def test_merge_and_reset():
     assert whole.matrix.sum() == 0
 
 
+def test_arrays_of_other_machines_and_widths():
+    for dtype in (">u2", ">i4", np.uint64, np.uint32):
+        matrix = ConfusionMatrix(300, 65535)
+        matrix.update(np.array([299, 7, 7], dtype=dtype), np.array([299, 65535, 7], dtype=dtype))
+        assert matrix.matrix.nonzero().tolist() == [[7, 7], [299, 299]]
+
+
 def test_read_only_and_unusual_arrays():
     label = np.arange(6, dtype=np.uint16).reshape(2, 3)
     label.flags.writeable = False
@@ -198,6 +205,17 @@ def test_read_only_and_unusual_arrays():
     counted.update(label.astype(np.uint8)[:, ::-1][:, ::-1], label)
     counted.update(torch.arange(6, dtype=torch.int32).view(2, 3), label)
     assert counted.matrix.diagonal().tolist() == [2] * 6
+
+
+@pytest.mark.parametrize("ignored", [-100, 65535, None])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int64])
+def test_an_ignored_id_that_does_not_fit_into_the_labels_type_is_not_taken_for_another(ignored, dtype):
+    """In 8 bits, -100 equals 156 and 65535 equals 255."""
+    label = torch.tensor([156, 255, 3], dtype=torch.int64).to(dtype)
+    prediction = torch.tensor([299, 255, 3], dtype=torch.int16)
+    matrix = ConfusionMatrix(300, ignored)
+    matrix.update(prediction, label)
+    assert matrix.matrix.nonzero().tolist() == [[3, 3], [156, 299], [255, 255]]
 
 
 def test_table():

@@ -42,6 +42,24 @@ def test_first_bad_step_with_a_limit_of_one(accelerator):
         FiniteGuard(0, accelerator)
 
 
+def test_a_bad_step_leaves_running_statistics_as_they_were(accelerator):
+    """Else one picture that is not finite, or an overflow, makes every later evaluation that of NaN."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    guard = FiniteGuard(2, accelerator, model=model)
+    pictures = torch.randn(2, 3, 4, 4)
+    for step, batch in enumerate((pictures, pictures * math.nan, 2 * pictures), 1):
+        before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        guard.remember()
+        loss = model(batch).square().sum()
+        loss.backward()
+        norm = gradient_norm(accelerator, model, None)
+        assert guard.allows(step, loss.detach(), norm, []) == (step != 2)
+        model.zero_grad()
+        same = [torch.equal(buffer, before[name]) for name, buffer in model.named_buffers()]
+        assert all(same) if step == 2 else not any(same)
+    assert model.eval()(pictures).isfinite().all()
+
+
 @pytest.mark.parametrize("max_norm", [None, 0.5])
 def test_gradient_norm(accelerator, max_norm):
     model = nn.Linear(3, 2)

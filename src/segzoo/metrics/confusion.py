@@ -16,11 +16,13 @@ _BYTE = 256
 def _tensor(values: Any, what: str, device: torch.device) -> torch.Tensor:
     if not isinstance(values, torch.Tensor):
         array = np.asarray(values)
-        if array.dtype == np.uint16 or array.dtype == np.uint32:
-            array = array.astype(np.int64)
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
         values = torch.from_numpy(np.ascontiguousarray(array) if array.flags.writeable else array.copy())
     if values.is_floating_point() or values.is_complex():
         raise SegZooError(f"{what} holds {values.dtype} values; label maps hold whole numbers. Take the argmax first.")
+    if values.dtype in (torch.uint16, torch.uint32, torch.uint64):  # with which torch computes hardly anything
+        values = values.to(torch.int64)
     return values.detach().to(device, non_blocking=True)
 
 
@@ -104,6 +106,8 @@ class ConfusionMatrix:
 
     def _add_wide(self, prediction: torch.Tensor, label: torch.Tensor) -> None:
         size = self.num_labels
+        # Of 8 bits, -100 would equal 156, and 65535 would equal 255.
+        prediction, label = prediction.long(), label.long()
         if self.ignore_index is not None:
             valid = label != self.ignore_index
             prediction, label = prediction[valid], label[valid]
@@ -113,7 +117,7 @@ class ConfusionMatrix:
             low, high = torch.aminmax(ids)
             if low < 0 or high >= size:
                 self._refuse(label.unique(), prediction.unique(), prediction, label)
-        self.matrix += torch.bincount(label.long() * size + prediction, minlength=size * size).view(size, size)
+        self.matrix += torch.bincount(label * size + prediction, minlength=size * size).view(size, size)
 
     def _refuse(
         self, label_ids: torch.Tensor, predicted_ids: torch.Tensor, prediction: torch.Tensor, label: torch.Tensor
@@ -124,7 +128,7 @@ class ConfusionMatrix:
         bad = outside(label_ids)
         what, maps, bad = ("label map", label, bad) if bad else ("prediction", prediction, outside(predicted_ids))
         if what == "prediction" and self.ignore_index is not None:
-            maps = maps[label != self.ignore_index]
+            maps = maps[label.long() != self.ignore_index]
         listed = ", ".join(f"{i} ({int((maps == i).sum())} pixels)" for i in bad[:8]) + (
             ", ..." if len(bad) > 8 else ""
         )

@@ -74,21 +74,49 @@ class FiniteGuard:
     With fp16, the gradient scaler lets gradients overflow on purpose; steps with finite losses are then left to the
     scaler.
 
+    A forward pass with numbers that are not finite also spoils the running statistics of norms, for good: no later step
+    makes them finite again. So a bad step leaves them as they were before it.
+
     Args:
         limit: the number of bad steps in a row that ends the training; 1 ends it at the first one.
         accelerator: the accelerator of the training.
         labels: the guard that knows whether the steps had pixels that count, for the message.
+        model: the model, whose buffers a bad step leaves as `remember` found them; None: they are not looked after.
+
+    Attributes:
+        in_a_row: number of bad steps up to the last one, 0 if that was good.
+        total: number of all bad steps.
 
     Raises:
         SegZooError: ``limit`` is below 1.
     """
 
-    def __init__(self, limit: int, accelerator: Accelerator, labels: LabelGuard | None = None):
+    def __init__(
+        self,
+        limit: int,
+        accelerator: Accelerator,
+        labels: LabelGuard | None = None,
+        model: torch.nn.Module | None = None,
+    ):
         if limit < 1:
             raise SegZooError(f"--max_bad_steps is {limit}; it must be 1 or more")
         self.limit, self.accelerator, self.labels = limit, accelerator, labels
+        self.model = model
         self.in_a_row = self.total = 0
         self._names: list[str] = []
+        self._buffers: dict[str, torch.Tensor] = {}
+
+    def remember(self) -> None:
+        """Keep the model's buffers; call this before the forward passes of a step."""
+        if self.model is None or self.limit == 1:
+            return
+        self._buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+
+    def _restore(self) -> None:
+        for name, buffer in self.model.named_buffers() if self.model is not None else ():
+            kept = self._buffers.get(name)
+            if kept is not None and kept.shape == buffer.shape:  # a table of positions may have been made anew
+                buffer.copy_(kept)
 
     def allows(self, step: int, loss: torch.Tensor, grad_norm: torch.Tensor, names: Sequence[str]) -> bool:
         """Whether to apply the gradients of a step; if not, the caller skips the optimizer's step.
@@ -114,6 +142,7 @@ class FiniteGuard:
             self._names.extend(str(name) for name in names)
         self.in_a_row += 1
         self.total += 1
+        self._restore()
         if self.in_a_row >= self.limit:
             what = f"the loss is {float(loss)}" if loss_is_bad else "the gradient is not finite"
             if somewhere and not loss_is_bad:

@@ -45,7 +45,7 @@ class Steps:
         max_bad_steps: int,
     ):
         self.learner, self.here, self.state, self.progress, self.labels = learner, here, state, progress, labels
-        self.guard = FiniteGuard(max_bad_steps, here.accelerator, labels)
+        self.guard = FiniteGuard(max_bad_steps, here.accelerator, labels, learner.model)
 
     def take(self, batches: Iterator[dict[str, Any]]) -> StepFacts:
         """Take the step ``state.step``.
@@ -54,6 +54,7 @@ class Steps:
             SegZooError: too many steps in a row had a loss that is not finite, or no pixel that counts.
         """
         learner, step = self.learner, self.state.step
+        self.guard.remember()
         loss, names = self._add_gradients(batches)
         self.labels.check(step)
         norm = gradient_norm(self.here.accelerator, learner.model, learner.max_norm)
