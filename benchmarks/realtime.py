@@ -189,7 +189,8 @@ def measured(args: argparse.Namespace) -> dict:
         else:
             ways.append(name)
     rows = zoo.rows()
-    results = {"size": args.size, "threads": args.threads, "torch": torch.__version__, "ways": ways, "models": {}}
+    results = {"size": args.size, "threads": args.threads, "rounds": args.rounds, "clock": args.clock}
+    results |= {"torch": torch.__version__, "ways": ways, "models": {}}
     for title in args.models:
         name = MODELS[title]
         if (reason := refusal(zoo.original_config(name))) is not None:
@@ -228,7 +229,7 @@ def seconds_of_ways(name: str, ways: Sequence[str], args: argparse.Namespace) ->
     }
 
 
-def in_fresh_process(name: str, way: str, args: argparse.Namespace) -> float:
+def in_fresh_process(name: str, way: str, args: argparse.Namespace) -> float | None:
     command = [sys.executable, __file__, "--memory-of", name, way, "--threads", str(args.threads)]
     done = subprocess.run([*command, "--size", *map(str, args.size)], stdout=subprocess.PIPE, text=True)
     if done.returncode:
@@ -236,21 +237,24 @@ def in_fresh_process(name: str, way: str, args: argparse.Namespace) -> float:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def memory_of(args: argparse.Namespace) -> float:
-    """MiB that a picture adds, at its peak, to what the process or the GPU holds with the model built."""
+def memory_of(args: argparse.Namespace) -> float | None:
+    """MiB that a picture adds, at its peak, to what the process or the GPU holds with the model built; None where that
+    cannot be read.
+    """
     name, way = args.memory_of
     run = prepared(name, way, args)
     device = WAYS[way].device
     if device == "cuda":
         with torch.no_grad():
             run()  # which compiles, and chooses algorithms
-    return added_memory(run, device) / 2**20
+    found = added_memory(run, device)
+    return None if found is None else found / 2**20
 
 
 def cell(figures: dict) -> str:
     """Images per second, the 99th percentile in ms, and MiB if they were measured."""
     text = f"{1 / figures['seconds']:.2f} / {figures['p99'] * 1e3:.0f} ms"
-    return text + (f" / {figures['mib']:.0f} MiB" if "mib" in figures else "")
+    return text if figures.get("mib") is None else f"{text} / {figures['mib']:.0f} MiB"
 
 
 def table(results: dict) -> str:
@@ -261,7 +265,7 @@ def table(results: dict) -> str:
     height, width = results["size"]
     lines = [
         f"Images per second / latency at the 99th percentile / peak memory; batch 1, {height}x{width}, "
-        f"{results['threads']} threads, PyTorch {results['torch']}; mIoU as published, on Cityscapes.\n",
+        f"{results['threads']} threads, {_rounds(results)}PyTorch {results['torch']}; mIoU as published, on Cityscapes.\n",
         f"| {' | '.join(columns)} |",
         f"| --- |{' ---: |' * (len(columns) - 1)}",
     ]
@@ -271,6 +275,13 @@ def table(results: dict) -> str:
         cells = [title, f"{model['miou']:.2f}", *(cell(found[way]) for way in ways), *gains]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _rounds(results: dict) -> str:
+    """How often and by which clock; files of older runs do not say."""
+    if "rounds" not in results:
+        return ""
+    return f"{results['rounds']} rounds by the {'process' if results['clock'] == 'cpu' else 'wall'} clock, "
 
 
 def plot(results: dict, path: Path) -> None:

@@ -14,6 +14,7 @@ from support.versions import onnx_of_any_size
 
 import segzoo
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
+from segzoo.auto import NECKS
 from segzoo.backbones import InternImageConfig, MiTConfig, ResNetConfig, SwinConfig, TwinsConfig
 from segzoo.commands import cli
 from segzoo.errors import SegZooError
@@ -376,6 +377,20 @@ FIXED_SIZE = {"segzoo_beit", "segzoo_internvit", "segzoo_vit", "segzoo_vit_adapt
 def test_every_registered_model(backbone, head, suffix, tmp_path):
     model = settle(tiny_composite(backbone, head)).eval()
     fixed = {"size": (64, 64), "batch": 1} if backbone in FIXED_SIZE else {}
+    assert export_model(model, tmp_path / f"model{suffix}", ExportOptions(**fixed)).difference < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+@pytest.mark.parametrize("name", sorted(NECKS))
+def test_every_registered_neck(name, suffix, tmp_path):
+    neck = NECKS[name].config.tiny()
+    one_size = len(set(neck.in_channels)) == 1  # made for the maps of a plain transformer
+    backbone = BACKBONES["segzoo_vit" if one_size else "segzoo_resnet"].config.tiny()
+    backbone.out_features = backbone.stage_names[-len(neck.in_channels) :]
+    neck.in_channels = None
+    model = build(backbone, FCNHeadConfig(channels=8), neck_config=neck)
+    fixed = {"size": (64, 64), "batch": 1} if one_size else {}
     assert export_model(model, tmp_path / f"model{suffix}", ExportOptions(**fixed)).difference < 1e-4
 
 
