@@ -14,7 +14,7 @@ from support.versions import onnx_of_any_size
 
 import segzoo
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
-from segzoo.auto import NECKS
+from segzoo.auto import BACKBONES, NECKS
 from segzoo.backbones import InternImageConfig, MiTConfig, ResNetConfig, SwinConfig, TwinsConfig
 from segzoo.commands import cli
 from segzoo.errors import SegZooError
