@@ -167,3 +167,12 @@ def test_a_training_that_goes_on_keeps_its_transforms(tmp_path):
         kept_pipeline("aug.yaml", other, kept)
     with pytest.raises(SegZooError, match="gone.yaml: cannot be read"):
         kept_pipeline(str(tmp_path / "gone.yaml"), None, None)
+
+
+def test_a_class_255_is_refused_where_another_id_is_ignored():
+    step = PipelineStep({"torchvision": ["RandomHorizontalFlip"]}, ignore_index=-1)
+    mask = torch.full((8, 8), 255, dtype=torch.uint8)
+    with pytest.raises(SegZooError, match="works with the ids 0 to 254; a mask here has others"):
+        step(
+            tv_tensors.Image(torch.zeros(3, 8, 8, dtype=torch.uint8)), tv_tensors.Mask(mask), np.random.default_rng(0)
+        )

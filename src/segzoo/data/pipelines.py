@@ -161,6 +161,7 @@ class PipelineStep:
 
     def _filled(self, ids: torch.Tensor) -> torch.Tensor:
         """A mask as uint8 with 255 where it does not count."""
+        ids = ids.to(torch.int32)  # torch would compare a byte with -1 as with 255
         counted = ids != self.ignore_index
         if (ids[counted] >= _FILL).any() or (ids[counted] < 0).any():
             raise SegZooError(f"--augmentation works with the ids 0 to {_FILL - 1}; a mask here has others")
