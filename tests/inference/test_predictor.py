@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor, pipeline
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
+from segzoo.errors import SegZooError
 from segzoo.inference import InferenceSettings, Predictor, ViewMaker, evaluation_mode, label_maps
 from segzoo.inference.views import ViewReader
 
@@ -265,3 +266,18 @@ def test_a_reader_of_padding_alone():
     processor = SegZooImageProcessor(do_resize=False, pad_size={"height": 64, "width": 64}, pad_value=7.0)
     reader = ViewReader(processor, torch.zeros(3, 20, 20, dtype=torch.uint8))
     assert torch.equal(reader(32, 32, 32, 32), torch.full((3, 32, 32), 7.0))
+
+
+@pytest.mark.parametrize("settings", [InferenceSettings(), InferenceSettings(**WINDOWS, flip=True)])
+def test_outputs_that_are_no_numbers_are_an_error_and_no_class(picture, settings):
+    model = make_model()
+    predictor = Predictor(model, SegZooImageProcessor(do_resize=False), settings)
+    assert 3 in predictor.label_map(picture, SIZE)
+    model.decode_heads[-1].classifier.bias.data[3] = float("nan")
+    with pytest.raises(SegZooError, match="outputs are NaN or infinite: in fp16 large values overflow"):
+        predictor.label_map(picture, SIZE)
+    model.decode_heads[-1].classifier.bias.data[3] = -float("inf")  # a class that is switched off
+    labels, shares = predictor.label_maps_and_probabilities([picture], [SIZE])[0]
+    assert (
+        3 not in labels and torch.equal(labels, predictor.label_map(picture, SIZE)) and bool(shares.isfinite().all())
+    )

@@ -278,3 +278,17 @@ def test_processes_are_summed(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("summed") == 2
+
+
+@pytest.mark.parametrize("ignore_index", [None, -1, 65535, 511, 255])
+def test_bytes_among_more_classes_than_bytes_can_tell(ignore_index):
+    """A byte is compared with 300, 65535 or -1 as a number, not by its last eight bits."""
+    prediction, label = np.array([[7, 60, 255, 255]], np.uint8), np.array([[7, 60, 255, 3]], np.uint8)
+    confusion = ConfusionMatrix(300, ignore_index)
+    for kind in (np.uint8, np.int16):  # as evaluations of 300 classes have them
+        confusion.update(prediction.astype(kind), label)
+    counts = {(int(i), int(j)): int(confusion.matrix[i, j]) for i, j in confusion.matrix.nonzero()}
+    expected = {(7, 7): 2, (60, 60): 2, (255, 255): 2, (3, 255): 2}
+    assert counts == {pair: count for pair, count in expected.items() if pair[0] != ignore_index}
+    with pytest.raises(SegZooError, match=r"The prediction holds ids outside 0..299 .*: 300 \(1 pixels\)"):
+        confusion.update(np.array([300], np.int16), np.array([5], np.uint8))

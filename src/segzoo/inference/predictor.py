@@ -1,5 +1,6 @@
 """From a picture to a label map or probabilities: whole or by windows, in one or several views, in bounded memory."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -9,6 +10,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import ImageInput
 
 from segzoo.configuration_segzoo import SegZooConfig
+from segzoo.errors import SegZooError
 from segzoo.inference.label_maps import (
     label_map_from_logits,
     label_map_from_rows,
@@ -20,6 +22,8 @@ from segzoo.inference.rows import AveragedRows, MapRows, Rows, resized
 from segzoo.inference.settings import InferenceSettings
 from segzoo.inference.sliding_window import WindowRows
 from segzoo.inference.views import ViewMaker, ViewReader
+
+_SWITCHED_OFF = -1e30  # far below all logits; sums over windows stay finite
 
 
 class Predictor:
@@ -210,11 +214,24 @@ class Predictor:
         )
 
     def _predict(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Logits of a batch at the head's resolution, in float32 at least."""
+        """Logits of a batch at the head's resolution, in float32 at least and finite.
+
+        Raises:
+            SegZooError: one is NaN, which would be taken for the largest, or infinite.
+        """
         pixel_values = pixel_values.to(self.device, self.model.dtype).contiguous(memory_format=self.memory_format)
         with self.autocast():
             logits = self.model(pixel_values=pixel_values).logits
-        return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+        logits = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+        lowest, highest = (float(value) for value in torch.aminmax(logits))  # NaN if one of them is
+        if not math.isfinite(highest):
+            raise SegZooError(
+                "the model's outputs are NaN or infinite: in fp16 large values overflow, so take bf16 or float32; if they are so in "
+                "float32 too, the training that made the weights has diverged, or the picture holds such values"
+            )
+        if lowest == -math.inf:  # a class that is switched off; resized, 0 * -inf would be NaN, which wins
+            logits = logits.clamp(min=_SWITCHED_OFF)
+        return logits
 
     def _average(self, maps: Sequence["_Map"], target_size: tuple[int, int]) -> Rows:
         """The mean over the maps of a picture at the target size, to be read row by row."""

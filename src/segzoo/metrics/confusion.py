@@ -117,7 +117,7 @@ class ConfusionMatrix:
             low, high = torch.aminmax(ids)
             if low < 0 or high >= size:
                 self._refuse(label.unique(), prediction.unique(), prediction, label)
-        self.matrix += torch.bincount(label * size + prediction, minlength=size * size).view(size, size)
+        self.matrix += torch.bincount((label * size + prediction).ravel(), minlength=size * size).view(size, size)
 
     def _refuse(
         self, label_ids: torch.Tensor, predicted_ids: torch.Tensor, prediction: torch.Tensor, label: torch.Tensor
@@ -126,9 +126,10 @@ class ConfusionMatrix:
             return [i for i in ids.flatten().tolist() if not 0 <= i < self.num_labels]
 
         bad = outside(label_ids)
+        prediction, label = prediction.long(), label.long()
         what, maps, bad = ("label map", label, bad) if bad else ("prediction", prediction, outside(predicted_ids))
         if what == "prediction" and self.ignore_index is not None:
-            maps = maps[label.long() != self.ignore_index]
+            maps = maps[label != self.ignore_index]
         listed = ", ".join(f"{i} ({int((maps == i).sum())} pixels)" for i in bad[:8]) + (
             ", ..." if len(bad) > 8 else ""
         )
