@@ -198,6 +198,8 @@ class Encoding:
         if (height, width) != (self.stream.height, self.stream.width):
             drawn = np.pad(drawn, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(drawn), format="rgb24")
+        # With several threads the conversion of colours is not the same each time.
+        picture = picture.reformat(format="yuv420p", threads=1)
         picture.pts, picture.time_base = ticks, self.unit
         self.container.mux(self.stream.encode(picture))
 

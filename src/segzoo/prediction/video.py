@@ -249,5 +249,6 @@ def _frames(container: InputContainer, stream: VideoStream, first: int = 0) -> I
         if index < first:
             continue
         turns = round(frame.rotation / 90)
-        levels = np.rot90(frame.to_ndarray(format="rgb24"), turns) if turns else frame.to_ndarray(format="rgb24")
+        levels = frame.to_ndarray(format="rgb24", threads=1)  # the same values each time
+        levels = np.rot90(levels, turns) if turns else levels
         yield Frame(np.ascontiguousarray(levels), ticks, unit)
