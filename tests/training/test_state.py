@@ -33,6 +33,9 @@ def test_what_a_checkpoint_keeps_is_taken_over():
     resumed.mean_loss.add(torch.tensor(6.0))
     assert resumed.mean_loss.take() == 3
 
+    first = TrainingState(accelerator)
+    assert first.is_best(float("nan")) and first.is_best(0.0) and not first.is_best(float("nan"))
+
     older = {name: value for name, value in kept.items() if name not in ("notes", "shown_classes")}
     resumed.go_on_from(3, older)
     assert resumed.notes == [] and resumed.shown is None

@@ -1,5 +1,6 @@
 """What a training has come to: all that a checkpoint keeps besides weights, optimizer and random numbers."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,8 +66,11 @@ class TrainingState:
         return None if self.best is None else self.best["step"]
 
     def is_best(self, mean_iou: float) -> bool:
-        """Take the mean IoU (0 to 1) of the weights after this step; whether it is the best so far."""
-        if self.best is not None and not mean_iou > self.best["mean_iou"]:
+        """Take the mean IoU (0 to 1) of the weights after this step; whether it is the best so far.
+
+        Any number is better than NaN, the score of an evaluation of which no pixel counts.
+        """
+        if self.best is not None and not mean_iou > self.best["mean_iou"] and not math.isnan(self.best["mean_iou"]):
             return False
         self.best = {"step": self.step, "mean_iou": mean_iou}
         return True
