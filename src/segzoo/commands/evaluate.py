@@ -24,6 +24,7 @@ from segzoo.inference.options import (
     load_from_options,
     settings_from_options,
 )
+from segzoo.precision_state import own_precision
 from segzoo.progress import print_text
 from segzoo.text import line_text
 
@@ -97,6 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@own_precision()
 def run(args: argparse.Namespace) -> int:
     """Score the model, print the table, and write the results; returns 0.
 

@@ -24,6 +24,7 @@ from segzoo.evaluation.run import EvaluationOptions, make_accelerator, open_log,
 from segzoo.inference.loading import LoadedModel, load
 from segzoo.inference.options import check_protocol_options, settings_from_options
 from segzoo.inference.settings import InferenceSettings
+from segzoo.precision_state import own_precision
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -153,6 +154,7 @@ def faster(job: EvaluationJob, accelerator: Accelerator) -> EvaluationJob:
     return job if model is job.model else replace(job, model=model, identity={**job.identity, "fused": True})
 
 
+@own_precision()
 def evaluate(
     model: str | os.PathLike,
     data: Scored | DataSource | str | os.PathLike,

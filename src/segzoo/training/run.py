@@ -22,6 +22,7 @@ from segzoo.errors import SegZooError, cause_of
 from segzoo.evaluation import Evaluation
 from segzoo.inference import InferenceSettings
 from segzoo.metrics import format_table
+from segzoo.precision_state import own_precision
 from segzoo.progress import Progress, say
 from segzoo.text import line_text
 from segzoo.training.checkpoints import (
@@ -53,6 +54,7 @@ from segzoo.training.trained_model import TrainedModel
 from segzoo.training.trainer_names import notes_on_arguments
 
 
+@own_precision()
 def run_training(options: RunOptions, recipe: Recipe) -> dict[str, Any]:
     """Train, evaluate and save a model; several processes call this together.
 
