@@ -72,9 +72,10 @@ def compiled(kernel: str, direction: str, dtype: torch.dtype, channels: int, cap
         constants = ms_deform_attn_functions.kernel_constants(8, 3, 4, dtype, torch.float32, torch.float32)
     sums = compute_dtype(dtype)
     moved = sums if direction == "backward" else dtype
-    shapes = block_shapes(channels, vector(moved, direction == "backward", divmod(capability, 10)))
-    rows = next(rows for rows, warps in shapes if warps == WARPS)
-    constants |= {"D": channels, "LANES": lanes(channels), "BLOCK": rows}
+    backward = direction == "backward"
+    shapes = block_shapes(channels, vector(moved, backward, divmod(capability, 10)), backward)
+    rows, parts = next((rows, parts) for rows, warps, parts in shapes if warps == WARPS)
+    constants |= {"D": channels, "LANES": lanes(channels), "BLOCK": rows, "PARTS": parts}
     pointers = dict.fromkeys(("input", "value", "output", "output_gradient"), dtype)
     pointers |= dict.fromkeys(("input_gradient", "value_gradient"), sums)
     names = ("offset", "mask", "locations", "weights")

@@ -196,9 +196,9 @@ def test_without_a_compiler_the_plain_form_runs_after_one_warning(tmp_path):
 @pytest.mark.parametrize("name", [*OPTIONS, "attention"])
 def test_gpu_agrees_with_cpu(name, dtype, tolerance, monkeypatch):
     """Both with the Triton kernels, where Triton is installed, and with PyTorch's operators alone."""
-    module = Sampling(name, dtype)
-    expected = [t.double() for t in numbers(Sampling(name), Sampling(name))]
-    module.cuda()
+    exact = Sampling(name)
+    expected = [t.double() for t in numbers(exact, exact)]
+    module = Sampling(name, dtype).cuda()
     for without_kernels in (False, True):
         if without_kernels:
             for operator in ("dcnv3", "ms_deform_attn"):

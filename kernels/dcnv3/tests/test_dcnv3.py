@@ -89,6 +89,8 @@ CASES = {
     "12 channels": ((1, 6, 5, 3, 12), BF16, {"dilation": 2, "padding": 2}),
     "1 channel": ((1, 5, 4, 3, 1), F32, {}),
     "one pixel": ((2, 1, 1, 2, 16), F32, {"softmax": True}),
+    "one column": ((2, 5, 1, 2, 16), F32, {"softmax": True}),
+    "one row": ((2, 1, 6, 2, 16), F16, {}),
     "5x5": ((1, 7, 8, 1, 8), F32, {"kernel_size": 5, "padding": 2, "softmax": True, "remove_center": True}),
     "2x2, no padding": ((1, 5, 6, 2, 4), F32, {"kernel_size": 2, "padding": 0}),
     "1x1": ((1, 5, 6, 2, 4), F32, {"kernel_size": 1, "padding": 0}),
@@ -119,6 +121,20 @@ def test_takes_any_strides():
     assert not any(tensor.is_contiguous() for tensor in strided)
     assert torch.equal(dcnv3.dcnv3_forward(*strided[:3], groups=2), dcnv3.dcnv3_forward(input, offset, mask, groups=2))
     results = dcnv3.dcnv3_backward(strided[3], *strided[:3], groups=2)
+    for result, expected in zip(results, dcnv3.dcnv3_backward(given, input, offset, mask, groups=2), strict=True):
+        torch.testing.assert_close(result, expected)
+
+
+@pytest.mark.parametrize("dtype", [F32, F16])
+def test_takes_offsets_that_begin_anywhere(dtype):
+    """Two offsets are loaded at once, which memory that begins between two of them does not allow."""
+    input, offset, mask, given = (tensor.to(DEVICE, dtype) for tensor in make(2, 6, 5, 2, 8, (dtype,) * 3))
+    shifted = torch.cat([offset.new_zeros(1), offset.flatten()])[1:].view(offset.shape)
+    assert shifted.data_ptr() % (2 * shifted.itemsize)
+    assert torch.equal(
+        dcnv3.dcnv3_forward(input, shifted, mask, groups=2), dcnv3.dcnv3_forward(input, offset, mask, groups=2)
+    )
+    results = dcnv3.dcnv3_backward(given, input, shifted, mask, groups=2)
     for result, expected in zip(results, dcnv3.dcnv3_backward(given, input, offset, mask, groups=2), strict=True):
         torch.testing.assert_close(result, expected)
 

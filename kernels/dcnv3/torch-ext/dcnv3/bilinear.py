@@ -80,42 +80,109 @@ def _scatter(base, pixel, rows, values, STEP: tl.constexpr, LANES: tl.constexpr,
 
 
 @triton.jit
-def sample(
+def pair(base, number, alive, PAIRED: tl.constexpr, COMPUTE: tl.constexpr):
+    """Two neighbours in memory for each row, the numbers 2 * ``number`` and 2 * ``number`` + 1.
+
+    With ``PAIRED`` one instruction loads both, for which ``base`` must be aligned to two numbers; not for float64.
+    """
+    if PAIRED:
+        KIND: tl.constexpr = base.dtype.element_ty
+        BITS: tl.constexpr = KIND.primitive_bitwidth
+        HALF: tl.constexpr = tl.int16 if BITS == 16 else tl.int32
+        WHOLE: tl.constexpr = tl.int32 if BITS == 16 else tl.int64
+        both = tl.load(base.to(tl.pointer_type(WHOLE), bitcast=True) + number, mask=alive, other=0)
+        first = both.to(HALF).to(KIND, bitcast=True)
+        second = (both >> BITS).to(HALF).to(KIND, bitcast=True)
+    else:
+        first = tl.load(base + 2 * number, mask=alive, other=0.0)
+        second = tl.load(base + 2 * number + 1, mask=alive, other=0.0)
+    return first.to(COMPUTE), second.to(COMPUTE)
+
+
+@triton.jit
+def _neighbours(at, size, COMPUTE: tl.constexpr):
+    """The first of the two neighbouring pixels of an axis that a position is read from, and the shares of both.
+
+    A pixel's share falls from 1 to 0 at a distance of one pixel, so that outside the map, and for NaN, both are 0. The
+    two lie in the map always; on an axis of one pixel the second is to be taken for the first, with a share of 0.
+    """
+    first = tl.minimum(tl.maximum(tl.floor(at), 0.0), tl.maximum(size - 2, 0).to(COMPUTE))
+    beyond = at - first
+    highest = tl.minimum(size - 1, 1).to(COMPUTE)
+    return (
+        first.to(tl.int32),
+        tl.maximum(1.0 - tl.abs(beyond), 0.0),
+        tl.maximum(highest - tl.abs(beyond - 1.0), 0.0),
+    )
+
+
+@triton.jit
+def cell(
     base,
     first,
     x,
     y,
     weight,
-    alive,
     height,
     width,
     STEP: tl.constexpr,
-    LANES: tl.constexpr,
-    D: tl.constexpr,
     INDEX: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    """(BLOCK, LANES): each row's sample of its map at (x, y), times its weight.
+    """The four pixels around each row's position (x, y) in its map, and their shares of the sample.
 
     Args:
-        base: pointers to each row's first channel at pixel 0, (BLOCK, 1).
+        base: pointers to each row's channels at pixel 0, (BLOCK, lanes).
         first: number of the map's first pixel.
-        x, y, weight, alive: (BLOCK,); the sample of a row that is not alive is 0.
+        x, y, weight: (BLOCK,); the shares are multiplied by the weight. All four are 0 outside the map.
         height, width: size of the map.
         STEP: distance in memory from one pixel to the next, in numbers.
-        LANES, D: channels of a block, a power of two, and those of them that a row has.
         INDEX, COMPUTE: types of indices and of the arithmetic.
+
+    Returns:
+        Pointers to the upper left pixel, the distances from there to the right and lower ones, and the shares of the
+        upper left, upper right, lower left and lower right ones. All pixels lie in the map.
     """
-    pixel, ul, ur, ll, lr, across, down = _corners(x, y, alive, height, width)
-    pixel = (pixel + first).to(INDEX)
-    lower = weight * down
-    upper = weight - lower
-    total = _gather(base, pixel, ul, STEP, LANES, D, COMPUTE) * (upper - upper * across)[:, None]
-    total += _gather(base, pixel + 1, ur, STEP, LANES, D, COMPUTE) * (upper * across)[:, None]
-    pixel += width
-    total += _gather(base, pixel, ll, STEP, LANES, D, COMPUTE) * (lower - lower * across)[:, None]
-    total += _gather(base, pixel + 1, lr, STEP, LANES, D, COMPUTE) * (lower * across)[:, None]
-    return total
+    column, left, right = _neighbours(x, width, COMPUTE)
+    row, upper, lower = _neighbours(y, height, COMPUTE)
+    upper *= weight
+    lower *= weight
+    at = base + ((first + row * width + column).to(INDEX) * STEP)[:, None]
+    across = tl.minimum(width - 1, 1) * STEP
+    down = tl.where(height > 1, width, 0) * STEP
+    return at, across, down, upper * left, upper * right, lower * left, lower * right
+
+
+@triton.jit
+def blend(
+    sums,
+    at,
+    across,
+    down,
+    upper_left,
+    upper_right,
+    lower_left,
+    lower_right,
+    LANES: tl.constexpr,
+    D: tl.constexpr,
+    COMPUTE: tl.constexpr,
+):
+    """``sums`` (BLOCK, lanes) and the four pixels of a `cell`, each times its share."""
+    below = at + down
+    sums += _pixels(at, LANES, D).to(COMPUTE) * upper_left[:, None]
+    sums += _pixels(at + across, LANES, D).to(COMPUTE) * upper_right[:, None]
+    sums += _pixels(below, LANES, D).to(COMPUTE) * lower_left[:, None]
+    sums += _pixels(below + across, LANES, D).to(COMPUTE) * lower_right[:, None]
+    return sums
+
+
+@triton.jit
+def _pixels(at, LANES: tl.constexpr, D: tl.constexpr):
+    # A mask costs an instruction for each number, to set what is not loaded to zero.
+    if LANES == D:
+        return tl.load(at)
+    else:
+        return tl.load(at, mask=(tl.arange(0, LANES) < D)[None, :], other=0.0)
 
 
 @triton.jit
@@ -178,20 +245,30 @@ def vector(dtype: torch.dtype, atomics: bool, capability: "tuple[int, int]") -> 
 
 
 @functools.cache
-def block_shapes(channels: int, vector: int) -> "tuple[tuple[int, int], ...]":
-    """(rows, warps) of the blocks worth trying: those where every thread holds one vector of one row.
+def block_shapes(channels: int, vector: int, backward: bool) -> "tuple[tuple[int, int, int], ...]":
+    """(rows, warps, parts) of the blocks worth trying: those where every thread holds one vector of each part of a row.
 
     A row's position and weight are then computed by the threads that hold the row, and no block waits for them at a
-    barrier. Other shapes would move positions through shared memory.
+    barrier. Other shapes would move positions through shared memory. In two parts half as many threads compute them,
+    which is most of what the forward does; the backward waits for additions to memory, which want whole rows.
     """
     row = lanes(channels)
-    shapes = tuple((32 * warps * vector // row, warps) for warps in (1, 2, 4, 8) if row <= 32 * warps * vector)
-    return shapes or ((1, 8),)
+    halves = not backward and row == channels and row >= 2 * vector
+    shapes = [
+        (32 * warps * vector * parts // row, warps, parts)
+        for parts in ((2, 1) if halves else (1,))
+        for warps in (2, 4)
+        if row // parts <= 32 * warps * vector
+    ]
+    return tuple(shapes) or ((1, 8, 1),)
 
 
 @functools.cache
-def _tuned(kernel, shapes: "tuple[tuple[int, int], ...]", key: "tuple[str, ...]", zeroed: "tuple[str, ...]"):
-    configs = [triton.Config({"BLOCK": rows}, num_warps=warps, num_stages=1) for rows, warps in shapes]
+def _tuned(kernel, shapes, key: "tuple[str, ...]", zeroed: "tuple[str, ...]"):
+    configs = [
+        triton.Config({"BLOCK": rows} | ({} if zeroed else {"PARTS": parts}), num_warps=warps, num_stages=1)
+        for rows, warps, parts in shapes
+    ]
     return triton.autotune(configs, key=list(key), reset_to_zero=list(zeroed), cache_results=True)(kernel)
 
 
@@ -227,13 +304,22 @@ def launch(
     arguments = {**arguments, "size_class": size_class, "D": channels, "LANES": lanes(channels)}
     on_gpu = isinstance(kernel, triton.runtime.JITFunction)  # else interpreted
     capability = torch.cuda.get_device_capability(device) if on_gpu else (9, 0)
-    shapes = block_shapes(channels, vector(dtype, bool(adds_to), capability))
+    backward = bool(adds_to)
+    shapes = block_shapes(channels, vector(dtype, backward, capability), backward)
     if on_gpu:
         kernel = _tuned(kernel, shapes, ("size_class", "D", *key), adds_to)
     else:
         arguments["BLOCK"] = 128  # the interpreter has no threads to arrange
+        if not backward:
+            arguments["PARTS"] = 2 if channels == lanes(channels) > 1 else 1
     with torch.cuda.device(device) if on_gpu else contextlib.nullcontext():
         kernel[lambda meta: (triton.cdiv(rows, meta["BLOCK"]) * images,)](**arguments, enable_fp_fusion=True)
+
+
+def aligned(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, contiguous and where two of its numbers can be loaded at once; a view may begin between two."""
+    tensor = tensor.contiguous()
+    return tensor.clone() if tensor.data_ptr() % (2 * tensor.itemsize) else tensor
 
 
 def compute_dtype(*dtypes: torch.dtype) -> torch.dtype:

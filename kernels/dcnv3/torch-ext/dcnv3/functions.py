@@ -6,7 +6,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from .bilinear import TRITON_DTYPES, check, compute_dtype, launch
+from .bilinear import TRITON_DTYPES, aligned, check, compute_dtype, launch
 from .kernels import backward_kernel, forward_kernel
 
 # Arguments that change what a kernel does at each point, and so which block shape is fastest.
@@ -82,7 +82,7 @@ def dcnv3_forward(
         groups, kernel_size, stride, padding, dilation, float(offset_scale), bool(remove_center), bool(softmax)
     )
     _check("dcnv3_forward", input, offset, mask, options)
-    input, offset, mask = input.contiguous(), offset.contiguous(), mask.contiguous()
+    input, offset, mask = input.contiguous(), aligned(offset), mask.contiguous()
     output = input.new_empty(*offset.shape[:3], input.shape[3])
     if output.numel():
         tensors = {"input": input, "offset": offset, "mask": mask, "output": output}
@@ -123,7 +123,7 @@ def dcnv3_backward(
         groups, kernel_size, stride, padding, dilation, float(offset_scale), bool(remove_center), bool(softmax)
     )
     _check("dcnv3_backward", input, offset, mask, options, grad_output)
-    input, offset, mask = input.contiguous(), offset.contiguous(), mask.contiguous()
+    input, offset, mask = input.contiguous(), aligned(offset), mask.contiguous()
     input_gradient = torch.zeros(
         input.shape, dtype=compute_dtype(input.dtype, offset.dtype, mask.dtype), device=input.device
     )
@@ -175,6 +175,7 @@ def kernel_constants(
         "SCALE": options.offset_scale,
         "REMOVE_CENTER": options.remove_center,
         "SOFTMAX": options.softmax,
+        "PAIRED": offset.itemsize < 8,
         "COMPUTE": TRITON_DTYPES[compute_dtype(input, offset, mask)],
         "INDEX": tl.int64 if largest >= 2**31 else tl.int32,
     }

@@ -7,7 +7,7 @@ one stretch of offsets, weights and sums. ``D`` is the number of channels of a g
 import triton
 import triton.language as tl
 
-from .bilinear import row_mask, sample, sample_backward
+from .bilinear import blend, cell, pair, row_mask, sample_backward
 
 _SIZES = ["height", "width", "columns", "rows", "size_class"]
 
@@ -34,6 +34,7 @@ def _point(
     DILATION: tl.constexpr,
     SCALE: tl.constexpr,
     REMOVE_CENTER: tl.constexpr,
+    PAIRED: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
     """(x, y) in the input of sampling point number ``point`` of each row."""
@@ -43,8 +44,7 @@ def _point(
     reach: tl.constexpr = DILATION * (KERNEL - 1) // 2
     base_x = (cell // KERNEL * DILATION - reach).to(COMPUTE) * SCALE + (reach - PADDING)
     base_y = (cell % KERNEL * DILATION - reach).to(COMPUTE) * SCALE + (reach - PADDING)
-    offset_x = tl.load(offset + at * 2 + 2 * point, mask=alive, other=0.0).to(COMPUTE)
-    offset_y = tl.load(offset + at * 2 + 2 * point + 1, mask=alive, other=0.0).to(COMPUTE)
+    offset_x, offset_y = pair(offset, at + point, alive, PAIRED, COMPUTE)
     return x + base_x + offset_x * SCALE, y + base_y + offset_y * SCALE
 
 
@@ -79,8 +79,10 @@ def forward_kernel(
     SCALE: tl.constexpr,
     REMOVE_CENTER: tl.constexpr,
     SOFTMAX: tl.constexpr,
+    PAIRED: tl.constexpr,
     COMPUTE: tl.constexpr,
     INDEX: tl.constexpr,
+    PARTS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     POINTS: tl.constexpr = KERNEL * KERNEL - REMOVE_CENTER
@@ -95,27 +97,37 @@ def forward_kernel(
     mask += image * rows * POINTS
     output += image * rows * D
     at = row.to(INDEX) * POINTS
-    channel = (row % G * D)[:, None]
+    PART: tl.constexpr = LANES // PARTS
+    HELD: tl.constexpr = D if PARTS == 1 else PART
+    lane = tl.arange(0, PART)[None, :]
+    base = input + ((row % G * D)[:, None] + lane)
 
     if SOFTMAX:
         largest = _largest_logit(mask, at, alive, BLOCK, POINTS, UNROLL, COMPUTE)
         total = tl.zeros([BLOCK], COMPUTE)
-    sums = tl.zeros([BLOCK, LANES], COMPUTE)
+    sums = tl.zeros([BLOCK, PART], COMPUTE)
+    more = sums
     for point in tl.range(0, POINTS, loop_unroll_factor=UNROLL):
         point_x, point_y = _point(
-            offset, at, alive, x, y, point, KERNEL, PADDING, DILATION, SCALE, REMOVE_CENTER, COMPUTE
+            offset, at, alive, x, y, point, KERNEL, PADDING, DILATION, SCALE, REMOVE_CENTER, PAIRED, COMPUTE
         )
         weight = tl.load(mask + at + point, mask=alive, other=0.0).to(COMPUTE)
         if SOFTMAX:
             weight = tl.exp(weight - largest)
             total += weight
-        sums += sample(
-            input + channel, 0, point_x, point_y, weight, alive, height, width, G * D, LANES, D, INDEX, COMPUTE
+        place, across, down, ul, ur, ll, lr = cell(
+            base, 0, point_x, point_y, weight, height, width, G * D, INDEX, COMPUTE
         )
+        sums = blend(sums, place, across, down, ul, ur, ll, lr, PART, HELD, COMPUTE)
+        if PARTS == 2:
+            more = blend(more, place + PART, across, down, ul, ur, ll, lr, PART, HELD, COMPUTE)
     if SOFTMAX:
         sums = sums / total[:, None]
-    to = output + (row.to(INDEX) * D)[:, None] + tl.arange(0, LANES)[None, :]
-    tl.store(to, sums.to(output.dtype.element_ty), mask=row_mask(alive, LANES, D))
+        more = more / total[:, None]
+    to = output + (row.to(INDEX) * D)[:, None] + lane
+    tl.store(to, sums.to(output.dtype.element_ty), mask=row_mask(alive, PART, HELD))
+    if PARTS == 2:
+        tl.store(to + PART, more.to(output.dtype.element_ty), mask=row_mask(alive, PART, HELD))
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -142,6 +154,7 @@ def backward_kernel(
     SCALE: tl.constexpr,
     REMOVE_CENTER: tl.constexpr,
     SOFTMAX: tl.constexpr,
+    PAIRED: tl.constexpr,
     COMPUTE: tl.constexpr,
     INDEX: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -183,7 +196,7 @@ def backward_kernel(
     expected = tl.zeros([BLOCK], COMPUTE)
     for point in tl.range(0, POINTS, loop_unroll_factor=UNROLL):
         point_x, point_y = _point(
-            offset, at, alive, x, y, point, KERNEL, PADDING, DILATION, SCALE, REMOVE_CENTER, COMPUTE
+            offset, at, alive, x, y, point, KERNEL, PADDING, DILATION, SCALE, REMOVE_CENTER, PAIRED, COMPUTE
         )
         weight = tl.load(mask + at + point, mask=alive, other=0.0).to(COMPUTE)
         if SOFTMAX:

@@ -6,7 +6,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from .bilinear import TRITON_DTYPES, check, compute_dtype, launch
+from .bilinear import TRITON_DTYPES, aligned, check, compute_dtype, launch
 from .kernels import backward_kernel, forward_kernel
 
 # Arguments that change what a kernel does for each query, and so which block shape is fastest.
@@ -41,7 +41,7 @@ def ms_deform_attn_forward(
     _check("ms_deform_attn_forward", value, spatial_shapes, sampling_locations, attention_weights)
     tensors = {
         "value": value.contiguous(),
-        "locations": sampling_locations.contiguous(),
+        "locations": aligned(sampling_locations),
         "weights": attention_weights.contiguous(),
     }
     output = value.new_empty(*attention_weights.shape[:2], value.shape[2] * value.shape[3])
@@ -73,7 +73,7 @@ def ms_deform_attn_backward(
         ValueError: shapes, dtypes or devices do not fit.
     """
     _check("ms_deform_attn_backward", value, spatial_shapes, sampling_locations, attention_weights, grad_output)
-    value, locations, weights = value.contiguous(), sampling_locations.contiguous(), attention_weights.contiguous()
+    value, locations, weights = value.contiguous(), aligned(sampling_locations), attention_weights.contiguous()
     dtype = compute_dtype(value.dtype, locations.dtype, weights.dtype)
     value_gradient = torch.zeros(value.shape, dtype=dtype, device=value.device)
     locations_gradient, weights_gradient = torch.empty_like(locations), torch.empty_like(weights)
@@ -132,6 +132,7 @@ def kernel_constants(
         "HEADS": heads,
         "LEVELS": levels,
         "POINTS": points,
+        "PAIRED": locations.itemsize < 8,
         "COMPUTE": TRITON_DTYPES[compute_dtype(value, locations, weights)],
         "INDEX": tl.int64 if largest >= 2**31 else tl.int32,
     }

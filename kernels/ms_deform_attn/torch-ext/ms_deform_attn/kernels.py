@@ -7,7 +7,7 @@ of locations, weights and sums. ``D`` is the number of channels of a head.
 import triton
 import triton.language as tl
 
-from .bilinear import row_mask, sample, sample_backward
+from .bilinear import blend, cell, pair, row_mask, sample_backward
 
 _SIZES = ["positions", "rows", "size_class"]
 
@@ -23,10 +23,9 @@ def _side(codes, number: tl.constexpr):
 
 
 @triton.jit
-def _point(locations, at, alive, point, height, width, COMPUTE: tl.constexpr):
+def _point(locations, at, alive, point, height, width, PAIRED: tl.constexpr, COMPUTE: tl.constexpr):
     """(x, y), in pixels of the level, of sampling point number ``point`` of each row."""
-    x = tl.load(locations + at * 2 + 2 * point, mask=alive, other=0.0).to(COMPUTE)
-    y = tl.load(locations + at * 2 + 2 * point + 1, mask=alive, other=0.0).to(COMPUTE)
+    x, y = pair(locations, at + point, alive, PAIRED, COMPUTE)
     return x * width - 0.5, y * height - 0.5
 
 
@@ -45,8 +44,10 @@ def forward_kernel(
     LANES: tl.constexpr,
     LEVELS: tl.constexpr,
     POINTS: tl.constexpr,
+    PAIRED: tl.constexpr,
     COMPUTE: tl.constexpr,
     INDEX: tl.constexpr,
+    PARTS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     ALL: tl.constexpr = LEVELS * POINTS
@@ -60,23 +61,32 @@ def forward_kernel(
     weights += image * rows * ALL
     output += image * rows * D
     at = row.to(INDEX) * ALL
-    channel = (row % HEADS * D)[:, None]
+    PART: tl.constexpr = LANES // PARTS
+    HELD: tl.constexpr = D if PARTS == 1 else PART
+    lane = tl.arange(0, PART)[None, :]
+    base = value + ((row % HEADS * D)[:, None] + lane)
 
-    sums = tl.zeros([BLOCK, LANES], COMPUTE)
+    sums = tl.zeros([BLOCK, PART], COMPUTE)
+    more = sums
     first = 0
     for level in tl.static_range(LEVELS):
         height = _side(codes, 2 * level)
         width = _side(codes, 2 * level + 1)
         for step in tl.range(0, POINTS, loop_unroll_factor=UNROLL):
             point = level * POINTS + step
-            x, y = _point(locations, at, alive, point, height, width, COMPUTE)
+            x, y = _point(locations, at, alive, point, height, width, PAIRED, COMPUTE)
             weight = tl.load(weights + at + point, mask=alive, other=0.0).to(COMPUTE)
-            sums += sample(
-                value + channel, first, x, y, weight, alive, height, width, HEADS * D, LANES, D, INDEX, COMPUTE
+            place, across, down, ul, ur, ll, lr = cell(
+                base, first, x, y, weight, height, width, HEADS * D, INDEX, COMPUTE
             )
+            sums = blend(sums, place, across, down, ul, ur, ll, lr, PART, HELD, COMPUTE)
+            if PARTS == 2:
+                more = blend(more, place + PART, across, down, ul, ur, ll, lr, PART, HELD, COMPUTE)
         first += height * width
-    to = output + (row.to(INDEX) * D)[:, None] + tl.arange(0, LANES)[None, :]
-    tl.store(to, sums.to(output.dtype.element_ty), mask=row_mask(alive, LANES, D))
+    to = output + (row.to(INDEX) * D)[:, None] + lane
+    tl.store(to, sums.to(output.dtype.element_ty), mask=row_mask(alive, PART, HELD))
+    if PARTS == 2:
+        tl.store(to + PART, more.to(output.dtype.element_ty), mask=row_mask(alive, PART, HELD))
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -97,6 +107,7 @@ def backward_kernel(
     LANES: tl.constexpr,
     LEVELS: tl.constexpr,
     POINTS: tl.constexpr,
+    PAIRED: tl.constexpr,
     COMPUTE: tl.constexpr,
     INDEX: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -131,7 +142,7 @@ def backward_kernel(
         slopes = tl.zeros([BLOCK, 2 * PADDED], COMPUTE)
         for step in tl.range(0, POINTS, loop_unroll_factor=UNROLL):
             point = level * POINTS + step
-            x, y = _point(locations, at, alive, point, height, width, COMPUTE)
+            x, y = _point(locations, at, alive, point, height, width, PAIRED, COMPUTE)
             weight = tl.load(weights + at + point, mask=alive, other=0.0).to(COMPUTE)
             gain, slope_x, slope_y = sample_backward(
                 given,
