@@ -5,7 +5,7 @@ https://ieeexplore.ieee.org/document/8063438. The numbers are those of mmsegment
 (https://github.com/open-mmlab/mmsegmentation).
 """
 
-from typing import Self
+from typing import Any, Self
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -54,6 +54,10 @@ class ERFNetConfig(ConvBlockConfig, BackboneConfig):
     decoder_channels: Ints = (64, 16)
     decoder_blocks: Ints = (2, 2)
     dropout: float | int = 0.1
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.dropout = float(self.dropout)  # a 0 is no count, of which there must be one
+        super().__post_init__(**kwargs)
 
     @property
     def num_stages(self) -> int:
