@@ -26,6 +26,20 @@ def test_maps_are_fused_before_they_are_resized(linear, align_corners):
     assert (head.projections[0].conv.bias is not None) is linear
 
 
+@pytest.mark.parametrize("activation", ["gelu", "leaky_relu", None])
+def test_the_activation_is_that_of_the_projections_as_in_mmsegmentation(activation):
+    config = SegFormerHeadConfig.tiny()
+    config.activation = activation
+    head = SegFormerHead(config)
+    wanted = nn.Identity if activation is None else {"gelu": nn.GELU, "leaky_relu": nn.LeakyReLU}[activation]
+    assert {type(project.activation) for project in head.projections} == {wanted}
+    assert type(head.fusion_conv.activation) is nn.ReLU
+    config.linear_projections = True
+    head = SegFormerHead(config)
+    assert {type(project.activation) for project in head.projections} == {nn.Identity}
+    assert type(head.fusion_conv.activation) is wanted
+
+
 def test_layers_that_an_adapter_replaced_are_called():
     class Doubled(nn.Module):
         def __init__(self, layer):

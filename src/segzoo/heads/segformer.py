@@ -23,6 +23,7 @@ class SegFormerHeadConfig(HeadConfig):
     """Options of ``SegFormerHead``, besides those of ``HeadConfig``.
 
     Args:
+        activation: of the projections, before a fusion with a ReLU; with ``linear_projections`` that of the fusion.
         linear_projections: project the maps by a linear layer with bias alone (SegFormer's authors), not by a
             convolution with norm and activation (mmsegmentation).
     """
@@ -44,12 +45,15 @@ class SegFormerHead(Head):
     def __init__(self, config: SegFormerHeadConfig):
         super().__init__(config)
         width, options = config.channels, config.block_options
-        projection = {"norm": None, "activation": None} if config.linear_projections else options
+        if config.linear_projections:
+            projection, fusion = {"norm": None, "activation": None}, options
+        else:
+            projection, fusion = options, options | {"activation": "relu"}
         self.projections = nn.ModuleList(
             ConvNormAct(channels, width, 1, **projection) for channels in config.in_channels
         )
         self.fusion_conv = FusionConv(
-            len(config.in_channels) * width, width, 1, align_corners=config.align_corners, **options
+            len(config.in_channels) * width, width, 1, align_corners=config.align_corners, **fusion
         )
         self.post_init()
 
