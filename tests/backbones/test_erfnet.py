@@ -31,6 +31,13 @@ def test_the_published_network():
     assert [{block.dropout.p for block in stage} for stage in blocks] == [{0.1}, {0.1}, {0.0}, {0.0}]
 
 
+@pytest.mark.parametrize("dropout", [0, 0.0])
+def test_no_dropout(dropout):
+    config = ERFNetConfig(dropout=dropout)
+    assert type(config).from_dict(config.to_dict()).dropout == 0
+    assert {module.p for module in ERFNetBackbone(config).modules() if isinstance(module, torch.nn.Dropout)} == {0.0}
+
+
 def test_dropout_acts_in_training_alone():
     model = ERFNetBackbone(ERFNetConfig.tiny())
     for module in model.modules():

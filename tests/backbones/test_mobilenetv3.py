@@ -36,6 +36,22 @@ def test_dilations(arch, expected):
         assert block.depthwise.conv.padding[0] == (0 if block.strided else dilation * (kernel // 2))
 
 
+@pytest.mark.parametrize("reduction", [1, 2])
+def test_blocks_that_halve_the_map_in_classification_have_no_shortcut(reduction):
+    """Also where fewer channels give the ninth block as many as its input has, as in the original."""
+    with torch.device("meta"):
+        model = MobileNetV3Backbone(MobileNetV3Config(arch="small", reduction_factor=reduction))
+    assert [i for i, stage in enumerate(model.stages, start=1) if getattr(stage, "adds", False)] == [
+        3,
+        5,
+        6,
+        8,
+        10,
+        11,
+    ]
+    assert model.num_features[8:10] == [48, 96 // reduction]
+
+
 @pytest.mark.parametrize(("kernel", "size", "pads"), [(3, 8, (0, 1)), (3, 7, (1, 1)), (5, 8, (1, 2)), (5, 7, (2, 2))])
 def test_padding_of_strided_convolutions(kernel, size, pads):
     """The sizes and sides of TensorFlow's "same"."""

@@ -232,6 +232,16 @@ def test_copies_have_a_vit_of_their_own(kind, duplicate):
         assert torch.equal(model(x).feature_maps[0], expected) and not torch.equal(copied(x).feature_maps[0], expected)
 
 
+@pytest.mark.parametrize("ratio", [0, 0.0])
+def test_a_branch_without_feed_forward_parts(ratio):
+    config = adapter("segzoo_vit", mlp_ratio=ratio)
+    assert type(config).from_dict(config.to_dict()).mlp_ratio == 0
+    model = ViTAdapterBackbone(config).eval()
+    extractors = [extractor for interaction in model.interactions for extractor in interaction.extractors]
+    assert extractors and all(extractor.mlp is None for extractor in extractors)
+    assert len(model(torch.randn(1, 3, 64, 64)).feature_maps) == 4
+
+
 def test_a_vit_that_is_not_there(tmp_path):
     with pytest.raises(SegZooError, match="cannot load the ViT"):
         ViTAdapterBackbone.from_vit(tmp_path / "nothing")

@@ -66,6 +66,13 @@ def test_every_pair_of_pixels(mode, sub_sample, use_scale, reduction):
     assert_close(block(X), X + block.out.norm(block.out.conv(mixed)), 1e-12)
 
 
+def test_a_map_too_small_to_sub_sample():
+    head = NonLocalHead(NonLocalHeadConfig(**OPTIONS, sub_sample=True)).eval()
+    with pytest.raises(SegZooError, match="got one of 1x3; use larger images"):
+        head([torch.randn(1, 32, 1, 3)] * 3)
+    assert head([torch.randn(1, 32, 2, 3)] * 3).logits.shape == (1, 5, 2, 3)
+
+
 @pytest.mark.parametrize("mode", ["embedded_gaussian", "dot_product", "concatenation"])
 @torch.no_grad()
 def test_pixels_differ_from_the_mean_and_a_part_is_the_same_for_all(mode):

@@ -9,6 +9,7 @@ from segzoo.errors import SegZooError
 from segzoo.heads import DAFormerHead, DAFormerHeadConfig, DeepLabV2Head, DeepLabV2HeadConfig, ISAHead, ISAHeadConfig
 
 SIZES = [(9, 7), (5, 4), (3, 2)]
+align_corners = pytest.mark.parametrize("align", [False, True])
 
 
 def built(**options):
@@ -20,15 +21,16 @@ def built(**options):
 
 def joined(head, maps):
     """The projected maps at the first one's size."""
-    resized = [F.interpolate(x, size=SIZES[0], mode="bilinear", align_corners=False) for x in maps]
+    resized = [F.interpolate(x, size=SIZES[0], mode="bilinear", align_corners=head.config.align_corners) for x in maps]
     return torch.cat([project(x) for project, x in zip(head.projections, resized, strict=True)], 1)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("separable", [True, False])
 @pytest.mark.parametrize("pool", [True, False])
-def test_fusion_by_a_pyramid(separable, pool):
-    head, maps = built(separable=separable, image_pool=pool, projected_channels=[6, 8, 10])
+@align_corners
+def test_fusion_by_a_pyramid(separable, pool, align):
+    head, maps = built(separable=separable, image_pool=pool, projected_channels=[6, 8, 10], align_corners=align)
     x, pyramid = joined(head, maps), head.fusion
     assert x.shape[1] == 24 and hasattr(pyramid.branches[1], "depthwise") == separable
     found = [branch(x) for branch in pyramid.branches]
@@ -40,8 +42,9 @@ def test_fusion_by_a_pyramid(separable, pool):
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [1, 3])
-def test_fusion_by_a_convolution(size):
-    head, maps = built(fusion="conv", kernel_size=size)
+@align_corners
+def test_fusion_by_a_convolution(size, align):
+    head, maps = built(fusion="conv", kernel_size=size, align_corners=align)
     fusion = head.fusion
     x = F.conv2d(joined(head, maps), fusion.conv.weight, fusion.conv.bias, padding=size // 2)
     assert_close(head(maps).logits, head.classifier(fusion.norm(x).relu()), 1e-10)
@@ -49,9 +52,10 @@ def test_fusion_by_a_convolution(size):
 
 @torch.no_grad()
 @pytest.mark.parametrize("joins", [True, False])
-def test_fusion_by_attention(joins):
+@align_corners
+def test_fusion_by_attention(joins, align):
     options = {"attention_channels": 6, "attention_convs": 2, "attention_block": [2, 3]}
-    head, maps = built(fusion="attention", attention_joins_input=joins, **options)
+    head, maps = built(fusion="attention", attention_joins_input=joins, align_corners=align, **options)
     x = head.fusion.in_conv([joined(head, maps)])
     isa = ISAHead(ISAHeadConfig(in_channels=[8], channels=8, isa_channels=6, down_factor=[2, 3], num_labels=5))
     isa.in_conv, isa.far, isa.near = torch.nn.Identity(), head.fusion.far, head.fusion.near

@@ -1,11 +1,13 @@
 """DANet's head: the formulas of both attentions, and its three losses."""
 
+import pytest
 import torch
 from support.contract import assert_close, settle
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation
 from segzoo.backbones import ResNetConfig
 from segzoo.heads import DAHead, DAHeadConfig
+from segzoo.heads.danet import ChannelAttention
 
 LABELS = torch.randint(0, 5, (2, 64, 96), generator=torch.Generator().manual_seed(1))
 
@@ -30,6 +32,23 @@ def test_both_attentions():
     assert_close(output.logits, head.classifier(position + channel), 1e-12)
     assert_close(output.position_features, position, 1e-12)
     assert_close(output.channel_features, channel, 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@torch.no_grad()
+def test_products_of_channels_keep_float32(dtype):
+    """They are sums over all pixels: half precision would round them before a softmax, and float16 has none so large."""
+    attention = ChannelAttention()
+    attention.gamma.fill_(1.0)
+    small = torch.randn(1, 8, 64, 64).relu().to(dtype)
+    large = (torch.randn(1, 8, 64, 64).relu() + 5).to(dtype)
+    assert (large.float().square().sum((2, 3)) > torch.finfo(torch.float16).max).all()
+    for x in (small, large):
+        expected = attention(x.float())
+        with torch.autocast("cpu", dtype=dtype):
+            assert_close(attention(x).float(), expected, 0.01)
+        assert_close(attention.to(dtype)(x).float(), expected, 0.01)
+        attention.float()
 
 
 def test_both_attentions_begin_with_nothing():

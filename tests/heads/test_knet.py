@@ -105,6 +105,16 @@ def test_sums_over_pixels_do_not_overflow_in_half_precision(dtype):
             assert_close(x.float(), y, 0.05)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_kernels_do_not_lose_their_digits_to_the_bias(dtype):
+    head = build()
+    head.classifier.bias.fill_(3.0)
+    weight, features = head.classifier.weight[..., 0, 0], torch.zeros(1, 16, 2, 2)
+    with torch.autocast("cpu", dtype=dtype):
+        assert_close(head.kernels(features).float(), weight, 2 * torch.finfo(dtype).eps)
+
+
 def test_a_model_learns_at_any_size_and_with_checkpointing():
     torch.manual_seed(0)
     inner = UPerHeadConfig(channels=16, pool_scales=[1, 2], dropout=0.0)

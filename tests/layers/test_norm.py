@@ -3,8 +3,16 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from segzoo.auto import BACKBONES, HEADS, NECKS
+from segzoo.base import ConvBlockConfig
 from segzoo.errors import SegZooError
 from segzoo.layers import BatchNorm2d
+
+WITH_NORMS = {
+    name: entry
+    for name, entry in (BACKBONES | NECKS | HEADS).items()
+    if issubclass(entry.config, ConvBlockConfig) and entry.config.tiny().norm in ("batch_norm", None)
+}
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
@@ -43,3 +51,17 @@ def test_weights_in_half_precision_beside_float32_statistics(training):
     assert torch.equal(norm(x), expected(x)) and norm(x).dtype == torch.bfloat16
     expected(x)
     assert all(map(torch.equal, norm.buffers(), expected.buffers()))
+
+
+@pytest.mark.parametrize("model_type", sorted(WITH_NORMS))
+def test_the_momentum_of_a_config_is_that_of_all_its_batch_norms(model_type):
+    entry = WITH_NORMS[model_type]
+    options = {**entry.config.tiny().to_diff_dict(), "norm": "batch_norm", "norm_momentum": 0.03}
+    options.pop("model_type")
+    if model_type == "segzoo_fcn_head":
+        options["with_norm"] = True
+    model = entry.model(entry.config(**options))
+    norms = {name: norm for name, norm in model.named_modules() if isinstance(norm, nn.BatchNorm2d)}
+    own = {name: norm for name, norm in norms.items() if not name.startswith("resnet.")}  # which has its own config
+    assert {name for name, norm in own.items() if norm.momentum != 0.03} == set()
+    assert own or model_type in ("segzoo_deeplabv2_head", "segzoo_segmenter_head")  # which have no norms of maps

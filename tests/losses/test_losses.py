@@ -25,6 +25,7 @@ LOSSES = [
     CrossEntropyLoss(sigmoid=True, ohem=Ohem(threshold=0.3, min_kept=3)),
     DiceLoss(weight=3.0),
     DiceLoss(smooth=0.5, exponent=1, class_weights=WEIGHTS),
+    DiceLoss(ignore_index=0),
     FocalLoss(),
     FocalLoss(gamma=0.5, alpha=(0.1, 0.5, 0.9, 1.0), class_weights=WEIGHTS),
     LovaszLoss(),
@@ -104,16 +105,17 @@ def by_hand_cross_entropy(loss, logits, labels):
 
 def by_hand_dice(loss, logits, labels):
     classes, images = logits.shape[1], len(labels)
+    ignored = 255 if loss.ignore_index is None else loss.ignore_index
     if all(label == 255 for _, _, label in pixels(logits, labels)):
         return 0.0
     total = 0.0
     for image in range(images):
-        for c in range(classes):
+        for c in set(range(classes)) - {ignored}:
             overlap = mass = count = 0.0
             for b, scores, label in pixels(logits, labels):
                 if b == image:
                     p, y = softmax(scores)[c], float(min(label, classes - 1) == c)
-                    overlap += p * y * (label != 255)
+                    overlap += p * y * (label != ignored)
                     mass, count = mass + p**loss.exponent, count + y
             value = 1 - (2 * overlap + loss.smooth) / (mass + count + loss.smooth)
             total += weight_of(loss, c) * value
@@ -324,6 +326,7 @@ def test_other_classes_drop_lists_that_do_not_fit():
         ({"type": "dice", "weight": True}, "weight=True"),
         ({"type": "dice", "weight": math.nan}, "weight=nan"),
         ({"type": "dice", "exponent": 0.5}, "exponent=0.5"),
+        ({"type": "dice", "ignore_index": 0.0}, "ignore_index=0.0 must be a label"),
         ({"type": "focal", "class_weights": 2.0}, "must be a list of numbers"),
         ({"type": "focal", "class_weights": [1, -1]}, r"class_weights\[1\]=-1"),
         ({"type": "focal", "alpha": 1.5}, "alpha=1.5 must be a finite number of at least 0 and at most 1"),

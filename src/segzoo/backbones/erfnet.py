@@ -5,7 +5,7 @@ https://ieeexplore.ieee.org/document/8063438. The numbers are those of mmsegment
 (https://github.com/open-mmlab/mmsegmentation).
 """
 
-from typing import Self
+from typing import Any, Self
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -18,7 +18,7 @@ from segzoo.backbones.base import Backbone, BackboneConfig
 from segzoo.base import MAX_LAYERS, ConvBlockConfig, Ints
 from segzoo.errors import SegZooError
 from segzoo.layers import TransposedConvNormAct, resize
-from segzoo.layers.conv import NORMS, Conv2d, ConvNormAct
+from segzoo.layers.conv import Conv2d, ConvNormAct, build_norm
 
 # Keyword arguments of ERFNetConfig.
 VARIANTS = {"erfnet": {}}
@@ -54,6 +54,10 @@ class ERFNetConfig(ConvBlockConfig, BackboneConfig):
     decoder_channels: Ints = (64, 16)
     decoder_blocks: Ints = (2, 2)
     dropout: float | int = 0.1
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.dropout = float(self.dropout)  # a 0 is no count, of which there must be one
+        super().__post_init__(**kwargs)
 
     @property
     def num_stages(self) -> int:
@@ -108,7 +112,7 @@ class ERFNetDownsampler(nn.Module):
     def __init__(self, config: ERFNetConfig, in_channels: int, out_channels: int):
         super().__init__()
         self.conv = Conv2d(in_channels, out_channels - in_channels, 3, stride=2, padding=1)
-        self.norm = nn.Identity() if config.norm is None else NORMS[config.norm](out_channels, eps=config.norm_eps)
+        self.norm = build_norm(config.norm, out_channels, eps=config.norm_eps, momentum=config.norm_momentum)
         self.activation = config.make_activation()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -124,7 +124,7 @@ def pad_as_tensorflow(x: Tensor, kernel: int) -> Tensor:
 
 class MobileNetV3Block(GradientCheckpointingLayer):
     """A 1x1 convolution that widens, a depthwise one, a squeeze and excitation, and a 1x1 convolution that narrows
-    without activation; added to its input where the shapes agree.
+    without activation; added to its input where the shapes agree, unless ``adds`` says never.
 
     Args:
         config: gives the norm of the convolutions.
@@ -135,6 +135,7 @@ class MobileNetV3Block(GradientCheckpointingLayer):
         activation: activation of the first two convolutions.
         strided: whether the map is halved.
         dilation: of the depthwise convolution.
+        adds: whether the block may have a shortcut.
     """
 
     def __init__(
@@ -149,6 +150,7 @@ class MobileNetV3Block(GradientCheckpointingLayer):
         activation: str,
         strided: bool,
         dilation: int,
+        adds: bool = True,
     ):
         super().__init__()
         self.kernel, self.strided = kernel, strided
@@ -161,7 +163,7 @@ class MobileNetV3Block(GradientCheckpointingLayer):
         if squeezes:
             self.squeeze = SqueezeExcitation(width, squeezed_channels(width), scale_activation=nn.Hardsigmoid)
         self.project = config.block(width, out_channels, 1, activation=None)
-        self.adds = not strided and in_channels == out_channels
+        self.adds = adds and not strided and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
         output = self.expand(x)
@@ -198,6 +200,7 @@ class MobileNetV3Backbone(Backbone):
                 activation=activation,
                 strided=strided,
                 dilation=config.dilation(layer),
+                adds=layer not in DILATED_FROM[config.arch],  # which halve the map in the classification network
             )
             channels = out_channels // reduction
             self.stages.append(block)

@@ -15,7 +15,7 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from segzoo.auto import register_backbone
-from segzoo.backbones.base import Backbone, BackboneConfig
+from segzoo.backbones.base import PatchPyramidBackbone, PatchPyramidConfig
 from segzoo.base import Activation, ConvBlockConfig, Ints
 from segzoo.errors import SegZooError
 from segzoo.layers import ChannelNorm, DropPath
@@ -34,7 +34,7 @@ VARIANTS = {
 
 
 @strict
-class MSCANConfig(ConvBlockConfig, BackboneConfig):
+class MSCANConfig(ConvBlockConfig, PatchPyramidConfig):
     """Options of ``MSCANBackbone``, besides those of ``ConvBlockConfig``; the defaults are MSCAN-T's.
 
     Args:
@@ -51,6 +51,7 @@ class MSCANConfig(ConvBlockConfig, BackboneConfig):
     """
 
     model_type = "segzoo_mscan"
+    family = "MSCAN"
 
     activation: Activation | None = "gelu"
     channels: Ints = (32, 64, 160, 256)
@@ -60,23 +61,11 @@ class MSCANConfig(ConvBlockConfig, BackboneConfig):
     dropout: float = 0.0
     drop_path_rate: float = 0.0
 
-    @property
-    def num_stages(self) -> int:
-        return len(self.channels)
-
-    @property
-    def stage_names(self) -> list[str]:
-        """``"stage1"``, ``"stage2"`` and so on; there is no map of the stem."""
-        return super().stage_names[1:]
-
     def check(self) -> None:
         """Each stage has its width, depth and ratio, and kernels have a middle."""
         super().check()
-        if not 1 <= len(self.channels) == len(self.depths) == len(self.mlp_ratios) <= 8:
-            raise SegZooError(
-                f"MSCAN: channels={self.channels}, depths={self.depths} and mlp_ratios={self.mlp_ratios} need one "
-                "entry for each of 1 to 8 stages"
-            )
+        if not 1 <= len(self.channels) <= 8:
+            raise SegZooError(f"MSCAN: channels={self.channels} need one entry for each of 1 to 8 stages")
         if self.channels[0] % 2:
             raise SegZooError(f"MSCAN: channels={self.channels} begin with an odd width, of which the stem has half")
         if not self.kernel_sizes or any(size % 2 == 0 or not 1 <= size <= 255 for size in self.kernel_sizes):
@@ -204,7 +193,7 @@ class MSCANStage(nn.Module):
         return self.norm(x)
 
 
-class MSCANBackbone(Backbone):
+class MSCANBackbone(PatchPyramidBackbone):
     """Returns the maps of the stages that ``config.out_features`` names, from fine to coarse.
 
     ``pixel_values`` is (B, num_channels, H, W); the maps have strides 4, 8, 16 and 32. A stage's map is normalised on
@@ -222,14 +211,6 @@ class MSCANBackbone(Backbone):
         )
         self.num_features = list(config.channels)
         self.post_init()
-
-    def features(self, pixel_values: Tensor) -> list[Tensor]:
-        # In this order of axes the convolutions and the norms of the maps take half the time on CPUs.
-        x, maps = pixel_values.contiguous(memory_format=torch.channels_last), []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        return maps
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):  # by the outputs of one group, which a depthwise convolution has one of

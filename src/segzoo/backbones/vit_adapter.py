@@ -94,7 +94,7 @@ class ViTAdapterConfig(BackboneConfig):
     deform_num_heads: int = 12
     deform_num_points: int = 4
     deform_ratio: float = 0.5
-    mlp_ratio: float = 0.25
+    mlp_ratio: float | int = 0.25
     extra_extractors: int = 2
     injector_scale: float = 0.0
     drop_path_rate: float | None = None
@@ -103,6 +103,7 @@ class ViTAdapterConfig(BackboneConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.vit_config, dict):  # which need not repeat the channels
             self.vit_config = {"num_channels": self.num_channels, **self.vit_config}
+        self.mlp_ratio = float(self.mlp_ratio)  # a 0 is no count, of which there must be one
         super().__post_init__(**kwargs)
 
     def check(self) -> None:

@@ -40,6 +40,8 @@ from segzoo.heads.stdc import STDCHead, STDCHeadConfig
 from segzoo.heads.uper import UPerHead, UPerHeadConfig
 
 __all__ = [
+    "ANNHead",
+    "ANNHeadConfig",
     "APCHead",
     "APCHeadConfig",
     "ASPPHead",
@@ -59,10 +61,6 @@ __all__ = [
     "EncHead",
     "EncHeadConfig",
     "EncHeadOutput",
-    "ANNHead",
-    "ANNHeadConfig",
-    "ASPPHead",
-    "ASPPHeadConfig",
     "DAFormerHead",
     "DAFormerHeadConfig",
     "DAHead",

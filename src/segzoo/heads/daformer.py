@@ -86,7 +86,7 @@ class InterlacedFusion(nn.Module):
     def __init__(self, config: DAFormerHeadConfig, in_channels: int) -> None:
         super().__init__()
         width, self.size = config.channels, tuple(config.attention_block)
-        self.in_conv = FusionConv(in_channels, width, 1, **config.block_options)
+        self.in_conv = FusionConv(in_channels, width, 1, align_corners=config.align_corners, **config.block_options)
         self.far, self.near = (
             interlaced_relation(config.block, width, config.attention_channels, convs=config.attention_convs)
             for _ in range(2)

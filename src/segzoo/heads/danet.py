@@ -15,7 +15,7 @@ from transformers import initialization as init
 
 from segzoo.auto import register_head
 from segzoo.heads.base import Head, HeadOutput, OneMapHeadConfig
-from segzoo.layers import SelfAttention, reset_conv
+from segzoo.layers import SelfAttention, in_float32, reset_conv, without_autocast
 from segzoo.layers.conv import Conv2d
 
 
@@ -66,7 +66,11 @@ class PositionAttention(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """Adds to each channel a mean of all, in which those count most that are least like it, times a factor from 0."""
+    """Adds to each channel a mean of all, in which those count most that are least like it, times a factor from 0.
+
+    The products of channels are sums over all pixels. In half precision they would be rounded to whole numbers and more
+    before the softmax, or exceed float16, so that the means are computed in float32 at least.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,10 +78,12 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        channels = x.flatten(2)
-        # The original subtracts the products from the largest of their row, which a softmax does not see.
-        shares = (-(channels @ channels.mT)).softmax(-1)
-        return x + self.gamma * (shares @ channels).view_as(x)
+        (channels,) = in_float32(x.flatten(2))
+        with without_autocast(x.device):
+            # The original subtracts the products from the largest of their row, which a softmax does not see.
+            shares = (-(channels @ channels.mT)).softmax(-1)
+            found = shares @ channels
+        return x + self.gamma * found.view_as(x).to(x.dtype)
 
 
 class DAHead(Head):

@@ -16,7 +16,7 @@ from segzoo.base import Ints
 from segzoo.compat import is_exporting
 from segzoo.heads.base import Head, OneMapHeadConfig
 from segzoo.layers import pool_to_grid
-from segzoo.layers.conv import NORMS
+from segzoo.layers.conv import build_norm
 
 
 @strict
@@ -53,7 +53,7 @@ class DynamicConv(nn.Module):
         self.size = size
         self.filter_conv = nn.Conv2d(channels, width, kernel_size=1)
         self.reduction = config.block(channels, width, 1)
-        self.norm = nn.Identity() if config.norm is None else NORMS[config.norm](width, eps=config.norm_eps)
+        self.norm = build_norm(config.norm, width, eps=config.norm_eps, momentum=config.norm_momentum)
         self.activation = config.make_activation()
         self.fusion = config.block(width, width, 1) if config.fusion else nn.Identity()
 

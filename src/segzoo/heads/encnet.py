@@ -18,7 +18,7 @@ from segzoo.auto import register_head
 from segzoo.base import Ints
 from segzoo.heads.base import Head, HeadConfig, HeadOutput
 from segzoo.layers import FusionConv, in_float32, to_tokens, without_autocast
-from segzoo.layers.conv import NORMS
+from segzoo.layers.conv import build_norm
 from segzoo.losses import CrossEntropyLoss
 from segzoo.losses.base import factor
 
@@ -121,8 +121,7 @@ class EncHead(Head):
             self.fusion = FusionConv(len(config.in_channels) * width, width, 3, padding=1, **options)
         self.encoding_conv = block(width, width, 1)
         self.encoding = Encoding(width, config.num_codes)
-        codes_norm = NORMS.get(config.norm)
-        self.codes_norm = nn.Identity() if codes_norm is None else codes_norm(config.num_codes, eps=config.norm_eps)
+        self.codes_norm = build_norm(config.norm, config.num_codes, eps=config.norm_eps, momentum=config.norm_momentum)
         self.gate = nn.Linear(width, width)
         self.presence = nn.Linear(width, config.num_outputs) if config.use_se_loss else None
         self.post_init()

@@ -74,7 +74,7 @@ class FCNHead(Head):
             )
         )
         self.conv_cat = self.conv(config, in_channels + width) if config.concat_input else None
-        self.norm = BatchNorm2d(width) if config.with_norm else nn.Identity()
+        self.norm = BatchNorm2d(width, momentum=config.norm_momentum) if config.with_norm else nn.Identity()
         self.post_init()
 
     @staticmethod

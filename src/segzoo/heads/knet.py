@@ -25,6 +25,9 @@ from segzoo.layers.initial import reset_as_torch
 from segzoo.layers.masked_attention import Attention
 from segzoo.layers.pixel_decoder import FeedForward
 
+# A power of two: beside weights times this, a bias that is added and taken away again costs half precision no digits.
+_UNIT = 256
+
 _SHARED = {field.name for field in fields(HeadConfig)} - {field.name for field in fields(PreTrainedConfig)}
 
 
@@ -273,10 +276,10 @@ class KNetHead(Head):
         forward alone, wherever it lies, and an adapter's part belongs to it.
         """
         width = self.config.channels
-        units = torch.eye(width, dtype=features.dtype, device=features.device)
+        units = _UNIT * torch.eye(width, dtype=features.dtype, device=features.device)
         columns = torch.cat([units, units.new_zeros(width, 1)], dim=1)[None, :, :, None]
         found = self.classifier(columns)[0, :, :, 0]
-        return found[:, :-1] - found[:, -1:]
+        return (found[:, :-1] - found[:, -1:]) / _UNIT
 
     def compute_loss(self, output: KNetHeadOutput, labels: Tensor, ignore_index: int) -> dict[str, Tensor]:
         """The weighted losses of the head, by name; those of logits before the last stage's begin with ``stage_0.`` etc.

@@ -15,7 +15,7 @@ from segzoo.auto import register_head
 from segzoo.heads.base import Head, HeadConfig
 from segzoo.layers import ConvNormAct, FusionConv
 from segzoo.layers.fusion_conv import ConvOfMaps, sum_of_projected
-from segzoo.layers.pointwise import is_plain
+from segzoo.layers.pointwise import is_plain, may_be_skipped
 
 
 @strict
@@ -23,6 +23,7 @@ class SegFormerHeadConfig(HeadConfig):
     """Options of ``SegFormerHead``, besides those of ``HeadConfig``.
 
     Args:
+        activation: of the projections, before a fusion with a ReLU; with ``linear_projections`` that of the fusion.
         linear_projections: project the maps by a linear layer with bias alone (SegFormer's authors), not by a
             convolution with norm and activation (mmsegmentation).
     """
@@ -44,25 +45,31 @@ class SegFormerHead(Head):
     def __init__(self, config: SegFormerHeadConfig):
         super().__init__(config)
         width, options = config.channels, config.block_options
-        projection = {"norm": None, "activation": None} if config.linear_projections else options
+        if config.linear_projections:
+            projection, fusion = {"norm": None, "activation": None}, options
+        else:
+            projection, fusion = options, options | {"activation": "relu"}
         self.projections = nn.ModuleList(
             ConvNormAct(channels, width, 1, **projection) for channels in config.in_channels
         )
         self.fusion_conv = FusionConv(
-            len(config.in_channels) * width, width, 1, align_corners=config.align_corners, **options
+            len(config.in_channels) * width, width, 1, align_corners=config.align_corners, **fusion
         )
         self.post_init()
 
     def features(self, *maps: Tensor) -> Tensor:
-        if self.config.linear_projections and self._are_convolutions():
+        if self.config.linear_projections and self._weights_are_there():
             return self._in_one_step(maps)
         return self.fusion_conv([project(x) for project, x in zip(self.projections, maps, strict=True)])
 
-    def _are_convolutions(self) -> bool:
-        """Whether no adapter and no quantiser has replaced a layer or its weight."""
-        convolutions = [*(project.conv for project in self.projections), self.fusion_conv.conv]
-        return isinstance(convolutions[-1], ConvOfMaps) and all(
-            isinstance(layer, nn.Conv2d) and is_plain(layer.weight) for layer in convolutions
+    def _weights_are_there(self) -> bool:
+        """Whether no adapter and no quantiser has replaced a layer or its weight, and no hook needs a layer's call."""
+        blocks = [*self.projections, self.fusion_conv]
+        convolutions = [block.conv for block in blocks]
+        return (
+            isinstance(convolutions[-1], ConvOfMaps)
+            and all(isinstance(layer, nn.Conv2d) and is_plain(layer.weight) for layer in convolutions)
+            and all(may_be_skipped(layer) for layer in (*blocks, *convolutions))
         )
 
     def _in_one_step(self, maps: Sequence[Tensor]) -> Tensor:

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
+from segzoo.compat import is_exporting
+from segzoo.errors import SegZooError
 from segzoo.layers.conv import Conv2d, ConvNormAct
 from segzoo.layers.initial import reset_as_torch
 from segzoo.layers.tokens import to_map, to_tokens
@@ -59,7 +61,16 @@ class NonLocalBlock(nn.Module):
         return x + self.out(to_map(mixed, x.shape[-2:]))
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of a map (B, channels, H, W), each (B, C, H', W')."""
+        """Queries, keys and values of a map (B, channels, H, W), each (B, C, H', W').
+
+        Raises:
+            SegZooError: with ``sub_sample`` the map has no square of 2x2 pixels.
+        """
+        if isinstance(self.pool, nn.MaxPool2d) and not is_exporting() and min(x.shape[-2:]) < 2:
+            raise SegZooError(
+                f"a non-local block with sub_sample takes maps of 2x2 pixels at least, and got one of {x.shape[-2]}x{x.shape[-1]}; "
+                "use larger images"
+            )
         query = x if self.query is None else self.query(x)
         key = x if self.key is None else self.key(x)
         return query, self.pool(key), self.pool(self.value(x))

@@ -62,6 +62,12 @@ def is_plain(weight: Tensor) -> bool:
     return type(weight) in (Tensor, nn.Parameter)
 
 
+def may_be_skipped(layer: nn.Module) -> bool:
+    """Whether a layer may be computed without a call of it: no hook watches its forward, or fills in its weights there."""
+    hooks = (layer._forward_pre_hooks, layer._forward_hooks, layer._backward_pre_hooks, layer._backward_hooks)
+    return not any(hooks) and "forward" not in layer.__dict__  # where off-loading puts its own
+
+
 def _convolutions_are_faster() -> bool:
     """False under autocast, where both forms use oneDNN, and with one thread, where PyTorch does not use it."""
     if not TWO_LIBRARIES or is_exporting() or torch.is_autocast_enabled("cpu"):

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from segzoo.errors import SegZooError
 from segzoo.losses.base import Loss, factor, number
 
 
@@ -25,20 +26,30 @@ class DiceLoss(Loss):
         class_weights: factors on the classes' losses; the mean still divides by the number of classes.
         smooth: added to numerator and denominator, not negative; keeps absent classes from being 0 / 0.
         exponent: exponent of the probabilities in the denominator, 1 to 100.
+        ignore_index: a label that this loss ignores in place of the head's ignored one; that of a class leaves the class
+            out of the sum, as a background that need not overlap. None is the head's.
+
+    Raises:
+        SegZooError: an option has the wrong type or is out of range.
     """
 
     name: ClassVar[str] = "dice"
 
     smooth: float = 1.0
     exponent: float = 2.0
+    ignore_index: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._set("smooth", factor(self.smooth, "dice: smooth"))
         self._set("exponent", number(self.exponent, "dice: exponent", at_least=1.0, at_most=100.0))
+        if self.ignore_index is not None and type(self.ignore_index) is not int:
+            raise SegZooError(f"dice: ignore_index={self.ignore_index!r:.60} must be a label, a whole number")
 
     def compute(self, logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
         classes = logits.shape[1]
+        any_counts = (labels != ignore_index).any()
+        ignore_index = ignore_index if self.ignore_index is None else self.ignore_index
         valid = labels != ignore_index
         nearest = labels.clamp(0, classes - 1)
         probabilities = logits.softmax(1)
@@ -55,4 +66,4 @@ class DiceLoss(Loss):
             losses = losses * logits.new_tensor(self.class_weights)
         if 0 <= ignore_index < classes:
             losses = torch.cat([losses[:ignore_index], losses[ignore_index + 1 :]])
-        return losses.sum() / classes * valid.any()
+        return losses.sum() / classes * any_counts
