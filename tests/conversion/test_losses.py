@@ -52,6 +52,14 @@ def test_losses(original, expected):
     assert losses == expected and notes == []
 
 
+def test_dice_has_an_ignored_label_of_its_own():
+    dice = {"type": "DiceLoss"}
+    assert translate(dice | {"ignore_index": 0})[0] == [{"type": "dice", "ignore_index": 0}]
+    assert translate(dice, model__decode_head__ignore_index=0)[0] == [{"type": "dice", "ignore_index": 255}]
+    both = translate(dice | {"ignore_index": 0}, model__decode_head__ignore_index=0)[0]
+    assert both == [{"type": "dice"}]
+
+
 def test_hard_example_mining_goes_to_the_cross_entropies():
     both = [{"type": "CrossEntropyLoss"}, {"type": "DiceLoss"}]
     losses, notes = translate(both, {"type": "OHEMPixelSampler", "thresh": 0.7, "min_kept": 10000})

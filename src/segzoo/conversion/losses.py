@@ -143,11 +143,14 @@ def _reduction(options: Options, context: Context, *allowed: str) -> str:
 def _dice(options: Options, shared: dict[str, Any], context: Context) -> DiceLoss:
     smooth, exponent = options.take("smooth", 1.0), options.take("exponent", 2.0)
     options.expect("reduction", "mean", "none", "sum")  # all the same for one number
-    # 0.x accepts and ignores any further option; of the two ignored labels, the head's is the one that counts.
-    options.ignore("ignore_index", "loss_type", "per_image", "use_sigmoid", "activate", "naive_dice", "eps")
+    # Its own ignored label counts for it, and not the head's.
+    ignored = options.take("ignore_index", 255)
+    # 0.x accepts and ignores any further option.
+    options.ignore("loss_type", "per_image", "use_sigmoid", "activate", "naive_dice", "eps")
     if context.original.is_1x:
         context.note(context.where, "its DiceLoss becomes that of mmsegmentation 0.x, which is taken class by class")
-    return DiceLoss(smooth=smooth, exponent=exponent, **shared)
+    own = None if ignored == context.ignore_index.get(context.where, 255) else ignored
+    return DiceLoss(smooth=smooth, exponent=exponent, ignore_index=own, **shared)
 
 
 def _focal(options: Options, shared: dict[str, Any], context: Context) -> FocalLoss | None:

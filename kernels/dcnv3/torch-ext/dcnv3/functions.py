@@ -57,7 +57,8 @@ def dcnv3_forward(
         x = column * stride - padding + reach + offset_scale * (kx * dilation - reach + offset[..., 0])
         y = row    * stride - padding + reach + offset_scale * (ky * dilation - reach + offset[..., 1])
 
-    in pixels. Outside the input all values are 0. A point whose position is NaN or infinite contributes 0.
+    in pixels. Outside the input all values are 0. A point whose position is NaN or infinite contributes 0. Pixels that
+    are NaN or infinite themselves may also reach points that have no share of them.
 
     Args:
         input: (N, H, W, C), channels last; C is a multiple of ``groups``.

@@ -22,7 +22,8 @@ def ms_deform_attn_forward(
     """Sum bilinear samples of several maps for each query, weighted by ``attention_weights``.
 
     A location (x, y) reads its level, of height H and width W, at the pixel position (x * W - 0.5, y * H - 0.5).
-    Outside the level all values are 0. A point whose position is NaN or infinite contributes 0.
+    Outside the level all values are 0. A point whose position is NaN or infinite contributes 0. Pixels that are NaN or
+    infinite themselves may also reach points that have no share of them.
 
     Args:
         value: (N, S, heads, D): the maps, row by row and level after level; S is the sum of height * width.
