@@ -11,7 +11,7 @@ package is not installed is left out with a message, and so is a row that does n
 built in one process and run in turns, the models one after another; images per second follow from the median, and with
 fewer than 100 rounds the 99th percentile lies close to the slowest. "fuse()" is how many times as fast folding the batch
 norms makes the model, both in the channels-last format. Memory is what a fresh process, or the GPU, adds at its peak to
-what it held with the model built.
+what it held with the model built; a CUDA graph holds its memory from the recording on, and adds none.
 
 int8 is quantised with the measured picture alone, which is enough for its speed, and is not in the picture. The
 published mIoU is that of the zoo's
@@ -162,7 +162,9 @@ def parse() -> argparse.Namespace:
         "--clock", choices=CLOCKS, default="wall", help="cpu: the process's own seconds, on one thread"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="whose ways are run without --ways")
-    parser.add_argument("--no-memory", action="store_true", help="leave out memory, which takes a process for each")
+    parser.add_argument(
+        "--no-memory", action="store_true", help="leave out memory, which on a CPU takes a process for each"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
     parser.add_argument("--table", type=Path, metavar="FILE", help="write the table to this Markdown file")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw mIoU against latency (needs matplotlib)")
@@ -198,7 +200,7 @@ def measured(args: argparse.Namespace) -> dict:
             continue
         found = seconds_of_ways(name, ways, args)
         for way, figures in found.items():
-            if not args.no_memory:
+            if not args.no_memory and WAYS[way].device == "cpu":
                 figures["mib"] = in_fresh_process(name, way, args)
             print(f"{title:16s} {way:20s} {cell(figures)}", flush=True)
         results["models"][title] = {"name": name, "miou": rows[name].miou, "ways": found}
@@ -224,9 +226,14 @@ def seconds_of_ways(name: str, ways: Sequence[str], args: argparse.Namespace) ->
             found = seconds_of(run, WAYS[way].device, clock)
             if number:  # the first round warms up and compiles
                 seconds[way].append(found)
-    return {
+    found = {
         way: {"seconds": statistics.median(values), "p99": percentile(values, 0.99)} for way, values in seconds.items()
     }
+    for way, run in runs.items():
+        # Of a GPU the peak can be read beside whatever else it holds; of a process only when it is a fresh one.
+        if not args.no_memory and WAYS[way].device == "cuda":
+            found[way]["mib"] = mib(run, "cuda")
+    return found
 
 
 def in_fresh_process(name: str, way: str, args: argparse.Namespace) -> float | None:
@@ -238,16 +245,16 @@ def in_fresh_process(name: str, way: str, args: argparse.Namespace) -> float | N
 
 
 def memory_of(args: argparse.Namespace) -> float | None:
-    """MiB that a picture adds, at its peak, to what the process or the GPU holds with the model built; None where that
-    cannot be read.
+    """MiB that a picture adds, at its peak, to what this process holds with the model built; None where that cannot be
+    read.
     """
     name, way = args.memory_of
-    run = prepared(name, way, args)
-    device = WAYS[way].device
-    if device == "cuda":
-        with torch.no_grad():
-            run()  # which compiles, and chooses algorithms
-    found = added_memory(run, device)
+    return mib(prepared(name, way, args), WAYS[way].device)
+
+
+def mib(run: Run, device: str) -> float | None:
+    with torch.no_grad():
+        found = added_memory(run, device)
     return None if found is None else found / 2**20
 
 
