@@ -93,8 +93,9 @@ class Picture:
         """
         stored = self.stored
         if isinstance(stored, PIL.Image.Image):
-            if convert and num_channels in (1, 3) and stored.mode not in _DEEP_MODES:
-                stored = stored.convert("RGB" if num_channels == 3 else "L")
+            mode = {1: "L", 3: "RGB"}.get(num_channels, stored.mode) if convert else stored.mode
+            if stored.mode not in (mode, *_DEEP_MODES):  # Pillow would copy a picture of the same mode
+                stored = stored.convert(mode)
             stored = np.array(stored, dtype=_stored_type(stored))
         if stored.ndim == 2:
             stored = stored[..., None]
