@@ -52,7 +52,11 @@ def test_a_finished_batch_is_the_one_that_is_normalised_at_once(rows, augmentati
     found = transform.finished(iter(Loader(data, order, collate=transform.collate, num_workers=num_workers)), "cpu")
     for indices, batch in zip(order, found, strict=True):
         expected = collate_training([at_once[index] for index in indices], pad_labels=joint.ignore_index)
-        assert torch.equal(batch.pop("pixel_values"), expected["pixel_values"])
+        values = batch.pop("pixel_values")
+        assert torch.equal(values, expected["pixel_values"])
+        levels = [data[index]["levels"] for index in indices]
+        there = transform._normalize_there(levels, torch.full_like(values, torch.nan))  # what a GPU does
+        assert torch.equal(there, values)
         labels = batch.pop("labels")
         assert torch.equal(labels.long(), expected["labels"])
         small = joint.ignore_index in range(256) and 4 not in indices
@@ -79,7 +83,10 @@ def test_samples_are_checked_and_travel_as_bytes(rows):
 def test_without_masks(rows):
     transform = LevelsTransform(build_train_transform(Augmentation(crop_size=(32, 32))))
     data = SegmentationDataset([{"image": row["image"]} for row in rows], transform)
-    assert set(transform.finish(transform.collate([data[0]]))) == {"pixel_values", "name"}
+    batch = transform.collate([data[0]])
+    assert set(transform.finish(batch)) == {"pixel_values", "name"}
+    elsewhere = transform.finish(batch, "meta")["pixel_values"]
+    assert (elsewhere.device.type, elsewhere.shape) == ("meta", (1, 3, 32, 32))
 
 
 def test_trainings_finish_their_batches(rows, tmp_path):

@@ -89,14 +89,31 @@ class LevelsTransform:
             `levels` and `size`; all else stays as it is.
         """
         device = torch.device(device)
-        levels, numbers = batch["levels"], self.joint.scale_and_shift
-        if device.type != "cpu":
-            levels, numbers = ([part.to(device, non_blocking=True) for part in parts] for parts in (levels, numbers))
-        values = torch.empty((len(levels), self.num_channels, *batch["size"]), device=device)
-        for value, part in zip(values, levels, strict=True):
-            self.joint.normalize(part, value, tuple(numbers))
+        normalize = self._normalize_here if device.type == "cpu" else self._normalize_there
+        values = normalize(
+            batch["levels"], torch.empty((len(batch["levels"]), self.num_channels, *batch["size"]), device=device)
+        )
         rest = {key: value for key, value in batch.items() if key not in ("levels", "size")}
         return {"pixel_values": values, **rest}
+
+    def _normalize_here(self, levels: Sequence[torch.Tensor], values: torch.Tensor) -> torch.Tensor:
+        for value, part in zip(values, levels, strict=True):
+            self.joint.normalize(part, value)
+        return values
+
+    def _normalize_there(self, levels: Sequence[torch.Tensor], values: torch.Tensor) -> torch.Tensor:
+        """The same with few operations, each of which is dear to start and cheap to run on a GPU."""
+        device = values.device
+        scale, shift = (numbers.to(device, non_blocking=True) for numbers in self.joint.scale_and_shift)
+        for value, part in zip(values, levels, strict=True):
+            height, width = part.shape[-2:]
+            value[:, :height, :width] = self.joint.ordered(part.to(device, non_blocking=True))
+        values.mul_(scale).sub_(shift)
+        for value, part in zip(values, levels, strict=True):
+            height, width = part.shape[-2:]
+            if value.shape[-2:] != part.shape[-2:]:
+                value[:, height:] = value[:, :height, width:] = 0.0
+        return values
 
     def finished(self, batches: Iterator[Mapping[str, Any]], device: torch.device | str) -> Iterator[dict[str, Any]]:
         """`finish` for one batch after the other; the batches' iterator is closed with this one."""

@@ -448,32 +448,23 @@ class JointTransform:
         )
         return tuple(numbers.float()[:, None, None] for numbers in (self.rescale_factor / std, mean / std))
 
-    def normalize(
-        self,
-        levels: torch.Tensor,
-        values: torch.Tensor,
-        scale_and_shift: tuple[torch.Tensor, torch.Tensor] | None = None,
-    ) -> None:
+    def normalize(self, levels: torch.Tensor, values: torch.Tensor) -> None:
         """Write a normalised picture to the left and the top of a tensor, and 0 to the rest of it.
 
         Args:
             levels: grey levels, uint8 (num_channels, height, width), in any order in memory.
-            values: float32 (num_channels, at least height, at least width), on the same device.
-            scale_and_shift: those of the transform on that device; None: it is the CPU.
+            values: float32 (num_channels, at least height, at least width), contiguous.
         """
-        scale, shift = scale_and_shift or self.scale_and_shift
         height, width = levels.shape[-2:]
-        values[:, height:] = 0.0
-        values[:, :height, width:] = 0.0
-        values = values[:, :height, :width]
-        if self.channel_order == "bgr":
-            levels = levels.flip(0)
-        if values.device.type != "cpu":
-            values.copy_(levels).mul_(scale).sub_(shift)
-            return
-        for parts in zip(values, levels, scale, shift, strict=True):  # a channel stays in the cache
-            value, level, factor, offset = parts
-            value.copy_(level).mul_(factor).sub_(offset)
+        if values.shape[-2:] != levels.shape[-2:]:
+            values[:, height:] = values[:, :height, width:] = 0.0
+            values = values[:, :height, :width]
+        for value, level, scale, shift in zip(values, self.ordered(levels), *self.scale_and_shift, strict=True):
+            value.copy_(level).mul_(scale).sub_(shift)  # a channel stays in the cache
+
+    def ordered(self, levels: torch.Tensor) -> torch.Tensor:
+        """Grey levels (num_channels, height, width) in the order of the output's channels."""
+        return levels.flip(0) if self.channel_order == "bgr" else levels
 
     def _padded(self, ids: torch.Tensor) -> torch.Tensor:
         """Ids (height, width) as labels int64, at the left and the top of at least `pad_size`."""
