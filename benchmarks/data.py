@@ -35,9 +35,9 @@ from segzoo.data import (
     Augmentation,
     SegmentationDataset,
     build_train_transform,
-    collate_training,
     load_segmentation_dataset,
 )
+from segzoo.data.levels import LevelsTransform
 from segzoo.data.loader import Loader
 from segzoo.data.scenes import draw_scene
 from segzoo.data.transforms import IMAGENET_MEAN, IMAGENET_STD
@@ -155,11 +155,17 @@ def make_cases(places: dict[str, Path], num_workers: int) -> dict[str, Callable[
 
 
 def ours(rows: datasets.Dataset, num_workers: int, **augmentation: Any) -> Callable[[], Iterable[Any]]:
-    """Segzoo's loader, as a training makes it."""
-    transform = build_train_transform(Augmentation(crop_size=(CROP, CROP), **augmentation))
+    """Segzoo's loader, as a training on the CPU makes it; on a GPU, that normalises."""
+    transform = LevelsTransform(build_train_transform(Augmentation(crop_size=(CROP, CROP), **augmentation)))
     data = SegmentationDataset(rows, transform, num_labels=CLASSES)
     batches = [range(first, min(first + BATCH, len(data))) for first in range(0, len(data), BATCH)]
-    return lambda: Loader(data, batches, collate=collate_training, num_workers=num_workers)
+
+    def epoch() -> Iterable[Any]:
+        for batch in Loader(data, batches, collate=transform.collate, num_workers=num_workers):
+            finished = transform.finish(batch)
+            yield finished | {"labels": finished["labels"].long()}
+
+    return epoch
 
 
 def script(rows: datasets.Dataset, num_workers: int) -> Callable[[], Iterable[Any]]:

@@ -1,4 +1,5 @@
 import io
+import zlib
 
 import numpy as np
 import PIL.Image
@@ -8,11 +9,13 @@ from segzoo.data.decoding import (
     CorruptImageError,
     colors_to_ids,
     decode_example,
+    decode_grey_png,
     decode_image,
     decode_jpeg,
     decode_mask,
     decode_pair,
 )
+from segzoo.data.label_encodings import LABEL_ENCODINGS
 from segzoo.data.loading import load_segmentation_dataset
 from segzoo.errors import SegZooError
 
@@ -157,3 +160,57 @@ def test_jpeg_by_torchvision_has_the_pixels_of_pillow(tmp_path):
     with pytest.raises(CorruptImageError, match=r"a\.jpg: the image cannot be read \(.*truncated"):
         decode_pair(tmp_path / "a.jpg", None, decoder=decoder)
     assert told == [None]
+
+
+def test_grey_png_by_torchvision_has_the_values_of_pillow(tmp_path):
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 256, (19, 23), dtype=np.uint8)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    told = []
+
+    def decoder(image, file):
+        told.append(decode_grey_png(image, file))
+        return told[-1]
+
+    def agree(name):
+        mask = decode_pair(None, tmp_path / name, label_decoder=decoder)[1]
+        assert (mask == decode_mask(tmp_path / name)).all()
+        return told.pop() is not None, mask.shape
+
+    for options in ({}, {"dpi": (72, 72)}, {"optimize": True}, {"bits": 4}, {"bits": 2}):
+        PIL.Image.fromarray(ids).save(tmp_path / "a.png", **options)
+        assert agree("a.png") == (True, (19, 23))
+    for name, options in (
+        ("gone", {"transparency": 3}),
+        ("icc", {"icc_profile": b"no profile"}),
+        ("exif", {"exif": exif}),
+    ):
+        PIL.Image.fromarray(ids).save(tmp_path / f"{name}.png", **options)
+        assert agree(f"{name}.png") == (False, (23, 19) if name == "exif" else (19, 23))
+    content, turn = (tmp_path / "a.png").read_bytes(), b"eXIf" + exif.tobytes()[6:]
+    turn = (len(turn) - 4).to_bytes(4, "big") + turn + zlib.crc32(turn).to_bytes(4, "big")
+    (tmp_path / "after.png").write_bytes(content[:-12] + turn + content[-12:])  # after the values
+    assert agree("after.png") == (False, (23, 19))
+    palette = PIL.Image.fromarray(ids % 4).convert("P")
+    palette.save(tmp_path / "palette.png")
+    PIL.Image.fromarray(ids.astype(np.uint16) * 3).save(tmp_path / "deep.png")
+    PIL.Image.fromarray(ids % 2 == 0).save(tmp_path / "bits.png")
+    PIL.Image.fromarray(ids).save(tmp_path / "a.bmp")
+    for name in ("palette.png", "deep.png", "bits.png", "a.bmp"):  # Pillow's
+        assert agree(name) == (False, (19, 23))
+    (tmp_path / "a.png").write_bytes(content[: len(content) // 2])
+    with pytest.raises(CorruptImageError, match=r"a\.png: the mask cannot be read"):
+        decode_pair(None, tmp_path / "a.png", label_decoder=decoder)
+    assert told.pop() is None
+    (tmp_path / "a.png").write_bytes(content.replace(b"IDAT", b"IDAT!", 1))  # libpng refuses it, Pillow does not
+    assert agree("a.png") == (False, (19, 23))
+
+
+def test_grey_masks_of_colours_are_left_to_pillow(tmp_path, ids):
+    """In a data set whose masks are colours, a mask of greys alone is stored as grey by some programs."""
+    grey = PIL.Image.fromarray(np.zeros_like(ids))
+    grey.save(tmp_path / "a.png")
+    name = next(name for name, known in LABEL_ENCODINGS.items() if known.colors is not None)
+    expected = decode_pair(None, tmp_path / "a.png", encoding=name)[1]
+    assert (decode_pair(None, tmp_path / "a.png", encoding=name, label_decoder=decode_grey_png)[1] == expected).all()

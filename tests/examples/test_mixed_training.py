@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 
 import pytest
 import yaml
@@ -51,9 +52,13 @@ def test_weights_and_rare_classes_first_on_a_mixture_go_on_with_the_same_bits(mi
     with pytest.raises(SegZooError, match="began with .*RandomResizedCrop.* these are .*RandomHorizontalFlip"):
         run(tmp_path / "again", "--resume_from_checkpoint", "latest")
     aug.unlink()  # the checkpoint has the transforms
-    said = run(tmp_path / "again", "--resume_from_checkpoint", "latest")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="these settings differ")
+        said = run(tmp_path / "again", "--resume_from_checkpoint", "latest")
     assert "--augmentation as the checkpoint has it: RandomResizedCrop, RandomVerticalFlip" in said
     aug.write_text(text)
+    recipes = [json.loads((tmp_path / name / "recipe.json").read_text()) for name in ("whole", "again")]
+    assert all("pipeline" in recipe["source"].partition("; changed: ")[2] for recipe in recipes)
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "again"))
     assert all(first[name].equal(second[name]) for name in first)
 

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from segzoo.data.checks.first_batch import check_labels
-from segzoo.data.decoding import CorruptImageError, decode_jpeg, decode_pair
+from segzoo.data.decoding import CorruptImageError, decode_grey_png, decode_jpeg, decode_pair
+from segzoo.data.levels import LevelsTransform
 from segzoo.data.rows import row_names, undecoded
 from segzoo.data.transforms import JointTransform
 from segzoo.errors import SegZooError
@@ -48,7 +49,8 @@ def make_sample(
     if "label" in row and label is None:
         raise CorruptImageError(f"{image_name}: there is no mask for it.")
     encoding = row.get("label_encoding")
-    joint = transform if isinstance(transform, JointTransform) else None
+    joint = transform.joint if isinstance(transform, LevelsTransform) else transform
+    joint = joint if isinstance(joint, JointTransform) else None
     image, mask = decode_pair(
         row["image"],
         label,
@@ -59,6 +61,7 @@ def make_sample(
         on_note=on_note,
         wanted=joint.wanted_size(rng) if joint is not None and joint.reduced_decoding and label is not None else None,
         decoder=None if joint is None else decode_jpeg,  # what a model is tested on, Pillow decodes everywhere
+        label_decoder=None if joint is None else decode_grey_png,
     )
     item = dict(transform(image, mask, rng))
     if num_labels is not None and "labels" in item:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import cache
 from typing import Any, BinaryIO
 
@@ -55,6 +55,7 @@ def decode_pair(
     on_note: Callable[[str], object] | None = None,
     wanted: Callable[[tuple[int, int]], tuple[int, int]] | None = None,
     decoder: Decoder | None = None,
+    label_decoder: Decoder | None = None,
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Reads a picture and its mask; see `decode_image` and `decode_mask`. Either may be None.
 
@@ -72,7 +73,7 @@ def decode_pair(
         on_note: called with a note about the mask, see `segzoo.images.masks.class_ids`; None warns.
         wanted: the size of the picture that will do, by its size; see `segzoo.images.reading.open_picture`. The mask is
             never reduced.
-        decoder: decodes the picture in Pillow's place where it can.
+        decoder, label_decoder: decode picture and mask in Pillow's place where they can.
 
     Returns:
         picture (height, width, num_channels) and mask (height, width), each None where its source is.
@@ -91,11 +92,14 @@ def decode_pair(
     if label is not None:
         if isinstance(label, np.ndarray) and label.ndim == 2 and label.dtype.kind in "iub":
             label_name, encoding = label_name or "<mask array>", None
-        stored = open_picture(label, name=label_name, what="mask")
+        described = None if encoding is None else label_encoding(encoding)
+        if described is not None and described.colors is not None:
+            label_decoder = None  # grey is a colour there
+        stored = open_picture(label, name=label_name, what="mask", decoder=label_decoder)
         label_name, orientation = stored.name, stored.orientation
         if orientation == 1 and opened is not None and stored.stored_size != size:
             orientation = opened.orientation if stored.stored_size == opened.stored_size else 1
-        ids = _decoded_ids(stored, None if encoding is None else label_encoding(encoding), on_note)
+        ids = _decoded_ids(stored, described, on_note)
         if mapped is not None:
             ids = mapped.apply(ids, label_name)
         mask = upright(ids, orientation)
@@ -117,32 +121,71 @@ def decode_jpeg(image: PIL.Image.Image, file: BinaryIO) -> np.ndarray | None:
     Returns:
         uint8 array (height, width, 3) as stored; None for other files and for broken ones, whose fault Pillow names.
     """
-    import torch
-
-    decode = _jpeg_operator()
+    decode = _operator("decode_jpeg")
     if decode is None or image.format != "JPEG" or image.mode != "RGB":
         return None
+    decoded = _decoded(decode, _content(file), _RGB)
+    return None if decoded is None else decoded.transpose(1, 2, 0)
+
+
+def decode_grey_png(image: PIL.Image.Image, file: BinaryIO) -> np.ndarray | None:
+    """The values of a PNG file in grey of up to 8 bits, as masks are saved, by torchvision: in two thirds of Pillow's time.
+
+    Args:
+        image: the file, not yet decoded.
+        file: the file.
+
+    Returns:
+        uint8 array (height, width); None for other files, for those with chunks that say more than the values do, such
+        as a rotation or colours, and for broken ones, whose fault Pillow names.
+    """
+    decode = _operator("decode_png")
+    if decode is None or image.format != "PNG" or image.mode != "L":
+        return None
+    content = _content(file)
+    if not _has_chunks_only(content, _PLAIN_CHUNKS):
+        return None
+    decoded = _decoded(decode, content, _UNCHANGED)
+    return None if decoded is None else decoded[0]
+
+
+_UNCHANGED, _RGB = 0, 3  # of torchvision.io.ImageReadMode
+# Of colour profiles, libpng would print warnings.
+_PLAIN_CHUNKS = frozenset({b"IHDR", b"pHYs", b"tIME", b"IDAT", b"IEND"})
+
+
+def _content(file: BinaryIO) -> bytearray:
     file.seek(0)
-    content = torch.frombuffer(bytearray(file.read()), dtype=torch.uint8)
+    return bytearray(file.read())
+
+
+def _has_chunks_only(content: bytearray, kinds: Set[bytes]) -> bool:
+    """Whether a PNG file consists of whole chunks of these kinds."""
+    place = 8
+    while place < len(content):
+        if bytes(content[place + 4 : place + 8]) not in kinds:
+            return False
+        place += 12 + int.from_bytes(content[place : place + 4], "big")
+    return place == len(content)
+
+
+def _decoded(decode: Callable[..., Any], content: bytearray, mode: int) -> np.ndarray | None:
+    """The array (channels, height, width) that an operator decodes; None if it cannot."""
+    import torch
+
     try:
-        return decode(content, _RGB, False).permute(1, 2, 0).numpy()
+        return decode(torch.frombuffer(content, dtype=torch.uint8), mode, False).numpy()
     except RuntimeError:
         return None
 
 
-_RGB = 3  # of torchvision.io.ImageReadMode
-
-
 @cache
-def _jpeg_operator() -> Callable[..., Any] | None:
-    """The operator behind `torchvision.io.decode_jpeg`; None where torchvision lacks it: later versions will."""
+def _operator(name: str) -> Callable[..., Any] | None:
+    """The operator behind a function of `torchvision.io`; None where torchvision lacks it: later versions will."""
     import torch
     import torchvision.io  # noqa: F401, registers it
 
-    try:
-        return torch.ops.image.decode_jpeg
-    except AttributeError:
-        return None
+    return getattr(torch.ops.image, name, None)
 
 
 def _decoded_ids(mask: Picture, encoding: LabelEncoding | None, on_note: Callable[[str], object] | None) -> np.ndarray:

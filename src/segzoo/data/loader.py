@@ -294,7 +294,7 @@ class _Place:
         shape, stride = tuple(tensor.shape), tensor.stride()
         reach = 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
         if reach != tensor.numel():
-            stride = torch.empty(shape, dtype=tensor.dtype, device="meta").stride()
+            stride = torch.empty_like(tensor, device="meta").stride()  # in the same order: rows are copied whole
         return cls(start, tensor.dtype, shape, stride)
 
     def view(self, block: torch.Tensor) -> torch.Tensor:

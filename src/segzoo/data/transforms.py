@@ -162,7 +162,7 @@ class RandomCrop:
 
 
 def _cut(image: tv_tensors.Image, box: Box) -> tv_tensors.Image:
-    return tv_tensors.Image(image.as_subclass(torch.Tensor)[(slice(None), *box)].contiguous())
+    return tv_tensors.Image(image.as_subclass(torch.Tensor)[(slice(None), *box)])
 
 
 @dataclass(frozen=True)
@@ -202,13 +202,14 @@ _BLOCK = 1 << 15
 
 def _shift_colors(image: torch.Tensor, saturation: float, degrees: float) -> torch.Tensor:
     """Scale the saturation of an RGB picture, uint8 (3, height, width), and turn its hue by ``degrees``, as in HSV."""
-    levels = image.contiguous().numpy().reshape(3, -1)
-    shifted = np.empty_like(levels)
-    for start in range(0, levels.shape[1], _BLOCK):
-        part = levels[:, start : start + _BLOCK].astype(np.float32)
+    levels = image.numpy()
+    shifted = np.empty(levels.shape, np.uint8)
+    rows = max(1, _BLOCK // levels.shape[2])
+    for top in range(0, levels.shape[1], rows):
+        part = levels[:, top : top + rows].astype(np.float32, order="C").reshape(3, -1)
         _shift_block(part, np.float32(saturation), np.float32(degrees / 60.0))
-        shifted[:, start : start + _BLOCK] = part
-    return torch.from_numpy(shifted.reshape(image.shape))
+        shifted[:, top : top + rows] = part.reshape(3, -1, levels.shape[2])
+    return torch.from_numpy(shifted)
 
 
 def _shift_block(colors: np.ndarray, saturation: np.float32, turn: np.float32) -> None:
@@ -288,9 +289,12 @@ class PhotometricDistortion:
 def _look_up(image: torch.Tensor, table: np.ndarray) -> torch.Tensor:
     if (table == np.arange(256)).all():
         return image
-    levels = image.contiguous().numpy()
+    levels = (
+        np.ascontiguousarray(image.permute(1, 2, 0).numpy()) if image.stride(0) == 1 else image.contiguous().numpy()
+    )
     found = bytearray(levels.reshape(-1).data).translate(table.tobytes())  # four times as fast as table[levels]
-    return torch.from_numpy(np.frombuffer(found, np.uint8).reshape(levels.shape))
+    levels = np.frombuffer(found, np.uint8).reshape(levels.shape)
+    return torch.from_numpy(levels.transpose(2, 0, 1) if image.stride(0) == 1 else levels)
 
 
 @dataclass(frozen=True)
@@ -383,6 +387,28 @@ class JointTransform:
             return self._batch(image)
         if rng is None:
             rng = np.random.default_rng(int(torch.randint(0, 2**62, ()).item()))
+        levels, ids = self.moved(image, mask, rng)
+        height, width = levels.shape[-2:]
+        values = torch.empty((self.num_channels, *self.padded_size((height, width))))
+        self.normalize(levels, values)
+        result = {"pixel_values": values}
+        if ids is not None:
+            result["labels"] = ids.long().contiguous() if self.keep_label_size else self._padded(ids)
+        return result
+
+    def moved(self, image: Any, mask: Any, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What the steps make of one pair, before normalisation and padding.
+
+        Args:
+            image, mask, rng: see `__call__`.
+
+        Returns:
+            grey levels uint8 (num_channels, height, width), perhaps a view of the picture; and ids (height, width) of
+            any integer type, or None.
+
+        Raises:
+            SegZooError: the picture has another type or shape.
+        """
         picture = _to_image(image, self.num_channels)
         ids = None if mask is None else torch.as_tensor(np.asarray(mask))
         if ids is not None and self.reduce_labels:
@@ -390,13 +416,13 @@ class JointTransform:
         moving = None if ids is None or self.keep_label_size else tv_tensors.Mask(ids)
         for step in self._merged_steps:
             picture, moving = step(picture, moving, rng)
-        result = {"pixel_values": self._normalize(picture)}
-        if ids is not None:
-            if moving is None:
-                result["labels"] = ids.long().contiguous()
-            else:
-                result["labels"] = self._padded(moving.as_subclass(torch.Tensor), torch.int64, self.ignore_index)
-        return result
+        if moving is not None:
+            ids = moving.as_subclass(torch.Tensor)
+        return picture.as_subclass(torch.Tensor), ids
+
+    def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The (height, width) of the result, in pixels, of a picture that has this size after the steps."""
+        return size if self.pad_size is None else (max(size[0], self.pad_size[0]), max(size[1], self.pad_size[1]))
 
     @cached_property
     def _merged_steps(self) -> tuple[JointStep, ...]:
@@ -414,28 +440,40 @@ class JointTransform:
         return lambda size: self.steps[0].target(size, copy.deepcopy(rng))
 
     @cached_property
-    def _scale_and_shift(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Factor on the grey levels, and what is then subtracted, as float32 that goes with (channels, height, width)."""
-        std, mean = (torch.tensor(numbers, dtype=torch.float64) for numbers in (self.std, self.mean))
+    def scale_and_shift(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Factor on the grey levels, and what is then subtracted, as float32 (num_channels, 1, 1)."""
+        std, mean = (
+            torch.tensor(per_channel(numbers, self.num_channels, ""), dtype=torch.float64)
+            for numbers in (self.std, self.mean)
+        )
         return tuple(numbers.float()[:, None, None] for numbers in (self.rescale_factor / std, mean / std))
 
-    def _normalize(self, image: torch.Tensor) -> torch.Tensor:
-        plain = image.as_subclass(torch.Tensor)
-        if self.channel_order == "bgr":
-            plain = plain.flip(0)
-        values = self._padded(plain, torch.float32, 0.0)
-        scale, shift = self._scale_and_shift
-        values[..., : plain.shape[-2], : plain.shape[-1]].mul_(scale).sub_(shift)
-        return values
+    def normalize(self, levels: torch.Tensor, values: torch.Tensor) -> None:
+        """Write a normalised picture to the left and the top of a tensor, and 0 to the rest of it.
 
-    def _padded(self, values: torch.Tensor, dtype: torch.dtype, fill: float) -> torch.Tensor:
-        """Values (..., height, width) as another type, at the left and the top of at least `pad_size`."""
-        height, width = values.shape[-2:]
-        size = (height, width) if self.pad_size is None else np.maximum((height, width), self.pad_size).tolist()
-        if tuple(size) == (height, width):
-            return values.to(dtype, memory_format=torch.contiguous_format).contiguous()
-        padded = torch.full((*values.shape[:-2], *size), fill, dtype=dtype)
-        padded[..., :height, :width] = values
+        Args:
+            levels: grey levels, uint8 (num_channels, height, width), in any order in memory.
+            values: float32 (num_channels, at least height, at least width), contiguous.
+        """
+        height, width = levels.shape[-2:]
+        if values.shape[-2:] != levels.shape[-2:]:
+            values[:, height:] = values[:, :height, width:] = 0.0
+            values = values[:, :height, :width]
+        for value, level, scale, shift in zip(values, self.ordered(levels), *self.scale_and_shift, strict=True):
+            value.copy_(level).mul_(scale).sub_(shift)  # a channel stays in the cache
+
+    def ordered(self, levels: torch.Tensor) -> torch.Tensor:
+        """Grey levels (num_channels, height, width) in the order of the output's channels."""
+        return levels.flip(0) if self.channel_order == "bgr" else levels
+
+    def _padded(self, ids: torch.Tensor) -> torch.Tensor:
+        """Ids (height, width) as labels int64, at the left and the top of at least `pad_size`."""
+        height, width = ids.shape
+        size = self.padded_size((height, width))
+        if size == (height, width):
+            return ids.long().contiguous()
+        padded = torch.full(size, self.ignore_index)
+        padded[:height, :width] = ids
         return padded
 
     def _batch(self, batch: Mapping[str, Sequence]) -> dict[str, list]:

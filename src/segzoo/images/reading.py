@@ -32,7 +32,8 @@ _ORIENTATION_TAG = 0x0112
 _DEEP_MODES = {"I": np.int32, "F": np.float32} | dict.fromkeys(("I;16", "I;16L", "I;16B", "I;16N"), np.uint16)
 
 Decoder: TypeAlias = Callable[[PIL.Image.Image, BinaryIO], np.ndarray | None]
-"""Decodes a file that Pillow has identified to uint8 (height, width, 3), neither turned nor reduced; None: it cannot."""
+"""Decodes a file that Pillow has identified to uint8 (height, width, 3) or, grey, (height, width), neither turned nor
+reduced; None: it cannot. It decodes no PNG file that may say how the picture is to be turned."""
 
 
 class CorruptImageError(SegZooError):
@@ -92,8 +93,9 @@ class Picture:
         """
         stored = self.stored
         if isinstance(stored, PIL.Image.Image):
-            if convert and num_channels in (1, 3) and stored.mode not in _DEEP_MODES:
-                stored = stored.convert("RGB" if num_channels == 3 else "L")
+            mode = {1: "L", 3: "RGB"}.get(num_channels, stored.mode) if convert else stored.mode
+            if stored.mode not in (mode, *_DEEP_MODES):  # Pillow would copy a picture of the same mode
+                stored = stored.convert(mode)
             stored = np.array(stored, dtype=_stored_type(stored))
         if stored.ndim == 2:
             stored = stored[..., None]
@@ -169,11 +171,13 @@ def open_picture(
             if image is None:
                 bands = read_bands(file, name)
                 return Picture(bands.values, name, bands.orientation)
-            lossy, orientation = is_lossy(file, image.format), _orientation(image)
-            full_size = None if wanted is None else _reduce(image, orientation, wanted)
+            lossy = is_lossy(file, image.format)
+            full_size = None if wanted is None else _reduce(image, wanted)
             decoded = None if decoder is None or full_size is not None else decoder(image, file)
             if decoded is not None:
-                return Picture(decoded, name, orientation, lossy)
+                # Of a PNG file Pillow would decode the pixels first, for the orientation may come after them.
+                return Picture(decoded, name, 1 if image.format == "PNG" else _orientation(image), lossy)
+            orientation = _orientation(image)
             image.load()
             return Picture(image, name, orientation, lossy, full_size)
 
@@ -412,14 +416,12 @@ def _stored_type(image: PIL.Image.Image) -> type[np.generic]:
     return _DEEP_MODES.get(image.mode, np.uint8)
 
 
-def _reduce(
-    image: PIL.Image.Image, orientation: int, wanted: Callable[[tuple[int, int]], tuple[int, int]]
-) -> tuple[int, int] | None:
+def _reduce(image: PIL.Image.Image, wanted: Callable[[tuple[int, int]], tuple[int, int]]) -> tuple[int, int] | None:
     """Let a JPEG file be decoded at a smaller size that will do; returns the (height, width) in it, None if it will not."""
     whole = image.size
     if image.format not in _LOSSY_FORMATS:
         return None
-    turned = orientation >= 5
+    turned = _orientation(image) >= 5
     height, width = wanted(whole if turned else whole[::-1])
     image.draft(None, (height, width) if turned else (width, height))
     return None if image.size == whole else whole[::-1]

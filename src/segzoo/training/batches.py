@@ -8,8 +8,9 @@ from typing import Any
 from accelerate import Accelerator
 from transformers.image_processing_utils import BaseImageProcessor
 
-from segzoo.data import SegmentationDataset, SegmentationStream, build_processor_transform, collate_training
+from segzoo.data import SegmentationDataset, SegmentationStream, build_processor_transform
 from segzoo.data.checks.first_batch import check_first_batch, check_rows
+from segzoo.data.levels import LevelsTransform
 from segzoo.data.row_counts import RowCounts
 from segzoo.data.rows import undecoded
 from segzoo.data.transforms import JointTransform
@@ -56,9 +57,8 @@ class TrainingBatches:
             accelerator.num_processes,
         )
         self.pictures_a_step = self.size * accelerator.num_processes * self.accumulation
-        self.rows, self.transform, self.streaming = rows, transform, options.streaming
-        self.num_workers, self.pin_memory = options.dataloader_num_workers, accelerator.device.type == "cuda"
-        self.collate = partial(collate_training, pad_labels=None if recipe.crop_size else options.ignore_index)
+        self.rows, self.transform, self.streaming = rows, LevelsTransform(transform), options.streaming
+        self.num_workers, self.device = options.dataloader_num_workers, accelerator.device
         self.order: EpochBatches | None = None
         self.data: SegmentationDataset | SegmentationStream | None = None
         shared = {"seed": options.seed, "num_labels": num_labels, "max_corrupt": options.max_corrupt}
@@ -66,10 +66,10 @@ class TrainingBatches:
             return
         if self.streaming:
             self.data = SegmentationStream(
-                rows, transform, **shared, shuffle_buffer=options.shuffle_buffer, **processes
+                rows, self.transform, **shared, shuffle_buffer=options.shuffle_buffer, **processes
             )
         else:
-            self.data = SegmentationDataset(rows, transform, **shared)
+            self.data = SegmentationDataset(rows, self.transform, **shared)
             if counts is not None and recipe.sampling == "balanced":
                 self.order = BalancedBatches(
                     counts, self.size, temperature=recipe.sampling_temperature, seed=options.seed, **processes
@@ -105,11 +105,21 @@ class TrainingBatches:
         return check_first_batch(self.data, self.order.indices(0), **rule)
 
     def after(self, step: int) -> Iterator[dict[str, Any]]:
-        """Endless batches, beginning with the first one after ``step`` optimizer steps."""
-        position = {"first_batch": step * self.accumulation, "num_workers": self.num_workers, "collate": self.collate}
+        """Endless batches, beginning with the first one after ``step`` optimizer steps.
+
+        Their pictures are on the device of the training, their labels on the CPU and of the smallest type that will do.
+        """
+        settings = {
+            "first_batch": step * self.accumulation,
+            "num_workers": self.num_workers,
+            "pin_memory": self.device.type == "cuda",
+            "collate": self.transform.collate,
+        }
         if self.order is None:
-            return self.data.batches(self.size, **position)
-        return training_batches(self.data, self.order, pin_memory=self.pin_memory, **position)
+            batches = self.data.batches(self.size, **settings)
+        else:
+            batches = training_batches(self.data, self.order, **settings)
+        return self.transform.finished(batches, self.device)
 
 
 @dataclass(frozen=True)

@@ -173,6 +173,8 @@ def read_record(checkpoint: str | os.PathLike, *, contents: bool = True) -> dict
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs from the settings in a checkpoint, each with its value then and now, shortened.
 
+    The recipe's source is left out: it is words about the other fields.
+
     Args:
         before: the settings by name, as JSON values; those of an earlier version may lack some.
         now: those of the training that goes on.
@@ -182,7 +184,9 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
         return textwrap.shorten(str(value), 60, placeholder="...")
 
     return [
-        f"{name} ({shown(old)}, now {shown(now.get(name))})" for name, old in before.items() if now.get(name) != old
+        f"{name} ({shown(old)}, now {shown(now.get(name))})"
+        for name, old in before.items()
+        if name != "source" and now.get(name) != old
     ]
 
 

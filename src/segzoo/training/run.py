@@ -39,7 +39,7 @@ from segzoo.training.inputs import Inputs, prepare_inputs
 from segzoo.training.learner import Learner
 from segzoo.training.options import RunOptions, settings_for_card
 from segzoo.training.preparing import describe_training, prepare_model
-from segzoo.training.recipes.recipe import Recipe
+from segzoo.training.recipes.recipe import Recipe, changed_recipe
 from segzoo.training.reports.publishing import Outcome, publish_outcome
 from segzoo.training.room import check_room
 from segzoo.training.sharding import check_distribution, gathered
@@ -145,7 +145,7 @@ class Run:
         pipeline = kept_pipeline(self.options.augmentation, self.recipe.pipeline, kept)
         if pipeline != self.recipe.pipeline:
             self.here.say(f"note: --augmentation as the checkpoint has it: {', '.join(pipeline_names(pipeline))}")
-            self.recipe = replace(self.recipe, pipeline=pipeline)
+            self.recipe = changed_recipe(self.recipe, pipeline=pipeline)
 
     def prepare_training(self) -> None:
         """Make optimizer, schedule and weight average, and let accelerate wrap model and optimizer."""

@@ -82,7 +82,7 @@ class Steps:
                 self.state.shown.add(batch["labels"])
             pixel_values = batch["pixel_values"].to(accelerator.device, non_blocking=True)
             pixel_values = pixel_values.contiguous(memory_format=self.here.memory_format)
-            labels = batch["labels"].to(accelerator.device, non_blocking=True)
+            labels = batch["labels"].to(accelerator.device, non_blocking=True).long()
             last = part == learner.accumulation - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(learner.model):
                 loss = learner.model(pixel_values=pixel_values, labels=labels).loss / learner.accumulation

@@ -319,3 +319,13 @@ def test_prepared_folders_train_and_are_scored(tmp_path, name):
         assert main(["train", "--dataset_name", str(target), "--output_dir", str(run), *options, *steps]) == 0
         options = ["--dataset", name, "--max_samples", "1"]
         assert main(["evaluate", str(run), str(target), *options]) == 0
+
+
+def test_list_names_page_and_files_of_each(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["data", "prepare", "--list"])
+    assert ended.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == sorted(RELEASES) == sorted(NEEDS)
+    assert all("; files: " in line and DATASETS[line.partition(": ")[0]].url in line for line in lines)
+    assert "acdc: https://acdc.vision.ee.ethz.ch; files: rgb_anon_trainvaltest.zip and gt_trainval.zip" in lines[0]

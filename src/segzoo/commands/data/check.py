@@ -74,8 +74,10 @@ def run(args: argparse.Namespace) -> int:
     from segzoo.data.checks.inspection_text import report_text
     from segzoo.evaluation.progress import EvaluationProgress
     from segzoo.files import json_text, write_whole
+    from segzoo.memory import keep_freed_memory
 
     quiet()
+    keep_freed_memory()  # every picture is about as large as the one before it
     classes = given_classes(args)
     lines: list[EvaluationProgress] = []
 

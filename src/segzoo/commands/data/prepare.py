@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from typing import Any
 
 from segzoo.data.preparation.needs import NEEDS
 from segzoo.errors import SegZooError
@@ -31,12 +32,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="folder with the release, or its only archive")
     parser.add_argument("target", metavar="TARGET", help="folder to make")
     parser.add_argument(
+        "--list", nargs=0, action=_List, help="name the data sets, with their pages and files, and stop"
+    )
+    parser.add_argument(
         "--num_workers",
         type=int,
         default=min(8, os.cpu_count() or 1),
         metavar="N",
         help="processes that work; 0: none but this one (default: as many as cores, at most 8)",
     )
+
+
+class _List(argparse.Action):
+    """Prints a line for each data set, and ends the program."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from segzoo.data.facts import dataset_facts
+
+        for name, needs in NEEDS.items():
+            print_text(line_text(f"{name}: {dataset_facts(name).url}; files: {needs}"))
+        parser.exit()
 
 
 def run(args: argparse.Namespace) -> int:

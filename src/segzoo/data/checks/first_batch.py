@@ -40,9 +40,13 @@ def _as_arrays(labels: Any) -> list[np.ndarray]:
 
 def _plainly_fits(labels: np.ndarray, num_labels: int, ignore_index: int) -> bool:
     """Whether all ids are classes or ignored, in a third of the time of counting them; False if it is not plain."""
-    if labels.dtype.kind not in "iu" or not labels.size or labels.min() < 0 or labels.max() > 255:
+    if labels.dtype.kind not in "iu" or not labels.size or (most := labels.max()) > 255:
         return False
-    small = labels.astype(np.uint8)
+    if labels.dtype != np.uint8 and labels.min() < 0:
+        return False
+    if most < num_labels:
+        return True
+    small = labels.astype(np.uint8, copy=False)
     return not ((small >= num_labels) & (small != ignore_index)).any()
 
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import PIL.Image
 
 
 def count_ids(mask: np.ndarray) -> dict[int, int]:
@@ -15,6 +16,8 @@ def count_ids(mask: np.ndarray) -> dict[int, int]:
     Args:
         mask: ids of any integer type and shape; other types are counted by value.
     """
+    if mask.dtype == np.uint8 and mask.ndim == 2 and mask.size:
+        return {index: count for index, count in enumerate(PIL.Image.fromarray(mask).histogram()) if count}
     if mask.dtype.kind in "iub" and mask.size and mask.min() >= 0 and mask.max() < 1 << 16:
         counts = np.bincount(mask.ravel().astype(np.intp, copy=False))
         present = np.flatnonzero(counts)

@@ -214,8 +214,17 @@ def resolve_recipe(
         if file is None:
             raise
         raise SegZooError(f"{file}: {error}") from error
-    before, recipe = recipe, _changed(recipe, overrides or {})
-    return replace(recipe, source=_noted(before, recipe))
+    return changed_recipe(recipe, **(overrides or {}))
+
+
+def changed_recipe(recipe: Recipe, **settings: Any) -> Recipe:
+    """A recipe with other fields, which are named in its source.
+
+    Raises:
+        SegZooError: an unknown field, or a wrong value.
+    """
+    changed = _changed(recipe, settings)
+    return replace(changed, source=_noted(recipe, changed))
 
 
 def _changed(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
