@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -197,8 +198,9 @@ class Submission(Results):
 
 
 def write_png(path: Path, picture: Image.Image) -> None:
-    """Write a PNG whole, compressed in less time than by default."""
-    write_whole(path, lambda file: picture.save(file, format="PNG", compress_level=4))
+    """Write a PNG whole, compressed in less time than by default: of photographs runs alone, which is smaller too."""
+    strategy = zlib.Z_RLE if picture.mode == "RGB" else zlib.Z_DEFAULT_STRATEGY
+    write_whole(path, lambda file: picture.save(file, format="PNG", compress_level=4, compress_type=strategy))
 
 
 def _copy(source: Path, file: BinaryIO) -> Any:
