@@ -46,6 +46,10 @@ def run(args):
         case "encoding":
             print("道路, café")
             print("道路", file=sys.stderr)
+        case "collector":
+            import gc
+
+            print(gc.isenabled(), gc.get_freeze_count() > 0)
         case "flood":
             for _ in range(100_000):
                 print("a line that nobody reads")
@@ -241,3 +245,20 @@ from transformers import AutoConfig
 assert AutoConfig.for_model("segzoo").model_type == "segzoo"
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize(("call", "frozen"), [("main()", True), ("main(sys.argv[1:])", False)])
+def test_the_program_starts_without_the_garbage_collector(call, frozen, probe):
+    before, _, _ = probe_program(probe, "collector")[-1].partition("sys.exit(")
+    program = f"""{before}
+import gc
+sys.argv = ["segzoo", "probe", "collector"]
+cli.importlib = types.SimpleNamespace(**vars(cli.importlib))
+imported = cli.importlib.import_module
+cli.importlib.import_module = lambda name: print("imports:", gc.isenabled()) or imported(name)
+cli.{call}
+print(gc.isenabled())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    imports = [f"imports: {not frozen}"] * 2
+    assert done.stdout.splitlines() == [*imports, f"True {frozen}", "True"], done.stderr

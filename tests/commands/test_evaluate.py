@@ -181,6 +181,13 @@ def test_every_output_says_the_protocol(reference, capsys):
         assert Image.open(reference / name).width > 300
 
 
+def test_the_worst_images_are_predicted_once(scenes, model_folder, reference, tmp_path, monkeypatch):
+    monkeypatch.setattr("segzoo.evaluation.job.Predictor", None)
+    assert evaluate(model_folder, scenes, "--output", tmp_path / "out", "--worst", 2) == 0
+    for file in (reference / "worst").iterdir():
+        assert np.array_equal(Image.open(tmp_path / "out" / "worst" / file.name), Image.open(file))
+
+
 def test_without_a_folder(scenes, model_folder, reference, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert evaluate(model_folder, scenes, "--json", "-") == 0

@@ -9,7 +9,8 @@ import yaml
 from huggingface_hub import parse_eval_result_entries
 from PIL import Image
 
-from segzoo.evaluation.pictures import WrongPicture, draw_worst, error_picture, titled, worst_rows
+from segzoo.evaluation import pictures
+from segzoo.evaluation.pictures import WorstPredictions, WrongPicture, draw_worst, error_picture, titled, worst_rows
 from segzoo.evaluation.report import EvaluationReport
 from segzoo.evaluation.score_log import ImageRow
 
@@ -127,6 +128,25 @@ def test_the_worst_images():
     assert [row.index for row in worst_rows(ROWS, 1)] == [2]
     tied = [ImageRow(i, "", 0.5, accuracy, 1) for i, accuracy in enumerate((0.7, 0.6, 0.6))]
     assert [row.index for row in worst_rows(tied, 3)] == [1, 2, 0]
+
+
+def test_label_maps_of_the_worst_images_are_kept(monkeypatch):
+    scores = [0.5, 0.1, 0.9, 0.3, 0.1, 0.7]
+    rows = [ImageRow(index, f"{index}.jpg", score, score, 60) for index, score in enumerate(scores)]
+    rows.append(ImageRow(6, "nothing counts.jpg", float("nan"), float("nan"), 0))
+    maps = [np.full((3, 4), row.index, np.uint8) for row in rows]
+
+    def kept(count):
+        worst = WorstPredictions(count)
+        for row, label_map in zip(rows, maps, strict=True):
+            worst.add(row, label_map)
+        assert all(found is None or found is maps[row.index] for row in rows if [found := worst.get(row)])
+        return {row.index for row in rows if worst.get(row) is not None}
+
+    for count in (0, 1, 3, 100):
+        assert kept(count) == {row.index for row in worst_rows(rows, count)}
+    monkeypatch.setattr(pictures, "_KEPT_BYTES", 2 * maps[0].nbytes)
+    assert kept(5) == {1, 4}
 
 
 def test_error_picture():

@@ -1,5 +1,8 @@
 """`segzoo.predict`: one picture, several, from everywhere."""
 
+import io
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -65,3 +68,33 @@ def test_probability_of_the_label(tiny_model, make_picture, settings):
     ((labels, shares),) = predictor.label_maps_and_probabilities([image], [(60, 90)])
     assert torch.equal(labels, predictor.label_map(image, (60, 90)))
     assert torch.allclose(shares, predictor.probabilities(image, (60, 90)).amax(0), atol=1e-6)
+
+
+def test_pictures_on_the_web_are_fetched_together(tiny_model, make_picture, monkeypatch):
+    model, processor = segzoo.load(tiny_model)
+    contents = {}
+    for number in range(20):
+        make_picture(number).save(file := io.BytesIO(), format="PNG")
+        contents[f"https://example.org/{number}.png"] = file.getvalue()
+    together, begun = threading.Barrier(4), []
+
+    def read_web(address):
+        begun.append(address)
+        together.wait(20)  # fails unless four are fetched at once
+        if address not in contents:
+            raise OSError("there is nothing at this address")
+        return contents[address]
+
+    monkeypatch.setattr("segzoo.images.web.read_web", read_web)
+    found = segzoo.predict((model, processor), list(contents))
+    expected = segzoo.predict((model, processor), list(contents.values()))
+    for one, other in zip(found, expected, strict=True):
+        assert np.array_equal(one.image, other.image) and np.array_equal(one.label_map, other.label_map)
+    assert set(begun) == set(contents) and len(begun) == 20
+
+    begun.clear()
+    together = threading.Barrier(1)
+    addresses = ["https://example.org/no.png", *contents]
+    with pytest.raises(SegZooError, match=r"no.png: the picture cannot be fetched \(there is nothing"):
+        segzoo.predict((model, processor), addresses)
+    assert len(begun) <= 8  # the others are not fetched for nothing

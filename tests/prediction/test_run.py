@@ -255,6 +255,14 @@ def test_two_masks_for_one_picture(tmp_path, make_picture, capsys):
         assert f"the server takes one mask for {key}; leave one out" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["x", "berlin_000000_19", "berlin_000000_0000190", "my_berlin_000000_000019"])
+def test_masks_that_the_server_of_cityscapes_would_not_find(name, tmp_path, make_picture, capsys):
+    make_picture().save(tmp_path / f"{name}.png")
+    options = ("--model", tmp_path / "none", "--output", tmp_path / "out", "--submission", "cityscapes")
+    assert predict(tmp_path / f"{name}.png", *options) == 1
+    assert f"{name}.png: the server finds masks by city, sequence and frame" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_killed_processes_and_launch(tiny_model, photos, tmp_path):
     """A run that is killed goes on; several processes share the pictures and report errors together."""

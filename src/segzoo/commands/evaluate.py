@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from segzoo.evaluation.api import Scored
     from segzoo.evaluation.job import EvaluationJob
+    from segzoo.evaluation.pictures import WorstPredictions
     from segzoo.evaluation.report import EvaluationReport
     from segzoo.evaluation.run import EvaluationOptions
     from segzoo.evaluation.score_log import ScoreLog
@@ -108,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
     check_arguments(args)
 
     from segzoo.evaluation.api import faster
+    from segzoo.evaluation.pictures import WorstPredictions
     from segzoo.evaluation.run import EvaluationOptions, make_accelerator, open_log, score_job
     from segzoo.memory import keep_freed_memory
 
@@ -141,9 +143,10 @@ def run(args: argparse.Namespace) -> int:
             print_text(f"{job.describe()}\non {where}, batches of {args.batch_size}", stream=sys.stderr)
             if log is not None:
                 say_what_is_there(log)
-        report = score_job(scored, options, accelerator, log)
+        worst = WorstPredictions(args.worst if args.output else 0)
+        report = score_job(scored, options, accelerator, log, worst)
         if accelerator.is_main_process:
-            publish(args, job, report, options, accelerator)
+            publish(args, job, report, options, accelerator, worst)
     accelerator.end_training()
     return 0
 
@@ -291,6 +294,7 @@ def publish(
     report: EvaluationReport,
     options: EvaluationOptions,
     accelerator: Accelerator,
+    worst: WorstPredictions,
 ) -> None:
     """Print the table and write the files that the arguments ask for; the main process calls this."""
     from segzoo.evaluation.known import published_scores, row_of_folder
@@ -306,7 +310,7 @@ def publish(
     elif args.json:
         write_whole(args.json, json_text(report.to_dict()))
     if args.output:
-        write_results(job, report, options, accelerator)
+        write_results(job, report, options, accelerator, worst)
         print_text(line_text(f"results, counts and pictures are in {args.output}"), stream=sys.stderr)
     if args.write_card:
         from segzoo.cards.model_card import update_model_card

@@ -20,6 +20,7 @@ from segzoo.evaluation.job import (
 )
 from segzoo.evaluation.keywords import EvaluateKeywords, parted
 from segzoo.evaluation.known import at_test_size, row_of_folder
+from segzoo.evaluation.pictures import WorstPredictions
 from segzoo.evaluation.run import EvaluationOptions, make_accelerator, open_log, score_job, write_results
 from segzoo.inference.loading import LoadedModel, load
 from segzoo.inference.options import check_protocol_options, settings_from_options
@@ -225,7 +226,8 @@ def evaluate(
             if log is not None:
                 open_things.enter_context(log)
         accelerator.wait_for_everyone()  # no process writes its scores before all have read the earlier ones
-        report = score_job(job, options, accelerator, log)
+        worst = WorstPredictions(0 if options.output is None else options.worst)
+        report = score_job(job, options, accelerator, log, worst)
         if options.output is not None and accelerator.is_main_process:
-            write_results(job, report, options, accelerator)
+            write_results(job, report, options, accelerator, worst)
     return report

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import transformers
 from torch import nn
@@ -123,19 +124,24 @@ class EvaluationJob:
         return "\n".join(map(line_text, lines))
 
     def wrong_picture(
-        self, row: ImageRow, autocast: Callable[[], AbstractContextManager] | None = None
+        self,
+        row: ImageRow,
+        autocast: Callable[[], AbstractContextManager] | None = None,
+        prediction: np.ndarray | None = None,
     ) -> WrongPicture:
-        """Predict an image once more, for a picture of where it is wrong.
+        """What a picture of where an image is wrong is drawn from.
 
         Args:
             row: the image's scores.
             autocast: makes the context that the model runs in, such as ``accelerator.autocast``.
+            prediction: the image's label map (height, width); None: it is predicted once more.
         """
         image, channels = self.dataset.dataset[row.index]["image"], self.dataset.num_channels
         picture, _ = decode_pair(image, None, image_name=row.name, num_channels=channels)
         truth = self.dataset[row.index]["labels"].numpy()
-        predictor = Predictor(self.model, self.processor, self.settings, autocast=autocast)
-        prediction = predictor.label_map(picture, truth.shape).cpu().numpy()
+        if prediction is None:
+            predictor = Predictor(self.model, self.processor, self.settings, autocast=autocast)
+            prediction = predictor.label_map(picture, truth.shape).cpu().numpy()
         return WrongPicture(row, in_colour(picture), truth, prediction)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from segzoo.images.drawing import contact_sheet
 from segzoo.text import line_text, shorten
 
 WORST_SHEET, WORST_FOLDER = "worst.png", "worst"
+_KEPT_BYTES = 2**26
+"""Label maps that `WorstPredictions` keeps; those of more or larger images are predicted once more."""
 _WRONG = np.array([214, 39, 40], dtype=np.float32)
 _RIGHT = np.array([70, 160, 90], dtype=np.float32)
 
@@ -44,8 +47,38 @@ class WrongPicture:
 
 def worst_rows(rows: Sequence[ImageRow], count: int) -> list[ImageRow]:
     """The images with the lowest mean IoU, the worst first; images without a pixel that counts are left out."""
-    scored = [row for row in rows if row.num_pixels > 0]
-    return sorted(scored, key=lambda row: (row.mean_iou, row.pixel_accuracy, row.index))[:count]
+    return sorted((row for row in rows if row.num_pixels > 0), key=_order)[:count]
+
+
+def _order(row: ImageRow) -> tuple[float, float, int]:
+    return row.mean_iou, row.pixel_accuracy, row.index
+
+
+class WorstPredictions:
+    """The label maps of the worst images so far, so that these are not predicted once more for their pictures.
+
+    Args:
+        count: how many images at most. There are fewer where their label maps take more than some memory.
+    """
+
+    def __init__(self, count: int):
+        self.count, self._bytes = count, 0
+        self._kept: list[tuple[tuple[float, float, int], np.ndarray]] = []
+
+    def add(self, row: ImageRow, prediction: np.ndarray) -> None:
+        """Keep an image's label map (height, width) if the image is among the worst, in place of a better one's."""
+        if not self.count or not row.num_pixels:
+            return
+        if len(self._kept) == self.count and _order(row) > self._kept[-1][0]:
+            return
+        insort(self._kept, (_order(row), prediction), key=lambda kept: kept[0])
+        self._bytes += prediction.nbytes
+        while self._kept and (len(self._kept) > self.count or self._bytes > _KEPT_BYTES):
+            self._bytes -= self._kept.pop()[1].nbytes
+
+    def get(self, row: ImageRow) -> np.ndarray | None:
+        """An image's label map; None if it is not kept, as of one that another process or an earlier run scored."""
+        return next((prediction for order, prediction in self._kept if order[-1] == row.index), None)
 
 
 def error_picture(

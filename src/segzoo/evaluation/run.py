@@ -14,7 +14,7 @@ from segzoo.errors import SegZooError, first_line
 from segzoo.evaluation import pictures, report
 from segzoo.evaluation.folder import PREDICTIONS, STATE
 from segzoo.evaluation.job import EvaluationJob, prediction_files
-from segzoo.evaluation.pictures import draw_worst, save_png, worst_rows
+from segzoo.evaluation.pictures import WorstPredictions, draw_worst, save_png, worst_rows
 from segzoo.evaluation.progress import EvaluationProgress
 from segzoo.evaluation.report import EvaluationReport
 from segzoo.evaluation.score_log import ImageRow, ScoreLog
@@ -115,7 +115,11 @@ def _remove_results(folder: Path) -> None:
 
 
 def score_job(
-    job: EvaluationJob, options: EvaluationOptions, accelerator: Accelerator, log: ScoreLog | None = None
+    job: EvaluationJob,
+    options: EvaluationOptions,
+    accelerator: Accelerator,
+    log: ScoreLog | None = None,
+    worst: WorstPredictions | None = None,
 ) -> EvaluationReport:
     """Score all images that are not scored yet; every process calls this and gets the counts of all processes.
 
@@ -124,6 +128,7 @@ def score_job(
         options: how to run.
         accelerator: the accelerator of this process.
         log: the result of `open_log`; it holds the earlier scores and takes the new ones.
+        worst: takes the label maps of the worst images, for `write_results`.
     """
     done = frozenset() if log is None else frozenset(log.done)
     progress = EvaluationProgress(
@@ -138,9 +143,11 @@ def score_job(
         if files:
             files[found.index].parent.mkdir(parents=True, exist_ok=True)
             save_png(label_image(found.prediction, job.classes.palette), files[found.index])
+        row = ImageRow(found.index, found.name, found.mean_iou, found.pixel_accuracy, found.num_pixels)
         if log is not None:
-            row = ImageRow(found.index, found.name, found.mean_iou, found.pixel_accuracy, found.num_pixels)
             log.add(row, found.confusion)
+        if worst is not None:
+            worst.add(row, found.prediction.numpy())
         progress.image()
 
     num_workers = options.num_workers
@@ -197,7 +204,11 @@ def score_job(
 
 
 def write_results(
-    job: EvaluationJob, found: EvaluationReport, options: EvaluationOptions, accelerator: Accelerator
+    job: EvaluationJob,
+    found: EvaluationReport,
+    options: EvaluationOptions,
+    accelerator: Accelerator,
+    kept: WorstPredictions | None = None,
 ) -> None:
     """Write the results into the output folder: numbers first, pictures afterwards.
 
@@ -205,12 +216,13 @@ def write_results(
         job: what was scored.
         found: the result of `score_job`.
         options: names the folder and the number of worst images.
-        accelerator: the worst images are predicted once more under its autocast.
+        accelerator: worst images that are not in ``kept`` are predicted once more under its autocast.
+        kept: the label maps that `score_job` kept.
     """
     found.write(options.output)
     worst = worst_rows(found.images, options.worst)
     draw_worst(
-        [job.wrong_picture(row, accelerator.autocast) for row in worst],
+        [job.wrong_picture(row, accelerator.autocast, None if kept is None else kept.get(row)) for row in worst],
         options.output,
         palette=job.classes.palette,
         names=job.classes.names,

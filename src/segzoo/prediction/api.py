@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
 from typing import Any, overload
 
 import numpy as np
@@ -15,6 +19,7 @@ from segzoo.images.reading import Picture, open_picture
 from segzoo.images.web import is_web_address
 from segzoo.inference.settings import InferenceSettings
 from segzoo.prediction.labeller import Labeller, Prediction, Speed, load_labeller
+from segzoo.prediction.run import FETCHERS
 
 Source = str | os.PathLike | bytes | np.ndarray | PIL.Image.Image
 Model = str | os.PathLike | tuple[torch.nn.Module, Any] | Labeller
@@ -59,7 +64,8 @@ def predict(
         model: model folder, name on the Hub, what `segzoo.load` returned, or a `segzoo.prediction.Labeller`, with which
             further calls load nothing.
         pictures: a picture, or a list of pictures: path, web address, bytes of a file, PIL picture, or array
-            (height, width) or (height, width, channels) of uint8, uint16, or floats from 0 to 1.
+            (height, width) or (height, width, channels) of uint8, uint16, or floats from 0 to 1. Those on the web are
+            fetched in threads, some ahead of the work.
         device: torch device of a model that is loaded here; ``"auto"``: a GPU if there is one.
         batch_size: how many pictures of one size, which follow each other, go through the model together.
         settings: windows, scales and flips; None: the protocol that the model comes with.
@@ -84,30 +90,54 @@ def predict(
     sources = [pictures] if single else list(pictures)
     if not sources:
         return []
-    first = _opened(sources[0], 0)
-    labeller = load_labeller(model, first.stored_size, device=device, settings=settings, speed=speed)
     results = []
-    images = _images(sources, first, labeller.num_channels)
-    for batch in _batches(images, batch_size):
-        results += labeller.label(batch)
+    with closing(_opened(sources)) as pictures:
+        first = next(pictures)
+        labeller = load_labeller(model, first.stored_size, device=device, settings=settings, speed=speed)
+        images = _grey_levels(first, pictures, labeller.num_channels)
+        del first  # not held while the others are labelled
+        for batch in _batches(images, batch_size):
+            results += labeller.label(batch)
     return results[0] if single else results
 
 
-def _opened(source: Source, index: int) -> Picture:
+def _opened(sources: Sequence[Source]) -> Generator[Picture, None, None]:
+    """The pictures in their order; those on the web are fetched in threads, and few are ahead of the others."""
+    threads = ThreadPoolExecutor(FETCHERS)
+    begun: deque[Callable[[], Picture]] = deque()
+    try:
+        for index, source in enumerate(sources):
+            begun.append(_begin(threads, source, index))
+            if len(begun) == 2 * FETCHERS:
+                yield begun.popleft()()
+        while begun:
+            yield begun.popleft()()
+    finally:
+        threads.shutdown(cancel_futures=True)
+
+
+def _begin(threads: ThreadPoolExecutor, source: Source, index: int) -> Callable[[], Picture]:
+    """Begin to fetch a picture if it is on the web; returns what opens it."""
     if isinstance(source, str) and is_web_address(source):
         from segzoo.images.web import read_web
 
-        try:
-            return open_picture(read_web(source), name=source)
-        except OSError as error:
-            raise SegZooError(f"{source}: the picture cannot be fetched ({error}); check the address") from error
+        content = threads.submit(read_web, source)
+
+        def fetched() -> Picture:
+            try:
+                return open_picture(content.result(), name=source)
+            except OSError as error:
+                raise SegZooError(f"{source}: the picture cannot be fetched ({error}); check the address") from error
+
+        return fetched
     in_memory = isinstance(source, np.ndarray | PIL.Image.Image | bytes)
-    return open_picture(source, name=f"picture {index}" if in_memory else None)
+    return partial(open_picture, source, name=f"picture {index}" if in_memory else None)
 
 
-def _images(sources: Sequence[Source], first: Picture, num_channels: int) -> Iterator[np.ndarray]:
-    for index, source in enumerate(sources):
-        picture = first if index == 0 else _opened(source, index)
+def _grey_levels(first: Picture, others: Iterator[Picture], num_channels: int) -> Iterator[np.ndarray]:
+    yield first.grey_levels(num_channels)
+    del first
+    for picture in others:
         yield picture.grey_levels(num_channels)
 
 

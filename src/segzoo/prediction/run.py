@@ -23,7 +23,7 @@ from segzoo.shortages import shortage_of
 QUICK_PIXELS = 4_000_000
 """Up to this number of pixels speed matters more than memory: several pictures are held at once."""
 _AHEAD, _BEHIND = 2, 4  # batches that are read before the model asks for them; pictures that wait for being written
-_FETCHERS = 4  # pictures that are fetched at once; twice as many are ahead of the work
+FETCHERS = 4  # pictures that are fetched at once; twice as many are ahead of the work
 
 
 @dataclass
@@ -139,7 +139,7 @@ class Downloads:
         self._waiting = deque(self.pictures)
         self._begun: deque[tuple[Input, Future[Task]]] = deque()
         self._first: Task | None = None
-        self._threads = ThreadPoolExecutor(_FETCHERS)
+        self._threads = ThreadPoolExecutor(FETCHERS)
 
     def first(self) -> Task | None:
         """The first picture that can be used, which stays among the others; None if there is none."""
@@ -162,7 +162,7 @@ class Downloads:
 
     def _next(self) -> Task | None:
         while self._begun or self._waiting:
-            while self._waiting and len(self._begun) < 2 * _FETCHERS:
+            while self._waiting and len(self._begun) < 2 * FETCHERS:
                 picture = self._waiting.popleft()
                 self._begun.append((picture, self._threads.submit(self._fetch, picture)))
             picture, future = self._begun.popleft()
