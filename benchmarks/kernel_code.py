@@ -19,7 +19,7 @@ from collections.abc import Iterator
 import torch
 from segzoo._kernels.dcnv3 import functions as dcnv3_functions
 from segzoo._kernels.dcnv3 import kernels as dcnv3_kernels
-from segzoo._kernels.dcnv3.bilinear import block_shapes, compute_dtype, lanes, vector
+from segzoo._kernels.dcnv3.bilinear import block_shape, compute_dtype, lanes, vector
 from segzoo._kernels.ms_deform_attn import functions as ms_deform_attn_functions
 from segzoo._kernels.ms_deform_attn import kernels as ms_deform_attn_kernels
 from triton import knobs
@@ -30,7 +30,6 @@ KERNELS = {"dcnv3": dcnv3_kernels, "ms_deform_attn": ms_deform_attn_kernels}
 PASSES = ("forward", "backward")
 DTYPES = ("float32", "float16", "bfloat16")
 POINTERS = {torch.float64: "*fp64", torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
-WARPS = 4
 COUNTED = {
     "loads": r"\bld\.global",
     "vector_loads": r"\bld\.global[.\w:]*\.(v4\.\w?32|v2\.\w?64|\w?128)",
@@ -73,9 +72,8 @@ def compiled(kernel: str, direction: str, dtype: torch.dtype, channels: int, cap
     sums = compute_dtype(dtype)
     moved = sums if direction == "backward" else dtype
     backward = direction == "backward"
-    shapes = block_shapes(channels, vector(moved, backward, divmod(capability, 10)), backward)
-    rows, parts = next((rows, parts) for rows, warps, parts in shapes if warps == WARPS)
-    constants |= {"D": channels, "LANES": lanes(channels), "BLOCK": rows, "PARTS": parts}
+    rows, warps = block_shape(channels, vector(moved, backward, divmod(capability, 10)))
+    constants |= {"D": channels, "LANES": lanes(channels), "BLOCK": rows}
     pointers = dict.fromkeys(("input", "value", "output", "output_gradient"), dtype)
     pointers |= dict.fromkeys(("input_gradient", "value_gradient"), sums)
     names = ("offset", "mask", "locations", "weights")
@@ -93,7 +91,7 @@ def compiled(kernel: str, direction: str, dtype: torch.dtype, channels: int, cap
         else:
             signature[name] = ("i32",) * 6 if name == "codes" else "i32"
     source = ASTSource(function, signature, values, attributes)
-    options = {"num_warps": WARPS, "num_stages": 1, "enable_fp_fusion": True}
+    options = {"num_warps": warps, "num_stages": 1, "enable_fp_fusion": True}
     code = compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     counts = {name: len(re.findall(pattern, code.asm["ptx"])) for name, pattern in COUNTED.items()}
     name = str(dtype).removeprefix("torch.")

@@ -122,21 +122,14 @@ def test_every_package_is_installed():
     )
 
 
-def test_block_shapes_leave_a_vector_to_each_thread():
-    from segzoo._kernels.dcnv3.bilinear import block_shapes, vector
+def test_a_block_is_a_warp_whose_threads_hold_a_vector_each():
+    from segzoo._kernels.dcnv3.bilinear import block_shape, vector
 
-    assert block_shapes(16, vector(torch.float32, False, (9, 0)), False) == (
-        (32, 2, 2),
-        (64, 4, 2),
-        (16, 2, 1),
-        (32, 4, 1),
-    )
-    assert block_shapes(16, vector(torch.float32, True, (9, 0)), True) == ((16, 2, 1), (32, 4, 1))
-    assert block_shapes(16, vector(torch.bfloat16, False, (8, 0)), False)[0] == (64, 2, 2)
-    assert block_shapes(4, 4, False) == ((64, 2, 1), (128, 4, 1))  # a row is one vector
-    assert block_shapes(12, 4, False) == block_shapes(16, 4, True)  # halves of 12 are no power of two
-    assert block_shapes(512, 4, False) == ((1, 2, 2), (2, 4, 2), (1, 4, 1))
-    assert block_shapes(4096, 4, True) == ((1, 8, 1),)
+    assert block_shape(16, vector(torch.float32, False, (9, 0))) == (8, 1)
+    assert block_shape(16, vector(torch.bfloat16, False, (8, 0))) == (16, 1)
+    assert block_shape(12, 4) == block_shape(16, 4)
+    assert block_shape(512, 4) == (1, 4)
+    assert block_shape(4096, 4) == (1, 8)
     assert vector(torch.float32, True, (9, 0)) == 4
     assert vector(torch.float32, True, (8, 9)) == vector(torch.float64, True, (9, 0)) == 1
 
@@ -165,8 +158,8 @@ def machine_code(tmp_path, *arguments):
 def test_forward_moves_16_bytes_and_never_waits(tmp_path):
     arguments = ("--kernels", "dcnv3", "--passes", "forward", "--capabilities", "90", "--dtypes", "bfloat16")
     (code,) = machine_code(tmp_path, *arguments)
-    # 9 points, 4 corners, 2 parts; besides them offsets by pairs and weights
-    assert code["vector_loads"] == 72 and code["loads"] == 72 + 9 + 9
+    # 9 points, 4 corners; besides them offsets by pairs and weights
+    assert code["vector_loads"] == 36 and code["loads"] == 36 + 9 + 9
     assert code["barriers"] == 0 and code["stack"] == 0
 
 
@@ -178,7 +171,7 @@ def test_machine_code_of_every_kernel(tmp_path):
         corners = 36 if code["kernel"] == "dcnv3" else 48
         assert code["stack"] == 0, code
         if code["direction"] == "forward":
-            assert code["vector_loads"] == 2 * corners and code["atomics"] == code["barriers"] == 0, code
+            assert code["vector_loads"] == corners and code["atomics"] == code["barriers"] == 0, code
         else:
             assert code["atomics"] == corners, code
             assert code["vector_atomics"] == (corners if code["capability"] == 90 else 0), code
@@ -247,7 +240,7 @@ def test_operator_on_a_gpu_equals_float64_on_the_cpu(name, dtype, compiled):
 def test_operator_is_captured_in_a_cuda_graph(name):
     operator, tensors = CASES[name](torch.float32)
     tensors = [tensor.cuda() for tensor in tensors]
-    expected = operator(*tensors)  # also chooses the block shape, which a capture cannot
+    expected = operator(*tensors)  # also compiles, which a capture cannot
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         output = operator(*tensors)

@@ -9,9 +9,6 @@ from torch import Tensor
 from .bilinear import TRITON_DTYPES, aligned, check, compute_dtype, launch
 from .kernels import backward_kernel, forward_kernel
 
-# Arguments that change what a kernel does at each point, and so which block shape is fastest.
-_KEY = ("KERNEL", "REMOVE_CENTER", "SOFTMAX")
-
 
 class Options(NamedTuple):
     """The options of `dcnv3_forward`, in its order."""
@@ -139,11 +136,11 @@ def dcnv3_backward(
             "offset_gradient": offset_gradient,
             "mask_gradient": mask_gradient,
         }
-        _launch(backward_kernel, tensors, options, input_gradient.dtype, adds_to=("input_gradient",))
+        _launch(backward_kernel, tensors, options, input_gradient.dtype, atomics=True)
     return input_gradient.to(input.dtype), offset_gradient, mask_gradient
 
 
-def _launch(kernel, tensors: "dict[str, Tensor]", options: Options, moved: torch.dtype, adds_to=()) -> None:
+def _launch(kernel, tensors: "dict[str, Tensor]", options: Options, moved: torch.dtype, atomics: bool = False) -> None:
     input, offset = tensors["input"], tensors["offset"]
     images, height, width, channels = input.shape
     rows = offset.shape[1] * offset.shape[2] * options.groups
@@ -158,8 +155,7 @@ def _launch(kernel, tensors: "dict[str, Tensor]", options: Options, moved: torch
         channels=channels // options.groups,
         dtype=moved,
         device=input.device,
-        key=_KEY,
-        adds_to=adds_to,
+        atomics=atomics,
     )
 
 

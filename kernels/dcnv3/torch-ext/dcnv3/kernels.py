@@ -9,7 +9,7 @@ import triton.language as tl
 
 from .bilinear import blend, cell, pair, row_mask, sample_backward
 
-_SIZES = ["height", "width", "columns", "rows", "size_class"]
+_SIZES = ["height", "width", "columns", "rows"]
 
 
 @triton.jit
@@ -68,7 +68,6 @@ def forward_kernel(
     width,
     columns,
     rows,
-    size_class,
     G: tl.constexpr,
     D: tl.constexpr,
     LANES: tl.constexpr,
@@ -82,7 +81,6 @@ def forward_kernel(
     PAIRED: tl.constexpr,
     COMPUTE: tl.constexpr,
     INDEX: tl.constexpr,
-    PARTS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     POINTS: tl.constexpr = KERNEL * KERNEL - REMOVE_CENTER
@@ -97,16 +95,13 @@ def forward_kernel(
     mask += image * rows * POINTS
     output += image * rows * D
     at = row.to(INDEX) * POINTS
-    PART: tl.constexpr = LANES // PARTS
-    HELD: tl.constexpr = D if PARTS == 1 else PART
-    lane = tl.arange(0, PART)[None, :]
+    lane = tl.arange(0, LANES)[None, :]
     base = input + ((row % G * D)[:, None] + lane)
 
     if SOFTMAX:
         largest = _largest_logit(mask, at, alive, BLOCK, POINTS, UNROLL, COMPUTE)
         total = tl.zeros([BLOCK], COMPUTE)
-    sums = tl.zeros([BLOCK, PART], COMPUTE)
-    more = sums
+    sums = tl.zeros([BLOCK, LANES], COMPUTE)
     for point in tl.range(0, POINTS, loop_unroll_factor=UNROLL):
         point_x, point_y = _point(
             offset, at, alive, x, y, point, KERNEL, PADDING, DILATION, SCALE, REMOVE_CENTER, PAIRED, COMPUTE
@@ -115,19 +110,12 @@ def forward_kernel(
         if SOFTMAX:
             weight = tl.exp(weight - largest)
             total += weight
-        place, across, down, ul, ur, ll, lr = cell(
-            base, 0, point_x, point_y, weight, height, width, G * D, INDEX, COMPUTE
-        )
-        sums = blend(sums, place, across, down, ul, ur, ll, lr, PART, HELD, COMPUTE)
-        if PARTS == 2:
-            more = blend(more, place + PART, across, down, ul, ur, ll, lr, PART, HELD, COMPUTE)
+        four = cell(base, 0, point_x, point_y, weight, height, width, G * D, INDEX, COMPUTE)
+        sums = blend(sums, four, LANES, D, COMPUTE)
     if SOFTMAX:
-        sums = sums / total[:, None]
-        more = more / total[:, None]
+        sums *= (1.0 / total)[:, None]
     to = output + (row.to(INDEX) * D)[:, None] + lane
-    tl.store(to, sums.to(output.dtype.element_ty), mask=row_mask(alive, PART, HELD))
-    if PARTS == 2:
-        tl.store(to + PART, more.to(output.dtype.element_ty), mask=row_mask(alive, PART, HELD))
+    tl.store(to, sums.to(output.dtype.element_ty), mask=row_mask(alive, LANES, D))
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -143,7 +131,6 @@ def backward_kernel(
     width,
     columns,
     rows,
-    size_class,
     G: tl.constexpr,
     D: tl.constexpr,
     LANES: tl.constexpr,
@@ -183,6 +170,7 @@ def backward_kernel(
         total = tl.zeros([BLOCK], COMPUTE)
         for point in tl.range(0, POINTS, loop_unroll_factor=UNROLL):
             total += tl.exp(tl.load(mask + at + point, mask=alive, other=0.0).to(COMPUTE) - largest)
+    share = 1.0 / total
     given = output_gradient + (row.to(INDEX) * D)[:, None] + tl.arange(0, LANES)[None, :]
     given = tl.load(given, mask=row_mask(alive, LANES, D), other=0.0).to(COMPUTE)
 
@@ -200,7 +188,7 @@ def backward_kernel(
         )
         weight = tl.load(mask + at + point, mask=alive, other=0.0).to(COMPUTE)
         if SOFTMAX:
-            weight = tl.exp(weight - largest) / total
+            weight = tl.exp(weight - largest) * share
         gain, slope_x, slope_y = sample_backward(
             given,
             input + channel,

@@ -154,20 +154,9 @@ def cell(
 
 
 @triton.jit
-def blend(
-    sums,
-    at,
-    across,
-    down,
-    upper_left,
-    upper_right,
-    lower_left,
-    lower_right,
-    LANES: tl.constexpr,
-    D: tl.constexpr,
-    COMPUTE: tl.constexpr,
-):
-    """``sums`` (BLOCK, lanes) and the four pixels of a `cell`, each times its share."""
+def blend(sums, four, LANES: tl.constexpr, D: tl.constexpr, COMPUTE: tl.constexpr):
+    """``sums`` (BLOCK, LANES) and the four pixels of a `cell`, each times its share."""
+    at, across, down, upper_left, upper_right, lower_left, lower_right = four
     below = at + down
     sums += _pixels(at, LANES, D).to(COMPUTE) * upper_left[:, None]
     sums += _pixels(at + across, LANES, D).to(COMPUTE) * upper_right[:, None]
@@ -244,32 +233,16 @@ def vector(dtype: torch.dtype, atomics: bool, capability: "tuple[int, int]") -> 
     return 16 // dtype.itemsize
 
 
-@functools.cache
-def block_shapes(channels: int, vector: int, backward: bool) -> "tuple[tuple[int, int, int], ...]":
-    """(rows, warps, parts) of the blocks worth trying: those where every thread holds one vector of each part of a row.
+def block_shape(channels: int, vector: int) -> "tuple[int, int]":
+    """(rows, warps) of a block: one warp whose threads hold a vector each, or as many warps as a row needs, up to 8.
 
-    A row's position and weight are then computed by the threads that hold the row, and no block waits for them at a
-    barrier. Other shapes would move positions through shared memory. In two parts half as many threads compute them,
-    which is most of what the forward does; the backward waits for additions to memory, which want whole rows.
+    A row's position and weight are then computed by the threads that hold the row, and nothing waits at a barrier. On
+    an H200 more warps were as fast for large maps and slower for small ones; more vectors of a row in a thread were
+    slower everywhere, since each load then reaches into more rows.
     """
     row = lanes(channels)
-    halves = not backward and row == channels and row >= 2 * vector
-    shapes = [
-        (32 * warps * vector * parts // row, warps, parts)
-        for parts in ((2, 1) if halves else (1,))
-        for warps in (2, 4)
-        if row // parts <= 32 * warps * vector
-    ]
-    return tuple(shapes) or ((1, 8, 1),)
-
-
-@functools.cache
-def _tuned(kernel, shapes, key: "tuple[str, ...]", zeroed: "tuple[str, ...]"):
-    configs = [
-        triton.Config({"BLOCK": rows} | ({} if zeroed else {"PARTS": parts}), num_warps=warps, num_stages=1)
-        for rows, warps, parts in shapes
-    ]
-    return triton.autotune(configs, key=list(key), reset_to_zero=list(zeroed), cache_results=True)(kernel)
+    warps = min(max(row // (32 * vector), 1), 8)
+    return max(32 * warps * vector // row, 1), warps
 
 
 def launch(
@@ -281,13 +254,9 @@ def launch(
     channels: int,
     dtype: torch.dtype,
     device: torch.device,
-    key: "tuple[str, ...]",
-    adds_to: "tuple[str, ...]" = (),
+    atomics: bool = False,
 ) -> None:
-    """Run ``kernel`` over the ``rows`` of every image, at the fastest of the block shapes.
-
-    Block shapes are timed once for each combination of the tensors' dtypes, of the arguments in ``key`` and of the
-    size's order of magnitude; Triton keeps the result on disk.
+    """Run ``kernel`` over the ``rows`` of every image.
 
     Args:
         kernel: a jitted or interpreted kernel.
@@ -297,23 +266,17 @@ def launch(
         channels: number of channels of a row.
         dtype: dtype of what the kernel gathers, or adds to memory.
         device: device of the tensors.
-        key: names of the arguments that determine which block shape is fastest.
-        adds_to: names of the arguments that the kernel adds to by atomic operations, and that start at zero.
+        atomics: whether the kernel adds to memory by atomic operations.
     """
-    size_class = (rows * images).bit_length() // 3
-    arguments = {**arguments, "size_class": size_class, "D": channels, "LANES": lanes(channels)}
     on_gpu = isinstance(kernel, triton.runtime.JITFunction)  # else interpreted
     capability = torch.cuda.get_device_capability(device) if on_gpu else (9, 0)
-    backward = bool(adds_to)
-    shapes = block_shapes(channels, vector(dtype, backward, capability), backward)
-    if on_gpu:
-        kernel = _tuned(kernel, shapes, ("size_class", "D", *key), adds_to)
-    else:
-        arguments["BLOCK"] = 128  # the interpreter has no threads to arrange
-        if not backward:
-            arguments["PARTS"] = 2 if channels == lanes(channels) > 1 else 1
+    block, warps = block_shape(channels, vector(dtype, atomics, capability))
+    if not on_gpu:
+        block = 128  # the interpreter has no threads to arrange
+    arguments = {**arguments, "D": channels, "LANES": lanes(channels), "BLOCK": block}
     with torch.cuda.device(device) if on_gpu else contextlib.nullcontext():
-        kernel[lambda meta: (triton.cdiv(rows, meta["BLOCK"]) * images,)](**arguments, enable_fp_fusion=True)
+        grid = (triton.cdiv(rows, block) * images,)
+        kernel[grid](**arguments, num_warps=warps, num_stages=1, enable_fp_fusion=True)
 
 
 def aligned(tensor: torch.Tensor) -> torch.Tensor:

@@ -9,9 +9,6 @@ from torch import Tensor
 from .bilinear import TRITON_DTYPES, aligned, check, compute_dtype, launch
 from .kernels import backward_kernel, forward_kernel
 
-# Arguments that change what a kernel does for each query, and so which block shape is fastest.
-_KEY = ("LEVELS", "POINTS")
-
 
 def ms_deform_attn_forward(
     value: Tensor,
@@ -88,11 +85,11 @@ def ms_deform_attn_backward(
             "locations_gradient": locations_gradient,
             "weights_gradient": weights_gradient,
         }
-        _launch(backward_kernel, tensors, spatial_shapes, dtype, adds_to=("value_gradient",))
+        _launch(backward_kernel, tensors, spatial_shapes, dtype, atomics=True)
     return value_gradient.to(value.dtype), locations_gradient, weights_gradient
 
 
-def _launch(kernel, tensors: "dict[str, Tensor]", spatial_shapes, moved: torch.dtype, adds_to=()) -> None:
+def _launch(kernel, tensors: "dict[str, Tensor]", spatial_shapes, moved: torch.dtype, atomics: bool = False) -> None:
     value, weights = tensors["value"], tensors["weights"]
     images, positions, heads, channels = value.shape
     levels, points = weights.shape[3:]
@@ -114,8 +111,7 @@ def _launch(kernel, tensors: "dict[str, Tensor]", spatial_shapes, moved: torch.d
         channels=channels,
         dtype=moved,
         device=value.device,
-        key=_KEY,
-        adds_to=adds_to,
+        atomics=atomics,
     )
 
 

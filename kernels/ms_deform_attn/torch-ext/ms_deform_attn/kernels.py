@@ -9,7 +9,7 @@ import triton.language as tl
 
 from .bilinear import blend, cell, pair, row_mask, sample_backward
 
-_SIZES = ["positions", "rows", "size_class"]
+_SIZES = ["positions", "rows"]
 
 
 @triton.jit
@@ -38,7 +38,6 @@ def forward_kernel(
     codes,
     positions,
     rows,
-    size_class,
     HEADS: tl.constexpr,
     D: tl.constexpr,
     LANES: tl.constexpr,
@@ -47,7 +46,6 @@ def forward_kernel(
     PAIRED: tl.constexpr,
     COMPUTE: tl.constexpr,
     INDEX: tl.constexpr,
-    PARTS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     ALL: tl.constexpr = LEVELS * POINTS
@@ -61,13 +59,10 @@ def forward_kernel(
     weights += image * rows * ALL
     output += image * rows * D
     at = row.to(INDEX) * ALL
-    PART: tl.constexpr = LANES // PARTS
-    HELD: tl.constexpr = D if PARTS == 1 else PART
-    lane = tl.arange(0, PART)[None, :]
+    lane = tl.arange(0, LANES)[None, :]
     base = value + ((row % HEADS * D)[:, None] + lane)
 
-    sums = tl.zeros([BLOCK, PART], COMPUTE)
-    more = sums
+    sums = tl.zeros([BLOCK, LANES], COMPUTE)
     first = 0
     for level in tl.static_range(LEVELS):
         height = _side(codes, 2 * level)
@@ -76,17 +71,11 @@ def forward_kernel(
             point = level * POINTS + step
             x, y = _point(locations, at, alive, point, height, width, PAIRED, COMPUTE)
             weight = tl.load(weights + at + point, mask=alive, other=0.0).to(COMPUTE)
-            place, across, down, ul, ur, ll, lr = cell(
-                base, first, x, y, weight, height, width, HEADS * D, INDEX, COMPUTE
-            )
-            sums = blend(sums, place, across, down, ul, ur, ll, lr, PART, HELD, COMPUTE)
-            if PARTS == 2:
-                more = blend(more, place + PART, across, down, ul, ur, ll, lr, PART, HELD, COMPUTE)
+            four = cell(base, first, x, y, weight, height, width, HEADS * D, INDEX, COMPUTE)
+            sums = blend(sums, four, LANES, D, COMPUTE)
         first += height * width
     to = output + (row.to(INDEX) * D)[:, None] + lane
-    tl.store(to, sums.to(output.dtype.element_ty), mask=row_mask(alive, PART, HELD))
-    if PARTS == 2:
-        tl.store(to + PART, more.to(output.dtype.element_ty), mask=row_mask(alive, PART, HELD))
+    tl.store(to, sums.to(output.dtype.element_ty), mask=row_mask(alive, LANES, D))
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -101,7 +90,6 @@ def backward_kernel(
     codes,
     positions,
     rows,
-    size_class,
     HEADS: tl.constexpr,
     D: tl.constexpr,
     LANES: tl.constexpr,
