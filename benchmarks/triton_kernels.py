@@ -170,15 +170,15 @@ def cases(arguments: argparse.Namespace) -> Iterator[Case]:
 
 
 def replayed(call: Callable[[], object], repeats: int = 20) -> float:
-    """Device time of a call in milliseconds: the median of CUDA graph replays."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            call()
-    torch.cuda.current_stream().wait_stream(stream)
+    """Device time of a call in milliseconds: the median of CUDA graph replays.
+
+    It is recorded on the current stream, which must not be the default one: a backward runs on its forward's stream.
+    """
+    for _ in range(3):
+        call()
+    torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
         for _ in range(repeats):
             call()
     graph.replay()
@@ -311,6 +311,12 @@ def main() -> None:
         print("No GPU: the kernels compiled ahead of time.\n")
         kernel_code.table(kernel_code.all_codes(kernel_code.parse([])))
         return
+    with torch.cuda.stream(torch.cuda.Stream()):
+        compare(arguments)
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Measure all cases on the current stream, and print and write what was found."""
     bandwidth = copy_bandwidth()
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, copies {bandwidth / 1e9:.2f} TB/s\n")
     print("| case | operator | pass | device ms (do_bench) | end to end ms | floor | errors: output, gradients |")
