@@ -1,7 +1,10 @@
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from segzoo.errors import SegZooError
+from segzoo.precision_state import own_precision
+from segzoo.training import surroundings
 from segzoo.training.options import RunOptions
 from segzoo.training.surroundings import Surroundings
 
@@ -18,3 +21,15 @@ def test_a_precision_that_a_cpu_has_not_is_told_in_a_line(tmp_path):
     with pytest.raises(SegZooError, match=r"--mixed_precision fp16: cannot be used here \(.*take another") as error:
         Surroundings(RunOptions(output_dir=str(tmp_path), use_cpu=True), "fp16")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("in_hardware", "expected"), [(True, "bf16"), (False, "no")])
+def test_auto_is_bf16_where_the_processor_computes_in_it(tmp_path, monkeypatch, in_hardware, expected):
+    """Emulated, the quickstart would take an hour."""
+    monkeypatch.setattr(surroundings, "has_bfloat16", lambda: in_hardware)
+    assert surroundings.chosen_precision(torch.device("cpu")) == expected
+    assert surroundings.chosen_precision(torch.device("meta")) == "no"
+    AcceleratorState._reset_state()  # of an earlier test
+    with own_precision():
+        here = Surroundings(RunOptions(output_dir=str(tmp_path), use_cpu=True), "auto")
+        assert here.accelerator.mixed_precision == expected

@@ -254,7 +254,8 @@ def _memory_facts(
         batch_size=batch,
         world_size=request.world_size,
         sharding=request.sharding,
-        precision=request.precision or recipe.mixed_precision or "no",
+        precision=request.precision
+        or {None: "no", "auto": "bf16"}.get(recipe.mixed_precision, recipe.mixed_precision),
         gradient_checkpointing=request.gradient_checkpointing,
     )
     found = training_footprint(model, recipe, setup)

@@ -90,7 +90,7 @@ class TrainKeywords(TypedDict, total=False):
     max_train_steps: int | None
     metric_for_best_model: Text | None
     min_learning_rate: Number
-    mixed_precision: Literal["no", "fp16", "bf16"] | None
+    mixed_precision: Literal["no", "fp16", "bf16", "auto"] | None
     model_name_or_path: Text | None
     model_revision: Text
     momentum: Number

@@ -20,7 +20,7 @@ from segzoo.options import MAX_FACTOR, nearest, option
 from segzoo.sizes import MAX_SIZE
 from segzoo.training.recipes.groups import ModelOptions, OptimizerOptions, ScheduleOptions
 
-PRECISIONS = ("no", "fp16", "bf16")
+PRECISIONS = ("no", "fp16", "bf16", "auto")
 _LABELS = ("name", "source")
 _FILES = (".yaml", ".yml", ".json")
 
@@ -66,7 +66,11 @@ class Recipe(ModelOptions, Augmentation, ScheduleOptions, OptimizerOptions):
         0.01, "with balanced sampling: the smaller, the rarer the classes", above=0, at_most=MAX_FACTOR
     )
     freeze_backbone: bool = option(False, "train neck and heads only")
-    mixed_precision: str | None = option(None, "none: as accelerate is configured", choices=PRECISIONS)
+    mixed_precision: str | None = option(
+        None,
+        "none: as accelerate is configured; auto: bf16 where the processor computes in it, else no",
+        choices=PRECISIONS,
+    )
     ema_decay: float | None = option(
         None,
         "keep a moving average of the weights; this share of the old average stays in each step",

@@ -75,7 +75,8 @@ def _length(recipe: Recipe) -> str:
     if recipe.total_train_batch_size:
         parts[0] += f" of {recipe.total_train_batch_size} pictures"
     if recipe.mixed_precision:
-        parts.append("float32" if recipe.mixed_precision == "no" else f"mixed precision {recipe.mixed_precision}")
+        precision = {"no": "float32", "auto": "mixed precision bf16 where the processor computes in it"}
+        parts.append(precision.get(recipe.mixed_precision, f"mixed precision {recipe.mixed_precision}"))
     if recipe.ema_decay is not None:
         parts.append(f"moving average of the weights ({recipe.ema_decay:g})")
     return ", ".join(parts)
