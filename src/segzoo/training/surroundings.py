@@ -23,7 +23,7 @@ from segzoo.training.sharding import is_sharded, shard_on_cpus
 def chosen_precision(device: torch.device) -> str:
     """The precision that ``auto`` is: ``"bf16"`` where the device computes in it, else ``"no"``.
 
-    Where it does not, bfloat16 is emulated: a CPU with AVX2 alone took thirty times as long as in float32.
+    Where it does not, bfloat16 is emulated: a CPU with AVX2 alone took fourteen times as long as in float32.
     """
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
