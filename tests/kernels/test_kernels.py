@@ -134,6 +134,18 @@ def test_a_block_is_a_warp_whose_threads_hold_a_vector_each():
     assert vector(torch.float32, True, (8, 9)) == vector(torch.float64, True, (9, 0)) == 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_pairs_lie_where_they_can_be_loaded_at_once(dtype):
+    """A GPU refuses to load two numbers from between two pairs; the interpreter does not mind."""
+    from segzoo._kernels.dcnv3.bilinear import aligned
+
+    numbers = torch.arange(9, dtype=dtype)
+    assert numbers[1:].data_ptr() % (2 * numbers.itemsize)
+    moved = aligned(numbers[1:])
+    assert moved.data_ptr() % (2 * numbers.itemsize) == 0 and torch.equal(moved, numbers[1:])
+    assert aligned(numbers).data_ptr() == numbers.data_ptr()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_refuses_tensors_that_are_not_on_a_gpu(name):
     import segzoo._kernels.dcnv3 as dcnv3

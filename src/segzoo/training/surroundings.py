@@ -51,9 +51,9 @@ class Surroundings:
 
     def __init__(self, options: RunOptions, mixed_precision: str | None):
         self.options = options
-        if mixed_precision == "auto":
-            mixed_precision = chosen_precision(PartialState(cpu=options.use_cpu).device)
         try:
+            if mixed_precision == "auto":
+                mixed_precision = chosen_precision(PartialState(cpu=options.use_cpu).device)
             self.accelerator = Accelerator(
                 mixed_precision=mixed_precision,
                 dynamo_backend="inductor" if options.torch_compile else None,
