@@ -115,11 +115,12 @@ def of_data(figures: dict) -> Iterable[Row]:
 
 WHAT = {"speed": "inference", "steps": "training step"}
 GROUPS = ("uper", "segformer-b0", "swin", "convnext", "internimage", "adapter")
+STEPS = ("segformer-b0", "convnext", "internimage")  # others take minutes a round on slow machines
 SIDES = ("transformers", "transformers sdpa", "smp", "segzoo")
 CASES = (*SIDES, *(f"{side} contiguous" for side in SIDES), "segzoo fused", "grid_sample")
 BENCHMARKS = {
-    "inference": Benchmark("inference.py", ("--part", "upsampling"), 2, of_inference),
-    "deformable": Benchmark("deformable.py", ("--rounds", "5"), 6, of_deformable),
+    "inference": Benchmark("inference.py", ("--part", "upsampling"), 4, of_inference),
+    "deformable": Benchmark("deformable.py", ("--rounds", "3"), 8, of_deformable),
     "models": Benchmark(
         "models.py",
         ("--groups", *GROUPS, "--parts", "speed", "--rounds", "4", "--cases", *CASES),
@@ -128,13 +129,13 @@ BENCHMARKS = {
     ),
     "steps": Benchmark(
         "models.py",
-        ("--groups", *GROUPS[1:], "--parts", "steps", "--rounds", "2", "--cases", *CASES),
-        7,
+        ("--groups", *STEPS, "--parts", "steps", "--rounds", "2", "--cases", *CASES),
+        5,
         of_models,
     ),
     "training": Benchmark("training.py", ("--steps", "4", "--rounds", "1"), 6, of_training),
     "data": Benchmark("data.py", ("--rounds", "3"), 2, of_data),
-    "jobs": Benchmark("jobs.py", ("--pictures", "60", "--rounds", "1"), 4, of_jobs),
+    "jobs": Benchmark("jobs.py", ("--pictures", "30", "--rounds", "1"), 5, of_jobs),
 }
 
 

@@ -279,8 +279,8 @@ def main() -> None:
         worst = found["errors"] = errors(case)
         figures.append(found)
         print(f"  {'error':19s}" + "".join(f"{worst[way]:>22.1e}" for way in WAYS), flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        if arguments.json:  # after each case, for a run that is broken off
+            arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -54,11 +54,20 @@ def main() -> None:
         return
     results = {"torch": torch.__version__, "threads": args.threads, "device": args.device}
     if "upsampling" in args.part:
-        results["upsampling"] = [upsampling(args, size, kind) for size in args.sizes for kind in args.logits]
+        results["upsampling"] = rows = []
+        for target in args.sizes:
+            for kind in args.logits:
+                rows.append(upsampling(args, target, kind))
+                write(results, args.json)  # after each, for a run that is broken off
     if "windows" in args.part:
         results["windows"] = windows(args)
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        write(results, args.json)
+
+
+def write(results: dict, path: Path | None) -> None:
+    """Write what was measured so far."""
+    if path is not None:
+        path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 def parse() -> argparse.Namespace:

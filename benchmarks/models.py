@@ -47,6 +47,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from segzoo.inference.timing import has_bfloat16
 from segzoo.memory import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -525,7 +526,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--groups", nargs="+", choices=groups, default=["internimage"])
     parser.add_argument("--cases", nargs="+", metavar="NAME", help="only these cases of the groups")
     parser.add_argument("--parts", nargs="+", choices=["speed", "steps", "memory"], default=["speed", "memory"])
-    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
+    parser.add_argument(
+        "--precisions",
+        nargs="+",
+        choices=PRECISIONS,
+        default=list(PRECISIONS) if has_bfloat16() else ["float32"],
+        help="both, or float32 alone where the CPU emulates bfloat16",
+    )
     parser.add_argument("--size", type=int, nargs=2, default=[512, 512], metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -8,8 +8,9 @@
 One picture (batch 1, by default 1024x2048) through each model of `MODELS`, rows of the zoo with random weights, from
 the normalised picture to the logits at the head's resolution. The ways to run a model are those of `WAYS`; one whose
 package is not installed is left out with a message, and so is a row that does not convert. All ways of a model are
-built in one process and run in turns, the models one after another; images per second follow from the median, and with
-fewer than 100 rounds the 99th percentile lies close to the slowest. "fuse()" is how many times as fast folding the batch
+built in one process and run in turns, the models one after another, until the rounds are made or the model's time is
+over; images per second follow from the median, and with fewer than 100 rounds the 99th percentile lies close to the
+slowest. bfloat16 is left out where a CPU emulates it. "fuse()" is how many times as fast folding the batch
 norms makes the model, both in the channels-last format. Memory is what a fresh process, or the GPU, adds at its peak to
 what it held with the model built; a CUDA graph holds its memory from the recording on, and adds none.
 
@@ -23,8 +24,10 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -32,6 +35,7 @@ from torch import Tensor, nn
 
 from segzoo import SegZooForSemanticSegmentation, zoo
 from segzoo.conversion.translate import refusal
+from segzoo.inference.timing import has_bfloat16
 from segzoo.measuring import (
     Run,
     Way,
@@ -68,6 +72,7 @@ MODELS = {
     "SegFormer B0": "segformer_mit-b0_8x1_1024x1024_160k_cityscapes",
 }
 REFERENCES = ("PSPNet R50", "SegFormer B0")
+LEAST_ROUNDS = 3
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -117,7 +122,7 @@ WAYS = {
     "bfloat16": of_eager("cpu", autocast=True),
     "compiled": of_eager("cpu", fuse=True, compile=True),
     "onnxruntime": Way(onnx_runtime, "cpu", "onnxruntime"),
-    "int8": Way(lambda model, picture: onnx_runtime(model, picture, int8=True), "cpu", "onnxruntime"),
+    "int8": Way(partial(onnx_runtime, int8=True), "cpu", "onnxruntime"),
     "openvino": Way(openvino, "cpu", "openvino"),
     "cuda float32": of_eager("cuda", channels_last=False),
     "cuda channels-last": of_eager("cuda"),
@@ -127,6 +132,8 @@ WAYS = {
     "cuda graph": Way(cuda_graph, "cuda"),
     "tensorrt": Way(tensorrt, "cuda", "torch_tensorrt"),
 }
+FROM_FILE = ("onnxruntime", "int8", "openvino")
+"""Ways that share an exported file."""
 FOLDED = {"fused": "channels-last", "cuda fused": "cuda channels-last"}
 """Ways after ``fuse()``, and the same without it."""
 
@@ -141,7 +148,9 @@ def main() -> None:
     if args.read:
         results = json.loads(args.read.read_text(encoding="utf-8"))
     else:
-        results = measured(args)
+        with tempfile.TemporaryDirectory() as folder:
+            args.exports = Path(folder)
+            results = measured(args)
     text = table(results)
     print(text)
     if args.table:
@@ -156,7 +165,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), metavar="NAME")
     parser.add_argument("--ways", nargs="+", choices=WAYS, metavar="WAY", help=f"of {', '.join(WAYS)}")
     parser.add_argument("--size", type=int, nargs=2, default=[1024, 2048], metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=100, help="at most, of each model")
+    parser.add_argument(
+        "--minutes", type=float, default=2, help="for the rounds of a model; three are made in any case"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
         "--clock", choices=CLOCKS, default="wall", help="cpu: the process's own seconds, on one thread"
@@ -170,6 +182,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw mIoU against latency (needs matplotlib)")
     parser.add_argument("--read", type=Path, metavar="FILE", help="show the figures of --json again")
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)  # the fresh process
+    parser.add_argument("--exports", type=Path, help=argparse.SUPPRESS)  # where its files lie
     args = parser.parse_args()
     if args.ways is None:
         args.ways = [name for name, way in WAYS.items() if way.device == args.device]
@@ -186,24 +199,27 @@ def measured(args: argparse.Namespace) -> dict:
     keep_freed_memory()
     ways = []
     for name in args.ways:
-        if (reason := WAYS[name].why_not(WAYS[name].device)) is not None:
+        reason = WAYS[name].why_not(WAYS[name].device)
+        if name == "bfloat16" and not has_bfloat16():
+            reason = "this CPU emulates it, at a tenth of the speed of float32"
+        if reason is not None:
             print(f"{name} is left out: {reason}")
         else:
             ways.append(name)
     rows = zoo.rows()
-    results = {"size": args.size, "threads": args.threads, "rounds": args.rounds, "clock": args.clock}
+    results = {"size": args.size, "threads": args.threads, "clock": args.clock}
     results |= {"torch": torch.__version__, "ways": ways, "models": {}}
     for title in args.models:
         name = MODELS[title]
         if (reason := refusal(zoo.original_config(name))) is not None:
             print(f"{title} is left out: {name} does not convert ({reason})")
             continue
-        found = seconds_of_ways(name, ways, args)
+        found, rounds = seconds_of_ways(name, ways, args)
         for way, figures in found.items():
             if not args.no_memory and WAYS[way].device == "cpu":
                 figures["mib"] = in_fresh_process(name, way, args)
             print(f"{title:16s} {way:20s} {cell(figures)}", flush=True)
-        results["models"][title] = {"name": name, "miou": rows[name].miou, "ways": found}
+        results["models"][title] = {"name": name, "miou": rows[name].miou, "rounds": rounds, "ways": found}
         if args.json:  # after each model, for a run that is broken off
             args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     return results
@@ -212,20 +228,23 @@ def measured(args: argparse.Namespace) -> dict:
 def prepared(name: str, way: str, args: argparse.Namespace) -> Run:
     """A function that runs a picture of noise through the model of a row, which has random weights."""
     device = WAYS[way].device
-    return WAYS[way].prepare(released_model(name).to(device), pictures(1, 3, args.size).to(device))
+    options = {"folder": args.exports / name} if way in FROM_FILE else {}
+    return WAYS[way].prepare(released_model(name).to(device), pictures(1, 3, args.size).to(device), **options)
 
 
 @torch.no_grad()
-def seconds_of_ways(name: str, ways: Sequence[str], args: argparse.Namespace) -> dict[str, dict]:
-    """Run all ways of a model in turns: the median of their seconds and the 99th percentile."""
+def seconds_of_ways(name: str, ways: Sequence[str], args: argparse.Namespace) -> tuple[dict[str, dict], int]:
+    """Run all ways of a model in turns: the median of their seconds and the 99th percentile, and the number of rounds."""
     runs = {way: prepared(name, way, args) for way in ways}
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     clock = CLOCKS[args.clock]
-    for number in range(args.rounds + 1):
+    for way, run in runs.items():  # to warm up and compile
+        seconds_of(run, WAYS[way].device, clock)
+    start, rounds = time.perf_counter(), 0
+    while rounds < args.rounds and (rounds < LEAST_ROUNDS or time.perf_counter() - start < 60 * args.minutes):
         for way, run in runs.items():
-            found = seconds_of(run, WAYS[way].device, clock)
-            if number:  # the first round warms up and compiles
-                seconds[way].append(found)
+            seconds[way].append(seconds_of(run, WAYS[way].device, clock))
+        rounds += 1
     found = {
         way: {"seconds": statistics.median(values), "p99": percentile(values, 0.99)} for way, values in seconds.items()
     }
@@ -233,11 +252,12 @@ def seconds_of_ways(name: str, ways: Sequence[str], args: argparse.Namespace) ->
         # Of a GPU the peak can be read beside whatever else it holds; of a process only when it is a fresh one.
         if not args.no_memory and WAYS[way].device == "cuda":
             found[way]["mib"] = mib(run, "cuda")
-    return found
+    return found, rounds
 
 
 def in_fresh_process(name: str, way: str, args: argparse.Namespace) -> float | None:
     command = [sys.executable, __file__, "--memory-of", name, way, "--threads", str(args.threads)]
+    command += ["--exports", str(args.exports)]
     done = subprocess.run([*command, "--size", *map(str, args.size)], stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise SystemExit(f"the process for {name}, {way} broke off; its message stands above")
@@ -268,27 +288,27 @@ def table(results: dict) -> str:
     """The figures as a Markdown table: a model a line, a way a column."""
     ways, models = results["ways"], results["models"]
     folded = [way for way in FOLDED if way in ways and FOLDED[way] in ways]
-    columns = ["model", "mIoU", *ways, *(f"fuse() on {'GPU' if way.startswith('cuda') else 'CPU'}" for way in folded)]
+    columns = [
+        "model",
+        "mIoU",
+        "rounds",
+        *ways,
+        *(f"fuse() on {'GPU' if way.startswith('cuda') else 'CPU'}" for way in folded),
+    ]
     height, width = results["size"]
     lines = [
         f"Images per second / latency at the 99th percentile / peak memory; batch 1, {height}x{width}, "
-        f"{results['threads']} threads, {_rounds(results)}PyTorch {results['torch']}; mIoU as published, on Cityscapes.\n",
+        f"{results['threads']} threads, {'process' if results['clock'] == 'cpu' else 'wall'} clock, PyTorch "
+        f"{results['torch']}; mIoU as published, on Cityscapes.\n",
         f"| {' | '.join(columns)} |",
         f"| --- |{' ---: |' * (len(columns) - 1)}",
     ]
     for title, model in models.items():
         found = model["ways"]
         gains = [f"{found[FOLDED[way]]['seconds'] / found[way]['seconds']:.2f} times" for way in folded]
-        cells = [title, f"{model['miou']:.2f}", *(cell(found[way]) for way in ways), *gains]
+        cells = [title, f"{model['miou']:.2f}", str(model["rounds"]), *(cell(found[way]) for way in ways), *gains]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
-
-
-def _rounds(results: dict) -> str:
-    """How often and by which clock; files of older runs do not say."""
-    if "rounds" not in results:
-        return ""
-    return f"{results['rounds']} rounds by the {'process' if results['clock'] == 'cpu' else 'wall'} clock, "
 
 
 def plot(results: dict, path: Path) -> None:

@@ -1,6 +1,6 @@
 """Images per second and memory of training UPerNet-R50: ``segzoo train`` against the loop of transformers' script.
 
-    python benchmarks/training.py                       # 512x512, float32 and bfloat16, two rounds each
+    python benchmarks/training.py                       # 512x512, float32 and bfloat16 (where a CPU has it), two rounds
     python benchmarks/training.py --crop_size 256 --steps 4 --rounds 1
     python benchmarks/training.py --frozen              # instead of the peer: a frozen backbone against a trained one
 
@@ -64,6 +64,10 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """The options of the command line."""
+    import torch
+
+    from segzoo.inference.timing import has_bfloat16
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--crop_size", type=int, default=512)
     parser.add_argument("--height", type=int, default=640, help="of the pictures")
@@ -71,7 +75,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=2)
     parser.add_argument("--steps", type=int, default=8, help="that count, in each round")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--precisions", nargs="+", default=["no", "bf16"], choices=["no", "bf16", "fp16"])
+    parser.add_argument(
+        "--precisions",
+        nargs="+",
+        default=["no", "bf16"] if torch.cuda.is_available() or has_bfloat16() else ["no"],
+        choices=["no", "bf16", "fp16"],
+        help="float32 and bf16, or float32 alone where a CPU emulates bf16",
+    )
     parser.add_argument("--backbone", default="resnet50_v1c")
     parser.add_argument("--num_workers", type=int, default=1, help="loading processes of segzoo train")
     parser.add_argument("--frozen", action="store_true", help="compare a frozen backbone with a trained one")

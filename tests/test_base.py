@@ -6,13 +6,16 @@ import re
 from dataclasses import fields
 
 import pytest
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from torch import nn
 from transformers import AutoConfig, AutoModelForSemanticSegmentation, PreTrainedConfig
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation
-from segzoo.backbones import MobileNetV2Backbone, MobileNetV2Config, ResNetBackbone, ResNetConfig
+from segzoo.auto import BACKBONES, HEADS, NECKS
+from segzoo.backbones import ERFNetConfig, MobileNetV2Backbone, MobileNetV2Config, ResNetBackbone, ResNetConfig
 from segzoo.base import _TRANSFORMERS_KEYS
 from segzoo.errors import SegZooError
+from segzoo.heads import FCNHeadConfig, PSAHeadConfig
 from segzoo.layers import GroupNorm
 
 
@@ -72,3 +75,31 @@ def test_backbones_are_made_of_the_blocks_of_their_config(config, model_class, a
     kinds = {type(module) for module in model.modules()}
     assert nn.SiLU in kinds and activation not in kinds and not any(issubclass(k, nn.BatchNorm2d) for k in kinds)
     assert {module.eps for module in model.modules() if isinstance(module, GroupNorm)} == {1e-3}
+
+
+def test_whole_numbers_stand_for_floats():
+    config = FCNHeadConfig(dropout=0)
+    assert type(config.dropout) is float and json.loads(config.to_json_string()).get("dropout", 0.0) == 0.0
+    config.dropout = 1
+    assert type(config.dropout) is float and config.dropout == 1.0
+    assert type(ERFNetConfig(dropout=0).dropout) is float  # no "must be 1 at least", which is for sizes
+    assert type(PSAHeadConfig(normalization_factor=2).normalization_factor) is float
+    assert type(ResNetConfig(base_channels=32).base_channels) is int
+    for wrong in (True, "0", 10**400):
+        with pytest.raises(StrictDataclassFieldValidationError, match="dropout"):
+            FCNHeadConfig(dropout=wrong)
+    with pytest.raises(StrictDataclassFieldValidationError, match="base_channels"):
+        ResNetConfig(base_channels=32.0)
+
+
+def test_every_float_of_every_config_takes_whole_numbers():
+    looked_at = 0
+    for entry in (BACKBONES | HEADS | NECKS).values():
+        config = entry.config.tiny()
+        for field in fields(config):
+            value = getattr(config, field.name)
+            if type(value) is float and field.name not in {field.name for field in fields(PreTrainedConfig)}:
+                setattr(config, field.name, round(value))
+                assert type(getattr(config, field.name)) is float, (entry.config, field.name)
+                looked_at += 1
+    assert looked_at > 100

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import fields
 from functools import partial
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeVar, get_args
 
 import torch
-from huggingface_hub.dataclasses import strict
+from huggingface_hub import dataclasses as hub_dataclasses
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
@@ -85,6 +85,41 @@ _TRANSFORMERS_KEYS = frozenset(
 
 # Whether configs are being loaded, which keep keys that they do not know; their constructors refuse them.
 _keeps_unknown_keys: ContextVar[bool] = ContextVar("keeps_unknown_keys", default=False)
+
+
+Config = TypeVar("Config", bound=type)
+
+
+def strict(cls: Config) -> Config:
+    """huggingface_hub's ``strict``, which checks the types of a config's fields, with whole numbers for floats too.
+
+    ``dropout=0`` is kept as 0.0, and ``[1, 0.4]`` in a list of floats as ``[1.0, 0.4]``.
+    """
+    cls = hub_dataclasses.strict(cls)
+    floats = {field.name for field in fields(cls) if _takes(field.type, float, int)}
+    checked = cls.__setattr__
+
+    def __setattr__(self: Any, name: str, value: Any) -> None:
+        checked(self, name, _as_floats(value) if name in floats else value)
+
+    cls.__setattr__ = __setattr__
+    return cls
+
+
+def _takes(hint: Any, kind: type, without: type) -> bool:
+    """Whether a type hint, or one within it, is of a kind and none of another."""
+    kinds, rest = set(), [hint]
+    while rest:
+        rest += get_args(found := rest.pop())
+        kinds.add(found)
+    return kind in kinds and without not in kinds
+
+
+def _as_floats(value: Any) -> Any:
+    """Whole numbers as floats, also in lists; one that no float holds is left for the check of types to refuse."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(_as_floats, value))
+    return float(value) if type(value) is int and abs(value) <= 2**53 else value
 
 
 @strict

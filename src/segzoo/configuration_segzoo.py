@@ -3,13 +3,12 @@
 import copy
 from typing import Any, Self
 
-from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
 from segzoo.backbones.base import BackboneConfig, evenly_spaced_layers, is_token
 from segzoo.backbones.icnet import ICNetConfig
 from segzoo.backbones.internvit import InternViTConfig
-from segzoo.base import Ints, SegZooBaseConfig, check_depth, nested_dict
+from segzoo.base import Ints, SegZooBaseConfig, check_depth, nested_dict, strict
 from segzoo.compat import SubConfigSpec
 from segzoo.errors import SegZooError
 from segzoo.heads import (

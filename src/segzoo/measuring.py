@@ -12,7 +12,7 @@ import importlib.util
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -148,44 +148,60 @@ def as_commands_run_it(model: PreTrainedModel, pixel_values: Tensor, *, compile:
     return eager(model, pixel_values, channels_last=channels_last, compile=compile)
 
 
-def onnx_runtime(model: PreTrainedModel, pixel_values: Tensor, *, int8: bool = False) -> Run:
+def onnx_runtime(
+    model: PreTrainedModel, pixel_values: Tensor, *, int8: bool = False, folder: Path | None = None
+) -> Run:
     """An exported file in ONNX Runtime on the CPU, which folds the batch norms itself.
 
     Args:
         model, pixel_values: as in `eager`, in float32.
         int8: compute in 8 bits, in ranges that are taken from the pictures themselves: enough for the speed, not for good results.
+        folder: where the file stays, and is taken from if it is there; None: it is made anew, and removed.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
-    with tempfile.TemporaryDirectory() as folder:
-        path = exported(model, pixel_values, Path(folder))
+    with _kept(folder) as place:
+        path = exported(model, pixel_values, place)
         if int8:
             from segzoo.export.quantization import quantize_onnx
 
-            path = quantize_onnx(path, path.with_name("int8.onnx"), [pixel_values.numpy()])
+            path, source = place / "int8.onnx", path
+            if not path.exists():
+                quantize_onnx(source, path, [pixel_values.numpy()])
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     values = {session.get_inputs()[0].name: pixel_values.numpy()}
     return lambda: session.run(None, values)
 
 
-def openvino(model: PreTrainedModel, pixel_values: Tensor) -> Run:
-    """The same file in OpenVINO on the CPU, made for short latency."""
+def openvino(model: PreTrainedModel, pixel_values: Tensor, *, folder: Path | None = None) -> Run:
+    """The same file in OpenVINO on the CPU, made for short latency; arguments as in `onnx_runtime`."""
     from openvino import Core
 
     core = Core()
     options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     options["INFERENCE_PRECISION_HINT"] = "f32"
-    with tempfile.TemporaryDirectory() as folder:
-        compiled = core.compile_model(core.read_model(exported(model, pixel_values, Path(folder))), "CPU", options)
+    with _kept(folder) as place:
+        compiled = core.compile_model(core.read_model(exported(model, pixel_values, place)), "CPU", options)
     request, values = compiled.create_infer_request(), pixel_values.numpy()
     return lambda: request.infer([values])
 
 
+@contextlib.contextmanager
+def _kept(folder: Path | None) -> Iterator[Path]:
+    """The folder, or one that is removed in the end."""
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        yield Path(temporary)
+
+
 def exported(model: PreTrainedModel, pixel_values: Tensor, folder: Path) -> Path:
-    """An ONNX file of the model for pictures of this size and number.
+    """An ONNX file of the model for pictures of this size and number: that of the folder, or a new one there.
 
     Raises:
         SegZooError: the model cannot be exported.
@@ -193,6 +209,8 @@ def exported(model: PreTrainedModel, pixel_values: Tensor, folder: Path) -> Path
     from segzoo.export.export import ExportOptions, export_model
 
     batch, _, height, width = pixel_values.shape
+    if (path := folder / "model.onnx").exists():
+        return path
     return export_model(model, folder / "model.onnx", ExportOptions(size=(height, width), batch=batch)).path
 
 

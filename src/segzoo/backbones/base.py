@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers.backbone_utils import BackboneConfigMixin, BackboneMixin, filter_output_hidden_states
 from transformers.modeling_outputs import BackboneOutput
 from transformers.utils.generic import can_return_tuple
 
-from segzoo.base import Ints, SegZooPreTrainedModel, SegZooSubConfig, first_convolution
+from segzoo.base import Ints, SegZooPreTrainedModel, SegZooSubConfig, first_convolution, strict
 from segzoo.compat import is_exporting
 from segzoo.errors import SegZooError
 

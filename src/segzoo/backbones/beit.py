@@ -13,7 +13,6 @@ from typing import Self
 
 import numpy as np
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import initialization as init
 
@@ -24,6 +23,7 @@ from segzoo.backbones.plain_vit import (
     resize_positions,
     vit_blocks,
 )
+from segzoo.base import strict
 from segzoo.errors import SegZooError
 from segzoo.layers import to_map, to_tokens
 from segzoo.layers.relative_position import offset_pairs

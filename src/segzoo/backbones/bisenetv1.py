@@ -8,7 +8,6 @@ https://arxiv.org/abs/1808.00897; the numbers are those of mmsegmentation's ``Bi
 from typing import Any, Self
 
 import transformers
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import AutoConfig
 
@@ -16,7 +15,7 @@ from segzoo.auto import register_backbone
 from segzoo.backbones.base import Backbone
 from segzoo.backbones.resnet import ResNetConfig
 from segzoo.backbones.wrapper import ContextPathConfig
-from segzoo.base import Ints
+from segzoo.base import Ints, strict
 from segzoo.compat import SubConfigSpec
 from segzoo.errors import SegZooError
 from segzoo.layers import ConvNormAct

@@ -8,13 +8,12 @@ https://arxiv.org/abs/2004.02147; the numbers are those of mmsegmentation's ``Bi
 from typing import Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from segzoo.auto import register_backbone
 from segzoo.backbones.base import Backbone, BackboneConfig
-from segzoo.base import Ints
+from segzoo.base import Ints, strict
 from segzoo.errors import SegZooError
 from segzoo.layers import BatchNorm2d, ConvNormAct, resize
 from segzoo.layers.context_path import mean_of_map

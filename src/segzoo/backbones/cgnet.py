@@ -8,7 +8,6 @@ https://arxiv.org/abs/1811.08201. The numbers are those of mmsegmentation's ``CG
 from typing import Any, Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
@@ -16,7 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from segzoo.auto import register_backbone
 from segzoo.backbones.base import Backbone, BackboneConfig
-from segzoo.base import Ints
+from segzoo.base import Ints, strict
 from segzoo.errors import SegZooError
 from segzoo.layers import BatchNorm2d, ConvNormAct
 from segzoo.layers.conv import Conv2d

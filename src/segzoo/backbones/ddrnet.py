@@ -7,12 +7,12 @@ https://arxiv.org/abs/2101.06085; the numbers are those of mmsegmentation's ``DD
 
 from typing import Self
 
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segzoo.auto import register_backbone
 from segzoo.backbones.base import Backbone, BackboneConfig
+from segzoo.base import strict
 from segzoo.layers import ContextPooling, ConvNormAct, residual_blocks, residual_stem, resize
 
 # Keyword arguments of DDRNetConfig.

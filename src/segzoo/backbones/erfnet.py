@@ -8,14 +8,13 @@ https://ieeexplore.ieee.org/document/8063438. The numbers are those of mmsegment
 from typing import Any, Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from segzoo.auto import register_backbone
 from segzoo.backbones.base import Backbone, BackboneConfig
-from segzoo.base import MAX_LAYERS, ConvBlockConfig, Ints
+from segzoo.base import MAX_LAYERS, ConvBlockConfig, Ints, strict
 from segzoo.errors import SegZooError
 from segzoo.layers import TransposedConvNormAct, resize
 from segzoo.layers.conv import Conv2d, ConvNormAct, build_norm
@@ -53,7 +52,7 @@ class ERFNetConfig(ConvBlockConfig, BackboneConfig):
     dilations: Ints = (2, 4, 8, 16)
     decoder_channels: Ints = (64, 16)
     decoder_blocks: Ints = (2, 2)
-    dropout: float | int = 0.1
+    dropout: float = 0.1
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.dropout = float(self.dropout)  # a 0 is no count, of which there must be one

@@ -6,14 +6,13 @@ are those of mmsegmentation's ``FastSCNN`` (https://github.com/open-mmlab/mmsegm
 
 from typing import Self
 
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segzoo.auto import register_backbone
 from segzoo.backbones.base import Backbone, BackboneConfig
 from segzoo.backbones.mobilenetv2 import InvertedResidual
-from segzoo.base import Activation, ConvBlockConfig, Ints
+from segzoo.base import Activation, ConvBlockConfig, Ints, strict
 from segzoo.errors import SegZooError
 from segzoo.layers import FusionConv, PyramidPooling, SeparableConv, resize
 

@@ -9,13 +9,12 @@ https://arxiv.org/abs/1908.07919. The numbers are those of mmsegmentation's ``HR
 from collections.abc import Sequence
 from typing import Self
 
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
 from segzoo.auto import register_backbone
 from segzoo.backbones.base import Backbone, BackboneConfig
 from segzoo.backbones.resnet import ResNetBlock
-from segzoo.base import MAX_LAYERS, ConvBlockConfig, Ints
+from segzoo.base import MAX_LAYERS, ConvBlockConfig, Ints, strict
 from segzoo.errors import SegZooError
 from segzoo.layers import resize
 

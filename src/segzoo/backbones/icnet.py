@@ -7,7 +7,6 @@ https://arxiv.org/abs/1704.08545. The numbers are those of mmsegmentation's ``IC
 
 from typing import Any, Self
 
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import AutoBackbone, AutoConfig, PreTrainedConfig
 
@@ -15,7 +14,7 @@ from segzoo.auto import register_backbone
 from segzoo.backbones import resnet
 from segzoo.backbones.base import Backbone, BackboneConfig
 from segzoo.backbones.resnet import ResNetConfig
-from segzoo.base import ConvBlockConfig, Ints, nested_dict
+from segzoo.base import ConvBlockConfig, Ints, nested_dict, strict
 from segzoo.compat import SubConfigSpec
 from segzoo.errors import SegZooError
 from segzoo.layers import FusionConv, PyramidPooling, rescale

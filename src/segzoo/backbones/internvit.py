@@ -9,7 +9,6 @@ InternVL splits the fused projection, gives no maps, and resizes positions silen
 from typing import Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import initialization as init
 
@@ -20,7 +19,7 @@ from segzoo.backbones.plain_vit import (
     resize_positions,
     vit_blocks,
 )
-from segzoo.base import Ints
+from segzoo.base import Ints, strict
 from segzoo.errors import SegZooError
 from segzoo.layers import RMSNorm, resize, to_tokens
 from segzoo.layers.vit import Attention

@@ -8,13 +8,12 @@ https://arxiv.org/abs/2105.15203. The numbers are those of its authors' ``mit_b0
 
 from typing import Self
 
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from segzoo.auto import register_backbone
 from segzoo.backbones.base import PatchPyramidBackbone, PatchPyramidConfig
-from segzoo.base import Ints
+from segzoo.base import Ints, strict
 from segzoo.errors import SegZooError
 from segzoo.layers import DropPath, PointwiseLinear, SpatialReductionAttention, to_map, to_tokens
 from segzoo.layers.vit import drop_path_rates

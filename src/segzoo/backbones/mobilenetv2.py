@@ -8,13 +8,12 @@ as TensorFlow does and is no backbone.
 
 from typing import Self
 
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from segzoo.auto import register_backbone
 from segzoo.backbones.base import Backbone, BackboneConfig
-from segzoo.base import Activation, ConvBlockConfig, Ints
+from segzoo.base import Activation, ConvBlockConfig, Ints, strict
 from segzoo.errors import SegZooError
 
 # For each stage: factor by which the blocks are wider inside, channels, number of blocks.
@@ -55,7 +54,7 @@ class MobileNetV2Config(ConvBlockConfig, BackboneConfig):
 
     model_type = "segzoo_mobilenetv2"
 
-    widen_factor: float | int = 1.0
+    widen_factor: float = 1.0
     strides: Ints = (1, 2, 2, 2, 1, 2, 1)
     dilations: Ints = (1, 1, 1, 1, 1, 1, 1)
     later_dilations: Ints = (1, 1, 1, 1, 1, 1, 1)

@@ -7,7 +7,6 @@ TensorFlow does. torchvision's has other strides and pads evenly.
 
 from typing import Literal, Self
 
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import SqueezeExcitation
@@ -15,7 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from segzoo.auto import register_backbone
 from segzoo.backbones.base import Backbone, BackboneConfig
-from segzoo.base import ConvBlockConfig
+from segzoo.base import ConvBlockConfig, strict
 from segzoo.errors import SegZooError
 
 # For each block: kernel, channels inside, channels, whether it squeezes, activation, whether it halves the map.

@@ -9,14 +9,13 @@ import math
 from typing import ClassVar, Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from segzoo.auto import register_backbone
 from segzoo.backbones.base import PatchPyramidBackbone, PatchPyramidConfig
-from segzoo.base import Activation, ConvBlockConfig, Ints
+from segzoo.base import Activation, ConvBlockConfig, Ints, strict
 from segzoo.errors import SegZooError
 from segzoo.layers import ChannelNorm, DropPath
 from segzoo.layers.conv import Conv2d, build_norm

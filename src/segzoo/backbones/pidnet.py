@@ -7,12 +7,12 @@ https://arxiv.org/abs/2206.02066; the numbers are those of mmsegmentation's ``PI
 
 from typing import Self
 
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segzoo.auto import register_backbone
 from segzoo.backbones.base import Backbone, BackboneConfig
+from segzoo.base import strict
 from segzoo.errors import SegZooError
 from segzoo.layers import (
     ContextPooling,

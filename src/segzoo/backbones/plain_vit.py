@@ -4,7 +4,6 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any, Literal
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
@@ -12,7 +11,7 @@ from transformers.modeling_outputs import BackboneOutput
 from transformers.utils.generic import can_return_tuple
 
 from segzoo.backbones.base import Backbone, BackboneConfig, evenly_spaced_layers
-from segzoo.base import Ints
+from segzoo.base import Ints, strict
 from segzoo.compat import is_exporting
 from segzoo.errors import SegZooError
 from segzoo.layers import resize, to_map, to_tokens

@@ -7,14 +7,13 @@ those of its authors' code (https://github.com/sail-sg/poolformer) and of mmpret
 from typing import Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from segzoo.auto import register_backbone
 from segzoo.backbones.base import Backbone, PatchPyramidConfig
-from segzoo.base import Ints
+from segzoo.base import Ints, strict
 from segzoo.errors import SegZooError
 from segzoo.layers import DropPath, GroupNorm
 from segzoo.layers.conv import Conv2d

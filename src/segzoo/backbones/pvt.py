@@ -8,13 +8,12 @@ https://arxiv.org/abs/2102.12122; the numbers are those of its authors' segmenta
 from typing import Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import initialization as init
 
 from segzoo.auto import register_backbone
 from segzoo.backbones.base import PatchPyramidBackbone, PatchPyramidConfig
-from segzoo.base import Ints
+from segzoo.base import Ints, strict
 from segzoo.compat import is_exporting
 from segzoo.errors import SegZooError
 from segzoo.layers import SpatialReductionAttention, resize, to_map, to_tokens

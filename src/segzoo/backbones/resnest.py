@@ -6,11 +6,11 @@ mmsegmentation's ``ResNeSt`` (https://github.com/open-mmlab/mmsegmentation).
 
 from typing import ClassVar, Literal, Self
 
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
 from segzoo.auto import register_backbone
 from segzoo.backbones.resnet import OUTPUT_STRIDES, ResNetBackbone, ResNetBlock, ResNetConfig
+from segzoo.base import strict
 from segzoo.errors import SegZooError
 
 # Blocks per stage, and that they are bottlenecks.

@@ -11,13 +11,12 @@ stems.
 
 from typing import Any, ClassVar, Literal, Self
 
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from segzoo.auto import register_backbone
 from segzoo.backbones.base import Backbone, BackboneConfig
-from segzoo.base import ConvBlockConfig, Ints
+from segzoo.base import ConvBlockConfig, Ints, strict
 from segzoo.errors import SegZooError
 
 # Blocks per stage, and whether they are bottlenecks.

@@ -7,13 +7,12 @@ SegFormer's MiT, "SegFormer: Simple and Efficient Design for Semantic Segmentati
 
 from typing import Any, Self
 
-from huggingface_hub.dataclasses import strict
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, SegformerConfig
 
 from segzoo.auto import register_backbone
 from segzoo.backbones.base import Backbone, BackboneConfig
-from segzoo.base import check_depth, nested_dict
+from segzoo.base import check_depth, nested_dict, strict
 from segzoo.compat import SubConfigSpec
 from segzoo.errors import SegZooError
 

@@ -9,7 +9,6 @@ from typing import Literal, Self
 
 import torch
 import transformers
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import AutoConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -17,7 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from segzoo.auto import register_backbone
 from segzoo.backbones.base import Backbone, BackboneConfig
 from segzoo.backbones.wrapper import ContextPathConfig
-from segzoo.base import ConvBlockConfig, Ints
+from segzoo.base import ConvBlockConfig, Ints, strict
 from segzoo.compat import SubConfigSpec
 from segzoo.errors import SegZooError
 from segzoo.layers import ConvNormAct

@@ -9,14 +9,13 @@ https://arxiv.org/abs/2103.14030. The numbers are those of its segmentation code
 from typing import Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import initialization as init
 
 from segzoo.auto import register_backbone
 from segzoo.backbones.base import Backbone, BackboneConfig
 from segzoo.backbones.plain_vit import whole_patches
-from segzoo.base import Ints
+from segzoo.base import Ints, strict
 from segzoo.errors import SegZooError
 from segzoo.layers import PointwiseLinear, resize, to_map, to_tokens
 from segzoo.layers.vit import ViTBlock, drop_path_rates

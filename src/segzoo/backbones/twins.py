@@ -9,13 +9,12 @@ https://arxiv.org/abs/2104.13840. The numbers are those of its authors' ``pcpvt_
 from typing import Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
 from segzoo.auto import register_backbone
 from segzoo.backbones.base import PatchPyramidBackbone, PatchPyramidConfig
 from segzoo.backbones.plain_vit import whole_patches
-from segzoo.base import Ints
+from segzoo.base import Ints, strict
 from segzoo.errors import SegZooError
 from segzoo.layers import DropPath, to_map, to_tokens
 from segzoo.layers.spatial_reduction import SpatialReductionAttention

@@ -8,13 +8,12 @@ https://arxiv.org/abs/1505.04597. The numbers are those of mmsegmentation's ``UN
 from typing import Literal, Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from segzoo.auto import register_backbone
 from segzoo.backbones.base import Backbone, BackboneConfig
-from segzoo.base import MAX_LAYERS, ConvBlockConfig, Ints
+from segzoo.base import MAX_LAYERS, ConvBlockConfig, Ints, strict
 from segzoo.errors import SegZooError
 from segzoo.layers import TransposedConvNormAct, resize
 from segzoo.sizes import MAX_SIZE

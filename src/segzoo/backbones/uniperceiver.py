@@ -8,12 +8,12 @@
 from typing import Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import initialization as init
 
 from segzoo.auto import register_backbone
 from segzoo.backbones.plain_vit import PlainViTBackbone, PlainViTConfig, resize_positions, vit_blocks
+from segzoo.base import strict
 from segzoo.layers import to_tokens
 from segzoo.layers.vit import Attention
 

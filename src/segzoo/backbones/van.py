@@ -7,14 +7,13 @@ segmentation code (https://github.com/Visual-Attention-Network/VAN-Segmentation)
 from typing import Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from segzoo.auto import register_backbone
 from segzoo.backbones.base import Backbone, PatchPyramidConfig
-from segzoo.base import Ints
+from segzoo.base import Ints, strict
 from segzoo.layers import BatchNorm2d, ChannelNorm, DropPath
 from segzoo.layers.conv import Conv2d
 from segzoo.layers.vit import drop_path_rates

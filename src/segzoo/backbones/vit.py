@@ -12,7 +12,6 @@ path, nor windows, and always runs with its class token.
 from typing import Literal, Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import initialization as init
 
@@ -23,7 +22,7 @@ from segzoo.backbones.plain_vit import (
     resize_positions,
     vit_blocks,
 )
-from segzoo.base import Ints
+from segzoo.base import Ints, strict
 from segzoo.errors import SegZooError
 from segzoo.layers import to_tokens
 from segzoo.layers.vit import Attention

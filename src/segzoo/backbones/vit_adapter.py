@@ -10,7 +10,6 @@ import os
 from typing import Any, Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig
 from transformers import initialization as init
@@ -21,7 +20,7 @@ from segzoo.backbones import beit, internvit, vit
 from segzoo.backbones.base import Backbone, BackboneConfig, evenly_spaced_layers
 from segzoo.backbones.plain_vit import whole_patches
 from segzoo.backbones.vit_interface import PlainViT, patch_size_of, plain_vit_of
-from segzoo.base import Ints, check_depth, nested_dict
+from segzoo.base import Ints, check_depth, nested_dict, strict
 from segzoo.compat import SubConfigSpec
 from segzoo.errors import SegZooError, first_line
 from segzoo.layers import BatchNorm2d, ConvNormAct, DropPath, PointwiseLinear, resize, to_map, to_tokens
@@ -94,7 +93,7 @@ class ViTAdapterConfig(BackboneConfig):
     deform_num_heads: int = 12
     deform_num_points: int = 4
     deform_ratio: float = 0.5
-    mlp_ratio: float | int = 0.25
+    mlp_ratio: float = 0.25
     extra_extractors: int = 2
     injector_scale: float = 0.0
     drop_path_rate: float | None = None

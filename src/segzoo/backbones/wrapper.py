@@ -2,11 +2,10 @@
 
 from typing import Any, ClassVar
 
-from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from segzoo.backbones.base import BackboneConfig
-from segzoo.base import check_depth
+from segzoo.base import check_depth, strict
 from segzoo.errors import SegZooError
 
 

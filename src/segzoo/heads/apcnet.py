@@ -7,12 +7,11 @@ From "Adaptive Pyramid Context Network for Semantic Segmentation" (He et al., CV
 from typing import Any, ClassVar, Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segzoo.auto import register_head
-from segzoo.base import Ints
+from segzoo.base import Ints, strict
 from segzoo.heads.base import Head, OneMapHeadConfig
 from segzoo.layers import ConvNormAct, pool_to_grid
 

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from segzoo.base import ConvBlockConfig, Ints, SegZooPreTrainedModel
+from segzoo.base import ConvBlockConfig, Ints, SegZooPreTrainedModel, strict
 from segzoo.errors import SegZooError
 from segzoo.layers import SelfAttention, concatenate, resize
 from segzoo.layers.conv import Conv2d

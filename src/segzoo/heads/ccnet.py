@@ -7,11 +7,11 @@ mmsegmentation's ``CCHead`` trains it.
 from typing import Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import initialization as init
 
 from segzoo.auto import register_head
+from segzoo.base import strict
 from segzoo.errors import SegZooError
 from segzoo.heads.context import ContextHead, ContextHeadConfig
 from segzoo.layers.conv import Conv2d

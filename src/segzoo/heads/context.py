@@ -1,8 +1,8 @@
 """What NonLocal, GCNet, DNLNet and CCNet share: FCN's head with a block between its convolutions."""
 
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
+from segzoo.base import strict
 from segzoo.errors import SegZooError
 from segzoo.heads.fcn import FCNHead, FCNHeadConfig
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import initialization as init
 
 from segzoo.auto import register_head
+from segzoo.base import strict
 from segzoo.heads.base import Head, HeadOutput, OneMapHeadConfig
 from segzoo.layers import SelfAttention, in_float32, reset_conv, without_autocast
 from segzoo.layers.conv import Conv2d

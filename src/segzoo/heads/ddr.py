@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
 from segzoo.auto import register_head
-from segzoo.base import Ints
+from segzoo.base import Ints, strict
 from segzoo.errors import SegZooError
 from segzoo.heads.base import Head, HeadConfig, HeadOutput
 from segzoo.layers import ConvNormAct

@@ -8,12 +8,11 @@ it, without dropout.
 from collections.abc import Sequence
 from typing import Self
 
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import initialization as init
 
 from segzoo.auto import register_head
-from segzoo.base import Ints
+from segzoo.base import Ints, strict
 from segzoo.errors import SegZooError
 from segzoo.heads.base import Head, OneMapHeadConfig
 from segzoo.layers.conv import Conv2d

@@ -7,12 +7,11 @@ trains it.
 from typing import Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segzoo.auto import register_head
-from segzoo.base import Ints
+from segzoo.base import Ints, strict
 from segzoo.compat import is_exporting
 from segzoo.heads.base import Head, OneMapHeadConfig
 from segzoo.layers import pool_to_grid

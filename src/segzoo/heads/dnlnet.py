@@ -6,9 +6,8 @@ From "Disentangled Non-Local Neural Networks" (Yin et al., 2020), https://arxiv.
 
 from typing import Literal
 
-from huggingface_hub.dataclasses import strict
-
 from segzoo.auto import register_head
+from segzoo.base import strict
 from segzoo.errors import SegZooError
 from segzoo.heads.non_local import PairHead, PairHeadConfig
 from segzoo.layers.non_local import DisentangledNonLocalBlock
@@ -28,7 +27,7 @@ class DNLHeadConfig(PairHeadConfig):
     model_type = "segzoo_dnl_head"
 
     mode: Literal["embedded_gaussian", "dot_product", "concatenation"] = "embedded_gaussian"
-    temperature: float | int = 0.05
+    temperature: float = 0.05
 
     def check(self) -> None:
         """``temperature`` is positive."""

@@ -7,11 +7,10 @@ mmsegmentation's ``DPTHead`` trains it.
 from typing import Literal, Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
 from segzoo.auto import register_head
-from segzoo.base import Ints
+from segzoo.base import Ints, strict
 from segzoo.errors import SegZooError
 from segzoo.heads.base import Head, HeadConfig
 from segzoo.layers import rescale, resize, to_map, to_tokens

@@ -8,12 +8,12 @@ import math
 from typing import Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
 from segzoo.auto import register_head
+from segzoo.base import strict
 from segzoo.errors import SegZooError
 from segzoo.heads.base import Head, OneMapHeadConfig
 from segzoo.layers import in_float32, without_autocast

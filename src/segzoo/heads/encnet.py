@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
 from segzoo.auto import register_head
-from segzoo.base import Ints
+from segzoo.base import Ints, strict
 from segzoo.heads.base import Head, HeadConfig, HeadOutput
 from segzoo.layers import FusionConv, in_float32, to_tokens, without_autocast
 from segzoo.layers.conv import build_norm

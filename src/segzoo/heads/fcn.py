@@ -8,10 +8,10 @@ auxiliary head.
 from typing import Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
 from segzoo.auto import register_head
+from segzoo.base import strict
 from segzoo.errors import SegZooError
 from segzoo.heads.base import Head, OneMapHeadConfig
 from segzoo.layers import BatchNorm2d

@@ -6,11 +6,10 @@ From "Panoptic Feature Pyramid Networks" (Kirillov et al., 2019), https://arxiv.
 
 from typing import Self
 
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
 from segzoo.auto import register_head
-from segzoo.base import Ints
+from segzoo.base import Ints, strict
 from segzoo.errors import SegZooError
 from segzoo.heads.base import Head, HeadConfig
 from segzoo.layers import ConvNormAct, resize

@@ -6,12 +6,12 @@ https://arxiv.org/abs/1904.11492, as mmsegmentation's ``GCHead`` trains it.
 
 from typing import Literal, Self
 
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
 from segzoo.auto import register_head
+from segzoo.base import strict
 from segzoo.errors import SegZooError
 from segzoo.heads.context import ContextHead, ContextHeadConfig
 from segzoo.layers import ChannelNorm, to_tokens
@@ -37,7 +37,7 @@ class GCHeadConfig(ContextHeadConfig):
 
     model_type = "segzoo_gc_head"
 
-    ratio: float | int = 0.25
+    ratio: float = 0.25
     pooling_type: Literal["att", "avg"] = "att"
     fusion_types: list[FusionType] | tuple[FusionType, ...] = ("channel_add",)
 

@@ -9,12 +9,12 @@ Segmentation" (Guo et al., 2022), https://arxiv.org/abs/2209.08575, as its autho
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
 from segzoo.auto import register_head
+from segzoo.base import strict
 from segzoo.compat import is_exporting
 from segzoo.errors import SegZooError
 from segzoo.heads.base import Head, HeadConfig

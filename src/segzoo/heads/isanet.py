@@ -7,11 +7,10 @@ https://arxiv.org/abs/1907.12273, as mmsegmentation's ``ISAHead`` trains it.
 from typing import Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor
 
 from segzoo.auto import register_head
-from segzoo.base import Ints
+from segzoo.base import Ints, strict
 from segzoo.errors import SegZooError
 from segzoo.heads.base import Head, OneMapHeadConfig
 from segzoo.layers.interlaced_attention import interlaced_attention, interlaced_relation

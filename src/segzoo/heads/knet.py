@@ -9,14 +9,13 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from segzoo.auto import HEADS, AutoHead, Registration, register_head
-from segzoo.base import MAX_LAYERS
+from segzoo.base import MAX_LAYERS, strict
 from segzoo.errors import SegZooError
 from segzoo.heads.base import Head, HeadConfig, HeadOutput
 from segzoo.layers import Float32LayerNorm, Float32Linear, in_float32, to_tokens, without_autocast

@@ -7,12 +7,11 @@ From "Searching for MobileNetV3" (Howard et al., 2019), https://arxiv.org/abs/19
 from typing import Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segzoo.auto import register_head
-from segzoo.base import Ints
+from segzoo.base import Ints, strict
 from segzoo.errors import SegZooError
 from segzoo.heads.base import Head, HeadConfig
 from segzoo.layers import resize

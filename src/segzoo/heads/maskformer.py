@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import initialization as init
 
 from segzoo.auto import register_head
+from segzoo.base import strict
 from segzoo.errors import SegZooError
 from segzoo.heads.base import HeadOutput
 from segzoo.heads.queries import QueryHead, QueryHeadConfig, QueryHeadOutput, decoder_layers, mask_embedding

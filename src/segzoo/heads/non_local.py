@@ -6,10 +6,10 @@ trains it.
 
 from typing import Any, Self
 
-from huggingface_hub.dataclasses import strict
 from torch import nn
 
 from segzoo.auto import register_head
+from segzoo.base import strict
 from segzoo.heads.context import ContextHead, ContextHeadConfig
 from segzoo.layers.non_local import NonLocalBlock, PairFunction
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
 from segzoo.auto import register_head
+from segzoo.base import strict
 from segzoo.errors import SegZooError
 from segzoo.heads.base import Head, HeadOutput, OneMapHeadConfig
 from segzoo.layers import attend, to_tokens

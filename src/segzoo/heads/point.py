@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segzoo.auto import register_head
-from segzoo.base import Ints
+from segzoo.base import Ints, strict
 from segzoo.compat import is_exporting
 from segzoo.errors import SegZooError
 from segzoo.heads.base import Head, HeadConfig, HeadOutput

@@ -9,12 +9,11 @@ from functools import lru_cache
 from typing import Literal, Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 
 from segzoo.auto import register_head
-from segzoo.base import Ints
+from segzoo.base import Ints, strict
 from segzoo.compat import is_exporting
 from segzoo.errors import SegZooError
 from segzoo.heads.base import Head, OneMapHeadConfig
@@ -49,7 +48,7 @@ class PSAHeadConfig(OneMapHeadConfig):
     mask_size: Ints = (89, 89)
     compact: bool = False
     shrink_factor: int = 2
-    normalization_factor: float | int | None = 1.0
+    normalization_factor: float | None = 1.0
     psa_softmax: bool = True
 
     def check(self) -> None:

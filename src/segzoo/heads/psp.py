@@ -6,11 +6,10 @@ From "Pyramid Scene Parsing Network" (Zhao et al., 2017), https://arxiv.org/abs/
 
 from typing import ClassVar, Self
 
-from huggingface_hub.dataclasses import strict
 from torch import Tensor
 
 from segzoo.auto import register_head
-from segzoo.base import Ints
+from segzoo.base import Ints, strict
 from segzoo.heads.base import Head, OneMapHeadConfig
 from segzoo.layers import FusionConv, PyramidPooling
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.utils.generic import maybe_autocast
 
+from segzoo.base import strict
 from segzoo.errors import SegZooError
 from segzoo.heads.base import Head, HeadConfig, HeadOutput
 from segzoo.layers import resize

@@ -8,10 +8,10 @@ does, which has a norm and an activation after each projection.
 from collections.abc import Sequence
 from typing import Self
 
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
 from segzoo.auto import register_head
+from segzoo.base import strict
 from segzoo.heads.base import Head, HeadConfig
 from segzoo.layers import ConvNormAct, FusionConv
 from segzoo.layers.fusion_conv import ConvOfMaps, sum_of_projected

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from typing import Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
 from segzoo.auto import register_head
+from segzoo.base import strict
 from segzoo.errors import SegZooError
 from segzoo.heads.base import Head, HeadOutput, OneMapHeadConfig
 from segzoo.layers import Float32LayerNorm, PointwiseLinear, in_float32, to_map, to_tokens, without_autocast

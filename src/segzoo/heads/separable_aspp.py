@@ -7,11 +7,10 @@ https://arxiv.org/abs/1802.02611, as mmsegmentation's ``DepthwiseSeparableASPPHe
 from typing import ClassVar, Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
 from segzoo.auto import register_head
-from segzoo.base import Ints
+from segzoo.base import Ints, strict
 from segzoo.errors import SegZooError
 from segzoo.heads.base import Head, HeadConfig
 from segzoo.layers import AtrousPyramid, SeparableConv, resize

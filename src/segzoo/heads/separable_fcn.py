@@ -4,11 +4,10 @@
 mmsegmentation's ``DepthwiseSeparableFCNHead`` (https://github.com/open-mmlab/mmsegmentation).
 """
 
-from huggingface_hub.dataclasses import strict
 from torch import nn
 
 from segzoo.auto import register_head
-from segzoo.base import Activation
+from segzoo.base import Activation, strict
 from segzoo.heads.fcn import FCNHead, FCNHeadConfig
 from segzoo.layers import SeparableConv
 

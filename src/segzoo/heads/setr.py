@@ -6,10 +6,10 @@ https://arxiv.org/abs/2012.15840, as mmsegmentation's ``SETRUPHead`` trains it.
 
 from typing import Self
 
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
 from segzoo.auto import register_head
+from segzoo.base import strict
 from segzoo.errors import SegZooError
 from segzoo.heads.base import Head, OneMapHeadConfig
 from segzoo.layers import ChannelNorm, enlarge

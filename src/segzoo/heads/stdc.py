@@ -7,12 +7,12 @@ the form of mmsegmentation's ``STDCHead`` (https://github.com/open-mmlab/mmsegme
 from typing import Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
 from segzoo.auto import register_head
+from segzoo.base import strict
 from segzoo.errors import SegZooError
 from segzoo.heads.fcn import FCNHead, FCNHeadConfig
 from segzoo.layers import resize

@@ -7,11 +7,10 @@ mmsegmentation's ``UPerHead`` trains it, and MIT's ``UPerNet``
 
 from typing import ClassVar, Self
 
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
 from segzoo.auto import register_head
-from segzoo.base import Ints
+from segzoo.base import Ints, strict
 from segzoo.heads.base import Head, HeadConfig
 from segzoo.layers import FusionConv, PyramidPooling, resize
 

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from huggingface_hub.dataclasses import strict
 from torch import Tensor
 
-from segzoo.base import Ints, SegZooPreTrainedModel, SegZooSubConfig
+from segzoo.base import Ints, SegZooPreTrainedModel, SegZooSubConfig, strict
 from segzoo.errors import SegZooError
 
 

@@ -7,13 +7,12 @@ numbers of mmsegmentation's and mmdetection's ``FPN``.
 from collections.abc import Sequence
 from typing import Literal, Self
 
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
 from segzoo.auto import register_neck
-from segzoo.base import Activation, ConvBlockConfig
+from segzoo.base import Activation, ConvBlockConfig, strict
 from segzoo.layers import ConvNormAct, resize
 from segzoo.necks.base import MapRangeNeckConfig, Neck
 

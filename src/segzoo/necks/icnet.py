@@ -7,12 +7,11 @@ https://arxiv.org/abs/1704.08545, as mmsegmentation's ``ICNeck`` (https://github
 from collections.abc import Sequence
 from typing import Self
 
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segzoo.auto import register_neck
-from segzoo.base import ConvBlockConfig
+from segzoo.base import ConvBlockConfig, strict
 from segzoo.errors import SegZooError
 from segzoo.layers import resize
 from segzoo.necks.base import Neck, NeckConfig

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from typing import Self
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
 from segzoo.auto import register_neck
-from segzoo.base import ConvBlockConfig, Ints
+from segzoo.base import ConvBlockConfig, Ints, strict
 from segzoo.errors import SegZooError
 from segzoo.layers import SeparableConv, concatenate
 from segzoo.necks.base import MapRangeNeckConfig, Neck

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Literal, Self
 
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
 from segzoo.auto import register_neck
-from segzoo.base import Activation, ConvBlockConfig
+from segzoo.base import Activation, ConvBlockConfig, strict
 from segzoo.errors import SegZooError
 from segzoo.layers import ChannelNorm
 from segzoo.necks.base import Neck, NeckConfig

@@ -6,11 +6,10 @@ mmsegmentation's ``MultiLevelNeck`` (https://github.com/open-mmlab/mmsegmentatio
 from collections.abc import Sequence
 from typing import Literal, Self
 
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
 from segzoo.auto import register_neck
-from segzoo.base import Activation, ConvBlockConfig
+from segzoo.base import Activation, ConvBlockConfig, strict
 from segzoo.errors import SegZooError
 from segzoo.layers import rescale
 from segzoo.necks.base import Neck, NeckConfig

@@ -8,10 +8,10 @@ mmsegmentation's ``Feature2Pyramid`` too: no shared projection, transposed convo
 from collections.abc import Sequence
 from typing import Literal, Self
 
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
 from segzoo.auto import register_neck
+from segzoo.base import strict
 from segzoo.errors import SegZooError
 from segzoo.layers import to_map, to_tokens
 from segzoo.layers.conv import NORMS
