@@ -131,11 +131,14 @@ def _mixed_with(palette: Sequence[Sequence[int]], strength: float) -> np.ndarray
 def colour_map(label_map: "np.ndarray | torch.Tensor", palette: Sequence[Sequence[int]]) -> Image.Image:
     """The label map in its classes' colours, as an RGB image; pixels without a class are hatched in grey."""
     labels = _as_label_array(label_map)
-    colours, known = _colourise(labels, palette)
-    rows, columns = np.indices(labels.shape)
-    stripes = ((rows + columns) // 4 % 2 == 0)[..., None]
-    hatch = np.where(stripes, np.array(_HATCH, np.uint8), np.array(PAPER, np.uint8))
-    return Image.fromarray(np.where(known[..., None], colours, hatch).astype(np.uint8))
+    places = _rows_of(labels, palette)
+    colours = np.empty((*labels.shape, 3), dtype=np.uint8)
+    for channel, table in enumerate(_colour_table(palette).T):
+        colours[..., channel] = table.take(places)
+    rows, columns = np.nonzero(places == len(palette))
+    stripes = ((rows + columns) // 4 % 2 == 0)[:, None]
+    colours[rows, columns] = np.where(stripes, np.array(_HATCH, np.uint8), np.array(PAPER, np.uint8))
+    return Image.fromarray(colours)
 
 
 def overlay_with_legend(
@@ -416,11 +419,6 @@ def _text_upwards(
     strip = strip.transpose(Image.Transpose.ROTATE_90)
     x, y = place[0] - height // 2, place[1] - (length // 2 if centred else length)
     canvas.paste(Image.new("RGB", strip.size, ink), (x, y), strip)
-
-
-def _colourise(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    rows = _rows_of(labels, palette)
-    return _colour_table(palette)[rows], rows < len(palette)
 
 
 def _rows_of(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
