@@ -39,6 +39,7 @@ def test_class_areas():
     areas = vis.class_areas(torch.from_numpy(labels()), 3)
     assert [(a["id"], a["pixels"]) for a in areas] == [(0, 600), (1, 450), (2, 120)]
     assert [a["fraction"] for a in areas] == [0.5, 0.375, 0.1]
+    assert vis.class_areas(labels().astype(np.uint8), 3) == areas, "255 is no class, but counts as a pixel"
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64, np.uint64, bool])
@@ -70,6 +71,21 @@ def test_overlay_mixes_picture_and_colours():
     assert outlined[0, 0].tolist() == [150, 50, 50]
     assert outlined[0, 20].tolist() == [5, 195, 5], "the border between two classes"
     assert np.array_equal(np.asarray(vis.overlay(picture, labels(), PALETTE, alpha=0, outline=False)), picture)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64])
+@pytest.mark.parametrize("alpha", [0, 0.3, 0.55, 1])
+def test_overlay_rounds_every_mixture_to_the_nearest_grey_level(dtype, alpha):
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (60, 70, 3), dtype=np.uint8)
+    array = rng.choice([0, 1, 2, 3, 255], (12, 14)).repeat(5, 0).repeat(5, 1).astype(dtype)
+    edge = np.zeros(array.shape, dtype=bool)
+    edge[:, 1:] |= array[:, 1:] != array[:, :-1]
+    edge[1:] |= array[1:] != array[:-1]
+    strength = np.where(edge, np.float32(max(alpha, 0.95)), np.float32(alpha))[..., None]
+    base, colour = picture.astype(np.float32), np.array(PALETTE, dtype=np.float32)[np.where(array < 3, array, 0)]
+    expected = np.where((array < 3)[..., None], np.rint(base + (colour - base) * strength), base)
+    assert np.array_equal(np.asarray(vis.overlay(picture, array, PALETTE, alpha=alpha)), expected)
 
 
 @pytest.mark.parametrize(

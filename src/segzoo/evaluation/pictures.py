@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from segzoo.evaluation.score_log import ImageRow
-from segzoo.files import slug, write_whole
+from segzoo.files import slug
 from segzoo.images.drawing import contact_sheet
+from segzoo.images.png import write_png
 from segzoo.text import line_text, shorten
 
 WORST_SHEET, WORST_FOLDER = "worst.png", "worst"
@@ -172,6 +173,4 @@ def titled(picture: Image.Image, text: str, size: int = 14, *, below: bool = Fal
 
 def save_png(picture: Image.Image, path: Path) -> Path:
     """Write a PNG, whole or not at all."""
-    return write_whole(
-        path, lambda file: picture.save(file, format="PNG", compress_level=4)
-    )  # 6 takes twice as long for 2 %
+    return write_png(path, picture)

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from segzoo.cards.scores import METRIC_TITLES, Measurement, model_index_yaml
 from segzoo.evaluation.pictures import save_png, titled
 from segzoo.evaluation.score_log import ImageRow
 from segzoo.files import json_text, slug, write_whole
-from segzoo.images.drawing import draw_confusion_matrix
+from segzoo.images.drawing import confusion_picture
 from segzoo.metrics.scores import format_table, metrics_from_confusion
 from segzoo.text import csv_cell, line_text, without_secrets
 
@@ -170,8 +169,8 @@ class EvaluationReport:
 
     def _draw_confusion(self, path: Path) -> Path:
         score = f"{METRIC_TITLES[self.metric]} {100 * self.metrics[self.metric]:.2f} %"
-        draw_confusion_matrix(self._of_classes, self.names, path, title=f"{self.dataset}, {self.split}: {score}")
-        return save_png(titled(Image.open(path), self.protocol, below=True), path)
+        drawn = confusion_picture(self._of_classes, self.names, title=f"{self.dataset}, {self.split}: {score}")
+        return save_png(titled(drawn, self.protocol, below=True), path)
 
     def measurements(self) -> list[Measurement]:
         """The scores that a model card shows, the main one first; scores that are NaN are left out."""

@@ -44,8 +44,8 @@ def class_areas(label_map: "np.ndarray | torch.Tensor", num_labels: int) -> list
     Fractions are of all pixels of the map, including those without a class.
     """
     array = _as_label_array(label_map)
-    inside = array[(array >= 0) & (array < num_labels)]
-    counts = np.bincount(inside.reshape(-1), minlength=num_labels)
+    ids = array if array.dtype == np.uint8 else array[(array >= 0) & (array < num_labels)]
+    counts = np.bincount(ids.reshape(-1), minlength=num_labels)[:num_labels]
     order = np.argsort(-counts, kind="stable")
     return [
         {"id": int(i), "pixels": int(counts[i]), "fraction": float(counts[i] / array.size)} for i in order if counts[i]
@@ -93,26 +93,52 @@ def overlay(
         )
     if not 0 <= alpha <= 1:
         raise SegZooError(f"alpha is {alpha}; it must lie between 0 and 1.")
-    colours, known = _colourise(labels, palette)
-    base = np.asarray(picture, dtype=np.float32)
-    strength = np.where(known, np.float32(alpha), np.float32(0))
+    values = np.asarray(picture)
+    starts = 256 * _rows_of(labels, palette)
+    mixed = np.empty_like(values)
+    for channel, table in enumerate(_mixed_with(palette, alpha)):
+        mixed[..., channel] = table.take(starts + values[..., channel])
     if outline:
         edge = np.zeros(labels.shape, dtype=bool)
         edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
         edge[1:, :] |= labels[1:, :] != labels[:-1, :]
-        strength = np.where(edge & known, np.float32(max(alpha, 0.95)), strength)
-    blend = base + (colours.astype(np.float32) - base) * strength[..., None]
-    return Image.fromarray(np.clip(np.rint(blend), 0, 255).astype(np.uint8))
+        places = edge.ravel().nonzero()[0]
+        starts, values = starts.ravel()[places], values.reshape(-1, 3)[places]
+        for channel, table in enumerate(_mixed_with(palette, max(alpha, 0.95))):
+            mixed.reshape(-1, 3)[places, channel] = table.take(starts + values[:, channel])
+    return Image.fromarray(mixed)
+
+
+def _mixed_with(palette: Sequence[Sequence[int]], strength: float) -> np.ndarray:
+    """What each grey level becomes under the colour of each class.
+
+    Args:
+        palette: RGB colours by class id.
+        strength: share of the colours, 0 to 1.
+
+    Returns:
+        uint8 (3, (classes + 1) * 256): for each channel 256 entries a class, and last those of pixels without one.
+    """
+    levels = np.arange(256, dtype=np.float32)
+    colours = _colour_table(palette)[:-1].T[..., None].astype(np.float32)
+    blend = levels + (colours - levels) * np.float32(strength)
+    table = np.empty((3, len(palette) + 1, 256), dtype=np.uint8)
+    table[:, :-1] = np.clip(np.rint(blend), 0, 255)
+    table[:, -1] = levels
+    return table.reshape(3, -1)
 
 
 def colour_map(label_map: "np.ndarray | torch.Tensor", palette: Sequence[Sequence[int]]) -> Image.Image:
     """The label map in its classes' colours, as an RGB image; pixels without a class are hatched in grey."""
     labels = _as_label_array(label_map)
-    colours, known = _colourise(labels, palette)
-    rows, columns = np.indices(labels.shape)
-    stripes = ((rows + columns) // 4 % 2 == 0)[..., None]
-    hatch = np.where(stripes, np.array(_HATCH, np.uint8), np.array(PAPER, np.uint8))
-    return Image.fromarray(np.where(known[..., None], colours, hatch).astype(np.uint8))
+    places = _rows_of(labels, palette)
+    colours = np.empty((*labels.shape, 3), dtype=np.uint8)
+    for channel, table in enumerate(_colour_table(palette).T):
+        colours[..., channel] = table.take(places)
+    rows, columns = np.nonzero(places == len(palette))
+    stripes = ((rows + columns) // 4 % 2 == 0)[:, None]
+    colours[rows, columns] = np.where(stripes, np.array(_HATCH, np.uint8), np.array(PAPER, np.uint8))
+    return Image.fromarray(colours)
 
 
 def overlay_with_legend(
@@ -215,7 +241,15 @@ def contact_sheet(
 def draw_confusion_matrix(
     matrix: "np.ndarray | torch.Tensor", names: Sequence[str], path: str | Path, title: str | None = None
 ) -> Path:
-    """Draw which classes are mistaken for which, as one PNG at `path`.
+    """Write `confusion_picture` as a PNG at `path`, whose folder exists; returns the path."""
+    picture = confusion_picture(matrix, names, title)
+    return write_whole(path, lambda file: picture.save(file, format="PNG"))
+
+
+def confusion_picture(
+    matrix: "np.ndarray | torch.Tensor", names: Sequence[str], title: str | None = None
+) -> Image.Image:
+    """Which classes are mistaken for which, as an RGB picture.
 
     A row is a true class, a column the class that its pixels were labelled as; the shade is the share of the row's
     pixels, blue on the diagonal and red elsewhere. Up to about 40 classes the cells have the shares in percent; above
@@ -224,11 +258,7 @@ def draw_confusion_matrix(
     Args:
         matrix: pixel counts (num_labels, num_labels), rows truth, columns prediction; tensor or array.
         names: names of the classes, by id.
-        path: the PNG; its folder exists.
         title: text above the matrix.
-
-    Returns:
-        The path.
 
     Raises:
         SegZooError: the matrix is not square or empty, has negative counts, or the number of names differs from that
@@ -285,7 +315,7 @@ def draw_confusion_matrix(
             column, row = divmod(index, rows)
             place = (gap + column * ((width - 2 * gap) // columns), y + note_line * (row + 1))
             draw.text(place, note, INK, font_of(note_size, note), "lm")
-    return write_whole(path, lambda file: canvas.save(file, format="PNG"))
+    return canvas
 
 
 def _area_entries(
@@ -391,12 +421,18 @@ def _text_upwards(
     canvas.paste(Image.new("RGB", strip.size, ink), (x, y), strip)
 
 
-def _colourise(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+def _rows_of(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
+    """The row of each pixel in a table of the classes with one more row, the last, for pixels without a class."""
+    wide = labels.astype(np.intp)
+    return np.where((wide >= 0) & (wide < len(palette)), wide, len(palette))
+
+
+def _colour_table(palette: Sequence[Sequence[int]]) -> np.ndarray:
+    """The colour of each class, uint8 (classes + 1, 3); the last row is for pixels without a class."""
     table = np.zeros((len(palette) + 1, 3), dtype=np.uint8)
     if len(palette):
         table[:-1] = np.asarray([colour[:3] for colour in palette], dtype=np.uint8)
-    known = (labels >= 0) & (labels < len(palette))
-    return table[np.where(known, labels, len(palette))], known
+    return table
 
 
 def _as_label_array(label_map: "np.ndarray | torch.Tensor") -> np.ndarray:
@@ -405,7 +441,7 @@ def _as_label_array(label_map: "np.ndarray | torch.Tensor") -> np.ndarray:
     array = np.asarray(label_map)
     if array.ndim != 2 or not (np.issubdtype(array.dtype, np.integer) or array.dtype == bool):
         raise SegZooError(f"A label map is an integer array (height, width); this one is {array.dtype} {array.shape}.")
-    return array.astype(np.int64) if array.dtype in (bool, np.uint64) else array.astype(np.int64, copy=False)
+    return array if array.dtype == np.uint8 else array.astype(np.int64, copy=False)
 
 
 def _as_picture(image: Image.Image | np.ndarray) -> Image.Image:

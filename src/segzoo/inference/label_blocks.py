@@ -261,7 +261,11 @@ class Blocks:
             start: number of their first row.
         """
         index = chosen.flatten().nonzero()[:, 0]
-        highest = highest.flatten(1).index_select(1, index).t().contiguous()
+        of_blocks = highest.flatten(1).t()
+        if of_blocks.is_contiguous():  # as of channels-last logits, which `index_select` would copy whole
+            highest = of_blocks.index_select(0, index)
+        else:
+            highest = of_blocks.t().index_select(1, index).t().contiguous()
         bound = bound.flatten()[index]
         possible = torch.ge(highest, bound[:, None], out=torch.empty_like(highest))
         many = (possible.sum(1) > _MANY).nonzero()[:, 0]

@@ -223,7 +223,7 @@ class Predictor:
         with self.autocast():
             logits = self.model(pixel_values=pixel_values).logits
         logits = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
-        lowest, highest = (float(value) for value in torch.aminmax(logits))  # NaN if one of them is
+        lowest, highest = (float(value) for value in torch.aminmax(_in_memory_order(logits)))  # NaN if one of them is
         if not math.isfinite(highest):
             raise SegZooError(
                 "the model's outputs are NaN or infinite: in fp16 large values overflow, so take bf16 or float32; if they are so in "
@@ -268,6 +268,11 @@ def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
 def _smallest_integer(num_labels: int) -> torch.dtype:
     """The smallest integer type that holds the class ids 0 to ``num_labels - 1``."""
     return torch.uint8 if num_labels <= 2**8 else torch.int16 if num_labels <= 2**15 else torch.int32
+
+
+def _in_memory_order(values: torch.Tensor) -> torch.Tensor:
+    """The same values as neighbours in memory are neighbours, which takes a sixteenth of the time to go through."""
+    return values.permute(sorted(range(values.ndim), key=values.stride, reverse=True))
 
 
 def _pair(size: Sequence[int]) -> tuple[int, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from segzoo.data.label_encodings import CITYSCAPES_LABEL_IDS
 from segzoo.errors import SegZooError
 from segzoo.files import json_text, write_whole
 from segzoo.images.drawing import label_image
+from segzoo.images.png import write_png
 from segzoo.images.reading import Header, in_colour
 from segzoo.prediction.inputs import SUFFIXES, Input
 from segzoo.prediction.labeller import IGNORED, Labeller, Prediction
@@ -200,12 +200,6 @@ class Submission(Results):
         else:
             table[:IGNORED] = np.arange(1, IGNORED + 1)
         return table
-
-
-def write_png(path: Path, picture: Image.Image) -> None:
-    """Write a PNG whole, compressed in less time than by default: of photographs runs alone, which is smaller too."""
-    strategy = zlib.Z_RLE if picture.mode == "RGB" else zlib.Z_DEFAULT_STRATEGY
-    write_whole(path, lambda file: picture.save(file, format="PNG", compress_level=4, compress_type=strategy))
 
 
 def _copy(source: Path, file: BinaryIO) -> Any:

@@ -17,9 +17,9 @@ import numpy as np
 from segzoo.errors import SegZooError, first_line
 from segzoo.files import json_text
 from segzoo.images.drawing import label_image, overlay
+from segzoo.images.png import write_png
 from segzoo.images.reading import Picture, in_colour
 from segzoo.prediction.labeller import Labeller, Prediction
-from segzoo.prediction.results import write_png
 from segzoo.prediction.segments import Encoding, Parts, Segment, behind
 from segzoo.text import without_secrets
 
