@@ -175,13 +175,13 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="whose ways are run without --ways")
     parser.add_argument(
-        "--no-memory", action="store_true", help="leave out memory, which on a CPU takes a process for each"
+        "--no-memory", action="store_true", help="leave out memory, which on a CPU takes a process a model"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
     parser.add_argument("--table", type=Path, metavar="FILE", help="write the table to this Markdown file")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw mIoU against latency (needs matplotlib)")
     parser.add_argument("--read", type=Path, metavar="FILE", help="show the figures of --json again")
-    parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)  # the fresh process
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)  # the fresh process
     parser.add_argument("--exports", type=Path, help=argparse.SUPPRESS)  # where its files lie
     args = parser.parse_args()
     if args.ways is None:
@@ -215,9 +215,10 @@ def measured(args: argparse.Namespace) -> dict:
             print(f"{title} is left out: {name} does not convert ({reason})")
             continue
         found, rounds = seconds_of_ways(name, ways, args)
+        on_cpu = [way for way in ways if WAYS[way].device == "cpu" and not args.no_memory]
+        for way, memory in in_fresh_process(name, on_cpu, args).items() if on_cpu else ():
+            found[way]["mib"] = memory
         for way, figures in found.items():
-            if not args.no_memory and WAYS[way].device == "cpu":
-                figures["mib"] = in_fresh_process(name, way, args)
             print(f"{title:16s} {way:20s} {cell(figures)}", flush=True)
         results["models"][title] = {"name": name, "miou": rows[name].miou, "rounds": rounds, "ways": found}
         if args.json:  # after each model, for a run that is broken off
@@ -255,21 +256,21 @@ def seconds_of_ways(name: str, ways: Sequence[str], args: argparse.Namespace) ->
     return found, rounds
 
 
-def in_fresh_process(name: str, way: str, args: argparse.Namespace) -> float | None:
-    command = [sys.executable, __file__, "--memory-of", name, way, "--threads", str(args.threads)]
-    command += ["--exports", str(args.exports)]
-    done = subprocess.run([*command, "--size", *map(str, args.size)], stdout=subprocess.PIPE, text=True)
+def in_fresh_process(name: str, ways: Sequence[str], args: argparse.Namespace) -> dict[str, float | None]:
+    """What `memory_of` finds, in a process that has run nothing else."""
+    command = [sys.executable, __file__, "--memory-of", name, "--ways", *ways, "--threads", str(args.threads)]
+    command += ["--exports", str(args.exports), "--size", *map(str, args.size)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        raise SystemExit(f"the process for {name}, {way} broke off; its message stands above")
+        raise SystemExit(f"the process for the memory of {name} broke off; its message stands above")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def memory_of(args: argparse.Namespace) -> float | None:
-    """MiB that a picture adds, at its peak, to what this process holds with the model built; None where that cannot be
-    read.
+def memory_of(args: argparse.Namespace) -> dict[str, float | None]:
+    """MiB that a picture adds, at its peak, to what this process holds with a way's model built, one way after the
+    other: each gives back what it held; None where that cannot be read.
     """
-    name, way = args.memory_of
-    return mib(prepared(name, way, args), WAYS[way].device)
+    return {way: mib(prepared(args.memory_of, way, args), WAYS[way].device) for way in args.ways}
 
 
 def mib(run: Run, device: str) -> float | None:
