@@ -3,6 +3,9 @@ import os
 import shutil
 import tempfile
 
+# Containers often forbid Python to keep what it compiles. Here dozens of processes start, and each would compile the whole package.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
@@ -15,6 +18,7 @@ else:  # several processes share the cores: more threads would wait for each oth
 
 import re
 import signal
+import sys
 
 import pytest
 import torch
@@ -55,6 +59,7 @@ class ComponentTimes:
 
 
 def pytest_configure(config):
+    sys.dont_write_bytecode = False  # where there is one process alone
     if not hasattr(config, "workerinput"):  # not in the processes that run tests side by side: their reports come here
         config.pluginmanager.register(ComponentTimes())
 

@@ -12,6 +12,7 @@ import torch
 from huggingface_hub import constants
 from huggingface_hub.utils import _http
 from safetensors.torch import load_file
+from support.forked import run_python
 from support.hub_server import READ_TOKEN, WRITE_TOKEN, HubServer, hub_of_this_process
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
@@ -340,8 +341,12 @@ def test_only_model_folders_are_pushed(hub, tmp_path):
 def test_clean_processes_push_and_load(model, folder, tmp_path):
     """push_to_hub of the parts in one process; from_pretrained in another, which does not import segzoo."""
     push = """
+import sys
+from pathlib import Path
+import pytest, segzoo
+from support.hub_server import hub_of_this_process
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
-import segzoo, sys
+hub_of_this_process(pytest.MonkeyPatch(), sys.argv[2], Path("pushing")).__enter__()
 model = AutoModelForSemanticSegmentation.from_pretrained(sys.argv[1])
 AutoImageProcessor.from_pretrained(sys.argv[1]).push_to_hub("tester/first")
 model.push_to_hub("tester/first")
@@ -362,16 +367,11 @@ torch.save(model.state_dict(), "state.pt")
     with HubServer() as hub:
         environment = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")}
         environment |= hub.environment(tmp_path / "home") | {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
-        for program in (push, load):
-            done = subprocess.run(
-                [sys.executable, "-c", program, str(folder)],
-                cwd=tmp_path,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=120,
-            )
-            assert done.returncode == 0, done.stderr
+        done = run_python("-c", push, folder, hub.endpoint, cwd=tmp_path, env=environment)
+        assert done.returncode == 0, done.stderr
+        clean = [sys.executable, "-c", load]
+        done = subprocess.run(clean, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
         assert set(hub.files("tester/parts")) == FILES
         for repo_id in ("tester/saved", "tester/saved-again"):
             assert set(hub.files(repo_id)) >= {"config.json", "model.safetensors", SHIM_NAME}

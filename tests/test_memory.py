@@ -3,11 +3,14 @@ import sys
 
 import pytest
 
+import segzoo
 from segzoo import memory
 
-CODE = """
-import sys
+CODE = f"""
+import sys, types
 import numpy as np
+sys.modules["segzoo"] = types.ModuleType("segzoo")  # without the models, which take seconds to import
+sys.modules["segzoo"].__path__ = {list(segzoo.__path__)}
 from segzoo.memory import keep_freed_memory
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20

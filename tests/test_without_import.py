@@ -1,5 +1,6 @@
 """A saved folder in clean processes that never say ``import segzoo``, without a network."""
 
+import json
 import os
 import subprocess
 import sys
@@ -38,32 +39,12 @@ def home(tmp_path_factory):
         outputs = model(**processor(images=Image.open(home / "image.png"), return_tensors="pt"))
     label_map = processor.post_process_semantic_segmentation(outputs, target_sizes=[(40, 60)])[0]
     torch.save({"logits": outputs.logits, "label_map": label_map}, home / "expected.pt")
+    SegZooImageProcessor(size={"height": 64, "width": 96}).save_pretrained(home / "processor")
     return home
 
 
-def run(program, home, **environment):
-    environment = {
-        **os.environ,
-        "HF_HUB_OFFLINE": "1",
-        "HF_HOME": str(home / "hf"),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(segzoo.__file__).parents[1]),
-        **environment,
-    }
-    return subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=home,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        stdin=subprocess.DEVNULL,
-    )
-
-
-def test_auto_classes(home):
-    done = run(
-        """
+PROGRAMS = {
+    "auto_classes": """
 import sys, torch
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation
@@ -84,18 +65,7 @@ processor.save_pretrained("again")
 AutoModelForSemanticSegmentation.from_pretrained("again")
 AutoImageProcessor.from_pretrained("again")
 """,
-        home,
-    )
-    assert done.returncode == 0, done.stderr
-    assert {path.name for path in (home / "again").iterdir()} == {
-        path.name for path in (home / "a-model v1.0").iterdir()
-    }
-
-
-def test_auto_model_and_a_processor_alone(home):
-    SegZooImageProcessor(size={"height": 64, "width": 96}).save_pretrained(home / "processor")
-    done = run(
-        """
+    "auto_model": """
 import sys
 from transformers import AutoImageProcessor, AutoModel
 assert "segzoo" not in sys.modules
@@ -103,14 +73,7 @@ assert AutoImageProcessor.from_pretrained("processor", trust_remote_code=True).s
 assert type(AutoModel.from_pretrained("a-model v1.0", trust_remote_code=True)).__name__ == "SegZooForSemanticSegmentation"
 assert type(AutoModel.from_pretrained("a-model v1.0")).__name__ == "SegZooForSemanticSegmentation"
 """,
-        home,
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def test_pipeline(home):
-    done = run(
-        """
+    "pipeline": """
 import sys, numpy, torch
 from transformers import pipeline
 assert "segzoo" not in sys.modules
@@ -123,15 +86,7 @@ for part in found:
     wanted = [[names[i] == part["label"] for i in row] for row in expected.tolist()]
     assert (numpy.asarray(part["mask"]) > 0).tolist() == wanted
 """,
-        home,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "is not supported for image-segmentation" not in done.stderr
-
-
-def test_missing_segzoo_says_pip_install(home):
-    done = run(
-        """
+    "missing": """
 import sys
 class Hidden:
     def find_spec(self, name, path=None, target=None):
@@ -161,6 +116,66 @@ except ImportError as error:
 else:
     raise SystemExit("the pipeline loaded without segzoo")
 """,
-        home,
+}
+
+# A clean process imports transformers and nothing of segzoo, and forks for each program: imports take seconds.
+EACH = """
+import json, os, sys, traceback
+import PIL.Image, torch
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForSemanticSegmentation, pipeline
+torch.set_num_threads(1)
+ended = {}
+for name, program in json.load(sys.stdin).items():
+    child = os.fork()
+    if child == 0:
+        for descriptor in (1, 2):
+            os.dup2(os.open(f"{name}.{descriptor}", os.O_WRONLY | os.O_CREAT), descriptor)
+        code = 1
+        try:
+            exec(compile(program, name, "exec"), {"__name__": "__main__"})
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    ended[name] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+json.dump(ended, open("ended.json", "w"))
+"""
+
+
+@pytest.fixture(scope="module")
+def ended(home):
+    """What each of the programs ended with, and what it printed as errors."""
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(home / "hf"),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(segzoo.__file__).parents[1]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", EACH],
+        cwd=home,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        input=json.dumps(PROGRAMS),
     )
     assert done.returncode == 0, done.stderr
+    codes = json.loads((home / "ended.json").read_text())
+    return {name: (code, (home / f"{name}.2").read_text()) for name, code in codes.items()}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_it_loads_or_says_what_is_missing(name, ended):
+    code, errors = ended[name]
+    assert code == 0, errors
+    assert "is not supported for image-segmentation" not in errors
+
+
+def test_what_was_loaded_so_is_saved_whole(ended, home):
+    assert {path.name for path in (home / "again").iterdir()} == {
+        path.name for path in (home / "a-model v1.0").iterdir()
+    }

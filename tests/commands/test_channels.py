@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import PIL.Image
 import pytest
 import tifffile
 import torch
+from support.forked import run_python
 from transformers import (
     AutoImageProcessor,
     AutoModelForSemanticSegmentation,
@@ -238,10 +237,9 @@ def test_show(options, data, tmp_path, capsys):
 def test_in_processes_that_load(data, tmp_path):
     """As the command is given, with a loading process: what a picture has to say there is one line, too."""
     folder = data("six bands")
-    command = [sys.executable, "-m", "segzoo", "train", "--dataset_name", folder, "--output_dir", tmp_path / "out"]
+    command = ["-m", "segzoo", "train", "--dataset_name", folder, "--output_dir", tmp_path / "out"]
     command += ["--num_labels", CLASSES, "--crop_size", 32, "--max_train_steps", 2, "--dataloader_num_workers", 1]
     command += ["--per_device_train_batch_size", 2, "--do_train", *new_model(6)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=200)
+    done = run_python(*command, env={**os.environ, "ACCELERATE_USE_CPU": "true"}, timeout=200)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "step 2/2" in done.stdout

@@ -1,23 +1,17 @@
 """Universal models of transformers through `segzoo train`, `evaluate`, `predict` and `export`."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import PIL.Image
 import pytest
 from huggingface_hub import ModelCard
+from support.forked import run_python
 from support.universal import SIDE, config_of, processor_of
 from transformers import AutoModelForUniversalSegmentation
 
-import segzoo
 from segzoo.commands.cli import main
 from segzoo.data.scenes import SCENES, write_scenes
 from segzoo.universal import model_from_config
-
-SOURCE = Path(segzoo.__file__).parents[1]
 
 
 @pytest.mark.parametrize("model_type", [pytest.param("mask2former", marks=pytest.mark.slow), "eomt"])
@@ -38,15 +32,8 @@ def test_train_evaluate_predict_export(model_type, tmp_path, capsys):
         "--dataloader_num_workers",
         "0",
     ]
-    done = subprocess.run(
-        [sys.executable, "-m", "segzoo", "train", "--model_name_or_path", "old", "--dataset_name", str(data)]
-        + ["--output_dir", "out", *options],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    words = ["-m", "segzoo", "train", "--model_name_or_path", "old", "--dataset_name", data, "--output_dir", "out"]
+    done = run_python(*words, *options, cwd=tmp_path, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
     out = tmp_path / "out"
     assert json.loads((out / "all_results.json").read_text())["eval_mean_iou"] >= 0

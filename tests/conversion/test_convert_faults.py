@@ -1,7 +1,6 @@
 """Conversions that must fail, each with one clear error, and without a folder left behind."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -10,6 +9,7 @@ import zipfile
 import pytest
 import torch
 from conversion import tiny
+from support.script_process import ScriptRun
 
 from segzoo.commands.cli import main
 from segzoo.conversion.convert import convert_checkpoint
@@ -173,23 +173,27 @@ class TestOutput:
         assert (tmp_path / "out/model.safetensors").is_file()
 
 
+HOLD = """
+import time
+import transformers.modeling_utils
+from segzoo.commands import cli
+
+def wait(*args, **kwargs):
+    print("writing", flush=True)
+    time.sleep(600)
+
+transformers.modeling_utils.safe_save_file = wait
+main = cli.main
+"""
+
+
 def test_killed_while_writing_leaves_no_folder(tmp_path, state):
     """kill -9 at the moment when the weights are written: no output, and the next run succeeds and tidies up."""
     path = tiny.save(tmp_path / "a.pth", state=state)
-    hold = (
-        "import sys, time, safetensors.torch as s\n"
-        "import transformers.modeling_utils as m\n"
-        "def wait(*args, **kwargs):\n    print('writing', flush=True)\n    time.sleep(600)\n"
-        "m.safe_save_file = wait\n"
-        "from segzoo.commands.cli import main\nmain(sys.argv[1:])\n"
-    )
+    (tmp_path / "hold.py").write_text(HOLD)
     arguments = ["convert", str(path), "--output", str(tmp_path / "out")]
-    process = subprocess.Popen([sys.executable, "-c", hold, *arguments], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout.readline() == "writing\n"
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    run = ScriptRun(arguments, tmp_path / "logs", script=tmp_path / "hold.py")
+    run.until(lambda: "writing" in run.stdout).kill()
     assert not (tmp_path / "out").exists()
     assert main(arguments) == 0
     assert (tmp_path / "out/model.safetensors").is_file() and not list(tmp_path.glob(".*"))

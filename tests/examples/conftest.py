@@ -1,10 +1,10 @@
 import importlib.util
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.forked import run_python
 from support.tiny_folders import make_model, make_scenes
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -33,7 +33,7 @@ def tiny(tmp_path_factory):
 def run_script(scenes, tiny):
     """Runs ``segzoo train`` in a process of its own: a few steps on the scenes unless the options say otherwise."""
 
-    def run(output_dir, options=None, flags=(), *, launcher=(sys.executable,)):
+    def run(output_dir, options=None, flags=(), *, launcher=()):
         words = {
             "--dataset_name": scenes,
             "--model_name_or_path": tiny,
@@ -47,17 +47,15 @@ def run_script(scenes, tiny):
             "--dataloader_num_workers": 0,
             **(options or {}),
         }
-        command = [*launcher, "-m", "segzoo", "train", *flags]
+        command = ["-m", "segzoo", "train", *flags]
         for name, value in words.items():
             if value is not None:
                 command += [name, *(value if isinstance(value, tuple) else (value,))]
-        return subprocess.run(
-            [str(word) for word in command],
-            capture_output=True,
-            text=True,
-            timeout=240,
-            # One thread: the same sums in the same order, and room for other tests.
-            env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-        )
+        # One thread: the same sums in the same order, and room for other tests.
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+        if not launcher:
+            return run_python(*command, env=env, timeout=240)
+        command = [str(word) for word in (*launcher, *command)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=240, env=env)
 
     return run

@@ -2,8 +2,8 @@
 
 import os
 import re
-import subprocess
-import sys
+
+from support.forked import run_python
 
 from .conftest import EXAMPLES
 
@@ -41,9 +41,7 @@ def run(*words):
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{EXAMPLES}",
     }
-    result = subprocess.run(
-        [sys.executable, *map(str, words)], capture_output=True, text=True, timeout=240, env=environment
-    )
+    result = run_python(*words, env=environment)
     assert result.returncode == 0, result.stderr
     return result.stdout
 

@@ -22,6 +22,8 @@ from segzoo.export.export import METADATA_FILE, ExportOptions, export_model
 from segzoo.heads import FCNHeadConfig, PSPHeadConfig, UPerHeadConfig
 
 NAMES = ["sky", "road", "wäll", "tree"]
+# For tests that do not ask for a size: any size takes several times as long to trace.
+ONE_SIZE = {"size": (64, 96), "batch": 1}
 
 
 def build(backbone, *heads, **options):
@@ -38,11 +40,11 @@ def build(backbone, *heads, **options):
 def internimage():
     config = InternImageConfig(
         channels=8,
-        depths=[1, 1],
-        groups=[1, 2],
+        depths=[1],
+        groups=[2],
         offset_scale=2.0,
         center_feature_scale=True,
-        out_features=["stem", "stage2"],
+        out_features=["stem", "stage1"],
     )
     return build(config, UPerHeadConfig(channels=16, pool_scales=[1, 6]), palette=[[i, i, i] for i in range(4)])
 
@@ -80,7 +82,7 @@ def test_command_writes_a_file_of_standard_operators(tmp_path, capsys):
 
     graph = onnx.load(file)
     assert [(o.domain, o.version) for o in graph.opset_import] == [("", 20)]
-    assert sum(node.op_type == "GridSample" for node in graph.graph.node) == 2
+    assert sum(node.op_type == "GridSample" for node in graph.graph.node) == 1
     dims = [[d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.graph.input]
     assert dims == [["batch", 3, "height", "width"]]
     metadata = {p.key: p.value for p in graph.metadata_props}
@@ -171,7 +173,7 @@ def test_a_file_that_computes_something_else_is_not_written(tmp_path):
     file = tmp_path / "model.onnx"
     file.write_text("the old file")
     with pytest.raises(SegZooError, match=r"differs from the model by .*e.*tolerance"):
-        export_model(resnet(), file, ExportOptions(tolerance=0.0), overwrite=True)
+        export_model(resnet(), file, ExportOptions(tolerance=0.0, **ONE_SIZE), overwrite=True)
     assert file.read_text() == "the old file" and list(tmp_path.iterdir()) == [file]
 
 

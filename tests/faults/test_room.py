@@ -1,15 +1,36 @@
 """Too little room for the model and the checkpoints is refused before the first step."""
 
-import os
+import json
 import re
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from support.script_process import words
-from support.small_disk import can_mount, in_child, mount_small_disk
+from support.script_process import ScriptRun, words
+from support.small_disk import can_mount
+
+# Two trainings whose output is on a disk of 3 MB, with and without checkpoints.
+PROGRAM = """
+import contextlib, io, json, os, shutil
+from pathlib import Path
+from segzoo.commands import cli
+from support.small_disk import mount_small_disk
+
+def attempt(argv):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = cli.main(["train", *argv])
+    return code, out.getvalue(), err.getvalue()
+
+def main(argv):
+    folder, results, *argv = argv
+    mount_small_disk(Path(folder, "disk"), "3m")
+    os.chdir(folder)
+    refused = attempt([*argv, "--checkpointing_steps", "1"])
+    free = shutil.disk_usage("disk").free
+    fewer = attempt([*argv, "--checkpointing_steps", "0", "--overwrite_output_dir"])
+    left = sorted(path.name for path in Path("disk/out").iterdir())
+    Path(results).write_text(json.dumps([refused, free, fewer, left]))
+    return 0
+"""
 
 
 @pytest.mark.skipif(not can_mount(), reason="no small file system can be mounted here")
@@ -18,22 +39,11 @@ def test_a_disk_that_cannot_take_model_and_checkpoints(scenes, tiny, tmp_path):
     options |= {"dataloader_num_workers": 0, "max_train_steps": 2, "eval_steps": 0, "use_cpu": True}
     options |= {"output_dir": "disk/../disk/out"}
     (tmp_path / "disk").mkdir()
-
-    def attempt(**more):
-        # A program of its own, which sees the disk too: a forked process cannot train where autograd has had threads.
-        command = [sys.executable, "-m", "segzoo", "train", *words({**options, **more})]
-        done = subprocess.run(command, capture_output=True, text=True)
-        return done.returncode, done.stdout, done.stderr
-
-    def attempts():
-        mount_small_disk(tmp_path / "disk", "3m")
-        os.chdir(tmp_path)
-        refused = attempt(checkpointing_steps=1)
-        free = shutil.disk_usage("disk").free
-        fewer = attempt(checkpointing_steps=0, overwrite_output_dir=True)
-        return refused, free, fewer, sorted(path.name for path in Path("disk/out").iterdir())
-
-    (code, out, err), free, fewer, left = in_child(attempts)
+    (tmp_path / "program.py").write_text(PROGRAM)
+    argv = [tmp_path, tmp_path / "results.json", *words(options)]
+    run = ScriptRun(argv, tmp_path / "logs", script=tmp_path / "program.py")
+    assert run.wait() == 0, run.stderr
+    (code, out, err), free, fewer, left = json.loads((tmp_path / "results.json").read_text())
     assert code == 1 and "step 1/" not in out and err.count("\n") == 1
     found = re.match(
         r"error: --output_dir disk/\.\./disk/out: the training needs (\d+) bytes .* (\d+) bytes .* are free", err

@@ -1,8 +1,4 @@
 import json
-import os
-import subprocess
-import sys
-import textwrap
 import zlib
 from pathlib import Path
 
@@ -11,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.script_process import ScriptRun
 
 from segzoo.errors import SegZooError
 from segzoo.metrics import ConfusionMatrix, format_table, metrics_from_confusion
@@ -248,36 +245,34 @@ def test_counting_on_the_gpu():
             on_gpu.update(*(maps.to(kind) + 100))
 
 
-def test_processes_are_summed(tmp_path):
-    script = tmp_path / "count.py"
-    script.write_text(
-        textwrap.dedent(
-            """
-            import torch
-            from accelerate import Accelerator
-            from segzoo.metrics import ConfusionMatrix
+SUM = """
+import torch
+from accelerate import Accelerator
+from segzoo.metrics import ConfusionMatrix
 
-            accelerator = Accelerator(cpu=True)
-            counted = ConfusionMatrix(4)
-            for index in range(accelerator.process_index, 7, accelerator.num_processes):  # 4 and 3 images
-                counted.update(torch.full((2, 2), index % 4), torch.full((2, 2), index % 3))
-            total = counted.reduce_across_processes(accelerator)
-            expected = ConfusionMatrix(4)
-            for index in range(7):
-                expected.update(torch.full((2, 2), index % 4), torch.full((2, 2), index % 3))
-            assert accelerator.num_processes == 2
-            assert torch.equal(total.matrix, expected.matrix), total.matrix
-            assert counted.matrix.sum() in (12, 16)
-            print("summed")
-            accelerator.end_training()  # without it gloo's threads may abort the exit
-            """
-        )
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("summed") == 2
+def main(argv):
+    accelerator = Accelerator(cpu=True)
+    counted = ConfusionMatrix(4)
+    for index in range(accelerator.process_index, 7, accelerator.num_processes):  # 4 and 3 images
+        counted.update(torch.full((2, 2), index % 4), torch.full((2, 2), index % 3))
+    total = counted.reduce_across_processes(accelerator)
+    expected = ConfusionMatrix(4)
+    for index in range(7):
+        expected.update(torch.full((2, 2), index % 4), torch.full((2, 2), index % 3))
+    assert accelerator.num_processes == 2
+    assert torch.equal(total.matrix, expected.matrix), total.matrix
+    assert counted.matrix.sum() in (12, 16)
+    print("summed", flush=True)
+    accelerator.end_training()  # without it gloo's threads may abort the exit
+    return 0
+"""
+
+
+def test_processes_are_summed(tmp_path):
+    (tmp_path / "count.py").write_text(SUM)
+    run = ScriptRun([], tmp_path / "logs", processes=2, script=tmp_path / "count.py")
+    assert run.wait() == [0, 0], run.stderr
+    assert run.stdout.count("summed") == 2
 
 
 @pytest.mark.parametrize("ignore_index", [None, -1, 65535, 511, 255])

@@ -1,40 +1,17 @@
-"""Runs of an example script in real processes that start in a fraction of a second.
-
-They are forked from a server process that has imported everything and done nothing, so that each is as fresh as a new
-interpreter, can be killed, and gets an exit status.
-"""
+"""Runs of an example script in real processes, forked as those of `forked` are: they start in a fraction of a second."""
 
 import importlib.util
-import multiprocessing
 import os
-import pkgutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from support.forked import begin, context
 from torch.distributed import TCPStore
 
-import segzoo.training
-
 SCRIPT = Path(__file__).parents[2] / "examples" / "run_semantic_segmentation.py"
-
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(
-    [
-        "torch.distributed.tensor",
-        "accelerate",
-        "datasets",
-        "transformers.models.auto.modeling_auto",
-        "transformers.models.auto.image_processing_auto",
-        "matplotlib.backends.backend_agg",
-        "segzoo.commands.train",
-        "segzoo.modeling_segzoo",
-        "segzoo.image_processing_segzoo",
-        *(f"segzoo.training.{module.name}" for module in pkgutil.iter_modules(segzoo.training.__path__)),
-    ]
-)
 
 
 class ScriptRun:
@@ -68,7 +45,7 @@ class ScriptRun:
                     "OMP_NUM_THREADS": "1",
                 }
             arguments = (str(script), argv, str(logs / f"out-{rank}"), str(logs / f"err-{rank}"), environment)
-            self.processes.append(_context.Process(target=_run, args=arguments))
+            self.processes.append(context.Process(target=_run, args=arguments))
         for process in self.processes:
             process.start()
 
@@ -140,18 +117,8 @@ def words(options: dict) -> list[str]:
 
 
 def _run(script: str, argv: list[str], stdout: str, stderr: str, environment: dict[str, str]) -> None:
-    import torch
-
-    multiprocessing.set_start_method("fork", force=True)  # for its own loading processes, as usual on Linux
-    os.setsid()  # a group of its own, with the processes that it starts
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs without it
+    begin(stdout, stderr)
     os.environ.update(environment)
-    for path, descriptor in ((stdout, 1), (stderr, 2)):
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(file, descriptor)
-    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
-    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
-    torch.set_num_threads(1)  # the same sums in the same order
     spec = importlib.util.spec_from_file_location("script_under_test", script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

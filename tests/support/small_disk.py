@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import subprocess
 import traceback
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,7 @@ def remount_read_only(folder: Path) -> None:
     _mount("-o", "remount,ro", str(folder))
 
 
+@cache
 def can_mount() -> bool:
     """Whether `mount_small_disk` works on this machine."""
 

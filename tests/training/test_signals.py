@@ -1,10 +1,10 @@
 import os
 import signal
-import subprocess
 import sys
 
 import pytest
 from accelerate import Accelerator
+from support.forked import run_python
 
 from segzoo.training.signals import StopRequest
 
@@ -39,7 +39,7 @@ def test_a_second_sigterm_ends_the_process():
         "with StopRequest():\n"
         "    os.kill(os.getpid(), signal.SIGTERM); print('first', flush=True); os.kill(os.getpid(), signal.SIGTERM); print('alive')"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    done = run_python("-c", code)
     assert done.returncode == -signal.SIGTERM
     assert done.stdout.split() == ["first"]
 
@@ -109,7 +109,7 @@ def test_the_second_signal_does_not_break_a_save_and_the_third_does(name, code):
         "except KeyboardInterrupt:\n"
         "    sys.exit(130)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
+    done = run_python("-c", program)
     assert done.returncode == code, done.stderr
     assert done.stdout.split() == ["first", "second"]
 

@@ -1,19 +1,18 @@
 """What SegmentationTrainer uploads: real processes, and a Hub on loopback."""
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 from huggingface_hub import ModelCard
+from support.forked import run_python
 from support.hub_server import HubServer
-
-import segzoo
-
-SOURCE = Path(segzoo.__file__).parents[1]
 
 PROGRAM = """
 import sys
+from pathlib import Path
+import pytest
+from support.hub_server import hub_of_this_process
+patches = pytest.MonkeyPatch()
+hub_of_this_process(patches, sys.argv[1], Path("home")).__enter__()
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
 from segzoo.data import Augmentation, SegmentationDataset, build_processor_transform, load_segmentation_dataset
 from segzoo.data.scenes import SCENES, write_scenes
@@ -48,11 +47,8 @@ trainer.push_to_hub(dataset_tags="tester/scenes", dataset="Scenes", license="mit
 
 def test_cards_of_a_fine_tuned_model_of_transformers(tmp_path):
     with HubServer() as hub:
-        environment = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")}
-        environment |= hub.environment(tmp_path / "home") | {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=180
-        )
+        environment = os.environ | hub.environment(tmp_path / "home")
+        done = run_python("-c", PROGRAM, hub.endpoint, cwd=tmp_path, env=environment)
         assert done.returncode == 0, done.stderr
         revisions = [
             files["README.md"].content.decode()
