@@ -4,6 +4,7 @@ import zlib
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 
 from segzoo.data.decoding import (
     CorruptImageError,
@@ -214,3 +215,14 @@ def test_grey_masks_of_colours_are_left_to_pillow(tmp_path, ids):
     name = next(name for name, known in LABEL_ENCODINGS.items() if known.colors is not None)
     expected = decode_pair(None, tmp_path / "a.png", encoding=name)[1]
     assert (decode_pair(None, tmp_path / "a.png", encoding=name, label_decoder=decode_grey_png)[1] == expected).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (4, 1)])
+def test_turned_pictures_of_one_row_or_column_become_tensors(tmp_path, size, orientation):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    for name, shape in (("a.png", (*size, 3)), ("b.png", size)):
+        PIL.Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / name, exif=exif)
+    for array in decode_pair(tmp_path / "a.png", tmp_path / "b.png"):
+        assert torch.from_numpy(array).shape[:2] == (size if orientation < 5 else size[::-1])

@@ -303,7 +303,8 @@ def upright(array: np.ndarray, orientation: int) -> np.ndarray:
         array = array[::-1]
     if orientation in (2, 3, 7):
         array = array[:, ::-1]
-    return np.ascontiguousarray(array)
+    # Along sides of one pixel, NumPy takes negative strides for contiguous, and torch takes none of them.
+    return np.ascontiguousarray(array) if min(array.strides) >= 0 else array.copy()
 
 
 def _named(source: Any, name: str | None, what: str) -> tuple[Any, str]:
