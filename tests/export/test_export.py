@@ -164,8 +164,8 @@ def test_files_of_others_beside_an_export_stay(tmp_path):
     mine = tmp_path / "model.onnx.data", tmp_path / "model.pt2.data", tmp_path / "model.pt2"
     for path in mine:
         path.write_text("mine")
-    export_model(resnet(), tmp_path / "model.onnx")
-    export_model(resnet(), tmp_path / "model.pt2", overwrite=True)
+    export_model(resnet(), tmp_path / "model.onnx", ExportOptions(**ONE_SIZE))
+    export_model(resnet(), tmp_path / "model.pt2", ExportOptions(**ONE_SIZE), overwrite=True)
     assert mine[0].read_text() == mine[1].read_text() == "mine" and mine[2].read_bytes() != b"mine"
 
 
@@ -365,7 +365,7 @@ def test_files_that_do_not_load(suffix, fix, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.export, "save", damaged)
     monkeypatch.setattr("segzoo.export.export._write_onnx", damaged)
     with pytest.raises(SegZooError, match=rf"^model{suffix}: could not be written and loaded again \(.+\); try {fix}"):
-        export_model(resnet(), tmp_path / f"model{suffix}")
+        export_model(resnet(), tmp_path / f"model{suffix}", ExportOptions(**ONE_SIZE))
     assert list(tmp_path.iterdir()) == []
 
 
