@@ -14,7 +14,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py --output_dir outputs/quickstart
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --durations=40 --durations-min=3
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m "slow and not gpu"
