@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import AutoModelForSemanticSegmentation
 
 from segzoo.auto import register_backbone
 from segzoo.backbones import Backbone, BackboneConfig
-from segzoo.base import ConvBlockConfig
+from segzoo.base import ConvBlockConfig, strict
 from segzoo.conversion.convert import convert_checkpoint
 from segzoo.conversion.keys import BackboneRule, Context, KeyRule, Options, register
 
