@@ -142,12 +142,13 @@ def draw_worst(
     ]
     captions = [p.caption() for p in pictures]
     sheet = contact_sheet(rows, headings, palette, names, captions)
-    files = [save_png(titled(sheet, title), folder / WORST_SHEET)]
+    files = [write_png(folder / WORST_SHEET, titled(sheet, title))]
     for number, (row, picture, caption) in enumerate(zip(rows, pictures, captions, strict=True), start=1):
         width = min(max(320, picture.picture.shape[1]), 640)
         sheet = contact_sheet([row], headings, palette, names, [caption], cell_width=width)
         stem = slug(Path(picture.row.name).stem)[:60]
-        files.append(save_png(titled(sheet, title, size=max(14, width // 30)), single / f"{number:02d}_{stem}.png"))
+        path = single / f"{number:02d}_{stem}.png"
+        files.append(write_png(path, titled(sheet, title, size=max(14, width // 30))))
     return files
 
 
@@ -169,8 +170,3 @@ def titled(picture: Image.Image, text: str, size: int = 14, *, below: bool = Fal
         draw.text((pad, y), line, (33, 37, 41), font)
     canvas.paste(picture, (0, 0 if below else height))
     return canvas
-
-
-def save_png(picture: Image.Image, path: Path) -> Path:
-    """Write a PNG, whole or not at all."""
-    return write_png(path, picture)

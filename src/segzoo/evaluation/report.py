@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from segzoo.cards.scores import METRIC_TITLES, Measurement, model_index_yaml
-from segzoo.evaluation.pictures import save_png, titled
+from segzoo.evaluation.pictures import titled
 from segzoo.evaluation.score_log import ImageRow
 from segzoo.files import json_text, slug, write_whole
 from segzoo.images.drawing import confusion_picture
+from segzoo.images.png import write_png
 from segzoo.metrics.scores import format_table, metrics_from_confusion
 from segzoo.text import csv_cell, line_text, without_secrets
 
@@ -170,7 +171,7 @@ class EvaluationReport:
     def _draw_confusion(self, path: Path) -> Path:
         score = f"{METRIC_TITLES[self.metric]} {100 * self.metrics[self.metric]:.2f} %"
         drawn = confusion_picture(self._of_classes, self.names, title=f"{self.dataset}, {self.split}: {score}")
-        return save_png(titled(drawn, self.protocol, below=True), path)
+        return write_png(path, titled(drawn, self.protocol, below=True))
 
     def measurements(self) -> list[Measurement]:
         """The scores that a model card shows, the main one first; scores that are NaN are left out."""

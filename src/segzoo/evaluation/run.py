@@ -14,12 +14,13 @@ from segzoo.errors import SegZooError, first_line
 from segzoo.evaluation import pictures, report
 from segzoo.evaluation.folder import PREDICTIONS, STATE
 from segzoo.evaluation.job import EvaluationJob, prediction_files
-from segzoo.evaluation.pictures import WorstPredictions, draw_worst, save_png, worst_rows
+from segzoo.evaluation.pictures import WorstPredictions, draw_worst, worst_rows
 from segzoo.evaluation.progress import EvaluationProgress
 from segzoo.evaluation.report import EvaluationReport
 from segzoo.evaluation.score_log import ImageRow, ScoreLog
 from segzoo.evaluation.scoring import ImageScore, evaluate
 from segzoo.images.drawing import label_image
+from segzoo.images.png import write_png
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +143,7 @@ def score_job(
     def on_image(found: ImageScore) -> None:
         if files:
             files[found.index].parent.mkdir(parents=True, exist_ok=True)
-            save_png(label_image(found.prediction, job.classes.palette), files[found.index])
+            write_png(files[found.index], label_image(found.prediction, job.classes.palette))
         row = ImageRow(found.index, found.name, found.mean_iou, found.pixel_accuracy, found.num_pixels)
         if log is not None:
             log.add(row, found.confusion)

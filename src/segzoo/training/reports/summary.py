@@ -18,8 +18,8 @@ from segzoo.data import SegmentationDataset
 from segzoo.data.decoding import decode_pair
 from segzoo.errors import SegZooError
 from segzoo.evaluation import Evaluation
-from segzoo.evaluation.pictures import save_png
 from segzoo.images.drawing import contact_sheet, overlay, overlay_with_legend
+from segzoo.images.png import write_png
 from segzoo.images.reading import CorruptImageError, in_colour
 from segzoo.inference import Predictor
 from segzoo.training.reports.curves import plot_curves
@@ -86,7 +86,7 @@ def draw_samples(
             picture = Image.fromarray(in_colour(picture))
             stem = Path(item["name"]).stem
             files.append(directory / f"overlay_{number + 1}.png")
-            save_png(overlay_with_legend(picture, predicted, palette, names, title=stem[:40]), files[-1])
+            write_png(files[-1], overlay_with_legend(picture, predicted, palette, names, title=stem[:40]))
             rows.append([picture, truth, predicted, overlay(picture, predicted, palette)])
             captions.append(stem)
     finally:
@@ -94,7 +94,7 @@ def draw_samples(
     headings = ["picture", "truth", "prediction", "overlay"]
     if not rows:
         return []
-    save_png(contact_sheet(rows, headings, palette, names, captions), directory / "samples.png")
+    write_png(directory / "samples.png", contact_sheet(rows, headings, palette, names, captions))
     return [directory / "samples.png", *files]
 
 
