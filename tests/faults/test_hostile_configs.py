@@ -31,10 +31,10 @@ SECRET = "root:x:0:0:hunter2:/root:/bin/bash\nadmin:x: 1: hunter2\n"
 
 @pytest.fixture(autouse=True)
 def quickly():
-    """Nothing here takes more than a few seconds of processor time, nor waits."""
+    """Nothing here runs on and on, or waits; a slow machine takes ten times as long as a fast one."""
     start, begun = time.monotonic(), time.process_time()
     yield
-    assert time.process_time() - begun < 10 and time.monotonic() - start < 60
+    assert time.process_time() - begun < 60 and time.monotonic() - start < 300
 
 
 class TestBaseFiles:

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -279,8 +278,7 @@ def test_killed_processes_and_launch(tiny_model, photos, tmp_path):
     process.communicate()
     (photos / "x" / "broken.png").write_bytes(b"no picture")
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", *command[2:]]
-    start = time.monotonic()
     done = subprocess.run([*launch, "--on_error", "skip"], capture_output=True, text=True, timeout=120)
-    assert done.returncode != 0 and time.monotonic() - start < 120
+    assert done.returncode != 0
     assert "4 pictures -> " in done.stdout and done.stderr.count("1 pictures could not be labelled:") == 1, done.stderr
     assert contents(out) == contents(expected)

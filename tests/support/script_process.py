@@ -57,7 +57,7 @@ class ScriptRun:
     def stderr(self) -> str:
         return self._read("err")
 
-    def wait(self, timeout: float = 120) -> int | list[int]:
+    def wait(self, timeout: float = 300) -> int | list[int]:
         """The exit status, or those of all processes; minus the signal's number for a killed one."""
         deadline = time.monotonic() + timeout
         for process in self.processes:
@@ -68,7 +68,7 @@ class ScriptRun:
         codes = [process.exitcode for process in self.processes]
         return codes[0] if len(codes) == 1 else codes
 
-    def until(self, moment: Callable[[], object], timeout: float = 60) -> "ScriptRun":
+    def until(self, moment: Callable[[], object], timeout: float = 300) -> "ScriptRun":
         """Wait, looking all the time, until ``moment()`` is true."""
         deadline = time.monotonic() + timeout
         while not moment():
@@ -78,7 +78,7 @@ class ScriptRun:
             time.sleep(0.0005)
         return self
 
-    def until_step(self, step: int, timeout: float = 60) -> "ScriptRun":
+    def until_step(self, step: int, timeout: float = 300) -> "ScriptRun":
         """Wait until the line of a step is printed."""
         return self.until(lambda: f"step {step}/" in self.stdout, timeout)
 

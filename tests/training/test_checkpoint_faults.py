@@ -201,7 +201,7 @@ def test_any_other_error_while_writing_is_not_hidden_and_leaves_nothing(tmp_path
 # Killed with -9
 
 
-def killed_while(action, moment, timeout=30):
+def killed_while(action, moment, timeout=120):
     """Fork, run the action, and kill it with -9 as soon as ``moment()`` is true."""
     pid = os.fork()
     if pid == 0:

@@ -57,7 +57,7 @@ def refused(tmp_path, monkeypatch):
         start = time.monotonic()
         with pytest.raises(CheckpointError) as caught:
             read_checkpoint(path)
-        assert time.monotonic() - start < 20
+        assert time.monotonic() - start < 120
         message = str(caught.value)
         assert isinstance(caught.value, ConversionError) and caught.value.path == path
         assert message.startswith(f"{path}: ") and "\n" not in message and len(message) < 1000

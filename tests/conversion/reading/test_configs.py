@@ -368,7 +368,7 @@ class TestRefusals:
         start = time.process_time()  # other programs may keep the cores busy
         with pytest.raises(ConfigReadError):
             read_config_text(text)
-        assert time.process_time() - start < 10
+        assert time.process_time() - start < 60  # four seconds on a slow machine
 
 
 class TestUnreadable:

@@ -61,11 +61,11 @@ def mutated(draw, target):
 
 @contextmanager
 def bounded():
-    """At most five seconds of processor time, and half a gigabyte more of memory."""
+    """At most thirty seconds of processor time, even on a slow machine, and half a gigabyte more of memory."""
     begun, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield
     unit = 1 if sys.platform == "darwin" else 1024
-    assert time.process_time() - begun < 5
+    assert time.process_time() - begun < 30
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit < 512 << 20
 
 

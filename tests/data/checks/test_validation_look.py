@@ -38,7 +38,7 @@ RULE = LabelRule(3)
 
 
 def wait_for(look):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while (problem := look.problem()) is None and look._process is not None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -71,13 +71,13 @@ def test_the_rest_follows_in_a_process(monkeypatch):
 
 
 def test_it_keeps_to_the_time_and_ends_at_once():
-    look = ValidationLook(rows_of(100, seconds=0.05), RULE)
+    look = ValidationLook(rows_of(100, seconds=0.5), RULE)
     start = time.monotonic()
-    assert look.first(seconds=0.2) and look.done < 50
+    assert look.first(seconds=0.2) and look.done < 50  # all of them take 50 seconds
     with look:
         assert look.problem() is None
         process = look._process
-    assert time.monotonic() - start < 4 and not process.is_alive()
+    assert time.monotonic() - start < 40 and not process.is_alive()
 
 
 def test_it_ends_with_its_training():
@@ -94,7 +94,7 @@ def test_it_ends_with_its_training():
     parent.start()
     number = receiver.recv()
     parent.join()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while psutil.pid_exists(number) and psutil.Process(number).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -160,7 +160,7 @@ class StatementReader(LiteralReader):
 
     def import_names(self, node: ast.ImportFrom) -> None:
         """Marks the names that ``from x import a, b`` brings: they may stand for values, which nobody can know."""
-        self.budget.charge(10 * len(node.names))
+        self.budget.charge(50 * len(node.names))  # each is bound to an error of its own
         module = "." * node.level + (node.module or "")
         for imported in node.names:
             name = imported.asname or imported.name
