@@ -95,14 +95,18 @@ def strict(cls: Config) -> Config:
 
     ``dropout=0`` is kept as 0.0, and ``[1, 0.4]`` in a list of floats as ``[1.0, 0.4]``.
     """
+    unchecked = cls.__setattr__
     cls = hub_dataclasses.strict(cls)
     floats = {field.name for field in fields(cls) if _takes(field.type, float, int)}
     checked = cls.__setattr__
 
     def __setattr__(self: Any, name: str, value: Any) -> None:
-        checked(self, name, _as_floats(value) if name in floats else value)
+        if type(self)._strict is cls:
+            checked(self, name, _as_floats(value) if name in floats else value)
+        else:  # a class that is derived from this one has checked all fields
+            unchecked(self, name, value)
 
-    cls.__setattr__ = __setattr__
+    cls.__setattr__, cls._strict = __setattr__, cls
     return cls
 
 

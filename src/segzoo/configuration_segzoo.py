@@ -63,8 +63,8 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
         "masks_queries_logits",
     ]
 
-    backbone_config: dict | PreTrainedConfig | None = None
-    neck_config: dict | PreTrainedConfig | None = None
+    backbone_config: PreTrainedConfig | dict | None = None
+    neck_config: PreTrainedConfig | dict | None = None
     decode_head_configs: list | tuple | None = None
     auxiliary_head_configs: list | tuple = ()
     semantic_loss_ignore_index: int = 255

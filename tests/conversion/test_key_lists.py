@@ -4,10 +4,10 @@ from collections import defaultdict
 
 import torch
 from support.key_lists import digest, hashes, in_order_of, key_list, list_like
+from support.zoo_translations import translations
 
 from segzoo import zoo
 from segzoo.conversion.plan import build_without_weights
-from segzoo.conversion.translate import refusal, translate_config
 from segzoo.conversion.weights import find_native, original_state_dict
 
 CONVERTED = {
@@ -72,7 +72,7 @@ def lines_that_convert(translation, lines, system=""):
 
 def difference(name):
     """What distinguishes a row's list from that of the conversion; empty if they are equal."""
-    system, translation = zoo.rows()[name].system, translate_config(zoo.original_config(name))
+    system, translation = zoo.rows()[name].system, translations()[name]
     lines = key_list(name)
     taken, left_out, missed = lines_that_convert(translation, lines or list_like(name), system)
     if lines is None:  # of another size: keys that only the other has do not count
@@ -86,11 +86,11 @@ def difference(name):
 
 def test_the_keys_of_every_row_that_converts():
     names_by_list = defaultdict(list)
-    for name, row in zoo.rows().items():
-        if refusal(zoo.original_config(name) or {}) is None:
-            assert name in hashes() or row.system != "mmsegmentation"
-            if name in hashes():
-                names_by_list[row.system, hashes()[name]].append(name)
+    for name in translations():
+        row = zoo.rows()[name]
+        assert name in hashes() or row.system != "mmsegmentation"
+        if name in hashes():
+            names_by_list[row.system, hashes()[name]].append(name)
 
     found, wrong = dict.fromkeys(CONVERTED, (0, 0)), {}
     for (system, _), names in names_by_list.items():

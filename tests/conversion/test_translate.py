@@ -4,6 +4,7 @@ import json
 
 import pytest
 from conversion import tiny
+from support.zoo_translations import translations
 
 from segzoo import SegZooImageProcessor, zoo
 from segzoo.conversion.errors import ConversionError
@@ -388,11 +389,11 @@ def test_a_config_of_1x():
 
 
 def test_every_supported_zoo_config_translates():
-    supported = [name for name in zoo.rows() if supports(zoo.original_config(name) or {})]
-    assert len(supported) >= 600
-    assert supported == [row.name for row in zoo.rows().values() if zoo.converts(row) and not row.pretrained]
-    for name in supported:
-        translation = translate_config(zoo.original_config(name))
+    assert len(translations()) >= 600
+    assert list(translations()) == [
+        row.name for row in zoo.rows().values() if zoo.converts(row) and not row.pretrained
+    ]
+    for name, translation in translations().items():
         more_outputs = "its head has 150 outputs" in (zoo.rows()[name].note or "")
         assert (translation.classes.dataset is None) == more_outputs, name
         assert translation.config.id2label[0] != "LABEL_0", name

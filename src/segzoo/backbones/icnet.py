@@ -47,7 +47,7 @@ class ICNetConfig(ConvBlockConfig, BackboneConfig):
     model_type = "segzoo_icnet"
     sub_configs_defaults = {"resnet_config": SubConfigSpec(config_class=AutoConfig, model_type="segzoo_resnet")}
 
-    resnet_config: dict | PreTrainedConfig | None = None
+    resnet_config: PreTrainedConfig | dict | None = None
     light_channels: int = 32
     pyramid_channels: int = 512
     pool_scales: Ints = (1, 2, 3, 6)

@@ -34,7 +34,7 @@ class StageEncoderConfig(BackboneConfig):
     model_type = "segzoo_stage_encoder"
     sub_configs_defaults = {"encoder_config": SubConfigSpec(config_class=AutoConfig, model_type="segformer")}
 
-    encoder_config: dict | PreTrainedConfig | None = None
+    encoder_config: PreTrainedConfig | dict | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.encoder_config, dict):  # which need not repeat the channels

@@ -83,7 +83,7 @@ class ViTAdapterConfig(BackboneConfig):
     model_type = "segzoo_vit_adapter"
     sub_configs_defaults = {"vit_config": SubConfigSpec(config_class=AutoConfig, model_type="segzoo_vit")}
 
-    vit_config: dict | PreTrainedConfig | None = None
+    vit_config: PreTrainedConfig | dict | None = None
     freeze_vit: bool = False
     interaction_layers: Ints = ()
     injectors: bool = True

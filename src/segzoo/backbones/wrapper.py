@@ -26,7 +26,7 @@ class WrapperConfig(BackboneConfig):
     least_maps: ClassVar[int] = 1
     """How many of the encoder's maps the network reads, the last ones."""
 
-    encoder_config: dict | PreTrainedConfig | None = None
+    encoder_config: PreTrainedConfig | dict | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.encoder_config, dict):  # which need not repeat the channels

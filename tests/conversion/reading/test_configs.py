@@ -3,13 +3,16 @@
 import json
 import time
 import warnings
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segzoo.conversion.errors import ConfigReadError, ConversionError
+from segzoo.conversion.reading import configs
 from segzoo.conversion.reading.configs import read_config_file, read_config_text
+from segzoo.conversion.reading.limits import MAX_VALUES, Budget
 from segzoo.conversion.reading.unreadable import cause_of, is_unreadable
 from segzoo.errors import SegZooError
 
@@ -260,6 +263,7 @@ REFUSED = [
     ("x = 1\x00", "not Python"),
     ("/home/me/config.py\nx = 1", "not Python"),
 ]
+IMPORTS = "for i in range(100000):\n    from m import a" + ", a" * 10000
 BOMBS = [
     "x = [0] * 10**12",
     "x = 10**12 * [0]",
@@ -299,7 +303,7 @@ BOMBS = [
     "for i in range(1000000):\n    x = f(i)",
     "for i in range(100000):\n    for j in ():\n        x = 1" + ", 1" * 10000,
     "for i in range(100000):\n    (a" + ", a" * 10000 + ") = f()",
-    "for i in range(100000):\n    from m import a" + ", a" * 10000,
+    IMPORTS,
     "for i in range(100000):\n    x = [0 for (a" + ", a" * 10000 + ") in ()]",
     "x = [0 for i in range(100000) if 1 or (1" + ", 1" * 10000 + ")]",
     "if a:\n    x = 1\n" + "elif a:\n    x = 1\n" * 10000,
@@ -364,11 +368,20 @@ class TestRefusals:
         assert not target.exists()
 
     @pytest.mark.parametrize("text", BOMBS, ids=[text.replace("\n", ";")[:40] for text in BOMBS])
-    def test_bombs_end_in_an_error(self, text):
+    def test_bombs_end_in_an_error(self, text, monkeypatch):
+        """With a twentieth of the budget, and so in a twentieth of the time."""
+        monkeypatch.setattr(configs, "Budget", partial(Budget, MAX_VALUES // 20))
         start = time.process_time()  # other programs may keep the cores busy
         with pytest.raises(ConfigReadError):
             read_config_text(text)
-        assert time.process_time() - start < 60  # four seconds on a slow machine
+        assert time.process_time() - start < 10  # less than a second on a slow machine
+
+    @pytest.mark.parametrize("text", ["a = [0] * 1000\nb = [a] * 1000\nx = [b] * 1000", IMPORTS])
+    def test_the_whole_budget_is_spent_in_seconds(self, text):
+        start = time.process_time()
+        with pytest.raises(ConfigReadError, match="more than 2000000 values"):
+            read_config_text(text)
+        assert time.process_time() - start < 60
 
 
 class TestUnreadable:
