@@ -210,6 +210,7 @@ def test_wheel_works_outside_the_tree(wheel, environment, tmp_path):
     }
 
 
+@pytest.mark.slow  # whoever runs the tests has made one
 def test_editable_install(tree, environment, tmp_path):
     pip(environment, "--ignore-installed", "-e", tree)
     run(environment, "-c", SMOKE, str(tree), cwd=tmp_path)

@@ -153,7 +153,7 @@ def test_eomt_takes_one_size():
         Predictor(model, processor).label_map(picture(), (SIDE, SIDE))
 
 
-@pytest.mark.parametrize("model_type", ["mask2former", "eomt"])
+@pytest.mark.parametrize("model_type", [pytest.param("mask2former", marks=pytest.mark.slow), "eomt"])
 def test_export(model_type, tmp_path):
     options = ExportOptions(size=None if model_type == "eomt" else (SIDE, SIDE), labels=True)
     before = build(model_type).state_dict()

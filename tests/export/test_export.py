@@ -185,9 +185,9 @@ def test_rounding_that_the_model_multiplies_itself_is_accepted(tmp_path, monkeyp
     with torch.no_grad():
         norm.bias.fill_(3e5)
         head.classifier.weight.copy_((head.classifier.weight - head.classifier.weight.mean(1, keepdim=True)) * 100)
-    assert 1e-4 < export_model(model, file).difference < 0.1
+    assert 1e-4 < export_model(model, file, ExportOptions(**ONE_SIZE)).difference < 0.1
     with pytest.raises(SegZooError, match="more than 0.0001;"):
-        export_model(model, file, ExportOptions(tolerance=1e-4), overwrite=True)
+        export_model(model, file, ExportOptions(tolerance=1e-4, **ONE_SIZE), overwrite=True)
 
     def another(model):
         model = copy.deepcopy(model)
@@ -196,7 +196,7 @@ def test_rounding_that_the_model_multiplies_itself_is_accepted(tmp_path, monkeyp
 
     monkeypatch.setattr("segzoo.export.export.fused_copy", torch.no_grad()(another))
     with pytest.raises(SegZooError, match="the file differs"):
-        export_model(model, file, overwrite=True)
+        export_model(model, file, ExportOptions(**ONE_SIZE), overwrite=True)
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
@@ -289,7 +289,7 @@ def test_models_that_cannot_be_traced(fixed, message, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+@pytest.mark.parametrize("suffix", [".pt2", pytest.param(".onnx", marks=pytest.mark.slow)])
 def test_swin_of_transformers_gets_a_fixed_size(suffix, tmp_path):
     """Its windows depend on the size, so that a file for any size would take an hour and run for few sizes."""
     from transformers import SwinConfig as TheirSwinConfig

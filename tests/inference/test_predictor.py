@@ -237,7 +237,7 @@ print(peak() - before)
     ("settings", "limit"),
     [
         ({"window_size": (256, 256), "window_stride": (170, 170), "flip": True}, 300),
-        ({"flip": True}, 500),
+        pytest.param({"flip": True}, 500, marks=pytest.mark.slow),
     ],
     ids=["windows", "whole"],
 )
