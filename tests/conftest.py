@@ -33,6 +33,13 @@ def _seed():
     torch.manual_seed(0)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef):
+    """What several tests share is the same whichever of them comes first."""
+    if fixturedef.scope != "function":
+        torch.manual_seed(0)
+
+
 class ComponentTimes:
     """Seconds of the contract tests of each backbone, neck and head; tests are added with every one of them."""
 

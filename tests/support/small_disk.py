@@ -8,6 +8,7 @@ import ctypes
 import multiprocessing
 import os
 import subprocess
+import sys
 import traceback
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,9 @@ def in_child(function, *arguments, timeout: float = 60):
 
     def run():
         torch.set_num_threads(1)  # OpenMP does not survive a fork
+        sys.dont_write_bytecode = (
+            True  # where files may not be large, half a file would stay, and be read by every later process
+        )
         try:
             sender.send((True, function(*arguments)))
         except BaseException:
