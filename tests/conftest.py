@@ -33,11 +33,13 @@ def _seed():
     torch.manual_seed(0)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_fixture_setup(fixturedef):
+class SharedFixtures:
     """What several tests share is the same whichever of them comes first."""
-    if fixturedef.scope != "function":
-        torch.manual_seed(0)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_fixture_setup(self, fixturedef):
+        if fixturedef.scope != "function":
+            torch.manual_seed(0)
 
 
 class ComponentTimes:
@@ -67,6 +69,7 @@ class ComponentTimes:
 
 def pytest_configure(config):
     sys.dont_write_bytecode = False  # where there is one process alone
+    config.pluginmanager.register(SharedFixtures())  # of a session's fixtures the hooks of this file are not told
     if not hasattr(config, "workerinput"):  # not in the processes that run tests side by side: their reports come here
         config.pluginmanager.register(ComponentTimes())
 
