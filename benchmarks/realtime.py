@@ -328,13 +328,16 @@ def plot(results: dict, path: Path) -> None:
         for title, model in ordered
     }
     common = {min(latency, key=latency.get) for latency in latencies.values()}
+    names = []
     for title, model in ordered:
         latency, miou = latencies[title], model["miou"]
-        fastest = latency[min(latency, key=latency.get)]
+        fastest = min(latency, key=latency.get)
         colour = "grey" if title in REFERENCES else "tab:blue"
-        axes.plot([latency[usual], fastest], [miou] * 2, color=colour, linewidth=1, alpha=0.5)
+        axes.plot([latency[usual], latency[fastest]], [miou] * 2, color=colour, linewidth=1, alpha=0.5)
         axes.plot(latency[usual], miou, "o", markerfacecolor="white", color=colour)
-        axes.plot(fastest, miou, "o", color=colour)
+        axes.plot(latency[fastest], miou, "o", color=colour)
+        text = title if len(common) == 1 else f"{title} ({fastest})"
+        names.append((text, sorted((latency[usual], latency[fastest])), miou, colour))
     axes.set_xscale("log")
     axes.set_xlabel(
         f"median latency in ms, batch 1, {results['size'][0]}x{results['size'][1]}, {results['threads']} threads"
@@ -344,37 +347,23 @@ def plot(results: dict, path: Path) -> None:
     axes.set_title(f"hollow: {usual}; filled: {filled}; grey: not made for speed", fontsize=10)
     axes.grid(alpha=0.3, which="both")
     axes.margins(x=0.25, y=0.1)
-    taken = []
-    for title, model in ordered:
-        latency = latencies[title]
-        fastest = min(latency, key=latency.get)
-        text = title if len(common) == 1 else f"{title} ({fastest})"
-        ends = sorted((latency[usual], latency[fastest]))
-        taken.append(
-            write_beside(axes, text, ends, model["miou"], taken, "grey" if title in REFERENCES else "tab:blue")
-        )
+    taken: list = []
+    for text, ends, miou, colour in names:  # once the axes are as they stay
+        taken.append(write_beside(axes, text, ends, miou, colour, taken))
     figure.savefig(path, dpi=120)
 
 
-def write_beside(axes, text: str, ends: Sequence[float], height: float, taken: Sequence, colour: str):
-    """Write a text to the left or the right of a line, where it covers none of the texts before; returns its box."""
+def write_beside(axes, text: str, ends: Sequence[float], height: float, colour: str, taken: Sequence):
+    """Write a text to the left or the right of a line, where it covers none of the boxes that are taken; returns its own."""
+    style = {"textcoords": "offset points", "va": "center", "fontsize": 8, "color": colour}
+    sides = (("right", ends[0], -7), ("left", ends[1], 7))
     for shift in (0, 9, -9, 18, -18):
-        for place, space, side in ((ends[0], -7, "right"), (ends[1], 7, "left")):
-            label = axes.annotate(
-                text,
-                (place, height),
-                xytext=(space, shift),
-                textcoords="offset points",
-                ha=side,
-                va="center",
-                fontsize=8,
-                color=colour,
-            )
+        for side, place, space in sides:
+            label = axes.annotate(text, (place, height), xytext=(space, shift), ha=side, **style)
             box = label.get_window_extent(axes.figure.canvas.get_renderer())
-            if not any(box.overlaps(other) for other in taken):
+            if not any(box.overlaps(other) for other in taken) or (side, shift) == ("left", -18):  # the last place
                 return box
             label.remove()
-    raise ValueError(f"no place for {text}")
 
 
 if __name__ == "__main__":

@@ -26,9 +26,7 @@ def in_child(function, *arguments, timeout: float = 60):
 
     def run():
         torch.set_num_threads(1)  # OpenMP does not survive a fork
-        sys.dont_write_bytecode = (
-            True  # where files may not be large, half a file would stay, and be read by every later process
-        )
+        sys.dont_write_bytecode = True  # under a limit on file sizes half a module would stay for all later processes
         try:
             sender.send((True, function(*arguments)))
         except BaseException:
