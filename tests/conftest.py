@@ -23,7 +23,7 @@ import sys
 import pytest
 import torch
 
-import segzoo  # noqa: F401
+from segzoo import auto
 
 _COMPONENT = re.compile(r"(?:test_contract|test_modeling_segzoo)\.py::.*\[(?:.*-)?(segzoo_\w+)")
 
@@ -31,6 +31,17 @@ _COMPONENT = re.compile(r"(?:test_contract|test_modeling_segzoo)\.py::.*\[(?:.*-
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _registrations():
+    """What a test registers is forgotten after it: other tests run over all that is registered."""
+    kept = [(registry, dict(registry)) for registry in (auto.BACKBONES, auto.NECKS, auto.HEADS)]
+    yield
+    for registry, before in kept:
+        if registry != before:
+            registry.clear()
+            registry.update(before)
 
 
 class SharedFixtures:

@@ -9,28 +9,19 @@ from segzoo.backbones import ResNetBackbone, ResNetConfig, resnet
 from segzoo.errors import SegZooError
 
 
-@pytest.fixture
-def registry(monkeypatch):
-    """What is registered by a test is forgotten after it."""
-    kept = dict(BACKBONES)
-    yield BACKBONES
-    BACKBONES.clear()
-    BACKBONES.update(kept)
-
-
 def test_a_registration_has_the_classes_and_the_variants():
     assert BACKBONES["segzoo_resnet"] == Registration(ResNetConfig, ResNetBackbone, resnet.VARIANTS)
     assert all(not entry.variants for entry in (*HEADS.values(), *NECKS.values()))
     assert BACKBONES["segzoo_resnet"].variant_config("resnet18_d8").dilations == [1, 1, 2, 4]
 
 
-def test_variants_of_every_registered_backbone_are_found_by_name(registry):
+def test_variants_of_every_registered_backbone_are_found_by_name():
     assert backbone_variants()["vit-adapter-b"] is BACKBONES["segzoo_vit_adapter"]
     register_backbone(OneMapConfig, OneMapBackbone, variants={"one-map-wide": {"width": 32}})
     assert backbone_variants()["one-map-wide"].variant_config("one-map-wide").width == 32
 
 
-def test_a_variant_name_that_another_backbone_has_is_refused(registry):
+def test_a_variant_name_that_another_backbone_has_is_refused():
     with pytest.raises(SegZooError, match="OneMapConfig and ResNetConfig both have a variant 'resnet50'; rename"):
         register_backbone(OneMapConfig, OneMapBackbone, variants={"one-map": {}, "resnet50": {}})
     assert "odd_one_map" not in BACKBONES
