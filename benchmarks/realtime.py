@@ -10,7 +10,7 @@ the normalised picture to the logits at the head's resolution. The ways to run a
 package is not installed is left out with a message, and so is a row that does not convert. All ways of a model are
 built in one process and run in turns, the models one after another, until the rounds are made or the model's time is
 over; images per second follow from the median, and with fewer than 100 rounds the 99th percentile lies close to the
-slowest. bfloat16 is left out where a CPU emulates it. "fuse()" is how many times as fast folding the batch
+slowest. Where a CPU emulates bfloat16, it is measured only if --ways names it. "fuse()" is how many times as fast folding the batch
 norms makes the model, both in the channels-last format. Memory is what a fresh process, or the GPU, adds at its peak to
 what it held with the model built; a CUDA graph holds its memory from the recording on, and adds none.
 
@@ -186,6 +186,9 @@ def parse() -> argparse.Namespace:
     args = parser.parse_args()
     if args.ways is None:
         args.ways = [name for name, way in WAYS.items() if way.device == args.device]
+        if args.device == "cpu" and not has_bfloat16():
+            args.ways.remove("bfloat16")
+            print("bfloat16 is left out: this CPU emulates it, at a tenth of the speed of float32")
     devices = {WAYS[name].device for name in args.ways}
     if args.clock == "cpu" and (args.threads != 1 or devices != {"cpu"}):
         parser.error("--clock cpu needs --threads 1 and no GPU: several threads' seconds would be added")
@@ -200,8 +203,6 @@ def measured(args: argparse.Namespace) -> dict:
     ways = []
     for name in args.ways:
         reason = WAYS[name].why_not(WAYS[name].device)
-        if name == "bfloat16" and not has_bfloat16():
-            reason = "this CPU emulates it, at a tenth of the speed of float32"
         if reason is not None:
             print(f"{name} is left out: {reason}")
         else:
