@@ -1,7 +1,13 @@
 """The precision that accelerate keeps for a whole process, given back when a call of ours ends."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 @contextlib.contextmanager
@@ -19,3 +25,13 @@ def own_precision() -> Iterator[None]:
     finally:
         if is_first:
             AcceleratorState._reset_state()
+
+
+def refuse_ignored_precision(accelerator: Accelerator) -> None:
+    """Refuse fp16 on a CPU, where accelerate takes it and computes in float32 all the same.
+
+    Raises:
+        ValueError: the accelerator is such a one.
+    """
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise ValueError("fp16 needs a GPU")

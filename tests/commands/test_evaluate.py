@@ -439,6 +439,7 @@ def fail(scenes, model_folder, tmp_path, capsys):
         (["--json", "/no/such/folder/x.json"], "there is no folder /no/such/folder"),
         (["--device", "cuda"], "cuda"),
         (["--device", "nonsense"], "--device nonsense: cannot be used here"),
+        (["--device", "cpu", "--mixed_precision", "fp16"], "--mixed_precision fp16: cannot be used here (fp16 "),
         (["--ignore_index", "1", "--max_samples", "1"], "label ids outside 0..8"),
     ],
 )  # fmt: skip

@@ -21,6 +21,7 @@ from segzoo.evaluation.score_log import ImageRow, ScoreLog
 from segzoo.evaluation.scoring import ImageScore, evaluate
 from segzoo.images.drawing import label_image
 from segzoo.images.png import write_png
+from segzoo.precision_state import refuse_ignored_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +73,7 @@ def make_accelerator(device: str | None = None, mixed_precision: str | None = No
         if wanted is not None and wanted.index is not None:
             torch.accelerator.set_device_index(wanted.index)
         accelerator = Accelerator(cpu=device == "cpu", mixed_precision=mixed_precision)
+        refuse_ignored_precision(accelerator)
     except (RuntimeError, ValueError, AssertionError) as error:
         given = [f"--device {device}"] * (device is not None)
         given += [f"--mixed_precision {mixed_precision}"] * (mixed_precision is not None)

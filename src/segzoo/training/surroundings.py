@@ -12,6 +12,7 @@ from segzoo.errors import SegZooError, first_line
 from segzoo.hub import reserve_repository
 from segzoo.inference.timing import has_bfloat16
 from segzoo.memory import keep_freed_memory
+from segzoo.precision_state import refuse_ignored_precision
 from segzoo.progress import say
 from segzoo.text import line_text
 from segzoo.training.folder import claim_output_folder
@@ -61,6 +62,7 @@ class Surroundings:
                 log_with=list(options.report_to) if options.with_tracking else None,
                 project_dir=options.output_dir,
             )
+            refuse_ignored_precision(self.accelerator)
         except ValueError as error:
             asked = "" if mixed_precision is None else f"--mixed_precision {mixed_precision}: "
             raise SegZooError(
