@@ -47,7 +47,7 @@ LONG_RUN = {
 def finished(run_script, tmp_path_factory):
     """An uninterrupted training with checkpoints, evaluations and a loading process; its folder and what it printed."""
     folder = tmp_path_factory.mktemp("finished") / "out"
-    result = run_script(folder, {**LONG_RUN, "--dataloader_num_workers": 1}, ["--channels_last"])
+    result = run_script(folder, {**LONG_RUN, "--dataloader_num_workers": 1}, ["--memory_format", "channels_last"])
     assert result.returncode == 0, result.stderr
     return folder, result.stdout
 
@@ -91,7 +91,7 @@ def test_a_resumed_training_has_the_same_losses(finished, run_script, tmp_path, 
     if last_whole == 2:
         (output / "step_4" / "optimizer.bin").write_bytes(b"half")
     options = {**LONG_RUN, "--resume_from_checkpoint": "latest", "--save_total_limit": 1}
-    result = run_script(output, options, ["--channels_last"])
+    result = run_script(output, options, ["--memory_format", "channels_last"])
     assert result.returncode == 0, result.stderr
     assert f"after step {last_whole}." in result.stdout
     assert losses(output) == losses(folder)

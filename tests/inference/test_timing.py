@@ -102,6 +102,13 @@ def test_measurements_end_in_time(monkeypatch):
     assert shapes == [(64, 128)] * 4 + [(128, 256)] * 3 + [(256, 512)] * 3
 
 
+def test_parts_that_are_asked_for_are_measured_however_long_they_take():
+    shapes = []
+    picture = torch.zeros(1, 3, 512, 512)
+    timing.measure({"a": lambda x: shapes.append(x.shape[-1])}, picture, limit_s=0.0, at_least=256 * 256)
+    assert shapes == [128, 128, 256]
+
+
 def test_bfloat16_is_known_from_the_processor(monkeypatch):
     for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
         monkeypatch.delattr(torch.cpu, name, raising=False)

@@ -23,7 +23,7 @@ def options(**changes):
         (FSDP2, {}, {"ema_decay": 0.9}, "--ema_decay does not go with FSDP2"),
         (FSDP2, {"torch_compile": True}, {}, "--torch_compile"),
         (FSDP2, {"save_trained_only": True}, {"freeze_backbone": True}, "--save_trained_only"),
-        (FSDP2, {"channels_last": True}, {}, "--channels_last"),
+        (FSDP2, {"memory_format": "channels_last"}, {}, "--memory_format channels_last"),
         (FSDP2, {"do_train": False}, {}, "segzoo evaluate"),
     ],
 )

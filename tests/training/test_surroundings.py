@@ -9,11 +9,10 @@ from segzoo.training.options import RunOptions
 from segzoo.training.surroundings import Surroundings
 
 
-@pytest.mark.parametrize(("asked", "expected"), [(None, False), (True, True)])
+@pytest.mark.parametrize(("asked", "expected"), [("auto", False), ("contiguous", False), ("channels_last", True)])
 def test_the_memory_format_on_a_cpu(tmp_path, asked, expected):
-    """In float32 channels-last is no gain there."""
-    here = Surroundings(RunOptions(output_dir=str(tmp_path), use_cpu=True, channels_last=asked), None)
-    assert here.channels_last is expected and here.is_main
+    here = Surroundings(RunOptions(output_dir=str(tmp_path), use_cpu=True, memory_format=asked), None)
+    assert here.channels_last is expected and here.is_main and here.measures_format is (asked == "auto")
     assert here.memory_format == (torch.channels_last if expected else torch.contiguous_format)
 
 

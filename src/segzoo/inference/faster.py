@@ -31,7 +31,7 @@ def faster_on_cpu(model: nn.Module, *, fuse: bool = True) -> nn.Module:
     Returns:
         A copy of the model for inference, or the model itself. Results are the same up to rounding.
     """
-    if not isinstance(model, SegZooForSemanticSegmentation) or model.fused or not _is_ordinary(model):
+    if not isinstance(model, SegZooForSemanticSegmentation) or model.fused or not is_ordinary(model):
         return model
     model.to(memory_format=torch.channels_last)
     return fused_copy(model) if fuse else model
@@ -42,7 +42,7 @@ def fused_copy(model: nn.Module) -> nn.Module:
 
     That is done for the models of `faster_on_cpu`, in eval mode.
     """
-    if not isinstance(model, SegZooForSemanticSegmentation) or model.fused or not _is_ordinary(model):
+    if not isinstance(model, SegZooForSemanticSegmentation) or model.fused or not is_ordinary(model):
         return model
     tensors = chain(model.parameters(), model.buffers())
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors}).fuse()
@@ -76,9 +76,7 @@ def in_memory_format(
     if asked != "auto":
         model.to(memory_format=FORMATS[asked])
         return f"memory format: {asked}, as asked for"
-    if not isinstance(model, SegZooForSemanticSegmentation) or not _is_ordinary(
-        model, (torch.float32, torch.bfloat16)
-    ):
+    if not isinstance(model, SegZooForSemanticSegmentation) or not is_ordinary(model, (torch.float32, torch.bfloat16)):
         return None
     weight = next(model.parameters())
     # Part of the picture is enough to compare the two.
@@ -102,7 +100,7 @@ def input_size(settings: InferenceSettings, picture: tuple[int, int]) -> tuple[i
     return settings.window_size or picture
 
 
-def _is_ordinary(model: nn.Module, dtypes: Sequence[torch.dtype] = (torch.float32,)) -> bool:
+def is_ordinary(model: nn.Module, dtypes: Sequence[torch.dtype] = (torch.float32,)) -> bool:
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
         return False
     return all(

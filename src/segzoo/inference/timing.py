@@ -22,6 +22,7 @@ LIMIT_S = 2.0
 """Seconds that all measurements of a model take at most, unless its smallest picture takes longer."""
 
 _LARGEST_PIXELS = 512 * 512
+_TRAINED_PIXELS = 256 * 256
 _REPEATS = 3
 
 
@@ -31,6 +32,7 @@ def seconds_of_formats(
     *,
     autocast: bool = False,
     bfloat16: bool = False,
+    training: bool = False,
     folder: Path | None = None,
 ) -> dict[str, float]:
     """How long a model takes for one picture in each memory format; from an earlier run where there is one.
@@ -42,27 +44,34 @@ def seconds_of_formats(
         pixel_values: a picture (1, channels, height, width); of large ones a part is taken.
         autocast: whether the model runs under bfloat16 autocast.
         bfloat16: also the seconds under bfloat16 autocast and channels-last, as ``"bfloat16"``.
+        training: measure the loss and its gradients, not the output alone; weights and random numbers stay as they are.
+            Small pictures say little of large ones then: at least 256x256 pixels are measured, however long they take.
         folder: where results are kept; None: ``segzoo/timing`` in the Hugging Face home folder (``HF_HOME``).
 
     Returns:
         Seconds by ``"contiguous"`` and ``"channels_last"``.
     """
-    ways = {name: partial(_run, model, layout, bfloat16=autocast) for name, layout in FORMATS.items()}
+    one_way = _learn if training else partial(_run, bfloat16=autocast)
+    ways = {name: partial(one_way, model, layout) for name, layout in FORMATS.items()}
     if bfloat16:
         ways["bfloat16"] = partial(_run, model, torch.channels_last, bfloat16=True)
     shape = tuple(pixel_values.shape)
     file = (Path(constants.HF_HOME) / "segzoo" / "timing" if folder is None else folder) / (
-        _key(model, shape, autocast, sorted(ways)) + ".json"
+        _key(model, shape, autocast, [*sorted(ways), *["training"] * training]) + ".json"
     )
     found = _read(file, ways)
     if found is None:
-        found = measure(ways, pixel_values)
+        found = measure(ways, pixel_values, at_least=_TRAINED_PIXELS if training else 0)
         _keep(file, {"seconds": found, "machine": machine(), "input": shape})
     return found
 
 
 def measure(
-    ways: Mapping[str, Callable[[torch.Tensor], object]], pixel_values: torch.Tensor, *, limit_s: float = LIMIT_S
+    ways: Mapping[str, Callable[[torch.Tensor], object]],
+    pixel_values: torch.Tensor,
+    *,
+    limit_s: float = LIMIT_S,
+    at_least: int = 0,
 ) -> dict[str, float]:
     """Seconds that each of several functions takes for a picture, or for the largest part of it that time allows.
 
@@ -70,6 +79,7 @@ def measure(
         ways: the functions, by their names.
         pixel_values: the picture (1, channels, height, width).
         limit_s: seconds that all of it may take; one run for the smallest part is always made.
+        at_least: parts of so many pixels are measured once even if the time is over.
 
     Raises:
         SegZooError: the model refuses even the picture.
@@ -84,15 +94,17 @@ def measure(
             if len(parts) == 1:
                 raise
             del parts[0]
-    for number, part in enumerate(parts):
-        growth = 1.0 if number == 0 else part.numel() / parts[number - 1].numel()
+    measured = parts[0].numel()
+    for part in parts:
         for repeat in range(_REPEATS):
             left = limit_s - (time.perf_counter() - begin)
-            if 1.5 * growth * sum(fastest.values()) > left:
-                return fastest
+            expected = part.numel() / measured * sum(fastest.values())
+            asked_for = repeat == 0 and part.shape[-2] * part.shape[-1] <= at_least
+            if 1.5 * expected > left and not asked_for:
+                break
             found = _once(ways, part)
             fastest = {name: found[name] if repeat == 0 else min(fastest[name], found[name]) for name in ways}
-            growth = 1.0
+            measured = part.numel()
     return fastest
 
 
@@ -117,6 +129,15 @@ def _run(model: nn.Module, layout: torch.memory_format, pixel_values: torch.Tens
     model.to(memory_format=layout)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
         model(pixel_values=pixel_values.contiguous(memory_format=layout))
+
+
+def _learn(model: nn.Module, layout: torch.memory_format, pixel_values: torch.Tensor) -> None:
+    model.to(memory_format=layout)
+    classes = torch.arange(pixel_values.shape[-1]) % model.config.num_labels
+    labels = classes.expand(len(pixel_values), *pixel_values.shape[-2:]).contiguous()
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        model(pixel_values=pixel_values.contiguous(memory_format=layout), labels=labels).loss.backward()
+    model.zero_grad(set_to_none=True)
 
 
 def _once(ways: Mapping[str, Callable[[torch.Tensor], object]], pixel_values: torch.Tensor) -> dict[str, float]:

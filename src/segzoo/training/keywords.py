@@ -21,7 +21,6 @@ class TrainKeywords(TypedDict, total=False):
     bf16: bool
     cache_dir: Text | None
     cat_max_ratio: Number
-    channels_last: bool | None
     checkpointing_steps: int | Literal["epoch"] | None
     class_weights: (
         Number
@@ -88,6 +87,7 @@ class TrainKeywords(TypedDict, total=False):
     max_steps: int | None
     max_train_samples: int | None
     max_train_steps: int | None
+    memory_format: Literal["auto", "contiguous", "channels_last"]
     metric_for_best_model: Text | None
     min_learning_rate: Number
     mixed_precision: Literal["no", "fp16", "bf16", "auto"] | None

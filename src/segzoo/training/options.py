@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segzoo.inference.settings import MEMORY_FORMATS
 from segzoo.options import Flag, Options, option
 from segzoo.sizes import MAX_SIZE
 from segzoo.text import is_local_path, without_secrets
@@ -195,8 +196,10 @@ class RunningOptions(Options):
     )
     logging_steps: int | str = option(10, "steps between two lines of the log", words=("epoch",), above=0)
     dataloader_num_workers: int = option(2, "processes that load pictures", at_least=0, at_most=1024)
-    channels_last: bool | None = option(
-        None, "memory format of images and convolutions (default: on GPUs, and on CPUs in half precision)"
+    memory_format: str = option(
+        "auto",
+        "of images and convolutions; auto: on CPUs in float32 the faster one, which is measured once and kept, elsewhere channels_last",
+        choices=MEMORY_FORMATS,
     )
     gradient_checkpointing: bool = option(False, "less memory, more time")
     torch_compile: bool = option(False, "compile the model")

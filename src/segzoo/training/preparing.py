@@ -1,6 +1,5 @@
 """What is made ready between the loading of data and model and the first step."""
 
-import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
@@ -23,17 +22,14 @@ def prepare_model(
     options: RunOptions,
     recipe: Recipe,
     accelerator: Accelerator,
-    *,
-    memory_format: torch.memory_format,
 ) -> tuple[PreTrainedModel, list[str]]:
-    """Put a model into training mode, and set its memory format, its frozen parts and its norms.
+    """Put a model into training mode, and set its frozen parts and its norms.
 
     Args:
         model: the model, which is changed.
         options: options of the run.
         recipe: recipe of the training.
         accelerator: the accelerator of the training, whose several processes share batch norms on GPUs.
-        memory_format: memory format of the convolutions.
 
     Returns:
         The model, and notes for the user, one line each.
@@ -41,7 +37,6 @@ def prepare_model(
     notes = []
     if options.gradient_checkpointing:
         checkpoint_activations(model)
-    model.to(memory_format=memory_format)
     if recipe.freeze_backbone:
         freeze_backbone(model)
     trained_in_float32(model)

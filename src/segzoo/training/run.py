@@ -37,6 +37,7 @@ from segzoo.training.folder import RESULTS, write_json
 from segzoo.training.guards import LabelGuard
 from segzoo.training.inputs import Inputs, prepare_inputs
 from segzoo.training.learner import Learner
+from segzoo.training.memory_format import take_memory_format
 from segzoo.training.options import RunOptions, settings_for_card
 from segzoo.training.preparing import describe_training, prepare_model
 from segzoo.training.recipes.recipe import Recipe, changed_recipe
@@ -154,10 +155,10 @@ class Run:
         self.total_steps = batches.steps_of(recipe)
         self.timetable = Timetable.of(options, total_steps=self.total_steps, steps_an_epoch=batches.steps_an_epoch)
         self.state.shown = ShownClasses(inputs.classes.names, options.ignore_index, accelerator)
-        memory_format = self.here.memory_format
-        model, notes = prepare_model(inputs.model, options, recipe, accelerator, memory_format=memory_format)
+        model, notes = prepare_model(inputs.model, options, recipe, accelerator)
         for note in notes:
             self.here.say(note)
+        take_memory_format(self.here, model, recipe, total_steps=self.total_steps)
         self.learner = Learner.of(
             model, options, recipe, accelerator, total_steps=self.total_steps, accumulation=batches.accumulation
         )
@@ -200,7 +201,8 @@ class Run:
 
     def comparable(self) -> dict[str, Any]:
         """Recipe, settings and data by name, as a checkpoint keeps them."""
-        return {**self.recipe.to_dict(), **self.settings, **self.data_facts}
+        memory_format = {"memory_format": self.here.format_name}
+        return {**self.recipe.to_dict(), **self.settings, **memory_format, **self.data_facts}
 
     @cached_property
     def data_facts(self) -> dict[str, Any]:

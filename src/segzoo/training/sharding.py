@@ -39,7 +39,7 @@ def check_distribution(options: RunOptions, recipe: Recipe) -> None:
         "ema_decay": recipe.ema_decay,
         "torch_compile": options.torch_compile,
         "save_trained_only": options.save_trained_only,
-        "channels_last": options.channels_last,
+        "memory_format channels_last": options.memory_format == "channels_last",
     }
     for name, value in refused.items():
         if value:

@@ -10,7 +10,7 @@ from accelerate import Accelerator, PartialState
 
 from segzoo.errors import SegZooError, first_line
 from segzoo.hub import reserve_repository
-from segzoo.inference.timing import has_bfloat16
+from segzoo.inference.timing import FORMATS, has_bfloat16
 from segzoo.memory import keep_freed_memory
 from segzoo.precision_state import refuse_ignored_precision
 from segzoo.progress import say
@@ -43,7 +43,9 @@ class Surroundings:
         accelerator: the accelerator of the training.
         is_main: whether this is the main process.
         output_dir: the output folder.
-        channels_last: whether images and convolutions are channels-last in memory.
+        format_name: the memory format of images and convolutions, ``"contiguous"`` or ``"channels_last"``.
+        measures_format: whether that is only where it begins, since the faster one is to be measured: on a CPU in float32,
+            where it depends on processor and model, unless a format is asked for.
 
     Raises:
         SegZooError: the precision or the device cannot be had here, such as fp16 without a GPU, or another precision
@@ -75,17 +77,24 @@ class Surroundings:
         on_cpu = self.accelerator.device.type == "cpu"
         if on_cpu:
             keep_freed_memory()
-        # On CPUs channels-last is faster in half precision only.
-        self.channels_last = options.channels_last
-        if self.channels_last is None:
+        self.format_name = options.memory_format
+        self.measures_format = False
+        if options.memory_format == "auto":
             # FSDP2 divides contiguous weights only.
+            sharded = is_sharded(self.accelerator)
             on_cpu_in_float32 = on_cpu and self.accelerator.mixed_precision == "no"
-            self.channels_last = not (on_cpu_in_float32 or is_sharded(self.accelerator))
+            self.measures_format = on_cpu_in_float32 and not (sharded or options.torch_compile)
+            self.format_name = "contiguous" if on_cpu_in_float32 or sharded else "channels_last"
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether images and convolutions are channels-last in memory."""
+        return self.format_name == "channels_last"
 
     @property
     def memory_format(self) -> torch.memory_format:
         """The memory format of images and convolutions."""
-        return torch.channels_last if self.channels_last else torch.contiguous_format
+        return FORMATS[self.format_name]
 
     def together(self, action: Callable[[], Any], *, main_only: bool = False) -> Any:
         """Run an action in all processes, or in the main one; if it fails in one, all stop with its message."""

@@ -1,0 +1,110 @@
+"""The faster memory format of a training on a CPU."""
+
+import json
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from support.contract import settle
+
+from segzoo import SegZooConfig, SegZooForSemanticSegmentation
+from segzoo.inference.faster import in_memory_format
+from segzoo.precision_state import own_precision
+from segzoo.training import memory_format
+from segzoo.training.memory_format import LEAST_STEPS, measured_format, take_memory_format
+from segzoo.training.options import DEFAULTS, RunOptions
+from segzoo.training.surroundings import Surroundings
+
+SECONDS = {"contiguous": 1.0, "channels_last": 0.5}
+
+
+@pytest.fixture
+def model():
+    return settle(SegZooForSemanticSegmentation(SegZooConfig.tiny())).train()
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """Makes surroundings with the given options, which keep the lines that they say."""
+
+    def make(**options):
+        found = Surroundings(RunOptions(output_dir=str(tmp_path), use_cpu=True, **options), "no")
+        found.said = []
+        monkeypatch.setattr(found, "say", found.said.append)
+        return found
+
+    AcceleratorState._reset_state()  # of an earlier test
+    with own_precision():
+        yield make
+
+
+def is_channels_last(model):
+    weights = [p for p in model.parameters() if p.ndim == 4 and min(p.shape[1:]) > 1]
+    return {weight.is_contiguous(memory_format=torch.channels_last) for weight in weights} == {True}
+
+
+def test_measuring_changes_nothing_but_the_format(model, tmp_path):
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.decode_heads[0].eval()  # as norms that are held still
+    modes = [module.training for module in model.modules()]
+    state = torch.random.get_rng_state()
+    chosen, line = measured_format(model, (96, 64), tmp_path)
+    assert line.startswith(f"memory format: {chosen} (") and chosen in SECONDS
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert [module.training for module in model.modules()] == modes and True in modes and False in modes
+    assert all(weight.grad is None for weight in model.parameters())
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_it_is_measured_once_for_training_alone(model, tmp_path):
+    measured_format(model, (64, 64), tmp_path)
+    (file,) = tmp_path.iterdir()
+    # The gain has to be larger than what measurements differ by.
+    for own, expected in ((0.5, "channels_last"), (0.99, "contiguous"), (2.0, "contiguous")):
+        file.write_text(json.dumps({"seconds": SECONDS | {"channels_last": own}}))
+        assert measured_format(model, (64, 64), tmp_path)[0] == expected
+    with torch.no_grad():
+        in_memory_format(model.eval(), "auto", (64, 64), folder=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_models_that_are_not_measured(model, tmp_path):
+    model.requires_grad_(False)
+    assert measured_format(model, (64, 64), tmp_path) is None
+    model.requires_grad_(True).backbone.register_forward_hook(lambda *_: None)
+    assert measured_format(model, (64, 64), tmp_path) is None
+    assert measured_format(torch.nn.Conv2d(3, 3, 3), (64, 64), tmp_path) is None
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "steps", "expected"),
+    [
+        ({}, LEAST_STEPS, "channels_last"),
+        ({}, LEAST_STEPS - 1, "contiguous"),
+        ({"memory_format": "contiguous"}, LEAST_STEPS, "contiguous"),
+        ({"memory_format": "channels_last"}, 1, "channels_last"),
+        ({"torch_compile": True}, LEAST_STEPS, "contiguous"),
+    ],
+)
+def test_what_a_training_takes(model, here, monkeypatch, options, steps, expected):
+    monkeypatch.setattr(memory_format, "seconds_of_formats", lambda *_, **__: SECONDS)
+    found = here(**options)
+    take_memory_format(found, model, DEFAULTS, total_steps=steps)
+    assert found.format_name == expected and found.channels_last is is_channels_last(model)
+    assert found.memory_format == getattr(torch, {"contiguous": "contiguous_format"}.get(expected, expected))
+    measured = expected == "channels_last" and not options
+    assert found.said == ["memory format: channels_last (0.50 s measured, contiguous 1.00 s)"] * measured
+
+
+def test_a_resumed_training_keeps_its_format(model, here, monkeypatch):
+    """Measured anew, it might go on with other roundings."""
+    monkeypatch.setattr(memory_format, "seconds_of_formats", lambda *_, **__: SECONDS)
+    kept = {"memory_format": "contiguous"}
+    monkeypatch.setattr(memory_format, "kept_settings", lambda folder, wanted: kept)
+    found = here(resume_from_checkpoint="latest")
+    take_memory_format(found, model, DEFAULTS, total_steps=LEAST_STEPS)
+    assert found.said == ["memory format: contiguous, as before"] and not is_channels_last(model)
+    kept.clear()  # a checkpoint of an earlier version, or none
+    take_memory_format(found, model, DEFAULTS, total_steps=LEAST_STEPS)
+    assert found.format_name == "channels_last" and is_channels_last(model)
