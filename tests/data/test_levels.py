@@ -57,6 +57,9 @@ def test_a_finished_batch_is_the_one_that_is_normalised_at_once(rows, augmentati
         levels = [data[index]["levels"] for index in indices]
         there = transform._normalize_there(levels, torch.full_like(values, torch.nan))  # what a GPU does
         assert torch.equal(there, values)
+        by_pixel = transform.finish(transform.collate([data[i] for i in indices]), memory_format=torch.channels_last)
+        assert torch.equal(by_pixel["pixel_values"], values)
+        assert by_pixel["pixel_values"].is_contiguous(memory_format=torch.channels_last)
         labels = batch.pop("labels")
         assert torch.equal(labels.long(), expected["labels"])
         small = joint.ignore_index in range(256) and 4 not in indices
@@ -94,7 +97,9 @@ def test_trainings_finish_their_batches(rows, tmp_path):
     options = RunOptions(output_dir=str(tmp_path), per_device_train_batch_size=2, use_cpu=True, seed=3)
     batches = TrainingBatches(rows, joint, options, Recipe(), num_labels=9, accelerator=Accelerator(cpu=True))
     data = SegmentationDataset(rows, joint, seed=3)
-    for number, batch in enumerate(itertools.islice(batches.after(1), 2), start=1):
+    found = batches.after(1, memory_format=torch.channels_last)
+    for number, batch in enumerate(itertools.islice(found, 2), start=1):
+        assert batch["pixel_values"].is_contiguous(memory_format=torch.channels_last)
         expected = collate_training([data[index] for index in batches.order.indices(number)])
         assert torch.equal(batch["pixel_values"], expected["pixel_values"])
         assert torch.equal(batch["labels"].long(), expected["labels"])

@@ -13,6 +13,7 @@ from segzoo.data.label_encodings import LabelEncoding, label_encoding
 from segzoo.data.mapped_labels import split_encoding
 from segzoo.errors import SegZooError
 from segzoo.images.masks import class_ids
+from segzoo.images.plain import PlainFile
 from segzoo.images.reading import CorruptImageError, Decoder, Picture, decode_image, open_picture, upright
 
 __all__ = [
@@ -111,11 +112,11 @@ def decode_pair(
     return picture, mask
 
 
-def decode_jpeg(image: PIL.Image.Image, file: BinaryIO) -> np.ndarray | None:
+def decode_jpeg(image: PIL.Image.Image | PlainFile, file: BinaryIO) -> np.ndarray | None:
     """The pixels of a JPEG file in colour, by torchvision: the same as Pillow's, in two thirds of the time.
 
     Args:
-        image: the file, not yet decoded.
+        image: what the file is, not yet decoded.
         file: the file.
 
     Returns:
@@ -128,11 +129,11 @@ def decode_jpeg(image: PIL.Image.Image, file: BinaryIO) -> np.ndarray | None:
     return None if decoded is None else decoded.transpose(1, 2, 0)
 
 
-def decode_grey_png(image: PIL.Image.Image, file: BinaryIO) -> np.ndarray | None:
+def decode_grey_png(image: PIL.Image.Image | PlainFile, file: BinaryIO) -> np.ndarray | None:
     """The values of a PNG file in grey of up to 8 bits, as masks are saved, by torchvision: in two thirds of Pillow's time.
 
     Args:
-        image: the file, not yet decoded.
+        image: what the file is, not yet decoded.
         file: the file.
 
     Returns:

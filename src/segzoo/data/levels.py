@@ -77,12 +77,19 @@ class LevelsTransform:
             batch["name"] = [sample["name"] for sample in samples]
         return batch
 
-    def finish(self, batch: Mapping[str, Any], device: torch.device | str = "cpu") -> dict[str, Any]:
+    def finish(
+        self,
+        batch: Mapping[str, Any],
+        device: torch.device | str = "cpu",
+        *,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> dict[str, Any]:
         """Normalise and pad the pictures of a batch.
 
         Args:
             batch: what `collate` has made.
             device: where the pictures are normalised.
+            memory_format: that of the pictures; on a CPU channels-last is the faster one.
 
         Returns:
             The batch with `pixel_values` float32 (batch, num_channels, height, width) on the device in place of
@@ -90,9 +97,8 @@ class LevelsTransform:
         """
         device = torch.device(device)
         normalize = self._normalize_here if device.type == "cpu" else self._normalize_there
-        values = normalize(
-            batch["levels"], torch.empty((len(batch["levels"]), self.num_channels, *batch["size"]), device=device)
-        )
+        shape = (len(batch["levels"]), self.num_channels, *batch["size"])
+        values = normalize(batch["levels"], torch.empty(shape, device=device, memory_format=memory_format))
         rest = {key: value for key, value in batch.items() if key not in ("levels", "size")}
         return {"pixel_values": values, **rest}
 
@@ -115,8 +121,14 @@ class LevelsTransform:
                 value[:, height:] = value[:, :height, width:] = 0.0
         return values
 
-    def finished(self, batches: Iterator[Mapping[str, Any]], device: torch.device | str) -> Iterator[dict[str, Any]]:
+    def finished(
+        self,
+        batches: Iterator[Mapping[str, Any]],
+        device: torch.device | str,
+        *,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> Iterator[dict[str, Any]]:
         """`finish` for one batch after the other; the batches' iterator is closed with this one."""
         with closing(batches):
             for batch in batches:
-                yield self.finish(batch, device)
+                yield self.finish(batch, device, memory_format=memory_format)

@@ -196,6 +196,9 @@ class RandomFlip:
         return TF.horizontal_flip(image), None if mask is None else TF.horizontal_flip(mask)
 
 
+_ROWS = 128
+"""Rows that are normalised at a time."""
+
 _BLOCK = 1 << 15
 """Pixels whose colours are shifted at a time, so that all that is computed of them stays in the processor's cache."""
 
@@ -453,13 +456,20 @@ class JointTransform:
 
         Args:
             levels: grey levels, uint8 (num_channels, height, width), in any order in memory.
-            values: float32 (num_channels, at least height, at least width), contiguous.
+            values: float32 (num_channels, at least height, at least width).
         """
         height, width = levels.shape[-2:]
         if values.shape[-2:] != levels.shape[-2:]:
             values[:, height:] = values[:, :height, width:] = 0.0
             values = values[:, :height, :width]
-        for value, level, scale, shift in zip(values, self.ordered(levels), *self.scale_and_shift, strict=True):
+        levels = self.ordered(levels)
+        if values.stride(0) == levels.stride(0) == 1:  # by pixels, both of them: whole rows are numbers in one order
+            scale, shift = (numbers.reshape(-1).repeat(width) for numbers in self.scale_and_shift)
+            levels, values = levels.permute(1, 2, 0).flatten(1), values.permute(1, 2, 0).view(height, -1)
+            for value, level in zip(values.split(_ROWS), levels.split(_ROWS), strict=True):
+                value.copy_(level).mul_(scale).sub_(shift)  # so many rows stay in the cache
+            return
+        for value, level, scale, shift in zip(values, levels, *self.scale_and_shift, strict=True):
             value.copy_(level).mul_(scale).sub_(shift)  # a channel stays in the cache
 
     def ordered(self, levels: torch.Tensor) -> torch.Tensor:

@@ -21,6 +21,7 @@ from PIL.TiffImagePlugin import SAMPLESPERPIXEL
 from segzoo.errors import SegZooError, first_line
 from segzoo.images.archives import is_address, read_address, readable
 from segzoo.images.kinds import seems_to_be
+from segzoo.images.plain import START, PlainFile, may_be_plain, plain_file
 from segzoo.images.tiff import TooLargeError, is_tiff, read_bands, samples_per_pixel
 from segzoo.images.values import EIGHT_BITS, ValueRule, grey_levels, value_rule
 from segzoo.regular_files import open_regular
@@ -31,9 +32,9 @@ _ORIENTATION_TAG = 0x0112
 # Modes whose values Pillow would clip when it converts them; all are grey.
 _DEEP_MODES = {"I": np.int32, "F": np.float32} | dict.fromkeys(("I;16", "I;16L", "I;16B", "I;16N"), np.uint16)
 
-Decoder: TypeAlias = Callable[[PIL.Image.Image, BinaryIO], np.ndarray | None]
-"""Decodes a file that Pillow has identified to uint8 (height, width, 3) or, grey, (height, width), neither turned nor
-reduced; None: it cannot. It decodes no PNG file that may say how the picture is to be turned."""
+Decoder: TypeAlias = Callable[[PIL.Image.Image | PlainFile, BinaryIO], np.ndarray | None]
+"""Decodes a file of which format and mode are known to uint8 (height, width, 3) or, grey, (height, width), neither turned
+nor reduced; None: it cannot. It decodes no PNG file that may say how the picture is to be turned."""
 
 
 class CorruptImageError(SegZooError):
@@ -164,6 +165,12 @@ def open_picture(
             source.load()
             return Picture(source, name, _orientation(source), source.format in _LOSSY_FORMATS)
         with _opened(source) as file:
+            if decoder is not None and wanted is None:
+                plain = _plainly_decoded(file, name, decoder)
+                if isinstance(plain, Picture):
+                    return plain
+                if plain is not None:
+                    decoder = None  # it need not try again
             array = _array(file)
             if array is not None:
                 return Picture(array, name)
@@ -344,6 +351,19 @@ def _opened(source: Any) -> BinaryIO:
         return io.BytesIO(source)
     path = os.fspath(source)
     return io.BytesIO(read_address(path)) if is_address(path) else open_regular(path)
+
+
+def _plainly_decoded(file: BinaryIO, name: str, decoder: Decoder) -> Picture | PlainFile | None:
+    """The picture in a plain file; the plain file if it cannot be decoded; None: it is another file, to be read from its start."""
+    start = file.read(START)
+    content = start + file.read() if may_be_plain(start) else b""
+    file.seek(0)
+    plain = plain_file(content)
+    limit = PIL.Image.MAX_IMAGE_PIXELS  # beyond which Pillow warns or refuses
+    if plain is None or (limit is not None and plain.size[0] * plain.size[1] > limit):
+        return None
+    decoded = decoder(plain, io.BytesIO(content))
+    return plain if decoded is None else Picture(decoded, name, lossy=plain.format in _LOSSY_FORMATS)
 
 
 def is_lossy(file: BinaryIO, form: str | None) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -104,10 +105,13 @@ class TrainingBatches:
             return check_rows(rows, **rule, transform=self.transform, num_channels=self.data.num_channels)
         return check_first_batch(self.data, self.order.indices(0), **rule)
 
-    def after(self, step: int) -> Iterator[dict[str, Any]]:
+    def after(
+        self, step: int, *, memory_format: torch.memory_format = torch.contiguous_format
+    ) -> Iterator[dict[str, Any]]:
         """Endless batches, beginning with the first one after ``step`` optimizer steps.
 
-        Their pictures are on the device of the training, their labels on the CPU and of the smallest type that will do.
+        Their pictures are on the device of the training and in its memory format, their labels on the CPU and of the smallest
+        type that will do.
         """
         settings = {
             "first_batch": step * self.accumulation,
@@ -119,7 +123,7 @@ class TrainingBatches:
             batches = self.data.batches(self.size, **settings)
         else:
             batches = training_batches(self.data, self.order, **settings)
-        return self.transform.finished(batches, self.device)
+        return self.transform.finished(batches, self.device, memory_format=memory_format)
 
 
 @dataclass(frozen=True)

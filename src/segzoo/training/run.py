@@ -214,7 +214,9 @@ class Run:
         self.start = time.perf_counter()
         self.progress = Progress(self.total_steps, enabled=self.is_main)
         with (
-            contextlib.closing(self.inputs.batches.after(self.state.step)) as batches,
+            contextlib.closing(
+                self.inputs.batches.after(self.state.step, memory_format=self.here.memory_format)
+            ) as batches,
             self.inputs.look,
             self.stop.deferring_interrupts(),
         ):
