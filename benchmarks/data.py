@@ -7,7 +7,7 @@
 All read the same JPEG pictures and PNG masks, in turns, in batches of 8 and by default by one loading process, so that
 the figures are work, not cores. ``script`` is the loader of transformers' run_semantic_segmentation_no_trainer.py: PadIfNeeded,
 RandomCrop, HorizontalFlip, Normalize and ToTensorV2 of albumentations in `Dataset.set_transform`, default_data_collator.
-segzoo does the same steps against it ("crops"). ``torchvision`` is a data set that opens files with Pillow and calls
+segzoo does the same steps against it ("crops", in both memory formats of a training). ``torchvision`` is a data set that opens files with Pillow and calls
 torchvision v2: random scale of 0.5 to 2, crop, flip, photometric distortion, normalisation; segzoo's default training
 transform is set against it ("whole augmentation"). Zip, parquet and webdataset are read by segzoo alone, and --reduced_decoding
 is compared with none on pictures of three times the size whose short edge is trained at 256 to 1024. With --cpu_seconds all
@@ -76,6 +76,7 @@ def main() -> None:
         print(f"{name:40} {best[name]:7.1f} pictures/s (median {statistics.median(values):.1f})")
     ratios = {
         "crops": best["segzoo crops, folders"] / best["script crops, folders"],
+        "crops, channels-last": best["segzoo crops, channels-last"] / best["script crops, folders"],
         "whole augmentation": best["segzoo whole, folders"] / best["torchvision whole, folders"],
         "reduced decoding": best["segzoo large reduced, folders"] / best["segzoo large, folders"],
     }
@@ -142,6 +143,7 @@ def make_cases(places: dict[str, Path], num_workers: int) -> dict[str, Callable[
     cases = {
         "script crops, folders": script(folders, num_workers),
         "segzoo crops, folders": ours(folders, num_workers, **plain),
+        "segzoo crops, channels-last": ours(folders, num_workers, memory_format=torch.channels_last, **plain),
         "torchvision whole, folders": plain_loop(places["folders"], num_workers),
         "segzoo whole, folders": ours(folders, num_workers),
     }
@@ -154,7 +156,13 @@ def make_cases(places: dict[str, Path], num_workers: int) -> dict[str, Callable[
     return cases
 
 
-def ours(rows: datasets.Dataset, num_workers: int, **augmentation: Any) -> Callable[[], Iterable[Any]]:
+def ours(
+    rows: datasets.Dataset,
+    num_workers: int,
+    *,
+    memory_format: torch.memory_format = torch.contiguous_format,
+    **augmentation: Any,
+) -> Callable[[], Iterable[Any]]:
     """Segzoo's loader, as a training on the CPU makes it; on a GPU, that normalises."""
     transform = LevelsTransform(build_train_transform(Augmentation(crop_size=(CROP, CROP), **augmentation)))
     data = SegmentationDataset(rows, transform, num_labels=CLASSES)
@@ -162,7 +170,7 @@ def ours(rows: datasets.Dataset, num_workers: int, **augmentation: Any) -> Calla
 
     def epoch() -> Iterable[Any]:
         for batch in Loader(data, batches, collate=transform.collate, num_workers=num_workers):
-            finished = transform.finish(batch)
+            finished = transform.finish(batch, memory_format=memory_format)
             yield finished | {"labels": finished["labels"].long()}
 
     return epoch

@@ -11,7 +11,7 @@ from segzoo.data.augmentation import Augmentation
 from segzoo.data.collate import collate_training
 from segzoo.data.dataset import SegmentationDataset
 from segzoo.data.levels import LevelsTransform
-from segzoo.data.loader import Loader, _Parcel
+from segzoo.data.loader import Loader, _Parcel, _Shelf
 from segzoo.data.transforms import build_train_transform
 from segzoo.errors import SegZooError
 from segzoo.training.batches import TrainingBatches
@@ -73,7 +73,7 @@ def test_samples_are_checked_and_travel_as_bytes(rows):
     transform = pickle.loads(pickle.dumps(LevelsTransform(joint)))
     data = SegmentationDataset(rows, transform)
     batch = transform.collate([data[0], data[1]])
-    parcel = _Parcel.of(batch)
+    parcel = _Parcel.of(batch, _Shelf())
     assert parcel.size <= 2 * 4 * 32 * 32 + 3 * 64
     sent = parcel.unpacked()
     assert all(torch.equal(*pair) for pair in zip(sent["levels"], batch["levels"], strict=True))

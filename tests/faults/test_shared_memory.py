@@ -13,7 +13,7 @@ from support.small_disk import can_mount, in_child, mount_small_disk
 
 from segzoo.commands import cli
 from segzoo.data.dataset import NoteOnce
-from segzoo.data.loader import Loader, _Parcel
+from segzoo.data.loader import Loader, _Parcel, _Shelf
 from segzoo.errors import SegZooError
 from segzoo.shortages import shortage_of
 
@@ -113,7 +113,7 @@ def test_tensors_keep_their_order_in_memory():
         "expanded": torch.arange(3).expand(2, 3),
         "rest": [torch.tensor(True), torch.empty(0, 3), torch.randn(3, dtype=torch.float64), "name"],
     }
-    found = _Parcel.of(batch).unpacked()
+    found = _Parcel.of(batch, _Shelf()).unpacked()
     assert found["channels_last"].equal(batch["channels_last"])
     assert found["channels_last"].stride() == batch["channels_last"].stride()
     assert found["expanded"].equal(batch["expanded"])
@@ -123,5 +123,68 @@ def test_tensors_keep_their_order_in_memory():
 
 
 def test_batches_without_tensors_want_no_room():
-    parcel = _Parcel.of(["a", 1])
+    parcel = _Parcel.of(["a", 1], _Shelf())
     assert not parcel.is_piped and parcel.unpacked() == ["a", 1]
+
+
+def arrived(parcel):
+    """The parcel as the process has it that gets it."""
+    make, values = parcel.__reduce__()
+    return make(*values)
+
+
+def test_shared_memory_is_used_again_once_the_batch_is_gone():
+    shelf, batch = _Shelf(), {"a": torch.arange(50_000), "b": torch.ones(3)}
+    first, second = (_Parcel.of(batch, shelf) for _ in range(2))
+    assert first.block is not second.block and not first.is_piped
+    parcel = arrived(first)
+    rest = parcel.unpacked()["a"][10:20].view(2, 5)  # of which one view is kept
+    del parcel
+    assert (
+        _Parcel.of({"a": torch.zeros(50_000, dtype=torch.int64), "b": torch.ones(3)}, shelf).block is not first.block
+    )
+    assert rest.flatten().tolist() == list(range(10, 20))
+    del rest
+    assert _Parcel.of(batch, shelf).block is first.block
+    arrived(second)  # and thrown away, as when an epoch is broken off
+    assert _Parcel.of(batch, shelf).block is second.block
+
+
+def test_blocks_fit_their_batches():
+    shelf = _Shelf()
+    for size in (1000, 5000, 900, 100):
+        block = shelf.take(size)
+        assert size + 64 <= len(block) <= 2 * (size + 64)
+        block[0] = 0
+    assert len(shelf._blocks) == 1
+    kept = [shelf.take(100) for _ in range(12)]
+    assert len({block.data_ptr() for block in kept}) == 12 and len(shelf._blocks) == 5
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_process_gives_nothing_back():
+    """It has the objects of the process that it comes from, which go on being used there."""
+    shelf = _Shelf()
+    sent = _Parcel.of([torch.ones(9)], shelf)
+    found = arrived(sent).unpacked()
+
+    def child():
+        found.clear()
+        return int(sent.block[0])
+
+    assert in_child(child) == 1 and sent.block[0] == 1
+    found.clear()
+    assert sent.block[0] == 0
+
+
+def test_batches_that_are_kept_stay_as_they_are():
+    """More of them than a loading process has blocks; in a second epoch of the same processes others are broken off."""
+    indices = [list(range(first, first + 4)) for first in range(0, 96, 4)]
+    loader = Loader(Numbers(), indices, collate=torch.stack, num_workers=2, keep_workers=True)
+    kept = list(loader)
+    for _ in zip(range(3), loader, strict=False):
+        pass
+    again = [batch.clone() for batch in loader]
+    for found in (kept, again):
+        assert [batch[:, 0].tolist() for batch in found] == indices
+        assert all((batch == batch[:, :1]).all() for batch in found)

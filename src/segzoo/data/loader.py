@@ -11,6 +11,7 @@ import pickle
 import sys
 import traceback
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,13 +32,17 @@ SHARED_MEMORY = "/dev/shm"
 _RESERVE = 4 * 2**20  # bytes that are left to others, such as semaphores and NCCL
 _ALIGNMENT = 64  # bytes
 _PREFETCHED = 2  # batches for each process, torch's default
+_SHELVED = 2 * _PREFETCHED + 1  # blocks that a process keeps: those on their way, in use, and being filled
+_HEADER = 64  # bytes before what a block holds
+_FREE, _IN_USE = 0, 1
 _NO_SHARED_MEMORY = (errno.ENOSPC, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSYS)
 
 
 class Loader(DataLoader):
     """A `DataLoader` whose loading processes neither hang nor end where memory or files are scarce.
 
-    Of every batch all tensors travel in one piece of shared memory, so that one file descriptor is enough. Where
+    Of every batch all tensors travel in one piece of shared memory, so that one file descriptor is enough; it is used again
+    once the batch is gone. Where
     /dev/shm has no room for it, the batch goes through a pipe instead: slower, and told once. An error in a loading
     process is raised here with its own type and message.
 
@@ -209,9 +214,54 @@ class _Packing:
         if failure is not None:
             return failure
         try:
-            return _Parcel.of(self.collate(samples))
+            return _Parcel.of(self.collate(samples), _SHELF)
         except Exception as error:
             return _Failure.of(error)
+
+
+class _Shelf:
+    """Shared memory of a loading process, in blocks that are used again once the batches in them are gone.
+
+    The first writing to a block takes many times as long as the next, because the kernel finds and clears its pages.
+    A block begins with a header, whose first byte says whether it is in use.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: list[torch.Tensor] = []
+
+    def take(self, size: int) -> torch.Tensor | None:
+        """A block, uint8 (header and at least ``size`` bytes), marked as in use; None if there is no room for one."""
+        wanted = _HEADER + size
+        for block in [block for block in self._blocks if block[0] == _FREE]:
+            if wanted <= len(block) <= 2 * wanted:
+                block[0] = _IN_USE
+                return block
+            self._blocks = [
+                other for other in self._blocks if other is not block
+            ]  # batches have become larger or smaller
+        fresh = _shared_block(wanted)
+        if fresh is not None:
+            fresh[0] = _IN_USE
+            if len(self._blocks) < _SHELVED:
+                self._blocks.append(fresh)
+        return fresh
+
+
+_SHELF = _Shelf()
+"""That of this process."""
+
+
+def _give_back(state: torch.Tensor, process: int) -> None:
+    if os.getpid() == process:  # a process that was forked from it has the same objects, and no say
+        state.fill_(_FREE)
+
+
+def _lent(block: torch.Tensor, size: int) -> torch.Tensor:
+    """What a block holds, uint8 (size,): once no tensor of it is left in this process, the block is given back."""
+    contents = block[_HEADER : _HEADER + size].numpy()
+    # Tensors made from an array keep this very object; of tensors that share memory nothing tells when the last one is gone.
+    weakref.finalize(contents, _give_back, block[:1], os.getpid()).atexit = False
+    return torch.from_numpy(contents)
 
 
 @dataclass(frozen=True)
@@ -220,38 +270,38 @@ class _Parcel:
 
     Attributes:
         data: the pickled batch, without the contents of its tensors.
-        block: the contents of all tensors, bytes: a tensor in shared memory, or an array, which goes through a pipe.
+        contents: the contents of all tensors, uint8 (size,).
         is_piped: whether contents had to take the pipe.
+        block: in a loading process, the shared memory that they are in.
     """
 
     data: bytes
-    block: torch.Tensor | np.ndarray
+    contents: torch.Tensor
     is_piped: bool
+    block: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, batch: Any) -> _Parcel:
+    def of(cls, batch: Any, shelf: _Shelf) -> _Parcel:
         """Pack a batch."""
         with io.BytesIO() as file:
             pickler = _Pickler(file)
             pickler.dump(batch)
             data = file.getvalue()
-        block = _shared_block(pickler.size)
-        parcel = cls(
-            data, np.empty(pickler.size, np.uint8) if block is None else block, pickler.size > 0 and block is None
-        )
+        size = pickler.size
+        block = shelf.take(size) if size else None
+        contents = torch.empty(size, dtype=torch.uint8) if block is None else block[_HEADER : _HEADER + size]
         for tensor, place in pickler.tensors:
-            place.view(parcel.contents).copy_(tensor)
-        return parcel
+            place.view(contents).copy_(tensor)
+        return cls(data, contents, size > 0 and block is None, block)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        contents = self.contents.numpy() if self.block is None else self.block  # an array goes through the pipe
+        return _arrived, (self.data, contents, self.size, self.is_piped)
 
     @property
     def size(self) -> int:
         """Number of bytes of the tensors."""
-        return len(self.block)
-
-    @property
-    def contents(self) -> torch.Tensor:
-        """The contents of all tensors, uint8 (size,)."""
-        return torch.from_numpy(self.block) if isinstance(self.block, np.ndarray) else self.block
+        return len(self.contents)
 
     def unpacked(self) -> Any:
         """The batch; its tensors share the memory of this parcel."""
@@ -259,7 +309,12 @@ class _Parcel:
 
     def pin_memory(self) -> _Parcel:
         """The parcel in page-locked memory; `DataLoader` calls this where memory is to be pinned."""
-        return replace(self, block=self.contents.pin_memory())
+        return replace(self, contents=self.contents.pin_memory())
+
+
+def _arrived(data: bytes, contents: torch.Tensor | np.ndarray, size: int, is_piped: bool) -> _Parcel:
+    own = torch.from_numpy(contents) if isinstance(contents, np.ndarray) else _lent(contents, size)
+    return _Parcel(data, own, is_piped)
 
 
 def _shared_block(size: int) -> torch.Tensor | None:
