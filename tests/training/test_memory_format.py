@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from support.contract import settle
+from support.contract import pairs_of_parts, settle, tiny_composite
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation
 from segzoo.inference.faster import in_memory_format
@@ -108,3 +108,12 @@ def test_a_resumed_training_keeps_its_format(model, here, monkeypatch):
     kept.clear()  # a checkpoint of an earlier version, or none
     take_memory_format(found, model, DEFAULTS, total_steps=LEAST_STEPS)
     assert found.format_name == "channels_last" and is_channels_last(model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("backbone", "head"), pairs_of_parts())
+def test_every_model_is_measured(backbone, head, tmp_path):
+    model = tiny_composite(backbone, head).train()
+    chosen = measured_format(model, (128, 128), tmp_path)
+    assert chosen is not None or backbone == "segzoo_stage_encoder"  # which has sizes of its own
+    assert model.training and all(weight.grad is None for weight in model.parameters())
