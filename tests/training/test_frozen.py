@@ -77,7 +77,7 @@ def train(data, model, output, **options):
         "use_cpu": True,
         "freeze_backbone": True,
         "save_trained_only": True,
-        "channels_last": True,
+        "memory_format": "channels_last",
         "do_train": True,
     }
     segzoo.train(model, **settings | options)
