@@ -42,9 +42,8 @@ class Loader(DataLoader):
     """A `DataLoader` whose loading processes neither hang nor end where memory or files are scarce.
 
     Of every batch all tensors travel in one piece of shared memory, so that one file descriptor is enough; it is used again
-    once the batch is gone. Where
-    /dev/shm has no room for it, the batch goes through a pipe instead: slower, and told once. An error in a loading
-    process is raised here with its own type and message.
+    once the batch is gone. Where /dev/shm has no room for it, the batch goes through a pipe instead: slower, and told
+    once. An error in a loading process is raised here with its own type and message.
 
     Args:
         dataset: the samples.
@@ -236,9 +235,8 @@ class _Shelf:
             if wanted <= len(block) <= 2 * wanted:
                 block[0] = _IN_USE
                 return block
-            self._blocks = [
-                other for other in self._blocks if other is not block
-            ]  # batches have become larger or smaller
+            # Batches have become larger or smaller.
+            self._blocks = [other for other in self._blocks if other is not block]
         fresh = _shared_block(wanted)
         if fresh is not None:
             fresh[0] = _IN_USE

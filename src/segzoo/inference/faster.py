@@ -101,6 +101,7 @@ def input_size(settings: InferenceSettings, picture: tuple[int, int]) -> tuple[i
 
 
 def is_ordinary(model: nn.Module, dtypes: Sequence[torch.dtype] = (torch.float32,)) -> bool:
+    """Whether a model is on the CPU with plain weights of these types, and nothing hooks onto it."""
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
         return False
     return all(
