@@ -68,6 +68,15 @@ def test_it_is_measured_once_for_training_alone(model, tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_of_large_crops_a_part_is_measured(model, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(
+        memory_format, "seconds_of_formats", lambda _, x, **__: sizes.append(tuple(x.shape[-2:])) or SECONDS
+    )
+    measured_format(model, (2**30, 96))
+    assert sizes == [(512, 96)]
+
+
 def test_models_that_are_not_measured(model, tmp_path):
     model.requires_grad_(False)
     assert measured_format(model, (64, 64), tmp_path) is None

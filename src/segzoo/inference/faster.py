@@ -15,7 +15,8 @@ from segzoo.inference.timing import FORMATS, faster_format, seconds_of_formats
 from segzoo.layers.pointwise import is_plain
 from segzoo.modeling_segzoo import SegZooForSemanticSegmentation
 
-_MEASURED_SIDE = 512
+MEASURED_SIDE = 512
+"""The longest side of what is measured, in pixels: a part of a larger picture is enough to compare memory formats."""
 
 
 def faster_on_cpu(model: nn.Module, *, fuse: bool = True) -> nn.Module:
@@ -80,7 +81,7 @@ def in_memory_format(
         return None
     weight = next(model.parameters())
     # Part of the picture is enough to compare the two.
-    shape = (1, input_channels(model.config), *(min(side, _MEASURED_SIDE) for side in size))
+    shape = (1, input_channels(model.config), *(min(side, MEASURED_SIDE) for side in size))
     pixel_values = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(weight.dtype)
     try:
         seconds = seconds_of_formats(model, pixel_values, autocast=autocast, bfloat16=bfloat16, folder=folder)

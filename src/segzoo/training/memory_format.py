@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from segzoo.configuration_segzoo import input_channels
 from segzoo.errors import SegZooError
-from segzoo.inference.faster import is_ordinary
+from segzoo.inference.faster import MEASURED_SIDE, is_ordinary
 from segzoo.inference.timing import FORMATS, seconds_of_formats
 from segzoo.modeling_segzoo import SegZooForSemanticSegmentation
 from segzoo.training.checkpoints import kept_settings
@@ -19,7 +19,6 @@ from segzoo.training.surroundings import Surroundings
 
 LEAST_STEPS = 100
 """A training of fewer steps is over before a faster format has paid for its measurement."""
-
 
 _GAIN = 0.95  # below what differs from one measurement to the next, the format stays
 
@@ -71,7 +70,8 @@ def measured_format(
         return None
     if not any(weight.requires_grad for weight in model.parameters()):
         return None
-    pixel_values = torch.randn(1, input_channels(model.config), *size, generator=torch.Generator().manual_seed(0))
+    shape = (1, input_channels(model.config), *(min(side, MEASURED_SIDE) for side in size))
+    pixel_values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     in_training = [module for module in model.modules() if module.training]
     model.eval()
     try:
