@@ -1,3 +1,5 @@
+import importlib
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -6,7 +8,14 @@ from segzoo.layers.conv import Conv2d, _rows_are_faster
 from segzoo.layers.fusion_conv import FusionConv
 from segzoo.layers.phases import depthwise_conv_of_phases
 from segzoo.layers.pointwise import TWO_LIBRARIES
-from segzoo.layers.winograd import winograd_conv, winograd_rows_conv, winograd_rows_share, winograd_share
+from segzoo.layers.winograd import (
+    TrainedWinograd,
+    winograd_conv,
+    winograd_rows_conv,
+    winograd_rows_share,
+    winograd_share,
+    winograd_weight_gradient,
+)
 
 SIZES = [(13, 10), (8, 8), (5, 17), (1, 3)]
 x86 = pytest.mark.skipif(not TWO_LIBRARIES, reason="PyTorch has one library for products and convolutions here")
@@ -27,6 +36,34 @@ def test_winograd_equals_the_convolution(size, dilation, layout, strip, monkeypa
     for own in (bias, None):
         found = winograd_conv(x, weight, own, dilation)
         torch.testing.assert_close(found, F.conv2d(x, weight, own, 1, dilation, dilation), **CLOSE)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dilation", [1, 2, 3, 7])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("strip", [1, 2**24], ids=["strips", "whole"])
+def test_winograds_gradients_equal_the_convolutions(size, dilation, layout, strip, monkeypatch):
+    monkeypatch.setattr("segzoo.layers.winograd._STRIP", strip)
+    x, weight, bias = numbers(2, 6, *size).to(memory_format=layout), numbers(5, 6, 3, 3), numbers(5)
+    upstream = numbers(2, 5, *size)
+    for inputs in ((x, weight, bias), (x, weight, None)):
+        own = [None if value is None else value.clone().requires_grad_() for value in inputs]
+        usual = [None if value is None else value.clone().requires_grad_() for value in inputs]
+        result = TrainedWinograd.apply(*own, dilation)
+        assert result.is_contiguous(memory_format=layout)
+        result.backward(upstream)
+        F.conv2d(*usual, 1, dilation, dilation).backward(upstream)
+        for found, expected in zip(own, usual, strict=True):
+            if found is not None:
+                torch.testing.assert_close(found.grad, expected.grad, **CLOSE)
+
+
+@pytest.mark.parametrize("trained", [(True, False, False), (False, True, False), (False, False, True)])
+def test_winograd_has_the_gradients_that_are_asked_for(trained):
+    values = (numbers(1, 3, 9, 7), numbers(4, 3, 3, 3), numbers(4))
+    inputs = [value.requires_grad_(needed) for value, needed in zip(values, trained, strict=True)]
+    assert torch.autograd.gradcheck(lambda *given: TrainedWinograd.apply(*given, 2), inputs)
+    assert torch.autograd.gradgradcheck(lambda *given: TrainedWinograd.apply(*given, 2), inputs)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -53,6 +90,17 @@ def test_winograds_error_in_float32_is_that_of_the_convolution():
     exact = F.conv2d(x, weight, padding=1)
     x, weight = x.float(), weight.float()
     usual, found = F.conv2d(x, weight, padding=1), winograd_conv(x, weight, None, 1)
+    usual, found = ((y - exact).abs().max() / exact.abs().max() for y in (usual, found))
+    assert found < max(3 * usual, 3e-6)
+
+
+def test_winograds_gradients_error_in_float32_is_that_of_the_convolution():
+    x, upstream = numbers(2, 32, 96, 96).relu(), numbers(2, 16, 96, 96)
+    usual, exact = (
+        torch.nn.grad.conv2d_weight(given, (16, 32, 3, 3), gradient, padding=1)
+        for given, gradient in ((x.float(), upstream.float()), (x, upstream))
+    )
+    found = winograd_weight_gradient(x.float(), upstream.float(), 1)
     usual, found = ((y - exact).abs().max() / exact.abs().max() for y in (usual, found))
     assert found < max(3 * usual, 3e-6)
 
@@ -93,9 +141,8 @@ def test_phases_equal_the_depthwise_convolution(size, dilation):
         torch.testing.assert_close(found, F.conv2d(x, weight, own, 1, dilation, dilation, 6), **CLOSE)
 
 
-def calls(monkeypatch, name):
-    import segzoo.layers.conv as module
-
+def calls(monkeypatch, name, module="segzoo.layers.conv"):
+    module = importlib.import_module(module)
     seen, function = [], getattr(module, name)
     monkeypatch.setattr(module, name, lambda *args: seen.append(args) or function(*args))
     return seen
@@ -133,8 +180,7 @@ def test_all_other_convolutions_stay(kernel_size, options):
 def test_wide_convolutions_of_large_maps_take_winograds_way(monkeypatch):
     seen = calls(monkeypatch, "winograd_conv")
     conv, x = Conv2d(256, 256, 3, padding=2, dilation=2), numbers(1, 256, 40, 56, dtype=torch.float32)
-    expected = conv(x)
-    assert not seen  # gradients have their usual way
+    expected = torch.nn.Conv2d.forward(conv, x)
     with torch.no_grad():
         torch.testing.assert_close(conv(x), expected, rtol=1e-5, atol=1e-5)
         assert len(seen) == 1
@@ -144,6 +190,26 @@ def test_wide_convolutions_of_large_maps_take_winograds_way(monkeypatch):
         conv.weight.zero_()
         assert torch.equal(conv(x), conv.bias[:, None, None].expand_as(expected))  # no kernels of old weights
     assert len(seen) == 2
+
+
+@x86
+def test_wide_convolutions_take_winograds_way_in_training(monkeypatch):
+    seen = calls(monkeypatch, "winograd_conv", "segzoo.layers.winograd")
+    conv, x = Conv2d(256, 256, 3, padding=2, dilation=2), numbers(1, 256, 40, 56, dtype=torch.float32)
+    found, expected = [], []
+    for forward, gradients in ((conv, found), (torch.nn.Conv2d(256, 256, 3, padding=2, dilation=2), expected)):
+        forward.load_state_dict(conv.state_dict())
+        given = x.clone().requires_grad_()
+        forward(given).square().sum().backward()
+        gradients += [given.grad, forward.weight.grad, forward.bias.grad]
+    assert len(seen) == 2  # forward and backward
+    for ours, usual in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, usual, rtol=1e-4, atol=1e-5 * float(usual.abs().max()))
+    conv.requires_grad_(False).zero_grad()
+    conv(x.requires_grad_()).sum().backward()  # a frozen layer in front of which something is trained
+    assert conv.weight.grad is None
+    torch.compile(conv, backend="eager", fullgraph=True)(x)
+    assert len(seen) == 4
 
 
 @x86
@@ -175,7 +241,8 @@ def test_wide_convolutions_in_bfloat16_take_winograds_way_along_columns(monkeypa
 def test_fusion_of_large_and_small_maps_takes_winograds_way(monkeypatch):
     fusion = FusionConv(512, 256, 3, padding=1).eval()
     maps = [numbers(1, channels, side, side, dtype=torch.float32) for channels, side in ((64, 2), (256, 48), (192, 3))]
-    expected = fusion(maps, size=(48, 48))
+    resized = torch.cat([F.interpolate(x, size=(48, 48), mode="bilinear") for x in maps], dim=1)
+    expected = fusion.activation(fusion.norm(torch.nn.Conv2d.forward(fusion.conv, resized)))
     seen = calls(monkeypatch, "winograd_conv")
     with torch.no_grad():
         torch.testing.assert_close(fusion(maps, size=(48, 48)), expected, rtol=1e-5, atol=1e-5)

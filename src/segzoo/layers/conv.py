@@ -12,7 +12,13 @@ from segzoo.compat import is_exporting
 from segzoo.layers.norm import BatchNorm2d, ChannelNorm, GroupNorm
 from segzoo.layers.phases import depthwise_conv_of_phases
 from segzoo.layers.pointwise import TWO_LIBRARIES, is_plain
-from segzoo.layers.winograd import winograd_conv, winograd_rows_conv, winograd_rows_share, winograd_share
+from segzoo.layers.winograd import (
+    TrainedWinograd,
+    winograd_conv,
+    winograd_rows_conv,
+    winograd_rows_share,
+    winograd_share,
+)
 
 NORMS = {"batch_norm": BatchNorm2d, "group_norm": GroupNorm, "layer_norm": ChannelNorm}
 # In place where the gradient follows from the result: what comes before them in a block is nobody else's.
@@ -40,11 +46,11 @@ _PHASES_DILATION = 9
 
 
 class Conv2d(nn.Conv2d):
-    """``nn.Conv2d`` that is faster in inference on CPUs, with the same numbers up to rounding.
+    """``nn.Conv2d`` that is faster on CPUs, with the same numbers up to rounding.
 
-    A wide 3x3 convolution of a large map runs as `winograd_conv` in float32, and undilated as `winograd_rows_conv` in
-    bfloat16. In float32 a 1x1 convolution runs in oneDNN also with one thread, where PyTorch would call another
-    library. A depthwise convolution that is dilated far runs as an undilated one of every phase.
+    A wide 3x3 convolution of a large map runs as `winograd_conv` in float32, in training too. In inference alone it runs
+    in bfloat16, undilated, as `winograd_rows_conv`; a 1x1 convolution in float32 in oneDNN also with one thread, where
+    PyTorch would call another library; a depthwise one that is dilated far as an undilated one of every phase.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,9 +66,12 @@ class Conv2d(nn.Conv2d):
         if self.padding_mode != "zeros":
             return self._conv_forward(x, weight, self.bias)
         dilation = self.dilation
-        if TWO_LIBRARIES and x.device.type == "cpu" and is_plain(self.weight) and _is_inference():
-            if self._is_same_size and self.groups == 1 and _winograd_is_faster(x, weight, dilation[0]):
-                return winograd_conv(x, weight, self.bias, dilation[0])
+        if not (TWO_LIBRARIES and x.device.type == "cpu" and is_plain(self.weight)) or _is_traced():
+            return F.conv2d(x, weight, self.bias, self.stride, self.padding, dilation, self.groups)
+        if self._is_same_size and self.groups == 1 and _winograd_is_faster(x, weight, dilation[0]):
+            conv = TrainedWinograd.apply if torch.is_grad_enabled() else winograd_conv
+            return conv(x, weight, self.bias, dilation[0])
+        if not torch.is_grad_enabled():
             if self._is_same_size and self.groups == dilation[0] == 1 and _rows_are_faster(x, weight):
                 with torch.autocast("cpu", enabled=False):
                     return winograd_rows_conv(x.to(torch.bfloat16), weight, self.bias)
@@ -79,8 +88,8 @@ class Conv2d(nn.Conv2d):
         return square and self.padding == self.dilation
 
 
-def _is_inference() -> bool:
-    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or is_exporting())
+def _is_traced() -> bool:
+    return torch.compiler.is_compiling() or is_exporting()
 
 
 def _winograd_is_faster(x: Tensor, weight: Tensor, dilation: int) -> bool:

@@ -8,7 +8,13 @@ error seven times that of the usual way; with these it is about twice, and in wh
 In bfloat16 products in both directions would lose two of 8 bits, so they are taken along columns only: F(4, 3). One
 convolution's error is 2.4 times that of the usual way; that of the logits of UPerNet-Swin-T, most of which comes from
 elsewhere, grows from 0.69 % to 0.72 %.
+
+In training the gradient of the input is a convolution like it, and that of the kernels takes as few products: 36 for each
+tile, between the tiles' values and those of the result's gradient, spread from 16 to 36.
 """
+
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -87,15 +93,8 @@ def winograd_conv(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int)
     x = x.permute(0, 2, 3, 1)
     kernels = weight.permute(2, 3, 0, 1).reshape(9, outputs * inputs)
     result = x.new_empty(batch, down, 4, dilation, across, 4, dilation, outputs)
-    strip = max(1, _STRIP // (16 * batch * across * dilation**2 * max(inputs, outputs)))
-    for first in range(0, down, strip):
-        last = min(first + strip, down)
-        # A tile reads one row and column of its phase more on each side.
-        above, below = (4 * first - 1) * dilation, (4 * last + 1) * dilation
-        right = (4 * across + 1) * dilation - width
-        borders = (0, 0, dilation, right, max(-above, 0), max(below - height, 0))
-        tiles = F.pad(x[:, max(above, 0) : below], borders).view(batch, 4 * (last - first) + 2, dilation, -1, inputs)
-        values = _convolved(tiles, kernels, dilation)
+    for first, last in _strips(batch, down, across, dilation, max(inputs, outputs)):
+        values = _convolved(_padded_tiles(x, first, last, dilation), kernels, dilation)
         values = values.view(4, 4, batch, last - first, dilation, across, dilation, outputs).permute(
             2, 3, 0, 4, 5, 1, 6, 7
         )
@@ -105,6 +104,66 @@ def winograd_conv(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int)
             torch.add(values, bias, out=result[:, first:last])
     result = result.view(batch, 4 * down * dilation, 4 * across * dilation, outputs)
     return result[:, :height, :width].permute(0, 3, 1, 2)
+
+
+def winograd_weight_gradient(x: Tensor, gradient: Tensor, dilation: int) -> Tensor:
+    """The gradient of `winograd_conv`'s weight, up to rounding.
+
+    Args:
+        x: map (B, in, H, W), best in the channels-last format.
+        gradient: of the result, (B, out, H, W), best in the channels-last format.
+        dilation: of both sides; the padding is equal to it.
+
+    Returns:
+        (out, in, 3, 3).
+    """
+    (batch, inputs, height, width), outputs = x.shape, gradient.shape[1]
+    down, across = _tiles(height, dilation), _tiles(width, dilation)
+    x, gradient = x.permute(0, 2, 3, 1), gradient.permute(0, 2, 3, 1)
+    total = x.new_zeros(6, 6, outputs, inputs)
+    for first, last in _strips(batch, down, across, dilation, max(inputs, outputs)):
+        tiles = _tile_values(_padded_tiles(x, first, last, dilation), dilation)
+        rows = gradient[:, 4 * first * dilation : 4 * last * dilation]
+        padding = (0, 0, 0, 4 * across * dilation - width, 0, 4 * (last - first) * dilation - rows.shape[1])
+        rows = F.pad(rows, padding).view(batch, last - first, 4, dilation, across, 4, dilation, outputs)
+        for part, values, gradients in zip(total, tiles, _spread_values(rows), strict=True):
+            part.baddbmm_(gradients.mT, values)
+    of_kernels = x.new_tensor(_OF_KERNELS)
+    of_kernels = torch.einsum("ya,xb->abyx", of_kernels, of_kernels).reshape(9, 36)
+    weight = of_kernels @ total.view(36, -1)
+    return weight.view(3, 3, outputs, inputs).permute(2, 3, 0, 1).contiguous()
+
+
+class TrainedWinograd(torch.autograd.Function):
+    """`winograd_conv` with gradients; results and gradients have their inputs' memory formats."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+        return _in_format_of(x, winograd_conv(x, weight, bias, dilation))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None, int], output: Tensor) -> None:
+        x, weight, bias, ctx.dilation = inputs
+        ctx.save_for_backward(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        x, weight = ctx.saved_tensors
+        for_x, for_weight, for_bias, _ = ctx.needs_input_grad
+        if torch.is_grad_enabled():  # for a gradient of gradients
+            sides, needed = [ctx.dilation] * 2, [for_x, for_weight, for_bias]
+            bias = [len(weight)] if for_bias else None
+            return *torch.ops.aten.convolution_backward(
+                gradient, x, weight, bias, [1, 1], sides, sides, False, [0, 0], 1, needed
+            ), None
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        x_gradient = weight_gradient = None
+        if for_x:
+            turned = weight.flip(2, 3).transpose(0, 1)
+            x_gradient = _in_format_of(x, winograd_conv(gradient, turned, None, ctx.dilation))
+        if for_weight:
+            weight_gradient = winograd_weight_gradient(x, gradient, ctx.dilation)
+        return x_gradient, weight_gradient, gradient.sum((0, 2, 3)) if for_bias else None, None
 
 
 def winograd_rows_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -158,30 +217,80 @@ def _convolve_rows(x: Tensor, kernels: Tensor, out: Tensor) -> None:
 
 
 def _convolved(x: Tensor, kernels: Tensor, dilation: int) -> Tensor:
-    """Padded rows of a map, (B, rows of a phase, dilation, columns, in), and kernels (9, out * in) -> (4, 4 * B * tiles *
-    out): row and column of the output in its tile, and the tiles in the map's order.
+    """Padded rows of a map, as `_padded_tiles` makes them, and kernels (9, out * in) -> (4, 4 * B * tiles * out): row and
+    column of the output in its tile, and the tiles in the map's order.
 
     Most of the time goes into the 36 products of matrices. Six at a time, their factors stay in the cache.
     """
-    batch, rows, _, columns, inputs = x.shape
-    of_tiles, of_results, of_kernels = (x.new_tensor(numbers) for numbers in (_OF_TILES, _OF_RESULTS, _OF_KERNELS))
+    inputs = x.shape[-1]
+    outputs = kernels.shape[1] // inputs
+    of_results, of_kernels = x.new_tensor(_OF_RESULTS), x.new_tensor(_OF_KERNELS)
     of_kernels = torch.einsum("ya,xb->yxab", of_kernels, of_kernels).view(6, 6, 9)
-    down, outputs = (rows - 2) // 4, kernels.shape[1] // inputs
-    along = x.new_empty(6, batch, down, dilation * columns * inputs)
-    for image, combined in zip(x, along.unbind(1), strict=True):
-        tiles = image.reshape(rows, -1).unfold(0, 6, 4).mT  # (down, 6, dilation * columns * in)
-        torch.bmm(of_tiles.expand(down, 6, 6), tiles, out=combined.transpose(0, 1))
     kernel = kernels.new_empty(6, outputs * inputs)
     partial = None
-    for i, row in enumerate(along):
+    for i, values in enumerate(_tile_values(x, dilation)):
         torch.mm(of_kernels[i], kernels, out=kernel)
-        tiles = row.view(batch * down * dilation, columns // dilation, dilation * inputs).unfold(1, 6, 4)
-        tiles = of_tiles @ tiles.permute(3, 0, 1, 2).reshape(6, -1)
-        products = torch.bmm(tiles.view(6, -1, inputs), kernel.view(6, outputs, inputs).mT).view(6, -1)
+        products = torch.bmm(values, kernel.view(6, outputs, inputs).mT).view(6, -1)
         if partial is None:
             partial = products.new_empty(6, 4, products.shape[1])
         torch.mm(of_results, products, out=partial[i])
     return of_results @ partial.view(6, -1)
+
+
+def _padded_tiles(x: Tensor, first: int, last: int, dilation: int) -> Tensor:
+    """The rows that tiles read, one row and column of their phase more on each side: of a map (B, H, W, C) to (B, rows of a
+    phase, dilation, columns, C).
+    """
+    batch, height, width, channels = x.shape
+    above, below = (4 * first - 1) * dilation, (4 * last + 1) * dilation
+    right = (4 * _tiles(width, dilation) + 1) * dilation - width
+    borders = (0, 0, dilation, right, max(-above, 0), max(below - height, 0))
+    return F.pad(x[:, max(above, 0) : below], borders).view(batch, 4 * (last - first) + 2, dilation, -1, channels)
+
+
+def _tile_values(x: Tensor, dilation: int) -> Iterator[Tensor]:
+    """The values of tiles of 6x6 at six points of their columns, (6, tiles, C), for each of the six of their rows.
+
+    Args:
+        x: padded rows, as `_padded_tiles` makes them.
+        dilation: of both sides.
+    """
+    batch, rows, _, columns, channels = x.shape
+    of_tiles, down = x.new_tensor(_OF_TILES), (rows - 2) // 4
+    along = x.new_empty(6, batch, down, dilation * columns * channels)
+    for image, combined in zip(x, along.unbind(1), strict=True):
+        tiles = image.reshape(rows, -1).unfold(0, 6, 4).mT  # (down, 6, dilation * columns * C)
+        torch.bmm(of_tiles.expand(down, 6, 6), tiles, out=combined.transpose(0, 1))
+    for row in along:
+        tiles = row.view(batch * down * dilation, columns // dilation, dilation * channels).unfold(1, 6, 4)
+        yield (of_tiles @ tiles.permute(3, 0, 1, 2).reshape(6, -1)).view(6, -1, channels)
+
+
+def _spread_values(x: Tensor) -> Iterator[Tensor]:
+    """As `_tile_values`, of tiles of 4x4 whose numbers are spread over the six points: (B, down, 4, dilation, across, 4,
+    dilation, C) to (6, tiles, C), six times.
+    """
+    batch, down, _, dilation, across, _, _, channels = x.shape
+    spread = x.new_tensor(_OF_RESULTS).mT
+    along = x.new_empty(6, batch * down, x[0, 0, 0].numel())
+    torch.bmm(spread.expand(batch * down, 6, 4), x.reshape(batch * down, 4, -1), out=along.transpose(0, 1))
+    for row in along:
+        tiles = row.view(batch * down * dilation * across, 4, dilation * channels).transpose(0, 1)
+        yield (spread @ tiles.reshape(4, -1)).view(6, -1, channels)
+
+
+def _strips(batch: int, down: int, across: int, dilation: int, channels: int) -> Iterator[tuple[int, int]]:
+    """First and last row of tiles, exclusive, of every strip that is worked on at a time."""
+    strip = max(1, _STRIP // (16 * batch * across * dilation**2 * channels))
+    for first in range(0, down, strip):
+        yield first, min(first + strip, down)
+
+
+def _in_format_of(x: Tensor, result: Tensor) -> Tensor:
+    """The result in the memory format of a map: a mixture makes the layers behind slow."""
+    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        return result.contiguous(memory_format=torch.channels_last)
+    return result.contiguous()
 
 
 def _tiles(length: int, dilation: int) -> int:
