@@ -120,7 +120,13 @@ def cases() -> list[Case]:
     }
     return [
         Case("internimage", "grid_sample", swap=grid_sample_dcnv3, trains=True, **internimage),
-        Case("internimage", "grid_sample, plain layers", swap=partial(plain_form, grid_sample_dcnv3), **internimage),
+        Case(
+            "internimage",
+            "grid_sample, plain layers",
+            swap=partial(plain_form, grid_sample_dcnv3),
+            trains=True,
+            **internimage,
+        ),
         Case("internimage", "segzoo", trains=True, **internimage),
         Case("internimage", "segzoo compiled", compiled=True, **internimage),
         Case("internimage", "transformers Swin-T", transformers_swin, "transformers' UPerNet-Swin-T", trains=True),
@@ -133,7 +139,13 @@ def cases() -> list[Case]:
             package="segmentation_models_pytorch",
         ),
         Case("adapter", "grid_sample", swap=grid_sample_attention, trains=True, **adapter),
-        Case("adapter", "grid_sample, plain layers", swap=partial(plain_form, grid_sample_attention), **adapter),
+        Case(
+            "adapter",
+            "grid_sample, plain layers",
+            swap=partial(plain_form, grid_sample_attention),
+            trains=True,
+            **adapter,
+        ),
         Case("adapter", "segzoo", trains=True, **adapter),
         Case("adapter", "segzoo compiled", compiled=True, **adapter),
         *mit_cases(),

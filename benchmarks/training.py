@@ -2,12 +2,15 @@
 
     python benchmarks/training.py                       # 512x512, float32 and bfloat16 (where a CPU has it), two rounds
     python benchmarks/training.py --crop_size 256 --steps 4 --rounds 1
+    python benchmarks/training.py --peer_model segzoo   # the loop trains segzoo's model, not transformers' own
     python benchmarks/training.py --frozen              # instead of the peer: a frozen backbone against a trained one
 
-Both train the same model on the same synthetic pictures with AdamW, each in its own process, in turns. The peer does
-what transformers' run_semantic_segmentation_no_trainer.py does in a step (random crop, flip and normalisation of NumPy
+Both train UPerNet-R50 (512 channels, with the auxiliary head) on the same synthetic pictures with AdamW, each in its own
+process, in turns; the peer transformers' own, or segzoo's, which shows what the loop alone costs. The peer does what
+transformers' run_semantic_segmentation_no_trainer.py does in a step (random crop, flip and normalisation of NumPy
 arrays in the process that its DataLoader uses by default, forward, backward, optimizer, schedule), as `peer_loop`
-writes it. The first steps of each process do not count.
+writes it. The first steps of each process do not count. ``segzoo train`` chooses the memory format only for trainings of
+a hundred steps; ``--memory_format`` is the one that it would choose.
 """
 
 import argparse
@@ -19,6 +22,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import UperNetForSemanticSegmentation
 
 WARM_UP = 2
 
@@ -33,6 +40,8 @@ def main() -> None:
 
     names = ("full", "frozen") if args.frozen else ("peer", "segzoo")
     titles = {"full": "all trained", "frozen": "frozen backbone", "peer": "upstream loop", "segzoo": "segzoo train"}
+    if "peer" in names:
+        print(f"upstream's loop trains the model of {args.peer_model}")
     with tempfile.TemporaryDirectory() as scratch:
         data = write_scenes(Path(scratch) / "data", num_train=32, num_validation=1, size=(args.height, args.width))
         rows = []
@@ -82,7 +91,9 @@ def parse() -> argparse.Namespace:
         choices=["no", "bf16", "fp16"],
         help="float32 and bf16, or float32 alone where a CPU emulates bf16",
     )
-    parser.add_argument("--backbone", default="resnet50_v1c")
+    parser.add_argument("--backbone", default="resnet50_v1c", help="of segzoo's model")
+    parser.add_argument("--peer_model", choices=["transformers", "segzoo"], default="transformers")
+    parser.add_argument("--memory_format", choices=["contiguous", "channels_last"], default="contiguous")
     parser.add_argument("--num_workers", type=int, default=1, help="loading processes of segzoo train")
     parser.add_argument("--frozen", action="store_true", help="compare a frozen backbone with a trained one")
     parser.add_argument("--json", help="write the figures to this file")
@@ -102,7 +113,7 @@ def summarise(runs: list[dict]) -> dict:
 def run_peer(args: argparse.Namespace, data: Path, precision: str) -> dict:
     """Run the peer in a fresh process; returns its figures."""
     words = [sys.executable, __file__, "--peer", data, "--precisions", precision]
-    for name in ("crop_size", "batch_size", "steps", "backbone"):
+    for name in ("crop_size", "batch_size", "steps", "backbone", "peer_model"):
         words += [f"--{name}", getattr(args, name)]
     output, peak = call(words)
     return json.loads(output.splitlines()[-1]) | {"peak_mib": peak}
@@ -120,6 +131,7 @@ def run_script(args: argparse.Namespace, data: Path, precision: str, output: Pat
         "logging_steps": 1,
         "mixed_precision": precision,
         "dataloader_num_workers": args.num_workers,
+        "memory_format": args.memory_format,
     }
     words = [sys.executable, "-m", "segzoo", "train", "--do_train", "--random_backbone"]
     words += ["--no_photometric_distortion"]
@@ -151,6 +163,17 @@ def call(words: list) -> tuple[str, float]:
         return output.read(), usage.ru_maxrss / 1024
 
 
+def transformers_upernet(num_labels: int) -> "UperNetForSemanticSegmentation":
+    """transformers' UPerNet on ResNet-50, with its auxiliary head on the third stage."""
+    from transformers import ResNetConfig, UperNetConfig, UperNetForSemanticSegmentation
+
+    stages = [f"stage{number}" for number in range(1, 5)]
+    config = UperNetConfig(
+        backbone_config=ResNetConfig(out_features=stages), auxiliary_in_channels=1024, num_labels=num_labels
+    )
+    return UperNetForSemanticSegmentation(config)
+
+
 def peer_loop(args: argparse.Namespace) -> None:
     """Train with the steps of upstream's script, and print the figures as JSON."""
     import numpy as np
@@ -164,7 +187,11 @@ def peer_loop(args: argparse.Namespace) -> None:
 
     torch.manual_seed(0)
     accelerator = Accelerator(mixed_precision=args.precisions[0], cpu=not torch.cuda.is_available())
-    model = build_model(find_classes(args.peer), new=NewModel(args.backbone, random_backbone=True))
+    classes = find_classes(args.peer)
+    if args.peer_model == "segzoo":
+        model = build_model(classes, new=NewModel(args.backbone, random_backbone=True))
+    else:
+        model = transformers_upernet(len(classes.names))
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     size, rng = args.crop_size, np.random.default_rng(0)
 
