@@ -321,10 +321,11 @@ class Head(SegZooPreTrainedModel):
             logits = logits.float()  # before the resize, which would otherwise round its result to half precision
         if self.config.downsample_labels:
             labels = F.interpolate(labels[:, None].float(), logits.shape[-2:], mode="nearest-exact")[:, 0].long()
-        else:
-            logits = resize(logits, labels.shape[-2:], align_corners=self.config.align_corners)
+        align_corners = self.config.align_corners
+        if len(losses) > 1:  # once for all
+            logits = resize(logits, labels.shape[-2:], align_corners=align_corners)
         parts: dict[str, Tensor] = {}
         for loss in losses:
-            value = loss(logits, labels, ignore_index)
+            value = loss(logits, labels, ignore_index, align_corners=align_corners)
             parts[loss.name] = parts[loss.name] + value if loss.name in parts else value
         return parts

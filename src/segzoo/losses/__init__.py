@@ -1,4 +1,4 @@
-"""Losses of semantic segmentation, on logits at the labels' resolution.
+"""Losses of semantic segmentation, on logits that are resized to the labels where they differ in size.
 
 Each is a frozen dataclass that is called: ``DiceLoss(weight=3.0)(logits, labels, ignore_index=255)``. Configs and
 recipes hold them as dicts (``{"type": "dice", "weight": 3.0}``), which ``build_loss`` reads and ``loss.to_dict()``

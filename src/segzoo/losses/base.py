@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from segzoo.errors import SegZooError
+from segzoo.layers.resize import resize
 from segzoo.options import MAX_FACTOR
 
 
@@ -43,13 +44,17 @@ class Loss(ABC):
     def _set(self, field: str, value: Any) -> None:
         object.__setattr__(self, field, value)
 
-    def __call__(self, logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
+    def __call__(
+        self, logits: Tensor, labels: Tensor, ignore_index: int = 255, *, align_corners: bool = False
+    ) -> Tensor:
         """The loss of one batch, computed in float32 at least.
 
         Args:
-            logits: scores (B, C, H, W) before softmax or sigmoid, at the labels' size.
+            logits: scores (B, C, h, w) before softmax or sigmoid, of any size.
             labels: class ids (B, H, W), int64, each in 0..C-1 or ``ignore_index``.
             ignore_index: label of the pixels that do not count; a batch of nothing else gives 0 with finite gradients.
+            align_corners: whether logits of another size than the labels, which are resized to it (bilinear), keep the
+                centres of the corner pixels in place.
 
         Returns:
             a scalar that includes ``weight``.
@@ -59,8 +64,14 @@ class Loss(ABC):
         """
         self.check_num_labels(logits.shape[1])
         if logits.dtype in (torch.float16, torch.bfloat16):
-            logits = logits.float()
-        return self.weight * self.compute(logits, labels, ignore_index)
+            logits = logits.float()  # before it is resized, which would otherwise round its result to half precision
+        if logits.shape[-2:] == labels.shape[-2:]:
+            return self.weight * self.compute(logits, labels, ignore_index)
+        return self.weight * self.compute_resized(logits, labels, ignore_index, align_corners)
+
+    def compute_resized(self, logits: Tensor, labels: Tensor, ignore_index: int, align_corners: bool) -> Tensor:
+        """As `compute`, of logits (B, C, h, w) of another size than the labels."""
+        return self.compute(resize(logits, labels.shape[-2:], align_corners=align_corners), labels, ignore_index)
 
     @abstractmethod
     def compute(self, logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:

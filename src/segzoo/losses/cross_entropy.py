@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from segzoo.errors import SegZooError
 from segzoo.losses.base import Loss, flag
 from segzoo.losses.ohem import Ohem
+from segzoo.losses.resized import resized_cross_entropy
 
 _AVERAGES = {
     "all": "all pixels, ignored ones included",
@@ -77,26 +78,49 @@ class CrossEntropyLoss(Loss):
         return plain
 
     def compute(self, logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+        if self.sigmoid:
+            return self._average_over_sigmoid(logits, labels, ignore_index)
+        # Ignored pixels are 0 here.
+        losses = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
+        return self._average_over_softmax(losses, labels, ignore_index)
+
+    def compute_resized(self, logits: Tensor, labels: Tensor, ignore_index: int, align_corners: bool) -> Tensor:
+        if self.sigmoid:
+            return super().compute_resized(logits, labels, ignore_index, align_corners)
+        losses = resized_cross_entropy(logits, labels, ignore_index, align_corners=align_corners)
+        return self._average_over_softmax(losses, labels, ignore_index)
+
+    def _average_over_softmax(self, negative_log: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+        valid, _, factors = self._factors(negative_log, labels, ignore_index)
+        probabilities = negative_log.detach().neg().exp() if self.ohem else None
+        losses = negative_log if factors is None else negative_log * factors
+        return self._average(losses, probabilities, valid, factors, 1)
+
+    def _average_over_sigmoid(self, logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+        valid, present, factors = self._factors(logits, labels, ignore_index)
+        losses, probabilities = self._over_sigmoid(logits, labels, present, valid, factors)
+        return self._average(losses, probabilities, valid, factors, logits.shape[1])
+
+    def _factors(self, like: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Which pixels count, the labels with any class elsewhere, and factors by true class, all (B, H, W)."""
         valid = labels != ignore_index
-        present = torch.where(valid, labels, 0)  # ignored pixels get any class
+        present = torch.where(valid, labels, 0)
         factors = None
         if self.class_weights is not None:
-            factors = logits.new_tensor(self.class_weights)
+            factors = like.new_tensor(self.class_weights)
             factors = factors[present] if len(factors) > 1 else factors.expand(labels.shape)
-        if self.sigmoid:
-            losses, probabilities = self._over_sigmoid(logits, labels, present, valid, factors)
-        else:
-            # Ignored pixels are 0 here.
-            negative_log = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
-            probabilities = negative_log.detach().neg().exp() if self.ohem else None
-            losses = negative_log if factors is None else negative_log * factors
+        return valid, present, factors
+
+    def _average(
+        self, losses: Tensor, probabilities: Tensor | None, valid: Tensor, factors: Tensor | None, divisor: int
+    ) -> Tensor:
+        """The average of the pixels' losses, each a sum over ``divisor`` classes."""
         kept = valid
         if self.ohem is not None:
             kept = self.ohem.keep(losses, probabilities, valid)
             losses = torch.where(kept, losses, 0)
-        divisor = logits.shape[1] if self.sigmoid else 1
         if self.average == "all":
-            return losses.sum() / (divisor * labels.numel())
+            return losses.sum() / (divisor * valid.numel())
         if self.average == "sum":
             return losses.sum()
         counted = kept if self.average == "kept" else valid
