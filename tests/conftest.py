@@ -16,26 +16,28 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # whose processes share the folder 
 else:  # several processes share the cores: more threads would wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gc
 import re
 import signal
 import sys
 
 import pytest
-import torch
-
-from segzoo import auto
 
 _COMPONENT = re.compile(r"(?:test_contract|test_modeling_segzoo)\.py::.*\[(?:.*-)?(segzoo_\w+)")
 
 
 @pytest.fixture(autouse=True)
 def _seed():
+    import torch  # not in the process that hands tests out to others, and so waits for them sooner
+
     torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
 def _registrations():
     """What a test registers is forgotten after it: other tests run over all that is registered."""
+    from segzoo import auto
+
     kept = [(registry, dict(registry)) for registry in (auto.BACKBONES, auto.NECKS, auto.HEADS)]
     yield
     for registry, before in kept:
@@ -50,6 +52,8 @@ class SharedFixtures:
     @pytest.hookimpl(tryfirst=True)
     def pytest_fixture_setup(self, fixturedef):
         if fixturedef.scope != "function":
+            import torch
+
             torch.manual_seed(0)
 
 
@@ -79,10 +83,16 @@ class ComponentTimes:
 
 
 def pytest_configure(config):
+    gc.disable()  # until all tests are collected, of which nothing is garbage
     sys.dont_write_bytecode = False  # where there is one process alone
     config.pluginmanager.register(SharedFixtures())  # of a session's fixtures the hooks of this file are not told
     if not hasattr(config, "workerinput"):  # not in the processes that run tests side by side: their reports come here
         config.pluginmanager.register(ComponentTimes())
+
+
+def pytest_collection_finish(session):
+    gc.freeze()  # modules and tests stay until the end: looking through them takes a second each time
+    gc.enable()
 
 
 @pytest.fixture

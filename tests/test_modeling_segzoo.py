@@ -479,7 +479,7 @@ def test_the_config_of_a_caller_is_not_shared_between_models():
 def test_compiles_as_one_graph_forward_and_loss():
     model = build()
     images, labels = batch()
-    compiled = torch.compile(copy.deepcopy(model), backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(copy.deepcopy(model), backend="eager", fullgraph=True)  # what follows lowers the graph
     assert_close(compiled(images).logits, model(images).logits)
     model.train()
     torch.manual_seed(1)

@@ -154,11 +154,25 @@ def test_the_lowest_versions_are_those_of_pyproject():
     assert re.search(r"uv pip install .*--resolution lowest-direct .*\.\[test\]", install)
 
 
-def test_installing_needs_no_kernels_library():
+@pytest.fixture(scope="module")
+def imported():
+    """The modules that importing segzoo adds to those of torch and transformers, without the kernels library."""
+    program = """
+import sys
+sys.modules["kernels"] = None
+import torch, torchvision, transformers.image_processing_backends, transformers.modeling_utils
+before = set(sys.modules)
+import segzoo
+print(*(sys.modules.keys() - before))
+import segzoo.ops, segzoo.modeling_segzoo
+"""
+    return run(sys.executable, "-c", program).split()
+
+
+def test_installing_needs_no_kernels_library(imported):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert not any(Requirement(text).name == "kernels" for text in project["dependencies"])
-    without = "import sys; sys.modules['kernels'] = None; import segzoo, segzoo.ops, segzoo.modeling_segzoo"
-    run(sys.executable, "-c", without)
+    assert "segzoo" in imported
 
 
 @pytest.mark.slow
@@ -217,15 +231,9 @@ def test_editable_install(tree, environment, tmp_path):
     assert run(environment, "-m", "segzoo", "--help") == run(environment.parent / "segzoo", "--help")
 
 
-def test_import_is_light():
+def test_import_is_light(imported):
     """Nothing that only training, evaluation or plots need is imported with the package."""
     heavy = ("datasets", "evaluate", "matplotlib", "timm", "accelerate", "scipy", "peft", "pandas")
-    program = """
-import sys, torch, torchvision, transformers.image_processing_backends, transformers.modeling_utils
-before = set(sys.modules)
-import segzoo
-print(*(sys.modules.keys() - before))
-"""
-    added = {name.partition(".")[0] for name in run(sys.executable, "-c", program).split()}
+    added = {name.partition(".")[0] for name in imported}
     assert "segzoo" in added
     assert not added & set(heavy), added & set(heavy)

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import fields
 from functools import partial
@@ -392,6 +393,16 @@ class SegZooPreTrainedModel(PreTrainedModel):
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
         """Do nothing: segzoo writes its own shim, and transformers' copy of one source file would not load."""
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Models that are built inside have names, shapes and dtypes: they are on the meta device, and nothing is drawn for them.
+
+    Parameters that a model shares are tied only by its ``tie_weights``, after it.
+    """
+    with torch.device("meta"), init.no_init_weights():
+        yield
 
 
 def first_convolution(model: nn.Module) -> nn.Module | None:

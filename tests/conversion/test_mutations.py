@@ -6,6 +6,7 @@ in the file of its family in ``mutations``.
 
 import json
 import zlib
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from conversion.mutations import beyond_mmseg, convolutional, dino, heads, several_parts, transformers
 from conversion.mutations.case import altered
 from support.contract import settle
+from transformers.initialization import no_init_weights
 
 from segzoo import SegZooForSemanticSegmentation, zoo
 from segzoo.conversion.translate import translate_config
@@ -38,6 +40,11 @@ def picture(size: tuple[int, int]) -> torch.Tensor:
     return torch.randn(3, *size, generator=torch.Generator().manual_seed(1))
 
 
+@lru_cache(maxsize=4000)  # the models of one case have most of their tensors in common
+def noise(name: str, shape: torch.Size) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
+
+
 @torch.no_grad()
 def outputs(config: dict, size: tuple[int, int]) -> tuple[dict[str, torch.Size], torch.Tensor | None]:
     """The shapes of the translated model's tensors, and what it makes of a picture at the picture's size.
@@ -45,16 +52,16 @@ def outputs(config: dict, size: tuple[int, int]) -> tuple[dict[str, torch.Size],
     The weights depend on the parameters' names and shapes alone; the outputs of all decode heads are joined.
     """
     translated = translate_config(config).config
-    model = SegZooForSemanticSegmentation(translated).eval()
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
-        if isinstance(tensor, torch.nn.Parameter):
-            if tensor.ndim > 1:  # a kernel or matrix that keeps the variance
-                tensor.copy_(noise / tensor[0].numel() ** 0.5)
-            else:
-                tensor.copy_(noise / 10 + (1 if name.endswith("weight") else 0))
-        elif name.endswith(".bases"):
-            tensor.copy_(noise)
+    with no_init_weights():
+        model = SegZooForSemanticSegmentation(translated).eval()
+    for name, tensor in model.named_parameters():
+        if tensor.ndim > 1:  # a kernel or matrix that keeps the variance
+            tensor.copy_(noise(name, tensor.shape) / tensor[0].numel() ** 0.5)
+        else:
+            tensor.copy_(noise(name, tensor.shape) / 10 + (1 if name.endswith("weight") else 0))
+    for name, tensor in model.named_buffers():
+        if name.endswith(".bases"):
+            tensor.copy_(noise(name, tensor.shape))
     settle(model)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     if translated.backbone_config.num_channels != 3:

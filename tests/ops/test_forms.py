@@ -1,12 +1,12 @@
 """Every form of an operator gives the same numbers: eager, compiled, exported, and on a GPU."""
 
 import os
-import subprocess
 import sys
 import warnings
 
 import pytest
 import torch
+from support.forked import run_python
 
 from segzoo.ops import dcnv3, ms_deform_attn
 
@@ -164,7 +164,8 @@ def test_what_inference_has_prepared_serves_training(name):
 
 
 WITHOUT_COMPILER = """
-import warnings, torch
+import sys, warnings, torch, torch._inductor.config
+torch._inductor.config.cpp.cxx = (None, sys.argv[1])
 from segzoo.ops import dcnv3
 torch.manual_seed(0)
 tensors = [torch.randn(1, 6, 6, n, dtype=torch.float64, requires_grad=True) for n in (8, 36, 18)]
@@ -181,10 +182,8 @@ print(*(str(w.message) for w in caught if "segzoo" in str(w.message)), sep="\\n"
 
 
 def test_without_a_compiler_the_plain_form_runs_after_one_warning(tmp_path):
-    settings = {"CXX": str(tmp_path / "no-compiler"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
-    result = subprocess.run(
-        [sys.executable, "-c", WITHOUT_COMPILER], capture_output=True, text=True, env=os.environ | settings
-    )
+    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    result = run_python("-c", WITHOUT_COMPILER, tmp_path / "no-compiler", env=environment)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert len(lines) == 1, result.stdout + result.stderr

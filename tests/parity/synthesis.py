@@ -62,14 +62,15 @@ def _tensor(key: str, shape: tuple[int, ...]) -> torch.Tensor:
     elif role in EMBEDDINGS:
         values = 0.2 * source.standard_normal(shape)
     elif len(shape) >= 2:  # kernels and matrices keep the variance
-        values = source.standard_normal(shape) * (1.0 / math.sqrt(math.prod(shape[1:])))
+        values = source.standard_normal(shape)
+        values *= 1.0 / math.sqrt(math.prod(shape[1:]))
     else:
         low, high = _factor_range(role, owner)
         values = low + (high - low) * source.random(shape)
     return torch.from_numpy(np.asarray(values, dtype=np.float32).reshape(shape))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=128)
 def _kept_tensor(key: str, shape: tuple[int, ...]) -> torch.Tensor:
     return _tensor(key, shape)
 

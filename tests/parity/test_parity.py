@@ -22,6 +22,7 @@ RECORDS = sorted((Path(__file__).parent / "records").glob("*.json"), key=lambda 
 
 SLOW = (
     "fastfcn_r50-d32_jpu_aspp_512x512_160k_ade20k",  # its neck is that of fastfcn with PSP
+    "fcn_hr18s_512x512_160k_ade20k",  # its backbone is that of ocrnet_hr18 with fewer blocks
     "fcn_s101-d8_512x512_160k_ade20k",
     "dpt_vit-b16_512x512_160k_ade20k",
     "fcn_unet_s5-d16_4x4_512x1024_160k_cityscapes",  # its backbone is that of pspnet_unet
@@ -31,15 +32,18 @@ SLOW = (
     "dmnet_r50-d8_512x512_160k_ade20k",
     "original_segnext.tiny.512x512.ade.160k",  # the parts of segnext_mscan-t with other names
     "segnext_mscan-b_1xb16-adamw-160k_ade20k-512x512",  # its parts are those of segnext_mscan-t
+    "knet_s3_upernet_swin-t_8x2_512x512_adamw_80k_ade20k",  # its head is that of knet_s3_fcn, its other parts those of upernet_swin
     "linear_intern_vit_6b_504_80k_ade20k_bs16_lr4e-5_frozen",
     "original_fpn_poolformer_s12_ade20k_40k",  # the same network as mmpretrain's
     "original_upernet_van_b0_512x512_160k_ade20k",
     "pidnet-l_2xb6-120k_1024x1024-cityscapes",
+    "pspnet_r50-d8_512x512_160k_ade20k",  # its head is that of pspnet_r18, its backbone that of fcn_r50
     "setr_mla_512x512_160k_b8_ade20k",
     "setr_naive_512x512_160k_b16_ade20k",
     "setr_pup_512x512_160k_b16_ade20k",
     "upernet_intern_vit_6b_504_80k_ade20k_bs16_lr4e-5",
     "upernet_mae-base_fp16_8x2_512x512_160k_ade20k",
+    "upernet_r50_512x512_160k_ade20k",  # its head is that of upernet_swin, its backbone that of fcn_r50
 )
 # Cross-entropies of logits that are compared themselves: they are computed in every run for these two records, with an auxiliary head
 # and without one, and for all records by the slow tests. All other losses are computed in every run.

@@ -82,18 +82,19 @@ def _cells(row: zoo.ZooRow, converts: bool) -> list[str]:
 
 
 def _list_backbones(args: argparse.Namespace) -> int:
-    import torch
     from transformers import AutoBackbone
 
     from segzoo import registration  # noqa: F401  AutoBackbone knows segzoo's
     from segzoo.auto import backbone_variants
+    from segzoo.base import without_weights
 
     rows = []
     for name, backbone in sorted(backbone_variants().items()):
         family = backbone.config.model_type.removeprefix("segzoo_")
         if _fits([name, family], args.text):
-            with torch.device("meta"):
+            with without_weights():
                 model = AutoBackbone.from_config(backbone.variant_config(name))
+            model.tie_weights()
             rows.append({"name": name, "family": family, "parameters": sum(p.numel() for p in model.parameters())})
     if args.json:
         print_text(json_text(rows, indent=1), end="")

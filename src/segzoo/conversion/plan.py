@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from segzoo import zoo
 from segzoo.auto import AutoBackbone
+from segzoo.base import without_weights
 from segzoo.configuration_segzoo import SegZooConfig
 from segzoo.conversion.card import backbone_card, conversion_card
 from segzoo.conversion.errors import ConversionError
@@ -208,8 +208,9 @@ def plan_backbone(original: Original, kind: PretrainedKind) -> Plan:
     if original.class_names is not None:
         raise ConversionError(f"{original.title}: a backbone has no classes; leave --classes out")
     found = kind.translate(original.checkpoint.state_dict, original.title)
-    with torch.device("meta"):
+    with without_weights():
         model = AutoBackbone.from_config(found.config)
+    model.tie_weights()
     dropped = [key for key in found.state_dict if found.table.leaves_out(key)] + found.left_out
     notes = list(found.notes)
     if dropped:
@@ -284,8 +285,10 @@ def build_without_weights(config: SegZooConfig) -> SegZooForSemanticSegmentation
         ConversionError: the values of the config contradict each other.
     """
     try:
-        with torch.device("meta"), values_that_fit("model"):
-            return SegZooForSemanticSegmentation(config)
+        with without_weights(), values_that_fit("model"):
+            model = SegZooForSemanticSegmentation(config)
+        model.tie_weights()
+        return model
     except (RuntimeError, ZeroDivisionError) as error:
         raise ConversionError(
             f"the model of the config cannot be built ({first_line(error)}); correct the config"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import torch
 from transformers import PreTrainedConfig
 
 from segzoo.auto import AutoBackbone
+from segzoo.base import without_weights
 from segzoo.conversion.keys import Context, HeadRule, KeyRule, register
 from segzoo.conversion.losses import DEFAULT_LOSS, translate_losses
 from segzoo.conversion.one_channel import DEFAULT_THRESHOLD, classifier_keys
@@ -76,7 +76,7 @@ def map_range(options: Options, count: int) -> tuple[int, int]:
 
 def channels_of_maps(config: PreTrainedConfig) -> list[int]:
     """The channels of the maps that a backbone of this config returns; none of its weights is made."""
-    with torch.device("meta"):
+    with without_weights():
         return list(AutoBackbone.from_config(config).channels)
 
 
