@@ -46,6 +46,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
 
 from segzoo.inference.timing import has_bfloat16
 from segzoo.memory import keep_freed_memory
@@ -120,13 +121,7 @@ def cases() -> list[Case]:
     }
     return [
         Case("internimage", "grid_sample", swap=grid_sample_dcnv3, trains=True, **internimage),
-        Case(
-            "internimage",
-            "grid_sample, plain layers",
-            swap=partial(plain_form, grid_sample_dcnv3),
-            trains=True,
-            **internimage,
-        ),
+        *in_plain_form("internimage", grid_sample_dcnv3, **internimage),
         Case("internimage", "segzoo", trains=True, **internimage),
         Case("internimage", "segzoo compiled", compiled=True, **internimage),
         Case("internimage", "transformers Swin-T", transformers_swin, "transformers' UPerNet-Swin-T", trains=True),
@@ -139,13 +134,7 @@ def cases() -> list[Case]:
             package="segmentation_models_pytorch",
         ),
         Case("adapter", "grid_sample", swap=grid_sample_attention, trains=True, **adapter),
-        Case(
-            "adapter",
-            "grid_sample, plain layers",
-            swap=partial(plain_form, grid_sample_attention),
-            trains=True,
-            **adapter,
-        ),
+        *in_plain_form("adapter", grid_sample_attention, **adapter),
         Case("adapter", "segzoo", trains=True, **adapter),
         Case("adapter", "segzoo compiled", compiled=True, **adapter),
         *mit_cases(),
@@ -164,6 +153,16 @@ def cases() -> list[Case]:
             Case("attention", method, partial(zoo_model, name), f"{method} ResNet-50", trains=True)
             for method, name in ATTENTION.items()
         ),
+    ]
+
+
+def in_plain_form(group: str, operator: Callable, build: Callable[[], nn.Module], model: str) -> list[Case]:
+    """The layers computed as in the original, in both memory formats; training is faster in the usual one."""
+    swap = partial(plain_form, operator)
+    contiguous = {"layout": torch.contiguous_format, "trains": True, "swap": swap}
+    return [
+        Case(group, "grid_sample, plain layers", build, model, swap=swap),
+        Case(group, "grid_sample, plain layers contiguous", build, f"{model}, contiguous", **contiguous),
     ]
 
 
@@ -728,13 +727,17 @@ def noise_labels(args: argparse.Namespace) -> Tensor:
 
 
 def forward_and_backward(model: Callable, case: Case, image: Tensor, labels: Tensor, precision: str) -> None:
-    """One training step without the optimizer's part."""
+    """One training step without the optimizer's part: with the model's own loss, and for those that return scores alone, at
+    the picture's size, with their cross-entropy.
+    """
+    has_loss = isinstance(getattr(model, "_orig_mod", model), PreTrainedModel)
     with case.swap():  # around the backward too, where checkpointing runs the layers again
         with autocast(precision):
-            scores = logits(model(image)).float()
-            if scores.shape[-2:] != labels.shape[-2:]:
-                scores = nn.functional.interpolate(scores, size=labels.shape[-2:], mode="bilinear")
-            loss = nn.functional.cross_entropy(scores, labels % scores.shape[1])
+            if has_loss:
+                loss = model(image, labels=labels % model.config.num_labels).loss
+            else:
+                scores = logits(model(image)).float()
+                loss = nn.functional.cross_entropy(scores, labels % scores.shape[1])
         loss.backward()
 
 

@@ -12,6 +12,7 @@ import torch
 from huggingface_hub import constants
 from torch import nn
 
+from segzoo import __version__
 from segzoo.errors import SegZooError
 from segzoo.files import json_text, write_whole
 
@@ -162,7 +163,17 @@ def _parts(pixel_values: torch.Tensor) -> list[torch.Tensor]:
 def _key(model: nn.Module, shape: tuple[int, ...], autocast: bool, ways: list[str]) -> str:
     config = {name: value for name, value in model.config.to_dict().items() if not name.startswith("_")}
     dtype = str(next(model.parameters()).dtype)
-    parts = [machine(), type(model).__name__, config, dtype, getattr(model, "fused", False), shape, autocast, ways]
+    parts = [
+        __version__,
+        machine(),
+        type(model).__name__,
+        config,
+        dtype,
+        getattr(model, "fused", False),
+        shape,
+        autocast,
+        ways,
+    ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
