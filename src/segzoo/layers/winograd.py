@@ -158,11 +158,12 @@ class TrainedWinograd(torch.autograd.Function):
             ), None
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         x_gradient = weight_gradient = None
-        if for_x:
-            turned = weight.flip(2, 3).transpose(0, 1)
-            x_gradient = _in_format_of(x, winograd_conv(gradient, turned, None, ctx.dilation))
-        if for_weight:
-            weight_gradient = winograd_weight_gradient(x, gradient, ctx.dilation)
+        with torch.autocast("cpu", enabled=False):  # in which the backward pass may be called, unlike the forward pass
+            if for_x:
+                turned = weight.flip(2, 3).transpose(0, 1)
+                x_gradient = _in_format_of(x, winograd_conv(gradient, turned, None, ctx.dilation))
+            if for_weight:
+                weight_gradient = winograd_weight_gradient(x, gradient, ctx.dilation)
         return x_gradient, weight_gradient, gradient.sum((0, 2, 3)) if for_bias else None, None
 
 

@@ -141,7 +141,7 @@ class _Cells:
         self.y, self.x = y, x
         self.padded = F.pad(logits.contiguous(), (x.padding, 1, y.padding, 1), mode="replicate")
         # (positions of a cell, its corners)
-        self.mixing = torch.einsum("ia,jb->ijab", y.shares(logits), x.shares(logits)).reshape(-1, 4)
+        self.mixing = (y.shares(logits)[:, None, :, None] * x.shares(logits)[:, None]).view(-1, 4)
 
     def values(self) -> Iterator[tuple[int, int, int, Tensor]]:
         """An image, its first and last row of cells, exclusive, and the resized logits in them, (positions, C, cells)."""
@@ -152,7 +152,8 @@ class _Cells:
                 last = min(first + rows, self.y.cells)
                 corners = torch.stack(list(_corners(logits, first, last)))
                 with torch.autocast("cpu", enabled=False):
-                    yield image, first, last, (self.mixing @ corners.view(4, -1)).view(len(self.mixing), channels, -1)
+                    values = self.mixing @ corners.view(4, -1)
+                yield image, first, last, values.view(len(self.mixing), channels, -1)
 
     def add_to_corners(self, total: Tensor, first: int, last: int, values: Tensor) -> None:
         """Add gradients (positions, C, cells) of rows of cells to those of the padded logits, (C, h, w)."""
