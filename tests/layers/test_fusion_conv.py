@@ -51,7 +51,8 @@ def test_a_size_that_is_not_the_first_maps(order):
 def test_the_short_way_is_taken_and_saves_work():
     from torch.utils.flop_counter import FlopCounterMode
 
-    fusion = FusionConv(4 * 128, 128, 3, padding=1).eval().double()  # in float32 large convolutions have fewer products
+    # In float64, for in float32 large convolutions have fewer products.
+    fusion = FusionConv(4 * 128, 128, 3, padding=1).eval().double()
     maps = [torch.randn(1, 128, side, side, dtype=torch.float64) for side in (32, 16, 8, 4)]
     counts = []
     for way in (fusion, lambda maps: as_written(fusion, maps)):
