@@ -9,8 +9,8 @@ Both train UPerNet-R50 (512 channels, with the auxiliary head) on the same synth
 process, in turns; the peer transformers' own, or segzoo's, which shows what the loop alone costs. The peer does what
 transformers' run_semantic_segmentation_no_trainer.py does in a step (random crop, flip and normalisation of NumPy
 arrays in the process that its DataLoader uses by default, forward, backward, optimizer, schedule), as `peer_loop`
-writes it. The first steps of each process do not count. ``segzoo train`` chooses the memory format only for trainings of
-a hundred steps; ``--memory_format`` is the one that it would choose.
+writes it. The first steps of each process do not count. On CPUs ``segzoo train`` measures the memory format for trainings of
+a hundred steps alone: ``--memory_format`` names the one that it would take.
 """
 
 import argparse
@@ -93,7 +93,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--backbone", default="resnet50_v1c", help="of segzoo's model")
     parser.add_argument("--peer_model", choices=["transformers", "segzoo"], default="transformers")
-    parser.add_argument("--memory_format", choices=["contiguous", "channels_last"], default="contiguous")
+    parser.add_argument("--memory_format", choices=["auto", "contiguous", "channels_last"], default="auto")
     parser.add_argument("--num_workers", type=int, default=1, help="loading processes of segzoo train")
     parser.add_argument("--frozen", action="store_true", help="compare a frozen backbone with a trained one")
     parser.add_argument("--json", help="write the figures to this file")

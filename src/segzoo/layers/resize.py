@@ -57,6 +57,12 @@ def concatenate(
     return resized[0] if len(resized) == 1 else torch.cat(resized, dim=1)
 
 
+def in_format_of(x: Tensor, result: Tensor) -> Tensor:
+    """A result (B, C, H, W) in the memory format of a map: a mixture makes the layers behind it slow."""
+    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return result.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
 def _same(size: Sequence[int | torch.SymInt], other: Sequence[int | torch.SymInt]) -> bool:
     if is_exporting():
         # Asking whether free sizes are equal would tie the exported graph to those for which the answer holds.

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from segzoo.layers.resize import in_format_of
+
 _INNER, _OUTER = 5 / 8, 3 / 2  # the points are 0, ± these and infinity
 _SUM, _PRODUCT = _INNER**2 + _OUTER**2, _INNER**2 * _OUTER**2
 _OF_TILES = (
@@ -139,7 +141,7 @@ class TrainedWinograd(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
-        return _in_format_of(x, winograd_conv(x, weight, bias, dilation))
+        return in_format_of(x, winograd_conv(x, weight, bias, dilation))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None, int], output: Tensor) -> None:
@@ -161,7 +163,7 @@ class TrainedWinograd(torch.autograd.Function):
         with torch.autocast("cpu", enabled=False):  # in which the backward pass may be called, unlike the forward pass
             if for_x:
                 turned = weight.flip(2, 3).transpose(0, 1)
-                x_gradient = _in_format_of(x, winograd_conv(gradient, turned, None, ctx.dilation))
+                x_gradient = in_format_of(x, winograd_conv(gradient, turned, None, ctx.dilation))
             if for_weight:
                 weight_gradient = winograd_weight_gradient(x, gradient, ctx.dilation)
         return x_gradient, weight_gradient, gradient.sum((0, 2, 3)) if for_bias else None, None
@@ -285,13 +287,6 @@ def _strips(batch: int, down: int, across: int, dilation: int, channels: int) ->
     strip = max(1, _STRIP // (16 * batch * across * dilation**2 * channels))
     for first in range(0, down, strip):
         yield first, min(first + strip, down)
-
-
-def _in_format_of(x: Tensor, result: Tensor) -> Tensor:
-    """The result in the memory format of a map: a mixture makes the layers behind slow."""
-    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
-        return result.contiguous(memory_format=torch.channels_last)
-    return result.contiguous()
 
 
 def _tiles(length: int, dilation: int) -> int:

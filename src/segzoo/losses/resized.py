@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segzoo.compat import is_exporting
-from segzoo.layers import resize
+from segzoo.layers.resize import in_format_of, resize
 
 # Resized numbers that are worked on at a time, for each thread: they stay in its cache.
 _STRIP = 2**18
@@ -47,6 +47,7 @@ class _Axis(NamedTuple):
     """One side of a grid of cells, each between two neighbouring pixels of the logits, with one more beyond the borders.
 
     Args:
+        length: pixels of the labels.
         cells: number of cells.
         step: number of positions in a cell.
         before: number of the first cell's positions that lie outside of the labels.
@@ -54,11 +55,17 @@ class _Axis(NamedTuple):
         start: place of a cell's first position, in 1/step of the way from one pixel to the next.
     """
 
+    length: int
     cells: int
     step: int
     before: int
     padding: int
     start: float
+
+    @property
+    def behind(self) -> int:
+        """Number of the last cell's positions that lie outside of the labels."""
+        return self.cells * self.step - self.before - self.length
 
     def shares(self, like: Tensor) -> Tensor:
         """What the pixels in front and behind count at each position, (step, 2)."""
@@ -71,11 +78,12 @@ def _axis(small: int, large: int, align_corners: bool) -> _Axis | None:
     if align_corners:
         if small < 2 or (large - 1) % (small - 1):
             return None
-        return _Axis(cells=small, step=(large - 1) // (small - 1), before=0, padding=0, start=0.0)
+        return _Axis(large, cells=small, step=(large - 1) // (small - 1), before=0, padding=0, start=0.0)
     if small < 1 or large % small:
         return None
     step = large // small
-    return _Axis(cells=small + 1, step=step, before=(step + 1) // 2, padding=1, start=0.0 if step % 2 else 0.5)
+    start = 0.0 if step % 2 else 0.5
+    return _Axis(large, cells=small + 1, step=step, before=(step + 1) // 2, padding=1, start=start)
 
 
 def _usual(logits: Tensor, labels: Tensor, ignore_index: int, align_corners: bool) -> Tensor:
@@ -126,7 +134,7 @@ class _InCells(torch.autograd.Function):
             target, factor, logarithm = (cells.flat(x[image, first:last]) for x in (targets, factors, sums))
             values.sub_(logarithm).exp_().mul_(factor).scatter_add_(1, target, -factor)
             cells.add_to_corners(total[image], first, last, values)
-        return cells.unpad(total).contiguous(memory_format=_format(logits)), *nothing
+        return in_format_of(logits, cells.unpad(total)), *nothing
 
 
 class _Cells:
@@ -174,16 +182,13 @@ class _Cells:
 
     def split(self, pixels: Tensor) -> Tensor:
         """Pixels (B, H, W) to (B, rows of cells, step, cells of a row, step), with zeros outside."""
-        sides = zip((self.x, self.y), (pixels.shape[2], pixels.shape[1]), strict=True)
-        borders = [number for side, length in sides for number in (side.before, _behind(side, length))]
+        borders = (self.x.before, self.x.behind, self.y.before, self.y.behind)
         return F.pad(pixels, borders).view(len(pixels), self.y.cells, self.y.step, self.x.cells, self.x.step)
 
     def join(self, pixels: Tensor) -> Tensor:
         """What `split` makes, back to (B, H, W)."""
         pixels = pixels.view(len(pixels), self.y.cells * self.y.step, self.x.cells * self.x.step)
-        for dim, side in ((1, self.y), (2, self.x)):
-            pixels = pixels.narrow(dim, side.before, pixels.shape[dim] - side.step + (side.padding == 0))
-        return pixels
+        return pixels.narrow(1, self.y.before, self.y.length).narrow(2, self.x.before, self.x.length)
 
     def flat(self, pixels: Tensor) -> Tensor:
         """Pixels (rows, step, cells, step) in the order of `values`, (positions, 1, cells)."""
@@ -199,12 +204,3 @@ def _corners(x: Tensor, first: int, last: int) -> Iterator[Tensor]:
     for down in (0, 1):
         rows = x[:, first + down : last + down]
         yield from (rows[..., :-1], rows[..., 1:])
-
-
-def _behind(side: _Axis, length: int) -> int:
-    return side.cells * side.step - side.before - length
-
-
-def _format(x: Tensor) -> torch.memory_format:
-    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if channels_last else torch.contiguous_format
