@@ -174,7 +174,10 @@ class Blocks:
     """
 
     def __init__(self, logits: torch.Tensor, stages: Sequence[Stage], align_corners: bool, dtype: torch.dtype):
-        self.logits, self.dtype = logits, dtype
+        by_position = logits.permute(1, 2, 0)
+        self.logits = logits if by_position.is_contiguous() else logits.contiguous()
+        self.flat = (by_position if by_position.is_contiguous() else self.logits).flatten()  # shares its memory
+        self.dtype = dtype
         self.steps: list[tuple[_Axis, _Axis]] = []
         used = self.size = stages[-1][1]
         for part, size in reversed(stages):  # of each step only what the next one reads
@@ -417,7 +420,7 @@ class _Steps:
     """
 
     def __init__(self, blocks: Blocks, rows: torch.Tensor, columns: torch.Tensor):
-        self.logits, self.dtype = blocks.logits, blocks.dtype
+        self.logits, self.flat, self.dtype = blocks.logits, blocks.flat, blocks.dtype
         self.windows: list[tuple[_Window, _Window]] = []
         for vertical, horizontal in reversed(blocks.steps):
             windows = _Window(vertical, rows), _Window(horizontal, columns)
@@ -428,7 +431,10 @@ class _Steps:
     def source(self, classes: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
         """Logits of ``classes`` (n,) that the pixels of the rectangles ``chosen`` (n,) depend on, (rows, columns, n)."""
         rows, columns = _of(self.rows, chosen)[:, None], _of(self.columns, chosen)
-        return self.logits[classes, rows, columns].to(self.dtype)
+        strides = self.logits.stride()
+        # One index into flat memory: several times as fast as three.
+        places = classes * strides[0] + rows * strides[1] + columns * strides[2]
+        return self.flat.index_select(0, places.flatten()).view(places.shape).to(self.dtype)
 
     def resized(self, values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
         """`source` after the last step, (height, width, n)."""
