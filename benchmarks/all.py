@@ -4,8 +4,9 @@
     python benchmarks/all.py --output speed --only jobs deformable
     python benchmarks/all.py --output speed --read          # the table again, from the files of an earlier run
 
-Nothing else should run meanwhile. Each benchmark is a process of its own with a limit of time; one that fails or runs
-into it is named below the table, and the others go on. A table of one machine can be put beside that of another:
+Nothing else should run meanwhile. Each benchmark is a process of its own; it makes fewer rounds on a slow machine, and is
+stopped at a limit of time. One that fails or is stopped is named below the table, with the lines that it wrote until
+then, and the others go on. A table of one machine can be put beside that of another:
 ratios compare two ways on the same machine, in one run, in turns.
 """
 
@@ -13,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -98,7 +100,7 @@ def of_jobs(figures: dict) -> Iterable[Row]:
     for job in ("evaluate", "predict"):
         theirs, ours = seconds[f"{job} transformers"], seconds[f"{job} segzoo"]
         result = f"{theirs / ours:.2f} times; {ours / figures['stages']['model']:.2f} times the model alone"
-        yield f"`segzoo {job}`, {figures['pictures']} pictures, SegFormer-B0", "plain loop of transformers", result
+        yield f"`segzoo {job}`, {figures['pictures']} drawn scenes, SegFormer-B0", "plain loop of transformers", result
 
 
 def of_data(figures: dict) -> Iterable[Row]:
@@ -116,6 +118,8 @@ def of_data(figures: dict) -> Iterable[Row]:
 
 
 PLAIN = "grid_sample, plain layers"  # computed as the original does
+ENDING = 10
+"""Seconds for what comes before and after the benchmarks."""
 WHAT = {"speed": "inference", "steps": "training step"}
 GROUPS = ("uper", "segformer-b0", "swin", "convnext", "internimage", "adapter")
 STEPS = ("segformer-b0", "convnext", "internimage")  # others take minutes a round on slow machines
@@ -129,23 +133,28 @@ CASES = (
     f"{PLAIN} contiguous",
 )
 BENCHMARKS = {
-    "inference": Benchmark("inference.py", ("--part", "upsampling"), 4, of_inference),
-    "deformable": Benchmark("deformable.py", ("--rounds", "3"), 8, of_deformable),
+    "inference": Benchmark("inference.py", ("--part", "upsampling", "--minutes", "0.3"), 4, of_inference),
+    "deformable": Benchmark(
+        "deformable.py",
+        ("--rounds", "3", "--minutes", "0.4", "--memory", "grid_sample", "eager"),
+        7,
+        of_deformable,
+    ),
     "models": Benchmark(
         "models.py",
-        ("--groups", *GROUPS, "--parts", "speed", "--rounds", "4", "--cases", *CASES),
+        ("--groups", *GROUPS, "--parts", "speed", "--rounds", "4", "--minutes", "0.6", "--cases", *CASES),
         6,
         of_models,
     ),
     "steps": Benchmark(
         "models.py",
-        ("--groups", *STEPS, "--parts", "steps", "--rounds", "2", "--cases", *CASES),
-        8,
+        ("--groups", *STEPS, "--parts", "steps", "--rounds", "4", "--minutes", "1.5", "--cases", *CASES),
+        7,
         of_models,
     ),
-    "training": Benchmark("training.py", ("--steps", "2", "--rounds", "1"), 6, of_training),
+    "training": Benchmark("training.py", ("--steps", "2", "--rounds", "1"), 5, of_training),
     "data": Benchmark("data.py", ("--rounds", "3"), 2, of_data),
-    "jobs": Benchmark("jobs.py", ("--pictures", "30", "--rounds", "1"), 5, of_jobs),
+    "jobs": Benchmark("jobs.py", ("--pictures", "24", "--few", "6", "--rounds", "1", "--fitted"), 5, of_jobs),
 }
 
 
@@ -155,14 +164,17 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="for the table and the figures")
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), metavar="NAME")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--minutes", type=float, default=30, help="for all of it; what does not fit is left out")
     parser.add_argument("--read", action="store_true", help="measure nothing: the table of the figures in the folder")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     missing = {}
     if not args.read:
         (args.output / "machine.json").write_text(json.dumps(machine(args.threads), indent=2) + "\n", encoding="utf-8")
+        end = time.perf_counter() + 60 * args.minutes - ENDING
         for name in args.only:
-            if reason := run(BENCHMARKS[name], args.output / f"{name}.json", args.threads):
+            limit = min(60 * BENCHMARKS[name].minutes, end - time.perf_counter())
+            if reason := run(BENCHMARKS[name], args.output / f"{name}.json", args.threads, limit):
                 missing[name] = reason
     text = table(args.output, missing)
     (args.output / "speed.md").write_text(text, encoding="utf-8")
@@ -191,19 +203,26 @@ def cpu_lines() -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def run(benchmark: Benchmark, output: Path, threads: int) -> str | None:
-    """Run a script; returns why it has no figures, or None."""
+def run(benchmark: Benchmark, output: Path, threads: int, limit: float) -> str | None:
+    """Run a script for at most ``limit`` seconds; returns why it has not all figures, or None."""
     command = [sys.executable, str(HERE / benchmark.script), *benchmark.arguments, "--json", str(output)]
     output.unlink(missing_ok=True)
+    if limit <= 0:
+        return "no time was left"
     print(f"\n{' '.join(command[1:])}", flush=True)
     start = time.perf_counter()
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    try:
-        done = subprocess.run(command, env=environment, timeout=60 * benchmark.minutes)
-    except subprocess.TimeoutExpired:
-        return f"stopped after {benchmark.minutes} minutes"
+    # A session of its own, so that the processes that it starts end with it.
+    with subprocess.Popen(command, env=environment, start_new_session=True) as process:
+        try:
+            status = process.wait(limit)
+        except BaseException as error:
+            os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                return f"stopped after {limit / 60:.1f} minutes"
+            raise
     print(f"{time.perf_counter() - start:.0f} s", flush=True)
-    return f"exit status {done.returncode}" if done.returncode else None
+    return f"exit status {status}" if status else None
 
 
 def table(folder: Path, missing: dict[str, str]) -> str:

@@ -13,6 +13,7 @@ are compared with grid_sample in float64.
 import argparse
 import ctypes
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rounds import rounds
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -172,27 +174,28 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def times(case: Case, arguments: argparse.Namespace) -> dict[tuple[str, str], float]:
+def times(
+    functions: dict[str, Callable[..., Tensor]], case: Case, arguments: argparse.Namespace
+) -> dict[tuple[str, str], float]:
     """Median seconds of each (run, way), measured in turns."""
     seconds = {(run, way): [] for run in RUNS for way in WAYS}
-    functions = ways(case)
-    for number in range(arguments.rounds + 2):
+    for counts in rounds(arguments.rounds, arguments.minutes, warm_up=2):
         for run, way in seconds:
             synchronize(arguments.device)
             start = time.perf_counter()
             RUNS[run](functions[way], case.tensors)
             synchronize(arguments.device)
-            if number > 1:  # the first rounds compile and warm up
+            if counts:  # the first rounds compile and warm up
                 seconds[run, way].append(time.perf_counter() - start)
     return {key: statistics.median(values) for key, values in seconds.items()}
 
 
-def errors(case: Case) -> dict[str, float]:
+def errors(functions: dict[str, Callable[..., Tensor]], case: Case) -> dict[str, float]:
     """Each way's largest difference from grid_sample in float64, in outputs and gradients, relative to the largest."""
     exact = [t.detach().double().requires_grad_(i < 3) for i, t in enumerate(case.tensors)]
     expected = forward_backward(case.reference, exact)
     worst = {}
-    for name, way in ways(case).items():
+    for name, way in functions.items():
         pairs = zip(forward_backward(way, case.tensors), expected, strict=True)
         worst[name] = max(float((a.double() - b).abs().max() / b.abs().max()) for a, b in pairs)
     return worst
@@ -230,9 +233,10 @@ def memory_in_fresh_process(way: str, name: str, arguments: argparse.Namespace) 
 
 def report(run: str, numbers: dict[str, float], unit: str) -> None:
     cells = []
-    for way in WAYS:
-        ratio = "" if way == "grid_sample" else f" ({numbers['grid_sample'] / max(numbers[way], 1e-9):.1f}x)"
-        cells.append(f"{numbers[way]:.1f} {unit}{ratio}")
+    for way, number in numbers.items():
+        known = way != "grid_sample" and "grid_sample" in numbers
+        ratio = f" ({numbers['grid_sample'] / max(number, 1e-9):.1f}x)" if known else ""
+        cells.append(f"{number:.1f} {unit}{ratio}")
     print(f"  {run:19s}" + "".join(f"{cell:>22s}" for cell in cells), flush=True)
 
 
@@ -245,13 +249,20 @@ def main() -> None:
     parser.add_argument("--offset-scale", type=float, default=1.0, help="of DCNv3")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16", "float64"])
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=9, help="at most, of each case")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="for the rounds of a case, compiling included")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
         "--keep-freed-memory", action="store_true", help="while times are taken, as segzoo's commands do"
     )
-    parser.add_argument("--no-memory", action="store_true", help="skip the fresh processes that measure memory")
+    parser.add_argument(
+        "--memory",
+        nargs="*",
+        choices=WAYS,
+        default=WAYS,
+        help="of which ways fresh processes measure it (default: all)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
     parser.add_argument("--memory-of", choices=WAYS, help=argparse.SUPPRESS)  # the fresh process
     arguments = parser.parse_args()
@@ -268,15 +279,16 @@ def main() -> None:
     for name in arguments.cases:
         case = make_case(name, arguments)
         print(case.label, flush=True)
-        seconds = times(case, arguments)
+        functions = ways(case)
+        seconds = times(functions, case, arguments)
         for run in RUNS:
             report(run, {way: seconds[run, way] * 1e3 for way in WAYS}, "ms")
         found = {"case": name, "label": case.label}
         found["seconds"] = {run: {way: seconds[run, way] for way in WAYS} for run in RUNS}
-        if not arguments.no_memory:
-            found["mib"] = {way: memory_in_fresh_process(way, name, arguments) for way in WAYS}
+        if arguments.memory:
+            found["mib"] = {way: memory_in_fresh_process(way, name, arguments) for way in arguments.memory}
             report("peak memory", found["mib"], "MiB")
-        worst = found["errors"] = errors(case)
+        worst = found["errors"] = errors(functions, case)
         figures.append(found)
         print(f"  {'error':19s}" + "".join(f"{worst[way]:>22.1e}" for way in WAYS), flush=True)
         if arguments.json:  # after each case, for a run that is broken off

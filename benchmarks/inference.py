@@ -30,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rounds import rounds
 from torch.nn import functional as F
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
@@ -81,7 +82,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--stride", type=int, default=4, help="how much smaller the logits to be upsampled are")
     parser.add_argument("--logits", nargs="+", choices=AIM_SPEED, default=list(AIM_SPEED), help="kinds of logits")
     parser.add_argument("--windows_per_pass", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=7, help="at most, of upsampling")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="for the rounds of each size and kind of logits"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -108,10 +112,10 @@ def upsampling(args: argparse.Namespace, target: tuple[int, int], kind: str) -> 
     logits = make_logits(args, target, kind)
     ways = {"usual": usual_label_map, "segzoo": label_map_from_logits}
     seconds = {name: [] for name in ways}
-    for number in range(args.rounds + 1):
+    for counts in rounds(args.rounds, args.minutes):
         for name, way in ways.items():
             spent = timed(lambda way=way: way(logits, target), args.device)[0]
-            if number:  # the first round warms up
+            if counts:
                 seconds[name].append(spent)
     row = {"size": target, "classes": args.classes, "from": list(logits.shape[1:]), "logits": kind}
     row["mixed"] = mixed_share(logits)

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from rounds import rounds
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, zoo
 from segzoo.conversion.translate import translate_config
@@ -102,10 +103,10 @@ def figures_of(row: zoo.ZooRow, args: argparse.Namespace) -> Figures:
         for dtype in ("float32", "bfloat16")
     }
     clock, seconds = CLOCKS[args.clock], {dtype: [] for dtype in runs}
-    for number in range(args.rounds + 1):
+    for counts in rounds(args.rounds):
         for dtype, run in runs.items():
             elapsed = seconds_of(run, "cpu", clock)
-            if number:  # the first round warms up
+            if counts:
                 seconds[dtype].append(elapsed)
     medians = {dtype: round(statistics.median(times), 4) for dtype, times in seconds.items()}
     return Figures(row.name, row.backbone, size, parameters, operations, **medians)

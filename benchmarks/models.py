@@ -32,6 +32,7 @@ import argparse
 import contextlib
 import importlib.util
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -44,6 +45,7 @@ from typing import TYPE_CHECKING
 from unittest import mock
 
 import torch
+from rounds import rounds
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
@@ -545,7 +547,8 @@ def parse() -> argparse.Namespace:
         help="both, or float32 alone where the CPU emulates bfloat16",
     )
     parser.add_argument("--size", type=int, nargs=2, default=[512, 512], metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=9, help="at most, of each group")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="for the rounds of a group")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
         "--clock", choices=CLOCKS, default="wall", help="cpu: the process's own seconds, on one thread"
@@ -574,22 +577,22 @@ def speed(members: list[Case], args: argparse.Namespace) -> list[dict]:
     seconds: dict[tuple[str, str], list[float]] = {(case.name, precision): [] for case, precision in entries}
     outputs: dict[tuple[str, str], Tensor] = {}
     clock = CLOCKS[args.clock]
-    for number in range(args.rounds + 1):
+    made = 0
+    for counts in rounds(args.rounds, args.minutes):
+        made += counts
         for case, precision in entries:
             with torch.no_grad(), case.swap(), autocast(precision):
                 start = clock()
                 output = logits(runs[case.name](images[case.layout]))
                 elapsed = clock() - start
-            if number:  # the first round warms up and compiles
+            if counts:  # the first round warms up and compiles
                 seconds[case.name, precision].append(elapsed)
             else:
                 outputs[case.name, precision] = output.float()
 
     first, precision = members[0], args.precisions[0]
     exact, usual = outputs[first.name, precision], statistics.median(seconds[first.name, precision])
-    print(
-        f"\n{first.group}: {args.size[0]}x{args.size[1]}, batch 1, {args.threads} threads, {args.rounds} rounds in turns"
-    )
+    print(f"\n{first.group}: {args.size[0]}x{args.size[1]}, batch 1, {args.threads} threads, {made} rounds in turns")
     print(
         f"{'':44s} {'precision':>9s} {'s/image':>8s} {'images/s':>9s} {'times as fast':>14s} {'differs':>9s}  published"
     )
@@ -752,18 +755,18 @@ def steps(members: list[Case], args: argparse.Namespace) -> list[dict]:
     entries = [(case, precision) for precision in args.precisions for case in members]
     seconds: dict[tuple[str, str], list[float]] = {(case.name, precision): [] for case, precision in entries}
     labels, clock = noise_labels(args), CLOCKS[args.clock]
-    for number in range(args.rounds + 1):
+    made = 0
+    for counts in rounds(args.rounds, args.minutes):
+        made += counts
         for case, precision in entries:
             image = picture(args, case.layout)
             start = clock()
             forward_and_backward(runs[case.name], case, image, labels, precision)
             elapsed = clock() - start
             models[case.model].zero_grad()
-            if number:  # the first round warms up and compiles
+            if counts:  # the first round warms up and compiles
                 seconds[case.name, precision].append(elapsed)
-    print(
-        f"\n{members[0].group}: training steps, {args.size[0]}x{args.size[1]}, batch 1, {args.rounds} rounds in turns"
-    )
+    print(f"\n{members[0].group}: training steps, {args.size[0]}x{args.size[1]}, batch 1, {made} rounds in turns")
     print(f"{'':44s} {'precision':>9s} {'s/step':>8s} {'times as fast':>14s}")
     lines = []
     for case, precision in entries:

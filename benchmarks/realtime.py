@@ -31,6 +31,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from rounds import rounds
 from torch import Tensor, nn
 
 from segzoo import SegZooForSemanticSegmentation, zoo
@@ -215,13 +216,13 @@ def measured(args: argparse.Namespace) -> dict:
         if (reason := refusal(zoo.original_config(name))) is not None:
             print(f"{title} is left out: {name} does not convert ({reason})")
             continue
-        found, rounds = seconds_of_ways(name, ways, args)
+        found, made = seconds_of_ways(name, ways, args)
         on_cpu = [way for way in ways if WAYS[way].device == "cpu" and not args.no_memory]
         for way, memory in in_fresh_process(name, on_cpu, args).items() if on_cpu else ():
             found[way]["mib"] = memory
         for way, figures in found.items():
             print(f"{title:16s} {way:20s} {cell(figures)}", flush=True)
-        results["models"][title] = {"name": name, "miou": rows[name].miou, "rounds": rounds, "ways": found}
+        results["models"][title] = {"name": name, "miou": rows[name].miou, "rounds": made, "ways": found}
         if args.json:  # after each model, for a run that is broken off
             args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     return results
@@ -242,11 +243,11 @@ def seconds_of_ways(name: str, ways: Sequence[str], args: argparse.Namespace) ->
     clock = CLOCKS[args.clock]
     for way, run in runs.items():  # to warm up and compile
         seconds_of(run, WAYS[way].device, clock)
-    start, rounds = time.perf_counter(), 0
-    while rounds < args.rounds and (rounds < LEAST_ROUNDS or time.perf_counter() - start < 60 * args.minutes):
+    made = 0
+    for _ in rounds(args.rounds, args.minutes, warm_up=0, least=LEAST_ROUNDS):
+        made += 1
         for way, run in runs.items():
             seconds[way].append(seconds_of(run, WAYS[way].device, clock))
-        rounds += 1
     found = {
         way: {"seconds": statistics.median(values), "p99": percentile(values, 0.99)} for way, values in seconds.items()
     }
@@ -254,7 +255,7 @@ def seconds_of_ways(name: str, ways: Sequence[str], args: argparse.Namespace) ->
         # Of a GPU the peak can be read beside whatever else it holds; of a process only when it is a fresh one.
         if not args.no_memory and WAYS[way].device == "cuda":
             found[way]["mib"] = mib(run, "cuda")
-    return found, rounds
+    return found, made
 
 
 def in_fresh_process(name: str, ways: Sequence[str], args: argparse.Namespace) -> dict[str, float | None]:
