@@ -111,7 +111,7 @@ def of_data(figures: dict) -> Iterable[Row]:
     }
     rates = {name: max(values) for name, values in figures["pictures_per_second"].items()}
     for name, ratio in figures["ratios"].items():
-        yield f"the loader alone, {name}", peers[name], f"{ratio:.2f} times"
+        yield f"the loader alone, {name}", peers[name.partition(",")[0]], f"{ratio:.2f} times"
     for name, rate in rates.items():
         if name.startswith("segzoo crops"):
             yield f"the loader alone, {name.removeprefix('segzoo crops, ')}", "", f"{rate:.0f} pictures/s"

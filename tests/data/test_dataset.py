@@ -11,8 +11,9 @@ from segzoo.data.augmentation import Augmentation
 from segzoo.data.collate import collate_evaluation, collate_training
 from segzoo.data.dataset import SegmentationDataset
 from segzoo.data.decoding import CorruptImageError
+from segzoo.data.joint_steps import FromTorchvision
 from segzoo.data.loading import load_segmentation_dataset
-from segzoo.data.transforms import FromTorchvision, JointTransform, build_train_transform
+from segzoo.data.transforms import JointTransform, build_train_transform
 from segzoo.errors import SegZooError
 from segzoo.training.order import EpochBatches, training_batches
 

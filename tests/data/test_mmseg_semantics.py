@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchvision import tv_tensors
 
-from segzoo.data.transforms import PhotometricDistortion, RandomCrop, Scale
+from segzoo.data.joint_steps import PhotometricDistortion, RandomCrop, Scale
 
 
 class Script:

@@ -14,9 +14,10 @@ from torchvision.transforms import v2
 from segzoo.data.augmentation import Augmentation
 from segzoo.data.collate import collate_training
 from segzoo.data.decoding import CorruptImageError
+from segzoo.data.joint_steps import FromTorchvision
 from segzoo.data.loading import load_segmentation_dataset
 from segzoo.data.streaming import SegmentationStream
-from segzoo.data.transforms import FromTorchvision, JointTransform, build_train_transform
+from segzoo.data.transforms import JointTransform, build_train_transform
 from segzoo.errors import SegZooError
 
 COUNT = 11

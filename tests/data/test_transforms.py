@@ -6,24 +6,26 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from segzoo.data import transforms
+from segzoo.data import joint_steps
 from segzoo.data.augmentation import Augmentation
 from segzoo.data.dataset import SegmentationDataset
-from segzoo.data.transforms import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
+from segzoo.data.joint_steps import (
     FromTorchvision,
-    JointTransform,
     PhotometricDistortion,
     RandomCrop,
     RandomFlip,
     Scale,
     _shift_colors,
+)
+from segzoo.data.transforms import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    JointTransform,
     build_processor_transform,
     build_train_transform,
-    reduce_labels,
 )
 from segzoo.errors import SegZooError
+from segzoo.images.loading import reduce_labels
 
 PLAIN = {"image_mean": (0.0,) * 3, "image_std": (1.0,) * 3, "rescale_factor": 1.0}
 
@@ -273,6 +275,6 @@ def test_colours_are_shifted_in_blocks_as_in_one(rng, monkeypatch):
     image, _ = tensors(*pair(rng, 64, 48))
     for saturation, degrees in ((1.4, 0.0), (0.6, 34.0), (1.0, -36.0)):
         whole = _shift_colors(image, saturation, degrees)
-        monkeypatch.setattr(transforms, "_BLOCK", 100)
+        monkeypatch.setattr(joint_steps, "_BLOCK", 100)
         assert torch.equal(_shift_colors(image, saturation, degrees), whole)
         monkeypatch.undo()

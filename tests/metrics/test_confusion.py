@@ -112,7 +112,7 @@ def test_the_maps_are_those_of_the_record():
     ids=[f"{r['function']}-{r['num_classes']}-{r['reduce_zero_label']}" for r in RECORD["results"]],
 )
 def test_scores_equal_mmsegmentation(recorded):
-    from segzoo.data.transforms import reduce_labels
+    from segzoo.images.loading import reduce_labels
 
     prediction, truth = record_maps()
     if recorded["reduce_zero_label"]:

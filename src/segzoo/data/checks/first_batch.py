@@ -12,8 +12,8 @@ import numpy as np
 from segzoo.data.checks.findings import ERROR, Case
 from segzoo.data.checks.label_ids import LabelRule, count_ids
 from segzoo.data.checks.probing import PairFacts, crop_case, ids_case, probe_pair
+from segzoo.data.joint_steps import Scale
 from segzoo.data.rows import row_names
-from segzoo.data.transforms import Scale
 from segzoo.errors import SegZooError
 from segzoo.images.resizing import keep_ratio_size
 

@@ -12,9 +12,10 @@ import torch
 from segzoo.data.checks.label_ids import LabelRule, count_ids, list_ids
 from segzoo.data.decoding import decode_pair
 from segzoo.data.rows import row_names
-from segzoo.data.transforms import JointTransform, reduce_labels
+from segzoo.data.transforms import JointTransform
 from segzoo.errors import SegZooError
 from segzoo.images.drawing import contact_sheet, overlay
+from segzoo.images.loading import reduce_labels
 from segzoo.images.reading import in_colour
 
 
