@@ -46,6 +46,16 @@ def _registrations():
             registry.update(before)
 
 
+@pytest.fixture(autouse=True)
+def _precision():
+    """Accelerate keeps the precision of a process's first accelerator: after a test it forgets that of the test's own."""
+    state = sys.modules.get("accelerate.state")
+    is_first = state is None or not state.AcceleratorState._shared_state
+    yield
+    if is_first and (state := sys.modules.get("accelerate.state")) is not None:
+        state.AcceleratorState._reset_state()
+
+
 class SharedFixtures:
     """What several tests share is the same whichever of them comes first."""
 

@@ -104,8 +104,11 @@ def test_maps_have_the_promised_channels(model_type, size):
     assert model.out_features == model.config.default_out_features
     multiple = ALL[model_type].config.tiny().size_multiple
     size = [round_up(side, multiple) for side in size]
+    pictures = images(2, *size)
+    before = torch.get_rng_state()
     with torch.no_grad():
-        output = model(images(2, *size), output_hidden_states=True)
+        output = model(pictures, output_hidden_states=True)
+    assert torch.equal(torch.get_rng_state(), before), "results depend on what else draws random numbers"
     assert [m.shape[1] for m in output.feature_maps] == model.channels
     assert [h.shape[1] for h in output.hidden_states] == [model.out_feature_channels[name] for name in names]
     assert all(torch.isfinite(m).all() for m in (*output.feature_maps, *output.hidden_states))

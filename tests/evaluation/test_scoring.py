@@ -1,4 +1,5 @@
 import math
+import threading
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ from accelerate import Accelerator
 
 from segzoo import SegZooConfig, SegZooError, SegZooForSemanticSegmentation, SegZooImageProcessor
 from segzoo.data import SegmentationDataset, build_processor_transform
-from segzoo.evaluation import evaluate
+from segzoo.evaluation import EvaluationOptions, evaluate
 from segzoo.evaluation.scoring import own_batches
 from segzoo.inference import InferenceSettings, Predictor
 from segzoo.metrics import ConfusionMatrix, metrics_from_confusion
@@ -69,7 +70,8 @@ PROCESSORS = {
 
 @pytest.mark.parametrize("settings", PROCESSORS.values(), ids=PROCESSORS)
 @pytest.mark.parametrize(
-    "options", [{}, {"batch_size": 4}, {"batch_size": 2, "num_workers": 1, "channels_last": True}]
+    "options",
+    [{}, {"batch_size": 4}, {"batch_size": 2, "num_workers": 1, "channels_last": True}, {"num_streams": 2}],
 )
 def test_scores_are_those_of_one_image_at_a_time(rows, settings, options):
     model, processor = make_model(), SegZooImageProcessor(**settings)
@@ -138,6 +140,34 @@ def test_the_score_of_every_image(rows):
         assert score.num_pixels == right.size == counts.sum() and score.pixel_accuracy == right.mean()
     assert torch.equal(sum(score.confusion for score in scores), evaluation.confusion.matrix)
     assert evaluation.num_images == 5
+
+
+def test_batches_at_the_same_time(rows, tmp_path, monkeypatch):
+    """The scores come in the order of the images, and before an error all that there are."""
+    alone, whole = score_images(rows[:4])
+    both, original, threads = threading.Barrier(2), Predictor.label_maps, set()
+
+    def together(self, images, sizes):
+        threads.add(threading.current_thread().name)
+        both.wait(timeout=60)
+        return original(self, images, sizes)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Predictor, "label_maps", together)
+        scores, evaluation = score_images(rows[:4], num_streams=2)
+    assert len(threads) == 2
+    assert [score.index for score in scores] == [0, 1, 2, 3]
+    assert torch.equal(evaluation.confusion.matrix, whole.confusion.matrix)
+    assert all(torch.equal(one.prediction, other.prediction) for one, other in zip(scores, alone, strict=True))
+
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    found = []
+    bad = [*rows[:3], {"image": {"path": str(tmp_path / "bad.png"), "bytes": None}, "label": rows[3]["label"]}]
+    with pytest.raises(SegZooError, match=r"bad.png: the image cannot be read"):
+        score_images(bad, num_streams=2, on_image=found.append)
+    assert [score.index for score in found] == [0, 1, 2]
+    with pytest.raises(SegZooError, match="num_streams is 0; it is at least 1"):
+        EvaluationOptions(num_streams=0)
 
 
 def test_an_image_without_pixels_that_count():

@@ -1,5 +1,6 @@
 """The predictor against plain computation at full resolution, its memory, and agreement with the pipeline."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -120,6 +121,31 @@ def test_batches_and_views_made_elsewhere(settings):
     together = predictor.label_maps([predictor.views(picture) for picture in pictures], sizes)
     for found, picture, size in zip(together, pictures, sizes, strict=True):
         assert torch.equal(found, predictor.label_map(picture, size))
+
+
+@pytest.mark.parametrize(
+    ("processor", "settings", "pixels"),
+    [
+        (PROCESSORS["own size"], {}, 60 * 80),
+        (PROCESSORS["own size"], {"scales": (0.5, 2.0)}, 4 * 60 * 80),
+        (PROCESSORS["own size"], {"window_size": (40, 32), "windows_per_pass": 3}, 3 * 40 * 32),
+        ({"size": {"shortest_edge": 30}}, {}, 30 * 40),
+        ({"size": {"shortest_edge": 30}}, {"short_sides": (15, 60)}, 4 * 30 * 40),
+        (PROCESSORS["padded, in two steps"], {}, 64 * 96),
+    ],
+)
+def test_pixels_that_go_through_the_model_at_once(model, processor, settings, pixels):
+    seen = []
+    processor, settings = SegZooImageProcessor(**processor), InferenceSettings(**settings)
+    predictor = Predictor(model, processor, settings)
+    assert predictor.pixels_at_once((60, 80)) == pixels
+    handle = model.register_forward_pre_hook(
+        lambda _, __, given: seen.append(math.prod(given["pixel_values"].shape[-2:]) * len(given["pixel_values"])),
+        with_kwargs=True,
+    )
+    predictor.label_map(np.zeros((60, 80, 3), np.uint8), (60, 80))
+    handle.remove()
+    assert max(seen) == pytest.approx(pixels, rel=0.02)
 
 
 def test_many_classes_take_wider_integers(picture):

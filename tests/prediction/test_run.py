@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 
@@ -141,7 +142,7 @@ def test_batches_and_read_ahead(tiny_model, photos, tmp_path, monkeypatch):
         return original(self, images, sizes)
 
     monkeypatch.setattr(Predictor, "label_maps", counted)
-    options = (photos, "--model", tiny_model, "--memory_format", "contiguous")
+    options = (photos, "--model", tiny_model, "--memory_format", "contiguous", "--num_streams", "1")
     assert predict(*options, "--output", tmp_path / "batch", "--batch_size", "2") == 0
     assert seen == [[90, 90], [80], [90]]
     monkeypatch.setattr(running, "QUICK_PIXELS", 10)
@@ -155,6 +156,39 @@ def test_batches_and_read_ahead(tiny_model, photos, tmp_path, monkeypatch):
     for name in ("a.png", "b.png", "x/a.png", "x/c.png"):
         found = [np.array(Image.open(tmp_path / folder / name)) for folder in ("large", "batch")]
         assert (found[0] == found[1]).mean() > 0.999
+
+
+def test_pictures_at_the_same_time(tiny_model, photos, tmp_path, monkeypatch, capsys):
+    """In streams the results are the same, and so are the order of what is said and the errors of single pictures."""
+    from segzoo.inference import Predictor
+
+    (photos / "x" / "b.png").write_bytes((photos / "a.png").read_bytes()[:9000])  # shows itself when it is decoded
+    options = (photos, "--model", tiny_model, "--memory_format", "contiguous", "--device", "cpu", "--on_error", "skip")
+    assert predict(*options, "--output", tmp_path / "one", "--num_streams", "1") == 1
+    one = capsys.readouterr()
+    both, original, threads = threading.Barrier(2), Predictor.label_maps, set()
+
+    def together(self, images, sizes):
+        threads.add(threading.current_thread().name)
+        both.wait(timeout=60)
+        return original(self, images, sizes)
+
+    monkeypatch.setattr(Predictor, "label_maps", together)
+    assert predict(*options, "--output", tmp_path / "two", "--num_streams", "2") == 1
+    two = capsys.readouterr()
+    assert len(threads) == 2 and all(name.startswith("segzoo-stream") for name in threads)
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    assert "b.png: the image cannot be read" in two.err
+    assert [line.partition(" (")[0] for line in two.out.splitlines()[:-1]] == [
+        line.partition(" (")[0] for line in one.out.splitlines()[:-1]
+    ]
+    # With an error that ends the run, what came before it is written.
+    monkeypatch.undo()
+    assert predict(*options[:-2], "--output", tmp_path / "ended", "--num_streams", "2") == 1
+    ended = contents(tmp_path / "ended")
+    assert ended.keys() >= {"a.json", "b.json", "x/a.json"} and "x/b.json" not in ended
+    assert predict(*options, "--output", tmp_path / "none", "--num_streams", "0") == 1
+    assert "num_streams is 0; it is at least 1" in capsys.readouterr().err and not (tmp_path / "none").exists()
 
 
 def test_as_dataset(tiny_model, photos, tmp_path, capsys):

@@ -116,6 +116,7 @@ def run(args: argparse.Namespace) -> int:
     options = EvaluationOptions(
         batch_size=args.batch_size,
         num_workers=args.num_workers,
+        num_streams=args.num_streams,
         output=Path(args.output) if args.output else None,
         overwrite=args.overwrite,
         save_predictions=args.save_predictions,

@@ -237,7 +237,9 @@ def speed_of(args: argparse.Namespace) -> Speed:
     """How the model is to compute."""
     from segzoo.prediction.labeller import Speed
 
-    return Speed(dtype=args.dtype, fuse=not args.no_fuse, memory_format=args.memory_format)
+    return Speed(
+        dtype=args.dtype, fuse=not args.no_fuse, memory_format=args.memory_format, num_streams=args.num_streams
+    )
 
 
 def processes(args: argparse.Namespace) -> PartialState | None:

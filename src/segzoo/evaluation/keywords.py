@@ -37,6 +37,7 @@ class RunKeywords(TypedDict, total=False):
 
     batch_size: int
     num_workers: int | None
+    num_streams: int | None
     output: str | os.PathLike[str] | None
     overwrite: bool
     save_predictions: bool

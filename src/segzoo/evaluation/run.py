@@ -21,6 +21,7 @@ from segzoo.evaluation.score_log import ImageRow, ScoreLog
 from segzoo.evaluation.scoring import ImageScore, evaluate
 from segzoo.images.drawing import label_image
 from segzoo.images.png import write_png
+from segzoo.inference.streams import check_num_streams, number_of_streams
 from segzoo.precision_state import refuse_ignored_precision
 
 
@@ -31,6 +32,8 @@ class EvaluationOptions:
     Args:
         batch_size: images per batch and process.
         num_workers: number of data-loading processes; None: 4, on CPUs 0.
+        num_streams: number of batches that go through the model at the same time on a CPU, each on its share of the
+            threads; None: two, if they are small.
         output: folder for the results and for the scores so far; None writes nothing.
         overwrite: start anew in a folder with other results.
         save_predictions: keep every label map as PNG.
@@ -39,11 +42,12 @@ class EvaluationOptions:
         task_id: the task in the Hub's benchmark.
 
     Raises:
-        SegZooError: ``batch_size`` is below 1.
+        SegZooError: ``batch_size`` or ``num_streams`` is below 1.
     """
 
     batch_size: int = 1
     num_workers: int | None = None
+    num_streams: int | None = None
     output: Path | None = None
     overwrite: bool = False
     save_predictions: bool = False
@@ -54,6 +58,7 @@ class EvaluationOptions:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise SegZooError(f"batch_size is {self.batch_size}; it is at least 1")
+        check_num_streams(self.num_streams)
         if self.output is not None:
             object.__setattr__(self, "output", Path(self.output))
 
@@ -167,6 +172,7 @@ def score_job(
             settings=job.settings,
             batch_size=options.batch_size,
             num_workers=num_workers,
+            num_streams=number_of_streams(job.model, options.num_streams),
             start=None if log is None else log.earlier_confusion,
             done=done,
             on_image=on_image,

@@ -4,7 +4,9 @@ import copy
 import time
 import warnings
 from collections.abc import Callable, Collection, Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from segzoo.errors import SegZooError
 from segzoo.images.reading import CorruptImageError
 from segzoo.inference.predictor import Predictor, evaluation_mode
 from segzoo.inference.settings import InferenceSettings
+from segzoo.inference.streams import SMALL_PIXELS, in_streams
 from segzoo.inference.views import ViewMaker
 from segzoo.metrics import ConfusionMatrix
 
@@ -142,6 +145,7 @@ def evaluate(
     batch_size: int = 1,
     num_workers: int = 0,
     channels_last: bool = False,
+    num_streams: int = 1,
     start: ConfusionMatrix | None = None,
     done: Collection[int] = (),
     on_image: Callable[[ImageScore], None] | None = None,
@@ -166,6 +170,8 @@ def evaluate(
             result depends on it only through rounding.
         num_workers: number of data-loading processes; 0 loads in this process.
         channels_last: whether the model is in the channels-last memory format.
+        num_streams: number of batches that go through the model at the same time if they are small, on a CPU; see
+            `segzoo.inference.streams.number_of_streams`.
         start: counts of the images in ``done``; all processes pass the same counts, and they are added once.
         done: indices of images that are not scored again.
         on_image: called after each image, in the process that scored it and in the order of its batches. An exception
@@ -195,20 +201,26 @@ def evaluate(
         num_workers=num_workers,
         pin_memory=accelerator.device.type == "cuda",
     )
+
+    def scored(items: list[dict[str, Any]]) -> list[ImageScore]:
+        sizes = [tuple(item["labels"].shape) for item in items]
+        maps = predictor.label_maps([item["views"] for item in items], sizes)
+        return [
+            _score(item, label_map.cpu(), ConfusionMatrix(num_labels, ignore_index))
+            for item, label_map in zip(items, maps, strict=True)
+        ]
+
+    def is_small(items: list[dict[str, Any]]) -> bool:
+        pixels = [predictor.pixels_at_once(tuple(item["labels"].shape)) for item in items]
+        return None not in pixels and sum(pixels) <= SMALL_PIXELS
+
     confusion = ConfusionMatrix(num_labels, ignore_index)
-    with evaluation_mode(model):
-        for items in map(samples.readable, loader):
-            if not items:
-                continue
-            sizes = [tuple(item["labels"].shape) for item in items]
-            maps = predictor.label_maps([item["views"] for item in items], sizes)
-            for item, label_map in zip(items, maps, strict=True):
-                label_map = label_map.cpu()
-                own = ConfusionMatrix(num_labels, ignore_index)
-                own.update(label_map, item["labels"])
-                confusion.merge(own)
-                if on_image is not None:
-                    on_image(_score(item, label_map, own))
+    batches = filter(None, map(samples.readable, loader))
+    with evaluation_mode(model), closing(in_streams(scored, batches, count=num_streams, is_small=is_small)) as results:
+        for image in chain.from_iterable(results):
+            confusion.matrix += image.confusion
+            if on_image is not None:
+                on_image(image)
     confusion = confusion.reduce_across_processes(accelerator)
     if start is not None:
         confusion.merge(start)
@@ -236,6 +248,7 @@ def own_batches(
 
 
 def _score(item: Mapping[str, Any], label_map: torch.Tensor, confusion: ConfusionMatrix) -> ImageScore:
+    confusion.update(label_map, item["labels"])
     metrics = confusion.compute()
     return ImageScore(
         index=item["index"],

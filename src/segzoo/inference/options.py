@@ -64,7 +64,7 @@ def load_from_options(args: argparse.Namespace, device: str = "cpu") -> LoadedMo
 
 
 def add_speed_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--no_fuse`` and ``--memory_format``, for `segzoo.inference.faster`."""
+    """Add ``--no_fuse`` and ``--memory_format``, for `segzoo.inference.faster`, and ``--num_streams``."""
     parser.add_argument(
         "--no_fuse",
         action="store_true",
@@ -76,6 +76,13 @@ def add_speed_options(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="of weights and pictures (default: on a CPU the faster one, which is measured once and kept; elsewhere as "
         "the model is)",
+    )
+    parser.add_argument(
+        "--num_streams",
+        type=int,
+        metavar="N",
+        help="on a CPU: batches that go through the model at the same time, each on its share of the threads (default: 2 "
+        "if they are small)",
     )
 
 

@@ -11,6 +11,7 @@ from transformers.image_utils import ImageInput
 
 from segzoo.configuration_segzoo import SegZooConfig
 from segzoo.errors import SegZooError
+from segzoo.image_processing_segzoo import SegZooImageProcessor
 from segzoo.inference.label_maps import (
     label_map_from_logits,
     label_map_from_rows,
@@ -75,6 +76,20 @@ class Predictor:
         own = isinstance(model.config, SegZooConfig)
         self.head_align_corners = own and model.config.decode_head_configs[-1].align_corners
         self.align_corners = getattr(image_processor, "align_corners", False)
+
+    def pixels_at_once(self, picture_size: tuple[int, int]) -> int | None:
+        """Pixels that go through the model together for a picture of (height, width), of its largest view.
+
+        None if only the image processor could say so, as those of other models.
+        """
+        if self.settings.window_size is not None:
+            return math.prod(self.settings.window_size) * self.settings.windows_per_pass
+        if not isinstance(self.image_processor, SegZooImageProcessor):
+            return None
+        _, size = self.image_processor.input_sizes([picture_size])
+        sides = self.settings.short_sides
+        factor = max(sides) / min(size) if sides else max(self.settings.scales)
+        return math.ceil(math.prod(size) * factor**2)
 
     def label_map(self, image: ImageInput | list[torch.Tensor], target_size: tuple[int, int]) -> torch.Tensor:
         """The class of every pixel.

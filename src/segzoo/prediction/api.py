@@ -96,8 +96,8 @@ def predict(
         labeller = load_labeller(model, first.stored_size, device=device, settings=settings, speed=speed)
         images = _grey_levels(first, pictures, labeller.num_channels)
         del first  # not held while the others are labelled
-        for batch in _batches(images, batch_size):
-            results += labeller.label(batch)
+        for found in labeller.label_batches(_batches(images, batch_size)):
+            results += found
     return results[0] if single else results
 
 

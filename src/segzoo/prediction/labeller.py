@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from segzoo.inference.faster import faster_on_cpu, in_memory_format, input_size
 from segzoo.inference.loading import LoadedModel, load
 from segzoo.inference.predictor import Predictor
 from segzoo.inference.settings import InferenceSettings, MemoryFormat
+from segzoo.inference.streams import SMALL_PIXELS, check_num_streams, in_streams, number_of_streams
 from segzoo.inference.timing import has_bfloat16
 from segzoo.memory import free_memory
 
@@ -59,11 +60,20 @@ class Speed:
         dtype: of weights and computation; ``"auto"``: bfloat16 on CPUs that have it in hardware, else float32.
         fuse: on a CPU, fold batch norms into convolutions.
         memory_format: of weights and pictures; ``"auto"``: on a CPU the faster one, which is measured once and kept.
+        num_streams: number of batches that go through the model at the same time on a CPU, each on its share of the
+            threads; None: two, if they are small.
+
+    Raises:
+        SegZooError: ``num_streams`` is below 1.
     """
 
     dtype: str = "float32"
     fuse: bool = True
     memory_format: MemoryFormat = "auto"
+    num_streams: int | None = None
+
+    def __post_init__(self) -> None:
+        check_num_streams(self.num_streams)
 
     def dtype_on(self, device: str | torch.device) -> str:
         """The type that is computed in on a device: ``"float32"`` or ``"bfloat16"``."""
@@ -80,6 +90,8 @@ class Labeller:
         processor: its image processor.
         settings: the protocol; None: the one that the model comes with.
         ignore_below: pixels whose most likely class is less likely than this (0 to 1) get the id 255; None: none do.
+        num_streams: number of small batches that go through the model at the same time; see
+            `segzoo.inference.streams.number_of_streams`.
 
     Raises:
         SegZooError: ``ignore_below`` is not between 0 and 1, or the model has a class 255.
@@ -92,11 +104,12 @@ class Labeller:
         settings: InferenceSettings | None = None,
         *,
         ignore_below: float | None = None,
+        num_streams: int = 1,
     ):
         if ignore_below is not None and not 0 <= ignore_below <= 1:
             raise SegZooError(f"ignore_below is {ignore_below}; it lies between 0 and 1")
         self.predictor = Predictor(model, processor, settings)
-        self.ignore_below = ignore_below
+        self.ignore_below, self.num_streams = ignore_below, num_streams
         self.num_channels = input_channels(model.config)
         self.names, self.palette = class_names(model.config), class_colours(model.config)
         self.protocol = self.predictor.settings.describe(processor)
@@ -142,7 +155,17 @@ class Labeller:
         if speed.fuse or speed.memory_format != "auto":
             chosen = in_memory_format(model, speed.memory_format, input_size(settings, size))
             lines += [] if chosen is None else [chosen]
-        return cls(model, processor, settings, ignore_below=ignore_below), lines
+        num_streams = number_of_streams(model, speed.num_streams)
+        return cls(model, processor, settings, ignore_below=ignore_below, num_streams=num_streams), lines
+
+    def label_batches(self, batches: Iterable[Sequence[np.ndarray]]) -> Iterator[list[Prediction]]:
+        """What `label` finds for each of many batches, of which small ones are labelled several at a time."""
+        return in_streams(self.label, batches, count=self.num_streams, is_small=self.is_small)
+
+    def is_small(self, images: Sequence[np.ndarray]) -> bool:
+        """Whether a batch may be labelled beside another one, as memory goes."""
+        pixels = [self.predictor.pixels_at_once(image.shape[:2]) for image in images]
+        return None not in pixels and sum(pixels) <= SMALL_PIXELS
 
     def label(self, images: Sequence[np.ndarray]) -> list[Prediction]:
         """Label pictures; those that are together here go through the model together if they have one size.

@@ -6,7 +6,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 from segzoo.errors import SegZooError, cause_of
 from segzoo.files import remove_abandoned
 from segzoo.images.reading import Header, Picture, open_picture, read_header
+from segzoo.inference.streams import in_streams
 from segzoo.prediction.inputs import Input
 from segzoo.prediction.labeller import Labeller, Prediction
 from segzoo.prediction.results import Results
@@ -65,6 +68,24 @@ class Task:
     def is_large(self) -> bool:
         """Whether it is labelled alone, so that memory holds no other picture."""
         return self.size[0] * self.size[1] > QUICK_PIXELS
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A picture that was read, or why it could not be; and the seconds that it took."""
+
+    task: Task
+    image: np.ndarray | Exception
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """What was found for a picture, or why nothing was; and the seconds that it took to read and label it."""
+
+    task: Task
+    found: Prediction | Exception
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -212,8 +233,8 @@ def label_pictures(
 ) -> Iterator[Written]:
     """Label pictures and write their results; each is handed over once its results are there.
 
-    The next pictures are read, and earlier results written, in threads; at most some small pictures, or one large one,
-    are held at once.
+    The next pictures are read, and earlier results written, in threads, and small batches are labelled several at a
+    time; at most some small pictures, or one large one, are held at once.
 
     Args:
         labeller: the model.
@@ -240,22 +261,26 @@ def label_pictures(
             done = future.result()
             yield replace(done, seconds=done.seconds + seconds)
 
-    def add(batch: Sequence[Task], reading: Sequence[Future[tuple[np.ndarray, float]]]) -> None:
-        read = []
-        for task, future in zip(batch, reading, strict=True):
-            try:
-                read.append((task, *future.result()))
-            except Exception as error:
-                failures.note(task.picture.name, error)
-        for task, found, seconds in _labelled(labeller, read, failures):
-            written.append((seconds, _begin(writer, task, _write, results, output, task, found)))
+    def begin_writing(one: _Labelled) -> None:
+        if isinstance(one.found, Exception):
+            failures.note(one.task.picture.name, one.found)
+        else:
+            future = _begin(writer, one.task, _write, results, output, one.task, one.found)
+            written.append((one.seconds, future))
+
+    def is_small(batch: Sequence[_Read]) -> bool:
+        images = [one.image for one in batch if not isinstance(one.image, Exception)]
+        return not batch[0].task.is_large and labeller.is_small(images)
 
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(2) as writer:
-        batches = _all_batches(tasks, downloads, batch_size)
-        for batch, reading in _read_ahead(reader, batches, labeller.num_channels):
-            add(batch, reading)
-            del reading
-            yield from finished(0 if batch[0].is_large else _BEHIND)
+        read = _read_ahead(reader, _all_batches(tasks, downloads, batch_size), labeller.num_channels)
+        label = partial(_labelled, labeller)
+        with closing(in_streams(label, read, count=labeller.num_streams, is_small=is_small)) as batches:
+            for batch in batches:
+                is_large = batch[0].task.is_large
+                while batch:
+                    begin_writing(batch.pop(0))
+                yield from finished(0 if is_large else _BEHIND)
         yield from finished(0)
 
 
@@ -266,19 +291,18 @@ def _all_batches(tasks: Sequence[Task], downloads: Downloads | None, batch_size:
         yield from batches_of(fetched, batch_size)
 
 
-def _read_ahead(
-    reader: ThreadPoolExecutor, batches: Iterator[list[Task]], num_channels: int
-) -> Iterator[tuple[list[Task], list[Future[tuple[np.ndarray, float]]]]]:
-    """The batches and their pictures, of which the next ones are being read; nothing is read beside a large picture."""
-    begun: deque[tuple[list[Task], list[Future[tuple[np.ndarray, float]]]]] = deque()
+def _read_ahead(reader: ThreadPoolExecutor, batches: Iterator[list[Task]], num_channels: int) -> Iterator[list[_Read]]:
+    """The pictures of the batches, of which the next ones are being read; nothing is read beside a large picture."""
+    begun: deque[tuple[bool, list[Future[_Read]]]] = deque()  # whether they are large
     upcoming = next(batches, None)
     while begun or upcoming is not None:
         while upcoming is not None and len(begun) <= _AHEAD:
-            if begun and (upcoming[0].is_large or begun[0][0][0].is_large):
+            is_large = upcoming[0].is_large
+            if begun and (is_large or begun[0][0]):
                 break
-            begun.append((upcoming, [_begin(reader, task, _read, task, num_channels) for task in upcoming]))
+            begun.append((is_large, [_begin(reader, task, _read, task, num_channels) for task in upcoming]))
             upcoming = next(batches, None)
-        yield begun.popleft()
+        yield [future.result() for future in begun.popleft()[1]]
 
 
 def _begin(pool: ThreadPoolExecutor, task: Task, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
@@ -293,30 +317,34 @@ def _begin(pool: ThreadPoolExecutor, task: Task, function: Callable[..., Any], *
     return future
 
 
-def _read(task: Task, num_channels: int) -> tuple[np.ndarray, float]:
+def _read(task: Task, num_channels: int) -> _Read:
     start = time.perf_counter()
     opened, task.opened = task.opened, None
-    if opened is None:
-        opened = open_picture(task.picture.path, name=task.picture.name)
-    return opened.grey_levels(num_channels), time.perf_counter() - start
+    try:
+        if opened is None:
+            opened = open_picture(task.picture.path, name=task.picture.name)
+        return _Read(task, opened.grey_levels(num_channels), time.perf_counter() - start)
+    except Exception as error:
+        return _Read(task, error, time.perf_counter() - start)
 
 
-def _labelled(
-    labeller: Labeller, read: Sequence[tuple[Task, np.ndarray, float]], failures: Failures
-) -> list[tuple[Task, Prediction, float]]:
-    """What was found for each picture that was read, and the seconds so far; after an error each is tried alone."""
-    if not read:
-        return []
+def _labelled(labeller: Labeller, batch: Sequence[_Read]) -> list[_Labelled]:
+    """What was found for each picture of a batch; after an error each is tried alone."""
+    images = [one.image for one in batch if not isinstance(one.image, Exception)]
     start = time.perf_counter()
     try:
-        found = labeller.label([image for _, image, _ in read])
+        found = iter(labeller.label(images) if images else [])
     except Exception as error:
-        if len(read) == 1:
-            failures.note(read[0][0].picture.name, error)
-            return []
-        return [labelled for one in read for labelled in _labelled(labeller, [one], failures)]
-    share = (time.perf_counter() - start) / len(read)
-    return [(task, one, seconds + share) for (task, _, seconds), one in zip(read, found, strict=True)]
+        if len(images) > 1:
+            return [labelled for one in batch for labelled in _labelled(labeller, [one])]
+        found = iter([error])
+    share = (time.perf_counter() - start) / max(1, len(images))
+    return [
+        _Labelled(one.task, one.image, one.seconds)
+        if isinstance(one.image, Exception)
+        else _Labelled(one.task, next(found), one.seconds + share)
+        for one in batch
+    ]
 
 
 def _write(results: Results, output: Path, task: Task, found: Prediction) -> Written:

@@ -19,6 +19,7 @@ from segzoo.files import json_text
 from segzoo.images.drawing import label_image, overlay
 from segzoo.images.png import write_png
 from segzoo.images.reading import Picture, in_colour
+from segzoo.inference.streams import in_streams
 from segzoo.prediction.labeller import Labeller, Prediction
 from segzoo.prediction.segments import Encoding, Parts, Segment, behind
 from segzoo.text import without_secrets
@@ -146,7 +147,7 @@ def label_video(
 def _labelled(
     labeller: Labeller, frames: Iterator[Frame], name: str, batch_size: int, length: int
 ) -> Iterator[tuple[Frame, Prediction]]:
-    """The frames with what was found; the next ones are read in a thread while the model runs.
+    """The frames with what was found; the next ones are read in a thread while the model runs, in streams.
 
     No batch holds frames of two segments of ``length`` frames: whoever goes on at a segment gets the same batches.
     """
@@ -158,12 +159,21 @@ def _labelled(
         position += len(batch)
         return batch
 
-    with ThreadPoolExecutor(1) as reader:
-        upcoming = reader.submit(read)
-        while batch := upcoming.result():
+    def batches() -> Iterator[list[Frame]]:
+        with ThreadPoolExecutor(1) as reader:
             upcoming = reader.submit(read)
-            levels = [Picture(frame.levels, name).grey_levels(labeller.num_channels) for frame in batch]
-            yield from zip(batch, labeller.label(levels), strict=True)
+            while batch := upcoming.result():
+                upcoming = reader.submit(read)
+                yield batch
+
+    def labelled(batch: list[Frame]) -> list[tuple[Frame, Prediction]]:
+        levels = [Picture(frame.levels, name).grey_levels(labeller.num_channels) for frame in batch]
+        return list(zip(batch, labeller.label(levels), strict=True))
+
+    def is_small(batch: list[Frame]) -> bool:
+        return labeller.is_small([frame.levels for frame in batch])
+
+    yield from chain.from_iterable(in_streams(labelled, batches(), count=labeller.num_streams, is_small=is_small))
 
 
 @dataclass
