@@ -148,7 +148,14 @@ def test_streams_for_models_that_bear_them(model, four_threads):
     assert number_of_streams(model.bfloat16(), 3) == 3
     assert number_of_streams(model.double(), 3) == 1
     assert number_of_streams(torch.nn.Linear(2, 2), 3) == 1
+    model.float().backbone.compile()
+    assert number_of_streams(model, 3) == 1
+    assert number_of_streams(torch.compile(model), 3) == 1
+
+
+def test_no_streams_by_default_without_threads(model, four_threads):
     torch.set_num_threads(1)
-    assert number_of_streams(model.float()) == 1
+    assert number_of_streams(model) == 1
+    assert number_of_streams(model, 2) == 2
     model.backbone.register_forward_hook(lambda *_: None)
     assert number_of_streams(model, 3) == 1

@@ -21,7 +21,7 @@ from segzoo.evaluation.score_log import ImageRow, ScoreLog
 from segzoo.evaluation.scoring import ImageScore, evaluate
 from segzoo.images.drawing import label_image
 from segzoo.images.png import write_png
-from segzoo.inference.streams import check_num_streams, number_of_streams
+from segzoo.inference.streams import check_num_streams
 from segzoo.precision_state import refuse_ignored_precision
 
 
@@ -172,7 +172,7 @@ def score_job(
             settings=job.settings,
             batch_size=options.batch_size,
             num_workers=num_workers,
-            num_streams=number_of_streams(job.model, options.num_streams),
+            num_streams=options.num_streams,
             start=None if log is None else log.earlier_confusion,
             done=done,
             on_image=on_image,

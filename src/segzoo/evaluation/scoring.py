@@ -23,7 +23,7 @@ from segzoo.errors import SegZooError
 from segzoo.images.reading import CorruptImageError
 from segzoo.inference.predictor import Predictor, evaluation_mode
 from segzoo.inference.settings import InferenceSettings
-from segzoo.inference.streams import SMALL_PIXELS, in_streams
+from segzoo.inference.streams import SMALL_PIXELS, in_streams, number_of_streams
 from segzoo.inference.views import ViewMaker
 from segzoo.metrics import ConfusionMatrix
 
@@ -145,7 +145,7 @@ def evaluate(
     batch_size: int = 1,
     num_workers: int = 0,
     channels_last: bool = False,
-    num_streams: int = 1,
+    num_streams: int | None = None,
     start: ConfusionMatrix | None = None,
     done: Collection[int] = (),
     on_image: Callable[[ImageScore], None] | None = None,
@@ -170,7 +170,7 @@ def evaluate(
             result depends on it only through rounding.
         num_workers: number of data-loading processes; 0 loads in this process.
         channels_last: whether the model is in the channels-last memory format.
-        num_streams: number of batches that go through the model at the same time if they are small, on a CPU; see
+        num_streams: number of batches that go through the model at the same time if they are small, on a CPU; None: see
             `segzoo.inference.streams.number_of_streams`.
         start: counts of the images in ``done``; all processes pass the same counts, and they are added once.
         done: indices of images that are not scored again.
@@ -216,7 +216,8 @@ def evaluate(
 
     confusion = ConfusionMatrix(num_labels, ignore_index)
     batches = filter(None, map(samples.readable, loader))
-    with evaluation_mode(model), closing(in_streams(scored, batches, count=num_streams, is_small=is_small)) as results:
+    count = number_of_streams(model, num_streams)
+    with evaluation_mode(model), closing(in_streams(scored, batches, count=count, is_small=is_small)) as results:
         for image in chain.from_iterable(results):
             confusion.matrix += image.confusion
             if on_image is not None:

@@ -39,14 +39,16 @@ def check_num_streams(asked: int | None) -> None:
 def number_of_streams(model: nn.Module, asked: int | None = None) -> int:
     """How many batches may go through a model at the same time.
 
-    That is one unless the model is one of segzoo on a CPU, with ordinary weights and without hooks: what others have
-    added to a model need not bear threads.
+    That is one unless the model is one of segzoo on a CPU, with ordinary weights, without hooks and uncompiled: what
+    others have added to a model need not bear threads, and what is compiled is so for a number of threads.
 
     Args:
         model: the model.
         asked: the number for a model that bears it; None: two if there are two threads, else one.
     """
     if not isinstance(model, SegZooForSemanticSegmentation) or not is_ordinary(model, (torch.float32, torch.bfloat16)):
+        return 1
+    if any(module._compiled_call_impl is not None for module in model.modules()):
         return 1
     return min(_USUAL, torch.get_num_threads()) if asked is None else asked
 
