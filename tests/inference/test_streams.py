@@ -128,6 +128,21 @@ def test_results_before_an_error_of_the_items_are_handed_over():
     assert not stream_threads()
 
 
+def test_threads_that_cannot_be_started_are_an_error(monkeypatch):
+    start, started = threading.Thread.start, []
+
+    def limited(self):
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(self)
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        list(in_streams(lambda number: number, range(4), count=2))
+    assert len(started) == 1 and not stream_threads()
+
+
 def test_an_error_of_a_call_ends_it():
     def call(number):
         if number == 2:

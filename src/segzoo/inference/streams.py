@@ -7,7 +7,7 @@ before and after the network, much of which uses one thread only, goes on beside
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from threading import Barrier
 from typing import TypeVar
 
@@ -79,7 +79,8 @@ def in_streams(
     items, error = iter(items), None
     first: list[Item] = []  # held until there is another one, since all threads together are faster for one alone
     begun: deque[Future[Result]] = deque()
-    with _threads(count) as threads:
+    with ExitStack() as at_the_end:
+        threads: ThreadPoolExecutor | None = None  # not before the first item, for which processes may be forked
         while True:
             try:
                 item = next(items)
@@ -93,6 +94,7 @@ def in_streams(
                 yield from map(function, [first.pop()] if first else [])
                 yield from map(function, [item])
             elif begun or first:
+                threads = threads or at_the_end.enter_context(_threads(count))
                 begun.extend(threads.submit(function, held) for held in [*first, item])
                 first.clear()
             else:
@@ -123,9 +125,13 @@ def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
         ready.wait()
 
     with ThreadPoolExecutor(count, thread_name_prefix="segzoo-stream", initializer=begin) as pool:
-        for _ in range(count):
-            pool.submit(int)
-        ready.wait()
+        try:
+            for _ in range(count):
+                pool.submit(int)
+            ready.wait()
+        except BaseException:  # such as a thread that cannot be started: the others do not wait for it
+            ready.abort()
+            raise
         torch.set_num_threads(whole)  # threads that others start take the number that was set last
         try:
             yield pool
