@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from bisect import insort
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from segzoo.text import line_text, shorten
 WORST_SHEET, WORST_FOLDER = "worst.png", "worst"
 _KEPT_BYTES = 2**26
 """Label maps that `WorstPredictions` keeps; those of more or larger images are predicted once more."""
+_DRAWERS = 4  # sheets that are drawn at once; each takes some times the memory of its pictures
 _WRONG = np.array([214, 39, 40], dtype=np.float32)
 _RIGHT = np.array([70, 160, 90], dtype=np.float32)
 
@@ -131,25 +134,26 @@ def draw_worst(
         return []
     single.mkdir(exist_ok=True)
     headings = ["picture", "truth", "prediction", "where wrong (red)"]
-    rows = [
-        [
-            Image.fromarray(p.picture),
-            p.truth,
-            p.prediction,
-            error_picture(p.picture, p.truth, p.prediction, ignore_index),
-        ]
-        for p in pictures
-    ]
-    captions = [p.caption() for p in pictures]
-    sheet = contact_sheet(rows, headings, palette, names, captions)
-    files = [write_png(folder / WORST_SHEET, titled(sheet, title))]
-    for number, (row, picture, caption) in enumerate(zip(rows, pictures, captions, strict=True), start=1):
-        width = min(max(320, picture.picture.shape[1]), 640)
-        sheet = contact_sheet([row], headings, palette, names, [caption], cell_width=width)
-        stem = slug(Path(picture.row.name).stem)[:60]
-        path = single / f"{number:02d}_{stem}.png"
-        files.append(write_png(path, titled(sheet, title, size=max(14, width // 30))))
-    return files
+
+    def cells(shown: WrongPicture) -> list[Image.Image | np.ndarray]:
+        wrong = error_picture(shown.picture, shown.truth, shown.prediction, ignore_index)
+        return [Image.fromarray(shown.picture), shown.truth, shown.prediction, wrong]
+
+    def draw_all() -> Path:
+        captions = [shown.caption() for shown in pictures]
+        sheet = contact_sheet(list(map(cells, pictures)), headings, palette, names, captions)
+        return write_png(folder / WORST_SHEET, titled(sheet, title))
+
+    def draw_one(number: int, shown: WrongPicture) -> Path:
+        width = min(max(320, shown.picture.shape[1]), 640)
+        sheet = contact_sheet([cells(shown)], headings, palette, names, [shown.caption()], cell_width=width)
+        path = single / f"{number:02d}_{slug(Path(shown.row.name).stem)[:60]}.png"
+        return write_png(path, titled(sheet, title, size=max(14, width // 30)))
+
+    with ThreadPoolExecutor(min(_DRAWERS, os.cpu_count() or 1)) as threads:  # Pillow lets others compute
+        drawn = [threads.submit(draw_all)]
+        drawn += [threads.submit(draw_one, number, shown) for number, shown in enumerate(pictures, start=1)]
+        return [future.result() for future in drawn]
 
 
 def titled(picture: Image.Image, text: str, size: int = 14, *, below: bool = False) -> Image.Image:
