@@ -10,6 +10,7 @@ from support.contract import settle
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation
 from segzoo.errors import SegZooError
+from segzoo.inference import streams
 from segzoo.inference.streams import in_streams, number_of_streams
 
 
@@ -157,7 +158,8 @@ def test_an_error_of_a_call_ends_it():
     assert not stream_threads()
 
 
-def test_streams_for_models_that_bear_them(model, four_threads):
+def test_streams_for_models_that_bear_them(model, four_threads, monkeypatch):
+    monkeypatch.setattr(streams, "free_memory", lambda: None)
     assert number_of_streams(model) == 2
     assert number_of_streams(model, 3) == 3
     assert number_of_streams(model.bfloat16(), 3) == 3
@@ -168,7 +170,15 @@ def test_streams_for_models_that_bear_them(model, four_threads):
     assert number_of_streams(torch.compile(model), 3) == 1
 
 
-def test_no_streams_by_default_without_threads(model, four_threads):
+def test_one_stream_by_default_where_memory_is_scarce(model, four_threads, monkeypatch):
+    monkeypatch.setattr(streams, "free_memory", lambda: 3 * 2**30)
+    assert number_of_streams(model) == 1
+    assert number_of_streams(model, 2) == 2
+    monkeypatch.setattr(streams, "free_memory", lambda: None)
+    assert number_of_streams(model) == 2
+
+
+def test_one_stream_by_default_without_threads(model, four_threads):
     torch.set_num_threads(1)
     assert number_of_streams(model) == 1
     assert number_of_streams(model, 2) == 2

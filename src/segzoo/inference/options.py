@@ -82,7 +82,7 @@ def add_speed_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="on a CPU: batches that go through the model at the same time, each on its share of the threads (default: 2 "
-        "if they are small)",
+        "if they are small and memory is free)",
     )
 
 

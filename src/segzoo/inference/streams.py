@@ -16,11 +16,13 @@ from torch import nn
 
 from segzoo.errors import SegZooError
 from segzoo.inference.faster import is_ordinary
+from segzoo.memory import free_memory
 from segzoo.modeling_segzoo import SegZooForSemanticSegmentation
 
 SMALL_PIXELS = 2**20
 """Up to this number of pixels in a model at once it may hold another batch beside them; speed matters less for others."""
 _USUAL = 2  # each needs memory of its own
+_LEAST_FREE = 4 * 2**30  # bytes besides those of the weights, with which what a picture takes grows
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -44,13 +46,17 @@ def number_of_streams(model: nn.Module, asked: int | None = None) -> int:
 
     Args:
         model: the model.
-        asked: the number for a model that bears it; None: two if there are two threads, else one.
+        asked: the number for a model that bears it; None: two if there are two threads, and 4 GiB of memory and as much
+            as the weights have are free; else one.
     """
     if not isinstance(model, SegZooForSemanticSegmentation) or not is_ordinary(model, (torch.float32, torch.bfloat16)):
         return 1
     if any(module._compiled_call_impl is not None for module in model.modules()):
         return 1
-    return min(_USUAL, torch.get_num_threads()) if asked is None else asked
+    if asked is not None:
+        return asked
+    free, weights = free_memory(), sum(parameter.nbytes for parameter in model.parameters())
+    return 1 if free is not None and free < _LEAST_FREE + weights else min(_USUAL, torch.get_num_threads())
 
 
 def in_streams(
