@@ -138,7 +138,9 @@ def test_pixels_that_go_through_the_model_at_once(model, processor, settings, pi
     seen = []
     processor, settings = SegZooImageProcessor(**processor), InferenceSettings(**settings)
     predictor = Predictor(model, processor, settings)
-    assert predictor.pixels_at_once((60, 80)) == pixels
+    assert predictor.pixels_at_once([(60, 80)]) == pixels
+    # Windows go through the model picture by picture.
+    assert predictor.pixels_at_once([(60, 80)] * 3) == (pixels if settings.window_size else 3 * pixels)
     handle = model.register_forward_pre_hook(
         lambda _, __, given: seen.append(math.prod(given["pixel_values"].shape[-2:]) * len(given["pixel_values"])),
         with_kwargs=True,
@@ -146,6 +148,17 @@ def test_pixels_that_go_through_the_model_at_once(model, processor, settings, pi
     predictor.label_map(np.zeros((60, 80, 3), np.uint8), (60, 80))
     handle.remove()
     assert max(seen) == pytest.approx(pixels, rel=0.02)
+
+
+def test_small_batches_have_a_megapixel_at_most(model):
+    own_size = SegZooImageProcessor(do_resize=False)
+    predictor = Predictor(model, own_size)
+    assert predictor.is_small([(1024, 1024)]) and predictor.is_small([(512, 1024), (1024, 512)])
+    assert not predictor.is_small([(1024, 1025)]) and not predictor.is_small([(1024, 1024), (1, 1)])
+    in_windows = {size: InferenceSettings(window_size=(size, size), windows_per_pass=4) for size in (512, 513)}
+    assert Predictor(model, own_size, in_windows[512]).is_small([(4000, 6000)])
+    assert not Predictor(model, own_size, in_windows[513]).is_small([(60, 80)])
+    assert not Predictor(model, SegformerImageProcessor()).is_small([(60, 80)])
 
 
 def test_many_classes_take_wider_integers(picture):

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from support.contract import pairs_of_parts, settle, tiny_composite
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation
@@ -33,7 +32,6 @@ def here(tmp_path, monkeypatch):
         monkeypatch.setattr(found, "say", found.said.append)
         return found
 
-    AcceleratorState._reset_state()  # of an earlier test
     with own_precision():
         yield make
 

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from segzoo.errors import SegZooError
 from segzoo.precision_state import own_precision
@@ -18,7 +17,6 @@ def test_the_memory_format_on_a_cpu(tmp_path, asked, expected):
 
 def test_a_precision_that_a_cpu_has_not_is_told_in_a_line(tmp_path):
     """Accelerate takes it there, and computes in float32."""
-    AcceleratorState._reset_state()  # of an earlier test
     with (
         own_precision(),
         pytest.raises(SegZooError, match=r"--mixed_precision fp16: cannot be used here \(.*take another") as error,
@@ -33,7 +31,6 @@ def test_auto_is_bf16_where_the_processor_computes_in_it(tmp_path, monkeypatch, 
     monkeypatch.setattr(surroundings, "has_bfloat16", lambda: in_hardware)
     assert surroundings.chosen_precision(torch.device("cpu")) == expected
     assert surroundings.chosen_precision(torch.device("meta")) == "no"
-    AcceleratorState._reset_state()  # of an earlier test
     with own_precision():
         here = Surroundings(RunOptions(output_dir=str(tmp_path), use_cpu=True), "auto")
         assert here.accelerator.mixed_precision == expected

@@ -23,7 +23,7 @@ from segzoo.errors import SegZooError
 from segzoo.images.reading import CorruptImageError
 from segzoo.inference.predictor import Predictor, evaluation_mode
 from segzoo.inference.settings import InferenceSettings
-from segzoo.inference.streams import SMALL_PIXELS, in_streams, number_of_streams
+from segzoo.inference.streams import in_streams, number_of_streams
 from segzoo.inference.views import ViewMaker
 from segzoo.metrics import ConfusionMatrix
 
@@ -211,8 +211,7 @@ def evaluate(
         ]
 
     def is_small(items: list[dict[str, Any]]) -> bool:
-        pixels = [predictor.pixels_at_once(tuple(item["labels"].shape)) for item in items]
-        return None not in pixels and sum(pixels) <= SMALL_PIXELS
+        return predictor.is_small([tuple(item["labels"].shape) for item in items])
 
     confusion = ConfusionMatrix(num_labels, ignore_index)
     batches = filter(None, map(samples.readable, loader))

@@ -24,6 +24,7 @@ from segzoo.inference.settings import InferenceSettings
 from segzoo.inference.sliding_window import WindowRows
 from segzoo.inference.views import ViewMaker, ViewReader
 
+_SMALL_PIXELS = 2**20  # nobody asked for the memory that two larger batches would take
 _SWITCHED_OFF = -1e30  # far below all logits; sums over windows stay finite
 
 
@@ -77,8 +78,8 @@ class Predictor:
         self.head_align_corners = own and model.config.decode_head_configs[-1].align_corners
         self.align_corners = getattr(image_processor, "align_corners", False)
 
-    def pixels_at_once(self, picture_size: tuple[int, int]) -> int | None:
-        """Pixels that go through the model together for a picture of (height, width), of its largest view.
+    def pixels_at_once(self, picture_sizes: Sequence[tuple[int, int]]) -> int | None:
+        """Pixels that go through the model together for a batch of pictures of (height, width), in their largest view.
 
         None if only the image processor could say so, as those of other models.
         """
@@ -86,10 +87,17 @@ class Predictor:
             return math.prod(self.settings.window_size) * self.settings.windows_per_pass
         if not isinstance(self.image_processor, SegZooImageProcessor):
             return None
-        _, size = self.image_processor.input_sizes([picture_size])
-        sides = self.settings.short_sides
-        factor = max(sides) / min(size) if sides else max(self.settings.scales)
-        return math.ceil(math.prod(size) * factor**2)
+        sides, pixels = self.settings.short_sides, 0
+        for picture_size in picture_sizes:
+            _, size = self.image_processor.input_sizes([picture_size])
+            factor = max(sides) / min(size) if sides else max(self.settings.scales)
+            pixels += math.ceil(math.prod(size) * factor**2)
+        return pixels
+
+    def is_small(self, picture_sizes: Sequence[tuple[int, int]]) -> bool:
+        """Whether a batch of pictures of (height, width) takes so little memory that another one may be held beside it."""
+        pixels = self.pixels_at_once(picture_sizes)
+        return pixels is not None and pixels <= _SMALL_PIXELS
 
     def label_map(self, image: ImageInput | list[torch.Tensor], target_size: tuple[int, int]) -> torch.Tensor:
         """The class of every pixel.

@@ -19,8 +19,6 @@ from segzoo.inference.faster import is_ordinary
 from segzoo.memory import free_memory
 from segzoo.modeling_segzoo import SegZooForSemanticSegmentation
 
-SMALL_PIXELS = 2**20
-"""Up to this number of pixels in a model at once it may hold another batch beside them; speed matters less for others."""
 _USUAL = 2  # each needs memory of its own
 _LEAST_FREE = 4 * 2**30  # bytes besides those of the weights, with which what a picture takes grows
 

@@ -20,7 +20,7 @@ from segzoo.inference.faster import faster_on_cpu, in_memory_format, input_size
 from segzoo.inference.loading import LoadedModel, load
 from segzoo.inference.predictor import Predictor
 from segzoo.inference.settings import InferenceSettings, MemoryFormat
-from segzoo.inference.streams import SMALL_PIXELS, check_num_streams, in_streams, number_of_streams
+from segzoo.inference.streams import check_num_streams, in_streams, number_of_streams
 from segzoo.inference.timing import has_bfloat16
 from segzoo.memory import free_memory
 
@@ -164,8 +164,7 @@ class Labeller:
 
     def is_small(self, images: Sequence[np.ndarray]) -> bool:
         """Whether a batch may be labelled beside another one, as memory goes."""
-        pixels = [self.predictor.pixels_at_once(image.shape[:2]) for image in images]
-        return None not in pixels and sum(pixels) <= SMALL_PIXELS
+        return self.predictor.is_small([image.shape[:2] for image in images])
 
     def label(self, images: Sequence[np.ndarray]) -> list[Prediction]:
         """Label pictures; those that are together here go through the model together if they have one size.
