@@ -48,11 +48,14 @@ def _registrations():
 
 @pytest.fixture(autouse=True)
 def _precision():
-    """Accelerate keeps the precision of a process's first accelerator: after a test it forgets that of the test's own."""
-    state = sys.modules.get("accelerate.state")
-    is_first = state is None or not state.AcceleratorState._shared_state
+    """Accelerate keeps the precision of a process's first accelerator: no test has that of another, or of a shared fixture."""
+    _forget_precision()
     yield
-    if is_first and (state := sys.modules.get("accelerate.state")) is not None:
+    _forget_precision()
+
+
+def _forget_precision():
+    if (state := sys.modules.get("accelerate.state")) is not None:
         state.AcceleratorState._reset_state()
 
 

@@ -11,7 +11,7 @@ from segzoo.training.guards import FiniteGuard, LabelGuard, gradient_norm
 GOOD, BAD = torch.tensor(1.0), torch.tensor(math.nan)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def accelerator():
     return Accelerator(cpu=True)
 
