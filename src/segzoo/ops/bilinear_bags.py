@@ -80,10 +80,16 @@ class _Strip(NamedTuple):
     """The points of some consecutive lines, P for each of B sums."""
 
     lines: slice
-    index: Tensor  # (B, P) row of the table at the upper left corner
+    index_x: Tensor  # (B, P) the part that x has in the row of the table at the upper left corner
+    index_y: Tensor  # (B, P) the part that y has in it
     across: Tensor  # (B, P) share of the right corners, 0 to 1
     down: Tensor  # (B, P) share of the lower corners
     weight: Tensor  # (B, P)
+
+    @property
+    def index(self) -> Tensor:
+        """Row of the table at the upper left corner, (B, P)."""
+        return self.index_x + self.index_y
 
 
 def index_dtype(rows: int) -> torch.dtype:
@@ -108,14 +114,14 @@ def forward(
         layout: where the points lie in the table.
         positions: (R, L, 2), (x, y) of each point in the units that the layout scales.
         weights: (R, L).
-        output: (R, L / P * D), of any dtype.
+        output: (R, L / P * D), contiguous, of any dtype.
         softmax: ``weights`` holds logits; their softmax over the points of each sum are the weights.
         fused: use the compiled steps, on a CPU where a compiler is found.
     """
     steps = _FUSED if fused and table.device.type == "cpu" else _PLAIN
     for strip in _strips(steps, table.dtype, layout, positions, weights, softmax):
-        total = steps.sum_samples(table, *strip[1:], layout.right, layout.below)
-        output[strip.lines] = total.view(-1, output.shape[1])
+        sums = output[strip.lines].view(-1, table.shape[1])
+        steps.sum_samples(table, *strip[1:], layout.right, layout.below, sums)
 
 
 def backward(
@@ -142,13 +148,14 @@ def backward(
     table_gradient = torch.zeros_like(table)
     width = positions.shape[1]
     for strip in _strips(steps, table.dtype, layout, positions, weights, softmax):
-        sums = gradient[strip.lines].to(table.dtype).reshape(-1, table.shape[1]).contiguous()
-        found = steps.point_gradients(table, sums, *strip[1:], layout.right, layout.below, softmax)
+        sums, index = gradient[strip.lines].to(table.dtype).reshape(-1, table.shape[1]).contiguous(), strip.index
+        shares = strip.across, strip.down, strip.weight
+        found = steps.point_gradients(table, sums, index, *shares, layout.right, layout.below, softmax)
         weight, step_x, step_y = (part.view(-1, width) for part in found)
         weights_gradient[strip.lines] = weight
         positions_gradient[strip.lines, :, 0] = step_x.mul_(layout.scale[0])
         positions_gradient[strip.lines, :, 1] = step_y.mul_(layout.scale[1])
-        _add_table_gradient(table_gradient, strip, sums, layout)
+        _add_table_gradient(table_gradient, index, *shares, sums, layout)
     return table_gradient
 
 
@@ -180,13 +187,13 @@ def _placing(layout: Layout, dtype: torch.dtype, softmax: bool) -> Callable[...,
         # Points outside, infinite or NaN are moved to a place whose corners are zeros.
         x.nan_to_num_(nan=0.0).clamp_(low, high_x)
         y.nan_to_num_(nan=0.0).clamp_(low, high_y)
-        index = torch.add(layout.index, x.to(layout.index.dtype), alpha=layout.right)
-        index.add_(y.to(index.dtype), alpha=layout.below).add_(line_index)
+        index_x = torch.add(layout.index, x.to(layout.index.dtype), alpha=layout.right)
+        index_y = torch.add(line_index, y.to(line_index.dtype), alpha=layout.below)
         weight = weights.to(dtype)
         if softmax:  # PyTorch's own is ten times slower over so short a dimension
             weight = (weight - weight.amax(-1, keepdim=True)).exp_()
             weight /= weight.sum(-1, keepdim=True)
-        return index, x.frac_(), y.frac_(), weight
+        return index_x, index_y, x.frac_(), y.frac_(), weight
 
     return place
 
@@ -197,7 +204,7 @@ def _placing_fused(layout: Layout, dtype: torch.dtype, softmax: bool) -> Callabl
     def place(positions: Tensor, weights: Tensor, line_y: Tensor, line_index: Tensor) -> tuple[Tensor, ...]:
         cells, shares, weight = _place_pairs(positions.flatten(1), weights, line_y, line_index, *layout.pairs, softmax)
         cells, shares = cells.view(positions.shape), shares.view(positions.shape)
-        return cells[..., 0] + cells[..., 1], shares[..., 0], shares[..., 1], weight
+        return cells[..., 0], cells[..., 1], shares[..., 0], shares[..., 1], weight
 
     return place
 
@@ -229,28 +236,45 @@ def _place_pairs_traced(
 
 
 def _sum_samples(
-    table: Tensor, index: Tensor, across: Tensor, down: Tensor, weight: Tensor, right: int, below: int
-) -> Tensor:
-    """Weighted sums of the samples, (B, D)."""
+    table: Tensor,
+    index_x: Tensor,
+    index_y: Tensor,
+    across: Tensor,
+    down: Tensor,
+    weight: Tensor,
+    right: int,
+    below: int,
+    sums: Tensor,
+) -> None:
+    """Write the weighted sums of the samples to ``sums``, (B, D) of any dtype."""
+    index = index_x + index_y
     starts = torch.arange(0, index.numel(), index.shape[1], dtype=index.dtype, device=index.device)
     index, total = index.view(-1), None
     for distance, share in _corners(across, down, weight, right, below):
         part = _bags(table[distance:], index, starts, share.view(-1))
         total = part if total is None else total.add_(part)
-    return total
+    sums.copy_(total)
 
 
 def _sum_samples_traced(
-    table: Tensor, index: Tensor, across: Tensor, down: Tensor, weight: Tensor, right: int, below: int
-) -> Tensor:
+    table: Tensor,
+    index_x: Tensor,
+    index_y: Tensor,
+    across: Tensor,
+    down: Tensor,
+    weight: Tensor,
+    right: int,
+    below: int,
+    sums: Tensor,
+) -> None:
     """`_sum_samples`, unrolled point by point: over a dimension of points inductor would not vectorise the rows."""
     total = None
-    for point in range(index.shape[1]):
-        corners = _gather(table, index[:, point], right, below)
+    for point in range(weight.shape[1]):
+        corners = _gather(table, index_x[:, point] + index_y[:, point], right, below)
         top, bottom = (left + (right_corner - left) * across[:, point, None] for left, right_corner in corners)
         part = (top + (bottom - top) * down[:, point, None]) * weight[:, point, None]
         total = part if total is None else total + part
-    return total
+    sums.copy_(total)
 
 
 def _point_gradients(
@@ -358,13 +382,14 @@ def _dots(table: Tensor, index: Tensor, sums: Tensor) -> Tensor:
     return dots
 
 
-def _add_table_gradient(table_gradient: Tensor, strip: _Strip, sums: Tensor, layout: Layout) -> None:
+def _add_table_gradient(
+    table_gradient: Tensor, index: Tensor, across: Tensor, down: Tensor, weight: Tensor, sums: Tensor, layout: Layout
+) -> None:
     """Add to each row of the table the ``sums`` that drew from it, as one bag: sorted, without atomic additions."""
-    index = strip.index.view(-1)
-    order, permutation = torch.sort(index, stable=True)
+    order, permutation = torch.sort(index.view(-1), stable=True)
     if order.device.type == "cpu":
         first, last = int(order[0]), int(order[-1]) + 1
-        counts = torch.bincount(index - first, minlength=last - first)
+        counts = torch.bincount(index.view(-1) - first, minlength=last - first)
         starts = counts.cumsum(0).sub_(counts).to(order.dtype)
         at_a_time = max(1, _CPU_GATHERED // sums.shape[1])  # so that what is added to the table comes from the cache
     else:  # the whole table, because reading the ends would wait for the device
@@ -375,8 +400,8 @@ def _add_table_gradient(table_gradient: Tensor, strip: _Strip, sums: Tensor, lay
     rows = [*range(0, last - first, at_a_time), last - first]
     drawn = [0, *(int(starts[row]) for row in rows[1:-1]), index.numel()]  # number of draws from the rows before each
     owners = torch.arange(len(sums), dtype=order.dtype, device=order.device)
-    owners = owners.view(-1, 1).expand(strip.index.shape).reshape(-1).index_select(0, permutation)
-    for distance, share in _corners(strip.across, strip.down, strip.weight, layout.right, layout.below):
+    owners = owners.view(-1, 1).expand(index.shape).reshape(-1).index_select(0, permutation)
+    for distance, share in _corners(across, down, weight, layout.right, layout.below):
         share = share.view(-1).index_select(0, permutation)
         gradient = table_gradient[first + distance : last + distance]
         for (row, end), (start, stop) in zip(pairwise(rows), pairwise(drawn), strict=True):
