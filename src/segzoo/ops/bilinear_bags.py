@@ -80,16 +80,10 @@ class _Strip(NamedTuple):
     """The points of some consecutive lines, P for each of B sums."""
 
     lines: slice
-    index_x: Tensor  # (B, P) the part that x has in the row of the table at the upper left corner
-    index_y: Tensor  # (B, P) the part that y has in it
+    index: Tensor  # (B, P, parts) row of the table at the upper left corner: the sum of one or two parts
     across: Tensor  # (B, P) share of the right corners, 0 to 1
     down: Tensor  # (B, P) share of the lower corners
     weight: Tensor  # (B, P)
-
-    @property
-    def index(self) -> Tensor:
-        """Row of the table at the upper left corner, (B, P)."""
-        return self.index_x + self.index_y
 
 
 def index_dtype(rows: int) -> torch.dtype:
@@ -119,7 +113,7 @@ def forward(
         fused: use the compiled steps, on a CPU where a compiler is found.
     """
     steps = _FUSED if fused and table.device.type == "cpu" else _PLAIN
-    for strip in _strips(steps, table.dtype, layout, positions, weights, softmax):
+    for strip in _strips(steps.placing(layout, table.dtype, softmax), layout, positions, weights):
         sums = output[strip.lines].view(-1, table.shape[1])
         steps.sum_samples(table, *strip[1:], layout.right, layout.below, sums)
 
@@ -147,20 +141,19 @@ def backward(
     steps = _FUSED if fused and table.device.type == "cpu" else _PLAIN
     table_gradient = torch.zeros_like(table)
     width = positions.shape[1]
-    for strip in _strips(steps, table.dtype, layout, positions, weights, softmax):
-        sums, index = gradient[strip.lines].to(table.dtype).reshape(-1, table.shape[1]).contiguous(), strip.index
-        shares = strip.across, strip.down, strip.weight
-        found = steps.point_gradients(table, sums, index, *shares, layout.right, layout.below, softmax)
+    for strip in _strips(_with_whole_index(steps.placing(layout, table.dtype, softmax)), layout, positions, weights):
+        sums = gradient[strip.lines].to(table.dtype).reshape(-1, table.shape[1]).contiguous()
+        found = steps.point_gradients(table, sums, *strip[1:], layout.right, layout.below, softmax)
         weight, step_x, step_y = (part.view(-1, width) for part in found)
         weights_gradient[strip.lines] = weight
         positions_gradient[strip.lines, :, 0] = step_x.mul_(layout.scale[0])
         positions_gradient[strip.lines, :, 1] = step_y.mul_(layout.scale[1])
-        _add_table_gradient(table_gradient, index, *shares, sums, layout)
+        _add_table_gradient(table_gradient, strip, sums, layout)
     return table_gradient
 
 
 def _strips(
-    steps: "_Steps", dtype: torch.dtype, layout: Layout, positions: Tensor, weights: Tensor, softmax: bool
+    place: Callable[..., tuple[Tensor, ...]], layout: Layout, positions: Tensor, weights: Tensor
 ) -> Iterator[_Strip]:
     lines, width, _ = positions.shape
     positions, weights = positions.contiguous(), weights.contiguous().unflatten(1, (-1, layout.points))
@@ -168,11 +161,11 @@ def _strips(
     count = min(lines, max(1, round(lines * width / at_a_time)))
     # Strips of nearly equal sizes, because a strip of a single line would need a compilation of its own.
     ends = [lines * number // count for number in range(count + 1)] if count else []
-    place = steps.placing(layout, dtype, softmax)
     for start, end in zip(ends, ends[1:], strict=False):
         chosen = slice(start, end)
-        placed = place(positions[chosen], weights[chosen], layout.line_y[chosen], layout.line_index[chosen])
-        yield _Strip(chosen, *(tensor.view(-1, layout.points) for tensor in placed))
+        index, *placed = place(positions[chosen], weights[chosen], layout.line_y[chosen], layout.line_index[chosen])
+        index = index.view(-1, layout.points, index.shape[-1])
+        yield _Strip(chosen, index, *(tensor.view(-1, layout.points) for tensor in placed))
 
 
 def _placing(layout: Layout, dtype: torch.dtype, softmax: bool) -> Callable[..., tuple[Tensor, ...]]:
@@ -187,13 +180,13 @@ def _placing(layout: Layout, dtype: torch.dtype, softmax: bool) -> Callable[...,
         # Points outside, infinite or NaN are moved to a place whose corners are zeros.
         x.nan_to_num_(nan=0.0).clamp_(low, high_x)
         y.nan_to_num_(nan=0.0).clamp_(low, high_y)
-        index_x = torch.add(layout.index, x.to(layout.index.dtype), alpha=layout.right)
-        index_y = torch.add(line_index, y.to(line_index.dtype), alpha=layout.below)
+        index = torch.add(layout.index, x.to(layout.index.dtype), alpha=layout.right)
+        index.add_(y.to(index.dtype), alpha=layout.below).add_(line_index)
         weight = weights.to(dtype)
         if softmax:  # PyTorch's own is ten times slower over so short a dimension
             weight = (weight - weight.amax(-1, keepdim=True)).exp_()
             weight /= weight.sum(-1, keepdim=True)
-        return index_x, index_y, x.frac_(), y.frac_(), weight
+        return index.unsqueeze(-1), x.frac_(), y.frac_(), weight
 
     return place
 
@@ -204,7 +197,7 @@ def _placing_fused(layout: Layout, dtype: torch.dtype, softmax: bool) -> Callabl
     def place(positions: Tensor, weights: Tensor, line_y: Tensor, line_index: Tensor) -> tuple[Tensor, ...]:
         cells, shares, weight = _place_pairs(positions.flatten(1), weights, line_y, line_index, *layout.pairs, softmax)
         cells, shares = cells.view(positions.shape), shares.view(positions.shape)
-        return cells[..., 0], cells[..., 1], shares[..., 0], shares[..., 1], weight
+        return cells, shares[..., 0], shares[..., 1], weight
 
     return place
 
@@ -237,8 +230,7 @@ def _place_pairs_traced(
 
 def _sum_samples(
     table: Tensor,
-    index_x: Tensor,
-    index_y: Tensor,
+    index: Tensor,
     across: Tensor,
     down: Tensor,
     weight: Tensor,
@@ -247,9 +239,8 @@ def _sum_samples(
     sums: Tensor,
 ) -> None:
     """Write the weighted sums of the samples to ``sums``, (B, D) of any dtype."""
-    index = index_x + index_y
-    starts = torch.arange(0, index.numel(), index.shape[1], dtype=index.dtype, device=index.device)
-    index, total = index.view(-1), None
+    index, total = _whole(index).reshape(-1), None
+    starts = torch.arange(0, index.numel(), weight.shape[1], dtype=index.dtype, device=index.device)
     for distance, share in _corners(across, down, weight, right, below):
         part = _bags(table[distance:], index, starts, share.view(-1))
         total = part if total is None else total.add_(part)
@@ -258,8 +249,7 @@ def _sum_samples(
 
 def _sum_samples_traced(
     table: Tensor,
-    index_x: Tensor,
-    index_y: Tensor,
+    index: Tensor,
     across: Tensor,
     down: Tensor,
     weight: Tensor,
@@ -270,7 +260,7 @@ def _sum_samples_traced(
     """`_sum_samples`, unrolled point by point: over a dimension of points inductor would not vectorise the rows."""
     total = None
     for point in range(weight.shape[1]):
-        corners = _gather(table, index_x[:, point] + index_y[:, point], right, below)
+        corners = _gather(table, _whole(index[:, point]), right, below)
         top, bottom = (left + (right_corner - left) * across[:, point, None] for left, right_corner in corners)
         part = (top + (bottom - top) * down[:, point, None]) * weight[:, point, None]
         total = part if total is None else total + part
@@ -289,6 +279,7 @@ def _point_gradients(
     softmax: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients (B, P) of the weights (or logits), of x and of y, given those of the sums, ``sums`` (B, D)."""
+    index = _whole(index)
     top_left, top_right = _dots(table, index, sums), _dots(table[right:], index, sums)
     bottom_left, bottom_right = _dots(table[below:], index, sums), _dots(table[below + right :], index, sums)
     return _from_dots(top_left, top_right, bottom_left, bottom_right, across, down, weight, softmax)
@@ -305,7 +296,8 @@ def _point_gradients_traced(
     below: int,
     softmax: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dots = [(corner * sums.unsqueeze(1)).sum(-1) for pair in _gather(table, index, right, below) for corner in pair]
+    pairs = _gather(table, _whole(index), right, below)
+    dots = [(corner * sums.unsqueeze(1)).sum(-1) for pair in pairs for corner in pair]
     return _from_dots(*dots, across, down, weight, softmax)
 
 
@@ -346,6 +338,21 @@ _FUSED = _Steps(
 )
 
 
+def _whole(index: Tensor) -> Tensor:
+    """The sum over the parts of an index, which are the last dimension."""
+    return functools.reduce(torch.add, index.unbind(-1))
+
+
+def _with_whole_index(place: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
+    """``place`` with an index of one part, for what reads it several times."""
+
+    def placed(*arguments: Tensor) -> tuple[Tensor, ...]:
+        index, *others = place(*arguments)
+        return _whole(index).unsqueeze(-1), *others
+
+    return placed
+
+
 def _gather(table: Tensor, index: Tensor, right: int, below: int) -> tuple[tuple[Tensor, Tensor], ...]:
     """The corners: (upper left, upper right), (lower left, lower right), each (*index.shape, D)."""
     return (
@@ -382,14 +389,13 @@ def _dots(table: Tensor, index: Tensor, sums: Tensor) -> Tensor:
     return dots
 
 
-def _add_table_gradient(
-    table_gradient: Tensor, index: Tensor, across: Tensor, down: Tensor, weight: Tensor, sums: Tensor, layout: Layout
-) -> None:
+def _add_table_gradient(table_gradient: Tensor, strip: _Strip, sums: Tensor, layout: Layout) -> None:
     """Add to each row of the table the ``sums`` that drew from it, as one bag: sorted, without atomic additions."""
-    order, permutation = torch.sort(index.view(-1), stable=True)
+    index = strip.index.view(-1)
+    order, permutation = torch.sort(index, stable=True)
     if order.device.type == "cpu":
         first, last = int(order[0]), int(order[-1]) + 1
-        counts = torch.bincount(index.view(-1) - first, minlength=last - first)
+        counts = torch.bincount(index - first, minlength=last - first)
         starts = counts.cumsum(0).sub_(counts).to(order.dtype)
         at_a_time = max(1, _CPU_GATHERED // sums.shape[1])  # so that what is added to the table comes from the cache
     else:  # the whole table, because reading the ends would wait for the device
@@ -400,8 +406,8 @@ def _add_table_gradient(
     rows = [*range(0, last - first, at_a_time), last - first]
     drawn = [0, *(int(starts[row]) for row in rows[1:-1]), index.numel()]  # number of draws from the rows before each
     owners = torch.arange(len(sums), dtype=order.dtype, device=order.device)
-    owners = owners.view(-1, 1).expand(index.shape).reshape(-1).index_select(0, permutation)
-    for distance, share in _corners(across, down, weight, layout.right, layout.below):
+    owners = owners.view(-1, 1).expand(strip.weight.shape).reshape(-1).index_select(0, permutation)
+    for distance, share in _corners(strip.across, strip.down, strip.weight, layout.right, layout.below):
         share = share.view(-1).index_select(0, permutation)
         gradient = table_gradient[first + distance : last + distance]
         for (row, end), (start, stop) in zip(pairwise(rows), pairwise(drawn), strict=True):
