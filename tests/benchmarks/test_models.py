@@ -1,4 +1,4 @@
-"""What benchmarks/models.py swaps is what the models run."""
+"""What the cases of benchmarks/models.py swap is what the models run."""
 
 import importlib.util
 import sys
@@ -16,10 +16,10 @@ OPERATORS = {"segzoo_internimage": "dcnv3", "segzoo_vit_adapter": "ms_deform_att
 
 
 @pytest.fixture
-def models(monkeypatch):
+def cases(monkeypatch):
     """The script, and beside it those that it imports."""
     monkeypatch.syspath_prepend(str(FOLDER))
-    spec = importlib.util.spec_from_file_location("benchmark_models", FOLDER / "models.py")
+    spec = importlib.util.spec_from_file_location("benchmark_model_cases", FOLDER / "model_cases.py")
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)  # where dataclasses look names up
     spec.loader.exec_module(module)
@@ -29,7 +29,7 @@ def models(monkeypatch):
 
 @pytest.mark.parametrize("backbone", OPERATORS)
 @torch.no_grad()
-def test_grid_sample_takes_the_operators_place(models, monkeypatch, backbone):
+def test_grid_sample_takes_the_operators_place(cases, monkeypatch, backbone):
     backbone_config = BACKBONES[backbone].config.tiny()
     torch.manual_seed(0)
     model = SegZooForSemanticSegmentation(
@@ -53,15 +53,15 @@ def test_grid_sample_takes_the_operators_place(models, monkeypatch, backbone):
     monkeypatch.setattr(sys.modules[f"segzoo.ops.{operator}"], operator, refuse)
     with pytest.raises(RuntimeError, match="own operator ran"):
         model(image)
-    swap = {"dcnv3": models.grid_sample_dcnv3, "ms_deform_attn": models.grid_sample_attention}[operator]
-    for context in (swap(), models.plain_form(swap)):
+    swap = {"dcnv3": cases.grid_sample_dcnv3, "ms_deform_attn": cases.grid_sample_attention}[operator]
+    for context in (swap(), cases.plain_form(swap)):
         with context:
             torch.testing.assert_close(model(image).logits, usual, rtol=1e-4, atol=1e-4)
     with pytest.raises(RuntimeError, match="own operator ran"):
         model(image)
 
 
-def test_every_swap_of_the_cases_can_be_made(models):
-    for case in models.cases():
+def test_every_swap_of_the_cases_can_be_made(cases):
+    for case in cases.cases():
         with case.swap():
             pass
