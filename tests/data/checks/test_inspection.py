@@ -1,95 +1,37 @@
-"""Every fault that a data set can have is found and named, and a clean data set raises no alarm."""
+"""Faults of labels and of several files are found and named, and a clean data set raises no alarm."""
 
 import json
-import warnings
 import zipfile
-from dataclasses import replace
 
 import datasets
 import numpy as np
 import PIL.Image
 import pytest
-import tifffile
+from support.checked_folder import (
+    FIVE,
+    HEIGHT,
+    NAMES,
+    TWO,
+    WIDTH,
+    found,
+    image_file,
+    label_file,
+    only_case,
+    read_label,
+    write_label,
+)
 
-from segzoo.data.augmentation import Augmentation
 from segzoo.data.checks.findings import ERROR, KINDS, NOTE, SEVERITIES, WARNING
-from segzoo.data.checks.first_batch import check_first_batch, check_rows
 from segzoo.data.checks.inspection import inspect_dataset, spread
 from segzoo.data.checks.inspection_text import report_text
 from segzoo.data.checks.label_ids import LabelRule
 from segzoo.data.checks.probing import probe_pair
 from segzoo.data.classes import ClassFacts
-from segzoo.data.dataset import SegmentationDataset
 from segzoo.data.label_encodings import CAMVID_COLORS
-from segzoo.data.loading import DataSource, load_segmentation_dataset
-from segzoo.data.rows import undecoded
-from segzoo.data.transforms import build_train_transform
+from segzoo.data.loading import load_segmentation_dataset
 from segzoo.errors import SegZooError
 from segzoo.files import json_text
 from segzoo.images.reading import read_bytes
-from segzoo.images.values import EIGHT_BITS, FLOATS, SIXTEEN_BITS
-
-NAMES = ("sky", "road", "car", "tree", "person")
-PALETTE = ((1, 2, 3), (40, 50, 60), (200, 0, 0), (0, 200, 0), (0, 0, 200))
-FIVE = ClassFacts(dict(enumerate(NAMES)), [list(color) for color in PALETTE])
-TWO = ClassFacts({0: "no", 1: "yes"}, [])
-HEIGHT, WIDTH = 24, 32
-
-
-@pytest.fixture
-def folder(make_folder):
-    """Four pairs of noise that nothing is wrong with; every class is in every mask."""
-    return make_folder({"train": ["a", "b", "c"], "val": ["v"]})
-
-
-@pytest.fixture
-def inspect(folder):
-    def run(**options):
-        return inspect_dataset(folder, **{"classes": FIVE, **options})
-
-    return run
-
-
-def image_file(folder, stem, split="train"):
-    return folder / "images" / split / f"{stem}.jpg"
-
-
-def label_file(folder, stem, split="train"):
-    return folder / "annotations" / split / f"{stem}.png"
-
-
-def write_label(folder, stem, array, split="train", mode=None):
-    image = PIL.Image.fromarray(np.asarray(array))
-    (image if mode is None else image.convert(mode)).save(label_file(folder, stem, split))
-
-
-def read_label(folder, stem, split="train"):
-    return np.array(PIL.Image.open(label_file(folder, stem, split)))
-
-
-def rotate(path, orientation, size=None):
-    """Gives a picture file an EXIF orientation, and another stored (width, height)."""
-    image = PIL.Image.open(path)
-    image = image.resize(size) if size else image.copy()
-    exif = PIL.Image.Exif()
-    exif[0x0112] = orientation
-    image.save(path, exif=exif)
-
-
-def found(report):
-    return {finding.kind: finding for finding in report.findings}
-
-
-def only_case(report, kind, *paths):
-    """The one case of the one finding, which is about these files."""
-    assert [finding.kind for finding in report.findings] == [kind], report_text(report)
-    (finding,) = report.findings
-    assert finding.count == 1 and finding.severity == KINDS[kind].severity
-    (case,) = finding.cases
-    assert [str(name) for name in case.files] == [str(path) for path in paths]
-    assert report.clean == (finding.severity == NOTE)
-    return case
-
 
 # Nothing wrong
 
@@ -159,160 +101,6 @@ def test_report_as_json(folder, inspect):
     assert entry["splits"]["train"]["pixels"] == expected and entry["splits"]["train"]["images"] == 2
     assert entry["weight"] == pytest.approx(float(report.class_weights()[2]))
     assert values["class_weights"] == {"method": "median-frequency balancing", "split": "train"}
-
-
-# Files that do not pair up
-
-
-def test_image_without_mask(folder, inspect):
-    label_file(folder, "b").unlink()
-    only_case(inspect(), "image_without_mask", image_file(folder, "b"))
-
-
-def test_mask_without_image(folder, inspect):
-    image_file(folder, "b").unlink()
-    only_case(inspect(), "mask_without_image", label_file(folder, "b"))
-
-
-def test_duplicate_stem(folder, inspect):
-    PIL.Image.open(image_file(folder, "a")).save(folder / "images/train/a.png")
-    case = only_case(inspect(), "duplicate_stem", image_file(folder, "a"), folder / "images/train/a.png")
-    assert case.split == "train"
-
-
-def test_all_unpaired_files_are_listed(make_folder):
-    root = make_folder({"train": [f"n{i}" for i in range(12)]})
-    for i in range(10):
-        label_file(root, f"n{i}").unlink()
-    report = inspect_dataset(root, classes=FIVE)
-    (finding,) = report.findings
-    assert (finding.kind, finding.count, len(finding.cases)) == ("image_without_mask", 10, 10)
-    assert "... and 5 more" in report_text(report) and "n9.jpg" in report_text(report, most_cases=10)
-    few = inspect_dataset(root, classes=FIVE, keep_cases=3).to_dict()["findings"][0]
-    assert (few["count"], len(few["cases"]), few["cases_left_out"]) == (10, 3, 7)
-
-
-def test_empty_split(folder, inspect):
-    image_file(folder, "v", "val").unlink()
-    label_file(folder, "v", "val").unlink()
-    report = inspect()
-    assert [finding.kind for finding in report.findings] == ["empty_split"] and not report.clean
-    assert report.findings[0].cases[0].split == "validation"
-
-
-def test_split_without_masks(folder, inspect):
-    label_file(folder, "v", "val").unlink()
-    label_file(folder, "v", "val").parent.rmdir()
-    case = only_case(inspect(), "split_without_masks", folder / "images/val")
-    assert case.split == "validation"
-
-
-def test_nothing_pairs_up(make_folder):
-    root = make_folder({"train": ["a", "b"]})
-    for stem in "ab":
-        label_file(root, stem).rename(root / "annotations/train" / f"{stem}_mask.png")
-    report = inspect_dataset(root, classes=FIVE)
-    assert {f.kind: f.count for f in report.findings} == {
-        "image_without_mask": 2,
-        "mask_without_image": 2,
-        "empty_split": 1,
-    }
-    assert report.counts == {} and report.class_weights() is None
-    json.loads(json_text(report.to_dict()))
-    assert "0 pairs" in report_text(report)
-    assert inspect_dataset(DataSource(root, label_suffix="_mask"), classes=FIVE).clean
-
-
-# Files that cannot be used
-
-
-@pytest.mark.parametrize("content", ["truncated", "text", "empty"])
-@pytest.mark.parametrize("which", ["image", "mask"])
-def test_corrupt_file(folder, inspect, which, content):
-    path = image_file(folder, "b") if which == "image" else label_file(folder, "b")
-    data = path.read_bytes()
-    path.write_bytes({"truncated": data[: len(data) // 2], "text": b"<html>not found</html>", "empty": b""}[content])
-    report = inspect()
-    case = only_case(report, f"unreadable_{which}", path)
-    assert "cannot be read (" in case.text and str(path) not in case.text
-    assert report.checked["train"] == 3 and report.counts["train"].num_images == 2, "the check goes on"
-
-
-def test_sizes_differ(folder, inspect):
-    write_label(folder, "b", read_label(folder, "b").repeat(2, axis=0))
-    case = only_case(inspect(), "sizes_differ", image_file(folder, "b"), label_file(folder, "b"))
-    assert "32x24" in case.text and "32x48" in case.text
-    assert case.details == {"image_height": 24, "image_width": 32, "mask_height": 48, "mask_width": 32}
-
-
-def test_mask_of_colours(folder, inspect):
-    ids = read_label(folder, "b")
-    write_label(folder, "b", np.array(PALETTE, dtype=np.uint8)[ids])
-    case = only_case(inspect(), "color_mask", label_file(folder, "b"))
-    assert case.text.startswith("RGB with 5 colours") and "the classes' own colours" in case.text
-    assert case.details["num_colors"] == 5
-    assert sorted(case.details["colors"]) == sorted([*PALETTE[i], int((ids == i).sum())] for i in range(5))
-    assert "colors_to_ids" in KINDS["color_mask"].fix
-    assert (
-        "own colours"
-        not in found(inspect(classes=replace(FIVE, palette=FIVE.palette[:4])))["color_mask"].cases[0].text
-    )
-
-
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
-def test_mask_of_equal_channels(folder, inspect, mode):
-    path = label_file(folder, "b")
-    mask = PIL.Image.open(path).convert(mode)
-    mask.save(path)
-    report = inspect()
-    assert only_case(report, "equal_channels", path).text == mode
-    assert report.clean and report.counts["train"].num_images == 3
-    if mode != "RGB":
-        mask.putpixel((0, 0), (*mask.getpixel((0, 0))[:-1], 7))
-        mask.save(path)
-        assert "alpha channel that varies" in only_case(inspect(), "unusable_mask", path).text
-
-
-@pytest.mark.parametrize("value", [1.5, np.nan])
-def test_float_mask(folder, inspect, value):
-    """Whole numbers are ids, whatever their type; others are named as what they are."""
-    path = label_file(folder, "b")
-    ids = read_label(folder, "b").astype(np.float32)
-    PIL.Image.fromarray(ids).save(path, format="TIFF")
-    report = inspect()
-    assert "F" in only_case(report, "wide_mask", path).text and report.counts["train"].num_images == 3
-    ids[3, 4] = value
-    PIL.Image.fromarray(ids).save(path, format="TIFF")
-    case = only_case(inspect(), "unusable_mask", path)
-    assert f"1 of these floats are not (the first is {value:g})" in case.text and "ignore index" in case.fix
-
-
-def test_picture_without_a_rule(folder, inspect):
-    path = folder / "images/train/b.tif"
-    image_file(folder, "b").unlink()
-    PIL.Image.fromarray(np.full((HEIGHT, WIDTH), 300, np.float32)).save(path)
-    report = inspect()
-    kinds = found(report)
-    assert set(kinds) == {"unusable_image"} and report.count(ERROR) == 1
-    (case,) = kinds["unusable_image"].cases
-    assert case.files == (str(path),) and "float values from 300 to 300" in case.text and "divide them" in case.fix
-
-
-def test_mask_that_is_a_photograph(folder, inspect, rng):
-    write_label(folder, "b", rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8))
-    assert "colours" in only_case(inspect(), "color_mask", label_file(folder, "b")).text
-
-
-def test_jpeg_mask(folder, inspect):
-    path = folder / "annotations/train/b.jpg"
-    PIL.Image.fromarray(read_label(folder, "b")).save(path)
-    label_file(folder, "b").unlink()
-    only_case(inspect(), "lossy_mask", path)
-
-
-def test_jpeg_mask_with_another_name(folder, inspect):
-    PIL.Image.fromarray(read_label(folder, "b")).save(label_file(folder, "b"), format="JPEG")
-    only_case(inspect(), "lossy_mask", label_file(folder, "b"))
 
 
 # Labels
@@ -402,135 +190,6 @@ def test_unknown_classes(folder):
     case = only_case(report, "classes_unknown")
     assert case.text == "the masks hold the ids 0-4" and list(report.names) == [f"class {i}" for i in range(5)]
     assert report.counts["train"].pixels.sum() == 3 * HEIGHT * WIDTH
-
-
-# Pictures
-
-
-def test_same_picture_in_two_splits(folder, inspect):
-    image_file(folder, "v", "val").write_bytes(image_file(folder, "b").read_bytes())
-    case = only_case(inspect(), "leakage", image_file(folder, "b"), image_file(folder, "v", "val"))
-    assert case.text == "train and validation"
-
-
-def test_same_picture_twice(folder, inspect):
-    image_file(folder, "c").write_bytes(image_file(folder, "b").read_bytes())
-    only_case(inspect(), "duplicate_picture", image_file(folder, "b"), image_file(folder, "c"))
-
-
-def test_equal_broken_files_are_no_twins(folder, inspect):
-    for path in (image_file(folder, "b"), image_file(folder, "v", "val")):
-        path.write_bytes(b"")
-    assert set(found(inspect())) == {"unreadable_image"}
-
-
-def test_smaller_than_the_crop(folder, inspect):
-    report = inspect(crop_size=(25, 10))
-    (finding,) = report.findings
-    assert (finding.kind, finding.severity, finding.count) == ("smaller_than_crop", WARNING, 4)
-    assert "32x24" in finding.cases[0].text and "10x25" in finding.cases[0].text
-
-
-@pytest.mark.parametrize(
-    "orientation, size, kind, words",
-    [
-        (6, (WIDTH, HEIGHT), "exif_rotation", "turned with the picture"),
-        (8, (HEIGHT, WIDTH), "exif_rotation", "upright already"),
-        (3, (WIDTH, HEIGHT), "exif_ambiguous", "fits either way"),
-    ],
-)
-def test_rotated_picture(folder, inspect, orientation, size, kind, words):
-    """`size`: of the picture as it is stored; the mask is 32x24."""
-    rotate(image_file(folder, "b"), orientation, size)
-    case = only_case(inspect(), kind, image_file(folder, "b"), label_file(folder, "b"))
-    assert words in case.text
-    assert case.details == {"image_orientation": orientation, "mask_orientation": 1}
-
-
-def test_rotated_mask(folder, inspect):
-    rotate(label_file(folder, "b"), 3)
-    case = only_case(inspect(), "exif_differs", image_file(folder, "b"), label_file(folder, "b"))
-    assert "the picture none" in case.text
-    rotate(image_file(folder, "b"), 3)
-    assert (
-        "both are turned"
-        in only_case(inspect(), "exif_rotation", image_file(folder, "b"), label_file(folder, "b")).text
-    )
-
-
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "I;16"])
-def test_pictures_that_are_converted(folder, inspect, mode):
-    image_file(folder, "b").unlink()
-    noise = np.random.default_rng(5).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    image = PIL.Image.fromarray(noise)
-    image = PIL.Image.fromarray(noise[..., 0].astype(np.uint16) * 200) if mode == "I;16" else image.convert(mode)
-    path = folder / "images/train" / ("b.tif" if mode == "CMYK" else "b.png")
-    image.save(path)
-    case = only_case(inspect(), "picture_mode", path)
-    rule = SIXTEEN_BITS if mode == "I;16" else EIGHT_BITS
-    assert case.text.startswith(mode) and rule.words in case.text
-    assert case.details == {"mode": mode, "rule": rule.name}
-
-
-@pytest.mark.parametrize("bands", [3, 5])
-def test_tiff_pictures_that_take_a_library(folder, inspect, bands):
-    image_file(folder, "b").unlink()
-    path = folder / "images/train/b.tif"
-    tifffile.imwrite(
-        path, np.zeros((HEIGHT, WIDTH, bands), np.float32), photometric="minisblack", planarconfig="contig"
-    )
-    text = only_case(inspect(), "picture_mode", path).text
-    assert text.startswith(f"{bands} x float32") and FLOATS.words in text
-    assert ("num_channels=5" in text) is (bands == 5)
-
-
-def test_the_value_rules_of_all_pictures(folder, inspect):
-    assert f"values   {EIGHT_BITS.words}\n" in report_text(inspect())
-    image_file(folder, "b").unlink()
-    PIL.Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint16)).save(folder / "images/train/b.png")
-    report = inspect()
-    count = sum(report.checked.values())
-    assert report.value_rules == {EIGHT_BITS: count - 1, SIXTEEN_BITS: 1}
-    assert f"values   {count - 1} pictures: {EIGHT_BITS.words}; 1 picture: {SIXTEEN_BITS.words}\n" in report_text(
-        report
-    )
-    assert report.to_dict()["values"][1] == {"type": "16 bits", "rule": SIXTEEN_BITS.words, "pictures": 1}
-
-
-@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (4, "RGBA")])
-def test_pictures_held_against_a_model(folder, inspect, channels, mode):
-    """What the model takes as it is, is no news; what is converted is a note, and what cannot be is an error."""
-    image_file(folder, "b").unlink()
-    PIL.Image.new(mode, (WIDTH, HEIGHT)).save(folder / "images/train/b.png")
-    report = inspect(num_channels=channels)
-    assert f"channels {channels}, as the model has\n" in report_text(report)
-    (finding,) = report.findings
-    others = sum(report.checked.values()) - 1
-    assert finding.count == others and all("b.png" not in case.files[0] for case in finding.cases)
-    if channels == 1:
-        assert (finding.kind, finding.title) == (
-            "picture_mode", "picture that is not of 8 bits and 1 channel: it is converted",
-        )  # fmt: skip
-    else:
-        assert finding.kind == "unusable_image" and finding.cases[0].text.startswith("has 3 channels, the model")
-
-
-@pytest.mark.parametrize("kind", ["palette_mask", "wide_mask"])
-def test_masks_whose_ids_are_taken(folder, inspect, kind):
-    ids = read_label(folder, "b")
-    if kind == "palette_mask":
-        image = PIL.Image.fromarray(ids)
-        image.putpalette([value for color in PALETTE for value in color])
-        image.save(label_file(folder, "b"))
-    else:
-        write_label(folder, "b", ids.astype(np.uint16))
-    report = inspect()
-    only_case(report, kind, label_file(folder, "b"))
-    assert report.counts["train"].num_images == 3
-    if kind == "wide_mask":
-        write_label(folder, "b", ids.astype(np.uint16) + 300)
-        case = found(inspect())["ids_out_of_range"].cases[0]
-        assert case.details["ids"]["304"] == int((ids == 4).sum())
 
 
 # All at once, and other sources
@@ -624,107 +283,3 @@ def test_masks_that_are_written_otherwise():
     colors[2, 3] = (1, 2, 3)
     (case,) = probe().cases
     assert case.kind == "color_mask" and "(1, 2, 3) x 1" in case.text
-
-
-# Before the first step
-
-
-def test_the_first_batch_notes_equal_channels(folder, first_batch):
-    write_label(folder, "b", np.stack([read_label(folder, "b")] * 3, axis=-1))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        (line,) = first_batch()
-    assert line.startswith("note: 1 of the 3 pairs of the first batch: ") and "several equal channels" in line
-
-
-@pytest.fixture
-def first_batch(folder):
-    def run(crop_size=(16, 16), num_labels=5, indices=(0, 1, 2), transform=None, **options):
-        rows = load_segmentation_dataset(folder, strict=False)["train"]
-        data = SegmentationDataset(
-            rows, transform or build_train_transform(Augmentation(crop_size=crop_size)), num_labels=num_labels
-        )
-        return check_first_batch(data, list(indices), num_labels=num_labels, crop_size=crop_size, **options)
-
-    return run
-
-
-def test_first_batch_without_faults(first_batch):
-    assert first_batch() == []
-
-
-def test_first_rows_of_a_stream(folder):
-    stream = load_segmentation_dataset(folder, streaming=True)["train"]
-    assert check_rows(enumerate(undecoded(stream).take(2)), num_labels=5, crop_size=(16, 16)) == []
-    with pytest.raises(
-        SegZooError, match=r"a\.png: label ids outside 0\.\.2 \(ignored: 255\): 3 \(.*1 more of the 2 pairs"
-    ):
-        check_rows(enumerate(undecoded(stream).take(2)), num_labels=3)
-
-
-def test_first_batch_with_bad_ids(folder, first_batch):
-    for stem in "bc":
-        ids = read_label(folder, stem)
-        ids[-1, -3:] = 9
-        write_label(folder, stem, ids)
-    with pytest.raises(SegZooError) as error:
-        first_batch()
-    text = str(error.value)
-    assert "\n" not in text and text.startswith(
-        f"{label_file(folder, 'b')}: label ids outside 0..4 (ignored: 255): 9 (3 pixels)"
-    )
-    assert "at least 10 classes" in text and "1 more of the 3 pairs" in text and "segzoo data check" in text
-
-
-@pytest.mark.parametrize(
-    "fault, words",
-    [
-        (lambda f: write_label(f, "b", np.zeros((5, 6), np.uint8)), ["b.jpg and ", "b.png", "32x24", "6x5"]),
-        (
-            lambda f: write_label(f, "b", np.full((HEIGHT, WIDTH, 3), (1, 2, 3), np.uint8)),
-            ["b.png", "RGB", "colors_to_ids"],
-        ),
-        (lambda f: image_file(f, "b").write_bytes(b"nothing"), ["b.jpg: corrupt picture", "cannot be read"]),
-    ],
-)
-def test_first_batch_that_cannot_be_used(folder, first_batch, fault, words):
-    fault(folder)
-    with pytest.raises(SegZooError) as error:
-        first_batch()
-    assert all(word in str(error.value) for word in words) and "\n" not in str(error.value)
-
-
-def test_first_batch_may_hold_some_corrupt_files(folder, first_batch):
-    image_file(folder, "b").write_bytes(b"nothing")
-    assert first_batch(max_corrupt=1) == []
-    image_file(folder, "c").write_bytes(b"nothing")
-    with pytest.raises(SegZooError, match="b.jpg"):
-        first_batch(max_corrupt=1)
-
-
-def test_first_batch_of_small_pictures(first_batch):
-    (line,) = first_batch(crop_size=(48, 64))
-    assert line.startswith("warning: 3 of the 3 pairs") and "32x24" in line and "64x48" in line and "padded" in line
-    enlarging = build_train_transform(Augmentation(crop_size=(48, 64), scale_size=48))
-    assert first_batch(crop_size=(48, 64), transform=enlarging) == []
-    shrinking = build_train_transform(Augmentation(crop_size=(16, 16), scale_size=12))
-    (line,) = first_batch(transform=shrinking)
-    assert "16x12, resized from 32x24" in line
-
-
-def test_first_batch_of_ignored_pixels(folder, first_batch):
-    nothing = np.full((HEIGHT, WIDTH), 255, dtype=np.uint8)
-    write_label(folder, "a", nothing)
-    (line,) = first_batch()
-    assert "1 of the 3 pairs" in line and "ignored pixels only" in line and "a.png" in line
-    write_label(folder, "b", nothing)
-    write_label(folder, "c", nothing)
-    (line,) = first_batch()
-    assert "all labels of the first batch are ignored" in line
-
-
-def test_first_batch_of_black_and_white_masks(folder, first_batch, rng):
-    for stem in "abc":
-        write_label(folder, stem, 255 * rng.integers(0, 2, (HEIGHT, WIDTH), dtype=np.uint8))
-    lines = first_batch(num_labels=2)
-    assert len(lines) == 1 and "divide by 255" in lines[0]
