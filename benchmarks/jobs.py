@@ -309,8 +309,8 @@ def stage_seconds(folder: Path, data: Path, threads: int, clock: str = "wall") -
     from PIL import Image
 
     import segzoo
-    from segzoo.images.png import write_png
     from segzoo.images.reading import open_picture
+    from segzoo.images.writing import write_jpeg, write_png
     from segzoo.inference.label_maps import label_map_from_logits
     from segzoo.inference.views import ViewReader
     from segzoo.memory import keep_freed_memory
@@ -347,7 +347,7 @@ def stage_seconds(folder: Path, data: Path, threads: int, clock: str = "wall") -
         found = Prediction(image, labels.numpy(), labeller)
         write_png(output / f"{path.stem}.png", Image.fromarray(found.label_map))
         marks.append(now())
-        write_png(output / f"{path.stem}_overlay.png", found.overlay)
+        write_jpeg(output / f"{path.stem}_overlay.jpg", found.overlay)
         marks.append(now())
         if number:
             borders += [labels.diff(dim=axis).ne(0).float().mean().item() for axis in range(2)]

@@ -28,7 +28,7 @@ folder = save_model_folder(
 # !segzoo predict huge.png --model model --output labelled --slide --window 512 --stride 512
 
 # %%
-Image.open("labelled/huge_overlay.png").reduce(8)
+Image.open("labelled/huge_overlay.jpg").reduce(8)
 
 # %% [markdown]
 # ## In Python

@@ -88,6 +88,15 @@ def test_overlay_rounds_every_mixture_to_the_nearest_grey_level(dtype, alpha):
     assert np.array_equal(np.asarray(vis.overlay(picture, array, PALETTE, alpha=alpha)), expected)
 
 
+@pytest.mark.parametrize("count", [255, 256, 300])
+def test_overlay_of_any_number_of_classes(count):
+    palette = vis.default_palette(count)
+    array = np.arange(320).reshape(16, 20)
+    drawn = np.asarray(vis.overlay(np.full((16, 20, 3), 255, np.uint8), array, palette, alpha=1, outline=False))
+    expected = [*palette, *[[255, 255, 255]] * (320 - count)]
+    assert np.array_equal(drawn.reshape(-1, 3), expected)
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [

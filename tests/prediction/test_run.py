@@ -54,7 +54,7 @@ def test_going_on_and_errors(tiny_model, photos, tmp_path, capsys):
     options = ("--model", tiny_model, "--memory_format", "contiguous")
     assert predict(photos, *options, "--output", tmp_path / "whole") == 0
     expected = contents(tmp_path / "whole")
-    assert set(expected) == {f"{s}{e}" for s in ("a", "b", "x/a", "x/c") for e in (".png", "_overlay.png", ".json")}
+    assert set(expected) == {f"{s}{e}" for s in ("a", "b", "x/a", "x/c") for e in (".png", "_overlay.jpg", ".json")}
     one = segzoo.predict(tiny_model, photos / "x" / "c.png", device="cpu")
     assert np.array_equal(np.array(Image.open(tmp_path / "whole" / "x" / "c.png")), one.label_map)
 

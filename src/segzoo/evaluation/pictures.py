@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from segzoo.evaluation.score_log import ImageRow
 from segzoo.files import slug
 from segzoo.images.drawing import contact_sheet
-from segzoo.images.png import write_png
+from segzoo.images.writing import write_png
 from segzoo.text import line_text, shorten
 
 WORST_SHEET, WORST_FOLDER = "worst.png", "worst"

@@ -17,7 +17,7 @@ from segzoo.evaluation.pictures import titled
 from segzoo.evaluation.score_log import ImageRow
 from segzoo.files import json_text, slug, write_whole
 from segzoo.images.drawing import confusion_picture
-from segzoo.images.png import write_png
+from segzoo.images.writing import write_png
 from segzoo.metrics.scores import format_table, metrics_from_confusion
 from segzoo.text import csv_cell, line_text, without_secrets
 

@@ -20,7 +20,7 @@ from segzoo.evaluation.report import EvaluationReport
 from segzoo.evaluation.score_log import ImageRow, ScoreLog
 from segzoo.evaluation.scoring import ImageScore, evaluate
 from segzoo.images.drawing import label_image
-from segzoo.images.png import write_png
+from segzoo.images.writing import write_png
 from segzoo.inference.streams import check_num_streams
 from segzoo.precision_state import refuse_ignored_precision
 

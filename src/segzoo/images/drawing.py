@@ -422,9 +422,12 @@ def _text_upwards(
 
 
 def _rows_of(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
-    """The row of each pixel in a table of the classes with one more row, the last, for pixels without a class."""
-    wide = labels.astype(np.intp)
-    return np.where((wide >= 0) & (wide < len(palette)), wide, len(palette))
+    """The row of each pixel in a table of the classes with one more row, the last, for pixels without a class.
+
+    Below 256 classes they are uint16, which also hold where such a row begins if it has 256 entries.
+    """
+    kind = np.dtype(np.uint16 if len(palette) < 256 else np.intp)  # looking up by small numbers takes half the time
+    return np.where((labels >= 0) & (labels < len(palette)), labels.astype(kind), kind.type(len(palette)))
 
 
 def _colour_table(palette: Sequence[Sequence[int]]) -> np.ndarray:

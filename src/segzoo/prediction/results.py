@@ -19,8 +19,8 @@ from segzoo.data.label_encodings import CITYSCAPES_LABEL_IDS
 from segzoo.errors import SegZooError
 from segzoo.files import json_text, write_whole
 from segzoo.images.drawing import label_image
-from segzoo.images.png import write_png
 from segzoo.images.reading import Header, in_colour
+from segzoo.images.writing import write_jpeg, write_png
 from segzoo.prediction.inputs import SUFFIXES, Input
 from segzoo.prediction.labeller import IGNORED, Labeller, Prediction
 from segzoo.text import without_secrets
@@ -68,7 +68,7 @@ class Results(ABC):
 
 @dataclass(frozen=True)
 class Views(Results):
-    """A label PNG, an overlay with a legend, and a JSON with the areas of the classes.
+    """A label PNG, an overlay with a legend as JPEG, and a JSON with the areas of the classes.
 
     Args:
         alpha: share of the colours in the overlay, 0 to 1.
@@ -83,7 +83,7 @@ class Views(Results):
     def names(self, picture: Input) -> list[str]:
         if picture.is_video:
             return [f"{picture.stem}_overlay.mp4", f"{picture.stem}.json"]
-        return [picture.stem + ending for ending in (".png", "_overlay.png", ".json")]
+        return [picture.stem + ending for ending in (".png", "_overlay.jpg", ".json")]
 
     def folders(self, picture: Input) -> list[str]:
         return [f"{picture.stem}_frames"] if picture.is_video and self.frame_labels else []
@@ -96,7 +96,7 @@ class Views(Results):
         labels, overlay, facts = (output / name for name in self.names(picture))
         height, width = found.label_map.shape
         write_png(labels, label_image(found.label_map, found.labeller.palette))
-        write_png(overlay, found.drawn(self.alpha))
+        write_jpeg(overlay, found.drawn(self.alpha))
         entries = {"image": without_secrets(picture.name), **self.facts, "protocol": found.labeller.protocol}
         entries |= {"width": width, "height": height, "classes": found.areas}
         write_whole(facts, json_text(entries, indent=1))
@@ -138,9 +138,11 @@ class DatasetFolders(Results):
         else:
             # A mask beside a picture that is shown turned would have to be turned too.
             ending = Image.registered_extensions().get(image.suffix, "PNG")
-            options = {"quality": 95, "subsampling": 0} if ending == "JPEG" else {}
             shown = Image.fromarray(in_colour(found.image))
-            write_whole(image, lambda file: shown.save(file, format=ending, **options))
+            if ending == "JPEG":
+                write_jpeg(image, shown, quality=95)
+            else:
+                write_whole(image, lambda file: shown.save(file, format=ending))
         write_png(labels, label_image(found.label_map, found.labeller.palette))
 
 

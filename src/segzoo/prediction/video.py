@@ -17,8 +17,8 @@ import numpy as np
 from segzoo.errors import SegZooError, first_line
 from segzoo.files import json_text
 from segzoo.images.drawing import label_image, overlay
-from segzoo.images.png import write_png
 from segzoo.images.reading import Picture, in_colour
+from segzoo.images.writing import write_png
 from segzoo.inference.streams import in_streams
 from segzoo.prediction.labeller import Labeller, Prediction
 from segzoo.prediction.segments import Encoding, Parts, Segment, behind

@@ -19,8 +19,8 @@ from segzoo.data.decoding import decode_pair
 from segzoo.errors import SegZooError
 from segzoo.evaluation import Evaluation
 from segzoo.images.drawing import contact_sheet, overlay, overlay_with_legend
-from segzoo.images.png import write_png
 from segzoo.images.reading import CorruptImageError, in_colour
+from segzoo.images.writing import write_png
 from segzoo.inference import Predictor
 from segzoo.training.reports.curves import plot_curves
 

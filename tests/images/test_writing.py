@@ -1,4 +1,4 @@
-"""PNG files that any reader takes, with the pixels that were given."""
+"""PNG files that any reader takes, with the pixels that were given, and JPEG files that look like them."""
 
 import io
 
@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from segzoo.images.drawing import default_palette, label_image
-from segzoo.images.png import write_png
+from segzoo.images.writing import write_jpeg, write_png
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 5), (40, 33)])
@@ -40,3 +40,15 @@ def test_areas_of_one_colour_are_small(tmp_path):
     assert write_png(tmp_path / "a.png", Image.fromarray(picture)).stat().st_size < max(
         4 * len(usual.getvalue()), picture.size // 50
     )
+
+
+def test_thin_coloured_lines_stay_sharp_in_a_jpeg(tmp_path):
+    picture = np.full((64, 80, 3), 120, np.uint8)
+    picture[:, 40] = 220, 30, 40  # an outline of one pixel
+    path = write_jpeg(tmp_path / "a.jpg", Image.fromarray(picture))
+    with Image.open(path) as image:
+        assert (image.format, image.mode) == ("JPEG", "RGB")
+        written = np.asarray(image).astype(int)
+    assert np.abs(written - picture).max() <= 12
+    smaller = write_jpeg(tmp_path / "b.jpg", Image.fromarray(picture), quality=30)
+    assert smaller.stat().st_size < path.stat().st_size
