@@ -141,18 +141,20 @@ def draw_worst(
 
     def draw_all() -> Path:
         captions = [shown.caption() for shown in pictures]
-        sheet = contact_sheet(list(map(cells, pictures)), headings, palette, names, captions)
+        sheet = contact_sheet(rows, headings, palette, names, captions)
         return write_png(folder / WORST_SHEET, titled(sheet, title))
 
-    def draw_one(number: int, shown: WrongPicture) -> Path:
+    def draw_one(number: int, shown: WrongPicture, row: Sequence[Image.Image | np.ndarray]) -> Path:
         width = min(max(320, shown.picture.shape[1]), 640)
-        sheet = contact_sheet([cells(shown)], headings, palette, names, [shown.caption()], cell_width=width)
+        sheet = contact_sheet([row], headings, palette, names, [shown.caption()], cell_width=width)
         path = single / f"{number:02d}_{slug(Path(shown.row.name).stem)[:60]}.png"
         return write_png(path, titled(sheet, title, size=max(14, width // 30)))
 
     with ThreadPoolExecutor(min(_DRAWERS, os.cpu_count() or 1)) as threads:  # Pillow lets others compute
+        rows = list(threads.map(cells, pictures))
         drawn = [threads.submit(draw_all)]
-        drawn += [threads.submit(draw_one, number, shown) for number, shown in enumerate(pictures, start=1)]
+        parts = enumerate(zip(pictures, rows, strict=True), start=1)
+        drawn += [threads.submit(draw_one, number, *part) for number, part in parts]
         return [future.result() for future in drawn]
 
 

@@ -363,9 +363,11 @@ def _confusion_grid(shares: np.ndarray, present: np.ndarray, cell: int) -> Image
         line = [(position * cell, 0), (position * cell, side)]
         draw.line(line, (225, 228, 231))
         draw.line([(y, x) for x, y in line], (225, 228, 231))
+    hatch = Image.new("1", (side, cell))
+    for x in range(-cell, side, 8):
+        ImageDraw.Draw(hatch).line([(x, cell - 1), (x + cell, 0)], 1)
     for row in np.flatnonzero(~present):
-        for x in range(-cell, side, 8):
-            draw.line([(x, (row + 1) * cell - 1), (x + cell, row * cell)], _HATCH)
+        grid.paste(_HATCH, (0, int(row) * cell), hatch)
     if cell >= 26:
         font = font_of(max(11, round(cell * 0.3)))
         for row, column in zip(*np.nonzero(shares >= 0.005), strict=True):
