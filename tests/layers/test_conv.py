@@ -1,4 +1,6 @@
 import importlib
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -174,6 +176,40 @@ def test_all_other_convolutions_stay(kernel_size, options):
     expected = torch.nn.Conv2d.forward(conv, x)
     with torch.no_grad():
         torch.testing.assert_close(conv(x), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("channels", [3, 15, 16])
+@pytest.mark.parametrize("stride", [2, (1, 3)])
+def test_gradients_of_strided_pointwise_convolutions(channels, stride):
+    conv = Conv2d(channels, 6, 1, stride=stride).to(memory_format=torch.channels_last)
+    x = numbers(2, channels, 9, 12, dtype=torch.float32).to(memory_format=torch.channels_last).requires_grad_()
+    found = conv(x)
+    expected = F.conv2d(x.double(), conv.weight.double(), conv.bias.double(), stride)
+    torch.testing.assert_close(found, expected.float())
+    inputs = (x, conv.weight, conv.bias)
+    gradients = torch.autograd.grad(found.square().sum(), inputs)
+    for a, b in zip(gradients, torch.autograd.grad(expected.square().sum(), inputs), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-4)
+
+
+BESIDE_OTHER_MEMORY = """
+import sys, torch
+from segzoo.layers.conv import Conv2d
+
+conv = Conv2d(8, 16, 1, stride=2).to(memory_format=torch.channels_last)
+run = torch.compile(conv) if sys.argv[1:] == ["compiled"] else conv
+x = torch.randn(2, 8, 64, 64).to(memory_format=torch.channels_last).requires_grad_()
+for _ in range(60):
+    others = [torch.randn(n) for n in torch.randint(1, 5000, (20,)).tolist()]
+    run(x).square().mean().backward()
+"""
+
+
+@pytest.mark.parametrize("way", ["eager", pytest.param("compiled", marks=pytest.mark.slow)])
+def test_gradients_of_strided_pointwise_convolutions_stay_in_their_memory(way):
+    """oneDNN's do not on AVX-512, which ends the process."""
+    run = subprocess.run([sys.executable, "-c", BESIDE_OTHER_MEMORY, way], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 @x86

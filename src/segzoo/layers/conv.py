@@ -41,6 +41,10 @@ _VECTORS_OF_BFLOAT16 = (
     TWO_LIBRARIES and torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()
 )
 
+# Of fewer channels oneDNN (to 3.12 at least) writes the gradient of a strided 1x1 convolution beyond its memory: on
+# AVX-512, in channels-last.
+_ONEDNN_BLOCK = 16
+
 # From this dilation oneDNN's depthwise convolutions of channels-last maps are several times slower than undilated ones.
 _PHASES_DILATION = 9
 
@@ -65,9 +69,11 @@ class Conv2d(nn.Conv2d):
         """
         if self.padding_mode != "zeros":
             return self._conv_forward(x, weight, self.bias)
-        dilation = self.dilation
+        stride, dilation = self.stride, self.dilation
+        if self._skips_pixels and self.groups == 1 and weight.shape[1] < _ONEDNN_BLOCK and torch.is_grad_enabled():
+            x, stride = x[..., :: stride[0], :: stride[1]], (1, 1)
         if not (TWO_LIBRARIES and x.device.type == "cpu" and is_plain(self.weight)) or _is_traced():
-            return F.conv2d(x, weight, self.bias, self.stride, self.padding, dilation, self.groups)
+            return F.conv2d(x, weight, self.bias, stride, self.padding, dilation, self.groups)
         if self._is_same_size and self.groups == 1 and _winograd_is_faster(x, weight, dilation[0]):
             conv = TrainedWinograd.apply if torch.is_grad_enabled() else winograd_conv
             return conv(x, weight, self.bias, dilation[0])
@@ -79,7 +85,12 @@ class Conv2d(nn.Conv2d):
                 dilation = (2, 2)  # changes nothing but PyTorch's choice of the library
             elif self._is_same_size and self.groups == self.in_channels > 1 and dilation[0] >= _PHASES_DILATION:
                 return depthwise_conv_of_phases(x, weight, self.bias, dilation[0])
-        return F.conv2d(x, weight, self.bias, self.stride, self.padding, dilation, self.groups)
+        return F.conv2d(x, weight, self.bias, stride, self.padding, dilation, self.groups)
+
+    @property
+    def _skips_pixels(self) -> bool:
+        """Whether this is a 1x1 convolution of some of the pixels."""
+        return self.kernel_size == (1, 1) and self.padding == (0, 0) and self.stride != (1, 1)
 
     @property
     def _is_same_size(self) -> bool:
