@@ -231,6 +231,22 @@ def test_tables_of_oblong_images_are_resized_along_each_side():
     assert geometric_places(7, 7)[3] == 0
 
 
+def test_tables_are_resized_in_compiled_models():
+    """Those of all blocks, on both sides: a graph holds one constant of a name."""
+
+    class Tables(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tables = torch.nn.ParameterList(torch.randn(7 * 9 + 3, 2) for _ in range(2))
+
+        def forward(self):
+            return sum(resize_bias_table(table, (4, 5), (6, 8)) for table in self.tables)
+
+    torch.compiler.reset()
+    model = Tables()
+    assert torch.equal(torch.compile(model, backend="aot_eager", fullgraph=True)(), model())
+
+
 def test_sliding_windows_serve_any_photo(tmp_path):
     """A fixed BEiT in the pipeline: photos larger than its size, smaller, and oblong."""
     from PIL import Image

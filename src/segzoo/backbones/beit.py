@@ -151,22 +151,29 @@ def resize_bias_table(table: Tensor, made_for: tuple[int, int], grid: tuple[int,
     """
     if made_for == grid:
         return table
-    old = table[:-3].unflatten(0, tuple(2 * side - 1 for side in made_for)).double()
-    along_y, along_x = (
-        spline_matrix(2 * a - 1, 2 * b - 1).to(table.device) for a, b in zip(made_for, grid, strict=True)
-    )
+    sizes = [(2 * b - 1, 2 * a - 1) for a, b in zip(made_for, grid, strict=True)]  # new and old offsets of each axis
+    matrices = spline_matrices(made_for, grid).to(table.device).split([new * old for new, old in sizes])
+    along_y, along_x = (matrix.view(size) for matrix, size in zip(matrices, sizes, strict=True))
+    old = table[:-3].unflatten(0, tuple(old for _, old in sizes)).double()
     new = torch.einsum("yi,ijh,xj->yxh", along_y, old, along_x).flatten(0, 1)
     return torch.cat([new.to(table.dtype), table[-3:]])
 
 
 @torch.compiler.assume_constant_result
-def spline_matrix(old: int, new: int) -> Tensor:
-    """The weights (new, old) of one axis's old offsets in each new one, float64; both counts are odd.
+def spline_matrices(made_for: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """The weights (new, old) of each axis's old offsets in each new one, those of y before those of x; float64.
 
     A cubic spline (not-a-knot) is linear in its values, and so a matrix. Through three offsets or fewer the spline is
-    linear.
+    linear. It is one tensor, and the same one each time, because a compiled model may hold one result of this function.
     """
-    return torch.from_numpy(_spline_matrix(old, new))
+    return _spline_matrices(made_for, grid)
+
+
+@cache
+def _spline_matrices(made_for: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    parts = [_spline_matrix(2 * a - 1, 2 * b - 1).ravel() for a, b in zip(made_for, grid, strict=True)]
+    with torch.inference_mode(False):  # the next call may be a training's
+        return torch.from_numpy(np.concatenate(parts))
 
 
 @cache
