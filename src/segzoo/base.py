@@ -204,6 +204,8 @@ class SegZooBaseConfig(ComposableConfig):
                 raise SegZooError(f"{shown} has {len(values)} entries, and no model has more than {MAX_LAYERS}")
             if not all(abs(number) <= most for number in values):  # NaN is not
                 raise SegZooError(f"{shown} is out of range; no model has more than {most}")
+            if name.endswith("eps") and min(values) < 0:
+                raise SegZooError(f"{shown} must not be negative")
             least = 0 if name in _LAYERS else 1
             if name not in _HAVE_NO_LEAST and any(type(number) is int and number < least for number in values):
                 raise SegZooError(f"{shown} must be {least} at least")

@@ -78,4 +78,6 @@ def _missing(error: BaseException) -> str | None:
     if not isinstance(error, (OSError, RuntimeError, ImportError)):
         return None
     text = str(error).lower()
+    if text.endswith("could not create a primitive"):  # oneDNN; what it cannot do at all is a "primitive descriptor"
+        return _MEMORY
     return next((what for phrase, what in _PHRASES.items() if phrase in text), None)

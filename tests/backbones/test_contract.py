@@ -207,13 +207,20 @@ def test_inductor_forward_and_backward(model_type):
     torch.compiler.reset()
     model, x = build(model_type).train(), images(2, 64, 64)
     torch.manual_seed(4)
-    expected = model(x).feature_maps[-1]
+    maps = model(x).feature_maps
+    expected = maps[-1].detach()
+    sum(m.square().mean() for m in maps).backward()
+    in_eager = {
+        name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
+    model.zero_grad()
     compiled = torch.compile(model, fullgraph=True, options={"fallback_random": True})  # drop path draws as in eager
     torch.manual_seed(4)
     maps = compiled(x).feature_maps
-    assert_close(maps[-1], expected, 1e-4)
+    assert_close(maps[-1], expected, 1e-3)  # batch norms of few values enlarge the rounding
     sum(m.square().mean() for m in maps).backward()
-    assert_gradients(model, WITHOUT_GRADIENT.get(model_type, ()))
+    dropped = [name for name, gradient in in_eager.items() if not gradient.any()]  # blocks of the drop path
+    assert_gradients(model, (*dropped, *WITHOUT_GRADIENT.get(model_type, ())))
 
 
 @pytest.mark.parametrize("model_type", sorted(BACKBONES))

@@ -18,6 +18,7 @@ from segzoo.backbones import ResNetConfig
 from segzoo.data.scenes import SCENES
 from segzoo.heads import EMAHeadConfig
 from segzoo.training.checkpoints import list_checkpoints
+from segzoo.training.folder import LOG
 
 TRAINING = {
     "crop_size": (32, 48),
@@ -64,7 +65,7 @@ def uninterrupted(start):
 
 def outcome(output):
     """Losses by step, scores by step, weights, and the last checkpoint's weights."""
-    entries = [json.loads(line) for line in (output / "training_log.jsonl").read_text().splitlines()]
+    entries = [json.loads(line) for line in (output / LOG).read_text().splitlines()]
     losses = {entry["step"]: entry["loss"] for entry in entries if "loss" in entry}
     scores = {entry["step"]: entry["eval_mean_iou"] for entry in entries if "eval_mean_iou" in entry}
     last = list_checkpoints(output)[-1]
@@ -287,10 +288,10 @@ def test_killed_at_random_moments(start, uninterrupted):
                 break
             run.kill()
             kills += 1
-            if (run.output / "config.json").exists():
+            if (run.output / LOG).exists():
                 break
             run = start(run.output, resume_from_checkpoint="latest")
-        if not (run.output / "config.json").exists():
+        if not (run.output / LOG).exists():  # the model is saved before it
             finish(start, run)
         assert_same(run.output, uninterrupted)
         shutil.rmtree(run.output)

@@ -143,6 +143,7 @@ BROKEN = {
         "window_size=.* out of range",
     ),
     "eps-nan": (CONFIG, head(norm_eps=float("nan")), "norm_eps=nan is out of range"),
+    "eps-negative": (CONFIG, backbone(norm_eps=-1), "norm_eps=-1.0 must not be negative"),
     "stride-0": (CONFIG, backbone(strides=[1, 2, 0, 2]), r"strides=\[1, 2, 0, 2\] must be 1 at least"),
     "dtype-unknown": (CONFIG, values(dtype="float17"), CONFIG),
     "mean-text": (PREPROCESSOR, values(image_mean="grey"), PREPROCESSOR),

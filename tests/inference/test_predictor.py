@@ -232,6 +232,13 @@ def test_models_of_transformers(picture):
     torch.testing.assert_close(probabilities.sum(0), torch.ones(SIZE))
 
 
+def test_inputs_below_the_smallest_of_a_model_of_transformers(picture):
+    model = SegformerForSemanticSegmentation(SegformerConfig(depths=[1] * 4, num_labels=4)).eval()
+    predictor = Predictor(model, SegformerImageProcessor(do_resize=False))
+    with pytest.raises(SegZooError, match="takes no input of 20x24 pixels.*do_resize"):
+        predictor.label_map(picture[:20, :24], (20, 24))
+
+
 @pytest.mark.parametrize("windows", [{}, WINDOWS], ids=["whole", "windows"])
 def test_the_pipeline_gives_the_same_labels(picture, windows):
     """Windows reach the pipeline through the image processor: ``forward`` averages all logits at once."""

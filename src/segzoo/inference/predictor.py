@@ -244,7 +244,16 @@ class Predictor:
         """
         pixel_values = pixel_values.to(self.device, self.model.dtype).contiguous(memory_format=self.memory_format)
         with self.autocast():
-            logits = self.model(pixel_values=pixel_values).logits
+            try:
+                logits = self.model(pixel_values=pixel_values).logits
+            except RuntimeError as error:
+                if "can't be greater than actual input size" not in str(error):
+                    raise
+                height, width = pixel_values.shape[-2:]
+                raise SegZooError(
+                    f"the model takes no input of {height}x{width} pixels, which is smaller than its convolutions; take larger "
+                    "pictures, or let the image processor resize them (do_resize)"
+                ) from error
         logits = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
         lowest, highest = (float(value) for value in torch.aminmax(_in_memory_order(logits)))  # NaN if one of them is
         if not math.isfinite(highest):
