@@ -116,6 +116,15 @@ def test_killed_before_between_and_while_writing_checkpoints(start, uninterrupte
     assert_same(run.output, uninterrupted)
 
 
+def test_killed_between_the_last_checkpoint_and_its_evaluation(start, uninterrupted):
+    run = start()
+    run.until(lambda: whole(run.output, 8))
+    run.kill()
+    assert not (run.output / LOG).exists(), "the kill came too late to mean anything"
+    finish(start, run, resumed_after=8)
+    assert_same(run.output, uninterrupted)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("file", ["", "random_states_0.pkl", "custom_checkpoint_1.pkl", "checkpoint.json"])
 def test_killed_while_a_checkpoint_is_written(start, uninterrupted, file):

@@ -236,22 +236,25 @@ class Run:
             labels=LabelGuard(limit, options.ignore_index, self.state.step, accelerator),
             max_bad_steps=options.max_bad_steps,
         )
+        if self.ended_unscored:
+            self.evaluate()
         for step in range(self.state.step + 1, self.total_steps + 1):
             self.state.step = step
             facts = steps.take(batches)
             self.progress.step(self.inputs.batches.pictures_a_step)
 
             end = step == self.total_steps
-            if end:  # before reports, evaluations and trackers, all of which may fail
+            if end:  # before evaluations and trackers, which may fail
                 self.keep_model(step)
-                if self.timetable.saves(step) and self.timetable.evaluates(step):
-                    self.save()
-            if self.timetable.reports(step) and self.state.mean_loss.steps:
-                self.report(facts)
+            reported = self.report(facts) if self.timetable.reports(step) and self.state.mean_loss.steps else None
             if self.state.shown is not None and step == (
                 self.inputs.batches.steps_an_epoch if self.inputs.batches.an_epoch else self.total_steps
             ):
                 self.report_shown_classes()
+            if end and self.timetable.saves(step) and self.timetable.evaluates(step):
+                self.save()
+            if reported is not None and options.with_tracking:
+                self.track(reported)
             is_best = self.timetable.evaluates(step) and self.evaluate()
             if (problem := self.inputs.look.problem()) is not None:
                 self.stop.ask(problem)
@@ -279,14 +282,24 @@ class Run:
                 "the data or pass --max_corrupt, and go on with --resume_from_checkpoint latest"
             )
 
-    def report(self, facts: StepFacts) -> None:
-        """Report loss, learning rate and speed: on the terminal, in the history, and to trackers."""
+    @property
+    def ended_unscored(self) -> bool:
+        """Whether an earlier run was ended between the last checkpoint and the evaluation after it."""
+        step = self.state.step
+        scored = any(entry["step"] == step and "eval_mean_iou" in entry for entry in self.state.history)
+        return step == self.total_steps and self.timetable.evaluates(step) and not scored
+
+    def report(self, facts: StepFacts) -> dict[str, float]:
+        """Report loss, learning rate and speed on the terminal and in the history; returns the history's entry."""
         loss = self.state.mean_loss.take()
         entry = self.progress.report(self.state.step, loss, facts.learning_rate, grad_norm=facts.norm)
         self.state.history.append(entry)
-        if self.options.with_tracking:
-            values = {name: value for name, value in entry.items() if name != "step"}
-            self.accelerator.log({"train_loss": loss, **values}, step=self.state.step)
+        return entry
+
+    def track(self, entry: dict[str, float]) -> None:
+        """Report an entry of the history to trackers."""
+        values = {name: value for name, value in entry.items() if name != "step"}
+        self.accelerator.log({"train_loss": entry["loss"], **values}, step=self.state.step)
 
     def report_shown_classes(self) -> None:
         """Warn of classes that no picture of the first epoch showed, once; a stream's epoch is the whole training."""
