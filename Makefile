@@ -17,7 +17,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n $(WORKERS) --durations=40 --durations-min=3
 
 test-slow: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest -m "slow and not gpu" -n $(WORKERS)
 
 test-lowest: $(LOWEST)/.installed-test
 	$(LOWEST)/bin/python -m pytest -n $(WORKERS)

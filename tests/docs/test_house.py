@@ -26,6 +26,14 @@ def test_the_workflow_runs_what_ci_runs():
     assert oldest in job["strategy"]["matrix"]["python"]
 
 
+def test_the_weekly_workflow_runs_what_the_makefile_has():
+    (job,) = load(".github/workflows/weekly.yml")["jobs"].values()
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    targets = job["strategy"]["matrix"]["target"]
+    assert set(targets) == {"test-slow", "test-lowest"} <= set(phony.split())
+    assert [step["run"] for step in job["steps"] if "run" in step] == ["make ${{ matrix.target }}"]
+
+
 def test_citation():
     citation = load("CITATION.cff")
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()  # what the format demands
