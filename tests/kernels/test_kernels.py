@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from setuptools import find_packages
+from support.versions import triton_interpreter
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("dcnv3", "ms_deform_attn")
@@ -60,6 +61,7 @@ def run_suite(name, environment):
     return run(sys.executable, "-m", "pytest", *options, ROOT / "kernels" / name / "tests", env=environment)
 
 
+@triton_interpreter
 @pytest.mark.parametrize("name", NAMES)
 def test_equals_its_formula_in_the_interpreter(name):
     summary = run_suite(name, INTERPRETED).splitlines()[-1]

@@ -26,4 +26,11 @@ oneformer_needs_texts = pytest.mark.skipif(
     ONEFORMER_NEEDS_TEXTS, reason="OneFormer without texts learns with transformers 5.23 or newer"
 )
 
+# The minima of Triton 3.4's interpreter (torch 2.8) are NaN where one number is; a GPU's are the other number.
+triton_interpreter = pytest.mark.skipif(
+    Version("2.9") > TORCH, reason="the interpreter of torch 2.8's Triton computes minima otherwise than GPUs"
+)
+
+DATASETS_WITHOUT_TORCH = Version(version("datasets")) >= Version("5")  # 4.4 imports torch itself where it is installed
+
 SEGFORMER_CHECKPOINTS = Version("5.6") <= TRANSFORMERS  # 5.5 has no gradient checkpointing in SegFormer, 5.24 has
