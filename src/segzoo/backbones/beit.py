@@ -176,7 +176,6 @@ def _spline_matrices(made_for: tuple[int, int], grid: tuple[int, int]) -> Tensor
         return torch.from_numpy(np.concatenate(parts))
 
 
-@cache
 def _spline_matrix(old: int, new: int) -> np.ndarray:
     from scipy.interpolate import make_interp_spline
 

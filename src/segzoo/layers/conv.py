@@ -70,7 +70,7 @@ class Conv2d(nn.Conv2d):
         if self.padding_mode != "zeros":
             return self._conv_forward(x, weight, self.bias)
         stride, dilation = self.stride, self.dilation
-        if self._skips_pixels and self.groups == 1 and weight.shape[1] < _ONEDNN_BLOCK and torch.is_grad_enabled():
+        if torch.is_grad_enabled() and self._gradient_overruns(x, weight):
             x, stride = x[..., :: stride[0], :: stride[1]], (1, 1)
         if not (TWO_LIBRARIES and x.device.type == "cpu" and is_plain(self.weight)) or _is_traced():
             return F.conv2d(x, weight, self.bias, stride, self.padding, dilation, self.groups)
@@ -87,10 +87,11 @@ class Conv2d(nn.Conv2d):
                 return depthwise_conv_of_phases(x, weight, self.bias, dilation[0])
         return F.conv2d(x, weight, self.bias, stride, self.padding, dilation, self.groups)
 
-    @property
-    def _skips_pixels(self) -> bool:
-        """Whether this is a 1x1 convolution of some of the pixels."""
-        return self.kernel_size == (1, 1) and self.padding == (0, 0) and self.stride != (1, 1)
+    def _gradient_overruns(self, x: Tensor, weight: Tensor) -> bool:
+        """Whether oneDNN might write the gradient of the input beyond its memory."""
+        strided_pointwise = self.kernel_size == (1, 1) and self.padding == (0, 0) and self.stride != (1, 1)
+        few = self.groups == 1 and weight.shape[1] < _ONEDNN_BLOCK
+        return strided_pointwise and few and x.device.type == "cpu"
 
     @property
     def _is_same_size(self) -> bool:
