@@ -166,14 +166,20 @@ def spline_matrices(made_for: tuple[int, int], grid: tuple[int, int]) -> Tensor:
     A cubic spline (not-a-knot) is linear in its values, and so a matrix. Through three offsets or fewer the spline is
     linear. It is one tensor, and the same one each time, because a compiled model may hold one result of this function.
     """
-    return _spline_matrices(made_for, grid)
+    with torch.inference_mode(False):  # the next call may be a training's
+        matrices = torch.from_numpy(_spline_matrices(made_for, grid))
+    if type(matrices) is not Tensor:  # one of an exporter's, which means nothing afterwards
+        return matrices
+    return _KEPT.setdefault((made_for, grid), matrices)
+
+
+_KEPT: dict[tuple[tuple[int, int], tuple[int, int]], Tensor] = {}
 
 
 @cache
-def _spline_matrices(made_for: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+def _spline_matrices(made_for: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
     parts = [_spline_matrix(2 * a - 1, 2 * b - 1).ravel() for a, b in zip(made_for, grid, strict=True)]
-    with torch.inference_mode(False):  # the next call may be a training's
-        return torch.from_numpy(np.concatenate(parts))
+    return np.concatenate(parts)
 
 
 def _spline_matrix(old: int, new: int) -> np.ndarray:
