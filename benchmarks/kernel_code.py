@@ -1,7 +1,8 @@
 """The machine code of the Triton kernels, compiled ahead of time: no GPU is needed.
 
-For each kernel, dtype and architecture it counts loads of 16 bytes, atomic additions and those of 16 bytes, and
-barriers at which a block waits, and shows registers and stack of a thread. The block has one of the shapes that the
+For each kernel, dtype and architecture it counts instructions, loads of 16 bytes, atomic additions and those of 16
+bytes, and barriers at which a block waits, and shows registers and stack of a thread. Where a loop is not unrolled, its
+instructions count once. The block has one of the shapes that the
 kernel would try on that architecture.
 
     python benchmarks/kernel_code.py
@@ -19,7 +20,7 @@ from collections.abc import Iterator
 import torch
 from segzoo._kernels.dcnv3 import functions as dcnv3_functions
 from segzoo._kernels.dcnv3 import kernels as dcnv3_kernels
-from segzoo._kernels.dcnv3.bilinear import block_shape, compute_dtype, lanes, vector
+from segzoo._kernels.dcnv3.bilinear import block_shape, compute_dtype, forward_constants, lanes, vector
 from segzoo._kernels.ms_deform_attn import functions as ms_deform_attn_functions
 from segzoo._kernels.ms_deform_attn import kernels as ms_deform_attn_kernels
 from triton import knobs
@@ -55,6 +56,7 @@ class Code:
     vector_atomics: int
     barriers: int
     shuffles: int
+    instructions: int
     registers: int
     stack: int
 
@@ -74,6 +76,8 @@ def compiled(kernel: str, direction: str, dtype: torch.dtype, channels: int, cap
     backward = direction == "backward"
     rows, warps = block_shape(channels, vector(moved, backward, divmod(capability, 10)))
     constants |= {"D": channels, "LANES": lanes(channels), "BLOCK": rows}
+    if not backward:
+        constants |= forward_constants(dtype, channels, False)
     pointers = dict.fromkeys(("input", "value", "output", "output_gradient"), dtype)
     pointers |= dict.fromkeys(("input_gradient", "value_gradient"), sums)
     names = ("offset", "mask", "locations", "weights")
@@ -104,21 +108,29 @@ def _resources(cubin: bytes) -> dict[str, int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        command = [knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
-        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        usage = _output(knobs.nvidia.cuobjdump.path, "-res-usage", file.name)
+        code = _output(knobs.nvidia.nvdisasm.path, "-c", file.name)
     labels = {"registers": "REG", "stack": "STACK"}
-    return {name: int(re.search(rf"\b{label}:(\d+)", usage)[1]) for name, label in labels.items()}
+    found = {name: int(re.search(rf"\b{label}:(\d+)", usage)[1]) for name, label in labels.items()}
+    instructions = re.findall(
+        r"^\s*/\*[0-9a-f]+\*/\s+(?!NOP)\S.*;", code, re.MULTILINE
+    )  # each has its address before it
+    return {"instructions": len(instructions), **found}
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def table(codes: Iterator[Code]) -> None:
     print(
-        "| kernel | D | dtype | arch | block | 16-byte loads | atomics, of them 16 bytes | barriers | registers | stack |\n"
-        "|---|---|---|---|---|---|---|---|---|---|"
+        "| kernel | D | dtype | arch | block | instructions | 16-byte loads | atomics, of them 16 bytes | barriers "
+        "| registers | stack |\n|---|---|---|---|---|---|---|---|---|---|---|"
     )
     for code in codes:
         name = f"{code.kernel} {code.direction}{', softmax' if code.softmax else ''}"
         print(
-            f"| {name} | {code.channels} | {code.dtype} | sm_{code.capability} | {code.block} "
+            f"| {name} | {code.channels} | {code.dtype} | sm_{code.capability} | {code.block} | {code.instructions} "
             f"| {code.vector_loads} of {code.loads} | {code.atomics}, {code.vector_atomics} | {code.barriers} "
             f"| {code.registers} | {code.stack} |",
             flush=True,

@@ -80,8 +80,17 @@ def _scatter(base, pixel, rows, values, STEP: tl.constexpr, LANES: tl.constexpr,
 
 
 @triton.jit
+def _bfloats(words):
+    """The two bfloat16 numbers in 32 bits each, as float32, which begins with the bits of a bfloat16.
+
+    That takes an instruction for each number, of which the compiler's own way from bfloat16 takes two for every other one.
+    """
+    return (words << 16).to(tl.float32, bitcast=True), (words & -65536).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def pair(base, number, alive, PAIRED: tl.constexpr, COMPUTE: tl.constexpr):
-    """Two neighbours in memory for each row, the numbers 2 * ``number`` and 2 * ``number`` + 1.
+    """Two neighbours in memory for each row: 2 * ``number`` and 2 * ``number`` + 1 numbers after its pointer in ``base``.
 
     With ``PAIRED`` one instruction loads both, for which ``base`` must be aligned to two numbers; not for float64.
     """
@@ -91,8 +100,11 @@ def pair(base, number, alive, PAIRED: tl.constexpr, COMPUTE: tl.constexpr):
         HALF: tl.constexpr = tl.int16 if BITS == 16 else tl.int32
         WHOLE: tl.constexpr = tl.int32 if BITS == 16 else tl.int64
         both = tl.load(base.to(tl.pointer_type(WHOLE), bitcast=True) + number, mask=alive, other=0)
-        first = both.to(HALF).to(KIND, bitcast=True)
-        second = (both >> BITS).to(HALF).to(KIND, bitcast=True)
+        if KIND.is_bf16():
+            first, second = _bfloats(both)
+        else:
+            first = both.to(HALF).to(KIND, bitcast=True)
+            second = (both >> BITS).to(HALF).to(KIND, bitcast=True)
     else:
         first = tl.load(base + 2 * number, mask=alive, other=0.0)
         second = tl.load(base + 2 * number + 1, mask=alive, other=0.0)
@@ -109,11 +121,20 @@ def _neighbours(at, size, COMPUTE: tl.constexpr):
     first = tl.minimum(tl.maximum(tl.floor(at), 0.0), tl.maximum(size - 2, 0).to(COMPUTE))
     beyond = at - first
     highest = tl.minimum(size - 1, 1).to(COMPUTE)
+    # No share is above 1. As minimum of a maximum the two bounds are part of the addition's instruction.
     return (
         first.to(tl.int32),
-        tl.maximum(1.0 - tl.abs(beyond), 0.0),
-        tl.maximum(highest - tl.abs(beyond - 1.0), 0.0),
+        tl.minimum(tl.maximum(1.0 - tl.abs(beyond), 0.0), 1.0),
+        tl.minimum(tl.maximum(highest - tl.abs(beyond - 1.0), 0.0), 1.0),
     )
+
+
+@triton.jit
+def words(base, PACKED: tl.constexpr):
+    """``base`` as a pointer to what is loaded as one: with ``PACKED`` two bfloat16 numbers, as 32 bits."""
+    if PACKED:
+        base = base.to(tl.pointer_type(tl.int32), bitcast=True)
+    return base
 
 
 @triton.jit
@@ -126,17 +147,19 @@ def cell(
     height,
     width,
     STEP: tl.constexpr,
+    NARROW: tl.constexpr,
     INDEX: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
     """The four pixels around each row's position (x, y) in its map, and their shares of the sample.
 
     Args:
-        base: pointers to each row's channels at pixel 0, (BLOCK, lanes).
+        base: pointers to each row's channels at pixel 0, (BLOCK, words).
         first: number of the map's first pixel.
         x, y, weight: (BLOCK,); the shares are multiplied by the weight. All four are 0 outside the map.
         height, width: size of the map.
-        STEP: distance in memory from one pixel to the next, in numbers.
+        STEP: distance in memory from one pixel to the next, in words.
+        NARROW: whether the map may be one pixel wide.
         INDEX, COMPUTE: types of indices and of the arithmetic.
 
     Returns:
@@ -148,30 +171,62 @@ def cell(
     upper *= weight
     lower *= weight
     at = base + ((first + row * width + column).to(INDEX) * STEP)[:, None]
-    across = tl.minimum(width - 1, 1) * STEP
+    # A distance that is a constant is part of the load's instruction.
+    across = tl.minimum(width - 1, 1) * STEP if NARROW else STEP
     down = tl.where(height > 1, width, 0) * STEP
     return at, across, down, upper * left, upper * right, lower * left, lower * right
 
 
 @triton.jit
-def blend(sums, four, LANES: tl.constexpr, D: tl.constexpr, COMPUTE: tl.constexpr):
-    """``sums`` (BLOCK, LANES) and the four pixels of a `cell`, each times its share."""
+def blend(sums, seconds, four, WORDS: tl.constexpr, USED: tl.constexpr, PACKED: tl.constexpr):
+    """The sums (BLOCK, WORDS) and the four pixels of a `cell`, each times its share.
+
+    Of each row the first ``USED`` words are loaded. With ``PACKED``, ``sums`` are those of the first numbers of all
+    words and ``seconds`` those of the second ones, else ``seconds`` are left alone.
+    """
     at, across, down, upper_left, upper_right, lower_left, lower_right = four
     below = at + down
-    sums += _pixels(at, LANES, D).to(COMPUTE) * upper_left[:, None]
-    sums += _pixels(at + across, LANES, D).to(COMPUTE) * upper_right[:, None]
-    sums += _pixels(below, LANES, D).to(COMPUTE) * lower_left[:, None]
-    sums += _pixels(below + across, LANES, D).to(COMPUTE) * lower_right[:, None]
-    return sums
+    sums, seconds = _added(sums, seconds, at, upper_left, WORDS, USED, PACKED)
+    sums, seconds = _added(sums, seconds, at + across, upper_right, WORDS, USED, PACKED)
+    sums, seconds = _added(sums, seconds, below, lower_left, WORDS, USED, PACKED)
+    sums, seconds = _added(sums, seconds, below + across, lower_right, WORDS, USED, PACKED)
+    return sums, seconds
 
 
 @triton.jit
-def _pixels(at, LANES: tl.constexpr, D: tl.constexpr):
-    # A mask costs an instruction for each number, to set what is not loaded to zero.
-    if LANES == D:
-        return tl.load(at)
+def _added(sums, seconds, at, share, WORDS: tl.constexpr, USED: tl.constexpr, PACKED: tl.constexpr):
+    # A mask costs an instruction for each word, to set what is not loaded to zero.
+    if WORDS == USED:
+        pixels = tl.load(at)
     else:
-        return tl.load(at, mask=(tl.arange(0, LANES) < D)[None, :], other=0.0)
+        pixels = tl.load(at, mask=(tl.arange(0, WORDS) < USED)[None, :], other=0)
+    if (
+        PACKED
+    ):  # a float32 begins with the bits of a bfloat16: one instruction for each, the compiler's own way has up to two
+        seconds += (pixels & -65536).to(tl.float32, bitcast=True).to(sums.dtype) * share[:, None]
+        pixels = (pixels << 16).to(tl.float32, bitcast=True)
+    sums += pixels.to(sums.dtype) * share[:, None]
+    return sums, seconds
+
+
+@triton.jit
+def store_sums(
+    output,
+    row,
+    alive,
+    sums,
+    seconds,
+    BLOCK: tl.constexpr,
+    LANES: tl.constexpr,
+    D: tl.constexpr,
+    PACKED: tl.constexpr,
+    INDEX: tl.constexpr,
+):
+    """Write the sums of `blend` to the rows that are alive, D numbers each."""
+    if PACKED:
+        sums = tl.reshape(tl.join(sums, seconds), (BLOCK, LANES))
+    to = output + (row.to(INDEX) * D)[:, None] + tl.arange(0, LANES)[None, :]
+    tl.store(to, sums.to(output.dtype.element_ty), mask=row_mask(alive, LANES, D))
 
 
 @triton.jit
@@ -215,6 +270,17 @@ def sample_backward(
     _scatter(base_gradient, below, ll, given * (share - share * across)[:, None], STEP, LANES, D)
     _scatter(base_gradient, below + 1, lr, given * (share * across)[:, None], STEP, LANES, D)
     return upper + (lower - upper) * down, slope_x, slope_y
+
+
+def forward_constants(dtype: torch.dtype, channels: int, narrow: bool) -> dict:
+    """The compile-time constants of the forward kernels alone.
+
+    Args:
+        dtype: dtype of what is sampled.
+        channels: number of channels of a row.
+        narrow: whether a map is one pixel wide.
+    """
+    return {"PACKED": dtype == torch.bfloat16 and channels % 2 == 0, "NARROW": narrow}
 
 
 def lanes(channels: int) -> int:

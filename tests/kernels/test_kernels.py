@@ -175,6 +175,8 @@ def test_forward_moves_16_bytes_and_never_waits(tmp_path):
     # 9 points, 4 corners; besides them offsets by pairs and weights
     assert code["vector_loads"] == 36 and code["loads"] == 36 + 9 + 9
     assert code["barriers"] == 0 and code["stack"] == 0
+    # 1110, of which a tenth is not of the points; 1360 with bfloat16 as the compiler takes it apart, and bounds apart
+    assert code["instructions"] < 1200
 
 
 @pytest.mark.slow

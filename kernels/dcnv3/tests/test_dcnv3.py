@@ -87,9 +87,12 @@ CASES = {
     "8 channels": ((3, 6, 5, 4, 8), F32, {"remove_center": True, "softmax": True}),
     "10 channels": ((2, 6, 5, 3, 10), F32, {"stride": 2, "padding": 0}),
     "12 channels": ((1, 6, 5, 3, 12), BF16, {"dilation": 2, "padding": 2}),
+    "15 channels": ((1, 6, 5, 3, 15), BF16, {"softmax": True}),
+    "2 channels": ((1, 6, 5, 3, 2), BF16, {}),
     "1 channel": ((1, 5, 4, 3, 1), F32, {}),
     "one pixel": ((2, 1, 1, 2, 16), F32, {"softmax": True}),
     "one column": ((2, 5, 1, 2, 16), F32, {"softmax": True}),
+    "one column of bfloat16": ((2, 5, 1, 2, 16), (BF16, BF16, BF16), {"softmax": True}),
     "one row": ((2, 1, 6, 2, 16), F16, {}),
     "5x5": ((1, 7, 8, 1, 8), F32, {"kernel_size": 5, "padding": 2, "softmax": True, "remove_center": True}),
     "2x2, no padding": ((1, 5, 6, 2, 4), F32, {"kernel_size": 2, "padding": 0}),
@@ -123,6 +126,16 @@ def test_takes_any_strides():
     results = dcnv3.dcnv3_backward(strided[3], *strided[:3], groups=2)
     for result, expected in zip(results, dcnv3.dcnv3_backward(given, input, offset, mask, groups=2), strict=True):
         torch.testing.assert_close(result, expected)
+
+
+def test_takes_an_input_that_begins_anywhere():
+    """Two bfloat16 numbers are loaded at once, which memory that begins between two of them does not allow."""
+    input, offset, mask, _ = (tensor.to(DEVICE, BF16) for tensor in make(2, 6, 5, 2, 8, (BF16,) * 3))
+    shifted = torch.cat([input.new_zeros(1), input.flatten()])[1:].view(input.shape)
+    assert shifted.data_ptr() % (2 * shifted.itemsize)
+    assert torch.equal(
+        dcnv3.dcnv3_forward(shifted, offset, mask, groups=2), dcnv3.dcnv3_forward(input, offset, mask, groups=2)
+    )
 
 
 @pytest.mark.parametrize("dtype", [F32, F16])

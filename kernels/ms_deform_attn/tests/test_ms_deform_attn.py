@@ -58,6 +58,7 @@ CASES = {
     "8 channels": ((3, 6, 4, 8, [(6, 5)], 1), F32),
     "10 channels": ((2, 6, 3, 10, [(6, 5), (3, 3)], 3), F32),
     "12 channels": ((1, 6, 3, 12, [(6, 5), (3, 3)], 4), BF16),
+    "15 channels": ((1, 6, 3, 15, [(6, 5), (3, 3)], 4), BF16),
     "many points": ((1, 6, 2, 8, [(4, 5), (3, 3), (2, 2)], 8), F32),
     "one pixel": ((1, 4, 2, 16, [(1, 1), (1, 1)], 2), F32),
 }
@@ -85,6 +86,18 @@ def on_device(images):
     shapes = [(5, 4), (3, 2)]
     tensors = make(images, 7, 2, 8, shapes, 3, (F32, F32, F32))
     return shapes, *(tensor.to(DEVICE, F32) for tensor in tensors)
+
+
+def test_takes_values_that_begin_anywhere():
+    """Two bfloat16 numbers are loaded at once, which memory that begins between two of them does not allow."""
+    shapes, *tensors = on_device(2)
+    value, locations, weights, _ = (tensor.to(BF16) for tensor in tensors)
+    shifted = torch.cat([value.new_zeros(1), value.flatten()])[1:].view(value.shape)
+    assert shifted.data_ptr() % (2 * shifted.itemsize)
+    assert torch.equal(
+        ms_deform_attn.ms_deform_attn_forward(shifted, shapes, locations, weights),
+        ms_deform_attn.ms_deform_attn_forward(value, shapes, locations, weights),
+    )
 
 
 def test_takes_any_strides():

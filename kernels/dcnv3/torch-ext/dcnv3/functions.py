@@ -6,7 +6,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from .bilinear import TRITON_DTYPES, aligned, check, compute_dtype, launch
+from .bilinear import TRITON_DTYPES, aligned, check, compute_dtype, forward_constants, launch
 from .kernels import backward_kernel, forward_kernel
 
 
@@ -80,11 +80,12 @@ def dcnv3_forward(
         groups, kernel_size, stride, padding, dilation, float(offset_scale), bool(remove_center), bool(softmax)
     )
     _check("dcnv3_forward", input, offset, mask, options)
-    input, offset, mask = input.contiguous(), aligned(offset), mask.contiguous()
+    input, offset, mask = aligned(input), aligned(offset), mask.contiguous()
     output = input.new_empty(*offset.shape[:3], input.shape[3])
     if output.numel():
         tensors = {"input": input, "offset": offset, "mask": mask, "output": output}
-        _launch(forward_kernel, tensors, options, input.dtype)
+        constants = forward_constants(input.dtype, input.shape[3] // groups, input.shape[2] == 1)
+        _launch(forward_kernel, {**tensors, **constants}, options, input.dtype)
     return output
 
 
@@ -140,13 +141,13 @@ def dcnv3_backward(
     return input_gradient.to(input.dtype), offset_gradient, mask_gradient
 
 
-def _launch(kernel, tensors: "dict[str, Tensor]", options: Options, moved: torch.dtype, atomics: bool = False) -> None:
-    input, offset = tensors["input"], tensors["offset"]
+def _launch(kernel, own: dict, options: Options, moved: torch.dtype, atomics: bool = False) -> None:
+    input, offset = own["input"], own["offset"]
     images, height, width, channels = input.shape
     rows = offset.shape[1] * offset.shape[2] * options.groups
     largest = max(height * width * channels, rows * options.points * 2, rows * channels // options.groups)
-    arguments = kernel_constants(options, input.dtype, offset.dtype, tensors["mask"].dtype, largest)
-    arguments |= {**tensors, "height": height, "width": width, "columns": offset.shape[2], "rows": rows}
+    arguments = kernel_constants(options, input.dtype, offset.dtype, own["mask"].dtype, largest)
+    arguments |= {**own, "height": height, "width": width, "columns": offset.shape[2], "rows": rows}
     launch(
         kernel,
         arguments,

@@ -4,11 +4,14 @@ A row is one group of one output position. Rows are numbered as they lie in memo
 one stretch of offsets, weights and sums. ``D`` is the number of channels of a group.
 """
 
+import math
+
 import triton
 import triton.language as tl
 
-from .bilinear import blend, cell, pair, row_mask, sample_backward
+from .bilinear import blend, cell, pair, row_mask, sample_backward, store_sums, words
 
+_LOG2_E = tl.constexpr(math.log2(math.e))
 _SIZES = ["height", "width", "columns", "rows"]
 
 
@@ -24,7 +27,6 @@ def _anchors(row, columns, G: tl.constexpr, STRIDE: tl.constexpr, COMPUTE: tl.co
 @triton.jit
 def _point(
     offset,
-    at,
     alive,
     x,
     y,
@@ -37,24 +39,24 @@ def _point(
     PAIRED: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    """(x, y) in the input of sampling point number ``point`` of each row."""
+    """(x, y) in the input of sampling point number ``point`` of each row, given pointers to the rows' offsets."""
     cell = point
     if REMOVE_CENTER:
         cell += point // (KERNEL * KERNEL // 2)  # 1 from the center on
     reach: tl.constexpr = DILATION * (KERNEL - 1) // 2
     base_x = (cell // KERNEL * DILATION - reach).to(COMPUTE) * SCALE + (reach - PADDING)
     base_y = (cell % KERNEL * DILATION - reach).to(COMPUTE) * SCALE + (reach - PADDING)
-    offset_x, offset_y = pair(offset, at + point, alive, PAIRED, COMPUTE)
+    offset_x, offset_y = pair(offset, point, alive, PAIRED, COMPUTE)
     return x + base_x + offset_x * SCALE, y + base_y + offset_y * SCALE
 
 
 @triton.jit
 def _largest_logit(
-    mask, at, alive, BLOCK: tl.constexpr, POINTS: tl.constexpr, UNROLL: tl.constexpr, COMPUTE: tl.constexpr
+    mask, alive, BLOCK: tl.constexpr, POINTS: tl.constexpr, UNROLL: tl.constexpr, COMPUTE: tl.constexpr
 ):
     largest = tl.full([BLOCK], float("-inf"), COMPUTE)
     for point in tl.range(0, POINTS, loop_unroll_factor=UNROLL):
-        largest = tl.maximum(largest, tl.load(mask + at + point, mask=alive, other=0.0).to(COMPUTE))
+        largest = tl.maximum(largest, tl.load(mask + point, mask=alive, other=0.0).to(COMPUTE))
     return largest
 
 
@@ -81,6 +83,8 @@ def forward_kernel(
     PAIRED: tl.constexpr,
     COMPUTE: tl.constexpr,
     INDEX: tl.constexpr,
+    PACKED: tl.constexpr,
+    NARROW: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     POINTS: tl.constexpr = KERNEL * KERNEL - REMOVE_CENTER
@@ -95,27 +99,32 @@ def forward_kernel(
     mask += image * rows * POINTS
     output += image * rows * D
     at = row.to(INDEX) * POINTS
-    lane = tl.arange(0, LANES)[None, :]
-    base = input + ((row % G * D)[:, None] + lane)
+    offset += 2 * at
+    mask += at
+    WORDS: tl.constexpr = LANES // 2 if PACKED else LANES
+    USED: tl.constexpr = D // 2 if PACKED else D
+    base = words(input, PACKED) + ((row % G * USED)[:, None] + tl.arange(0, WORDS)[None, :])
 
     if SOFTMAX:
-        largest = _largest_logit(mask, at, alive, BLOCK, POINTS, UNROLL, COMPUTE)
+        largest = _largest_logit(mask, alive, BLOCK, POINTS, UNROLL, COMPUTE)
         total = tl.zeros([BLOCK], COMPUTE)
-    sums = tl.zeros([BLOCK, LANES], COMPUTE)
+    sums = tl.zeros([BLOCK, WORDS], COMPUTE)
+    seconds = tl.zeros([BLOCK, WORDS], COMPUTE)
     for point in tl.range(0, POINTS, loop_unroll_factor=UNROLL):
         point_x, point_y = _point(
-            offset, at, alive, x, y, point, KERNEL, PADDING, DILATION, SCALE, REMOVE_CENTER, PAIRED, COMPUTE
+            offset, alive, x, y, point, KERNEL, PADDING, DILATION, SCALE, REMOVE_CENTER, PAIRED, COMPUTE
         )
-        weight = tl.load(mask + at + point, mask=alive, other=0.0).to(COMPUTE)
+        weight = tl.load(mask + point, mask=alive, other=0.0).to(COMPUTE)
         if SOFTMAX:
-            weight = tl.exp(weight - largest)
+            weight = tl.exp2((weight - largest) * _LOG2_E)  # two instructions less than exp
             total += weight
-        four = cell(base, 0, point_x, point_y, weight, height, width, G * D, INDEX, COMPUTE)
-        sums = blend(sums, four, LANES, D, COMPUTE)
+        four = cell(base, 0, point_x, point_y, weight, height, width, G * USED, NARROW, INDEX, COMPUTE)
+        sums, seconds = blend(sums, seconds, four, WORDS, USED, PACKED)
     if SOFTMAX:
-        sums *= (1.0 / total)[:, None]
-    to = output + (row.to(INDEX) * D)[:, None] + lane
-    tl.store(to, sums.to(output.dtype.element_ty), mask=row_mask(alive, LANES, D))
+        share = (1.0 / total)[:, None]
+        sums *= share
+        seconds *= share
+    store_sums(output, row, alive, sums, seconds, BLOCK, LANES, D, PACKED, INDEX)
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -161,15 +170,17 @@ def backward_kernel(
     mask_gradient += image * rows * POINTS
     output_gradient += image * rows * D
     at = row.to(INDEX) * POINTS
+    offset += 2 * at
+    mask += at
     channel = (row % G * D)[:, None]
 
     largest = tl.zeros([BLOCK], COMPUTE)
     total = tl.full([BLOCK], 1.0, COMPUTE)
     if SOFTMAX:
-        largest = _largest_logit(mask, at, alive, BLOCK, POINTS, UNROLL, COMPUTE)
+        largest = _largest_logit(mask, alive, BLOCK, POINTS, UNROLL, COMPUTE)
         total = tl.zeros([BLOCK], COMPUTE)
         for point in tl.range(0, POINTS, loop_unroll_factor=UNROLL):
-            total += tl.exp(tl.load(mask + at + point, mask=alive, other=0.0).to(COMPUTE) - largest)
+            total += tl.exp(tl.load(mask + point, mask=alive, other=0.0).to(COMPUTE) - largest)
     share = 1.0 / total
     given = output_gradient + (row.to(INDEX) * D)[:, None] + tl.arange(0, LANES)[None, :]
     given = tl.load(given, mask=row_mask(alive, LANES, D), other=0.0).to(COMPUTE)
@@ -184,9 +195,9 @@ def backward_kernel(
     expected = tl.zeros([BLOCK], COMPUTE)
     for point in tl.range(0, POINTS, loop_unroll_factor=UNROLL):
         point_x, point_y = _point(
-            offset, at, alive, x, y, point, KERNEL, PADDING, DILATION, SCALE, REMOVE_CENTER, PAIRED, COMPUTE
+            offset, alive, x, y, point, KERNEL, PADDING, DILATION, SCALE, REMOVE_CENTER, PAIRED, COMPUTE
         )
-        weight = tl.load(mask + at + point, mask=alive, other=0.0).to(COMPUTE)
+        weight = tl.load(mask + point, mask=alive, other=0.0).to(COMPUTE)
         if SOFTMAX:
             weight = tl.exp(weight - largest) * share
         gain, slope_x, slope_y = sample_backward(

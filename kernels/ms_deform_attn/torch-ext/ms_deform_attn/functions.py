@@ -6,7 +6,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from .bilinear import TRITON_DTYPES, aligned, check, compute_dtype, launch
+from .bilinear import TRITON_DTYPES, aligned, check, compute_dtype, forward_constants, launch
 from .kernels import backward_kernel, forward_kernel
 
 
@@ -38,13 +38,14 @@ def ms_deform_attn_forward(
     """
     _check("ms_deform_attn_forward", value, spatial_shapes, sampling_locations, attention_weights)
     tensors = {
-        "value": value.contiguous(),
+        "value": aligned(value),
         "locations": aligned(sampling_locations),
         "weights": attention_weights.contiguous(),
     }
     output = value.new_empty(*attention_weights.shape[:2], value.shape[2] * value.shape[3])
     if output.numel():
-        _launch(forward_kernel, {**tensors, "output": output}, spatial_shapes, value.dtype)
+        constants = forward_constants(value.dtype, value.shape[3], any(width == 1 for _, width in spatial_shapes))
+        _launch(forward_kernel, {**tensors, **constants, "output": output}, spatial_shapes, value.dtype)
     return output
 
 
@@ -89,16 +90,16 @@ def ms_deform_attn_backward(
     return value_gradient.to(value.dtype), locations_gradient, weights_gradient
 
 
-def _launch(kernel, tensors: "dict[str, Tensor]", spatial_shapes, moved: torch.dtype, atomics: bool = False) -> None:
-    value, weights = tensors["value"], tensors["weights"]
+def _launch(kernel, own: dict, spatial_shapes, moved: torch.dtype, atomics: bool = False) -> None:
+    value, weights = own["value"], own["weights"]
     images, positions, heads, channels = value.shape
     levels, points = weights.shape[3:]
     rows = weights.shape[1] * heads
     largest = max(positions * heads * channels, rows * levels * points * 2, rows * channels)
-    dtypes = (value.dtype, tensors["locations"].dtype, weights.dtype)
+    dtypes = (value.dtype, own["locations"].dtype, weights.dtype)
     arguments = {
         **kernel_constants(heads, levels, points, *dtypes, largest),
-        **tensors,
+        **own,
         "codes": tuple(2 * side + 1 for shape in spatial_shapes for side in shape),
         "positions": positions,
         "rows": rows,

@@ -7,7 +7,7 @@ of locations, weights and sums. ``D`` is the number of channels of a head.
 import triton
 import triton.language as tl
 
-from .bilinear import blend, cell, pair, row_mask, sample_backward
+from .bilinear import blend, cell, pair, row_mask, sample_backward, store_sums, words
 
 _SIZES = ["positions", "rows"]
 
@@ -23,9 +23,9 @@ def _side(codes, number: tl.constexpr):
 
 
 @triton.jit
-def _point(locations, at, alive, point, height, width, PAIRED: tl.constexpr, COMPUTE: tl.constexpr):
-    """(x, y), in pixels of the level, of sampling point number ``point`` of each row."""
-    x, y = pair(locations, at + point, alive, PAIRED, COMPUTE)
+def _point(locations, alive, point, height, width, PAIRED: tl.constexpr, COMPUTE: tl.constexpr):
+    """(x, y), in pixels of the level, of sampling point number ``point`` of each row, given pointers to their locations."""
+    x, y = pair(locations, point, alive, PAIRED, COMPUTE)
     return x * width - 0.5, y * height - 0.5
 
 
@@ -46,6 +46,8 @@ def forward_kernel(
     PAIRED: tl.constexpr,
     COMPUTE: tl.constexpr,
     INDEX: tl.constexpr,
+    PACKED: tl.constexpr,
+    NARROW: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     ALL: tl.constexpr = LEVELS * POINTS
@@ -59,23 +61,26 @@ def forward_kernel(
     weights += image * rows * ALL
     output += image * rows * D
     at = row.to(INDEX) * ALL
-    lane = tl.arange(0, LANES)[None, :]
-    base = value + ((row % HEADS * D)[:, None] + lane)
+    locations += 2 * at
+    weights += at
+    WORDS: tl.constexpr = LANES // 2 if PACKED else LANES
+    USED: tl.constexpr = D // 2 if PACKED else D
+    base = words(value, PACKED) + ((row % HEADS * USED)[:, None] + tl.arange(0, WORDS)[None, :])
 
-    sums = tl.zeros([BLOCK, LANES], COMPUTE)
+    sums = tl.zeros([BLOCK, WORDS], COMPUTE)
+    seconds = tl.zeros([BLOCK, WORDS], COMPUTE)
     first = 0
     for level in tl.static_range(LEVELS):
         height = _side(codes, 2 * level)
         width = _side(codes, 2 * level + 1)
         for step in tl.range(0, POINTS, loop_unroll_factor=UNROLL):
             point = level * POINTS + step
-            x, y = _point(locations, at, alive, point, height, width, PAIRED, COMPUTE)
-            weight = tl.load(weights + at + point, mask=alive, other=0.0).to(COMPUTE)
-            four = cell(base, first, x, y, weight, height, width, HEADS * D, INDEX, COMPUTE)
-            sums = blend(sums, four, LANES, D, COMPUTE)
+            x, y = _point(locations, alive, point, height, width, PAIRED, COMPUTE)
+            weight = tl.load(weights + point, mask=alive, other=0.0).to(COMPUTE)
+            four = cell(base, first, x, y, weight, height, width, HEADS * USED, NARROW, INDEX, COMPUTE)
+            sums, seconds = blend(sums, seconds, four, WORDS, USED, PACKED)
         first += height * width
-    to = output + (row.to(INDEX) * D)[:, None] + lane
-    tl.store(to, sums.to(output.dtype.element_ty), mask=row_mask(alive, LANES, D))
+    store_sums(output, row, alive, sums, seconds, BLOCK, LANES, D, PACKED, INDEX)
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -114,6 +119,8 @@ def backward_kernel(
     weights_gradient += image * rows * ALL
     output_gradient += image * rows * D
     at = row.to(INDEX) * ALL
+    locations += 2 * at
+    weights += at
     channel = (row % HEADS * D)[:, None]
     given = output_gradient + (row.to(INDEX) * D)[:, None] + tl.arange(0, LANES)[None, :]
     given = tl.load(given, mask=row_mask(alive, LANES, D), other=0.0).to(COMPUTE)
@@ -130,8 +137,8 @@ def backward_kernel(
         slopes = tl.zeros([BLOCK, 2 * PADDED], COMPUTE)
         for step in tl.range(0, POINTS, loop_unroll_factor=UNROLL):
             point = level * POINTS + step
-            x, y = _point(locations, at, alive, point, height, width, PAIRED, COMPUTE)
-            weight = tl.load(weights + at + point, mask=alive, other=0.0).to(COMPUTE)
+            x, y = _point(locations, alive, point, height, width, PAIRED, COMPUTE)
+            weight = tl.load(weights + point, mask=alive, other=0.0).to(COMPUTE)
             gain, slope_x, slope_y = sample_backward(
                 given,
                 value + channel,
