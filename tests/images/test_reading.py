@@ -11,9 +11,17 @@ import PIL.ImageOps
 import pytest
 import tifffile
 
-from segzoo.data.decoding import decode_mask
+from segzoo.data.decoding import decode_mask, decode_pair
 from segzoo.errors import SegZooError
-from segzoo.images.reading import CorruptImageError, decode_image, in_colour, open_picture, read_bytes, read_header
+from segzoo.images.reading import (
+    CorruptImageError,
+    decode_image,
+    in_colour,
+    open_picture,
+    read_bytes,
+    read_header,
+    upright,
+)
 from segzoo.images.values import EIGHT_BITS, FLOATS, OTHER_INTEGERS, SIXTEEN_BITS, grey_levels, value_rule
 
 SIZE = (12, 20)
@@ -171,14 +179,39 @@ def test_channels_that_a_model_reads(tmp_path, rng):
     assert (in_colour(rgba[..., :2]) == rgba[..., [0, 0, 0]]).all()
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_upright_as_pillow_turns(tmp_path, rng, orientation):
+def test_upright_as_pillow_turns(tmp_path, rng, orientation, suffix):
+    """Pillow itself turns a TIFF file while it decodes it."""
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
-    PIL.Image.fromarray(rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)).save(tmp_path / "a.png", exif=exif)
-    with PIL.Image.open(tmp_path / "a.png") as image:
+    path = tmp_path / f"a{suffix}"
+    PIL.Image.fromarray(rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)).save(path, exif=exif)
+    with PIL.Image.open(path) as image:
         expected = np.asarray(PIL.ImageOps.exif_transpose(image))
-    assert (decode_image(tmp_path / "a.png") == expected).all()
+    for source in (path, path.read_bytes()):
+        assert (decode_image(source) == expected).all()
+        header, picture = read_header(source), open_picture(source)
+        assert header.orientation == picture.orientation == orientation
+        assert header.size == picture.stored_size[::-1] == SIZE[::-1]
+        assert header.upright_size == expected.shape[1::-1]
+    with PIL.Image.open(path) as image:
+        assert (decode_image(image) == expected).all()
+        assert (decode_image(image) == expected).all(), "decoded before"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_masks_in_tiff_files_are_turned_once(tmp_path, rng, orientation):
+    ids = rng.integers(0, 7, SIZE, dtype=np.uint8)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    PIL.Image.fromarray(ids).save(tmp_path / "a.tif", exif=exif)
+    assert (decode_mask(tmp_path / "a.tif") == upright(ids, orientation)).all()
+    # A mask without a tag is turned with its picture.
+    PIL.Image.fromarray(ids).save(tmp_path / "a.png")
+    _, mask = decode_pair(tmp_path / "a.tif", tmp_path / "a.png", num_channels=1)
+    if orientation >= 5:
+        assert (mask == upright(ids, orientation)).all()
 
 
 # Files

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import PIL.Image
-from PIL.TiffImagePlugin import SAMPLESPERPIXEL
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, SAMPLESPERPIXEL
 
 from segzoo.errors import SegZooError, first_line
 from segzoo.images.archives import is_address, read_address, readable
@@ -29,6 +29,16 @@ from segzoo.shortages import is_shortage
 
 _LOSSY_FORMATS = frozenset({"JPEG", "MPO"})
 _ORIENTATION_TAG = 0x0112
+# How an upright picture is turned to what an orientation says is stored.
+_AS_STORED = {
+    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+    3: PIL.Image.Transpose.ROTATE_180,
+    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+    5: PIL.Image.Transpose.TRANSPOSE,
+    6: PIL.Image.Transpose.ROTATE_90,
+    7: PIL.Image.Transpose.TRANSVERSE,
+    8: PIL.Image.Transpose.ROTATE_270,
+}
 # Modes whose values Pillow would clip when it converts them; all are grey.
 _DEEP_MODES = {"I": np.int32, "F": np.float32} | dict.fromkeys(("I;16", "I;16L", "I;16B", "I;16N"), np.uint16)
 
@@ -162,8 +172,8 @@ def open_picture(
         return Picture(source.copy(), name)
     with _faults_of(name, what):
         if isinstance(source, PIL.Image.Image):
-            source.load()
-            return Picture(source, name, _orientation(source), source.format in _LOSSY_FORMATS)
+            stored, orientation = _loaded(source)
+            return Picture(stored, name, orientation, source.format in _LOSSY_FORMATS)
         with _opened(source) as file:
             if decoder is not None and wanted is None:
                 plain = _plainly_decoded(file, name, decoder)
@@ -184,8 +194,7 @@ def open_picture(
             if decoded is not None:
                 # Of a PNG file Pillow would decode the pixels first, for the orientation may come after them.
                 return Picture(decoded, name, 1 if image.format == "PNG" else _orientation(image), lossy)
-            orientation = _orientation(image)
-            image.load()
+            image, orientation = _loaded(image)
             return Picture(image, name, orientation, lossy, full_size)
 
 
@@ -456,11 +465,25 @@ def _orientation(image: PIL.Image.Image) -> int:
     return found if 1 <= found <= 8 else 1
 
 
+def _loaded(image: PIL.Image.Image) -> tuple[PIL.Image.Image, int]:
+    """The decoded picture as it is stored, and its orientation.
+
+    Pillow turns a TIFF file upright when it decodes it, and takes the tag away: that is undone, because a mask without a
+    tag may have to be turned with its picture.
+    """
+    orientation = _orientation(image)
+    image.load()
+    if orientation != 1 and _orientation(image) == 1:
+        image = image.transpose(_AS_STORED[orientation])
+    return image, orientation
+
+
 def _header(image: PIL.Image.Image) -> Header:
     rule = value_rule(_stored_type(image))
     tiles = getattr(image, "tile", None)
     if rule is EIGHT_BITS and tiles and ";16" in str(tiles[0][3]):  # of 16-bit colours Pillow keeps the upper 8 bits
         rule = value_rule(np.uint16)
-    return Header(
-        image.format, image.mode, image.size, _orientation(image), rule, lossy=image.format in _LOSSY_FORMATS
-    )
+    orientation, size = _orientation(image), image.size
+    if image.format == "TIFF" and orientation >= 5:  # Pillow gives the size of the upright picture
+        size = image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
+    return Header(image.format, image.mode, size, orientation, rule, lossy=image.format in _LOSSY_FORMATS)
