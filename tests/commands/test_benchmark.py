@@ -1,6 +1,7 @@
 """`segzoo benchmark`: a line for each way, size, batch and number of threads, and what the numbers are."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -74,6 +75,20 @@ def test_what_fails_is_a_line_and_nothing_at_all_an_error(tmp_path, capsys):
     )
     assert main([*arguments, "--size", "32x33"]) == 1
     assert "nothing could be measured" in capsys.readouterr().err
+
+
+def test_an_error_of_onnxruntime_ends_no_table(folder, capsys, monkeypatch):
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail
+
+    def fail(*_):
+        raise Fail("[ONNXRuntimeError] : 1 : FAIL : no such operator")
+
+    monkeypatch.setitem(USUAL_WAYS, "onnxruntime", replace(USUAL_WAYS["onnxruntime"], prepare=fail))
+    assert main(["benchmark", str(folder), "--ways", "eager", "onnxruntime", "--json", *QUICK]) == 0
+    lines = {
+        line["way"]: line for line in json.loads(capsys.readouterr().out)["results"] if line["dtype"] == "float32"
+    }
+    assert "images_per_second" in lines["eager"] and "FAIL : no such operator" in lines["onnxruntime"]["why_not"]
 
 
 @pytest.mark.parametrize(

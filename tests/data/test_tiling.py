@@ -9,7 +9,7 @@ import pytest
 
 from segzoo.commands.cli import main
 from segzoo.data import Augmentation, DataSource, SegmentationDataset, build_train_transform
-from segzoo.data.decoding import decode_example
+from segzoo.data.decoding import decode_example, decode_mask
 from segzoo.data.loading import load_source
 from segzoo.errors import SegZooError
 from segzoo.evaluation.fingerprints import rows_fingerprint
@@ -141,6 +141,41 @@ def test_the_library_is_missing(scene, monkeypatch):
     monkeypatch.setitem(sys.modules, "rasterio", None)
     with pytest.raises(SegZooError, match=r'pip install "segzoo\[geo\]"'):
         rows(scene, tile=8)
+
+
+@pytest.mark.parametrize(
+    ("mode", "tag", "words"),
+    [
+        (
+            "P",
+            None,
+            "windows of a picture hold its values as stored .--tile., and here these are a palette; .* -expand rgb",
+        ),
+        ("CMYK", None, "these are CMYK"),
+        ("1", None, "these have 1 bit; save"),
+        ("RGB", 3, "the picture is stored with orientation 3, .*; save it upright"),
+    ],
+)
+def test_pictures_that_are_read_otherwise_than_they_are_stored(scene, mode, tag, words):
+    exif = PIL.Image.Exif()
+    if tag is not None:
+        exif[0x0112] = tag
+    PIL.Image.new("RGB", (WIDTH, HEIGHT), "red").convert(mode).save(scene / "images" / "train" / "a.tif", exif=exif)
+    with pytest.raises(SegZooError, match=f"a.tif: .*{words}"):
+        rows(scene, tile=32)
+
+
+def test_masks_that_are_read_otherwise_than_they_are_stored(scene, rng):
+    path = scene / "annotations" / "train" / "a.tif"
+    ids = rng.integers(0, 4, (HEIGHT, WIDTH), dtype=np.uint8)
+    palette = PIL.Image.fromarray(ids, "P")
+    palette.putpalette(bytes(range(12)))
+    palette.save(path)
+    windows = rows(scene, tile=100)
+    assert (decode_mask(windows[0]["label"]) == ids).all()
+    write_tiff(path, ids, photometric="MINISWHITE")
+    with pytest.raises(SegZooError, match="a.tif: windows of a mask .* white at 0; save it as class ids"):
+        rows(scene, tile=32)
 
 
 def test_files_that_have_no_windows(scene, make_folder, tmp_path_factory, rng):

@@ -27,11 +27,11 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="limits are as on Lin
 
 @pytest.fixture(scope="module")
 def large(scenes, tmp_path_factory):
-    """The scenes with one picture of 48 MB for each part."""
+    """The scenes with one picture of 243 MB for each part: more than the process may still hold of what it has freed."""
     data = shutil.copytree(scenes, tmp_path_factory.mktemp("large") / "data")
     for split in ("train", "validation"):
-        Image.fromarray(np.zeros((4000, 4000, 3), np.uint8)).save(data / "images" / split / "zz.png")
-        Image.fromarray(np.zeros((4000, 4000), np.uint8)).save(data / "annotations" / split / "zz.png")
+        Image.fromarray(np.zeros((9000, 9000, 3), np.uint8)).save(data / "images" / split / "zz.png")
+        Image.fromarray(np.zeros((9000, 9000), np.uint8)).save(data / "annotations" / split / "zz.png")
     return data
 
 

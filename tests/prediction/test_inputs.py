@@ -1,5 +1,7 @@
 """Which pictures are meant, and what their results are called."""
 
+import codecs
+
 import pytest
 
 from segzoo import SegZooError
@@ -35,6 +37,8 @@ def test_lists(photos, monkeypatch):
     monkeypatch.chdir(photos.parent)
     listed = photos.parent / "list.txt"
     listed.write_text("photos/x/a.jpg\n\nphotos/a.jpg\nhttps://example.org/z.png\n")
+    assert stems(lists=[str(listed)]) == ["x/a", "a", "z"]
+    listed.write_bytes(codecs.BOM_UTF8 + listed.read_bytes())  # as editors on Windows save it
     assert stems(lists=[str(listed)]) == ["x/a", "a", "z"]
     listed.write_text("\n")
     with pytest.raises(SegZooError, match="names no pictures"):

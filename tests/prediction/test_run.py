@@ -1,5 +1,6 @@
 """`segzoo predict` over many pictures: going on, errors of one picture, batches, kinds of results, processes."""
 
+import errno
 import fnmatch
 import io
 import json
@@ -87,6 +88,30 @@ def test_going_on_and_errors(tiny_model, photos, tmp_path, capsys):
     assert contents(out) == expected
     assert predict("--model", tiny_model, "--output", out) == 1
     assert "no pictures are named" in capsys.readouterr().err
+
+
+def test_results_that_cannot_be_written_are_errors_of_one_picture(tiny_model, photos, tmp_path, capsys):
+    """The name of one picture is so long that those of its results, while they are written, are too long."""
+    options = (photos, "--model", tiny_model, "--memory_format", "contiguous", "--device", "cpu")
+    shutil.copy(photos / "a.png", photos / f"{'a' * 240}.png")
+    assert predict(*options, "--output", tmp_path / "ended") == 1
+    assert "File name too long" in capsys.readouterr().err
+    assert predict(*options, "--output", tmp_path / "whole", "--on_error", "skip") == 1
+    captured = capsys.readouterr().err
+    assert "1 picture could not be labelled:" in captured and "File name too long" in captured
+    expected = {f"{stem}{end}" for stem in ("a", "b", "x/a", "x/c") for end in (".png", "_overlay.jpg", ".json")}
+    assert set(contents(tmp_path / "whole")) == expected
+
+
+def test_a_folder_that_takes_no_results_ends_the_run(tiny_model, photos, tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a.png")
+
+    monkeypatch.setattr("segzoo.prediction.results.write_png", full)
+    options = ("--model", tiny_model, "--memory_format", "contiguous", "--device", "cpu", "--on_error", "skip")
+    assert predict(photos, *options, "--output", tmp_path / "out") == 1
+    captured = capsys.readouterr().err
+    assert "No space left on device" in captured and "could not be labelled" not in captured
 
 
 def test_going_on_with_other_options(tiny_model, photos, tmp_path, capsys):
@@ -314,5 +339,5 @@ def test_killed_processes_and_launch(tiny_model, photos, tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", *command[2:]]
     done = subprocess.run([*launch, "--on_error", "skip"], capture_output=True, text=True, timeout=120)
     assert done.returncode != 0
-    assert "4 pictures -> " in done.stdout and done.stderr.count("1 pictures could not be labelled:") == 1, done.stderr
+    assert "4 pictures -> " in done.stdout and done.stderr.count("1 picture could not be labelled:") == 1, done.stderr
     assert contents(out) == contents(expected)

@@ -451,7 +451,7 @@ def finish(
         there = f" ({skipped} were there already)" if skipped else ""
         print_text(line_text(f"{len(pictures) - len(found)} pictures -> {args.output}{there}"))
         if found:
-            print_text(f"{len(found)} pictures could not be labelled:", stream=sys.stderr)
+            print_text(f"{len(found)} picture{'s' * (len(found) > 1)} could not be labelled:", stream=sys.stderr)
         for name, reason in found:
             print_text(line_text(f"  {name}: {reason}"), stream=sys.stderr)
     return 1 if found else 0

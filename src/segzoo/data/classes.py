@@ -147,7 +147,7 @@ def _read_names(file: Path) -> tuple[dict[int, str], list[list[int]] | None]:
     if file.suffix.lower() in (".csv", ".txt"):
         return _of_palette(file)
     try:
-        loaded = json.loads(file.read_text(encoding="utf-8"))
+        loaded = json.loads(file.read_text(encoding="utf-8-sig"))
         entries = list(loaded.values()) if isinstance(loaded, dict) else loaded
         if any(isinstance(entry, dict | list) or str(entry).startswith("#") for entry in entries):
             return _of_palette(file)

@@ -257,7 +257,7 @@ def _id2label_on_hub(name: str, revision: str | None, token: str | bool | None) 
             file = hf_hub_download(name, _ID2LABEL, repo_type="dataset", revision=revision, token=token)
         except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError):
             return None
-    return Path(file).read_text(encoding="utf-8")
+    return Path(file).read_text(encoding="utf-8-sig")
 
 
 def _is_table(path: Path) -> bool:

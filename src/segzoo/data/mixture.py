@@ -326,7 +326,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise SegZooError(f"{path}: there is no such file; a .yaml file lists the data sets of a mixture") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION
+
 from segzoo.data.data_source import DataSource
 from segzoo.data.pairing import Listing
 from segzoo.errors import SegZooError
 from segzoo.images.archives import file_address, is_address, readable
+from segzoo.images.tiff import ORIENTATION, first_number
 from segzoo.images.windows import file_size, window_address, windows_of
+from segzoo.regular_files import open_regular
 
 _TIFF = (".tif", ".tiff")
+_KINDS = {0: "white at 0", 3: "a palette", 4: "a transparency mask", 5: "CMYK", 8: "CIELAB", 9: "ICCLab", 10: "ITULab"}
+"""What the values of a TIFF file may be besides grey levels and RGB, by the number of PhotometricInterpretation."""
+
+_PALETTE = 3
 
 
 def check_tiling(source: DataSource) -> None:
@@ -47,7 +55,8 @@ def tiled(listing: Listing, source: DataSource) -> Listing:
     Only headers are read.
 
     Raises:
-        SegZooError: a file is no TIFF, lies in an archive or cannot be opened, or picture and mask differ in size.
+        SegZooError: a file is no TIFF, lies in an archive or cannot be opened, its windows would not be parts of the picture
+            that the whole file is read as, or picture and mask differ in size.
     """
     if source.tile is None:
         return listing
@@ -56,6 +65,8 @@ def tiled(listing: Listing, source: DataSource) -> Listing:
         pairs = []
         for image, label in files.pairs:
             (height, width), mask_size = (_size(path) for path in (image, label))
+            _check_values(image, "picture")
+            _check_values(label, "mask")
             if mask_size != (height, width):
                 raise SegZooError(
                     f"Image and mask differ in size: {image} is {width}x{height} (width x height), {label} is "
@@ -76,3 +87,26 @@ def _size(path: str) -> tuple[int, int]:
             "-co TILED=YES -co COMPRESS=DEFLATE), or leave --tile out"
         )
     return file_size(path)
+
+
+def _check_values(path: str, what: str) -> None:
+    """Refuse a file of which windows, whose values are as stored, would not be parts of what the whole file is read as."""
+    with open_regular(path) as file:
+        orientation = first_number(file, ORIENTATION, 1)
+        kind = first_number(file, PHOTOMETRIC_INTERPRETATION, 1)
+        bits = first_number(file, BITSPERSAMPLE, 1)
+    if orientation != 1:
+        raise SegZooError(
+            f"{path}: the {what} is stored with orientation {orientation}, which windows of it would keep (--tile); save it upright"
+        )
+    is_mask = what == "mask"
+    if kind in _KINDS and not (is_mask and kind == _PALETTE):
+        raise SegZooError(
+            f"{path}: windows of a {what} hold its values as stored (--tile), and here these are {_KINDS[kind]}; save it as "
+            f"{'class ids' if is_mask else 'grey or RGB (gdal_translate -expand rgb, for a palette)'}, or leave --tile out"
+        )
+    if bits < 8 and not is_mask:
+        raise SegZooError(
+            f"{path}: windows of a picture hold its values as stored (--tile), and here these have {bits} bit{'s' * (bits > 1)}; save "
+            "it with 8 bits (gdal_translate -ot Byte -scale), or leave --tile out"
+        )

@@ -22,13 +22,12 @@ from segzoo.errors import SegZooError, first_line
 from segzoo.images.archives import is_address, read_address, readable
 from segzoo.images.kinds import seems_to_be
 from segzoo.images.plain import START, PlainFile, may_be_plain, plain_file
-from segzoo.images.tiff import TooLargeError, is_tiff, read_bands, samples_per_pixel
+from segzoo.images.tiff import ORIENTATION, TooLargeError, is_tiff, read_bands, samples_per_pixel
 from segzoo.images.values import EIGHT_BITS, ValueRule, grey_levels, value_rule
 from segzoo.regular_files import open_regular
 from segzoo.shortages import is_shortage
 
 _LOSSY_FORMATS = frozenset({"JPEG", "MPO"})
-_ORIENTATION_TAG = 0x0112
 # How an upright picture is turned to what an orientation says is stored.
 _AS_STORED = {
     2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
@@ -459,7 +458,7 @@ def _reduce(image: PIL.Image.Image, wanted: Callable[[tuple[int, int]], tuple[in
 
 def _orientation(image: PIL.Image.Image) -> int:
     try:
-        found = int(image.getexif().get(_ORIENTATION_TAG, 1))
+        found = int(image.getexif().get(ORIENTATION, 1))
     except (SyntaxError, ValueError, TypeError, OSError):  # a broken EXIF block says nothing about the picture
         return 1
     return found if 1 <= found <= 8 else 1

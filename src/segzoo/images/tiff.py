@@ -13,7 +13,8 @@ from PIL.TiffImagePlugin import SAMPLESPERPIXEL, ImageFileDirectory_v2
 from segzoo.errors import SegZooError
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_ORIENTATION_TAG = 274
+ORIENTATION = 274
+"""Number of the tag."""
 
 
 class TooLargeError(OSError):
@@ -49,6 +50,14 @@ def is_tiff(file: BinaryIO) -> bool:
 
 def samples_per_pixel(file: BinaryIO) -> int:
     """Number of bands in a TIFF file's first directory, 1 if not stated; the position is 0 before and after."""
+    return first_number(file, SAMPLESPERPIXEL, 1)
+
+
+def first_number(file: BinaryIO, tag: int, default: int) -> int:
+    """The first number of a tag in a TIFF file's first directory, which is given where it is not stated.
+
+    The file's position is 0 before and after. Reading a broken file will report what is wrong with it.
+    """
     try:
         header = file.read(8)
         if header[2] == 43 or header[3] == 43:  # BigTIFF: offsets of 64 bits
@@ -56,9 +65,10 @@ def samples_per_pixel(file: BinaryIO) -> int:
         directory = ImageFileDirectory_v2(header)
         file.seek(directory.next)
         directory.load(file)
-        return int(directory.get(SAMPLESPERPIXEL, 1))
+        found = directory.get(tag, default)
+        return int(found[0] if isinstance(found, tuple) else found)
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, struct.error):
-        return 1  # reading the file will report what is wrong with it
+        return default
     finally:
         file.seek(0)
 
@@ -92,7 +102,7 @@ def read_bands(file: BinaryIO, name: str, *, header_only: bool = False) -> Bands
                 raise OSError(f"a TIFF file of axes {axes} and type {dtype} is no picture")
             if limit is not None and size[0] * size[1] > 2 * limit:
                 raise TooLargeError(f"{size[0] * size[1]} pixels, above Pillow's limit of {2 * limit}")
-            tag = page.tags.get(_ORIENTATION_TAG)
+            tag = page.tags.get(ORIENTATION)
             orientation = int(tag.value) if tag is not None and 1 <= int(tag.value) <= 8 else 1
             values = None
             if not header_only:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,8 @@ from segzoo.shortages import shortage_of
 QUICK_PIXELS = 4_000_000
 """Up to this number of pixels speed matters more than memory: several pictures are held at once."""
 _AHEAD, _BEHIND = 2, 4  # batches that are read before the model asks for them; pictures that wait for being written
+# What is wrong with the folder of the results, and not with one picture's.
+_NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
 FETCHERS = 4  # pictures that are fetched at once; twice as many are ahead of the work
 
 
@@ -253,20 +256,26 @@ def label_pictures(
         folder.mkdir(parents=True, exist_ok=True)
         remove_abandoned(folder)
     results.begin(output, labeller)
-    written: deque[tuple[float, Future[Written]]] = deque()
+    written: deque[tuple[str, float, Future[Written]]] = deque()
 
     def finished(most: int) -> Iterator[Written]:
         while len(written) > most:
-            seconds, future = written.popleft()
-            done = future.result()
-            yield replace(done, seconds=done.seconds + seconds)
+            name, seconds, future = written.popleft()
+            try:
+                done = future.result()
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno in _NO_PLACE:
+                    raise
+                failures.note(name, error)
+            else:
+                yield replace(done, seconds=done.seconds + seconds)
 
     def begin_writing(one: _Labelled) -> None:
         if isinstance(one.found, Exception):
             failures.note(one.task.picture.name, one.found)
         else:
             future = _begin(writer, one.task, _write, results, output, one.task, one.found)
-            written.append((one.seconds, future))
+            written.append((one.task.picture.name, one.seconds, future))
 
     def is_small(batch: Sequence[_Read]) -> bool:
         images = [one.image for one in batch if not isinstance(one.image, Exception)]

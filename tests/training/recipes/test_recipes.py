@@ -71,6 +71,13 @@ def test_every_recipe_reads_back_equal_and_makes_a_transform(recipe, tmp_path):
     assert steps == [name for name in order if name in steps]
 
 
+def test_a_file_that_an_editor_on_windows_has_saved(tmp_path):
+    file = tmp_path / "recipe.json"
+    RECIPES["quick"].write_recipe(file)
+    file.write_text(file.read_text(), encoding="utf-8-sig")
+    assert resolve_recipe(file=file) == RECIPES["quick"]
+
+
 def step_of(pipeline, kind):
     return next((step for step in pipeline if step["type"] == kind), None)
 
