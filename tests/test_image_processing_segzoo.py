@@ -338,7 +338,7 @@ def test_wrong_images(images, message):
         ({"size_multiple": 0}, "size_multiple is 0"),
         ({"size_multiple": "32"}, "wrong type.*size_multiple"),
         ({"channel_order": "gbr"}, "channel_order"),
-        ({"channel_order": "bgr", "num_channels": 4}, "needs num_channels 3"),
+        ({"channel_order": "bgr", "num_channels": 5}, "needs num_channels 3 or 4"),
         ({"window_size": [512, 512]}, "belong together"),
         ({"window_size": [512, 0], "window_stride": [1, 1]}, "window_size"),
         ({"do_center_crop": True, "crop_size": 5}, "do_center_crop"),

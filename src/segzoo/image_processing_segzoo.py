@@ -27,7 +27,14 @@ from transformers.utils import ModelOutput
 
 from segzoo.errors import SegZooError
 from segzoo.hub import WritesShim
-from segzoo.images.loading import image_to_tensor, list_of_images, list_of_masks, mask_to_tensor, reduce_labels
+from segzoo.images.loading import (
+    blue_first,
+    image_to_tensor,
+    list_of_images,
+    list_of_masks,
+    mask_to_tensor,
+    reduce_labels,
+)
 from segzoo.images.resizing import (
     pad_image,
     padded_size,
@@ -74,7 +81,8 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
             number other than 1 and 3, pictures must have exactly that many; TIFF files with many bands need
             ``tifffile``.
         channel_order (`"rgb"` | `"bgr"`, default "rgb"): channel order that the model expects, mmcv's ``to_rgb`` True
-            / False; inputs are always RGB. ``image_mean`` and ``image_std`` are in this order.
+            / False; inputs are always RGB, with or without a fourth channel, which stays the last. ``image_mean`` and
+            ``image_std`` are in this order.
 
     Resizing
         do_resize (`bool`, default True): False leaves pictures and masks at their size (padding still happens).
@@ -274,7 +282,7 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
             if masks is not None:
                 masks = [resize_mask(mask, sizes[-1]) for mask, sizes in zip(masks, steps, strict=True)]
         if settings["channel_order"] == "bgr":
-            images = [image.flip(0) for image in images]
+            images = [blue_first(image) for image in images]
         images = [self._rescale_and_normalize_one(image, settings) for image in images]
 
         if settings["do_pad"]:

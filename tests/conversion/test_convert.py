@@ -1,5 +1,6 @@
 """Checkpoint file -> model folder -> Auto classes, by the function and by the command."""
 
+import hashlib
 import json
 import runpy
 import sys
@@ -179,8 +180,8 @@ class TestZooNames:
         monkeypatch.setattr(zoo, "original_config", lambda name: tiny.config())
 
     def test_a_bare_state_dict_gets_its_config_and_scores(self, monkeypatch, folder, tmp_path):
-        self.rows(monkeypatch, dice=78.67)
         torch.save(tiny.state_dict(tiny.config()), tmp_path / "bare.pth")
+        self.rows(monkeypatch, dice=78.67, sha256=hashlib.sha256((tmp_path / "bare.pth").read_bytes()).hexdigest())
         done = convert_checkpoint(
             tmp_path / "bare.pth", output=tmp_path / "out", name="tiny_fcn_20200101_000000-00000000"
         )
@@ -188,6 +189,15 @@ class TestZooNames:
         assert torch.equal(logits_of(tmp_path / "out"), logits_of(folder))
         card = (tmp_path / "out/README.md").read_text()
         assert "12.50" in card and "78.67" in card and "https://example.org/tiny_fcn" in card and "Apache-2.0" in card
+
+    def test_other_weights_get_the_config_of_a_name_and_none_of_its_scores(self, monkeypatch, folder, tmp_path):
+        self.rows(monkeypatch, dice=78.67)
+        torch.save(tiny.state_dict(tiny.config()), tmp_path / "own_training.pth")
+        done = convert_checkpoint(tmp_path / "own_training.pth", output=tmp_path / "out", name="tiny_fcn")
+        assert torch.equal(logits_of(tmp_path / "out"), logits_of(folder))
+        card = (tmp_path / "out/README.md").read_text()
+        assert not any(said in card for said in ("12.50", "78.67", "https://example.org/tiny_fcn"))
+        assert any("tiny_fcn gave the config alone; the file's SHA-256" in note for note in done.report.notes)
 
     def test_a_released_file_is_recognised_by_the_hash_in_its_name_alone(self, monkeypatch, checkpoint, tmp_path):
         self.rows(monkeypatch)

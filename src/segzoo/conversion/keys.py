@@ -246,7 +246,8 @@ class ComponentRule:
         written, name = original["type"], type_name(original, context.where, self.types)
         if name != type_name(original, context.where):
             context.note(context.where, f"its class {written} is taken for {name} of the same name")
-        context = replace(context, package=written.split(".")[0] if "." in written else "")
+        package = written.split(".")[0] if "." in written else str(original.get("_scope_") or "")
+        context = replace(context, package=package)
         with values_that_fit(context.where):
             found = self.translate({**original, "type": name}, context)
         config, inner = found if isinstance(found, tuple) else (found, ())

@@ -26,7 +26,7 @@ class OriginalClasses:
         names: one name per class, or None where they are not known.
         palette: one [red, green, blue], each 0..255, per class, or None.
         source: where the names come from, in words.
-        dataset: facts of the checkpoint's data set, or None where it is not a known one.
+        dataset: facts of the data set that it was trained on, or None where that is not a known one.
         reduce_labels: whether label files hold 0 for "no class" and 1..n for the classes.
     """
 
@@ -62,8 +62,9 @@ def find_classes(
     facts, reduce_labels = None, dataset.reduce_labels
     if dataset.type:
         facts = facts_for_original_type(dataset.type, reduce_labels=reduce_labels, num_labels=num_labels)
-    if reduce_labels is None:
-        reduce_labels = bool(facts and facts.reduce_labels)
+    if reduce_labels is None:  # the class of the data set decides, also where the model has been given other classes
+        known = facts or (facts_for_original_type(dataset.type) if dataset.type else None)
+        reduce_labels = bool(known and known.reduce_labels)
 
     options, metainfo = dataset.options, dataset.metainfo
     candidates = [
@@ -83,7 +84,9 @@ def find_classes(
     whole = facts_for_original_type(dataset.type, reduce_labels=dataset.reduce_labels) if dataset.type else None
     if whole is not None and whole.num_labels < num_labels and _plain(names or whole.classes) == _plain(whole.classes):
         # A head with more outputs than its data set has classes: the first are these, the others were never right.
-        names = [*whole.classes, *(f"LABEL_{i}" for i in range(whole.num_labels, num_labels))]
+        # Where label files hold 0 for "no class", and the original does not leave it out, it is the first one.
+        names = [*([BACKGROUND] if whole.reduce_labels and not reduce_labels else []), *whole.classes]
+        names += [f"LABEL_{i}" for i in range(len(names), num_labels)]
         source = source or f"the data set {whole.title}"
     if names is not None and len(names) != num_labels:
         fix = "the config does not belong to this checkpoint, or its num_classes is wrong"
@@ -102,9 +105,13 @@ def find_classes(
         names=None if names is None else unique_names(names),
         palette=None if colors is None else [[int(value) for value in color] for color in colors],
         source=source,
-        dataset=facts,
+        dataset=facts if dataset.trained_on in (None, dataset.type) else _trained_on(dataset, num_labels),
         reduce_labels=reduce_labels,
     )
+
+
+def _trained_on(dataset: OriginalDataset, num_labels: int) -> DatasetFacts | None:
+    return facts_for_original_type(dataset.trained_on or "", num_labels=num_labels)
 
 
 def read_class_names(text: str) -> list[str]:

@@ -20,6 +20,7 @@ class OriginalDataset:
         metainfo: names and colours in the form of 1.x.
         reduce_labels: whether label files hold 0 for "no class" and 1..n for the classes; None where the config does
             not say.
+        trained_on: name of the class of the data set that it is trained on; None where the config does not name it.
     """
 
     type: str | None = None
@@ -27,6 +28,7 @@ class OriginalDataset:
     where: str = ""
     metainfo: Mapping[str, Any] = field(default_factory=dict)
     reduce_labels: bool | None = None
+    trained_on: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class OriginalConfig:
                 where=where,
                 metainfo=options.get("metainfo") or config.get("metainfo") or {},
                 reduce_labels=_reduces_labels(config, options, steps),
+                trained_on=_class_name(_find_dataset(config, ("train",))[0].get("type")),
             )
         return cls(
             model=model,
@@ -99,13 +102,15 @@ def _class_name(kind: Any) -> str | None:
     return kind.rpartition(".")[2] if isinstance(kind, str) else None
 
 
-def _find_dataset(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
-    """The dict of the data set and its place; ({}, "") where there is none.
+def _find_dataset(
+    config: Mapping[str, Any], splits: Sequence[str] = ("test", "val", "train")
+) -> tuple[Mapping[str, Any], str]:
+    """The dict of the data set of the first of some splits, and its place; ({}, "") where there is none.
 
     Wrappers (``RepeatDataset``, ``ConcatDataset``, lists) are followed to the first data set inside.
     """
-    places = [("data", split) for split in ("test", "val", "train")]
-    places += [(f"{split}_dataloader", "dataset") for split in ("test", "val", "train")]
+    places = [("data", split) for split in splits]
+    places += [(f"{split}_dataloader", "dataset") for split in splits]
     for outer, inner in places:
         found, where = config.get(outer), f"{outer}.{inner}"
         found = found.get(inner) if isinstance(found, Mapping) else None

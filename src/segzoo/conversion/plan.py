@@ -235,13 +235,22 @@ def _plan_model(original: Original, translation: Translation, config_source: str
     _check_class_count(original, model, translation.components)
     recognised, remarks = _identify(original)
     row = original.row or recognised
+    published = row  # of what the card gives scores, licence and address
+    start = None if original.row is None else original.row.sha256_start
+    if start is not None and not original.checkpoint.sha256.startswith(start):
+        published = None
+        remarks = [
+            *remarks,
+            f"origin: {row.name} gave the config alone; the file's SHA-256 does not begin with {start}, as the released "
+            "one's does, so that the card has none of its scores",
+        ]
     return Plan(
         original,
         model,
         components=translation.components,
         state=original.checkpoint.state_dict,
         processor=SegZooImageProcessor(**translation.processor),
-        card=partial(conversion_card, translation=translation, row=row),
+        card=partial(conversion_card, translation=translation, row=published),
         config_source=config_source,
         labels_source=translation.classes.source,
         row=row,

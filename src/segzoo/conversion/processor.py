@@ -57,17 +57,18 @@ def translate_processor(context: Context, num_channels: int = 3) -> dict[str, An
         context.note("config", "it has no test pipeline; images are normalised, and not resized")
         fields.update(_normalisation(original.normalisation, "img_norm_cfg"))
     else:
-        fields.update(_steps(original.test_pipeline, original.pipeline_place, None, context))
+        fields.update(_steps(original.test_pipeline, original.pipeline_place, context))
     if isinstance(original.preprocessor, Mapping):
         fields.update(_preprocessor(original.preprocessor))
     fields.setdefault("do_normalize", False)
     fields.setdefault("do_rescale", fields["do_normalize"])
     # mmcv reads images as BGR, and they remain so unless a normalisation reverses the channels.
     fields.setdefault("channel_order", "bgr")
+    blue_first = fields.pop("blue_first", False)
     if fields.pop("loads_arrays", False) and num_channels == 3:  # in another order than mmcv's, which is then reversed
         fields["channel_order"] = "bgr" if fields["channel_order"] == "rgb" else "rgb"
-    if num_channels != 3:  # such images are in the order of the model's channels
-        fields["channel_order"] = "rgb"
+    if num_channels != 3:  # such images are in the order of the model's channels, unless mmcv has read blue first
+        fields["channel_order"] = "bgr" if num_channels == 4 and blue_first else "rgb"
     check_preparation(fields, "the test pipeline")
     if (raw := fields.pop("raw_pad_value", None)) is not None:  # padded before the normalisation
         fields["pad_value"] = raw
@@ -77,8 +78,10 @@ def translate_processor(context: Context, num_channels: int = 3) -> dict[str, An
     return fields
 
 
-def _steps(steps: Sequence[Any], where: str, scale: Any, context: Context) -> dict[str, Any]:
-    """The settings for a list of steps; ``scale`` is what an enclosing MultiScaleFlipAug hands to Resize."""
+def _steps(
+    steps: Sequence[Any], where: str, context: Context, *, scale: Any = None, enclosed: bool = False
+) -> dict[str, Any]:
+    """The settings for a list of steps; ``scale`` is what a MultiScaleFlipAug, if it encloses them, hands to Resize."""
     fields: dict[str, Any] = {}
     for number, step in enumerate(steps):
         place = f"{where}[{number}]"
@@ -86,19 +89,24 @@ def _steps(steps: Sequence[Any], where: str, scale: Any, context: Context) -> di
         if kind in _NEUTRAL:
             continue
         if kind in ("LoadImageFromFile", "LoadImageFromNDArray"):
-            options.ignore("to_float32", "backend_args", "file_client_args", "imdecode_backend", "ignore_empty")
-            options.expect("color_type", "color", "unchanged", "grayscale")
+            options.ignore("to_float32", "backend_args", "file_client_args", "ignore_empty")
+            unchanged = options.expect("color_type", "color", "unchanged", "grayscale") == "unchanged"
+            if options.take("imdecode_backend", None) == "tifffile":  # the one that leaves the file's order
+                fields["loads_arrays"] = True
+            elif kind == "LoadImageFromFile" and unchanged:
+                fields["blue_first"] = True  # of images with a fourth channel no normalisation reverses the others
             options.finish()
         elif kind == "MultiScaleFlipAug":
             inner = options.take("transforms")
-            fields.update(_steps(inner, f"{place}.transforms", _test_scale(options, context), context))
+            given = _test_scale(options, context)
+            fields.update(_steps(inner, f"{place}.transforms", context, scale=given, enclosed=True))
         elif kind in ("AlignResize", "AlignedResize"):  # two resizes, the second up to multiples
             fields.update(_multiple(options.take("size_divisor", 32), "stretch", options))
-            fields.update(_resize(options, scale))
+            fields.update(_resize(options, scale, enclosed=enclosed))
             if not fields["do_resize"]:
                 raise options.error("the scale of the test images is missing")
         elif kind in ("Resize", "SETR_Resize"):
-            fields.update(_resize(options, scale, min_size=_crop_side(options)))
+            fields.update(_resize(options, scale, enclosed=enclosed, min_size=_crop_side(options)))
         elif kind in ("ResizeShortestEdge", "SegResizeShortestEdge"):
             fields.update(_resize_shortest_edge(options))
         elif kind == "ResizeToMultiple":
@@ -115,7 +123,7 @@ def _steps(steps: Sequence[Any], where: str, scale: Any, context: Context) -> di
             fields["pad_value" if "do_normalize" in fields else "raw_pad_value"] = options.take("pad_val", 0)
             options.finish()
         elif kind == "Pad":
-            fields.update(_pad(options, normalised="do_normalize" in fields))
+            fields.update(_pad(options, normalised="do_normalize" in fields, width_first=context.original.is_1x))
         elif _LOADER.fullmatch(kind):
             fields["loads_arrays"] = True
             context.note(
@@ -162,12 +170,14 @@ def _test_scale(options: Options, context: Context) -> Sequence[int] | None:
     return [int(side * ratio) for side in scale]
 
 
-def _resize(options: Options, scale: Sequence[int] | None, min_size: int | None = None) -> dict[str, Any]:
+def _resize(
+    options: Options, scale: Sequence[int] | None, *, enclosed: bool, min_size: int | None = None
+) -> dict[str, Any]:
     old = "scale" not in options  # 1.x calls it scale, and by default does not keep the ratio
     own = options.take("img_scale", None) if old else options.take("scale")
     if own is not None and isinstance(own[0], (list, tuple)):
         own = own[0] if len(own) == 1 else None
-    scale = own if own is not None else scale
+    scale = scale if enclosed else own  # the original does not look at its own where it is handed one
     keep_ratio = options.take("keep_ratio", old)
     resample = _RESAMPLE[options.expect("interpolation", "bilinear", "bicubic")]
     options.ignore("multiscale_mode", "clip_object_border", "backend", "bbox_clip_border")
@@ -175,6 +185,8 @@ def _resize(options: Options, scale: Sequence[int] | None, min_size: int | None 
     options.expect("scale_factor", None, 1.0, 1)
     min_size = options.take("min_size", min_size)
     options.finish()
+    if scale is None and min_size is not None:
+        raise options.error(f"a least short side ({min_size}) without a scale is not supported")
     if scale is None:  # the image's own size
         return {"do_resize": False}
     if not keep_ratio:
@@ -200,8 +212,14 @@ def _resize_shortest_edge(options: Options) -> dict[str, Any]:
     return {"do_resize": True, "size": size, "resample": _RESAMPLE["bilinear"]}
 
 
-def _pad(options: Options, normalised: bool) -> dict[str, Any]:
-    """Padding at the right and the bottom; ``normalised`` tells whether pixels have been normalised before it."""
+def _pad(options: Options, *, normalised: bool, width_first: bool) -> dict[str, Any]:
+    """Padding at the right and the bottom.
+
+    Args:
+        options: of the step.
+        normalised: whether pixels have been normalised before it.
+        width_first: whether its size is (width, height), as of mmcv 2, or (height, width), as of mmcv 1.
+    """
     size, divisor = options.take("size", None), options.take("size_divisor", None)
     options.expect("pad_to_square", False)
     options.expect("padding_mode", "constant")
@@ -216,7 +234,8 @@ def _pad(options: Options, normalised: bool) -> dict[str, Any]:
     if divisor is not None:
         fields.update(_multiple(divisor, "pad", options))
     if size is not None:
-        fields["pad_size"] = {"height": int(size[0]), "width": int(size[1])}
+        height, width = reversed(size) if width_first else size
+        fields["pad_size"] = {"height": int(height), "width": int(width)}
     return fields
 
 

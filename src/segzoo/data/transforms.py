@@ -28,7 +28,7 @@ from segzoo.data.joint_steps import (
 )
 from segzoo.data.pipelines import PipelineStep
 from segzoo.errors import SegZooError
-from segzoo.images.loading import reduce_labels
+from segzoo.images.loading import blue_first, reduce_labels
 from segzoo.images.resizing import per_channel
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -194,7 +194,7 @@ class JointTransform:
 
     def ordered(self, levels: torch.Tensor) -> torch.Tensor:
         """Grey levels (num_channels, height, width) in the order of the output's channels."""
-        return levels.flip(0) if self.channel_order == "bgr" else levels
+        return blue_first(levels) if self.channel_order == "bgr" else levels
 
     def _padded(self, ids: torch.Tensor) -> torch.Tensor:
         """Ids (height, width) as labels int64, at the left and the top of at least `pad_size`."""

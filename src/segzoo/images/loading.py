@@ -21,6 +21,11 @@ from segzoo.images.values import EIGHT_BITS, FLOATS, grey_levels, value_rule
 _FILES = (str, os.PathLike, bytes, Mapping)
 
 
+def blue_first(image: torch.Tensor) -> torch.Tensor:
+    """A picture (3 or 4 channels, height, width) with red and blue exchanged; a fourth channel stays the last."""
+    return image.flip(0) if len(image) == 3 else image[[2, 1, 0, 3]]
+
+
 def list_of_images(images: ImageInput) -> list[Any]:
     """A flat list of single pictures: `Picture` for files; PIL pictures, arrays and tensors stay as they are.
 

@@ -97,7 +97,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         raise SegZooError(f"size_multiple is {settings['size_multiple']}; give a positive number of pixels, or None.")
     if settings["num_channels"] < 1:
         raise SegZooError(f"num_channels is {settings['num_channels']}; it must be at least 1.")
-    if settings["channel_order"] == "bgr" and settings["num_channels"] != 3:
-        raise SegZooError(f"channel_order 'bgr' needs num_channels 3, not {settings['num_channels']}; use 'rgb'.")
+    if settings["channel_order"] == "bgr" and settings["num_channels"] not in (3, 4):
+        raise SegZooError(f"channel_order 'bgr' needs num_channels 3 or 4, not {settings['num_channels']}; use 'rgb'.")
     if (settings["window_size"] is None) != (settings["window_stride"] is None):
         raise SegZooError("window_size and window_stride belong together; set both, or neither.")

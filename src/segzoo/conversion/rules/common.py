@@ -235,3 +235,18 @@ def head_rule(
         return head_keys(own_keys(native) if callable(own_keys) else own_keys, native)
 
     return register(HeadRule(types=types, translate=translate, keys=key_rules))
+
+
+def refuse_namesakes(options: Options, context: Context, difference: str) -> None:
+    """Refuse a class of mmdetection or of mmpretrain whose name and keys are those of mmsegmentation's, but not its numbers.
+
+    Args:
+        options: of the component.
+        context: with the package that the class is of.
+        difference: what it does otherwise, in words.
+
+    Raises:
+        ConversionError: the class is one of these.
+    """
+    if context.package in ("mmdet", "mmcls", "mmpretrain"):
+        raise options.error(f"{context.package}'s class of this name {difference}, which is not supported")

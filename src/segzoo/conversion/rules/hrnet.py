@@ -6,12 +6,13 @@ from typing import Any
 from segzoo.backbones.hrnet import HRNetConfig
 from segzoo.conversion.keys import BackboneRule, Context, KeyRule, register
 from segzoo.conversion.options import Options
-from segzoo.conversion.rules.common import plain_convolutions
+from segzoo.conversion.rules.common import plain_convolutions, refuse_namesakes
 
 
 def translate(original: Mapping[str, Any], context: Context) -> HRNetConfig:
     """Translates ``dict(type="HRNet", extra=dict(stage1=..., ...))``."""
     options = Options(original, context.where)
+    refuse_namesakes(options, context, "enlarges maps between its branches by nearest neighbours")
     # training and initialisation only
     options.ignore("pretrained", "init_cfg", "frozen_stages", "norm_eval", "with_cp", "zero_init_residual")
     options.expect("multiscale_output", True)

@@ -6,13 +6,14 @@ from typing import Any
 from segzoo.backbones.mobilenetv3 import BLOCKS, MobileNetV3Config
 from segzoo.conversion.keys import BackboneRule, Context, KeyRule, register
 from segzoo.conversion.options import Options
-from segzoo.conversion.rules.common import conv_module, head_rule, plain_convolutions, rising_indices
+from segzoo.conversion.rules.common import conv_module, head_rule, plain_convolutions, refuse_namesakes, rising_indices
 from segzoo.heads.lraspp import LRASPPHeadConfig
 
 
 def translate(original: Mapping[str, Any], context: Context) -> MobileNetV3Config:
     """Translates ``dict(type="MobileNetV3", arch="large", out_indices=...)``."""
     options = Options(original, context.where)
+    refuse_namesakes(options, context, "has no dilations, another padding and other norms")
     # training and initialisation only
     options.ignore("pretrained", "init_cfg", "frozen_stages", "norm_eval", "with_cp")
     plain_convolutions(options)
