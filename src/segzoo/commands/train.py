@@ -1,6 +1,7 @@
 """Fine-tune a model, evaluate it at original size, and save it as a model folder."""
 
 import argparse
+import gc
 import os
 import sys
 from pathlib import Path
@@ -78,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
         return 130
     finally:
         if torch.distributed.is_initialized():
+            gc.collect()  # the models go before their group, see run_training
             PartialState().destroy_process_group()  # gloo aborts noisily otherwise
     return 0
 

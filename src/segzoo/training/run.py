@@ -75,7 +75,14 @@ def run_training(options: RunOptions, recipe: Recipe) -> dict[str, Any]:
     options.check_recipe(recipe)
     check_distribution(options, recipe)
     with StopRequest() as stop:
-        return Run(options, recipe, stop).run()
+        run: Run | None = Run(options, recipe, stop)
+        accelerator, results = run.accelerator, run.run()
+    # What averages the gradients goes before the group of the processes: whatever drops a group of torch 2.8 last, while it
+    # holds Python's lock, may wait for ever for a thread of the group that wants the lock.
+    run = None
+    accelerator.free_memory()
+    accelerator.state.destroy_process_group()
+    return results
 
 
 class Run:
@@ -117,7 +124,8 @@ class Run:
                 model = self.accelerator.prepare_model(self.inputs.model, evaluation_mode=True)
                 self.trained = TrainedModel(model, None, options, self.inputs, here)
             results = self.finish()
-            self.accelerator.end_training()
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
             return results
 
     @contextlib.contextmanager
