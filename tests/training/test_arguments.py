@@ -127,6 +127,14 @@ def test_a_warm_up_below_one_is_a_share():
     assert args.warmup_ratio == 0.1 and recipe.num_warmup_steps == 0
 
 
+def test_a_share_of_warm_up_replaces_that_of_the_recipe():
+    row = ["--recipe", "upernet_internimage_t_512_160k_ade20k", "--max_train_steps", "100"]
+    with pytest.raises(SegZooError, match="num_warmup_steps 1500 does not fit into max_train_steps 100"):
+        parse_arguments([*OUTPUT, *row])
+    args, recipe = parse_arguments([*OUTPUT, *row, "--warmup_ratio", "0.1"])
+    assert args.warmup_ratio == 0.1 and recipe.num_warmup_steps == 0
+
+
 def test_the_command_line_overrides_the_file_and_the_file_the_row(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("learning_rate: 3e-3\nweight_decay: 0.2\ncrop_size: 96\n")

@@ -246,6 +246,15 @@ def test_every_group_ends_at_the_least_learning_rate(tiny):
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.02] * len(optimizer.param_groups))
 
 
+def test_a_group_that_does_not_learn_stays_at_zero(tiny):
+    rules = [{"match": "^backbone", "lr_multiplier": 0}]
+    optimizer = build_optimizer(tiny, OptimizerOptions(learning_rate=0.1, parameter_rules=rules))
+    schedule = build_schedule(optimizer, ScheduleOptions(min_learning_rate=0.02), total_steps=4)
+    optimizer.step()
+    schedule.step()
+    assert {round(group["lr"], 12) for group in optimizer.param_groups} == {0.0, 0.08}
+
+
 def test_a_warm_up_as_long_as_the_training():
     optimizer = build_optimizer(nn.Linear(2, 2), OptimizerOptions(learning_rate=0.5))
     with pytest.raises(SegZooError, match="num_warmup_steps"):

@@ -1,6 +1,7 @@
 import os
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from accelerate import Accelerator
@@ -24,6 +25,17 @@ def test_notes_the_signal_and_gives_the_handlers_back():
         assert not stop.agreed(accelerator)
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.agreed(accelerator) and stop.received == "SIGTERM"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_another_thread_trains_without_handlers():
+    def stopping():
+        with StopRequest() as stop, stop.deferring_interrupts(), stop.saving():
+            return signal.getsignal(signal.SIGTERM), stop.agreed(Accelerator(cpu=True))
+
+    before = signal.getsignal(signal.SIGTERM)
+    with ThreadPoolExecutor() as pool:
+        assert pool.submit(stopping).result() == (before, False)
     assert signal.getsignal(signal.SIGTERM) is before
 
 

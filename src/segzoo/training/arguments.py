@@ -86,6 +86,8 @@ def read_arguments(values: Mapping[str, Any], *, start: Recipe | None = None) ->
     run |= others.run_fields(run) | _parts_asked_for(run)
     run["without_effect"] = tuple(name for name in WITHOUT_EFFECT if values.get(name) is not None)
     fields = others.recipe_fields(fields) | fields
+    if run.get("warmup_ratio") is not None:
+        fields.setdefault("num_warmup_steps", 0)  # the share takes its place, also where it would not fit
     name, file = run.get("recipe"), run.get("recipe_file")
     run["crop_by_model"] = start is None and name is None and file is None and "crop_size" not in fields
     transforms = run.get("augmentation")

@@ -83,11 +83,6 @@ class TrainingBatches:
         """Number of batches of this process in an epoch; 0 for a stream, or if nothing is trained."""
         return 0 if self.order is None else self.order.batches_per_epoch
 
-    @property
-    def steps_an_epoch(self) -> int:
-        """Number of optimizer steps in an epoch, at least 1."""
-        return max(1, self.an_epoch // self.accumulation)
-
     def steps_of(self, recipe: Recipe) -> int:
         """Number of optimizer steps of a training by a recipe, at least 1."""
         passes = round((recipe.num_train_epochs or 0) * self.an_epoch, 6)  # 1.15 * 100 is a little less than 115

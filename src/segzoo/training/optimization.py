@@ -216,7 +216,8 @@ def build_schedule(
             "lower --num_warmup_steps or train longer"
         )
     if options.lr_scheduler_type == "poly":
-        ends = [options.min_learning_rate / group["lr"] for group in optimizer.param_groups]
+        # A group whose rate is 0 keeps it, whatever the factor.
+        ends = [options.min_learning_rate / group["lr"] if group["lr"] else 1.0 for group in optimizer.param_groups]
         factors = [poly_factor(total_steps, power=options.lr_power, end=end, **warmup) for end in ends]
         return torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
     if options.lr_scheduler_type == "multistep":

@@ -161,7 +161,8 @@ class Run:
         options, recipe, accelerator, inputs = self.options, self.recipe, self.accelerator, self.inputs
         batches = inputs.batches
         self.total_steps = batches.steps_of(recipe)
-        self.timetable = Timetable.of(options, total_steps=self.total_steps, steps_an_epoch=batches.steps_an_epoch)
+        epoch = {"batches_an_epoch": batches.an_epoch, "accumulation": batches.accumulation}
+        self.timetable = Timetable.of(options, total_steps=self.total_steps, **epoch)
         self.state.shown = ShownClasses(inputs.classes.names, options.ignore_index, accelerator)
         model, notes = prepare_model(inputs.model, options, recipe, accelerator)
         for note in notes:
@@ -255,9 +256,7 @@ class Run:
             if end:  # before evaluations and trackers, which may fail
                 self.keep_model(step)
             reported = self.report(facts) if self.timetable.reports(step) and self.state.mean_loss.steps else None
-            if self.state.shown is not None and step == (
-                self.inputs.batches.steps_an_epoch if self.inputs.batches.an_epoch else self.total_steps
-            ):
+            if self.state.shown is not None and self.timetable.has_shown_an_epoch(step):
                 self.report_shown_classes()
             if end and self.timetable.saves(step) and self.timetable.evaluates(step):
                 self.save()

@@ -5,6 +5,7 @@ own.
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from types import FrameType
 
@@ -29,6 +30,8 @@ class StopRequest:
 
     A second SIGTERM or Ctrl-C ends the process at once; inside `saving`, the third one does. A launcher passes on what
     it receives: where every process of a job is signalled, each gets the signal twice, and one more is needed.
+
+    Outside the main thread, where Python lets nobody handle signals, only the end of a launcher is noted.
     """
 
     def __init__(self) -> None:
@@ -39,6 +42,8 @@ class StopRequest:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is not threading.main_thread():
+            return self  # no handler is set, so none is given back
         for name in ("SIGTERM", "SIGUSR1", "SIGHUP"):
             number = getattr(signal, name, None)  # Windows has neither SIGUSR1 nor SIGHUP
             if number is None or (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
