@@ -1,12 +1,14 @@
 """What learns: the model with its optimizer, schedule and weight average, as accelerate prepares them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Self
 
 from accelerate import Accelerator
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
 
 from segzoo.training.ema import WeightAverage
@@ -32,7 +34,7 @@ class Learner:
 
     model: nn.Module
     optimizer: Optimizer
-    schedule: LRScheduler
+    schedule: LambdaLR
     average: WeightAverage | None
     accumulation: int
     max_norm: float | None
@@ -86,3 +88,20 @@ class Learner:
             max_norm=recipe.max_grad_norm,
             sizes=sizes,
         )
+
+    @contextmanager
+    def keeping_options(self) -> Iterator[None]:
+        """A context in which a checkpoint is loaded, and optimizer and schedule keep the options of this run.
+
+        With the states would come the options of the run that wrote them, such as its learning rate, and the rate at the end
+        of its schedule.
+        """
+        apart = ("params", "lr")
+        options = [{k: v for k, v in group.items() if k not in apart} for group in self.optimizer.param_groups]
+        rates = list(self.schedule.base_lrs)
+        yield
+        groups, schedule = self.optimizer.param_groups, self.schedule
+        schedule.base_lrs = rates
+        for group, own, rate, factor in zip(groups, options, rates, schedule.lr_lambdas, strict=True):
+            group.update(own, lr=rate * factor(schedule.last_epoch))
+        schedule._last_lr = [group["lr"] for group in groups]

@@ -194,7 +194,7 @@ def _warmup(step: int, steps: int, start: float) -> float:
 
 def build_schedule(
     optimizer: torch.optim.Optimizer, options: ScheduleOptions, *, total_steps: int
-) -> torch.optim.lr_scheduler.LRScheduler:
+) -> torch.optim.lr_scheduler.LambdaLR:
     """A learning-rate schedule, to be stepped once after every optimizer step.
 
     ``lr_power`` applies to "poly" and to transformers' "polynomial". ``min_learning_rate`` is where every group ends

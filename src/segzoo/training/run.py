@@ -26,6 +26,7 @@ from segzoo.precision_state import own_precision
 from segzoo.progress import Progress, say
 from segzoo.text import line_text
 from segzoo.training.checkpoints import (
+    RECORD,
     changed_settings,
     kept_settings,
     load_checkpoint,
@@ -196,7 +197,8 @@ class Run:
         if self.options.resume_from_checkpoint is None:
             return
         wanted, overwrite = self.options.resume_from_checkpoint, self.options.overwrite_output_dir
-        resumed = resume_checkpoint(self.accelerator, self.here.output_dir, wanted, overwrite=overwrite)
+        with self.learner.keeping_options():
+            resumed = resume_checkpoint(self.accelerator, self.here.output_dir, wanted, overwrite=overwrite)
         if resumed is None and (self.here.output_dir / "config.json").is_file():
             raise SegZooError(f"{self.here.output_dir} holds a finished model and no checkpoint to go on from")
         if resumed is None:
@@ -205,8 +207,26 @@ class Run:
         self.state.go_on_from(resumed.step, resumed.memory)
         changed = changed_settings(resumed.memory["settings"], self.comparable())
         self.here.say(f"Resumed from {resumed.folder} after step {self.state.step}.")
+        if self.options.load_best_model_at_end:
+            self.forget_lost_best()
         if changed and self.is_main:
             warnings.warn(f"these settings differ from the resumed run's: {', '.join(changed)}", stacklevel=1)
+
+    def forget_lost_best(self) -> None:
+        """Choose the best from the steps to come if the earlier run's best has no checkpoint in the output folder.
+
+        It has none if that run did not ask for the best, or wrote into another folder.
+        """
+        best = self.state.best_step
+        if best is None:
+            return
+        record = self.here.output_dir / f"step_{best}" / RECORD
+        if not self.here.together(record.is_file, main_only=True):
+            self.here.say(
+                f"note: step {best} was the best, but has no checkpoint in {self.here.output_dir}; the best is chosen from the "
+                f"steps after {self.state.step}"
+            )
+            self.state.best = None
 
     def comparable(self) -> dict[str, Any]:
         """Recipe, settings and data by name, as a checkpoint keeps them."""
