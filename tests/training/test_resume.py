@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from support.tiny_folders import make_model, make_scenes
 
 import segzoo
@@ -26,7 +27,7 @@ def go(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def begun(go, tmp_path_factory):
-    """The checkpoint of a training of two steps, whose best step it is not certain to be."""
+    """The last checkpoint of a training of two steps."""
     go(tmp_path_factory.mktemp("begun"), learning_rate=1e-3, checkpointing_steps=None)
     return next(tmp_path_factory.getbasetemp().glob("begun*/step_2"))
 
@@ -42,15 +43,11 @@ def test_the_best_step_may_have_no_checkpoint_here(go, begun, tmp_path, capsys):
 
 
 @pytest.mark.filterwarnings("ignore:these settings differ")
-def test_a_longer_training_goes_on_at_the_rate_of_its_own_schedule(go, begun, tmp_path):
-    """Two of four steps are taken: half of the learning rate is left, of this run's, and not of the finished one's."""
-    entries = go(tmp_path / "out", resume_from_checkpoint=str(begun), max_train_steps=4, learning_rate=1e-5)
-    assert [entry["learning_rate"] for entry in entries if entry["step"] > 2 and "loss" in entry] == [
-        pytest.approx(1e-5 * 2 / 4),
-        pytest.approx(1e-5 * 1 / 4),
-    ]
-    whole = go(tmp_path / "whole", max_train_steps=4, learning_rate=1e-5)
-    rates = {entry["step"]: entry["learning_rate"] for entry in whole if "loss" in entry}
-    assert {entry["step"]: entry["learning_rate"] for entry in entries if entry["step"] > 2 and "loss" in entry} == {
-        step: rate for step, rate in rates.items() if step > 2
-    }
+def test_new_options_count_and_the_schedule_is_that_of_the_longer_training(go, begun, tmp_path):
+    options = {"max_train_steps": 4, "resume_from_checkpoint": str(begun), "eval_steps": 0}
+    log = go(tmp_path / "out", learning_rate=1e-4, weight_decay=0.3, adam_beta1=0.5, **options)
+    rates = {entry["step"]: entry["learning_rate"] for entry in log if "loss" in entry}
+    assert rates == pytest.approx({1: 1e-3, 2: 5e-4, 3: 5e-5, 4: 2.5e-5})
+    state = torch.load(tmp_path / "out" / "step_4" / "optimizer.bin", weights_only=True)
+    assert {group["weight_decay"] for group in state["param_groups"]} == {0.0, 0.3}
+    assert {(group["betas"][0], group["initial_lr"]) for group in state["param_groups"]} == {(0.5, 1e-4)}
