@@ -112,9 +112,8 @@ def _resources(cubin: bytes) -> dict[str, int]:
         code = _output(knobs.nvidia.nvdisasm.path, "-c", file.name)
     labels = {"registers": "REG", "stack": "STACK"}
     found = {name: int(re.search(rf"\b{label}:(\d+)", usage)[1]) for name, label in labels.items()}
-    instructions = re.findall(
-        r"^\s*/\*[0-9a-f]+\*/\s+(?!NOP)\S.*;", code, re.MULTILINE
-    )  # each has its address before it
+    # Each has its address before it.
+    instructions = re.findall(r"^\s*/\*[0-9a-f]+\*/\s+(?!NOP)\S.*;", code, re.MULTILINE)
     return {"instructions": len(instructions), **found}
 
 

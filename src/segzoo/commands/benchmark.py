@@ -92,9 +92,8 @@ def run(args: argparse.Namespace) -> int:
     device = args.device or default_device()
     kind = _kind(device)
     if kind != "cpu" and (index := torch.device(device).index) is not None:
-        torch.accelerator.set_device_index(
-            index
-        )  # what is waited for, and whose memory is read, is the current device
+        # What is waited for, and whose memory is read, is the current device.
+        torch.accelerator.set_device_index(index)
     keep_freed_memory()  # as segzoo predict does
     model, size, released = _model(args, device)
     dtypes = args.dtype or ["float32", *(["bfloat16"] if kind == "cuda" or (kind == "cpu" and has_bfloat16()) else [])]
