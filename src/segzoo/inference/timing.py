@@ -52,8 +52,8 @@ def seconds_of_formats(
     Returns:
         Seconds by ``"contiguous"`` and ``"channels_last"``.
     """
-    one_way = _learn if training else partial(_run, bfloat16=autocast)
-    ways = {name: partial(one_way, model, layout) for name, layout in FORMATS.items()}
+    one_way = _learn if training else _run
+    ways = {name: partial(one_way, model, layout, bfloat16=autocast) for name, layout in FORMATS.items()}
     if bfloat16:
         ways["bfloat16"] = partial(_run, model, torch.channels_last, bfloat16=True)
     shape = tuple(pixel_values.shape)
@@ -132,12 +132,17 @@ def _run(model: nn.Module, layout: torch.memory_format, pixel_values: torch.Tens
         model(pixel_values=pixel_values.contiguous(memory_format=layout))
 
 
-def _learn(model: nn.Module, layout: torch.memory_format, pixel_values: torch.Tensor) -> None:
+def _learn(
+    model: nn.Module, layout: torch.memory_format, pixel_values: torch.Tensor, *, bfloat16: bool = False
+) -> None:
     model.to(memory_format=layout)
     classes = torch.arange(pixel_values.shape[-1]) % model.config.num_labels
     labels = classes.expand(len(pixel_values), *pixel_values.shape[-2:]).contiguous()
+    pixel_values = pixel_values.contiguous(memory_format=layout)
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        model(pixel_values=pixel_values.contiguous(memory_format=layout), labels=labels).loss.backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            loss = model(pixel_values=pixel_values, labels=labels).loss
+        loss.backward()
     model.zero_grad(set_to_none=True)
 
 

@@ -40,7 +40,10 @@ def take_memory_format(here: Surroundings, model: PreTrainedModel, recipe: Recip
         before = None if wanted is None else kept_settings(here.output_dir, wanted).get("memory_format")
         if before in FORMATS:
             return before, f"memory format: {before}, as before"
-        return measured_format(model, recipe.crop_size or DEFAULTS.crop_size)
+        size = recipe.crop_size or DEFAULTS.crop_size
+        return measured_format(
+            model, size, begun=here.format_name, autocast=here.accelerator.mixed_precision == "bf16"
+        )
 
     if here.measures_format and total_steps >= LEAST_STEPS:
         chosen = here.together(choose, main_only=True)
@@ -51,7 +54,12 @@ def take_memory_format(here: Surroundings, model: PreTrainedModel, recipe: Recip
 
 
 def measured_format(
-    model: PreTrainedModel, size: tuple[int, int], folder: Path | None = None
+    model: PreTrainedModel,
+    size: tuple[int, int],
+    *,
+    begun: str = "contiguous",
+    autocast: bool = False,
+    folder: Path | None = None,
 ) -> tuple[str, str] | None:
     """The memory format in which a model learns faster on this CPU, measured once and kept.
 
@@ -60,6 +68,8 @@ def measured_format(
     Args:
         model: the model of the training, on a CPU; afterwards it is in an arbitrary one of the two formats.
         size: (height, width) of the training's crops, in pixels.
+        begun: the format that stays unless the other is clearly faster.
+        autocast: whether the training runs under bfloat16 autocast.
         folder: where measurements are kept; see `segzoo.inference.timing.seconds_of_formats`.
 
     Returns:
@@ -75,12 +85,12 @@ def measured_format(
     in_training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        seconds = seconds_of_formats(model, pixel_values, training=True, folder=folder)
+        seconds = seconds_of_formats(model, pixel_values, training=True, autocast=autocast, folder=folder)
     except SegZooError:  # the training will say it
         return None
     finally:
         for module in in_training:
             module.training = True
-    chosen = "channels_last" if seconds["channels_last"] < _GAIN * seconds["contiguous"] else "contiguous"
-    other = next(name for name in seconds if name != chosen)
+    (other,) = FORMATS.keys() - {begun}
+    chosen, other = (other, begun) if seconds[other] < _GAIN * seconds[begun] else (begun, other)
     return chosen, f"memory format: {chosen} ({seconds[chosen]:.2f} s measured, {other} {seconds[other]:.2f} s)"

@@ -198,7 +198,7 @@ class RunningOptions(Options):
     dataloader_num_workers: int = option(2, "processes that load pictures", at_least=0, at_most=1024)
     memory_format: str = option(
         "auto",
-        "of images and convolutions; auto: on CPUs in float32 the faster one, which is measured once and kept, elsewhere channels_last (contiguous with FSDP2 and where a CPU compiles)",
+        "of images and convolutions; auto: on CPUs the faster one, which is measured once and kept, elsewhere channels_last (contiguous with FSDP2 and where a CPU compiles in float32)",
         choices=MEMORY_FORMATS,
     )
     gradient_checkpointing: bool = option(False, "less memory, more time")

@@ -44,8 +44,8 @@ class Surroundings:
         is_main: whether this is the main process.
         output_dir: the output folder.
         format_name: the memory format of images and convolutions, ``"contiguous"`` or ``"channels_last"``.
-        measures_format: whether that is only where it begins, since the faster one is to be measured: on a CPU in float32,
-            where it depends on processor and model, unless a format is asked for.
+        measures_format: whether that is only where it begins, since the faster one is to be measured: on a CPU in float32
+            or bfloat16, where it depends on processor and model, unless a format is asked for.
 
     Raises:
         SegZooError: the precision or the device cannot be had here, such as fp16 without a GPU, or another precision
@@ -82,9 +82,9 @@ class Surroundings:
         if options.memory_format == "auto":
             # FSDP2 divides contiguous weights only.
             sharded = is_sharded(self.accelerator)
-            on_cpu_in_float32 = on_cpu and self.accelerator.mixed_precision == "no"
-            self.measures_format = on_cpu_in_float32 and not (sharded or options.torch_compile)
-            self.format_name = "contiguous" if on_cpu_in_float32 or sharded else "channels_last"
+            precision = self.accelerator.mixed_precision
+            self.measures_format = on_cpu and precision in ("no", "bf16") and not (sharded or options.torch_compile)
+            self.format_name = "contiguous" if sharded or (on_cpu and precision == "no") else "channels_last"
 
     @property
     def channels_last(self) -> bool:
