@@ -49,7 +49,12 @@ from segzoo.images.settings import (
     check_settings,
     pair_of_sides,
 )
-from segzoo.inference.label_maps import label_map_from_logits, probabilities_from_logits, upsampled_logits
+from segzoo.inference.label_maps import (
+    label_map_from_logits,
+    probabilities_from_logits,
+    switched_off,
+    upsampled_logits,
+)
 
 # Entries of preprocessor_config.json that are not settings of this class.
 _BOOKKEEPING = {
@@ -407,6 +412,7 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
         results = []
         for image_logits, plan in zip(logits.detach(), plans, strict=True):
             plan = {**plan, "align_corners": self.align_corners}
+            image_logits = switched_off(image_logits)
             labels = label_map_from_logits(image_logits, **plan).cpu()
             more = {}
             if return_probabilities:

@@ -1,8 +1,9 @@
 import pytest
 import torch
 from torch.nn import functional as F
+from transformers.modeling_outputs import SemanticSegmenterOutput
 
-from segzoo import SegZooError
+from segzoo import SegZooError, SegZooImageProcessor
 from segzoo.inference import label_map_from_logits, label_maps, probabilities_from_logits
 from segzoo.inference.rows import MapRows, resized
 
@@ -110,3 +111,26 @@ def test_wrong_arguments():
         label_map_from_logits(torch.zeros(2, 3, 4), (5, 5), crop=(2, 2))
     with pytest.raises(SegZooError, match="larger than the input"):
         label_map_from_logits(torch.zeros(2, 3, 4), (5, 5), crop=(9, 2), input_size=(8, 8))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_class_that_is_switched_off_wins_nowhere(dtype):
+    """Resized, 0 * -inf is NaN, which is the largest."""
+    logits = torch.randn((2, 6, 16, 24), generator=torch.Generator().manual_seed(0)).to(dtype)
+    logits[:, 3] = -torch.inf
+    before = logits.clone()
+    processor = SegZooImageProcessor(do_resize=False)
+    found = processor.post_process_semantic_segmentation(
+        SemanticSegmenterOutput(logits=logits),
+        target_sizes=[(64, 96)] * 2,
+        return_probabilities=True,
+        return_segmentation_scores=True,
+    )
+    for one, part in zip(found, logits, strict=True):
+        others = part[[0, 1, 2, 4, 5]].float()
+        size = tuple(one["segmentation"].shape)
+        expected = F.interpolate(others[None], size, mode="bilinear")[0]
+        assert torch.equal(one["segmentation"], torch.tensor([0, 1, 2, 4, 5])[expected.argmax(0)])
+        torch.testing.assert_close(one["probabilities"][[0, 1, 2, 4, 5]], expected.softmax(0), rtol=1e-4, atol=1e-6)
+        assert (one["probabilities"][3] == 0).all() and (one["segmentation_scores"][3] <= -1e29).all()
+    assert torch.equal(logits, before)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from segzoo import SegZooConfig, SegZooForSemanticSegmentation
 from segzoo.layers.conv import Conv2d, _rows_are_faster
 from segzoo.layers.fusion_conv import FusionConv
 from segzoo.layers.phases import depthwise_conv_of_phases
@@ -302,3 +303,12 @@ def test_far_dilated_depthwise_convolutions_go_by_phases(monkeypatch):
     with torch.no_grad():
         torch.testing.assert_close(conv(x), expected, rtol=1e-6, atol=1e-6)
     assert len(seen) == 1
+
+
+def test_empty_batches():
+    for dtype in (torch.float32, torch.bfloat16):
+        conv = Conv2d(64, 64, 3, padding=1).to(dtype)
+        assert conv(torch.zeros((0, 64, 32, 24), dtype=dtype)).shape == (0, 64, 32, 24)
+    model = SegZooForSemanticSegmentation(SegZooConfig.tiny()).eval()
+    with torch.no_grad():
+        assert len(model(pixel_values=torch.zeros(0, 3, 64, 64)).logits) == 0

@@ -259,6 +259,19 @@ def test_another_ignored_label(loss):
     assert float(loss(logits, moved, ignore_index=-1)) == pytest.approx(float(loss(logits, labels)), rel=1e-12)
 
 
+def test_dice_of_large_pictures():
+    """Confident probabilities round alike, so that the errors of a sum of so many add up."""
+    values = torch.tensor([0.0, math.log(0.95 / 0.05)]).view(1, 2, 1, 1).expand(1, 2, 1500, 1500)
+    labels = torch.ones((1, 1500, 1500), dtype=torch.long)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        logits = values.to(dtype, copy=True).contiguous().requires_grad_()
+        loss = DiceLoss()(logits, labels)
+        loss.backward()
+        found.append((loss.item(), logits.grad[0, 1].sum().item()))
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+
+
 @every_loss
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_computed_in_float32(loss, dtype):
@@ -332,7 +345,8 @@ def test_other_classes_drop_lists_that_do_not_fit():
         ({"type": "focal", "alpha": 1.5}, "alpha=1.5 must be a finite number of at least 0 and at most 1"),
         ({"type": "focal", "gamma": -1}, "gamma=-1"),
         ({"type": "lovasz", "classes": "some"}, "classes='some'"),
-        ({"type": "lovasz", "classes": [0.5]}, "list of class ids"),
+        ({"type": "lovasz", "classes": [0.5]}, "list of different class ids"),
+        ({"type": "lovasz", "classes": [1, 1]}, "list of different class ids"),
         ({"type": "lovasz", "per_image": 1}, "per_image=1 must be true or false"),
         ({"type": "cross_entropy", "average": "some"}, "average='some' is unknown"),
         ({"type": "cross_entropy", "average": "weighted", "sigmoid": True}, "needs softmax"),

@@ -464,12 +464,18 @@ def _slack(sizes: torch.Tensor) -> torch.Tensor:
 
 
 @lru_cache
-def adds_like_interpolate(dtype: torch.dtype) -> bool:
-    """Whether `Blocks.contests` round as F.interpolate does on this machine's CPU, found out by a map of noise.
+def adds_like_interpolate(dtype: torch.dtype, classes: int, threads: int) -> bool:
+    """Whether `Blocks.contests` round as F.interpolate does on this machine's CPU, found out by maps of noise.
 
-    That is so for maps whose height and width are together more than 128; of smaller ones it takes another way.
+    That is so for maps whose height and width are together more than 128; of smaller ones it takes another way, and so it
+    does for three classes with one thread.
+
+    Args:
+        dtype: type of the logits.
+        classes: their number; of more than 64 so many are tried.
+        threads: that F.interpolate uses at present.
     """
-    noise = torch.randn((1, 5, 13, 16), dtype=dtype, generator=torch.Generator().manual_seed(0)).exp()
+    noise = torch.randn((1, min(classes, 64), 13, 16), dtype=dtype, generator=torch.Generator().manual_seed(0)).exp()
     size = (57, 96)
     rows = ResizedRows(MapRows(noise[0]), (13, 16), size, align_corners=False).read(0, size[0])
     return torch.equal(F.interpolate(noise, size=size, mode="bilinear")[0], rows.permute(2, 0, 1))

@@ -16,6 +16,9 @@ from segzoo.errors import SegZooError
 from segzoo.inference.label_blocks import Blocks, adds_like_interpolate
 from segzoo.inference.rows import MapRows, Rows, Size, Stage, resized
 
+SWITCHED_OFF = -1e30
+"""What stands for the -inf of a class that is switched off: far below all logits, while sums and products stay finite."""
+
 # Number of upsampled values held at once: a strip of rows that stays in a CPU's cache; a few classes or rows on a GPU.
 # Maps of at most _SMALL_VALUES (16 MiB of float32) are upsampled whole.
 _STRIP_VALUES = 2**20
@@ -97,6 +100,20 @@ def probabilities_from_logits(
     return upsampled.div_(upsampled.sum(0, keepdim=True))
 
 
+def switched_off(logits: torch.Tensor) -> torch.Tensor:
+    """Logits with `SWITCHED_OFF` in place of -inf, for resizing them: 0 * -inf is NaN, which would be the largest.
+
+    Args:
+        logits: floats of any shape.
+
+    Returns:
+        The logits themselves if none is -inf; else others, in float32 at least. NaN stays.
+    """
+    if not logits.numel() or logits.amin() > -torch.inf:
+        return logits
+    return logits.to(_wide_dtype(logits)).clamp(min=SWITCHED_OFF)
+
+
 def label_map_from_rows(rows: Rows, dtype: torch.dtype = torch.int64) -> torch.Tensor:
     """The class with the largest value at every pixel, (height, width); the rows are read strip by strip."""
     labels = torch.empty(rows.size, dtype=dtype, device=rows.device)
@@ -174,11 +191,20 @@ def _resize(maps: torch.Tensor, stages: Sequence[Stage], align_corners: bool) ->
 def _by_all_classes(
     logits: torch.Tensor, stages: Sequence[Stage], align_corners: bool, dtype: torch.dtype
 ) -> torch.Tensor:
-    """The label map, computed from all classes at every pixel: in strips on a CPU, else a few classes at a time."""
+    """The label map, computed from all classes at every pixel: in strips on a CPU whose rounding is known, else a few classes
+    at a time.
+    """
     logits = logits.to(_wide_dtype(logits))
-    if logits.device.type == "cpu":
+    if _rounding_is_known(logits):
         return label_map_from_rows(resized(MapRows(logits), stages, align_corners), dtype)
     return _by_classes(logits, stages, align_corners).to(dtype)
+
+
+def _rounding_is_known(logits: torch.Tensor) -> bool:
+    """Whether values that are interpolated here have exactly the bits of F.interpolate's."""
+    if logits.device.type != "cpu":
+        return False
+    return adds_like_interpolate(_wide_dtype(logits), len(logits), torch.get_num_threads())
 
 
 def _by_classes(logits: torch.Tensor, stages: Sequence[Stage], align_corners: bool) -> torch.Tensor:
@@ -206,9 +232,9 @@ def _by_blocks(
     search_values, contest_values = (_SEARCHED_VALUES, _CONTEST_VALUES) if on_cpu else (_CHUNK_VALUES, _CHUNK_VALUES)
     if not 0 < blocks.largest <= _CHUNK_VALUES // (64 if on_cpu else 1):
         return _by_all_classes(logits, stages, align_corners, dtype)
-    exact = on_cpu and adds_like_interpolate(blocks.dtype)
+    exact = _rounding_is_known(logits)
     rivals = blocks.search(search_values)
-    if all(rivals.whole) or (any(rivals.whole) and not on_cpu):
+    if all(rivals.whole) or (any(rivals.whole) and not exact):
         return _by_all_classes(logits, stages, align_corners, dtype)
     labels = torch.empty(blocks.size, dtype=dtype, device=logits.device)
     blocks.fill(rivals.labels, labels)
@@ -247,12 +273,13 @@ def _best_of(
         places: (pixels,) positions in the flattened map.
         candidates: (classes, pixels) booleans: the classes to choose from at each pixel.
     """
-    best = torch.full(places.shape, -torch.inf, dtype=logits.dtype, device=logits.device)
+    dtype = _wide_dtype(logits)
+    best = torch.full(places.shape, -torch.inf, dtype=dtype, device=logits.device)
     labels = torch.zeros_like(places)
     for label in candidates.any(1).nonzero()[:, 0].tolist():
-        # Of a single map the kernels take another way: it could as well be stored with its classes last.
-        pair = logits[label : label + 1].expand(2, -1, -1)
-        values = _resize(pair, stages, align_corners)[0].view(-1)[places]
+        # The kernels take another way for a single map, which could as well be stored with its classes last, and for three.
+        maps = logits[label : label + 1].to(dtype).expand(3 if len(logits) == 3 else 2, -1, -1)
+        values = _resize(maps, stages, align_corners)[0].view(-1)[places]
         better = candidates[label] & (values > best)
         labels = labels.masked_fill(better, label)
         best = torch.where(better, values, best)

@@ -13,6 +13,7 @@ from segzoo.configuration_segzoo import SegZooConfig
 from segzoo.errors import SegZooError
 from segzoo.image_processing_segzoo import SegZooImageProcessor
 from segzoo.inference.label_maps import (
+    SWITCHED_OFF,
     label_map_from_logits,
     label_map_from_rows,
     probabilities_from_logits,
@@ -25,7 +26,6 @@ from segzoo.inference.sliding_window import WindowRows
 from segzoo.inference.views import ViewMaker, ViewReader
 
 _SMALL_PIXELS = 2**20  # nobody asked for the memory that two larger batches would take
-_SWITCHED_OFF = -1e30  # far below all logits; sums over windows stay finite
 
 
 class Predictor:
@@ -262,7 +262,7 @@ class Predictor:
                 "float32 too, the training that made the weights has diverged, or the picture holds such values"
             )
         if lowest == -math.inf:  # a class that is switched off; resized, 0 * -inf would be NaN, which wins
-            logits = logits.clamp(min=_SWITCHED_OFF)
+            logits = logits.clamp(min=SWITCHED_OFF)
         return logits
 
     def _average(self, maps: Sequence["_Map"], target_size: tuple[int, int]) -> Rows:

@@ -94,7 +94,11 @@ class ConvOfMaps(Conv2d):
             along = _shifted_resize(h, size[0], rows, down, above, align_corners, taps.dtype).transpose(1, 2)
             # (B, h, W', rows * C)
             taps = across.reshape(width, -1) @ taps.reshape(batch, h, w * columns, rows * channels)
-            taps = taps.view(batch, h, width, rows, channels).permute(0, 3, 1, 2, 4).reshape(batch, rows * h, -1)
+            taps = (
+                taps.view(batch, h, width, rows, channels)
+                .permute(0, 3, 1, 2, 4)
+                .reshape(batch, rows * h, width * channels)
+            )
             total = torch.baddbmm(total, along.reshape(1, height, -1).expand(batch, -1, -1), taps)
         return total.view(batch, height, width, channels).permute(0, 3, 1, 2)
 

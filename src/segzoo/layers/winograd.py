@@ -57,6 +57,8 @@ def winograd_share(x: torch.Size, weight: torch.Size, dilation: int) -> float:
     batch, _, height, width = x
     outputs, inputs = weight[:2]
     usual = batch * 3 * width * (3 * height - 2 * min(dilation, height)) * inputs * outputs
+    if not usual:  # an empty batch
+        return 1.0
     tiles = batch * _tiles(height, dilation) * _tiles(width, dilation) * dilation**2
     return 36 * ((1.3 * tiles + 45) * inputs * outputs + 100 * tiles * (inputs + outputs)) / usual
 
@@ -71,6 +73,8 @@ def winograd_rows_share(x: torch.Size, weight: torch.Size) -> float:
     batch, _, height, width = x
     outputs, inputs = weight[:2]
     usual = batch * 3 * width * (3 * height - 2) * inputs * outputs
+    if not usual:
+        return 1.0
     places = batch * _tiles(height, 1) * width
     return ((19.5 * places + 2100) * inputs * outputs + 900 * places * (inputs + outputs)) / usual
 

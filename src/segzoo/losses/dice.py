@@ -53,12 +53,12 @@ class DiceLoss(Loss):
         valid = labels != ignore_index
         nearest = labels.clamp(0, classes - 1)
         probabilities = logits.softmax(1)
-        # Each pixel adds to one class of the numerator, so that no one-hot tensor is needed.
+        # Each pixel adds to one class of the numerator, so that no one-hot tensor is needed. That is done row by row, as
+        # what is added one by one to a large sum loses its digits.
         true = probabilities.gather(1, nearest[:, None])[:, 0] * valid
-        flat = nearest.flatten(1)
-        sums = logits.new_zeros(len(labels), classes)
-        overlap = sums.scatter_add(1, flat, true.flatten(1))
-        pixels = sums.scatter_add(1, flat, torch.ones_like(flat, dtype=logits.dtype))
+        sums = logits.new_zeros(*labels.shape[:2], classes)
+        overlap = sums.scatter_add(2, nearest, true).sum(1)
+        pixels = sums.scatter_add(2, nearest, torch.ones_like(true)).sum(1)
         mass = probabilities if self.exponent == 1 else probabilities.pow(self.exponent)
         mass = mass.sum((2, 3))
         losses = (1 - (2 * overlap + self.smooth) / (mass + pixels + self.smooth)).mean(0)

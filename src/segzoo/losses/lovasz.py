@@ -40,10 +40,13 @@ class LovaszLoss(Loss):
         if isinstance(self.classes, (list, tuple)):
             self._set("classes", tuple(self.classes))
             usable = self.classes and all(type(i) is int and i >= 0 for i in self.classes)
+            usable = usable and len(set(self.classes)) == len(self.classes)
         else:
             usable = self.classes in ("present", "all")
         if not usable:
-            raise SegZooError(f"lovasz: classes={self.classes!r} must be 'present', 'all' or a list of class ids")
+            raise SegZooError(
+                f"lovasz: classes={self.classes!r} must be 'present', 'all' or a list of different class ids"
+            )
 
     def check_num_labels(self, num_labels: int) -> None:
         if self.binary != (num_labels == 1):

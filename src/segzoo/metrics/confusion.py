@@ -18,7 +18,9 @@ def _tensor(values: Any, what: str, device: torch.device) -> torch.Tensor:
         array = np.asarray(values)
         if not array.dtype.isnative:
             array = array.astype(array.dtype.newbyteorder("="))
-        values = torch.from_numpy(np.ascontiguousarray(array) if array.flags.writeable else array.copy())
+        # An array of one mirrored row counts as contiguous.
+        usable = array.flags.writeable and min(array.strides, default=0) >= 0
+        values = torch.from_numpy(np.ascontiguousarray(array) if usable else array.copy())
     if values.is_floating_point() or values.is_complex():
         raise SegZooError(f"{what} holds {values.dtype} values; label maps hold whole numbers. Take the argmax first.")
     if values.dtype in (torch.uint16, torch.uint32, torch.uint64):  # with which torch computes hardly anything
