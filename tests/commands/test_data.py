@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import PIL.Image
 import pytest
+import tifffile
 import torch
 
 from segzoo.commands.cli import main
@@ -174,6 +175,20 @@ def test_sheet_of_files(folder, tmp_path, capsys):
     assert data("show", folder, *options, "--indices", 1, 0, "--split", "validation") == 0
     drawn = PIL.Image.open(sheet)
     assert holds(drawn, np.asarray(PIL.Image.open(folder / "images/val/s1.png"))) and not holds(drawn, pictures[0])
+
+
+@pytest.mark.parametrize("more", [(), ("--augment", "--crop_size", 32, 32)], ids=["files", "augmented"])
+def test_sheet_of_pictures_of_many_bands(tmp_path, capsys, more):
+    """The first picture tells the number of channels."""
+    root, rng = tmp_path / "bands", np.random.default_rng(0)
+    for split in ("train", "val"):
+        for kind in ("images", "annotations"):
+            (root / kind / split).mkdir(parents=True)
+        bands = rng.random((40, 50, 5), dtype=np.float32)
+        tifffile.imwrite(root / "images" / split / "a.tif", bands, photometric="minisblack", planarconfig="contig")
+        PIL.Image.fromarray(np.zeros((40, 50), np.uint8)).save(root / "annotations" / split / "a.png")
+    assert data("show", root, "--num_labels", 1, "--output", tmp_path / "sheet.png", *more) == 0
+    assert "train: 1 pairs" in capsys.readouterr().out
 
 
 def test_sheet_of_what_a_training_sees(folder, tmp_path):

@@ -121,7 +121,7 @@ def test_the_fingerprint_tells_another_map_and_another_table(two_sets, own_cache
         ({**STREETS, "repeat": 0}, "repeat is 0; it must"),
         ({**STREETS, "fraction": 0.5, "max_samples": 2}, "exclude each other"),
         ({"map": {}}, "data is missing"),
-        ({**STREETS, "data": "nowhere/at/all"}, r"source 1 \(nowhere/at/all\)"),
+        ({**STREETS, "data": "nowhere/at/all"}, r"source 1 \(nowhere/at/all\): There is no folder or file"),
     ],
 )
 def test_what_does_not_fit_is_named(two_sets, source, message):

@@ -162,8 +162,9 @@ class Mixture:
         parts: dict[str, list[Dataset]] = {}
         for number, (source, names) in enumerate(zip(self.sources, self.maps, strict=True)):
             where = f"{self.path}: source {number + 1} ({source.data})"
+            found = self._rows(source, where, token=token, cache_dir=cache_dir, **problems)
             labels = self._labels(source, names, where, token)
-            for split, rows in self._rows(source, where, token=token, cache_dir=cache_dir, **problems).items():
+            for split, rows in found.items():
                 if split == "train":
                     rows = _part(rows, source, self.seed + number)
                 parts.setdefault(split, []).append(_uniform(rows, labels, source.repeat if split == "train" else 1))

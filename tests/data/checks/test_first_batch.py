@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from support.checked_folder import (
@@ -151,6 +152,15 @@ def test_first_batch_of_small_pictures(first_batch):
     shrinking = build_train_transform(Augmentation(crop_size=(16, 16), scale_size=12))
     (line,) = first_batch(transform=shrinking)
     assert "16x12, resized from 32x24" in line
+
+
+def test_first_batch_of_dark_pictures_of_16_bits(folder, first_batch):
+    for name in "abc":
+        file = image_file(folder, name)
+        file.unlink()
+        PIL.Image.fromarray(np.full((HEIGHT, WIDTH), 4000, np.uint16)).save(file.with_suffix(".png"))
+    (line,) = first_batch()
+    assert line.startswith("warning: ") and "a.png and the rest of the first batch" in line and "at most 16" in line
 
 
 def test_first_batch_of_ignored_pixels(folder, first_batch):

@@ -275,6 +275,22 @@ def test_the_value_rules_of_all_pictures(folder, inspect):
     assert report.to_dict()["values"][1] == {"type": "16 bits", "rule": SIXTEEN_BITS.words, "pictures": 1}
 
 
+@pytest.mark.parametrize(
+    ("largest", "levels", "factor"), [(255, 1, 256), (4095, 16, 16), (16383, 64, 4), (16384, None, None)]
+)
+def test_pictures_of_16_bits_that_use_few_of_them(folder, inspect, largest, levels, factor):
+    """Twelve bits are the usual ones of sensors; the brightest picture decides."""
+    for name, value in (("a", largest), ("b", 0)):
+        image_file(folder, name).unlink()
+        PIL.Image.fromarray(np.full((HEIGHT, WIDTH), value, np.uint16)).save(folder / f"images/train/{name}.png")
+    finding = found(inspect()).get("few_grey_levels")
+    assert (finding is None) == (levels is None)
+    if finding is not None:
+        (case,) = finding.cases
+        assert finding.severity == WARNING and case.details == {"levels": levels, "factor": factor}
+        assert f"below {levels * 256} of 65536" in case.text and f"at most {factor}" in case.fix
+
+
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (4, "RGBA")])
 def test_pictures_held_against_a_model(folder, inspect, channels, mode):
     """What the model takes as it is, is no news; what is converted is a note, and what cannot be is an error."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from segzoo.commands.data.arguments import (
     add_data_arguments,
@@ -132,9 +133,10 @@ def _file_sheet(args: argparse.Namespace, classes: ClassFacts | None) -> tuple[P
 
     split, rows = rows_of_split(args)
     names, palette = names_and_colors(args, classes)
+    chosen = indices(args, len(rows), split)
     sheet = draw_pairs(
         rows,
-        indices(args, len(rows), split),
+        chosen,
         names=names,
         palette=palette,
         rule=label_rule(args, classes),
@@ -142,7 +144,7 @@ def _file_sheet(args: argparse.Namespace, classes: ClassFacts | None) -> tuple[P
         on_problem=note,
         alpha=args.alpha,
         cell_width=args.cell_width,
-        num_channels=args.num_channels or 3,
+        num_channels=_channels(args, rows, chosen),
     )
     return sheet, f"{args.data}, {split}: {len(rows)} pairs, as they lie in the files"
 
@@ -161,23 +163,6 @@ def _trained_sheet(args: argparse.Namespace, classes: ClassFacts | None, given: 
 
     given = given | pipeline_fields(args.augmentation, given)
     recipe = resolve_recipe(args.recipe, None, given, defaults=DEFAULTS)
-    if args.image_processor_name is not None:
-        known = classes or ClassFacts({}, [], bool(args.do_reduce_labels))
-        processor = build_processor(None, known, image_processor_name=args.image_processor_name)
-        num_channels = getattr(processor, "num_channels", 3)
-        if args.num_channels not in (None, num_channels):
-            raise SegZooError(
-                f"--num_channels {args.num_channels}: the image processor of {args.image_processor_name} reads pictures of "
-                f"{num_channels} channels; leave --num_channels out"
-            )
-    else:
-        reduce_labels = label_rule(args, classes).reduce_labels
-        num_channels = args.num_channels or 3
-        processor = new_processor(num_channels, do_reduce_labels=reduce_labels)
-    if num_channels != 3 and recipe.photometric_distortion:
-        recipe = recipe.for_channels(num_channels)
-        note(no_distortion(num_channels))
-    transform = training_transform(processor, recipe.augmentation, ignore_index=args.ignore_index)
     if args.split in (None, "train"):
         split = "train"
         rows, _ = load_splits(
@@ -190,10 +175,28 @@ def _trained_sheet(args: argparse.Namespace, classes: ClassFacts | None, given: 
             raise SegZooError(f"{args.data} has no train split; name another one with --split")
     else:
         split, rows = rows_of_split(args)
+    chosen = indices(args, len(rows), split)
+    if args.image_processor_name is not None:
+        known = classes or ClassFacts({}, [], bool(args.do_reduce_labels))
+        processor = build_processor(None, known, image_processor_name=args.image_processor_name)
+        num_channels = getattr(processor, "num_channels", 3)
+        if args.num_channels not in (None, num_channels):
+            raise SegZooError(
+                f"--num_channels {args.num_channels}: the image processor of {args.image_processor_name} reads pictures of "
+                f"{num_channels} channels; leave --num_channels out"
+            )
+    else:
+        reduce_labels = label_rule(args, classes).reduce_labels
+        num_channels = _channels(args, rows, chosen)
+        processor = new_processor(num_channels, do_reduce_labels=reduce_labels)
+    if num_channels != 3 and recipe.photometric_distortion:
+        recipe = recipe.for_channels(num_channels)
+        note(no_distortion(num_channels))
+    transform = training_transform(processor, recipe.augmentation, ignore_index=args.ignore_index)
     names, palette = names_and_colors(args, classes)
     sheet = draw_samples_as_trained(
         SegmentationDataset(rows, transform, seed=args.seed),
-        indices(args, len(rows), split),
+        chosen,
         names=names,
         palette=palette,
         epochs=args.epoch,
@@ -206,6 +209,14 @@ def _trained_sheet(args: argparse.Namespace, classes: ClassFacts | None, given: 
         sheet,
         f"{args.data}, {split}: {len(rows)} pairs, as a training sees them; {_in_words(recipe)}; seed {args.seed}",
     )
+
+
+def _channels(args: argparse.Namespace, rows: Any, chosen: Sequence[int]) -> int:
+    """The channels that pictures are read with: those that are asked for, or as the first one has them."""
+    from segzoo.data.checks.probing import usual_channels
+    from segzoo.data.rows import undecoded
+
+    return args.num_channels or (usual_channels(undecoded(rows)[chosen[0]]["image"]) if chosen else 3)
 
 
 def _in_words(recipe: Recipe) -> str:

@@ -105,6 +105,11 @@ KINDS: dict[str, Kind] = {
         "picture smaller than the crop",
         "it is padded with ignored pixels: lower --crop_size, or scale pictures up",
     ),
+    "few_grey_levels": Kind(
+        WARNING,
+        "pictures of 16 bits that leave most of their range unused",
+        "the upper 8 bits of each value are read: multiply all pictures by the same factor",
+    ),
     "exif_differs": Kind(
         WARNING,
         "mask with an EXIF rotation that its picture has not",

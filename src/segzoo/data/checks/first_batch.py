@@ -11,7 +11,7 @@ import numpy as np
 
 from segzoo.data.checks.findings import ERROR, Case
 from segzoo.data.checks.label_ids import LabelRule, count_ids
-from segzoo.data.checks.probing import PairFacts, crop_case, ids_case, probe_pair
+from segzoo.data.checks.probing import PairFacts, crop_case, few_levels_case, ids_case, probe_pair
 from segzoo.data.joint_steps import Scale
 from segzoo.data.rows import row_names
 from segzoo.errors import SegZooError
@@ -113,8 +113,9 @@ def check_first_batch(
             passes over them.
 
     Returns:
-        Warnings, one line each, about pictures smaller than the crop, masks of ignored pixels only, masks of 0 and 255
-        only, and EXIF rotations that differ or are ambiguous; and a note about masks of several equal channels.
+        Warnings, one line each, about pictures smaller than the crop, pictures of 16 bits that leave most of their range
+        unused, masks of ignored pixels only, masks of 0 and 255 only, and EXIF rotations that differ or are ambiguous;
+        and a note about masks of several equal channels.
 
     Raises:
         SegZooError: a training cannot use a file. The message names the first such file (or pair), the problem, the
@@ -223,6 +224,9 @@ def _warnings(
     seen = set().union(*(pair.ids or () for pair in facts))
     if rule.num_labels == 2 and rule.ignore_index == 255 and seen == {0, 255}:
         lines.append(f"warning: {Case('black_and_white', files=(facts[0].label_name,)).sentence()}")
+    if dark := few_levels_case(max((pair.brightest for pair in facts if pair.brightest is not None), default=None)):
+        named = replace(dark, files=(f"{facts[0].image_name} and the rest of the first batch",))
+        lines.append(f"warning: {named.sentence()}")
     if crop_size is not None:
         small = [
             case

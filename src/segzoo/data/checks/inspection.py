@@ -14,7 +14,7 @@ from segzoo.data.annotations.recognition import recognise_path
 from segzoo.data.checks.class_counts import ClassCounts, ClassTally
 from segzoo.data.checks.findings import ERROR, NOTE, WARNING, Case, Finding, Findings
 from segzoo.data.checks.label_ids import LabelRule, list_ranges
-from segzoo.data.checks.probing import PairFacts, crop_case, probe_pair
+from segzoo.data.checks.probing import PairFacts, crop_case, few_levels_case, probe_pair
 from segzoo.data.classes import ClassFacts
 from segzoo.data.loading import SPLIT_NAMES, DataSource, PairingProblem, load_source
 from segzoo.data.rows import row_names, undecoded
@@ -178,12 +178,15 @@ def inspect_dataset(
     tallies = {}
     value_rules: Counter[ValueRule] = Counter()
     seen_pictures: dict[bytes, tuple[str, str]] = {}
+    brightest: int | None = None
     for split, rows in tables.items():
         tally = tallies[split] = ClassTally(rule)
         for facts in _probe_all(Probes(rows, chosen[split], rule, colors, num_channels), num_workers):
             tally.add(facts)
             if facts.rule is not None:
                 value_rules[facts.rule] += 1
+            if facts.brightest is not None:
+                brightest = max(facts.brightest, brightest or 0)
             for case in facts.cases:
                 found.add(replace(case, split=split))
             if crop_size is not None and facts.size is not None:
@@ -193,6 +196,8 @@ def inspect_dataset(
             _judge_twins(facts, split, seen_pictures, found)
             if on_pair is not None:
                 on_pair()
+    if (case := few_levels_case(brightest)) is not None:
+        found.add(case)
     whole = all(len(chosen[split]) == len(rows) for split, rows in tables.items())
     num_labels = _guess_num_labels(tallies) if rule.num_labels is None else rule.num_labels
     names = [f"class {index}" for index in range(num_labels)] if classes is None else classes.names

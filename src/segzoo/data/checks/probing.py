@@ -20,9 +20,10 @@ from segzoo.data.mapped_labels import split_encoding
 from segzoo.errors import SegZooError
 from segzoo.images.masks import MaskOfColoursError
 from segzoo.images.reading import CorruptImageError, Header, decode_image, read_bytes, read_header
-from segzoo.images.values import EIGHT_BITS, ValueRule, value_rule
+from segzoo.images.values import EIGHT_BITS, SIXTEEN_BITS, ValueRule, value_rule
 
 _LARGE = 2**25  # pixels; decoded as RGB they take 100 MB
+_DARK = 64  # grey levels; pictures of 14 bits, whose values are not multiplied, have no more
 _TURNED = {2: "mirrored", 3: "upside down", 4: "mirrored", 5: "on its side", 6: "on its side", 7: "on its side"}
 
 
@@ -37,6 +38,7 @@ class PairFacts:
         size: (height, width) of the upright picture in pixels; None if it cannot be read.
         digest: hash of the picture's file, 16 bytes; None if the file is missing.
         rule: how the picture's values become grey levels; None if it cannot be read.
+        brightest: the largest grey level, 0 to 255, of a picture of 16 bits; None for others.
     """
 
     image_name: str
@@ -46,6 +48,7 @@ class PairFacts:
     size: tuple[int, int] | None = None
     digest: bytes | None = None
     rule: ValueRule | None = None
+    brightest: int | None = None
 
     @property
     def usable(self) -> bool:
@@ -82,8 +85,7 @@ def probe_pair(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of huge pictures and broken EXIF blocks
         image_header, label_header = _header(image), _header(label)
-        bands = None if image_header is None else image_header.channels
-        read_as = num_channels or (3 if bands in (None, 1, 3, 4) else bands)
+        read_as = num_channels or _channels(image_header)
         picture, mask = _decode(image, label, image_header, label_header, facts, encoding, palette, read_as)
     facts.digest = _digest(image)
     if image_header is not None:
@@ -98,13 +100,31 @@ def probe_pair(
         _judge_rotation(image_header, label_header, facts)
     if picture is not None:
         facts.size = picture.shape[:2]
+        if facts.rule is SIXTEEN_BITS and picture.size:
+            facts.brightest = int(picture.max())
     if mask is not None:
         facts.ids = count_ids(mask)
         _judge_ids(facts.ids, rule, facts)
     return facts
 
 
+def usual_channels(image: Any) -> int:
+    """The number of channels that a picture is read with where no model decides: 3 for those of 1, 3 or 4, else its own.
+
+    Args:
+        image: see `probe_pair`; of one that cannot be read, 3.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _channels(_header(image))
+
+
 # Reading
+
+
+def _channels(header: Header | None) -> int:
+    bands = None if header is None else header.channels
+    return 3 if bands in (None, 1, 3, 4) else bands
 
 
 def _in_memory(source: Any) -> Any:
@@ -359,6 +379,24 @@ def ids_case(bad: Mapping[int, int], seen: Collection[int], rule: LabelRule, nam
 
 def _json_ids(ids: Mapping[int, int], most: int = 256) -> dict[str, int]:
     return {str(label): pixels for label, pixels in list(ids.items())[:most]}
+
+
+def few_levels_case(brightest: int | None) -> Case | None:
+    """The case of a data set whose pictures of 16 bits hold the values of 14 or fewer, or None.
+
+    Args:
+        brightest: the largest of their grey levels, see `PairFacts`; None if there are no such pictures.
+    """
+    if brightest is None or brightest >= _DARK:
+        return None
+    levels, factor = brightest + 1, 256 // (brightest + 1)
+    return Case(
+        "few_grey_levels",
+        f"all values are below {levels * 256} of 65536, so that {levels} of 256 grey levels are left",
+        details={"levels": levels, "factor": factor},
+        fix=f"the upper 8 bits of each value are read: multiply all pictures by the same factor, here at most {factor}, or save "
+        "them as 8 bits",
+    )
 
 
 def crop_case(size: tuple[int, int], scaled: tuple[int, int], crop_size: tuple[int, int], name: str) -> Case | None:
