@@ -23,6 +23,7 @@ PROBLEMS = {
     "ambiguous_picture": "picture whose name several files have",
     "twice": "picture that is annotated twice; the first one counts",
     "no_picture": "file of annotations without a picture",
+    "not_listed": "annotated picture that data.yaml does not list",
     "unreadable_picture": "picture that cannot be read",
     "unreadable_file": "file of annotations that cannot be read",
     "size_differs": "picture of another size than its annotations say",
@@ -198,14 +199,14 @@ class PictureFiles:
                 self.addresses[path] = address
                 self._by_name.setdefault(path.rpartition("/")[2], []).append(path)
 
-    def take(self, name: str, near: str, collection: Collection) -> str | None:
+    def take(self, name: str, near: str, split: str | None, collection: Collection) -> str | None:
         """The path of the picture that a name means; None, with a report, where that is not one that is still free.
 
         Args:
-            name, near: as in `find`.
+            name, near, split: as in `find`.
             collection: takes the report.
         """
-        found = self.find(name, near)
+        found = self.find(name, near, split)
         where = f"{near}, {name}"
         if len(found) != 1:
             text = where if not found else f"{where}: {', '.join(found[:4])}"
@@ -217,16 +218,17 @@ class PictureFiles:
         self._taken.add(found[0])
         return found[0]
 
-    def find(self, name: str, near: str) -> list[str]:
+    def find(self, name: str, near: str, split: str | None) -> list[str]:
         """Paths of the pictures that a name can mean: one where it is certain, none, or several.
 
         Args:
             name: path as the annotations write it, of any system; folders that are not here are passed over.
             near: path of the file of annotations.
+            split: the split that this file states, if any.
         """
         parts = [part for part in PureWindowsPath(name).parts if part not in ("\\", "/", "..", ".")]
         found = self._by_name.get(parts[-1], []) if parts else []
-        for closeness in (_shared_end(parts), _same_split(near), _shared_start(near.split("/")[:-1])):
+        for closeness in (_shared_end(parts), _same_split(split), _shared_start(near.split("/")[:-1])):
             if len(found) > 1:
                 best = max(map(closeness, found))
                 found = [path for path in found if closeness(path) == best]
@@ -243,8 +245,8 @@ def _shared_end(parts: Sequence[str]) -> Callable[[str], int]:
     return count
 
 
-def _same_split(near: str) -> Callable[[str], int]:
-    return lambda path: int(split_of(path) == split_of(near))
+def _same_split(split: str | None) -> Callable[[str], int]:
+    return lambda path: int((split_of(path) or "train") == (split or "train"))
 
 
 def _shared_start(parts: Sequence[str]) -> Callable[[str], int]:
@@ -255,14 +257,18 @@ def _shared_start(parts: Sequence[str]) -> Callable[[str], int]:
     return count
 
 
-def split_of(path: str) -> str:
-    """The split that a path names by a folder or a word of its file name, such as "instances_val2017.json"; else
-    "train"."""
+def split_of(path: str, *, by_name: bool = False) -> str | None:
+    """The split that the nearest folder of a path names; None where none does.
+
+    Args:
+        path: path below the folder of the data.
+        by_name: look at the words of the file's name first, such as "instances_val2017.json". For files that stand for a
+            split; the name of a picture says nothing.
+    """
     *folders, name = path.casefold().split("/")
-    words = [*reversed(os.path.splitext(name)[0].replace("-", "_").replace(".", "_").split("_")), *reversed(folders)]
-    return next(
-        (SPLIT_NAMES[word.rstrip("0123456789")] for word in words if word.rstrip("0123456789") in SPLIT_NAMES), "train"
-    )
+    named = os.path.splitext(name)[0].replace("-", "_").replace(".", "_").split("_") if by_name else []
+    words = (word.rstrip("0123456789") for word in reversed([*folders, *named]))
+    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None)
 
 
 _PLAIN_FOLDERS = frozenset(

@@ -75,11 +75,12 @@ class CocoFormat(OutlineFormat):
         collection: Collection,
     ) -> None:
         name = str(image.get("file_name", ""))
-        found = pictures.take(name, path, collection)
+        stated = split_of(path, by_name=True)
+        found = pictures.take(name, path, stated, collection)
         if found is None:
             return
         size = (int(image["width"]), int(image["height"])) if image.get("width") and image.get("height") else None
-        split = split_of(path) if split_of(path) != "train" else split_of(found)
+        split = stated or split_of(found) or "train"
         collection.pictures.append(
             Annotated(pictures.addresses[found], split, stem_of(found), f"{path}, {name}", size, objects)
         )

@@ -61,7 +61,13 @@ class ColourFormat:
             names = lists.files if lists is not None else {}
             for name in names:
                 stems = [line.strip() for line in lists.read_names(name) if line.strip()] if lists is not None else []
-                pair_by_list(listing, split_of(name), stems, single_files(pictures), single_files(masks))
+                pair_by_list(
+                    listing,
+                    split_of(name, by_name=True) or "train",
+                    stems,
+                    single_files(pictures),
+                    single_files(masks),
+                )
             return listing
         found: FileSource | None = find_source(folder, self.source)
         if found is None:

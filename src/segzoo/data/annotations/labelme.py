@@ -50,15 +50,14 @@ class LabelMeFormat(OutlineFormat):
             except (OSError, ValueError, KeyError, TypeError) as error:
                 collection.report("unreadable_file", f"{path}: {type(error).__name__}: {error}")
                 continue
-            found = pictures.take(name, path, collection)
+            found = pictures.take(name, path, split_of(path), collection)
             if found is None:
                 continue
             size = None
             if content.get("imageWidth") and content.get("imageHeight"):
                 size = int(content["imageWidth"]), int(content["imageHeight"])
-            collection.pictures.append(
-                Annotated(pictures.addresses[found], split_of(found), stem_of(found), path, size, shapes)
-            )
+            split = split_of(found) or "train"
+            collection.pictures.append(Annotated(pictures.addresses[found], split, stem_of(found), path, size, shapes))
         collection.names = sorted(names)
         return collection
 
