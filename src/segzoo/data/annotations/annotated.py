@@ -77,12 +77,14 @@ class Collection:
         names: the class names that the annotations use, in their own order.
         pictures: the pictures.
         has_background: whether the first name already stands for all that is not annotated.
+        meaning: what ids or colours in the annotations stand for, as JSON can hold it.
         problems: what was left out while reading, as kind and text.
     """
 
     names: list[str] = field(default_factory=list)
     pictures: list[Annotated] = field(default_factory=list)
     has_background: bool = False
+    meaning: object = None
     problems: list[tuple[str, str]] = field(default_factory=list)
 
     def report(self, kind: str, text: str) -> None:

@@ -63,6 +63,7 @@ class CocoFormat(OutlineFormat):
             for key, left in by_image.items():
                 collection.report("missing_picture", f"{path}: image_id {key} of {len(left)} object(s)")
         collection.names = list(dict.fromkeys(categories[key] for key in sorted(categories)))
+        collection.meaning = sorted(categories.items())
         self._categories = categories
         return collection
 

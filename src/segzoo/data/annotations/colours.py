@@ -39,7 +39,11 @@ class ColourFormat:
             SegZooError: there are no such pairs.
         """
         listing = self._listing(folder)
-        collection = Collection(list(self.palette.names), has_background=(0, 0, 0) in self.palette.colors)
+        collection = Collection(
+            list(self.palette.names),
+            has_background=(0, 0, 0) in self.palette.colors,
+            meaning=sorted((*color, self.palette.names[index]) for color, index in self.palette.colors.items()),
+        )
         for problem in listing.problems:
             kind = "missing_picture" if problem.kind == "mask_without_image" else "no_picture"
             collection.report(kind, f"{problem.kind.replace('_', ' ')}: {' and '.join(problem.files)}")

@@ -48,7 +48,7 @@ class YoloFormat(OutlineFormat):
             and not path.lower().rpartition("/")[2].startswith(("readme", "notes"))
             and path.lower().rpartition("/")[2] not in _NO_LABELS
         }
-        collection = Collection(names=list(dict.fromkeys(names)))
+        collection = Collection(names=list(dict.fromkeys(names)), meaning=names)
         self._names = names
         pictures = PictureFiles(folder)
         splits = YoloSplits(described, folder, files, pictures, collection)
