@@ -38,11 +38,12 @@ PROBLEMS = {
 """What is left out, by kind, as phrases that read well before a colon."""
 
 NOTES = {
+    "other_json": "JSON file of something else",
     "no_objects": "picture without any object",
     "overlap": "picture in which objects of two classes share pixels",
     "partly_outside": "outline that reaches beyond the picture",
 }
-"""What is drawn all the same, by kind."""
+"""What takes nothing from the masks, by kind."""
 
 Report = Callable[[str, str], object]
 """Called with a kind of `PROBLEMS` or `NOTES`, and what is particular to the case."""

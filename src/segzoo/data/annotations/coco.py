@@ -36,10 +36,10 @@ class CocoFormat(OutlineFormat):
             SegZooError: there is no such file, or two files give one class id two names.
         """
         require_supervision()
-        files = files_of(folder, COCO)
+        collection, pictures = Collection(), PictureFiles(folder)
+        files = files_of(folder, COCO, collection.report)
         if not files:
             raise SegZooError(f"{folder.path} holds no COCO file: a JSON with images, annotations and categories")
-        collection, pictures = Collection(), PictureFiles(folder)
         categories: dict[int, str] = {}
         for path, address in files.items():
             try:

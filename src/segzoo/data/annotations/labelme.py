@@ -37,10 +37,10 @@ class LabelMeFormat(OutlineFormat):
             SegZooError: there is no such file.
         """
         require_supervision()
-        files = files_of(folder, LABELME)
+        collection, pictures = Collection(), PictureFiles(folder)
+        files = files_of(folder, LABELME, collection.report)
         if not files:
             raise SegZooError(f"{folder.path} holds no file of LabelMe: a JSON with shapes and imagePath")
-        collection, pictures = Collection(), PictureFiles(folder)
         names: set[str] = set()
         for path, address in files.items():
             try:
