@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -183,12 +184,20 @@ def _named(collection: Collection, source: Path) -> Iterator[tuple[Annotated, st
     """The pictures and the stems under which they are written, which differ."""
     stems: set[tuple[str, str]] = set()
     for annotated in collection.pictures:
-        stem = annotated.stem
-        if (annotated.split, stem.casefold()) in stems:  # folders that were left out of the stem tell them apart
-            path = readable(annotated.picture).removeprefix(str(source)).strip("/\\")
-            stem = os.path.splitext(path)[0].replace("/", "_").replace("\\", "_")
+        free = (stem for stem in _stems(annotated, source) if (annotated.split, stem.casefold()) not in stems)
+        stem = next(free)
         stems.add((annotated.split, stem.casefold()))
         yield annotated, stem
+
+
+def _stems(annotated: Annotated, source: Path) -> Iterator[str]:
+    """Stems for a picture, the best one first: its own, with the folders that it leaves out, with the extension, counted."""
+    yield annotated.stem
+    path = readable(annotated.picture).removeprefix(str(source)).strip("/\\").replace("/", "_").replace("\\", "_")
+    stem, extension = os.path.splitext(path)
+    yield stem
+    yield f"{stem}_{extension[1:].lower()}"
+    yield from (f"{stem}_{number}" for number in itertools.count(2))
 
 
 def _paths(annotated: Annotated, stem: str) -> tuple[PurePosixPath, PurePosixPath]:

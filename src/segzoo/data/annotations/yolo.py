@@ -30,7 +30,8 @@ _NO_LABELS = frozenset({"classes.txt", "obj.names", "train.txt", "val.txt", "val
 
 
 class YoloFormat(OutlineFormat):
-    """Outlines are painted in the order of the file. A picture without a file has no objects, as in training YOLO."""
+    """Outlines are painted in the order of the file. A picture without a file has no objects, and pictures of one
+    stem have one file, as in training YOLO."""
 
     def collect(self, folder: Folder) -> Collection:
         """List the pictures of the folder and their files of labels.
@@ -53,9 +54,11 @@ class YoloFormat(OutlineFormat):
         pictures = PictureFiles(folder)
         splits = YoloSplits(described, folder, files, pictures, collection)
         labels = {path: address for path, address in labels.items() if path not in splits.lists}
+        used = set()
         for path, address in pictures.addresses.items():
             stem = path.rpartition(".")[0]
-            mine = next((labels.pop(f"{s}.txt") for s in _label_stems(stem) if f"{s}.txt" in labels), None)
+            mine = next((f"{s}.txt" for s in _label_stems(stem) if f"{s}.txt" in labels), None)
+            used.add(mine)
             split = splits.of(path)
             if split is None:
                 if mine is not None:
@@ -63,13 +66,13 @@ class YoloFormat(OutlineFormat):
                 continue
             where = path if mine is None else f"labels of {path}"
             try:
-                lines = [] if mine is None else read_address(mine).decode("utf-8-sig").splitlines()
+                lines = [] if mine is None else read_address(labels[mine]).decode("utf-8-sig").splitlines()
             except (OSError, UnicodeDecodeError) as error:
                 collection.report("unreadable_file", f"{where}: {error}")
                 continue
             content = [line for line in lines if line.strip()]
             collection.pictures.append(Annotated(address, split, stem_of(path), where, None, content))
-        for path in labels:
+        for path in filter(lambda path: path not in used, labels):
             collection.report("no_picture", path)
         if not collection.pictures or not any(picture.content for picture in collection.pictures):
             raise SegZooError(f"{folder.path} holds no picture with a file of YOLO labels in labels/ or beside it")
