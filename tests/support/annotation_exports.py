@@ -23,6 +23,11 @@ def square(x, y, width, height):
     return [x, y, right, y, right, low, x, low]
 
 
+def block(x, y, width, height):
+    """The corners of a rectangle of so many pixels, whose outline goes around them, as COCO has it."""
+    return [x, y, x + width, y, x + width, y + height, x, y + height]
+
+
 def coco_object(number, image, category, segmentation, **more):
     entry = {"id": number, "image_id": image, "category_id": category, "segmentation": segmentation, "iscrowd": 0}
     return {**entry, "area": 1.0, "bbox": [0.0, 0.0, 1.0, 1.0], "attributes": {"occluded": False}, **more}

@@ -6,6 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import PureWindowsPath
 from typing import Protocol
 
@@ -290,15 +291,16 @@ def stem_of(path: str) -> str:
     return "/".join([*kept, os.path.splitext(name)[0]])
 
 
-def require_supervision() -> None:
-    """Check that the library that draws outlines is there.
+def require_libraries(*names: str) -> None:
+    """Check that the libraries that draw outlines are there.
 
     Raises:
-        SegZooError: it is missing; the message has the command that installs it.
+        SegZooError: one is missing; the message has the command that installs it.
     """
-    try:
-        import supervision  # noqa: F401
-    except ImportError as error:
-        raise SegZooError(
-            f'outlines are drawn by the supervision library, which is missing ({error}); pip install "segzoo[formats]"'
-        ) from None
+    for name in names:
+        try:
+            import_module(name)
+        except ImportError as error:
+            raise SegZooError(
+                f'outlines are drawn by the {name} library, which is missing ({error}); pip install "segzoo[formats]"'
+            ) from None

@@ -17,7 +17,7 @@ from segzoo.data.annotations.annotated import (
     PictureFiles,
     Report,
     can_be_drawn,
-    require_supervision,
+    require_libraries,
     split_of,
     stem_of,
 )
@@ -36,7 +36,7 @@ class LabelMeFormat(OutlineFormat):
         Raises:
             SegZooError: there is no such file.
         """
-        require_supervision()
+        require_libraries("supervision")
         collection, pictures = Collection(), PictureFiles(folder)
         files = files_of(folder, LABELME, collection.report)
         if not files:

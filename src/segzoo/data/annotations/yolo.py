@@ -17,7 +17,7 @@ from segzoo.data.annotations.annotated import (
     PictureFiles,
     Report,
     can_be_drawn,
-    require_supervision,
+    require_libraries,
     stem_of,
 )
 from segzoo.data.annotations.recognition import YOLO_NAMES
@@ -39,7 +39,7 @@ class YoloFormat(OutlineFormat):
         Raises:
             SegZooError: there is no file of class names, or no file of labels.
         """
-        require_supervision()
+        require_libraries("supervision")
         files = {path: address for path, address in folder.walk() if not path.startswith(".")}
         names, described = _read_descriptions(folder, files)
         labels = {
