@@ -354,3 +354,23 @@ def test_formats_that_are_exported_once_more(export, target, capsys):
     task = {"id": 1, "annotations": [{"id": 1, "completed_by": 1, "result": []}], "data": {"image": "/data/a.jpg"}}
     (export / "project.json").write_text(json.dumps([task]))
     assert masks(export, target) == 1 and "from Label Studio as COCO" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("names", ["{road: 0, roof: 1}", "{0: road, 2: roof}", "{0: road, null: roof}", "2", "null"])
+def test_names_of_yolo_that_are_none(export, target, capsys, names):
+    write_yolo(export, lines=["0 0 0 0.5 0 0.5 0.5"])
+    (export / "data.yaml").write_text(f"names: {names}\n")
+    assert masks(export, target) == 1
+    told = capsys.readouterr().err
+    assert "names should be a list, or an object of the ids 0 to n - 1" in told and told.count("\n") == 1
+
+
+@pytest.mark.parametrize("annotations", [None, {}, [1]])
+def test_objects_of_coco_that_are_none(export, target, capsys, annotations):
+    for split in ("train", "val"):
+        save_picture(export / split / f"{split}.jpg")
+        objects = [coco_object(1, 1, 1, [block(1, 1, 4, 4)])] if split == "train" else annotations
+        write_coco(export / f"{split}.json", [(1, f"{split}.jpg", SIZE)], CATEGORIES, objects)
+    assert masks(export, target) == 1
+    assert "val.json: TypeError: images and annotations should be lists" in capsys.readouterr().err
+    assert os.listdir(target / "annotations") == ["train"]

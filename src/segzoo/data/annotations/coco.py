@@ -48,7 +48,7 @@ class CocoFormat(OutlineFormat):
             try:
                 content = json.loads(read_address(address))
                 named = {int(category["id"]): str(category["name"]) for category in content["categories"]}
-                images, annotations = content["images"], content["annotations"]
+                images, annotations = _objects(content["images"]), _objects(content["annotations"])
             except (OSError, ValueError, KeyError, TypeError) as error:
                 collection.report("unreadable_file", f"{path}: {type(error).__name__}: {error}")
                 continue
@@ -114,6 +114,13 @@ class CocoFormat(OutlineFormat):
                 continue
             if mask is not None:
                 yield Drawn(name, mask)
+
+
+def _objects(values: Any) -> list[dict]:
+    """Values that are a list of JSON objects; TypeError if they are not."""
+    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+        raise TypeError("images and annotations should be lists of objects")
+    return values
 
 
 def _points(part: Any, size: tuple[int, int], where: str, report: Report) -> np.ndarray | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -128,10 +129,12 @@ def _read_descriptions(
 
 
 def _names_of(path: str, names: Any) -> list[str]:
-    if isinstance(names, dict) and sorted(map(int, names)) == list(range(len(names))):
-        return [str(names[key]) for key in sorted(names, key=int)]
     if isinstance(names, list):
         return list(map(str, names))
+    with contextlib.suppress(AttributeError, ValueError, TypeError):
+        by_id = {int(key): str(name) for key, name in names.items()}
+        if sorted(by_id) == list(range(len(names))):
+            return [by_id[key] for key in sorted(by_id)]
     raise SegZooError(f"{path}: names should be a list, or an object of the ids 0 to n - 1 and names")
 
 
