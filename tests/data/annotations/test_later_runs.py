@@ -1,7 +1,9 @@
 """A later run into the same folder draws anew what was changed since, and removes what is no longer there."""
 
 import json
+import shutil
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -42,6 +44,21 @@ def files(target):
     """All but the manifest, the lock and its like."""
     found = (path for path in target.rglob("*") if path.is_file() and path.parent != target)
     return {str(path.relative_to(target)): path.read_bytes() for path in found}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_source_that_is_named_otherwise_is_the_same(export, target, capsys, monkeypatch, packed):
+    for folder in ("1/images", "2/images", "3/images"):
+        save_picture(export / folder / "a.jpg")
+        write_labelme(export / folder / "a.json", "a.jpg", OUTLINE)
+    save_picture(export / "1" / "a.jpg")
+    write_labelme(export / "1" / "a.json", "a.jpg", OUTLINE)
+    source = Path(shutil.make_archive(str(export), "zip", export)) if packed else export
+    assert make_masks(source, target) == 0
+    assert written(target) == ["train/1/a", "train/1_images_a", "train/2/a", "train/3/a"]
+    monkeypatch.chdir(source.parent)
+    capsys.readouterr()
+    assert make_masks(source.name, target) == 0 and "train 4 (4 done before)" in capsys.readouterr().out
 
 
 def test_a_palette_that_was_corrected(export, target, tmp_path, capsys):

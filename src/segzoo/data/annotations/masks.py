@@ -129,7 +129,7 @@ def write_masks(
             todo = []
             for annotated, stem in named:
                 line = done.get(f"{annotated.split}/{stem}")
-                digest = _digest(annotated, collection.meaning)
+                digest = _digest(annotated, collection.meaning, source)
                 if line is not None and line["annotations"] == digest and _is_whole(line, target):
                     report.add(line)
                 else:
@@ -193,11 +193,16 @@ def _named(collection: Collection, source: Path) -> Iterator[tuple[Annotated, st
 def _stems(annotated: Annotated, source: Path) -> Iterator[str]:
     """Stems for a picture, the best one first: its own, with the folders that it leaves out, with the extension, counted."""
     yield annotated.stem
-    path = readable(annotated.picture).removeprefix(str(source)).strip("/\\").replace("/", "_").replace("\\", "_")
-    stem, extension = os.path.splitext(path)
+    stem, extension = os.path.splitext(_inside(annotated.picture, source).replace("/", "_"))
     yield stem
     yield f"{stem}_{extension[1:].lower()}"
     yield from (f"{stem}_{number}" for number in itertools.count(2))
+
+
+def _inside(address: str, source: Path) -> str:
+    """The path of a file in the source, with slashes."""
+    path = readable(address).removeprefix(str(source.absolute())).removeprefix(str(source))
+    return path.replace("\\", "/").strip("/")
 
 
 def _paths(annotated: Annotated, stem: str) -> tuple[PurePosixPath, PurePosixPath]:
@@ -206,10 +211,12 @@ def _paths(annotated: Annotated, stem: str) -> tuple[PurePosixPath, PurePosixPat
     return picture, PurePosixPath("annotations", annotated.split, f"{stem}.png")
 
 
-def _digest(annotated: Annotated, meaning: object) -> str:
+def _digest(annotated: Annotated, meaning: object, source: Path) -> str:
     """What tells whether a picture, its annotations or their meaning have changed since an earlier run."""
-    files = [annotated.picture, *([annotated.content] if isinstance(annotated.content, str) else [])]
-    values = [annotated.size, annotated.content, meaning, [[path, *_stamp(path)] for path in files]]
+    files, content = [annotated.picture], annotated.content
+    if isinstance(content, str):
+        files, content = [*files, content], None
+    values = [annotated.size, content, meaning, [[_inside(path, source), *_stamp(path)] for path in files]]
     return hashlib.sha256(json_text(values, indent=None).encode()).hexdigest()[:16]
 
 
