@@ -227,6 +227,22 @@ def test_pascal_voc_with_gaps(tmp_path, write, ids):
         load_segmentation_dataset(root)
 
 
+def test_pascal_voc_with_names_of_any_kind(tmp_path, write, ids):
+    """Blanks and dots are parts of names; an extension, folders and further words of a line are not."""
+    stems = ["a.v2", "my photo 1", "b", "a", "frame.0001", "c"]
+    masks = voc(write, ids, tmp_path, stems)
+    lists = tmp_path / "däta set/VOCdevkit/VOC2012/ImageSets/Segmentation"
+    (lists / "train.txt").write_text("a.v2\nJPEGImages/my photo 1.jpg SegmentationClass/my photo 1.png\nb  -1\n")
+    (lists / "val.txt").write_text("a\nframe.0001.jpg\n/JPEGImages/c.jpg /SegmentationClass/c.png\n")
+    loaded = load_segmentation_dataset(tmp_path / "däta set")
+    found = [*masks_of(loaded["train"]), *masks_of(loaded["validation"])]
+    assert sizes(loaded) == {"train": 3, "validation": 3}
+    assert all((mask == masks[stem]).all() for mask, stem in zip(found, stems, strict=True))
+    (lists / "train.txt").write_text("a.v3\n")
+    with pytest.raises(SegZooError, match=r"train: 1 mask\(s\) without picture: a.v3"):
+        load_segmentation_dataset(tmp_path / "däta set")
+
+
 def test_camvid_of_segnet(tmp_path, write, rng):
     masks = {}
     for split in ("train", "val", "test"):

@@ -11,10 +11,11 @@ from segzoo.commands.cli import main
 from segzoo.data import Augmentation, DataSource, SegmentationDataset, build_train_transform
 from segzoo.data.decoding import decode_example, decode_mask
 from segzoo.data.loading import load_source
+from segzoo.data.splits import load_splits
 from segzoo.errors import SegZooError
 from segzoo.evaluation.fingerprints import rows_fingerprint
 from segzoo.images.reading import decode_image, open_picture, read_header
-from segzoo.images.windows import window_address, windows_of
+from segzoo.images.windows import split_window, window_address, windows_of
 
 rasterio = pytest.importorskip("rasterio")
 pytestmark = pytest.mark.filterwarnings("ignore:Use `@` matmul", "ignore:Dataset has no geotransform")
@@ -72,6 +73,34 @@ def test_overlapping_windows_reach_the_edges():
             seen[top : top + height, left : left + width] += 1
         assert seen.min() >= 1 and len(windows) == len(set(windows))
         assert all(height == 32 or top + height == size for top, _, height, _ in windows)
+
+
+def test_windows_that_share_pixels_stay_on_one_side(tmp_path, rng):
+    """Whatever the seed; windows that share none are set aside one by one, and other groups stay a user's."""
+    for number in range(5):
+        for folder, bands in (("images", 3), ("annotations", 1)):
+            values = rng.integers(0, 4, (bands, 40, 40), dtype=np.uint8)
+            write_tiff(tmp_path / folder / f"{number}.tif", values if bands > 1 else values[0])
+
+    def files(part):
+        return {split_window(path)[0] for path in part["image_path"]}
+
+    overlapping, chosen = DataSource(tmp_path, tile=16, tile_stride=8), set()
+    for seed in range(4):
+        train, evaluation = load_splits(overlapping, train_val_split=0.3, seed=seed)
+        assert len(files(train)) == 3 and len(files(evaluation)) == 2 and not files(train) & files(evaluation)
+        assert len(train) + len(evaluation) == 5 * 16
+        chosen.add(tuple(sorted(files(evaluation))))
+    assert len(chosen) > 1
+    train, evaluation = load_splits(DataSource(tmp_path, tile=16), train_val_split=0.3)
+    assert files(train) & files(evaluation)
+    train, evaluation = load_splits(overlapping, train_val_split=0.3, train_val_groups=r"([0-9])\.tif")
+    assert not files(train) & files(evaluation)
+    for folder in ("images", "annotations"):
+        for number in range(1, 5):
+            (tmp_path / folder / f"{number}.tif").unlink()
+    with pytest.raises(SegZooError, match="--tile_stride 8: windows share pixels.* one file alone; leave"):
+        load_splits(overlapping)
 
 
 def test_a_changed_file_makes_other_data(scene, rng):

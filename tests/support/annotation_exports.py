@@ -5,6 +5,8 @@ import json
 import numpy as np
 import PIL.Image
 
+from segzoo.commands.cli import main
+
 SIZE = (12, 10)
 
 
@@ -19,6 +21,11 @@ def square(x, y, width, height):
     """The corners of a rectangle of so many pixels, as x and y in turn; the drawn outline takes part of it."""
     right, low = x + width - 1, y + height - 1
     return [x, y, right, y, right, low, x, low]
+
+
+def block(x, y, width, height):
+    """The corners of a rectangle of so many pixels, whose outline goes around them, as COCO has it."""
+    return [x, y, x + width, y, x + width, y + height, x, y + height]
 
 
 def coco_object(number, image, category, segmentation, **more):
@@ -66,3 +73,14 @@ def write_yolo(root, split="train", name="a", lines=()):
 def yolo_line(label, points, size=SIZE):
     pairs = zip(points[::2], points[1::2], strict=True)
     return " ".join([str(label), *(f"{x / size[0]:.6f} {y / size[1]:.6f}" for x, y in pairs)])
+
+
+def make_masks(*arguments):
+    """Exit status of `segzoo data masks`."""
+    return main(["data", "masks", *map(str, arguments)])
+
+
+def written(target, folder="images"):
+    """Paths of the files in one of the folders of a target, without it and their extension."""
+    files = (path.relative_to(target / folder) for path in (target / folder).rglob("*") if path.is_file())
+    return sorted(path.with_suffix("").as_posix() for path in files)

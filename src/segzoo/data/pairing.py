@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -171,6 +171,18 @@ def pair_by_list(
             listing.problems.append(PairingProblem("image_without_mask", split, (image,)))
         else:
             listing.problems.append(PairingProblem("mask_without_image", split, (label or stem,)))
+
+
+def listed_stem(line: str, known: Container[str]) -> str:
+    """The stem that a line of a list means: the whole of it, or its first word, such as a path beside that of the mask.
+
+    Args:
+        line: the line; folders are passed over, and so is the extension of a picture.
+        known: stems of the files that are there, which decide; they may have blanks and dots.
+    """
+    names = [name.rpartition("/")[2] for name in (line.strip(), line.split()[0])]
+    stems = [stem if end.lower() in IMAGE_EXTENSIONS else stem + end for stem, end in map(os.path.splitext, names)]
+    return next((name for pair in zip(names, stems, strict=True) for name in pair if name in known), stems[-1])
 
 
 def single_files(folder: Folder) -> dict[str, str]:

@@ -64,7 +64,7 @@ def parse_palette(text: str, name: str) -> Palette:
             pairs = list(_csv_pairs(text))
         else:
             pairs = list(_text_pairs(text))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
         raise SegZooError(f"--palette {path}: is no palette ({error}); give {_FORMS}") from None
     if not pairs:
         raise SegZooError(f"--palette {path}: holds no colour; give {_FORMS}")
@@ -95,8 +95,9 @@ def _json_pairs(content: Any) -> Iterable[tuple[str, tuple[int, int, int]]]:
 
 
 def _csv_pairs(text: str) -> Iterable[tuple[str, tuple[int, int, int]]]:
-    dialect = csv.Sniffer().sniff(text.splitlines()[0], delimiters=",;\t") if text.strip() else csv.excel
-    for number, row in enumerate(csv.reader(text.splitlines(), dialect)):
+    lines = [line for line in text.splitlines() if line.strip()]
+    dialect = csv.Sniffer().sniff(lines[0], delimiters=",;\t") if lines else csv.excel
+    for number, row in enumerate(csv.reader(lines, dialect)):
         cells = [cell.strip() for cell in row]
         if not any(cells):
             continue

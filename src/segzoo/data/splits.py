@@ -13,6 +13,7 @@ from segzoo.data.mixture import repeated
 from segzoo.data.rows import row_names, undecoded
 from segzoo.errors import SegZooError
 from segzoo.images.archives import file_address, readable
+from segzoo.images.windows import split_window
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -31,7 +32,7 @@ def load_splits(
     """Load a data set and split it into training and evaluation rows.
 
     Without a validation split, a part of the training rows is set aside; ``seed`` decides which, so that a later
-    evaluation sees the same pictures.
+    evaluation sees the same pictures. Where windows of a file share pixels (`DataSource.tile_stride`), whole files are.
 
     Args:
         source: where the data is. The training rows of a stream are an iterable that is read while training; its
@@ -40,7 +41,7 @@ def load_splits(
         train_val_groups: regular expression that finds in a picture's name (its path below the data's folder) what it
             shares with the pictures that have to stay on its side, such as ``(patient\\d+)_``: the groups of the
             expression, or all that it matches. Whole groups are then set aside, as many pictures as ``train_val_split``
-            says or the next more. None: pictures stand for themselves.
+            says or the next more. None: pictures stand for themselves, and windows that share pixels for their file.
         max_train_samples, max_eval_samples: number of rows to keep, of a table at random, of a stream the first ones;
             None keeps all.
         train_fraction: share of the training rows to keep, the first ones in an order shuffled by ``seed``, one at
@@ -53,7 +54,7 @@ def load_splits(
     Raises:
         SegZooError: the data cannot be loaded, has neither split, or is too small to be split; ``train_fraction`` is
             asked of a stream, whose length is not known; ``train_val_groups`` is no expression, does not fit a
-            picture, finds one group alone, or the data has a validation split.
+            picture, finds one group alone, or the data has a validation split; windows that share pixels are all of one file.
     """
     if not 0 < train_val_split < 1:
         raise SegZooError(f"--train_val_split is {train_val_split}; it must lie between 0 and 1")
@@ -85,11 +86,16 @@ def load_splits(
     if eval_rows is None:
         if len(train_rows) < 2:
             raise SegZooError(f"{source} has no validation split and too few pictures to set some aside")
-        if pattern is None:
+        groups = None
+        if pattern is not None:
+            groups = _groups(_short_names(train_rows, source), pattern)
+        elif source.tile_stride is not None and source.tile_stride < source.tile:
+            groups = _files(train_rows, source)
+        if groups is None:
             parts = train_rows.train_test_split(test_size=train_val_split, seed=seed)
             train_rows, eval_rows = parts["train"], parts["test"]
         else:
-            set_aside = _grouped(_short_names(train_rows, source), pattern, train_val_split, seed)
+            set_aside = _some_groups(groups, train_val_split, seed)
             train_rows, eval_rows = (
                 train_rows.select(np.flatnonzero(~set_aside)),
                 train_rows.select(np.flatnonzero(set_aside)),
@@ -125,8 +131,19 @@ def _short_names(rows: Dataset, source: DataSource) -> list[str]:
     return names
 
 
-def _grouped(names: list[str], pattern: re.Pattern[str], share: float, seed: int) -> np.ndarray:
-    """Whether each picture is set aside, (pictures,): whole groups, in an order that the seed shuffles."""
+def _files(rows: Dataset, source: DataSource) -> list[str]:
+    """The file of each window."""
+    files = [split_window(path)[0] for path in rows["image_path"]]
+    if len(set(files)) < 2:
+        raise SegZooError(
+            f"--tile_stride {source.tile_stride}: windows share pixels, so that whole files are set aside, and {source} has one "
+            "file alone; leave --tile_stride out, or add a validation part"
+        )
+    return files
+
+
+def _groups(names: list[str], pattern: re.Pattern[str]) -> list[str]:
+    """The group of each picture, by its name."""
     keys = []
     for name in names:
         match = pattern.search(name)
@@ -135,15 +152,20 @@ def _grouped(names: list[str], pattern: re.Pattern[str], share: float, seed: int
                 f"--train_val_groups {pattern.pattern}: does not fit {name}; every picture needs a group, such as its folder"
             )
         keys.append(match.groups(default="") or match.group())
-    groups, members = np.unique([str(key) for key in keys], return_inverse=True)
-    if len(groups) < 2:
+    if len(set(keys)) < 2:
         raise SegZooError(
             f"--train_val_groups {pattern.pattern}: finds one group alone, {keys[0]!r}, so that nothing can be set aside; "
             "let it match what differs between groups"
         )
+    return [str(key) for key in keys]
+
+
+def _some_groups(keys: list[str], share: float, seed: int) -> np.ndarray:
+    """Whether each picture is set aside, (pictures,): whole groups, in an order that the seed shuffles."""
+    groups, members = np.unique(keys, return_inverse=True)
     order = np.random.default_rng(seed).permutation(len(groups))
     sizes = np.bincount(members)[order]
-    wanted = np.searchsorted(np.cumsum(sizes), share * len(names)) + 1
+    wanted = np.searchsorted(np.cumsum(sizes), share * len(keys)) + 1
     return np.isin(members, order[: min(int(wanted), len(groups) - 1)])
 
 

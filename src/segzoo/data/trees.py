@@ -11,6 +11,7 @@ from segzoo.data.pairing import (
     Listing,
     SplitFiles,
     files_by_stem,
+    listed_stem,
     pair_by_list,
     pair_by_stem,
     settle,
@@ -54,6 +55,8 @@ def rows_of_tree(path: Path, facts: DatasetFacts, split: str) -> Dataset | None:
         place = root if file.parent == PurePosixPath() else root.at(str(file.parent))
         if place is None or file.name not in place.files:
             return None
-        stems = [PurePosixPath(line.split()[0]).stem for line in place.read_names(file.name) if line.strip()]
-        pair_by_list(listing, split, stems, single_files(images), single_files(labels))
+        pictures, masks = single_files(images), single_files(labels)
+        known = pictures.keys() | masks
+        stems = [listed_stem(line, known) for line in place.read_names(file.name) if line.strip()]
+        pair_by_list(listing, split, stems, pictures, masks)
     return settle(listing, str(path), strict=True, on_problem=None)[split]

@@ -105,11 +105,34 @@ def read_address(path: str) -> bytes:
         raise OSError(f"{type(error).__name__}: {error}") from error
 
 
-def _read_member(archive: str, member: str) -> bytes:
+def file_stamp(path: str) -> tuple[int, ...]:
+    """What tells whether a file has changed, without reading it: size and time on a disk, size and checksum in a local zip
+    archive; nothing at any other address.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    path = plain_path(path)
+    if not is_address(path):
+        status = os.stat(path)
+        return status.st_size, status.st_mtime_ns
+    if path.startswith("zip://") and not is_address(path.partition("::")[2]):
+        member, _, archive = path.removeprefix("zip://").partition("::")
+        information = _member(archive, member)
+        return information.file_size, information.CRC
+    return ()
+
+
+def _member(archive: str, member: str) -> zipfile.ZipInfo:
     try:
-        return _archive(archive).read(member)
+        return _archive(archive).getinfo(member)
     except KeyError:
         raise FileNotFoundError(f"{archive} has no file {member}") from None
+
+
+def _read_member(archive: str, member: str) -> bytes:
+    try:
+        return _archive(archive).read(_member(archive, member))
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise OSError(str(error)) from error
 

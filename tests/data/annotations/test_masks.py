@@ -12,6 +12,7 @@ import PIL.Image
 import pytest
 from support.annotation_exports import (
     SIZE,
+    block,
     coco_object,
     labelme_shape,
     save_picture,
@@ -76,8 +77,8 @@ def test_coco_of_cvat(export, target, capsys):
     save_picture(export / "images" / "sub" / "b.jpg")
     crowd = area((0, 0, 12, 3, 1)).astype(bool)
     objects = [
-        coco_object(1, 1, 1, [square(1, 1, 5, 4), square(8, 1, 3, 3)]),
-        coco_object(2, 1, 3, [square(4, 3, 4, 4)]),
+        coco_object(1, 1, 1, [block(1, 1, 5, 4), block(8, 1, 3, 3)]),
+        coco_object(2, 1, 3, [block(4, 3, 4, 4)]),
         coco_object(3, 1, 3, runs(crowd), iscrowd=1),
     ]
     images = [(1, "a.jpg", SIZE), (2, "sub/b.jpg", SIZE)]
@@ -102,15 +103,15 @@ def test_every_fault_of_coco_is_counted_and_named(export, target, capsys):
     save_picture(export / "train" / "b.jpg", size=(5, 5))
     save_picture(export / "train" / "e.jpg").write_bytes(b"no picture")
     objects = [
-        coco_object(11, 1, 1, [square(2, 2, 3, 3)]),
+        coco_object(11, 1, 1, [block(2, 2, 3, 3)]),
         coco_object(12, 1, 1, [[1, 1, 5, 5]]),
-        coco_object(13, 1, 1, [square(40, 2, 3, 3)]),
-        coco_object(14, 1, 7, [square(2, 2, 3, 3)]),
+        coco_object(13, 1, 1, [block(40, 2, 3, 3)]),
+        coco_object(14, 1, 7, [block(2, 2, 3, 3)]),
         coco_object(15, 1, 1, []),
         coco_object(16, 1, 3, {"counts": [3, 4], "size": [10, 12]}),
-        coco_object(17, 1, 3, [square(9, 8, 9, 9)]),
+        coco_object(17, 1, 3, [block(9, 8, 9, 9)]),
         coco_object(18, 1, 3, [[1, 1, 5]]),
-        coco_object(19, 99, 3, [square(1, 1, 3, 3)]),
+        coco_object(19, 99, 3, [block(1, 1, 3, 3)]),
     ]
     images = [(1, "a.jpg", SIZE), (2, "b.jpg", SIZE), (3, "gone.jpg", SIZE), (4, "a.jpg", SIZE), (5, "e.jpg", SIZE)]
     write_coco(export / "train" / "_annotations.coco.json", images, CATEGORIES, objects)
@@ -141,7 +142,7 @@ def test_coco_of_several_splits_with_chosen_classes(export, target):
     """The official layout, Label Studio's ids from 0, and names that say nothing: ids are those of --classes."""
     for split, name in (("train2017", "a.jpg"), ("val2017", "a.jpg")):
         save_picture(export / split / name, seed=len(split))
-    objects = [coco_object(1, 1, 0, [square(1, 1, 4, 4)]), coco_object(2, 1, 5, [square(6, 1, 4, 4)])]
+    objects = [coco_object(1, 1, 0, [block(1, 1, 4, 4)]), coco_object(2, 1, 5, [block(6, 1, 4, 4)])]
     for split in ("train2017", "val2017"):
         images, categories = [(1, "../media/a.jpg", SIZE)], [(0, "car"), (5, "dog"), (6, "cat")]
         write_coco(export / "annotations" / f"instances_{split}.json", images, categories, objects)
@@ -334,10 +335,14 @@ def test_classes_that_are_not_there(export, target, capsys):
     assert masks(export, target, "--ignored", "dog") == 1 and "no such class" in capsys.readouterr().err
 
 
-def test_the_library_is_missing(export, target, capsys, monkeypatch):
-    write_yolo(export, lines=["0 0 0 0.5 0 0.5 0.5"])
-    monkeypatch.setitem(sys.modules, "supervision", None)
-    assert masks(export, target) == 1 and 'pip install "segzoo[formats]"' in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("library", "form"), [("supervision", "yolo"), ("supervision", "coco"), ("pycocotools", "coco")]
+)
+def test_a_library_is_missing(export, target, capsys, monkeypatch, library, form):
+    monkeypatch.setitem(sys.modules, library, None)
+    assert masks(export, target, "--format", form) == 1
+    told = capsys.readouterr().err
+    assert f"the {library} library" in told and 'pip install "segzoo[formats]"' in told and told.count("\n") == 1
 
 
 def test_formats_that_are_exported_once_more(export, target, capsys):
@@ -349,3 +354,23 @@ def test_formats_that_are_exported_once_more(export, target, capsys):
     task = {"id": 1, "annotations": [{"id": 1, "completed_by": 1, "result": []}], "data": {"image": "/data/a.jpg"}}
     (export / "project.json").write_text(json.dumps([task]))
     assert masks(export, target) == 1 and "from Label Studio as COCO" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("names", ["{road: 0, roof: 1}", "{0: road, 2: roof}", "{0: road, null: roof}", "2", "null"])
+def test_names_of_yolo_that_are_none(export, target, capsys, names):
+    write_yolo(export, lines=["0 0 0 0.5 0 0.5 0.5"])
+    (export / "data.yaml").write_text(f"names: {names}\n")
+    assert masks(export, target) == 1
+    told = capsys.readouterr().err
+    assert "names should be a list, or an object of the ids 0 to n - 1" in told and told.count("\n") == 1
+
+
+@pytest.mark.parametrize("annotations", [None, {}, [1]])
+def test_objects_of_coco_that_are_none(export, target, capsys, annotations):
+    for split in ("train", "val"):
+        save_picture(export / split / f"{split}.jpg")
+        objects = [coco_object(1, 1, 1, [block(1, 1, 4, 4)])] if split == "train" else annotations
+        write_coco(export / f"{split}.json", [(1, f"{split}.jpg", SIZE)], CATEGORIES, objects)
+    assert masks(export, target) == 1
+    assert "val.json: TypeError: images and annotations should be lists" in capsys.readouterr().err
+    assert os.listdir(target / "annotations") == ["train"]

@@ -9,11 +9,13 @@ from support.annotation_exports import (
     SIZE,
     coco_object,
     labelme_shape,
+    make_masks,
     save_picture,
     square,
     write_coco,
     write_labelme,
     write_yolo,
+    written,
 )
 
 from segzoo.commands.cli import main
@@ -101,3 +103,47 @@ def test_other_files_are_no_annotations(tmp_path, make_folder):
     PIL.Image.fromarray(np.zeros((3, 3), dtype=np.uint8)).save(folder / "images" / "train" / "b.png")
     with pytest.raises(SegZooError, match="picture.s. without mask: b.png"):
         load_segmentation_dataset(folder)
+
+
+def rewritten(path, *, first=None, bom=False, **changes):
+    """The same JSON file with another key at its beginning, or a byte order mark."""
+    content = {**(first or {}), **json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps(content), encoding="utf-8-sig" if bom else "utf-8")
+
+
+@pytest.mark.parametrize("options", [(), ("--format", "coco")])
+@pytest.mark.parametrize(
+    "changes", [{"bom": True}, {"first": {"type": "instances"}}, {"first": {"info2": "x" * 9000}}, {}]
+)
+def test_coco_in_whatever_order(tmp_path, options, changes):
+    official_coco(tmp_path / "data")
+    rewritten(tmp_path / "data" / "annotations" / "instances_train2017.json", **changes)
+    assert make_masks(tmp_path / "data", tmp_path / "target", *options) == 0
+    assert written(tmp_path / "target") == ["train/a"]
+
+
+@pytest.mark.parametrize("options", [(), ("--format", "labelme")])
+def test_labelme_in_the_order_of_the_alphabet(tmp_path, options):
+    labelme_beside(tmp_path / "data")
+    file = tmp_path / "data" / "a.json"
+    file.write_text(json.dumps(json.loads(file.read_text()), sort_keys=True))
+    assert make_masks(tmp_path / "data", tmp_path / "target", *options) == 0
+    assert written(tmp_path / "target") == ["train/a"]
+
+
+def test_no_json_is_left_out_in_silence(tmp_path, capsys):
+    data, target = tmp_path / "data", tmp_path / "target"
+    official_coco(data)
+    save_picture(data / "val2017" / "b.jpg")
+    objects = [coco_object(1, 1, 1, [square(1, 1, 4, 4)])]
+    validation = data / "annotations" / "instances_val2017.json"
+    write_coco(validation, [(1, "b.jpg", SIZE)], [(1, "road")], objects)
+    rewritten(validation, first={"type": "instances"})
+    (data / "notes.json").write_text('{"objects": []}')
+    assert make_masks(data, target) == 0
+    assert written(target) == ["train/a", "validation/b"]
+    assert "note: 1 x JSON file of something else: notes.json" in capsys.readouterr().err
+    validation.write_text(validation.read_text()[:-9])
+    assert make_masks(data, target) == 1
+    told = capsys.readouterr().err
+    assert "file of annotations that cannot be read: annotations/instances_val2017.json: JSONDecodeError" in told

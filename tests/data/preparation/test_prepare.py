@@ -206,6 +206,29 @@ def test_a_killed_preparation_goes_on(tmp_path):
     assert kept == hashes(whole)
 
 
+def test_a_finished_folder_is_of_its_source_and_whole(tmp_path, monkeypatch):
+    """Another source is refused, and files that are gone are written anew; a relative source is that of earlier versions."""
+    source, other, target = tmp_path / "release", tmp_path / "other", tmp_path / "prepared"
+    for folder in (source, other):
+        folder.mkdir()
+        RELEASE_OF["stare"](folder)
+    prepare("stare", source, target)
+    before = hashes(target)
+    with pytest.raises(SegZooError, match=f"was prepared from {source}, not from {other}; choose another folder"):
+        prepare("stare", other, target)
+    gone = next((target / "images" / "train").iterdir())
+    gone.unlink()
+    notes = []
+    assert prepare("stare", source, target, on_note=notes.append) == COUNTS["stare"]
+    assert hashes(target) == before and gone.is_file() and not any("already" in note for note in notes)
+
+    manifest = target / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "source": "release"}))
+    monkeypatch.chdir(tmp_path)
+    assert prepare("stare", "release", target, on_note=notes.append) == COUNTS["stare"]
+    assert notes[-1] == f"{target} is prepared already"
+
+
 @pytest.mark.slow
 def test_processes_write_the_same(tmp_path):
     source = tmp_path / "release"

@@ -130,7 +130,7 @@ def _format(args: argparse.Namespace) -> tuple[str, Format]:
             "--format colours: masks of colours need --palette FILE with the name and colour of each class"
         )
     if kind == "auto":
-        found = recognise(folder)
+        found = recognise(folder) or recognise(folder, whole=True)
         if found is None:
             raise SegZooError(
                 f"{source} holds no annotations of COCO, YOLO or LabelMe; name their --format, or for masks of colours a "

@@ -6,6 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import PureWindowsPath
 from typing import Protocol
 
@@ -23,6 +24,7 @@ PROBLEMS = {
     "ambiguous_picture": "picture whose name several files have",
     "twice": "picture that is annotated twice; the first one counts",
     "no_picture": "file of annotations without a picture",
+    "not_listed": "annotated picture that data.yaml does not list",
     "unreadable_picture": "picture that cannot be read",
     "unreadable_file": "file of annotations that cannot be read",
     "size_differs": "picture of another size than its annotations say",
@@ -37,11 +39,12 @@ PROBLEMS = {
 """What is left out, by kind, as phrases that read well before a colon."""
 
 NOTES = {
+    "other_json": "JSON file of something else",
     "no_objects": "picture without any object",
     "overlap": "picture in which objects of two classes share pixels",
     "partly_outside": "outline that reaches beyond the picture",
 }
-"""What is drawn all the same, by kind."""
+"""What takes nothing from the masks, by kind."""
 
 Report = Callable[[str, str], object]
 """Called with a kind of `PROBLEMS` or `NOTES`, and what is particular to the case."""
@@ -76,12 +79,14 @@ class Collection:
         names: the class names that the annotations use, in their own order.
         pictures: the pictures.
         has_background: whether the first name already stands for all that is not annotated.
+        meaning: what ids or colours in the annotations stand for, as JSON can hold it.
         problems: what was left out while reading, as kind and text.
     """
 
     names: list[str] = field(default_factory=list)
     pictures: list[Annotated] = field(default_factory=list)
     has_background: bool = False
+    meaning: object = None
     problems: list[tuple[str, str]] = field(default_factory=list)
 
     def report(self, kind: str, text: str) -> None:
@@ -198,14 +203,14 @@ class PictureFiles:
                 self.addresses[path] = address
                 self._by_name.setdefault(path.rpartition("/")[2], []).append(path)
 
-    def take(self, name: str, near: str, collection: Collection) -> str | None:
+    def take(self, name: str, near: str, split: str | None, collection: Collection) -> str | None:
         """The path of the picture that a name means; None, with a report, where that is not one that is still free.
 
         Args:
-            name, near: as in `find`.
+            name, near, split: as in `find`.
             collection: takes the report.
         """
-        found = self.find(name, near)
+        found = self.find(name, near, split)
         where = f"{near}, {name}"
         if len(found) != 1:
             text = where if not found else f"{where}: {', '.join(found[:4])}"
@@ -217,16 +222,17 @@ class PictureFiles:
         self._taken.add(found[0])
         return found[0]
 
-    def find(self, name: str, near: str) -> list[str]:
+    def find(self, name: str, near: str, split: str | None) -> list[str]:
         """Paths of the pictures that a name can mean: one where it is certain, none, or several.
 
         Args:
             name: path as the annotations write it, of any system; folders that are not here are passed over.
             near: path of the file of annotations.
+            split: the split that this file states, if any.
         """
         parts = [part for part in PureWindowsPath(name).parts if part not in ("\\", "/", "..", ".")]
         found = self._by_name.get(parts[-1], []) if parts else []
-        for closeness in (_shared_end(parts), _same_split(near), _shared_start(near.split("/")[:-1])):
+        for closeness in (_shared_end(parts), _same_split(split), _shared_start(near.split("/")[:-1])):
             if len(found) > 1:
                 best = max(map(closeness, found))
                 found = [path for path in found if closeness(path) == best]
@@ -243,8 +249,8 @@ def _shared_end(parts: Sequence[str]) -> Callable[[str], int]:
     return count
 
 
-def _same_split(near: str) -> Callable[[str], int]:
-    return lambda path: int(split_of(path) == split_of(near))
+def _same_split(split: str | None) -> Callable[[str], int]:
+    return lambda path: int((split_of(path) or "train") == (split or "train"))
 
 
 def _shared_start(parts: Sequence[str]) -> Callable[[str], int]:
@@ -255,14 +261,18 @@ def _shared_start(parts: Sequence[str]) -> Callable[[str], int]:
     return count
 
 
-def split_of(path: str) -> str:
-    """The split that a path names by a folder or a word of its file name, such as "instances_val2017.json"; else
-    "train"."""
+def split_of(path: str, *, by_name: bool = False) -> str | None:
+    """The split that the nearest folder of a path names; None where none does.
+
+    Args:
+        path: path below the folder of the data.
+        by_name: look at the words of the file's name first, such as "instances_val2017.json". For files that stand for a
+            split; the name of a picture says nothing.
+    """
     *folders, name = path.casefold().split("/")
-    words = [*reversed(os.path.splitext(name)[0].replace("-", "_").replace(".", "_").split("_")), *reversed(folders)]
-    return next(
-        (SPLIT_NAMES[word.rstrip("0123456789")] for word in words if word.rstrip("0123456789") in SPLIT_NAMES), "train"
-    )
+    named = os.path.splitext(name)[0].replace("-", "_").replace(".", "_").split("_") if by_name else []
+    words = (word.rstrip("0123456789") for word in reversed([*folders, *named]))
+    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None)
 
 
 _PLAIN_FOLDERS = frozenset(
@@ -281,15 +291,16 @@ def stem_of(path: str) -> str:
     return "/".join([*kept, os.path.splitext(name)[0]])
 
 
-def require_supervision() -> None:
-    """Check that the library that draws outlines is there.
+def require_libraries(*names: str) -> None:
+    """Check that the libraries that draw outlines are there.
 
     Raises:
-        SegZooError: it is missing; the message has the command that installs it.
+        SegZooError: one is missing; the message has the command that installs it.
     """
-    try:
-        import supervision  # noqa: F401
-    except ImportError as error:
-        raise SegZooError(
-            f'outlines are drawn by the supervision library, which is missing ({error}); pip install "segzoo[formats]"'
-        ) from None
+    for name in names:
+        try:
+            import_module(name)
+        except ImportError as error:
+            raise SegZooError(
+                f'outlines are drawn by the {name} library, which is missing ({error}); pip install "segzoo[formats]"'
+            ) from None

@@ -39,7 +39,11 @@ class ColourFormat:
             SegZooError: there are no such pairs.
         """
         listing = self._listing(folder)
-        collection = Collection(list(self.palette.names), has_background=(0, 0, 0) in self.palette.colors)
+        collection = Collection(
+            list(self.palette.names),
+            has_background=(0, 0, 0) in self.palette.colors,
+            meaning=sorted((*color, self.palette.names[index]) for color, index in self.palette.colors.items()),
+        )
         for problem in listing.problems:
             kind = "missing_picture" if problem.kind == "mask_without_image" else "no_picture"
             collection.report(kind, f"{problem.kind.replace('_', ' ')}: {' and '.join(problem.files)}")
@@ -61,7 +65,13 @@ class ColourFormat:
             names = lists.files if lists is not None else {}
             for name in names:
                 stems = [line.strip() for line in lists.read_names(name) if line.strip()] if lists is not None else []
-                pair_by_list(listing, split_of(name), stems, single_files(pictures), single_files(masks))
+                pair_by_list(
+                    listing,
+                    split_of(name, by_name=True) or "train",
+                    stems,
+                    single_files(pictures),
+                    single_files(masks),
+                )
             return listing
         found: FileSource | None = find_source(folder, self.source)
         if found is None:

@@ -17,7 +17,7 @@ from segzoo.data.annotations.annotated import (
     PictureFiles,
     Report,
     can_be_drawn,
-    require_supervision,
+    require_libraries,
     split_of,
     stem_of,
 )
@@ -36,11 +36,11 @@ class LabelMeFormat(OutlineFormat):
         Raises:
             SegZooError: there is no such file.
         """
-        require_supervision()
-        files = files_of(folder, LABELME)
+        require_libraries("supervision")
+        collection, pictures = Collection(), PictureFiles(folder)
+        files = files_of(folder, LABELME, collection.report)
         if not files:
             raise SegZooError(f"{folder.path} holds no file of LabelMe: a JSON with shapes and imagePath")
-        collection, pictures = Collection(), PictureFiles(folder)
         names: set[str] = set()
         for path, address in files.items():
             try:
@@ -50,15 +50,14 @@ class LabelMeFormat(OutlineFormat):
             except (OSError, ValueError, KeyError, TypeError) as error:
                 collection.report("unreadable_file", f"{path}: {type(error).__name__}: {error}")
                 continue
-            found = pictures.take(name, path, collection)
+            found = pictures.take(name, path, split_of(path), collection)
             if found is None:
                 continue
             size = None
             if content.get("imageWidth") and content.get("imageHeight"):
                 size = int(content["imageWidth"]), int(content["imageHeight"])
-            collection.pictures.append(
-                Annotated(pictures.addresses[found], split_of(found), stem_of(found), path, size, shapes)
-            )
+            split = split_of(found) or "train"
+            collection.pictures.append(Annotated(pictures.addresses[found], split, stem_of(found), path, size, shapes))
         collection.names = sorted(names)
         return collection
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from segzoo.data.annotations.annotated import IGNORED, NOTES, Annotated, Collect
 from segzoo.data.folders import open_folder
 from segzoo.errors import SegZooError, first_line
 from segzoo.files import FolderInUse, check_folder_place, json_text, lock, remove_abandoned, write_whole
-from segzoo.images.archives import is_address, read_address, readable
+from segzoo.images.archives import file_stamp, is_address, read_address, readable
 from segzoo.images.reading import CorruptImageError, read_header
 from segzoo.regular_files import open_regular
 
@@ -92,8 +94,8 @@ def write_masks(
 ) -> MaskReport:
     """Write `images/{split}`, `annotations/{split}` and `id2label.json` into a folder.
 
-    A picture is done when its line stands in the manifest: a later call with the same settings passes over it. The
-    source is only read.
+    A picture is done when its line stands in the manifest: a later call with the same settings passes over it, unless it,
+    its annotations or their meaning changed, and removes what it no longer writes. The source is only read.
 
     Args:
         form: the format of the annotations.
@@ -120,21 +122,26 @@ def write_masks(
     target.mkdir(parents=True, exist_ok=True)
     try:
         with lock(target):
-            done = _resume(target, json.loads(json_text(header, indent=None)))
+            lines = _resume(target, json.loads(json_text(header, indent=None)))
+            named = list(_named(collection, source))
+            _remove_stale(target, lines, {str(path) for annotated, stem in named for path in _paths(annotated, stem)})
+            done = {line["picture"]: line for line in lines}
             todo = []
-            for annotated, stem in _named(collection, source):
+            for annotated, stem in named:
                 line = done.get(f"{annotated.split}/{stem}")
-                if line is None or line["annotations"] != _digest(annotated):
-                    todo.append((annotated, stem))
-                else:
+                digest = _digest(annotated, collection.meaning, source)
+                if line is not None and line["annotations"] == digest and _is_whole(line, target):
                     report.add(line)
-            _check_room(target, [annotated for annotated, _ in todo], settings.link)
+                else:
+                    todo.append((annotated, stem, digest))
+            _check_room(target, [annotated for annotated, _, _ in todo], settings.link)
             report.earlier = len(collection.pictures) - len(todo)
             write_whole(target / "id2label.json", json_text({str(i): name for i, name in enumerate(names)}))
             on_picture = None if progress is None else progress(len(collection.pictures), report.earlier)
             with (target / MANIFEST).open("a", encoding="utf-8") as manifest:
-                for annotated, stem in todo:
+                for annotated, stem, digest in todo:
                     entry = _write_pair(form, annotated, stem, target, settings, ids, fill, report.ignore_index)
+                    entry["annotations"] = digest
                     manifest.write(json_text(entry, indent=None).strip() + "\n")
                     manifest.flush()
                     report.add(entry)
@@ -177,37 +184,69 @@ def _named(collection: Collection, source: Path) -> Iterator[tuple[Annotated, st
     """The pictures and the stems under which they are written, which differ."""
     stems: set[tuple[str, str]] = set()
     for annotated in collection.pictures:
-        stem = annotated.stem
-        if (annotated.split, stem.casefold()) in stems:  # folders that were left out of the stem tell them apart
-            path = readable(annotated.picture).removeprefix(str(source)).strip("/\\")
-            stem = os.path.splitext(path)[0].replace("/", "_").replace("\\", "_")
+        free = (stem for stem in _stems(annotated, source) if (annotated.split, stem.casefold()) not in stems)
+        stem = next(free)
         stems.add((annotated.split, stem.casefold()))
         yield annotated, stem
 
 
-def _digest(annotated: Annotated) -> str:
-    """What tells whether annotations have changed since an earlier run."""
-    content = annotated.content
-    if isinstance(content, str) and not is_address(content):
-        status = os.stat(content)
-        content = [content, status.st_size, status.st_mtime_ns]
-    return hashlib.sha256(json_text([annotated.size, content], indent=None).encode()).hexdigest()[:16]
+def _stems(annotated: Annotated, source: Path) -> Iterator[str]:
+    """Stems for a picture, the best one first: its own, with the folders that it leaves out, with the extension, counted."""
+    yield annotated.stem
+    stem, extension = os.path.splitext(_inside(annotated.picture, source).replace("/", "_"))
+    yield stem
+    yield f"{stem}_{extension[1:].lower()}"
+    yield from (f"{stem}_{number}" for number in itertools.count(2))
 
 
-def _resume(target: Path, header: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The manifest's lines of the pictures that an earlier run wrote; a torn last line is taken off the file."""
+def _inside(address: str, source: Path) -> str:
+    """The path of a file in the source, with slashes."""
+    path = readable(address).removeprefix(str(source.absolute())).removeprefix(str(source))
+    return path.replace("\\", "/").strip("/")
+
+
+def _paths(annotated: Annotated, stem: str) -> tuple[PurePosixPath, PurePosixPath]:
+    """The picture and its mask, as paths in the target."""
+    picture = PurePosixPath("images", annotated.split, stem + os.path.splitext(readable(annotated.picture))[1].lower())
+    return picture, PurePosixPath("annotations", annotated.split, f"{stem}.png")
+
+
+def _digest(annotated: Annotated, meaning: object, source: Path) -> str:
+    """What tells whether a picture, its annotations or their meaning have changed since an earlier run."""
+    files, content = [annotated.picture], annotated.content
+    if isinstance(content, str):
+        files, content = [*files, content], None
+    values = [annotated.size, content, meaning, [[_inside(path, source), *_stamp(path)] for path in files]]
+    return hashlib.sha256(json_text(values, indent=None).encode()).hexdigest()[:16]
+
+
+def _stamp(path: str) -> tuple[int, ...]:
+    try:
+        return file_stamp(path)
+    except OSError:  # who reads the file reports that better
+        return ()
+
+
+def _resume(target: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
+    """The manifest's lines of an earlier run; a torn last line is taken off the file."""
     path = target / MANIFEST
     remove_abandoned(target)
     if not path.is_file():
         if any(not entry.name.startswith(".") for entry in target.iterdir()):
             raise SegZooError(f"{target}: the folder is not empty; choose another one, or empty it first")
         write_whole(path, json_text(header, indent=None).strip() + "\n")
-        return {}
+        return []
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
-    first, *lines = [json.loads(line) for line in whole.splitlines()] or [{}]
-    if first != header:
+    try:
+        first, *lines = [json.loads(line) for line in whole.splitlines()] or [{}]
+        lines = [
+            line for line in lines if {"picture", "annotations", "split", "files", "pixels", "cases"} <= line.keys()
+        ]
         differing = [key for key in header if first.get(key) != header[key]]
+    except (ValueError, AttributeError) as error:
+        raise SegZooError(f"{path} is damaged ({error}); choose another folder, or empty this one") from None
+    if differing:
         raise SegZooError(
             f"{target} was begun with other settings ({', '.join(differing)}); use the same ones, or choose another folder"
         )
@@ -215,19 +254,34 @@ def _resume(target: Path, header: dict[str, Any]) -> dict[str, dict[str, Any]]:
         write_whole(path, whole)
     for folder in {(target / name).parent for line in lines for name in line["files"]}:
         remove_abandoned(folder)
-    return {
-        line["picture"]: line
-        for line in lines
-        if line["files"] and all((target / name).is_file() for name in line["files"])
-    }
+    return lines
+
+
+def _is_whole(line: dict[str, Any], target: Path) -> bool:
+    return bool(line["files"]) and all((target / name).is_file() for name in line["files"])
+
+
+def _remove_stale(target: Path, lines: Iterable[dict[str, Any]], kept: set[str]) -> None:
+    """Remove what earlier runs wrote of pictures that are no longer there, or are now written elsewhere."""
+    names = {name for line in lines for name in line["files"]} - kept
+    _remove(target, map(PurePosixPath, sorted(names)))
+
+
+def _remove(target: Path, paths: Iterable[PurePosixPath]) -> None:
+    """Remove files of the target, and the folders that they leave empty."""
+    for path in paths:
+        (target / path).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            for folder in path.parents[:-1]:
+                (target / folder).rmdir()
 
 
 def _check_room(target: Path, pictures: Iterable[Annotated], link: bool) -> None:
     needed = 0
     for annotated in pictures:
         needed += _MASK_BYTES
-        if not link and not is_address(annotated.picture):
-            needed += os.stat(annotated.picture).st_size
+        if not link or is_address(annotated.picture):
+            needed += next(iter(_stamp(annotated.picture)), 0)
     free = shutil.disk_usage(target).free
     if needed > free:
         raise SegZooError(
@@ -248,17 +302,16 @@ def _write_pair(
 ) -> dict[str, Any]:
     """Write a picture and its mask; returns the line of the manifest."""
     cases: list[tuple[str, str]] = []
-    entry: dict[str, Any] = {"picture": f"{annotated.split}/{stem}", "annotations": _digest(annotated)}
-    entry |= {"split": None, "files": [], "pixels": {}}
+    entry: dict[str, Any] = {"picture": f"{annotated.split}/{stem}", "split": None, "files": [], "pixels": {}}
+    picture, label = _paths(annotated, stem)
     mask = _draw(form, annotated, ids, fill, lambda kind, text: cases.append((kind, text)))
     entry["cases"] = cases
     if mask is None:
+        _remove(target, (picture, label))
         return entry
     mask[mask == IGNORED] = ignore_index
     values, counts = np.unique(mask, return_counts=True)
     stored = mask.astype(np.uint8 if ignore_index == 255 else np.uint16)
-    picture = Path("images") / annotated.split / (stem + os.path.splitext(readable(annotated.picture))[1].lower())
-    label = Path("annotations") / annotated.split / f"{stem}.png"
     for path in (picture, label):
         (target / path).parent.mkdir(parents=True, exist_ok=True)
     if settings.link and not is_address(annotated.picture):
@@ -271,7 +324,7 @@ def _write_pair(
             write_whole(target / picture, lambda copy: shutil.copyfileobj(file, copy))
     write_whole(target / label, lambda file: PIL.Image.fromarray(stored).save(file, format="PNG"))
     pixels = {str(int(value)): int(count) for value, count in zip(values, counts, strict=True)}
-    return {**entry, "split": annotated.split, "files": [picture.as_posix(), label.as_posix()], "pixels": pixels}
+    return {**entry, "split": annotated.split, "files": [str(picture), str(label)], "pixels": pixels}
 
 
 def _draw(

@@ -1,9 +1,13 @@
-"""What annotations a folder holds that are no masks, told by names and first bytes, and which command makes masks."""
+"""What annotations a folder holds that are no masks, told by names and contents, and which command makes masks."""
 
 from __future__ import annotations
 
+import codecs
+import contextlib
+import json
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -28,6 +32,7 @@ ELSEWHERE = {
 }
 _MOST_FILES, _MOST_OPENED, _HEAD = 50_000, 40, 4096
 _COCO_START = re.compile(rb'\s*\{\s*"(info|images|annotations|categories|licenses)"\s*:')
+_KEYS = {COCO: {"images", "annotations"}, LABELME: {"shapes", "imagePath"}}
 _YOLO_LINE = re.compile(rb"\s*\d+(\.0+)?([ \t]+-?[\d.]+(e-?\d+)?){4,}[ \t]*(\r?\n|$)")
 _YAML_NAMES = re.compile(rb"^names\s*:", re.MULTILINE)
 _YAML_PARTS = re.compile(rb"^(train|nc|val)\s*:", re.MULTILINE)
@@ -61,10 +66,12 @@ class Recognised:
         return f"make masks of them: {then}"
 
 
-def recognise(folder: Folder) -> Recognised | None:
+def recognise(folder: Folder, *, whole: bool = False) -> Recognised | None:
     """The annotations of a folder or of the folders in it; None where there are none of a known format.
 
-    Names and the first bytes of some files are read, no more.
+    Args:
+        folder: searched with its subfolders.
+        whole: read JSON files as a whole; otherwise the names and first bytes of some files are read, no more.
     """
     opened = 0
     for path, address in islice(folder.walk(), _MOST_FILES):
@@ -74,6 +81,9 @@ def recognise(folder: Folder) -> Recognised | None:
             continue
         opened += 1
         found = kind_of(path, address)
+        if found is None and whole and extension == ".json":
+            with contextlib.suppress(OSError, ValueError, SegZooError):
+                found = _kind_by_keys(address)
         if found is not None:
             return Recognised(found, folder.path, path)
     return None
@@ -89,9 +99,27 @@ def recognise_path(path: Path) -> Recognised | None:
         return None
 
 
-def files_of(folder: Folder, kind: str) -> dict[str, str]:
-    """Addresses by path of all files of a folder that are of a format with one kind of file."""
-    return {p: a for p, a in folder.walk() if p.lower().endswith(".json") and kind_of(p, a) == kind}
+def files_of(folder: Folder, kind: str, report: Callable[[str, str], object]) -> dict[str, str]:
+    """Addresses by path of all JSON files of a folder that are of a format; `report` is told of the others."""
+    found = {}
+    for path, address in folder.walk():
+        if not path.lower().endswith(".json"):
+            continue
+        try:
+            if (kind_of(path, address) or _kind_by_keys(address)) == kind:
+                found[path] = address
+            else:
+                report("other_json", path)
+        except (OSError, ValueError, SegZooError) as error:
+            report("unreadable_file", f"{path}: {type(error).__name__}: {error}")
+    return found
+
+
+def _kind_by_keys(address: str) -> str | None:
+    """The format of a JSON file, from its keys, in whatever order they stand."""
+    content = json.loads(read_address(address))
+    keys = content.keys() if isinstance(content, dict) else set()
+    return next((kind for kind, needed in _KEYS.items() if needed <= keys), None)
 
 
 def kind_of(path: str, address: str) -> str | None:
@@ -103,6 +131,7 @@ def kind_of(path: str, address: str) -> str | None:
     except (OSError, SegZooError):
         return None
     if extension == ".json":
+        head = head.removeprefix(codecs.BOM_UTF8)
         if b'"shapes"' in head and re.search(rb'"image(Path|Height|Width)"', head + tail):
             return LABELME
         if _COCO_START.match(head):

@@ -94,7 +94,7 @@ def prepare(
         manifest = {
             "dataset": facts.name,
             "segzoo": version("segzoo"),
-            "source": str(source),
+            "source": str(source.resolve()),
             "splits": {part: {"pictures": counts[part]} for part in PARTS.values() if part in counts},
             "files": dict(sorted(hashes.items())),
         }
@@ -107,18 +107,23 @@ def prepare(
 
 @contextlib.contextmanager
 def _begun(name: str, source: Path, target: Path) -> Iterator[dict[str, int] | None]:
-    """The target, held and marked as this preparation's; yields the counts of one that is finished.
+    """The target, held and marked as this preparation's; yields the counts of one that is finished and has all its files.
 
     Raises:
-        SegZooError: the target is something else's, or another process prepares it.
+        SegZooError: the target is something else's or made from another source, or another process prepares it.
     """
     check_folder_place(target, option="TARGET")
     mark = {"dataset": name, "source": str(source.resolve())}
     there = _json(target / MANIFEST)
-    if there.get("dataset") == name and not (target / _BEGUN).exists():
+    finished = there.get("dataset") == name and not (target / _BEGUN).exists()
+    if finished and Path(str(there.get("source"))).resolve() != source.resolve():
+        raise SegZooError(
+            f"{target}: was prepared from {there.get('source')}, not from {source}; choose another folder, or empty this one"
+        )
+    if finished and all((target / path).is_file() for path in there["files"]):
         yield {part: split["pictures"] for part, split in there["splits"].items()}
         return
-    if target.is_dir() and any(target.iterdir()) and _json(target / _BEGUN) != mark:
+    if not finished and target.is_dir() and any(target.iterdir()) and _json(target / _BEGUN) != mark:
         raise SegZooError(
             f"{target}: the folder is not empty and holds no preparation of {name} from {source} that could go on; choose "
             "another folder"

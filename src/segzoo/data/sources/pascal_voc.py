@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from segzoo.data.data_source import DataSource
 from segzoo.data.facts import DATASETS, DatasetFacts
 from segzoo.data.folders import Folder
-from segzoo.data.pairing import Listing, Source, SplitFiles, pair_by_list, single_files
+from segzoo.data.pairing import Listing, Source, SplitFiles, listed_stem, pair_by_list, single_files
 from segzoo.errors import SegZooError
 
 _YEARS = range(2012, 2006, -1)
@@ -36,13 +36,13 @@ class PascalVoc:
         images = single_files(self.folder.child("JPEGImages"))
         official = self.folder.child("SegmentationClass")
         labels = {} if official is None else single_files(official)
-        lists = {
-            split: self._list(name) for split, name in (("train", "train"), ("validation", "val"), ("test", "test"))
-        }
         further = self.folder.child("SegmentationClassAug")
+        more = {} if further is None else single_files(further)
+        known = {*images, *labels, *more}
+        names = (("train", "train"), ("validation", "val"), ("test", "test"))
+        lists = {split: self._list(name, known) for split, name in names}
         if further is not None:
-            more = single_files(further)
-            lists["train"] = self._list("trainaug") or sorted(more.keys() - set(lists["validation"] or ()))
+            lists["train"] = self._list("trainaug", known) or sorted(more.keys() - set(lists["validation"] or ()))
             labels = {**more, **labels, **{stem: more[stem] for stem in lists["train"] if stem in more}}
         for split, stems in lists.items():
             if stems is None or (split == "test" and not labels.keys() & set(stems)):
@@ -51,12 +51,12 @@ class PascalVoc:
             pair_by_list(listing, split, stems, images, labels)
         return listing
 
-    def _list(self, name: str) -> list[str] | None:
+    def _list(self, name: str, known: Set[str]) -> list[str] | None:
         lists = self.folder.at("ImageSets/Segmentation")
         if f"{name}.txt" not in lists.files:
             return None
         lines = lists.read_names(f"{name}.txt")
-        return [PurePosixPath(line.split()[0]).stem for line in lines if line.strip()]
+        return [listed_stem(line, known) for line in lines if line.strip()]
 
 
 def find_pascal_voc(folder: Folder, data: DataSource) -> PascalVoc | None:
