@@ -320,6 +320,8 @@ def test_the_model_card(scenes, model_folder, tmp_path, capsys):
         "me-scenes",
         "segzoo-synthetic-street-scenes-9-classes",
     ]
+    assert evaluate(model, scenes, "--write_card", "--max_samples", 2) == 0
+    assert len(list((model / ".eval_results").iterdir())) == 3, "a part is not the whole, nor another part"
     SegZooForSemanticSegmentation.from_pretrained(model)
     (model / "README.md").write_text("---\na: [\n---\n")
     capsys.readouterr()
@@ -384,7 +386,8 @@ def test_data_without_files(scenes, model_folder, reference, tmp_path):
 def test_label_rules(scenes, model_folder, tmp_path, capsys):
     """0 for 'no class': asked for, or the processor's where nothing is known of the data."""
     data = shutil.copytree(scenes, tmp_path / "data")
-    (data / "id2label.json").unlink()
+    for name in ("id2label.json", "manifest.json"):
+        (data / name).unlink()
     shutil.copytree(model_folder, tmp_path / "model")
     processor = SegZooImageProcessor(do_resize=False, do_reduce_labels=True)
     processor.save_pretrained(tmp_path / "model")

@@ -13,8 +13,18 @@ from segzoo.data.prepared import prepared_facts
 def test_classes_beside_the_data(tmp_path):
     (tmp_path / "id2label.json").write_text(json.dumps(DATASETS["camvid"].id2label))
     found = find_classes(tmp_path)
-    assert found.names == list(DATASETS["camvid"].classes) and found.dataset == DATASETS["camvid"].title
+    assert found.names == list(DATASETS["camvid"].classes)
+    assert found.dataset is None, "other pictures may have the same classes"
     assert found.palette == [list(colour) for colour in DATASETS["camvid"].palette] and not found.reduce_labels
+
+
+@pytest.mark.parametrize("classes", [None, "cityscapes"])
+def test_scores_on_own_pictures_are_not_those_of_a_known_data_set(tmp_path, classes):
+    """Five known data sets have Cityscapes' classes, and anybody's may."""
+    config = SegZooConfig.tiny()
+    config.id2label = DATASETS["cityscapes"].id2label
+    found = find_classes(tmp_path, classes=classes, model_config=config)
+    assert found.names == list(DATASETS["cityscapes"].classes) and found.dataset is None
 
 
 def test_the_label_rule_comes_with_a_data_set_that_is_asked_for(tmp_path):

@@ -28,8 +28,11 @@ def test_the_classes_of_every_mask_are_counted_however_the_work_is_divided(make_
     counts.save(tmp_path / "counts.npz", "these data")
     assert (RowCounts.load(tmp_path / "counts.npz", "these data").pixels == counts.pixels).all()
     assert RowCounts.load(tmp_path / "counts.npz", "others") is None
-    (tmp_path / "counts.npz").write_bytes(b"broken")
-    assert RowCounts.load(tmp_path / "counts.npz", "these data") is None
+    whole = (tmp_path / "counts.npz").read_bytes()
+    middle = whole.index(b"pixels.npy") + 60
+    for broken in (b"broken", whole[: len(whole) // 2], whole[:middle] + b"\0\0\0" + whole[middle + 3 :]):
+        (tmp_path / "counts.npz").write_bytes(broken)
+        assert RowCounts.load(tmp_path / "counts.npz", "these data") is None
 
 
 def test_pixels_beside_a_class_are_those_of_its_pictures():

@@ -1,5 +1,7 @@
 """What is scored and how, from options; `tests/commands/test_evaluate.py` runs whole evaluations."""
 
+import os
+
 import pytest
 from datasets import Dataset
 
@@ -80,6 +82,8 @@ def test_splits(tmp_path):
         (["zip://d/a.jpg::/z/x.zip", "zip://d/e/b.jpg::/z/x.zip"], ["a.png", "e/b.png"]),
         (["/d/x.jpg", "/d/x.png"], ["000000.png", "000001.png"]),
         (None, ["000000.png", "000001.png"]),
+        (["/d/x.jpg", None], ["000000.png", "000001.png"]),
+        (["/d/x.jpg", "e/y.jpg"], ["d/x.png", f"{os.getcwd()[1:]}/e/y.png"]),
     ],
 )
 def test_names_of_predictions(paths, expected, tmp_path):

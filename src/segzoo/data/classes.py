@@ -24,7 +24,8 @@ class ClassFacts:
         palette: colours (red, green, blue), each 0..255, in the order of the ids.
         reduce_labels: masks hold 0 for "no class" and 1..n for the classes.
         source: where the names come from, for messages.
-        dataset: title of a known data set with exactly these classes, or None.
+        dataset: title of the known data set that the data are by their manifest or layout, or None; equal classes alone do
+            not tell.
     """
 
     id2label: dict[int, str]
@@ -119,7 +120,8 @@ def find_classes(
     palette = palette if colors is None else colors
     if reduce_labels is None:
         reduce_labels = facts is not None and facts.reduce_labels
-    return ClassFacts(names, palette, reduce_labels, source, known.title if known else None)
+    title = facts.title if facts is not None and classes is None else None
+    return ClassFacts(names, palette, reduce_labels, source, title)
 
 
 def plain_name(name: str) -> str:

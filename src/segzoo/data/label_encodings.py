@@ -87,7 +87,8 @@ CAMVID_COLORS = LabelEncoding(
 LABEL_ENCODINGS = {e.name: e for e in (CITYSCAPES_LABEL_IDS, CAMVID_SEGNET_IDS, CAMVID_COLORS)}
 
 
-_PALETTE = "palette:"
+PALETTE = "palette:"
+"""How the names of encodings by the colours of a file begin; the file's path follows."""
 
 
 def palette_encoding(file: str | os.PathLike) -> LabelEncoding:
@@ -96,12 +97,12 @@ def palette_encoding(file: str | os.PathLike) -> LabelEncoding:
     Raises:
         SegZooError: the file is no palette; see `segzoo.data.palettes.read_palette`.
     """
-    return label_encoding(_PALETTE + os.path.abspath(os.path.expanduser(file)))
+    return label_encoding(PALETTE + os.path.abspath(os.path.expanduser(file)))
 
 
 @lru_cache(maxsize=8)
 def _read_encoding(name: str) -> LabelEncoding:
-    return LabelEncoding(name, colors=read_palette(name.removeprefix(_PALETTE)).colors)
+    return LabelEncoding(name, colors=read_palette(name.removeprefix(PALETTE)).colors)
 
 
 def label_encoding(name: str) -> LabelEncoding:
@@ -110,7 +111,7 @@ def label_encoding(name: str) -> LabelEncoding:
     Raises:
         SegZooError: there is no encoding of that name, or it is a palette whose file is gone.
     """
-    if name.startswith(_PALETTE):
+    if name.startswith(PALETTE):
         return _read_encoding(name)
     if name not in LABEL_ENCODINGS:
         raise SegZooError(

@@ -1,4 +1,6 @@
-"""Folders that `segzoo data prepare` wrote: images/{split}, annotations/{split}, and a manifest that names the data set."""
+"""Folders that `segzoo data prepare` wrote, or `segzoo.data.scenes`: images/{split}, annotations/{split}, and a manifest that
+names the data set.
+"""
 
 from __future__ import annotations
 

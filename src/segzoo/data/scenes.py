@@ -20,6 +20,7 @@ import PIL.ImageDraw
 import PIL.ImageFilter
 
 from segzoo.data.facts import DATASETS, DatasetFacts
+from segzoo.data.prepared import MANIFEST
 from segzoo.errors import SegZooError
 from segzoo.files import check_folder_place
 
@@ -433,7 +434,7 @@ def write_scenes(
 ) -> Path:
     """Writes scenes as a folder that `load_segmentation_dataset` reads: `images/{split}`, `annotations/{split}`.
 
-    `id2label.json` and a README that calls the pictures synthetic are written beside them. A folder that already
+    `id2label.json`, a manifest and a README that calls the pictures synthetic are written beside them. A folder that already
     holds scenes of the same settings is left unchanged, and one that an interrupted run left is completed.
 
     Args:
@@ -475,6 +476,7 @@ def write_scenes(
                 PIL.Image.fromarray(picture).save(root / "images" / split / f"scene_{number:05d}.jpg", quality=92)
                 PIL.Image.fromarray(mask).save(root / "annotations" / split / f"scene_{number:05d}.png")
         (root / "id2label.json").write_text(json.dumps(SCENES.id2label, indent=2) + "\n", encoding="utf-8")
+        (root / MANIFEST).write_text(json.dumps({"dataset": SCENES.name}) + "\n", encoding="utf-8")
         classes = "\n".join(f"- {index}: {name}" for index, name in enumerate(SCENES.classes))
         text = _README.format(
             num_train=num_train,

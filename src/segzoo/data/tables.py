@@ -221,7 +221,8 @@ def _renamed(table: Dataset | IterableDataset, names: Mapping[str, str], where: 
             table = table.cast_column(column, datasets.Image(decode=False))
         for part in (taken, names):
             table = table.rename_columns(part) if part else table
-    for column in {*(new_names[column] for column in decoded), "image", "label"}:
+    # In one order, which the fingerprint of `datasets` depends on.
+    for column in dict.fromkeys([*(new_names[column] for column in decoded), "image", "label"]):
         if table.features[column] != datasets.Image():
             try:
                 table = table.cast_column(column, datasets.Image())

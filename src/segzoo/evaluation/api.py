@@ -130,7 +130,7 @@ def prepare_job(
             facts=facts,
         )
         if for_card:
-            check_names_for_card(model, classes)
+            check_names_for_card(model, classes, is_known=facts is not None)
         job = prepare_evaluation(
             model,
             processor,

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from segzoo.data.label_encodings import PALETTE, label_encoding
 from segzoo.data.mapped_labels import split_encoding
 from segzoo.images.archives import file_of
 
@@ -40,8 +41,8 @@ def _settings(config: Any) -> Any:
 def rows_fingerprint(rows: Any) -> str:
     """A fingerprint of a table of `segzoo.data.load_segmentation_dataset`: 16 hexadecimal digits.
 
-    It covers the paths, sizes and modification times of the files, and how a mixture maps its labels; for a table
-    without paths it is that of `datasets`.
+    It covers the paths, sizes and modification times of the files, how a mixture maps its labels, and what colours in
+    masks stand for; for a table without paths it is that of `datasets`.
 
     Args:
         rows: a `datasets.Dataset`.
@@ -49,8 +50,10 @@ def rows_fingerprint(rows: Any) -> str:
     digest = hashlib.sha256(f"{len(rows)} {', '.join(rows.column_names)}\n".encode())
     columns = [column for column in _FILE_COLUMNS if column in rows.column_names]
     if "label_encoding" in rows.column_names:
-        mapped = {text for text in rows["label_encoding"] if split_encoding(text)[1] is not None}
-        digest.update("".join(sorted(mapped)).encode())
+        texts = sorted(set(filter(None, rows["label_encoding"])))
+        digest.update("".join(text for text in texts if split_encoding(text)[1] is not None).encode())
+        for name in sorted({name for name, _ in map(split_encoding, texts) if name and name.startswith(PALETTE)}):
+            digest.update(repr(sorted(label_encoding(name).colors.items())).encode())
     if not columns or None in rows[columns[0]]:
         digest.update(rows._fingerprint.encode())  # of `datasets`: from the files, or the content where there are none
     for column in columns:

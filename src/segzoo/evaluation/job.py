@@ -150,8 +150,9 @@ def prediction_files(folder: Path, rows: Dataset) -> list[Path]:
 
     They have the images' names and subfolders, or numbers if the images have no paths or two would share a name.
     """
-    if "image_path" in rows.column_names:
+    if "image_path" in rows.column_names and None not in rows["image_path"]:
         paths = [Path(plain_path(str(path)).split("://")[-1].split("::")[0]) for path in rows["image_path"]]
+        paths = [path.absolute() for path in paths]
         above = os.path.commonpath([path.parent for path in paths])
         names = [path.relative_to(above).with_suffix(".png") for path in paths]
         if len(set(names)) == len(names):
@@ -217,6 +218,7 @@ def prepare_evaluation(
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
+    subset = [] if data.subset is None else [f"{len(data.rows)}-images"]
     return EvaluationJob(
         model=model,
         processor=processor,
@@ -227,7 +229,7 @@ def prepare_evaluation(
         dataset=dataset,
         ignore_index=ignore_index,
         protocol="; ".join(part for part in protocol if part),
-        variant="_".join([variant_of(settings), *([suffix] if suffix else [])]),
+        variant="_".join([variant_of(settings), *([suffix] if suffix else []), *subset]),
         identity=identity,
     )
 
@@ -311,7 +313,7 @@ def classes_for(
     names = {int(index): name for index, name in config.id2label.items()}
     if facts is not None:
         check_class_order([names[index] for index in range(len(names))], facts, model_name=model_name)
-        return find_classes(data, classes=facts.name)
+        return dataclasses.replace(find_classes(data, classes=facts.name), dataset=facts.title)
     found = find_classes(
         data, classes=classes, num_labels=num_labels, model_config=config, reduce_labels=reduce_labels
     )
@@ -335,12 +337,13 @@ def classes_for(
     return found
 
 
-def check_names_for_card(model: nn.Module, classes: ClassFacts) -> None:
+def check_names_for_card(model: nn.Module, classes: ClassFacts, *, is_known: bool = False) -> None:
     """Check that scores of these classes say something about the model's, before they go into its card.
 
     Args:
         model: the model to be scored.
         classes: the result of `classes_for`.
+        is_known: whether they are those of a data set that ``--dataset`` names.
 
     Raises:
         SegZooError: a class of the data is called otherwise than the model's with the same id.
@@ -349,10 +352,11 @@ def check_names_for_card(model: nn.Module, classes: ClassFacts) -> None:
     differing = [index for index, name in classes.id2label.items() if plain_name(name) != plain_name(names[index])]
     if differing:
         first = differing[0]
+        otherwise = "correct id2label in its config.json" if is_known else f"pass --num_labels {len(names)}"
         raise SegZooError(
             f"--write_card: {len(differing)} classes are called otherwise in the model, such as {first}, "
             f"{classes.id2label[first]!r} in the data and {names[first]!r} in the model, and the card would give the scores of one to "
-            f"the other; leave --write_card out, or if they are the same classes, pass --num_labels {len(names)}"
+            f"the other; leave --write_card out, or if they are the same classes, {otherwise}"
         )
 
 
