@@ -175,7 +175,7 @@ def _place_of_model_index(front: str) -> tuple[int, int]:
     for key, start, end in zip(keys, starts, starts[1:], strict=False):
         if key.value == "model-index":
             # Empty lines and comments before the next key are the next key's.
-            return start, start + _BEFORE_NEXT_KEY.search(front[start:end]).start()
+            return start, start + len(_BEFORE_NEXT_KEY.sub("", front[start:end]))
     return len(front), len(front)
 
 
