@@ -66,6 +66,20 @@ def test_what_cannot_be_a_name_is_not_asked_for(kind, online, tmp_path, monkeypa
         assert hub.requests == []
 
 
+def test_a_model_in_the_home_folder(online, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_model_folder(SegZooForSemanticSegmentation(SegZooConfig.tiny()), SegZooImageProcessor(), tmp_path / "tiny")
+    with HubServer() as hub:
+        online(hub.endpoint)
+        with pytest.raises(
+            SegZooError, match=f"~/tiny: .*~ does not stand for the home folder; give {tmp_path}/tiny$"
+        ):
+            segzoo.load("~/tiny")
+        with pytest.raises(SegZooError, match="no such model folder, and it is no name on the Hub"):
+            segzoo.load("~/none")
+        assert hub.requests == []
+
+
 def test_the_hub_says_no(online):
     with HubServer() as hub:
         online(hub.endpoint)

@@ -7,7 +7,7 @@ import PIL.Image
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import AutoImageProcessor
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, pipeline
 from transformers.utils import ModelOutput
 
 from segzoo import SegZooConfig, SegZooError, SegZooForSemanticSegmentation, SegZooImageProcessor
@@ -154,6 +154,25 @@ def test_normalisation_and_channel_order():
     torch.testing.assert_close(pixels, expected)
     unscaled = processor(scaled, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"][0]
     assert torch.equal(unscaled, scaled)
+
+
+def test_values_that_nothing_changes_are_floats(tmp_path):
+    """A pipeline of transformers and the model take them as they are."""
+    config = SegZooConfig.tiny()
+    SegZooForSemanticSegmentation(config).save_pretrained(tmp_path)
+    SegZooImageProcessor(**NO_CHANGE, pad_size={"height": 64, "width": 80}, pad_value=0.5).save_pretrained(tmp_path)
+    image = random_image(60, 70)
+    processor, model = (
+        SegZooImageProcessor.from_pretrained(tmp_path),
+        AutoModelForSemanticSegmentation.from_pretrained(tmp_path),
+    )
+    values = processor(image, return_tensors="pt")["pixel_values"]
+    assert values.dtype == torch.float32 and values[0, 0, 0, 79] == 0.5
+    assert np.array_equal(values[0, :, :60, :70].permute(1, 2, 0), image)
+    assert processor(image, return_tensors="np")["pixel_values"].dtype == np.float32
+    assert processor(image)["pixel_values"][0].dtype == torch.float32
+    assert model(values).logits.shape[1] == config.num_labels
+    assert pipeline("image-segmentation", model=str(tmp_path), device="cpu")(PIL.Image.fromarray(image))
 
 
 def test_padding_to_a_multiple_is_right_and_bottom_after_normalisation():

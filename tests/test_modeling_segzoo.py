@@ -237,6 +237,7 @@ def test_config_json_round_trip(tmp_path):
         ({"window_size": [64, 64]}, "go together"),
         ({"window_size": [64, 64], "window_stride": [65, 64]}, "no longer than the window"),
         ({"palette": [[0, 0, 0]]}, "1 colours for 2 classes"),
+        ({"id2label": {0: "road", 2: "sky"}}, "2 classes, and none of them has the id 1"),
         ({"ignore_index": 0}, "no option 'ignore_index'"),
     ],
 )

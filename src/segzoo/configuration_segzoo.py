@@ -45,8 +45,8 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
         id2label, label2id, num_labels: the classes, as in every transformers config.
 
     Raises:
-        SegZooError: there is no decode head, a sub-config is of the wrong kind, heads do not fit their places, or
-            windows or palette do not fit.
+        SegZooError: there is no decode head, a sub-config is of the wrong kind, heads do not fit their places,
+            windows or palette do not fit, or the classes have other ids than 0 to n - 1.
     """
 
     model_type = "segzoo"
@@ -129,8 +129,9 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
             )
 
     def check(self) -> None:
-        """The last head gives the model's classes, no first head reads another, and neck, windows and palette fit."""
+        """The classes are numbered, the last head gives them, no first head reads another, and neck, windows and palette fit."""
         super().check()
+        class_names(self)
         check_depth(self.backbone_config)
         if not self.decode_head_configs:
             raise SegZooError("decode_head_configs is empty; a segmentation model needs at least one decode head")
@@ -252,6 +253,32 @@ def input_channels(config: PreTrainedConfig) -> int:
     It is the backbone's ``num_channels``, or the config's own; a config without that field is for RGB.
     """
     return getattr(getattr(config, "backbone_config", None) or config, "num_channels", 3)
+
+
+def class_names(config: PreTrainedConfig, source: str | None = None) -> list[str]:
+    """Names of a model's classes in the order of its outputs, of segzoo's config or another of transformers.
+
+    Args:
+        config: the model's config.
+        source: where it comes from, for the message; None: the config's class is named.
+
+    Raises:
+        SegZooError: a name is no text, or ids are left out, so that names would belong to other outputs.
+    """
+    source = source or type(config).__name__
+    names = {int(index): name for index, name in config.id2label.items()}
+    for index, name in names.items():
+        if not isinstance(name, str):
+            raise SegZooError(
+                f"{source}: the name of class {index} is no text ({name!r:.40}); correct id2label in config.json"
+            )
+    missing = set(range(len(names))) - names.keys()
+    if missing:
+        raise SegZooError(
+            f"{source}: id2label names {len(names)} classes, and none of them has the id {min(missing)}, so that names and outputs do "
+            f"not match; number the classes from 0 to {len(names) - 1} in config.json"
+        )
+    return [names[index] for index in range(len(names))]
 
 
 def is_plain_vit(config: PreTrainedConfig) -> bool:

@@ -71,11 +71,11 @@ class Demo:
     """
 
     def __init__(self, model: PreTrainedModel, processor: BaseImageProcessor, name: str):
-        from segzoo.configuration_segzoo import input_channels
+        from segzoo.configuration_segzoo import class_names, input_channels
 
         config = model.config
         self.name = name
-        self.names = [config.id2label[i] for i in range(config.num_labels)]
+        self.names = class_names(config)
         self.palette = getattr(config, "palette", None) or default_palette(config.num_labels)
         self.num_channels = input_channels(config)
         self.settings = InferenceSettings.of_model(model, processor)

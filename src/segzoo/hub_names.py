@@ -63,6 +63,8 @@ def refuse_wrong_path(name: str, kind: Literal["model", "dataset"] = "model") ->
         SegZooError: it can be neither; the message says why.
     """
     path = Path(name).expanduser()
+    if kind == "model" and path.exists() and not Path(name).exists():
+        raise SegZooError(f"{name}: in quotes, and in Python, ~ does not stand for the home folder; give {path}")
     if path.exists() and not (kind == "model" and path.is_file()):
         return
     if path.is_file():

@@ -281,14 +281,10 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
     def _preprocess(
         self, images: list[torch.Tensor], masks: list[torch.Tensor] | None = None, **settings: Any
     ) -> BatchFeature:
-        if settings["do_resize"]:
-            steps = [resize_steps(tuple(image.shape[-2:]), **_resize_settings(settings)) for image in images]
-            images = [self._resize_image(image, sizes, settings) for image, sizes in zip(images, steps, strict=True)]
-            if masks is not None:
-                masks = [resize_mask(mask, sizes[-1]) for mask, sizes in zip(masks, steps, strict=True)]
-        if settings["channel_order"] == "bgr":
-            images = [blue_first(image) for image in images]
-        images = [self._rescale_and_normalize_one(image, settings) for image in images]
+        images = [self.resize_picture(image, **settings) for image in images]
+        if masks is not None and settings["do_resize"]:
+            masks = [resize_mask(mask, tuple(image.shape[-2:])) for mask, image in zip(masks, images, strict=True)]
+        images = [self._rescale_and_normalize_one(image, settings).float() for image in images]
 
         if settings["do_pad"]:
             windows = settings["window_size"] if masks is None else None
@@ -312,6 +308,19 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
             batch["window_size"] = tuple(settings["window_size"])
             batch["window_stride"] = tuple(settings["window_stride"])
         return batch
+
+    def resize_picture(self, picture: torch.Tensor, **changes: Any) -> torch.Tensor:
+        """A picture with the size and the order of channels that the model takes, in its own values and not padded.
+
+        Args:
+            picture: (num_channels, height, width).
+            changes: settings in place of the processor's.
+        """
+        settings = {**vars(self), **changes}
+        if settings["do_resize"]:
+            steps = resize_steps(tuple(picture.shape[-2:]), **_resize_settings(settings))
+            picture = self._resize_image(picture, steps, settings)
+        return blue_first(picture) if settings["channel_order"] == "bgr" else picture
 
     def _resize_image(
         self, image: torch.Tensor, sizes: list[tuple[int, int]], settings: Mapping[str, Any]

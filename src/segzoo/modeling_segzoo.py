@@ -39,8 +39,8 @@ class SegZooOutput(ModelOutput):
         logits: scores before softmax, (batch, num_labels, height / stride, width / stride); with windows, and of heads
             that resize masks first, at the input's size. Heads with queries give sums of probabilities instead.
         hidden_states: all maps of the backbone, with ``output_hidden_states``.
-        attentions: attention weights of the backbone's blocks, with ``output_attentions``; None of a backbone without
-            attention.
+        attentions: attention weights of the backbone's blocks, with ``output_attentions``; of segzoo's backbones plain ViTs
+            (ViT, BEiT, InternViT, UniPerceiver) give them, and None all others.
         class_queries_logits: class scores of the queries before softmax, "no object" last, (batch, num_queries,
             num_labels + 1); only of heads with queries, without windows.
         masks_queries_logits: masks of the queries before the sigmoid, (batch, num_queries, height / stride, width /

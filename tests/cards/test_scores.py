@@ -98,7 +98,38 @@ def test_cards_without_metadata(card):
     assert "| 25.00 |" in again and "50.00" not in again and len(ModelCard(again).data.eval_results) == 1
 
 
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        "license: mit\n{index}:\n- name: x\n# scores by the authors\n  results:\n{result}widget: []\n",
+        'license: mit\n"{index}":\n- name: x\n  results:\n{result}\n# of the widget\nwidget: []\n',
+        "{index}:\n- name: x\n  results:\n{result}license: mit\nwidget: []\n",
+        "{{license: mit, {index}: [{{name: x, results: [{one}]}}], widget: []}}\n",
+        "  license: mit\n  widget: []\n  {index}:\n  - name: x\n    results:\n    - {one}\n",
+        "license: mit\nwidget: &none []\n{index}:\n- name: x\n  other: *none\n  results: [&one {one}]\nfirst: *one\n",
+    ],
+    ids=["comment", "quoted", "first", "braces", "indented", "anchors"],
+)
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_metadata_in_every_form_of_yaml_keep_what_they_say(metadata, mark):
+    one = "{task: {type: image-segmentation}, dataset: {name: D, type: d}, metrics: [{type: f1, value: 3}]}"
+    front = metadata.format(index="model-index", result=f"  - {one}\n", one=one)
+    card = text = f"{mark}---\n{front}---\n# hi\n"
+    for value, dataset in ((0.5, "D"), (0.7, "E")):
+        text = add_measurements(text, [measured(value, dataset=dataset)], name="n")
+    assert (
+        text.startswith(f"{mark}---\n") and "# hi" in text and "| 70.00 |" in text and text.count("model-index") == 1
+    )
+    before, after = (yaml.safe_load(c.removeprefix(mark).split("---\n")[1]) for c in (card, text))
+    (entry,) = after.pop("model-index")
+    del before["model-index"]
+    assert after == before and ("# of the widget" in card) == ("# of the widget" in text)
+    assert [m["value"] for result in entry["results"] for m in result["metrics"]] == [3, 0.5, 0.7]
+
+
 def test_metadata_that_cannot_be_read():
+    with pytest.raises(SegZooError, match="lines of a key and a value"):
+        add_measurements("---\nSome text\n---\n", [measured()], name="x")
     with pytest.raises(SegZooError, match="no valid YAML .*mend"):
         add_measurements("---\na: [1\n---\n", [measured()], name="x")
     for index in (" text", "\n- 3", "\n- name: x\n  results: {a: 1}", "\n- name: x\n  results:\n  - 1"):

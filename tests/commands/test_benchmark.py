@@ -97,6 +97,7 @@ def test_an_error_of_onnxruntime_ends_no_table(folder, capsys, monkeypatch):
         (["fast_scnn_lr0.12"], "fast_scnn"),
         (["{folder}", "--device", "cuda:77"], "device cuda:77"),
         (["{folder}", "--seconds", "0"], "--seconds 0"),
+        (["{folder}", "--ways", "onnxruntime", "--dtype", "bfloat16"], "measured (it runs in float32 alone)"),
     ],
 )
 def test_errors_are_one_line(arguments, message, folder, capsys):

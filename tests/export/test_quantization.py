@@ -6,7 +6,7 @@ from PIL import Image
 from support.contract import settle
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
-from segzoo.backbones import FastSCNNConfig
+from segzoo.backbones import FastSCNNConfig, TwinsConfig
 from segzoo.commands import cli
 from segzoo.errors import SegZooError
 from segzoo.export.quantization import agreement, quantize_onnx
@@ -84,3 +84,17 @@ def test_a_file_needs_pictures_and_is_written_whole(tmp_path):
     assert 0.95 < agreement(source, output, pictures) < 1.0 == agreement(source, source, pictures)
     with pytest.raises(SegZooError, match="exists already"):
         quantize_onnx(source, output, pictures)
+
+
+@pytest.mark.slow
+def test_a_model_of_one_size_is_calibrated_at_it(folder, tmp_path, capsys):
+    torch.manual_seed(0)
+    head = SeparableFCNHeadConfig(channels=16)
+    config = SegZooConfig.from_backbone(TwinsConfig.tiny(), head, auxiliary=False, num_labels=3)
+    settle(SegZooForSemanticSegmentation(config)).save_pretrained(tmp_path / "model")
+    SegZooImageProcessor(size={"shortest_edge": 64}).save_pretrained(tmp_path / "model")
+    file = tmp_path / "int8.onnx"
+    command = ["export", str(tmp_path / "model"), "--output", str(file), "--int8", str(folder / "pictures")]
+    assert cli.main(command) == 0, capsys.readouterr().err
+    dims = onnx.load(file).graph.input[0].type.tensor_type.shape.dim
+    assert [d.dim_param or d.dim_value for d in dims] == ["batch", 3, 64, 64]

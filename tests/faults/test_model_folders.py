@@ -132,6 +132,11 @@ BROKEN = {
         "class 0 is no text|field .id2label",
     ),
     "id2label-nested": (CONFIG, values(id2label={str(i): {"a": 1} for i in range(5)}, label2id=None), CONFIG),
+    "id2label-gap": (
+        CONFIG,
+        values(id2label={"0": "a", "1": "b", "2": "c", "4": "d", "5": "e"}, label2id=None),
+        "none of them has the id 3",
+    ),
     "num-labels-text": (CONFIG, values(num_labels="five"), "num_labels='five'"),
     "num-labels-huge": (CONFIG, values(num_labels=10**12, id2label=None, label2id=None), "num_labels=1000000000000"),
     "head-labels-huge": (CONFIG, head(num_labels=10**12), "num_labels=1000000000000"),
@@ -163,6 +168,11 @@ SEGFORMER = {
     "std-0": (PREPROCESSOR, values(image_std=[1, 0, 1]), r"image_std=.1, 0, 1. must be"),
     "std-text": (PREPROCESSOR, values(image_std=["a", "b", "c"]), "image_std="),
     "names": (CONFIG, values(id2label={"0": "a", "1": None}, label2id=None), "class 1 is no text|config.json"),
+    "names-from-1": (
+        CONFIG,
+        values(id2label={"1": "a", "2": "b"}, label2id=None),
+        "none of them has the id 0, .* number the classes from 0 to 1 in config.json",
+    ),
     "weights-cut": (WEIGHTS, cut, WEIGHTS),
 }
 

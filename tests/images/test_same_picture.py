@@ -107,7 +107,7 @@ def test_every_form_and_every_door(tmp_path, case):
         assert np.array_equal(decode_image(form, num_channels=case.channels), levels)
         assert torch.equal(processor(form, return_tensors="pt")["pixel_values"], pixels)
         (view,) = ViewMaker(processor, InferenceSettings())(form)
-        assert torch.equal(view, processor(levels, do_rescale=False, do_normalize=False)["pixel_values"][0])
+        assert torch.equal(view, processor(levels, do_rescale=False, do_normalize=False)["pixel_values"][0].byte())
     assert torch.equal(processor(forms, return_tensors="pt")["pixel_values"], pixels.repeat(len(forms), 1, 1, 1))
 
 

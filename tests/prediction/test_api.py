@@ -40,6 +40,11 @@ def test_sources_and_results(tiny_model, make_picture, tmp_path):
     for wrong, words in ((tmp_path / "no.png", "no.png"), (b"text", "picture 0")):
         with pytest.raises(SegZooError, match=words):
             segzoo.predict((model, processor), wrong)
+    for wrong in (array[None], np.stack([array] * 4), array[0, 0], array[:0]):
+        with pytest.raises(SegZooError, match=r"picture 1: .*shape \(.*\) is no picture.* as a list"):
+            segzoo.predict((model, processor), [array, wrong])
+    with pytest.raises(SegZooError, match="picture 0: the image is of type Tensor; give"):
+        segzoo.predict((model, processor), torch.zeros(3, 60, 90))
     with pytest.raises(SegZooError, match="batch_size is 0"):
         segzoo.predict((model, processor), image, batch_size=0)
 

@@ -45,3 +45,13 @@ def test_lists(photos, monkeypatch):
         stems(lists=[str(listed)])
     with pytest.raises(SegZooError, match="--list none.txt: cannot be read"):
         stems(lists=["none.txt"])
+
+
+def test_results_stay_below_the_folder_that_the_pictures_have_in_common(photos, monkeypatch):
+    monkeypatch.chdir(photos.parent)
+    listed = photos.parent / "list.txt"
+    listed.write_text(f"photos/x/a.jpg\nphotos/x/../out/d.jpg\n{photos}/x/../../photos/a.jpg\n")
+    assert stems(lists=[str(listed)]) == ["x/a", "out/d", "a"]
+    assert stems("photos/x/*/../../out/*.jpg") == ["out/d"]
+    assert stems("photos/x/*/../../*.jpg") == ["a"]
+    assert stems(photos / "x" / "..", leave_out=photos / "out") == ["a", "x/a", "x/y/b"]

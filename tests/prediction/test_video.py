@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -91,6 +92,41 @@ def test_overlay_video(tiny_model, video, tmp_path, capsys):
     (tmp_path / "broken.mp4").write_bytes(video.read_bytes()[:100])
     assert predict(tmp_path / "broken.mp4", *options[1:3], "--output", tmp_path / "e") == 1
     assert "broken.mp4: the video cannot be read" in capsys.readouterr().err and not (tmp_path / "e").exists()
+
+
+UPRIGHT = {
+    "as it is": ((1, 0, 0, 1), lambda a: a),
+    "left": ((0, -1, 1, 0), lambda a: np.rot90(a)),
+    "right": ((0, 1, -1, 0), lambda a: np.rot90(a, -1)),
+    "around": ((-1, 0, 0, -1), lambda a: a[::-1, ::-1]),
+    "mirror": ((-1, 0, 0, 1), lambda a: a[:, ::-1]),
+    "upside down": ((1, 0, 0, -1), lambda a: a[::-1]),
+    "diagonal": ((0, 1, 1, 0), lambda a: a.swapaxes(0, 1)),
+    "other diagonal": ((0, -1, -1, 0), lambda a: a[::-1, ::-1].swapaxes(0, 1)),
+}
+
+
+@pytest.mark.parametrize("case", UPRIGHT)
+def test_cameras_in_every_position_and_pixels_that_are_no_squares(case, tiny_model, tmp_path):
+    (a, b, c, d), upright = UPRIGHT[case]
+    noise = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    with av.open(str(tmp_path / "plain.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")))
+        container.mux(stream.encode(None))
+    content = (tmp_path / "plain.mp4").read_bytes()
+    place = content.index(struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30), content.index(b"tkhd"))
+    matrix = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    (tmp_path / "held.mp4").write_bytes(content[:place] + matrix + content[place + len(matrix) :])
+    (stored,), (frame,) = (list(read_frames(tmp_path / name, name)) for name in ("plain.mp4", "held.mp4"))
+    assert np.array_equal(frame.levels, upright(stored.levels))
+
+    assert predict(tmp_path / "held.mp4", "--model", tiny_model, "--output", tmp_path / "out", "--device", "cpu") == 0
+    (drawn,) = read_frames(tmp_path / "out" / "held_overlay.mp4", "overlay")
+    assert drawn.levels.shape == frame.levels.shape
+    assert drawn.pixel_aspect == frame.pixel_aspect == (Fraction(4, 3) if a else Fraction(3, 4))
 
 
 def shown(path):

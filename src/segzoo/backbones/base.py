@@ -153,7 +153,8 @@ class Backbone(BackboneMixin, SegZooPreTrainedModel):
             pixel_values: normalised images (B, num_channels, H, W).
             output_hidden_states: return all maps as well, in the order of ``config.stage_names``, as
                 ``hidden_states``.
-            kwargs: ``return_dict=False`` returns a tuple; ``output_attentions`` has no effect without attention.
+            kwargs: ``return_dict=False`` returns a tuple; ``output_attentions`` has no effect but on plain ViTs
+                (ViT, BEiT, InternViT, UniPerceiver).
 
         Raises:
             SegZooError: a side of the images is no multiple of ``config.size_multiple``.

@@ -145,6 +145,8 @@ def facts_of_model(model: "PreTrainedModel") -> dict[str, object]:
         ``num_parameters``, ``classes``, and ``backbone`` and ``head``, or the ``architecture`` of a model that is not
         segzoo's.
     """
+    from segzoo.configuration_segzoo import class_names
+
     config = model.config
     facts: dict[str, object] = {"architecture": type(model).__name__}
     if config.model_type == "segzoo":
@@ -154,7 +156,7 @@ def facts_of_model(model: "PreTrainedModel") -> dict[str, object]:
         }
     return facts | {
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "classes": tuple(config.id2label[index] for index in range(config.num_labels)),
+        "classes": tuple(class_names(config)),
     }
 
 

@@ -25,6 +25,8 @@ SCORING = "scored at each image's original size, one confusion matrix over all i
 """How segzoo scores, in words; the end of the text of a protocol."""
 
 _FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(?P<yaml>.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
+_BEFORE_NEXT_KEY = re.compile(r"(?:^(?:#.*|[ \t]*)\n)*\Z", re.MULTILINE)
+_BYTE_ORDER_MARK = "\ufeff"
 _BLOCK_BEGIN = "<!-- measured scores: segzoo evaluate --write_card replaces what stands here -->"
 _BLOCK_END = "<!-- end of measured scores -->"
 _MOST_IN_CELL = 2000  # characters; the class weights of a thousand classes are longer
@@ -94,6 +96,8 @@ def add_measurements(card: str, measurements: Sequence[Measurement], *, name: st
         SegZooError: the metadata are not valid YAML, or their model-index does not have the Hub's form.
     """
     newline = "\r\n" if "\r\n" in card else "\n"
+    mark = _BYTE_ORDER_MARK if card.startswith(_BYTE_ORDER_MARK) else ""
+    card = card.removeprefix(mark)
     match = _FRONT_MATTER.match(card)
     front, body = (match["yaml"].replace("\r\n", "\n"), card[match.end() :]) if match else ("", newline + card)
     index = _model_index(front, name)
@@ -101,7 +105,7 @@ def add_measurements(card: str, measurements: Sequence[Measurement], *, name: st
         _merge(index[0]["results"], measurement)
     front = _with_model_index(front, index)
     block = measured_block(_measured_rows(index)).replace("\n", newline)
-    return f"---\n{front}---\n".replace("\n", newline) + _with_block(body, block, newline)
+    return mark + f"---\n{front}---\n".replace("\n", newline) + _with_block(body, block, newline)
 
 
 def model_index_yaml(measurements: Sequence[Measurement], *, name: str) -> str:
@@ -109,7 +113,7 @@ def model_index_yaml(measurements: Sequence[Measurement], *, name: str) -> str:
     index = _model_index("", name)
     for measurement in measurements:
         _merge(index[0]["results"], measurement)
-    return _dump(index)
+    return _dump({"model-index": index})
 
 
 def _model_index(front: str, name: str) -> list[dict[str, Any]]:
@@ -120,8 +124,11 @@ def _model_index(front: str, name: str) -> list[dict[str, Any]]:
         raise SegZooError(
             f"the metadata between the --- lines are no valid YAML ({one_line(error)}); mend them first"
         ) from error
-    index = metadata.get("model-index") if isinstance(metadata, dict) else None
-    index = index or [{"name": shorten(line_text(name), MOST_IN_NAME), "results": []}]
+    if not isinstance(metadata, dict):
+        raise SegZooError(
+            "what stands between the --- lines are no metadata, which are lines of a key and a value; mend them first"
+        )
+    index = metadata.get("model-index") or [{"name": shorten(line_text(name), MOST_IN_NAME), "results": []}]
     try:
         index[0].setdefault("results", [])
         for result in index[0]["results"]:
@@ -146,23 +153,34 @@ def _merge(results: list[dict[str, Any]], measurement: Measurement) -> None:
 
 
 def _with_model_index(front: str, index: list[dict[str, Any]]) -> str:
-    """The metadata ``front`` with this model-index; every other line stays."""
-    lines = front.splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
-        lines[-1] += "\n"
-    first = next((i for i, line in enumerate(lines) if re.match(r"model-index\s*:", line)), None)
-    if first is None:
-        return "".join(lines) + _dump(index)
-    last = first + 1
-    while last < len(lines) and re.match(r"[\s-]", lines[last]):  # nested lines; items of a list need no indentation
-        last += 1
-    while not lines[last - 1].strip():  # empty lines before the next key
-        last -= 1
-    return "".join([*lines[:first], _dump(index), *lines[last:]])
+    """The metadata ``front`` with this model-index; every other line stays where the change can be made in its lines."""
+    if front and not front.endswith("\n"):
+        front += "\n"
+    wanted = {**(yaml.safe_load(front) or {}), "model-index": index}
+    start, end = _place_of_model_index(front)
+    changed = front[:start] + _dump({"model-index": index}) + front[end:]
+    try:
+        kept = yaml.safe_load(changed) == wanted
+    except yaml.YAMLError:
+        kept = False
+    # Metadata in braces, or with anchors in the model-index, are written anew.
+    return changed if kept else _dump(wanted)
 
 
-def _dump(index: list[dict[str, Any]]) -> str:
-    return yaml.safe_dump({"model-index": index}, sort_keys=False, allow_unicode=True, width=10_000)
+def _place_of_model_index(front: str) -> tuple[int, int]:
+    """Where the model-index begins and ends in the YAML ``front``; its end, twice, if there is none."""
+    root = yaml.compose(front, Loader=yaml.SafeLoader)
+    keys = [] if root is None else [key for key, _ in root.value]
+    starts = [key.start_mark.index for key in keys] + [len(front) if root is None else root.end_mark.index]
+    for key, start, end in zip(keys, starts, starts[1:], strict=False):
+        if key.value == "model-index":
+            # Empty lines and comments before the next key are the next key's.
+            return start, start + len(_BEFORE_NEXT_KEY.sub("", front[start:end]))
+    return len(front), len(front)
+
+
+def _dump(metadata: dict[str, Any]) -> str:
+    return yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=10_000)
 
 
 def _measured_rows(index: list[dict[str, Any]]) -> dict[str, dict[str, float]]:

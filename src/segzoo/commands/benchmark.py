@@ -121,7 +121,8 @@ def run(args: argparse.Namespace) -> int:
             torch.set_num_threads(count)
             for way, dtype in itertools.product(args.ways or WAYS, dtypes):
                 setting = {"way": way, "dtype": dtype, "size": list(pixels), "batch": batch, "threads": count}
-                if (found := _measured(model, setting, device, args.seconds, bool(args.ways))) is None:
+                asked_for = bool(args.ways) and (dtype == "float32" or args.dtype is not None)
+                if (found := _measured(model, setting, device, args.seconds, asked_for)) is None:
                     continue
                 facts["results"].append(setting | found)
                 if not args.json:
@@ -129,9 +130,7 @@ def run(args: argparse.Namespace) -> int:
     finally:
         torch.set_num_threads(before)
     if not any("images_per_second" in result for result in facts["results"]):
-        reasons = (
-            "; ".join(dict.fromkeys(result["why_not"] for result in facts["results"])) or "no way fits the device"
-        )
+        reasons = "; ".join(dict.fromkeys(result["why_not"] for result in facts["results"]))
         raise SegZooError(f"{args.model}: nothing could be measured ({reasons})")
     if args.json:
         print_text(json_text(facts, indent=1), end="")
@@ -192,7 +191,7 @@ def _measured(
         setting: ``way``, ``dtype``, ``size``, ``batch``.
         device: torch device.
         seconds: how long it is measured.
-        asked_for: whether the ways were named.
+        asked_for: whether the way was named, and its type too, unless that is float32.
     """
     import torch
 
@@ -204,7 +203,7 @@ def _measured(
     own = isinstance(model, SegZooForSemanticSegmentation)
     reason = way.why_not(kind, bfloat16=dtype != torch.float32, own=own)
     if reason is not None:
-        return {"why_not": reason} if asked_for and dtype == torch.float32 else None
+        return {"why_not": reason} if asked_for else None
     pixels = pictures(setting["batch"], input_channels(model.config), setting["size"]).to(device, dtype)
     try:
         call = way.prepare(copy.deepcopy(model).to(dtype), pixels)

@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         with tempfile.TemporaryDirectory() as folder:
             report = export_model(model.float(), Path(folder) / output.name, options, **exported)
-            _quantize(report.path, output, _inputs(pictures, processor, options, Path(folder)), args.overwrite)
+            _quantize(report.path, output, _inputs(pictures, processor, report.options, Path(folder)), args.overwrite)
         report = replace(report, path=output, files=(output,))
     print_text(f"input   {line_text(report.input)}\noutput  {line_text(report.output)}")
     for check in report.checks:

@@ -17,7 +17,7 @@ import transformers
 from torch import nn
 
 from segzoo.cards.scores import SCORING
-from segzoo.configuration_segzoo import input_channels
+from segzoo.configuration_segzoo import class_names, input_channels
 from segzoo.data import SegmentationDataset, build_processor_transform
 from segzoo.data.classes import ClassFacts, find_classes, plain_name
 from segzoo.data.decoding import decode_pair
@@ -310,9 +310,9 @@ def classes_for(
         UserWarning: classes with the same id have different names.
     """
     config = model.config
-    names = {int(index): name for index, name in config.id2label.items()}
+    names = class_names(config)
     if facts is not None:
-        check_class_order([names[index] for index in range(len(names))], facts, model_name=model_name)
+        check_class_order(names, facts, model_name=model_name)
         return dataclasses.replace(find_classes(data, classes=facts.name), dataset=facts.title)
     found = find_classes(
         data, classes=classes, num_labels=num_labels, model_config=config, reduce_labels=reduce_labels
@@ -323,7 +323,7 @@ def classes_for(
             "scored on data with its own classes; take another model, or say with --classes or --num_labels what the data has"
         )
     if num_labels is not None:
-        found = dataclasses.replace(found, id2label=names)
+        found = dataclasses.replace(found, id2label=dict(enumerate(names)))
     if found.source == "the model" and reduce_labels is None:
         found = dataclasses.replace(found, reduce_labels=bool(getattr(processor, "do_reduce_labels", False)))
     differing = [index for index, name in found.id2label.items() if name != names[index]]
@@ -348,7 +348,7 @@ def check_names_for_card(model: nn.Module, classes: ClassFacts, *, is_known: boo
     Raises:
         SegZooError: a class of the data is called otherwise than the model's with the same id.
     """
-    names = {int(index): name for index, name in model.config.id2label.items()}
+    names = class_names(model.config)
     differing = [index for index, name in classes.id2label.items() if plain_name(name) != plain_name(names[index])]
     if differing:
         first = differing[0]

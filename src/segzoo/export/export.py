@@ -126,6 +126,7 @@ class ExportReport:
         input: name, dtype and shape of the input, as text.
         output: name, dtype, shape and meaning of the output, as text.
         checks: the comparisons that the file has passed.
+        options: what the file takes and returns, with the size that had to be fixed.
     """
 
     path: Path
@@ -133,6 +134,7 @@ class ExportReport:
     input: str
     output: str
     checks: tuple[Check, ...]
+    options: ExportOptions
 
     @property
     def difference(self) -> float:
@@ -211,6 +213,7 @@ def export_model(
         input=f"{exported.input_name}: {'uint8' if options.uint8 else 'float32'} {shape.format(*sides)}",
         output=f"{exported.output_name}: {metadata['output']}",
         checks=checks,
+        options=options,
     )
 
 

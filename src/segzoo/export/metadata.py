@@ -8,7 +8,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import PILImageResampling
 
 from segzoo import __version__
-from segzoo.configuration_segzoo import SegZooConfig
+from segzoo.configuration_segzoo import SegZooConfig, class_names
 from segzoo.export.exported_model import ExportedModel
 from segzoo.image_processing_segzoo import SegZooImageProcessor
 from segzoo.images.resizing import pads_to_multiple
@@ -31,7 +31,7 @@ def describe(
         name: name of the model.
     """
     config = exported.model.config
-    names = [config.id2label[i] for i in range(config.num_labels)]
+    names = class_names(config)
     corners = "true" if exported.align_corners else "false"
     if exported.labels:
         output = "int64 (batch, height, width), the class id of every pixel of the input"

@@ -164,11 +164,11 @@ def open_picture(
 
     Raises:
         CorruptImageError: the file is missing, corrupt or not an image; the message names it.
-        SegZooError: a TIFF file needs a library that is missing.
+        SegZooError: a TIFF file needs a library that is missing, or the source is of another type.
     """
     source, name = _named(source, name, what)
     if isinstance(source, np.ndarray):
-        return Picture(source.copy(), name)
+        return Picture(_one_picture(source, name, what).copy(), name)
     with _faults_of(name, what):
         if isinstance(source, PIL.Image.Image):
             stored, orientation = _loaded(source)
@@ -180,7 +180,7 @@ def open_picture(
                     return plain
                 if plain is not None:
                     decoder = None  # it need not try again
-            array = _array(file)
+            array = _array(file, name, what)
             if array is not None:
                 return Picture(array, name)
             image = _identified(file, name, what)
@@ -204,7 +204,7 @@ def read_header(source: Any, *, name: str | None = None) -> Header:
         if isinstance(source, PIL.Image.Image):
             return _header(source)
         with _opened(source) as file:
-            array = _array(file)
+            array = _array(file, name, "image")
             if array is not None:
                 channels = array.shape[2] if array.ndim == 3 else 1
                 size = array.shape[1::-1]
@@ -333,6 +333,10 @@ def _named(source: Any, name: str | None, what: str) -> tuple[Any, str]:
     name = readable(str(name or getattr(source, "filename", None) or f"<{what} without a file name>"))
     if source is None:
         raise CorruptImageError(f"{name}: there is no {what} here. Give a path, bytes or a PIL image.")
+    if not isinstance(source, str | os.PathLike | bytes | np.ndarray | PIL.Image.Image):
+        raise SegZooError(
+            f"{name}: the {what} is of type {type(source).__name__}; give a path, bytes, a PIL image or a NumPy array"
+        )
     return source, name
 
 
@@ -397,16 +401,20 @@ def is_lossy(file: BinaryIO, form: str | None) -> bool:
     return False
 
 
-def _array(file: BinaryIO) -> np.ndarray | None:
+def _array(file: BinaryIO, name: str, what: str) -> np.ndarray | None:
     """The array (height, width) or (height, width, channels) in a file of `numpy.save`; None for other files."""
     is_array = file.read(6) == b"\x93NUMPY"
     file.seek(0)
     if not is_array:
         return None
-    array = np.load(file, allow_pickle=False)
-    if array.ndim not in (2, 3):
-        raise ValueError(
-            f"an array of shape {array.shape} is no picture: (height, width) or (height, width, channels)"
+    return _one_picture(np.load(file, allow_pickle=False), name, what)
+
+
+def _one_picture(array: np.ndarray, name: str, what: str) -> np.ndarray:
+    if array.ndim not in (2, 3) or not array.size:
+        raise CorruptImageError(
+            f"{name}: the {what} cannot be read (an array of shape {array.shape} is no picture). Give (height, width) or (height, "
+            "width, channels), several as a list of arrays."
         )
     return array
 

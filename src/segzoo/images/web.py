@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.client
+import string
 import urllib.error
+import urllib.parse
 import urllib.request
 
 TIMEOUT = 20.0
@@ -29,20 +31,21 @@ def read_web(url: str, *, most_bytes: int | None = None, timeout: float | None =
     """The content of a file on a web server.
 
     Args:
-        url: its address, http or https; redirections are followed.
+        url: its address, http or https, as people or as servers write it; redirections are followed.
         most_bytes: size of the largest file that is read; None: `MOST_BYTES`.
         timeout: seconds without a byte after which the attempt ends; None: `TIMEOUT`.
 
     Raises:
-        OSError: no connection, a silent server, an answer other than the file, or a file that is too large; the
+        OSError: no address, no connection, a silent server, an answer other than the file, or a file that is too large; the
             message is the cause in words, without the address.
     """
     most_bytes = MOST_BYTES if most_bytes is None else most_bytes
     timeout = TIMEOUT if timeout is None else timeout
-    # Some servers refuse the name that urllib gives itself.
-    request = urllib.request.Request(url, headers={"User-Agent": "segzoo", "Accept": "image/*, */*;q=0.5"})
     too_large = f"the file is larger than {most_bytes / 2**20:.3g} MiB; download it yourself"
     try:
+        # Some servers refuse the name that urllib gives itself.
+        headers = {"User-Agent": "segzoo", "Accept": "image/*, */*;q=0.5"}
+        request = urllib.request.Request(_in_ascii(url), headers=headers)
         with urllib.request.urlopen(request, timeout=timeout) as answer:
             announced = int(answer.headers.get("Content-Length") or 0)
             if announced > most_bytes:
@@ -57,6 +60,8 @@ def read_web(url: str, *, most_bytes: int | None = None, timeout: float | None =
         if isinstance(error.reason, TimeoutError):
             raise OSError(f"the server has sent nothing for {timeout:g} s") from None
         raise OSError(f"no connection: {error.reason}") from None
+    except (http.client.InvalidURL, UnicodeError) as error:
+        raise OSError(f"it is no address of the web: {error}") from None
     except (http.client.HTTPException, ValueError) as error:
         raise OSError(f"the transfer broke off: {type(error).__name__} {error}".rstrip()) from None
     if len(content) > most_bytes:
@@ -64,3 +69,17 @@ def read_web(url: str, *, most_bytes: int | None = None, timeout: float | None =
     if len(content) < announced:
         raise OSError(f"the transfer broke off after {len(content)} of {announced} bytes")
     return content
+
+
+def _in_ascii(url: str) -> str:
+    """The address as it is sent: its host in IDNA; other letters and spaces become percent signs, which stay."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError as error:
+        raise http.client.InvalidURL(str(error)) from None
+    user, at, place = parts.netloc.rpartition("@")
+    host, colon, port = place.partition(":")
+    if not host.isascii():
+        host = host.encode("idna").decode()
+    address = parts._replace(netloc=f"{user}{at}{host}{colon}{port}").geturl()
+    return urllib.parse.quote(address, safe=string.punctuation)

@@ -25,12 +25,11 @@ from transformers.utils.logging import disable_progress_bar, get_verbosity, set_
 
 from segzoo import registration  # noqa: F401  the Auto classes know segzoo's models
 from segzoo.base import check_num_labels
-from segzoo.configuration_segzoo import SegZooConfig, input_channels
+from segzoo.configuration_segzoo import SegZooConfig, class_names, input_channels
 from segzoo.errors import SegZooError, first_line, one_line
 from segzoo.hub_names import hub_or_cache
 from segzoo.image_processing_segzoo import SegZooImageProcessor
 from segzoo.inference.soundness import (
-    check_class_names,
     check_config_numbers,
     check_preparation,
     check_weights,
@@ -175,7 +174,7 @@ def read_config(source: str, options: Mapping[str, Any], **changes: Any) -> PreT
         changes: values in place of the config's own, such as ``id2label``.
 
     Raises:
-        SegZooError: it is a backbone's, or class names are no text. What else may be raised is for `errors_in_a_line`.
+        SegZooError: it is a backbone's, or class names are no text or have other ids than 0 to n - 1. What else may be raised is for `errors_in_a_line`.
     """
     with _reading(CONFIG):
         check_files(Path(source), source)
@@ -184,7 +183,7 @@ def read_config(source: str, options: Mapping[str, Any], **changes: Any) -> PreT
         check_config_numbers(values, f"{source}: {CONFIG}")
         config = AutoConfig.from_pretrained(source, **options, **changes)
         refuse_backbone(config, source)
-        check_class_names(config.id2label, source)
+        class_names(config, source)
     return config
 
 

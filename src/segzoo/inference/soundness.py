@@ -140,23 +140,6 @@ def try_preparation(processor: BaseImageProcessor, num_channels: int) -> None:
         raise SegZooError("the image processor makes NaN or infinite numbers of a grey picture; correct its settings")
 
 
-def check_class_names(names: Any, source: str) -> None:
-    """Refuse class names that are no text.
-
-    Args:
-        names: the config's ``id2label``.
-        source: where it comes from, for the message.
-
-    Raises:
-        SegZooError: a name is no text; the message gives its id.
-    """
-    for index, name in dict(names or {}).items():
-        if not isinstance(name, str):
-            raise SegZooError(
-                f"{source}: the name of class {index} is no text ({name!r:.40}); correct id2label in config.json"
-            )
-
-
 def _sides(value: Any) -> list[Any]:
     """The numbers of a size, which is one, a list, or a dict of them."""
     return list(

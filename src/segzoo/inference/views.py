@@ -56,13 +56,8 @@ class ViewMaker:
                 convert_rgb=processor.do_convert_rgb,
                 rescale_factor=processor.rescale_factor if processor.do_rescale else None,
             )
-            options = {
-                "do_rescale": False,
-                "do_normalize": False,
-                "do_pad": False,
-                "input_data_format": "channels_first",
-            }
-        elif getattr(processor, "do_split_image", False):
+            return [processor.resize_picture(image, **size) for size in self._sizes(image)]
+        if getattr(processor, "do_split_image", False):
             options["do_split_image"] = False  # EoMT's processor; windows do it
         elif getattr(processor, "do_pad", False) and hasattr(processor, "do_split_image"):
             raise SegZooError(

@@ -130,8 +130,7 @@ def _begin(threads: ThreadPoolExecutor, source: Source, index: int) -> Callable[
                 raise SegZooError(f"{source}: the picture cannot be fetched ({error}); check the address") from error
 
         return fetched
-    in_memory = isinstance(source, np.ndarray | PIL.Image.Image | bytes)
-    return partial(open_picture, source, name=f"picture {index}" if in_memory else None)
+    return partial(open_picture, source, name=None if isinstance(source, str | os.PathLike) else f"picture {index}")
 
 
 def _grey_levels(first: Picture, others: Iterator[Picture], num_channels: int) -> Iterator[np.ndarray]:

@@ -107,8 +107,8 @@ def named_pictures(
         if not found:
             raise SegZooError(f"--list {source}: it names no pictures; write one path or address on each line")
         files = [picture.path for picture in found if picture.path is not None]
-        root = Path(os.path.commonpath([path.parent.absolute() for path in files])) if files else None
-        pictures += [p if p.path is None else Input.of(p.path, _same_kind(root, p.path)) for p in found]
+        root = _common_folder(path.parent for path in files) if files else None
+        pictures += [p if p.path is None else Input.of(p.path, root) for p in found]
     return list({picture.key: picture for picture in pictures}.values())
 
 
@@ -191,7 +191,7 @@ def _named_by(argument: str, leave_out: Path | None) -> list[Input]:
         found = [p for p in found if p.is_file() and p.suffix.lower() in wanted and not _is_below(p, leave_out)]
         if not found:
             raise SegZooError(f"{argument}: no picture has a name of this pattern; check it")
-        root = Path(*_before_magic(path.parts))
+        root = _common_folder([Path(*_before_magic(path.parts)), *(file.parent for file in found)])
         return [Input.of(file, root) for file in found]
     refuse_special(path)
     raise SegZooError(f"{path}: there is no such picture; check the path")
@@ -221,9 +221,9 @@ def _before_magic(parts: Sequence[str]) -> list[str]:
     return kept
 
 
-def _same_kind(root: Path | None, path: Path) -> Path | None:
-    """The folder as an absolute or a relative path, as the file's path is."""
-    return root if root is None or path.is_absolute() else Path(os.path.relpath(root))
+def _common_folder(folders: Iterable[Path]) -> Path:
+    """The folder that is above all of them, or one of them; no path below it leaves it by ``..``."""
+    return Path(os.path.commonpath([os.path.abspath(folder) for folder in folders]))
 
 
 def _lines(source: str) -> list[str]:

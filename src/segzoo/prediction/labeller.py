@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from segzoo.configuration_segzoo import input_channels
+from segzoo.configuration_segzoo import class_names, input_channels
 from segzoo.errors import SegZooError
 from segzoo.images.drawing import class_areas, default_palette, overlay_with_legend
 from segzoo.images.reading import in_colour
@@ -40,11 +40,6 @@ def chosen_device(device: str | torch.device = "auto") -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def class_names(config: PreTrainedConfig) -> list[str]:
-    """Names of a model's classes, in the order of their ids."""
-    return [config.id2label[i] for i in range(config.num_labels)]
 
 
 def class_colours(config: PreTrainedConfig) -> list[list[int]]:

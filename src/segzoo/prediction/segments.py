@@ -177,9 +177,12 @@ class Encoding:
         size: (height, width) of the frames in pixels.
         rate: frames per second.
         unit: seconds of a tick.
+        pixel_aspect: width of a pixel, in its heights.
     """
 
-    def __init__(self, container: OutputContainer, size: tuple[int, int], rate: Fraction, unit: Fraction):
+    def __init__(
+        self, container: OutputContainer, size: tuple[int, int], rate: Fraction, unit: Fraction, pixel_aspect: Fraction
+    ):
         codec = _encoder()["codec"]
         self.container, self.unit = container, unit
         self.stream: Any = container.add_stream(codec, rate=rate)
@@ -189,6 +192,7 @@ class Encoding:
         # Without frames that look ahead, packets have the order of the frames, and segments are joined by copying.
         self.stream.options = {"crf": "18", "bf": "0"} if codec == "libx264" else {"qscale": "2"}
         self.stream.codec_context.time_base = unit
+        self.stream.codec_context.sample_aspect_ratio = pixel_aspect
 
     def add(self, drawn: np.ndarray, ticks: int) -> None:
         """Encode a frame, uint8 (height, width, 3), that is shown ``ticks`` after the segment's first."""
@@ -205,12 +209,14 @@ class Encoding:
 
     @classmethod
     @contextmanager
-    def into(cls, file: BinaryIO, size: tuple[int, int], rate: Fraction, unit: Fraction) -> Iterator[Encoding]:
+    def into(
+        cls, file: BinaryIO, size: tuple[int, int], rate: Fraction, unit: Fraction, pixel_aspect: Fraction
+    ) -> Iterator[Encoding]:
         """An encoding into an open file, which is finished unless the block fails; arguments as for the class."""
         import av
 
         with av.open(file, "w", format="mp4") as container:
-            encoding = cls(container, size, rate, unit)
+            encoding = cls(container, size, rate, unit, pixel_aspect)
             yield encoding
             container.mux(encoding.stream.encode(None))
 

@@ -25,6 +25,7 @@ from segzoo.prediction.segments import Encoding, Parts, Segment, behind
 from segzoo.text import without_secrets
 
 if TYPE_CHECKING:
+    from av import VideoFrame
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
@@ -37,11 +38,13 @@ class VideoFacts:
         size: (height, width) of the upright frames in pixels.
         rate: frames per second.
         frames: how many there are, about; 0 if the file does not say so.
+        pixel_aspect: width of a pixel, in its heights.
     """
 
     size: tuple[int, int]
     rate: Fraction
     frames: int
+    pixel_aspect: Fraction
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,13 @@ class Frame:
         levels: uint8 array (height, width, 3), upright.
         ticks: when it is shown, counted in ``unit`` from the first frame.
         unit: seconds of a tick.
+        pixel_aspect: width of a pixel, in its heights.
     """
 
     levels: np.ndarray
     ticks: int
     unit: Fraction
+    pixel_aspect: Fraction
 
 
 def read_facts(path: Path, name: str) -> VideoFacts:
@@ -75,7 +80,8 @@ def read_facts(path: Path, name: str) -> VideoFacts:
             raise SegZooError(f"{name}: the video has no frames")
         rate = stream.average_rate or Fraction(25)
         seconds = 0 if container.duration is None else container.duration / 1e6
-        return VideoFacts(first.levels.shape[:2], rate, stream.frames or round(seconds * rate))
+        frames = stream.frames or round(seconds * rate)
+        return VideoFacts(first.levels.shape[:2], rate, frames, first.pixel_aspect)
 
 
 def read_frames(path: Path, name: str, *, first: int = 0) -> Iterator[Frame]:
@@ -216,7 +222,7 @@ class _Drawing:
                 yield partial(self._draw, encoding, prediction, self.last - start, next(labels))
                 self.on_frame()
 
-        with Encoding.into(file, about.size, about.rate, unit) as encoding:
+        with Encoding.into(file, about.size, about.rate, unit, about.pixel_aspect) as encoding:
             behind(work(encoding))
         return Segment(num_frames, start, self.last, str(unit), counts.tolist(), num_pixels)
 
@@ -247,7 +253,7 @@ def _opened(path: Path, name: str) -> Iterator[tuple[InputContainer, VideoStream
 
 
 def _frames(container: InputContainer, stream: VideoStream, first: int = 0) -> Iterator[Frame]:
-    unit = stream.time_base
+    unit, aspect = stream.time_base, stream.sample_aspect_ratio or Fraction(1)
     tick = max(1, round(1 / (stream.average_rate or Fraction(25)) / unit))
     start = None
     following = 0
@@ -258,7 +264,18 @@ def _frames(container: InputContainer, stream: VideoStream, first: int = 0) -> I
         following = ticks + tick
         if index < first:
             continue
-        turns = round(frame.rotation / 90)
         levels = frame.to_ndarray(format="rgb24", threads=1)  # the same values each time
-        levels = np.rot90(levels, turns) if turns else levels
-        yield Frame(np.ascontiguousarray(levels), ticks, unit)
+        mirrored, turns = _mirror_and_turns(frame)
+        levels = np.rot90(levels[:, ::-1] if mirrored else levels, turns)
+        yield Frame(np.ascontiguousarray(levels), ticks, unit, 1 / aspect if turns % 2 else aspect)
+
+
+def _mirror_and_turns(frame: VideoFrame) -> tuple[bool, int]:
+    """What makes a frame upright: whether left and right change places, and then the quarter turns to the left."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False, 0
+    (a, b, _), (c, d, _), _ = np.frombuffer(bytes(matrix), np.int32).reshape(3, 3).tolist()
+    # FFmpeg's angle is that of the first axis, which a mirror turns round.
+    mirrored = a * d < b * c
+    return mirrored, round(frame.rotation / 90) + 2 * mirrored

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from segzoo.configuration_segzoo import SegZooConfig
+from segzoo.configuration_segzoo import SegZooConfig, class_names
 from segzoo.data.classes import plain_name
 from segzoo.inference.loading import read_config, read_weights
 from segzoo.universal import load_segmentation_model, model_from_config
@@ -149,7 +149,7 @@ class _NewHeads:
 
 
 def _names(config: PreTrainedConfig) -> list[str]:
-    return [plain_name(config.id2label[index]) for index in sorted(config.id2label)]
+    return [plain_name(name) for name in class_names(config)]
 
 
 def _are_no_names(names: Sequence[str]) -> bool:

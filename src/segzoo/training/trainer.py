@@ -15,6 +15,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.trainer_utils import speed_metrics
 
 from segzoo.cards.model_card import ModelCardFacts, base_model_of
+from segzoo.configuration_segzoo import class_names
 from segzoo.data import SegmentationDataset, collate_training
 from segzoo.errors import SegZooError
 from segzoo.evaluation import Evaluation, evaluate
@@ -114,7 +115,7 @@ class SegmentationTrainer(Trainer):
         """The result of the last evaluation, with its confusion matrix; None before the first."""
         check_best_metric(
             args,
-            [model.config.id2label[index] for index in range(model.config.num_labels)],
+            class_names(model.config),
             parts=tuple(eval_dataset) if isinstance(eval_dataset, Mapping) else (),
         )
         args.remove_unused_columns = False  # it would drop the names of the pictures
@@ -137,8 +138,7 @@ class SegmentationTrainer(Trainer):
     @property
     def names(self) -> list[str]:
         """Names of the classes, in the order of their ids."""
-        config = self.model.config
-        return [config.id2label[index] for index in range(config.num_labels)]
+        return class_names(self.model.config)
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """Names of the parameters with two or more dimensions; biases, norms and scales do not decay."""
