@@ -41,6 +41,17 @@ def test_a_backbone_by_its_name_and_a_recipe_by_its_name(tmp_path):
     assert recipe["learning_rate"] == 1e-3 and {name: recipe[name] for name in quick} == quick
 
 
+@pytest.mark.parametrize(
+    "part", [{"head": "uper"}, {"head_channels": 8}, {"auxiliary_channels": 8}, {"random_backbone": True}]
+)
+def test_parts_of_a_new_model_are_refused_for_an_old_one(tmp_path, part):
+    model = str(make_model(tmp_path / "model"))
+    words = f"--{next(iter(part))} is for new models, and {model} has its parts already; leave it out"
+    for old in ({"model": model}, {"config_name": model}):
+        with pytest.raises(SegZooError, match=words):
+            segzoo.train(dataset_name=tmp_path, output_dir=tmp_path / "out", **old, **part)
+
+
 def test_what_a_name_stands_for(tmp_path):
     model = make_model(tmp_path / "model")
     backbone = tmp_path / "backbone"

@@ -73,6 +73,7 @@ def run_training(options: RunOptions, recipe: Recipe) -> dict[str, Any]:
             has been written.
         KeyboardInterrupt: Ctrl-C was pressed; once steps are taken, a checkpoint of the last one has been written.
     """
+    options.check_parts()
     options.check_recipe(recipe)
     check_distribution(options, recipe)
     with StopRequest() as stop:
