@@ -41,6 +41,18 @@ def test_a_backbone_by_its_name_and_a_recipe_by_its_name(tmp_path):
     assert recipe["learning_rate"] == 1e-3 and {name: recipe[name] for name in quick} == quick
 
 
+@pytest.mark.parametrize("evaluate", [False, True])
+def test_the_last_line_names_the_files_that_are_there(tmp_path, capsys, evaluate):
+    out = tmp_path / "out"
+    options = {"dataset_name": make_scenes(tmp_path / "data"), "output_dir": out, "crop_size": 32, "no_cuda": True}
+    options |= {"max_train_steps": 1, "per_device_train_batch_size": 2, "dataloader_num_workers": 0}
+    segzoo.train(make_model(tmp_path / "model"), **options, do_train=True, do_eval=evaluate, checkpointing_steps=0)
+    line = capsys.readouterr().out.splitlines()[-1]
+    files = [word.strip(",") for word in line.split() if "." in word.removeprefix(str(tmp_path))]
+    assert line.endswith(f" are in {out}") and [name for name in files if not (out / name).is_file()] == []
+    assert ("report.html" in files) == evaluate
+
+
 @pytest.mark.parametrize(
     "part", [{"head": "uper"}, {"head_channels": 8}, {"auxiliary_channels": 8}, {"random_backbone": True}]
 )

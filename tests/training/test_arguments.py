@@ -100,6 +100,13 @@ def test_one_part_alone():
         ("--no_do_train", (False, True)),
         ("--do_train --no_do_eval", (True, False)),
         ("--do_train --do_eval", (True, True)),
+        ("--do_train --eval_strategy epoch", (True, True)),
+        ("--do_train --eval_strategy steps", (True, True)),
+        ("--do_train --eval_steps 20", (True, True)),
+        ("--do_train --eval_steps 0", (True, False)),
+        ("--do_train --eval_strategy no", (True, False)),
+        ("--do_train --eval_strategy epoch --no_do_eval", (True, False)),
+        ("--do_eval --eval_strategy epoch", (False, True)),
     ],
 )
 def test_one_part_left_out(words, expected):

@@ -184,7 +184,7 @@ class RunningOptions(Options):
         False, "remove what an earlier training left there; when going on from an earlier checkpoint, those after it"
     )
     do_train: bool = option(True, "train (default, unless --do_eval alone is given)")
-    do_eval: bool = option(True, "evaluate (default, unless --do_train alone is given)")
+    do_eval: bool = option(True, "evaluate (default, unless --do_train is given without --eval_steps)")
     seed: int = option(42, "seed of weights, order and augmentation", at_least=0, at_most=_MAX_COUNT)
     eval_steps: int | str = option(
         "epoch",
