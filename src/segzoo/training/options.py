@@ -87,7 +87,7 @@ class ModelSource(Options):
         old = self.model_name_or_path or self.config_name
         if given is not None and self.backbone is None and old is not None:
             self.refuse(
-                f"{given} is for new models, and {old} has its parts already; leave it out, or give --backbone in place of {old}"
+                f"{given} is for new models, and {old} has its parts already; leave it out, or give --backbone instead of {old}"
             )
 
 
