@@ -41,6 +41,29 @@ def test_a_backbone_by_its_name_and_a_recipe_by_its_name(tmp_path):
     assert recipe["learning_rate"] == 1e-3 and {name: recipe[name] for name in quick} == quick
 
 
+@pytest.mark.parametrize("evaluate", [False, True])
+def test_the_last_line_names_the_files_that_are_there(tmp_path, capsys, evaluate):
+    out = tmp_path / "out"
+    options = {"dataset_name": make_scenes(tmp_path / "data"), "output_dir": out, "crop_size": 32, "no_cuda": True}
+    options |= {"max_train_steps": 1, "per_device_train_batch_size": 2, "dataloader_num_workers": 0}
+    segzoo.train(make_model(tmp_path / "model"), **options, do_train=True, do_eval=evaluate, checkpointing_steps=0)
+    line = capsys.readouterr().out.splitlines()[-1]
+    files = [word.strip(",") for word in line.split() if "." in word.removeprefix(str(tmp_path))]
+    assert line.endswith(f" are in {out}") and [name for name in files if not (out / name).is_file()] == []
+    assert ("report.html" in files) == evaluate
+
+
+@pytest.mark.parametrize(
+    "part", [{"head": "uper"}, {"head_channels": 8}, {"auxiliary_channels": 8}, {"random_backbone": True}]
+)
+def test_parts_of_a_new_model_are_refused_for_an_old_one(tmp_path, part):
+    model = str(make_model(tmp_path / "model"))
+    words = f"--{next(iter(part))} is for new models, and {model} has its parts already; leave it out"
+    for old in ({"model": model}, {"config_name": model}):
+        with pytest.raises(SegZooError, match=words):
+            segzoo.train(dataset_name=tmp_path, output_dir=tmp_path / "out", **old, **part)
+
+
 def test_what_a_name_stands_for(tmp_path):
     model = make_model(tmp_path / "model")
     backbone = tmp_path / "backbone"

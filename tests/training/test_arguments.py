@@ -100,6 +100,13 @@ def test_one_part_alone():
         ("--no_do_train", (False, True)),
         ("--do_train --no_do_eval", (True, False)),
         ("--do_train --do_eval", (True, True)),
+        ("--do_train --eval_strategy epoch", (True, True)),
+        ("--do_train --eval_strategy steps", (True, True)),
+        ("--do_train --eval_steps 20", (True, True)),
+        ("--do_train --eval_steps 0", (True, False)),
+        ("--do_train --eval_strategy no", (True, False)),
+        ("--do_train --eval_strategy epoch --no_do_eval", (True, False)),
+        ("--do_eval --eval_strategy epoch", (False, True)),
     ],
 )
 def test_one_part_left_out(words, expected):
@@ -234,11 +241,19 @@ def test_an_installed_tracker_is_accepted_by_name(monkeypatch):
 
 
 def test_the_card_keeps_tokens_and_local_paths_to_itself():
-    words = ["--model_name_or_path", "/home/me/model", "--hub_token", "secret", "--head_channels", "64"]
+    words = ["--model_name_or_path", "/home/me/model", "--hub_token", "secret"]
     args, _ = parse_arguments([*OUTPUT, *words])
     settings = settings_for_card(args, 2, 100)
     assert "secret" not in str(settings) and "/home/me" not in str(settings)
-    assert settings["head_channels"] == 64 and settings["processes"] == 2
+    assert settings["processes"] == 2
+
+
+def test_the_card_has_the_parts_of_a_new_model_alone():
+    new, _ = parse_arguments([*OUTPUT, "--backbone", "resnet18", "--head_channels", "64"])
+    settings = settings_for_card(new, 1, 1)
+    assert (settings["head"], settings["head_channels"], settings["auxiliary_channels"]) == ("uper", 64, 0)
+    old, _ = parse_arguments([*OUTPUT, "--model_name_or_path", "some/model"])
+    assert not {"head", "head_channels", "auxiliary_channels", "random_backbone"} & settings_for_card(old, 1, 1).keys()
 
 
 def test_a_file_of_transforms_becomes_a_field_of_the_recipe(tmp_path):

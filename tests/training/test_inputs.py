@@ -1,13 +1,20 @@
+from dataclasses import replace
+
 import pytest
 from accelerate import Accelerator
-from support.tiny_folders import make_model
+from support.tiny_folders import make_model, make_scenes
+from support.universal import SIDE, config_of
+from transformers import EomtImageProcessor
 
+from segzoo import SegZooError
 from segzoo.data.classes import ClassFacts
 from segzoo.training.batches import TrainingBatches
-from segzoo.training.inputs import load_model
+from segzoo.training.inputs import load_model, prepare_inputs
 from segzoo.training.options import RunOptions
 from segzoo.training.order import EpochBatches
 from segzoo.training.recipes.recipe import Recipe
+from segzoo.training.surroundings import Surroundings
+from segzoo.universal import model_from_config
 
 
 @pytest.mark.parametrize(
@@ -41,3 +48,28 @@ def test_classes_that_the_ignored_id_takes_are_told(tmp_path, count, reduce_labe
     options = RunOptions(output_dir=str(tmp_path / "o"), model_name_or_path=str(model), ignore_index=ignore_index)
     told = [note for note in load_model(options, Recipe(), classes).built.notes if "not count" in note]
     assert told == ([] if uncounted is None else [f"warning: {uncounted}; give --ignore_index an id of no class"])
+
+
+def make_panoptic(folder):
+    """An EoMT whose image processor is that of the published panoptic ones."""
+    model_from_config(config_of("eomt", 9)).save_pretrained(folder)
+    size = {"shortest_edge": SIDE, "longest_edge": SIDE}
+    EomtImageProcessor(size=size, do_split_image=False, do_pad=True).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("make", "recipe", "message"),
+    [
+        (make_panoptic, Recipe(crop_size=(SIDE, SIDE)), "set for panoptic pictures"),
+        (make_model, Recipe(eval_scales=(1.0, 0.001)), "the scale 0.001 makes"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_before_the_first_step(tmp_path, make, recipe, message):
+    data, model = make_scenes(tmp_path / "data"), make(tmp_path / "model")
+    options = {"output_dir": str(tmp_path / "out"), "dataset_name": str(data), "model_name_or_path": str(model)}
+    options = RunOptions(**options, dataloader_num_workers=0, per_device_train_batch_size=2)
+    with pytest.raises(SegZooError, match=message):
+        prepare_inputs(options, recipe, Surroundings(options, "no"))
+    options = replace(options, do_eval=False)
+    prepare_inputs(options, recipe, Surroundings(options, "no"))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.odd_backbones import OneMapBackbone, OneMapConfig, UNetBackbone, UNetConfig
+from support.universal import config_of
 from torch import nn
 from transformers import (
     BeitBackbone,
@@ -17,12 +18,14 @@ from transformers import (
     ConvNextConfig,
     Dinov2Backbone,
     Dinov2Config,
+    DPTConfig,
     PvtV2Backbone,
     PvtV2Config,
     SegformerConfig,
     SegformerForSemanticSegmentation,
     SwinBackbone,
     SwinConfig,
+    UperNetConfig,
 )
 
 from segzoo import SegZooError, SegZooForSemanticSegmentation, zoo
@@ -32,6 +35,7 @@ from segzoo.training import parameter_groups
 from segzoo.training.layer_depths import depths_from_names, layer_depths
 from segzoo.training.optimization import kinds_of_parameters
 from segzoo.training.recipes.recipe import load_recipe
+from segzoo.universal import model_from_config
 
 RECORDS = json.loads(gzip.decompress((Path(__file__).parent / "records/parameter_groups.json.gz").read_bytes()))
 INTERNVIT = "upernet_intern_vit_6b_504_80k_ade20k_bs16_lr4e-5"
@@ -303,6 +307,42 @@ def test_a_whole_model_of_transformers():
     assert count == 6
     assert {depth for name, depth in depths.items() if name.startswith("decode_head")} == {6}
     assert {depth for name, depth in depths.items() if not name.startswith("decode_head")} == {0, 1, 2, 3, 4, 5, 6}
+
+
+def dpt():
+    sizes = SMALL | {"num_hidden_layers": 4, "neck_hidden_sizes": [8] * 4, "fusion_hidden_size": 8}
+    return DPTConfig(**sizes, backbone_out_indices=[0, 1, 2, 3])
+
+
+def convnext_with_uper():
+    stages = {"depths": [1, 1, 9, 1], "hidden_sizes": [8] * 4, "out_features": [f"stage{i}" for i in range(1, 5)]}
+    return UperNetConfig(backbone_config=ConvNextConfig(**stages), hidden_size=8)
+
+
+UNIVERSAL = "model.pixel_level_module.encoder."
+
+
+@pytest.mark.parametrize(
+    ("config", "count", "backbone"),
+    [
+        (dpt(), 5, ("dpt.",)),
+        (convnext_with_uper(), 7, ("backbone.",)),
+        (config_of("mask2former"), 5, (UNIVERSAL,)),
+        (config_of("maskformer"), 5, (UNIVERSAL,)),
+        (config_of("oneformer"), 5, (UNIVERSAL,)),
+        (config_of("eomt"), 4, ("embeddings.", "layers.", "layernorm.")),
+        (config_of("eomt_dinov3"), 4, ("embeddings.", "layers.", "layernorm.")),
+    ],
+    ids=lambda value: getattr(value, "model_type", None),
+)
+def test_all_behind_the_backbone_of_a_model_of_transformers_has_the_full_rate(config, count, backbone):
+    with torch.device("meta"):
+        model = model_from_config(config)
+    depths, found = layer_depths(model)
+    assert found == count and set(depths) == {name for name, _ in model.named_parameters()}
+    behind = {name: depth for name, depth in depths.items() if not name.startswith(backbone)}
+    assert behind and set(behind.values()) == {count}
+    assert {depths[name] for name in depths.keys() - behind.keys()} >= {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize(

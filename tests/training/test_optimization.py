@@ -246,6 +246,17 @@ def test_every_group_ends_at_the_least_learning_rate(tiny):
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.02] * len(optimizer.param_groups))
 
 
+@pytest.mark.parametrize("name", ["polynomial", "cosine_with_min_lr"])
+def test_groups_end_at_one_share_of_their_rates_with_schedules_of_transformers(tiny, name):
+    optimizer = build_optimizer(tiny, OptimizerOptions(optimizer="sgd", learning_rate=0.1, head_lr_multiplier=10))
+    options = ScheduleOptions(lr_scheduler_type=name, min_learning_rate=0.02)
+    schedule = build_schedule(optimizer, options, total_steps=4)
+    for _ in range(4):
+        optimizer.step()
+        schedule.step()
+    assert {round(group["lr"], 12) for group in optimizer.param_groups} == {0.02, 0.2}
+
+
 def test_a_group_that_does_not_learn_stays_at_zero(tiny):
     rules = [{"match": "^backbone", "lr_multiplier": 0}]
     optimizer = build_optimizer(tiny, OptimizerOptions(learning_rate=0.1, parameter_rules=rules))

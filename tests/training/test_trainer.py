@@ -266,8 +266,11 @@ def test_half_checkpoints_are_skipped(tmp_path):
         assert find_trainer_checkpoint(tmp_path).name == "checkpoint-5"
 
 
-def test_steps_in_which_no_pixel_counts_end_the_training(build):
+@pytest.mark.parametrize("earlier_trainings", [0, 1])
+def test_steps_in_which_no_pixel_counts_end_the_training(build, earlier_trainings):
     trainer = build(max_steps=5, gradient_accumulation_steps=2, per_device_train_batch_size=2)
+    for _ in range(earlier_trainings):
+        trainer.train()
     trainer.max_empty_steps, collate = 2, trainer.data_collator
 
     def without_labels(items):

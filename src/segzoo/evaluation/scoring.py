@@ -237,6 +237,21 @@ def evaluate(
     return Evaluation(confusion.compute(), confusion, num_images, time.perf_counter() - begin)
 
 
+def check_views(
+    image_processor: BaseImageProcessor, dataset: SegmentationDataset, settings: InferenceSettings
+) -> None:
+    """Make the first picture of a data set ready as `evaluate` does, before there is anything to score.
+
+    Raises:
+        SegZooError: the image processor cannot follow the settings. A picture that cannot be read is no error here.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the evaluation has them
+        item = _Samples(dataset, ViewMaker(image_processor, settings))[0]
+    if isinstance(item, SegZooError) and not isinstance(item, CorruptImageError):
+        raise item
+
+
 def own_batches(
     num_images: int, batch_size: int, done: Collection[int], process_index: int, num_processes: int
 ) -> list[list[int]]:

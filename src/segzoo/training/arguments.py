@@ -83,7 +83,8 @@ def read_arguments(values: Mapping[str, Any], *, start: Recipe | None = None) ->
     """
     run, fields, names = (_of(cls, values) for cls in (RunOptions, Recipe, TrainerNames))
     others = TrainerNames(**names)
-    run |= others.run_fields(run) | _parts_asked_for(run)
+    run |= others.run_fields(run)
+    run |= _parts_asked_for(run)
     run["without_effect"] = tuple(name for name in WITHOUT_EFFECT if values.get(name) is not None)
     fields = others.recipe_fields(fields) | fields
     if run.get("warmup_ratio") is not None:
@@ -125,9 +126,10 @@ def _parts_asked_for(given: Mapping[str, Any]) -> dict[str, Any]:
     """Options of the run that follow from which flags are there and which are missing."""
     run: dict[str, Any] = {}
     if "do_train" in given or "do_eval" in given:
-        # One that is asked for switches the other off, and one that is switched off leaves the other on.
+        # One that is asked for switches the other off, and one that is switched off leaves the other on. Who says when to
+        # evaluate wants it done.
         run["do_train"] = given.get("do_train", not given.get("do_eval"))
-        run["do_eval"] = given.get("do_eval", not given.get("do_train"))
+        run["do_eval"] = given.get("do_eval", not given.get("do_train") or str(given.get("eval_steps", 0)) != "0")
     if "with_tracking" not in given:
         run["with_tracking"] = "report_to" in given
     if not any(given.get(name) for name in ("model_name_or_path", "config_name", "backbone")):

@@ -1,6 +1,7 @@
 """What a training begins with: pictures and classes, the model with its image processor, and ordered batches."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
@@ -10,6 +11,7 @@ from segzoo.data import SegmentationDataset
 from segzoo.data.checks.validation_look import ValidationLook
 from segzoo.data.classes import ClassFacts
 from segzoo.data.row_counts import RowCounts
+from segzoo.evaluation.scoring import check_views
 from segzoo.training.batches import TrainingBatches, prepare_data
 from segzoo.training.class_weights import class_weights, weights_in_words
 from segzoo.training.folder import COUNTS, TRAIN_FILES, write_text
@@ -24,7 +26,7 @@ from segzoo.training.models import (
 )
 from segzoo.training.options import RunOptions
 from segzoo.training.pictures import Pictures, count_training_classes, load_pictures, picture_names
-from segzoo.training.preparing import validation_look
+from segzoo.training.preparing import eval_protocols, validation_look
 from segzoo.training.recipes.recipe import Recipe
 from segzoo.training.surroundings import Surroundings
 from segzoo.universal import check_learns
@@ -129,7 +131,8 @@ def prepare_inputs(options: RunOptions, recipe: Recipe, here: Surroundings) -> I
     """Load data, classes, model and image processor, and check the first pictures in every process.
 
     Raises:
-        SegZooError: data or model cannot be loaded, or do not fit each other or the recipe; a first picture is broken.
+        SegZooError: data or model cannot be loaded, or do not fit each other or the recipe; a first picture is broken,
+            or cannot be scored in the way that the training will score.
     """
     pictures = load_pictures(options, recipe, here.accelerator)
     asked, counts = _count_classes(options, recipe, pictures, here)
@@ -155,6 +158,9 @@ def prepare_inputs(options: RunOptions, recipe: Recipe, here: Surroundings) -> I
     for check in data.looks:
         for line in here.together(check):
             here.say(line)
+    if options.do_eval:
+        for settings in filter(None, eval_protocols(model, loaded.processor, recipe)):
+            here.together(partial(check_views, loaded.processor, data.eval_data, settings), main_only=True)
     look = validation_look(options, pictures.classes, data.eval_data, is_main=here.is_main)
     for line in here.together(look.first, main_only=True):
         here.say(line)

@@ -56,7 +56,7 @@ class TrainKeywords(TypedDict, total=False):
     gradient_accumulation_steps: int | None
     gradient_checkpointing: bool
     greater_is_better: Any
-    head: Text
+    head: Text | None
     head_channels: int | None
     head_lr_multiplier: Number
     hub_model_id: Text | None

@@ -16,6 +16,8 @@ from segzoo.base import SegZooPreTrainedModel
 from segzoo.errors import SegZooError
 
 HEADS = ("decode_head", "auxiliary_head")  # how names of heads begin in segzoo and most models of transformers
+# EoMT, whose queries join the last layers of its backbone, has it beside its heads.
+_OPEN_BACKBONE = ("embeddings.", "layers.", "layernorm.")
 _BEHIND = re.compile(r"(neck|(?:decode|auxiliary)_heads\.\d+)\.(.+)")
 # "encoder.layers.2.blocks.5.", "stages.2.layers.5.", "block.2.5.", timm's "stages_2.blocks.5." and "layer2.5.", and
 # HRNet's "stages.2.exchanges.5."
@@ -31,21 +33,23 @@ def layer_depths(model: nn.Module) -> tuple[dict[str, int], int]:
     """The depth of every parameter of a segmentation model.
 
     Args:
-        model: a segzoo model, or one of transformers, whose parameters outside ``decode_head`` and ``auxiliary_head``
-            count as the backbone's.
+        model: a segzoo model, or one of transformers.
 
     Returns:
         (depth by parameter name, number of depths): depths of the backbone are below the number, those of heads and
         necks equal it, unless a head or neck defines its own.
 
     Raises:
-        SegZooError: the backbone neither defines its depths nor names its parameters in a known way.
+        SegZooError: the backbone is not found, or neither defines its depths nor names its parameters in a known way.
     """
     names = [name for name, _ in model.named_parameters()]
     if not isinstance(model, SegZooPreTrainedModel):
-        inside = [name for name in names if not name.startswith(HEADS)]
-        depths, count = depths_from_names(inside, type(model).__name__, getattr(model, "config", None))
-        return {name: depths.get(name, count) for name in names}, count
+        places = ("backbone.", "model.pixel_level_module.encoder.", f"{getattr(model, 'base_model_prefix', '')}.")
+        prefix = next((place for place in places if any(name.startswith(place) for name in names)), "")
+        inside = [name.removeprefix(prefix) for name in names if name.startswith(prefix or _OPEN_BACKBONE)]
+        backbone = model.get_submodule(prefix.removesuffix("."))
+        depths, count = depths_from_names(inside, type(model).__name__, getattr(backbone, "config", None))
+        return {name: depths.get(name.removeprefix(prefix), count) for name in names}, count
     backbone = dict(model.named_children()).get("backbone", model)
     prefix = "" if backbone is model else "backbone."
     inside = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]

@@ -198,8 +198,9 @@ def build_schedule(
     """A learning-rate schedule, to be stepped once after every optimizer step.
 
     ``lr_power`` applies to "poly" and to transformers' "polynomial". ``min_learning_rate`` is where every group ends
-    under "poly" and "polynomial"; transformers' "cosine_with_min_lr" and "cosine_warmup_with_min_lr" take it as their
-    ``min_lr``. The warm-ups of transformers' schedules start at 0.
+    under "poly". Under transformers' "polynomial", "cosine_with_min_lr" and "cosine_warmup_with_min_lr" it is where
+    ``learning_rate`` ends, and groups with other rates end at the same share of theirs. The warm-ups of transformers'
+    schedules start at 0.
 
     Args:
         optimizer: its learning rates are the largest ones of the schedule.

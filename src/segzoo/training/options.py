@@ -15,6 +15,8 @@ UPSTREAM_MODEL, UPSTREAM_DATASET = "nvidia/mit-b0", "segments/sidewalk-semantic"
 # The largest count: labels, seeds and sums of them fit into 32 bits.
 _MAX_COUNT = 2**31 - 1
 
+_NEW_PARTS = ("random_backbone", "head", "head_channels", "auxiliary_channels")
+
 # What transformers' script trains with by default.
 DEFAULTS = Recipe(
     name="default",
@@ -52,8 +54,8 @@ class ModelSource(Options):
         "which, or that there are none), or folder or Hub name of a backbone",
     )
     random_backbone: bool = option(False, "new model: the backbone begins with random weights")
-    head: str = option(
-        "uper", "new model: uper, fcn, psp, mask2former or another head, or linear to probe the last map"
+    head: str | None = option(
+        None, "new model: uper (default), fcn, psp, mask2former or another head, or linear to probe the last map"
     )
     head_channels: int | None = option(None, "new model: width of the head", above=0, at_most=MAX_SIZE)
     auxiliary_channels: int = option(
@@ -74,6 +76,19 @@ class ModelSource(Options):
     )
     trust_remote_code: bool = option(False, "run model code from the Hub")
     cache_dir: str | None = option(None, "where downloads are kept")
+
+    def check_parts(self) -> None:
+        """Check that parts of a new model are named for a new model alone.
+
+        Raises:
+            SegZooError: there is no backbone for them.
+        """
+        given = next((name for name in _NEW_PARTS if getattr(self, name)), None)
+        old = self.model_name_or_path or self.config_name
+        if given is not None and self.backbone is None and old is not None:
+            self.refuse(
+                f"{given} is for new models, and {old} has its parts already; leave it out, or give --backbone instead of {old}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +184,7 @@ class RunningOptions(Options):
         False, "remove what an earlier training left there; when going on from an earlier checkpoint, those after it"
     )
     do_train: bool = option(True, "train (default, unless --do_eval alone is given)")
-    do_eval: bool = option(True, "evaluate (default, unless --do_train alone is given)")
+    do_eval: bool = option(True, "evaluate (default, unless --do_train is given without --eval_steps)")
     seed: int = option(42, "seed of weights, order and augmentation", at_least=0, at_most=_MAX_COUNT)
     eval_steps: int | str = option(
         "epoch",
@@ -252,6 +267,8 @@ class RunOptions(RunningOptions, BatchOptions, DataOptions, ModelSource):
         if name is not None and self.push_to_hub_organization and "/" not in name:
             name = f"{self.push_to_hub_organization}/{name}"
         settled["hub_model_id"] = name
+        if self.backbone is not None and self.head is None:
+            settled["head"] = "uper"
         for name, value in settled.items():
             object.__setattr__(self, name, value)
 
@@ -320,12 +337,14 @@ _NOT_ON_THE_CARD = frozenset(
 def settings_for_card(options: RunOptions, num_processes: int, total_steps: int) -> dict[str, Any]:
     """The settings of the run that influence the result, besides the recipe, by the names of their options.
 
-    Options that are None or False are left out, and so are local paths, which mean nothing to others.
+    Options that are None or False are left out, and so are local paths, which mean nothing to others, and the parts of
+    a new model where there is none.
     """
+    left_out = _NOT_ON_THE_CARD if options.backbone is not None else _NOT_ON_THE_CARD.union(_NEW_PARTS)
     settings = {
         name: value
         for name, value in options.to_dict().items()
-        if name not in _NOT_ON_THE_CARD and value is not None and value is not False
+        if name not in left_out and value is not None and value is not False
     }
     for name, value in list(settings.items()):
         if isinstance(value, str) and (is_local_path(value) or value.startswith(".")):

@@ -1,13 +1,17 @@
 """What is made ready between the loading of data and model and the first step."""
 
+from dataclasses import replace
+
 from accelerate import Accelerator
 from transformers import PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
 
 from segzoo.compat import checkpoint_activations
 from segzoo.data import SegmentationDataset
 from segzoo.data.checks.label_ids import LabelRule
 from segzoo.data.checks.validation_look import ValidationLook
 from segzoo.data.classes import ClassFacts
+from segzoo.inference import InferenceSettings
 from segzoo.training.batches import TrainingBatches
 from segzoo.training.frozen import freeze_backbone, hold_still
 from segzoo.training.models import trained_in_float32
@@ -54,6 +58,16 @@ def prepare_model(
     model.train()
     hold_still(model, backbone=recipe.freeze_backbone, norms=options.freeze_norms)
     return model, notes
+
+
+def eval_protocols(
+    model: PreTrainedModel, processor: BaseImageProcessor, recipe: Recipe
+) -> tuple[InferenceSettings, InferenceSettings | None]:
+    """How pictures are scored: as the model comes, and with the views of the recipe, if it has any."""
+    own = InferenceSettings.of_model(model, processor)
+    if recipe.eval_scales == (1.0,) and not recipe.eval_flip:
+        return own, None
+    return own, replace(own, scales=recipe.eval_scales, flip=recipe.eval_flip)
 
 
 def validation_look(

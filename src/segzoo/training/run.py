@@ -8,7 +8,6 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from segzoo.data.augmentation import pipeline_names
 from segzoo.data.pipelines import kept_pipeline
 from segzoo.errors import SegZooError, cause_of
 from segzoo.evaluation import Evaluation
-from segzoo.inference import InferenceSettings
 from segzoo.metrics import format_table
 from segzoo.precision_state import own_precision
 from segzoo.progress import Progress, say
@@ -40,7 +38,7 @@ from segzoo.training.inputs import Inputs, prepare_inputs
 from segzoo.training.learner import Learner
 from segzoo.training.memory_format import take_memory_format
 from segzoo.training.options import RunOptions, settings_for_card
-from segzoo.training.preparing import describe_training, prepare_model
+from segzoo.training.preparing import describe_training, eval_protocols, prepare_model
 from segzoo.training.recipes.recipe import Recipe, changed_recipe
 from segzoo.training.reports.publishing import Outcome, publish_outcome
 from segzoo.training.room import check_room
@@ -73,6 +71,7 @@ def run_training(options: RunOptions, recipe: Recipe) -> dict[str, Any]:
             has been written.
         KeyboardInterrupt: Ctrl-C was pressed; once steps are taken, a checkpoint of the last one has been written.
     """
+    options.check_parts()
     options.check_recipe(recipe)
     check_distribution(options, recipe)
     with StopRequest() as stop:
@@ -381,7 +380,7 @@ class Run:
         options = self.options
         bare = self.accelerator.unwrap_model(self.trained.model, keep_fp32_wrapper=False)
         evaluation = self.final_evaluation(bare)
-        settings = InferenceSettings.of_model(bare, self.inputs.processor)
+        settings, more_views = eval_protocols(bare, self.inputs.processor, self.recipe)
         protocol, augmented = settings.describe(self.inputs.processor), None
         if evaluation is not None and (missing := len(self.inputs.eval_data) - evaluation.num_images):
             self.state.notes.append(
@@ -390,9 +389,8 @@ class Run:
         if evaluation is not None:
             if self.is_main:
                 say(f"{format_table(evaluation.metrics, self.inputs.classes.names)}\n{line_text(protocol)}")
-            if self.recipe.eval_scales != (1.0,) or self.recipe.eval_flip:
-                settings = replace(settings, scales=self.recipe.eval_scales, flip=self.recipe.eval_flip)
-                augmented = settings.describe(self.inputs.processor), self.trained.score(settings)
+            if more_views is not None:
+                augmented = more_views.describe(self.inputs.processor), self.trained.score(more_views)
                 self.here.say(f"mIoU {100 * augmented[1].metrics['mean_iou']:.2f} %: {augmented[0]}")
         is_hub_model = options.model_name_or_path is not None and not Path(options.model_name_or_path).is_dir()
         outcome = Outcome(

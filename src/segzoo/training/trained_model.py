@@ -47,8 +47,9 @@ class TrainedModel:
     def score(self, settings: InferenceSettings | None = None) -> Evaluation:
         """Evaluate at the original size of every picture; ``settings`` is the protocol, by default the model's own."""
         options, accelerator, bare = self.options, self.here.accelerator, self.bare
-        broadcast_buffers(accelerator, bare)
         with gathered(accelerator, bare), self._averaged(bare):
+            # Those of the average, where there is one, not of the weights that it stands in for.
+            broadcast_buffers(accelerator, bare)
             evaluation = evaluate(
                 self.model,
                 self.inputs.processor,

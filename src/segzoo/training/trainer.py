@@ -110,7 +110,7 @@ class SegmentationTrainer(Trainer):
             check_learns(model.config)
         self.ignore_index, self.inference = ignore_index, inference
         self.max_empty_steps = max_empty_steps
-        self._labels: LabelGuard | None = None
+        self._labels: LabelGuard
         self.evaluation: Evaluation | None = None
         """The result of the last evaluation, with its confusion matrix; None before the first."""
         check_best_metric(
@@ -126,7 +126,7 @@ class SegmentationTrainer(Trainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=image_processor,
-            callbacks=[_EpochForData(train_dataset), *callbacks],
+            callbacks=[_Beginnings(self), *callbacks],
             optimizers=optimizers,
         )
         # Trainer assumes that a model whose forward takes any keyword divides its loss by the number of items in all
@@ -154,9 +154,6 @@ class SegmentationTrainer(Trainer):
                 ``max_empty_steps`` steps in a row.
         """
         names, step = inputs.pop("name", ()), self.state.global_step + 1
-        if self._labels is None:
-            limit = min(self.max_empty_steps, self.state.max_steps)
-            self._labels = LabelGuard(limit, self.ignore_index, step - 1, self.accelerator)
         self._labels.add(step, inputs["labels"])
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients:
@@ -312,16 +309,26 @@ def _first(values: Sequence[str] | str | None) -> str | None:
     return values if isinstance(values, str) or not values else values[0]
 
 
-class _EpochForData(TrainerCallback):
-    """Tells the data the epoch, on which its random numbers depend; with several processes accelerate does not."""
+class _Beginnings(TrainerCallback):
+    """Gives each training a guard of its labels, and tells the data each epoch, on which its random numbers depend.
 
-    def __init__(self, dataset: SegmentationDataset | None):
-        self.dataset = dataset
+    With several processes accelerate does not tell them.
+    """
+
+    def __init__(self, trainer: SegmentationTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        trainer = self.trainer
+        limit = min(trainer.max_empty_steps, state.max_steps)
+        trainer._labels = LabelGuard(limit, trainer.ignore_index, state.global_step, trainer.accelerator)
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.dataset.set_epoch(int(state.epoch or 0))
+        self.trainer.train_dataset.set_epoch(int(state.epoch or 0))
 
 
 def named_scores(evaluation: Evaluation, names: Sequence[str]) -> dict[str, float]:

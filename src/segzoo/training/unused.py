@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from segzoo.backbones import Backbone
 from segzoo.configuration_segzoo import input_channels
+from segzoo.inference.settings import fixed_input_size
 
 
 def freeze_unused_parameters(model: nn.Module, crop_size: Sequence[int] | None = None) -> list[str]:
@@ -16,17 +18,19 @@ def freeze_unused_parameters(model: nn.Module, crop_size: Sequence[int] | None =
     ever.
 
     Args:
-        model: takes ``pixel_values`` and ``labels``, and returns a ``loss``; it is called once with an image of 128 x
-            128 pixels.
-        crop_size: (height, width) of the training crops in pixels; the image is not larger than them.
+        model: takes ``pixel_values`` and ``labels``, and returns a ``loss``; it is called once, with one image.
+        crop_size: (height, width) of the training crops in pixels, which the image has; with backbones of segzoo, that
+            take any size in eval mode, it is at most 128 x 128. None: 128 x 128, or what the model takes alone.
 
     Returns:
         Names of the parameters that were frozen.
     """
     channels = input_channels(model.config)
-    size = [min(side, 128) for side in crop_size or (128, 128)]
+    size = crop_size or fixed_input_size(model.config) or (128, 128)
+    if isinstance(getattr(model, "backbone", None), Backbone):
+        size = [min(side, 128) for side in size]
     trains = model.training
-    model.eval()  # models of a fixed size accept smaller images in eval mode, and running statistics stay
+    model.eval()  # running statistics stay
     with torch.random.fork_rng(), torch.enable_grad():
         labels = torch.zeros(1, *size, dtype=torch.int64, device=model.device)
         pixel_values = torch.rand(1, channels, *size, device=model.device, dtype=model.dtype)

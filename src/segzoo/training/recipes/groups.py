@@ -91,7 +91,10 @@ class ScheduleOptions(Options):
     )
     lr_power: float = option(1.0, "power of poly and polynomial", above=0, at_most=100)
     min_learning_rate: float = option(
-        0.0, "learning rate at the end of poly, polynomial and cosine_with_min_lr", at_least=0
+        0.0,
+        "learning rate at the end: of all parameters with poly; with polynomial and cosine_with_min_lr of those at learning_rate, "
+        "others keep their ratio to it",
+        at_least=0,
     )
     lr_steps: tuple[int, ...] = option((), "steps after which multistep lowers the learning rate", at_least=1)
     lr_step_factor: float = option(0.1, "what multistep multiplies it by", above=0, below=1)

@@ -18,7 +18,7 @@ from segzoo.hub_names import no_hub_name
 from segzoo.images.drawing import draw_confusion_matrix
 from segzoo.text import published_name
 from segzoo.training.environment import hardware_facts, software_versions
-from segzoo.training.folder import CARD, FIGURES, LOG, RESULTS, write_json, write_log, write_text
+from segzoo.training.folder import CARD, FIGURES, LOG, REPORT, RESULTS, write_json, write_log, write_text
 from segzoo.training.options import RunOptions
 from segzoo.training.recipes.recipe import Recipe
 from segzoo.training.recipes.text import recipe_rows
@@ -138,7 +138,8 @@ def publish_outcome(
     """
     directory = Path(options.output_dir)
     yield from _write(outcome, directory, eval_data, accelerator)
-    yield f"model, card, report.html, {RESULTS}, {LOG} and {FIGURES}/ are in {directory}"
+    files = [name for name in (REPORT, RESULTS, LOG) if (directory / name).is_file()]
+    yield f"model, card, {', '.join(files)} and {FIGURES}/ are in {directory}"
     if options.push_to_hub:
         url = push_folder(
             directory,
