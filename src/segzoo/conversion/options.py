@@ -184,16 +184,16 @@ class Options:
         """
         return self._norm(name, default, _NORMS)
 
-    def batch_norm_eps(self, name: str = "norm_cfg", default: Mapping[str, Any] | None = _BATCH_NORM) -> float:
-        """Takes a norm config that must be a batch norm, and returns its eps; the arguments are those of `norm`.
+    def batch_norm(self, name: str = "norm_cfg", default: Mapping[str, Any] | None = _BATCH_NORM) -> dict[str, Any]:
+        """Takes a norm config that must be a batch norm; arguments and result are those of `norm`, without ``norm``.
 
         Raises:
             ConversionError: there is no norm, it is not a batch norm, or it has an unknown option.
         """
         fields = self._norm(name, default, {k: norm for k, norm in _NORMS.items() if norm == "batch_norm"})
-        if fields["norm"] is None:
+        if fields.pop("norm") is None:
             raise self.error(f"a network without normalisation ({name}=None) is not supported here")
-        return fields["norm_eps"]
+        return fields
 
     def layer_norm_eps(self, name: str = "norm_cfg", *, kind: str = "LN", eps: float = 1e-5) -> float:
         """Takes a norm config that must be a layer norm, which it is by default, and returns its eps.

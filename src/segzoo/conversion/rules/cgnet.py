@@ -21,7 +21,7 @@ def translate(original: Mapping[str, Any], context: Context) -> CGNetConfig:
         blocks=list(options.take("num_blocks", (3, 21))),
         dilations=list(options.take("dilations", (2, 4))),
         reductions=list(options.take("reductions", (8, 16))),
-        norm_eps=options.batch_norm_eps(),
+        **options.batch_norm(),
         out_features=["stem", "stage1", "stage2"],
     )
     options.finish()

@@ -31,7 +31,7 @@ def translate(original: Mapping[str, Any], context: Context) -> HRNetConfig:
         stem_blocks=stem["num_blocks"][0],
         modules=[stage["num_modules"] for stage in branched],
         blocks=[stage["num_blocks"][0] for stage in branched],
-        norm_eps=options.batch_norm_eps(),
+        **options.batch_norm(),
     )
     if config.stem_channels != 64:
         raise extra.error(f"stage1: num_channels={stem['num_channels']} is not supported (only 64)")

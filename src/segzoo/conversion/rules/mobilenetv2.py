@@ -20,7 +20,7 @@ def translate(original: Mapping[str, Any], context: Context) -> MobileNetV2Confi
         widen_factor=options.take("widen_factor", 1.0),
         strides=list(options.take("strides", (1, 2, 2, 2, 1, 2, 1))),
         dilations=list(options.take("dilations", (1,) * len(STAGES))),
-        norm_eps=options.batch_norm_eps(),
+        **options.batch_norm(),
         out_features=[f"stage{index + 1}" for index in sorted(options.take("out_indices", (1, 2, 4, 6)))],
     )
     options.finish()

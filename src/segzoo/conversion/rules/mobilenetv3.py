@@ -20,7 +20,7 @@ def translate(original: Mapping[str, Any], context: Context) -> MobileNetV3Confi
     config = MobileNetV3Config(
         arch=options.take("arch", "small"),
         reduction_factor=options.take("reduction_factor", 1),
-        norm_eps=options.batch_norm_eps(),
+        **options.batch_norm(),
     )
     indices = rising_indices(options, (0, 1, 12))
     try:

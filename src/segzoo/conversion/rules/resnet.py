@@ -70,7 +70,7 @@ def resnet_fields(
         "groups": groups,
         "base_width": base_width,
         "base_channels": base_channels,
-        "norm_eps": options.batch_norm_eps(),
+        **options.batch_norm(),
         "out_features": [f"stage{index + 1}" for index in sorted(out_indices)],
     }
 
