@@ -12,7 +12,8 @@ from segzoo.conversion.rules.common import plain_convolutions
 def translate(original: Mapping[str, Any], context: Context) -> CGNetConfig:
     """Translates ``dict(type="CGNet", num_channels=(32, 64, 128), num_blocks=(3, 21), ...)``."""
     options = Options(original, context.where)
-    options.ignore("pretrained", "init_cfg", "norm_eval", "with_cp")  # training and initialisation only
+    options.ignore("pretrained", "init_cfg", "with_cp")  # memory and initialisation only
+    options.in_training("norm_eval", False)
     plain_convolutions(options)
     _prelu(options)
     config = CGNetConfig(

@@ -12,8 +12,10 @@ from segzoo.conversion.rules.common import conv_module, plain_convolutions
 def translate(original: Mapping[str, Any], context: Context) -> MobileNetV2Config:
     """Translates ``dict(type="MobileNetV2", strides=..., dilations=...)``."""
     options = Options(original, context.where)
-    # training and initialisation only
-    options.ignore("pretrained", "init_cfg", "frozen_stages", "norm_eval", "with_cp")
+    # memory and initialisation only
+    options.ignore("pretrained", "init_cfg", "with_cp")
+    options.in_training("frozen_stages", -1)
+    options.in_training("norm_eval", False)
     plain_convolutions(options)
     options.activation(default="ReLU6", only="ReLU6")
     config = MobileNetV2Config(

@@ -14,8 +14,10 @@ def translate(original: Mapping[str, Any], context: Context) -> MobileNetV3Confi
     """Translates ``dict(type="MobileNetV3", arch="large", out_indices=...)``."""
     options = Options(original, context.where)
     refuse_namesakes(options, context, "has no dilations, another padding and other norms")
-    # training and initialisation only
-    options.ignore("pretrained", "init_cfg", "frozen_stages", "norm_eval", "with_cp")
+    # memory and initialisation only
+    options.ignore("pretrained", "init_cfg", "with_cp")
+    options.in_training("frozen_stages", -1)
+    options.in_training("norm_eval", False)
     plain_convolutions(options)
     config = MobileNetV3Config(
         arch=options.take("arch", "small"),
