@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from support.zoo_translations import translations
 from transformers import AutoBackbone
 
 from segzoo.conversion import rules  # noqa: F401  registers every rule
@@ -99,3 +100,23 @@ def test_drop_path_of_dinov2(uniform, rates):
     config, _ = find_rule("backbone", original, "model.backbone").convert(original, Context("model.backbone"))
     model = AutoBackbone.from_config(config)
     assert [layer.p for layer in model.modules() if isinstance(layer, DropPath)] == rates
+
+
+def test_rows_of_the_zoo():
+    names = "freeze_vit=True", "frozen_stages=0", "norm_eval=True", "requires_grad=False"
+    found = {name: {row for row, done in translations().items() if name in "".join(done.notes)} for name in names}
+    assert found == {
+        "freeze_vit=True": {
+            "linear_intern_vit_6b_504_80k_ade20k_bs16_lr4e-5_frozen",
+            "upernet_intern_vit_6b_504_80k_ade20k_bs16_lr4e-5_frozen",
+        },
+        "frozen_stages=0": {
+            f"fpn_poolformer_{size}_8xb4-40k_ade20k-512x512" for size in ("s12", "s24", "s36", "m36", "m48")
+        },
+        "norm_eval=True": {f"maskformer_{depth}-d32_8xb2-160k_ade20k-512x512" for depth in ("r50", "r101")},
+        "requires_grad=False": {
+            f"mask2former_{depth}_8xb2-{rest}"
+            for depth in ("r50", "r101")
+            for rest in ("90k_cityscapes-512x1024", "160k_ade20k-512x512")
+        },
+    }
