@@ -50,7 +50,7 @@ def options(tree: ast.Module) -> Iterator[tuple[str, str]]:
                 for key, allowed in zip(keys, values, strict=True):
                     parts = allowed.elts if isinstance(allowed, ast.Tuple) else [allowed]
                     yield ast.literal_eval(key), " or ".join(map(supported, parts))
-            case ast.Call(func=ast.Attribute(attr="batch_norm_eps")):
+            case ast.Call(func=ast.Attribute(attr="batch_norm")):
                 yield "norm_cfg", "a batch norm"
             case ast.Call(func=ast.Attribute(attr="activation"), keywords=keywords):
                 for keyword in keywords:

@@ -61,8 +61,9 @@ register_backbone(TwoStepConfig, TwoStepBackbone, variants={"two-step-s": {"widt
 def translate(original: Mapping[str, Any], context: Context) -> TwoStepConfig:
     """Translate ``dict(type="TwoStepNet", channels=16)``; an option that is not taken here is an error."""
     options = Options(original, context.where)
-    options.ignore("pretrained", "frozen_stages")
-    config = TwoStepConfig(width=options.take("channels"), norm_eps=options.batch_norm_eps())
+    options.ignore("pretrained")
+    options.in_training("frozen_stages", -1)
+    config = TwoStepConfig(width=options.take("channels"), **options.batch_norm())
     options.finish()
     return config
 

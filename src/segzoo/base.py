@@ -279,24 +279,17 @@ class SegZooSubConfig(SegZooBaseConfig):
 
 
 @strict
-class ConvBlockConfig(SegZooSubConfig):
-    """Base of the configs of models that are made of convolutions, norms and activations.
+class BatchNormConfig(SegZooSubConfig):
+    """Base of the configs of models that may have batch norms.
 
     Args:
-        norm: the layer after each convolution: "batch_norm", "group_norm" (32 groups), or None, with which
-            convolutions have a bias.
-        norm_eps: epsilon of the norms.
         norm_momentum: share of the new batch in the running statistics of batch norms, above 0 and at most 1.
-        activation: the function after each norm, a key of ``segzoo.layers.conv.ACTIVATIONS``, or None for none.
 
     Raises:
         SegZooError: ``norm_momentum`` is out of range.
     """
 
-    norm: Literal["batch_norm", "group_norm"] | None = "batch_norm"
-    norm_eps: float = 1e-5
     norm_momentum: float = 0.1
-    activation: Activation | None = "relu"
 
     def check(self) -> None:
         """``norm_momentum`` is above 0 and at most 1."""
@@ -305,6 +298,23 @@ class ConvBlockConfig(SegZooSubConfig):
             raise SegZooError(
                 f"{type(self).__name__}: norm_momentum={self.norm_momentum} must be above 0 and at most 1"
             )
+
+
+@strict
+class ConvBlockConfig(BatchNormConfig):
+    """Base of the configs of models that are made of convolutions, norms and activations.
+
+    Args:
+        norm: the layer after each convolution: "batch_norm", "group_norm" (32 groups), or None, with which
+            convolutions have a bias.
+        norm_eps: epsilon of the norms.
+        norm_momentum: share of the new batch in the running statistics of batch norms, above 0 and at most 1.
+        activation: the function after each norm, a key of ``segzoo.layers.conv.ACTIVATIONS``, or None for none.
+    """
+
+    norm: Literal["batch_norm", "group_norm"] | None = "batch_norm"
+    norm_eps: float = 1e-5
+    activation: Activation | None = "relu"
 
     @property
     def block_options(self) -> dict[str, Any]:

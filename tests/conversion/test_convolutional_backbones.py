@@ -197,3 +197,44 @@ def test_unet_with_fewer_stages_and_transposed_convolutions():
         "decoder.1.upsample.deconv_upsamping.0.bias",
         "decoder.1.upsample.deconv_upsamping.1.running_var",
     } <= names
+
+
+STDCNET = {
+    "type": "STDCNet",
+    "stdc_type": "STDCNet1",
+    "in_channels": 3,
+    "channels": (32, 64, 256, 512, 1024),
+    "bottleneck_type": "cat",
+}
+STDC = {"type": "STDCContextPathNet", "backbone_cfg": STDCNET, "ffm_cfg": {"in_channels": 384, "out_channels": 256}}
+
+
+@pytest.mark.parametrize(
+    "original",
+    [
+        {"type": "CGNet"},
+        {"type": "DDRNet"},
+        {"type": "HRNet", "extra": extra()},
+        {"type": "MobileNetV2"},
+        {"type": "MobileNetV3"},
+        {"type": "PIDNet"},
+        {"type": "ResNeSt", "depth": 50},
+        {"type": "ResNetV1c", "depth": 18},
+        {"type": "UNet"},
+        {"type": "VAN"},
+        STDC,
+        STDCNET,
+    ],
+    ids=lambda original: original["type"],
+)
+def test_momentum_of_norms(original):
+    config = translated({**original, "norm_cfg": {**NORM, "momentum": 0.01}})
+    config = config[0] if isinstance(config, tuple) else config
+    assert config.norm_momentum == 0.01
+
+
+def test_momentum_of_the_fusion_of_stdc():
+    fusion = STDC["ffm_cfg"] | {"norm_cfg": {"type": "BN", "momentum": 0.01}}
+    context = Context("model.part")
+    find_rule("backbone", STDC, "model.part").translate({**STDC, "ffm_cfg": fusion}, context)
+    assert context.notes == ["model.part.ffm_cfg: its norm had the momentum 0.01, and trains on with 0.1"]

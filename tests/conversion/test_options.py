@@ -73,12 +73,14 @@ class TestOptions:
             self.options(norm_cfg={"type": "BN", "odd": 1}).norm()
 
     def test_norms_that_must_be_batch_norms(self):
-        assert self.options(norm_cfg={"type": "SyncBN", "eps": 1e-3}).batch_norm_eps() == 1e-3
-        assert self.options().batch_norm_eps() == 1e-5
+        assert self.options(norm_cfg={"type": "SyncBN", "eps": 1e-3}).batch_norm() == {"norm_eps": 1e-3}
+        assert self.options().batch_norm() == {"norm_eps": 1e-5}
+        momentum = self.options(norm_cfg={"type": "BN", "momentum": 0.01}).batch_norm()
+        assert momentum == {"norm_eps": 1e-5, "norm_momentum": 0.01}
         with pytest.raises(ConversionError, match=r"model.x.norm_cfg: norm type 'GN'.*BN"):
-            self.options(norm_cfg={"type": "GN", "num_groups": 32}).batch_norm_eps()
+            self.options(norm_cfg={"type": "GN", "num_groups": 32}).batch_norm()
         with pytest.raises(ConversionError, match=r"model.x: .*without normalisation"):
-            self.options(norm_cfg=None).batch_norm_eps()
+            self.options(norm_cfg=None).batch_norm()
 
     @pytest.mark.parametrize(
         ("original", "name"),

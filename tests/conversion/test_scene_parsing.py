@@ -109,6 +109,9 @@ def test_released_rows(name):
         "resize_logits_to_input": False,
     }
     assert {key: translation.processor[key] for key in expected} == expected
+    own = translation.config
+    assert own.backbone_config.norm_momentum == (0.1 if row.backbone == "hrnetv2" else 0.001)
+    assert {head.norm_momentum for head in (*own.decode_head_configs, *own.auxiliary_head_configs)} == {0.001}
 
 
 class TestFindingTheModel:

@@ -1,17 +1,26 @@
+import re
+
 import pytest
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from segzoo.auto import BACKBONES, HEADS, NECKS
-from segzoo.base import ConvBlockConfig
+from segzoo.base import BatchNormConfig
 from segzoo.errors import SegZooError
 from segzoo.layers import BatchNorm2d
 
 WITH_NORMS = {
     name: entry
     for name, entry in (BACKBONES | NECKS | HEADS).items()
-    if issubclass(entry.config, ConvBlockConfig) and entry.config.tiny().norm in ("batch_norm", None)
+    if issubclass(entry.config, BatchNormConfig) and getattr(entry.config.tiny(), "norm", None) in ("batch_norm", None)
+}
+# Norms with a config of their own, and those that the originals make without their options of norms.
+OTHERS = {
+    "segzoo_icnet": r"resnet\.",
+    "segzoo_stdc": r"encoder\.|context_path\.refinements\.|fusion\.",
+    "segzoo_ddrnet": r"pooling\.|(stem\.[24]|context\.\d|details\.\d)\.0\.conv",
+    "segzoo_pidnet": r"pooling\.|attention\.|(stem\.[24]|context\.\d|details\.\d)\.\d\.conv|boundaries\.\d\.conv",
 }
 
 
@@ -56,12 +65,15 @@ def test_weights_in_half_precision_beside_float32_statistics(training):
 @pytest.mark.parametrize("model_type", sorted(WITH_NORMS))
 def test_the_momentum_of_a_config_is_that_of_all_its_batch_norms(model_type):
     entry = WITH_NORMS[model_type]
-    options = {**entry.config.tiny().to_diff_dict(), "norm": "batch_norm", "norm_momentum": 0.03}
+    options = {**entry.config.tiny().to_diff_dict(), "norm_momentum": 0.03}
     options.pop("model_type")
+    if hasattr(entry.config, "norm"):
+        options["norm"] = "batch_norm"
     if model_type == "segzoo_fcn_head":
         options["with_norm"] = True
     model = entry.model(entry.config(**options))
     norms = {name: norm for name, norm in model.named_modules() if isinstance(norm, nn.BatchNorm2d)}
-    own = {name: norm for name, norm in norms.items() if not name.startswith("resnet.")}  # which has its own config
-    assert {name for name, norm in own.items() if norm.momentum != 0.03} == set()
+    others = {name for name in norms if model_type in OTHERS and re.match(OTHERS[model_type], name)}
+    own = norms.keys() - others
+    assert {name for name, norm in norms.items() if norm.momentum != 0.03} == others
     assert own or model_type in ("segzoo_deeplabv2_head", "segzoo_segmenter_head")  # which have no norms of maps

@@ -15,7 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from segzoo.auto import register_backbone
 from segzoo.backbones.base import Backbone, BackboneConfig
-from segzoo.base import Ints, strict
+from segzoo.base import BatchNormConfig, Ints, strict
 from segzoo.errors import SegZooError
 from segzoo.layers import BatchNorm2d, ConvNormAct
 from segzoo.layers.conv import Conv2d
@@ -25,7 +25,7 @@ VARIANTS = {"cgnet_m3n21": {}}
 
 
 @strict
-class CGNetConfig(BackboneConfig):
+class CGNetConfig(BatchNormConfig, BackboneConfig):
     """Options of ``CGNetBackbone``. Its norms are batch norms, its activations PReLUs.
 
     The maps are "stem", "stage1" and "stage2" with strides 2, 4 and 8. The first two hold the shrunk images too, so
@@ -33,7 +33,7 @@ class CGNetConfig(BackboneConfig):
     channels of the second stage.
 
     Args:
-        norm_eps: epsilon of the batch norms.
+        norm_eps, norm_momentum: epsilon of the batch norms, and share of the new batch in their running statistics.
         channels: channels of the stem and of the two stages; of a stage an even number.
         blocks: number of blocks in each stage, of which the first halves the resolution.
         dilations: dilation of the convolutions for the surroundings in each stage.
@@ -73,13 +73,15 @@ class CGNetConfig(BackboneConfig):
 
     def block(self, in_channels: int, out_channels: int, kernel_size: int, **options: Any) -> ConvNormAct:
         """A convolution, a batch norm and a PReLU with a slope for each channel."""
-        block = ConvNormAct(in_channels, out_channels, kernel_size, norm_eps=self.norm_eps, activation=None, **options)
+        norm = {"norm_eps": self.norm_eps, "norm_momentum": self.norm_momentum}
+        block = ConvNormAct(in_channels, out_channels, kernel_size, activation=None, **norm, **options)
         block.activation = nn.PReLU(out_channels)
         return block
 
     def norm_act(self, channels: int) -> nn.Sequential:
         """A batch norm and a PReLU of joined maps."""
-        return nn.Sequential(BatchNorm2d(channels, eps=self.norm_eps), nn.PReLU(channels))
+        norm = BatchNorm2d(channels, eps=self.norm_eps, momentum=self.norm_momentum)
+        return nn.Sequential(norm, nn.PReLU(channels))
 
     @classmethod
     def tiny(cls) -> Self:

@@ -12,19 +12,21 @@ from torch.nn import functional as F
 
 from segzoo.auto import register_backbone
 from segzoo.backbones.base import Backbone, BackboneConfig
-from segzoo.base import strict
-from segzoo.layers import ContextPooling, ConvNormAct, residual_blocks, residual_stem, resize
+from segzoo.base import BatchNormConfig, strict
+from segzoo.layers import ContextPooling, ConvNormAct, residual_blocks, residual_stem, resize, set_norm_momentum
 
 # Keyword arguments of DDRNetConfig.
 VARIANTS = {"ddrnet_23_slim": {}, "ddrnet_23": {"channels": 64}}
 
 
 @strict
-class DDRNetConfig(BackboneConfig):
+class DDRNetConfig(BatchNormConfig, BackboneConfig):
     """Options of ``DDRNetBackbone``; the defaults are DDRNet-23-slim's. All norms are batch norms.
 
     Args:
         channels: width of the stem, which all other widths are multiples of.
+        norm_momentum: share of the new batch in the running statistics of the norms, but for those of the pyramid pooling
+            and of the branches of first residual blocks.
         pooling_channels: width of each projection in the pyramid pooling of the context.
         align_corners: whether resizing the context to the details aligns the centres of the corner pixels.
     """
@@ -80,6 +82,10 @@ class DDRNetBackbone(Backbone):
             ]
         )
         self.pooling = ContextPooling(16 * width, config.pooling_channels, 4 * width, parallel=False)
+        # The original makes all other layers without its options of norms.
+        chains = (self.stem[2], self.stem[4], *self.context, *self.details)
+        blocks = [layer for chain in chains for layer in (chain[0].shortcut, *chain[1:])]
+        set_norm_momentum((*self.stem[:2], *blocks, self.up, self.down), config.norm_momentum)
         self.num_features = [2 * width, 4 * width]
         self.post_init()
 

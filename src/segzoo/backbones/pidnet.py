@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from segzoo.auto import register_backbone
 from segzoo.backbones.base import Backbone, BackboneConfig
-from segzoo.base import strict
+from segzoo.base import BatchNormConfig, strict
 from segzoo.errors import SegZooError
 from segzoo.layers import (
     ContextPooling,
@@ -22,6 +22,7 @@ from segzoo.layers import (
     residual_blocks,
     residual_stem,
     resize,
+    set_norm_momentum,
 )
 
 # Keyword arguments of PIDNetConfig.
@@ -33,11 +34,13 @@ VARIANTS = {
 
 
 @strict
-class PIDNetConfig(BackboneConfig):
+class PIDNetConfig(BatchNormConfig, BackboneConfig):
     """Options of ``PIDNetBackbone``; the defaults are PIDNet-S's. All norms are batch norms.
 
     Args:
         channels: width of the stem, which all other widths are multiples of.
+        norm_momentum: share of the new batch in the running statistics of the norms, but for those of the pyramid pooling,
+            of the attention and of the branches of residual blocks.
         pooling_channels: width of each projection in the pyramid pooling of the context.
         stem_blocks: residual blocks of a stage of the stem and of the details.
         branch_blocks: residual blocks of the first two stages of the context.
@@ -160,6 +163,9 @@ class PIDNetBackbone(Backbone):
         )
         self.pooling = ContextPooling(16 * width, config.pooling_channels, 4 * width, parallel=config.light)
         self.fusion = (LightBoundaryFusion if config.light else BoundaryFusion)(4 * width)
+        # The original makes all other layers without its options of norms.
+        shortcuts = [block.shortcut for block in self.modules() if isinstance(block, ResidualBlock)]
+        set_norm_momentum((*self.stem[:2], *shortcuts, self.up, self.differences, self.fusion), config.norm_momentum)
         self.num_features = [twice, twice, 4 * width]
         self.post_init()
 

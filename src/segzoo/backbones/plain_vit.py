@@ -39,6 +39,7 @@ class PlainViTConfig(BackboneConfig):
         attention_dropout: probability of dropping an attention weight.
         drop_path_rate: probability of dropping a residual branch in the last block; it grows linearly from 0 in the
             first.
+        drop_path_uniform: drop with the probability ``drop_path_rate`` in all blocks.
         final_norm: apply a layer norm to the returned maps.
         normed_maps: the maps that this norm is applied to: "all", or "last" for the last block's alone.
 
@@ -58,6 +59,7 @@ class PlainViTConfig(BackboneConfig):
     dropout: float = 0.0
     attention_dropout: float = 0.0
     drop_path_rate: float = 0.0
+    drop_path_uniform: bool = False
     final_norm: bool = False
     normed_maps: Literal["all", "last"] = "all"
 
@@ -326,7 +328,8 @@ def vit_blocks(
         norm: ``norm(channels, eps=...)`` makes a norm of tokens.
         gated: the feed-forward parts are gated, and two thirds as wide, rounded up to a multiple of 8.
     """
-    width = config.hidden_size
+    width, depth = config.hidden_size, config.num_hidden_layers
+    rates = drop_path_rates(config.drop_path_rate, depth, uniform=config.drop_path_uniform)
     hidden = int(width * config.mlp_ratio)
     if gated:
         hidden = -(-int(hidden * 2 / 3) // 8) * 8
@@ -342,9 +345,7 @@ def vit_blocks(
             dropout=config.dropout,
             drop_path=rate,
         )
-        for attention, rate in zip(
-            attentions, drop_path_rates(config.drop_path_rate, config.num_hidden_layers), strict=True
-        )
+        for attention, rate in zip(attentions, rates, strict=True)
     )
 
 

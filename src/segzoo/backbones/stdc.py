@@ -16,10 +16,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from segzoo.auto import register_backbone
 from segzoo.backbones.base import Backbone, BackboneConfig
 from segzoo.backbones.wrapper import ContextPathConfig
-from segzoo.base import ConvBlockConfig, Ints, strict
+from segzoo.base import BatchNormConfig, ConvBlockConfig, Ints, strict
 from segzoo.compat import SubConfigSpec
 from segzoo.errors import SegZooError
-from segzoo.layers import ConvNormAct
+from segzoo.layers import ConvNormAct, set_norm_momentum
 from segzoo.layers.context_path import ContextPath, FeatureFusion
 
 # Blocks of the last three stages.
@@ -155,10 +155,12 @@ class STDCNetBackbone(Backbone):
 
 
 @strict
-class STDCConfig(ContextPathConfig):
+class STDCConfig(BatchNormConfig, ContextPathConfig):
     """Options of ``STDCBackbone``, besides those of ``ContextPathConfig``.
 
     Args:
+        norm_momentum: share of the new batch in the running statistics of the context path's norms, but for those of its
+            refinements.
         squeeze: how many times narrower the attention of this fusion is.
         upsampling: how maps grow in the context path: "nearest", "bilinear" or "bicubic".
         align_corners: whether bilinear and bicubic upsampling align the centres of the corner pixels.
@@ -208,6 +210,8 @@ class STDCBackbone(Backbone):
         width, fused = config.context_channels, config.fused_channels
         growing = {"upsampling": config.upsampling, "align_corners": config.align_corners}
         self.context_path = ContextPath(middle, coarse, width, **growing)
+        # The original makes the refinements without its options of norms.
+        set_norm_momentum((self.context_path.pooled, self.context_path.convs), config.norm_momentum)
         narrow = fused // config.squeeze
         attention = nn.Sequential(
             ConvNormAct(fused, narrow, 1, norm=None, bias=False),

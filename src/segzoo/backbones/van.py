@@ -13,7 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from segzoo.auto import register_backbone
 from segzoo.backbones.base import Backbone, PatchPyramidConfig
-from segzoo.base import Ints, strict
+from segzoo.base import BatchNormConfig, Ints, strict
 from segzoo.layers import BatchNorm2d, ChannelNorm, DropPath
 from segzoo.layers.conv import Conv2d
 from segzoo.layers.vit import drop_path_rates
@@ -30,7 +30,7 @@ VARIANTS = {
 
 
 @strict
-class VANConfig(PatchPyramidConfig):
+class VANConfig(BatchNormConfig, PatchPyramidConfig):
     """Options of ``VANBackbone``; the defaults are VAN-B0's. Lists have an entry for each stage.
 
     Args:
@@ -38,6 +38,7 @@ class VANConfig(PatchPyramidConfig):
         depths: numbers of blocks.
         mlp_ratios: hidden widths of the feed-forward parts, relative to ``channels``.
         norm_eps: epsilon of the batch norms, in front of the branches and after the patches.
+        norm_momentum: share of the new batch in their running statistics.
         map_norm_eps: epsilon of the layer norms after the stages.
         layer_scale: initial value of the learned scales of the residual branches.
         dropout: probability of dropping a value in the feed-forward parts.
@@ -113,9 +114,10 @@ class VANBlock(GradientCheckpointingLayer):
         super().__init__()
         channels = config.channels[stage]
         self.layer_scale = config.layer_scale
-        self.norm1 = BatchNorm2d(channels, eps=config.norm_eps)
+        norm = {"eps": config.norm_eps, "momentum": config.norm_momentum}
+        self.norm1 = BatchNorm2d(channels, **norm)
         self.attention = LargeKernelAttention(channels)
-        self.norm2 = BatchNorm2d(channels, eps=config.norm_eps)
+        self.norm2 = BatchNorm2d(channels, **norm)
         self.mlp = ConvFeedForward(channels, int(channels * config.mlp_ratios[stage]), config.dropout)
         self.drop_path = DropPath(drop_path)
         self.scale1 = nn.Parameter(torch.full((channels,), config.layer_scale))
@@ -141,7 +143,7 @@ class VANStage(nn.Module):
         width, patch, stride = config.channels[stage], 3 if stage else 7, 2 if stage else 4
         before = config.channels[stage - 1] if stage else config.num_channels
         self.patch_embedding = Conv2d(before, width, patch, stride=stride, padding=patch // 2)
-        self.patch_norm = BatchNorm2d(width, eps=config.norm_eps)
+        self.patch_norm = BatchNorm2d(width, eps=config.norm_eps, momentum=config.norm_momentum)
         self.blocks = nn.Sequential(*(VANBlock(config, stage, rate) for rate in drop_paths))
         self.norm = ChannelNorm(width, eps=config.map_norm_eps)
 

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from segzoo.conversion.errors import ConversionError, UnknownTypeError
-from segzoo.conversion.options import Options, type_name, values_that_fit
+from segzoo.conversion.options import Options, taking_notes, type_name, values_that_fit
 from segzoo.conversion.original_config import OriginalConfig
 
 PLACEHOLDER = "{}"
@@ -248,7 +248,7 @@ class ComponentRule:
             context.note(context.where, f"its class {written} is taken for {name} of the same name")
         package = written.split(".")[0] if "." in written else str(original.get("_scope_") or "")
         context = replace(context, package=package)
-        with values_that_fit(context.where):
+        with values_that_fit(context.where), taking_notes(context.notes):
             found = self.translate({**original, "type": name}, context)
         config, inner = found if isinstance(found, tuple) else (found, ())
         return config, KeyTable((*inner, *self.key_table(config).rules))

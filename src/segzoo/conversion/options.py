@@ -6,7 +6,8 @@ So an option that nobody thought of cannot silently change the numbers.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
@@ -49,6 +50,31 @@ _TORCH_CLASSES = {
     "InstanceNorm2d": "IN",
     "Hardswish": "HSwish",
 }
+
+# What the originals do with options that act in training alone, and how to do it here.
+_LEFT_OUT = "it acts in training alone, and is left out"
+_FROZEN = "the original trains no part of it; nor does --freeze_backbone"
+_IN_TRAINING = {
+    "freeze_vit": _FROZEN,
+    "frozen": _FROZEN,
+    "frozen_exclude": "the original trains no parameters but those with these names; here all of them train",
+    "frozen_stages": "the original does not train its first stages, which train here; --freeze_backbone trains none of them",
+    "norm_eval": "in training the original's batch norms keep their running statistics; with --freeze_norms all of the model's do",
+    "requires_grad": "the original does not train the weights and biases of these norms; here they train, unless "
+    "SegmentationTrainer gets them with requires_grad=False",
+    "unfreeze_pos_embed": "the original trains the positions although the rest is frozen; --freeze_backbone does not",
+}
+_NOTES: ContextVar[list[str] | None] = ContextVar("notes", default=None)
+
+
+@contextlib.contextmanager
+def taking_notes(notes: list[str]) -> Iterator[None]:
+    """Adds to ``notes`` what `Options.in_training` finds inside the block, at any depth of the config."""
+    token = _NOTES.set(notes)
+    try:
+        yield
+    finally:
+        _NOTES.reset(token)
 
 
 def type_name(original: Any, where: str, known: Container[str] = ()) -> str:
@@ -148,9 +174,26 @@ class Options:
         return value
 
     def ignore(self, *names: str) -> None:
-        """Accounts for options that do not affect the numbers of the converted model (training and initialisation)."""
+        """Accounts for options that affect neither the numbers of the converted model nor how it trains on."""
         for name in names:
             self._left.pop(name, None)
+
+    def in_training(self, name: str, default: Any, usual: Sequence[Any] | None = None) -> None:
+        """Accounts for an option that acts in training alone; a value with which a model trains otherwise here is noted.
+
+        Args:
+            name: of the option; ``_IN_TRAINING`` has the words of the note.
+            default: the value of the original class, if the option is absent.
+            usual: values with which the original trains as segzoo does; None is ``default`` alone.
+        """
+        value = self._left.pop(name, default)
+        try:
+            differs = value not in ((default,) if usual is None else usual)
+        except ConfigReadError:
+            differs = True
+        notes = _NOTES.get()
+        if differs and notes is not None:
+            notes.append(f"{self.where}: {name}={_shown(value)}: {_IN_TRAINING.get(name, _LEFT_OUT)}")
 
     def expect(self, name: str, *allowed: Any) -> Any:
         """Takes an option of which only some values are supported; if it is absent, its value is the first of them.
@@ -184,16 +227,16 @@ class Options:
         """
         return self._norm(name, default, _NORMS)
 
-    def batch_norm_eps(self, name: str = "norm_cfg", default: Mapping[str, Any] | None = _BATCH_NORM) -> float:
-        """Takes a norm config that must be a batch norm, and returns its eps; the arguments are those of `norm`.
+    def batch_norm(self, name: str = "norm_cfg", default: Mapping[str, Any] | None = _BATCH_NORM) -> dict[str, Any]:
+        """Takes a norm config that must be a batch norm; arguments and result are those of `norm`, without ``norm``.
 
         Raises:
             ConversionError: there is no norm, it is not a batch norm, or it has an unknown option.
         """
         fields = self._norm(name, default, {k: norm for k, norm in _NORMS.items() if norm == "batch_norm"})
-        if fields["norm"] is None:
+        if fields.pop("norm") is None:
             raise self.error(f"a network without normalisation ({name}=None) is not supported here")
-        return fields["norm_eps"]
+        return fields
 
     def layer_norm_eps(self, name: str = "norm_cfg", *, kind: str = "LN", eps: float = 1e-5) -> float:
         """Takes a norm config that must be a layer norm, which it is by default, and returns its eps.
@@ -219,7 +262,7 @@ class Options:
         kind, options = type_name(original, place, _NORMS), Options(original, place)
         if kind not in supported:
             raise options.error(f"norm type {kind!r} is not supported here (only {', '.join(supported)})")
-        options.ignore("requires_grad")
+        options.in_training("requires_grad", True)
         momentum = options.take("momentum", None)
         options.expect("affine", True)
         if supported[kind] == "group_norm":

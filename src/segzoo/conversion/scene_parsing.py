@@ -36,6 +36,8 @@ ENCODER, DECODER = "encoder.", "decoder."
 IMAGE_SIZES = (300, 375, 450, 525, 600)
 MAX_SIZE = 1000
 DEEP_SUPERVISION = 0.4
+NORM_MOMENTUM = 0.001
+"""The default of the project's own batch norm."""
 
 # Buffers of the project's own batch norm, from which it computes its running statistics.
 _BOOKKEEPING = tuple(
@@ -49,16 +51,18 @@ class Encoder:
     """One encoder of the project.
 
     Args:
-        build: makes its backbone config.
+        build: makes its backbone config, with further fields as keyword arguments.
         keys: ``keys(backbone config)`` makes its key rules.
         channels: channels of the maps that decoders read, from fine to coarse.
         joined: decoders read the maps as one, concatenated at the resolution of the first (HRNet).
+        norm_momentum: share of the new batch in the running statistics of its norms.
     """
 
-    build: Callable[[], Any]
+    build: Callable[..., Any]
     keys: Callable[[Any], Iterable[KeyRule]]
     channels: tuple[int, ...]
     joined: bool = False
+    norm_momentum: float = NORM_MOMENTUM
 
     @property
     def width(self) -> int:
@@ -111,6 +115,7 @@ ENCODERS = {
         hrnet_rules.keys,
         (48, 96, 192, 384),
         joined=True,
+        norm_momentum=0.1,
     ),
 }
 
@@ -313,8 +318,13 @@ def translate_scene_parsing(
             f"arch_decoder={names[1]!r} reads the last map but one, and arch_encoder={names[0]!r} has one alone"
         )
 
-    backbone = encoder.build()
-    shared = {"dropout": decoder.dropout, "downsample_labels": True, "num_labels": num_labels}
+    backbone = encoder.build(norm_momentum=encoder.norm_momentum)
+    shared = {
+        "norm_momentum": NORM_MOMENTUM,
+        "dropout": decoder.dropout,
+        "downsample_labels": True,
+        "num_labels": num_labels,
+    }
     loss = CrossEntropyLoss(average="valid")
     head = decoder.build(encoder, losses=[loss], **shared)
     components = [

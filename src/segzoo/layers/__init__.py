@@ -5,7 +5,7 @@ from segzoo.layers.context_pooling import ContextPooling
 from segzoo.layers.conv import ConvNormAct, NormActConv, SeparableConv
 from segzoo.layers.drop_path import DropPath
 from segzoo.layers.fusion_conv import FusionConv
-from segzoo.layers.norm import BatchNorm2d, ChannelNorm, GroupNorm, RMSNorm
+from segzoo.layers.norm import BatchNorm2d, ChannelNorm, GroupNorm, RMSNorm, set_norm_momentum
 from segzoo.layers.pointwise import PointwiseLinear
 from segzoo.layers.precision import Float32LayerNorm, Float32Linear, in_float32, without_autocast
 from segzoo.layers.pyramid_pooling import PyramidPooling, pool_to_grid
@@ -46,6 +46,7 @@ __all__ = [
     "residual_blocks",
     "residual_stem",
     "resize",
+    "set_norm_momentum",
     "to_map",
     "to_tokens",
     "without_autocast",

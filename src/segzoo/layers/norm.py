@@ -1,5 +1,7 @@
 """Norms: batch norm that fits gradient checkpointing, group norm of 32 groups, layer norm of maps, RMS norm of tokens."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -38,6 +40,14 @@ class BatchNorm2d(nn.BatchNorm2d):
         # FSDP2 in mixed precision casts weights for the forward, and not the statistics.
         weight, bias = (p.to(mean.dtype) if mixed else p for p in (self.weight, self.bias))
         return F.batch_norm(x, mean, var, weight, bias, self.training, momentum, self.eps)
+
+
+def set_norm_momentum(modules: Iterable[nn.Module], momentum: float) -> None:
+    """Gives the batch norms in these modules this share of the new batch in their running statistics."""
+    for module in modules:
+        for norm in module.modules():
+            if isinstance(norm, BatchNorm2d):
+                norm.momentum = momentum
 
 
 class GroupNorm(nn.GroupNorm):

@@ -18,7 +18,9 @@ class SelfAttention(nn.Module):
 
     Args:
         query, value: layers from a map to one of the same size.
-        key: layer to maps with the query's channels; None projects keys as queries, with the same weights.
+        key: layer to maps with the query's channels; None projects keys as queries, with the same weights. Of one map this
+            is done once, so that running statistics of norms move once a step, where originals project twice and move
+            them twice.
         output: layer after the attention; None for none.
         pool_scales: sides of the grids to whose cells keys and values are pooled, side by side; empty keeps the pixels.
         scaled: divide the products of queries and keys by the square root of their channels.

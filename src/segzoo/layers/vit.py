@@ -235,6 +235,11 @@ class ViTBlock(GradientCheckpointingLayer):
         return x + self.drop_path(hidden if self.scale2 is None else hidden * self.scale2)
 
 
-def drop_path_rates(largest: float, layers: int) -> list[float]:
-    """One drop path probability per layer, growing linearly from 0 to ``largest``; a single layer gets 0."""
+def drop_path_rates(largest: float, layers: int, *, uniform: bool = False) -> list[float]:
+    """One drop path probability per layer, growing linearly from 0 to ``largest``; a single layer gets 0.
+
+    With ``uniform`` all of them are ``largest``.
+    """
+    if uniform:
+        return [largest] * layers
     return [largest * i / max(layers - 1, 1) for i in range(layers)]

@@ -59,7 +59,8 @@ def _translate_original(original: Mapping[str, Any], context: Context) -> BeitCo
 
 def _translate_mmseg(original: Mapping[str, Any], context: Context) -> BeitConfig:
     options = Options(original, context.where)
-    options.ignore("init_cfg", "pretrained", "norm_eval")  # training and initialisation
+    # Initialisation; and evaluation mode changes nothing in layer norms.
+    options.ignore("init_cfg", "pretrained", "norm_eval")
     options.expect("patch_norm", False)
     options.expect("final_norm", False)
     options.expect("num_fcs", 2)

@@ -12,7 +12,8 @@ from segzoo.conversion.rules.common import plain_convolutions
 def translate(original: Mapping[str, Any], context: Context) -> CGNetConfig:
     """Translates ``dict(type="CGNet", num_channels=(32, 64, 128), num_blocks=(3, 21), ...)``."""
     options = Options(original, context.where)
-    options.ignore("pretrained", "init_cfg", "norm_eval", "with_cp")  # training and initialisation only
+    options.ignore("pretrained", "init_cfg", "with_cp")  # memory and initialisation only
+    options.in_training("norm_eval", False)
     plain_convolutions(options)
     _prelu(options)
     config = CGNetConfig(
@@ -21,7 +22,7 @@ def translate(original: Mapping[str, Any], context: Context) -> CGNetConfig:
         blocks=list(options.take("num_blocks", (3, 21))),
         dilations=list(options.take("dilations", (2, 4))),
         reductions=list(options.take("reductions", (8, 16))),
-        norm_eps=options.batch_norm_eps(),
+        **options.batch_norm(),
         out_features=["stem", "stage1", "stage2"],
     )
     options.finish()

@@ -107,8 +107,9 @@ def _translate_authors(original: Mapping[str, Any], context: Context) -> ConvNeX
 
 def _translate_mmcls(original: Mapping[str, Any], context: Context) -> tuple[ConvNeXtConfig, Iterable[KeyRule]]:
     options = Options(original, context.where)
-    # training, initialisation and memory
-    options.ignore("init_cfg", "pretrained", "frozen_stages", "with_cp")
+    # initialisation and memory
+    options.ignore("init_cfg", "pretrained", "with_cp")
+    options.in_training("frozen_stages", 0, usual=(0, -1))
     options.activation(default="GELU", only="GELU")
     options.expect("use_grn", False)  # of ConvNeXt V2
     if options.take("gap_before_final_norm", True):

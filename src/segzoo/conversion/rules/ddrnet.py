@@ -18,13 +18,15 @@ def shared_options(options: Options) -> dict[str, Any]:
     """Takes what both backbones have: width, norms, activation and corners.
 
     Raises:
-        ConversionError: some norms would differ from the others, or the activation is no ReLU.
+        ConversionError: some norms would have another epsilon than the others, or the activation is no ReLU.
     """
     options.ignore("init_cfg")
     options.activation(only="ReLU")
-    if (eps := options.batch_norm_eps()) != EPS:
+    norm = options.batch_norm()
+    if (eps := norm.pop("norm_eps")) != EPS:
         raise options.error(f"batch norms with eps={eps!r} are not supported (only {EPS})")
     return {
+        **norm,
         "num_channels": options.take("in_channels", 3),
         "align_corners": bool(options.take("align_corners", False)),
     }

@@ -47,7 +47,8 @@ def _translate(original: Mapping[str, Any], context: Context) -> ViTConfig:
     options = Options(original, context.where)
     if not {"embed_dim", "depth", "num_heads"} & original.keys():
         options = Options(_released_sizes(context, options) | dict(original), context.where)
-    options.ignore("init_cfg", "pretrained", "frozen", "drop_path_uniform")  # training and initialisation
+    options.ignore("init_cfg", "pretrained")
+    options.in_training("frozen", False)
     options.expect("block_chunks", 0)  # the chunks are in the keys
     options.expect("num_register_tokens", 0)
     options.expect("interpolate_antialias", False)
@@ -67,6 +68,7 @@ def _translate(original: Mapping[str, Any], context: Context) -> ViTConfig:
         mlp_ratio=float(options.take("mlp_ratio", 4.0)),
         gated=options.expect("ffn_layer", "mlp", "swiglu", "swiglufused") != "mlp",
         drop_path_rate=float(options.take("drop_path_rate", 0.0)),
+        drop_path_uniform=bool(options.take("drop_path_uniform", False)),
         layer_scale=float(scale) if scale else None,
         interpolation_offset=float(options.take("interpolate_offset", 0.1)),
         pad_around=True,

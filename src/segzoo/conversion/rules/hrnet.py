@@ -13,8 +13,10 @@ def translate(original: Mapping[str, Any], context: Context) -> HRNetConfig:
     """Translates ``dict(type="HRNet", extra=dict(stage1=..., ...))``."""
     options = Options(original, context.where)
     refuse_namesakes(options, context, "enlarges maps between its branches by nearest neighbours")
-    # training and initialisation only
-    options.ignore("pretrained", "init_cfg", "frozen_stages", "norm_eval", "with_cp", "zero_init_residual")
+    # memory and initialisation only
+    options.ignore("pretrained", "init_cfg", "with_cp", "zero_init_residual")
+    options.in_training("frozen_stages", -1)
+    options.in_training("norm_eval", False)
     options.expect("multiscale_output", True)
     plain_convolutions(options)
     extra = Options(options.take("extra"), f"{context.where}.extra")
@@ -31,7 +33,7 @@ def translate(original: Mapping[str, Any], context: Context) -> HRNetConfig:
         stem_blocks=stem["num_blocks"][0],
         modules=[stage["num_modules"] for stage in branched],
         blocks=[stage["num_blocks"][0] for stage in branched],
-        norm_eps=options.batch_norm_eps(),
+        **options.batch_norm(),
     )
     if config.stem_channels != 64:
         raise extra.error(f"stage1: num_channels={stem['num_channels']} is not supported (only 64)")

@@ -19,9 +19,10 @@ def internvit_keys(old: str = "", new: str = "") -> Iterable[KeyRule]:
 
 def _translate(original: Mapping[str, Any], context: Context) -> InternViTConfig:
     options = Options(original, context.where)
-    # training, initialisation, memory and speed
+    # initialisation, memory and speed
     options.ignore("init_cfg", "pretrained", "pretrain_size", "with_cp", "use_flash_attn")
-    options.ignore("freeze_vit", "unfreeze_pos_embed")
+    options.in_training("freeze_vit", False)
+    options.in_training("unfreeze_pos_embed", False)
     # how the learned scales round in half precision
     options.ignore("layerscale_force_fp32", "layerscale_no_force_fp32")
     options.expect("qkv_bias", False)

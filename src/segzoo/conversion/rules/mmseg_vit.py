@@ -48,7 +48,9 @@ def _shared(options: Options) -> dict[str, Any]:
 
 def _translate_mmseg(original: Mapping[str, Any], context: Context) -> ViTConfig:
     options = Options(original, context.where)
-    options.ignore("pretrained", "norm_eval", "with_cp", "frozen_exclude")  # training and initialisation
+    # Initialisation and memory; evaluation mode changes nothing in layer norms.
+    options.ignore("pretrained", "norm_eval", "with_cp")
+    options.in_training("frozen_exclude", ["all"], usual=(["all"], ("all",)))
     options.expect("patch_norm", False)
     options.expect("num_fcs", 2)
     options.expect("qkv_bias", True)  # without it the projection after attention has none either
@@ -83,7 +85,7 @@ def _translate_mmseg(original: Mapping[str, Any], context: Context) -> ViTConfig
 
 def _translate_mmpretrain(original: Mapping[str, Any], context: Context) -> ViTConfig:
     options = Options(original, context.where)
-    options.ignore("frozen_stages")
+    options.in_training("frozen_stages", -1, usual=(-1, 0))
     options.expect("with_cls_token", True)
     options.expect("patch_cfg", {})
     options.expect("layer_cfgs", {})

@@ -12,15 +12,17 @@ from segzoo.conversion.rules.common import conv_module, plain_convolutions
 def translate(original: Mapping[str, Any], context: Context) -> MobileNetV2Config:
     """Translates ``dict(type="MobileNetV2", strides=..., dilations=...)``."""
     options = Options(original, context.where)
-    # training and initialisation only
-    options.ignore("pretrained", "init_cfg", "frozen_stages", "norm_eval", "with_cp")
+    # memory and initialisation only
+    options.ignore("pretrained", "init_cfg", "with_cp")
+    options.in_training("frozen_stages", -1)
+    options.in_training("norm_eval", False)
     plain_convolutions(options)
     options.activation(default="ReLU6", only="ReLU6")
     config = MobileNetV2Config(
         widen_factor=options.take("widen_factor", 1.0),
         strides=list(options.take("strides", (1, 2, 2, 2, 1, 2, 1))),
         dilations=list(options.take("dilations", (1,) * len(STAGES))),
-        norm_eps=options.batch_norm_eps(),
+        **options.batch_norm(),
         out_features=[f"stage{index + 1}" for index in sorted(options.take("out_indices", (1, 2, 4, 6)))],
     )
     options.finish()

@@ -14,13 +14,15 @@ def translate(original: Mapping[str, Any], context: Context) -> MobileNetV3Confi
     """Translates ``dict(type="MobileNetV3", arch="large", out_indices=...)``."""
     options = Options(original, context.where)
     refuse_namesakes(options, context, "has no dilations, another padding and other norms")
-    # training and initialisation only
-    options.ignore("pretrained", "init_cfg", "frozen_stages", "norm_eval", "with_cp")
+    # memory and initialisation only
+    options.ignore("pretrained", "init_cfg", "with_cp")
+    options.in_training("frozen_stages", -1)
+    options.in_training("norm_eval", False)
     plain_convolutions(options)
     config = MobileNetV3Config(
         arch=options.take("arch", "small"),
         reduction_factor=options.take("reduction_factor", 1),
-        norm_eps=options.batch_norm_eps(),
+        **options.batch_norm(),
     )
     indices = rising_indices(options, (0, 1, 12))
     try:

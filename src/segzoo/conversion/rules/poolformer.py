@@ -45,7 +45,8 @@ def _translate_authors(original: Mapping[str, Any], context: Context) -> PoolFor
 
 def _translate_mmpretrain(original: Mapping[str, Any], context: Context) -> PoolFormerConfig:
     options = Options(original, context.where)
-    options.ignore("init_cfg", "frozen_stages")
+    options.ignore("init_cfg")
+    options.in_training("frozen_stages", 0, usual=(-1,))  # 0 freezes the patches
     options.activation(default="GELU", only="GELU")
     arch = options.take("arch", "s12")
     if isinstance(arch, Mapping):
@@ -76,7 +77,7 @@ def _group_norm_eps(options: Options) -> float:
     given = options.take("norm_cfg", {"type": "GN", "num_groups": 1})
     place = f"{options.where}.norm_cfg"
     norm, kind = Options(given, place), type_name(given, place)
-    norm.ignore("requires_grad")
+    norm.in_training("requires_grad", True)
     norm.expect("affine", True)
     if kind != "GN" or norm.take("num_groups") != 1:
         raise options.error(f"norm_cfg={given!r} is not supported (only GN of one group)")

@@ -140,7 +140,7 @@ def layer_options(options: Options, spelling: Spelling, kind: str, order: tuple[
 def take_norm_groups(options: Options) -> int:
     """The number of groups of a pixel decoder's norms."""
     norm = part_of(options, "norm_cfg", "GN")
-    norm.ignore("requires_grad")
+    norm.in_training("requires_grad", True)
     norm.expect("eps", 1e-5)
     groups = norm.take("num_groups", 32)
     norm.finish()

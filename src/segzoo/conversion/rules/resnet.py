@@ -14,13 +14,21 @@ def translate(original: Mapping[str, Any], context: Context) -> ResNetConfig:
     kind = type_name(original, context.where)
     options = Options(original, context.where)
     grouped, v1d = kind == "ResNeXt", kind == "ResNetV1d"
-    fields = resnet_fields(options, ResNetConfig, grouped=grouped, deep_stem=v1d or kind == "ResNetV1c", v1d=v1d)
+    frozen_norms = context.package == "mmdet"
+    deep = v1d or kind == "ResNetV1c"
+    fields = resnet_fields(options, ResNetConfig, grouped=grouped, deep_stem=deep, v1d=v1d, norm_eval=frozen_norms)
     options.finish()
     return ResNetConfig(**fields)
 
 
 def resnet_fields(
-    options: Options, config: type[ResNetConfig], *, grouped: bool, deep_stem: bool, v1d: bool
+    options: Options,
+    config: type[ResNetConfig],
+    *,
+    grouped: bool,
+    deep_stem: bool,
+    v1d: bool,
+    norm_eval: bool = False,
 ) -> dict[str, Any]:
     """Takes the options of a ResNet or of a network derived from it, and returns the fields of our config.
 
@@ -28,15 +36,16 @@ def resnet_fields(
         options: the network's options.
         config: class of our config, which knows the depths.
         grouped: the original class has ``groups`` and ``base_width``.
-        deep_stem, v1d: what the class has unless an option says otherwise: a deep stem, shortcuts that pool.
+        deep_stem, v1d, norm_eval: what the class has unless an option says otherwise: a deep stem, shortcuts that pool,
+            norms that keep their statistics in training.
 
     Raises:
         ConversionError: an option is not supported, or the depth is unknown.
     """
-    # training and initialisation only
-    options.ignore(
-        "pretrained", "init_cfg", "frozen_stages", "norm_eval", "with_cp", "zero_init_residual", "stage_with_dcn"
-    )
+    # memory and initialisation only
+    options.ignore("pretrained", "init_cfg", "with_cp", "zero_init_residual", "stage_with_dcn")
+    options.in_training("frozen_stages", -1)
+    options.in_training("norm_eval", norm_eval, usual=(False,))
     options.expect("dcn", None)
     options.expect("plugins", None, [])
     num_stages = options.take("num_stages", 4)
@@ -70,7 +79,7 @@ def resnet_fields(
         "groups": groups,
         "base_width": base_width,
         "base_channels": base_channels,
-        "norm_eps": options.batch_norm_eps(),
+        **options.batch_norm(),
         "out_features": [f"stage{index + 1}" for index in sorted(out_indices)],
     }
 

@@ -11,6 +11,7 @@ from segzoo.conversion.rules.fcn import FCN_KEYS, FCN_OPTIONS
 from segzoo.heads.stdc import STDCHeadConfig
 
 EPS = 1e-5  # of all norms around the encoder
+_FUSION_MOMENTUM = 0.1
 
 
 def translate_encoder(original: Mapping[str, Any], context: Context) -> STDCNetConfig:
@@ -26,7 +27,7 @@ def translate_encoder(original: Mapping[str, Any], context: Context) -> STDCNetC
         num_convs=options.take("num_convs", 4),
         fusion=options.take("bottleneck_type"),
         last_conv=bool(options.take("with_final_conv", False)),
-        norm_eps=options.batch_norm_eps(),
+        **options.batch_norm(),
     )
     options.finish()
     return config
@@ -53,13 +54,15 @@ def translate(original: Mapping[str, Any], context: Context) -> tuple[STDCConfig
     """Translates ``dict(type="STDCContextPathNet", backbone_cfg=dict(type="STDCNet", ...), ...)``."""
     options = Options(original, context.where)
     options.ignore("init_cfg", "pretrained")
-    _usual_norms(options)
+    norm = _usual_norms(options)
     inside = context.at(f"{context.where}.backbone_cfg")
     encoder, keys = nested("backbone", options.take("backbone_cfg"), inside, "backbone.", "encoder.")
     width = options.take("out_channels", 128)
     given = options.take("ffm_cfg", {"in_channels": 512, "out_channels": 256, "scale_factor": 4})
     fusion = Options(given, f"{context.where}.ffm_cfg")
-    _usual_norms(fusion)
+    momentum = _usual_norms(fusion).get("norm_momentum", _FUSION_MOMENTUM)
+    if momentum != _FUSION_MOMENTUM:
+        context.note(fusion.where, f"its norm had the momentum {momentum}, and trains on with {_FUSION_MOMENTUM}")
     fusion.activation(only="ReLU")
     fusion.ignore("init_cfg")
     maps, last = channels_of_maps(encoder), list(options.take("last_in_channels", (1024, 512)))
@@ -81,15 +84,19 @@ def translate(original: Mapping[str, Any], context: Context) -> tuple[STDCConfig
         squeeze=fusion.take("scale_factor", 4),
         upsampling=upsampling,
         align_corners=bool(align_corners),
+        **norm,
     )
     fusion.finish()
     options.finish()
     return config, keys
 
 
-def _usual_norms(options: Options) -> None:
-    if (eps := options.batch_norm_eps()) != EPS:
+def _usual_norms(options: Options) -> dict[str, Any]:
+    """Takes a norm config whose eps is `EPS`, and returns the field for its momentum, if it has one."""
+    norm = options.batch_norm()
+    if (eps := norm.pop("norm_eps")) != EPS:
         raise options.error(f"batch norms with eps={eps!r} are not supported (only {EPS})")
+    return norm
 
 
 KEYS = (

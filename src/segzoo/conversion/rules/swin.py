@@ -19,8 +19,9 @@ _NORM = Permute(axes=(2, 1, 0), view=(-1, 2, 2))
 
 def _shared_options(options: Options, *, drop_path: float) -> dict[str, Any]:
     """Takes the options that both spellings have, and returns fields of our config."""
-    # training, initialisation and memory
-    options.ignore("init_cfg", "pretrained", "frozen_stages", "with_cp", "use_checkpoint")
+    # initialisation and memory
+    options.ignore("init_cfg", "pretrained", "with_cp", "use_checkpoint")
+    options.in_training("frozen_stages", -1)
     options.expect("qk_scale", None)
     size = options.take("pretrain_img_size", 224)
     if not isinstance(size, int):

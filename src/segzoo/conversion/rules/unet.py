@@ -12,7 +12,8 @@ from segzoo.conversion.rules.common import conv_module, norm_keys, plain_convolu
 def translate(original: Mapping[str, Any], context: Context) -> UNetConfig:
     """Translates ``dict(type="UNet", base_channels=64, num_stages=5, ...)``."""
     options = Options(original, context.where)
-    options.ignore("pretrained", "init_cfg", "norm_eval", "with_cp")  # training and initialisation only
+    options.ignore("pretrained", "init_cfg", "with_cp")  # memory and initialisation only
+    options.in_training("norm_eval", False)
     options.expect("dcn", None)
     options.expect("plugins", None)
     plain_convolutions(options)

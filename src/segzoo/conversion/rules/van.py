@@ -33,7 +33,7 @@ def _translate(original: Mapping[str, Any], context: Context) -> VANConfig:
         channels=channels,
         depths=list(depths),
         mlp_ratios=list(ratios),
-        norm_eps=options.batch_norm_eps(),
+        **options.batch_norm(),
         dropout=float(options.take("drop_rate", 0.0)),
         drop_path_rate=float(options.take("drop_path_rate", 0.0)),
     )

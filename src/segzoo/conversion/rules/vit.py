@@ -165,8 +165,9 @@ VIT_BASELINE = register(
 
 def _translate_ibot(original: Mapping[str, Any], context: Context) -> ViTConfig:
     options = Options(original, context.where)
-    # training and memory, or pre-training
-    options.ignore("frozen_stages", "use_checkpoint", "return_all_tokens")
+    # memory, or pre-training
+    options.ignore("use_checkpoint", "return_all_tokens")
+    options.in_training("frozen_stages", -1)
     options.expect("use_mean_pooling", False)
     options.expect("masked_im_modeling", False)
     maps = map_names(options.take("out_indices", (3, 5, 7, 11)))
