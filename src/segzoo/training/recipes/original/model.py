@@ -16,14 +16,15 @@ from segzoo.heads.fcn import FCNHeadConfig
 from segzoo.losses import CrossEntropyLoss
 from segzoo.training.recipes.original.findings import Findings, part_of
 
-_USUAL_MOMENTUM = 0.1  # PyTorch's
+# PyTorch's.
+_USUAL_MOMENTUM = 0.1
 _USUAL_AUXILIARY = [CrossEntropyLoss(weight=0.4).to_dict()]
 _NO_WEIGHTS = ("_eps", "dropout")  # endings of options that change no weights
 _NO_SHAPE = ("drop_path_rate", "out_features", "out_indices", "stage_names", "norm_eval", "frozen_stages")
 
 
 def model_fields(config: Mapping[str, Any], translation: Translation, findings: Findings) -> None:
-    """Take drop path, class weights, losses and the momentum of norms, as far as they are the same in all parts that a recipe sets."""
+    """Take drop path, and of class weights, losses and the momentum of norms what all parts of the model have."""
     backbone = part_of(config, "model", "backbone") or {}
     rate = getattr(translation.config.backbone_config, "drop_path_rate", None)
     if rate is not None and "drop_path_rate" in backbone:
