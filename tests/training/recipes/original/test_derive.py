@@ -167,6 +167,80 @@ unknown_call = open('/etc/passwd')
     ]
 
 
+def schedulers(*entries, **length):
+    """The recipe of a config of 1.x with such schedulers, and why parts of them are not in it."""
+    config = {
+        "model": {"type": "EncoderDecoder", "backbone": {"type": "MyNet"}, "decode_head": {"type": "FCNHead"}},
+        "optim_wrapper": {"type": "OptimWrapper", "optimizer": {"type": "SGD", "lr": 0.1}},
+        "param_scheduler": list(entries),
+        "train_cfg": length,
+        "train_dataloader": {"batch_size": 2},
+    }
+    derived = derive_recipe(config, name="mine", gpus=1)
+    return derived.recipe, {place: why for place, why in derived.left_out if place.startswith("param_scheduler")}
+
+
+WARM_UP = {"type": "LinearLR", "start_factor": 0.001, "by_epoch": False, "begin": 0, "end": 500}
+MULTISTEP = {"type": "MultiStepLR", "milestones": [60, 90]}
+
+
+def test_schedulers_that_count_epochs_give_no_steps():
+    warm_up = {**WARM_UP, "by_epoch": True, "end": 5, "convert_to_iter_based": True}
+    recipe, reasons = schedulers(warm_up, MULTISTEP, max_epochs=100)
+    assert (recipe.lr_scheduler_type, recipe.lr_steps, recipe.num_warmup_steps) == ("constant", (), 0)
+    assert "give --num_warmup_steps yourself" in reasons["param_scheduler[0]"]
+    assert "give --lr_scheduler_type yourself" in reasons["param_scheduler[1]"]
+    # A decay over the whole training needs no number of steps.
+    recipe, reasons = schedulers({"type": "PolyLR", "power": 0.9, "end": 50}, max_epochs=100)
+    assert (recipe.lr_scheduler_type, recipe.lr_power, recipe.num_train_epochs) == ("poly", 0.9, 100)
+    assert "ends at epoch 50" in reasons["param_scheduler[0].end"]
+
+
+@pytest.mark.parametrize(
+    ("entries", "kind", "reason"),
+    [
+        ([WARM_UP], "constant_with_warmup", None),
+        ([{"type": "StepLR", "step_size": 1000, "by_epoch": False}], "constant", "StepLR is not available"),
+        ([{"type": "OneCycleLR"}, WARM_UP], "constant_with_warmup", "OneCycleLR is not available"),
+        ([MULTISTEP], "constant", "MultiStepLR counts epochs"),
+    ],
+)
+def test_the_rate_is_constant_where_no_scheduler_sets_it(entries, kind, reason):
+    recipe, reasons = schedulers(*entries, max_iters=10_000)
+    assert recipe.lr_scheduler_type == kind
+    assert reasons == {} if reason is None else reason in reasons["param_scheduler[0]"]
+
+
+def test_of_several_schedules_the_last_is_taken_and_the_others_are_named():
+    steps = {**MULTISTEP, "by_epoch": False, "milestones": [3000, 4000], "end": 5000}
+    cosine = {"type": "CosineAnnealingLR", "T_max": 5000, "begin": 5000, "end": 10_000, "by_epoch": False}
+    recipe, reasons = schedulers(WARM_UP, steps, cosine, max_iters=10_000)
+    assert (recipe.lr_scheduler_type, recipe.lr_steps, recipe.num_warmup_steps) == ("cosine", (), 500)
+    assert reasons["param_scheduler[1]"] == "a recipe has one schedule; param_scheduler[2] stands in its place"
+
+
+def test_milestones_count_from_where_their_scheduler_begins():
+    recipe, _ = schedulers({**MULTISTEP, "by_epoch": False, "begin": 30, "end": 100}, max_iters=1000)
+    assert (recipe.lr_scheduler_type, recipe.lr_steps) == ("multistep", (90,))
+
+
+def test_a_model_that_is_not_known_leaves_the_training():
+    config = {
+        "model": {"type": "EncoderDecoder", "backbone": {"type": "MyNet"}, "decode_head": {"type": "FCNHead"}},
+        "optimizer": {"type": "RAdam", "lr": 0.1, "paramwise_cfg": {"norm_decay_mult": 0.0}},
+        "lr_config": {"policy": "step", "step": [8, 11], "by_epoch": False, "warmup": "exp", "warmup_iters": 3},
+        "runner": {"type": "EpochBasedRunner", "max_epochs": 12},
+        "data": {"samples_per_gpu": 3, "train": {"type": "MyData", "pipeline": [{"type": "Albu"}]}},
+    }
+    derived = derive_recipe(config, name="mine", gpus=2)
+    recipe, reasons = derived.recipe, dict(derived.left_out)
+    assert (recipe.optimizer, recipe.lr_steps, recipe.num_train_epochs) == ("adamw", (8, 11), 12)
+    assert (recipe.max_train_steps, recipe.total_train_batch_size, recipe.crop_size) == (None, 6, None)
+    assert "MyNet" in reasons["model"] and "RAdam" in reasons["optimizer"] and "'exp'" in reasons["lr_config.warmup"]
+    assert "Albu" in reasons["data.train.pipeline[0]"] and "without the model" in reasons["paramwise_cfg"]
+    assert derived.flags == ["--dataset_name", "DATA", "--backbone", "BACKBONE", "--head", "HEAD"]
+
+
 @pytest.mark.parametrize(
     ("options", "decay", "left"),
     [
@@ -190,23 +264,6 @@ def test_the_average_of_the_weights(options, decay, left):
     reasons = {place: why for place, why in derived.left_out if place.startswith("custom_hooks[0]")}
     assert set(reasons) == {f"custom_hooks[0]{place}" for place in left}
     assert all(why in reasons[f"custom_hooks[0]{place}"] for place, why in left.items())
-
-
-def test_a_model_that_is_not_known_leaves_the_training():
-    config = {
-        "model": {"type": "EncoderDecoder", "backbone": {"type": "MyNet"}, "decode_head": {"type": "FCNHead"}},
-        "optimizer": {"type": "RAdam", "lr": 0.1, "paramwise_cfg": {"norm_decay_mult": 0.0}},
-        "lr_config": {"policy": "step", "step": [8, 11], "by_epoch": False, "warmup": "exp", "warmup_iters": 3},
-        "runner": {"type": "EpochBasedRunner", "max_epochs": 12},
-        "data": {"samples_per_gpu": 3, "train": {"type": "MyData", "pipeline": [{"type": "Albu"}]}},
-    }
-    derived = derive_recipe(config, name="mine", gpus=2)
-    recipe, reasons = derived.recipe, dict(derived.left_out)
-    assert (recipe.optimizer, recipe.lr_steps, recipe.num_train_epochs) == ("adamw", (8, 11), 12)
-    assert (recipe.max_train_steps, recipe.total_train_batch_size, recipe.crop_size) == (None, 6, None)
-    assert "MyNet" in reasons["model"] and "RAdam" in reasons["optimizer"] and "'exp'" in reasons["lr_config.warmup"]
-    assert "Albu" in reasons["data.train.pipeline[0]"] and "without the model" in reasons["paramwise_cfg"]
-    assert derived.flags == ["--dataset_name", "DATA", "--backbone", "BACKBONE", "--head", "HEAD"]
 
 
 def test_printed_configs():

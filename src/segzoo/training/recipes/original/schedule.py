@@ -42,8 +42,8 @@ def schedule_fields(config: Mapping[str, Any], passes: int, findings: Findings) 
         _policy(Options(policy, "lr_config"), policy.get("policy"), passes, findings)
         return
     schedulers = config.get("param_scheduler")
+    findings.take("no schedule", lr_scheduler_type="constant")
     if schedulers is None:
-        findings.take("no schedule", lr_scheduler_type="constant")
         return
     for number, scheduler in enumerate(schedulers if isinstance(schedulers, (list, tuple)) else [schedulers]):
         place = f"param_scheduler[{number}]"
@@ -102,51 +102,68 @@ def _warmup(place: str, steps: int, start: float, findings: Findings) -> None:
 
 def _cosine(place: str, low: float, findings: Findings) -> None:
     if low:
-        findings.take(place, lr_scheduler_type="cosine_with_min_lr", min_learning_rate=low)
+        _take_schedule(place, findings, lr_scheduler_type="cosine_with_min_lr", min_learning_rate=low)
     else:
-        findings.take(place, lr_scheduler_type="cosine")
+        _take_schedule(place, findings, lr_scheduler_type="cosine")
+
+
+def _take_schedule(place: str, findings: Findings, **fields: Any) -> None:
+    """Take the one schedule that a recipe has, in place of an earlier one."""
+    if findings.fields.get("lr_scheduler_type", "constant") not in ("constant", "constant_with_warmup"):
+        findings.leave(findings.places["lr_scheduler_type"], f"a recipe has one schedule; {place} stands in its place")
+        for name in ("lr_power", "lr_steps", "lr_step_factor", "min_learning_rate"):
+            findings.fields.pop(name, None)
+            findings.places.pop(name, None)
+    findings.take(place, **fields)
 
 
 def _scheduler(options: Options, kind: str, passes: int, findings: Findings) -> None:
     """One of 1.x."""
     place = options.where
     begin, end = options.take("begin", 0), options.take("end", None)
-    if options.take("by_epoch", True) and findings.fields.get("max_train_steps"):
-        findings.leave(place, f"{kind} counts epochs in a training that counts steps")
+    by_epoch = options.take("by_epoch", True)
+    length = findings.fields.get("num_train_epochs" if by_epoch else "max_train_steps")
+    warms_up = kind in ("LinearLR", "ConstantLR") and begin == 0 and bool(end)
+    decays = kind in ("PolyLR", "CosineAnnealingLR")
+    if not (warms_up or decays or kind == "MultiStepLR"):
+        findings.leave(place, f"{kind} is not available; what no other scheduler sets is constant")
         return
-    if kind in ("LinearLR", "ConstantLR") and begin == 0 and end:
+    if by_epoch and not (decays and length):
+        flag = "--num_warmup_steps" if warms_up else "--lr_scheduler_type"
+        findings.leave(place, f"{kind} counts epochs, whose steps depend on the data; give {flag} yourself")
+        return
+    if warms_up:
         start = options.take("start_factor", options.take("factor", 1 / 3))
         _warmup(place, end // passes, start, findings)
         if kind == "ConstantLR":
             findings.leave(place, "its warm-up is constant, and a recipe's rises")
         options.ignore("end_factor")
-    elif kind in ("PolyLR", "CosineAnnealingLR"):
+    elif decays:
         low, ratio = options.take("eta_min", 0.0), options.take("eta_min_ratio", None)
         low = low if ratio is None else ratio * findings.fields["learning_rate"]
-        options.ignore("T_max")
+        options.ignore("T_max", "convert_to_iter_based")
         if kind == "PolyLR":
-            findings.take(place, lr_scheduler_type="poly", lr_power=options.take("power", 1.0), min_learning_rate=low)
+            power = options.take("power", 1.0)
+            _take_schedule(place, findings, lr_scheduler_type="poly", lr_power=power, min_learning_rate=low)
         else:
             _cosine(place, low, findings)
+        unit = "epoch" if by_epoch else "step"
         if begin:
             findings.leave(
-                f"{place}.begin", f"{kind} begins at step {begin} there, and at step 0 here, below the warm-up"
+                f"{place}.begin", f"{kind} begins at {unit} {begin} there, and at {unit} 0 here, below the warm-up"
             )
-        length = findings.fields.get("max_train_steps")
-        if end and length and end // passes != length:
-            findings.leave(f"{place}.end", f"{kind} ends at step {end} there, and with the training here")
-    elif kind == "MultiStepLR":
-        findings.take(
+        if end and length and end // (1 if by_epoch else passes) != length:
+            findings.leave(f"{place}.end", f"{kind} ends at {unit} {end} there, and with the training here")
+    else:
+        # The original counts the milestones from where the scheduler begins.
+        steps = [begin + int(step) for step in options.take("milestones")]
+        _take_schedule(
             place,
+            findings,
             lr_scheduler_type="multistep",
-            lr_steps=[int(step) // passes for step in options.take("milestones")],
+            lr_steps=[step // passes for step in steps if end is None or step < end],
             lr_step_factor=options.take("gamma", 0.1),
         )
-    else:
-        findings.leave(place, f"{kind} is not available")
-        return
-    if findings.fields.get("num_warmup_steps") and findings.fields.get("lr_scheduler_type") == "constant":
-        findings.take(place, lr_scheduler_type="constant_with_warmup")
     findings.leave_rest(options)
 
 
