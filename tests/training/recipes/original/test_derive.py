@@ -134,7 +134,8 @@ unknown_call = open('/etc/passwd')
         ),
         mixed_precision="bf16",
         max_grad_norm=0.5,
-        ema_decay=0.999,
+        # Two passes, after each of which the original averages.
+        ema_decay=0.999**2,
     )
     assert derived.recipe == expected
     # Names with "head" come before norms: those of the heads decay.
@@ -238,6 +239,31 @@ def test_a_model_that_is_not_known_leaves_the_training():
     assert "MyNet" in reasons["model"] and "RAdam" in reasons["optimizer"] and "'exp'" in reasons["lr_config.warmup"]
     assert "Albu" in reasons["data.train.pipeline[0]"] and "without the model" in reasons["paramwise_cfg"]
     assert derived.flags == ["--dataset_name", "DATA", "--backbone", "BACKBONE", "--head", "HEAD"]
+
+
+@pytest.mark.parametrize(
+    ("options", "decay", "left"),
+    [
+        ({"momentum": 0.001, "priority": 49}, 0.999, {}),
+        ({}, 0.9998, {}),
+        ({"momentum": 0.01, "interval": 10}, 0.99**0.1, {".interval": "10 becomes 1"}),
+        (
+            {"momentum": 1e-4, "ema_type": "mmdet.ExpMomentumEMA", "gamma": 2000},
+            0.9999,
+            {".ema_type": "ExpMomentumEMA becomes", "": "gamma=2000"},
+        ),
+        ({"ema_type": "StochasticWeightAverage"}, None, {"": "StochasticWeightAverage is not available"}),
+        ({"momentum": 1e-4, "begin_iter": 20_000}, 0.9999, {"": "begin_iter=20000"}),
+        ({"momentum": "small"}, None, {"": "cannot be taken"}),
+        ({"momentum": 0.001, "interval": 0}, None, {"": "cannot be taken"}),
+    ],
+)
+def test_the_average_of_the_weights(options, decay, left):
+    derived = derive_recipe(config_of(FEW[0]) | {"custom_hooks": [{"type": "EMAHook", **options}]}, name="x")
+    assert derived.recipe.ema_decay == decay
+    reasons = {place: why for place, why in derived.left_out if place.startswith("custom_hooks[0]")}
+    assert set(reasons) == {f"custom_hooks[0]{place}" for place in left}
+    assert all(why in reasons[f"custom_hooks[0]{place}"] for place, why in left.items())
 
 
 def test_printed_configs():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segzoo.conversion.bases import zoo_base
+from segzoo.conversion.options import Options
 from segzoo.conversion.original_config import OriginalConfig
 from segzoo.conversion.reading.configs import read_config_file
 from segzoo.conversion.translate import translate_config
@@ -112,7 +113,7 @@ def derive_recipe(config: Mapping[str, Any], *, name: str, gpus: int | None = No
             model_fields(config, translation, findings)
             flags = model_flags(translation, findings)
     with findings.reading("custom_hooks"):
-        _hooks(config.get("custom_hooks") or (), findings)
+        _hooks(config.get("custom_hooks") or (), passes, findings)
     for key, why in _ELSEWHERE.items():
         if key in config and config[key] is not None:
             findings.leave(key, why)
@@ -148,12 +149,32 @@ def _class_flags(config: Mapping[str, Any], translation: Translation | None, fin
     return flags + (["--do_reduce_labels"] if dataset.reduce_labels else [])
 
 
-def _hooks(hooks: Any, findings: Findings) -> None:
+def _hooks(hooks: Any, passes: int, findings: Findings) -> None:
     for number, hook in enumerate(hooks):
         place = f"custom_hooks[{number}]"
         kind = str(hook.get("type")).rpartition(".")[2]
         if kind == "EMAHook":
-            # 0.x and 1.x have the share of the new weights, and 0.x warms it up.
-            findings.take(f"{place}.momentum", ema_decay=1 - float(hook.get("momentum", 0.0002)))
+            with findings.reading(place):
+                _average(Options(hook, place), passes, findings)
         else:
             findings.leave(place, f"the hook {kind} is not available")
+
+
+def _average(options: Options, passes: int, findings: Findings) -> None:
+    """The moving average of the weights, which the original updates after iterations, ``passes`` of which are a step."""
+    place, usual = options.where, "ExponentialMovingAverage"
+    kind = str(options.take("ema_type", usual)).rpartition(".")[2]
+    if kind != usual and "momentum" not in options:
+        findings.leave(place, f"the average {kind} is not available")
+        return
+    if kind != usual:
+        findings.leave(f"{place}.ema_type", f"{kind} becomes {usual}, with one share in all steps")
+    # 0.x and 1.x have the share of the new weights, and 0.x warms it up.
+    share, interval = float(options.take("momentum", 0.0002)), options.take("interval", 1)
+    if passes % interval:
+        findings.leave(
+            f"{place}.interval", f"{interval} becomes 1, with a share that forgets as much in {interval} iterations"
+        )
+    findings.take(f"{place}.momentum", ema_decay=(1 - share) ** (passes / interval))
+    options.ignore("priority", "strict_load", "device")
+    findings.leave_rest(options)

@@ -45,7 +45,7 @@ class Findings:
         """A context whose errors are reasons to leave the place out."""
         try:
             yield
-        except (SegZooError, TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError) as error:
+        except (SegZooError, TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
             self.leave(place, f"cannot be taken ({one_line(error):.300})")
 
 

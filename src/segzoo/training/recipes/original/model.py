@@ -5,60 +5,105 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import nn
 from transformers import PreTrainedConfig
 
 from segzoo.auto import backbone_variants
+from segzoo.conversion.plan import build_without_weights
 from segzoo.conversion.translation import Translation
 from segzoo.heads.base import HeadConfig
 from segzoo.heads.fcn import FCNHeadConfig
 from segzoo.losses import CrossEntropyLoss
 from segzoo.training.recipes.original.findings import Findings, part_of
 
+# PyTorch's.
+_USUAL_MOMENTUM = 0.1
 _USUAL_AUXILIARY = [CrossEntropyLoss(weight=0.4).to_dict()]
 _NO_WEIGHTS = ("_eps", "dropout")  # endings of options that change no weights
 _NO_SHAPE = ("drop_path_rate", "out_features", "out_indices", "stage_names", "norm_eval", "frozen_stages")
 
 
 def model_fields(config: Mapping[str, Any], translation: Translation, findings: Findings) -> None:
-    """Take losses, class weights, drop path and the momentum of norms."""
+    """Take drop path, and of class weights, losses and the momentum of norms what all parts of the model have."""
     backbone = part_of(config, "model", "backbone") or {}
     rate = getattr(translation.config.backbone_config, "drop_path_rate", None)
     if rate is not None and "drop_path_rate" in backbone:
         findings.take("model.backbone.drop_path_rate", drop_path_rate=rate)
-    momentum = (part_of(backbone, "norm_cfg") or {}).get("momentum")
-    if momentum is not None:
-        findings.take("model.backbone.norm_cfg.momentum", norm_momentum=momentum)
     if (frozen := backbone.get("frozen_stages", -1)) not in (-1, None):
         findings.leave(
             "model.backbone.frozen_stages",
             f"{frozen}: a recipe trains the whole backbone or (freeze_backbone) none of it",
         )
-    heads = translation.config.decode_head_configs
-    _losses(heads[-1], "model.decode_head", "losses", type(heads[-1])().losses, findings)
-    auxiliary = translation.config.auxiliary_head_configs
-    if auxiliary:
-        if any(head.losses != auxiliary[0].losses for head in auxiliary if "losses" in head.loss_fields):
-            findings.leave(
-                "model.auxiliary_head", "its heads have different losses, and a recipe has one for all: the first's"
-            )
-        _losses(auxiliary[0], "model.auxiliary_head", "auxiliary_losses", _USUAL_AUXILIARY, findings)
+    # Heads with outputs of their own keep their losses, whatever a recipe says.
+    decode, auxiliary = (
+        [head for head in heads if head.own_outputs is None]
+        for heads in (translation.config.decode_head_configs, translation.config.auxiliary_head_configs)
+    )
+    shared = _shared_class_weights([*decode, *auxiliary])
+    if shared is not None:
+        findings.take("model.decode_head.loss_decode.class_weight", class_weights=shared)
+    _losses(decode, "model.decode_head", "losses", type(decode[-1])().losses, shared, findings)
+    _losses(auxiliary, "model.auxiliary_head", "auxiliary_losses", _USUAL_AUXILIARY, shared, findings)
     for note in translation.notes:
         if "loss" in note or "train" in note:
             place, _, why = note.partition(": ")
             findings.leave(place, why)
+    _norm_momentum(backbone, translation, findings)
 
 
-def _losses(head: HeadConfig, place: str, name: str, usual: Sequence[Mapping[str, Any]], findings: Findings) -> None:
-    if "losses" not in head.loss_fields or head.own_outputs is not None:
-        return
-    losses = [dict(loss) for loss in head.losses]
-    weights = [loss.get("class_weights") for loss in losses]
-    if weights[0] is not None and all(one == weights[0] for one in weights) and losses[0].get("average") != "weighted":
-        findings.take(f"{place}.loss_decode.class_weight", class_weights=list(weights[0]))
-        losses = [{key: value for key, value in loss.items() if key != "class_weights"} for loss in losses]
-    plain = [{key: value for key, value in loss.items() if value is not None} for loss in losses]
-    if plain != [{key: value for key, value in loss.items() if value is not None} for loss in usual]:
-        findings.take(f"{place}.loss_decode", **{name: plain})
+def _shared_class_weights(heads: Sequence[HeadConfig]) -> list[float] | None:
+    """The class weights of all losses of all heads, which are those that ``class_weights`` of a recipe can say; or None."""
+    losses = [loss for head in heads for field in head.loss_fields for loss in getattr(head, field)]
+    weights = losses[0].get("class_weights") if losses else None
+    if weights is None or any(loss.get("class_weights") != weights for loss in losses):
+        return None
+    # An average over the weights is not said without them.
+    if any(loss.get("average") == "weighted" for head in heads for loss in head.losses):
+        return None
+    return list(weights)
+
+
+def _losses(
+    heads: Sequence[HeadConfig],
+    place: str,
+    name: str,
+    usual: Sequence[Mapping[str, Any]],
+    shared: list[float] | None,
+    findings: Findings,
+) -> None:
+    """Take the losses that all heads of a kind have, without the class weights that all heads share."""
+    found = [_plain(head.losses, shared) for head in heads]
+    if any(losses != found[0] for losses in found):
+        findings.leave(
+            f"{place}.loss_decode",
+            "its heads have different losses, and a recipe has the same for all: a converted model keeps them, a new head has "
+            "its usual ones",
+        )
+    elif found and found[0] != _plain(usual, None):
+        findings.take(f"{place}.loss_decode", **{name: found[0]})
+
+
+def _plain(losses: Sequence[Mapping[str, Any]], shared: list[float] | None) -> list[dict[str, Any]]:
+    """Losses without options that are not set, and without class weights that are said elsewhere."""
+    return [
+        {key: value for key, value in loss.items() if value is not None and not (shared and key == "class_weights")}
+        for loss in losses
+    ]
+
+
+def _norm_momentum(backbone: Mapping[str, Any], translation: Translation, findings: Findings) -> None:
+    """Take the momentum that all batch norms of a model have."""
+    of_backbone = (part_of(backbone, "norm_cfg") or {}).get("momentum")
+    found = {
+        of_backbone if of_backbone is not None and name.startswith("backbone.") else module.momentum
+        for name, module in build_without_weights(translation.config).named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    }
+    if len(found) > 1:
+        listed = ", ".join(f"{momentum:g}" for momentum in sorted(found))
+        findings.leave("norm_cfg.momentum", f"{listed}: a recipe has one for all batch norms")
+    elif found != {_USUAL_MOMENTUM} and found:
+        findings.take("norm_cfg.momentum", norm_momentum=found.pop())
 
 
 def model_flags(translation: Translation, findings: Findings) -> list[str]:

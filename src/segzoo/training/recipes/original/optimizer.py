@@ -9,6 +9,7 @@ from segzoo.conversion.options import Options, type_name, values_that_fit
 from segzoo.conversion.plan import build_without_weights
 from segzoo.conversion.translation import Translation
 from segzoo.errors import SegZooError
+from segzoo.training.layer_depths import layer_depths
 from segzoo.training.recipes.original.by_name import LAYER_DECAYS, factors_of, named_parameters, options_of
 from segzoo.training.recipes.original.findings import Findings, part_of
 
@@ -81,9 +82,8 @@ def _groups(
 ) -> None:
     """Learning rates and weight decay by name."""
     if constructor in LAYER_DECAYS:
-        rate = settings.get("layer_decay_rate", settings.get("decay_rate", 1.0))
-        if rate != 1:
-            findings.take(f"{place}.layer_decay_rate", layer_decay=rate)
+        with findings.reading(f"{place}.layer_decay_rate"):
+            _layer_decay(settings, translation, findings, place)
         for name in ("offset_lr_scale",):
             if settings.get(name, 1.0) != 1:
                 findings.leave(f"{place}.{name}", "a recipe has no learning rate for offsets alone")
@@ -112,6 +112,26 @@ def _groups(
     findings.take(
         place, **{name: value for name, value in found.items() if name == "no_decay" or value not in (1.0, [])}
     )
+
+
+def _layer_decay(settings: Mapping[str, Any], translation: Translation | None, findings: Findings, place: str) -> None:
+    """Take the factor from layer to layer, and say where the original counts other layers than a recipe."""
+    rate = settings.get("layer_decay_rate", settings.get("decay_rate", 1.0))
+    if rate == 1:
+        return
+    if translation is not None:
+        _, count = layer_depths(build_without_weights(translation.config))
+        layers, kind = settings.get("num_layers", count - 1), settings.get("decay_type", "layer_wise")
+        if layers != count - 1:
+            findings.leave(
+                f"{place}.num_layers", f"{layers} becomes {count - 1}, as this backbone's layers are counted"
+            )
+        if "convnext" in translation.config.backbone_config.model_type and kind != "stage_wise":
+            findings.leave(
+                f"{place}.decay_type",
+                f"{kind} becomes stage_wise: a recipe counts the stages of a ConvNeXt, not its layers",
+            )
+    findings.take(f"{place}.layer_decay_rate", layer_decay=rate)
 
 
 def _wrapper(wrapper: Mapping[str, Any], findings: Findings) -> int:

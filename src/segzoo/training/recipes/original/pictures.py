@@ -13,6 +13,7 @@ _NO_CHANGES = (
     "LoadImageFromFile", "LoadAnnotations", "Normalize", "DefaultFormatBundle", "Collect", "ImageToTensor", "ToTensor", "Pad",
     "PackSegInputs", "LoadSingleRSImageFromFile", "SegRescale",
 )  # fmt: skip
+_RESIZES = ("Resize", "RandomResize", "RandomChoiceResize", "ResizeShortestEdge")
 _DISTORTION = {
     "brightness_delta": 32, "contrast_range": (0.5, 1.5), "saturation_range": (0.5, 1.5), "hue_delta": 18
 }  # fmt: skip
@@ -37,9 +38,16 @@ def train_fields(config: Mapping[str, Any], findings: Findings) -> None:
         cat_max_ratio=1.0,
     )
     for number, step in enumerate(steps):
-        where = f"{place}[{number}]"
+        where, before = f"{place}[{number}]", dict(findings.places)
         with findings.reading(where):
             _step(Options(step, where), type_name(step, where), findings)
+        taken = [name for name, source in findings.places.items() if source == where]
+        for earlier in sorted({before[name] for name in taken if before.get(name, place) != place}):
+            findings.leave(earlier, f"a recipe has one such step; {where} stands in its place")
+        if "scale_range" in taken and before["crop_size"] != place:
+            findings.leave(
+                where, f"it follows the crop of {before['crop_size']} there, and comes before it in a recipe"
+            )
 
 
 def _train_pipeline(config: Mapping[str, Any], findings: Findings) -> tuple[Sequence[Any] | None, str]:
@@ -63,76 +71,89 @@ def _step(options: Options, kind: str, findings: Findings) -> None:
     place = options.where
     if kind in _NO_CHANGES:
         return
-    if kind in ("Resize", "RandomResize"):
-        _resize(options, findings)
-    elif kind in ("RandomChoiceResize", "ResizeShortestEdge"):
-        _shortest_edges(options, findings)
+    if kind in _RESIZES:
+        _resize(options, kind, findings)
     elif kind == "ResizeToMultiple":
         findings.take(place, size_divisor=options.take("size_divisor", 32))
     elif kind == "RandomCrop":
         size = options.take("crop_size")
         size = [size, size] if isinstance(size, int) else list(size)
         findings.take(place, crop_size=size, cat_max_ratio=options.take("cat_max_ratio", 1.0))
-        options.ignore("ignore_index")
+        _expect({"ignore_index": 255}, options, findings)
     elif kind == "RandomFlip":
-        options.ignore("direction")
-        chance = options.take("prob", None)
-        chance = options.take("flip_ratio", None) if chance is None else chance
-        findings.take(place, flip_probability=0.0 if chance is None else chance)
+        _flip(options, findings)
     elif kind == "PhotoMetricDistortion":
         findings.take(place, photometric_distortion=True)
-        for name, usual in _DISTORTION.items():
-            value = options.take(name, usual)
-            if (tuple(value) if isinstance(value, (list, tuple)) else value) != usual:
-                findings.leave(f"{place}.{name}", f"{value!r} becomes {usual!r}, that of every recipe")
+        _expect(_DISTORTION, options, findings)
     else:
         findings.leave(place, f"a recipe has no step {kind}")
         return
     findings.leave_rest(options)
 
 
-def _resize(options: Options, findings: Findings) -> None:
-    place = options.where
+def _expect(usual: Mapping[str, Any], options: Options, findings: Findings) -> None:
+    """Leave out the values of options for which every recipe has the same."""
+    for name, only in usual.items():
+        value = options.take(name, only)
+        if (tuple(value) if isinstance(value, (list, tuple)) else value) != only:
+            findings.leave(f"{options.where}.{name}", f"{value!r} becomes {only!r}, that of every recipe")
+
+
+def _flip(options: Options, findings: Findings) -> None:
+    chance = options.take("prob", None)
+    chance = options.take("flip_ratio", None) if chance is None else chance
+    directions = options.take("direction", "horizontal")
+    directions = [directions] if isinstance(directions, str) else list(directions)
+    if not isinstance(chance, (list, tuple)):
+        chance = [(chance or 0.0) / len(directions)] * len(directions)
+    pairs = list(zip(directions, chance, strict=True))
+    if found := [one for direction, one in pairs if direction == "horizontal"]:
+        findings.take(options.where, flip_probability=sum(found))
+    if others := [f"{direction} ({one:g})" for direction, one in pairs if direction != "horizontal"]:
+        findings.leave(f"{options.where}.direction", f"{', '.join(others)}: a recipe mirrors left and right")
+
+
+def _resize(options: Options, kind: str, findings: Findings) -> None:
+    """Take a resize to one size, or to one of several short edges."""
+    place, draws = options.where, kind == "RandomChoiceResize"
     # By default 0.x keeps a picture's shape, and 1.x does not.
-    keep, ratios = options.take("keep_ratio", "img_scale" in options), options.take("ratio_range", None)
-    scale = options.take("scale", None)
-    scale = options.take("img_scale", None) if scale is None else scale
-    mode = options.take("multiscale_mode", "range")
-    options.ignore("interpolation", "backend", "resize_type", "override")
-    low, high = ratios or (1.0, 1.0)
+    keep = options.take("keep_ratio", "img_scale" in options)
+    given = [options.take(name, None) for name in ("scales", "scale", "img_scale")]
+    scales = _several(next((value for value in given if value is not None), ()), draws)
+    inner = options.expect("resize_type", "Resize", *(["ResizeShortestEdge"] if draws else []))
+    if "ResizeShortestEdge" in (kind, inner):
+        keep, limit = True, options.take("max_size", None)
+        edges = [edge if isinstance(edge, int) else min(edge) for edge in scales]
+        sizes = [[edge] if limit is None else [edge, limit] for edge in edges]
+    else:
+        sizes = [sorted(scale) if keep else list(swapped(scale)) for scale in scales]
+    low, high = options.take("ratio_range", None) or (1.0, 1.0)
+    mode = options.take("multiscale_mode", "value" if draws else "range")
+    _expect({"interpolation": "bilinear"}, options, findings)
+    options.ignore("backend", "override")
     findings.take(place, scale_range=[low, high])
-    scales = [scale] if scale is not None and not isinstance(scale[0], (list, tuple)) else list(scale or ())
-    if len(scales) > 1:
-        if mode == "value" and keep and len({max(one) for one in scales}) == 1:
-            edges = [min(one) for one in scales]
-            findings.take(place, scale_edges=edges, scale_size=[min(edges), max(scales[0])])
-        else:
-            findings.leave(place, "it draws from several scales that have no common long edge; the first one is taken")
-            scales = scales[:1]
-    if len(scales) == 1:
-        findings.take(place, scale_size=_size(scales[0], keep), keep_ratio=bool(keep))
+    # An earlier resize may have drawn from several.
+    findings.fields.pop("scale_edges", None)
+    findings.places.pop("scale_edges", None)
+    if not sizes:
+        return
+    size = sizes[0]
+    if len(sizes) > 1 and keep and mode == "value" and len({tuple(one[1:]) for one in sizes}) == 1:
+        findings.take(place, scale_edges=[one[0] for one in sizes])
+        size = min(sizes)
+    elif len(sizes) > 1:
+        findings.leave(
+            place, "a recipe draws from short edges with one limit of the long edge; its first scale is taken"
+        )
+    findings.take(place, scale_size=size, keep_ratio=bool(keep))
 
 
-def _size(scale: Sequence[int], keep_ratio: bool) -> list[int]:
-    return sorted(scale) if keep_ratio else list(swapped(scale))
-
-
-def _shortest_edges(options: Options, findings: Findings) -> None:
-    place = options.where
-    edges = options.take("scales", None)
-    edges = options.take("scale") if edges is None else edges
-    edges = [edges] if isinstance(edges, int) else list(edges)
-    limit = options.take("max_size", None)
-    options.ignore("resize_type", "keep_ratio")
-    if any(not isinstance(edge, int) for edge in edges):
-        pairs = edges
-        edges = [min(pair) for pair in pairs]
-        limits = {max(pair) for pair in pairs}
-        limit = limits.pop() if len(limits) == 1 else None
-    size = [min(edges)] if limit is None else [min(edges), limit]
-    if len(edges) > 1:
-        findings.take(place, scale_edges=edges)
-    findings.take(place, scale_size=size, scale_range=[1.0, 1.0])
+def _several(scales: Any, draws: bool) -> list[Any]:
+    """The scales of a resize, each of them an int or a (width, height); with ``draws`` a list of ints is one of ints."""
+    if isinstance(scales, int):
+        return [scales]
+    pair = bool(scales) and isinstance(scales[0], int) and not (draws and isinstance(scales, list))
+    return [scales] if pair else list(scales)
 
 
 def test_fields(config: Mapping[str, Any], translation: Translation, findings: Findings) -> None:

@@ -137,33 +137,34 @@ def _scheduler(options: Options, kind: str, passes: int, findings: Findings) -> 
         _warmup(place, end // passes, start, findings)
         if kind == "ConstantLR":
             findings.leave(place, "its warm-up is constant, and a recipe's rises")
-        options.ignore("end_factor")
+        elif (factor := options.take("end_factor", 1.0)) != 1:
+            findings.leave(f"{place}.end_factor", f"{factor:g}: a recipe's warm-up ends at the learning rate")
     elif decays:
         low, ratio = options.take("eta_min", 0.0), options.take("eta_min_ratio", None)
         low = low if ratio is None else ratio * findings.fields["learning_rate"]
-        options.ignore("T_max", "convert_to_iter_based")
+        options.ignore("convert_to_iter_based")
         if kind == "PolyLR":
             power = options.take("power", 1.0)
             _take_schedule(place, findings, lr_scheduler_type="poly", lr_power=power, min_learning_rate=low)
         else:
             _cosine(place, low, findings)
-        unit = "epoch" if by_epoch else "step"
+        unit, passes = ("epoch", 1) if by_epoch else ("step", passes)
         if begin:
             findings.leave(
                 f"{place}.begin", f"{kind} begins at {unit} {begin} there, and at {unit} 0 here, below the warm-up"
             )
-        if end and length and end // (1 if by_epoch else passes) != length:
+        if end and end // passes != length:
             findings.leave(f"{place}.end", f"{kind} ends at {unit} {end} there, and with the training here")
+        whole = (end or (length or 0) * passes) - begin
+        if (period := options.take("T_max", None) or whole) != whole:
+            findings.leave(f"{place}.T_max", f"{kind} falls for {period} {unit}s there, and to the end here")
     else:
         # The original counts the milestones from where the scheduler begins.
         steps = [begin + int(step) for step in options.take("milestones")]
-        _take_schedule(
-            place,
-            findings,
-            lr_scheduler_type="multistep",
-            lr_steps=[step // passes for step in steps if end is None or step < end],
-            lr_step_factor=options.take("gamma", 0.1),
-        )
+        steps = [step // passes for step in steps if end is None or step < end]
+        factor = options.take("gamma", 0.1)
+        if steps:
+            _take_schedule(place, findings, lr_scheduler_type="multistep", lr_steps=steps, lr_step_factor=factor)
     findings.leave_rest(options)
 
 
