@@ -19,8 +19,8 @@ from segzoo.training.recipes.original.findings import Findings, part_of
 # PyTorch's.
 _USUAL_MOMENTUM = 0.1
 _USUAL_AUXILIARY = [CrossEntropyLoss(weight=0.4).to_dict()]
-_NO_WEIGHTS = ("_eps", "dropout")  # endings of options that change no weights
-_NO_SHAPE = ("drop_path_rate", "out_features", "out_indices", "stage_names", "norm_eval", "frozen_stages")
+_NO_WEIGHTS = ("_eps", "_uniform", "dropout")  # endings of options that change no weights
+_NO_SHAPE = ("drop_path_rate", "out_features", "norm_momentum", "out_indices", "stage_names")
 
 
 def model_fields(config: Mapping[str, Any], translation: Translation, findings: Findings) -> None:
@@ -29,11 +29,6 @@ def model_fields(config: Mapping[str, Any], translation: Translation, findings: 
     rate = getattr(translation.config.backbone_config, "drop_path_rate", None)
     if rate is not None and "drop_path_rate" in backbone:
         findings.take("model.backbone.drop_path_rate", drop_path_rate=rate)
-    if (frozen := backbone.get("frozen_stages", -1)) not in (-1, None):
-        findings.leave(
-            "model.backbone.frozen_stages",
-            f"{frozen}: a recipe trains the whole backbone or (freeze_backbone) none of it",
-        )
     # Heads with outputs of their own keep their losses, whatever a recipe says.
     decode, auxiliary = (
         [head for head in heads if head.own_outputs is None]
@@ -48,7 +43,7 @@ def model_fields(config: Mapping[str, Any], translation: Translation, findings: 
         if "loss" in note or "train" in note:
             place, _, why = note.partition(": ")
             findings.leave(place, why)
-    _norm_momentum(backbone, translation, findings)
+    _norm_momentum(translation, findings)
 
 
 def _shared_class_weights(heads: Sequence[HeadConfig]) -> list[float] | None:
@@ -91,12 +86,11 @@ def _plain(losses: Sequence[Mapping[str, Any]], shared: list[float] | None) -> l
     ]
 
 
-def _norm_momentum(backbone: Mapping[str, Any], translation: Translation, findings: Findings) -> None:
+def _norm_momentum(translation: Translation, findings: Findings) -> None:
     """Take the momentum that all batch norms of a model have."""
-    of_backbone = (part_of(backbone, "norm_cfg") or {}).get("momentum")
     found = {
-        of_backbone if of_backbone is not None and name.startswith("backbone.") else module.momentum
-        for name, module in build_without_weights(translation.config).named_modules()
+        module.momentum
+        for module in build_without_weights(translation.config).modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm)
     }
     if len(found) > 1:
