@@ -228,7 +228,13 @@ def test_as_dataset(tiny_model, photos, tmp_path, capsys):
     found = segzoo.predict(tiny_model, photos / "a.png", device="cpu")
     mask = np.array(Image.open(out / "annotations" / "a.png"))
     expected = np.where(found.confidence < 0.3, 255, found.label_map)
-    assert np.array_equal(mask, expected) and 0 < (mask == 255).mean() < 1
+    share = (mask == 255).mean()
+    assert np.array_equal(mask, expected) and 0 < share < 1
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{photos / 'a.png'}: ")]
+    assert f", not labelled {share:.1%} (" in line
+    assert predict(*options[:-1], "1", "--overwrite") == 0
+    assert capsys.readouterr().out.count(": not labelled 100.0% (") == 5
+    assert predict(*options, "--overwrite") == 0
     capsys.readouterr()
     assert main(["data", "check", str(out), "--num_workers", "0"]) == 0, capsys.readouterr().out
     assert "5" in capsys.readouterr().out

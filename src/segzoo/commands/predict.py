@@ -402,9 +402,12 @@ def label_one_video(
 
 
 def say_result(picture: Input, areas: Sequence[dict[str, Any]], seconds: float) -> None:
-    """Print a line about a picture: its largest classes, and the time that it took."""
-    largest = ", ".join(f"{shorten(area['name'], MOST_IN_NAME)} {area['fraction']:.1%}" for area in areas[:3])
-    print_text(line_text(f"{picture.name}: {largest} ({seconds:.2f} s)"))
+    """Print a line about a picture: its largest classes, what has none (``--ignore_below``), and the time that it took."""
+    parts = [f"{shorten(area['name'], MOST_IN_NAME)} {area['fraction']:.1%}" for area in areas[:3]]
+    rest = 1 - sum(area["fraction"] for area in areas)
+    if rest > 0.0005:
+        parts.append(f"not labelled {rest:.1%}")
+    print_text(line_text(f"{picture.name}: {', '.join(parts)} ({seconds:.2f} s)"))
 
 
 def device_of(args: argparse.Namespace, state: PartialState | None) -> str:
