@@ -68,6 +68,31 @@ def test_options_that_every_recipe_has_alike():
     }
 
 
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        ({"size": (512, 512), "pad_val": 0, "seg_pad_val": 255}, {}),
+        ({"size_divisor": 32, "pad_val": {"img": 0, "seg": 255}}, {}),
+        ({"size": (512, 512), "seg_pad_val": 0}, {"0].seg_pad_val": "0 becomes 255, that of every recipe"}),
+        ({"size": (512, 512), "pad_val": {"seg": 0}}, {"0].pad_val.seg": "0 becomes 255, that of every recipe"}),
+    ],
+)
+def test_padding_of_masks_that_would_count(options, left):
+    assert derived({"type": "Pad", **options})[1] == left
+
+
+def test_padding_of_masks_by_the_preprocessor():
+    for value, count in ((255, 0), (0, 1)):
+        config = {
+            "model": {"type": "EncoderDecoder", "backbone": {"type": "MyNet"}, "decode_head": {"type": "FCNHead"}},
+            "data_preprocessor": {"type": "SegDataPreProcessor", "seg_pad_val": value},
+            "optimizer": {"type": "SGD", "lr": 0.1},
+            "train_pipeline": [CROP],
+        }
+        left = dict(derive_recipe(config, name="mine").left_out)
+        assert ("data_preprocessor.seg_pad_val" in left) == count
+
+
 def test_the_order_of_the_steps():
     recipe, reasons = derived(RANDOM_RESIZE, CROP)
     assert (recipe.scale_range, reasons) == ((0.5, 2.0), {})

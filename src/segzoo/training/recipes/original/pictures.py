@@ -10,7 +10,7 @@ from segzoo.conversion.translation import Translation
 from segzoo.training.recipes.original.findings import Findings, part_of, swapped
 
 _NO_CHANGES = (
-    "LoadImageFromFile", "LoadAnnotations", "Normalize", "DefaultFormatBundle", "Collect", "ImageToTensor", "ToTensor", "Pad",
+    "LoadImageFromFile", "LoadAnnotations", "Normalize", "DefaultFormatBundle", "Collect", "ImageToTensor", "ToTensor",
     "PackSegInputs", "LoadSingleRSImageFromFile", "SegRescale",
 )  # fmt: skip
 _RESIZES = ("Resize", "RandomResize", "RandomChoiceResize", "ResizeShortestEdge")
@@ -29,6 +29,9 @@ def train_fields(config: Mapping[str, Any], findings: Findings) -> None:
         )
         findings.take("crop_size", crop_size=list(crop) if isinstance(crop, (list, tuple)) else crop)
         return
+    with findings.reading("data_preprocessor"):
+        found = part_of(config, "model", "data_preprocessor") or part_of(config, "data_preprocessor") or {}
+        _expect({"seg_pad_val": 255}, Options(found, "data_preprocessor"), findings)
     findings.take(
         place,
         scale_range=[1.0, 1.0],
@@ -82,6 +85,9 @@ def _step(options: Options, kind: str, findings: Findings) -> None:
         _expect({"ignore_index": 255}, options, findings)
     elif kind == "RandomFlip":
         _flip(options, findings)
+    elif kind == "Pad":
+        _padding(options, findings)
+        return
     elif kind == "PhotoMetricDistortion":
         findings.take(place, photometric_distortion=True)
         _expect(_DISTORTION, options, findings)
@@ -97,6 +103,14 @@ def _expect(usual: Mapping[str, Any], options: Options, findings: Findings) -> N
         value = options.take(name, only)
         if (tuple(value) if isinstance(value, (list, tuple)) else value) != only:
             findings.leave(f"{options.where}.{name}", f"{value!r} becomes {only!r}, that of every recipe")
+
+
+def _padding(options: Options, findings: Findings) -> None:
+    """Say where pixels that are added would count as those of a class."""
+    value = options.take("pad_val", 0)
+    if isinstance(value, Mapping):
+        _expect({"seg": 255}, Options(value, f"{options.where}.pad_val"), findings)
+    _expect({"seg_pad_val": 255}, options, findings)
 
 
 def _flip(options: Options, findings: Findings) -> None:
