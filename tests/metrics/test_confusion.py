@@ -201,7 +201,7 @@ def test_read_only_and_unusual_arrays():
     counted = ConfusionMatrix(6)
     counted.update(label.astype(np.uint8)[:, ::-1][:, ::-1], label)
     counted.update(torch.arange(6, dtype=torch.int32).view(2, 3), label)
-    counted.update(np.arange(6, dtype=np.int64)[None][::-1], label.reshape(1, 6))
+    counted.update(np.arange(6, dtype=np.int64).reshape(1, 6)[::-1], label.reshape(1, 6))
     assert counted.matrix.diagonal().tolist() == [3] * 6
 
 
