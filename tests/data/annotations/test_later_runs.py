@@ -24,18 +24,6 @@ from segzoo.data import load_segmentation_dataset
 OUTLINE = [labelme_shape("roof", [[1, 1], [4, 1], [4, 4], [1, 4]])]
 
 
-@pytest.fixture
-def export(tmp_path):
-    folder = tmp_path / "export"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def target(tmp_path):
-    return tmp_path / "target"
-
-
 def values(target, path="train/a"):
     return sorted(np.unique(PIL.Image.open(target / "annotations" / f"{path}.png")).tolist())
 

@@ -31,18 +31,6 @@ from segzoo.data.loading import load_id2label
 CATEGORIES = [(1, "road"), (3, "roof")]
 
 
-@pytest.fixture
-def export(tmp_path):
-    folder = tmp_path / "export"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def target(tmp_path):
-    return tmp_path / "target"
-
-
 def masks(*arguments):
     return main(["data", "masks", *map(str, arguments)])
 

@@ -34,18 +34,6 @@ def describe(path, /, **content):
     path.write_text(yaml.safe_dump({"names": ["road", "roof"], **content}))
 
 
-@pytest.fixture
-def export(tmp_path):
-    folder = tmp_path / "export"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def target(tmp_path):
-    return tmp_path / "target"
-
-
 def test_names_of_pictures_say_nothing(export, target):
     for split, name in (("train", "val_street"), ("val", "train_station")):
         write_yolo(export, split, name, lines=[LINE])
