@@ -21,7 +21,13 @@ import re
 import signal
 import sys
 
+import hypothesis
 import pytest
+
+# The same examples in every run, so that a failure is one of the change at hand; HYPOTHESIS_PROFILE=search looks for others.
+hypothesis.settings.register_profile("same", derandomize=True)
+hypothesis.settings.register_profile("search", derandomize=False)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 _COMPONENT = re.compile(r"(?:test_contract|test_modeling_segzoo)\.py::.*\[(?:.*-)?(segzoo_\w+)")
 

@@ -18,7 +18,7 @@ from segzoo.images.loading import mask_to_tensor, reduce_labels
 from segzoo.images.masks import class_ids
 from segzoo.images.reading import open_picture
 
-FEW = settings(max_examples=40, deadline=None, derandomize=True)
+FEW = settings(max_examples=40, deadline=None)
 SHAPES = array_shapes(min_dims=2, max_dims=2, max_side=7)
 
 
