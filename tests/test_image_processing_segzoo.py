@@ -7,10 +7,18 @@ import PIL.Image
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, pipeline
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForSemanticSegmentation,
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
+    pipeline,
+)
 from transformers.utils import ModelOutput
 
-from segzoo import SegZooConfig, SegZooError, SegZooForSemanticSegmentation, SegZooImageProcessor
+import segzoo
+from segzoo import AutoBackbone, SegZooConfig, SegZooError, SegZooForSemanticSegmentation, SegZooImageProcessor
+from segzoo.backbones import ConvNeXtConfig, ResNetConfig, ViTConfig
 from segzoo.image_processing_segzoo import reduce_labels
 from segzoo.images.resizing import keep_ratio_size, resize_bilinear, resize_steps
 
@@ -492,18 +500,45 @@ def test_wrong_post_processing(shape, sizes, message):
         SegZooImageProcessor().post_process_semantic_segmentation(output(*shape), sizes)
 
 
-def test_alone_in_a_folder_it_names_its_class(tmp_path):
-    processor = SegZooImageProcessor(size={"height": 32, "width": 48})
-    processor.save_pretrained(tmp_path)
-    for options in ({}, {"trust_remote_code": True}):
-        loaded = AutoImageProcessor.from_pretrained(tmp_path, **options)
-        assert type(loaded) is SegZooImageProcessor and loaded.to_dict() == processor.to_dict()
-    # beside a model's config the model's type says what it is
-    SegZooForSemanticSegmentation(SegZooConfig.tiny()).save_pretrained(tmp_path)
-    assert AutoImageProcessor.from_pretrained(tmp_path).to_dict() == processor.to_dict()
-    loaded.save_pretrained(tmp_path)
-    assert (
-        not {"image_processor_type", "auto_map"}
-        & json.loads((tmp_path / "preprocessor_config.json").read_text()).keys()
-    )
-    assert AutoImageProcessor.from_pretrained(tmp_path).to_dict() == processor.to_dict()
+def segformer():
+    sizes = {"hidden_sizes": [8, 8, 16, 16], "num_attention_heads": [1, 1, 2, 2], "depths": [1] * 4}
+    return SegformerForSemanticSegmentation(SegformerConfig(**sizes, decoder_hidden_size=16))
+
+
+NEIGHBOURS = {
+    "nothing": lambda: None,
+    "segzoo": lambda: SegZooForSemanticSegmentation(SegZooConfig.tiny()),
+    "segformer": segformer,
+    # classes of these names have image processors in transformers
+    "resnet": lambda: AutoBackbone.from_config(ResNetConfig.tiny()),
+    "vit": lambda: AutoBackbone.from_config(ViTConfig.tiny()),
+    "convnext": lambda: AutoBackbone.from_config(ConvNeXtConfig.tiny()),
+}
+
+
+@pytest.mark.parametrize("first", ["model", "processor"])
+@pytest.mark.parametrize("neighbour", NEIGHBOURS)
+def test_it_is_found_whatever_stands_beside_it(neighbour, first, tmp_path, monkeypatch):
+    # whether to trust the code of the folder
+    monkeypatch.setattr("builtins.input", lambda text: pytest.fail(text))
+    processor = SegZooImageProcessor(size={"height": 32, "width": 48}, channel_order="bgr", size_multiple=16)
+    model = NEIGHBOURS[neighbour]()
+    for part in (model, processor) if first == "model" else (processor, model):
+        if part is not None:
+            part.save_pretrained(tmp_path)
+    found = [AutoImageProcessor.from_pretrained(tmp_path, **more) for more in ({}, {"trust_remote_code": True})]
+    if neighbour in ("segzoo", "segformer"):
+        found.append(segzoo.load(str(tmp_path)).processor)
+        found.append(pipeline("image-segmentation", str(tmp_path)).image_processor)
+    found[0].save_pretrained(tmp_path)
+    found.append(AutoImageProcessor.from_pretrained(tmp_path))
+    for again in found:
+        assert type(again) is SegZooImageProcessor and again.to_dict() == processor.to_dict()
+
+
+@pytest.mark.parametrize("config", ["", "{", "[]", "{}"])
+def test_beside_a_damaged_config_it_names_its_class(config, tmp_path):
+    (tmp_path / "config.json").write_text(config)
+    SegZooImageProcessor().save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert written["image_processor_type"] == "SegZooImageProcessor"

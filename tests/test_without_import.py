@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 import segzoo
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
@@ -39,7 +40,9 @@ def home(tmp_path_factory):
         outputs = model(**processor(images=Image.open(home / "image.png"), return_tensors="pt"))
     label_map = processor.post_process_semantic_segmentation(outputs, target_sizes=[(40, 60)])[0]
     torch.save({"logits": outputs.logits, "label_map": label_map}, home / "expected.pt")
-    SegZooImageProcessor(size={"height": 64, "width": 96}).save_pretrained(home / "processor")
+    processor.save_pretrained(home / "processor")
+    segformer = SegformerForSemanticSegmentation(SegformerConfig(hidden_sizes=[8] * 4, num_attention_heads=[1] * 4))
+    save_model_folder(segformer, processor, home / "segformer")
     return home
 
 
@@ -69,7 +72,9 @@ AutoImageProcessor.from_pretrained("again")
 import sys
 from transformers import AutoImageProcessor, AutoModel
 assert "segzoo" not in sys.modules
-assert AutoImageProcessor.from_pretrained("processor", trust_remote_code=True).size["width"] == 96
+for folder in ("processor", "segformer"):
+    processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+    assert type(processor).__name__ == "SegZooImageProcessor" and processor.size["width"] == 96
 assert type(AutoModel.from_pretrained("a-model v1.0", trust_remote_code=True)).__name__ == "SegZooForSemanticSegmentation"
 assert type(AutoModel.from_pretrained("a-model v1.0")).__name__ == "SegZooForSemanticSegmentation"
 """,
@@ -102,13 +107,15 @@ for auto_class in (AutoConfig, AutoModelForSemanticSegmentation, AutoImageProces
         assert "pip install segzoo" in str(error), error
     else:
         raise SystemExit(f"{auto_class} loaded without segzoo")
-for auto_class in (AutoConfig, AutoModelForSemanticSegmentation):
+for auto_class, folder in (
+    (AutoConfig, "a-model v1.0"), (AutoModelForSemanticSegmentation, "a-model v1.0"), (AutoImageProcessor, "segformer")
+):
     try:
-        auto_class.from_pretrained("a-model v1.0")
+        auto_class.from_pretrained(folder)
     except ValueError as error:
         assert "trust_remote_code=True" in str(error), error
     else:
-        raise SystemExit(f"{auto_class} loaded without trust")
+        raise SystemExit(f"{auto_class} loaded {folder} without trust")
 try:
     pipeline("image-segmentation", model="a-model v1.0", trust_remote_code=True)
 except ImportError as error:

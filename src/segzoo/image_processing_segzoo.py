@@ -56,20 +56,16 @@ from segzoo.inference.label_maps import (
     upsampled_logits,
 )
 
-# Entries of preprocessor_config.json that are not settings of this class.
-_BOOKKEEPING = {
-    "image_processor_type",
-    "auto_map",
-    "processor_class",
-    "feature_extractor_type",
-    "transformers_version",
-}
-
-# Entries of preprocessor_config.json that name this class.
+# Entries of preprocessor_config.json that name this class. The third is for pipelines: they look for a video processor
+# too, and would take one for remote code by the name in auto_map if the file did not say that it holds none.
 _OF_AUTO_CLASSES = {
     "image_processor_type": "SegZooImageProcessor",
     "auto_map": {"AutoImageProcessor": "modeling_segzoo.SegZooImageProcessor"},
+    "video_processor_type": "none",
 }
+
+# Entries of preprocessor_config.json that are not settings of this class.
+_BOOKKEEPING = {*_OF_AUTO_CLASSES, "processor_class", "feature_extractor_type", "transformers_version"}
 
 
 class SegZooImageProcessor(WritesShim, TorchvisionBackend):
@@ -162,22 +158,20 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
     window_stride = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as a dict ready for JSON.
-
-        It has neither ``image_processor_type`` nor ``auto_map``: the Auto classes find this class by the
-        ``model_type`` in ``config.json``. With an ``auto_map`` here, ``pipeline`` would ask whether to run custom
-        code.
-        """
+        """The settings as a dict ready for JSON, without what names the class."""
         output = super().to_dict()
         for key in _OF_AUTO_CLASSES:
             output.pop(key, None)
         return output
 
     def to_json_file(self, json_file_path: str | os.PathLike) -> None:
-        """Write the settings. Beside no ``config.json`` they name their class, so that the Auto classes find it."""
+        """Write the settings, and the name of this class, by which the Auto classes find it.
+
+        Beside the ``config.json`` of a segzoo model, whose ``model_type`` leads to this class, the name is left out.
+        """
         super().to_json_file(json_file_path)
         path = Path(json_file_path)
-        if not path.with_name("config.json").exists():
+        if not _is_of_segzoo(path.with_name("config.json")):
             settings = json.loads(path.read_text(encoding="utf-8")) | _OF_AUTO_CLASSES
             path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -452,6 +446,14 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
                 "exactly the images of this batch, and process them with the same settings."
             )
         return {"size": image_size, "input_size": batch_size, "crop": size}
+
+
+def _is_of_segzoo(config: Path) -> bool:
+    """Whether a file is the config.json of a segzoo model; one that is missing or damaged is not."""
+    try:
+        return json.loads(config.read_text(encoding="utf-8"))["model_type"] == "segzoo"
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 def _resize_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 import pytest
 from huggingface_hub import ModelCard
+from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
 
-from segzoo import SegZooConfig, SegZooError, SegZooForSemanticSegmentation
+from segzoo import SegZooConfig, SegZooError, SegZooForSemanticSegmentation, SegZooImageProcessor
 from segzoo.cards.model_card import Measurement, ModelCardFacts, build_model_card, facts_of_model, hub_licence
 
 SHA256 = "0123456789abcdef" * 4
@@ -139,6 +140,16 @@ def test_facts_of_model():
     assert facts["backbone"].startswith("resnet") and "uper" in facts["head"]
     assert facts["num_parameters"] == model.num_parameters() and len(facts["classes"]) == model.config.num_labels
     assert "resnet" in build_model_card(ModelCardFacts(title="A model", **facts))
+
+
+@pytest.mark.parametrize("processor", [None, SegformerImageProcessor(), SegZooImageProcessor()])
+def test_loading_a_model_of_transformers_needs_segzoo_for_its_image_processor_alone(processor):
+    sizes = {"hidden_sizes": [8] * 4, "num_attention_heads": [1] * 4}
+    facts = facts_of_model(SegformerForSemanticSegmentation(SegformerConfig(**sizes)), processor)
+    needed = isinstance(processor, SegZooImageProcessor)
+    text = build_model_card(ModelCardFacts(title="A model", **facts))
+    assert ("import segzoo" in text) == ("pip install segzoo" in text) == needed
+    assert "segzoo" not in (ModelCard(text).data.tags or [])
 
 
 def test_wrong_facts_are_refused():

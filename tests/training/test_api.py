@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from support.tiny_folders import make_model, make_scenes
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 import segzoo
-from segzoo import SegZooError
+from segzoo import SegZooError, SegZooImageProcessor
 from segzoo.backbones import ResNetBackbone, ResNetConfig
 from segzoo.training import DEFAULTS, Recipe, RunOptions, keywords
 from segzoo.training.api import _stands_for_backbone
@@ -51,6 +52,31 @@ def test_the_last_line_names_the_files_that_are_there(tmp_path, capsys, evaluate
     files = [word.strip(",") for word in line.split() if "." in word.removeprefix(str(tmp_path))]
     assert line.endswith(f" are in {out}") and [name for name in files if not (out / name).is_file()] == []
     assert ("report.html" in files) == evaluate
+
+
+def test_a_new_model_of_transformers_is_saved_with_the_image_processor_it_was_trained_with(tmp_path):
+    sizes = {"depths": [1] * 4, "hidden_sizes": [8] * 4, "num_attention_heads": [1] * 4, "decoder_hidden_size": 8}
+    SegformerConfig(**sizes).save_pretrained(tmp_path / "config")
+    processor = SegZooImageProcessor(size={"height": 32, "width": 48}, channel_order="bgr")
+    processor.save_pretrained(tmp_path / "processor")
+    trained = segzoo.train(
+        dataset_name=make_scenes(tmp_path / "data"),
+        config_name=str(tmp_path / "config"),
+        image_processor_name=str(tmp_path / "processor"),
+        output_dir=tmp_path / "out",
+        max_train_steps=1,
+        per_device_train_batch_size=2,
+        dataloader_num_workers=0,
+        crop_size=32,
+        checkpointing_steps=0,
+        no_cuda=True,
+    )
+    model, again = segzoo.load(str(tmp_path / "out"))
+    assert type(model) is SegformerForSemanticSegmentation
+    assert type(again) is SegZooImageProcessor and again.to_dict() == processor.to_dict()
+    scores = segzoo.evaluate(str(tmp_path / "out"), tmp_path / "data", device="cpu")
+    assert scores.metrics["mean_iou"] == trained["eval_mean_iou"]
+    assert "import segzoo" in (tmp_path / "out" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from segzoo.files import slug, write_whole
 from segzoo.text import MOST_IN_NAME, line_text, markdown_code, markdown_link, markdown_text, python_string, shorten
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel
 
 # The Hub's identifiers for the usual licences of code and weights
 # (https://huggingface.co/docs/hub/repositories-licenses).
@@ -60,6 +60,7 @@ class ModelCardFacts:
         family: the architecture's family, such as ``"InternImage"``.
         architecture: class of transformers, such as ``"SegformerForSemanticSegmentation"``; None for segzoo's own
             models. Such a card names no part that only segzoo's models have.
+        segzoo_processor: whether the image processor is segzoo's, which loads with segzoo alone, whatever the model is.
         backbone, head: backbone and head in words.
         num_parameters: number of weights.
         classes: names of the classes, in the order of their ids.
@@ -95,6 +96,7 @@ class ModelCardFacts:
     summary: str | None = None
     family: str | None = None
     architecture: str | None = None
+    segzoo_processor: bool = False
     backbone: str | None = None
     head: str | None = None
     num_parameters: int | None = None
@@ -135,17 +137,19 @@ class ModelCardFacts:
             )
 
 
-def facts_of_model(model: "PreTrainedModel") -> dict[str, object]:
+def facts_of_model(model: "PreTrainedModel", processor: "BaseImageProcessor | None" = None) -> dict[str, object]:
     """The facts that a model's config and weights give, as keyword arguments for `ModelCardFacts`.
 
     Args:
         model: a `SegZooForSemanticSegmentation`, or a segmentation model of transformers.
+        processor: the image processor that is saved with it, if it is known.
 
     Returns:
-        ``num_parameters``, ``classes``, and ``backbone`` and ``head``, or the ``architecture`` of a model that is not
-        segzoo's.
+        ``num_parameters``, ``classes``, ``segzoo_processor``, and ``backbone`` and ``head``, or the ``architecture`` of
+        a model that is not segzoo's.
     """
     from segzoo.configuration_segzoo import class_names
+    from segzoo.image_processing_segzoo import SegZooImageProcessor
 
     config = model.config
     facts: dict[str, object] = {"architecture": type(model).__name__}
@@ -157,6 +161,7 @@ def facts_of_model(model: "PreTrainedModel") -> dict[str, object]:
     return facts | {
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "classes": tuple(class_names(config)),
+        "segzoo_processor": isinstance(processor, SegZooImageProcessor),
     }
 
 
@@ -194,13 +199,16 @@ def build_model_card(facts: ModelCardFacts) -> str:
     return add_measurements(card, facts.measurements, name=facts.title) if facts.measurements else card
 
 
-def update_model_card(directory: str | os.PathLike, measurements: Sequence[Measurement], *, model: Any = None) -> Path:
+def update_model_card(
+    directory: str | os.PathLike, measurements: Sequence[Measurement], *, model: Any = None, processor: Any = None
+) -> Path:
     """Add scores to the README.md of a model folder, whole or not at all; a missing README.md is created.
 
     Args:
         directory: the model folder.
         measurements: scores measured with this folder.
         model: the model in the folder, for the text of a new card; None: a new card has the scores only.
+        processor: the model's image processor, for the same.
 
     Returns:
         The path of the README.md.
@@ -209,10 +217,14 @@ def update_model_card(directory: str | os.PathLike, measurements: Sequence[Measu
         SegZooError: the card's metadata cannot be read.
         OSError: the folder cannot be written to.
     """
-    return write_whole(Path(directory) / "README.md", card_with_scores(directory, measurements, model=model))
+    return write_whole(
+        Path(directory) / "README.md", card_with_scores(directory, measurements, model=model, processor=processor)
+    )
 
 
-def card_with_scores(directory: str | os.PathLike, measurements: Sequence[Measurement], *, model: Any = None) -> str:
+def card_with_scores(
+    directory: str | os.PathLike, measurements: Sequence[Measurement], *, model: Any = None, processor: Any = None
+) -> str:
     """The text that `update_model_card` writes, for the same arguments; it raises the same `SegZooError`."""
     path = Path(directory) / "README.md"
     title = Path(directory).resolve().name
@@ -222,7 +234,7 @@ def card_with_scores(directory: str | os.PathLike, measurements: Sequence[Measur
         except UnicodeDecodeError as error:
             raise SegZooError(f"{path}: is no UTF-8 text; save it as UTF-8") from error
     elif model is not None:
-        card = build_model_card(ModelCardFacts(title=title, **facts_of_model(model)))
+        card = build_model_card(ModelCardFacts(title=title, **facts_of_model(model, processor)))
     else:
         card = f"---\nlibrary_name: transformers\npipeline_tag: {TASK}\n---\n\n# {_name(title)}\n"
     try:
@@ -286,7 +298,7 @@ def _synthetic_warning(facts: ModelCardFacts) -> str:
 def _usage(facts: ModelCardFacts) -> str:
     name = python_string(_entry(facts.repo_id or "PATH_OR_REPOSITORY"))
     package, first = ("segzoo", "import segzoo  # or pass trust_remote_code=True below\n")
-    if facts.architecture is not None:
+    if facts.architecture is not None and not facts.segzoo_processor:
         package, first = "transformers torchvision", ""
     return f"""```bash
 pip install {package}

@@ -316,7 +316,7 @@ def publish(
     if args.write_card:
         from segzoo.cards.model_card import update_model_card
 
-        card = update_model_card(args.model, report.measurements(), model=job.model)
+        card = update_model_card(args.model, report.measurements(), model=job.model, processor=job.processor)
         print_text(line_text(f"scores are in {card} and {report.write_eval_results(args.model)}"), stream=sys.stderr)
     speed = report.run["images_per_second"]
     if speed:

@@ -272,7 +272,8 @@ class SegmentationTrainer(Trainer):
             tags=(tags,) if isinstance(tags, str) else tuple(tags),
         )
         scored = [] if self.evaluation is None else [(protocol, self.evaluation)]
-        write_whole(folder / "README.md", describe_training(self.model, facts, scored))
+        card = describe_training(self.model, facts, scored, processor=self.processing_class)
+        write_whole(folder / "README.md", card)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         super()._save(output_dir, state_dict)

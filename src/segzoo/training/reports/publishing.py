@@ -195,7 +195,7 @@ def _card(outcome: Outcome, directory: Path) -> str:
     scored = [] if outcome.evaluation is None else [(outcome.protocol, outcome.evaluation)]
     if outcome.augmented is not None:
         scored.append(outcome.augmented)
-    return describe_training(outcome.model, facts, scored)
+    return describe_training(outcome.model, facts, scored, processor=outcome.processor)
 
 
 def _report(outcome: Outcome, directory: Path, accelerator: Accelerator) -> TrainingReport:

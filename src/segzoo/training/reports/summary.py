@@ -103,6 +103,7 @@ def describe_training(
     facts: ModelCardFacts,
     scored: Sequence[tuple[str, Evaluation]] = (),
     *,
+    processor: BaseImageProcessor | None = None,
     split: str = "validation",
 ) -> str:
     """The model card of a trained model, with the scores that were measured.
@@ -112,6 +113,7 @@ def describe_training(
         facts: title, data set, settings of the training and whatever else is known. Measurements and what
             `facts_of_model` knows are added.
         scored: evaluations on the data set, each preceded by how images went through the model, in words.
+        processor: the image processor that is saved with the model, if it is known.
         split: the split that was scored.
 
     Returns:
@@ -131,4 +133,5 @@ def describe_training(
         for name in ("mean_iou", "mean_accuracy", "overall_accuracy")
         if 0 <= evaluation.metrics[name] <= 1  # NaN where no pixel counts
     ]
-    return build_model_card(replace(facts, measurements=[*facts.measurements, *measurements], **facts_of_model(model)))
+    measurements = [*facts.measurements, *measurements]
+    return build_model_card(replace(facts, measurements=measurements, **facts_of_model(model, processor)))
