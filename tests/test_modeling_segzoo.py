@@ -446,6 +446,33 @@ def test_new_classes_replace_the_classifiers_alone(tmp_path):
     assert AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "again").config.num_labels == 3
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"id2label": {1: "road", 2: "car", 3: "sky"}}, "none of them has the id 0, .* from 0 to 2 in id2label"),
+        ({"id2label": {0: "road", 2: "sky"}}, "none of them has the id 1"),
+        ({"id2label": {0: "road", 1: 7}}, "the name of class 1 is no text"),
+        ({"id2label": {"road": 0, "sky": 1}}, "must give each class's id its name"),
+        ({"id2label": ["road", "sky"]}, "must give each class's id its name"),
+        ({"window_size": [64, 64]}, "go together"),
+    ],
+)
+def test_options_that_from_pretrained_sets_are_checked(options, words, tmp_path):
+    build().save_pretrained(tmp_path)
+    with pytest.raises(SegZooError, match=words):
+        SegZooForSemanticSegmentation.from_pretrained(tmp_path, ignore_mismatched_sizes=True, **options)
+
+
+def test_a_config_whose_classes_were_changed_is_saved_for_them(tmp_path):
+    head = UPerHeadConfig(channels=8, losses=[CrossEntropyLoss(class_weights=(1, 2, 3))])
+    config = SegZooConfig.from_backbone(ResNetConfig.tiny(), head, num_labels=3, palette=[[i] * 3 for i in range(3)])
+    config.id2label = {0: "road", 1: "sky"}
+    config.save_pretrained(tmp_path)
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    assert loaded.id2label == config.id2label and loaded.palette is None
+    assert loaded.decode_head_configs[0].losses == [{"type": "cross_entropy"}]
+
+
 def test_missing_weights_are_initialised(tmp_path):
     """A checkpoint without its heads: transformers builds on the meta device, and nothing may stay uninitialised."""
     model = build()

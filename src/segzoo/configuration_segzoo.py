@@ -1,6 +1,7 @@
 """The composite config: a backbone, an optional neck, decode and auxiliary heads, and how the model is used."""
 
 import copy
+import os
 from typing import Any, Self
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -91,8 +92,8 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
     def share_num_labels(self) -> None:
         """Give every head this config's number of classes; a palette and class weights for another are dropped.
 
-        Heads with ``own_outputs`` keep their number of outputs. The model calls this, because
-        ``from_pretrained(..., id2label=...)`` changes the classes after the config was made.
+        Heads with ``own_outputs`` keep their number of outputs. The model calls this, and saving does, because
+        ``from_pretrained(..., id2label=...)`` and whoever sets ``id2label`` change the classes after the config was made.
         """
         if self.palette is not None and len(self.palette) != self.num_labels:
             self.palette = None
@@ -162,6 +163,11 @@ class SegZooConfig(WritesShim, SegZooBaseConfig):
             raise SegZooError(
                 f"palette has {len(self.palette)} colours for {self.num_labels} classes; give one per class"
             )
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Save as transformers does, with the same arguments, all parts for the classes that the config has now."""
+        self.share_num_labels()
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         """The config as a dict ready for JSON, with the heads as dicts."""
@@ -263,20 +269,24 @@ def class_names(config: PreTrainedConfig, source: str | None = None) -> list[str
         source: where it comes from, for the message; None: the config's class is named.
 
     Raises:
-        SegZooError: a name is no text, or ids are left out, so that names would belong to other outputs.
+        SegZooError: ``id2label`` gives no names to ids, a name is no text, or ids are left out, so that names would belong
+            to other outputs.
     """
     source = source or type(config).__name__
-    names = {int(index): name for index, name in config.id2label.items()}
+    try:
+        names = {int(index): name for index, name in config.id2label.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise SegZooError(
+            f"{source}: id2label={config.id2label!r:.60} must give each class's id its name, as {{0: 'road', 1: 'sky'}} does"
+        ) from error
     for index, name in names.items():
         if not isinstance(name, str):
-            raise SegZooError(
-                f"{source}: the name of class {index} is no text ({name!r:.40}); correct id2label in config.json"
-            )
+            raise SegZooError(f"{source}: the name of class {index} is no text ({name!r:.40}); correct id2label")
     missing = set(range(len(names))) - names.keys()
     if missing:
         raise SegZooError(
             f"{source}: id2label names {len(names)} classes, and none of them has the id {min(missing)}, so that names and outputs do "
-            f"not match; number the classes from 0 to {len(names) - 1} in config.json"
+            f"not match; number the classes from 0 to {len(names) - 1} in id2label"
         )
     return [names[index] for index in range(len(names))]
 

@@ -80,6 +80,8 @@ class SegZooForSemanticSegmentation(WritesShim, WritesHashes, SegZooPreTrainedMo
     def __init__(self, config: SegZooConfig):
         super().__init__(config)
         config.share_num_labels()
+        # from_pretrained sets options after the config was made and checked
+        config.check()
         # transformers' own AutoBackbone: from_config never asks the Hub.
         self.backbone = transformers.AutoBackbone.from_config(config.backbone_config)
         channels = list(self.backbone.channels)

@@ -171,7 +171,7 @@ SEGFORMER = {
     "names-from-1": (
         CONFIG,
         values(id2label={"1": "a", "2": "b"}, label2id=None),
-        "none of them has the id 0, .* number the classes from 0 to 1 in config.json",
+        "none of them has the id 0, .* number the classes from 0 to 1 in id2label",
     ),
     "weights-cut": (WEIGHTS, cut, WEIGHTS),
 }
