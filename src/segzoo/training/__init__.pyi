@@ -1,4 +1,5 @@
 # What segzoo.training offers, imported on first use.
+from .adapters import modules_to_save as modules_to_save
 from .api import train as train
 from .checkpoints import find_checkpoint as find_checkpoint
 from .checkpoints import load_checkpoint as load_checkpoint
