@@ -69,6 +69,9 @@ def test_graphs_hold_the_bases_that_evaluation_draws():
     program = torch.export.export(layer, (x,))
     assert not [node for node in program.graph.nodes if "rand" in str(node.target)]
     assert_close(program.module()(x), layer(x))
+    traced = torch.jit.trace(layer, (x,))
+    for _ in range(2):
+        assert_close(traced(x), layer(x))
 
 
 @torch.no_grad()

@@ -174,6 +174,18 @@ def test_nothing_to_do(sizes):
     assert not found[0].any()
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_traced_with_the_sizes_of_maps():
+    _, locations, weights = make(shapes=((4, 5),))
+
+    def attend(map, locations, weights):
+        value = map.flatten(2).mT.unflatten(2, (2, 3))
+        return ms_deform_attn(value, [map.shape[-2:]], locations, weights)
+
+    inputs = torch.randn(1, 6, 4, 5, dtype=torch.float64), locations, weights
+    torch.testing.assert_close(torch.jit.trace(attend, inputs)(*inputs), attend(*inputs))
+
+
 @pytest.mark.parametrize("fused", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_operator_is_registered_as_pytorch_asks(fused):
     value, locations, weights = (t.requires_grad_() for t in make(dtype=torch.float32))

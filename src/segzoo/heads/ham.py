@@ -88,7 +88,7 @@ class NonNegativeFactorization(nn.Module):
 
     The fit begins with random bases. While training these are new for each image of each batch. In evaluation they
     come from a generator with a fixed seed and are the same for each image, so that a picture gives the same result
-    each time and in any batch; compiled and exported graphs hold them as a constant.
+    each time and in any batch; compiled, exported and traced graphs hold them as a constant.
 
     Args:
         channels: channels of the map.
@@ -120,7 +120,7 @@ class NonNegativeFactorization(nn.Module):
         if self.training:
             bases = torch.rand((x.shape[0] * parts, *shape), device=x.device).to(x.dtype)
         else:
-            constant = torch.compiler.is_compiling() or is_exporting()
+            constant = torch.compiler.is_compiling() or is_exporting() or torch.jit.is_tracing()
             bases = (self.constant_bases if constant else self._drawn()).to(x)
             bases = bases.expand(x.shape[0], -1, -1, -1).flatten(0, 1)
         return F.normalize(bases, dim=1)

@@ -48,7 +48,8 @@ def ms_deform_attn(
         SegZooError: shapes, dtypes or devices do not fit; the message says which.
     """
     sizes = _check(value, spatial_shapes, sampling_locations, attention_weights)
-    if is_exporting():
+    # torch.jit.trace's sizes are tensors, which an operator takes in no list
+    if is_exporting() or torch.jit.is_tracing():
         return _grid_sample_form(autocast_sampled(value), sizes, sampling_locations, attention_weights)
     return torch.ops.segzoo.ms_deform_attn(
         value, sizes, sampling_locations, attention_weights, torch.compiler.is_compiling()
