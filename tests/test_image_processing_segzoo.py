@@ -412,6 +412,18 @@ def test_save_and_load(tmp_path):
     assert SegZooImageProcessor.from_pretrained(tmp_path, size_multiple=16).size_multiple == 16
 
 
+def test_misspelt_settings_of_from_pretrained(tmp_path):
+    SegZooImageProcessor().save_pretrained(tmp_path)
+    for name, meant in (("reduce_labels", "do_reduce_labels"), ("channel_ordr", "channel_order")):
+        with pytest.raises(SegZooError, match=f"no setting '{name}'; did you mean '{meant}'"):
+            AutoImageProcessor.from_pretrained(tmp_path, **{name: True})
+        unused = SegZooImageProcessor.from_pretrained(tmp_path, **{name: True}, return_unused_kwargs=True)[1]
+        assert unused[name] is True
+    # a pipeline gives it what is for the model
+    of_model = {"device_map": "cpu", "tp_size": 2, "num_labels": 3, "dtype": "auto", "attn_implementation": "eager"}
+    assert AutoImageProcessor.from_pretrained(tmp_path, **of_model, do_reduce_labels=True).do_reduce_labels
+
+
 def test_windows_only_without_masks():
     processor = SegZooImageProcessor(window_size=[32, 48], window_stride=[16, 24])
     assert processor(IMAGE, return_tensors="pt").to(torch.bfloat16)["window_size"] == (32, 48)

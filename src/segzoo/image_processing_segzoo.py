@@ -47,6 +47,7 @@ from segzoo.images.settings import (
     SegZooImageProcessorKwargs,
     check_names_and_types,
     check_settings,
+    check_spelling,
     pair_of_sides,
 )
 from segzoo.inference.label_maps import (
@@ -181,6 +182,22 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
         }
         check_names_and_types(settings)
         super().__init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Build a processor from what `to_dict` gave; ``from_pretrained`` calls this.
+
+        Args:
+            image_processor_dict: the settings.
+            kwargs: further settings, and ``return_unused_kwargs``. What is no setting is passed over, as transformers
+                does, because pipelines give their model's options to the image processor too.
+
+        Raises:
+            SegZooError: a setting is not possible or misspelt.
+        """
+        if not kwargs.get("return_unused_kwargs"):
+            check_spelling(kwargs)
+        return super().from_dict(image_processor_dict, **kwargs)
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoImageProcessor") -> None:

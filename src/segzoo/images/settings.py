@@ -3,7 +3,8 @@
 What each of them means stands at `segzoo.SegZooImageProcessor`.
 """
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from huggingface_hub.dataclasses import validate_typed_dict
@@ -66,6 +67,20 @@ def check_names_and_types(settings: dict[str, Any]) -> None:
         validate_typed_dict(SegZooImageProcessorKwargs, settings)
     except StrictDataclassError as error:
         raise SegZooError(f"a setting of SegZooImageProcessor has the wrong type: {error}") from error
+
+
+def check_spelling(names: Iterable[str]) -> None:
+    """Refuse a name that is nearly a setting's, among others that need not be settings.
+
+    Raises:
+        SegZooError: there is such a one; the message names it.
+    """
+    known = SegZooImageProcessorKwargs.__annotations__
+    for name in names:
+        # from 0.85 on "reduce_labels" is meant, and below are "tp_size" and "device_map", which are of models
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+        if near and name not in known:
+            raise SegZooError(f"SegZooImageProcessor has no setting {name!r}; did you mean {near[0]!r}?")
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
