@@ -12,7 +12,9 @@ from collections import OrderedDict, defaultdict
 import numpy as np
 import pytest
 import torch
+from fuzz.targets import in_legacy, in_zip
 from safetensors.torch import save_file
+from support.pickle_code import call, imported, mapping, part, storage, tensor
 
 from segzoo.conversion.errors import CheckpointError
 from segzoo.conversion.reading import safe_pickle
@@ -237,6 +239,35 @@ class TestLayouts:
             "object": None,
             "set": None,
         }
+
+    @pytest.mark.parametrize("legacy", [False, True])
+    def test_tensors_as_earlier_versions_of_torch_wrote_them(self, tmp_path, legacy):
+        stored, flags = storage(legacy=legacy), b"\x88\x89" + call("collections.OrderedDict")
+        parameter = imported("torch.nn.parameter.Parameter") + tensor(stored)
+        as_tensor = (
+            imported("torch._utils._rebuild_tensor_v2")
+            + imported("torch.Tensor")
+            + b"("
+            + part(stored)
+            + flags[1:]
+            + b"t}"
+        )
+        forms = {
+            "today": tensor(stored),
+            "with attributes": call("torch._tensor._rebuild_from_type_v2", as_tensor),
+            "0.3": parameter + b"\x85R(" + flags + b"tb",
+            "0.1": call("torch.FloatTensor") + b"(" + part(stored) + b"tb",
+            "0.1, new": call("torch.FloatTensor", new=True) + b"(" + part(stored) + b"tb",
+        }
+        code = b"\x80\x02" + mapping(**forms) + b"."
+        (tmp_path / "a.pth").write_bytes(in_legacy(code) if legacy else in_zip(code))
+        state = read_checkpoint(tmp_path / "a.pth").state_dict
+        assert state.keys() == forms.keys()
+        assert all(torch.equal(each, state["today"]) for each in state.values()) and state["today"].all()
+
+    def test_bytes(self, tmp_path):
+        meta = {"a": bytes(range(256)), "b": [b"repeated", b"repeated"]}
+        assert read_checkpoint(save({"state_dict": weights(), "meta": meta}, tmp_path / "a.pth")).meta == meta
 
     def test_what_others_allowed_is_neither_used_nor_lost(self, tmp_path):
         before = set(torch.serialization.get_safe_globals())
