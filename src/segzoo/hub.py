@@ -129,8 +129,9 @@ def save_model_folder(
 ) -> Path:
     """Save a model and its image processor as a folder that loads with the Auto classes, whole or not at all.
 
-    Everything is written into a hidden folder next to the target, synced to the disk and renamed. A process that is
-    killed leaves at most that hidden folder behind, which the next save to the same target removes.
+    Everything is written into a hidden folder next to the target, or in it if it is there, synced to the disk and
+    renamed or moved out (`whole_folder`). A process that is killed leaves at most that hidden folder behind, which the next save
+    to the same target removes; if it is killed while files move out, some of them, too, but no ``config.json``.
 
     Args:
         model: a `SegZooForSemanticSegmentation`.
@@ -146,10 +147,9 @@ def save_model_folder(
         SegZooError: the folder is not empty, is a file, or cannot be written (no permission, disk full); nothing is
             left behind.
     """
-    target = Path(directory)
-    with whole_folder(target) as partial:
+    with whole_folder(directory) as partial:
         write_model_files(model, processor, partial, card=card, max_shard_size=max_shard_size)
-    return target
+    return Path(directory)
 
 
 def write_model_files(
