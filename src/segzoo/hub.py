@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 
 from segzoo.errors import SegZooError, one_line
 from segzoo.files import whole_folder
+from segzoo.hub_names import hub_session
 from segzoo.model_folder import CARD, WEIGHT_PATTERNS, complete_weights, of_other_weights
 
 if TYPE_CHECKING:
@@ -195,9 +196,10 @@ def reserve_repository(repo_id: str, *, private: bool = False, token: str | None
         The full name, ``"namespace/name"``.
 
     Raises:
-        SegZooError: the name is not valid, there is no token, the token may not write there, or the Hub did not
-            answer.
+        SegZooError: the name is not valid, there is no token, the token may not write there, the proxy cannot be used, or
+            the Hub did not answer.
     """
+    hub_session()
     try:
         # None keeps the organisation's default, which may be private.
         return HfApi(token=token).create_repo(repo_id, private=True if private else None, exist_ok=True).repo_id
@@ -236,13 +238,14 @@ def push_folder(
 
     Raises:
         SegZooError: the folder has no config.json, the name is not valid, there is no token, the token may not write
-            there, or the Hub did not answer. The message says which, and what to do.
+            there, the proxy cannot be used, or the Hub did not answer. The message says which, and what to do.
     """
     directory = Path(directory)
     if not (directory / "config.json").is_file():
         raise SegZooError(
             f"{directory}: is not a model folder (it has no config.json); push what save_pretrained wrote"
         )
+    hub_session()
     try:
         api = HfApi(token=token)
         # None keeps the organisation's default, which may be private.

@@ -14,6 +14,7 @@ from support.hub_server import HubServer
 from segzoo import zoo
 from segzoo.commands.cli import main
 from segzoo.errors import SegZooError
+from segzoo.images.web import is_web_address
 from segzoo.zoo import download as module
 from segzoo.zoo.download import download
 
@@ -247,10 +248,41 @@ def test_a_folder_that_cannot_be_made(server, tmp_path):
         download(server.url + PATH, folder=tmp_path / "file")
 
 
-@pytest.mark.parametrize("url", ["ftp://example.org/a.pth", "https://example.org/", "a.pth"])
-def test_no_address_of_a_file(url, tmp_path):
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://example.org/a.pth",
+        "https://example.org/",
+        "a.pth",
+        "https:///a.pth",
+        "http://[::1/a.pth",
+        "http://host:port/a.pth",
+        "http://host:99999/a.pth",
+        "http://1.2.3.999/a.pth",
+        "http://a b/a.pth",
+        "http://ho\x00st/a.pth",
+        "http://\udcff.com/a.pth",
+        "http://.com/a.pth",
+        f"http://{'a' * 70}.com/a.pth",
+    ],
+)
+def test_no_address_of_a_file(url, tmp_path, capsys):
     with pytest.raises(SegZooError, match="is not the address of a file"):
         download(url, folder=tmp_path)
+    if url != "https://example.org/":
+        with pytest.raises(SegZooError, match="is not the address of a file"):
+            module.remote_size(url)
+    if is_web_address(url):
+        assert main(["convert", url, "--output", str(tmp_path / "out")]) == 1
+        assert "is not the address of a file" in capsys.readouterr().err
+
+
+def test_addresses_as_people_write_them(server, tmp_path):
+    server.files["/stra%C3%9Fe%201.pth?a=%2F"] = b"here"
+    for name in ("straße 1.pth?a=%2F#top", "stra%C3%9Fe%201.pth?a=%2F"):
+        for host in ("127.0.0.1", "ｌｏｃａｌｈｏｓｔ"):
+            url = f"{server.url}/{name}".replace("127.0.0.1", host).replace("http", "HTTP")
+            assert download(url, folder=tmp_path).read_bytes() == b"here" and module.remote_size(url) == 4
 
 
 class TestHub:

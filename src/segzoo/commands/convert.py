@@ -8,7 +8,8 @@ from pathlib import Path
 
 from segzoo import zoo
 from segzoo.conversion.errors import CheckpointError, ConversionError
-from segzoo.conversion.sources import downloaded, explain_missing, find_files, is_address
+from segzoo.conversion.sources import downloaded, explain_missing, find_files
+from segzoo.images.web import is_web_address
 from segzoo.progress import print_text
 from segzoo.text import line_text
 
@@ -158,11 +159,11 @@ def _describe(args: argparse.Namespace) -> int:
     class_names = None if args.classes is None else read_class_names(args.classes)
     released = args.checkpoint or args.name
     if args.checkpoint is not None and (Path(args.checkpoint).exists() or zoo.lookup(args.checkpoint) is None):
-        if not is_address(args.checkpoint):
+        if not is_web_address(args.checkpoint):
             explain_missing(args.checkpoint)
         given = [part for part in (args.checkpoint, args.decoder) if part is not None]
         original = read_original(
-            *(downloaded(part, args.cache_dir) if is_address(part) else part for part in given),
+            *(downloaded(part, args.cache_dir) if is_web_address(part) else part for part in given),
             config=args.config,
             name=args.name,
             ema=args.ema,
@@ -184,15 +185,18 @@ def _describe(args: argparse.Namespace) -> int:
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
-    """Check before any work that the folder and the report can be written.
+    """Check before any work that the folder and the report can be written, and that a push has a proxy that works.
 
     Raises:
         SegZooError: they cannot.
     """
     from segzoo.conversion.convert import check_output
     from segzoo.files import check_file_place
+    from segzoo.hub_names import hub_session
 
     check_output(args.output, keep=bool(args.push_to_hub), option="--output")  # a push may be repeated
+    if args.push_to_hub:
+        hub_session()
     if isinstance(args.report, str) and Path(args.report).absolute().parent != Path(args.output).absolute():
         check_file_place(args.report, option="--report")
 

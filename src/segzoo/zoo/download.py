@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import math
 import os
@@ -11,15 +12,18 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from http.client import InvalidURL
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from huggingface_hub import constants, get_hf_file_metadata, get_session, try_to_load_from_cache
+from huggingface_hub import constants, get_hf_file_metadata, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import build_hf_headers, tqdm
 
 from segzoo.errors import SegZooError, one_line
 from segzoo.files import lock, sha256_of
+from segzoo.hub_names import hub_session
+from segzoo.images.web import ascii_address, is_web_address
 from segzoo.zoo import ZooRow
 
 PAUSES = (1.0, 4.0, 10.0)
@@ -28,6 +32,8 @@ PAUSES = (1.0, 4.0, 10.0)
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as broken."""
 
+# Of httpx, or of what a later huggingface_hub has in its place; it is no HTTPError.
+_InvalidURL = importlib.import_module(HTTPError.__module__.partition(".")[0]).InvalidURL
 _HUB = "https://huggingface.co"
 _HUB_PATH = re.compile(r"/(?P<repo>[^/]+/[^/]+)/(?:resolve|blob|raw)/(?P<revision>[^/]+)/(?P<file>.+)")
 _PAGE_TYPES = ("text/html", "application/xhtml+xml")
@@ -83,13 +89,13 @@ def download(
         The path of the file; its name is that in the address.
 
     Raises:
-        SegZooError: no connection, an answer that is not the file (a web page, status 404 or 503 and so on), a file of
+        SegZooError: no address of a file, no connection, an answer that is not the file (a web page, status 404 or 503 and so on), a file of
             another size or hash, which is deleted, or no space on the disk. The message says which, and what to do.
     """
-    parts = urlsplit(url)
-    name = re.sub(r"[^\w.+-]", "_", unquote(parts.path).rsplit("/", 1)[-1]).lstrip(".")
-    if parts.scheme not in ("http", "https") or not parts.netloc or not name:
-        raise SegZooError(f"{url}: is not the address of a file; it must look like https://HOST/PATH/FILE")
+    address = _sent(url)
+    name = re.sub(r"[^\w.+-]", "_", unquote(urlsplit(url).path).rsplit("/", 1)[-1]).lstrip(".")
+    if not name:
+        raise _no_address(url)
     target = Path(folder or cache_folder()) / hashlib.sha256(url.encode()).hexdigest()[:12] / name
     if _is_whole(target, size_bytes, sha256):
         return target
@@ -98,10 +104,7 @@ def download(
         cached, size_bytes, sha256 = _ask_hub(url, size_bytes, sha256)
         if cached is not None:
             return cached
-        address = url.replace(_HUB, constants.ENDPOINT, 1)
         headers |= build_hf_headers()
-    else:
-        address = url
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with lock(target.parent, wait=math.inf):  # two processes must not append to one file
@@ -124,18 +127,37 @@ def remote_size(url: str) -> int | None:
         url: address of the file, http or https.
 
     Raises:
-        SegZooError: no connection, or the server says that it does not give the file out.
+        SegZooError: no address of a file, no connection, or the server says that it does not give the file out.
     """
     on_hub = url.startswith((f"{_HUB}/", f"{constants.ENDPOINT}/"))
     headers = {"Accept-Encoding": "identity"} | (build_hf_headers() if on_hub else {})
-    address = url.replace(_HUB, constants.ENDPOINT, 1)
     try:
-        response = get_session().head(address, headers=headers, timeout=TIMEOUT, follow_redirects=True)
+        response = hub_session().head(_sent(url), headers=headers, timeout=TIMEOUT, follow_redirects=True)
+    except _InvalidURL as error:
+        raise _no_address(url) from error
     except (HTTPError, OfflineModeIsEnabled) as error:
         raise SegZooError(_unreachable(url, error)) from error
     if response.status_code != 200:
         raise SegZooError(f"{url}: {_refusal(response.status_code)}")
     return _total(response.headers, response.status_code)
+
+
+def _sent(url: str) -> str:
+    """An address as it is requested: in ASCII, and at the Hub that is in use.
+
+    Raises:
+        SegZooError: it is no address of the web.
+    """
+    try:
+        if is_web_address(url):
+            return ascii_address(url.replace(_HUB, constants.ENDPOINT, 1))
+    except InvalidURL as error:
+        raise _no_address(url) from error
+    raise _no_address(url)
+
+
+def _no_address(url: str) -> SegZooError:
+    return SegZooError(f"{url}: is not the address of a file; it must look like https://HOST/PATH/FILE")
 
 
 def _is_whole(path: Path, size_bytes: int | None, sha256: str | None) -> bool:
@@ -153,6 +175,7 @@ def _ask_hub(url: str, size_bytes: int | None, sha256: str | None) -> tuple[Path
         if isinstance(cached, str) and _is_whole(Path(cached), size_bytes, sha256):
             return Path(cached), size_bytes, sha256
     try:
+        hub_session()
         facts = get_hf_file_metadata(url.replace(_HUB, constants.ENDPOINT, 1), timeout=TIMEOUT)
     except HfHubHTTPError as error:
         raise SegZooError(f"{url}: {_refusal(error.response.status_code)}") from error
@@ -195,6 +218,8 @@ class _Source:
                 break
             except OfflineModeIsEnabled as error:
                 raise SegZooError(_unreachable(self.url, error)) from error
+            except _InvalidURL as error:
+                raise _no_address(self.url) from error
             except (_BrokenOff, HTTPError) as error:
                 if _size(part) > most:  # than ever before: what begins anew may do so again and again
                     most, pauses = _size(part), iter(PAUSES)
@@ -222,7 +247,7 @@ class _Source:
                 validator := tag if tag.startswith('"') else earlier.get("Last-Modified")
             ):  # no weak tag may stand there
                 headers["If-Range"] = validator
-        with get_session().stream("GET", self.address, headers=headers, timeout=TIMEOUT) as response:
+        with hub_session().stream("GET", self.address, headers=headers, timeout=TIMEOUT) as response:
             status = response.status_code
             if status == 416 and have:
                 if _total(response.headers, status) == have:
