@@ -262,6 +262,7 @@ def test_a_folder_that_cannot_be_made(server, tmp_path):
         "http://a b/a.pth",
         "http://ho\x00st/a.pth",
         "http://\udcff.com/a.pth",
+        "http://host/\udcff.pth",
         "http://.com/a.pth",
         f"http://{'a' * 70}.com/a.pth",
     ],

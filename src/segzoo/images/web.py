@@ -76,16 +76,16 @@ def ascii_address(url: str) -> str:
     """A web address as it is sent: its host in IDNA; other letters and spaces become percent signs, which stay.
 
     Raises:
-        http.client.InvalidURL: it is none: its host or port cannot be one.
+        http.client.InvalidURL: it is none: its host or port cannot be one, or it has bytes that are no UTF-8.
     """
     try:
         parts = urllib.parse.urlsplit(url)
         host = (parts.hostname or "").encode("idna").decode()  # raises for labels that are empty or too long
         if not host or parts.port == 0 or re.search(r"[\x00-\x20\x7f]", host):
             raise ValueError("its host or port cannot be one")
+        if not parts.netloc.isascii():
+            user, at, place = parts.netloc.rpartition("@")
+            parts = parts._replace(netloc=f"{user}{at}{host}{place[len(place.partition(':')[0]) :]}")
+        return urllib.parse.quote(parts.geturl(), safe=string.punctuation)
     except ValueError as error:
         raise http.client.InvalidURL(str(error)) from None
-    if not parts.netloc.isascii():
-        user, at, place = parts.netloc.rpartition("@")
-        parts = parts._replace(netloc=f"{user}{at}{host}{place[len(place.partition(':')[0]) :]}")
-    return urllib.parse.quote(parts.geturl(), safe=string.punctuation)

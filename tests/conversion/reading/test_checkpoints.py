@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import os
 import pathlib
 import subprocess
 import sys
@@ -346,6 +347,18 @@ class TestFiles:
     @pytest.mark.parametrize("form", FORMATS)
     def test_the_name_does_not_matter(self, tmp_path, name, form):
         assert_equal(read_checkpoint(str(save(weights(), tmp_path / name, form))).state_dict, weights())
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes on Linux alone")
+    @pytest.mark.parametrize("form", [*FORMATS, "safetensors"])
+    def test_a_name_that_is_no_utf_8(self, tmp_path, monkeypatch, form):
+        path = tmp_path / os.fsdecode(b"a\xff.pth")
+        save_file(dict(weights()), tmp_path / "a") if form == "safetensors" else save(weights(), tmp_path / "a", form)
+        (tmp_path / "a").rename(path)
+        monkeypatch.chdir(tmp_path)
+        for name in (path, path.name):
+            state = read_checkpoint(name).state_dict
+            assert state.keys() == weights().keys()
+            assert all(torch.equal(state[key], value) for key, value in weights().items())
 
     def test_safetensors(self, tmp_path):
         save_file(dict(weights(prefix="module.", dtype=torch.bfloat16)), tmp_path / "a.safetensors", {"format": "pt"})

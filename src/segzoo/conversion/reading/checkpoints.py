@@ -124,6 +124,11 @@ def _load_unpacked(path: Path, source: Path, member: str) -> Any:
 
 def _load(path: Path, kind: str, source: Path, *, mapped: bool = True) -> Any:
     """Loads the object that a file holds; ``source`` is its name in messages, ``mapped`` leaves tensors on disk."""
+    with archives.in_utf8(path) as place:
+        return _load_kind(place, kind, source, mapped)
+
+
+def _load_kind(path: Path, kind: str, source: Path, mapped: bool) -> Any:
     if kind == "safetensors":
         content = _load_safetensors(path, source)
         if not mapped:
