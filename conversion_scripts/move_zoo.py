@@ -33,7 +33,6 @@ from typing import Any
 from moving import Disk, Settings, agreed_licences, size_in_bytes, state_licence
 
 from segzoo import zoo
-from segzoo.commands.convert import holds_conversion_of
 from segzoo.errors import SegZooError, one_line
 from segzoo.files import FolderInUse, check_folder_place, lock, remove_abandoned
 from segzoo.progress import print_text, say
@@ -88,9 +87,8 @@ class Move:
         with self._timed("convert"):
             self.line["sha256"] = sha256_of(self.files[0])
             remove_abandoned(self.folder)
-            if not holds_conversion_of(self.files[0], self.model_folder):
-                done = convert_checkpoint(*self.files, output=self.model_folder, name=self.row.name)
-                self.line["parameters"] = done.report.parameters
+            done = convert_checkpoint(*self.files, output=self.model_folder, name=self.row.name, keep=True)
+            self.line["parameters"] = done.report.parameters
             state_licence(self.model_folder / "README.md", self.settings.licences[self.row.system])
 
     def try_out(self) -> None:

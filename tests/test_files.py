@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -168,6 +169,96 @@ def test_a_folder_that_holds_something_is_replaced_only_where_that_is_asked_for(
         (folder / "file").write_text("newer")
         raise KeyError
     assert names(tmp_path) == ["out"] and contents(tmp_path / "out") == {"file": "new", "new": ""}
+
+
+@pytest.fixture
+def empty(tmp_path):
+    """An empty folder that is there already."""
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out"
+
+
+def write_model(out):
+    with whole_folder(out) as folder:
+        for name in ("config.json", "a", "z"):
+            (folder / name).write_text(name)
+
+
+def is_model(out):
+    return contents(out) == {name: name for name in ("config.json", "a", "z")} and names(out.parent) == [out.name]
+
+
+@pytest.mark.parametrize("place", ["out", ".", "inside/.."])
+def test_an_empty_folder_stays_the_same_one(tmp_path, empty, place, monkeypatch):
+    before = empty.stat().st_ino
+    monkeypatch.chdir(tmp_path if place == "out" else empty)
+    write_model(place)
+    assert is_model(empty) and empty.stat().st_ino == before
+
+
+@small_disk
+def test_an_empty_folder_may_be_a_mounted_disk(empty):
+    def scenario():
+        mount_small_disk(empty, "1m")
+        write_model(empty)
+        return is_model(empty)
+
+    assert in_child(scenario)
+
+
+@posix
+def test_an_empty_folder_may_be_in_one_that_may_not_be_written():
+    def scenario(above):
+        if os.getuid() == 0:
+            os.setgroups([])
+            os.setuid(65534)
+        with pytest.raises(SegZooError, match="cannot be written to"):
+            write_model(above / "other")
+        write_model(above / "out")
+        return is_model(above / "out")
+
+    with tempfile.TemporaryDirectory() as above:  # not pytest's own, which other users may not enter
+        (Path(above) / "out").mkdir()
+        (Path(above) / "out").chmod(0o777)
+        Path(above).chmod(0o555)
+        assert in_child(scenario, Path(above))
+
+
+def test_an_empty_folder_that_somebody_else_fills_is_left_to_him(empty):
+    with pytest.raises(SegZooError, match="was filled by someone else"), whole_folder(empty) as folder:
+        (folder / "b").write_text("b")
+        write_model(empty)
+    assert is_model(empty)
+
+
+def test_a_move_into_an_empty_folder_that_fails_leaves_it_empty(empty, monkeypatch):
+    replace = os.replace
+
+    def fail(source, target):
+        if Path(target).name == "z":
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(SegZooError, match="No space left on device"):
+        write_model(empty)
+    assert names(empty) == []
+
+
+@posix
+@pytest.mark.parametrize("number", range(1, 6))
+def test_an_empty_folder_is_no_model_or_a_whole_one_whenever_the_kill_comes(tmp_path, empty, number):
+    code = f"""
+kill_at({number}, "replace")
+with whole_folder("out") as folder:
+    for name in ("config.json", "a", "z"):
+        (folder / name).write_text(name)
+"""
+    killed = run(tmp_path, code) == -signal.SIGKILL
+    assert killed == (number <= 3) and (empty / "config.json").exists() == (not killed)
+    if number == 1:  # nothing was moved
+        write_model(empty)
+    assert is_model(empty) or number in (2, 3)
 
 
 @small_disk

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import close_session, constants
+from PIL import Image
 from support.hub_server import HubServer, hub_of_this_process
 from support.silent_server import SilentServer
 
@@ -15,7 +16,7 @@ import segzoo
 from segzoo import SegZooConfig, SegZooError, SegZooForSemanticSegmentation, SegZooImageProcessor, hub_names
 from segzoo.commands.cli import main
 from segzoo.data import load_segmentation_dataset
-from segzoo.hub import save_model_folder
+from segzoo.hub import push_folder, reserve_repository, save_model_folder
 from segzoo.hub_names import hub_or_cache, no_hub_name
 
 SOURCE = Path(segzoo.__file__).parents[1]
@@ -50,6 +51,52 @@ def online(tmp_path, monkeypatch):
     monkeypatch.setattr(hub_names, "_unreachable", {})
     with contextlib.ExitStack() as used:
         yield lambda endpoint: used.enter_context(hub_of_this_process(monkeypatch, endpoint, tmp_path))
+
+
+@pytest.fixture(params=["socks5", "socks4"])
+def odd_proxy(request, monkeypatch):
+    """The environment names a proxy that needs a package which is not there, or that no package knows."""
+    for name in ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.setenv("ALL_PROXY", f"{request.param}://user:secret@127.0.0.1:1")
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    close_session()
+    yield
+    close_session()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "convert http://10.0.0.1/x.pth --output out",
+        "convert upernet_internimage_t_512_160k_ade20k --output out",
+        "convert none.pth --output out --push_to_hub me/x",
+        "info me/model",
+        "predict street.png --model me/model --output out",
+        "evaluate me/model me/data",
+    ],
+)
+def test_a_proxy_that_cannot_be_used(odd_proxy, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 8)).save("street.png")
+    assert main(words.split()) == 1
+    assert "ALL_PROXY: this proxy cannot be used" in (line := capsys.readouterr().err.splitlines()[-1])
+    assert "pip install socksio" in line and "secret" not in line and not (tmp_path / "out").exists()
+
+
+def test_a_proxy_that_cannot_be_used_for_a_push(odd_proxy, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    for push in (lambda: push_folder(tmp_path, "me/x"), lambda: reserve_repository("me/x")):
+        with pytest.raises(SegZooError, match="ALL_PROXY: this proxy cannot be used"):
+            push()
+
+
+def test_offline_mode_needs_no_proxy(odd_proxy, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(SegZooError, match="offline mode is on"), hub_or_cache("me/model"):
+        raise OSError
 
 
 @pytest.mark.parametrize("kind", ["model", "dataset"])

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 
 from segzoo.errors import SegZooError, one_line
 from segzoo.files import whole_folder
+from segzoo.hub_names import hub_session
 from segzoo.model_folder import CARD, WEIGHT_PATTERNS, complete_weights, of_other_weights
 
 if TYPE_CHECKING:
@@ -129,8 +130,9 @@ def save_model_folder(
 ) -> Path:
     """Save a model and its image processor as a folder that loads with the Auto classes, whole or not at all.
 
-    Everything is written into a hidden folder next to the target, synced to the disk and renamed. A process that is
-    killed leaves at most that hidden folder behind, which the next save to the same target removes.
+    Everything is written into a hidden folder next to the target, or in it if it is there, synced to the disk and
+    renamed or moved out (`whole_folder`). A process that is killed leaves at most that hidden folder behind, which the next save
+    to the same target removes; if it is killed while files move out, some of them, too, but no ``config.json``.
 
     Args:
         model: a `SegZooForSemanticSegmentation`.
@@ -146,10 +148,9 @@ def save_model_folder(
         SegZooError: the folder is not empty, is a file, or cannot be written (no permission, disk full); nothing is
             left behind.
     """
-    target = Path(directory)
-    with whole_folder(target) as partial:
+    with whole_folder(directory) as partial:
         write_model_files(model, processor, partial, card=card, max_shard_size=max_shard_size)
-    return target
+    return Path(directory)
 
 
 def write_model_files(
@@ -195,9 +196,10 @@ def reserve_repository(repo_id: str, *, private: bool = False, token: str | None
         The full name, ``"namespace/name"``.
 
     Raises:
-        SegZooError: the name is not valid, there is no token, the token may not write there, or the Hub did not
-            answer.
+        SegZooError: the name is not valid, there is no token, the token may not write there, the proxy cannot be used, or
+            the Hub did not answer.
     """
+    hub_session()
     try:
         # None keeps the organisation's default, which may be private.
         return HfApi(token=token).create_repo(repo_id, private=True if private else None, exist_ok=True).repo_id
@@ -236,13 +238,14 @@ def push_folder(
 
     Raises:
         SegZooError: the folder has no config.json, the name is not valid, there is no token, the token may not write
-            there, or the Hub did not answer. The message says which, and what to do.
+            there, the proxy cannot be used, or the Hub did not answer. The message says which, and what to do.
     """
     directory = Path(directory)
     if not (directory / "config.json").is_file():
         raise SegZooError(
             f"{directory}: is not a model folder (it has no config.json); push what save_pretrained wrote"
         )
+    hub_session()
     try:
         api = HfApi(token=token)
         # None keeps the organisation's default, which may be private.

@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
+from urllib.request import getproxies
 
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, constants, get_session
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     HTTPError,
     LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -76,6 +76,24 @@ def refuse_wrong_path(name: str, kind: Literal["model", "dataset"] = "model") ->
         raise SegZooError(f"{start}{shown}, and it is no name on the Hub ({reason}); check the path")
 
 
+def hub_session() -> Any:
+    """The client through which huggingface_hub sends all requests, to the Hub and elsewhere.
+
+    Raises:
+        SegZooError: it cannot use the proxy that the environment names.
+    """
+    try:
+        return get_session()
+    except (ImportError, ValueError) as error:
+        found = {f"{kind.upper()}_PROXY": address for kind, address in getproxies().items()}
+        odd = [name for name, address in found.items() if not address.lower().startswith(("http://", "https://"))]
+        cause = "the package socksio is missing" if isinstance(error, ImportError) else one_line(error)
+        raise SegZooError(
+            f"{' and '.join(odd or found)}: this proxy cannot be used ({cause}); for a SOCKS5 proxy, pip install socksio; "
+            "otherwise give the address of an http proxy, or unset it"
+        ) from error
+
+
 @contextmanager
 def hub_or_cache(
     name: str,
@@ -128,19 +146,20 @@ def _ask(name: str, kind: str, revision: str | None, token: str | bool | None) -
         None if it has; in words why it gave no answer.
 
     Raises:
-        SegZooError: the Hub does not have it, or does not show it.
+        SegZooError: the Hub does not have it, or does not show it, or the proxy cannot be used.
     """
+    if constants.HF_HUB_OFFLINE:
+        return "offline mode is on (HF_HUB_OFFLINE)"
+    hub_session()
     api = HfApi(token=token)
     since, said = _unreachable.get(api.endpoint, (-_PAUSE, ""))
-    if time.monotonic() - since < _PAUSE and not constants.HF_HUB_OFFLINE:
+    if time.monotonic() - since < _PAUSE:
         return said
     timeout = constants.HF_HUB_ETAG_TIMEOUT / 2
     for attempt in (1, 2):
         try:
             api.repo_info(name, repo_type=kind, revision=revision, timeout=timeout)
             return None
-        except OfflineModeIsEnabled:
-            return "offline mode is on (HF_HUB_OFFLINE)"
         except RevisionNotFoundError:
             raise SegZooError(
                 f"{name}: {api.endpoint} has it, but no revision {revision!r}; check --revision"

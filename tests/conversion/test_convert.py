@@ -3,6 +3,7 @@
 import hashlib
 import json
 import runpy
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -275,6 +276,40 @@ class TestCommand:
         assert main(arguments) == 0 and main(arguments) == 0
         assert pushed == [((str(tmp_path / "out"), "me/model"), {"private": True})] * 2
         assert "already" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            ("", None),
+            ("--report there.json", None),
+            ("--classes a,b,c,d", "holds another conversion"),
+            ("--ema", "holds another conversion"),
+            ("--config other.py", "holds another conversion"),
+            ("--name fcn_r50-d8_512x512_160k_ade20k", "holds another conversion"),
+        ],
+    )
+    def test_a_push_is_that_of_the_same_conversion_alone(self, options, said, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        pushed = []
+        monkeypatch.setattr("segzoo.hub.push_folder", lambda folder, *args, **kwargs: pushed.append(folder) or "there")
+        state = tiny.state_dict(tiny.config())
+        tiny.save("a.pth", state=state)
+        torch.save(torch.load("a.pth") | {"ema_state_dict": {key: value * 2 for key, value in state.items()}}, "a.pth")
+        Path("other.py").write_text(tiny.config_text(tiny.config(model__decode_head__align_corners=True)))
+        assert main(["convert", "a.pth", "--output", "out"]) == 0
+        files = {path: path.read_bytes() for path in Path("out").iterdir()}
+        status = main(["convert", "a.pth", "--output", "out", "--push_to_hub", "me/x", *options.split()])
+        assert (status, pushed) == ((0, ["out"]) if said is None else (1, []))
+        assert said is None or f"out: {said}" in capsys.readouterr().err
+        assert files == {path: path.read_bytes() for path in Path("out").iterdir()}
+        assert Path("there.json").exists() == ("--report" in options)
+
+    @pytest.mark.parametrize("card", [b"# Mine\n", b"\xff\xfe"])
+    def test_no_push_of_a_folder_that_no_conversion_wrote(self, card, checkpoint, folder, tmp_path, capsys):
+        shutil.copytree(folder, tmp_path / "out")
+        (tmp_path / "out/README.md").write_bytes(card)
+        arguments = ["convert", str(checkpoint), "--output", str(tmp_path / "out"), "--push_to_hub", "me/model"]
+        assert main(arguments) == 1 and "the folder is not empty" in capsys.readouterr().err
 
     @pytest.mark.parametrize("script", ["convert_mmseg_to_hf.py", "convert_internimage_to_hf.py"])
     def test_scripts(self, script, checkpoint, folder, tmp_path, monkeypatch):

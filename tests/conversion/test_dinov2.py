@@ -125,6 +125,11 @@ def test_a_vit_and_its_head_in_two_files(tmp_path):
         last = norm.eval()(model(pixels).feature_maps[1])
         expected = torch.nn.functional.conv2d(last, *list(head.values())[-2:])
         assert torch.allclose(loaded(pixels).logits, expected, atol=1e-4)
+    assert convert_checkpoint(tmp_path / "vit.pth", tmp_path / "head.pth", output=done.folder, keep=True).kept
+    head["decode_head.conv_seg.bias"] += 1
+    torch.save({"meta": {"config": config_text(WIDTH)}, "state_dict": head}, tmp_path / "second.pth")
+    with pytest.raises(ConversionError, match="another conversion"):
+        convert_checkpoint(tmp_path / "vit.pth", tmp_path / "second.pth", output=done.folder, keep=True)
     alone = convert_checkpoint(tmp_path / "vit.pth", output=tmp_path / "alone")
     assert AutoBackbone.from_pretrained(alone.folder).config.interpolation_offset == 0.1
     with pytest.raises(ConversionError, match="give the backbone first"):

@@ -88,3 +88,13 @@ def test_every_key_is_accounted_for():
 def test_parts_of_larger_storages_are_cut_out():
     native, _ = match(state(**{"decode_head.one.weight": torch.ones(1000, 4)[7]}))
     assert native["decode_heads.0.value.weight"].untyped_storage().nbytes() == 4 * 4
+
+
+def test_keys_that_share_a_tensor_get_one_each():
+    tensor = torch.arange(4.0)
+    expected = {"one.a": torch.empty(4, device="meta"), "one.b": torch.empty(2, 2, device="meta")}
+    table = KeyTable([KeyRule("{}", "one.{}")])
+    components = [ComponentKeys("", "", table, "Any", PreTrainedConfig())]
+    native, account = match_weights({"a": tensor, "b": tensor.view(2, 2)}, components, expected)
+    account.raise_for_problems("a.pth")
+    assert native["one.a"].data_ptr() != native["one.b"].data_ptr() and torch.equal(native["one.b"].view(4), tensor)

@@ -124,6 +124,44 @@ def test_nothing_can_be_made_below_a_file(things, tmp_path, monkeypatch):
     assert file.read_text() == "mine" and sorted(p.name for p in tmp_path.iterdir()) == ["file"]
 
 
+@pytest.mark.parametrize("place", [".", "..", "sub/.."])
+@pytest.mark.parametrize("name", ["predict", "convert", "evaluate"])
+def test_the_current_folder_and_those_above(things, tmp_path, monkeypatch, name, place):
+    (tmp_path / "there/sub").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "there/sub" if place == ".." else tmp_path / "there")
+    if place == ".":
+        (tmp_path / "there/sub").rmdir()
+    words = COMMANDS[name][0].partition(" --output")[0]
+    code, lines = run(f"{words} --output {place}", things, tmp_path)
+    if place == "." or name == "predict":
+        assert code == 0 and len(left(tmp_path / "there")) > 1
+    else:  # the folder is not empty
+        assert code == 1 and f"{place}: " in lines[-1] and "not empty" in lines[-1]
+
+
+def test_an_output_without_a_name(things, tmp_path, capsys):
+    for name in ("predict", "convert", "evaluate", "export-onnx", "data-sheet"):
+        words = COMMANDS[name][0].partition(" --output")[0].split()
+        with pytest.raises(SystemExit, match="2"):
+            main([*(things.get(word, word) for word in words), "--output", ""])
+        assert "--output: the name is empty" in capsys.readouterr().err
+    for name in ("convert", "evaluate"):
+        code, (*_, line) = run(f"{COMMANDS[name][0].partition(' --output')[0]} --output /", things, tmp_path)
+        assert code == 1 and "--output /: " in line and "not empty" in line
+    with pytest.raises(SegZooError, match="the path is empty; name a file or folder"):
+        save_model_folder(None, None, "")
+
+
+@small_disk
+def test_a_mounted_disk_is_filled(things, tmp_path):
+    def scenario():
+        mount_small_disk(tmp_path, "8m")
+        return *run(f"convert CHECKPOINT --output {tmp_path}", things, tmp_path), left(tmp_path)
+
+    code, _, files = in_child(scenario, timeout=120)
+    assert code == 0 and {"config.json", "model.safetensors", "README.md"} <= set(files)
+
+
 def test_names_that_cannot_be_files(things, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for place, message in (("/dev/full", "a device or a pipe"), (tmp_path / "pipe", "a device or a pipe")):

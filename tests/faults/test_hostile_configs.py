@@ -2,7 +2,9 @@
 
 import io
 import os
+import pickle
 import socket
+import sys
 import time
 import zipfile
 from pathlib import PurePosixPath
@@ -10,7 +12,8 @@ from pathlib import PurePosixPath
 import pytest
 import torch
 from conversion import tiny
-from fuzz.targets import in_zip
+from fuzz.targets import in_legacy, in_zip
+from support.pickle_code import call, imported, mapping, number, part, storage, string, tensor
 from transformers import ConvNextConfig, SegformerConfig
 
 from segzoo import SegZooConfig
@@ -161,6 +164,7 @@ class Joined:
 
 
 HEAD = {key: value for key, value in tiny.MODEL["decode_head"].items() if key != "num_convs"}
+PARAMETER, FROM_TYPE = call("torch.nn.parameter.Parameter"), "torch._tensor._rebuild_from_type_v2"
 PAIR = b"q\x000h\x00h\x00\x86"  # a tuple of the last value, twice
 
 
@@ -192,6 +196,75 @@ class TestPickles:
         (tmp_path / "a.pth").write_bytes(buffer.getvalue())
         with pytest.raises(CheckpointError, match="repeats its parts .* do not trust the file"):
             read_checkpoint(tmp_path / "a.pth")
+
+    @pytest.mark.parametrize("file", [in_zip, in_legacy])
+    @pytest.mark.parametrize(
+        ("code", "cause"),
+        [
+            (call("torch.FloatTensor", number(16)), "a call of torch.FloatTensor,"),
+            (call("torch.Tensor", number(16), new=True), "a call of torch.Tensor,"),
+            (imported("torch.FloatTensor") + b"]" + number(16) + b"aR", "a call of torch.FloatTensor with arguments"),
+            (call("torch.storage.UntypedStorage", number(64)), "a call of torch.storage.UntypedStorage"),
+            (call("torch.storage.TypedStorage"), "a call of torch.storage.TypedStorage"),
+            (call(FROM_TYPE, imported("torch.FloatTensor"), imported("torch.Tensor"), number(16) + b"\x85}"), "torch.FloatTensor"),
+            (call("torch._utils._rebuild_tensor_v2", part(PARAMETER, 99)), "a call of .*_v2 without a storage"),
+            (call("torch._utils._rebuild_tensor_v2", part(string("a storage"), 99)), "without a storage"),
+            (PARAMETER + b"(" + part(PARAMETER, 99) + b"tb", "a state for torch.nn.parameter.Parameter"),
+            (call("torch.FloatTensor") + b"(" + PARAMETER + b"K\0" + number(99) + b"tb", "a state for torch.FloatTensor"),
+            (call("torch._utils._rebuild_device_tensor_from_cpu_tensor", PARAMETER), "a call of torch._utils._rebuild_d"),
+        ],
+    )  # fmt: skip
+    def test_tensors_that_are_not_in_the_file(self, tmp_path, code, cause, file):
+        """They would hold what lay in the memory of this process."""
+        (tmp_path / "a.pth").write_bytes(file(b"\x80\x02" + mapping(a=code) + b"."))
+        with pytest.raises(CheckpointError, match=cause):
+            read_checkpoint(tmp_path / "a.pth")
+
+    def test_storages_that_a_file_announces_and_does_not_hold(self, tmp_path):
+        state = {key: tensor(storage(key, legacy=True)) for key in ("0", "1")}
+        whole = in_legacy(b"\x80\x02" + mapping(**state) + b".")
+        (tmp_path / "a.pth").write_bytes(whole)
+        assert read_checkpoint(tmp_path / "a.pth").state_dict.keys() == {"0", "1"}
+        (tmp_path / "a.pth").write_bytes(whole.replace(pickle.dumps(["0", "1"], 2), pickle.dumps(["0"], 2)))
+        with pytest.raises(CheckpointError, match="lists tensors that it does not hold"):
+            read_checkpoint(tmp_path / "a.pth")
+        (tmp_path / "a.pth").write_bytes(in_legacy(b"\x80\x02" + mapping(a=tensor(storage(legacy=True), 99)) + b"."))
+        with pytest.raises(CheckpointError, match="cannot read it"):
+            read_checkpoint(tmp_path / "a.pth")
+
+    @pytest.mark.parametrize("codec", ["hex", "punycode", "base64", "utf-7"])
+    def test_texts_that_another_codec_makes_longer(self, tmp_path, codec):
+        code = string("a" * 1000)
+        for _ in range(40):
+            code = call("_codecs.encode", code, string(codec))
+        (tmp_path / "a.pth").write_bytes(in_zip(b"\x80\x02" + mapping(meta=code) + b"."))
+        with pytest.raises(CheckpointError, match="a call of _codecs.encode with another codec than latin1"):
+            read_checkpoint(tmp_path / "a.pth")
+
+    @pytest.mark.parametrize("kind", ["dict", "set", "pairs"])
+    def test_keys_that_all_have_one_hash(self, tmp_path, kind):
+        keys = [number(count * sys.hash_info.modulus) for count in range(1, 20_000)]
+        code = {
+            "dict": b"}(" + b"N".join(keys) + b"Nu",
+            "set": call("builtins.set", b"](" + b"".join(keys) + b"e"),
+            "pairs": call("collections.OrderedDict", b"](" + b"".join(key + b"N\x86" for key in keys) + b"e"),
+        }[kind]
+        (tmp_path / "a.pth").write_bytes(in_zip(b"\x80\x02" + mapping(meta=code) + b"."))
+        with pytest.raises(CheckpointError, match="repeats its parts"):
+            read_checkpoint(tmp_path / "a.pth")
+
+    @pytest.mark.parametrize("attribute", ["detach", "numel", "untyped_storage", "is_floating_point"])
+    def test_methods_of_tensors_that_a_file_overrides_are_not_called(self, tmp_path, attribute):
+        state = mapping(**{attribute: string("a")})
+        code = call("torch._utils._rebuild_parameter_with_state", tensor(storage()), b"\x89", b"}", state)
+        (tmp_path / "a.pth").write_bytes(in_zip(b"\x80\x02" + mapping(a=code) + b"."))
+        assert read_checkpoint(tmp_path / "a.pth").state_dict["a"].shape == (4,)
+
+    def test_methods_of_entries_that_a_file_overrides_are_not_called(self, tmp_path):
+        entry = call("collections.OrderedDict") + b"(" + string("a") + tensor(storage()) + b"u"
+        entry += mapping(keys=string("a"), items=string("a")) + b"b"
+        (tmp_path / "a.pth").write_bytes(in_zip(b"\x80\x02" + mapping(state_dict=entry, ema_state_dict=entry) + b"."))
+        assert list(read_checkpoint(tmp_path / "a.pth", prefer_ema=True).state_dict) == ["a"]
 
     def test_arrays_without_numbers(self):
         from segzoo.conversion.reading.safe_pickle import ArrayData, ArrayType

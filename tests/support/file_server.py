@@ -1,10 +1,13 @@
 """A real web server on loopback that serves files and misbehaves on demand: sockets, headers, ranges."""
 
 import contextlib
+import gzip
 import re
 import threading
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -20,12 +23,15 @@ class FileServer(contextlib.AbstractContextManager):
     """Serves ``files`` (path -> bytes); ``requests`` are for tests to look at.
 
     ``misbehave(fault, ...)`` puts faults in a queue; each GET takes one, and is answered well where none is left.
+
+    Args:
+        validator: the header that tells one version of a file from another, "ETag" or "Last-Modified"; None: it has neither.
     """
 
-    def __init__(self, *, tags: bool = True):
+    def __init__(self, *, validator: str | None = "ETag"):
         self.files: dict[str, bytes] = {}
         self.requests: list[Request] = []
-        self.tags = tags
+        self.validator = validator
         self.faults: list[Callable] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"owner": self}))
         self._server.daemon_threads = True
@@ -77,6 +83,23 @@ def page(content_type: str = "text/html; charset=utf-8") -> Callable:
     )
 
 
+def passes_over_if_range(handler, content) -> None:
+    """Sends the rest of the file that is there now, whichever version was asked for."""
+    del handler.headers["If-Range"]
+    status, part, headers = handler.part(content)
+    handler.answer(status, part, headers | {"Content-Length": str(len(part))})
+
+
+def compresses(after: int | None = None) -> Callable:
+    """Sends the file compressed, or the part of that which was asked for; closes the connection after a number of bytes."""
+
+    def answer(handler, content):
+        status, part, headers = handler.part(gzip.compress(content, 1, mtime=0))
+        handler.answer(status, part[:after], headers | {"Content-Encoding": "gzip", "Content-Length": str(len(part))})
+
+    return answer
+
+
 def status(code: int) -> Callable:
     """No file, but a status."""
     return lambda handler, content: handler.answer(code, b"sorry", {"Content-Length": "5"})
@@ -108,8 +131,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def part(self, content: bytes) -> tuple[int, bytes, dict[str, str]]:
         """Status, bytes and headers of what was asked for."""
-        tag = f'"{hash(content)}"'
-        headers = {"ETag": tag} if self.owner.tags else {}
+        seconds = zlib.crc32(content)
+        versions = {"ETag": f'"{seconds}"', "Last-Modified": formatdate(seconds, usegmt=True)}
+        tag = versions.get(self.owner.validator)
+        headers = {} if tag is None else {self.owner.validator: tag}
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         if wanted is None or self.headers.get("If-Range", tag) != tag:
             return 200, content, headers

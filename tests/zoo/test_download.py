@@ -14,6 +14,7 @@ from support.hub_server import HubServer
 from segzoo import zoo
 from segzoo.commands.cli import main
 from segzoo.errors import SegZooError
+from segzoo.images.web import is_web_address
 from segzoo.zoo import download as module
 from segzoo.zoo.download import download
 
@@ -29,9 +30,9 @@ def settings(monkeypatch):
     monkeypatch.setattr(module, "PAUSES", (0.0,))
 
 
-@pytest.fixture(params=[True, False], ids=["with ETag", "without ETag"])
+@pytest.fixture(params=["ETag", "Last-Modified", None])
 def server(request):
-    with FileServer(tags=request.param) as running:
+    with FileServer(validator=request.param) as running:
         running.files[PATH] = CONTENT
         yield running
 
@@ -87,16 +88,56 @@ def test_the_next_call_goes_on(server, fetch, tmp_path):
     assert leftovers(tmp_path) == ["toy-weights.pth"]
 
 
-def test_a_file_that_was_replaced_meanwhile_is_not_mixed(server, fetch):
+@pytest.mark.parametrize("answer", [None, file_server.passes_over_if_range])
+@pytest.mark.parametrize("known", [False, True])
+def test_a_file_that_was_replaced_meanwhile_is_not_mixed(server, fetch, answer, known):
+    server.misbehave(file_server.breaks_off(3_000_000), *[file_server.status(503)] * 2)
+    fails(fetch, "broke off.*run the same command again" + (": it goes on" if server.validator else "$"))
+    server.files[PATH] = new = CONTENT[::-1]
+    server.misbehave(*[answer] * (answer is not None))
+    facts = {"sha256": hashlib.sha256(new).hexdigest()} if known else {}
+    if known and not server.validator:  # only the hash can tell
+        fails(fetch, "not the published file.*was deleted", **facts)
+    assert fetch(**facts).read_bytes() == new
+    assert server.validator is None or any(request.if_range for request in server.requests)
+
+
+def test_a_server_without_versions_sends_the_whole_file_again(server, fetch):
     server.misbehave(file_server.breaks_off(3_000_000), *[file_server.status(503)] * 2)
     fails(fetch, "broke off")
-    server.files[PATH] = new = CONTENT[::-1]
-    if server.tags:
-        assert fetch().read_bytes() == new
-        assert server.requests[-1].if_range
-    else:  # only the hash can tell
-        fails(fetch, "not the published file.*was deleted", sha256=hashlib.sha256(new).hexdigest())
-        assert fetch(sha256=hashlib.sha256(new).hexdigest()).read_bytes() == new
+    assert fetch().read_bytes() == CONTENT
+    assert (server.requests[-1].range is None) == (server.validator is None)
+
+
+def test_a_download_that_begins_anew_without_end_is_given_up(server, fetch):
+    """Two servers of one name have two files, each of which breaks off."""
+
+    def other(handler, content):
+        file_server.breaks_off(3_000_000)(handler, content[::-1])
+
+    for _ in range(10):
+        server.misbehave(file_server.breaks_off(2_000_000), other)
+    fails(fetch, "broke off")
+
+
+@pytest.mark.parametrize("known", [{}, {"size_bytes": len(CONTENT), "sha256": SHA256}], ids=["unknown", "known"])
+def test_a_server_that_compresses_unasked(server, fetch, known):
+    """Its ranges count the bytes of the compressed file, and ours those of the file."""
+    server.misbehave(*[file_server.compresses(after=5_000)] * 3)
+    fails(fetch, "broke off", **known)
+    server.misbehave(*[file_server.compresses()] * 2)
+    assert fetch(**known).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("size", ["\u00b2", "9" * 5000, "-1", "*"])
+def test_sizes_that_are_none(server, fetch, size):
+    def answer(handler, content):
+        status, part, headers = handler.part(content)
+        headers["Content-Range"] = headers.get("Content-Range", "").rpartition("/")[0] + f"/{size}"
+        handler.answer(status, part, headers)
+
+    server.misbehave(file_server.breaks_off(3_000_000), answer)
+    assert fetch(sha256=SHA256).read_bytes() == CONTENT
 
 
 def test_a_server_that_ignores_ranges(server, fetch):
@@ -117,12 +158,17 @@ def test_a_file_that_became_shorter(server, fetch):
 
 
 @pytest.mark.parametrize("known", [{}, {"size_bytes": len(CONTENT), "sha256": SHA256}], ids=["unknown", "known"])
-def test_a_whole_file_that_was_not_renamed_is_kept(server, fetch, tmp_path, known):
-    path = fetch()
-    path.rename(path.with_name(f"{path.name}.incomplete"))
+def test_a_whole_file_that_was_not_renamed_is_kept(server, fetch, tmp_path, known, monkeypatch):
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module.os, "replace", stop)
+        fetch()
     server.requests.clear()
     assert fetch(**known).read_bytes() == CONTENT
-    assert [r.range for r in server.requests] == ([] if known else [f"bytes={len(CONTENT)}-"])
+    asked = f"bytes={len(CONTENT)}-" if server.validator else None
+    assert [r.range for r in server.requests] == ([] if known else [asked])
     assert leftovers(tmp_path) == ["toy-weights.pth"]
 
 
@@ -202,10 +248,42 @@ def test_a_folder_that_cannot_be_made(server, tmp_path):
         download(server.url + PATH, folder=tmp_path / "file")
 
 
-@pytest.mark.parametrize("url", ["ftp://example.org/a.pth", "https://example.org/", "a.pth"])
-def test_no_address_of_a_file(url, tmp_path):
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://example.org/a.pth",
+        "https://example.org/",
+        "a.pth",
+        "https:///a.pth",
+        "http://[::1/a.pth",
+        "http://host:port/a.pth",
+        "http://host:99999/a.pth",
+        "http://1.2.3.999/a.pth",
+        "http://a b/a.pth",
+        "http://ho\x00st/a.pth",
+        "http://\udcff.com/a.pth",
+        "http://host/\udcff.pth",
+        "http://.com/a.pth",
+        f"http://{'a' * 70}.com/a.pth",
+    ],
+)
+def test_no_address_of_a_file(url, tmp_path, capsys):
     with pytest.raises(SegZooError, match="is not the address of a file"):
         download(url, folder=tmp_path)
+    if url != "https://example.org/":
+        with pytest.raises(SegZooError, match="is not the address of a file"):
+            module.remote_size(url)
+    if is_web_address(url):
+        assert main(["convert", url, "--output", str(tmp_path / "out")]) == 1
+        assert "is not the address of a file" in capsys.readouterr().err
+
+
+def test_addresses_as_people_write_them(server, tmp_path):
+    server.files["/stra%C3%9Fe%201.pth?a=%2F"] = b"here"
+    for name in ("straße 1.pth?a=%2F#top", "stra%C3%9Fe%201.pth?a=%2F"):
+        for host in ("127.0.0.1", "ｌｏｃａｌｈｏｓｔ"):
+            url = f"{server.url}/{name}".replace("127.0.0.1", host).replace("http", "HTTP")
+            assert download(url, folder=tmp_path).read_bytes() == b"here" and module.remote_size(url) == 4
 
 
 class TestHub:

@@ -92,6 +92,8 @@ def _run(arguments: list[str], started: Callable[[], None]) -> int:
     command.add_arguments(command_parser)
     _add_traceback(command_parser)
     args = command_parser.parse_args(arguments[position + 1 :])
+    if getattr(args, "output", None) == "":  # a path of no name is the current folder
+        command_parser.error("argument --output: the name is empty")
     if name not in WITHOUT_MODELS:
         importlib.import_module("segzoo.registration")  # makes segzoo's models known to the Auto classes
     started()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from segzoo import zoo
 from segzoo.conversion.errors import CheckpointError, ConversionError
-from segzoo.conversion.sources import downloaded, explain_missing, find_files, is_address
+from segzoo.conversion.sources import downloaded, explain_missing, find_files
+from segzoo.images.web import is_web_address
 from segzoo.progress import print_text
 from segzoo.text import line_text
 
@@ -88,10 +89,6 @@ def run(args: argparse.Namespace) -> int:
     _check_outputs(args)
     class_names = None if args.classes is None else read_class_names(args.classes)
     files, name = find_files(args.checkpoint, args.decoder, name=args.name, cache_dir=args.cache_dir)
-    if args.push_to_hub and holds_conversion_of(files[0], args.output):
-        print_text(f"{line_text(args.output)}: holds the conversion of this file already")
-        _push(args)
-        return 0
     logging.disable_progress_bar()
     try:
         done = convert_checkpoint(
@@ -102,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
             ema=args.ema,
             weights=args.weights,
             class_names=class_names,
+            keep=bool(args.push_to_hub),
         )
     except CheckpointError as error:
         if error.path not in files:  # it is a Path for downloads only, so other files never match
@@ -113,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
         print_text(line_text(f"note: {note}"), stream=sys.stderr)
     parts = " + ".join(original for original, _ in report.components)
     facts = f"{parts}, {report.parameters / 1e6:.1f}M weights; config from {report.config_source}"
-    print_text(line_text(f"{done.folder}: {facts}"))
+    print_text(line_text(f"{done.folder}: {facts}{'; it was there already' if done.kept else ''}"))
     if args.report:
         path = Path(done.folder) / REPORT_NAME if args.report is True else Path(args.report)
         print_text(line_text(f"report: {report.write(path)}"))
@@ -161,11 +159,11 @@ def _describe(args: argparse.Namespace) -> int:
     class_names = None if args.classes is None else read_class_names(args.classes)
     released = args.checkpoint or args.name
     if args.checkpoint is not None and (Path(args.checkpoint).exists() or zoo.lookup(args.checkpoint) is None):
-        if not is_address(args.checkpoint):
+        if not is_web_address(args.checkpoint):
             explain_missing(args.checkpoint)
         given = [part for part in (args.checkpoint, args.decoder) if part is not None]
         original = read_original(
-            *(downloaded(part, args.cache_dir) if is_address(part) else part for part in given),
+            *(downloaded(part, args.cache_dir) if is_web_address(part) else part for part in given),
             config=args.config,
             name=args.name,
             ema=args.ema,
@@ -187,15 +185,18 @@ def _describe(args: argparse.Namespace) -> int:
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
-    """Check before any work that the folder and the report can be written.
+    """Check before any work that the folder and the report can be written, and that a push has a proxy that works.
 
     Raises:
         SegZooError: they cannot.
     """
-    from segzoo.files import check_file_place, check_folder_is_free
+    from segzoo.conversion.convert import check_output
+    from segzoo.files import check_file_place
+    from segzoo.hub_names import hub_session
 
-    if not (args.push_to_hub and (Path(args.output) / "config.json").is_file()):  # a push may be repeated
-        check_folder_is_free(args.output, option="--output")
+    check_output(args.output, keep=bool(args.push_to_hub), option="--output")  # a push may be repeated
+    if args.push_to_hub:
+        hub_session()
     if isinstance(args.report, str) and Path(args.report).absolute().parent != Path(args.output).absolute():
         check_file_place(args.report, option="--report")
 
@@ -204,16 +205,3 @@ def _push(args: argparse.Namespace) -> None:
     from segzoo.hub import push_folder
 
     print_text(f"pushed: {push_folder(args.output, args.push_to_hub, private=args.private)}")
-
-
-def holds_conversion_of(checkpoint: str | Path, folder: str | Path) -> bool:
-    """Whether a folder is the whole result of converting this file: its model card has the file's SHA-256.
-
-    Then a push that was interrupted can be repeated without another conversion.
-    """
-    from segzoo.files import sha256_of
-
-    card = Path(folder) / "README.md"
-    if not card.is_file() or not (Path(folder) / "config.json").is_file() or not Path(checkpoint).is_file():
-        return False
-    return sha256_of(Path(checkpoint)) in card.read_text(encoding="utf-8")

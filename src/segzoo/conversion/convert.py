@@ -7,12 +7,15 @@ write  weights, tables -> native state dict -> model folder, written whole or no
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from segzoo import zoo
+from segzoo import __version__, zoo
 from segzoo.backbones import Backbone
 from segzoo.conversion.bases import load_config
 from segzoo.conversion.errors import ConversionError
@@ -26,6 +29,9 @@ from segzoo.conversion.two_files import read_two_files
 from segzoo.conversion.weights import match_weights
 from segzoo.files import check_folder_is_free, sha256_of
 from segzoo.hub import save_model_folder
+from segzoo.model_folder import CARD
+
+_MARK = "<!-- segzoo conversion {} -->"
 
 
 @dataclass(frozen=True)
@@ -33,12 +39,14 @@ class Conversion:
     """The result of a conversion.
 
     Args:
-        folder: path of the model folder that was written.
+        folder: path of the model folder.
         report: what became of each key, and notes.
+        kept: whether an earlier run of the same conversion had written the folder.
     """
 
     folder: Path
     report: ConversionReport
+    kept: bool = False
 
 
 def convert_checkpoint(
@@ -52,6 +60,7 @@ def convert_checkpoint(
     weights: str | None = None,
     class_names: list[str] | None = None,
     max_shard_size: int | str = "5GB",
+    keep: bool = False,
 ) -> Conversion:
     """Converts a checkpoint of the mmsegmentation family into a folder that the Auto classes load.
 
@@ -74,18 +83,34 @@ def convert_checkpoint(
         weights: "student" or "teacher", to take that model of a file with both.
         class_names: names of the classes, in the order of their ids, instead of those in the file or of its data set.
         max_shard_size: largest size of one weight file, in bytes or as text such as "5GB".
+        keep: if ``output`` holds this very conversion already, leave it as it is instead of raising an error.
 
     Raises:
         ConversionError: the file cannot be read safely, has no config, is not a segmentation model, has no averaged
             weights with ``ema``, has several models and none was chosen, or its weights do not fit the config (every
-            missing, unexpected and wrong key is listed). Nothing is written then.
+            missing, unexpected and wrong key is listed), or ``output`` holds another conversion. Nothing is written then.
         SegZooError: the output is not empty or cannot be written, or the zoo does not know ``name``.
     """
-    check_folder_is_free(output)
+    check_output(output, keep=keep)
     original = read_original(
         checkpoint, decoder, config=config, name=name, ema=ema, weights=weights, class_names=class_names
     )
-    return write_plan(make_plan(original), output, max_shard_size=max_shard_size)
+    return write_plan(make_plan(original), output, max_shard_size=max_shard_size, keep=keep)
+
+
+def check_output(output: str | Path, *, keep: bool = False, option: str = "") -> None:
+    """Checks before any work that a conversion can be written to a folder, or, with ``keep``, that one is there.
+
+    Args:
+        output: the folder.
+        keep: as in `convert_checkpoint`.
+        option: the option that names the folder, for messages.
+
+    Raises:
+        SegZooError: the folder is not empty or cannot be written.
+    """
+    if not keep or _conversion_in(output) is None:
+        check_folder_is_free(output, option=option)
 
 
 def read_original(
@@ -138,7 +163,7 @@ def _read_npz(path: Path) -> OriginalCheckpoint:
     return OriginalCheckpoint(state_dict=read_npz(path), source=path, sha256=sha256_of(path))
 
 
-def write_plan(plan: Plan, output: str | Path, *, max_shard_size: int | str = "5GB") -> Conversion:
+def write_plan(plan: Plan, output: str | Path, *, max_shard_size: int | str = "5GB", keep: bool = False) -> Conversion:
     """Fills the planned model with its weights, and writes its folder.
 
     The state dicts of plan and checkpoint are emptied, so that tensors that were copied are not held twice.
@@ -147,11 +172,20 @@ def write_plan(plan: Plan, output: str | Path, *, max_shard_size: int | str = "5
         plan: what `make_plan` returned.
         output: folder to make; it may exist if it is empty.
         max_shard_size: largest size of one weight file, in bytes or as text such as "5GB".
+        keep: as in `convert_checkpoint`.
 
     Raises:
-        ConversionError: the weights do not fit the config; every missing, unexpected and wrong key is listed.
+        ConversionError: the weights do not fit the config; every missing, unexpected and wrong key is listed. Or the folder
+            holds another conversion.
         SegZooError: the folder cannot be written.
     """
+    identity = _identity(plan)
+    earlier = _conversion_in(output) if keep else None
+    if earlier not in (None, identity):
+        raise ConversionError(
+            f"{output}: holds another conversion than that of these files with these options by this version of segzoo; "
+            "choose another folder, or empty it first"
+        )
     model, original = plan.model, plan.original
     state, match = match_weights(
         plan.state, plan.components, model.state_dict(), in_bfloat16=_parts_in_bfloat16(model)
@@ -180,9 +214,34 @@ def write_plan(plan: Plan, output: str | Path, *, max_shard_size: int | str = "5
         notes=notes,
         keys=match,
     )
-    card = plan.card(model, report)
+    if earlier is not None:
+        return Conversion(Path(output), report, kept=True)
+    card = f"{plan.card(model, report)}\n{_MARK.format(identity)}\n"
     folder = save_model_folder(model, plan.processor, output, card=card, max_shard_size=max_shard_size)
     return Conversion(Path(folder), report)
+
+
+def _identity(plan: Plan) -> str:
+    """The SHA-256 of all that the model of a plan follows from: files, choice of weights, configs, version."""
+    checkpoint = plan.original.checkpoint
+    facts = {
+        "version": __version__,
+        "files": [checkpoint.sha256, checkpoint.meta["decoder"] if plan.original.in_two_files else None],
+        "weights": [checkpoint.entry, checkpoint.model, checkpoint.averaged],
+        "config": plan.model.config.to_json_string(use_diff=False),
+        "processor": None if plan.processor is None else plan.processor.to_json_string(),
+        "release": None if plan.row is None else plan.row.name,
+    }
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _conversion_in(folder: str | Path) -> str | None:
+    """The `_identity` of the conversion that wrote a folder, which stands in its card; None for any other folder."""
+    card = Path(folder) / CARD
+    if not card.is_file():
+        return None
+    marks = re.findall(_MARK.format("([0-9a-f]{64})"), card.read_text(encoding="utf-8", errors="replace"))
+    return marks[-1] if marks else None
 
 
 def _parts_in_bfloat16(model: PreTrainedModel) -> tuple[str, ...]:

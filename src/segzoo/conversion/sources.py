@@ -10,6 +10,7 @@ from segzoo import zoo
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.reading.archives import CHECKPOINT_SUFFIXES
 from segzoo.errors import SegZooError
+from segzoo.images.web import is_web_address
 from segzoo.progress import print_text
 
 
@@ -35,11 +36,11 @@ def find_files(
     """
     given = [part for part in (checkpoint, decoder) if part is not None]
     row = None if Path(checkpoint).is_file() else zoo.lookup(checkpoint)
-    if row is None and not any(map(is_address, given)):
+    if row is None and not any(map(is_web_address, given)):
         explain_missing(checkpoint)
         return given, name
     if row is None:
-        return [downloaded(part, cache_dir) if is_address(part) else part for part in given], name
+        return [downloaded(part, cache_dir) if is_web_address(part) else part for part in given], name
     if decoder is not None:
         raise ConversionError(f"{decoder}: all files of {row.name} are downloaded; leave the second one out")
     _check_convertible(row)
@@ -48,11 +49,6 @@ def find_files(
     from segzoo.zoo.download import download_checkpoint
 
     return list(download_checkpoint(row, folder=cache_dir)), name or row.name
-
-
-def is_address(text: str) -> bool:
-    """Whether a text is an address on the web."""
-    return text.startswith(("https://", "http://"))
 
 
 def downloaded(url: str, folder: str | os.PathLike | None) -> Path:

@@ -50,7 +50,7 @@ def match_weights(
     """Renames and changes the tensors of an original state dict, and compares them with what the model expects.
 
     Tensors are copied only if their dtype is not the model's (the originals load other float types into float32
-    models), or if they are slices of larger storages.
+    models), if they are slices of larger storages, or if another key has the same.
 
     Args:
         state: tensors by original key.
@@ -113,7 +113,18 @@ def match_weights(
             native_state[native] = torch.zeros(meta.shape, dtype=meta.dtype)
         else:
             match.missing[native] = ", ".join(lacking) if found_parts else next(iter(lacking), native)
+    _separate(native_state)
     return native_state, match
+
+
+def _separate(state: dict[str, Tensor]) -> None:
+    """Copies tensors that are another one, too: keys of weights that were tied, which torch.save keeps so."""
+    taken: set[int] = set()
+    for key, tensor in state.items():
+        place = tensor.untyped_storage().data_ptr()
+        if place in taken:
+            state[key] = tensor.clone()
+        taken.add(place)
 
 
 def put_together(parts: Mapping[Part, Tensor]) -> Tensor:

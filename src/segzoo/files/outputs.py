@@ -13,6 +13,9 @@ from segzoo.errors import DISK_IS_FULL, SegZooError
 if sys.platform != "win32":
     import resource
 
+ARRIVING = ".arriving.partial-"
+"""How the names of hidden folders begin whose content moves into the folder around them when it is whole."""
+
 
 def check_file_place(path: str | os.PathLike, *, option: str = "", overwrite: bool = True) -> None:
     """Check that a file can be made at a path; call this before long work whose result goes there.
@@ -23,10 +26,11 @@ def check_file_place(path: str | os.PathLike, *, option: str = "", overwrite: bo
         overwrite: whether it may exist already.
 
     Raises:
-        SegZooError: the path is a folder, a device or a pipe, its folder does not exist or cannot be written to, the
+        SegZooError: the path is empty, a folder, a device or a pipe, its folder does not exist or cannot be written to, the
             name is too long, or the file exists although ``overwrite`` is False.
     """
-    path, shown = Path(path), _shown(path, option)
+    shown = _shown(path, option)
+    path = _with_name(path, shown)
     if path.is_dir():
         raise SegZooError(f"{shown}: this is a folder; name a file")
     if path.exists() and not path.is_file():
@@ -46,9 +50,10 @@ def check_folder_place(directory: str | os.PathLike, *, option: str = "") -> Non
         option: the option that names it, such as ``"--output"``, for messages.
 
     Raises:
-        SegZooError: the path or one above it is a file, the name is too long, or a folder cannot be written to.
+        SegZooError: the path is empty, it or one above it is a file, the name is too long, or a folder cannot be written to.
     """
-    target, shown = Path(directory), _shown(directory, option)
+    shown = _shown(directory, option)
+    target = _with_name(directory, shown)
     if os.path.lexists(target) and not target.is_dir():
         raise SegZooError(f"{shown}: is not a folder but is a file; choose another name for the output")
     _check_above(target, shown)
@@ -67,11 +72,15 @@ def check_folder_is_free(directory: str | os.PathLike, *, option: str = "") -> N
         SegZooError: as `check_folder_place`, or the folder is not empty.
     """
     check_folder_place(directory, option=option)
-    target = Path(directory)
-    if target.is_dir() and any(target.iterdir()):
+    if not is_free(Path(directory)):
         raise SegZooError(
             f"{_shown(directory, option)}: the folder is not empty; choose another one, or empty it first"
         )
+
+
+def is_free(folder: Path) -> bool:
+    """Whether a folder is not there, or empty but for what a killed process has left or another one is writing in it."""
+    return not folder.is_dir() or all(path.name.startswith(ARRIVING) for path in folder.iterdir())
 
 
 def check_room(path: str | os.PathLike, needed: int) -> None:
@@ -113,6 +122,14 @@ def write_errors_of(target: str | os.PathLike) -> Iterator[None]:
         ) from error
 
 
+def _with_name(path: str | os.PathLike, shown: str) -> Path:
+    """The path, or where ``.`` or ``..`` at its end leads."""
+    if not os.fspath(path):
+        raise SegZooError(f"{shown}: the path is empty; name a file or folder".lstrip(" :"))
+    path = Path(path)
+    return Path(os.path.realpath(path)) if path.name in ("", "..") else path
+
+
 def _check_above(path: Path, shown: str) -> Path:
     """The nearest path above that exists, which must be a folder where the next one, or the file, can be made."""
     above = _first_there(path.absolute().parent)
@@ -121,7 +138,8 @@ def _check_above(path: Path, shown: str) -> Path:
     if not path.is_dir() and not os.access(above, os.W_OK | os.X_OK):
         raise SegZooError(f"{shown}: {above} cannot be written to; choose another folder")
     try:
-        os.lstat(path.with_name(f".{path.name}.partial-00000000"))  # the longest name that it gets while it is written
+        if path.name:  # a root has none
+            os.lstat(path.with_name(f".{path.name}.partial-00000000"))  # the longest name while it is written
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise SegZooError(f"{shown}: the name is too long; choose a shorter one") from error
@@ -133,7 +151,7 @@ def _first_there(path: Path) -> Path:
 
 
 def _shown(path: str | os.PathLike, option: str) -> str:
-    return f"{option} {path}".lstrip()
+    return f"{option} {path}".strip()
 
 
 def _mebibytes(size: int) -> str:

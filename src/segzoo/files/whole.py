@@ -18,8 +18,10 @@ from typing import BinaryIO
 
 from segzoo.errors import SegZooError
 from segzoo.files.locks import created_and_locked, locked
-from segzoo.files.outputs import check_folder_is_free, write_errors_of
+from segzoo.files.outputs import ARRIVING, check_folder_is_free, is_free, write_errors_of
 
+_ARRIVING = ARRIVING[1:].removesuffix(".partial-")
+_MAIN = "config.json"  # with it a folder is a model
 _REPLACED, _EARLIER = ".replaced", ".earlier"  # suffixes of what is moved aside: a folder; files, inside a folder
 
 
@@ -71,6 +73,10 @@ def whole_folder(directory: str | os.PathLike, *, replace: bool = False) -> Iter
     """A hidden folder that is synced and renamed to ``directory`` when the block succeeds, and is removed when it
     fails.
 
+    An empty folder that is there stays the same one, with its owner and rights, be it the current one, a mounted disk, or in a
+    folder that may not be written: the hidden folder is in it, and its files move out at the end, ``config.json`` last. A kill
+    between two of these moves leaves some of them.
+
     Remains of the same folder from killed processes are removed first. Its files get the read and write permissions of
     the folder.
 
@@ -89,23 +95,27 @@ def whole_folder(directory: str | os.PathLike, *, replace: bool = False) -> Iter
         if not replace or (os.path.lexists(directory) and not Path(directory).is_dir()):
             check_folder_is_free(directory)
     target = Path(os.path.realpath(directory))
-    with write_errors_of(directory), _hidden_folder(target) as partial:
+    place = target / _ARRIVING if target.is_dir() and not replace else target
+    with write_errors_of(directory), _hidden_folder(place) as partial:
         yield partial
         _sync(partial)
         if replace and target.is_dir():
             _exchange(partial, target)
             return
         try:
-            if target.is_dir():
-                target.rmdir()  # os.rename replaces an empty folder on POSIX only
-            os.rename(partial, target)
+            if place == target:
+                if target.is_dir():
+                    target.rmdir()  # os.rename replaces an empty folder on POSIX only
+                os.rename(partial, target)
+            else:
+                _move_out(partial, target)
         except OSError as error:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
                 raise SegZooError(
                     f"{directory}: was filled by someone else in the meantime; choose another folder"
                 ) from error
             raise
-        _sync_folder(target.parent)
+        _sync_folder(place.parent)
 
 
 @contextlib.contextmanager
@@ -208,6 +218,26 @@ def _hidden_folder(target: Path) -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _move_out(partial: Path, target: Path) -> None:
+    """Move what a hidden folder holds into the empty folder around it; if that fails, nothing of it is left there.
+
+    Raises:
+        OSError: the files cannot be moved, or another process has filled the folder, or does so now.
+    """
+    come: list[Path] = []
+    with locked(target) as is_ours:
+        if is_ours is False or not is_free(target):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+        try:
+            for path in sorted(partial.iterdir(), key=lambda path: path.name == _MAIN):
+                come.append(target / path.name)
+                os.replace(path, come[-1])
+        except BaseException:
+            for path in come:
+                _remove(path)
+            raise
 
 
 def _exchange(partial: Path, target: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import string
 import urllib.error
 import urllib.parse
@@ -45,7 +46,7 @@ def read_web(url: str, *, most_bytes: int | None = None, timeout: float | None =
     try:
         # Some servers refuse the name that urllib gives itself.
         headers = {"User-Agent": "segzoo", "Accept": "image/*, */*;q=0.5"}
-        request = urllib.request.Request(_in_ascii(url), headers=headers)
+        request = urllib.request.Request(ascii_address(url), headers=headers)
         with urllib.request.urlopen(request, timeout=timeout) as answer:
             announced = int(answer.headers.get("Content-Length") or 0)
             if announced > most_bytes:
@@ -71,15 +72,20 @@ def read_web(url: str, *, most_bytes: int | None = None, timeout: float | None =
     return content
 
 
-def _in_ascii(url: str) -> str:
-    """The address as it is sent: its host in IDNA; other letters and spaces become percent signs, which stay."""
+def ascii_address(url: str) -> str:
+    """A web address as it is sent: its host in IDNA; other letters and spaces become percent signs, which stay.
+
+    Raises:
+        http.client.InvalidURL: it is none: its host or port cannot be one, or it has bytes that are no UTF-8.
+    """
     try:
         parts = urllib.parse.urlsplit(url)
+        host = (parts.hostname or "").encode("idna").decode()  # raises for labels that are empty or too long
+        if not host or parts.port == 0 or re.search(r"[\x00-\x20\x7f]", host):
+            raise ValueError("its host or port cannot be one")
+        if not parts.netloc.isascii():
+            user, at, place = parts.netloc.rpartition("@")
+            parts = parts._replace(netloc=f"{user}{at}{host}{place[len(place.partition(':')[0]) :]}")
+        return urllib.parse.quote(parts.geturl(), safe=string.punctuation)
     except ValueError as error:
         raise http.client.InvalidURL(str(error)) from None
-    user, at, place = parts.netloc.rpartition("@")
-    host, colon, port = place.partition(":")
-    if not host.isascii():
-        host = host.encode("idna").decode()
-    address = parts._replace(netloc=f"{user}{at}{host}{colon}{port}").geturl()
-    return urllib.parse.quote(address, safe=string.punctuation)

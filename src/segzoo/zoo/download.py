@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
+import json
 import math
 import os
 import re
@@ -10,15 +12,18 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from http.client import InvalidURL
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from huggingface_hub import constants, get_hf_file_metadata, get_session, try_to_load_from_cache
+from huggingface_hub import constants, get_hf_file_metadata, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import build_hf_headers, tqdm
 
 from segzoo.errors import SegZooError, one_line
 from segzoo.files import lock, sha256_of
+from segzoo.hub_names import hub_session
+from segzoo.images.web import ascii_address, is_web_address
 from segzoo.zoo import ZooRow
 
 PAUSES = (1.0, 4.0, 10.0)
@@ -27,11 +32,13 @@ PAUSES = (1.0, 4.0, 10.0)
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as broken."""
 
+# Of httpx, or of what a later huggingface_hub has in its place; it is no HTTPError.
+_InvalidURL = importlib.import_module(HTTPError.__module__.partition(".")[0]).InvalidURL
 _HUB = "https://huggingface.co"
 _HUB_PATH = re.compile(r"/(?P<repo>[^/]+/[^/]+)/(?:resolve|blob|raw)/(?P<revision>[^/]+)/(?P<file>.+)")
 _PAGE_TYPES = ("text/html", "application/xhtml+xml")
 _PAGE_STARTS = (b"<!doctype html", b"<html", b"<head", b"<?xml")
-_AGAIN = "run the same command again: it goes on from there"
+_VALIDATORS = frozenset(("ETag", "Last-Modified"))
 
 
 def cache_folder() -> Path:
@@ -68,7 +75,8 @@ def download(
 ) -> Path:
     """Download a file, or find it where an earlier call has put it.
 
-    An interrupted download leaves a file ``*.incomplete``, from which the next call goes on. Files on the Hugging Face
+    An interrupted download leaves a file ``*.incomplete``, from which the next call goes on, if the hash is known or the
+    server tells one version of a file from another (by ETag or Last-Modified); otherwise it begins anew. Files on the Hugging Face
     Hub are also checked against the size and SHA-256 that the Hub states.
 
     Args:
@@ -81,13 +89,13 @@ def download(
         The path of the file; its name is that in the address.
 
     Raises:
-        SegZooError: no connection, an answer that is not the file (a web page, status 404 or 503 and so on), a file of
+        SegZooError: no address of a file, no connection, an answer that is not the file (a web page, status 404 or 503 and so on), a file of
             another size or hash, which is deleted, or no space on the disk. The message says which, and what to do.
     """
-    parts = urlsplit(url)
-    name = re.sub(r"[^\w.+-]", "_", unquote(parts.path).rsplit("/", 1)[-1]).lstrip(".")
-    if parts.scheme not in ("http", "https") or not parts.netloc or not name:
-        raise SegZooError(f"{url}: is not the address of a file; it must look like https://HOST/PATH/FILE")
+    address = _sent(url)
+    name = re.sub(r"[^\w.+-]", "_", unquote(urlsplit(url).path).rsplit("/", 1)[-1]).lstrip(".")
+    if not name:
+        raise _no_address(url)
     target = Path(folder or cache_folder()) / hashlib.sha256(url.encode()).hexdigest()[:12] / name
     if _is_whole(target, size_bytes, sha256):
         return target
@@ -96,17 +104,15 @@ def download(
         cached, size_bytes, sha256 = _ask_hub(url, size_bytes, sha256)
         if cached is not None:
             return cached
-        address = url.replace(_HUB, constants.ENDPOINT, 1)
         headers |= build_hf_headers()
-    else:
-        address = url
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with lock(target.parent, wait=math.inf):  # two processes must not append to one file
             if not _is_whole(target, size_bytes, sha256):
-                source = _Source(url, address, headers, size_bytes, sha256)
-                source.fetch(target.with_name(f"{name}.incomplete"))
-                os.replace(target.with_name(f"{name}.incomplete"), target)
+                part = target.with_name(f"{name}.incomplete")
+                _Source(url, address, headers, size_bytes, sha256).fetch(part)
+                os.replace(part, target)
+                _note(part).unlink(missing_ok=True)
     except OSError as error:
         raise SegZooError(
             f"{target}: cannot be written ({error.strerror or error}); make room, or choose another folder with --cache_dir"
@@ -121,19 +127,37 @@ def remote_size(url: str) -> int | None:
         url: address of the file, http or https.
 
     Raises:
-        SegZooError: no connection, or the server says that it does not give the file out.
+        SegZooError: no address of a file, no connection, or the server says that it does not give the file out.
     """
     on_hub = url.startswith((f"{_HUB}/", f"{constants.ENDPOINT}/"))
     headers = {"Accept-Encoding": "identity"} | (build_hf_headers() if on_hub else {})
-    address = url.replace(_HUB, constants.ENDPOINT, 1)
     try:
-        response = get_session().head(address, headers=headers, timeout=TIMEOUT, follow_redirects=True)
+        response = hub_session().head(_sent(url), headers=headers, timeout=TIMEOUT, follow_redirects=True)
+    except _InvalidURL as error:
+        raise _no_address(url) from error
     except (HTTPError, OfflineModeIsEnabled) as error:
         raise SegZooError(_unreachable(url, error)) from error
     if response.status_code != 200:
         raise SegZooError(f"{url}: {_refusal(response.status_code)}")
-    length = response.headers.get("Content-Length", "")
-    return int(length) if length.isdigit() else None
+    return _total(response.headers, response.status_code)
+
+
+def _sent(url: str) -> str:
+    """An address as it is requested: in ASCII, and at the Hub that is in use.
+
+    Raises:
+        SegZooError: it is no address of the web.
+    """
+    try:
+        if is_web_address(url):
+            return ascii_address(url.replace(_HUB, constants.ENDPOINT, 1))
+    except InvalidURL as error:
+        raise _no_address(url) from error
+    raise _no_address(url)
+
+
+def _no_address(url: str) -> SegZooError:
+    return SegZooError(f"{url}: is not the address of a file; it must look like https://HOST/PATH/FILE")
 
 
 def _is_whole(path: Path, size_bytes: int | None, sha256: str | None) -> bool:
@@ -151,6 +175,7 @@ def _ask_hub(url: str, size_bytes: int | None, sha256: str | None) -> tuple[Path
         if isinstance(cached, str) and _is_whole(Path(cached), size_bytes, sha256):
             return Path(cached), size_bytes, sha256
     try:
+        hub_session()
         facts = get_hf_file_metadata(url.replace(_HUB, constants.ENDPOINT, 1), timeout=TIMEOUT)
     except HfHubHTTPError as error:
         raise SegZooError(f"{url}: {_refusal(error.response.status_code)}") from error
@@ -186,16 +211,18 @@ class _Source:
     def fetch(self, part: Path) -> None:
         """Fill the file ``part`` until it is whole, and check it."""
         pauses: Iterator[float] = iter(PAUSES)
+        most = _size(part)
         while self.size_bytes is None or _size(part) != self.size_bytes:  # an earlier call may have received all of it
-            before = _size(part)
             try:
                 self._receive(part)
                 break
             except OfflineModeIsEnabled as error:
                 raise SegZooError(_unreachable(self.url, error)) from error
+            except _InvalidURL as error:
+                raise _no_address(self.url) from error
             except (_BrokenOff, HTTPError) as error:
-                if _size(part) > before:
-                    pauses = iter(PAUSES)
+                if _size(part) > most:  # than ever before: what begins anew may do so again and again
+                    most, pauses = _size(part), iter(PAUSES)
                     continue
                 pause = next(pauses, None)
                 if pause is None:
@@ -204,19 +231,23 @@ class _Source:
         self._check(part)
 
     def _receive(self, part: Path) -> None:
-        """Send one request, and append the data that arrive to ``part``.
+        """Send one request, and append the data that arrive to ``part``, if they are known to be of the same file.
 
         Raises:
             _BrokenOff, HTTPError: another attempt may succeed.
             SegZooError: another attempt would fail in the same way.
         """
-        have, tag = _size(part), part.with_suffix(".etag")
+        earlier = _read_version(part)
+        have = _size(part) if self._can_go_on(earlier) else 0
         headers = dict(self.headers)
         if have:
             headers["Range"] = f"bytes={have}-"
-            if tag.is_file():
-                headers["If-Range"] = tag.read_text(encoding="ascii")
-        with get_session().stream("GET", self.address, headers=headers, timeout=TIMEOUT) as response:
+            tag = earlier.get("ETag", "")
+            if (
+                validator := tag if tag.startswith('"') else earlier.get("Last-Modified")
+            ):  # no weak tag may stand there
+                headers["If-Range"] = validator
+        with hub_session().stream("GET", self.address, headers=headers, timeout=TIMEOUT) as response:
             status = response.status_code
             if status == 416 and have:
                 if _total(response.headers, status) == have:
@@ -229,11 +260,11 @@ class _Source:
                 raise SegZooError(f"{self.url}: {_refusal(status)}")
             if response.headers.get("Content-Type", "").partition(";")[0].strip().lower() in _PAGE_TYPES:
                 raise SegZooError(self._page())
-            total = _total(response.headers, status)
-            if status == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-                part.unlink(missing_ok=True)
-                raise _BrokenOff("the server sent another part than was asked for; it begins anew")
-            have = have if status == 206 else 0
+            total, version = _total(response.headers, status), _version(response.headers, status)
+            if status == 206:
+                _check_part(response.headers, have, part, earlier, version)
+            else:
+                have = 0
             if None not in (total, self.size_bytes) and total != self.size_bytes:
                 raise SegZooError(
                     f"{self.url}: the server has a file of {total} bytes there, the published one has {self.size_bytes}; "
@@ -244,11 +275,9 @@ class _Source:
             first = next(chunks, b"")
             if not have and first.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_PAGE_STARTS):
                 raise SegZooError(self._page())
-            strong = response.headers.get("ETag", "")
-            if strong.startswith('"') and strong.isascii():
-                tag.write_text(strong, encoding="ascii")
-            else:
-                tag.unlink(missing_ok=True)
+            if not have:
+                part.unlink(missing_ok=True)  # before the note says that it is of this version
+            _note(part).write_text(json.dumps({**earlier, **version} if have else version), encoding="ascii")
             bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem[:40], disable=None)
             with part.open("ab" if have else "wb") as file, bar:
                 while first:
@@ -258,6 +287,10 @@ class _Source:
         expected = total or self.size_bytes
         if expected and _size(part) < expected:
             raise _BrokenOff("the server ended the file early")
+
+    def _can_go_on(self, version: Mapping[str, str]) -> bool:
+        """Whether a partial file of this version may be continued: nothing else would tell that the file was replaced."""
+        return self.sha256 is not None or not _VALIDATORS.isdisjoint(version)
 
     def _check_room(self, part: Path, needed: int) -> None:
         free = shutil.disk_usage(part.parent).free
@@ -276,9 +309,9 @@ class _Source:
             found = sha256_of(part)
             if not found.startswith(self.sha256):
                 problem = f"its SHA-256 begins with {found[: len(self.sha256)][:16]}, the published file's with {self.sha256[:16]}"
-        part.with_suffix(".etag").unlink(missing_ok=True)
         if problem:
             part.unlink()
+            _note(part).unlink(missing_ok=True)
             raise SegZooError(
                 f"{self.url}: what was downloaded is not the published file ({problem}) and was deleted; run the same command "
                 "again, and if it stays so, download the file by hand and convert that with --name"
@@ -295,7 +328,11 @@ class _Source:
         if not have:
             return _unreachable(self.url, error)
         whole = f" of {_human(self.size_bytes)}" if self.size_bytes else ""
-        return f"{self.url}: the download broke off after {_human(have)}{whole} ({_reason(error)}); {_AGAIN}"
+        goes_on = ": it goes on from there" if self._can_go_on(_read_version(part)) else ""
+        return (
+            f"{self.url}: the download broke off after {_human(have)}{whole} ({_reason(error)}); "
+            f"run the same command again{goes_on}"
+        )
 
 
 class _BrokenOff(Exception):
@@ -306,14 +343,70 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
+def _check_part(
+    headers: Mapping[str, str], have: int, part: Path, earlier: Mapping[str, str], version: Mapping[str, str]
+) -> None:
+    """Remove a partial file that an answer to a request for its rest (status 206) does not continue.
+
+    Args:
+        headers: the answer's headers.
+        have: number of bytes that are there.
+        part: the partial file.
+        earlier, version: `_version` of the answers that it came from, and of this one.
+
+    Raises:
+        _BrokenOff: it was removed.
+    """
+    if not headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+        problem = "the server sent another part than was asked for"
+    elif _is_encoded(headers):
+        problem = "the server sent a part of a compressed file"
+    elif any(earlier.get(name, value) != value for name, value in version.items()):
+        problem = "the file on the server was replaced"  # by a server that passes over If-Range
+    else:
+        return
+    part.unlink(missing_ok=True)
+    raise _BrokenOff(f"{problem}; it begins anew")
+
+
 def _total(headers: Mapping[str, str], status: int) -> int | None:
     """The size of the whole file by the headers of a response; None if they do not state it."""
-    text = (
-        headers.get("Content-Range", "").rpartition("/")[2]
-        if status in (206, 416)
-        else headers.get("Content-Length", "")
-    )
-    return int(text) if text.isdigit() else None
+    if _is_encoded(headers):
+        return None
+    if status in (206, 416):
+        return _number(headers.get("Content-Range", "").rpartition("/")[2])
+    return _number(headers.get("Content-Length", ""))
+
+
+def _number(text: str) -> int | None:
+    """The size in a header; None if it is none."""
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
+
+
+def _is_encoded(headers: Mapping[str, str]) -> bool:
+    """Whether an answer is compressed, though nobody asked for it: its sizes and ranges count other bytes than ours."""
+    return headers.get("Content-Encoding", "").strip().lower() not in ("", "identity")
+
+
+def _version(headers: Mapping[str, str], status: int) -> dict[str, str]:
+    """What an answer says of the version of the file that it is of: its validators and its size."""
+    if _is_encoded(headers):
+        return {}
+    found = {name: headers.get(name, "") for name in _VALIDATORS} | {"size": str(_total(headers, status) or "")}
+    return {name: value for name, value in found.items() if value and value.isascii() and value.isprintable()}
+
+
+def _note(part: Path) -> Path:
+    """Where the `_version` of a partial file is kept."""
+    return part.with_suffix(".version")
+
+
+def _read_version(part: Path) -> dict[str, str]:
+    """The `_version` of the answers that a partial file came from; empty if it is not known."""
+    try:
+        return dict(json.loads(_note(part).read_text(encoding="ascii")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _refusal(status: int) -> str:

@@ -311,7 +311,7 @@ class TestHostilePickles:
     def test_getattr_looks_nothing_up(self, tmp_path, refused):
         # getattr(torch._C or any other allowed thing, "...") would be a way out; the stand-in gives an inert object
         code = b"\x80\x02cbuiltins\ngetattr\ncbuiltins\nset\nX\x03\x00\x00\x00add\x86R)R."
-        assert "cannot read it" in refused(with_pickle(code))
+        assert "a call of a value" in refused(with_pickle(code))
 
     @pytest.mark.parametrize(
         "code",

@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import os
 import pathlib
 import subprocess
 import sys
@@ -12,7 +13,9 @@ from collections import OrderedDict, defaultdict
 import numpy as np
 import pytest
 import torch
+from fuzz.targets import in_legacy, in_zip
 from safetensors.torch import save_file
+from support.pickle_code import call, imported, mapping, part, storage, tensor
 
 from segzoo.conversion.errors import CheckpointError
 from segzoo.conversion.reading import safe_pickle
@@ -238,6 +241,35 @@ class TestLayouts:
             "set": None,
         }
 
+    @pytest.mark.parametrize("legacy", [False, True])
+    def test_tensors_as_earlier_versions_of_torch_wrote_them(self, tmp_path, legacy):
+        stored, flags = storage(legacy=legacy), b"\x88\x89" + call("collections.OrderedDict")
+        parameter = imported("torch.nn.parameter.Parameter") + tensor(stored)
+        as_tensor = (
+            imported("torch._utils._rebuild_tensor_v2")
+            + imported("torch.Tensor")
+            + b"("
+            + part(stored)
+            + flags[1:]
+            + b"t}"
+        )
+        forms = {
+            "today": tensor(stored),
+            "with attributes": call("torch._tensor._rebuild_from_type_v2", as_tensor),
+            "0.3": parameter + b"\x85R(" + flags + b"tb",
+            "0.1": call("torch.FloatTensor") + b"(" + part(stored) + b"tb",
+            "0.1, new": call("torch.FloatTensor", new=True) + b"(" + part(stored) + b"tb",
+        }
+        code = b"\x80\x02" + mapping(**forms) + b"."
+        (tmp_path / "a.pth").write_bytes(in_legacy(code) if legacy else in_zip(code))
+        state = read_checkpoint(tmp_path / "a.pth").state_dict
+        assert state.keys() == forms.keys()
+        assert all(torch.equal(each, state["today"]) for each in state.values()) and state["today"].all()
+
+    def test_bytes(self, tmp_path):
+        meta = {"a": bytes(range(256)), "b": [b"repeated", b"repeated"]}
+        assert read_checkpoint(save({"state_dict": weights(), "meta": meta}, tmp_path / "a.pth")).meta == meta
+
     def test_what_others_allowed_is_neither_used_nor_lost(self, tmp_path):
         before = set(torch.serialization.get_safe_globals())
         torch.serialization.add_safe_globals([argparse.Namespace])
@@ -315,6 +347,18 @@ class TestFiles:
     @pytest.mark.parametrize("form", FORMATS)
     def test_the_name_does_not_matter(self, tmp_path, name, form):
         assert_equal(read_checkpoint(str(save(weights(), tmp_path / name, form))).state_dict, weights())
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes on Linux alone")
+    @pytest.mark.parametrize("form", [*FORMATS, "safetensors"])
+    def test_a_name_that_is_no_utf_8(self, tmp_path, monkeypatch, form):
+        path = tmp_path / os.fsdecode(b"a\xff.pth")
+        save_file(dict(weights()), tmp_path / "a") if form == "safetensors" else save(weights(), tmp_path / "a", form)
+        (tmp_path / "a").rename(path)
+        monkeypatch.chdir(tmp_path)
+        for name in (path, path.name):
+            state = read_checkpoint(name).state_dict
+            assert state.keys() == weights().keys()
+            assert all(torch.equal(state[key], value) for key, value in weights().items())
 
     def test_safetensors(self, tmp_path):
         save_file(dict(weights(prefix="module.", dtype=torch.bfloat16)), tmp_path / "a.safetensors", {"format": "pt"})

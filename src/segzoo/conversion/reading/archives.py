@@ -283,6 +283,20 @@ def extracted(archive: zipfile.ZipFile, member: zipfile.ZipInfo, source: Path) -
         yield target
 
 
+@contextmanager
+def in_utf8(path: Path) -> Iterator[Path]:
+    """The path; for a name with bytes that are no UTF-8, which torch and safetensors cannot map, a link for the time of the block."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory(prefix="segzoo-") as folder:
+            link = Path(folder) / "checkpoint"
+            link.symlink_to(path.absolute())
+            yield link
+    else:
+        yield path
+
+
 def check_unpacked_size(archive: zipfile.ZipFile, source: Path) -> None:
     """Checks what all members together announce, before they are unpacked into memory.
 

@@ -124,6 +124,11 @@ def _load_unpacked(path: Path, source: Path, member: str) -> Any:
 
 def _load(path: Path, kind: str, source: Path, *, mapped: bool = True) -> Any:
     """Loads the object that a file holds; ``source`` is its name in messages, ``mapped`` leaves tensors on disk."""
+    with archives.in_utf8(path) as place:
+        return _load_kind(place, kind, source, mapped)
+
+
+def _load_kind(path: Path, kind: str, source: Path, mapped: bool) -> Any:
     if kind == "safetensors":
         content = _load_safetensors(path, source)
         if not mapped:
@@ -163,7 +168,10 @@ def _interpret(content: Any, source: Path, prefer_ema: bool, model: str | None) 
         raise CheckpointError(
             source, f"it holds a {kind}, not a dict of weights", "save the model's state_dict() with torch.save"
         )
-    content = dict(dict.items(content))
+    # Plain dicts: a file may set any attribute of an OrderedDict, such as "items".
+    content = {
+        key: dict(dict.items(value)) if isinstance(value, dict) else value for key, value in dict.items(content)
+    }
     meta = safe_pickle.plain(content.get("meta"))
     meta = meta if isinstance(meta, dict) else {}
     entry, weights, averaged = _choose_weights(content, meta, source, prefer_ema)
@@ -255,7 +263,10 @@ def _tensors(weights: dict[Any, Any], source: Path, entry: str) -> dict[str, tor
     where = f"{entry!r} " if entry else ""
     state_dict: dict[str, torch.Tensor] = {}
     wrong: list[str] = []
-    for key, value in dict.items(weights):
+    for key, value in weights.items():
+        if isinstance(value, torch.Tensor):
+            # A plain one: a file may set any attribute of a tensor, such as "numel".
+            value = torch.Tensor.detach(value)
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
             if entry == "" and not isinstance(value, torch.Tensor):
                 continue  # a bare dict may hold more than weights: epoch, optimizer
@@ -265,7 +276,7 @@ def _tensors(weights: dict[Any, Any], source: Path, entry: str) -> dict[str, tor
         elif value.numel() * value.element_size() > max(value.untyped_storage().nbytes(), 1 << 26):
             wrong.append(f"{key[:80]!r} (a tensor of {value.numel()} numbers that are not in the file)")
         else:
-            state_dict[key] = value.detach()
+            state_dict[key] = value
     if wrong:
         raise CheckpointError(
             source,

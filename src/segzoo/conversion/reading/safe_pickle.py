@@ -12,7 +12,6 @@ import re
 import threading
 import warnings
 import zipfile
-from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ import torch
 from segzoo.conversion.errors import CheckpointError
 from segzoo.conversion.reading import archives
 from segzoo.conversion.reading.limits import TooMuch
-from segzoo.conversion.reading.pickle_sizes import PickleSizes
+from segzoo.conversion.reading.pickle_walk import PickleWalk
 from segzoo.text import listed
 
 MAX_PICKLE_BYTES = 256 << 20
@@ -179,11 +178,39 @@ _TORCH_LIST = frozenset(
         "collections.OrderedDict",
     )
 )
+# What may be called, besides the stand-ins: builders of tensors that honest files use. The other names stand for themselves,
+# as types of storages, dtypes and arguments: torch would also let a file call torch.FloatTensor(1000), which gives a tensor
+# of whatever lay in the memory.
+_CALLED = frozenset(
+    (
+        *_TORCH_LIST,
+        "an empty tensor",
+        "torch.Size",
+        "torch.device",
+        "torch.nn.parameter.Parameter",
+        "torch.serialization._get_layout",
+        "torch._tensor._rebuild_from_type_v2",
+        *(
+            f"torch._utils._rebuild_{kind}"
+            for kind in (
+                "tensor",
+                "tensor_v2",
+                "tensor_v3",
+                "parameter",
+                "parameter_with_state",
+                "qtensor",
+                "sparse_tensor",
+                "meta_tensor_no_storage",
+            )
+        ),
+    )
+)
+_CHANGED = frozenset(("collections.OrderedDict", "a tensor", "flags of a tensor"))
 _lock = threading.Lock()
 
 
-def names_in_pickles(stream: IO[bytes], count: int) -> list[str]:
-    """The full names of everything that loading would import.
+def walk_pickles(stream: IO[bytes], count: int) -> list[PickleWalk]:
+    """What pickles name, call and repeat.
 
     Args:
         stream: a binary file with pickles, one after the other, at the first one.
@@ -193,33 +220,12 @@ def names_in_pickles(stream: IO[bytes], count: int) -> list[str]:
         ValueError, EOFError, LookupError: a pickle is cut off or damaged.
         TooMuch: a pickle would make far more than it holds.
     """
-    names: dict[str, None] = {}
+    walks = []
     for _ in range(count):
-        strings: list[str] = []  # the last two that were pushed: what STACK_GLOBAL (protocol 4) imports
-        memo: dict[int, str] = {}
-        sizes = PickleSizes()
+        walks.append(walk := PickleWalk())
         for opcode, argument, position in pickletools.genops(stream):
-            sizes.step(opcode, argument, position or 0)
-            name = opcode.name
-            if name in ("GLOBAL", "INST"):
-                names[_today(*str(argument).split(" ", 1))] = None
-            elif name == "STACK_GLOBAL":
-                names[".".join(strings) if len(strings) == 2 else "a name that is computed"] = None
-            elif name in ("EXT1", "EXT2", "EXT4"):
-                names[f"extension {argument}"] = None
-            elif "UNICODE" in name or "STRING" in name:
-                strings = [*strings[-1:], str(argument)]
-            elif name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
-                memo[len(memo) if name == "MEMOIZE" else argument] = strings[-1] if strings else ""
-            elif name in ("GET", "BINGET", "LONG_BINGET"):
-                strings = [*strings[-1:], memo.get(argument, "")]
-    return list(names)
-
-
-def _today(module: str, name: str = "") -> str:
-    """The full name in Python 3 of a name in a pickle, which Python 2 may have written."""
-    module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
-    return f"{module}.{name}"
+            walk.step(opcode, argument, position or 0)
+    return walks
 
 
 def _is_known(name: str) -> bool:
@@ -229,17 +235,21 @@ def _is_known(name: str) -> bool:
     return name.startswith("torch.") and not name.startswith("torch.nn.modules.")
 
 
-def refuse_unknown_names(names: list[str], source: Path) -> None:
-    """Checks that a file's pickle names only weights and classes with a stand-in.
+def refuse_unknown(walks: list[PickleWalk], source: Path) -> None:
+    """Checks that a file's pickles name only weights and classes with a stand-in, and call and change fewer still.
 
     Args:
-        names: full names, from `names_in_pickles`.
+        walks: from `walk_pickles`.
         source: the file that the user named, for messages.
 
     Raises:
         CheckpointError: there are others; the message lists their full names.
     """
-    unknown = [name for name in names if not _is_known(name)]
+    unknown = list(dict.fromkeys(name for walk in walks for name in walk.names if not _is_known(name)))
+    for walk in walks:
+        known = _STAND_INS.keys() | {*unknown}
+        unknown += [f"a call of {name}" for name in walk.called if name not in known | _CALLED]
+        unknown += [f"a state for {name}" for name in walk.changed if name not in known | _CHANGED]
     if unknown:
         refuse_names(unknown, source)
 
@@ -272,7 +282,7 @@ def load_zip(path: Path, archive: zipfile.ZipFile, folder: str, source: Path, *,
         raise CheckpointError(
             source, f"the list of its tensors has {member.file_size} bytes; no model needs that many"
         )
-    _scan(io.BytesIO(archives.stored_bytes(path, member)), 1, source)
+    _walk(io.BytesIO(archives.stored_bytes(path, member)), 1, source)
     return _load(path, source, mmap=mapped)
 
 
@@ -287,20 +297,27 @@ def load_legacy(path: Path, source: Path) -> Any:
         CheckpointError: the pickle names an object that is not on the list, or the file is cut off.
     """
     with path.open("rb") as stream:
-        _scan(stream, _LEGACY_PICKLES, source)
+        *_, content, keys = _walk(stream, _LEGACY_PICKLES, source)
+    held = {key.what for key in keys.result if type(key.what) is str} if isinstance(keys.result, list) else set()
+    if not content.storages <= held:  # torch would leave what lies in the memory in their places
+        raise CheckpointError(
+            source, "the file is damaged: it lists tensors that it does not hold", "download it again"
+        )
     return _load(path, source, mmap=False)
 
 
-def _scan(stream: IO[bytes], count: int, source: Path) -> None:
+def _walk(stream: IO[bytes], count: int, source: Path) -> list[PickleWalk]:
+    """What a file's pickles do; raises a CheckpointError if it is more than weights need, or if they are damaged."""
     try:
-        names = names_in_pickles(stream, count)
+        walks = walk_pickles(stream, count)
     except TooMuch as error:
         raise CheckpointError(source, f"refused: {error}", "do not trust the file") from None
     except (ValueError, EOFError, MemoryError, OverflowError, LookupError) as error:
         raise CheckpointError(
             source, f"the file is cut off or damaged: its pickle ends or breaks early ({error})", "download it again"
         ) from None
-    refuse_unknown_names(names, source)
+    refuse_unknown(walks, source)
+    return walks
 
 
 @contextmanager
