@@ -143,6 +143,28 @@ def test_resize_modes():
     assert resize_steps((5, 5000), size={"longest_edge": 100}) == [(1, 100)]
 
 
+@pytest.mark.parametrize("mode", ["stretch", "round_up"])
+def test_pictures_of_their_own_size_are_resized_to_multiples(mode):
+    image, mask = random_image(61, 93), random_mask(61, 93)
+    processor = SegZooImageProcessor(**NO_CHANGE, size_multiple=32, size_multiple_mode=mode)
+    batch = processor(image, mask, return_tensors="pt")
+    expected = resize_bilinear(torch.from_numpy(image).permute(2, 0, 1), (64, 96))
+    assert torch.equal(batch["pixel_values"][0], expected.float())
+    assert batch["labels"].shape == (1, 64, 96)
+    assert processor.input_sizes([(61, 93)]) == ([(64, 96)], (64, 96))
+
+
+@pytest.mark.parametrize("size", [(40, 50), (120, 150)])
+def test_bicubic_pixels_are_opencvs(size):
+    """Not torchvision's for bytes, which are up to 15 grey levels away."""
+    image = random_image(75, 100)
+    settings = {"do_resize": True, "size": {"height": size[0], "width": size[1]}, "resample": 3}
+    pixels = SegZooImageProcessor(**(NO_CHANGE | settings))(image, return_tensors="pt")["pixel_values"]
+    values = torch.from_numpy(image).permute(2, 0, 1)[None].double()
+    exact = F.interpolate(values, size=size, mode="bicubic", align_corners=False).clamp(0, 255)
+    assert (pixels - exact).abs().max() <= 0.501
+
+
 def test_without_resizing_and_scaling_pixels_are_unchanged():
     image, mask = random_image(31, 47), random_mask(31, 47)
     batch = SegZooImageProcessor(**NO_CHANGE)(image, mask, return_tensors="pt")

@@ -39,6 +39,7 @@ from segzoo.images.resizing import (
     pad_image,
     padded_size,
     per_channel,
+    resize_bicubic,
     resize_bilinear,
     resize_mask,
     resize_steps,
@@ -68,6 +69,9 @@ _OF_AUTO_CLASSES = {
 # Entries of preprocessor_config.json that are not settings of this class.
 _BOOKKEEPING = {*_OF_AUTO_CLASSES, "processor_class", "feature_extractor_type", "transformers_version"}
 
+# Filters without antialiasing.
+_OF_OPENCV = {PILImageResampling.BILINEAR: resize_bilinear, PILImageResampling.BICUBIC: resize_bicubic}
+
 
 class SegZooImageProcessor(WritesShim, TorchvisionBackend):
     """Image processor of every segzoo model: each step of an original test pipeline is a field.
@@ -87,15 +91,16 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
             ``image_std`` are in this order.
 
     Resizing
-        do_resize (`bool`, default True): False leaves pictures and masks at their size (padding still happens).
+        do_resize (`bool`, default True): False leaves pictures and masks at their size; ``size_multiple`` still holds.
         size (`dict`, default {"shortest_edge": 512, "longest_edge": 2048}): upper bounds of the two edges, keeping the
             aspect ratio: mmcv's ``img_scale=(2048, 512), keep_ratio=True``. Without ``longest_edge`` the shorter side
             always becomes ``shortest_edge`` (``SETR_Resize``, ``min_size``). ``{"height", "width"}`` is the exact size
             (``keep_ratio=False``). An int is the shortest edge.
-        rounding (`"nearest"` | `"down"`, default "nearest"): how scaled sides are rounded: mmcv's ``int(x + 0.5)`` or
-            MIT's ``int(x)``.
+        rounding (`"nearest"` | `"down"` | `"nearest_twice"`, default "nearest"): how scaled sides are rounded: mmcv's
+            ``int(x + 0.5)``, MIT's ``int(x)``, or the size of ``"nearest"`` taken for bounds once more, as
+            mmsegmentation's ``ResizeShortestEdge`` does.
         size_multiple (`int`, optional): both sides are raised to multiples of it, in the way of
-            ``size_multiple_mode``.
+            ``size_multiple_mode``, whether or not pictures are resized before.
         size_multiple_mode (`"stretch"` | `"round_up"` | `"pad"` | `"pad_pass"`, default "stretch"): a second resize of
             the already resized picture (``ResizeToMultiple``); one resize to the rounded-up size (MIT); padding
             (``Pad`` with ``size_divisor``, mmseg 1.x ``size_divisor``); padding of what goes through the model in one
@@ -293,7 +298,7 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
         self, images: list[torch.Tensor], masks: list[torch.Tensor] | None = None, **settings: Any
     ) -> BatchFeature:
         images = [self.resize_picture(image, **settings) for image in images]
-        if masks is not None and settings["do_resize"]:
+        if masks is not None:
             masks = [resize_mask(mask, tuple(image.shape[-2:])) for mask, image in zip(masks, images, strict=True)]
         images = [self._rescale_and_normalize_one(image, settings).float() for image in images]
 
@@ -328,9 +333,8 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
             changes: settings in place of the processor's.
         """
         settings = {**vars(self), **changes}
-        if settings["do_resize"]:
-            steps = resize_steps(tuple(picture.shape[-2:]), **_resize_settings(settings))
-            picture = self._resize_image(picture, steps, settings)
+        steps = resize_steps(tuple(picture.shape[-2:]), **_resize_settings(settings))
+        picture = self._resize_image(picture, steps, settings)
         return blue_first(picture) if settings["channel_order"] == "bgr" else picture
 
     def _resize_image(
@@ -340,8 +344,8 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
         for size in sizes:
             if tuple(image.shape[-2:]) == size:
                 continue
-            if settings["resample"] == PILImageResampling.BILINEAR and not settings["antialias"]:
-                image = resize_bilinear(image, size)
+            if (filter_of_opencv := _OF_OPENCV.get(settings["resample"])) and not settings["antialias"]:
+                image = filter_of_opencv(image, size)
             else:
                 height, width = size
                 image = self.resize(
@@ -381,8 +385,7 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
         """
         settings = vars(self)
         sizes = [tuple(int(side) for side in size) for size in image_sizes]
-        if self.do_resize:
-            sizes = [resize_steps(size, **_resize_settings(settings))[-1] for size in sizes]
+        sizes = [resize_steps(size, **_resize_settings(settings))[-1] for size in sizes]
         padded = sizes
         if self.do_pad:
             padded = [padded_size(size, **_pad_settings(settings, self.window_size)) for size in sizes]
@@ -474,7 +477,8 @@ def _is_of_segzoo(config: Path) -> bool:
 
 
 def _resize_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: settings[name] for name in ("size", "rounding", "size_multiple", "size_multiple_mode")}
+    values = {name: settings[name] for name in ("rounding", "size_multiple", "size_multiple_mode")}
+    return values | {"size": settings["size"] if settings["do_resize"] else None}
 
 
 def _pad_settings(settings: Mapping[str, Any], window_size: Sequence[int] | None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from segzoo.conversion.translate import translate_config
 
 DOCS = Path(__file__).parents[2] / "docs"
 CODE = Path(segzoo.conversion.__file__).parent
-FILES = ("translate.py", "processor.py", "options.py", "rules/common.py")
+FILES = ("translate.py", "processor.py", "preparation.py", "options.py", "rules/common.py")
 ROWS = [
     tuple(cell.strip() for cell in line.strip("| \n").split(" | "))
     for line in (DOCS / "conversion.md").read_text(encoding="utf-8").splitlines()

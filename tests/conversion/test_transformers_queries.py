@@ -105,6 +105,17 @@ def test_there_and_back(build, backbone, tmp_path):
     assert dict(again.size) == dict(settings.size) and again.do_reduce_labels and again.size_divisor == 32
 
 
+def test_pictures_that_are_not_resized_are_not_raised_to_multiples(tmp_path):
+    maskformer(RESNET).save_pretrained(tmp_path / "theirs")
+    settings = Mask2FormerImageProcessor(do_resize=False)
+    settings.save_pretrained(tmp_path / "theirs")
+    assert main(["convert", str(tmp_path / "theirs"), "--output", str(tmp_path / "ours")]) == 0
+    _, processor = segzoo.load(tmp_path / "ours")
+    picture = torch.randint(0, 256, (3, 75, 109), dtype=torch.uint8)
+    pixels = processor(picture, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(pixels, settings(picture, return_tensors="pt")["pixel_values"])
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [

@@ -47,6 +47,9 @@ def test_sizes(model):
     assert steps(model, **mit)["resize"] == edges | resize
     assert steps(model)["resize"]["rounding"] == "nearest"
     assert "rounding" not in steps(model, size={"height": 64, "width": 96})["resize"]  # nothing to round
+    own = steps(model, do_resize=False, size_multiple=32)["resize"]
+    assert own == {"filter": "bilinear, not antialiased", "multiple_of": 32, "how": "stretch"}
+    assert "resize" not in steps(model, do_resize=False)
 
 
 @pytest.mark.parametrize("do_resize", [True, False])

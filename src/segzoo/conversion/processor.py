@@ -13,6 +13,7 @@ from typing import Any
 
 from segzoo.conversion.keys import Context
 from segzoo.conversion.options import Options, type_name
+from segzoo.conversion.preparation import Preparation
 from segzoo.inference.soundness import check_preparation
 from segzoo.sizes import MAX_SIZE
 
@@ -31,6 +32,7 @@ _LOADER = re.compile(
     r"Load(?!Multiple|Depth).*(?:tif|npy|numpy|rsimage|biomedical|raster|geo|spectral|gdal|band).*", re.I
 )
 _RESAMPLE = {"bilinear": 2, "bicubic": 3}  # numbers of PIL.Image.Resampling
+_BILINEAR = {"resample": _RESAMPLE["bilinear"], "antialias": False}
 
 
 def translate_processor(context: Context, num_channels: int = 3) -> dict[str, Any]:
@@ -46,43 +48,42 @@ def translate_processor(context: Context, num_channels: int = 3) -> dict[str, An
         SegZooError: a deviation is 0, or another number is out of range.
     """
     original = context.original
-    fields: dict[str, Any] = {
+    preparation = Preparation()
+    if original.test_pipeline is None:
+        context.note("config", "it has no test pipeline; images are normalised, and not resized")
+        if original.normalisation is not None:
+            _normalise(preparation, original.normalisation, "img_norm_cfg")
+    else:
+        _steps(preparation, original.test_pipeline, original.pipeline_place, context)
+    if isinstance(original.preprocessor, Mapping):
+        _preprocessor(preparation, original.preprocessor)
+    fields = {
         "do_resize": False,
         "antialias": False,
         "rounding": "nearest",
         "resize_logits_to_input": True,
         "num_channels": num_channels,
+        **preparation.settings(),
     }
-    if original.test_pipeline is None:
-        context.note("config", "it has no test pipeline; images are normalised, and not resized")
-        fields.update(_normalisation(original.normalisation, "img_norm_cfg"))
-    else:
-        fields.update(_steps(original.test_pipeline, original.pipeline_place, context))
-    if isinstance(original.preprocessor, Mapping):
-        fields.update(_preprocessor(original.preprocessor))
-    fields.setdefault("do_normalize", False)
-    fields.setdefault("do_rescale", fields["do_normalize"])
-    # mmcv reads images as BGR, and they remain so unless a normalisation reverses the channels.
-    fields.setdefault("channel_order", "bgr")
-    blue_first = fields.pop("blue_first", False)
-    if fields.pop("loads_arrays", False) and num_channels == 3:  # in another order than mmcv's, which is then reversed
-        fields["channel_order"] = "bgr" if fields["channel_order"] == "rgb" else "rgb"
+    # mmcv reads images as BGR, other loaders in the file's order; a normalisation may reverse the channels.
+    red_first = preparation.reversed != preparation.loads_arrays
     if num_channels != 3:  # such images are in the order of the model's channels, unless mmcv has read blue first
-        fields["channel_order"] = "bgr" if num_channels == 4 and blue_first else "rgb"
+        red_first = not (num_channels == 4 and preparation.blue_first)
+    fields["channel_order"] = "rgb" if red_first else "bgr"
     check_preparation(fields, "the test pipeline")
-    if (raw := fields.pop("raw_pad_value", None)) is not None:  # padded before the normalisation
-        fields["pad_value"] = raw
-        if fields["do_normalize"]:
-            pairs = zip(fields["image_mean"], fields["image_std"], strict=True)
-            fields["pad_value"] = [(raw / 255 - mean) / std for mean, std in pairs]
-    return fields
+    return fields | preparation.padding()
 
 
 def _steps(
-    steps: Sequence[Any], where: str, context: Context, *, scale: Any = None, enclosed: bool = False
-) -> dict[str, Any]:
-    """The settings for a list of steps; ``scale`` is what a MultiScaleFlipAug, if it encloses them, hands to Resize."""
-    fields: dict[str, Any] = {}
+    preparation: Preparation,
+    steps: Sequence[Any],
+    where: str,
+    context: Context,
+    *,
+    scale: Any = None,
+    enclosed: bool = False,
+) -> None:
+    """Does a list of steps; ``scale`` is what a MultiScaleFlipAug, if it encloses them, hands to Resize."""
     for number, step in enumerate(steps):
         place = f"{where}[{number}]"
         kind, options = type_name(step, place, _STEPS), Options(step, place)
@@ -92,40 +93,49 @@ def _steps(
             options.ignore("to_float32", "backend_args", "file_client_args", "ignore_empty")
             unchanged = options.expect("color_type", "color", "unchanged", "grayscale") == "unchanged"
             if options.take("imdecode_backend", None) == "tifffile":  # the one that leaves the file's order
-                fields["loads_arrays"] = True
+                preparation.loads_arrays = True
             elif kind == "LoadImageFromFile" and unchanged:
-                fields["blue_first"] = True  # of images with a fourth channel no normalisation reverses the others
+                preparation.blue_first = True  # of images with a fourth channel no normalisation reverses the others
             options.finish()
+            preparation.add("load", options, kind)
         elif kind == "MultiScaleFlipAug":
             inner = options.take("transforms")
             given = _test_scale(options, context)
-            fields.update(_steps(inner, f"{place}.transforms", context, scale=given, enclosed=True))
+            _steps(preparation, inner, f"{place}.transforms", context, scale=given, enclosed=True)
         elif kind in ("AlignResize", "AlignedResize"):  # two resizes, the second up to multiples
-            fields.update(_multiple(options.take("size_divisor", 32), "stretch", options))
-            fields.update(_resize(options, scale, enclosed=enclosed))
-            if not fields["do_resize"]:
+            multiple = _multiple(options.take("size_divisor", 32), options)
+            resize = _resize(options, scale, enclosed=enclosed)
+            if resize is None:
                 raise options.error("the scale of the test images is missing")
+            preparation.add("resize", options, kind, **resize)
+            preparation.add("stretch", options, kind, size_multiple=multiple, size_multiple_mode="stretch")
         elif kind in ("Resize", "SETR_Resize"):
-            fields.update(_resize(options, scale, enclosed=enclosed, min_size=_crop_side(options)))
+            resize = _resize(options, scale, enclosed=enclosed, min_size=_crop_side(options))
+            if resize is not None:
+                preparation.add("resize", options, kind, **resize)
         elif kind in ("ResizeShortestEdge", "SegResizeShortestEdge"):
-            fields.update(_resize_shortest_edge(options))
+            preparation.add("resize", options, kind, **_resize_shortest_edge(options))
         elif kind == "ResizeToMultiple":
             options.expect("interpolation", None, "bilinear")
-            fields.update(_multiple(options.take("size_divisor", 32), "stretch", options))
+            multiple = _multiple(options.take("size_divisor", 32), options)
             options.finish()
+            preparation.add(
+                "stretch", options, kind, **_BILINEAR, size_multiple=multiple, size_multiple_mode="stretch"
+            )
         elif kind == "Normalize":
-            fields.update(_normalisation(step, place))
-        elif kind == "PadShortSide":
-            size = options.take("size")
-            options.ignore("seg_pad_val")
-            height, width = (size, size) if isinstance(size, int) else size
-            fields["pad_size"] = {"height": int(height), "width": int(width)}
-            fields["pad_value" if "do_normalize" in fields else "raw_pad_value"] = options.take("pad_val", 0)
-            options.finish()
-        elif kind == "Pad":
-            fields.update(_pad(options, normalised="do_normalize" in fields, width_first=context.original.is_1x))
+            _normalise(preparation, step, place)
+        elif kind in ("Pad", "PadShortSide"):
+            pad = _pad_short_side if kind == "PadShortSide" else _pad
+            pads = preparation.pad(options, kind, **pad(options, width_first=context.original.is_1x))
+            if pads and context.original.is_1x:
+                context.note(
+                    place,
+                    "mmsegmentation 1.x does not cut the padding of this step off: where it pads, it stretches the labels of the "
+                    "padded picture over the picture; here the padding is cut off, and labels lie where they belong",
+                )
         elif _LOADER.fullmatch(kind):
-            fields["loads_arrays"] = True
+            preparation.loads_arrays = True
+            preparation.add("load", options, kind)
             context.note(
                 place,
                 f"the original reads files with {kind}({options.rest()}); the processor takes what it returns, as float32 "
@@ -136,7 +146,6 @@ def _steps(
                 f"the step {kind!r} of the test pipeline is not known, and it may change the pixels that the model sees; "
                 "if it does not, give a config file without this step with --config"
             )
-    return fields
 
 
 def _crop_side(options: Options) -> int | None:
@@ -172,32 +181,52 @@ def _test_scale(options: Options, context: Context) -> Sequence[int] | None:
 
 def _resize(
     options: Options, scale: Sequence[int] | None, *, enclosed: bool, min_size: int | None = None
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
+    """The settings of a resize; None if pictures keep their own size."""
     old = "scale" not in options  # 1.x calls it scale, and by default does not keep the ratio
     own = options.take("img_scale", None) if old else options.take("scale")
-    if own is not None and isinstance(own[0], (list, tuple)):
-        own = own[0] if len(own) == 1 else None
-    scale = scale if enclosed else own  # the original does not look at its own where it is handed one
+    if not enclosed:  # the original does not look at its own where it is handed one
+        scale = _one_scale(own, options)
     keep_ratio = options.take("keep_ratio", old)
     resample = _RESAMPLE[options.expect("interpolation", "bilinear", "bicubic")]
-    options.ignore("multiscale_mode", "clip_object_border", "backend", "bbox_clip_border")
+    antialias = options.expect("backend", "cv2", "pillow", None) == "pillow"  # whose filters widen where they shrink
+    options.ignore("multiscale_mode", "clip_object_border", "bbox_clip_border")
     options.expect("ratio_range", None)
     options.expect("scale_factor", None, 1.0, 1)
     min_size = options.take("min_size", min_size)
     options.finish()
     if scale is None and min_size is not None:
         raise options.error(f"a least short side ({min_size}) without a scale is not supported")
-    if scale is None:  # the image's own size
-        return {"do_resize": False}
+    if scale is None:
+        return None
     if not keep_ratio:
         size = {"height": int(scale[1]), "width": int(scale[0])}
     elif min_size is not None:  # only the short side has a limit
         size = {"shortest_edge": max(int(min_size), int(min(scale)))}
     else:
-        size = {"shortest_edge": int(min(scale)), "longest_edge": int(max(scale))}
-        if size["longest_edge"] > MAX_SIZE:  # some configs write "no limit" as a limit of many digits
-            del size["longest_edge"]
-    return {"do_resize": True, "size": size, "resample": resample}
+        size = _edges(min(scale), max(scale))
+    return {"do_resize": True, "size": size, "resample": resample, "antialias": antialias}
+
+
+def _one_scale(scale: Any, options: Options) -> Any:
+    """The (width, height) of a resize; an int is both; None if there is none."""
+    if isinstance(scale, (list, tuple)) and scale and isinstance(scale[0], (list, tuple)):
+        if len(scale) > 1:
+            raise options.error(f"several scales {scale!r} are not supported in testing")
+        scale = scale[0]
+    return _pair(scale)
+
+
+def _edges(shortest: float, longest: float | None) -> dict[str, int]:
+    """Bounds of the two sides; some configs write "no limit" as a limit of many digits."""
+    size = {"shortest_edge": int(shortest)}
+    if longest is not None and int(longest) <= MAX_SIZE:
+        size["longest_edge"] = int(longest)
+    return size
+
+
+def _pair(value: Any) -> Any:
+    return (value, value) if isinstance(value, int) else value
 
 
 def _resize_shortest_edge(options: Options) -> dict[str, Any]:
@@ -208,19 +237,20 @@ def _resize_shortest_edge(options: Options) -> dict[str, Any]:
         scale = scale[0]
     options.expect("interpolation", "bilinear")
     options.finish()
-    size = {"shortest_edge": int(scale)} | ({} if longest is None else {"longest_edge": int(longest)})
-    return {"do_resize": True, "size": size, "resample": _RESAMPLE["bilinear"]}
+    size = _edges(scale if longest is None else min(scale, longest), longest)
+    # Without a limit the second rounding changes nothing.
+    rounding = "nearest_twice" if "longest_edge" in size else "nearest"
+    return {"do_resize": True, "size": size, "rounding": rounding, **_BILINEAR}
 
 
-def _pad(options: Options, *, normalised: bool, width_first: bool) -> dict[str, Any]:
-    """Padding at the right and the bottom.
+def _pad(options: Options, *, width_first: bool) -> dict[str, Any]:
+    """What a ``Pad`` does, as keyword arguments of `Preparation.pad`.
 
     Args:
         options: of the step.
-        normalised: whether pixels have been normalised before it.
         width_first: whether its size is (width, height), as of mmcv 2, or (height, width), as of mmcv 1.
     """
-    size, divisor = options.take("size", None), options.take("size_divisor", None)
+    size, divisor = _pair(options.take("size", None)), options.take("size_divisor", None)
     options.expect("pad_to_square", False)
     options.expect("padding_mode", "constant")
     options.ignore("seg_pad_val")
@@ -230,63 +260,55 @@ def _pad(options: Options, *, normalised: bool, width_first: bool) -> dict[str, 
     if not isinstance(value, (int, float)):
         raise options.error(f"pad_val={value!r} is not supported (only a number)")
     options.finish()
-    fields: dict[str, Any] = {"pad_value" if normalised else "raw_pad_value": value}
-    if divisor is not None:
-        fields.update(_multiple(divisor, "pad", options))
-    if size is not None:
-        height, width = reversed(size) if width_first else size
-        fields["pad_size"] = {"height": int(height), "width": int(width)}
-    return fields
+    return {
+        "value": value,
+        "size": size[::-1] if size is not None and width_first else size,
+        "multiple": None if divisor is None else _multiple(divisor, options),
+    }
 
 
-def _multiple(divisor: Any, mode: str, options: Options) -> dict[str, Any]:
+def _pad_short_side(options: Options, **_: Any) -> dict[str, Any]:
+    size, value = _pair(options.take("size")), options.take("pad_val", 0)
+    options.ignore("seg_pad_val")
+    options.finish()
+    return {"value": value, "size": size}
+
+
+def _multiple(divisor: Any, options: Options) -> int:
     if isinstance(divisor, (list, tuple)):
         if len(set(divisor)) != 1:
             raise options.error(f"size_divisor={divisor!r} with different sides is not supported")
         divisor = divisor[0]
-    return {"size_multiple": int(divisor), "size_multiple_mode": mode}
+    return int(divisor)
 
 
-def _normalisation(original: Mapping[str, Any] | None, where: str) -> dict[str, Any]:
-    """The settings for mean and deviation in units of 0..255; ours are in 0..1, after a rescale."""
-    if original is None:
-        return {}
+def _normalise(preparation: Preparation, original: Mapping[str, Any], where: str) -> None:
+    """Does mmcv's ``Normalize``."""
     options = Options(original, where)
-    fields = _moments(options.take("mean"), options.take("std"))
-    fields["channel_order"] = "rgb" if options.take("to_rgb", True) else "bgr"
+    mean, std = options.take("mean"), options.take("std")
+    if options.take("to_rgb", True):
+        preparation.reverse()
     options.finish()
-    return fields
+    preparation.normalise("Normalize", mean, std)
 
 
-def _moments(mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
-    return {
-        "do_rescale": True,
-        "do_normalize": True,
-        "image_mean": [round(value / 255, 12) for value in mean],
-        "image_std": [round(value / 255, 12) for value in std],
-    }
-
-
-def _preprocessor(original: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings for 1.x's SegDataPreProcessor, which reverses channels, normalises, and may pad in testing."""
+def _preprocessor(preparation: Preparation, original: Mapping[str, Any]) -> None:
+    """Does 1.x's SegDataPreProcessor, which reverses channels, normalises, and may pad in testing, after all steps."""
     where = "model.data_preprocessor"
     options = Options(original, where)
     if (kind := type_name(original, where)) != "SegDataPreProcessor":
         raise options.error(f"the type {kind!r} is not supported (only SegDataPreProcessor)")
     options.ignore("size", "size_divisor", "seg_pad_val", "batch_augments", "non_blocking")
     pad_value = options.take("pad_val", 0)
-    fields: dict[str, Any] = {}
     mean, std = options.take("mean", None), options.take("std", None)
-    if mean is not None and std is not None:
-        fields.update(_moments(mean, std))
-    to_rgb = options.take("bgr_to_rgb", False)
-    fields["channel_order"] = "rgb" if to_rgb or options.take("rgb_to_bgr", False) else "bgr"
+    to_rgb, to_bgr = options.take("bgr_to_rgb", False), options.take("rgb_to_bgr", False)
     test = Options(options.take("test_cfg", None) or {}, f"{where}.test_cfg")
-    options.ignore("rgb_to_bgr")
+    divisor, size = test.take("size_divisor", None), _pair(test.take("size", None))
     options.finish()
-    if (divisor := test.take("size_divisor", None)) is not None:
-        fields |= _multiple(divisor, "pad", test) | {"pad_value": pad_value}
-    if (size := test.take("size", None)) is not None:
-        fields |= {"pad_size": {"height": int(size[0]), "width": int(size[1])}, "pad_value": pad_value}
     test.finish()
-    return fields
+    if to_rgb or to_bgr:
+        preparation.reverse()
+    if mean is not None and std is not None:
+        preparation.normalise(kind, mean, std)
+    multiple = None if divisor is None else _multiple(divisor, test)
+    preparation.pad(test, kind, pad_value, size=size, multiple=multiple)

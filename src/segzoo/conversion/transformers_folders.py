@@ -220,7 +220,7 @@ def _our_processor(theirs: Mapping[str, Any], model: PreTrainedConfig) -> tuple[
     if _has_queries(model):
         if isinstance(settings["size"], int):  # as the first versions wrote it
             settings["size"] = {"shortest_edge": settings["size"], "longest_edge": theirs.get("max_size", 1333)}
-        divisor = theirs.get("size_divisor", theirs.get("size_divisibility", 32))
+        divisor = theirs.get("size_divisor", theirs.get("size_divisibility", 32)) if settings["do_resize"] else None
         multiple = {"size_multiple": divisor or None, "size_multiple_mode": "round_up"}
     elif isinstance(settings["size"], int):
         settings["size"] = {"height": settings["size"], "width": settings["size"]}

@@ -68,7 +68,7 @@ def describe(
 def _preprocessing(processor: SegZooImageProcessor, exported: ExportedModel) -> dict[str, Any]:
     """The steps that have to be done before running the file, in their order."""
     steps: dict[str, Any] = {}
-    if processor.do_resize:
+    if processor.do_resize or _resizes_to_multiple(processor):
         steps["resize"] = _resizing(processor)
     if not exported.uint8:
         steps["channel_order"] = processor.channel_order
@@ -83,15 +83,20 @@ def _preprocessing(processor: SegZooImageProcessor, exported: ExportedModel) -> 
 
 
 def _resizing(processor: SegZooImageProcessor) -> dict[str, Any]:
-    resize: dict[str, Any] = {side: value for side, value in dict(processor.size).items() if value is not None}
-    if "height" not in resize:
+    size = dict(processor.size) if processor.do_resize else {}  # else the picture's own
+    resize: dict[str, Any] = {side: value for side, value in size.items() if value is not None}
+    if resize and "height" not in resize:
         resize["rounding"] = processor.rounding
     resize["filter"] = PILImageResampling(processor.resample).name.lower()
     if resize["filter"] != "nearest":
         resize["filter"] += ", antialiased" if processor.antialias else ", not antialiased"
-    if processor.size_multiple is not None and not pads_to_multiple(processor.size_multiple_mode):
+    if _resizes_to_multiple(processor):
         resize |= {"multiple_of": processor.size_multiple, "how": processor.size_multiple_mode}
     return resize
+
+
+def _resizes_to_multiple(processor: SegZooImageProcessor) -> bool:
+    return processor.size_multiple is not None and not pads_to_multiple(processor.size_multiple_mode)
 
 
 def _padding(processor: SegZooImageProcessor) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Sizes that the original test pipelines compute, OpenCV's bilinear filter, and padding.
+"""Sizes that the original test pipelines compute, OpenCV's bilinear and bicubic filters, and padding.
 
-Origins: ``mmcv.rescale_size`` (mmcv 1.6), ``ResizeToMultiple`` and ``SETR_Resize`` (InternImage, ViT-Adapter,
+Origins: ``mmcv.rescale_size`` (mmcv 1.6), ``ResizeShortestEdge`` (mmsegmentation 1.2), ``ResizeToMultiple`` and ``SETR_Resize`` (InternImage, ViT-Adapter,
 InternVL), ``round2nearest_multiple`` (MIT's semantic-segmentation-pytorch) and ``cv2.resize`` (OpenCV 4). Sizes are
 ``(height, width)`` in pixels.
 """
@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as tvF
 
 from segzoo.errors import SegZooError
 
-ROUNDINGS = ("nearest", "down")
+ROUNDINGS = ("nearest", "down", "nearest_twice")
 MULTIPLE_MODES = ("stretch", "round_up", "pad", "pad_pass")
 _PADDING_MODES = ("pad", "pad_pass")
 
@@ -39,7 +39,9 @@ def keep_ratio_size(
         image_size: height and width of the image.
         shortest_edge: bound of the shorter side in pixels; None is no bound.
         longest_edge: bound of the longer side in pixels; None is no bound.
-        rounding: ``"nearest"`` is mmcv's ``int(x * factor + 0.5)``, ``"down"`` is MIT's ``int(x * factor)``.
+        rounding: ``"nearest"`` is mmcv's ``int(x * factor + 0.5)``, ``"down"`` is MIT's ``int(x * factor)``,
+            ``"nearest_twice"`` takes the size that ``"nearest"`` gives for bounds, as mmsegmentation's
+            ``ResizeShortestEdge`` does, which makes a side a pixel or two shorter at times.
         ratio: factor by which both bounds are multiplied, and then cut to whole pixels; without bounds, on the image
             itself.
 
@@ -47,6 +49,12 @@ def keep_ratio_size(
         Height and width, each at least 1.
     """
     short, long = min(image_size), max(image_size)
+    if rounding == "nearest_twice" and shortest_edge is not None and longest_edge is not None:
+        # In the original's order of operations, on which halves depend.
+        edges = [float(shortest_edge), shortest_edge / short * long]
+        if edges[1] > longest_edge:
+            edges = [edge * (longest_edge / edges[1]) for edge in edges]
+        shortest_edge, longest_edge = (int(edge + 0.5) for edge in edges)
     factors = []
     if longest_edge is not None:
         factors.append(int(longest_edge * ratio) / long)
@@ -57,7 +65,7 @@ def keep_ratio_size(
             # SETR_Resize gives mmcv a bound of the longer side too; its rounding matters if sides are rounded down.
             factors.append(bound * long / short / long)
     factor = min(factors, default=ratio)
-    shift = 0.5 if rounding == "nearest" else 0.0
+    shift = 0.0 if rounding == "down" else 0.5
     height, width = (max(1, int(side * factor + shift)) for side in image_size)
     return height, width
 
@@ -65,7 +73,7 @@ def keep_ratio_size(
 def resize_steps(
     image_size: tuple[int, int],
     *,
-    size: Mapping[str, int],
+    size: Mapping[str, int] | None,
     rounding: str = "nearest",
     size_multiple: int | None = None,
     size_multiple_mode: str = "stretch",
@@ -74,11 +82,14 @@ def resize_steps(
 
     Args:
         image_size: height and width of the image.
-        size: ``{"height", "width"}``, ``{"shortest_edge"}``, ``{"longest_edge"}`` or the last two together.
+        size: ``{"height", "width"}``, ``{"shortest_edge"}``, ``{"longest_edge"}`` or the last two together; None is
+            the image's own.
         rounding: as in `keep_ratio_size`.
         size_multiple, size_multiple_mode: as in `SegZooImageProcessor`.
     """
-    if size.get("height") is not None:
+    if size is None:
+        first = image_size
+    elif size.get("height") is not None:
         first = (size["height"], size["width"])
     else:
         edges = size.get("shortest_edge"), size.get("longest_edge")
@@ -192,8 +203,29 @@ def resize_bilinear(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """
     if image.dtype == torch.uint8:
         return _resize_uint8(image, size)
-    values = F.interpolate(image[None].to(torch.float32), size=size, mode="bilinear", align_corners=False)[0]
-    return (values if image.is_floating_point() else values.round_()).to(image.dtype)
+    return _interpolated(image, size, "bilinear")
+
+
+def resize_bicubic(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Bicubic resizing without antialiasing, like ``cv2.resize(..., INTER_CUBIC)``.
+
+    It is computed in float32, and integers are rounded, and cut to the range of their type. So does OpenCV where it has
+    Intel's IPP, from which one value in 1000 differs by a grey level; without IPP, OpenCV differs from itself in one
+    value in 20.
+
+    Args:
+        image: (channels, height, width).
+        size: height and width of the result.
+    """
+    return _interpolated(image, size, "bicubic")
+
+
+def _interpolated(image: torch.Tensor, size: tuple[int, int], mode: str) -> torch.Tensor:
+    values = F.interpolate(image[None].to(torch.float32), size=size, mode=mode, align_corners=False)[0]
+    if not image.is_floating_point():
+        limits = torch.iinfo(image.dtype)
+        values.round_().clamp_(limits.min, limits.max)
+    return values.to(image.dtype)
 
 
 def _resize_uint8(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
