@@ -15,6 +15,7 @@ from support.contract import (
 )
 from support.odd_backbones import ODD_BACKBONES
 from support.versions import SEGFORMER_CHECKPOINTS, whole_graph
+from torch import nn
 from transformers import AutoConfig, AutoModelForSemanticSegmentation
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -33,6 +34,31 @@ ALWAYS_COMPILED = ("segzoo_resnet", "segzoo_vit", "segzoo_internimage")
 
 # Batch norms of pooled maps whose bias the norm behind them takes away again.
 WITHOUT_GRADIENT = {"segzoo_bisenetv2": ("context.norm.bias",)}
+
+# What the originals draw depthwise kernels of C channels and k numbers each with: sqrt(2 / k), or, with the outputs of all
+# groups counted, sqrt(2 / (C * k)); torch's own draw; or one number.
+BY_GROUP, BY_ALL, AS_TORCH = (
+    lambda conv: (2 / conv.weight[0].numel()) ** 0.5,
+    lambda conv: (2 / conv.weight.numel()) ** 0.5,
+    lambda conv: (1 / 3 / conv.weight[0].numel()) ** 0.5,
+)
+DEPTHWISE_DRAWS = {
+    "segzoo_bisenetv2": BY_ALL,
+    "segzoo_cgnet": BY_ALL,
+    "segzoo_convnext": lambda conv: 0.02,
+    "segzoo_fast_scnn": BY_ALL,
+    "segzoo_internimage": AS_TORCH,
+    "segzoo_mit": BY_GROUP,
+    "segzoo_mobilenetv2": BY_ALL,
+    "segzoo_mobilenetv3": BY_ALL,
+    "segzoo_mscan": BY_GROUP,
+    "segzoo_stage_encoder": lambda conv: 0.02,  # transformers' own
+    "segzoo_stdc": BY_ALL,
+    "segzoo_stdcnet": BY_ALL,
+    "segzoo_twins": BY_GROUP,
+    "segzoo_van": BY_GROUP,
+    "segzoo_vit_adapter": BY_GROUP,
+}
 
 every_backbone = pytest.mark.parametrize("model_type", sorted(ALL))
 
@@ -143,6 +169,18 @@ def test_other_numbers_of_channels(model_type):
     model = build(model_type, num_channels=5)
     maps = model(images(1, 64, 64, channels=5)).feature_maps
     assert [m.shape[1] for m in maps] == model.channels
+
+
+@pytest.mark.parametrize("model_type", sorted(BACKBONES))
+def test_depthwise_kernels_begin_as_the_originals(model_type):
+    torch.manual_seed(0)
+    model = AutoBackbone.from_config(BACKBONES[model_type].config.tiny())
+    depthwise = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1]
+    draw = DEPTHWISE_DRAWS.get(model_type)
+    assert bool(depthwise) == (draw is not None), "a new kind of backbone needs a line in the table"
+    if depthwise:
+        kernels = torch.cat([(conv.weight / draw(conv)).flatten() for conv in depthwise])
+        assert kernels.std().item() == pytest.approx(1, rel=0.1)
 
 
 @every_backbone

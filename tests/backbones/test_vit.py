@@ -55,6 +55,16 @@ def test_published_sizes(name):
     assert [tuple(x.shape[1:]) for x in maps] == [(model.config.hidden_size, 14, 14)] * 4
 
 
+@pytest.mark.parametrize("drops", [True, False])
+def test_branches_that_are_dropped(drops):
+    config = ViTConfig.tiny()
+    config.drop_path_rate, config.drop_attention = 0.3, drops
+    layers = ViTBackbone(config).layers
+    rates = pytest.approx([0.0, 0.1, 0.2, 0.3])
+    assert [layer.drop_path.p for layer in layers] == rates
+    assert [layer.attention_drop_path.p for layer in layers] == (rates if drops else [0.0] * 4)
+
+
 @pytest.mark.parametrize("name", beit.VARIANTS)
 def test_published_sizes_of_beit(name):
     config = BeitConfig(**beit.VARIANTS[name])

@@ -322,12 +322,22 @@ def test_options_of_mmsegmentations_vit():
     )  # fmt: skip
     context = Context("here", OriginalConfig(is_1x=True))
     original = MMSEG_VIT | {"out_indices": -1}
-    assert not find_rule("backbone", original, "here").translate(original, context).patch_bias, (
-        "1.x has none by default"
-    )
+    config = find_rule("backbone", original, "here").translate(original, context)
+    assert not config.patch_bias, "1.x has none by default"
     dino = translated(type="VisionTransformer", arch="deit-s", out_type="featmap", pre_norm=True)
     assert (dino.hidden_size, dino.patch_bias, dino.out_features) == (384, False, ["stage12"])
     assert translated(type="VisionTransformer", arch="b", output_cls_token=False).final_norm
+
+
+@pytest.mark.parametrize("is_1x", [False, True])
+def test_drop_path_of_mmsegmentations_blocks(is_1x):
+    """1.x drops the branches with the feed-forward parts alone, what trained the checkpoints of 0.x both."""
+    context = Context("here", OriginalConfig(is_1x=is_1x))
+    head = {"type": "SegmenterMaskTransformerHead", "embed_dims": 8, "num_heads": 2, "num_layers": 2}
+    head |= {"in_channels": 8, "channels": 8, "num_classes": 3}
+    for kind, original in (("backbone", MMSEG_VIT), ("head", head)):
+        assert find_rule(kind, original, "here").translate(original, context).drop_attention == (not is_1x)
+    assert translated(type="VisionTransformer", arch="b", output_cls_token=False).drop_attention, "mmpretrain's"
 
 
 @pytest.mark.parametrize(

@@ -90,3 +90,14 @@ def test_segmenter_drops_residual_branches_of_its_later_blocks():
     del head.layers[1]
     assert_close(training, head([None, None, *x]).logits, 1e-12)
     assert (training - whole).abs().max() > 1e-3
+
+
+def test_segmenter_may_keep_the_attention_of_its_later_blocks():
+    config = SegmenterHeadConfig.tiny()
+    config.num_layers, config.drop_path_rate, config.drop_attention = 2, 1.0, False
+    head, x = settle(SegmenterHead(config)).double(), [torch.randn(2, 32, 3, 4).double()]
+    training = head([None, None, *x]).logits
+    last = head.eval().layers[1]
+    torch.nn.init.zeros_(last.mlp.fc2.weight)
+    torch.nn.init.zeros_(last.mlp.fc2.bias)
+    assert_close(training, head([None, None, *x]).logits, 1e-12)

@@ -8,7 +8,8 @@ from support.contract import assert_close
 from torch import nn
 from torch.nn import functional as F
 
-from segzoo.layers import SelfAttention, attend, reset_conv
+from segzoo.layers import SelfAttention, attend
+from segzoo.layers.initial import reset_as_torch
 
 
 @pytest.mark.parametrize(("channels", "width", "scale"), [(3, 7, 1.0), (3, 7, None), (5, 5, None), (7, 3, 0.5)])
@@ -55,5 +56,5 @@ def test_initial_values():
     assert not layers.pop("output").weight.any()
     assert all(0.9 / 8 < layer.weight.abs().max() <= 1 / 8 for layer in layers.values())
     wide = nn.Conv2d(4, 8, 3)
-    reset_conv(wide)
+    reset_as_torch(wide)
     assert wide.weight.abs().max() <= 1 / math.sqrt(36) and wide.bias.abs().max() <= 1 / math.sqrt(36)

@@ -12,6 +12,7 @@ from transformers.utils.generic import can_return_tuple
 from segzoo.base import Ints, SegZooPreTrainedModel, SegZooSubConfig, first_convolution, strict
 from segzoo.compat import is_exporting
 from segzoo.errors import SegZooError
+from segzoo.layers.initial import reset_by_group
 
 
 @strict
@@ -181,7 +182,10 @@ class Backbone(BackboneMixin, SegZooPreTrainedModel):
 
 
 class PatchPyramidBackbone(Backbone):
-    """Base of backbones that run ``stages`` one after another, each of which begins with patches and has a map as its result."""
+    """Base of backbones that run ``stages`` one after another, each of which begins with patches and has a map as its result.
+
+    Their originals draw convolutions by the outputs of one group.
+    """
 
     config: PatchPyramidConfig
     stages: nn.ModuleList
@@ -193,3 +197,9 @@ class PatchPyramidBackbone(Backbone):
             x = stage(x)
             maps.append(x)
         return maps
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Conv2d):
+            reset_by_group(module)
+        else:
+            super()._init_weights(module)

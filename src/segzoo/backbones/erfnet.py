@@ -18,6 +18,7 @@ from segzoo.base import MAX_LAYERS, ConvBlockConfig, Ints, strict
 from segzoo.errors import SegZooError
 from segzoo.layers import TransposedConvNormAct, resize
 from segzoo.layers.conv import Conv2d, ConvNormAct, build_norm
+from segzoo.layers.initial import reset_as_torch
 
 # Keyword arguments of ERFNetConfig.
 VARIANTS = {"erfnet": {}}
@@ -183,6 +184,12 @@ class ERFNetBackbone(Backbone):
         for stage in self.stages:
             maps.append(stage(maps[-1]))
         return maps
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            reset_as_torch(module)
+        else:
+            super()._init_weights(module)
 
 
 register_backbone(ERFNetConfig, ERFNetBackbone, variants=VARIANTS)

@@ -17,6 +17,7 @@ from segzoo.backbones.base import Backbone, BackboneConfig
 from segzoo.base import Ints, strict
 from segzoo.errors import SegZooError
 from segzoo.layers import DropPath, PointwiseLinear
+from segzoo.layers.initial import reset_as_torch
 from segzoo.layers.vit import FeedForward
 from segzoo.ops import DCNv3
 
@@ -303,6 +304,9 @@ class InternImageBackbone(Backbone):
         return 1 + sum(self.config.depths[: min(stage + 1, self.config.num_stages - 1)])
 
     def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Conv2d):
+            reset_as_torch(module)
+            return
         super()._init_weights(module)
         if isinstance(module, DeformableConv):
             # Training starts from an ordinary grid with equal weights.

@@ -5,7 +5,6 @@ https://arxiv.org/abs/2209.08575. The numbers are those of ``MSCAN`` of its auth
 (https://github.com/Visual-Attention-Network/SegNeXt) and of mmsegmentation 1.x, which compute the same.
 """
 
-import math
 from typing import ClassVar, Self
 
 import torch
@@ -212,15 +211,10 @@ class MSCANBackbone(PatchPyramidBackbone):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Conv2d):  # by the outputs of one group, which a depthwise convolution has one of
-            outputs = module.weight[0, 0].numel() * module.out_channels // module.groups
-            init.normal_(module.weight, std=math.sqrt(2 / outputs))
-            init.zeros_(module.bias)
-        elif isinstance(module, MSCANBlock):
+        super()._init_weights(module)
+        if isinstance(module, MSCANBlock):
             init.constant_(module.scale1, module.initial_scale)
             init.constant_(module.scale2, module.initial_scale)
-        else:
-            super()._init_weights(module)
 
 
 register_backbone(MSCANConfig, MSCANBackbone, variants=VARIANTS)

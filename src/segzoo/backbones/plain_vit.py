@@ -318,6 +318,7 @@ def vit_blocks(
     norm: Callable[..., nn.Module] = nn.LayerNorm,
     *,
     gated: bool = False,
+    drop_attention: bool = True,
 ) -> nn.ModuleList:
     """The blocks of a plain ViT.
 
@@ -327,6 +328,7 @@ def vit_blocks(
         layer_scale: initial value of the learned scales of the residual branches; None for no scales.
         norm: ``norm(channels, eps=...)`` makes a norm of tokens.
         gated: the feed-forward parts are gated, and two thirds as wide, rounded up to a multiple of 8.
+        drop_attention: drop path drops the branches with the attention too.
     """
     width, depth = config.hidden_size, config.num_hidden_layers
     rates = drop_path_rates(config.drop_path_rate, depth, uniform=config.drop_path_uniform)
@@ -344,6 +346,7 @@ def vit_blocks(
             layer_scale=layer_scale,
             dropout=config.dropout,
             drop_path=rate,
+            attention_drop_path=None if drop_attention else 0.0,
         )
         for attention, rate in zip(attentions, rates, strict=True)
     )

@@ -16,7 +16,7 @@ from segzoo.backbones.base import PatchPyramidBackbone, PatchPyramidConfig
 from segzoo.backbones.plain_vit import whole_patches
 from segzoo.base import Ints, strict
 from segzoo.errors import SegZooError
-from segzoo.layers import DropPath, to_map, to_tokens
+from segzoo.layers import to_map, to_tokens
 from segzoo.layers.spatial_reduction import SpatialReductionAttention
 from segzoo.layers.vit import Attention, ViTBlock, drop_path_rates, from_windows, into_windows
 
@@ -210,13 +210,8 @@ class TwinsBlock(ViTBlock):
             norm_eps=config.norm_eps,
             dropout=config.dropout,
             drop_path=twice,
+            attention_drop_path=drop_path if side else twice,
         )
-        self.attention_drop_path = DropPath(drop_path if side else twice)
-
-    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Tokens (B, height * width, C) of a grid (height, width) -> tokens of the same shape."""
-        x = x + self.attention_drop_path(self.dropout(self.attention(self.norm1(x), grid)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 class TwinsStage(nn.Module):

@@ -12,7 +12,7 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from segzoo.auto import register_backbone
-from segzoo.backbones.base import Backbone, PatchPyramidConfig
+from segzoo.backbones.base import PatchPyramidBackbone, PatchPyramidConfig
 from segzoo.base import BatchNormConfig, Ints, strict
 from segzoo.layers import BatchNorm2d, ChannelNorm, DropPath
 from segzoo.layers.conv import Conv2d
@@ -152,7 +152,7 @@ class VANStage(nn.Module):
         return self.norm(self.blocks(self.patch_norm(self.patch_embedding(x))))
 
 
-class VANBackbone(Backbone):
+class VANBackbone(PatchPyramidBackbone):
     """Returns the maps of the stages that ``config.out_features`` names, from fine to coarse.
 
     ``pixel_values`` is (B, num_channels, H, W); the maps have strides 4, 8, 16 and 32. As in MiT, the norm of a stage's
@@ -169,13 +169,6 @@ class VANBackbone(Backbone):
             self.stages.append(VANStage(config, stage, [next(rates) for _ in range(depth)]))
         self.num_features = list(config.channels)
         self.post_init()
-
-    def features(self, pixel_values: Tensor) -> list[Tensor]:
-        x, maps = pixel_values, []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        return maps
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)

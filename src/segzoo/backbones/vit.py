@@ -52,6 +52,8 @@ class ViTConfig(FixedSizeViTConfig):
         pre_norm: a layer norm before the first block, as CLIP has it.
         layer_scale: initial value of the learned scales of the residual branches; None for no scales.
         qkv_bias: queries, keys and values have a bias.
+        drop_attention: drop path drops the branches with the attention too. mmsegmentation from 0.24 on drops those with
+            the feed-forward parts alone.
         gated: the feed-forward parts are gated (SwiGLU), and two thirds as wide, rounded up to a multiple of 8.
         windows: for each block the side of its attention windows in patches, 0 for attention over the whole image; an
             empty list is 0 for all.
@@ -68,6 +70,7 @@ class ViTConfig(FixedSizeViTConfig):
     pre_norm: bool = False
     layer_scale: float | None = None
     qkv_bias: bool = True
+    drop_attention: bool = True
     gated: bool = False
     windows: Ints = ()
 
@@ -124,7 +127,9 @@ class ViTBackbone(FixedSizeViTBackbone):
             )
             for window in config.windows or [0] * config.num_hidden_layers
         )
-        self.layers = vit_blocks(config, attentions, config.layer_scale, gated=config.gated)
+        self.layers = vit_blocks(
+            config, attentions, config.layer_scale, gated=config.gated, drop_attention=config.drop_attention
+        )
         self.post_init()
 
     def embed(self, pixel_values: Tensor) -> tuple[Tensor, tuple[int, int]]:

@@ -25,6 +25,7 @@ from segzoo.compat import SubConfigSpec
 from segzoo.errors import SegZooError, first_line
 from segzoo.layers import BatchNorm2d, ConvNormAct, DropPath, PointwiseLinear, resize, to_map, to_tokens
 from segzoo.layers.deformable_attention import DeformableAttention, cell_centres
+from segzoo.layers.initial import reset_by_group
 
 Size = tuple[int, int]
 
@@ -391,7 +392,7 @@ class ViTAdapterBackbone(Backbone):
         elif isinstance(module, Injector):
             init.constant_(module.scale, module.initial_scale)
         elif isinstance(module, BranchFeedForward):
-            init.normal_(module.depthwise_conv.weight, std=(2 / 9) ** 0.5)
+            reset_by_group(module.depthwise_conv)
         elif isinstance(module, ViTAdapterBackbone):
             init.normal_(module.level_embeddings)
 

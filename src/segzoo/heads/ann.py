@@ -98,7 +98,11 @@ class PooledAttention(nn.Module):
 
 
 class ANNHead(Head):
-    """Reads two maps, and returns logits at the resolution of the second, whose pixels attend to cells of the first."""
+    """Reads two maps, and returns logits at the resolution of the second, whose pixels attend to cells of the first.
+
+    The norm that queries and keys of ``within`` share enters a batch into its running statistics once; the original
+    computes it twice, so that with momentum m they move by 1 - (1 - m)**2 a step there, to the same mean in the long run.
+    """
 
     config: ANNHeadConfig
 

@@ -14,6 +14,7 @@ from segzoo.auto import register_head
 from segzoo.base import Ints, strict
 from segzoo.heads.base import Head, OneMapHeadConfig
 from segzoo.layers import ConvNormAct, pool_to_grid
+from segzoo.layers.initial import reset_as_torch
 
 
 @strict
@@ -85,6 +86,11 @@ class APCHead(Head):
 
     def features(self, x: Tensor) -> Tensor:
         return self.context_conv(torch.cat([x, *(context(x) for context in self.contexts)], dim=1))
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, AdaptiveContext):  # which comes after its layers
+            reset_as_torch(module.affinity)
 
 
 register_head(APCHeadConfig, APCHead)

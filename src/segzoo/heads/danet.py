@@ -15,8 +15,9 @@ from transformers import initialization as init
 from segzoo.auto import register_head
 from segzoo.base import strict
 from segzoo.heads.base import Head, HeadOutput, OneMapHeadConfig
-from segzoo.layers import SelfAttention, in_float32, reset_conv, without_autocast
+from segzoo.layers import SelfAttention, in_float32, without_autocast
 from segzoo.layers.conv import Conv2d
+from segzoo.layers.initial import reset_as_torch
 
 
 @strict
@@ -136,7 +137,7 @@ class DAHead(Head):
         if isinstance(module, (PositionAttention, ChannelAttention)):
             init.zeros_(module.gamma)
         elif module is self.position_classifier or module is self.channel_classifier:
-            reset_conv(module)
+            reset_as_torch(module)
         else:
             super()._init_weights(module)
 

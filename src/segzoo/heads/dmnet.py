@@ -16,6 +16,7 @@ from segzoo.compat import is_exporting
 from segzoo.heads.base import Head, OneMapHeadConfig
 from segzoo.layers import pool_to_grid
 from segzoo.layers.conv import build_norm
+from segzoo.layers.initial import reset_as_torch
 
 
 @strict
@@ -99,6 +100,11 @@ class DMHead(Head):
 
     def features(self, x: Tensor) -> Tensor:
         return self.context_conv(torch.cat([x, *(context(x) for context in self.contexts)], dim=1))
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, DynamicConv):  # which comes after its layers
+            reset_as_torch(module.filter_conv)
 
 
 register_head(DMHeadConfig, DMHead)

@@ -15,6 +15,7 @@ from segzoo.errors import SegZooError
 from segzoo.heads.base import Head, HeadConfig
 from segzoo.layers import rescale, resize, to_map, to_tokens
 from segzoo.layers.conv import Conv2d
+from segzoo.layers.initial import reset_as_torch
 
 _MAPS = 4
 
@@ -158,6 +159,12 @@ class DPTHead(Head):
         for block in others:
             x = block(x, finest_first.pop())
         return self.fusion_conv(x)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) and module in [*self.resize_layers]:
+            reset_as_torch(module)
+        else:
+            super()._init_weights(module)
 
 
 register_head(DPTHeadConfig, DPTHead)

@@ -15,6 +15,7 @@ from segzoo.base import Ints, strict
 from segzoo.errors import SegZooError
 from segzoo.heads.base import Head, HeadConfig
 from segzoo.layers import resize
+from segzoo.layers.initial import reset_as_torch
 
 
 @strict
@@ -108,6 +109,12 @@ class LRASPPHead(Head):
                 f"give larger pictures: at stride 8, as MobileNetV3 has it, sides of {8 * (side - 1) + 1} pixels at least"
             )
         return F.avg_pool2d(x, side, self.config.pool_stride)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if module in [self.input_conv, *self.branches]:
+            reset_as_torch(module)
+        else:
+            super()._init_weights(module)
 
 
 register_head(LRASPPHeadConfig, LRASPPHead)

@@ -17,8 +17,9 @@ from segzoo.base import Ints, strict
 from segzoo.compat import is_exporting
 from segzoo.errors import SegZooError
 from segzoo.heads.base import Head, OneMapHeadConfig
-from segzoo.layers import reset_conv, resize, to_map, to_tokens
+from segzoo.layers import resize, to_map, to_tokens
 from segzoo.layers.conv import Conv2d
+from segzoo.layers.initial import reset_as_torch
 from segzoo.sizes import MAX_SIZE
 
 _Side = int | torch.SymInt
@@ -202,7 +203,7 @@ class PSAHead(Head):
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, PointwiseAttention):  # which comes after its layers
-            reset_conv(module.scores)
+            reset_as_torch(module.scores)
         else:
             super()._init_weights(module)
 

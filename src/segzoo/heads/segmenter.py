@@ -33,6 +33,8 @@ class SegmenterHeadConfig(OneMapHeadConfig):
         attention_dropout: probability of dropping an attention weight.
         drop_path_rate: probability of dropping a residual branch in the last block; it grows linearly from 0 in the
             first.
+        drop_attention: drop path drops the branches with the attention too. mmsegmentation from 0.24 on drops those with
+            the feed-forward parts alone.
         norm_eps: epsilon of all layer norms.
 
     Raises:
@@ -48,6 +50,7 @@ class SegmenterHeadConfig(OneMapHeadConfig):
     dropout: float = 0.0
     attention_dropout: float = 0.0
     drop_path_rate: float = 0.1
+    drop_attention: bool = True
 
     def check(self) -> None:
         """``channels`` is a multiple of ``num_heads``."""
@@ -112,6 +115,7 @@ class SegmenterHead(Head):
                 norm_eps=config.norm_eps,
                 dropout=config.dropout,
                 drop_path=rate,
+                attention_drop_path=None if config.drop_attention else 0.0,
             )
             for rate in drop_path_rates(config.drop_path_rate, config.num_layers)
         )

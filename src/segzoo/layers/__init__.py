@@ -11,7 +11,7 @@ from segzoo.layers.precision import Float32LayerNorm, Float32Linear, in_float32,
 from segzoo.layers.pyramid_pooling import PyramidPooling, pool_to_grid
 from segzoo.layers.residual import ResidualBlock, residual_blocks, residual_stem
 from segzoo.layers.resize import concatenate, enlarge, rescale, resize
-from segzoo.layers.self_attention import SelfAttention, attend, reset_conv
+from segzoo.layers.self_attention import SelfAttention, attend
 from segzoo.layers.spatial_reduction import SpatialReductionAttention
 from segzoo.layers.tokens import to_map, to_tokens
 from segzoo.layers.transposed_conv import TransposedConvNormAct
@@ -41,7 +41,6 @@ __all__ = [
     "enlarge",
     "in_float32",
     "pool_to_grid",
-    "reset_conv",
     "rescale",
     "residual_blocks",
     "residual_stem",

@@ -1,6 +1,5 @@
 """Attention between the pixels of maps, which several heads build their context of."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -9,6 +8,7 @@ from torch.nn import functional as F
 from transformers import initialization as init
 
 from segzoo.compat import is_exporting
+from segzoo.layers.initial import reset_as_torch
 from segzoo.layers.pyramid_pooling import pool_to_grid
 from segzoo.layers.tokens import to_map, to_tokens
 
@@ -62,7 +62,7 @@ class SelfAttention(nn.Module):
         """Initialise plain convolutions as the originals do: as PyTorch, and a plain output with zeros."""
         for layer in (self.query, self.key, self.value):
             if isinstance(layer, nn.Conv2d):
-                reset_conv(layer)
+                reset_as_torch(layer)
         if isinstance(self.output, nn.Conv2d):
             init.zeros_(self.output.weight)
             init.zeros_(self.output.bias)
@@ -89,11 +89,3 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = N
     if missing > 0 and query.device.type == "cpu" and not is_exporting():
         query, key = F.pad(query, (0, missing)), F.pad(key, (0, missing))
     return to_map(F.scaled_dot_product_attention(query, key, value, scale=scale).squeeze(1), size)
-
-
-def reset_conv(conv: nn.Conv2d) -> None:
-    """Initialise a convolution as torch itself does, which the originals leave unchanged."""
-    init.kaiming_uniform_(conv.weight, a=math.sqrt(5))
-    if conv.bias is not None:
-        bound = 1 / math.sqrt(math.prod(conv.weight.shape[1:]))
-        init.uniform_(conv.bias, -bound, bound)

@@ -193,6 +193,7 @@ class ViTBlock(GradientCheckpointingLayer):
         layer_scale: initial value of the factors; None for no factors.
         dropout: probability of dropping a value of the attention's output or of the feed-forward part, while training.
         drop_path: probability of dropping a whole branch, while training.
+        attention_drop_path: that of the branch with the attention; None is ``drop_path``.
     """
 
     def __init__(
@@ -207,6 +208,7 @@ class ViTBlock(GradientCheckpointingLayer):
         layer_scale: float | None = None,
         dropout: float = 0.0,
         drop_path: float = 0.0,
+        attention_drop_path: float | None = None,
     ):
         super().__init__()
         self.layer_scale = layer_scale
@@ -216,6 +218,7 @@ class ViTBlock(GradientCheckpointingLayer):
         self.mlp = GatedFeedForward(channels, hidden) if gated else FeedForward(channels, hidden, dropout)
         self.dropout = nn.Dropout(dropout)
         self.drop_path = DropPath(drop_path)
+        self.attention_drop_path = DropPath(drop_path if attention_drop_path is None else attention_drop_path)
         if layer_scale is None:
             self.scale1 = self.scale2 = None
         else:
@@ -230,7 +233,7 @@ class ViTBlock(GradientCheckpointingLayer):
             grid: passed on to the attention: the (height, width) of the patches among the tokens, or their windows.
         """
         mixed = self.dropout(self.attention(self.norm1(x), grid))
-        x = x + self.drop_path(mixed if self.scale1 is None else mixed * self.scale1)
+        x = x + self.attention_drop_path(mixed if self.scale1 is None else mixed * self.scale1)
         hidden = self.mlp(self.norm2(x))
         return x + self.drop_path(hidden if self.scale2 is None else hidden * self.scale2)
 

@@ -15,6 +15,7 @@ from segzoo.base import strict
 from segzoo.errors import SegZooError
 from segzoo.layers import to_map, to_tokens
 from segzoo.layers.conv import NORMS
+from segzoo.layers.initial import reset_as_torch
 from segzoo.necks.base import Neck, NeckConfig
 
 SCALES = (4.0, 2.0, 1.0, 0.5, 0.25)
@@ -120,6 +121,12 @@ class PyramidNeck(Neck):
             case 0.25:
                 return self.downsample_4x(x)
         return x
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.ConvTranspose2d):
+            reset_as_torch(module)
+        else:
+            super()._init_weights(module)
 
 
 def _upsample(channels: int) -> nn.ConvTranspose2d:

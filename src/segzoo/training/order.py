@@ -104,11 +104,12 @@ class EpochBatches(Sampler):
 
 
 class BalancedBatches(EpochBatches):
-    """Batches of an epoch in which rare classes come first, as in DAFormer (https://arxiv.org/abs/2111.14887, 3.2).
+    """Batches of an epoch in which rare classes come first, by the formula of DAFormer (https://arxiv.org/abs/2111.14887, 3.2).
 
     For each sample a class is drawn with a chance in proportion to exp((1 - f) / temperature), where f is the class's
-    share of the pixels, and then one of the pictures that show it. An epoch is as many draws as there are pictures, and
-    depends on seed and epoch only. A picture that is drawn again in an epoch is augmented anew: items are a picture's
+    share of the pixels, and then one of the pictures that show it in one pixel or more. Unlike in DAFormer no
+    least number of pixels is asked for, and the crop is not looked at and may miss the class: small, rare things of large pictures gain
+    little. An epoch is as many draws as there are pictures, and depends on seed and epoch only. A picture that is drawn again in an epoch is augmented anew: items are a picture's
     index, or (index, number of earlier draws in the epoch), which `SegmentationDataset` takes.
 
     Args:

@@ -46,6 +46,15 @@ def _shared(options: Options) -> dict[str, Any]:
     }
 
 
+def drops_attention(context: Context) -> bool:
+    """Whether drop path drops the branches with the attention too.
+
+    A config of 0.x does not tell: up to 0.23, which trained the published checkpoints, they are dropped, and from 0.24
+    on they are not.
+    """
+    return not context.original.is_1x
+
+
 def _translate_mmseg(original: Mapping[str, Any], context: Context) -> ViTConfig:
     options = Options(original, context.where)
     # Initialisation and memory; evaluation mode changes nothing in layer norms.
@@ -74,6 +83,7 @@ def _translate_mmseg(original: Mapping[str, Any], context: Context) -> ViTConfig
         mlp_ratio=float(options.take("mlp_ratio", 4)),
         class_token=bool(options.take("with_cls_token", True)),
         attention_dropout=float(options.take("attn_drop_rate", 0.0)),
+        drop_attention=drops_attention(context),
         norm_eps=options.layer_norm_eps(),
         final_norm=bool(options.take("final_norm", False)),
         out_features=[*maps, *tokens],

@@ -6,7 +6,7 @@ from typing import Any
 from segzoo.conversion.keys import Context, HeadRule, KeyRule, register
 from segzoo.conversion.options import Options
 from segzoo.conversion.rules.common import head_options
-from segzoo.conversion.rules.mmseg_vit import mmseg_block_keys
+from segzoo.conversion.rules.mmseg_vit import drops_attention, mmseg_block_keys
 from segzoo.heads.segmenter import SegmenterHeadConfig
 
 
@@ -30,6 +30,7 @@ def translate(original: Mapping[str, Any], context: Context) -> SegmenterHeadCon
         "dropout": float(options.take("drop_rate", 0.0)),
         "attention_dropout": float(options.take("attn_drop_rate", 0.0)),
         "drop_path_rate": float(options.take("drop_path_rate", 0.1)),
+        "drop_attention": drops_attention(context),
         "channels": options.take("embed_dims"),
     }
     fields, one_channel = head_options(options, context, SegmenterHeadConfig)

@@ -59,7 +59,8 @@ class Recipe(ModelOptions, Augmentation, ScheduleOptions, OptimizerOptions):
     )
     sampling: str = option(
         "all",
-        "all: every picture once an epoch; balanced: pictures of rare classes more often, as many as there are in an epoch",
+        "all: every picture once an epoch; balanced: pictures with a pixel of rare classes more often, as many as there are "
+        "in an epoch; their crops may miss the class, so cut large pictures into tiles or take smaller scales",
         choices=("all", "balanced"),
     )
     sampling_temperature: float = option(
