@@ -42,7 +42,9 @@ def test_every_key_that_does_not_fit_is_listed_once(tmp_path, output, state):
     state["surprise"] = torch.ones(1)
     state["backbone.stem.0.weight"] = torch.ones(4, 3, 5, 5)
     state["backbone.stem.3.weight"] = torch.full_like(state["backbone.stem.3.weight"], float("nan"))
-    message = fails(tiny.save(tmp_path / "a.pth", state=state), output, "a.pth: the weights do not fit the config")
+    message = fails(
+        tiny.save(tmp_path / "a.pth", state=state), output, "a.pth: the weights do not fit the checkpoint's own config"
+    )
     assert "2 missing, 2 unexpected, 1 wrong shape, 1 NaN or infinite" in message.splitlines()[0]
     for line in (
         "  missing: backbone.layer1.0.bn1.weight",

@@ -39,7 +39,7 @@ def extra(width=18, blocks=4, modules=(1, 4, 3)):
 
 
 def translated(original, kind="backbone"):
-    return find_rule(kind, original, "model.part").translate(original, Context("model.part"))
+    return find_rule(kind, original, "model.part").convert(original, Context("model.part"))[0]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from conversion import tiny
 
 import segzoo.conversion
 from segzoo.conversion.errors import ConversionError
-from segzoo.conversion.plan import build_without_weights
+from segzoo.conversion.plan import build_translated
 from segzoo.conversion.reading.configs import read_config_text
 from segzoo.conversion.translate import translate_config
 
@@ -37,7 +37,7 @@ def refused(change):
         place = place[key]
     place[last] = read_config_text(f"x = {ast.unparse(assignment.value)}")["x"]
     with pytest.raises(ConversionError) as caught:
-        build_without_weights(translate_config(values).config)
+        build_translated(translate_config(values))
     return caught.value, str(last), ast.unparse(assignment.value)
 
 

@@ -108,19 +108,3 @@ def test_what_a_model_is_tested_on_is_not_what_it_was_trained_on():
         config["data"] = {"train": {"type": train}, "test": {"type": "DarkZurichDataset"}}
         dataset = translate_config(config).classes.dataset
         assert dataset is None if expected is None else dataset.title.startswith(expected)
-
-
-# Classes of other packages
-
-
-@pytest.mark.parametrize(
-    "written", [{"type": "mmpretrain.HRNet"}, {"type": "mmdet.HRNet"}, {"type": "HRNet", "_scope_": "mmcls"}]
-)
-def test_namesakes_of_other_packages_are_refused(written):
-    with pytest.raises(ConversionError, match=r"class of this name enlarges maps .* nearest neighbours, which is not"):
-        translate_config(tiny.config(model__backbone=written))
-
-
-def test_mobilenet_of_mmpretrain_is_refused():
-    with pytest.raises(ConversionError, match="mmpretrain's class of this name has no dilations"):
-        translate_config(tiny.config(model__backbone={"type": "mmpretrain.MobileNetV3"}))

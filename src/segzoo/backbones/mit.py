@@ -46,6 +46,8 @@ class MiTConfig(PatchPyramidConfig):
             convolutions; None for no such grid. It is 7 in the linear attention of PVT v2.
         mlp_ratios: hidden widths of the feed-forward parts, relative to ``channels``.
         qkv_bias: queries, keys and values have a bias.
+        projection_bias: the projection after attention to the coarser grid has a bias; mmsegmentation's has one only with
+            ``qkv_bias``.
         norm_eps: epsilon of the norms in front of the branches and after the stages.
         patch_norm_eps: epsilon of the norms of patches and of the coarser grids.
         dropout: probability of dropping a value after attention and in the feed-forward parts.
@@ -70,6 +72,7 @@ class MiTConfig(PatchPyramidConfig):
     pooled_grid: int | None = None
     mlp_ratios: list[float | int] | tuple[float | int, ...] = (4, 4, 4, 4)
     qkv_bias: bool = True
+    projection_bias: bool = True
     norm_eps: float = 1e-6
     patch_norm_eps: float = 1e-5
     dropout: float = 0.0
@@ -139,6 +142,7 @@ class MiTBlock(GradientCheckpointingLayer):
             norm_eps=config.patch_norm_eps,
             pooled=config.pooled_grid,
             qkv_bias=config.qkv_bias,
+            projection_bias=config.projection_bias,
             dropout=config.attention_dropout,
         )
         self.norm2 = nn.LayerNorm(channels, eps=config.norm_eps)

@@ -47,6 +47,7 @@ class SwinConfig(BackboneConfig):
         mlp_ratio: hidden width of the feed-forward parts, relative to their stage's width.
         qkv_bias: queries, keys and values have a bias.
         patch_norm: the embedded patches are normalised.
+        merging_norm: the tokens that a merging joins are normalised; mmsegmentation's only with ``patch_norm``.
         image_size: side, or (height, width), in pixels, of the images that learned positions are made for, which are
             resized (bicubic) to images of other sizes; None: there are none beside the offsets within windows.
         norm_eps: epsilon of the norms.
@@ -71,6 +72,7 @@ class SwinConfig(BackboneConfig):
     mlp_ratio: float = 4.0
     qkv_bias: bool = True
     patch_norm: bool = True
+    merging_norm: bool = True
     image_size: int | Ints | None = None
     norm_eps: float = 1e-5
     dropout: float = 0.0
@@ -125,11 +127,11 @@ class SwinConfig(BackboneConfig):
 
 
 class PatchMerging(nn.Module):
-    """Halves a grid of tokens: the four of a square become one, normalised, of twice the width."""
+    """Halves a grid of tokens: the four of a square become one of twice the width, normalised unless the eps is None."""
 
-    def __init__(self, channels: int, norm_eps: float):
+    def __init__(self, channels: int, norm_eps: float | None):
         super().__init__()
-        self.norm = nn.LayerNorm(4 * channels, eps=norm_eps)
+        self.norm = nn.Identity() if norm_eps is None else nn.LayerNorm(4 * channels, eps=norm_eps)
         self.reduction = PointwiseLinear(4 * channels, 2 * channels, bias=False)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
@@ -174,7 +176,7 @@ class SwinStage(nn.Module):
             for rate in drop_paths
         )
         last = stage == config.num_stages - 1
-        self.downsample = None if last else PatchMerging(width, config.norm_eps)
+        self.downsample = None if last else PatchMerging(width, config.norm_eps if config.merging_norm else None)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """Tokens (B, N, C) of a grid (height, width) -> tokens of the same shape."""

@@ -65,6 +65,8 @@ class TwinsConfig(PatchPyramidConfig):
             (SVT); None: all blocks attend to the coarser grid (PCPVT).
         mlp_ratios: hidden widths of the feed-forward parts, relative to ``channels``.
         qkv_bias: queries, keys and values have a bias.
+        projection_bias: the projection after attention to the coarser grid has a bias; mmsegmentation's has one only with
+            ``qkv_bias``.
         stage_norm: a layer norm after each stage, also on the way to the next one.
         norm_eps: epsilon of the norms in front of the branches and after the stages.
         patch_norm_eps: epsilon of the norms of patches and of the coarser grids.
@@ -95,6 +97,7 @@ class TwinsConfig(PatchPyramidConfig):
     windows: Ints | None = None
     mlp_ratios: list[float | int] | tuple[float | int, ...] = (8, 8, 4, 4)
     qkv_bias: bool = True
+    projection_bias: bool = True
     stage_norm: bool = False
     norm_eps: float = 1e-6
     patch_norm_eps: float = 1e-5
@@ -199,6 +202,7 @@ class TwinsBlock(ViTBlock):
                 reduction=config.reductions[stage],
                 norm_eps=config.patch_norm_eps,
                 qkv_bias=config.qkv_bias,
+                projection_bias=config.projection_bias,
                 dropout=config.attention_dropout,
             )
         # Two draws one after the other drop as often, and scale what is left as much, as one with this probability.

@@ -125,7 +125,7 @@ def facts_of_row(
             not take crops of the first size.
     """
     from segzoo.conversion.card import protocol
-    from segzoo.conversion.plan import build_without_weights
+    from segzoo.conversion.plan import build_translated
     from segzoo.conversion.translate import translate_config
 
     system = zoo.SYSTEMS[row.system]
@@ -147,7 +147,7 @@ def facts_of_row(
         if config is None:
             raise SegZooError("the zoo does not have its config")
         translation = translate_config(config)
-        model = build_without_weights(translation.config)
+        model = build_translated(translation)
     except SegZooError as error:
         if training is not None:
             raise

@@ -190,7 +190,7 @@ def write_plan(plan: Plan, output: str | Path, *, max_shard_size: int | str = "5
     state, match = match_weights(
         plan.state, plan.components, model.state_dict(), in_bfloat16=_parts_in_bfloat16(model)
     )
-    match.raise_for_problems(original.title)
+    match.raise_for_problems(original.title, own_config=plan.own_config)
     match.left_out += plan.left_out
     plan.state.clear()
     original.checkpoint.state_dict.clear()

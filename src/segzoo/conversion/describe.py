@@ -11,7 +11,7 @@ from segzoo import zoo
 from segzoo.conversion.bases import load_config
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.labels import GIVEN_NAMES
-from segzoo.conversion.plan import Plan, build_without_weights
+from segzoo.conversion.plan import Plan, build_translated
 from segzoo.conversion.translate import translate_config
 from segzoo.conversion.translation import ComponentKeys
 from segzoo.conversion.weights import match_weights
@@ -90,7 +90,7 @@ def describe_conversion(
     else:
         values, source = load_config(config), f"the file {config}"
     translation = translate_config(values, class_names=class_names, names_source=GIVEN_NAMES)
-    model = build_without_weights(translation.config)
+    model = build_translated(translation)
     return ConversionPreview(
         config_source=source,
         components=_types(translation.components),
@@ -109,7 +109,7 @@ def describe_plan(plan: Plan) -> ConversionPreview:
         ConversionError: the weights do not fit the config; every missing, unexpected and wrong key is listed.
     """
     _, match = match_weights(plan.state, plan.components, plan.model.state_dict())
-    match.raise_for_problems(plan.original.title)
+    match.raise_for_problems(plan.original.title, own_config=plan.own_config)
     config = plan.model.config
     known = bool(plan.labels_source)
     return ConversionPreview(

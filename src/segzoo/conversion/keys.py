@@ -194,6 +194,11 @@ class Context:
     one_channel: dict[str, int] = field(default_factory=dict)
     package: str = ""
 
+    @property
+    def of_mmpretrain(self) -> bool:
+        """Whether the class is one of mmpretrain, or of mmcls, as it was called before."""
+        return self.package in ("mmcls", "mmpretrain")
+
     def at(self, where: str) -> Context:
         """The same context at another place of the config."""
         return replace(self, where=where)

@@ -42,6 +42,7 @@ from segzoo.modeling_segzoo import SegZooForSemanticSegmentation
 from segzoo.text import listed
 
 _AUXILIARY = "auxiliary_head."
+_OWN_CONFIG = "the checkpoint"  # the source of a config, in words
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,11 @@ class Plan:
     row: zoo.ZooRow | None = None
     notes: Sequence[str] = ()
     left_out: Sequence[str] = ()
+
+    @property
+    def own_config(self) -> bool:
+        """Whether the config is the one that the checkpoint carries."""
+        return self.config_source == _OWN_CONFIG
 
 
 def make_plan(original: Original) -> Plan:
@@ -231,7 +237,7 @@ def plan_backbone(original: Original, kind: PretrainedKind) -> Plan:
 
 def _plan_model(original: Original, translation: Translation, config_source: str, *notes: str) -> Plan:
     translation = _without_stripped_heads(translation, original.checkpoint.state_dict)
-    model = build_without_weights(translation.config)
+    model = build_translated(translation)
     _check_class_count(original, model, translation.components)
     recognised, remarks = _identify(original)
     row = original.row or recognised
@@ -304,6 +310,38 @@ def build_without_weights(config: SegZooConfig) -> SegZooForSemanticSegmentation
         ) from error
 
 
+def build_translated(translation: Translation) -> SegZooForSemanticSegmentation:
+    """Builds the model of a translation as `build_without_weights`, and compares the maps with what neck and heads read.
+
+    Of a head that joins maps the original reads but the sum of their channels; one that lists them in another order gets
+    the maps' own in its config.
+
+    Raises:
+        ConversionError: the values of the config contradict each other, or the neck or a head reads other maps than
+            there are.
+    """
+    model = build_without_weights(translation.config)
+    channels, source = list(model.backbone.channels), "the backbone"
+    for component in translation.components:
+        part = model.get_submodule(component.native_prefix.rstrip("."))
+        if part is model.backbone:
+            continue
+        index, wanted = getattr(part.config, "in_index", None), list(part.config.in_channels)
+        if getattr(part.config, "resize_concat", False):
+            joined = [channels[i] for i in index if -len(channels) <= i < len(channels)]
+            if len(joined) == len(wanted) and sum(joined) == sum(wanted):
+                part.config.in_channels = joined
+        if not part.fits(channels):
+            maps, own = ("maps", "") if index is None else (f"maps {list(index)!s:.200}", " and in_index")
+            raise ConversionError(
+                f"{component.place}: {component.original_type} reads {maps} of {wanted!s:.200} channels, but {source} gives "
+                f"maps of {channels} channels; correct in_channels{own} here, or out_indices of the backbone"
+            )
+        if part is model.neck:
+            channels, source = list(part.out_channels), "the neck"
+    return model
+
+
 def refuse_other_tasks(state: Mapping[str, Tensor], title: str) -> None:
     """Raises an error if the keys are those of another kind of model.
 
@@ -360,9 +398,9 @@ def _find_config(original: Original) -> tuple[Mapping[str, Any], str]:
         return original.config, f"the file {original.config_file}"
     filename = f"{checkpoint.source} (config in the checkpoint)"
     if checkpoint.config_text:
-        return read_config_text(checkpoint.config_text, filename=filename), "the checkpoint"
+        return read_config_text(checkpoint.config_text, filename=filename), _OWN_CONFIG
     if checkpoint.config:  # a few values that name each other many times are too many when they are written out
-        return copy_tree(checkpoint.config, filename), "the checkpoint"
+        return copy_tree(checkpoint.config, filename), _OWN_CONFIG
     if row is not None:
         config = zoo.original_config(row.name)
         if config is not None:

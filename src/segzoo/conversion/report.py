@@ -42,11 +42,12 @@ class KeyMatch:
     converted_dtypes: dict[str, int] = field(default_factory=dict)
     to_bfloat16: dict[str, int] = field(default_factory=dict)
 
-    def raise_for_problems(self, source: str) -> None:
+    def raise_for_problems(self, source: str, *, own_config: bool = False) -> None:
         """Raises one error that lists everything that did not fit, of each kind the first 40, if there is anything.
 
         Args:
             source: name of the checkpoint file, for the message.
+            own_config: whether the config is the one that the checkpoint carries, so that no other is to be found.
 
         Raises:
             ConversionError: a key is missing, unexpected or doubled, two names of one tensor hold different values, a
@@ -71,6 +72,11 @@ class KeyMatch:
         if set(found) == {"NaN or infinite"}:
             first = (
                 f"{source}: the checkpoint holds NaN or infinite values; take one from before the training diverged"
+            )
+        elif own_config:
+            first = (
+                f"{source}: the weights do not fit the checkpoint's own config ({counts}): it is not known to convert with "
+                "these options, or the weights were changed later; if the original loads them, please report the config"
             )
         else:
             first = (

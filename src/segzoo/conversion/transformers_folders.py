@@ -346,7 +346,7 @@ def _parts_for_transformers(config: SegZooConfig) -> tuple[MiTConfig, SegFormerH
             "transformers: only a MiT with SegFormer's head alone can be written for it, or a Swin or ConvNeXt with UPerNet's"
         )
     as_theirs = (
-        backbone.qkv_bias,
+        backbone.qkv_bias and backbone.projection_bias,
         only.linear_projections,
         not only.align_corners,
         (only.norm, only.norm_eps, only.activation) == ("batch_norm", 1e-5, "relu"),

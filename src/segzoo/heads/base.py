@@ -210,6 +210,14 @@ class Head(SegZooPreTrainedModel):
         """Features for the classifier, (B, channels, H, W), from the maps that `select` returns, each (B, C, H, W)."""
         raise SegZooError(f"{type(self).__name__} has neither `features` nor a `forward` of its own")
 
+    def fits(self, channels: Sequence[int]) -> bool:
+        """Whether maps of these channels, all that there are, are those that the head was built for."""
+        count, index = len(channels), self.config.in_index
+        index = range(count) if index is None else index
+        if any(not -count <= i < count for i in index):
+            return False
+        return [channels[i] for i in index] == list(self.config.in_channels)
+
     def select(self, feature_maps: Sequence[Tensor]) -> list[Tensor]:
         """The maps that the head reads, in the order of ``in_index``; a `OneMapHeadConfig` joins them into one.
 
@@ -217,15 +225,13 @@ class Head(SegZooPreTrainedModel):
             SegZooError: a map is missing or has other channels than the config says.
         """
         index = range(len(feature_maps)) if self.config.in_index is None else self.config.in_index
-        count = len(feature_maps)
-        missing = [i for i in index if not -count <= i < count]
-        maps = [] if missing else [feature_maps[i] for i in index]
-        channels = [x.shape[1] for x in maps]
-        if missing or channels != list(self.config.in_channels):
+        channels = [x.shape[1] for x in feature_maps]
+        if not self.fits(channels):
             raise SegZooError(
                 f"{type(self).__name__} reads maps {list(index)} with {list(self.config.in_channels)} channels, but was given "
-                f"{count} maps with {[x.shape[1] for x in feature_maps]} channels; set in_index and in_channels to fit"
+                f"{len(channels)} maps with {channels} channels; set in_index and in_channels to fit"
             )
+        maps = [feature_maps[i] for i in index]
         if isinstance(self.config, OneMapHeadConfig):
             return [concatenate(maps, align_corners=self.config.align_corners)]
         return maps

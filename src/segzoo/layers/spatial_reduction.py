@@ -30,6 +30,7 @@ class SpatialReductionAttention(nn.Module):
         norm_eps: epsilon of the norm after the convolution.
         pooled: side of the grid of averages, for linear attention; None for a coarser grid by ``reduction``.
         qkv_bias: queries, keys and values have a bias.
+        projection_bias: the projection after attention has one.
         dropout: probability of dropping an attention weight, while training.
     """
 
@@ -45,6 +46,7 @@ class SpatialReductionAttention(nn.Module):
         norm_eps: float,
         pooled: int | None = None,
         qkv_bias: bool = True,
+        projection_bias: bool = True,
         dropout: float = 0.0,
     ):
         super().__init__()
@@ -57,7 +59,7 @@ class SpatialReductionAttention(nn.Module):
             side = 1 if pooled else reduction
             self.reduction = nn.Conv2d(channels, channels, side, stride=side)
             self.norm = nn.LayerNorm(channels, eps=norm_eps)
-        self.proj = PointwiseLinear(channels, channels)
+        self.proj = PointwiseLinear(channels, channels, bias=projection_bias)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """Mix the tokens (B, height * width, C) of a grid (height, width), whose sides are ``reduction`` at least."""

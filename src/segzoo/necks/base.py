@@ -19,6 +19,11 @@ class NeckConfig(SegZooSubConfig):
 
     in_channels: Ints | None = None
 
+    @property
+    def used(self) -> slice:
+        """Positions of the maps that the neck uses, of those that it is given: all."""
+        return slice(None)
+
 
 @strict
 class MapRangeNeckConfig(NeckConfig):
@@ -35,6 +40,11 @@ class MapRangeNeckConfig(NeckConfig):
 
     first_map: int = 0
     end_map: int | None = None
+
+    @property
+    def used(self) -> slice:
+        """Positions of the maps that the neck uses, of those that it is given."""
+        return slice(self.first_map, self.end_map)
 
     def check(self) -> None:
         """The maps that are used exist."""
@@ -67,6 +77,11 @@ class Neck(SegZooPreTrainedModel):
                 f"{type(config).__name__}.in_channels is not set; give the channels of the backbone's feature maps"
             )
 
+    def fits(self, channels: Sequence[int]) -> bool:
+        """Whether maps of these channels, all that there are, are those that the neck was built for."""
+        built, used = list(self.config.in_channels), self.config.used
+        return len(channels) == len(built) and list(channels[used]) == built[used]
+
     def check_count(self, feature_maps: Sequence[Tensor]) -> None:
         """Raise a SegZooError unless there are as many maps as the config has ``in_channels``."""
         wanted = len(self.config.in_channels)
@@ -74,9 +89,9 @@ class Neck(SegZooPreTrainedModel):
             raise SegZooError(f"{type(self).__name__} was built for {wanted} maps but was given {len(feature_maps)}")
 
     def check_channels(self, feature_maps: Sequence[Tensor]) -> None:
-        """Raise a SegZooError unless the maps have the channels of the config's ``in_channels``."""
+        """Raise a SegZooError unless the maps that are used have the channels of the config's ``in_channels``."""
         channels = [x.shape[1] for x in feature_maps]
-        if channels != list(self.config.in_channels):
+        if not self.fits(channels):
             raise SegZooError(
                 f"{type(self).__name__} was built for maps with {list(self.config.in_channels)} channels but was given "
                 f"{channels}; set in_channels to fit"

@@ -61,7 +61,7 @@ class FPNNeck(Neck):
 
     def __init__(self, config: FPNNeckConfig):
         super().__init__(config)
-        used, width = config.in_channels[config.first_map : config.end_map], config.channels
+        used, width = config.in_channels[config.used], config.channels
         lateral = config.block_options | ({} if config.norm_lateral else {"norm": None})
         self.lateral_convs = nn.ModuleList(ConvNormAct(channels, width, 1, **lateral) for channels in used)
         self.fpn_convs = nn.ModuleList(config.block(width, width, 3, padding=1) for _ in used)
@@ -81,7 +81,7 @@ class FPNNeck(Neck):
         """
         config = self.config
         self.check_count(feature_maps)
-        used = feature_maps[config.first_map : config.end_map]
+        used = feature_maps[config.used]
         sums = [conv(x) for conv, x in zip(self.lateral_convs, used, strict=True)]
         for i in reversed(range(len(sums) - 1)):
             coarser = resize(sums[i + 1], sums[i].shape[-2:], config.upsampling, config.align_corners)

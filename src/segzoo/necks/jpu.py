@@ -55,7 +55,7 @@ class JPUNeck(Neck):
 
     def __init__(self, config: JPUNeckConfig):
         super().__init__(config)
-        used, width = config.in_channels[config.first_map : config.end_map], config.channels
+        used, width = config.in_channels[config.used], config.channels
         self.projections = nn.ModuleList(config.block(channels, width, 3, padding=1) for channels in used)
         self.dilated_convs = nn.ModuleList(
             SeparableConv(
@@ -81,7 +81,7 @@ class JPUNeck(Neck):
             SegZooError: there are other maps than the config says, or they have other channels.
         """
         self.check_channels(feature_maps)
-        used = feature_maps[self.config.first_map : self.config.end_map]
+        used = feature_maps[self.config.used]
         projected = [conv(x) for conv, x in zip(self.projections, used, strict=True)]
         x = concatenate(projected, self.config.align_corners)
         return *used[:-1], torch.cat([conv(x) for conv in self.dilated_convs], dim=1)

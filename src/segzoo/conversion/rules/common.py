@@ -81,7 +81,7 @@ def channels_of_maps(config: PreTrainedConfig) -> list[int]:
 
 
 def head_options(
-    options: Options, context: Context, config: type[HeadConfig]
+    options: Options, context: Context, config: type[HeadConfig], *, needs_norm: str | None = None
 ) -> tuple[dict[str, Any], tuple[KeyRule, ...]]:
     """Takes the options that every mmsegmentation decode head has.
 
@@ -90,6 +90,7 @@ def head_options(
         context: the context at the head's place, which takes notes.
         config: class of our config. Heads of a `OneMapHeadConfig` read one map unless ``input_transform`` says
             otherwise, all others several.
+        needs_norm: what the original has without norms that ours has not, in words; None for nothing.
 
     Returns:
         the fields of our HeadConfig; and key rules that come before the head's own, for a classifier with one channel.
@@ -110,6 +111,8 @@ def head_options(
         "align_corners": bool(options.take("align_corners", False)),
     }
     context.take_ignore_index(options)
+    if needs_norm is not None and fields["norm"] is None:
+        raise options.error(f"norm_cfg=None, the default, is not supported: {needs_norm}")
     fields["losses"] = translate_losses(
         options.take("loss_decode", DEFAULT_LOSS),
         options.take("sampler", None),
@@ -195,6 +198,7 @@ def head_rule(
     fixed: Mapping[str, Any] | None = None,
     expected: Mapping[str, tuple[Any, ...]] | None = None,
     own_outputs: bool = False,
+    needs_norm: str | None = None,
     keys: Iterable[KeyRule] | Callable[[Any], Iterable[KeyRule]] = (),
 ) -> HeadRule:
     """Registers the rule of a head whose options have the names of our config's fields, and returns it.
@@ -207,6 +211,7 @@ def head_rule(
         fixed: fields of our config that are the same for all heads of the original class.
         expected: supported values of options that support only some; the first is the default.
         own_outputs: the head's outputs are by nature no classes of the model, and ``num_classes`` is their number.
+        needs_norm: as in `head_options`.
         keys: the key rules without the classifier's, or ``keys(native_config) -> rules``.
 
     Raises:
@@ -224,7 +229,7 @@ def head_rule(
             own.expect(name, *allowed)
         fields = {name: own.take(name) for name in required}
         fields |= {name: own.take(name, default) for name, default in (options or {}).items()}
-        shared, first_keys = head_options(own, context, config)
+        shared, first_keys = head_options(own, context, config, needs_norm=needs_norm)
         own.finish()
         if own_outputs:
             shared["own_outputs"] = shared["num_labels"]
@@ -237,16 +242,17 @@ def head_rule(
     return register(HeadRule(types=types, translate=translate, keys=key_rules))
 
 
-def refuse_namesakes(options: Options, context: Context, difference: str) -> None:
-    """Refuse a class of mmdetection or of mmpretrain whose name and keys are those of mmsegmentation's, but not its numbers.
+def refuse_namesakes(options: Options, context: Context, difference: str, *, of_mmdet: bool = True) -> None:
+    """Refuse a class of mmdetection or of mmpretrain that has the name of one of mmsegmentation's, and is another network.
 
     Args:
         options: of the component.
         context: with the package that the class is of.
         difference: what it does otherwise, in words.
+        of_mmdet: whether that is so of mmdetection's class too.
 
     Raises:
         ConversionError: the class is one of these.
     """
-    if context.package in ("mmdet", "mmcls", "mmpretrain"):
+    if context.of_mmpretrain or (of_mmdet and context.package == "mmdet"):
         raise options.error(f"{context.package}'s class of this name {difference}, which is not supported")

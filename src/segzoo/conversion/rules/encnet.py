@@ -26,7 +26,8 @@ def translate(original: Mapping[str, Any], context: Context) -> tuple[EncHeadCon
     }
     if own["use_se_loss"]:
         own["se_loss_weight"] = _weight(presence_loss, context)
-    fields, first_keys = head_options(options, context, EncHeadConfig)
+    needs_norm = "the codes have a batch norm even so"
+    fields, first_keys = head_options(options, context, EncHeadConfig, needs_norm=needs_norm)
     options.finish()
     if context.one_channel.get(context.where) == 1:
         first_keys = (*first_keys, *_ONE_CLASS)

@@ -32,13 +32,15 @@ def _translate_mmseg(original: Mapping[str, Any], context: Context) -> MiTConfig
         raise options.error(f"num_stages={stages} differs from the number of entries of a list")
     ratio = options.take("mlp_ratio", 4)
     eps = options.layer_norm_eps() if "norm_cfg" in options else 1e-6
+    qkv_bias = bool(options.take("qkv_bias", True))
     config = MiTConfig(
         num_channels=options.take("in_channels", 3),
         channels=[width * count for count in heads],
         num_heads=heads,
         **{name: list(entries) for name, entries in lists.items()},
         mlp_ratios=[ratio] * stages,
-        qkv_bias=bool(options.take("qkv_bias", True)),
+        qkv_bias=qkv_bias,
+        projection_bias=qkv_bias,  # of PyTorch's attention
         norm_eps=eps,
         patch_norm_eps=eps,
         dropout=float(options.take("drop_rate", 0.0)),

@@ -139,7 +139,6 @@ def _embedding_keys(config: ViTConfig) -> Iterable[KeyRule]:
     yield KeyRule("cls_token", "class_token" if config.class_token else None)
     yield KeyRule("pos_embed", "position_embeddings")
     yield KeyRule("patch_embed.projection.{}", "patch_embedding.{}")
-    yield KeyRule("pre_norm.{}", "pre_norm.{}")
     yield KeyRule("ln1.{}", "norm.{}")
     yield from _norm_and_mlp_keys()
 
@@ -153,6 +152,7 @@ def _norm_and_mlp_keys() -> Iterable[KeyRule]:
 
 def mmseg_keys(config: ViTConfig) -> Iterable[KeyRule]:
     """The key rules of mmsegmentation's ViT, whose attention is PyTorch's."""
+    yield KeyRule("ln_pre.{}", "pre_norm.{}")
     yield from _embedding_keys(config)
     yield from _attention_keys()
 
@@ -172,6 +172,7 @@ def _attention_keys() -> Iterable[KeyRule]:
 
 def mmpretrain_keys(config: ViTConfig) -> Iterable[KeyRule]:
     """The key rules of mmpretrain's ViT, which may have learned scales."""
+    yield KeyRule("pre_norm.{}", "pre_norm.{}")
     yield from _embedding_keys(config)
     yield KeyRule("layers.{}.attn.gamma1.weight", "layers.{}.scale1")
     yield KeyRule("layers.{}.ffn.gamma2.weight", "layers.{}.scale2")

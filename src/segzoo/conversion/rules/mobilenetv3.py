@@ -63,4 +63,10 @@ def _head_keys(config: LRASPPHeadConfig) -> Iterable[KeyRule]:
         yield from conv_module(f"conv_ups.conv_up{i}", f"fusions.{i}")
 
 
-head_rule("LRASPPHead", config=LRASPPHeadConfig, options={"branch_channels": (32, 64)}, keys=_head_keys)
+head_rule(
+    "LRASPPHead",
+    config=LRASPPHeadConfig,
+    options={"branch_channels": (32, 64)},
+    needs_norm="the convolutions have no bias even so",
+    keys=_head_keys,
+)

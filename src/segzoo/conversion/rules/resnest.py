@@ -1,4 +1,4 @@
-"""ResNeSt of mmsegmentation."""
+"""ResNeSt of mmsegmentation, and its namesakes of mmdetection and mmpretrain."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from segzoo.conversion.options import Options
 from segzoo.conversion.rules import resnet
 
 
-def translate(original: Mapping[str, Any], context: Context) -> ResNeStConfig:
+def translate(original: Mapping[str, Any], context: Context) -> tuple[ResNeStConfig, Iterable[KeyRule]]:
     """Translates ``dict(type="ResNeSt", depth=101, radix=2, reduction_factor=4, ...)``."""
     options = Options(original, context.where)
     own = {
@@ -17,9 +17,10 @@ def translate(original: Mapping[str, Any], context: Context) -> ResNeStConfig:
         "reduction_factor": options.take("reduction_factor", 4),
         "average_stride": bool(options.take("avg_down_stride", True)),
     }
-    shared = resnet.resnet_fields(options, ResNeStConfig, grouped=True, deep_stem=True, v1d=True)
+    shared = resnet.resnet_fields(options, context, ResNeStConfig, grouped=True, deep_stem=True, v1d=True)
     options.finish()
-    return ResNeStConfig(**own, **shared)
+    config = ResNeStConfig(**own, **shared)
+    return config, tuple(resnet.namesake_keys(config, context))
 
 
 def attention_keys(config: ResNeStConfig) -> Iterable[KeyRule]:

@@ -1,4 +1,4 @@
-"""ResNet, ResNetV1c, ResNetV1d and ResNeXt of mmsegmentation."""
+"""ResNet, ResNetV1c, ResNetV1d and ResNeXt of mmsegmentation, and their namesakes of mmdetection and mmpretrain."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -6,38 +6,41 @@ from typing import Any
 from segzoo.backbones.resnet import ResNetConfig
 from segzoo.conversion.keys import BackboneRule, Context, KeyRule, register
 from segzoo.conversion.options import Options, type_name
-from segzoo.conversion.rules.common import plain_convolutions
+from segzoo.conversion.rules.common import conv_module, plain_convolutions
 
 
-def translate(original: Mapping[str, Any], context: Context) -> ResNetConfig:
+def translate(original: Mapping[str, Any], context: Context) -> tuple[ResNetConfig, Iterable[KeyRule]]:
     """Translates ``dict(type="ResNetV1c", depth=50, ...)`` and those of the other types."""
     kind = type_name(original, context.where)
     options = Options(original, context.where)
     grouped, v1d = kind == "ResNeXt", kind == "ResNetV1d"
-    frozen_norms = context.package == "mmdet"
+    groups = 32 if context.of_mmpretrain else 1
     deep = v1d or kind == "ResNetV1c"
-    fields = resnet_fields(options, ResNetConfig, grouped=grouped, deep_stem=deep, v1d=v1d, norm_eval=frozen_norms)
+    fields = resnet_fields(options, context, ResNetConfig, grouped=grouped, groups=groups, deep_stem=deep, v1d=v1d)
     options.finish()
-    return ResNetConfig(**fields)
+    config = ResNetConfig(**fields)
+    return config, tuple(namesake_keys(config, context))
 
 
 def resnet_fields(
     options: Options,
+    context: Context,
     config: type[ResNetConfig],
     *,
     grouped: bool,
     deep_stem: bool,
     v1d: bool,
-    norm_eval: bool = False,
+    groups: int = 1,
 ) -> dict[str, Any]:
     """Takes the options of a ResNet or of a network derived from it, and returns the fields of our config.
 
     Args:
         options: the network's options.
+        context: the context at its place, which tells the package of its class.
         config: class of our config, which knows the depths.
-        grouped: the original class has ``groups`` and ``base_width``.
-        deep_stem, v1d, norm_eval: what the class has unless an option says otherwise: a deep stem, shortcuts that pool,
-            norms that keep their statistics in training.
+        grouped: the original class has groups, and an option for their width.
+        deep_stem, v1d, groups: what the class has unless an option says otherwise: a deep stem, shortcuts that pool, this
+            number of groups.
 
     Raises:
         ConversionError: an option is not supported, or the depth is unknown.
@@ -45,7 +48,8 @@ def resnet_fields(
     # memory and initialisation only
     options.ignore("pretrained", "init_cfg", "with_cp", "zero_init_residual", "stage_with_dcn")
     options.in_training("frozen_stages", -1)
-    options.in_training("norm_eval", norm_eval, usual=(False,))
+    options.in_training("norm_eval", context.package == "mmdet", usual=(False,))
+    options.in_training("drop_path_rate", 0.0)  # of mmpretrain
     options.expect("dcn", None)
     options.expect("plugins", None, [])
     num_stages = options.take("num_stages", 4)
@@ -57,13 +61,14 @@ def resnet_fields(
     caffe = options.expect("style", "pytorch", "caffe") == "caffe"  # strides in the 1x1 convolution
 
     base_channels = options.take("base_channels", 64)
-    groups, base_width = 1, base_channels
+    base_width = base_channels
     if grouped:
-        groups, base_width = options.take("groups", 1), options.take("base_width", 4)
-        if groups == 1:  # for which the original does not read base_width
-            base_width = base_channels
+        width = options.take("width_per_group" if context.of_mmpretrain else "base_width", 4)
+        groups = options.take("groups", groups)
+        if groups != 1:  # otherwise the original does not read the width
+            base_width = width
     multi_grid = options.take("multi_grid", None)
-    out_indices = options.take("out_indices", (0, 1, 2, 3))
+    out_indices = options.take("out_indices", (3,) if context.of_mmpretrain else (0, 1, 2, 3))
     return {
         "num_channels": options.take("in_channels", 3),
         "depth": depth,
@@ -76,7 +81,7 @@ def resnet_fields(
         "dilations": list(options.take("dilations", (1, 1, 1, 1))),
         "contract_dilation": bool(options.take("contract_dilation", False)),
         "multi_grid": None if multi_grid is None else list(multi_grid)[: blocks[num_stages - 1]],
-        "groups": groups,
+        "groups": groups if grouped else 1,
         "base_width": base_width,
         "base_channels": base_channels,
         **options.batch_norm(),
@@ -106,6 +111,20 @@ def stage_keys(config: ResNetConfig) -> Iterable[KeyRule]:
             yield KeyRule(f"{old}.bn{i}.{{}}", f"{new}.conv{i}.norm.{{}}")
         yield KeyRule(f"{old}.downsample.{first}.{{}}", f"{new}.shortcut.conv.{{}}")
         yield KeyRule(f"{old}.downsample.{first + 1}.{{}}", f"{new}.shortcut.norm.{{}}")
+
+
+def namesake_keys(config: ResNetConfig, context: Context) -> Iterable[KeyRule]:
+    """The key rules of mmpretrain's classes where they differ; none for those of other packages."""
+    if not context.of_mmpretrain:
+        return
+    if config.stem == "deep":
+        yield from conv_module("stem.{}")
+    if config.average_downsample:
+        for stage, stride in enumerate(config.strides):
+            if stride == 1:  # there is no pool to take index 0
+                old, new = f"layer{stage + 1}.{{}}.downsample", f"stages.{stage}.{{}}.shortcut"
+                yield KeyRule(f"{old}.0.{{}}", f"{new}.conv.{{}}")
+                yield KeyRule(f"{old}.1.{{}}", f"{new}.norm.{{}}")
 
 
 RESNET = register(BackboneRule(types=("ResNet", "ResNetV1c", "ResNetV1d", "ResNeXt"), translate=translate, keys=keys))

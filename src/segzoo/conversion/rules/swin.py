@@ -11,6 +11,7 @@ from segzoo.backbones.swin import SwinConfig
 from segzoo.conversion.keys import BackboneRule, Context, KeyRule, register
 from segzoo.conversion.layouts import Permute, Reshape, Steps
 from segzoo.conversion.options import Options
+from segzoo.conversion.rules.common import refuse_namesakes
 
 # Columns (channel, y, x) of a merging's matrix and norm, in our order (x, y, channel).
 _MATRIX = Permute(axes=(0, 3, 2, 1), view=(0, -1, 2, 2))
@@ -44,6 +45,7 @@ def _shared_options(options: Options, *, drop_path: float) -> dict[str, Any]:
 
 def _translate_mmseg(original: Mapping[str, Any], context: Context) -> SwinConfig:
     options = Options(original, context.where)
+    refuse_namesakes(options, context, "shrinks windows to small maps", of_mmdet=False)
     options.ignore("convert_weights", "pretrain_style")  # how pre-training weights were read
     options.activation(default="GELU", only="GELU")
     fields = _shared_options(options, drop_path=0.1)
@@ -53,6 +55,7 @@ def _translate_mmseg(original: Mapping[str, Any], context: Context) -> SwinConfi
     config = SwinConfig(
         channels=options.take("embed_dims", 96),
         num_channels=options.take("in_channels", 3),
+        merging_norm=fields["patch_norm"],
         norm_eps=options.layer_norm_eps(),
         **fields,
     )

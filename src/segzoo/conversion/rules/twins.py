@@ -7,6 +7,7 @@ from segzoo.backbones.twins import VARIANTS, TwinsConfig
 from segzoo.conversion.keys import BackboneRule, Context, KeyRule, register
 from segzoo.conversion.layouts import split
 from segzoo.conversion.options import Options, type_name
+from segzoo.conversion.rules.common import refuse_namesakes
 
 MMSEG_EPS = 1e-5  # of all norms
 
@@ -24,6 +25,7 @@ ORIGINALS = {
 
 def _translate_mmseg(original: Mapping[str, Any], context: Context) -> TwinsConfig:
     options = Options(original, context.where)
+    refuse_namesakes(options, context, "takes its sizes by arch and names its weights otherwise")
     options.ignore("init_cfg", "pretrained")
     grouped = type_name(original, context.where) == "SVT"
     if (eps := options.layer_norm_eps()) != MMSEG_EPS:
@@ -49,11 +51,13 @@ def _translate_mmseg(original: Mapping[str, Any], context: Context) -> TwinsConf
     }
     if grouped:
         lists["windows"] = options.take("windiow_sizes", (7,) * count)
+    qkv_bias = bool(options.take("qkv_bias", False))
     config = TwinsConfig(
         **{name: list(values)[:count] for name, values in lists.items()},
         depths=depths,
         num_channels=options.take("in_channels", 3),
-        qkv_bias=bool(options.take("qkv_bias", False)),
+        qkv_bias=qkv_bias,
+        projection_bias=qkv_bias,  # of PyTorch's attention; that within windows always has one
         stage_norm=bool(options.take("norm_after_stage", grouped)),
         norm_eps=MMSEG_EPS,
         patch_norm_eps=MMSEG_EPS,

@@ -6,6 +6,7 @@ from typing import Any
 from segzoo.backbones.van import VARIANTS, VANConfig
 from segzoo.conversion.keys import BackboneRule, Context, KeyRule, register
 from segzoo.conversion.options import Options
+from segzoo.conversion.rules.common import refuse_namesakes
 from segzoo.conversion.rules.poolformer import LEFT_OVER
 
 # Names of the first version, which read no options; their last norms have an eps of their own.
@@ -20,6 +21,7 @@ _UNUSED = (
 
 def _translate(original: Mapping[str, Any], context: Context) -> VANConfig:
     options = Options(original, context.where)
+    refuse_namesakes(options, context, "takes its sizes by arch and names its weights otherwise")
     options.ignore(*_UNUSED)
     options.expect("norm_layer", None)
     options.expect("linear", False)
