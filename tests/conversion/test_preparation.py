@@ -194,3 +194,9 @@ def test_padding_that_the_original_does_not_cut_off_is_noted():
     assert any("does not cut the padding of this step off" in note for note in translated(pad, preprocessor={}).notes)
     for other in (translated(pad), translated(preprocessor={"test_cfg": {"size_divisor": 32}})):
         assert not any("padding" in note for note in other.notes)
+
+
+@pytest.mark.parametrize("floats", [True, False])
+def test_pictures_that_the_original_resizes_as_floats_are_noted(floats):
+    config = tiny.config(test_pipeline=[LOAD | {"to_float32": floats}, RESIZE, NORMALISE])
+    assert any("the original resizes floats" in note for note in translate_config(config).notes) is floats

@@ -1,12 +1,14 @@
 """What does not go with the way of distribution that accelerate is set to is refused before anything is loaded."""
 
 import pytest
+from accelerate import FullyShardedDataParallelPlugin
 
 from segzoo import SegZooError
 from segzoo.training.options import RunOptions
 from segzoo.training.recipes.recipe import Recipe
 from segzoo.training.run import run_training
 from segzoo.training.sharding import check_distribution
+from segzoo.training.surroundings import Surroundings
 
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 
@@ -39,3 +41,11 @@ def test_allowed(environment, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     check_distribution(options(), Recipe())
+
+
+def test_every_process_keeps_the_weights_that_it_has_loaded(monkeypatch, tmp_path):
+    """Accelerate's own default sends them from the main process, and fails for models with running statistics."""
+    for name, value in (FSDP2 | {"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}).items():
+        monkeypatch.setenv(name, value)
+    Surroundings(options(output_dir=str(tmp_path), use_cpu=True), None)
+    assert not FullyShardedDataParallelPlugin().cpu_ram_efficient_loading

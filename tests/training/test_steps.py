@@ -32,11 +32,11 @@ class Model(nn.Module):
         return SimpleNamespace(loss=CrossEntropyLoss()(self.conv(self.norm(pixel_values)), labels))
 
 
-def take_steps(tmp_path, batches, *, accumulation=1, scaler=None, norm=False):
+def take_steps(tmp_path, batches, *, accumulation=1, scaler=None, norm=False, kind=Model):
     """Steps over batches; returns the state and the model afterwards."""
     here = Surroundings(RunOptions(output_dir=str(tmp_path), use_cpu=True), Recipe().mixed_precision)
     here.accelerator.scaler = scaler
-    model, state = Model(norm), TrainingState(here.accelerator)
+    model, state = kind(norm), TrainingState(here.accelerator)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     sizes = Sizes.of(model, optimizer, averaged=False, left_out=None)
@@ -56,6 +56,13 @@ def take_steps(tmp_path, batches, *, accumulation=1, scaler=None, norm=False):
     for state.step in range(1, count + 1):
         steps.take(batches)
     return state, here.accelerator.unwrap_model(model)
+
+
+class MeanOfCounted(Model):
+    """With the loss of transformers' models: the mean over the pixels that count."""
+
+    def forward(self, pixel_values, labels):
+        return SimpleNamespace(loss=nn.functional.cross_entropy(self.conv(pixel_values), labels, ignore_index=255))
 
 
 def batch(size, *, ignored=0, value=None):
@@ -84,3 +91,22 @@ def test_passes_with_different_numbers_of_ignored_pixels_are_one_batch(tmp_path)
     other, expected = take_steps(tmp_path, [whole | {"name": ["a.png"] * 6}])
     torch.testing.assert_close(model.conv.weight, expected.conv.weight)
     assert state.mean_loss.take() == pytest.approx(other.mean_loss.take())
+
+
+def test_a_part_in_which_no_pixel_counts_adds_nothing(tmp_path):
+    parts = [batch(2, value=0.5), batch(2, ignored=4)]
+    parts[1]["labels"].fill_(255)
+    state, model = take_steps(tmp_path, parts, accumulation=2, kind=MeanOfCounted)
+    untrained = MeanOfCounted(False)
+    loss = untrained(parts[0]["pixel_values"], parts[0]["labels"]).loss / 2
+    loss.backward()
+    assert state.mean_loss.take() == pytest.approx(loss.item(), rel=1e-6)
+    torch.testing.assert_close(model.conv.weight, untrained.conv.weight - 0.1 * untrained.conv.weight.grad)
+
+
+def test_a_number_of_passes_in_the_environment_divides_nothing(tmp_path, monkeypatch):
+    parts = [batch(2), batch(2)]
+    _, expected = take_steps(tmp_path, parts, accumulation=2)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    _, model = take_steps(tmp_path, parts, accumulation=2)
+    torch.testing.assert_close(model.conv.weight, expected.conv.weight, rtol=0, atol=0)

@@ -281,3 +281,20 @@ def test_steps_in_which_no_pixel_counts_end_the_training(build, earlier_training
     trainer.data_collator = without_labels
     with pytest.raises(SegZooError, match="no pixel of any label counts in steps 1 to 2"):
         trainer.train()
+
+
+def test_a_batch_in_which_no_pixel_counts_is_passed_over(build):
+    trainer = build(segformer(), max_steps=3)
+    trainer.accelerator.even_batches, collate, seen = False, trainer.data_collator, []
+
+    def second_without_labels(items):
+        batch = collate(items)
+        if len(seen) == 1:
+            batch["labels"].fill_(255)
+        seen.append(1)
+        return batch
+
+    trainer.data_collator = second_without_labels
+    trainer.train()
+    history = losses(trainer)
+    assert history[2] == 0 and history[1] > 0 and history[3] > 0

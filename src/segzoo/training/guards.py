@@ -31,16 +31,12 @@ class LabelGuard:
         self.limit, self.ignore_index, self.accelerator = limit, ignore_index, accelerator
         self._mine = self._known = step  # the last step with pixels that count: of this process, and known to all
 
-    def add(self, step: int, labels: torch.Tensor) -> None:
-        """Look at a batch of labels (B, H, W) of this process, one of perhaps several of a step."""
-        if self._mine < step and any(
-            bool((part != self.ignore_index).any()) for part in (labels[:, ::16, ::16], labels)
-        ):
+    def add(self, step: int, labels: torch.Tensor) -> bool:
+        """Look at a batch of labels (B, H, W) of this process, one of perhaps several of a step; returns whether any counts."""
+        counts = any(bool((part != self.ignore_index).any()) for part in (labels[:, ::16, ::16], labels))
+        if counts:
             self._mine = step
-
-    def is_empty(self, step: int) -> bool:
-        """Whether this process has had no pixel that counts in a step."""
-        return self._mine < step
+        return counts
 
     def empty_steps(self, step: int) -> int:
         """The number of steps up to this one in which no process had a pixel that counts; every process calls this."""

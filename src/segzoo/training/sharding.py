@@ -52,6 +52,16 @@ def _is_set(variable: str) -> bool:
     return os.environ.get(variable, "false").lower() in ("true", "1")
 
 
+def load_in_every_process() -> None:
+    """Let FSDP2 take the weights that every process has loaded; call this before the accelerator is made.
+
+    With accelerate's own default the main process sends them to the others, which fails for models with buffers, such
+    as running statistics.
+    """
+    if _is_set("ACCELERATE_USE_FSDP"):
+        os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+
+
 def is_sharded(accelerator: Accelerator) -> bool:
     """Whether the weights are divided over the processes."""
     return accelerator.distributed_type == DistributedType.FSDP

@@ -77,7 +77,7 @@ class Steps:
             with self.progress.waiting():
                 batch = next(batches)
             names += batch["name"]
-            self.labels.add(self.state.step, batch["labels"])
+            counts = self.labels.add(self.state.step, batch["labels"])
             if self.state.shown is not None:
                 self.state.shown.add(batch["labels"])
             pixel_values = batch["pixel_values"].to(accelerator.device, non_blocking=True)
@@ -87,5 +87,6 @@ class Steps:
             with contextlib.nullcontext() if last else accelerator.no_sync(learner.model):
                 loss = learner.model(pixel_values=pixel_values, labels=labels).loss / learner.accumulation
                 accelerator.backward(loss)
-            step_loss += loss.detach()
+            # A mean over no pixels, as transformers' models take it, is NaN, and its gradient is 0.
+            step_loss += loss.detach() if counts else loss.detach().nan_to_num(nan=0.0)
         return step_loss, names

@@ -18,7 +18,7 @@ from segzoo.text import line_text
 from segzoo.training.folder import claim_output_folder
 from segzoo.training.options import RunOptions
 from segzoo.training.processes import run_together
-from segzoo.training.sharding import is_sharded, shard_on_cpus
+from segzoo.training.sharding import is_sharded, load_in_every_process, shard_on_cpus
 
 
 def chosen_precision(device: torch.device) -> str:
@@ -57,6 +57,7 @@ class Surroundings:
         try:
             if mixed_precision == "auto":
                 mixed_precision = chosen_precision(PartialState(cpu=options.use_cpu).device)
+            load_in_every_process()
             self.accelerator = Accelerator(
                 mixed_precision=mixed_precision,
                 dynamo_backend="inductor" if options.torch_compile else None,
@@ -71,6 +72,8 @@ class Surroundings:
                 f"{asked}cannot be used here ({first_line(error).rstrip('.')}); take another --mixed_precision, such as no, or a "
                 "new process"
             ) from error
+        # Steps divide by their number of parts themselves: a number from the environment would divide again.
+        self.accelerator.gradient_accumulation_steps = 1
         shard_on_cpus(self.accelerator)
         self.is_main = self.accelerator.is_main_process
         self.output_dir = Path(options.output_dir)

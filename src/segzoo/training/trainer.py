@@ -154,15 +154,16 @@ class SegmentationTrainer(Trainer):
                 ``max_empty_steps`` steps in a row.
         """
         names, step = inputs.pop("name", ()), self.state.global_step + 1
-        self._labels.add(step, inputs["labels"])
+        counts = self._labels.add(step, inputs["labels"])
         loss = super().training_step(model, inputs, num_items_in_batch)
+        if not counts:  # a mean over no pixels, as transformers' models take it, is NaN, and its gradient is 0
+            loss = loss.nan_to_num(nan=0.0)
         if self.accelerator.sync_gradients:
             self._labels.check(step)
         if not math.isfinite(float(loss)):
-            cause = ", and no pixel of its labels counts: look at the masks" if self._labels.is_empty(step) else ""
             pictures = f" The pictures of this batch: {', '.join(map(str, names))}." if names else ""
             raise SegZooError(
-                f"the loss is {float(loss)} at step {step}{cause}.{pictures} Lower --learning_rate, or set "
+                f"the loss is {float(loss)} at step {step}.{pictures} Lower --learning_rate, or set "
                 "--warmup_steps or --max_grad_norm 1"
             )
         return loss
