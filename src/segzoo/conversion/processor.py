@@ -92,7 +92,9 @@ def _steps(
         if kind in ("LoadImageFromFile", "LoadImageFromNDArray"):
             options.ignore("backend_args", "file_client_args", "ignore_empty")
             if options.take("to_float32", False):
-                context.note(place, "the original resizes floats; here resized pictures are rounded to whole grey levels")
+                context.note(
+                    place, "the original resizes floats; here resized pictures are rounded to whole grey levels"
+                )
             unchanged = options.expect("color_type", "color", "unchanged", "grayscale") == "unchanged"
             if options.take("imdecode_backend", None) == "tifffile":  # the one that leaves the file's order
                 preparation.loads_arrays = True
