@@ -9,9 +9,10 @@ from torchvision.transforms import v2
 
 from segzoo.data.augmentation import Augmentation
 from segzoo.data.collate import collate_evaluation, collate_training
-from segzoo.data.dataset import SegmentationDataset
+from segzoo.data.dataset import Draw, SegmentationDataset
 from segzoo.data.decoding import CorruptImageError
 from segzoo.data.joint_steps import FromTorchvision
+from segzoo.data.levels import LevelsTransform
 from segzoo.data.loading import load_segmentation_dataset
 from segzoo.data.transforms import JointTransform, build_train_transform
 from segzoo.errors import SegZooError
@@ -41,6 +42,22 @@ def test_augmentation_is_a_function_of_seed_epoch_and_index(table):
     assert torch.equal(data[2]["pixel_values"], first["pixel_values"])
     other = SegmentationDataset(table, transform, seed=4)
     assert not torch.equal(other[2]["pixel_values"], first["pixel_values"])
+
+
+@pytest.mark.parametrize("levels", [False, True])
+def test_the_class_of_a_draw_reaches_the_crop(levels):
+    mask = np.zeros((64, 96), np.uint8)
+    mask[30:36, 50:56] = 2
+    rows = [{"image": PIL.Image.new("RGB", (96, 64)), "label": PIL.Image.fromarray(mask)}] * 2
+    transform = build_train_transform(Augmentation(crop_size=(16, 16), scale_range=(0.9, 1.1)))
+    data = SegmentationDataset(rows, LevelsTransform(transform) if levels else transform)
+
+    def shown(*draw):
+        return sum((data[Draw(0, turn, *draw)]["labels"] == 2).any().item() for turn in range(40))
+
+    assert shown() < 12 and shown(2) > 22
+    assert torch.equal(data[Draw(1)]["labels"], data[1]["labels"])
+    assert torch.equal(data[Draw(1, 3)]["labels"], data[1, 3]["labels"])
 
 
 def test_workers_do_not_matter_and_hear_of_the_epoch(table):

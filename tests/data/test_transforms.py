@@ -10,6 +10,7 @@ from segzoo.data import joint_steps
 from segzoo.data.augmentation import Augmentation
 from segzoo.data.dataset import SegmentationDataset
 from segzoo.data.joint_steps import (
+    CROP_SHARE,
     FromTorchvision,
     PhotometricDistortion,
     RandomCrop,
@@ -69,6 +70,31 @@ def test_crop_avoids_boxes_of_one_class(rng):
     assert mixed(free) < 0.6 and mixed(limited) > 0.97
     cropped, ids = limited(*tensors(image, mask), rng)
     assert (cropped[0] == ids).all()
+
+
+@pytest.mark.parametrize("scale", [(), (Scale(ratio_range=(0.5, 0.5)),)])
+def test_crop_looks_for_the_class_that_was_drawn(rng, scale):
+    """Until it holds half of what the picture has of it, or 0.57 % of the crop."""
+    image, mask = pair(rng, 240, 320)
+    mask[:] = 0
+    mask[40:60, 200:220] = 2  # 400 pixels, a quarter of them after scaling
+    transform = JointTransform(steps=(*scale, RandomCrop((96, 96) if not scale else (48, 48))))
+
+    def pixels(wanted, name):
+        draws = (transform(image, mask, np.random.default_rng(seed), wanted)["labels"] for seed in range(100))
+        return np.array([(ids == name).sum().item() for ids in draws])
+
+    by_chance, wanted = pixels(None, 2), pixels(2, 2)
+    enough = CROP_SHARE * 96**2 / 4 ** len(scale)
+    assert (by_chance >= enough).mean() < 0.35 and (wanted >= enough).mean() > 0.8
+    assert (pixels(7, 2) == by_chance).all(), "a class that is not there changes nothing"
+
+
+def test_half_of_a_small_object_is_enough(rng):
+    crop, ids = RandomCrop((32, 32)), np.zeros((40, 40), np.uint8)
+    ids[20, 20:24] = 1  # less than the share of the crop
+    held = [(crop.drawn((40, 40), ids, np.random.default_rng(seed), 1)[1] == 1).sum() for seed in range(50)]
+    assert min(held) >= 2
 
 
 def test_crop_ignores_what_does_not_count(rng):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ def make_sample(
     ignore_index: int,
     num_channels: int = 3,
     on_note: Callable[[str], object] | None = None,
+    wanted: int | None = None,
 ) -> dict[str, Any]:
     """Decode, transform and check one row of a table or stream.
 
@@ -36,6 +37,7 @@ def make_sample(
         transform, num_labels, ignore_index, num_channels: see `SegmentationDataset`.
         rng: the transform's source of random numbers.
         on_note: called with a note about the mask, see `decode_pair`; None warns.
+        wanted: id of the class that a random crop shall show, see `RandomCrop`; None: of any.
 
     Returns:
         The transform's dict with `index` and `name`, the picture's file.
@@ -63,10 +65,24 @@ def make_sample(
         decoder=None if joint is None else decode_jpeg,  # what a model is tested on, Pillow decodes everywhere
         label_decoder=None if joint is None else decode_grey_png,
     )
-    item = dict(transform(image, mask, rng))
+    item = dict(transform(image, mask, rng) if joint is None else transform(image, mask, rng, wanted))
     if num_labels is not None and "labels" in item:
         check_labels(item["labels"], num_labels, ignore_index, label_name)
     return {**item, "index": index, "name": image_name.removesuffix(f" (row {index})")}
+
+
+class Draw(NamedTuple):
+    """What `SegmentationDataset` takes beside an index: a draw of a row in an epoch.
+
+    Attributes:
+        index: of the row.
+        turn: number of earlier draws of the row in the epoch; each has random numbers of its own.
+        wanted: id of the class that it was drawn for, and that a random crop shall show; None: of any.
+    """
+
+    index: int
+    turn: int = 0
+    wanted: int | None = None
 
 
 class NoteOnce:
@@ -163,9 +179,9 @@ class SegmentationDataset(torch.utils.data.Dataset):
         """Names of the picture and the mask of a row, for messages."""
         return row_names(self.dataset[int(index)], int(index))
 
-    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
-        """A sample; (index, n) is the one that the n-th further draw of a row in an epoch gets, with numbers of its own."""
-        index, *turn = map(int, index) if isinstance(index, tuple) else (int(index),)
+    def __getitem__(self, index: int | Draw) -> dict[str, Any]:
+        """The sample of a row's first draw in an epoch, or of a further one."""
+        index, turn, wanted = Draw(*index) if isinstance(index, tuple) else Draw(int(index))
         if index < 0:
             index += len(self)
         if not 0 <= index < len(self):
@@ -173,12 +189,13 @@ class SegmentationDataset(torch.utils.data.Dataset):
         epoch = self.epoch
         for step in range(len(self)):
             place = (index + step) % len(self)
-            rng = np.random.default_rng([self.seed, epoch, index, *turn])
+            rng = np.random.default_rng([self.seed, epoch, index, *([turn] if turn else [])])
             settings = {
                 "num_labels": self.num_labels,
                 "ignore_index": self.ignore_index,
                 "num_channels": self.num_channels,
                 "on_note": self._note,
+                "wanted": wanted,
             }
             try:
                 return {**make_sample(self.dataset[place], place, self.transform, rng, **settings), "index": index}

@@ -7,6 +7,7 @@ one plane for each channel, which is fastest for everything else.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -93,9 +94,16 @@ class Scale:
         return tuple(-(-side // self.multiple) * self.multiple for side in target)
 
 
+CROP_SHARE = 1500 / 512**2
+"""Share of a crop with which it shows a class, at most: DAFormer's 3000 pixels times 0.5, of crops of 512 x 512."""
+
+
 @dataclass(frozen=True)
 class RandomCrop:
     """Cuts out a random box of at most the given size; avoids boxes that one class fills.
+
+    For a class that balanced sampling drew, the box is drawn again, as in DAFormer, up to `tries` times until it holds
+    `CROP_SHARE` of the class, or half of what the picture has of it where this is less.
 
     Attributes:
         size: (height, width) in pixels; along a side where the picture is smaller, it is taken whole.
@@ -110,13 +118,19 @@ class RandomCrop:
     ignore_index: int = 255
     tries: int = 10
 
-    def __call__(self, image: tv_tensors.Image, mask: tv_tensors.Mask | None, rng: np.random.Generator) -> Pair:
+    def __call__(
+        self,
+        image: tv_tensors.Image,
+        mask: tv_tensors.Mask | None,
+        rng: np.random.Generator,
+        wanted: int | None = None,
+    ) -> Pair:
         ids = None if mask is None else mask.as_subclass(torch.Tensor).numpy()
-        box, part = self.drawn(tuple(image.shape[-2:]), ids, rng)
+        box, part = self.drawn(tuple(image.shape[-2:]), ids, rng, wanted)
         return _cut(image, box), None if part is None else tv_tensors.Mask(torch.from_numpy(part))
 
     def drawn(
-        self, size: tuple[int, int], ids: np.ndarray | None, rng: np.random.Generator
+        self, size: tuple[int, int], ids: np.ndarray | None, rng: np.random.Generator, wanted: int | None = None
     ) -> tuple[Box, np.ndarray | None]:
         """The random box in a picture, and what it holds of the mask.
 
@@ -124,10 +138,26 @@ class RandomCrop:
             size: (height, width) of the picture in pixels.
             ids: the mask, (height, width), which is resized to that size in the box alone; None: there is none.
             rng: source of random numbers.
+            wanted: id of the class that the box shall show; None: of any.
 
         Returns:
             rows and columns of the box; the ids in it, None without a mask.
         """
+        box, part = self._box(size, ids, rng)
+        if ids is None or wanted is None:
+            return box, part
+        in_picture = np.count_nonzero(ids == wanted) * math.prod(size) / ids.size
+        enough = min(CROP_SHARE * math.prod(self.size), in_picture / 2)
+        for _ in range(self.tries):
+            if np.count_nonzero(part == wanted) >= enough:
+                break
+            box, part = self._box(size, ids, rng)
+        return box, part
+
+    def _box(
+        self, size: tuple[int, int], ids: np.ndarray | None, rng: np.random.Generator
+    ) -> tuple[Box, np.ndarray | None]:
+        """As `drawn`, of any class."""
         height, width = (min(side, limit) for side, limit in zip(size, self.size, strict=True))
         limited = ids is not None and self.cat_max_ratio < 1.0 and (height, width) != size
         for attempt in range(self.tries + 1):
@@ -164,11 +194,17 @@ class ScaledCrop:
     scale: Scale
     crop: RandomCrop
 
-    def __call__(self, image: tv_tensors.Image, mask: tv_tensors.Mask | None, rng: np.random.Generator) -> Pair:
+    def __call__(
+        self,
+        image: tv_tensors.Image,
+        mask: tv_tensors.Mask | None,
+        rng: np.random.Generator,
+        wanted: int | None = None,
+    ) -> Pair:
         ids = None if mask is None else mask.as_subclass(torch.Tensor).numpy()
         # A picture that was decoded at a reduced size has the scale of its mask.
         target = self.scale.target(tuple(image.shape[-2:]) if ids is None else ids.shape, rng)
-        box, part = self.crop.drawn(target, ids, rng)
+        box, part = self.crop.drawn(target, ids, rng, wanted)
         image, _ = _resize(image, None, target, self.scale.antialias)
         return _cut(image, box), None if part is None else tv_tensors.Mask(torch.from_numpy(part))
 

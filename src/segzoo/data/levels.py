@@ -44,14 +44,16 @@ class LevelsTransform:
         """The steps of the transform."""
         return self.joint.steps
 
-    def __call__(self, image: Any, mask: Any, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+    def __call__(
+        self, image: Any, mask: Any, rng: np.random.Generator, wanted: int | None = None
+    ) -> dict[str, torch.Tensor]:
         """Transform one pair; arguments and errors are those of `JointTransform`.
 
         Returns:
             `levels` uint8 (num_channels, height, width), not padded, and, with a mask, `labels` (height, width) of any
             integer type.
         """
-        levels, ids = self.joint.moved(image, mask, rng)
+        levels, ids = self.joint.moved(image, mask, rng, wanted)
         return {"levels": levels} if ids is None else {"levels": levels, "labels": ids}
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -90,7 +90,9 @@ class JointTransform:
                 f"{self.num_channels} channel(s); leave it out (photometric_distortion=False)"
             )
 
-    def __call__(self, image: Any, mask: Any = None, rng: np.random.Generator | None = None) -> dict[str, Any]:
+    def __call__(
+        self, image: Any, mask: Any = None, rng: np.random.Generator | None = None, wanted: int | None = None
+    ) -> dict[str, Any]:
         """Transform one pair, or a batch of rows.
 
         Args:
@@ -98,6 +100,7 @@ class JointTransform:
                 are three channels; or a mapping of the column `image`, and `label` if there are masks, to lists.
             mask: ids (height, width), or None.
             rng: source of random numbers; None seeds one from torch's.
+            wanted: id of the class that a random crop shall show, see `RandomCrop`; None: of any.
 
         Returns:
             `pixel_values` float32 (num_channels, height, width) and, with a mask, `labels` int64 (height, width); for
@@ -110,7 +113,7 @@ class JointTransform:
             return self._batch(image)
         if rng is None:
             rng = np.random.default_rng(int(torch.randint(0, 2**62, ()).item()))
-        levels, ids = self.moved(image, mask, rng)
+        levels, ids = self.moved(image, mask, rng, wanted)
         height, width = levels.shape[-2:]
         values = torch.empty((self.num_channels, *self.padded_size((height, width))))
         self.normalize(levels, values)
@@ -119,11 +122,13 @@ class JointTransform:
             result["labels"] = ids.long().contiguous() if self.keep_label_size else self._padded(ids)
         return result
 
-    def moved(self, image: Any, mask: Any, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def moved(
+        self, image: Any, mask: Any, rng: np.random.Generator, wanted: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """What the steps make of one pair, before normalisation and padding.
 
         Args:
-            image, mask, rng: see `__call__`.
+            image, mask, rng, wanted: see `__call__`.
 
         Returns:
             grey levels uint8 (num_channels, height, width), perhaps a view of the picture; and ids (height, width) of
@@ -138,7 +143,8 @@ class JointTransform:
             ids = reduce_labels(ids, self.ignore_index)
         moving = None if ids is None or self.keep_label_size else tv_tensors.Mask(ids)
         for step in self._merged_steps:
-            picture, moving = step(picture, moving, rng)
+            crop = {"wanted": wanted} if isinstance(step, RandomCrop | ScaledCrop) else {}
+            picture, moving = step(picture, moving, rng, **crop)
         if moving is not None:
             ids = moving.as_subclass(torch.Tensor)
         return picture.as_subclass(torch.Tensor), ids

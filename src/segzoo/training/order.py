@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import Sampler
 
 from segzoo.data import SegmentationDataset, collate_training
+from segzoo.data.dataset import Draw
 from segzoo.data.loader import Loader
 from segzoo.data.row_counts import RowCounts
 from segzoo.errors import SegZooError
@@ -103,14 +104,18 @@ class EpochBatches(Sampler):
         return self.batches_per_epoch - self.first
 
 
+PICTURE_SHARE = 3000 / (1052 * 1914)
+"""Share of a picture from which on it shows a class well: DAFormer's 3000 pixels, of the pictures of GTA V."""
+
+
 class BalancedBatches(EpochBatches):
-    """Batches of an epoch in which rare classes come first, by the formula of DAFormer (https://arxiv.org/abs/2111.14887, 3.2).
+    """Batches of an epoch in which rare classes come first, as in DAFormer (https://arxiv.org/abs/2111.14887, 3.2).
 
     For each sample a class is drawn with a chance in proportion to exp((1 - f) / temperature), where f is the class's
-    share of the pixels, and then one of the pictures that show it in one pixel or more. Unlike in DAFormer no
-    least number of pixels is asked for, and the crop is not looked at and may miss the class: small, rare things of large pictures gain
-    little. An epoch is as many draws as there are pictures, and depends on seed and epoch only. A picture that is drawn again in an epoch is augmented anew: items are a picture's
-    index, or (index, number of earlier draws in the epoch), which `SegmentationDataset` takes.
+    share of the pixels, and then one of the pictures that show it well: on `PICTURE_SHARE` of their pixels, or on as many
+    pixels as the better half of those that show it at all. An epoch is as many draws as there are pictures, and depends
+    on seed and epoch only. Items are a `Draw` each: a picture that is drawn again in an epoch is augmented anew, and
+    `RandomCrop` looks for the class.
 
     Args:
         counts: the classes of every picture.
@@ -141,22 +146,27 @@ class BalancedBatches(EpochBatches):
         rarity = (1 - share[self.classes]) / temperature
         chances = np.exp(rarity - rarity.max())
         self.chances = chances / chances.sum()
-        self.pictures = [np.flatnonzero(counts.pixels[:, index]) for index in self.classes]
+        well = PICTURE_SHARE * (counts.pixels.sum(axis=1, dtype=np.int64) + counts.ignored)
+        self.pictures = []
+        for found in self.classes:
+            shown = counts.pixels[:, found]
+            least = np.minimum(well, np.median(shown[shown > 0]))
+            self.pictures.append(np.flatnonzero((shown > 0) & (shown >= least)))
 
     def indices(self, batch: int) -> list[int]:
         """Indices of the samples of one batch of the current epoch, for this process."""
-        return [item if isinstance(item, int) else item[0] for item in super().indices(batch)]
+        return [item.index for item in super().indices(batch)]
 
-    def _permutation(self) -> list[int | tuple[int, int]]:
+    def _permutation(self) -> list[Draw]:
         rng = np.random.default_rng([self.seed, self.epoch])
         classes = rng.choice(len(self.classes), size=self.num_samples, p=self.chances)
         places = rng.random(self.num_samples)
         seen: Counter[int] = Counter()
-        order: list[int | tuple[int, int]] = []
+        order: list[Draw] = []
         for found, place in zip(classes, places, strict=True):
             pictures = self.pictures[found]
             index = int(pictures[int(place * len(pictures))])
-            order.append((index, seen[index]) if seen[index] else index)
+            order.append(Draw(index, seen[index], int(self.classes[found])))
             seen[index] += 1
         return order
 

@@ -59,8 +59,8 @@ class Recipe(ModelOptions, Augmentation, ScheduleOptions, OptimizerOptions):
     )
     sampling: str = option(
         "all",
-        "all: every picture once an epoch; balanced: pictures with a pixel of rare classes more often, as many as there are "
-        "in an epoch; their crops may miss the class, so cut large pictures into tiles or take smaller scales",
+        "all: every picture once an epoch; balanced: pictures of rare classes more often, as many as there are in an epoch, "
+        "and crops that show them",
         choices=("all", "balanced"),
     )
     sampling_temperature: float = option(
