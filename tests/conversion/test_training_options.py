@@ -11,7 +11,6 @@ from segzoo.conversion.errors import ConfigReadError
 from segzoo.conversion.keys import Context, find_rule
 from segzoo.conversion.options import Options, taking_notes
 from segzoo.conversion.reading.unreadable import Unreadable
-from segzoo.layers import DropPath
 
 DINOV2 = {"type": "DinoVisionTransformer", "embed_dim": 64, "depth": 3, "num_heads": 2, "init_values": 1e-5}
 INTERNVIT = {"type": "InternViT6B", "embed_dim": 64, "depth": 4, "num_heads": 2, "out_indices": (0, 1, 2, 3)}
@@ -99,7 +98,8 @@ def test_drop_path_of_dinov2(uniform, rates):
     original = DINOV2 | {"drop_path_rate": 0.3, "drop_path_uniform": uniform}
     config, _ = find_rule("backbone", original, "model.backbone").convert(original, Context("model.backbone"))
     model = AutoBackbone.from_config(config)
-    assert [layer.p for layer in model.modules() if isinstance(layer, DropPath)] == rates
+    for name in ("drop_path", "attention_drop_path"):
+        assert [getattr(block, name).p for block in model.layers] == rates
 
 
 def test_rows_of_the_zoo():
