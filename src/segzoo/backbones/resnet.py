@@ -206,6 +206,9 @@ class ResNetBackbone(Backbone):
 
     ``pixel_values`` is (B, num_channels, H, W). The stem has stride 2, and stage s 4 times the product of ``strides``
     up to s.
+
+    The last norm of a new block begins with weights of 1. mmsegmentation's begin at 0, with which short trainings from
+    random weights end with lower scores: ``examples/quickstart.py`` at 66 instead of 71 % mIoU.
     """
 
     config: ResNetConfig
