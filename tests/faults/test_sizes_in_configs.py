@@ -92,7 +92,8 @@ def test_original_configs(place, value, named):
 def test_original_test_pipelines(step, option, value, named):
     values = copy.deepcopy(tiny.config())
     around = values["test_pipeline"][1]
-    around["transforms"].insert(0, {"type": "Pad", "size_divisor": 32})  # before the normalisation, in its units
+    # After the resize and before the normalisation, in its units.
+    around["transforms"].insert(1, {"type": "Pad", "size_divisor": 32})
     next(inner for inner in around["transforms"] if inner["type"] == step)[option] = value
     with pytest.raises(SegZooError, match=named):
         translate_config(values)

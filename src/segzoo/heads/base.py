@@ -210,7 +210,7 @@ class Head(SegZooPreTrainedModel):
         """Features for the classifier, (B, channels, H, W), from the maps that `select` returns, each (B, C, H, W)."""
         raise SegZooError(f"{type(self).__name__} has neither `features` nor a `forward` of its own")
 
-    def fits(self, channels: Sequence[int]) -> bool:
+    def fits(self, channels: Sequence[int | None]) -> bool:
         """Whether maps of these channels, all that there are, are those that the head was built for."""
         count, index = len(channels), self.config.in_index
         index = range(count) if index is None else index
@@ -225,7 +225,8 @@ class Head(SegZooPreTrainedModel):
             SegZooError: a map is missing or has other channels than the config says.
         """
         index = range(len(feature_maps)) if self.config.in_index is None else self.config.in_index
-        channels = [x.shape[1] for x in feature_maps]
+        # A map that the head does not read may be None.
+        channels = [None if x is None else x.shape[1] for x in feature_maps]
         if not self.fits(channels):
             raise SegZooError(
                 f"{type(self).__name__} reads maps {list(index)} with {list(self.config.in_channels)} channels, but was given "
