@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from segzoo import SegZooConfig, SegZooError, SegZooForSemanticSegmentation, SegZooImageProcessor
 from segzoo.data import SegmentationDataset, build_processor_transform
 from segzoo.evaluation import EvaluationOptions, evaluate
-from segzoo.evaluation.scoring import own_batches
+from segzoo.evaluation.scoring import EvaluationStopped, own_batches
 from segzoo.inference import InferenceSettings, Predictor
 from segzoo.metrics import ConfusionMatrix, metrics_from_confusion
 
@@ -230,6 +230,25 @@ def test_what_the_caller_raises_ends_it(rows):
     with pytest.raises(OSError, match="disk full"):
         evaluate(model, processor, data, accelerator=Accelerator(cpu=True), num_labels=5, on_image=full)
     assert model.training
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_evaluation_that_is_given_up(rows, num_workers):
+    scores = []
+    with pytest.raises(EvaluationStopped):
+        score_images(
+            rows, num_workers=num_workers, on_image=scores.append, is_stopped=lambda: len(scores) == 2, num_streams=1
+        )
+    assert [score.index for score in scores] == [0, 1]
+    whole = score_images(rows)[1]
+    assert torch.equal(score_images(rows, is_stopped=lambda: False)[1].confusion.matrix, whole.confusion.matrix)
+
+
+def test_every_process_gives_up_when_one_does(rows):
+    told = one_of(1, 2)
+    told.reduce = lambda flag, reduction: flag + 1  # the other process says yes
+    with pytest.raises(EvaluationStopped):
+        score_images(rows, accelerator=told, is_stopped=lambda: False)
 
 
 def test_the_label_rule_of_the_data_set():

@@ -125,6 +125,62 @@ def test_killed_between_the_last_checkpoint_and_its_evaluation(start, uninterrup
     assert_same(run.output, uninterrupted)
 
 
+@pytest.fixture(scope="module")
+def many(scenes, tmp_path_factory):
+    """Scenes of which so many are to be evaluated that it lasts some seconds."""
+    folder = shutil.copytree(scenes, tmp_path_factory.mktemp("many") / "scenes")
+    for path in [path for path in folder.rglob("validation/*") if path.is_file()]:
+        for number in range(200):
+            (path.parent / f"{path.stem}-{number}{path.suffix}").hardlink_to(path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def start_many(start, many):
+    """Starts a training with two long evaluations, after steps 2 and 4."""
+    options = {"dataset_name": many, "max_train_steps": 4, "eval_steps": 2, "checkpointing_steps": None}
+    return lambda output=None, **changes: start(output, **options | changes)
+
+
+@pytest.fixture(scope="module")
+def many_uninterrupted(start_many):
+    run = start_many()
+    assert run.wait() == 0, run.stderr
+    return outcome(run.output)
+
+
+@pytest.mark.parametrize("step", [2, 4])
+def test_a_signal_in_an_evaluation_ends_it_at_once(start_many, many_uninterrupted, step):
+    """A scheduler does not wait as long as an evaluation lasts."""
+    run = start_many().until_step(step)
+    time.sleep(0.3)
+    run.signal(signal.SIGTERM)
+    assert run.wait() == STOPPED, run.stderr
+    assert f"stopped after step {step}" in run.stderr
+    assert f"evaluation after step {step}:" not in run.stdout, "the signal came too late to mean anything"
+    assert [folder.name for folder in list_checkpoints(run.output)] == [f"step_{step}"]
+    again = finish(start_many, run, resumed_after=step)
+    assert again.stdout.count(f"evaluation after step {step}:") == 1
+    assert_same(run.output, many_uninterrupted)
+
+
+def test_killed_in_an_evaluation(start_many, many_uninterrupted):
+    """The checkpoint that was due with it is there already."""
+    run = start_many(checkpointing_steps=2)
+    run.until(lambda: whole(run.output, 2))
+    run.kill()
+    assert "evaluation after step 2:" not in run.stdout, "the kill came too late to mean anything"
+    finish(start_many, run, resumed_after=2)
+    assert_same(run.output, many_uninterrupted)
+
+
+def test_scores_of_a_checkpoint_are_not_calculated_again(start):
+    run = start(checkpointing_steps=4).until_step(5)
+    run.kill()
+    again = finish(start, run, resumed_after=4, checkpointing_steps=4)
+    assert "evaluation after step 4:" in run.stdout and "evaluation after step 4:" not in again.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("file", ["", "random_states_0.pkl", "custom_checkpoint_1.pkl", "checkpoint.json"])
 def test_killed_while_a_checkpoint_is_written(start, uninterrupted, file):

@@ -12,6 +12,7 @@ from segzoo import SegZooError
 from segzoo.training import find_checkpoint, load_checkpoint, remove_old_checkpoints, save_checkpoint
 from segzoo.training.checkpoints import (
     RECORD,
+    add_to_memory,
     list_checkpoints,
     resume_checkpoint,
 )
@@ -54,6 +55,32 @@ def test_one_checkpoint_loads_by_its_path(two_checkpoints):
     accelerator, *_ = make()
     assert load_checkpoint(accelerator, directory / "step_2") == (2, {"note": "early"})
     assert resume_checkpoint(accelerator, directory / "nothing", "latest") is None
+
+
+def test_what_is_known_later_is_added_without_the_weights(two_checkpoints):
+    directory, _ = two_checkpoints
+    folder = directory / "step_10"
+    before = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+    add_to_memory(folder, {"note": "first"})
+    add_to_memory(folder, {"note": "scored", "best": 0.5})
+    accelerator, *_ = make()
+    memory = {"note": "scored", "nested": {"loss": [0.1, 1e-300]}, "best": 0.5}
+    assert load_checkpoint(accelerator, folder) == (10, memory)
+    assert before == {name: (folder / name).stat().st_mtime_ns for name in before}
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"note": "sco', "\x00"])
+def test_a_checkpoint_is_whole_without_what_was_added(two_checkpoints, content):
+    directory, _ = two_checkpoints
+    (directory / "step_2" / "scores.json").write_text(content)
+    accelerator, *_ = make()
+    assert load_checkpoint(accelerator, directory / "step_2") == (2, {"note": "early"})
+
+
+def test_nothing_is_added_to_a_checkpoint_that_is_gone(tmp_path):
+    with pytest.raises(SegZooError, match=r"step_3.scores.json: could not be written"):
+        add_to_memory(tmp_path / "step_3", {})
+    assert names(tmp_path) == []
 
 
 def test_nothing_half_written_is_left_and_files_are_listed(two_checkpoints):

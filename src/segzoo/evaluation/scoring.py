@@ -50,6 +50,10 @@ class Evaluation:
         return {key: float(value) for key, value in self.metrics.items() if isinstance(value, float)}
 
 
+class EvaluationStopped(Exception):
+    """An evaluation was given up in all processes, because one of them was asked to; it has no result."""
+
+
 @dataclass(frozen=True)
 class ImageScore:
     """The score of one image, in the process that scored it.
@@ -149,6 +153,7 @@ def evaluate(
     start: ConfusionMatrix | None = None,
     done: Collection[int] = (),
     on_image: Callable[[ImageScore], None] | None = None,
+    is_stopped: Callable[[], bool] | None = None,
 ) -> Evaluation:
     """Score a model on a data set; every process of an `accelerate` run calls this.
 
@@ -176,9 +181,12 @@ def evaluate(
         done: indices of images that are not scored again.
         on_image: called after each image, in the process that scored it and in the order of its batches. An exception
             that it raises ends the evaluation.
+        is_stopped: asked after each image, in the process that scored it, whether to give up the evaluation; all processes
+            pass it, or none.
 
     Raises:
         SegZooError: a picture or mask cannot be read or does not fit, or outputs of the model are no numbers.
+        EvaluationStopped: in every process, if ``is_stopped`` has said so in one of them.
 
     Warns:
         UserWarning: no pixel of any picture counts.
@@ -215,12 +223,16 @@ def evaluate(
 
     confusion = ConfusionMatrix(num_labels, ignore_index)
     batches = filter(None, map(samples.readable, loader))
-    count = number_of_streams(model, num_streams)
+    count, stopped = number_of_streams(model, num_streams), False
     with evaluation_mode(model), closing(in_streams(scored, batches, count=count, is_small=is_small)) as results:
         for image in chain.from_iterable(results):
             confusion.matrix += image.confusion
             if on_image is not None:
                 on_image(image)
+            if stopped := is_stopped is not None and is_stopped():
+                break
+    if is_stopped is not None and any_process(accelerator, stopped):
+        raise EvaluationStopped
     confusion = confusion.reduce_across_processes(accelerator)
     if start is not None:
         confusion.merge(start)
@@ -260,6 +272,14 @@ def own_batches(
     batches = [range(first, min(first + batch_size, num_images)) for first in firsts]
     left = [[index for index in batch if index not in done] for batch in batches]
     return [batch for batch in left if batch]
+
+
+def any_process(accelerator: Accelerator, answer: bool) -> bool:
+    """Whether the answer is yes in any process; every process calls this at the same point."""
+    if accelerator.num_processes == 1:
+        return answer
+    yes = torch.tensor([float(answer)], device=accelerator.device)
+    return bool(accelerator.reduce(yes, reduction="sum").item())
 
 
 def _score(item: Mapping[str, Any], label_map: torch.Tensor, confusion: ConfusionMatrix) -> ImageScore:

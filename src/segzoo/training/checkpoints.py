@@ -2,7 +2,8 @@
 
 A checkpoint is a folder ``step_<n>``: the files of `accelerate` (model, optimizer, gradient scaler, registered objects
 such as schedule and weight average, random numbers of every process), ``memory.json`` with anything else that the
-caller wants to keep, and ``checkpoint.json`` with the size and hash of each of these files.
+caller wants to keep, and ``checkpoint.json`` with the size and hash of each of these files. What is known only later,
+such as scores, is in ``scores.json``; a checkpoint without it is whole.
 
 The hash is XXH3 (128 bits): it finds every accident and is ten times as fast as SHA-256, so that its time is
 negligible compared with writing. It does not protect against attackers; files are therefore unpickled with
@@ -29,13 +30,13 @@ import xxhash
 from safetensors import SafetensorError
 
 from segzoo.errors import SegZooError
-from segzoo.files import remove_folder, whole_folder
+from segzoo.files import remove_folder, whole_folder, write_errors_of, write_whole
 from segzoo.training.processes import run_together
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-RECORD, MEMORY = "checkpoint.json", "memory.json"
+RECORD, MEMORY, _LATER = "checkpoint.json", "memory.json", "scores.json"
 _PREFIX = "step_"
 
 
@@ -83,6 +84,21 @@ def save_checkpoint(
         run_together(accelerator, save)
         run_together(accelerator, finish, main_only=True)
     return target
+
+
+def add_to_memory(checkpoint: str | os.PathLike, changes: Mapping[str, Any]) -> None:
+    """Replace parts of a checkpoint's memory without writing its weights again; the main process calls this.
+
+    Args:
+        checkpoint: the folder.
+        changes: the new values by name, as JSON values; they replace those of an earlier call.
+
+    Raises:
+        SegZooError: the file cannot be written; the checkpoint is whole, and its memory as it was.
+    """
+    path = Path(checkpoint) / _LATER
+    with write_errors_of(path):
+        write_whole(path, json.dumps(dict(changes)))
 
 
 def load_checkpoint(accelerator: Accelerator, checkpoint: str | os.PathLike) -> tuple[int, dict[str, Any]]:
@@ -292,7 +308,7 @@ def _load_whole(accelerator: Accelerator, folder: Path) -> tuple[int, dict[str, 
             accelerator.load_state(str(folder))
             if not all(own <= loaded for own, loaded in zip(needed, _group_options(accelerator), strict=True)):
                 raise ValueError(f"its optimizer is another one than {' and '.join(_optimizers(accelerator))}")
-            return record["step"], json.loads((folder / MEMORY).read_text(encoding="utf-8")), record["processes"]
+            return record["step"], _memory(folder), record["processes"]
         except (
             RuntimeError,
             ValueError,
@@ -319,6 +335,16 @@ def _load_whole(accelerator: Accelerator, folder: Path) -> tuple[int, dict[str, 
     elif not _random_numbers_are_back(folder, accelerator.process_index):
         warnings.warn(f"{folder}: the random numbers could not be restored; losses will differ a little", stacklevel=3)
     return step, memory
+
+
+def _memory(folder: Path) -> dict[str, Any]:
+    """A checkpoint's memory with what was added later, unless a damaged disk has spoilt that."""
+    memory = json.loads((folder / MEMORY).read_text(encoding="utf-8"))
+    try:
+        later = json.loads((folder / _LATER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return memory
+    return memory | later if isinstance(later, dict) else memory
 
 
 def _optimizers(accelerator: Accelerator) -> list[str]:

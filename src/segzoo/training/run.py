@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate.utils import set_seed
@@ -19,12 +19,14 @@ from segzoo.data.augmentation import pipeline_names
 from segzoo.data.pipelines import kept_pipeline
 from segzoo.errors import SegZooError, cause_of
 from segzoo.evaluation import Evaluation
+from segzoo.evaluation.scoring import EvaluationStopped
 from segzoo.metrics import format_table
 from segzoo.precision_state import own_precision
 from segzoo.progress import Progress, say
 from segzoo.text import line_text
 from segzoo.training.checkpoints import (
     RECORD,
+    add_to_memory,
     changed_settings,
     kept_settings,
     load_checkpoint,
@@ -219,8 +221,7 @@ class Run:
         best = self.state.best_step
         if best is None:
             return
-        record = self.here.output_dir / f"step_{best}" / RECORD
-        if not self.here.together(record.is_file, main_only=True):
+        if not self.has_checkpoint(best):
             self.here.say(
                 f"note: step {best} was the best, but has no checkpoint in {self.here.output_dir}; the best is chosen from the "
                 f"steps after {self.state.step}"
@@ -265,7 +266,7 @@ class Run:
             max_bad_steps=options.max_bad_steps,
         )
         if self.ended_unscored:
-            self.evaluate()
+            self.score_step(is_saved=self.has_checkpoint(self.state.step))
         for step in range(self.state.step + 1, self.total_steps + 1):
             self.state.step = step
             facts = steps.take(batches)
@@ -277,22 +278,22 @@ class Run:
             reported = self.report(facts) if self.timetable.reports(step) and self.state.mean_loss.steps else None
             if self.state.shown is not None and self.timetable.has_shown_an_epoch(step):
                 self.report_shown_classes()
-            if end and self.timetable.saves(step) and self.timetable.evaluates(step):
-                self.save()
-            if reported is not None and options.with_tracking:
-                self.track(reported)
-            is_best = self.timetable.evaluates(step) and self.evaluate()
+            # Before evaluations and trackers too: these may fail, and a scheduler may not wait for their end.
             if (problem := self.inputs.look.problem()) is not None:
                 self.stop.ask(problem)
-            stopping = self.stop.agreed(accelerator)
-            if stopping or self.timetable.saves(step) or (is_best and options.load_best_model_at_end):
+            stopping, evaluates = self.stop.agreed(accelerator), self.timetable.evaluates(step)
+            if is_saved := stopping or self.timetable.saves(step):
                 self.save()
-            if stopping and not end:
+            if stopping and (evaluates or not end):
                 self.end_early()
+            if reported is not None and options.with_tracking:
+                self.track(reported)
+            if evaluates:
+                self.score_step(is_saved=is_saved)
             self.progress.restart_clock()
 
-    def end_early(self) -> None:
-        """End the training after a checkpoint of this step, with the error that says why."""
+    def end_early(self) -> NoReturn:
+        """End the training, of whose last step there is a checkpoint, with the error that says why."""
         self.progress.finish_line()
         self.here.together(self.refuse_validation, main_only=True)
         if self.stop.received == "SIGINT":
@@ -310,10 +311,10 @@ class Run:
 
     @property
     def ended_unscored(self) -> bool:
-        """Whether an earlier run was ended between the last checkpoint and the evaluation after it."""
+        """Whether an earlier run was ended between a checkpoint and the evaluation of its step."""
         step = self.state.step
         scored = any(entry["step"] == step and "eval_mean_iou" in entry for entry in self.state.history)
-        return step == self.total_steps and self.timetable.evaluates(step) and not scored
+        return step > 0 and self.timetable.evaluates(step) and not scored
 
     def report(self, facts: StepFacts) -> dict[str, float]:
         """Report loss, learning rate and speed on the terminal and in the history; returns the history's entry."""
@@ -334,12 +335,24 @@ class Run:
             self.state.notes.append(warning)
             self.progress.message(f"warning: {warning}")
 
+    @property
+    def seconds(self) -> float:
+        """Duration of the training up to now, earlier runs included."""
+        return self.state.seconds + time.perf_counter() - self.start
+
+    def has_checkpoint(self, step: int) -> bool:
+        """Whether the output folder has a checkpoint of a step; every process calls this."""
+        return self.here.together((self.here.output_dir / f"step_{step}" / RECORD).is_file, main_only=True)
+
     def save(self) -> None:
         """Write a checkpoint of this step, and remove those that exceed ``save_total_limit``."""
-        seconds = self.state.seconds + time.perf_counter() - self.start
-        memory = self.state.gather(seconds=seconds, settings=self.comparable())
+        memory = self.state.gather(seconds=self.seconds, settings=self.comparable())
         with self.stop.saving():
             save_checkpoint(self.accelerator, self.here.output_dir, self.state.step, memory)
+        self.remove_old()
+
+    def remove_old(self) -> None:
+        """Remove the checkpoints that exceed ``save_total_limit``."""
         if self.is_main:
             remove_old_checkpoints(self.here.output_dir, self.options.save_total_limit, best_step=self.state.best_step)
 
@@ -352,10 +365,35 @@ class Run:
             self.trained.keep()
         self.kept_step = step
 
+    def score_step(self, *, is_saved: bool) -> None:
+        """Evaluate, and keep the scores in the checkpoint of this step, which is written if it is the best that is wanted.
+
+        Args:
+            is_saved: whether the checkpoint is there already.
+        """
+        try:
+            is_best = self.evaluate()
+        except EvaluationStopped:
+            if not is_saved:
+                self.save()
+            self.end_early()
+        if is_saved:
+            course = self.state.course(seconds=self.seconds)
+            folder = self.here.output_dir / f"step_{self.state.step}"
+            self.here.together(lambda: add_to_memory(folder, course), main_only=True)
+            if is_best:
+                self.remove_old()
+        elif is_best and self.options.load_best_model_at_end:
+            self.save()
+
     def evaluate(self) -> bool:
-        """Score the present weights, or their average if there is one; returns whether they are the best so far."""
+        """Score the present weights, or their average if there is one; returns whether they are the best so far.
+
+        Raises:
+            EvaluationStopped: a process was asked to stop meanwhile; there are no scores.
+        """
         self.inputs.look.close()  # the evaluation reads every picture itself
-        self.evaluation = self.trained.score()
+        self.evaluation = self.trained.score(is_stopped=self.stop.is_asked_for)
         scores = {f"eval_{name}": value for name, value in self.evaluation.summary().items()}
         self.state.history.append({"step": self.state.step, **scores})
         self.progress.message(

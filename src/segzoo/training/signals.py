@@ -9,9 +9,9 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-import torch
 from accelerate import Accelerator
 
+from segzoo.evaluation.scoring import any_process
 from segzoo.training.processes import launcher_process
 
 EXIT_STOPPED = 75
@@ -118,6 +118,12 @@ class StopRequest:
         self._repeated += 1
         return self._repeated > self._saving + (self._launcher is not None)
 
+    def is_asked_for(self) -> bool:
+        """Whether this process has been asked to stop; see `agreed` for all of them."""
+        if self._launcher is not None and os.getppid() != self._launcher:
+            self.ask("the launcher has ended")
+        return self.received is not None
+
     def agreed(self, accelerator: Accelerator) -> bool:
         """Whether any process has been asked to stop; every process calls this after the same step and gets the same
         answer.
@@ -127,13 +133,7 @@ class StopRequest:
         """
         if self._interrupted:
             raise KeyboardInterrupt
-        if self._launcher is not None and os.getppid() != self._launcher:
-            self.ask("the launcher has ended")
-        asked = self.received is not None
-        if accelerator.num_processes == 1:
-            return asked
-        flags = torch.tensor([float(asked)], device=accelerator.device)
-        return bool(accelerator.reduce(flags, reduction="sum").item())
+        return any_process(accelerator, self.is_asked_for())
 
 
 class StoppedBySignal(Exception):

@@ -43,14 +43,15 @@ class TrainingState:
             settings: recipe, settings and data by name, with which a later run compares its own.
         """
         return {
-            "history": self.history,
-            "seconds": seconds,
-            "best": self.best,
+            **self.course(seconds=seconds),
             "loss": self.mean_loss.gather(),
             "shown_classes": None if self.shown is None else self.shown.gather(),
-            "notes": self.notes,
             "settings": settings,
         }
+
+    def course(self, *, seconds: float) -> dict[str, Any]:
+        """The part of `gather` that an evaluation changes; the main process alone may ask for it."""
+        return {"history": self.history, "seconds": seconds, "best": self.best, "notes": self.notes}
 
     def go_on_from(self, step: int, memory: Mapping[str, Any]) -> None:
         """Take over the state after a step of an earlier run, as `gather` returned it."""

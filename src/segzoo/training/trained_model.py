@@ -1,6 +1,7 @@
 """The model of a training between its steps: scored, and written into the output folder."""
 
 import contextlib
+from collections.abc import Callable
 
 import torch
 from transformers import PreTrainedModel
@@ -44,8 +45,18 @@ class TrainedModel:
         """The model without what accelerate has wrapped around it."""
         return self.here.accelerator.unwrap_model(self.model)
 
-    def score(self, settings: InferenceSettings | None = None) -> Evaluation:
-        """Evaluate at the original size of every picture; ``settings`` is the protocol, by default the model's own."""
+    def score(
+        self, settings: InferenceSettings | None = None, *, is_stopped: Callable[[], bool] | None = None
+    ) -> Evaluation:
+        """Evaluate at the original size of every picture.
+
+        Args:
+            settings: the protocol; None: the model's own.
+            is_stopped: as in `segzoo.evaluation.scoring.evaluate`.
+
+        Raises:
+            EvaluationStopped: ``is_stopped`` has said so.
+        """
         options, accelerator, bare = self.options, self.here.accelerator, self.bare
         with gathered(accelerator, bare), self._averaged(bare):
             # Those of the average, where there is one, not of the weights that it stands in for.
@@ -61,6 +72,7 @@ class TrainedModel:
                 batch_size=options.per_device_eval_batch_size,
                 num_workers=options.dataloader_num_workers,
                 channels_last=self.here.channels_last,
+                is_stopped=is_stopped,
             )
         if options.do_train and bare.training:
             hold_still(bare, backbone=self.inputs.recipe.freeze_backbone, norms=options.freeze_norms)
