@@ -107,7 +107,7 @@ class SegZooImageProcessor(WritesShim, TorchvisionBackend):
             pass, for models that take no other sizes: of the picture, and with windows only of sides that are shorter
             than a window. Pictures with masks are padded for one pass, because a loss needs one.
         resample (`PILImageResampling`, default BILINEAR), antialias (`bool`, default False): the filter. Without
-            antialiasing it is OpenCV's (mmcv), with it Pillow's (MIT, transformers).
+            antialiasing it is OpenCV's (mmcv), with it Pillow's to one grey level (MIT, transformers).
 
     Values do_rescale (`bool`, default True), rescale_factor (`float`, default 1/255): values are multiplied by the
         factor. do_normalize (`bool`, default True), image_mean, image_std (`float` or one per channel, default

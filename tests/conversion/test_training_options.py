@@ -43,6 +43,7 @@ def notes(original, kind="backbone"):
         ({"type": "SwinTransformer", "embed_dims": 96, "frozen_stages": 1}, "frozen_stages=1"),
         (CONVNEXT | {"frozen_stages": 1}, "frozen_stages=1"),
         (MMPRETRAIN_VIT | {"frozen_stages": 3}, "frozen_stages=3"),
+        ({"type": "InternImage", "groups": (4, 8, 16, 32), "frozen_stages": 2}, "frozen_stages=2"),
         (
             {"type": "VisionTransformer", "num_layers": 12, "frozen_exclude": ["pos_embed"]},
             r"frozen_exclude=\['pos_emb",
@@ -64,6 +65,7 @@ def test_noted(original, words):
         {"type": "PoolFormer", "out_indices": (0, 2, 4, 6), "frozen_stages": -1},
         CONVNEXT,
         CONVNEXT | {"frozen_stages": -1},
+        {"type": "InternImage", "groups": (4, 8, 16, 32), "frozen_stages": -1},
         MMPRETRAIN_VIT | {"frozen_stages": 0},
         {"type": "VisionTransformer", "num_layers": 12, "norm_eval": True},
         DINOV2 | {"frozen": False},
@@ -120,3 +122,15 @@ def test_rows_of_the_zoo():
             for rest in ("90k_cityscapes-512x1024", "160k_ade20k-512x512")
         },
     }
+
+
+@pytest.mark.parametrize(
+    ("given", "scale"),
+    [({}, 0.1), ({"init_values": 0.2}, 0.2), ({"init_values": None}, None), ({"init_values": 0}, None)],
+)
+def test_an_internvit_may_have_no_learned_scales(given, scale):
+    context = Context("model.backbone")
+    config, _ = find_rule("backbone", INTERNVIT, context.where).convert(INTERNVIT | given, context)
+    assert config.layer_scale == scale
+    names = AutoBackbone.from_config(config).state_dict()
+    assert any(name.endswith("scale1") for name in names) == (scale is not None)

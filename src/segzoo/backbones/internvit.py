@@ -42,7 +42,7 @@ class InternViTConfig(FixedSizeViTConfig):
     Args:
         resize_positions: resize the position embeddings (bicubic) for every batch of another size. Otherwise images of
             other sizes are an error.
-        layer_scale: initial value of the learned scales of the residual branches.
+        layer_scale: initial value of the learned scales of the residual branches; None for none.
     """
 
     model_type = "segzoo_internvit"
@@ -52,7 +52,7 @@ class InternViTConfig(FixedSizeViTConfig):
     num_attention_heads: int = 25
     patch_size: int = 14
     resize_positions: bool = False
-    layer_scale: float = 0.1
+    layer_scale: float | None = 0.1
 
     @classmethod
     def tiny(cls) -> Self:

@@ -12,6 +12,7 @@ from typing import Any
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.original_config import OriginalDataset
 from segzoo.data.facts import DatasetFacts, facts_for_original_type
+from segzoo.images.drawing import default_palette
 
 GIVEN_NAMES = "the caller"
 """Where names come from that the user gives."""
@@ -66,6 +67,8 @@ def find_classes(
         known = facts or (facts_for_original_type(dataset.type) if dataset.type else None)
         reduce_labels = bool(known and known.reduce_labels)
 
+    if dataset.relabelled and names_source != GIVEN_NAMES:
+        class_names = palette = None
     options, metainfo = dataset.options, dataset.metainfo
     candidates = [
         (class_names, palette, names_source),
@@ -85,11 +88,15 @@ def find_classes(
     if whole is not None and whole.num_labels < num_labels and _plain(names or whole.classes) == _plain(whole.classes):
         # A head with more outputs than its data set has classes: the first are these, the others were never right.
         # Where label files hold 0 for "no class", and the original does not leave it out, it is the first one.
-        names = [*([BACKGROUND] if whole.reduce_labels and not reduce_labels else []), *whole.classes]
+        has_background = whole.reduce_labels and not reduce_labels
+        colors = colors if colors is not None and len(colors) == whole.num_labels else whole.palette
+        colors = [*([[0, 0, 0]] if has_background else []), *colors]
+        colors += default_palette(num_labels)[len(colors) :]
+        names = [*([BACKGROUND] if has_background else []), *whole.classes]
         names += [f"LABEL_{i}" for i in range(len(names), num_labels)]
         source = source or f"the data set {whole.title}"
     if names is not None and len(names) != num_labels:
-        fix = "the config does not belong to this checkpoint, or its num_classes is wrong"
+        fix = "the config does not belong to this checkpoint, or its num_classes is wrong, or --classes names those of the model"
         if source == GIVEN_NAMES:
             fix = "give one name for each class"
         raise ConversionError(

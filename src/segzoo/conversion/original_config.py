@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,8 @@ class OriginalDataset:
         reduce_labels: whether label files hold 0 for "no class" and 1..n for the classes; None where the config does
             not say.
         trained_on: name of the class of the data set that it is trained on; None where the config does not name it.
+        relabelled: whether a step of the training maps its labels to those of the data set that is tested on, so that the
+            names of the training's data set are not those of the outputs.
     """
 
     type: str | None = None
@@ -29,6 +31,7 @@ class OriginalDataset:
     metainfo: Mapping[str, Any] = field(default_factory=dict)
     reduce_labels: bool | None = None
     trained_on: str | None = None
+    relabelled: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,13 +79,16 @@ class OriginalConfig:
         with values_that_fit("the data set"):
             options, where = _find_dataset(config)
             steps, place = _find_test_pipeline(config, options, where)
+            trained_on, _ = _find_dataset(config, ("train",))
+            training = [*(trained_on.get("pipeline") or ()), *(config.get("train_pipeline") or ())]
             dataset = OriginalDataset(
                 type=_class_name(options.get("type") or config.get("dataset_type")),
                 options=options,
                 where=where,
                 metainfo=options.get("metainfo") or config.get("metainfo") or {},
                 reduce_labels=_reduces_labels(config, options, steps),
-                trained_on=_class_name(_find_dataset(config, ("train",))[0].get("type")),
+                trained_on=_class_name(trained_on.get("type")),
+                relabelled="MapillaryHack" in map(_class_name, _types(training)),
             )
         return cls(
             model=model,
@@ -96,6 +102,10 @@ class OriginalConfig:
             preprocessor=parts.get("data_preprocessor") or config.get("data_preprocessor"),
             is_1x="data_preprocessor" in parts or "data_preprocessor" in config or "default_scope" in config,
         )
+
+
+def _types(steps: Iterable[Any]) -> list[Any]:
+    return [step.get("type") for step in steps if isinstance(step, Mapping)]
 
 
 def _class_name(kind: Any) -> str | None:

@@ -13,6 +13,7 @@ def translate(original: Mapping[str, Any], context: Context) -> InternImageConfi
     options = Options(original, context.where)
     # training and initialisation only
     options.ignore("pretrained", "init_cfg", "with_cp")
+    options.in_training("frozen_stages", -1, usual=(-1, 0))
     options.expect("core_op", "DCNv3", "DCNv3_pytorch")
     options.expect("norm_layer", "LN")
     options.expect("act_layer", "GELU")

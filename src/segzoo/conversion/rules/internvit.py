@@ -32,7 +32,7 @@ def _translate(original: Mapping[str, Any], context: Context) -> InternViTConfig
     maps = [f"stage{i + 1}" for i in sorted(set(options.take("out_indices", (7, 11, 15, 23))))]
     if options.take("with_fpn", False) and len(maps) != 4:
         raise options.error(f"with_fpn=True rescales four maps, and out_indices names {len(maps)}")
-    size = options.take("img_size", 224)
+    size, scale = options.take("img_size", 224), options.take("init_values", 0.1)
     config = InternViTConfig(
         image_size=size if isinstance(size, int) else list(size),
         num_channels=options.take("in_chans", 3),
@@ -42,7 +42,7 @@ def _translate(original: Mapping[str, Any], context: Context) -> InternViTConfig
         num_attention_heads=options.take("num_heads", 25),
         mlp_ratio=float(options.take("mlp_ratio", 4.0)),
         drop_path_rate=float(options.take("drop_path_rate", 0.0)),
-        layer_scale=float(options.take("init_values", 0.1)),
+        layer_scale=float(scale) if scale else None,
         out_features=maps,
     )
     options.finish()
