@@ -3,12 +3,14 @@
 import pytest
 import torch
 from torch import nn
-from transformers import ConvNextBackbone, ConvNextConfig
+from transformers import ConvNextBackbone, ConvNextConfig, ConvNextV2Backbone, ConvNextV2Config
 
 from segzoo.backbones import ConvNeXtBackbone, ConvNeXtConfig
 from segzoo.backbones.convnext import VARIANTS
 from segzoo.conversion.keys import KeyTable
 from segzoo.conversion.rules.convnext import TRANSFORMERS
+from segzoo.conversion.translation import ComponentKeys
+from segzoo.conversion.weights import original_state_dict
 from segzoo.errors import SegZooError
 
 # Millions of weights of the published classifiers, without the last layer and norm.
@@ -31,13 +33,19 @@ def tiny(**options):
 
 
 @pytest.mark.parametrize("size", [(64, 96), (75, 109)])
-def test_same_maps_as_transformers(size):
-    ours = tiny()
+@pytest.mark.parametrize(
+    ("options", "backbone_class", "config_class"),
+    [
+        ({}, ConvNextBackbone, ConvNextConfig),
+        ({"layer_scale": None, "response_norm": True}, ConvNextV2Backbone, ConvNextV2Config),
+    ],
+)
+def test_same_maps_as_transformers(size, options, backbone_class, config_class):
+    ours = tiny(**options)
     maps = ["stage1", "stage2", "stage3", "stage4"]
-    config = ConvNextConfig(hidden_sizes=[8, 12, 16, 24], depths=[1, 2, 2, 1], out_features=maps)
-    theirs = ConvNextBackbone(config).eval()
-    table = KeyTable(TRANSFORMERS.keys(ours.config))
-    theirs.load_state_dict({table.to_original(name): value for name, value in ours.state_dict().items()})
+    theirs = backbone_class(config_class(hidden_sizes=[8, 12, 16, 24], depths=[1, 2, 2, 1], out_features=maps)).eval()
+    components = [ComponentKeys("", "", KeyTable(TRANSFORMERS.keys(ours.config)), "", ours.config)]
+    theirs.load_state_dict(original_state_dict(ours.state_dict(), components))
     x = torch.randn(2, 3, *size)
     with torch.no_grad():
         found, wanted = ours(x, output_hidden_states=True), theirs(x, output_hidden_states=True)

@@ -98,6 +98,7 @@ def test_options():
     assert translated({"type": "ConvNeXt", "gap_before_final_norm": False}).out_features == ["stage4"]
     assert translated(MMCLS, out_indices=-2).out_features == ["stage3"]
     assert translated(MMCLS, layer_scale_init_value=0.0).layer_scale is None
+    assert translated(MMCLS, use_grn=True).response_norm and not translated(MMCLS).response_norm
     assert translated(AUTHORS, layer_scale_init_value=0.5).layer_scale == 0.5
     assert translated({"type": "ConvNeXt"}).to_dict() == translated({"type": "ConvNeXt", "in_chans": 3}).to_dict()
 
@@ -108,7 +109,6 @@ def test_options():
         (MMCLS, {"gap_before_final_norm": True}, "gap_before_final_norm=True, the default, gives vectors"),
         (MMCLS, {"arch": "giant"}, "arch='giant' is unknown .atto, "),
         (MMCLS, {"arch": {"depths": DEPTHS, "channels": CHANNELS, "ratio": 4}}, "arch: unknown option ratio=4"),
-        (MMCLS, {"use_grn": True}, "use_grn=True"),
         (MMCLS, {"norm_cfg": {"type": "BN"}}, "'BN' is not supported here .only LN2d"),
         (MMCLS, {"act_cfg": {"type": "ReLU"}}, "activation"),
         (MMCLS, {"dims": CHANNELS}, "unknown option"),

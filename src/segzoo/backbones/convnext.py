@@ -2,7 +2,8 @@
 
 "A ConvNet for the 2020s" (Liu et al., 2022), https://arxiv.org/abs/2201.03545. The numbers are those of its
 segmentation code (https://github.com/facebookresearch/ConvNeXt) and of mmpretrain's ``ConvNeXt``; those of mmcls differ
-in one epsilon. All maps are channels-last inside.
+in one epsilon. Version 2 normalises the response of its channels: "ConvNeXt V2" (Woo et al., 2023),
+https://arxiv.org/abs/2301.00808. All maps are channels-last inside.
 """
 
 from typing import Self
@@ -40,6 +41,7 @@ class ConvNeXtConfig(BackboneConfig):
         depths: number of blocks of each stage.
         patch_size: side and stride of the first convolution's kernel, in pixels.
         layer_scale: initial value of the learned scales of the residual branches; None for no scales.
+        response_norm: the blocks have version 2's `ResponseNorm`.
         norm_eps: epsilon of the norms.
         downsample_norm_eps: epsilon of the norms between the stages.
         drop_path_rate: probability of dropping a residual branch in the last block; it grows linearly from 0 in the
@@ -55,6 +57,7 @@ class ConvNeXtConfig(BackboneConfig):
     depths: Ints = (3, 3, 9, 3)
     patch_size: int = 4
     layer_scale: float | None = 1e-6
+    response_norm: bool = False
     norm_eps: float = 1e-6
     downsample_norm_eps: float = 1e-6
     drop_path_rate: float = 0.0
@@ -76,6 +79,40 @@ class ConvNeXtConfig(BackboneConfig):
         return cls(channels=[8, 12, 16, 24], depths=[1, 1, 2, 1], layer_scale=0.5, drop_path_rate=0.1)
 
 
+class ResponseNorm(nn.Module):
+    """Adds to each channel of channels-last maps (B, H, W, C) what it is when multiplied by its length over all pixels,
+    divided by the mean of these lengths over the channels; learned factors, 0 at first, scale and shift that.
+
+    From "ConvNeXt V2" (Woo et al., 2023), https://arxiv.org/abs/2301.00808, where it is "global response normalization".
+
+    Args:
+        channels: width of the maps.
+        eps: what is added to the mean.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-6):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.zeros(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        lengths = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)
+        response = lengths / (lengths.mean(dim=-1, keepdim=True) + self.eps)
+        return self.weight * (x * response) + self.bias + x
+
+
+class ResponseFeedForward(FeedForward):
+    """A feed-forward part with a `ResponseNorm` before its second layer."""
+
+    def __init__(self, channels: int, hidden: int):
+        super().__init__(channels, hidden)
+        self.norm = ResponseNorm(hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.norm(self.activation(self.fc1(x))))
+
+
 class ConvNeXtBlock(GradientCheckpointingLayer):
     """A depthwise 7x7 convolution, a norm and a feed-forward part, in a residual branch on channels-last maps.
 
@@ -90,7 +127,7 @@ class ConvNeXtBlock(GradientCheckpointingLayer):
         self.layer_scale = config.layer_scale
         self.depthwise_conv = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
         self.norm = nn.LayerNorm(channels, eps=config.norm_eps)
-        self.mlp = FeedForward(channels, 4 * channels)
+        self.mlp = (ResponseFeedForward if config.response_norm else FeedForward)(channels, 4 * channels)
         self.scale = None if config.layer_scale is None else nn.Parameter(torch.full((channels,), config.layer_scale))
         self.drop_path = DropPath(drop_path)
 
@@ -199,6 +236,9 @@ class ConvNeXtBackbone(Backbone):
             init.zeros_(module.bias)
         elif isinstance(module, ConvNeXtBlock) and module.scale is not None:
             init.constant_(module.scale, module.layer_scale)
+        elif isinstance(module, ResponseNorm):
+            init.zeros_(module.weight)
+            init.zeros_(module.bias)
         else:
             super()._init_weights(module)
 

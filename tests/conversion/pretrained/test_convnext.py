@@ -3,13 +3,23 @@
 import pytest
 import timm
 import torch
-from transformers import ConvNextConfig, ConvNextForImageClassification
+from transformers import (
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    ConvNextV2Config,
+    ConvNextV2ForImageClassification,
+)
 
 from segzoo import AutoBackbone
 from segzoo.conversion.convert import convert_checkpoint
 from segzoo.conversion.errors import ConversionError
+from segzoo.conversion.keys import KeyTable
 from segzoo.conversion.pretrained import find_kind
+from segzoo.conversion.pretrained.convnext import TIMM
 from segzoo.conversion.published import fill_backbone
+from segzoo.conversion.rules.convnext import AUTHORS, MMCLS
+from segzoo.conversion.translation import ComponentKeys
+from segzoo.conversion.weights import match_weights, original_state_dict
 
 CHANNELS, DEPTHS = (8, 12, 16, 24), (1, 2, 1, 1)
 
@@ -94,14 +104,46 @@ def test_the_maps_are_those_of_timm_and_transformers(tmp_path):
                 assert (found - last).abs().max() <= 1e-5 * last.abs().max()
 
 
+def test_version_2(tmp_path):
+    """timm's, transformers', and the authors' and mmpretrain's names for timm's weights."""
+    torch.manual_seed(0)
+    in_timm = timm.create_model("convnextv2_atto", dims=CHANNELS, depths=DEPTHS, num_classes=10).eval()
+    config = ConvNextV2Config(hidden_sizes=list(CHANNELS), depths=list(DEPTHS))
+    in_transformers = ConvNextV2ForImageClassification(config).eval()
+    for model in (in_timm, in_transformers):
+        for name, value in model.named_parameters():
+            if ".grn." in name:
+                torch.nn.init.normal_(value)
+    pixels = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        last = in_timm.forward_features(pixels)
+        expected = {
+            "timm": (in_timm.state_dict(), last),
+            "authors": (renamed(in_timm.state_dict(), AUTHORS), last),
+            "mmpretrain": (renamed(in_timm.state_dict(), MMCLS), last),
+            "transformers": (in_transformers.state_dict(), in_transformers.convnextv2(pixels).last_hidden_state),
+        }
+        for name, (state, wanted) in expected.items():
+            backbone, _ = converted({"model": state}, tmp_path / name)
+            assert backbone.config.response_norm and backbone.config.layer_scale is None
+            found = backbone.eval()(pixels, output_hidden_states=True).hidden_states[4]
+            assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max(), name
+
+
+def renamed(state, spelling):
+    """timm's weights of a classifier under other names, without the classifier itself."""
+    config = find_kind(state).translate(state, "x").config
+    components = [ComponentKeys("", "", KeyTable(keys(config)), "", config) for keys in (TIMM.keys, spelling.keys)]
+    expected = AutoBackbone.from_config(config).state_dict()
+    bare = {name: value for name, value in state.items() if not name.startswith(("head.", "norm"))}
+    return original_state_dict(match_weights(bare, components[:1], expected)[0], components[1:])
+
+
 def test_what_is_no_classifier():
     state = weights()
     assert find_kind({f"backbone.{name}": value for name, value in state.items()}) is None
     mmcls = {f"backbone.{name}": value for name, value in weights(depthwise="depthwise_conv").items()}
     assert find_kind(mmcls) is not None and find_kind(mmcls | {"decode_head.conv_seg.bias": torch.zeros(2)}) is None
-    second = timm.create_model("convnextv2_atto").state_dict()
-    with pytest.raises(ConversionError, match="x: ConvNeXt V2 is not supported here; take transformers'"):
-        find_kind(second).translate(second, "x")
     incomplete = {name: value for name, value in state.items() if name != "downsample_layers.0.0.weight"}
     with pytest.raises(ConversionError, match="do not make a ConvNeXt: downsample_layers.0.0.weight is missing"):
         find_kind(incomplete).translate(incomplete, "x")

@@ -24,10 +24,18 @@ TIMM = Spelling(
     block="stages.{}.blocks.{}",
     depthwise="conv_dw",
     linear="mlp.fc",
+    response=("mlp.grn.weight", "mlp.grn.bias"),
 )
-_LAYOUTS = (("", AUTHORS), ("backbone.", MMCLS), ("", MMCLS), ("", TIMM), ("convnext.", TRANSFORMERS))
+_LAYOUTS = (
+    ("", AUTHORS),
+    ("backbone.", MMCLS),
+    ("", MMCLS),
+    ("", TIMM),
+    ("convnext.", TRANSFORMERS),
+    ("convnextv2.", TRANSFORMERS),
+)
 # The classifier, and the norm of pooled maps.
-_LEFT_OUT = ("norm.{}", "head.{}", "convnext.layernorm.{}", "classifier.{}")
+_LEFT_OUT = ("norm.{}", "head.{}", "convnext.layernorm.{}", "convnextv2.layernorm.{}", "classifier.{}")
 
 
 def is_convnext(state: Mapping[str, Tensor]) -> bool:
@@ -52,15 +60,12 @@ def translate_convnext(state: Mapping[str, Tensor], source: str) -> PretrainedBa
         source: name of the file, for messages.
 
     Raises:
-        ConversionError: weights that reveal the shape are missing, or they are a ConvNeXt V2's.
+        ConversionError: weights that reveal the shape are missing.
     """
     prefix, spelling = _layout(state) or _LAYOUTS[0]
-    if any(".grn." in key for key in state):
-        raise ConversionError(
-            f"{source}: ConvNeXt V2 is not supported here; take transformers' (--backbone convnextv2_tiny) instead"
-        )
     try:
         config = config_from_weights(state, prefix, spelling)
+        has_kernels = state[_in_first_block(prefix, spelling, f"{spelling.linear}1")].ndim == 4
     except KeyError as error:
         raise ConversionError(f"{source}: the weights do not make a ConvNeXt: {error.args[0]} is missing") from error
     state, fresh = dict(state), 0
@@ -75,7 +80,8 @@ def translate_convnext(state: Mapping[str, Tensor], source: str) -> PretrainedBa
         else "a classifier has the last; others begin"
     )
     notes = [f"norms of maps: {which} anew, as in the original's segmentation"] if fresh else []
-    return PretrainedBackbone(config, state, KeyTable(_rules(config, prefix, spelling)), notes=notes)
+    table = KeyTable(_rules(config, prefix, spelling, has_kernels=has_kernels))
+    return PretrainedBackbone(config, state, table, notes=notes)
 
 
 def config_from_weights(state: Mapping[str, Tensor], prefix: str, spelling: Spelling) -> ConvNeXtConfig:
@@ -94,12 +100,14 @@ def config_from_weights(state: Mapping[str, Tensor], prefix: str, spelling: Spel
         depths=[count_entries(state, f"{prefix}{stages}{i}{blocks}") for i in range(count)],
         patch_size=patch,
         layer_scale=1e-6 if f"{prefix}{spelling.block.format(0, 0)}.{spelling.scale}" in state else None,
+        response_norm=f"{prefix}{spelling.block.format(0, 0)}.{spelling.response[0]}" in state,
     )
 
 
-def _rules(config: ConvNeXtConfig, prefix: str, spelling: Spelling) -> Iterable[KeyRule]:
+def _rules(config: ConvNeXtConfig, prefix: str, spelling: Spelling, *, has_kernels: bool) -> Iterable[KeyRule]:
     yield from (KeyRule(name, None) for name in _LEFT_OUT)
-    yield from (rule.inside(prefix, "") for rule in spelling.keys(config))
+    kernels = spelling.kernel_keys() if has_kernels else []
+    yield from (rule.inside(prefix, "") for rule in (*kernels, *spelling.keys(config)))
 
 
 KIND = PretrainedKind("ConvNeXt classifier", is_convnext, translate_convnext)

@@ -6,7 +6,7 @@ from typing import Any
 
 from segzoo.backbones.convnext import ConvNeXtConfig
 from segzoo.conversion.keys import BackboneRule, Context, KeyRule, register
-from segzoo.conversion.layouts import POINTWISE
+from segzoo.conversion.layouts import POINTWISE, Reshape
 from segzoo.conversion.options import Options
 
 # Width of the first stage, which doubles with every stage, and depths.
@@ -35,6 +35,8 @@ class Spelling:
         downsample: the norm (``0``) and convolution (``1``) before a stage; ``{}`` is the stage's number.
         block: a block; the two ``{}`` are the numbers of stage and block.
         depthwise, norm, scale: layers of a block.
+        response: factor and shift of a block's response norm (version 2).
+        response_shape: their shape is (1, 1, 1, C).
         linear: the two linear layers of a block, without their number, 1 or 2.
         output_norm: the norm of a stage's map, before the stage's number.
         first_output: the number of the first stage's.
@@ -48,6 +50,8 @@ class Spelling:
     norm: str = "norm"
     linear: str
     scale: str = "gamma"
+    response: tuple[str, str] = ("grn.gamma", "grn.beta")
+    response_shape: bool = False
     output_norm: str = "norm"
     first_output: int = 0
 
@@ -58,6 +62,9 @@ class Spelling:
         yield KeyRule(f"{self.downsample}.0.{{}}", "stages.{}.downsample.norm.{}")
         yield KeyRule(f"{self.downsample}.1.{{}}", "stages.{}.downsample.conv.{}")
         new = "stages.{}.layers.{}"
+        for old, name in zip(self.response, ("weight", "bias"), strict=True):
+            change = Reshape((1, 1, 1, -1), (-1,)) if self.response_shape else None
+            yield KeyRule(f"{self.block}.{old}", f"{new}.mlp.norm.{name}", change=change)
         yield KeyRule(f"{self.block}.{self.depthwise}.{{}}", f"{new}.depthwise_conv.{{}}")
         yield KeyRule(f"{self.block}.{self.norm}.{{}}", f"{new}.norm.{{}}")
         for i in (1, 2):
@@ -68,8 +75,17 @@ class Spelling:
             native = f"norms.{name}.{{}}" if name in config.out_features else None
             yield KeyRule(f"{self.output_norm}{stage + self.first_output}.{{}}", native)
 
+    def kernel_keys(self) -> list[KeyRule]:
+        """The key rules for a block's linear layers where the original has 1x1 convolutions in their place."""
+        return [
+            KeyRule(
+                f"{self.block}.{self.linear}{i}.weight", f"stages.{{}}.layers.{{}}.mlp.fc{i}.weight", change=POINTWISE
+            )
+            for i in (1, 2)
+        ]
 
-AUTHORS = Spelling(depthwise="dwconv", linear="pwconv")
+
+AUTHORS = Spelling(depthwise="dwconv", linear="pwconv", response_shape=True)
 MMCLS = Spelling(depthwise="depthwise_conv", linear="pointwise_conv")
 TRANSFORMERS = Spelling(
     stem_conv="embeddings.patch_embeddings",
@@ -80,6 +96,8 @@ TRANSFORMERS = Spelling(
     norm="layernorm",
     linear="pwconv",
     scale="layer_scale_parameter",
+    response=("grn.weight", "grn.bias"),
+    response_shape=True,
     output_norm="hidden_states_norms.stage",
     first_output=1,
 )
@@ -111,7 +129,6 @@ def _translate_mmcls(original: Mapping[str, Any], context: Context) -> tuple[Con
     options.ignore("init_cfg", "pretrained", "with_cp")
     options.in_training("frozen_stages", 0, usual=(0, -1))
     options.activation(default="GELU", only="GELU")
-    options.expect("use_grn", False)  # of ConvNeXt V2
     if options.take("gap_before_final_norm", True):
         raise options.error("gap_before_final_norm=True, the default, gives vectors; heads need maps (False)")
     channels, depths = _arch(options)
@@ -126,20 +143,12 @@ def _translate_mmcls(original: Mapping[str, Any], context: Context) -> tuple[Con
         patch_size=options.take("stem_patch_size", 4),
         drop_path_rate=float(options.take("drop_path_rate", 0.0)),
         layer_scale=_layer_scale(options),
+        response_norm=bool(options.take("use_grn", False)),
         norm_eps=eps,
         downsample_norm_eps=_MMCLS_DOWNSAMPLE_EPS if is_mmcls else eps,
         out_features=[f"stage{i + 1}" for i in sorted({i % len(depths) if i < 0 else i for i in indices})],
     )
-    kernels: list[KeyRule] = []
-    if not options.take("linear_pw_conv", True):
-        kernels = [
-            KeyRule(
-                f"stages.{{}}.{{}}.pointwise_conv{i}.weight",
-                f"stages.{{}}.layers.{{}}.mlp.fc{i}.weight",
-                change=POINTWISE,
-            )
-            for i in (1, 2)
-        ]
+    kernels = [] if options.take("linear_pw_conv", True) else MMCLS.kernel_keys()
     options.finish()
     return config, kernels
 
