@@ -15,7 +15,16 @@ from support.versions import onnx_of_any_size
 import segzoo
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
 from segzoo.auto import BACKBONES, NECKS
-from segzoo.backbones import InternImageConfig, MiTConfig, PVTConfig, ResNetConfig, SwinConfig, TwinsConfig
+from segzoo.backbones import (
+    InternImageConfig,
+    InternViTConfig,
+    MiTConfig,
+    PVTConfig,
+    ResNetConfig,
+    SwinConfig,
+    TwinsConfig,
+    UniPerceiverConfig,
+)
 from segzoo.commands import cli
 from segzoo.errors import SegZooError
 from segzoo.export.export import METADATA_FILE, ExportOptions, export_model
@@ -303,6 +312,19 @@ def test_swin_of_transformers_gets_a_fixed_size(suffix, tmp_path):
     assert report.input == "pixel_values: float32 (batch, 3, 52, 68)" and report.difference < 1e-4
     assert [line.split()[0] for line in lines] == ["note:", "tracing", "writing", "comparing"]
     assert "52x68 alone: its backbone swin pads maps to whole windows" in lines[0]
+
+
+@pytest.mark.parametrize("backbone", [UniPerceiverConfig, InternViTConfig])
+def test_positions_that_are_resized_take_the_size_that_they_were_made_for(backbone, tmp_path):
+    """At that size the model takes them as they are, and at any other it resizes them."""
+    config = backbone.tiny()
+    config.image_size = size = 8 * config.patch_size
+    config.out_features = config.out_features[-1:]
+    model, file = build(config, FCNHeadConfig(channels=8)), tmp_path / "model.pt2"
+    assert "(batch, 3, height, width)" in export_model(model, file).input
+    for shape in ((1, 3, size, size), (2, 3, size, 2 * size), (1, 3, 2 * size, 2 * size)):
+        image = torch.randn(shape)
+        assert largest_difference(torch.export.load(file).module()(image), model, image) < 1e-4
 
 
 @onnx_of_any_size

@@ -300,7 +300,9 @@ def resize_positions(
         mode: "bicubic" or "bilinear".
         offset: added to the sides of ``grid`` for the factors by which places are scaled.
     """
-    if made_for == grid:
+    # A traced size that is not fixed must not become one that it is not: resized to their own size, positions stay the same.
+    is_fixed = all(isinstance(side, int) for side in grid)
+    if (is_fixed or offset) and made_for == grid:
         return positions
     patches = to_map(positions[:, prefix:], made_for)
     if offset:
