@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,6 +49,7 @@ class OriginalConfig:
         normalisation: ``img_norm_cfg``, which pipelines refer to.
         preprocessor: ``data_preprocessor`` of 1.x, from inside the model or beside it.
         is_1x: whether the config is of mmsegmentation 1.x, which normalises inside the model.
+        version: (major, minor) of the mmsegmentation 0.x that wrote the checkpoint; None where it is not known.
     """
 
     model: Any = None
@@ -60,10 +62,21 @@ class OriginalConfig:
     normalisation: Any = None
     preprocessor: Any = None
     is_1x: bool = False
+    version: tuple[int, int] | None = None
+
+    def is_before(self, major: int, minor: int) -> bool | None:
+        """Whether the checkpoint is of an earlier version of mmsegmentation than this one of 0.x; None where that is not known."""
+        if self.is_1x:
+            return False
+        return None if self.version is None else self.version < (major, minor)
 
     @classmethod
-    def parse(cls, config: Mapping[str, Any]) -> OriginalConfig:
+    def parse(cls, config: Mapping[str, Any], *, version: Any = None) -> OriginalConfig:
         """Finds the parts of a whole config.
+
+        Args:
+            config: the config as plain Python values.
+            version: the ``mmseg_version`` of the checkpoint, such as "0.14.1+abc1234"; anything else is no version.
 
         Raises:
             ConversionError: the part that describes the data set has values of wrong types.
@@ -95,7 +108,13 @@ class OriginalConfig:
             normalisation=config.get("img_norm_cfg"),
             preprocessor=parts.get("data_preprocessor") or config.get("data_preprocessor"),
             is_1x="data_preprocessor" in parts or "data_preprocessor" in config or "default_scope" in config,
+            version=_version(version),
         )
+
+
+def _version(text: Any) -> tuple[int, int] | None:
+    match = re.match(r"(\d{1,4})\.(\d{1,4})", text) if isinstance(text, str) else None
+    return None if match is None else (int(match[1]), int(match[2]))
 
 
 def _class_name(kind: Any) -> str | None:

@@ -73,10 +73,16 @@ class Original:
         Raises:
             ConversionError: the config is not supported, or the names are not as many as its classes.
         """
-        palette = self.checkpoint.palette
+        names, source = self.checkpoint.class_names, "the checkpoint"
         if self.class_names is not None:
-            return translate_config(config, class_names=self.class_names, palette=palette, names_source=GIVEN_NAMES)
-        return translate_config(config, class_names=self.checkpoint.class_names, palette=palette)
+            names, source = self.class_names, GIVEN_NAMES
+        return translate_config(
+            config,
+            class_names=names,
+            palette=self.checkpoint.palette,
+            names_source=source,
+            version=self.checkpoint.meta.get("mmseg_version"),
+        )
 
 
 @dataclass(frozen=True)
