@@ -22,6 +22,7 @@ class OriginalDataset:
         reduce_labels: whether label files hold 0 for "no class" and 1..n for the classes; None where the config does
             not say.
         trained_on: name of the class of the data set that it is trained on; None where the config does not name it.
+        ignore_index: the label that does not count in scores, unchecked; None where the config does not say.
     """
 
     type: str | None = None
@@ -30,6 +31,7 @@ class OriginalDataset:
     metainfo: Mapping[str, Any] = field(default_factory=dict)
     reduce_labels: bool | None = None
     trained_on: str | None = None
+    ignore_index: Any = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class OriginalConfig:
                 metainfo=options.get("metainfo") or config.get("metainfo") or {},
                 reduce_labels=_reduces_labels(config, options, steps),
                 trained_on=_class_name(_find_dataset(config, ("train",))[0].get("type")),
+                ignore_index=_uncounted(config, options),
             )
         return cls(
             model=model,
@@ -115,6 +118,17 @@ class OriginalConfig:
 def _version(text: Any) -> tuple[int, int] | None:
     match = re.match(r"(\d{1,4})\.(\d{1,4})", text) if isinstance(text, str) else None
     return None if match is None else (int(match[1]), int(match[2]))
+
+
+def _uncounted(config: Mapping[str, Any], dataset: Mapping[str, Any]) -> Any:
+    """The label that does not count in scores, which 0.x has in the data set and 1.x in the metric."""
+    if "test_evaluator" not in config:
+        return dataset.get("ignore_index")
+    metrics = config["test_evaluator"]
+    for metric in metrics if isinstance(metrics, (list, tuple)) else [metrics]:
+        if isinstance(metric, Mapping) and "ignore_index" in metric:
+            return metric["ignore_index"]
+    return None
 
 
 def _class_name(kind: Any) -> str | None:

@@ -13,6 +13,7 @@ from segzoo.conversion import rules  # noqa: F401  (each rule module registers i
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.hub_models import hub_models_named
 from segzoo.conversion.keys import Context, KeyTable, find_rule
+from segzoo.conversion.label_files import note_label_files
 from segzoo.conversion.labels import find_classes
 from segzoo.conversion.options import Options, type_name, values_that_fit
 from segzoo.conversion.original_config import OriginalConfig
@@ -99,6 +100,7 @@ def translate_config(
             palette=palette,
             names_source=names_source,
         )
+        note_label_files(context, class_names)
     with values_that_fit("the test pipeline"):
         num_channels = getattr(components[0].config, "num_channels", 3)
         processor = translate_processor(context, num_channels=num_channels)
