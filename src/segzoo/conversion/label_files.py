@@ -45,7 +45,7 @@ def note_label_files(context: Context, names: Sequence[str] | None) -> None:
     maybe = " (before 0.24 some may have changed twice)" if context.original.is_before(0, 24) is None else ""
     advice = "evaluate on a YAML file of this data set that lists the model's classes and has default: ignore"
     if found != by_name:
-        advice = "by a fault of its version these are not the ids of the classes' names, and the model has learnt others than it names"
+        advice = "by a fault of its version these are not the ids of the names, and the model has learnt others than it names"
     context.note(
         dataset.where,
         f"these are not all classes of {facts.title} in their order, and the original gives the labels in its files new ids: "

@@ -67,7 +67,7 @@ class OriginalConfig:
     version: tuple[int, int] | None = None
 
     def is_before(self, major: int, minor: int) -> bool | None:
-        """Whether the checkpoint is of an earlier version of mmsegmentation than this one of 0.x; None where that is not known."""
+        """Whether the checkpoint is of an earlier version of mmsegmentation than this one; None where that is not known."""
         if self.is_1x:
             return False
         return None if self.version is None else self.version < (major, minor)

@@ -29,7 +29,8 @@ class Preparation:
 
     def __init__(self, num_channels: int = 3) -> None:
         self.num_channels = num_channels
-        # Settings for sizes; ``pad_value`` is the colour, of one number or one for each channel, and how many normalisations come before it.
+        # Settings for sizes; ``pad_value`` is the colour, of one number or one for each channel, and how many normalisations
+        # come before it.
         self._fields: dict[str, Any] = {}
         self.reversed = self.loads_arrays = self.blue_first = False
         self._moments: list[_Moments] = []

@@ -110,7 +110,8 @@ def check_class_order(model: Sequence[str], facts: DatasetFacts, *, model_name: 
         warnings.warn(f"the classes of {model_name} have no names, so their order was not compared", stacklevel=2)
         return
     named = model[: max(num_named(model), min(len(model), len(data)))]
-    fix = f"take a model of this data set, or if they are the same classes under other names, --classes {facts.name} in place of --dataset"
+    fix = f"--classes {facts.name} in place of --dataset"
+    fix = f"take a model of this data set, or if they are the same classes under other names, {fix}"
     _compare(named, facts, model_name, way_to_choose(named, data) or fix)
 
 
