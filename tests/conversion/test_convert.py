@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import runpy
 import shutil
 import sys
@@ -155,6 +156,22 @@ class TestForms:
         done = convert_checkpoint(path, output=tmp_path / "ema", ema=True)
         assert logits_of(tmp_path / "ema").abs().max() == 0 < logits_of(tmp_path / "plain").abs().max()
         assert any("average" in note for note in done.report.notes)
+
+    def test_averages_that_may_be_swapped(self, tmp_path):
+        state, key = tiny.state_dict(tiny.config()), "decode_head.conv_seg.weight"
+        path = tiny.save(
+            tmp_path / "ema.pth",
+            tiny.config(runner={"type": "EpochBasedRunner"}),
+            state=state | {"ema_decode_head_conv_seg_weight": state[key]},
+        )
+        for ema, words in (
+            (False, "under the model's names was taken.*; with --ema"),
+            (True, "under ema_.* was taken.*; without --ema"),
+        ):
+            notes = convert_checkpoint(path, output=tmp_path / str(ema), ema=ema).report.notes
+            assert any(re.search(words, note) for note in notes) and not any(
+                "moving average" in note for note in notes
+            )
 
     def test_slices_of_a_large_storage(self, folder, tmp_path):
         state = tiny.state_dict(tiny.config())

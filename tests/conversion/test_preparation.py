@@ -20,11 +20,11 @@ PREPROCESSOR = {"type": "SegDataPreProcessor", "pad_val": 0, "seg_pad_val": 255}
 PICTURE = np.random.default_rng(0).integers(0, 256, (61, 93, 3), dtype=np.uint8)
 
 
-def translated(*steps, preprocessor=None):
+def translated(*steps, preprocessor=None, version=None):
     config = tiny.config(test_pipeline=[LOAD, *steps])
     if preprocessor is not None:
         config["data_preprocessor"] = PREPROCESSOR | preprocessor
-    return translate_config(config)
+    return translate_config(config, version=version)
 
 
 def pixels(*steps, preprocessor=None):
@@ -112,6 +112,22 @@ def test_several_scales_are_refused_where_no_augmentation_hands_one():
     assert translated(augmentation).processor["size"] == {"shortest_edge": 32, "longest_edge": 64}
 
 
+def test_ratios_beside_a_list_of_scales_are_not_read():
+    def size(scale, ratios):
+        step = {
+            "type": "MultiScaleFlipAug",
+            "img_scale": scale,
+            "img_ratios": ratios,
+            "transforms": [{"type": "Resize"}],
+        }
+        return translated(step)
+
+    assert size((64, 32), [0.5]).processor["size"] == {"shortest_edge": 16, "longest_edge": 32}
+    one, several = size([(64, 32)], [0.5, 1.5]), size([(64, 32), (32, 16)], [0.5])
+    assert one.processor["size"] == several.processor["size"] == {"shortest_edge": 32, "longest_edge": 64}
+    assert [any("augmentation" in note for note in found.notes) for found in (one, several)] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("longest", "size"),
     [(80, (52, 79)), (128, (64, 98)), (None, (64, 98)), (50, (33, 50)), (10**9, (64, 98))],  # of mmsegmentation 1.2.2
@@ -150,6 +166,8 @@ def test_the_colour_of_the_padding_goes_through_the_normalisations_after_it(prep
     pad = {"type": "Pad", "size": (100, 70), "pad_val": 3}
     found = pixels(*([pad, NORMALISE] if pad_first else [NORMALISE, pad]), preprocessor=preprocessor)[:, -1:, -1:]
     expected = torch.full((3, 1, 1), 3.0, dtype=torch.float64)
+    if preprocessor is None:  # mmcv 1 gives the number to the channel that is the first at this step, as OpenCV does
+        expected[1:] = 0
     if pad_first:
         expected = normalised(expected, NORMALISE["mean"], NORMALISE["std"], True)
     if preprocessor:
@@ -190,10 +208,18 @@ def test_padding_to_a_size_and_then_to_a_multiple():
 
 
 def test_padding_that_the_original_does_not_cut_off_is_noted():
-    pad = {"type": "Pad", "size_divisor": 32}
-    assert any("does not cut the padding of this step off" in note for note in translated(pad, preprocessor={}).notes)
-    for other in (translated(pad), translated(preprocessor={"test_cfg": {"size_divisor": 32}})):
+    pad, text = {"type": "Pad", "size_divisor": 32}, "does not cut the padding of this step off"
+    for changes in ({"preprocessor": {}}, {"version": "0.25.0+abc"}, {}):
+        found = [note for note in translated(pad, **changes).notes if text in note]
+        assert found and ("version of the checkpoint is not known" in found[0]) is (not changes)
+    for other in (translated(pad, version="0.26.0"), translated(preprocessor={"test_cfg": {"size_divisor": 32}})):
         assert not any("padding" in note for note in other.notes)
+
+
+def test_padding_of_one_channel_has_its_colour():
+    config = tiny.config(test_pipeline=[LOAD, {"type": "Pad", "size": (64, 64), "pad_val": 3}])
+    config["model"]["backbone"]["in_channels"] = 1
+    assert translate_config(config).processor["pad_value"] == 3
 
 
 @pytest.mark.parametrize("floats", [True, False])

@@ -15,7 +15,7 @@ from segzoo.cards.model_card import ModelCardFacts, build_model_card
 from segzoo.data import DATASETS
 from segzoo.data.data_source import DataSource
 from segzoo.evaluation.job import classes_for, load_split
-from segzoo.evaluation.known import at_test_size, check_class_order, published_scores, row_of_folder
+from segzoo.evaluation.known import at_test_size, check_class_order, published_scores, row_of_folder, way_to_choose
 from segzoo.text import markdown_text
 
 PICTURE = np.zeros((4, 6, 3), dtype=np.uint8)
@@ -141,7 +141,7 @@ def test_class_order():
     with pytest.raises(SegZooError) as error:
         check_class_order(names, cityscapes, model_name="mine")
     first, *lines = str(error.value).splitlines()
-    assert first.startswith("--dataset cityscapes: 2 of 19 classes are others in mine") and "--classes" in first
+    assert first.startswith("--dataset cityscapes: 2 of 19 classes are others in mine") and "YAML file" in first
     assert [line.split() for line in lines[:2]] == [["id", "mine", "cityscapes"], ["0", "ROAD", "road"]]
     assert lines[4].split() == ["3", "FENCE", "wall"] and len(lines) == 20, "of short lists everything is shown"
 
@@ -166,6 +166,25 @@ def test_classes_of_a_known_data_set(tmp_path):
     assert found.reduce_labels and found.dataset == DATASETS["pascal_context_59"].title
     with pytest.raises(SegZooError, match="has 59 classes and the data 60"):
         classes_for(model, None, folder)
+
+
+def test_a_model_of_a_choice_of_the_datas_classes(tmp_path):
+    """As mmsegmentation trains with ``classes=[...]``: the message says how to score it."""
+    cityscapes = DATASETS["cityscapes"]
+    names = list(cityscapes.classes)
+    for chosen, words in (
+        (["sky", "Car", "road"], "has 3 classes and the data 19"),
+        (names[::-1], "same classes in another order.*--num_labels 19"),
+    ):
+        model = SimpleNamespace(config=SimpleNamespace(id2label=dict(enumerate(chosen)), num_labels=len(chosen)))
+        with pytest.raises(SegZooError, match=f"{words}") as error:
+            classes_for(model, None, str(tmp_path), classes="cityscapes")
+        assert "YAML file" in str(error.value) and "default: ignore" in str(error.value)
+        with pytest.raises(SegZooError, match="YAML file"):
+            check_class_order(chosen, cityscapes)
+    processor = SimpleNamespace(do_reduce_labels=False)
+    assert list(classes_for(model, processor, str(tmp_path), num_labels=19).id2label.values()) == names[::-1]
+    assert way_to_choose(names, names) is way_to_choose(["sky", "sky"], names) is way_to_choose(["cat"], names) is None
 
 
 def test_the_row_of_a_converted_folder(tmp_path):

@@ -77,7 +77,7 @@ def find_classes(
     ]
     if facts is not None:
         candidates.append((facts.classes, facts.palette, f"the data set {facts.title}"))
-    names, colors, source = next((c for c in candidates if _are_names(c[0])), (None, None, ""))
+    names, colors, source = next((c for c in candidates if are_names(c[0])), (None, None, ""))
     if one_channel is not None:
         reduce_labels = reduce_labels and one_channel != 1
         if names is not None and len(names) == 1:
@@ -85,7 +85,11 @@ def find_classes(
             names, facts = [BACKGROUND, *names], None
             colors = [[0, 0, 0], *colors] if colors is not None and len(colors) == 1 else None
     whole = facts_for_original_type(dataset.type, reduce_labels=dataset.reduce_labels) if dataset.type else None
-    if whole is not None and whole.num_labels < num_labels and _plain(names or whole.classes) == _plain(whole.classes):
+    if (
+        whole is not None
+        and whole.num_labels < num_labels
+        and plain_names(names or whole.classes) == plain_names(whole.classes)
+    ):
         # A head with more outputs than its data set has classes: the first are these, the others were never right.
         # Where label files hold 0 for "no class", and the original does not leave it out, it is the first one.
         has_background = whole.reduce_labels and not reduce_labels
@@ -102,7 +106,7 @@ def find_classes(
         raise ConversionError(
             f"class counts disagree: {source} names {len(names)} classes, the model of the config has {num_labels}; {fix}"
         )
-    if facts is not None and names is not None and _plain(names) != _plain(facts.classes):
+    if facts is not None and names is not None and plain_names(names) != plain_names(facts.classes):
         facts = None  # a user has trained the data set class on other classes
     if colors is not None and len(colors) != num_labels:
         colors = None
@@ -144,7 +148,7 @@ def read_class_names(text: str) -> list[str]:
         names = _names_in_json(text, content)
     else:
         names = [line.strip() for line in content.splitlines() if line.strip()]
-    if not _are_names(names) or not all(names):
+    if not are_names(names) or not all(names):
         raise ConversionError(f"{text}: expected class names, each a text that is not empty")
     return names
 
@@ -173,11 +177,13 @@ def _names_in_json(path: str, content: str) -> Any:
     return [values[str(i)] for i in range(len(values))]
 
 
-def _are_names(value: Any) -> bool:
+def are_names(value: Any) -> bool:
+    """Whether a value is a list of texts, and not empty."""
     return isinstance(value, (list, tuple)) and len(value) > 0 and all(isinstance(name, str) for name in value)
 
 
-def _plain(names: Sequence[str]) -> list[str]:
+def plain_names(names: Sequence[str]) -> list[str]:
+    """The names for comparisons: their letters and digits, in lower case."""
     return ["".join(c for c in name.lower() if c.isalnum()) for name in names]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,7 @@ class OriginalDataset:
         trained_on: name of the class of the data set that it is trained on; None where the config does not name it.
         relabelled: whether a step of the training maps its labels to those of the data set that is tested on, so that the
             names of the training's data set are not those of the outputs.
+        ignore_index: the label that does not count in scores, unchecked; None where the config does not say.
     """
 
     type: str | None = None
@@ -32,6 +34,7 @@ class OriginalDataset:
     reduce_labels: bool | None = None
     trained_on: str | None = None
     relabelled: bool = False
+    ignore_index: Any = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class OriginalConfig:
         normalisation: ``img_norm_cfg``, which pipelines refer to.
         preprocessor: ``data_preprocessor`` of 1.x, from inside the model or beside it.
         is_1x: whether the config is of mmsegmentation 1.x, which normalises inside the model.
+        version: (major, minor) of the mmsegmentation 0.x that wrote the checkpoint; None where it is not known.
     """
 
     model: Any = None
@@ -63,10 +67,21 @@ class OriginalConfig:
     normalisation: Any = None
     preprocessor: Any = None
     is_1x: bool = False
+    version: tuple[int, int] | None = None
+
+    def is_before(self, major: int, minor: int) -> bool | None:
+        """Whether the checkpoint is of an earlier version of mmsegmentation than this one; None where that is not known."""
+        if self.is_1x:
+            return False
+        return None if self.version is None else self.version < (major, minor)
 
     @classmethod
-    def parse(cls, config: Mapping[str, Any]) -> OriginalConfig:
+    def parse(cls, config: Mapping[str, Any], *, version: Any = None) -> OriginalConfig:
         """Finds the parts of a whole config.
+
+        Args:
+            config: the config as plain Python values.
+            version: the ``mmseg_version`` of the checkpoint, such as "0.14.1+abc1234"; anything else is no version.
 
         Raises:
             ConversionError: the part that describes the data set has values of wrong types.
@@ -89,6 +104,7 @@ class OriginalConfig:
                 reduce_labels=_reduces_labels(config, options, steps),
                 trained_on=_class_name(trained_on.get("type")),
                 relabelled="MapillaryHack" in map(_class_name, _types(training)),
+                ignore_index=_uncounted(config, options),
             )
         return cls(
             model=model,
@@ -101,11 +117,28 @@ class OriginalConfig:
             normalisation=config.get("img_norm_cfg"),
             preprocessor=parts.get("data_preprocessor") or config.get("data_preprocessor"),
             is_1x="data_preprocessor" in parts or "data_preprocessor" in config or "default_scope" in config,
+            version=_version(version),
         )
 
 
 def _types(steps: Iterable[Any]) -> list[Any]:
     return [step.get("type") for step in steps if isinstance(step, Mapping)]
+
+
+def _version(text: Any) -> tuple[int, int] | None:
+    match = re.match(r"(\d{1,4})\.(\d{1,4})", text) if isinstance(text, str) else None
+    return None if match is None else (int(match[1]), int(match[2]))
+
+
+def _uncounted(config: Mapping[str, Any], dataset: Mapping[str, Any]) -> Any:
+    """The label that does not count in scores, which 0.x has in the data set and 1.x in the metric."""
+    if "test_evaluator" not in config:
+        return dataset.get("ignore_index")
+    metrics = config["test_evaluator"]
+    for metric in metrics if isinstance(metrics, (list, tuple)) else [metrics]:
+        if isinstance(metric, Mapping) and "ignore_index" in metric:
+            return metric["ignore_index"]
+    return None
 
 
 def _class_name(kind: Any) -> str | None:

@@ -73,10 +73,16 @@ class Original:
         Raises:
             ConversionError: the config is not supported, or the names are not as many as its classes.
         """
-        palette = self.checkpoint.palette
+        names, source = self.checkpoint.class_names, "the checkpoint"
         if self.class_names is not None:
-            return translate_config(config, class_names=self.class_names, palette=palette, names_source=GIVEN_NAMES)
-        return translate_config(config, class_names=self.checkpoint.class_names, palette=palette)
+            names, source = self.class_names, GIVEN_NAMES
+        return translate_config(
+            config,
+            class_names=names,
+            palette=self.checkpoint.palette,
+            names_source=source,
+            version=self.checkpoint.meta.get("mmseg_version"),
+        )
 
 
 @dataclass(frozen=True)
@@ -282,7 +288,14 @@ def _without_stripped_heads(translation: Translation, state: Mapping[str, Tensor
 
 def _remarks(original: Original) -> list[str]:
     checkpoint, notes = original.checkpoint, []
-    if checkpoint.averaged:
+    if checkpoint.may_be_swapped:
+        taken, option = ("ema_*", "without") if checkpoint.averaged else ("the model's names", "with")
+        notes.append(
+            f"weights: the file has two sets of mmcv's EMAHook, and the one under {taken} was taken. After iterations the average is "
+            "the one under ema_*; at the end of an epoch the hook may have swapped the two, and whether it did the file's config does "
+            f"not tell; {option} --ema the other set is taken"
+        )
+    elif checkpoint.averaged:
         notes.append("weights: the moving average was taken, not the weights that training goes on from")
     if checkpoint.left_out:
         names = sorted({key.partition(".")[0] for key in checkpoint.left_out})

@@ -18,14 +18,19 @@ _Moments = tuple[Sequence[float], Sequence[float]]
 class Preparation:
     """The processor's settings, collected from the steps of a pipeline in their order.
 
+    Args:
+        num_channels: number of channels that the model reads.
+
     Attributes:
         reversed: whether the channels are in another order than the picture's.
         loads_arrays: whether a loader leaves the channels in the file's order.
         blue_first: whether pictures with a fourth channel are read blue first.
     """
 
-    def __init__(self) -> None:
-        # Settings for sizes; ``pad_value`` is the value and how many normalisations come before it.
+    def __init__(self, num_channels: int = 3) -> None:
+        self.num_channels = num_channels
+        # Settings for sizes; ``pad_value`` is the colour, of one number or one for each channel, and how many normalisations
+        # come before it.
         self._fields: dict[str, Any] = {}
         self.reversed = self.loads_arrays = self.blue_first = False
         self._moments: list[_Moments] = []
@@ -61,14 +66,16 @@ class Preparation:
         *,
         size: Sequence[int] | None = None,
         multiple: int | None = None,
+        first_channel_only: bool = False,
     ) -> bool:
         """Pads, unless an earlier step has made pictures at least as large; returns whether it does.
 
         Args:
             options, kind: as of `add`.
-            value: of the padded pixels, in all channels.
+            value: of the padded pixels.
             size: least (height, width).
             multiple: what the sides become multiples of.
+            first_channel_only: whether the value is that of the channel that is the first at this step, and 0 of all others.
 
         Raises:
             ConversionError: as `add`.
@@ -79,7 +86,8 @@ class Preparation:
             multiple = None
         if size is not None and least and size[0] <= least["height"] and size[1] <= least["width"]:
             size = None
-        colour = {"pad_value": (value, len(self._moments))}
+        others = self.num_channels - 1 if first_channel_only and value != 0 else 0
+        colour = {"pad_value": ([value, *[0] * others], len(self._moments))}
         if size is not None:
             least = {"height": int(size[0]), "width": int(size[1])}
             self.add("pad to a size", options, kind, pad_size=least, **colour)
@@ -93,6 +101,9 @@ class Preparation:
         self._moments = [
             (mean[::-1], std[::-1]) if len(mean) == len(std) == 3 else (mean, std) for mean, std in self._moments
         ]
+        if "pad_value" in self._fields:
+            colour, before = self._fields["pad_value"]
+            self._fields["pad_value"] = (colour[::-1] if len(colour) == 3 else colour, before)
 
     def normalise(self, kind: str, mean: Sequence[float], std: Sequence[float]) -> None:
         """Subtracts a mean and divides by a deviation of one number or one for each channel, in units of the values."""
@@ -114,21 +125,25 @@ class Preparation:
         """The colour of the padding, which passes through the normalisations after it."""
         if "pad_value" not in self._fields:
             return {}
-        value, before = self._fields["pad_value"]
-        if before == len(self._moments):
-            return {"pad_value": value}
-        mean, std = _composed(self._moments[before:])
-        return {"pad_value": [(value - m) / s for m, s in zip(mean, std, strict=True)]}
+        colour, before = self._fields["pad_value"]
+        if before < len(self._moments):
+            mean, std = _composed(self._moments[before:])
+            colour, mean, std = _same_length(colour, mean, std)
+            return {"pad_value": [(value - m) / s for value, m, s in zip(colour, mean, std, strict=True)]}
+        return {"pad_value": colour if len(colour) > 1 else colour[0]}
 
 
 def _composed(moments: Sequence[_Moments]) -> _Moments:
     """Mean and deviation of several normalisations one after the other."""
     mean, std = moments[0]
     for next_mean, next_std in moments[1:]:
-        channels = max(map(len, (mean, std, next_mean, next_std)))
-        mean, std, next_mean, next_std = (
-            [*values] * channels if len(values) == 1 else values for values in (mean, std, next_mean, next_std)
-        )
+        mean, std, next_mean, next_std = _same_length(mean, std, next_mean, next_std)
         mean = [m + s * n for m, s, n in zip(mean, std, next_mean, strict=True)]
         std = [s * n for s, n in zip(std, next_std, strict=True)]
     return mean, std
+
+
+def _same_length(*lists: Sequence[float]) -> list[Sequence[float]]:
+    """The lists, those of one number for all channels as long as the others."""
+    channels = max(map(len, lists))
+    return [[*values] * channels if len(values) == 1 else values for values in lists]

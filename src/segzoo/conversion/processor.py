@@ -13,6 +13,7 @@ from typing import Any
 
 from segzoo.conversion.keys import Context
 from segzoo.conversion.options import Options, type_name
+from segzoo.conversion.original_config import OriginalConfig
 from segzoo.conversion.preparation import Preparation
 from segzoo.inference.soundness import check_preparation
 from segzoo.sizes import MAX_SIZE
@@ -48,7 +49,7 @@ def translate_processor(context: Context, num_channels: int = 3) -> dict[str, An
         SegZooError: a deviation is 0, or another number is out of range.
     """
     original = context.original
-    preparation = Preparation()
+    preparation = Preparation(num_channels)
     if original.test_pipeline is None:
         context.note("config", "it has no test pipeline; images are normalised, and not resized")
         if original.normalisation is not None:
@@ -130,12 +131,14 @@ def _steps(
             _normalise(preparation, step, place)
         elif kind in ("Pad", "PadShortSide"):
             pad = _pad_short_side if kind == "PadShortSide" else _pad
-            pads = preparation.pad(options, kind, **pad(options, width_first=context.original.is_1x))
-            if pads and context.original.is_1x:
+            is_1x = context.original.is_1x
+            # OpenCV, to which mmcv 1 hands the number, takes it for the first channel of a colour.
+            pads = preparation.pad(options, kind, **pad(options, width_first=is_1x), first_channel_only=not is_1x)
+            if pads and (they := _who_leave_padding(context.original)) is not None:
                 context.note(
                     place,
-                    "mmsegmentation 1.x does not cut the padding of this step off: where it pads, it stretches the labels of the "
-                    "padded picture over the picture; here the padding is cut off, and labels lie where they belong",
+                    f"{they} not cut the padding of this step off: where it pads, it stretches the labels of the padded picture "
+                    "over the picture; here the padding is cut off, and labels lie where they belong",
                 )
         elif _LOADER.fullmatch(kind):
             preparation.loads_arrays = True
@@ -150,6 +153,16 @@ def _steps(
                 f"the step {kind!r} of the test pipeline is not known, and it may change the pixels that the model sees; "
                 "if it does not, give a config file without this step with --config"
             )
+
+
+def _who_leave_padding(original: OriginalConfig) -> str | None:
+    """The versions that stretch labels of a padded picture, with their verb, if the original is or may be one; or None."""
+    old = original.is_before(0, 26)
+    if original.is_1x:
+        return "mmsegmentation 1.x does"
+    if old is None:
+        return "mmsegmentation before 0.26, and the version of the checkpoint is not known, does"
+    return "mmsegmentation before 0.26, of which the checkpoint is, does" if old else None
 
 
 def _crop_side(options: Options) -> int | None:
@@ -170,7 +183,9 @@ def _test_scale(options: Options, context: Context) -> Sequence[int] | None:
     options.finish()
     if isinstance(ratios, (int, float)):
         ratios = [ratios]
-    scales = scale if scale and isinstance(scale[0], (list, tuple)) else [scale]
+    scales = [scale]
+    if scale and isinstance(scale[0], (list, tuple)):  # the original reads ratios beside one scale alone
+        scales, ratios = scale, None
     if flip or len(scales) > 1 or len(ratios or [1]) > 1:
         context.note(options.where, "test-time augmentation (scales, flips) is not part of the processor")
     scale, ratio = scales[0], 1.0

@@ -13,6 +13,7 @@ from segzoo.conversion import rules  # noqa: F401  (each rule module registers i
 from segzoo.conversion.errors import ConversionError
 from segzoo.conversion.hub_models import hub_models_named
 from segzoo.conversion.keys import Context, KeyTable, find_rule
+from segzoo.conversion.label_files import note_label_files
 from segzoo.conversion.labels import find_classes
 from segzoo.conversion.options import Options, type_name, values_that_fit
 from segzoo.conversion.original_config import OriginalConfig
@@ -43,6 +44,7 @@ def translate_config(
     class_names: Sequence[str] | None = None,
     palette: Sequence[Sequence[int]] | None = None,
     names_source: str = "the checkpoint",
+    version: Any = None,
 ) -> Translation:
     """Translates a whole original config.
 
@@ -50,6 +52,7 @@ def translate_config(
         config: the original config as plain Python values.
         class_names, palette: names and colours of the classes that come before the config's, or None.
         names_source: where they come from, in words.
+        version: the ``mmseg_version`` of the checkpoint, where versions of mmsegmentation 0.x differ; None where it has none.
 
     Raises:
         ConversionError: the config has no segmentation model, or has something unknown that might change the numbers;
@@ -57,7 +60,7 @@ def translate_config(
     """
     if is_scene_parsing(config):
         return translate_scene_parsing(config, class_names=class_names, names_source=names_source)
-    original = OriginalConfig.parse(config)
+    original = OriginalConfig.parse(config, version=version)
     refuse_other_tasks(original)
     kind, options = segmentor_type(original.model), Options(original.model, "model")
     test_cfg = Options(original.test_cfg or {}, "model.test_cfg")
@@ -97,6 +100,7 @@ def translate_config(
             palette=palette,
             names_source=names_source,
         )
+        note_label_files(context, class_names)
     with values_that_fit("the test pipeline"):
         num_channels = getattr(components[0].config, "num_channels", 3)
         processor = translate_processor(context, num_channels=num_channels)
@@ -250,6 +254,12 @@ def _windows(options: Options, context: Context) -> tuple[list[int] | None, list
     steps = [min(pair) for pair in zip(size, stride, strict=True)]
     if steps != stride:
         context.note(options.where, f"stride={stride} is longer than crop_size={size}; {steps} is taken")
+    if context.original.is_before(0, 6):
+        context.note(
+            options.where,
+            "mmsegmentation before 0.6, of which the checkpoint is, pads pictures smaller than a window up to it; here, and in later "
+            "versions, windows end with the picture",
+        )
     return size, steps
 
 

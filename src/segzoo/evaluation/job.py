@@ -25,7 +25,7 @@ from segzoo.data.facts import DatasetFacts
 from segzoo.data.loading import SPLIT_NAMES, DataSource, load_source
 from segzoo.errors import SegZooError
 from segzoo.evaluation.fingerprints import model_fingerprint, rows_fingerprint
-from segzoo.evaluation.known import check_class_order, load_known_split
+from segzoo.evaluation.known import check_class_order, load_known_split, way_to_choose
 from segzoo.evaluation.pictures import WrongPicture
 from segzoo.evaluation.score_log import ImageRow
 from segzoo.hub_names import no_hub_name
@@ -303,8 +303,8 @@ def classes_for(
         facts: the known data set that these are; its classes and label rule come before all others.
 
     Raises:
-        SegZooError: model and data have different numbers of classes, or a class of the model is not that of
-            ``facts``.
+        SegZooError: model and data have different numbers of classes, or the same in another order, or a class of the model
+            is not that of ``facts``.
 
     Warns:
         UserWarning: classes with the same id have different names.
@@ -318,12 +318,18 @@ def classes_for(
         data, classes=classes, num_labels=num_labels, model_config=config, reduce_labels=reduce_labels
     )
     if len(found.id2label) != config.num_labels:
+        fix = "take another model, or say with --classes or --num_labels what the data has"
         raise SegZooError(
             f"{model_name} has {config.num_labels} classes and the data {len(found.id2label)} ({found.source}): a model is "
-            "scored on data with its own classes; take another model, or say with --classes or --num_labels what the data has"
+            f"scored on data with its own classes; {way_to_choose(names, list(found.id2label.values())) or fix}"
         )
     if num_labels is not None:
         found = dataclasses.replace(found, id2label=dict(enumerate(names)))
+    elif way := way_to_choose(names, list(found.id2label.values())):
+        raise SegZooError(
+            f"{model_name} and the data ({found.source}) have the same classes in another order, and scores compare ids; {way}. If "
+            f"the masks do hold the model's ids, pass --num_labels {len(names)}"
+        )
     if found.source == "the model" and reduce_labels is None:
         found = dataclasses.replace(found, reduce_labels=bool(getattr(processor, "do_reduce_labels", False)))
     differing = [index for index, name in found.id2label.items() if name != names[index]]

@@ -109,12 +109,24 @@ def check_class_order(model: Sequence[str], facts: DatasetFacts, *, model_name: 
     if num_named(model) == 0 and len(model) == len(data):
         warnings.warn(f"the classes of {model_name} have no names, so their order was not compared", stacklevel=2)
         return
-    _compare(
-        model[: max(num_named(model), min(len(model), len(data)))],
-        facts,
-        model_name,
-        f"take a model of this data set, or if they are the same classes under other names, --classes {facts.name} in place "
-        "of --dataset",
+    named = model[: max(num_named(model), min(len(model), len(data)))]
+    fix = f"--classes {facts.name} in place of --dataset"
+    fix = f"take a model of this data set, or if they are the same classes under other names, {fix}"
+    _compare(named, facts, model_name, way_to_choose(named, data) or fix)
+
+
+def way_to_choose(model: Sequence[str], data: Sequence[str]) -> str | None:
+    """How to score a model of a choice of the data's classes, or of all in another order; None for another model.
+
+    Args:
+        model, data: names of the classes, by id.
+    """
+    wanted, known = (list(map(plain_name, names)) for names in (model, data))
+    if wanted == known or len(set(wanted)) < len(wanted) or not set(wanted) <= set(known):
+        return None
+    return (
+        "for a model of some of the data's classes, or of all in another order, write a YAML file with the model's classes, and under "
+        "sources the data with their own classes and default: ignore; named in place of the data, it gives the masks the model's ids"
     )
 
 

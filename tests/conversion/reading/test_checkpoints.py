@@ -322,6 +322,41 @@ class TestAverages:
         assert_equal(chosen.state_dict, {**weights(), **{key: weights(1)[key] for key in averaged}})
         assert chosen.averaged
 
+    @pytest.mark.parametrize(
+        ("config", "best", "swapped"),
+        [
+            ("runner = dict(type='IterBasedRunner')", None, False),
+            ("total_iters = 100", None, False),
+            ("runner = dict(type='EpochBasedRunner')", None, None),
+            (None, None, None),
+            ("not a config", None, None),
+            ("EPOCHS; custom_hooks = [dict(type='EMAHook')]", None, False),
+            ("EPOCHS; custom_hooks = [dict(type='EMAHook', priority='ABOVE_NORMAL')]", None, True),
+            ("EPOCHS; custom_hooks = [dict(type='X'), dict(type='ExpMomentumEMAHook', priority=49)]", None, True),
+            ("EPOCHS; custom_hooks = [dict(type='EMAHook', priority='ODD')]", None, None),
+            ("EPOCHS; custom_hooks = [dict(type='EMAHook')]", "work/best_mIoU_epoch_3.pth", True),
+            ("EPOCHS; custom_hooks = [dict(type='EMAHook')]", "work/best_mIoU_epoch_2.pth", False),
+            (
+                "EPOCHS; checkpoint_config = dict(by_epoch=False); custom_hooks = [dict(type='EMAHook', priority=49)]",
+                None,
+                False,
+            ),
+        ],
+    )
+    def test_mmcv_s_hook_swaps_both_at_the_end_of_an_epoch(self, tmp_path, config, best, swapped):
+        """Of the files that mmcv 1.7.2's runners and hooks write (``best``: the file of the best score so far)."""
+        state, key = weights(), "decode_head.conv_seg.bias"
+        state["ema_decode_head_conv_seg_bias"] = weights(1)[key]
+        meta = {"epoch": 3, "iter": 12, "hook_msgs": {"best_ckpt": best}}
+        if config is not None:
+            meta["config"] = config.replace("EPOCHS", "runner = dict(type='EpochBasedRunner')").replace("; ", "\n")
+        path = save({"state_dict": state, "meta": meta}, tmp_path / "a.pth")
+        plain, chosen = (read_checkpoint(path, prefer_ema=prefer) for prefer in (False, True))
+        assert plain.may_be_swapped is chosen.may_be_swapped is (swapped is None)
+        assert plain.averaged is bool(swapped) and chosen.averaged
+        assert_equal(plain.state_dict, weights())
+        assert torch.equal(chosen.state_dict[key], weights(0 if swapped else 1)[key])
+
     def test_buffers_that_could_belong_to_two_keys(self, tmp_path):
         state = {"a.b": torch.ones(1), "a_b": torch.ones(1), "ema_a_b": torch.ones(1)}
         path = save(state, tmp_path / "a.pth")

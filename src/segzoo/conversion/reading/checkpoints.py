@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from segzoo.conversion.errors import CheckpointError
-from segzoo.conversion.reading import archives, layouts, safe_pickle
+from segzoo.conversion.reading import archives, averages, layouts, safe_pickle
 from segzoo.files import sha256_of
 from segzoo.text import listed
 
@@ -49,6 +49,7 @@ class OriginalCheckpoint:
         member: name of the checkpoint inside this file, if it is a zip archive, or None.
         entry: the entry that the weights came from; ``""`` for a bare dict.
         averaged: whether the weights are an exponential moving average.
+        may_be_swapped: whether mmcv may have swapped the average and the weights in training, so that ``averaged`` is not sure.
         model: name that the file gives the model whose weights were taken, such as "model", "ema_model" or "teacher";
             ``""`` where it holds one model without a name.
         left_out: keys of the weights of other models in the same state dict.
@@ -66,6 +67,7 @@ class OriginalCheckpoint:
     member: str | None = None
     entry: str = ""
     averaged: bool = False
+    may_be_swapped: bool = False
     model: str = ""
     left_out: list[str] = field(default_factory=list)
     ignored: tuple[str, ...] = ()
@@ -78,7 +80,8 @@ def read_checkpoint(path: str | Path, *, prefer_ema: bool = False, weights: str 
         path: a ``.pth``, ``.pth.tar`` or other file of torch.save (in any of its formats), a ``.safetensors``
             file, or a zip archive with exactly one of them inside.
         prefer_ema: take the exponential moving average of the weights. mmengine saves the average as
-            ``state_dict`` and the weights in training as ``ema_state_dict``: there both choices give the average.
+            ``state_dict`` and the weights in training as ``ema_state_dict``, and mmcv in some trainings by epochs does
+            the like: there both choices give the average.
         weights: "student" or "teacher", to take that model of a file with both.
 
     Returns:
@@ -178,8 +181,12 @@ def _interpret(content: Any, source: Path, prefer_ema: bool, model: str | None) 
     state_dict = _without_wrappers(_tensors(weights, source, entry), source)
     if entry in AVERAGE_ENTRIES:
         state_dict = _completed_average(state_dict, content, source)
-    state_dict, from_buffers = _separate_averages(state_dict, source, prefer_ema and not averaged)
-    averaged = averaged or from_buffers
+    text, values = _find_config(content, meta)
+    swapped: bool | None = False
+    if averages.are_beside(state_dict):
+        swapped = averages.are_swapped(text, values, meta)
+        state_dict, taken = averages.separate(state_dict, source, prefer_ema and not averaged and not swapped)
+        averaged = averaged or taken or swapped is True
     prefix, role = layouts.choose_model(state_dict, source, prefer_ema=prefer_ema and not averaged, weights=model)
     state_dict, left_out = layouts.take_model(state_dict, prefix)
     averaged = averaged or role == "average"
@@ -187,7 +194,6 @@ def _interpret(content: Any, source: Path, prefer_ema: bool, model: str | None) 
         raise CheckpointError(
             source, "it holds no moving average of the weights", "leave the option for the average out"
         )
-    text, values = _find_config(content, meta)
     names, palette = _find_classes(content, meta)
     ignored = () if entry == "" else tuple(str(key) for key in content if key not in (entry, "meta"))
     return OriginalCheckpoint(
@@ -201,6 +207,7 @@ def _interpret(content: Any, source: Path, prefer_ema: bool, model: str | None) 
         meta=meta,
         entry=entry,
         averaged=averaged,
+        may_be_swapped=swapped is None,
         model=prefix.removesuffix("."),
         left_out=left_out,
         ignored=ignored,
@@ -319,41 +326,6 @@ def _completed_average(
         return average
     weights = _without_wrappers(_tensors(content[entry], source, entry), source)
     return {**weights, **average} if average.keys() <= weights.keys() else average
-
-
-def _separate_averages(
-    state_dict: dict[str, torch.Tensor], source: Path, take: bool
-) -> tuple[dict[str, torch.Tensor], bool]:
-    """Takes mmcv's averages, buffers named ``ema_backbone_conv1_weight``, out of the weights.
-
-    Args:
-        state_dict: keys of the model and of the averages.
-        source: the file, for messages.
-        take: replace the weights by the averages.
-
-    Returns:
-        the weights under the model's keys, and whether they were replaced by averages.
-    """
-    buffers = {key: value for key, value in state_dict.items() if key.startswith("ema_") and "." not in key}
-    if not buffers:
-        return state_dict, False
-    weights = {key: value for key, value in state_dict.items() if key not in buffers}
-    averages: dict[str, str] = {}
-    for key in weights:
-        name = f"ema_{key.replace('.', '_')}"
-        if name in buffers:
-            if take and name in averages:
-                raise CheckpointError(
-                    source,
-                    f"{name!r} could be the average of {averages[name]!r} and of {key!r}",
-                    "leave the option for the average out",
-                )
-            averages[name] = key
-    unmatched = {key: value for key, value in buffers.items() if key not in averages}
-    weights.update(unmatched)  # not averages: the key rules will judge them
-    if take:
-        weights.update((key, buffers[name]) for name, key in averages.items())
-    return weights, take and bool(averages)
 
 
 def _find_config(content: dict[Any, Any], meta: dict[str, Any]) -> tuple[str | None, dict[str, Any] | None]:

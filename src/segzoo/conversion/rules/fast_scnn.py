@@ -1,11 +1,11 @@
 """FastSCNN and DepthwiseSeparableFCNHead of mmsegmentation."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from segzoo.backbones.fast_scnn import FastSCNNConfig
 from segzoo.conversion.keys import BackboneRule, Context, HeadRule, KeyRule, register
-from segzoo.conversion.options import Options
+from segzoo.conversion.options import Options, type_name
 from segzoo.conversion.rules.aspp import separable_conv
 from segzoo.conversion.rules.common import conv_module, head_keys, head_options, norm_keys, plain_convolutions
 from segzoo.heads.separable_fcn import SeparableFCNHeadConfig
@@ -50,11 +50,36 @@ def _maps(options: Options) -> list[str]:
     return [names[index] for index in indices]
 
 
-def _depthwise_activation(original: Mapping[str, Any], options: Options) -> str | None:
-    """Takes ``dw_act_cfg``: none unless it is given, and mmcv's of separable convolutions if it is "default"."""
+def _depthwise_activation(
+    original: Mapping[str, Any], options: Options, default: Literal["default"] | None = None
+) -> str | None:
+    """Takes ``dw_act_cfg``: ``default`` unless it is given, and mmcv's of separable convolutions if it is "default"."""
     if original.get("dw_act_cfg") not in (None, "default"):
         return options.activation("dw_act_cfg")
-    return "relu" if options.take("dw_act_cfg", None) else None
+    return "relu" if options.take("dw_act_cfg", default) else None
+
+
+def _default_of_version(original: Mapping[str, Any], context: Context) -> Literal["default"] | None:
+    """The head's ``dw_act_cfg`` where the config has none: before mmsegmentation 0.15 always mmcv's, then None.
+
+    Behind a FastSCNN no version is asked: the older backbone has weights of other shapes.
+    """
+    model, old = context.original.model, context.original.is_before(0, 15)
+    backbone = model["backbone"] if isinstance(model, Mapping) else {"type": ""}
+    if old is False or "dw_act_cfg" in original or type_name(backbone, "model.backbone", ("FastSCNN",)) == "FastSCNN":
+        return None
+    difference = (
+        "mmsegmentation before 0.15 has an activation after the depthwise convolutions, and later ones have none"
+    )
+    if old:
+        context.note(context.where, f"{difference}; the checkpoint is of an older one, and so is this model")
+        return "default"
+    context.note(
+        context.where,
+        f"{difference}; the checkpoint's version is not known, and none is taken. If an older one trained it, give a config with "
+        "dw_act_cfg='default' in this head with --config",
+    )
+    return None
 
 
 def keys(config: FastSCNNConfig) -> tuple[KeyRule, ...]:
@@ -85,7 +110,7 @@ def translate_head(original: Mapping[str, Any], context: Context) -> tuple[Separ
         "num_convs": num_convs,
         "kernel_size": options.take("kernel_size", 3),
         "concat_input": bool(options.take("concat_input", True)),
-        "depthwise_activation": _depthwise_activation(original, options),
+        "depthwise_activation": _depthwise_activation(original, options, _default_of_version(original, context)),
     }
     shared, first_keys = head_options(options, context, SeparableFCNHeadConfig)
     options.finish()
