@@ -9,9 +9,15 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from support.script_process import SCRIPT, ScriptRun, words
-from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForSemanticSegmentation,
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
+)
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
 from segzoo.backbones import ResNetConfig
@@ -88,6 +94,40 @@ def test_parts_of_the_batch_follow_the_whole(start, one_process, processes, opti
     weights, wanted = (load_file(path / "model.safetensors") for path in (run.output, one_process))
     for name, tensor in wanted.items():
         torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.fixture(scope="module")
+def half_labelled(scenes, tmp_path_factory):
+    """The scenes, with masks of which more and more is ignored, the last one as a whole."""
+    folder = shutil.copytree(scenes, tmp_path_factory.mktemp("half") / "scenes")
+    masks = sorted((folder / "annotations" / "train").iterdir())
+    for number, path in enumerate(masks, start=1):
+        mask = np.array(Image.open(path))
+        mask[:, : mask.shape[1] * number // len(masks)] = 255
+        Image.fromarray(mask).save(path)
+    return folder
+
+
+def test_parts_of_the_batch_follow_the_whole_with_the_loss_of_transformers(start, half_labelled, tmp_path):
+    """The mean over the pixels that count, which are unevenly distributed; some parts have none."""
+    torch.manual_seed(0)
+    segformer = {"depths": [1] * 4, "hidden_sizes": [8, 8, 16, 16], "num_attention_heads": [1, 1, 2, 2]}
+    config = SegformerConfig(
+        **segformer, decoder_hidden_size=8, drop_path_rate=0.0, classifier_dropout_prob=0.0, id2label=SCENES.id2label
+    )
+    SegformerForSemanticSegmentation(config).save_pretrained(tmp_path)
+    SegZooImageProcessor(do_resize=False).save_pretrained(tmp_path)
+    options = {"dataset_name": half_labelled, "model_name_or_path": tmp_path, "freeze_norms": True, "eval_steps": 0}
+    whole = start(per_device_train_batch_size=4, **options)
+    assert whole.wait() == 0, whole.stderr
+    parts = start(2, per_device_train_batch_size=1, gradient_accumulation_steps=2, **options)
+    assert parts.wait() == [0, 0], parts.stderr
+    expected = losses(whole.output)
+    assert len(expected) == 6 and expected[1] != expected[6]
+    assert losses(parts.output) == pytest.approx(expected, rel=1e-5)
+    weights, wanted = (load_file(run.output / "model.safetensors") for run in (parts, whole))
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_a_head_that_leaves_out_the_last_stages(start, tmp_path):

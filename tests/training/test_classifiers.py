@@ -84,6 +84,15 @@ def rows(model, name):
     return torch.cat([classifier.weight.flatten(1), classifier.bias[:, None]], dim=1).detach()
 
 
+def test_the_label_that_is_ignored_reaches_the_loss(trained):
+    _, folder, _ = trained
+    classes = ClassFacts(dict(enumerate(OLD)), [[0, 0, 0]] * 4)
+    model = start_model(classes, ModelOptions(), ModelRequest(model_name_or_path=folder, ignore_index=7)).model
+    labels = torch.zeros(2, 64, 64, dtype=torch.long)
+    labels[:, 16:] = 7
+    assert model.train()(pixel_values=torch.randn(2, 3, 64, 64), labels=labels).loss.isfinite()
+
+
 @pytest.mark.parametrize(
     ("names", "moved", "note"),
     [

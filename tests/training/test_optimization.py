@@ -278,9 +278,20 @@ def test_a_warm_up_as_long_as_the_training():
         ({"lr_power": 0}, "lr_power is 0; it must be above 0"),
         ({"lr_scheduler_type": "multistep"}, "lr_steps"),
         ({"lr_scheduler_type": "reduce_lr_on_plateau"}, "it is one of poly, multistep"),
+        ({"lr_scheduler_type": "warmup_stable_decay"}, "it is one of poly, multistep"),
         ({"lr_scheduler_type": "zigzag"}, "zigzag"),
     ],
 )
 def test_schedules_that_cannot_be(options, message):
     with pytest.raises(SegZooError, match=message):
         ScheduleOptions(**options)
+
+
+def test_every_schedule_that_the_message_lists_can_be_used():
+    with pytest.raises(SegZooError) as error:
+        ScheduleOptions(lr_scheduler_type="zigzag")
+    names = str(error.value).partition("it is one of ")[2].split(", ")
+    assert {"poly", "multistep", "linear", "inverse_sqrt", "cosine_with_min_lr"} <= set(names)
+    for name in names:
+        options = {"lr_steps": [2]} if name == "multistep" else {}
+        assert len(run_schedule(name, total_steps=4, num_warmup_steps=1, **options)) == 4

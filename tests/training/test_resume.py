@@ -7,6 +7,7 @@ import torch
 from support.tiny_folders import make_model, make_scenes
 
 import segzoo
+from segzoo.errors import SegZooError
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +52,11 @@ def test_new_options_count_and_the_schedule_is_that_of_the_longer_training(go, b
     state = torch.load(tmp_path / "out" / "step_4" / "optimizer.bin", weights_only=True)
     assert {group["weight_decay"] for group in state["param_groups"]} == {0.0, 0.3}
     assert {(group["betas"][0], group["initial_lr"]) for group in state["param_groups"]} == {(0.5, 1e-4)}
+
+
+def test_fewer_steps_than_were_taken(go, begun, tmp_path):
+    """The later weights would be published as those of the shorter training."""
+    message = r"step_2: holds the weights after step 2, and this training has 1 steps; .* begin anew in another"
+    with pytest.raises(SegZooError, match=message):
+        go(tmp_path / "out", max_train_steps=1, resume_from_checkpoint=str(begun))
+    assert not (tmp_path / "out" / "model.safetensors").exists()

@@ -49,6 +49,7 @@ def take_steps(tmp_path, batches, *, accumulation=1, scaler=None, norm=False, ki
         accumulation=accumulation,
         max_norm=None,
         sizes=sizes,
+        averages_counted=kind is MeanOfCounted,
     )
     labels, count = LabelGuard(50, 255, 0, here.accelerator), len(batches) // accumulation
     steps = Steps(learner, here, state, progress=Progress(count, enabled=False), labels=labels, max_bad_steps=3)
@@ -84,11 +85,12 @@ def test_a_step_whose_loss_is_not_finite_leaves_no_trace(tmp_path, scaler):
     torch.testing.assert_close(model.state_dict(), expected.state_dict())  # running statistics among them
 
 
-def test_passes_with_different_numbers_of_ignored_pixels_are_one_batch(tmp_path):
+@pytest.mark.parametrize("kind", [Model, MeanOfCounted])
+def test_passes_with_different_numbers_of_ignored_pixels_are_one_batch(tmp_path, kind):
     passes = [batch(2, ignored=4), batch(2, ignored=1), batch(2)]
     whole = {name: torch.cat([one[name] for one in passes]) for name in ("pixel_values", "labels")}
-    state, model = take_steps(tmp_path, passes, accumulation=3)
-    other, expected = take_steps(tmp_path, [whole | {"name": ["a.png"] * 6}])
+    state, model = take_steps(tmp_path, passes, accumulation=3, kind=kind)
+    other, expected = take_steps(tmp_path, [whole | {"name": ["a.png"] * 6}], kind=kind)
     torch.testing.assert_close(model.conv.weight, expected.conv.weight)
     assert state.mean_loss.take() == pytest.approx(other.mean_loss.take())
 
@@ -98,7 +100,7 @@ def test_a_part_in_which_no_pixel_counts_adds_nothing(tmp_path):
     parts[1]["labels"].fill_(255)
     state, model = take_steps(tmp_path, parts, accumulation=2, kind=MeanOfCounted)
     untrained = MeanOfCounted(False)
-    loss = untrained(parts[0]["pixel_values"], parts[0]["labels"]).loss / 2
+    loss = untrained(parts[0]["pixel_values"], parts[0]["labels"]).loss
     loss.backward()
     assert state.mean_loss.take() == pytest.approx(loss.item(), rel=1e-6)
     torch.testing.assert_close(model.conv.weight, untrained.conv.weight - 0.1 * untrained.conv.weight.grad)

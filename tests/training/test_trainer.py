@@ -166,6 +166,13 @@ def test_a_resumed_training_has_the_same_losses(build, tmp_path):
         assert torch.equal(value, whole.model.state_dict()[key]), key
 
 
+def test_a_finished_training_that_is_resumed_takes_no_step_more(build, tmp_path):
+    build(max_steps=3, save_strategy="steps", save_steps=3).train()  # in the midst of the second epoch
+    again = build(max_steps=3)
+    assert again.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-3")).global_step == 3
+    assert list(losses(again)) == [1, 2, 3]
+
+
 def test_the_best_model_is_the_one_with_the_highest_iou(build):
     trainer = build(
         max_steps=6,
@@ -233,6 +240,29 @@ def test_the_best_model_by_one_of_several_data_sets(build, tmp_path):
 def test_half_precision_weights_are_refused(build):
     with pytest.raises(SegZooError, match="use --bf16 or --fp16"):
         build(bf16_full_eval=True)
+
+
+def test_label_smoothing_is_refused(build):
+    with pytest.raises(SegZooError, match="--label_smoothing_factor: .* leave it at 0"):
+        build(label_smoothing_factor=0.1)
+
+
+@pytest.mark.parametrize("length", [{"max_steps": 2}, {"max_steps": -1, "num_train_epochs": 3}])
+def test_fewer_pictures_than_a_batch(build, length):
+    trainer = build(per_device_train_batch_size=16, **length)
+    with pytest.raises(
+        SegZooError, match="has 9 pictures, fewer than one batch of 16; lower --per_device_train_batch"
+    ):
+        trainer.train()
+    trainer = build(per_device_train_batch_size=16, dataloader_drop_last=False, max_steps=1)
+    assert trainer.train().global_step == 1
+
+
+def test_predict_names_what_there_is_in_its_place(build):
+    trainer = build()
+    with pytest.raises(SegZooError, match="keeps no logits.*metric_key_prefix='test'.*segzoo.predict"):
+        trainer.predict(trainer.eval_dataset)
+    assert trainer.evaluate(trainer.eval_dataset, metric_key_prefix="test")["test_mean_iou"] >= 0
 
 
 def test_several_data_sets(build, rows):

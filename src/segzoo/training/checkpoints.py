@@ -117,7 +117,12 @@ def load_checkpoint(accelerator: Accelerator, checkpoint: str | os.PathLike) -> 
 
 
 def resume_checkpoint(
-    accelerator: Accelerator, directory: str | os.PathLike, wanted: str, *, overwrite: bool = False
+    accelerator: Accelerator,
+    directory: str | os.PathLike,
+    wanted: str,
+    *,
+    total_steps: int | None = None,
+    overwrite: bool = False,
 ) -> Resumed | None:
     """Find the checkpoint to go on from and load it; every process calls this, after preparing the same objects.
 
@@ -127,16 +132,17 @@ def resume_checkpoint(
     Args:
         accelerator: the accelerator of the training.
         directory, wanted: as in `find_checkpoint`.
+        total_steps: number of steps of the training that goes on; None: any.
         overwrite: remove whole checkpoints of later steps, with a warning for each.
 
     Returns:
         The loaded checkpoint; None for ``"latest"`` if there is no checkpoint yet.
 
     Raises:
-        SegZooError: see `find_checkpoint` and `load_checkpoint`; or there is a whole checkpoint of a later step and
-            ``overwrite`` is False.
+        SegZooError: see `find_checkpoint` and `load_checkpoint`; or the checkpoint lies after ``total_steps``; or there is a
+            whole checkpoint of a later step and ``overwrite`` is False.
     """
-    folder = run_together(accelerator, lambda: find_checkpoint(directory, wanted), main_only=True)
+    folder = run_together(accelerator, lambda: _find_within(directory, wanted, total_steps), main_only=True)
     if folder is None:
         return None
     step, memory = _load_whole(accelerator, folder)
@@ -243,6 +249,21 @@ def find_checkpoint(directory: str | os.PathLike, wanted: str) -> Path | None:
     if candidates:
         raise SegZooError(f"none of the {len(candidates)} checkpoints in {directory} is whole; start anew")
     return None
+
+
+def _find_within(directory: str | os.PathLike, wanted: str, total_steps: int | None) -> Path | None:
+    """The checkpoint to go on from, which must not lie after the end of the training."""
+    folder = find_checkpoint(directory, wanted)
+    if folder is None or total_steps is None:
+        return folder
+    step = json.loads((folder / RECORD).read_text(encoding="utf-8"))["step"]
+    if step > total_steps:
+        raise SegZooError(
+            f"{folder}: holds the weights after step {step}, and this training has {total_steps} steps; for more raise "
+            "--max_train_steps or --num_train_epochs, for fewer go on from an earlier checkpoint with "
+            "--overwrite_output_dir, or begin anew in another --output_dir"
+        )
+    return folder
 
 
 def kept_settings(directory: str | os.PathLike, wanted: str) -> dict[str, Any]:

@@ -11,12 +11,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
 
+from segzoo.modeling_segzoo import SegZooForSemanticSegmentation
 from segzoo.training.ema import WeightAverage
 from segzoo.training.frozen import BACKBONE, TrainedPart
 from segzoo.training.optimization import build_optimizer, build_schedule
 from segzoo.training.options import RunOptions
 from segzoo.training.recipes.recipe import Recipe
 from segzoo.training.room import Sizes
+from segzoo.universal import DenseUniversalModel
 
 
 @dataclass(kw_only=True)
@@ -30,6 +32,7 @@ class Learner:
         accumulation: batches whose gradients make a step.
         max_norm: gradients are clipped to this norm; None or 0: they are not.
         sizes: how much room checkpoints and the model take on the disk.
+        averages_counted: whether the loss of a batch is the mean over the pixels that count.
     """
 
     model: nn.Module
@@ -39,6 +42,7 @@ class Learner:
     accumulation: int
     max_norm: float | None
     sizes: Sizes
+    averages_counted: bool = False
 
     @classmethod
     def of(
@@ -87,6 +91,8 @@ class Learner:
             accumulation=accumulation,
             max_norm=recipe.max_grad_norm,
             sizes=sizes,
+            # Ours average over all pixels, as the originals do, and universal models over masks.
+            averages_counted=not isinstance(model, (SegZooForSemanticSegmentation, DenseUniversalModel)),
         )
 
     @contextmanager

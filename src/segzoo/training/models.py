@@ -233,6 +233,8 @@ def _existing(classes: ClassFacts, options: ModelOptions, request: ModelRequest)
                 name, config, hub_options, other_config=described_by != name, verify=request.verify
             )
     model.config.semantic_loss_ignore_index = request.ignore_index
+    if hasattr(model.config, "loss_ignore_index"):  # UPerNet's name in transformers
+        model.config.loss_ignore_index = request.ignore_index
     return BuiltModel(model, notes=notes)
 
 

@@ -49,6 +49,15 @@ def batch_sizes(
     return total // given, accumulation or 1
 
 
+def too_few_pictures(num_samples: int, batch_size: int, num_processes: int) -> SegZooError:
+    """The error of a training on fewer pictures than all processes together take at a time."""
+    processes = f" in {num_processes} processes" if num_processes > 1 else ""
+    return SegZooError(
+        f"the train split has {num_samples} pictures, fewer than one batch of {batch_size}{processes}; "
+        "lower --per_device_train_batch_size"
+    )
+
+
 class EpochBatches(Sampler):
     """Batches of indices of one epoch, for one of several processes.
 
@@ -74,11 +83,7 @@ class EpochBatches(Sampler):
         self.round_size = batch_size * num_processes
         self.batches_per_epoch = num_samples // self.round_size
         if self.batches_per_epoch == 0:
-            processes = f" in {num_processes} processes" if num_processes > 1 else ""
-            raise SegZooError(
-                f"the train split has {num_samples} pictures, fewer than one batch of {batch_size}{processes}; "
-                "lower --per_device_train_batch_size"
-            )
+            raise too_few_pictures(num_samples, batch_size, num_processes)
         self.epoch = self.first = 0
 
     def set_position(self, epoch: int, first: int = 0) -> None:

@@ -199,7 +199,9 @@ class Run:
             return
         wanted, overwrite = self.options.resume_from_checkpoint, self.options.overwrite_output_dir
         with self.learner.keeping_options():
-            resumed = resume_checkpoint(self.accelerator, self.here.output_dir, wanted, overwrite=overwrite)
+            resumed = resume_checkpoint(
+                self.accelerator, self.here.output_dir, wanted, total_steps=self.total_steps, overwrite=overwrite
+            )
         if resumed is None and (self.here.output_dir / "config.json").is_file():
             raise SegZooError(f"{self.here.output_dir} holds a finished model and no checkpoint to go on from")
         if resumed is None:

@@ -73,9 +73,7 @@ class Steps:
         """Forward and backward through the batches of a step; returns loss (a scalar) and names of pictures."""
         learner, accelerator, names = self.learner, self.here.accelerator, []
         step_loss = torch.zeros((), device=accelerator.device)
-        for part in range(learner.accumulation):
-            with self.progress.waiting():
-                batch = next(batches)
+        for part, (batch, weight) in enumerate(self._parts(batches)):
             names += batch["name"]
             counts = self.labels.add(self.state.step, batch["labels"])
             if self.state.shown is not None:
@@ -85,8 +83,29 @@ class Steps:
             labels = batch["labels"].to(accelerator.device, non_blocking=True).long()
             last = part == learner.accumulation - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(learner.model):
-                loss = learner.model(pixel_values=pixel_values, labels=labels).loss / learner.accumulation
+                loss = learner.model(pixel_values=pixel_values, labels=labels).loss / learner.accumulation * weight
                 accelerator.backward(loss)
             # A mean over no pixels, as transformers' models take it, is NaN, and its gradient is 0.
             step_loss += loss.detach() if counts else loss.detach().nan_to_num(nan=0.0)
         return step_loss, names
+
+    def _parts(self, batches: Iterator[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], torch.Tensor | float]]:
+        """The batches of a step, each with the weight of its loss: 1, or on average 1 over all passes and processes.
+
+        A mean over the pixels that count has the weight of these pixels, so that the parts of a batch learn as the whole does.
+        """
+        passes, accelerator = self.learner.accumulation, self.here.accelerator
+        parts = passes * accelerator.num_processes
+        if parts == 1 or not self.learner.averages_counted:
+            for _ in range(passes):
+                yield self._next(batches), 1.0
+            return
+        own = [self._next(batches) for _ in range(passes)]
+        numbers = [int((batch["labels"] != self.labels.ignore_index).sum()) for batch in own]
+        counted = torch.tensor(numbers, dtype=torch.float32, device=accelerator.device)
+        every = accelerator.reduce(counted.sum(), reduction="sum")
+        yield from zip(own, counted * parts / every.clamp(min=1), strict=True)
+
+    def _next(self, batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
+        with self.progress.waiting():
+            return next(batches)

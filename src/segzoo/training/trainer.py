@@ -7,12 +7,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.trainer_utils import speed_metrics
+from transformers.trainer_utils import has_length, speed_metrics
 
 from segzoo.cards.model_card import ModelCardFacts, base_model_of
 from segzoo.configuration_segzoo import class_names
@@ -25,6 +26,7 @@ from segzoo.inference import InferenceSettings
 from segzoo.metrics import ConfusionMatrix
 from segzoo.model_folder import complete_weights
 from segzoo.training.guards import LabelGuard
+from segzoo.training.order import too_few_pictures
 from segzoo.training.reports.summary import describe_training
 from segzoo.training.sharding import check_evaluates, gathered
 from segzoo.training.sync_norms import broadcast_buffers
@@ -87,7 +89,7 @@ class SegmentationTrainer(Trainer):
 
     Raises:
         SegZooError: ``args`` choose the best model by an unknown score, or ask for half-precision weights in
-            evaluation; or the model is to be evaluated and FSDP1 would divide it.
+            evaluation or for label smoothing; or the model is to be evaluated and FSDP1 would divide it.
     """
 
     def __init__(
@@ -106,6 +108,10 @@ class SegmentationTrainer(Trainer):
     ):
         if args.bf16_full_eval or args.fp16_full_eval:
             raise SegZooError("--bf16_full_eval and --fp16_full_eval change the weights; use --bf16 or --fp16")
+        if args.label_smoothing_factor:
+            raise SegZooError(
+                "--label_smoothing_factor: transformers' label smoothing is not made for maps of scores; leave it at 0"
+            )
         if train_dataset is not None:
             check_learns(model.config)
         self.ignore_index, self.inference = ignore_index, inference
@@ -143,6 +149,24 @@ class SegmentationTrainer(Trainer):
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """Names of the parameters with two or more dimensions; biases, norms and scales do not decay."""
         return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The batches of an epoch for this process.
+
+        Raises:
+            SegZooError: there is none, since the pictures are fewer than one batch of every process.
+        """
+        loader = super().get_train_dataloader()
+        if has_length(loader) and len(loader) == 0:
+            raise too_few_pictures(len(self.train_dataset), self._train_batch_size, self.args.world_size)
+        return loader
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if self.state.global_step >= self.state.max_steps:
+            # Trainer looks only after a step, and a finished training that is resumed would take one more.
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
@@ -223,6 +247,17 @@ class SegmentationTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self._memory_tracker.stop_and_update_metrics(metrics)
         return metrics
+
+    def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused: `Trainer` would keep the logits of all pictures, which may differ in size.
+
+        Raises:
+            SegZooError: always; the message names what gives scores and label maps.
+        """
+        raise SegZooError(
+            "SegmentationTrainer keeps no logits, so there is no predict; evaluate(dataset, metric_key_prefix='test') scores other "
+            "data, and segzoo.predict gives the label maps of pictures"
+        )
 
     def create_model_card(
         self,

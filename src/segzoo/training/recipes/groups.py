@@ -12,8 +12,8 @@ from segzoo.sizes import MAX_SIZE
 OPTIMIZERS = ("adamw", "adam", "sgd")
 OWN_SCHEDULES = ("poly", "multistep")
 
-NEED_A_METRIC = ("reduce_lr_on_plateau", "greedy")
-"""Schedules of transformers that need more than a step count."""
+NEED_MORE = ("reduce_lr_on_plateau", "greedy", "warmup_stable_decay")
+"""Schedules of transformers that need more than a step count and what `ScheduleOptions` hold."""
 
 WEIGHT_RULES = ("inverse_sqrt", "effective_number", "median_frequency")
 """The rules of `segzoo.training.class_weights.class_weights`; the first one is the default."""
@@ -111,7 +111,7 @@ class ScheduleOptions(Options):
         if self.lr_scheduler_type not in OWN_SCHEDULES:
             from transformers.trainer_utils import SchedulerType
 
-            known = [*OWN_SCHEDULES, *(kind.value for kind in SchedulerType if kind.value not in NEED_A_METRIC)]
+            known = [*OWN_SCHEDULES, *(kind.value for kind in SchedulerType if kind.value not in NEED_MORE)]
             if self.lr_scheduler_type not in known:
                 self.refuse(
                     f"lr_scheduler_type is {self.lr_scheduler_type!r}; it is one of {', '.join(known)}"
