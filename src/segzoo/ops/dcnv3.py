@@ -78,7 +78,8 @@ def dcnv3(
         are not.
 
     Raises:
-        SegZooError: shapes, dtypes, devices or options do not fit; the message says which.
+        SegZooError: shapes, dtypes, devices or options do not fit; the message says which. Or derivatives are asked for in forward mode, or
+            second ones: there are first ones in reverse mode alone.
     """
     options = _Options(
         groups, kernel_size, stride, padding, dilation, float(offset_scale), bool(remove_center), bool(softmax)

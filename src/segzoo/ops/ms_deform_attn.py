@@ -44,7 +44,8 @@ def ms_deform_attn(
         others are not.
 
     Raises:
-        SegZooError: shapes, dtypes or devices do not fit; the message says which.
+        SegZooError: shapes, dtypes or devices do not fit; the message says which. Or derivatives are asked for in forward mode, or
+            second ones: there are first ones in reverse mode alone.
     """
     sizes = _check(value, spatial_shapes, sampling_locations, attention_weights)
     value = autocast_sampled(value)
