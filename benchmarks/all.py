@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from options import at_least
 
 HERE = Path(__file__).resolve().parent
 Row = tuple[str, str, str]
@@ -163,10 +164,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="for the table and the figures")
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), metavar="NAME")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=at_least(1), default=torch.get_num_threads())
     parser.add_argument("--minutes", type=float, default=30, help="for all of it; what does not fit is left out")
     parser.add_argument("--read", action="store_true", help="measure nothing: the table of the figures in the folder")
     args = parser.parse_args()
+    if args.read and not (args.output / "machine.json").is_file():
+        parser.error(f"{args.output} holds no figures of an earlier run; leave out --read to measure them")
     args.output.mkdir(parents=True, exist_ok=True)
     missing = {}
     if not args.read:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from options import at_least, device
 from rounds import rounds
 from torch import Tensor
 from torch.nn import functional as F
@@ -243,16 +244,16 @@ def report(run: str, numbers: dict[str, float], unit: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
-    parser.add_argument("--image", type=int, default=512, help="side of the picture")
-    parser.add_argument("--channels", type=int, default=64, help="of DCNv3's stage 1; doubled in every stage")
-    parser.add_argument("--groups", type=int, default=4, help="of DCNv3's stage 1; doubled in every stage")
+    parser.add_argument("--image", type=at_least(32), default=512, help="side of the picture")
+    parser.add_argument("--channels", type=at_least(1), default=64, help="of DCNv3's stage 1; doubled in every stage")
+    parser.add_argument("--groups", type=at_least(1), default=4, help="of DCNv3's stage 1; doubled in every stage")
     parser.add_argument("--offset-scale", type=float, default=1.0, help="of DCNv3")
-    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--batch", type=at_least(1), default=1)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16", "float64"])
-    parser.add_argument("--rounds", type=int, default=9, help="at most, of each case")
+    parser.add_argument("--rounds", type=at_least(1), default=9, help="at most, of each case")
     parser.add_argument("--minutes", type=float, default=math.inf, help="for the rounds of a case, compiling included")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=at_least(1), default=2)
+    parser.add_argument("--device", type=device, default="cpu")
     parser.add_argument(
         "--keep-freed-memory", action="store_true", help="while times are taken, as segzoo's commands do"
     )
@@ -266,6 +267,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
     parser.add_argument("--memory-of", choices=WAYS, help=argparse.SUPPRESS)  # the fresh process
     arguments = parser.parse_args()
+    if arguments.channels % arguments.groups:
+        parser.error(f"--channels {arguments.channels} do not divide into --groups {arguments.groups}")
     torch.set_num_threads(arguments.threads)
     if arguments.memory_of:
         print(added_memory(arguments.memory_of, arguments.cases[0], arguments))

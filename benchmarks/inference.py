@@ -30,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from options import at_least, device
 from rounds import rounds
 from torch.nn import functional as F
 
@@ -78,16 +79,18 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sizes", type=size, nargs="+", default=[(512, 512), (512, 2048)], metavar="HxW")
     parser.add_argument("--picture", type=size, default=(8192, 8192), metavar="HxW", help="the large picture")
     parser.add_argument("--check", type=size, default=(1024, 1280), metavar="HxW", help="where labels are compared")
-    parser.add_argument("--classes", type=int, default=150)
-    parser.add_argument("--stride", type=int, default=4, help="how much smaller the logits to be upsampled are")
+    parser.add_argument("--classes", type=at_least(1), default=150)
+    parser.add_argument(
+        "--stride", type=at_least(1), default=4, help="how much smaller the logits to be upsampled are"
+    )
     parser.add_argument("--logits", nargs="+", choices=AIM_SPEED, default=list(AIM_SPEED), help="kinds of logits")
-    parser.add_argument("--windows_per_pass", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=7, help="at most, of upsampling")
+    parser.add_argument("--windows_per_pass", type=at_least(1), default=4)
+    parser.add_argument("--rounds", type=at_least(1), default=7, help="at most, of upsampling")
     parser.add_argument(
         "--minutes", type=float, default=math.inf, help="for the rounds of each size and kind of logits"
     )
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=at_least(1), default=torch.get_num_threads())
+    parser.add_argument("--device", type=device, default="cpu")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)  # what a fresh process measures
     return parser.parse_args()
@@ -95,8 +98,8 @@ def parse() -> argparse.Namespace:
 
 def size(text: str) -> tuple[int, int]:
     """``512x2048`` as (height, width)."""
-    height, width = text.lower().split("x")
-    return int(height), int(width)
+    height, width = map(at_least(1), text.lower().split("x"))
+    return height, width
 
 
 # Label maps from logits

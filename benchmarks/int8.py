@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
+from options import at_least
 
 import segzoo
 from segzoo.data.decoding import decode_example
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument("model", help="folder of a trained model")
     parser.add_argument("data", help="data set, as for segzoo evaluate")
     parser.add_argument("--split", default="validation", help="pictures to score (default: validation)")
-    parser.add_argument("--calibration", type=int, default=32, help="pictures for the ranges (default: 32)")
+    parser.add_argument("--calibration", type=at_least(1), default=32, help="pictures for the ranges (default: 32)")
     args = parser.parse_args()
     model, processor = segzoo.load(args.model)
     ranges = undecoded(load_split(args.data, "train", max_samples=args.calibration).rows)

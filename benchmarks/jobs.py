@@ -33,6 +33,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from options import at_least
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -98,10 +100,12 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=SEGFORMER, metavar="ROW", help="row of the zoo that transformers has too")
     parser.add_argument("--fitted", action="store_true", help="fit the last layer to drawn scenes, and label such")
-    parser.add_argument("--pictures", type=int, default=200)
-    parser.add_argument("--few", type=int, default=8, help="pictures of the jobs that tell the start (default: 8)")
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--pictures", type=at_least(1), default=200)
+    parser.add_argument(
+        "--few", type=at_least(1), default=8, help="pictures of the jobs that tell the start (default: 8)"
+    )
+    parser.add_argument("--rounds", type=at_least(1), default=2)
+    parser.add_argument("--threads", type=at_least(1), default=2)
     parser.add_argument(
         "--clock",
         choices=("wall", "cpu"),

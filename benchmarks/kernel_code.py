@@ -2,8 +2,7 @@
 
 For each kernel, dtype and architecture it counts instructions, loads of 16 bytes, atomic additions and those of 16
 bytes, and barriers at which a block waits, and shows registers and stack of a thread. Where a loop is not unrolled, its
-instructions count once. The block has one of the shapes that the
-kernel would try on that architecture.
+instructions count once. The block has the shape that the kernel takes on that architecture.
 
     python benchmarks/kernel_code.py
     python benchmarks/kernel_code.py --kernels dcnv3 --capabilities 90 --dtypes float32 --channels 16 --json
@@ -18,6 +17,7 @@ import tempfile
 from collections.abc import Iterator
 
 import torch
+from options import at_least
 from segzoo._kernels.dcnv3 import functions as dcnv3_functions
 from segzoo._kernels.dcnv3 import kernels as dcnv3_kernels
 from segzoo._kernels.dcnv3.bilinear import block_shape, compute_dtype, forward_constants, lanes, vector
@@ -26,6 +26,7 @@ from segzoo._kernels.ms_deform_attn import kernels as ms_deform_attn_kernels
 from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
+from triton.runtime.errors import PTXASError
 
 KERNELS = {"dcnv3": dcnv3_kernels, "ms_deform_attn": ms_deform_attn_kernels}
 PASSES = ("forward", "backward")
@@ -142,18 +143,22 @@ def all_codes(arguments: argparse.Namespace) -> Iterator[Code]:
             for capability in arguments.capabilities:
                 for dtype in arguments.dtypes:
                     for channels in arguments.channels:
-                        yield compiled(
-                            kernel, direction, getattr(torch, dtype), channels, capability, kernel == "dcnv3"
-                        )
+                        try:
+                            yield compiled(
+                                kernel, direction, getattr(torch, dtype), channels, capability, kernel == "dcnv3"
+                            )
+                        except PTXASError as error:
+                            cause = str(error).partition("Repro command")[0].strip()
+                            raise SystemExit(f"no code for --capabilities {capability}: {cause}") from None
 
 
 def parse(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kernels", nargs="+", choices=KERNELS, default=list(KERNELS))
     parser.add_argument("--passes", nargs="+", choices=PASSES, default=list(PASSES))
-    parser.add_argument("--capabilities", nargs="+", type=int, default=[80, 90], metavar="CC")
+    parser.add_argument("--capabilities", nargs="+", type=at_least(1), default=[80, 90], metavar="CC")
     parser.add_argument("--dtypes", nargs="+", choices=(*DTYPES, "float64"), default=list(DTYPES))
-    parser.add_argument("--channels", nargs="+", type=int, default=[16], help="of a group or head")
+    parser.add_argument("--channels", nargs="+", type=at_least(1), default=[16], help="of a group or head")
     parser.add_argument("--json", action="store_true", help="print a list of records instead of a table")
     return parser.parse_args(given)
 

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from options import at_least
 from rounds import rounds
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, zoo
@@ -145,10 +146,10 @@ def parse(arguments: Iterable[str] | None = None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", metavar="NAME", help='only these, such as "mmsegmentation: PSPNet"')
-    parser.add_argument("--size", type=int, nargs=2, default=[512, 512], metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--size", type=at_least(1), nargs=2, default=[512, 512], metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--rounds", type=at_least(1), default=3)
     parser.add_argument("--parameters", type=float, default=1e9, help="leave out models with more weights")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=at_least(1), default=torch.get_num_threads())
     parser.add_argument(
         "--clock", choices=CLOCKS, default="wall", help="cpu: the process's own seconds, on one thread"
     )

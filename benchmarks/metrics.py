@@ -16,6 +16,10 @@ import subprocess
 import sys
 import time
 
+from options import at_least
+
+DTYPES = ("uint8", "int16", "int32", "int64")
+
 
 def make_maps(count, size, num_labels):
     """Blocky label maps with 5 % ignored pixels and predictions that are right on about 80 %."""
@@ -104,11 +108,11 @@ def measure(arguments, dtype):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", help="folder of another mean_iou module, such as evaluate's metrics/mean_iou")
-    parser.add_argument("--maps", type=int, default=20)
-    parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--labels", type=int, default=150)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--dtype", default=None, help="of the maps; default: uint8 and int64, one after the other")
+    parser.add_argument("--maps", type=at_least(1), default=20)
+    parser.add_argument("--size", type=at_least(1), default=512)
+    parser.add_argument("--labels", type=at_least(1), default=150)
+    parser.add_argument("--repeats", type=at_least(1), default=7)
+    parser.add_argument("--dtype", choices=DTYPES, help="of the maps; default: uint8 and int64, one after the other")
     parser.add_argument("--json", help="write the figures to this file")
     parser.add_argument("--candidate", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

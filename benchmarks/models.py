@@ -40,6 +40,7 @@ from pathlib import Path
 
 import torch
 from model_cases import NUM_LABELS, Case, cases
+from options import at_least
 from rounds import rounds
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -94,10 +95,10 @@ def parse() -> argparse.Namespace:
         default=list(PRECISIONS) if has_bfloat16() else ["float32"],
         help="both, or float32 alone where the CPU emulates bfloat16",
     )
-    parser.add_argument("--size", type=int, nargs=2, default=[512, 512], metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--rounds", type=int, default=9, help="at most, of each group")
+    parser.add_argument("--size", type=at_least(1), nargs=2, default=[512, 512], metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--rounds", type=at_least(1), default=9, help="at most, of each group")
     parser.add_argument("--minutes", type=float, default=math.inf, help="for the rounds of a group")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=at_least(1), default=torch.get_num_threads())
     parser.add_argument(
         "--clock", choices=CLOCKS, default="wall", help="cpu: the process's own seconds, on one thread"
     )

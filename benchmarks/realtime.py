@@ -31,6 +31,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from options import at_least
 from rounds import rounds
 from torch import Tensor, nn
 
@@ -165,12 +166,12 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), metavar="NAME")
     parser.add_argument("--ways", nargs="+", choices=WAYS, metavar="WAY", help=f"of {', '.join(WAYS)}")
-    parser.add_argument("--size", type=int, nargs=2, default=[1024, 2048], metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--rounds", type=int, default=100, help="at most, of each model")
+    parser.add_argument("--size", type=at_least(1), nargs=2, default=[1024, 2048], metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--rounds", type=at_least(1), default=100, help="at most, of each model")
     parser.add_argument(
         "--minutes", type=float, default=2, help="for the rounds of a model; three are made in any case"
     )
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=at_least(1), default=torch.get_num_threads())
     parser.add_argument(
         "--clock", choices=CLOCKS, default="wall", help="cpu: the process's own seconds, on one thread"
     )

@@ -24,6 +24,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from options import at_least
+
 if TYPE_CHECKING:
     from transformers import UperNetForSemanticSegmentation
 
@@ -78,12 +80,12 @@ def parse() -> argparse.Namespace:
     from segzoo.inference.timing import has_bfloat16
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--crop_size", type=int, default=512)
-    parser.add_argument("--height", type=int, default=640, help="of the pictures")
-    parser.add_argument("--width", type=int, default=800, help="of the pictures")
-    parser.add_argument("--batch_size", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=8, help="that count, in each round")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--crop_size", type=at_least(1), default=512)
+    parser.add_argument("--height", type=at_least(1), default=640, help="of the pictures")
+    parser.add_argument("--width", type=at_least(1), default=800, help="of the pictures")
+    parser.add_argument("--batch_size", type=at_least(1), default=2)
+    parser.add_argument("--steps", type=at_least(1), default=8, help="that count, in each round")
+    parser.add_argument("--rounds", type=at_least(1), default=2)
     parser.add_argument(
         "--precisions",
         nargs="+",
@@ -94,7 +96,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--backbone", default="resnet50_v1c", help="of segzoo's model")
     parser.add_argument("--peer_model", choices=["transformers", "segzoo"], default="transformers")
     parser.add_argument("--memory_format", choices=["auto", "contiguous", "channels_last"], default="auto")
-    parser.add_argument("--num_workers", type=int, default=1, help="loading processes of segzoo train")
+    parser.add_argument("--num_workers", type=at_least(0), default=1, help="loading processes of segzoo train")
     parser.add_argument("--frozen", action="store_true", help="compare a frozen backbone with a trained one")
     parser.add_argument("--json", help="write the figures to this file")
     parser.add_argument("--peer", metavar="DATA", help=argparse.SUPPRESS)

@@ -30,6 +30,7 @@ from importlib.util import find_spec
 
 import kernel_code
 import torch
+from options import at_least
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -300,8 +301,8 @@ def show(record: dict) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["T"], choices=[n.rpartition("-")[2].upper() for n in VARIANTS])
-    parser.add_argument("--images", nargs="+", type=int, default=[512], help="side of the picture")
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 16])
+    parser.add_argument("--images", nargs="+", type=at_least(1), default=[512], help="side of the picture")
+    parser.add_argument("--batches", nargs="+", type=at_least(1), default=[1, 16])
     parser.add_argument("--dtypes", nargs="+", default=["float16", "float32"], choices=kernel_code.DTYPES)
     parser.add_argument("--compiled", action="store_true", help="also grid_sample through torch.compile")
     parser.add_argument("--without", nargs="*", default=[], help="operators to leave out, such as grid_sample")

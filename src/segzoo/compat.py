@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 import transformers
+from torch.autograd import forward_ad
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -63,6 +64,16 @@ VIT_BLOCKS = "layers" if _TRANSFORMERS >= (5, 9) else "encoder.layer"
 def is_exporting() -> bool:
     """Whether torch.export is tracing. ``torch.compiler.is_exporting`` in torch 2.8 is true in torch.compile as well."""
     return torch.compiler._is_exporting_flag
+
+
+def is_transformed() -> bool:
+    """Whether a transform of torch.func is active (grad, vmap, jvp and so on), or a level of torch.autograd.forward_ad."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def is_followed() -> bool:
+    """Whether torch compiles, exports or transforms what runs: all that it can follow are its own operators."""
+    return torch.compiler.is_compiling() or is_exporting() or is_transformed()
 
 
 def checkpoint_activations(model: PreTrainedModel, enabled: bool = True) -> None:

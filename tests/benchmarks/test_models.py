@@ -1,30 +1,21 @@
 """What the cases of benchmarks/models.py swap is what the models run."""
 
-import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from support.benchmarks import script
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation
 from segzoo.auto import BACKBONES
 from segzoo.heads import UPerHeadConfig
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
 OPERATORS = {"segzoo_internimage": "dcnv3", "segzoo_vit_adapter": "ms_deform_attn"}
 
 
 @pytest.fixture
 def cases(monkeypatch):
-    """The script, and beside it those that it imports."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    spec = importlib.util.spec_from_file_location("benchmark_model_cases", FOLDER / "model_cases.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)  # where dataclasses look names up
-    spec.loader.exec_module(module)
-    yield module
-    sys.modules.pop("deformable", None)
+    return script("model_cases", monkeypatch)
 
 
 @pytest.mark.parametrize("backbone", OPERATORS)

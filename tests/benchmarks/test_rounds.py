@@ -1,22 +1,9 @@
 """Benchmarks end in time: rounds, and what benchmarks/all.py starts."""
 
-import importlib.util
-import sys
 import time
-from pathlib import Path
 
 import pytest
-
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-
-
-def script(name, monkeypatch):
-    """A script of the folder as a module."""
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)  # where dataclasses look names up
-    spec.loader.exec_module(module)
-    return module
+from support.benchmarks import script
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation
@@ -255,6 +256,28 @@ def test_wide_convolutions_take_winograds_way_in_training(monkeypatch):
     assert conv.weight.grad is None
     torch.compile(conv, backend="eager", fullgraph=True)(x)
     assert len(seen) == 3  # the one above has no gradient of its input
+
+
+@pytest.mark.parametrize("gradients", [True, False], ids=["training", "inference"])
+def test_wide_convolutions_can_be_transformed(gradients):
+    """Where Winograd's way would be taken, as `nn.Conv2d` can."""
+    conv, x = Conv2d(256, 256, 3, padding=1), numbers(2, 1, 256, 32, 32, dtype=torch.float32)
+    own = torch.nn.Conv2d.forward
+
+    def loss(weight, x):
+        return torch.func.functional_call(conv, {"weight": weight}, x).square().sum()
+
+    with torch.set_grad_enabled(gradients):
+        torch.testing.assert_close(torch.vmap(conv)(x), torch.stack([own(conv, y) for y in x]))
+        _, tangent = torch.func.jvp(conv, (x[0],), (x[1],))
+        torch.testing.assert_close(tangent, own(conv, x[1]) - conv.bias[:, None, None], rtol=1e-4, atol=1e-4)
+        with forward_ad.dual_level():
+            dual = conv(forward_ad.make_dual(x[0], x[1]))
+            torch.testing.assert_close(forward_ad.unpack_dual(dual).tangent, tangent)
+        of_samples = torch.vmap(torch.func.grad(loss), (None, 0))(conv.weight, x)
+        torch.testing.assert_close(
+            of_samples.sum(0), torch.func.grad(loss)(conv.weight, x.flatten(0, 1)), rtol=1e-4, atol=1e-2
+        )
 
 
 @x86

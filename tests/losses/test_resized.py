@@ -81,6 +81,22 @@ def test_gradients_of_gradients():
     )
 
 
+def test_can_be_transformed():
+    logits, labels, _ = batch((2, 3), (4, 9))
+    logits = logits.detach()
+
+    def losses(logits, labels):
+        return resized_cross_entropy(logits[None], labels[None], 255, align_corners=False)[0]
+
+    found = torch.vmap(torch.func.grad(lambda *pair: losses(*pair).sum()))(logits, labels)
+    expected = torch.func.grad(lambda logits: usual(logits, labels, False).sum())(logits)
+    torch.testing.assert_close(found, expected)
+    _, tangent = torch.func.jvp(lambda logits: losses(logits, labels[0]), (logits[0],), (logits[1],))
+    torch.testing.assert_close(
+        tangent, torch.func.jvp(lambda x: usual(x[None], labels[:1], False)[0], (logits[0],), (logits[1],))[1]
+    )
+
+
 def test_large_logits_overflow_nowhere():
     logits, labels, _ = batch((4, 4), (16, 16), dtype=torch.float32)
     large = (logits.detach() * 1e4).requires_grad_()

@@ -7,7 +7,9 @@ import warnings
 import pytest
 import torch
 from support.forked import run_python
+from torch.autograd import forward_ad
 
+from segzoo.errors import SegZooError
 from segzoo.ops import dcnv3, ms_deform_attn
 
 SHAPES = ((5, 9), (3, 4))
@@ -142,6 +144,75 @@ def test_whole_model_in_one_graph_trains(dtype):
         found = torch.autograd.grad(output.float().square().sum(), list(model.parameters()))
         for a, b in zip(found, expected_gradients, strict=True):
             assert torch.allclose(a, b, rtol=1e-3, atol=1e-3 if dtype == torch.float32 else 0.05 * b.abs().max())
+
+
+@pytest.mark.parametrize("name", ["softmax", "attention"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_backward_inside_autocast_is_the_same(name, dtype):
+    """Its products of matrices are autocast's to round."""
+    module = Sampling(name, torch.float32)
+    with torch.autocast("cpu", dtype):
+        output = module(torch.ones(()))
+        inside = torch.autograd.grad(output.float().square().sum(), list(module.tensors), retain_graph=True)
+    outside = torch.autograd.grad(output.float().square().sum(), list(module.tensors))
+    assert output.dtype == dtype
+    assert all(torch.equal(a, b) for a, b in zip(inside, outside, strict=True))
+
+
+@pytest.mark.parametrize("name", ["softmax", "attention"])
+def test_gradients_of_samples(name):
+    """Of torch.func, whose transforms know no gradients of registered operators."""
+    module = Sampling(name)
+    tensors = [tensor.detach() for tensor in module.tensors]
+
+    def loss(*tensors):
+        return torch.func.functional_call(
+            module, {f"tensors.{i}": x for i, x in enumerate(tensors)}, torch.ones(())
+        ).sum()
+
+    everywhere = (0, 1, 2)
+    expected = torch.autograd.grad(module(torch.ones(())).sum(), list(module.tensors))
+    assert_same(torch.func.grad(loss, everywhere)(*tensors), expected, 1e-13)
+    samples = [tensor[:, None] for tensor in tensors]
+    found = torch.vmap(torch.func.grad(loss, everywhere))(*samples)
+    assert_same([gradient[:, 0] for gradient in found], expected, 1e-13)
+    sums = torch.vmap(loss, in_dims=(1, 0, 0))(samples[0].transpose(0, 1), *samples[1:])
+    torch.testing.assert_close(sums.sum(), loss(*tensors))
+
+
+@pytest.mark.parametrize("name", ["softmax", "attention"])
+def test_forward_mode_is_refused(name):
+    """Without a word torch would leave the tangents out; where none is, nothing is missing."""
+    module, one = Sampling(name).requires_grad_(False), torch.ones((), dtype=torch.float64)
+    transforms = [
+        lambda: torch.func.jvp(module, (one,), (one,)),
+        lambda: torch.func.jacfwd(module)(one),
+        lambda: torch.func.jvp(torch.func.grad(lambda factor: module(factor).sum()), (one,), (one,)),
+        lambda: torch.func.jvp(lambda x: torch.vmap(module)(x[None]), (one,), (one,)),
+        lambda: torch.compile(lambda: torch.func.jvp(module, (one,), (one,)), backend="eager")(),
+    ]
+    for transform in transforms:
+        with pytest.raises(SegZooError, match=r"no derivatives in forward mode .* take them in reverse mode"):
+            transform()
+    with forward_ad.dual_level():
+        factor = forward_ad.make_dual(one, one)
+        for run in (module, torch.no_grad()(module), Sampling(name)):
+            with pytest.raises(SegZooError, match="no derivatives in forward mode"):
+                run(factor)
+        module.requires_grad_(True)
+        output = module(one)
+        with pytest.raises(SegZooError, match="backward has no derivatives in forward mode"):
+            torch.autograd.grad(output, module.tensors[0], forward_ad.make_dual(output.detach(), output.detach()))
+    _, tangent = torch.func.jvp(lambda factor: module(one) * factor, (one,), (one,))
+    assert torch.equal(tangent, output)
+
+
+@pytest.mark.parametrize("name", ["softmax", "attention"])
+def test_second_derivatives_are_refused(name):
+    module = Sampling(name)
+    gradient = torch.autograd.grad(module(torch.ones(())).square().sum(), module.tensors[0], create_graph=True)[0]
+    with pytest.raises(SegZooError, match="has no second derivatives"):
+        gradient.sum().backward()
 
 
 def test_kept_layouts_are_no_tensors_of_inference_mode():

@@ -28,6 +28,8 @@ _SMALL_VALUES = 2**22
 # they are passed over several times, and stay in its cache.
 _SEARCHED_VALUES = 2**20
 _CONTEST_VALUES = 2**18
+# Results whose height and width are together no more are summed in another order by F.interpolate on a CPU.
+_OTHER_WAY = 128
 # Most threads with which NumPy's argmax, of one thread, is used.
 _NUMPY_THREADS = 4
 # Where rounding decides at more than one pixel in so many, as for constant logits, everything is interpolated.
@@ -195,14 +197,14 @@ def _by_all_classes(
     at a time.
     """
     logits = logits.to(_wide_dtype(logits))
-    if _rounding_is_known(logits):
+    if _rounding_is_known(logits, stages):
         return label_map_from_rows(resized(MapRows(logits), stages, align_corners), dtype)
     return _by_classes(logits, stages, align_corners).to(dtype)
 
 
-def _rounding_is_known(logits: torch.Tensor) -> bool:
+def _rounding_is_known(logits: torch.Tensor, stages: Sequence[Stage]) -> bool:
     """Whether values that are interpolated here have exactly the bits of F.interpolate's."""
-    if logits.device.type != "cpu":
+    if logits.device.type != "cpu" or any(part != size and sum(size) <= _OTHER_WAY for part, size in stages):
         return False
     return adds_like_interpolate(_wide_dtype(logits), len(logits), torch.get_num_threads())
 
@@ -232,7 +234,7 @@ def _by_blocks(
     search_values, contest_values = (_SEARCHED_VALUES, _CONTEST_VALUES) if on_cpu else (_CHUNK_VALUES, _CHUNK_VALUES)
     if not 0 < blocks.largest <= _CHUNK_VALUES // (64 if on_cpu else 1):
         return _by_all_classes(logits, stages, align_corners, dtype)
-    exact = _rounding_is_known(logits)
+    exact = _rounding_is_known(logits, stages)
     rivals = blocks.search(search_values)
     if all(rivals.whole) or (any(rivals.whole) and not exact):
         return _by_all_classes(logits, stages, align_corners, dtype)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segzoo.compat import is_exporting
+from segzoo.compat import is_followed
 from segzoo.layers.norm import BatchNorm2d, ChannelNorm, GroupNorm
 from segzoo.layers.phases import depthwise_conv_of_phases
 from segzoo.layers.pointwise import TWO_LIBRARIES, is_plain
@@ -72,7 +72,7 @@ class Conv2d(nn.Conv2d):
         stride, dilation = self.stride, self.dilation
         if torch.is_grad_enabled() and self._gradient_overruns(x, weight):
             x, stride = x[..., :: stride[0], :: stride[1]], (1, 1)
-        if not (TWO_LIBRARIES and x.device.type == "cpu" and is_plain(self.weight)) or _is_traced():
+        if not (TWO_LIBRARIES and x.device.type == "cpu" and is_plain(self.weight)) or is_followed():
             return F.conv2d(x, weight, self.bias, stride, self.padding, dilation, self.groups)
         if self._is_same_size and self.groups == 1 and _winograd_is_faster(x, weight, dilation[0]):
             conv = TrainedWinograd.apply if torch.is_grad_enabled() else winograd_conv
@@ -98,10 +98,6 @@ class Conv2d(nn.Conv2d):
         """Whether this is a 3x3 convolution with one dilation, whose result is as large as its input."""
         square = self.kernel_size == (3, 3) and self.stride == (1, 1) and self.dilation[0] == self.dilation[1]
         return square and self.padding == self.dilation
-
-
-def _is_traced() -> bool:
-    return torch.compiler.is_compiling() or is_exporting()
 
 
 def _winograd_is_faster(x: Tensor, weight: Tensor, dilation: int) -> bool:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segzoo.compat import is_exporting
+from segzoo.compat import is_followed
 from segzoo.layers.resize import in_format_of, resize
 
 # Resized numbers that are worked on at a time, for each thread: they stay in its cache.
@@ -33,7 +33,7 @@ def resized_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int, *, 
     Returns:
         (B, H, W), in the type of the logits.
     """
-    usual = torch.compiler.is_compiling() or is_exporting() or type(logits) is not Tensor
+    usual = is_followed() or type(logits) is not Tensor
     if usual or logits.device.type != "cpu" or logits.shape[1] < _FEWEST_CLASSES:
         return _usual(logits, labels, ignore_index, align_corners)
     sides = zip(logits.shape[-2:], labels.shape[-2:], strict=True)

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from segzoo.compat import is_exporting
 from segzoo.errors import SegZooError
 from segzoo.ops.bilinear_bags import BORDER, Layout, backward, forward, index_dtype, kept_layouts
-from segzoo.ops.registration import autocast_sampled, compute_dtype, empty, gpu_kernels, register_autocast
+from segzoo.ops.registration import autocast_sampled, call, compute_dtype, empty, gpu_kernels, register_rules
 
 
 class _Options(NamedTuple):
@@ -78,15 +78,17 @@ def dcnv3(
         are not.
 
     Raises:
-        SegZooError: shapes, dtypes, devices or options do not fit; the message says which.
+        SegZooError: shapes, dtypes, devices or options do not fit; the message says which. Or derivatives are asked for in forward mode, or
+            second ones: there are first ones in reverse mode alone.
     """
     options = _Options(
         groups, kernel_size, stride, padding, dilation, float(offset_scale), bool(remove_center), bool(softmax)
     )
     _check(input, offset, mask, options)
+    input = autocast_sampled(input)
     if is_exporting():
-        return _grid_sample_form(autocast_sampled(input), offset, mask, options)
-    return torch.ops.segzoo.dcnv3(input, offset, mask, *options, torch.compiler.is_compiling())
+        return _grid_sample_form(input, offset, mask, options)
+    return call("dcnv3", input, offset, mask, *options, torch.compiler.is_compiling())
 
 
 class DCNv3(nn.Module):
@@ -286,20 +288,7 @@ def _(gradient: Tensor, input: Tensor, offset: Tensor, mask: Tensor, *options: A
     return tuple(empty(t) for t in (input, offset, mask))
 
 
-def _save_for_backward(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:3])
-    ctx.options = inputs[3:]
-
-
-def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    gradients = torch.ops.segzoo.dcnv3_backward(gradient, *ctx.saved_tensors, *ctx.options)
-    return *gradients, *(None for _ in ctx.options)
-
-
-_operator.register_autograd(_backward, setup_context=_save_for_backward)
-
-
-register_autocast("dcnv3")
+register_rules("dcnv3")
 
 
 # The form for exports

@@ -9,7 +9,6 @@ One public function, :func:`ms_deform_attn`, in the same forms as :func:`segzoo.
 
 from collections.abc import Iterator, Sequence
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from torch.nn import functional as F
 from segzoo.compat import is_exporting
 from segzoo.errors import SegZooError
 from segzoo.ops.bilinear_bags import BORDER, Layout, backward, forward, index_dtype, kept_layouts
-from segzoo.ops.registration import autocast_sampled, compute_dtype, empty, gpu_kernels, register_autocast
+from segzoo.ops.registration import autocast_sampled, call, compute_dtype, empty, gpu_kernels, register_rules
 
 
 def ms_deform_attn(
@@ -45,15 +44,15 @@ def ms_deform_attn(
         others are not.
 
     Raises:
-        SegZooError: shapes, dtypes or devices do not fit; the message says which.
+        SegZooError: shapes, dtypes or devices do not fit; the message says which. Or derivatives are asked for in forward mode, or
+            second ones: there are first ones in reverse mode alone.
     """
     sizes = _check(value, spatial_shapes, sampling_locations, attention_weights)
+    value = autocast_sampled(value)
     # torch.jit.trace's sizes are tensors, which an operator takes in no list
     if is_exporting() or torch.jit.is_tracing():
-        return _grid_sample_form(autocast_sampled(value), sizes, sampling_locations, attention_weights)
-    return torch.ops.segzoo.ms_deform_attn(
-        value, sizes, sampling_locations, attention_weights, torch.compiler.is_compiling()
-    )
+        return _grid_sample_form(value, sizes, sampling_locations, attention_weights)
+    return call("ms_deform_attn", value, sizes, sampling_locations, attention_weights, torch.compiler.is_compiling())
 
 
 class MSDeformAttn(nn.Module):
@@ -274,21 +273,7 @@ def _(
     return tuple(empty(t) for t in (value, sampling_locations, attention_weights))
 
 
-def _save_for_backward(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    value, ctx.spatial_shapes, locations, weights, ctx.fused = inputs
-    ctx.save_for_backward(value, locations, weights)
-
-
-def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    value, locations, weights = ctx.saved_tensors
-    found = torch.ops.segzoo.ms_deform_attn_backward(
-        gradient, value, ctx.spatial_shapes, locations, weights, ctx.fused
-    )
-    return found[0], None, found[1], found[2], None
-
-
-_operator.register_autograd(_backward, setup_context=_save_for_backward)
-register_autocast("ms_deform_attn")
+register_rules("ms_deform_attn")
 
 
 # The form for exports
