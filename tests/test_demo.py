@@ -12,6 +12,7 @@ from PIL import Image
 
 from segzoo import SegZooConfig, SegZooForSemanticSegmentation, SegZooImageProcessor
 from segzoo.demo import Demo, build_page, serve
+from segzoo.errors import SegZooError
 
 CHROMIUM = Path("/usr/bin/chromium")
 NAMES = ["sky", "<b>road</b>", "car", "tree", "person"]
@@ -44,6 +45,20 @@ def test_table_and_overlay(demo, picture):
     colours = np.asarray(demo.palette, np.uint8)[found.labels]
     assert np.array_equal(np.asarray(demo.overlay(found, 1.0)), colours)
     assert np.array_equal(np.asarray(demo.label_image(found)), found.labels)
+
+
+def test_uploads_are_not_opened_by_gradio(demo, tmp_path):
+    """Which would tell visitors its own words, and print a traceback, for what is no picture."""
+    pytest.importorskip("gradio", reason='gradio is not installed: pip install "segzoo[demo]"')
+    from gradio.data_classes import ImageData
+
+    (upload := tmp_path / "no.png").write_bytes(b"nothing")
+    blocks = build_page(demo)
+    (picture,) = (block for block in blocks.blocks.values() if block.elem_id == "picture")
+    path = picture.preprocess(ImageData(path=str(upload), orig_name=upload.name))
+    assert path == str(upload) and picture.preprocess(None) is None
+    with pytest.raises(SegZooError, match="it is no picture"):
+        demo.label(path)
 
 
 @pytest.fixture
@@ -102,4 +117,4 @@ def test_upload_overlay_opacity_and_table_in_a_browser(demo, picture, page, tmp_
     (tmp_path / "no.png").write_bytes(b"nothing")
     page.locator("#picture button[aria-label*=Remove], #picture button[aria-label*=Clear]").first.click()
     page.locator("#picture input[type=file]").set_input_files(tmp_path / "no.png")
-    page.get_by_text("cannot identify image file").first.wait_for()
+    page.get_by_text("it is no picture").first.wait_for()

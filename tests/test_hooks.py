@@ -90,6 +90,18 @@ def test_every_layer_with_weights_runs(model_type):
 
 
 @every_component
+def test_linear_layers_read_tokens(model_type):
+    """And no maps: the 8-bit layer of bitsandbytes fails on inputs of four dimensions."""
+    model, run = build(model_type)
+    dimensions = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(lambda _, given, __, name=name: dimensions.update({name: given[0].ndim}))
+    run()
+    assert not {name for name, number in dimensions.items() if number > 3}
+
+
+@every_component
 def test_lora_reaches_the_gradient(model_type):
     peft = pytest.importorskip("peft")
     model, run = build(model_type)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import socket
 import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -145,13 +146,14 @@ def build_page(demo: Demo) -> Blocks:
             with gradio.Column():
                 picture = gradio.Image(
                     type="filepath",
-                    image_mode=None,  # the file as it was uploaded
                     label="Picture",
                     sources=["upload", "clipboard"],
                     buttons=["fullscreen"],
                     elem_id="picture",
                     height=420,
                 )
+                # The file as it was uploaded: gradio would open it, and print a traceback for what is no picture.
+                picture.preprocess = lambda upload: upload and upload.path
                 opacity = gradio.Slider(0, 1, OPACITY, step=0.05, label="Opacity of the colours", elem_id="opacity")
             with gradio.Column():
                 shown = gradio.Image(
@@ -184,6 +186,43 @@ def build_page(demo: Demo) -> Blocks:
     return page
 
 
+def check_address(host: str, port: int | None) -> None:
+    """Check that a page can be opened at an address; call this before loading a model.
+
+    Args:
+        host: address or name to listen at.
+        port: port; None: any.
+
+    Raises:
+        SegZooError: this machine has no such address, or the port is taken or not allowed.
+    """
+    if port is not None and not 0 < port < 65536:
+        raise SegZooError(f"--port {port}: ports are 1 to 65535")
+    for number in [0] if port is None else [0, port]:
+        try:
+            _try_to_listen(host.strip("[]"), number)
+        except (OSError, UnicodeError) as error:  # names that are none are the second
+            if number:
+                raise SegZooError(
+                    f"--port {port}: it cannot be opened ({first_line(error)}); choose another one"
+                ) from error
+            raise SegZooError(
+                f"--host {host}: this machine cannot listen there ({first_line(error)}); give an address of its own, "
+                "127.0.0.1 for this machine alone, or 0.0.0.0 for all of them"
+            ) from error
+
+
+def _try_to_listen(host: str, port: int) -> None:
+    failure: OSError | None = None
+    for family, *_, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        try:
+            return socket.create_server(place, family=family).close()
+        except OSError as error:
+            failure = error
+    if failure is not None:
+        raise failure
+
+
 def serve(
     page: Blocks, *, host: str = "127.0.0.1", port: int | None = None, share: bool = False, wait: bool = True
 ) -> str:
@@ -200,8 +239,9 @@ def serve(
         The address.
 
     Raises:
-        SegZooError: the port is taken or not allowed.
+        SegZooError: there is no such address, or the port is taken or not allowed.
     """
+    check_address(host, port)  # gradio tries a hundred ports in vain
     gradio = _gradio()
     theme = gradio.themes.Default(
         primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]

@@ -360,6 +360,19 @@ def test_attention_to_a_coarser_grid_takes_any_size(name, least, tmp_path):
         assert largest_difference(program(image), model, image) < 1e-4
 
 
+@pytest.mark.parametrize(("head", "least"), [("fcn", 32), ("lraspp", 64), ("isa", 128)])
+def test_the_least_side_of_a_program_is_said(head, least, tmp_path):
+    model, file = settle(tiny_composite("segzoo_resnet", f"segzoo_{head}_head")).eval(), tmp_path / "model.pt2"
+    lines, extra = [], {METADATA_FILE: ""}
+    export_model(model, file, on_step=lines.append)
+    program = torch.export.load(file, extra_files=extra).module()
+    assert json.loads(extra[METADATA_FILE])["least_side"] == str(least)
+    assert sum(f"pictures of {least} pixels a side and more" in line for line in lines) == (least > 32)
+    for shape in ((1, 3, least, least), (3, 3, least, 200), (2, 3, 200, least)):
+        image = torch.randn(shape)
+        assert largest_difference(program(image), model, image) < 1e-4
+
+
 def test_models_of_any_size_have_no_reason_against_it():
     from transformers import Dinov2Config
     from transformers import SwinConfig as TheirSwinConfig

@@ -17,7 +17,7 @@ from segzoo.auto import register_backbone
 from segzoo.backbones.base import Backbone, BackboneConfig
 from segzoo.base import Ints, strict
 from segzoo.errors import SegZooError
-from segzoo.layers import DropPath
+from segzoo.layers import DropPath, over_pixels
 from segzoo.layers.vit import FeedForward, drop_path_rates
 
 _DEEP = [3, 3, 27, 3]
@@ -133,7 +133,7 @@ class ConvNeXtBlock(GradientCheckpointingLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         branch = self.depthwise_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        branch = self.mlp(self.norm(branch))
+        branch = over_pixels(self.mlp, self.norm(branch))
         return x + self.drop_path(branch if self.scale is None else branch * self.scale)
 
 

@@ -16,7 +16,7 @@ from segzoo.auto import register_backbone
 from segzoo.backbones.base import Backbone, BackboneConfig
 from segzoo.base import Ints, strict
 from segzoo.errors import SegZooError
-from segzoo.layers import DropPath, PointwiseLinear
+from segzoo.layers import DropPath, PointwiseLinear, over_pixels
 from segzoo.layers.initial import reset_as_torch
 from segzoo.layers.vit import FeedForward
 from segzoo.ops import DCNv3
@@ -163,13 +163,14 @@ class DeformableConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         context = self.depthwise_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         context = self.activation(self.depthwise_norm(context))
-        projected = self.input_proj(x)
-        sampled = self.sample(projected, self.offset(context), self.mask(context), groups=self.groups, **self.sampling)
+        projected = over_pixels(self.input_proj, x)
+        offset, mask = over_pixels(self.offset, context), over_pixels(self.mask, context)
+        sampled = self.sample(projected, offset, mask, groups=self.groups, **self.sampling)
         if self.center_scale is not None:
-            share = self.center_scale(context).sigmoid().unsqueeze(-1)
+            share = over_pixels(self.center_scale, context).sigmoid().unsqueeze(-1)
             by_group = (self.groups, -1)
             sampled = torch.lerp(sampled.unflatten(-1, by_group), projected.unflatten(-1, by_group), share).flatten(-2)
-        return self.output_proj(sampled)
+        return over_pixels(self.output_proj, sampled)
 
 
 class LayerScale(nn.Module):
@@ -211,9 +212,9 @@ class InternImageLayer(GradientCheckpointingLayer):
     def forward(self, x: Tensor) -> Tensor:
         if self.post_norm:
             x = x + self.drop_path(self.scale1(self.norm1(self.dcn(x))))
-            return x + self.drop_path(self.scale2(self.norm2(self.mlp(x))))
+            return x + self.drop_path(self.scale2(self.norm2(over_pixels(self.mlp, x))))
         x = x + self.drop_path(self.scale1(self.residual_norm1(self.dcn(self.norm1(x)))))
-        return x + self.drop_path(self.scale2(self.residual_norm2(self.mlp(self.norm2(x)))))
+        return x + self.drop_path(self.scale2(self.residual_norm2(over_pixels(self.mlp, self.norm2(x)))))
 
 
 class InternImageStage(nn.Module):

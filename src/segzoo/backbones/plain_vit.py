@@ -15,6 +15,7 @@ from segzoo.base import Ints, strict
 from segzoo.compat import is_exporting
 from segzoo.errors import SegZooError
 from segzoo.layers import resize, to_map, to_tokens
+from segzoo.layers.resize import same_size
 from segzoo.layers.vit import ViTBlock, drop_path_rates
 
 
@@ -300,9 +301,8 @@ def resize_positions(
         mode: "bicubic" or "bilinear".
         offset: added to the sides of ``grid`` for the factors by which places are scaled.
     """
-    # A traced size that is not fixed must not become one that it is not: resized to their own size, positions stay the same.
-    is_fixed = all(isinstance(side, int) for side in grid)
-    if (is_fixed or offset) and made_for == grid:
+    # Without an offset the same grid gives the same numbers, so that exports of any size need no case for it.
+    if made_for == grid if offset else same_size(made_for, grid):
         return positions
     patches = to_map(positions[:, prefix:], made_for)
     if offset:

@@ -33,14 +33,11 @@ def run(args: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C; returns 0.
 
     Raises:
-        SegZooError: gradio is not installed, the model cannot be loaded, or the port is taken.
+        SegZooError: gradio is not installed, the model cannot be loaded, or the address or port cannot be listened at.
     """
-    from segzoo.errors import SegZooError
-
-    if args.port is not None and not 0 < args.port < 65536:
-        raise SegZooError(f"--port {args.port}: ports are 1 to 65535")
     from segzoo import zoo
-    from segzoo.demo import Demo, build_page, serve
+    from segzoo.demo import Demo, build_page, check_address, serve
+    from segzoo.errors import SegZooError
     from segzoo.inference.faster import faster_on_cpu
     from segzoo.inference.options import load_from_options
     from segzoo.measuring import default_device
@@ -50,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
             f"{args.model} is a released checkpoint, whose weights are no model folder yet: "
             f"segzoo convert {args.model} --output DIR, then segzoo demo DIR"
         )
+    check_address(args.host, args.port)
     device = args.device or default_device()
     model, processor = load_from_options(args, device)
     name = Path(args.model).resolve().name if Path(args.model).is_dir() else args.model

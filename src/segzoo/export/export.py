@@ -6,6 +6,7 @@ gets its name only after it has been run and compared with the model.
 
 import contextlib
 import copy
+import functools
 import json
 import math
 import os
@@ -29,7 +30,7 @@ from segzoo.errors import SegZooError, first_line
 from segzoo.export.archive import write_program
 from segzoo.export.exported_model import ExportedModel
 from segzoo.export.metadata import describe
-from segzoo.export.tracing import first_cause, trace_model
+from segzoo.export.tracing import LEAST_SIDES, first_cause, least_side, trace_model
 from segzoo.files import check_file_place, check_room, moved_together
 from segzoo.image_processing_segzoo import SegZooImageProcessor
 from segzoo.inference.faster import fused_copy
@@ -193,7 +194,15 @@ def export_model(
     shown = "any size" if options.size is None else "x".join(map(str, options.size))
     say(f"tracing the model for pictures of {shown}; large models take minutes")
     program = trace_model(exported, example, free_batch=options.batch is None, free_size=options.size is None)
-    metadata = describe(exported, processor, size=options.size, name=name)
+    least = None
+    if options.size is None and output.suffix == ".pt2":
+        pictures = functools.partial(_picture, exported, len(example))
+        least = least_side(program, pictures, multiple=_size_multiple(model.config, processor))
+        if least > LEAST_SIDES.start:
+            say(
+                f"note: the file takes pictures of {least} pixels a side and more; of smaller ones it may say Guard failed"
+            )
+    metadata = describe(exported, processor, size=options.size, least_side=least, name=name)
     stale = []
     if output.suffix == ".onnx" and output.is_file():
         stale = [output.with_name(f"{output.name}.data")]  # the weights of the overwritten graph, if it was large

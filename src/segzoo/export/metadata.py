@@ -19,6 +19,7 @@ def describe(
     processor: BaseImageProcessor | None = None,
     *,
     size: tuple[int, int] | None = None,
+    least_side: int | None = None,
     name: str | None = None,
 ) -> dict[str, str]:
     """The metadata of a file, as names and texts; lists and settings are JSON.
@@ -28,6 +29,7 @@ def describe(
         processor: the model's image processor; its steps become part of the metadata, or the settings of one of
             transformers.
         size: (height, width) of a fixed input; None: any size.
+        least_side: from which side on, in pixels, the file takes pictures of any size; None is not said.
         name: name of the model.
     """
     config = exported.model.config
@@ -58,6 +60,8 @@ def describe(
         metadata["windows"] = json.dumps({"size": config.window_size, "stride": config.window_stride})
     if size is not None:
         metadata["input_size"] = json.dumps(list(size))
+    if least_side is not None:
+        metadata["least_side"] = str(least_side)
     if isinstance(processor, SegZooImageProcessor):
         metadata["preprocessing"] = json.dumps(_preprocessing(processor, exported))
     elif processor is not None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,14 @@ from transformers import PreTrainedModel
 from segzoo.backbones import DDRNetConfig, MiTConfig, PIDNetConfig, SwinConfig, TwinsConfig
 from segzoo.errors import SegZooError, first_line
 from segzoo.export.exported_model import ExportedModel
+from segzoo.heads import DPTHeadConfig, LRASPPHeadConfig
 from segzoo.universal import constant_mask_probabilities
 
-# Backbones whose coarsest maps are often one row or a single window.
-_SMALL_MAPS = (DDRNetConfig, MiTConfig, PIDNetConfig, SwinConfig, TwinsConfig)
+# Parts whose coarsest maps are often one row or a single window.
+_SMALL_MAPS = (DDRNetConfig, MiTConfig, PIDNetConfig, SwinConfig, TwinsConfig, DPTHeadConfig, LRASPPHeadConfig)
+
+LEAST_SIDES = range(32, 256, 32)
+"""Sides in pixels of small pictures that a program of any size is tried with."""
 
 
 def trace_model(
@@ -35,8 +39,9 @@ def trace_model(
     free = [0] * free_batch + ([1, 2] if exported.uint8 else [2, 3]) * free_size
     shapes = (dict.fromkeys(free, torch.export.Dim.DYNAMIC),)
     try:
-        backbone = getattr(exported.model.config, "backbone_config", None)
-        oblivious = free_size and isinstance(backbone, _SMALL_MAPS)
+        config = exported.model.config
+        parts = [getattr(config, "backbone_config", None), *getattr(config, "decode_head_configs", ())]
+        oblivious = free_size and any(isinstance(part, _SMALL_MAPS) for part in parts)
         program = _oblivious_trace(exported, example, shapes) if oblivious else None
         if program is None:
             program = _plain_trace(exported, example, shapes)
@@ -53,6 +58,34 @@ def trace_model(
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine
     return program
+
+
+@torch.no_grad()
+def least_side(
+    program: torch.export.ExportedProgram, picture: Callable[[tuple[int, int]], Tensor], *, multiple: int = 1
+) -> int:
+    """From which side on, in pixels, a program of any size takes pictures, long and narrow ones too.
+
+    A map of one row or one window is a case of its own to the tracer, whose program may then be for larger ones alone.
+
+    Args:
+        program: what `trace_model` returned.
+        picture: makes an input of a (height, width).
+        multiple: what sides are multiples of.
+
+    Returns:
+        the first of ``LEAST_SIDES`` at which the program runs, rounded up to a multiple, or the number after the last.
+    """
+    run = program.module()
+    long = -(-LEAST_SIDES.stop // multiple) * multiple
+    for side in (-(-side // multiple) * multiple for side in LEAST_SIDES):
+        try:
+            for size in ((side, side), (side, long), (long, side)):
+                run(picture(size))
+        except Exception:  # guards of programs and operators have many kinds
+            continue
+        return side
+    return long
 
 
 def _plain_trace(exported: ExportedModel, example: Tensor, shapes: tuple[dict, ...]) -> torch.export.ExportedProgram:

@@ -177,13 +177,13 @@ class KernelUpdator(nn.Module):
 
     def forward(self, gathered: Tensor, kernels: Tensor) -> Tensor:
         """``gathered`` and ``kernels`` (B, classes, C) -> the next kernels, (B, classes, C)."""
-        parts = (-1, self.channels)
-        gathered_in, gathered_out = self.gathered(gathered.unflatten(2, parts)).chunk(2, dim=-1)
-        kernel_in, kernel_out = self.kernel(kernels.unflatten(2, parts)).chunk(2, dim=-1)
+        parts = (kernels.shape[0], -1, self.channels)
+        gathered_in, gathered_out = self.gathered(gathered.reshape(parts)).chunk(2, dim=-1)
+        kernel_in, kernel_out = self.kernel(kernels.reshape(parts)).chunk(2, dim=-1)
         both = kernel_in * gathered_in
         x = self.gathered_gate_norm(self.gathered_gate(both)).sigmoid() * self.gathered_norm(gathered_out)
         x = x + self.kernel_gate_norm(self.kernel_gate(both)).sigmoid() * self.kernel_norm(kernel_out)
-        return self.output_norm(self.output(x.to(kernels.dtype))).relu().flatten(2)
+        return self.output_norm(self.output(x.to(kernels.dtype))).relu().view_as(kernels)
 
 
 class KernelUpdate(GradientCheckpointingLayer):

@@ -13,7 +13,7 @@ from segzoo.layers.residual import ResidualBlock, residual_blocks, residual_stem
 from segzoo.layers.resize import concatenate, enlarge, rescale, resize
 from segzoo.layers.self_attention import SelfAttention, attend
 from segzoo.layers.spatial_reduction import SpatialReductionAttention
-from segzoo.layers.tokens import to_map, to_tokens
+from segzoo.layers.tokens import over_pixels, to_map, to_tokens
 from segzoo.layers.transposed_conv import TransposedConvNormAct
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "concatenate",
     "enlarge",
     "in_float32",
+    "over_pixels",
     "pool_to_grid",
     "rescale",
     "residual_blocks",

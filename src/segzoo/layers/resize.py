@@ -17,7 +17,7 @@ def resize(
 
     ``align_corners`` matters for "bilinear" and "bicubic" only; nothing is antialiased.
     """
-    if _same(x.shape[-2:], size):
+    if same_size(x.shape[-2:], size):
         return x
     return F.interpolate(x, size=tuple(size), mode=mode, align_corners=None if mode == "nearest" else align_corners)
 
@@ -63,7 +63,8 @@ def in_format_of(x: Tensor, result: Tensor) -> Tensor:
     return result.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
-def _same(size: Sequence[int | torch.SymInt], other: Sequence[int | torch.SymInt]) -> bool:
+def same_size(size: Sequence[int | torch.SymInt], other: Sequence[int | torch.SymInt]) -> bool:
+    """Whether two sizes are equal; in exports whether they are for every size that is left free."""
     if is_exporting():
         # Asking whether free sizes are equal would tie the exported graph to those for which the answer holds.
         from torch.fx.experimental.symbolic_shapes import statically_known_true

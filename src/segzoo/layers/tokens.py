@@ -1,6 +1,6 @@
 """Maps as the tokens of a transformer, and back. Both are views where the map is channels-last in memory."""
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from segzoo.compat import is_exporting
 
@@ -16,3 +16,11 @@ def to_map(x: Tensor, size: tuple[int, int]) -> Tensor:
     x = x.unflatten(1, size).permute(0, 3, 1, 2)
     # Of other maps traced programs find out how they lie in memory, and then take no map of one row or column.
     return x.contiguous() if is_exporting() else x
+
+
+def over_pixels(layer: nn.Module, x: Tensor) -> Tensor:
+    """What a layer of tokens (B, N, C) makes of a channels-last map (B, H, W, C): a map of the same height and width.
+
+    Linear layers take maps too, but quantised ones of some libraries take tokens alone.
+    """
+    return layer(x.flatten(1, 2)).unflatten(1, x.shape[1:3])
