@@ -216,6 +216,12 @@ def test_padding_that_the_original_does_not_cut_off_is_noted():
         assert not any("padding" in note for note in other.notes)
 
 
+@pytest.mark.parametrize(("flip", "is_noted"), [({}, False), ({"prob": 0.0}, False), ({"prob": 1.0}, True)])
+def test_pictures_that_the_original_flips_are_noted(flip, is_noted):
+    notes = translated(RESIZE, {"type": "RandomFlip", **flip}).notes
+    assert any("the original flips pictures" in note for note in notes) is is_noted
+
+
 def test_padding_of_one_channel_has_its_colour():
     config = tiny.config(test_pipeline=[LOAD, {"type": "Pad", "size": (64, 64), "pad_val": 3}])
     config["model"]["backbone"]["in_channels"] = 1

@@ -14,7 +14,6 @@ def long(start):
     return lambda **options: start(max_train_steps=300, **options)
 
 
-@pytest.mark.usefixtures("hangup_counts")
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize(
     ("name", "code", "line"),

@@ -42,6 +42,7 @@ def begin(stdout: str, stderr: str) -> None:
     multiprocessing.set_start_method("fork", force=True)  # for its own loading processes, as usual on Linux
     os.setsid()  # a group of its own, with the processes that it starts
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs without it
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup with this one ignored
     for path, descriptor in ((stdout, 1), (stderr, 2)):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, descriptor)

@@ -80,13 +80,13 @@ class ConvNeXtConfig(BackboneConfig):
 
 
 class ResponseNorm(nn.Module):
-    """Adds to each channel of channels-last maps (B, H, W, C) what it is when multiplied by its length over all pixels,
-    divided by the mean of these lengths over the channels; learned factors, 0 at first, scale and shift that.
+    """Adds to each channel of the tokens of maps (B, N, C) what it is when multiplied by its length over all tokens, divided
+    by the mean of these lengths over the channels; learned factors, 0 at first, scale and shift that.
 
     From "ConvNeXt V2" (Woo et al., 2023), https://arxiv.org/abs/2301.00808, where it is "global response normalization".
 
     Args:
-        channels: width of the maps.
+        channels: width of the tokens.
         eps: what is added to the mean.
     """
 
@@ -97,7 +97,7 @@ class ResponseNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        lengths = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)
+        lengths = torch.linalg.vector_norm(x, dim=1, keepdim=True)
         response = lengths / (lengths.mean(dim=-1, keepdim=True) + self.eps)
         return self.weight * (x * response) + self.bias + x
 

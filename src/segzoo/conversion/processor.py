@@ -88,6 +88,8 @@ def _steps(
     for number, step in enumerate(steps):
         place = f"{where}[{number}]"
         kind, options = type_name(step, place, _STEPS), Options(step, place)
+        if kind == "RandomFlip" and not enclosed and step.get("prob", step.get("flip_ratio")):
+            context.note(place, "the original flips pictures at random in testing too; here they stay as they are")
         if kind in _NEUTRAL:
             continue
         if kind in ("LoadImageFromFile", "LoadImageFromNDArray"):
